@@ -1,0 +1,302 @@
+// Package store keeps what the hub must not lose: accounts, join tokens, the
+// registry of TPMs (by endorsement key), the AIK registry, enrolments with the
+// certificates that they issued, devices, and the audit trail.
+//
+// The Store interface speaks the words of the domain, never of a database. An
+// engine (package sqlite, below this one) makes each method one atomic step:
+// when a method that writes has returned nil, what it wrote survives a power
+// cut. The suite in package storetest says what every engine must do; a new
+// engine is done when the suite passes.
+//
+// Time comes in as an argument: an engine holds no clock.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that engines return, tested with errors.Is. Any other error is the
+// engine's own trouble (disk, driver) and says nothing about the data.
+var (
+	// ErrNotFound: no such row, or none that the caller may see.
+	ErrNotFound = errors.New("store: not found")
+	// ErrExists: the unique name (nick, e-mail, id) is taken.
+	ErrExists = errors.New("store: already exists")
+
+	// The next ones are refusals of Activate.
+
+	// ErrEnrolmentExpired: the pending enrolment's time ran out, or a later
+	// enrolment of the same device took its place.
+	ErrEnrolmentExpired = errors.New("store: enrolment expired")
+	// ErrTokenUnusable: the token was disabled or has expired.
+	ErrTokenUnusable = errors.New("store: join token disabled or expired")
+	// ErrTokenUsedUp: the token's last use went to another device.
+	ErrTokenUsedUp = errors.New("store: join token used up")
+	// ErrOtherOwner: the TPM is bound to another owner.
+	ErrOtherOwner = errors.New("store: TPM belongs to another owner")
+	// ErrOtherEK: the IAK is registered under another endorsement key of the
+	// same TPM.
+	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
+	// ErrRevoked: the device was deleted after the enrolment was made.
+	ErrRevoked = errors.New("store: device revoked")
+)
+
+// Hash is a SHA-256 digest used as a key.
+type Hash [32]byte
+
+// Account is a person or program that owns devices. ID is 24 lower-case
+// hexadecimal digits; its prn is "prn:::accounts:/" + ID.
+type Account struct {
+	ID           string
+	Nick         string // unique, 3 to 23 characters
+	Email        string // unique when not empty
+	PasswordHash string // argon2id, PHC string format; never leaves the hub
+	Created      time.Time
+}
+
+// Session is a signed-in account, found by the SHA-256 of its random token:
+// the token itself is not stored.
+type Session struct {
+	TokenHash Hash
+	AccountID string
+	Created   time.Time
+	Expires   time.Time
+}
+
+// JoinToken lets devices into an owner's fleet. The hub has only the public
+// half of the key derived from its secret.
+type JoinToken struct {
+	ID        string // 24 lower-case hexadecimal digits
+	Owner     string // Account.ID
+	Nick      string // shown to the owner; not unique
+	PublicKey []byte // Ed25519, 32 bytes
+	Expires   time.Time
+	MaxUses   int // 0: no limit
+	Uses      int // devices that activated with it, each counted once
+	Disabled  bool
+	// DefaultUserMeta is what a device's user-meta starts with.
+	DefaultUserMeta map[string]any
+	Created         time.Time
+}
+
+// TPM is an entry of the EK registry: an endorsement key that proved itself
+// at an activation, and whose it is.
+type TPM struct {
+	EK           Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
+	Owner        string // Account.ID; empty: let go by its last owner
+	DeviceID     string // the device it is now; empty when let go
+	Generation   int    // how often it was let go; part of the device id's derivation
+	Certificate  []byte // EK certificate, DER
+	Manufacturer string // as in the EK certificate, e.g. "IFX", "id:00001014"
+	Model        string
+	Firmware     string
+	FirstSeen    time.Time
+}
+
+// AIK is an entry of the AIK registry: an attestation key proven to be in the
+// same TPM as EK.
+type AIK struct {
+	Name        []byte // TPM name: 2-byte nameAlg, then the digest of the public area
+	EK          Hash
+	DeviceID    string
+	Public      []byte // TPMT_PUBLIC
+	Certificate []byte // DER, by the ACA
+	Registered  time.Time
+}
+
+// EnrolmentState is the life of an enrolment and of the two certificates in it.
+type EnrolmentState string
+
+const (
+	// Pending: issued, sealed to the TPM, proven by nobody. Its certificates
+	// open nothing but activation.
+	Pending EnrolmentState = "pending"
+	// Active: proven by an activation; the certificates are valid.
+	Active EnrolmentState = "active"
+	// Superseded: a later enrolment of the same device was activated.
+	Superseded EnrolmentState = "superseded"
+	// Revoked: the device was deleted or its certificate revoked.
+	Revoked EnrolmentState = "revoked"
+	// Expired: never activated in its time. Only the fingerprints are kept.
+	Expired EnrolmentState = "expired"
+)
+
+// Enrolment is one accepted request: the evidence, and the certificates that
+// were issued for it. RequestHash makes it idempotent.
+type Enrolment struct {
+	RequestHash Hash // SHA-256 of the request body (TCG-CSR-IDEVID)
+	State       EnrolmentState
+	DeviceID    string
+	Owner       string // Account.ID
+	TokenID     string
+	Generation  int // TPM.Generation when the request was judged
+
+	EK            Hash
+	EKCertificate []byte // DER
+	IAKName       []byte
+	IAKPublic     []byte // TPMT_PUBLIC
+	IDevIDName    []byte
+
+	IAKCert    []byte // DER
+	IAKHash    Hash   // SHA-256 of IAKCert
+	IDevIDCert []byte // DER
+	IDevIDHash Hash   // SHA-256 of IDevIDCert
+
+	Request []byte // the whole TCG-CSR-IDEVID, for the auditor
+	Verdict []byte // JSON of the evidence verdict
+
+	Manufacturer string
+	Model        string // the TPM's
+	Firmware     string
+	ProdModel    string // the machine's
+	ProdSerial   string
+	KeyAlgorithm string // of the IDevID key, e.g. "ECDSA P-256"
+
+	Created time.Time
+	Expires time.Time // while pending
+}
+
+// Device is an onboarded machine. ID is 24 lower-case hexadecimal digits; its
+// prn is "prn:::devices:/" + ID.
+type Device struct {
+	ID      string
+	Nick    string // unique for its owner
+	Owner   string // Account.ID
+	TokenID string // the token it first came with
+
+	EK            Hash
+	Enrolment     Hash // RequestHash of the active enrolment
+	IDevIDHash    Hash // of the active certificate
+	TPMMaker      string
+	TPMModel      string
+	TPMFirmware   string
+	ProdModel     string
+	ProdSerial    string
+	KeyAlgorithm  string
+	UserMeta      map[string]any
+	DeviceMeta    map[string]any
+	Created       time.Time // first activation
+	Activated     time.Time // latest activation
+	LastSeen      time.Time
+	LastSeenAddr  string
+	Deleted       bool
+}
+
+// Activation is what Activate needs to know besides the enrolment itself.
+type Activation struct {
+	IDevIDHash Hash   // SHA-256 of the certificate that the TLS peer proved
+	Nick       string // proposed; used only for a new device; must be free or is made so with a suffix
+	Now        time.Time
+	Addr       string // the peer's address, for LastSeenAddr
+}
+
+// Event is a line of the audit trail. Events are only ever appended.
+type Event struct {
+	Seq     int64 // given by the store, increasing
+	Time    time.Time
+	Kind    string // stable, e.g. "enrolment.refused", "device.activated"
+	Code    string // stable refusal code, or empty
+	Owner   string // Account.ID whose trail this belongs to, or empty: the operator's
+	Device  string
+	Token   string
+	Addr    string
+	Message string // one sentence for a person
+}
+
+// EventFilter chooses events. Zero fields do not filter.
+type EventFilter struct {
+	Owner  string
+	Device string
+	Before int64 // only events with a smaller Seq
+	Limit  int   // 0: 100; at most 1000
+}
+
+// Store is the hub's memory. All methods are safe for concurrent use. A
+// method that writes is one atomic step, durable before it returns.
+type Store interface {
+	Close() error
+	// Ping does a cheap read, for readiness.
+	Ping(ctx context.Context) error
+
+	// CreateAccount fails with ErrExists when nick or e-mail is taken
+	// (compared without regard to ASCII case).
+	CreateAccount(ctx context.Context, a Account) error
+	Account(ctx context.Context, id string) (Account, error)
+	// AccountByLogin finds an account by nick or e-mail, without regard to
+	// ASCII case.
+	AccountByLogin(ctx context.Context, login string) (Account, error)
+	CountAccounts(ctx context.Context) (int, error)
+	CreateSession(ctx context.Context, s Session) error
+	// Session returns ErrNotFound for a session that expired at or before now.
+	Session(ctx context.Context, token Hash, now time.Time) (Session, error)
+	DeleteSession(ctx context.Context, token Hash) error
+
+	CreateJoinToken(ctx context.Context, t JoinToken) error
+	JoinToken(ctx context.Context, id string) (JoinToken, error)
+	// JoinTokens lists an owner's, newest first.
+	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
+	// DisableJoinToken is idempotent. ErrNotFound when owner has no such token.
+	DisableJoinToken(ctx context.Context, owner, id string) error
+
+	// TPM returns the registry's entry for an endorsement key. ErrNotFound:
+	// never activated here.
+	TPM(ctx context.Context, ek Hash) (TPM, error)
+	// AIK returns the AIK registry's entry for a TPM name.
+	AIK(ctx context.Context, name []byte) (AIK, error)
+
+	// BeginEnrolment stores e as Pending and returns it. When an enrolment
+	// with the same RequestHash exists and is not Expired, and has not passed
+	// its Expires while Pending, nothing is written and the stored one is
+	// returned: the same request gets the same answer. An expired one is
+	// replaced. Nothing but the enrolment is touched: a pending row takes no
+	// name, spends no token use, and changes no other row.
+	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
+	// Enrolment finds by request. ErrNotFound.
+	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
+	// EnrolmentByCertificate finds by the SHA-256 of the IDevID certificate.
+	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
+	// Activate binds, in one transaction: the EK to the enrolment's owner and
+	// device, the AIK to the EK, one use of the token (once a device), and
+	// makes the enrolment Active and its predecessor of the same device
+	// Superseded. It appends a "device.activated" event. Activating an Active
+	// enrolment again changes nothing but LastSeen and returns the device.
+	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
+	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.
+	// A refusal changes nothing.
+	Activate(ctx context.Context, a Activation) (Device, error)
+	// ExpireEnrolments turns Pending enrolments past their Expires into
+	// Expired, drops everything of them but fingerprints, names and times,
+	// and says how many there were. At most limit at a time.
+	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
+
+	// Device finds a device that is not deleted.
+	Device(ctx context.Context, id string) (Device, error)
+	// DeviceByCertificate is the hot look-up of every device request: the
+	// device whose Active enrolment has this IDevID certificate, not deleted.
+	DeviceByCertificate(ctx context.Context, idevid Hash) (Device, error)
+	// Devices lists an owner's devices that are not deleted, by Nick, after
+	// the nick `after` (empty: from the start), at most limit (0: 100, at
+	// most 1000).
+	Devices(ctx context.Context, owner, after string, limit int) ([]Device, error)
+	CountDevices(ctx context.Context, owner string) (int, error)
+	// RenameDevice fails with ErrExists when the owner has the nick already.
+	RenameDevice(ctx context.Context, owner, id, nick string) error
+	// SeenDevice records a contact. It may be batched, and is the one write
+	// that need not be durable when it returns.
+	SeenDevice(ctx context.Context, id, addr string, now time.Time) error
+	// PatchDeviceMeta merges top-level keys; a nil value deletes the key.
+	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
+	// PatchUserMeta is the owner's half.
+	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
+	// DeleteDevice revokes the device's certificates (all enrolments of the
+	// device that are Pending or Active become Revoked), marks it Deleted,
+	// and lets its TPM go: the EK may be bound again, by anybody, as another
+	// device (TPM.Generation grows). The AIK leaves the registry.
+	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
+
+	AppendEvent(ctx context.Context, e Event) error
+	// Events lists newest first.
+	Events(ctx context.Context, f EventFilter) ([]Event, error)
+}

@@ -1,0 +1,328 @@
+package tcg
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"unicode"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// EKCertificate is an endorsement key certificate (EK profile 3) as makers
+// issue them, quirks and all.
+type EKCertificate struct {
+	// Certificate is parsed by crypto/x509, with what it cannot judge (a
+	// critical SAN that has only a directory name) taken off
+	// UnhandledCriticalExtensions, because this package read it.
+	Certificate *x509.Certificate
+	// PublicKey is *rsa.PublicKey or *ecdsa.PublicKey, also where the
+	// certificate says id-RSAES-OAEP, which crypto/x509 does not know.
+	PublicKey crypto.PublicKey
+
+	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without
+	// control characters; empty where the certificate has none.
+	Manufacturer string // "IFX", or as written when it is not ASCII: "id:00001014"
+	Model        string
+	Version      string
+
+	// Quirks names each deviation from the profile that was met and
+	// tolerated, in words for a person.
+	Quirks []string
+}
+
+// TrimCertificate returns the DER certificate in b, which may be wrapped as
+// in a TPM 1.2 (TCG PC client, 7.4.4) or be followed by the padding of its NV
+// area (all 0x00 or all 0xFF). Anything else behind the certificate is an
+// error.
+func TrimCertificate(b []byte) ([]byte, error) {
+	der, _, err := trimCertificate(b)
+	return der, err
+}
+
+func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
+	// TCG_PCCLIENT_STORED_CERT: tag 0x1001, certType 0x00, size u16; then
+	// TCG_FULL_CERT: tag 0x1002.
+	if len(b) >= 7 && b[0] == 0x10 && b[1] == 0x01 && b[2] == 0x00 && b[5] == 0x10 && b[6] == 0x02 {
+		size := int(b[3])<<8 | int(b[4])
+		if size < 2 || 5+size > len(b) {
+			return nil, nil, errors.New("tcg: EK certificate: TPM 1.2 wrapping of a wrong size")
+		}
+		rest := b[5+size:]
+		if !isPadding(rest) {
+			return nil, nil, errors.New("tcg: EK certificate: bytes follow its TPM 1.2 wrapping")
+		}
+		b = b[7 : 5+size]
+		quirks = append(quirks, "wrapped as in a TPM 1.2")
+	}
+	s := cryptobyte.String(b)
+	var cert cryptobyte.String
+	if !s.ReadASN1Element(&cert, casn1.SEQUENCE) {
+		return nil, nil, errors.New("tcg: EK certificate: not DER")
+	}
+	if len(s) > 0 {
+		if !isPadding(s) {
+			return nil, nil, errors.New("tcg: EK certificate: bytes follow it that are no padding")
+		}
+		quirks = append(quirks, "padded in its NV area")
+	}
+	return cert, quirks, nil
+}
+
+func isPadding(b []byte) bool {
+	for _, v := range b {
+		if v != b[0] || (v != 0 && v != 0xFF) {
+			return false
+		}
+	}
+	return true
+}
+
+// SplitCertificates splits a stream of concatenated DER certificates, as
+// chips keep their maker's chain in NV 0x01C00100 and up, padding at the end
+// allowed.
+func SplitCertificates(b []byte) ([][]byte, error) {
+	var out [][]byte
+	s := cryptobyte.String(b)
+	for len(s) > 0 && !isPadding(s) {
+		var cert cryptobyte.String
+		if !s.ReadASN1Element(&cert, casn1.SEQUENCE) {
+			return out, errors.New("tcg: certificate chain: not a sequence of DER certificates")
+		}
+		out = append(out, cert)
+	}
+	return out, nil
+}
+
+// ParseEKCertificate parses an EK certificate, tolerating what makers are
+// known to have got wrong and naming it. It checks no signature and no
+// purpose.
+func ParseEKCertificate(b []byte) (*EKCertificate, error) {
+	if len(b) > MaxCertificate {
+		return nil, fmt.Errorf("tcg: EK certificate of %d bytes, at most %d are allowed", len(b), MaxCertificate)
+	}
+	der, quirks, err := trimCertificate(b)
+	if err != nil {
+		return nil, err
+	}
+	cert, more, err := parseLenient(der)
+	if err != nil {
+		return nil, fmt.Errorf("tcg: EK certificate: %w", err)
+	}
+	e := &EKCertificate{Certificate: cert, PublicKey: cert.PublicKey, Quirks: append(quirks, more...)}
+	if e.PublicKey == nil {
+		if e.PublicKey, err = oaepKey(cert.RawSubjectPublicKeyInfo); err != nil {
+			return nil, fmt.Errorf("tcg: EK certificate: %w", err)
+		}
+		e.Quirks = append(e.Quirks, "key of type id-RSAES-OAEP")
+	}
+	if err := e.readSAN(); err != nil {
+		return nil, fmt.Errorf("tcg: EK certificate: subject alternative name: %w", err)
+	}
+	return e, nil
+}
+
+// parseLenient parses with crypto/x509, and once more with the sign bit of
+// the serial number cleared where it refuses a negative one. The raw fields
+// stay those of der, so that the signature is checked over what was signed.
+func parseLenient(der []byte) (*x509.Certificate, []string, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err == nil {
+		var quirks []string
+		if cert.SerialNumber.BitLen() > 159 {
+			quirks = append(quirks, "serial number of more than 20 bytes")
+		}
+		return cert, quirks, nil
+	}
+	at, size, ok := serialContent(der)
+	if !ok || der[at]&0x80 == 0 {
+		return nil, nil, err
+	}
+	patched := bytes.Clone(der)
+	patched[at] &= 0x7F
+	if patched[at] == 0 {
+		patched[at] = 0x01 // keep the encoding minimal
+	}
+	cert, err2 := x509.ParseCertificate(patched)
+	if err2 != nil {
+		return nil, nil, err
+	}
+	offset := bytes.Index(patched, cert.RawTBSCertificate)
+	cert.RawTBSCertificate = der[offset : offset+len(cert.RawTBSCertificate)]
+	cert.Raw = der
+	cert.SerialNumber = new(big.Int).SetBytes(der[at : at+size])
+	return cert, []string{"negative serial number"}, nil
+}
+
+// serialContent returns the offset and length of the serial number's content.
+func serialContent(der []byte) (at, size int, ok bool) {
+	var cert, tbs, serial cryptobyte.String
+	s := cryptobyte.String(der)
+	if !s.ReadASN1(&cert, casn1.SEQUENCE) {
+		return 0, 0, false
+	}
+	at = len(der) - len(s) - len(cert)
+	before := len(cert)
+	if !cert.ReadASN1(&tbs, casn1.SEQUENCE) {
+		return 0, 0, false
+	}
+	at += before - len(cert) - len(tbs)
+	before = len(tbs)
+	if !tbs.SkipOptionalASN1(casn1.Tag(0).Constructed().ContextSpecific()) ||
+		!tbs.ReadASN1(&serial, casn1.INTEGER) || len(serial) == 0 {
+		return 0, 0, false
+	}
+	return at + before - len(tbs) - len(serial), len(serial), true
+}
+
+// oaepKey reads the RSA key of a SubjectPublicKeyInfo whose algorithm is
+// id-RSAES-OAEP (1.2.840.113549.1.1.7): the key itself is encoded as always.
+func oaepKey(spki []byte) (crypto.PublicKey, error) {
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		PublicKey asn1.BitString
+	}
+	if rest, err := asn1.Unmarshal(spki, &info); err != nil || len(rest) > 0 {
+		return nil, errors.New("unreadable public key")
+	}
+	if !info.Algorithm.Algorithm.Equal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 7}) {
+		return nil, fmt.Errorf("public key of unknown type %v", info.Algorithm.Algorithm)
+	}
+	key, err := x509.ParsePKCS1PublicKey(info.PublicKey.RightAlign())
+	if err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// readSAN takes the TPM's attributes from the directory names of the SAN.
+func (e *EKCertificate) readSAN() error {
+	cert := e.Certificate
+	found := false
+	for _, ext := range cert.Extensions {
+		if !ext.Id.Equal(oidSAN) {
+			continue
+		}
+		found = true
+		if err := e.readNames(ext.Value); err != nil {
+			return err
+		}
+		if !ext.Critical && len(cert.RawSubject) <= 2 {
+			e.Quirks = append(e.Quirks, "SAN not critical though the subject is empty")
+		}
+	}
+	if !found || e.Manufacturer == "" {
+		e.Quirks = append(e.Quirks, "no TPM manufacturer in the SAN")
+	}
+	if cert.KeyUsage == 0 {
+		e.Quirks = append(e.Quirks, "no key usage")
+	}
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, func(id asn1.ObjectIdentifier) bool {
+		return id.Equal(oidSAN)
+	})
+	return nil
+}
+
+func (e *EKCertificate) readNames(der []byte) error {
+	s := cryptobyte.String(der)
+	var names cryptobyte.String
+	if !s.ReadASN1(&names, casn1.SEQUENCE) || !s.Empty() {
+		return errors.New("not a sequence")
+	}
+	for !names.Empty() {
+		var name cryptobyte.String
+		var tag casn1.Tag
+		if !names.ReadAnyASN1(&name, &tag) {
+			return errors.New("unreadable name")
+		}
+		if tag != casn1.Tag(4).Constructed().ContextSpecific() {
+			continue // not a directoryName
+		}
+		var rdns cryptobyte.String
+		if !name.ReadASN1(&rdns, casn1.SEQUENCE) || !name.Empty() {
+			return errors.New("unreadable directory name")
+		}
+		for !rdns.Empty() {
+			var set cryptobyte.String
+			if !rdns.ReadASN1(&set, casn1.SET) {
+				return errors.New("unreadable directory name")
+			}
+			for !set.Empty() {
+				var attr, value cryptobyte.String
+				var id asn1.ObjectIdentifier
+				var t casn1.Tag
+				if !set.ReadASN1(&attr, casn1.SEQUENCE) || !attr.ReadASN1ObjectIdentifier(&id) ||
+					!attr.ReadAnyASN1(&value, &t) || !attr.Empty() {
+					return errors.New("unreadable attribute")
+				}
+				switch {
+				case id.Equal(OIDManufacturer):
+					e.Manufacturer = manufacturer(printable(value))
+				case id.Equal(OIDModel):
+					e.Model = printable(value)
+				case id.Equal(OIDVersion):
+					e.Version = printable(value)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// printable keeps at most 64 printable characters: makers' text ends up on
+// screens.
+func printable(b []byte) string {
+	s := strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, string(b))
+	if r := []rune(s); len(r) > 64 {
+		s = string(r[:64])
+	}
+	return strings.TrimSpace(s)
+}
+
+// manufacturer turns "id:49465800" into "IFX" and leaves what is not ASCII.
+func manufacturer(s string) string {
+	hex, ok := strings.CutPrefix(s, "id:")
+	if !ok || len(hex) != 8 {
+		return s
+	}
+	var n uint32
+	if _, err := fmt.Sscanf(hex, "%08x", &n); err != nil {
+		return s
+	}
+	var out []byte
+	for shift := 24; shift >= 0; shift -= 8 {
+		v := byte(n >> shift)
+		if v == 0 || v == ' ' {
+			continue
+		}
+		if v < '!' || v > '~' {
+			return s
+		}
+		out = append(out, v)
+	}
+	if len(out) == 0 {
+		return s
+	}
+	return string(out)
+}
+
+// HasEKUsage reports whether the certificate says that it is for an
+// endorsement key (2.23.133.8.1 among its extended key usages).
+func (e *EKCertificate) HasEKUsage() bool {
+	return slices.ContainsFunc(e.Certificate.UnknownExtKeyUsage, OIDEKCertificate.Equal)
+}

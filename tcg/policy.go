@@ -1,0 +1,101 @@
+package tcg
+
+import "encoding/binary"
+
+// Command codes in policies (Part 2, 6.5.2).
+const (
+	ccActivateCredential = 0x00000147
+	ccCertify            = 0x00000148
+	ccPolicySecret       = 0x00000151
+	ccPolicyCommandCode  = 0x0000016C
+	ccPolicyOR           = 0x00000171
+	ccPolicyAuthorizeNV  = 0x00000192
+
+	rhEndorsement = 0x4000000B
+
+	// delegationAttributes are the TPMA_NV of the indices that a policy may be
+	// delegated to: written, policy write and read, owner read, no DA.
+	delegationAttributes = 0x220F1008
+)
+
+// NV indices that the fourth branch of a DevID policy refers to (DevID,
+// 7.3.6.4), by name algorithm: IDevID and IAK.
+var delegationIndex = map[AlgID]struct{ idevid, iak, ek uint32 }{
+	AlgSHA256: {0x01C90010, 0x01C90018, 0x01C07F01},
+	AlgSHA384: {0x01C90011, 0x01C90019, 0x01C07F02},
+	AlgSHA512: {0x01C90012, 0x01C9001A, 0x01C07F03},
+}
+
+func digest(alg AlgID, data ...[]byte) []byte {
+	n, err := name(alg, data...)
+	if err != nil {
+		panic(err) // alg comes from this package's tables
+	}
+	return n[2:]
+}
+
+func zero(alg AlgID) []byte {
+	h, err := alg.Hash()
+	if err != nil {
+		panic(err) // alg comes from this package's tables
+	}
+	return make([]byte, h.Size())
+}
+
+func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+
+// PolicySecretEndorsement is the digest of TPM2_PolicySecret(TPM_RH_ENDORSEMENT):
+// "policy A" of the EK profile and "PolicyUser" of DevID 7.3.6.1.
+func PolicySecretEndorsement(alg AlgID) []byte {
+	d := digest(alg, zero(alg), be32(ccPolicySecret), be32(rhEndorsement))
+	return digest(alg, d) // with an empty policyRef
+}
+
+func policyCommandCode(alg AlgID, policy []byte, cc uint32) []byte {
+	return digest(alg, policy, be32(ccPolicyCommandCode), be32(cc))
+}
+
+// policyDelegation is TPM2_PolicyAuthorizeNV with the index in its written
+// state and policy A: "policy C" of the EK profile.
+func policyDelegation(alg AlgID, index uint32) []byte {
+	a := PolicySecretEndorsement(alg)
+	pub := be32(index)
+	pub = binary.BigEndian.AppendUint16(pub, uint16(alg))
+	pub = binary.BigEndian.AppendUint32(pub, delegationAttributes)
+	pub = binary.BigEndian.AppendUint16(pub, uint16(len(a)))
+	pub = append(pub, a...)
+	pub = binary.BigEndian.AppendUint16(pub, uint16(2+len(a))) // holds a TPMT_HA
+	n, err := name(alg, pub)
+	if err != nil {
+		panic(err) // alg comes from this package's tables
+	}
+	return digest(alg, zero(alg), be32(ccPolicyAuthorizeNV), n)
+}
+
+func policyOR(alg AlgID, branches [][]byte) []byte {
+	parts := append([][]byte{zero(alg), be32(ccPolicyOR)}, branches...)
+	return digest(alg, parts...)
+}
+
+// EKPolicyBranches are the two branches of "policy B" of the EK profile
+// (B.6.3), in the order for TPM2_PolicyOR: policy A, policy C.
+func EKPolicyBranches(alg AlgID) [][]byte {
+	return [][]byte{PolicySecretEndorsement(alg), policyDelegation(alg, delegationIndex[alg].ek)}
+}
+
+// IAKPolicyBranches are the four branches of an IAK's policy (DevID 7.3.6), in
+// the order for TPM2_PolicyOR: user, certify, activate credential, delegation.
+func IAKPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].iak) }
+
+// IDevIDPolicyBranches are the same for an IDevID key.
+func IDevIDPolicyBranches(alg AlgID) [][]byte { return devidBranches(alg, delegationIndex[alg].idevid) }
+
+func devidBranches(alg AlgID, index uint32) [][]byte {
+	a := PolicySecretEndorsement(alg)
+	return [][]byte{
+		a,
+		policyCommandCode(alg, a, ccCertify),
+		policyCommandCode(alg, a, ccActivateCredential),
+		policyDelegation(alg, index),
+	}
+}

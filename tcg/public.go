@@ -1,0 +1,211 @@
+package tcg
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/big"
+)
+
+// MaxPublic is the largest TPMT_PUBLIC accepted, in bytes: an RSA 4096 key
+// with a SHA-512 policy needs 604.
+const MaxPublic = 1024
+
+// Public is the public area of an asymmetric TPM key, TPMT_PUBLIC (Part 2,
+// 12.2.4). Raw is the marshalled structure, from which names are computed.
+type Public struct {
+	Raw        []byte
+	Type       AlgID // AlgRSA or AlgECC
+	NameAlg    AlgID
+	Attributes Attributes
+	AuthPolicy []byte
+
+	// TPMT_SYM_DEF_OBJECT: AlgNull for a signing key.
+	Symmetric     AlgID
+	SymmetricBits uint16
+	SymmetricMode AlgID
+
+	Scheme     AlgID // AlgNull, or the one scheme that the key signs with
+	SchemeHash AlgID // 0 when Scheme is AlgNull
+
+	KeyBits  uint16 // RSA
+	Exponent uint32 // RSA: 0 means 65537
+	Modulus  []byte // RSA, big-endian
+
+	Curve CurveID // ECC
+	X, Y  []byte  // ECC, big-endian, at most the curve's size
+}
+
+// ParsePublic parses a TPMT_PUBLIC of an RSA or ECC key, strictly. It does
+// not judge the attributes. The result aliases raw.
+func ParsePublic(raw []byte) (*Public, error) {
+	if len(raw) > MaxPublic {
+		return nil, fmt.Errorf("tcg: TPMT_PUBLIC of %d bytes, at most %d are allowed", len(raw), MaxPublic)
+	}
+	c := cursor{b: raw}
+	p := &Public{
+		Raw:        raw,
+		Type:       AlgID(c.u16()),
+		NameAlg:    AlgID(c.u16()),
+		Attributes: Attributes(c.u32()),
+		AuthPolicy: c.sized(64),
+	}
+	if c.err == nil && p.Type != AlgRSA && p.Type != AlgECC {
+		return nil, fmt.Errorf("tcg: TPMT_PUBLIC of type 0x%04x, RSA or ECC was expected", uint16(p.Type))
+	}
+	p.Symmetric = AlgID(c.u16())
+	switch p.Symmetric {
+	case AlgNull:
+	case AlgAES:
+		p.SymmetricBits = c.u16()
+		p.SymmetricMode = AlgID(c.u16())
+	default:
+		if c.err == nil {
+			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with symmetric algorithm 0x%04x, AES or none was expected", uint16(p.Symmetric))
+		}
+	}
+	p.Scheme = AlgID(c.u16())
+	switch p.Scheme {
+	case AlgNull:
+	case AlgRSASSA, AlgRSAPSS, AlgECDSA:
+		p.SchemeHash = AlgID(c.u16())
+	default:
+		if c.err == nil {
+			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with scheme 0x%04x is not supported", uint16(p.Scheme))
+		}
+	}
+	switch p.Type {
+	case AlgRSA:
+		if p.Scheme == AlgECDSA {
+			return nil, errors.New("tcg: TPMT_PUBLIC of an RSA key with an ECC scheme")
+		}
+		p.KeyBits = c.u16()
+		p.Exponent = c.u32()
+		p.Modulus = c.sized(512)
+	case AlgECC:
+		if p.Scheme == AlgRSASSA || p.Scheme == AlgRSAPSS {
+			return nil, errors.New("tcg: TPMT_PUBLIC of an ECC key with an RSA scheme")
+		}
+		p.Curve = CurveID(c.u16())
+		if kdf := AlgID(c.u16()); c.err == nil && kdf != AlgNull {
+			return nil, fmt.Errorf("tcg: TPMT_PUBLIC with KDF 0x%04x, none was expected", uint16(kdf))
+		}
+		p.X = c.sized(66)
+		p.Y = c.sized(66)
+	}
+	if err := c.end(); err != nil {
+		return nil, fmt.Errorf("tcg: TPMT_PUBLIC: %w", err)
+	}
+	return p, nil
+}
+
+// Name is the key's TPM name: nameAlg (2 bytes, big-endian), then the digest
+// of the public area (Part 1, 16).
+func (p *Public) Name() ([]byte, error) { return name(p.NameAlg, p.Raw) }
+
+func name(alg AlgID, data ...[]byte) ([]byte, error) {
+	h, err := alg.Hash()
+	if err != nil {
+		return nil, err
+	}
+	d := h.New()
+	for _, b := range data {
+		d.Write(b)
+	}
+	out := make([]byte, 2, 2+h.Size())
+	binary.BigEndian.PutUint16(out, uint16(alg))
+	return d.Sum(out), nil
+}
+
+// EndorsementQualifiedName is the qualified name (Part 1, 16) of a key that
+// is a primary key of the endorsement hierarchy, from the key's name. A TPM
+// states it in what it attests, so it proves the hierarchy.
+func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
+	if len(keyName) < 2 {
+		return nil, errors.New("tcg: a name has at least 2 bytes")
+	}
+	return name(AlgID(binary.BigEndian.Uint16(keyName)), []byte{0x40, 0x00, 0x00, 0x0B}, keyName)
+}
+
+// Key returns the key as *ecdsa.PublicKey or *rsa.PublicKey. A point off its
+// curve, an RSA key whose modulus has not exactly KeyBits bits, and sizes
+// below 2048 bits are errors.
+func (p *Public) Key() (crypto.PublicKey, error) {
+	switch p.Type {
+	case AlgRSA:
+		n := new(big.Int).SetBytes(p.Modulus)
+		if p.KeyBits < 2048 || p.KeyBits > 4096 || n.BitLen() != int(p.KeyBits) {
+			return nil, fmt.Errorf("tcg: RSA modulus of %d bits in a key of %d", n.BitLen(), p.KeyBits)
+		}
+		e := int(p.Exponent)
+		if e == 0 {
+			e = 65537
+		}
+		if e < 65537 || e%2 == 0 || n.Bit(0) == 0 {
+			return nil, errors.New("tcg: RSA key with an unusable exponent or modulus")
+		}
+		return &rsa.PublicKey{N: n, E: e}, nil
+	case AlgECC:
+		curve, err := p.Curve.curve()
+		if err != nil {
+			return nil, err
+		}
+		size := (curve.Params().BitSize + 7) / 8
+		if len(p.X) > size || len(p.Y) > size {
+			return nil, errors.New("tcg: ECC coordinate longer than its curve's")
+		}
+		point := make([]byte, 1+2*size)
+		point[0] = 4
+		copy(point[1+size-len(p.X):], p.X)
+		copy(point[1+2*size-len(p.Y):], p.Y)
+		key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+		if err != nil {
+			return nil, fmt.Errorf("tcg: ECC key: %w", err)
+		}
+		return key, nil
+	}
+	return nil, errors.New("tcg: no key")
+}
+
+func (c CurveID) curve() (elliptic.Curve, error) {
+	switch c {
+	case CurveP256:
+		return elliptic.P256(), nil
+	case CurveP384:
+		return elliptic.P384(), nil
+	case CurveP521:
+		return elliptic.P521(), nil
+	}
+	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
+}
+
+// Algorithm says what the key is, for a person: "ECDSA P-256", "RSA 2048".
+func (p *Public) Algorithm() string {
+	switch {
+	case p.Type == AlgRSA:
+		return fmt.Sprintf("RSA %d", p.KeyBits)
+	case p.Type == AlgECC && p.Curve == CurveP256:
+		return "ECDSA P-256"
+	case p.Type == AlgECC && p.Curve == CurveP384:
+		return "ECDSA P-384"
+	case p.Type == AlgECC && p.Curve == CurveP521:
+		return "ECDSA P-521"
+	}
+	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
+}
+
+// KeyHash is the SHA-256 of a key's SubjectPublicKeyInfo (DER): by it an
+// endorsement key is known, whatever certificate or template it came with.
+func KeyHash(key crypto.PublicKey) ([32]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("tcg: %w", err)
+	}
+	return sha256.Sum256(der), nil
+}

@@ -1,0 +1,125 @@
+package tcg
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// MaxSignature is the largest TPMT_SIGNATURE accepted, in bytes.
+const MaxSignature = 1024
+
+// Signature is a TPMT_SIGNATURE (Part 2, 11.3.4) by RSASSA, RSAPSS or ECDSA.
+type Signature struct {
+	Scheme AlgID
+	Hash   AlgID
+	RSA    []byte
+	R, S   []byte
+}
+
+// ParseSignature parses a TPMT_SIGNATURE, strictly.
+func ParseSignature(raw []byte) (*Signature, error) {
+	if len(raw) > MaxSignature {
+		return nil, fmt.Errorf("tcg: TPMT_SIGNATURE of %d bytes, at most %d are allowed", len(raw), MaxSignature)
+	}
+	c := cursor{b: raw}
+	s := &Signature{Scheme: AlgID(c.u16()), Hash: AlgID(c.u16())}
+	switch s.Scheme {
+	case AlgRSASSA, AlgRSAPSS:
+		s.RSA = c.sized(512)
+	case AlgECDSA:
+		s.R = c.sized(66)
+		s.S = c.sized(66)
+	default:
+		if c.err == nil {
+			return nil, fmt.Errorf("tcg: TPMT_SIGNATURE of scheme 0x%04x is not supported", uint16(s.Scheme))
+		}
+	}
+	if err := c.end(); err != nil {
+		return nil, fmt.Errorf("tcg: TPMT_SIGNATURE: %w", err)
+	}
+	return s, nil
+}
+
+// ErrSignature: the signature is well-formed and does not verify.
+var ErrSignature = errors.New("tcg: the signature does not verify")
+
+// Verify checks s over message with a TPM key, whose scheme and hash it must
+// use; a key without a scheme of its own (RSA IDevID keys) may use any of the
+// allowed ones.
+func (p *Public) Verify(message []byte, s *Signature) error {
+	if p.Scheme != AlgNull && (s.Scheme != p.Scheme || s.Hash != p.SchemeHash) {
+		return fmt.Errorf("tcg: signature by scheme 0x%04x/0x%04x, the key's is 0x%04x/0x%04x",
+			uint16(s.Scheme), uint16(s.Hash), uint16(p.Scheme), uint16(p.SchemeHash))
+	}
+	h, err := s.Hash.Hash()
+	if err != nil {
+		return err
+	}
+	key, err := p.Key()
+	if err != nil {
+		return err
+	}
+	d := h.New()
+	d.Write(message)
+	return s.verifyDigest(key, h, d.Sum(nil))
+}
+
+func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []byte) error {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if s.Scheme != AlgECDSA {
+			return errors.New("tcg: RSA signature for an ECC key")
+		}
+		der, err := s.asn1()
+		if err != nil || !ecdsa.VerifyASN1(k, digest, der) {
+			return ErrSignature
+		}
+		return nil
+	case *rsa.PublicKey:
+		var err error
+		switch s.Scheme {
+		case AlgRSASSA:
+			err = rsa.VerifyPKCS1v15(k, h, digest, s.RSA)
+		case AlgRSAPSS:
+			// Older TPMs use the longest salt that fits (Part 1, B.7), newer
+			// ones the digest's size: both prove the key.
+			err = rsa.VerifyPSS(k, h, digest, s.RSA, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
+		default:
+			return errors.New("tcg: ECC signature for an RSA key")
+		}
+		if err != nil {
+			return ErrSignature
+		}
+		return nil
+	}
+	return errors.New("tcg: no key")
+}
+
+// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3.
+func (s *Signature) asn1() ([]byte, error) {
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		addUnsigned(b, s.R)
+		addUnsigned(b, s.S)
+	})
+	return b.Bytes()
+}
+
+// addUnsigned adds a big-endian unsigned number as an ASN.1 INTEGER.
+func addUnsigned(b *cryptobyte.Builder, v []byte) {
+	for len(v) > 1 && v[0] == 0 {
+		v = v[1:]
+	}
+	b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) {
+		if len(v) == 0 || v[0]&0x80 != 0 {
+			b.AddUint8(0)
+		}
+		b.AddBytes(v)
+	})
+}

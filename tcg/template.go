@@ -1,0 +1,177 @@
+package tcg
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Template is the public area that TPM2_CreatePrimary makes a key from: the
+// same template in the same TPM gives the same key, for the life of its seed.
+type Template struct {
+	Name   string // as in its specification: "L-1", "H-3", ...
+	Public Public // with Raw set; Modulus or X and Y hold the unique field
+
+	// For endorsement keys only.
+	CertificateIndex uint32   // NV index of the EK certificate
+	Handle           uint32   // persistent handle where makers keep the key; 0: none
+	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: policy A alone
+}
+
+// Marshal encodes p as a TPMT_PUBLIC.
+func (p *Public) Marshal() []byte {
+	b := make([]byte, 0, 64+len(p.AuthPolicy)+len(p.Modulus)+len(p.X)+len(p.Y))
+	u16 := func(v uint16) { b = binary.BigEndian.AppendUint16(b, v) }
+	sized := func(v []byte) { u16(uint16(len(v))); b = append(b, v...) }
+	u16(uint16(p.Type))
+	u16(uint16(p.NameAlg))
+	b = binary.BigEndian.AppendUint32(b, uint32(p.Attributes))
+	sized(p.AuthPolicy)
+	u16(uint16(p.Symmetric))
+	if p.Symmetric != AlgNull {
+		u16(p.SymmetricBits)
+		u16(uint16(p.SymmetricMode))
+	}
+	u16(uint16(p.Scheme))
+	if p.Scheme != AlgNull {
+		u16(uint16(p.SchemeHash))
+	}
+	if p.Type == AlgRSA {
+		u16(p.KeyBits)
+		b = binary.BigEndian.AppendUint32(b, p.Exponent)
+		sized(p.Modulus)
+		return b
+	}
+	u16(uint16(p.Curve))
+	u16(uint16(AlgNull)) // KDF
+	sized(p.X)
+	sized(p.Y)
+	return b
+}
+
+// Matches reports whether p could have been made from the template: whether
+// all but the unique field is the same.
+func (t *Template) Matches(p *Public) bool {
+	q := &t.Public
+	return p.Type == q.Type && p.NameAlg == q.NameAlg && p.Attributes == q.Attributes &&
+		bytes.Equal(p.AuthPolicy, q.AuthPolicy) &&
+		p.Symmetric == q.Symmetric && p.SymmetricBits == q.SymmetricBits && p.SymmetricMode == q.SymmetricMode &&
+		p.Scheme == q.Scheme && p.SchemeHash == q.SchemeHash &&
+		p.KeyBits == q.KeyBits && p.Exponent == q.Exponent && p.Curve == q.Curve
+}
+
+// Match returns the template that p was made from, or nil.
+func Match(templates []Template, p *Public) *Template {
+	for i := range templates {
+		if templates[i].Matches(p) {
+			return &templates[i]
+		}
+	}
+	return nil
+}
+
+const (
+	ekLow  = FixedTPM | FixedParent | SensitiveDataOrigin | AdminWithPolicy | Restricted | Decrypt
+	ekHigh = ekLow | UserWithAuth
+
+	devID = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | SignEncrypt
+)
+
+// EKTemplates are the default templates of the EK profile (B.3, B.4), best
+// first: that order is how a device with several certificates chooses. ECC
+// comes before RSA, the high range (which the profile now recommends) before
+// the low, and P-521, slow on small chips, after the rest of its kind.
+var EKTemplates = []Template{
+	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
+	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
+	ekLowECC(),
+	ekECC("H-4", CurveP521, AlgSHA512, 256, 0x01C00018, 0x81010018),
+	ekRSA("H-1", 2048, AlgSHA256, 128, 0x01C00012, 0x81010012),
+	ekLowRSA(),
+	ekRSA("H-6", 3072, AlgSHA384, 256, 0x01C0001C, 0x8101001C),
+	ekRSA("H-7", 4096, AlgSHA384, 256, 0x01C0001E, 0x8101001E),
+}
+
+// IAKTemplates and IDevIDTemplates are the templates of DevID 7.3.4: RSA 2048,
+// P-256, P-384 and P-521, in that order (H-1 to H-4). Their unique field is
+// the ASCII text "IAK" or "IDEVID" (DevID, 7.3.1).
+var (
+	IAKTemplates = []Template{
+		devidRSA("IAK", devID|Restricted, AlgRSAPSS, AlgSHA256, IAKPolicyBranches),
+		devidECC("H-2", "IAK", devID|Restricted, CurveP256, AlgSHA256, IAKPolicyBranches),
+		devidECC("H-3", "IAK", devID|Restricted, CurveP384, AlgSHA384, IAKPolicyBranches),
+		devidECC("H-4", "IAK", devID|Restricted, CurveP521, AlgSHA512, IAKPolicyBranches),
+	}
+	// The RSA IDevID key has no scheme of its own, so that TLS 1.3 may ask it
+	// for RSA-PSS.
+	IDevIDTemplates = []Template{
+		devidRSA("IDEVID", devID, AlgNull, 0, IDevIDPolicyBranches),
+		devidECC("H-2", "IDEVID", devID, CurveP256, AlgSHA256, IDevIDPolicyBranches),
+		devidECC("H-3", "IDEVID", devID, CurveP384, AlgSHA384, IDevIDPolicyBranches),
+		devidECC("H-4", "IDEVID", devID, CurveP521, AlgSHA512, IDevIDPolicyBranches),
+	}
+)
+
+// NV indices of the EK profile (2.2.1.4, 2.2.1.5).
+const (
+	// ChainFirst to ChainLast may hold the maker's intermediate certificates.
+	ChainFirst uint32 = 0x01C00100
+	ChainLast  uint32 = 0x01C001FF
+	// RSATemplateIndex and ECCTemplateIndex hold, on some chips, a template
+	// that replaces L-1 and L-2; RSANonceIndex and ECCNonceIndex the unique
+	// field to fill in.
+	RSANonceIndex    uint32 = 0x01C00003
+	RSATemplateIndex uint32 = 0x01C00004
+	ECCNonceIndex    uint32 = 0x01C0000B
+	ECCTemplateIndex uint32 = 0x01C0000C
+)
+
+func ekLowRSA() Template {
+	return Template{Name: "L-1", CertificateIndex: 0x01C00002, Handle: 0x81010001, Public: sealed(Public{
+		Type: AlgRSA, NameAlg: AlgSHA256, Attributes: ekLow, AuthPolicy: PolicySecretEndorsement(AlgSHA256),
+		Symmetric: AlgAES, SymmetricBits: 128, SymmetricMode: AlgCFB, Scheme: AlgNull,
+		KeyBits: 2048, Modulus: make([]byte, 256),
+	})}
+}
+
+func ekLowECC() Template {
+	return Template{Name: "L-2", CertificateIndex: 0x01C0000A, Handle: 0x81010002, Public: sealed(Public{
+		Type: AlgECC, NameAlg: AlgSHA256, Attributes: ekLow, AuthPolicy: PolicySecretEndorsement(AlgSHA256),
+		Symmetric: AlgAES, SymmetricBits: 128, SymmetricMode: AlgCFB, Scheme: AlgNull,
+		Curve: CurveP256, X: make([]byte, 32), Y: make([]byte, 32),
+	})}
+}
+
+func ekRSA(n string, bits uint16, h AlgID, aes uint16, nv, handle uint32) Template {
+	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: sealed(Public{
+		Type: AlgRSA, NameAlg: h, Attributes: ekHigh, AuthPolicy: policyOR(h, EKPolicyBranches(h)),
+		Symmetric: AlgAES, SymmetricBits: aes, SymmetricMode: AlgCFB, Scheme: AlgNull, KeyBits: bits,
+	})}
+}
+
+func ekECC(n string, curve CurveID, h AlgID, aes uint16, nv, handle uint32) Template {
+	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: sealed(Public{
+		Type: AlgECC, NameAlg: h, Attributes: ekHigh, AuthPolicy: policyOR(h, EKPolicyBranches(h)),
+		Symmetric: AlgAES, SymmetricBits: aes, SymmetricMode: AlgCFB, Scheme: AlgNull, Curve: curve,
+	})}
+}
+
+func devidRSA(unique string, attrs Attributes, scheme, schemeHash AlgID, branches func(AlgID) [][]byte) Template {
+	b := branches(AlgSHA256)
+	return Template{Name: "H-1", PolicyBranches: b, Public: sealed(Public{
+		Type: AlgRSA, NameAlg: AlgSHA256, Attributes: attrs, AuthPolicy: policyOR(AlgSHA256, b),
+		Symmetric: AlgNull, Scheme: scheme, SchemeHash: schemeHash, KeyBits: 2048, Modulus: []byte(unique),
+	})}
+}
+
+func devidECC(n, unique string, attrs Attributes, curve CurveID, h AlgID, branches func(AlgID) [][]byte) Template {
+	b := branches(h)
+	return Template{Name: n, PolicyBranches: b, Public: sealed(Public{
+		Type: AlgECC, NameAlg: h, Attributes: attrs, AuthPolicy: policyOR(h, b),
+		Symmetric: AlgNull, Scheme: AlgECDSA, SchemeHash: h, Curve: curve, X: []byte(unique), Y: []byte(unique),
+	})}
+}
+
+func sealed(p Public) Public {
+	p.Raw = p.Marshal()
+	return p
+}
