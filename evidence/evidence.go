@@ -1,0 +1,131 @@
+// Package evidence answers one question: is this a real TPM, and are these
+// its keys? It is a pure function of the request, the trusted makers' roots,
+// the policy and the time, all of them arguments, so that every attack is a
+// test with a table.
+//
+// A request is parsed once, by Parse, into a Request that nothing changes
+// afterwards; Verify judges that object, and what the hub does next it does
+// with the values in that object alone. (Keylime's CVE-2022-1053 was a second
+// fetch between the check and the use.)
+//
+// What Verify cannot show, because the request alone cannot: that the IAK is
+// in the TPM of the EK certificate. The reply shows it, which only that TPM
+// can open; see package join.
+package evidence
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"gangway/tcg"
+	"gangway/tcg/join"
+)
+
+// Refusal says why something is not accepted. It is an error.
+type Refusal struct {
+	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
+	Reason string `json:"reason"` // one sentence for a person
+	Hint   string `json:"hint"`   // what to do next
+}
+
+func (r *Refusal) Error() string { return r.Reason + " " + r.Hint }
+
+// Request is a parsed TCG-CSR-IDEVID and everything in it.
+type Request struct {
+	Raw  []byte   // the body as it was received
+	Hash [32]byte // SHA-256 of Raw
+
+	CSR    *tcg.CSR
+	CAData *join.CAData
+
+	EKCertificate *tcg.EKCertificate
+	EK            *tcg.Public
+	EKHash        [32]byte // tcg.KeyHash of the certificate's key
+	IAK           *tcg.Public
+	IAKName       []byte
+	IDevID        *tcg.Public
+	IDevIDName    []byte
+
+	Certify          *tcg.Attest
+	certifySignature *tcg.Signature
+	signature        *tcg.Signature
+}
+
+// Parse parses a request and all the structures in it, and computes the names.
+// It checks the CSR's hash and no signature. The Request aliases raw, which
+// must not change afterwards. Its errors are of type *Refusal.
+func Parse(raw []byte) (*Request, error) {
+	csr, err := tcg.ParseCSR(raw)
+	if err == tcg.ErrCSRHash {
+		return nil, &Refusal{"csr-hash", "The hash in the TCG-CSR-IDEVID is not the hash of its contents.", hintDamaged}
+	}
+	if err != nil {
+		return nil, malformed("csr-malformed", "The body is not a TCG-CSR-IDEVID", err)
+	}
+	r := &Request{Raw: raw, Hash: sha256.Sum256(raw), CSR: csr}
+	if r.CAData, err = join.ParseCAData(csr.CAData); err != nil {
+		return nil, malformed("ca-data-malformed", "The prodCaData field is not what this hub understands", err)
+	}
+	if r.EKCertificate, err = tcg.ParseEKCertificate(csr.EKCert); err != nil {
+		return nil, malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
+	}
+	if r.EKHash, err = tcg.KeyHash(r.EKCertificate.PublicKey); err != nil {
+		return nil, malformed("ek-certificate-malformed", "The EK certificate's key cannot be read", err)
+	}
+	if r.EK, err = tcg.ParsePublic(r.CAData.EKPublic); err != nil {
+		return nil, malformed("ek-malformed", "The EK's public area cannot be read", err)
+	}
+	if r.IAK, err = tcg.ParsePublic(csr.AttestPub); err != nil {
+		return nil, malformed("iak-malformed", "The IAK's public area cannot be read", err)
+	}
+	if r.IAKName, err = r.IAK.Name(); err != nil {
+		return nil, malformed("iak-malformed", "The IAK's name cannot be computed", err)
+	}
+	if r.IDevID, err = tcg.ParsePublic(csr.SigningPub); err != nil {
+		return nil, malformed("idevid-malformed", "The IDevID key's public area cannot be read", err)
+	}
+	if r.IDevIDName, err = r.IDevID.Name(); err != nil {
+		return nil, malformed("idevid-malformed", "The IDevID key's name cannot be computed", err)
+	}
+	switch r.Certify, err = tcg.ParseCertify(csr.SgnCertifyInfo); err {
+	case nil:
+	case tcg.ErrNotGenerated:
+		return nil, &Refusal{"certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM}
+	case tcg.ErrNotCertify:
+		return nil, &Refusal{"certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM}
+	default:
+		return nil, malformed("certify-malformed", "The certification of the IDevID key cannot be read", err)
+	}
+	if r.certifySignature, err = tcg.ParseSignature(csr.SgnCertifySig); err != nil {
+		return nil, malformed("certify-malformed", "The signature of the certification cannot be read", err)
+	}
+	if r.signature, err = tcg.ParseSignature(csr.Signature); err != nil {
+		return nil, malformed("csr-malformed", "The signature of the request cannot be read", err)
+	}
+	return r, nil
+}
+
+const (
+	hintDamaged = "Send the request again; if it happens again, the device's agent is at fault."
+	hintTPM     = "Onboard with the keys of the TPM itself; see docs/protocol.md for what is expected."
+	hintTrust   = "If this is a maker you trust, import its root with 'gangway trust import'."
+)
+
+func malformed(code, what string, err error) *Refusal {
+	return &Refusal{code, fmt.Sprintf("%s: %v.", what, err), hintDamaged}
+}
+
+// Firmware is the TPM's firmware version as it states it in what it attests,
+// four decimal numbers.
+func (r *Request) Firmware() string {
+	v := r.Certify.FirmwareVersion
+	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
+}
+
+// HardwareSerial identifies the TPM in certificates (HardwareModuleName,
+// RFC 4108; DevID 8.2): manufacturer, and the first 16 bytes of the EK hash in
+// hexadecimal, because serial numbers are unique for one issuer only.
+func (r *Request) HardwareSerial() string {
+	return r.EKCertificate.Manufacturer + ":" + hex.EncodeToString(r.EKHash[:16])
+}

@@ -1,0 +1,219 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"gangway/tcg"
+)
+
+// Trust is a set of makers' certificates: the roots, which alone are trusted,
+// and intermediates to build chains with. It is safe for concurrent use and
+// never changes; what it remembers are results that follow from it.
+type Trust struct {
+	roots         *x509.CertPool
+	intermediates *x509.CertPool
+	bySubject     map[string][]*x509.Certificate // all of both, by RawSubject
+
+	// verified remembers CA certificates that chain to a root, by the SHA-256
+	// of their DER: an EK leaf then costs one signature. Results of
+	// certificates that a request brought are remembered too, since they are
+	// true of the certificate whoever brought it; failures are not, so that
+	// nobody can fill the memory with them.
+	mu       sync.Mutex
+	verified map[[32]byte]*verifiedCA
+}
+
+type verifiedCA struct {
+	cert  *x509.Certificate
+	chain []*x509.Certificate // from cert to the root
+	// The chain holds from the latest notBefore to the earliest notAfter.
+	from, until time.Time
+}
+
+// maxVerified bounds the memory; makers have a few hundred CAs altogether.
+const maxVerified = 4096
+
+// NewTrust makes a set. Certificates that are no CA are an error.
+func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
+	t := &Trust{
+		roots:         x509.NewCertPool(),
+		intermediates: x509.NewCertPool(),
+		bySubject:     make(map[string][]*x509.Certificate),
+		verified:      make(map[[32]byte]*verifiedCA),
+	}
+	for _, c := range roots {
+		if !c.IsCA {
+			return nil, fmt.Errorf("evidence: %q is no CA certificate and cannot be a root", c.Subject)
+		}
+		t.roots.AddCert(c)
+		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
+	}
+	for _, c := range intermediates {
+		t.intermediates.AddCert(c)
+		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
+	}
+	return t, nil
+}
+
+var (
+	errUntrusted = errors.New("no chain to a trusted root")
+	errExpired   = errors.New("a CA certificate of the chain is expired or not yet valid")
+)
+
+// chain returns the certificates from the issuer of the EK certificate to a
+// root, after checking the leaf's signature and everything above it. extra
+// are DER certificates that the device sent: untrusted, but possible links.
+func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) ([]*x509.Certificate, error) {
+	var sent []*x509.Certificate
+	parsed := false
+	best := errUntrusted
+	try := func(candidates []*x509.Certificate) []*x509.Certificate {
+		for _, issuer := range candidates {
+			if !bytes.Equal(issuer.RawSubject, leaf.Certificate.RawIssuer) {
+				continue
+			}
+			ca, err := t.verifyCA(issuer, sent, now)
+			if err != nil {
+				if errors.Is(err, errExpired) {
+					best = err
+				}
+				continue
+			}
+			if ca.cert.CheckSignature(leaf.Certificate.SignatureAlgorithm, leaf.Certificate.RawTBSCertificate, leaf.Certificate.Signature) == nil {
+				return ca.chain
+			}
+		}
+		return nil
+	}
+	if c := try(t.bySubject[string(leaf.Certificate.RawIssuer)]); c != nil {
+		return c, nil
+	}
+	// Known ones did not do: look at what the device sent, remembered results
+	// first, so that a chip's own chain is parsed and verified once.
+	t.mu.Lock()
+	var known []*x509.Certificate
+	for _, der := range extra {
+		if ca := t.verified[sha256.Sum256(der)]; ca != nil {
+			known = append(known, ca.cert)
+		}
+	}
+	t.mu.Unlock()
+	if c := try(known); c != nil {
+		return c, nil
+	}
+	for _, der := range extra {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			sent = append(sent, cert)
+			parsed = true
+		}
+	}
+	if parsed {
+		if c := try(sent); c != nil {
+			return c, nil
+		}
+		// A known issuer may need one of the sent certificates above it.
+		if c := try(t.bySubject[string(leaf.Certificate.RawIssuer)]); c != nil {
+			return c, nil
+		}
+	}
+	return nil, best
+}
+
+func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (*verifiedCA, error) {
+	key := sha256.Sum256(ca.Raw)
+	t.mu.Lock()
+	v := t.verified[key]
+	t.mu.Unlock()
+	if v != nil && !now.Before(v.from) && !now.After(v.until) {
+		return v, nil
+	}
+	if err := mayIssue(ca); err != nil {
+		return nil, err
+	}
+	pool := t.intermediates
+	if len(sent) > 0 {
+		pool = pool.Clone()
+		for _, c := range sent {
+			pool.AddCert(c)
+		}
+	}
+	chains, err := ca.Verify(x509.VerifyOptions{
+		Roots:         t.roots,
+		Intermediates: pool,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			return nil, errExpired
+		}
+		return nil, errUntrusted
+	}
+	for _, chain := range chains {
+		if err := chainMayIssue(chain); err != nil {
+			continue
+		}
+		v := &verifiedCA{cert: ca, chain: chain, from: chain[0].NotBefore, until: chain[0].NotAfter}
+		for _, c := range chain {
+			if c.NotBefore.After(v.from) {
+				v.from = c.NotBefore
+			}
+			if c.NotAfter.Before(v.until) {
+				v.until = c.NotAfter
+			}
+		}
+		t.mu.Lock()
+		if len(t.verified) >= maxVerified {
+			clear(t.verified)
+		}
+		t.verified[key] = v
+		t.mu.Unlock()
+		return v, nil
+	}
+	return nil, errUntrusted
+}
+
+// mayIssue checks that a certificate is a CA's. x509.Verify does not ask this
+// of the certificate that it starts from, which here is the leaf's issuer:
+// without it, one device's EK certificate could "issue" another's.
+func mayIssue(c *x509.Certificate) error {
+	if !c.BasicConstraintsValid || !c.IsCA {
+		return errors.New("the issuer is no CA")
+	}
+	if c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return errors.New("the issuer's key is not for signing certificates")
+	}
+	switch k := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if k.N.BitLen() < 2048 {
+			return errors.New("the issuer's RSA key has less than 2048 bits")
+		}
+	case *ecdsa.PublicKey:
+	default:
+		return errors.New("the issuer's key is neither RSA nor ECDSA")
+	}
+	return nil
+}
+
+// chainMayIssue checks each CA of a chain, and the path lengths as they are
+// with an EK leaf below it: chain[i] has i CAs below it (RFC 5280, 4.2.1.9).
+func chainMayIssue(chain []*x509.Certificate) error {
+	for i, c := range chain {
+		if err := mayIssue(c); err != nil {
+			return err
+		}
+		if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < i {
+			return errors.New("a path length constraint is exceeded")
+		}
+	}
+	return nil
+}

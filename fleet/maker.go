@@ -1,0 +1,153 @@
+// Package fleet emulates TPMs in software, by the thousand, for load tests
+// and for attacks that no real TPM would take part in.
+//
+// Nothing here is trustworthy, and it says so of itself: the maker's name is
+// "FAKE", the model "software emulation", and its root is trusted only where a
+// test or a benchmark adds it by hand. No command of Gangway imports it but
+// the load generator.
+package fleet
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+	"time"
+
+	"gangway/tcg"
+)
+
+// Maker is a TPM maker's two-level CA: a root and an intermediate, RSA 2048
+// as most makers' are.
+type Maker struct {
+	Root         *x509.Certificate
+	Intermediate *x509.Certificate
+	rootKey      crypto.Signer
+	key          crypto.Signer
+}
+
+// MakerOptions alter a maker's certificates. The zero value is a good maker.
+type MakerOptions struct {
+	// IntermediateExpires is the intermediate's notAfter; zero: in ten years.
+	IntermediateExpires time.Time
+}
+
+// NewMaker makes a maker's CA.
+func NewMaker(name string, o MakerOptions) (*Maker, error) {
+	rootKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	m := &Maker{rootKey: rootKey, key: key}
+	now := time.Now()
+	root := caTemplate(name+" FAKE TPM root CA", now.AddDate(20, 0, 0))
+	if m.Root, err = Issue(root, root, rootKey.Public(), rootKey); err != nil {
+		return nil, err
+	}
+	until := o.IntermediateExpires
+	if until.IsZero() {
+		until = now.AddDate(10, 0, 0)
+	}
+	if m.Intermediate, err = Issue(caTemplate(name+" FAKE TPM CA 1", until), m.Root, key.Public(), rootKey); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func caTemplate(name string, until time.Time) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: serial(),
+		Subject:      pkix.Name{Organization: []string{"Gangway fleet"}, CommonName: name},
+		NotBefore:    until.AddDate(-30, 0, 0), NotAfter: until,
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+}
+
+func serial() *big.Int {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		panic(err) // crypto/rand does not fail
+	}
+	return n.Add(n, big.NewInt(1))
+}
+
+// Issue signs a certificate and parses it again.
+func Issue(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, key)
+	if err != nil {
+		return nil, fmt.Errorf("fleet: %w", err)
+	}
+	return x509.ParseCertificate(der)
+}
+
+// EKTemplate is the certificate that the maker puts on an endorsement key,
+// for callers to alter before they sign it with Sign.
+func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
+	usage := x509.KeyUsageKeyEncipherment
+	if _, ok := pub.(*ecdsa.PublicKey); ok {
+		usage = x509.KeyUsageKeyAgreement
+	}
+	type attribute struct {
+		ID    asn1.ObjectIdentifier
+		Value string `asn1:"utf8"`
+	}
+	type rdn []attribute
+	var rdns []asn1.RawValue
+	for _, a := range []attribute{
+		{tcg.OIDManufacturer, "id:46414B45"}, // FAKE
+		{tcg.OIDModel, "software emulation"},
+		{tcg.OIDVersion, "id:00010000"},
+	} {
+		set, err := asn1.MarshalWithParams(rdn{a}, "set")
+		if err != nil {
+			return nil, err
+		}
+		rdns = append(rdns, asn1.RawValue{FullBytes: set})
+	}
+	name, err := asn1.Marshal(rdns)
+	if err != nil {
+		return nil, err
+	}
+	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: name}})
+	if err != nil {
+		return nil, err
+	}
+	return &x509.Certificate{
+		SerialNumber: serial(),
+		NotBefore:    time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(10, 0, 0),
+		KeyUsage:              usage,
+		BasicConstraintsValid: true,
+		UnknownExtKeyUsage:    []asn1.ObjectIdentifier{tcg.OIDEKCertificate},
+		ExtraExtensions:       []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: san}},
+	}, nil
+}
+
+// Sign issues a certificate by the maker's intermediate.
+func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
+	return Issue(template, m.Intermediate, pub, m.key)
+}
+
+// Roots and Intermediates are what to trust, in a test.
+func (m *Maker) Roots() []*x509.Certificate         { return []*x509.Certificate{m.Root} }
+func (m *Maker) Intermediates() []*x509.Certificate { return []*x509.Certificate{m.Intermediate} }
+
+func curve(c tcg.CurveID) elliptic.Curve {
+	switch c {
+	case tcg.CurveP384:
+		return elliptic.P384()
+	case tcg.CurveP521:
+		return elliptic.P521()
+	}
+	return elliptic.P256()
+}
