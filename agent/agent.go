@@ -1,0 +1,439 @@
+// Package agent is the device's life: it onboards, connects and reports.
+//
+// Onboarding is a machine of four phases, each of which is on the disk before
+// the next begins, so that a kill at any instruction loses nothing:
+//
+//	new        nothing sent
+//	requested  the request is stored; it may have been sent. It is sent again
+//	           as it is, and the same request gets the same answer
+//	answered   the reply is stored, still sealed: what opens it is in the TPM
+//	active     the certificates are stored, and the hub has bound the device
+//
+// No secret is ever written. The join token's file is not copied; what is kept
+// of it (where the hub is and which CA it has) is public.
+package agent
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"gangway/identity"
+	"gangway/tcg"
+	"gangway/tcg/join"
+)
+
+// Config is what an Agent is made of.
+type Config struct {
+	// Token is the join token's file. It is needed until the device is
+	// active, and not afterwards.
+	Token *join.TokenFile
+	// TPM is the address of the TPM, see identity.Open.
+	TPM string
+	// StateDir is the folder of the state, made if it is not there.
+	StateDir string
+	// Model and Serial name the machine; empty: from the firmware's tables.
+	Model, Serial string
+	// EK and Key choose an endorsement key's template ("L-1", "H-3") and the
+	// identity keys' algorithm (identity.Algorithm); empty: the best.
+	EK, Key string
+	// ReportEvery is how often Run reports. Default: one minute.
+	ReportEvery time.Duration
+	// Progress, if set, is called at each step.
+	Progress func(Step)
+	// Log may be nil.
+	Log *slog.Logger
+	// Version is reported to the hub.
+	Version string
+}
+
+// Step is something that the agent has done.
+type Step struct {
+	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
+	Detail string        // one sentence for a person
+	Took   time.Duration // 0 where it means nothing
+}
+
+// Agent onboards one device and keeps it connected. It is not safe for
+// concurrent use.
+type Agent struct {
+	cfg   Config
+	dir   *folder
+	state State
+}
+
+// New opens the state folder and takes its lock. Close gives it back.
+func New(cfg Config) (*Agent, error) {
+	if cfg.StateDir == "" || cfg.TPM == "" {
+		return nil, errors.New("agent: the state folder and the TPM's address are needed")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ReportEvery == 0 {
+		cfg.ReportEvery = time.Minute
+	}
+	dir, err := openFolder(cfg.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	state, err := dir.read()
+	if err != nil {
+		dir.close()
+		return nil, err
+	}
+	return &Agent{cfg: cfg, dir: dir, state: state}, nil
+}
+
+// Close releases the state folder.
+func (a *Agent) Close() error { return a.dir.close() }
+
+func (a *Agent) step(name, format string, args ...any) {
+	a.stepTook(name, 0, format, args...)
+}
+
+func (a *Agent) stepTook(name string, took time.Duration, format string, args ...any) {
+	s := Step{name, fmt.Sprintf(format, args...), took}
+	a.cfg.Log.Info(s.Detail, "step", s.Name, "took", s.Took)
+	if a.cfg.Progress != nil {
+		a.cfg.Progress(s)
+	}
+}
+
+// Refused is the hub's final no. It is an error.
+type Refused struct {
+	Status int    `json:"code"`
+	Code   string `json:"error"`
+	Reason string `json:"msg"`
+	Hint   string `json:"hint"`
+}
+
+func (r *Refused) Error() string {
+	s := fmt.Sprintf("the hub refused: %s (%s)", r.Reason, r.Code)
+	if r.Hint != "" {
+		s += " " + r.Hint
+	}
+	return s
+}
+
+// startAnew reports whether a refusal is of the stored request or reply alone,
+// so that a new request may do.
+func (r *Refused) startAnew() bool {
+	switch r.Code {
+	case "enrolment-expired", "enrolment-superseded", "device-revoked", "certificate-unknown", "activation-proof":
+		return true
+	}
+	return false
+}
+
+// maxAnew bounds how often one call of Onboard starts from the beginning.
+const maxAnew = 3
+
+// Onboard brings the device aboard and returns when it is active, or when the
+// hub refuses for good (*Refused). While the hub is away it waits, and says
+// what for. A device that is active already is checked against its TPM.
+func (a *Agent) Onboard(ctx context.Context) (*State, error) {
+	start := time.Now()
+	t, err := identity.Open(a.cfg.TPM)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	if a.state.Phase == PhaseActive {
+		signer, err := a.signer(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		return &a.state, signer.Close()
+	}
+	if a.cfg.Token == nil {
+		return nil, errors.New("agent: the device is not onboarded yet: a join token file is needed")
+	}
+	if err := a.otherHub(); err != nil {
+		return nil, err
+	}
+	id, err := a.load(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	defer id.Close()
+	for anew := 0; ; anew++ {
+		err := a.advance(ctx, id, start)
+		if err == nil {
+			return &a.state, nil
+		}
+		var refused *Refused
+		if !errors.As(err, &refused) || !refused.startAnew() || anew == maxAnew {
+			return nil, err
+		}
+		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
+		if err := a.reset(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// otherHub drops what was begun with another hub or token.
+func (a *Agent) otherHub() error {
+	if a.state.Phase != PhaseNew && (a.state.HubName != a.cfg.Token.HubName || a.state.TokenID != a.cfg.Token.ID) {
+		return a.reset()
+	}
+	return nil
+}
+
+func (a *Agent) reset() error {
+	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips}
+	return a.dir.reset(a.state)
+}
+
+func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
+	begin := time.Now()
+	id, err := identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key)})
+	if err != nil {
+		return nil, err
+	}
+	a.stepTook("keys", time.Since(begin), "Endorsement key %s with its certificate found; attestation and identity keys made in the TPM (%s).", id.EKTemplate, id.IDevID.Algorithm())
+	return id, nil
+}
+
+// advance goes from the phase on the disk to active.
+func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
+	hub, err := newHub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
+	if err != nil {
+		return err
+	}
+	if a.state.Phase == PhaseNew {
+		if err := a.request(id); err != nil {
+			return err
+		}
+	}
+	request, err := a.dir.load(requestFile)
+	if err != nil {
+		return err
+	}
+	requestHash := sha256.Sum256(request)
+	if a.state.Phase == PhaseRequested {
+		begin := time.Now()
+		var reply []byte
+		err := a.patiently(ctx, "the hub at "+hub.url, func() (err error) {
+			a.state.RoundTrips++
+			reply, err = hub.post(ctx, "/onboard", "application/octet-stream", request)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := join.ParseReply(reply); err != nil {
+			return err
+		}
+		a.state.Phase = PhaseAnswered
+		if err := a.dir.save(replyFile, reply, a.state); err != nil {
+			return err
+		}
+		a.stepTook("reply", time.Since(begin), "The hub answered with certificates sealed to this TPM.")
+	}
+	certs, keys, err := a.open(id, requestHash)
+	if err != nil {
+		return err
+	}
+	return a.activate(ctx, hub, id, certs, keys, start)
+}
+
+// request makes and stores the request.
+func (a *Agent) request(id *identity.Identity) error {
+	begin := time.Now()
+	token := a.cfg.Token
+	secret, err := token.Secret()
+	if err != nil {
+		return err
+	}
+	key, err := join.OwnershipKey(secret, token.ID)
+	if err != nil {
+		return err
+	}
+	model, serial := machine(a.cfg.Model, a.cfg.Serial, id.EK.Raw)
+	body, err := id.Request(identity.RequestInfo{
+		Model: model, Serial: serial,
+		CAData: func(idevidName []byte) ([]byte, error) {
+			d := join.CAData{
+				HubName: token.HubName, Owner: token.Owner, TokenID: token.ID,
+				EKPublic: id.EK.Raw, Chain: id.EKChain,
+				Proof: ed25519.Sign(key, join.OwnershipMessage(token.HubName, token.Owner, token.ID, idevidName)),
+			}
+			return d.Encode()
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.state = State{
+		Phase: PhaseRequested, Hub: token.Hub, HubName: token.HubName, HubCA: token.HubCA, TokenID: token.ID, Owner: token.Owner,
+		EK: id.EKTemplate, Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
+		RoundTrips: a.state.RoundTrips,
+	}
+	if err := a.dir.save(requestFile, body, a.state); err != nil {
+		return err
+	}
+	a.stepTook("request", time.Since(begin), "Request signed by the identity key, which the attestation key certified.")
+	return nil
+}
+
+// open decrypts the stored reply with the TPM and checks what is in it.
+func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates, join.Keys, error) {
+	raw, err := a.dir.load(replyFile)
+	if err != nil {
+		return nil, join.Keys{}, err
+	}
+	reply, err := join.ParseReply(raw)
+	if err != nil {
+		return nil, join.Keys{}, err
+	}
+	begin := time.Now()
+	secret, err := id.ActivateCredential(reply.CredentialBlob, reply.Secret)
+	if err != nil {
+		return nil, join.Keys{}, fmt.Errorf("agent: the TPM does not open the hub's reply: %w", err)
+	}
+	keys, err := join.DeriveKeys(secret, requestHash)
+	if err != nil {
+		return nil, join.Keys{}, err
+	}
+	content, err := join.Open(keys, reply.Sealed)
+	if err != nil {
+		return nil, join.Keys{}, err
+	}
+	certs, err := parseCertificates(content, a.state.HubCA)
+	if err != nil {
+		return nil, join.Keys{}, err
+	}
+	if err := certs.belongTo(id); err != nil {
+		return nil, join.Keys{}, err
+	}
+	a.stepTook("open", time.Since(begin), "The TPM opened the reply: AIK and IDevID certificates received.")
+	return certs, keys, nil
+}
+
+// activate makes the first connection under the IDevID.
+func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, certs *certificates, keys join.Keys, start time.Time) error {
+	begin := time.Now()
+	hub = hub.as(certs.chain(), id.Signer())
+	defer hub.close()
+	var device deviceView
+	err := a.patiently(ctx, "the hub at "+hub.url, func() error {
+		return hub.activate(ctx, keys, sha256.Sum256(certs.idevid.Raw), &device)
+	})
+	if err != nil {
+		return err
+	}
+	a.state.Phase = PhaseActive
+	a.state.DeviceID, a.state.Nick, a.state.OwnerNick = device.ID, device.Nick, device.OwnerNick
+	a.state.TPM = device.TPM
+	a.state.Waiting = ""
+	a.state.OnboardingMS = time.Since(start).Milliseconds()
+	a.state.Onboarded = time.Now().UTC().Truncate(time.Second)
+	if err := a.dir.activate(certs, a.state); err != nil {
+		return err
+	}
+	a.stepTook("activate", time.Since(begin), "First connection under the IDevID: this device is %q (%s).", device.Nick, device.ID)
+	return nil
+}
+
+// signer loads the identity key and checks that the stored certificate is of
+// it: a state folder that was copied to another machine ends here.
+func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, error) {
+	certs, err := a.dir.certificates(a.state.HubCA)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := identity.LoadSigner(ctx, t, identity.Options{Algorithm: a.state.Algorithm})
+	if err != nil {
+		return nil, err
+	}
+	if !samePublic(certs.idevid, signer.Public()) {
+		signer.Close()
+		return nil, fmt.Errorf("agent: the state folder %s is of another TPM: its certificate is not for this TPM's key. Remove the folder and onboard this machine with a join token", a.cfg.StateDir)
+	}
+	return signer, nil
+}
+
+// algorithmOf names the algorithm by which identity makes the same key again.
+func algorithmOf(key *tcg.Public) identity.Algorithm {
+	switch {
+	case key.Type == tcg.AlgRSA:
+		return identity.RSA2048
+	case key.Curve == tcg.CurveP384:
+		return identity.P384
+	case key.Curve == tcg.CurveP521:
+		return identity.P521
+	}
+	return identity.P256
+}
+
+// certificates are what a reply holds.
+type certificates struct {
+	idevid, deviceCA, iak, aca *x509.Certificate
+}
+
+func parseCertificates(content []byte, hubCA string) (*certificates, error) {
+	var all []*x509.Certificate
+	for rest := content; len(rest) > 0; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, errors.New("agent: the certificates cannot be read")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("agent: the certificates cannot be read: %w", err)
+		}
+		all = append(all, c)
+	}
+	if len(all) != 4 {
+		return nil, fmt.Errorf("agent: the reply holds %d certificates, 4 were expected", len(all))
+	}
+	c := &certificates{all[0], all[1], all[2], all[3]}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
+		return nil, errors.New("agent: no CA of the hub is known")
+	}
+	for _, v := range []struct {
+		leaf, ca *x509.Certificate
+		usage    x509.ExtKeyUsage
+	}{{c.idevid, c.deviceCA, x509.ExtKeyUsageClientAuth}, {c.iak, c.aca, x509.ExtKeyUsageAny}} {
+		pool := x509.NewCertPool()
+		pool.AddCert(v.ca)
+		// The certificates' own dates are not in question (they never end),
+		// and the machine's clock may be.
+		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
+		if err != nil {
+			return nil, fmt.Errorf("agent: a certificate in the reply is not the hub's: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// belongTo checks that the certificates are for the TPM's own keys.
+func (c *certificates) belongTo(id *identity.Identity) error {
+	iak, err := id.IAK.Key()
+	if err != nil {
+		return err
+	}
+	if !samePublic(c.idevid, id.Signer().Public()) || !samePublic(c.iak, iak) {
+		return errors.New("agent: a certificate in the reply is for another key than this TPM's")
+	}
+	return nil
+}
+
+func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
+	k, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(key)
+}
+
+// chain is what TLS sends: the leaf and its issuer.
+func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

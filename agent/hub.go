@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"gangway/tcg/join"
+)
+
+// hub is a connection to the hub: TLS 1.3, trusting the CA of the join token
+// and nothing else.
+type hub struct {
+	url    string
+	roots  *x509.CertPool
+	client *http.Client
+}
+
+func newHub(url, ca string) (*hub, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ca)) {
+		return nil, errors.New("agent: the hub's CA cannot be read")
+	}
+	h := &hub{url: url, roots: roots}
+	h.client = h.newClient(nil)
+	return h, nil
+}
+
+// as returns the same hub under a client certificate. The hub's other
+// connections are closed.
+func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
+	h.close()
+	n := &hub{url: h.url, roots: h.roots}
+	n.client = n.newClient(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	return n
+}
+
+func (h *hub) close() { h.client.CloseIdleConnections() }
+
+func (h *hub) newClient(cert *tls.Certificate) *http.Client {
+	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: h.roots}
+	if cert != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	}
+	return &http.Client{
+		Timeout: 60 * time.Second,
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSClientConfig:       config,
+			TLSHandshakeTimeout:   20 * time.Second,
+			ResponseHeaderTimeout: 30 * time.Second,
+			MaxIdleConnsPerHost:   1,
+			IdleConnTimeout:       90 * time.Second,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("the hub answered with a redirect, which it never does")
+		},
+	}
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 1 << 20
+
+// do sends a request. An answer of another status than 200 is a *Refused.
+func (h *hub) do(req *http.Request) ([]byte, error) {
+	resp, err := h.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		r := &Refused{Status: resp.StatusCode}
+		if json.Unmarshal(body, r) != nil || r.Code == "" {
+			r.Code, r.Reason = "http", resp.Status
+		}
+		r.Status = resp.StatusCode
+		return nil, r
+	}
+	return body, nil
+}
+
+func (h *hub) send(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, h.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("User-Agent", "gangway-agent")
+	return h.do(req)
+}
+
+func (h *hub) post(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
+	return h.send(ctx, http.MethodPost, path, contentType, body)
+}
+
+// deviceView is what the agent wants to know of the hub's answer.
+type deviceView struct {
+	ID        string `json:"id"`
+	Nick      string `json:"nick"`
+	OwnerNick string `json:"owner-nick"`
+	TPM       TPM    `json:"tpm"`
+}
+
+// activate sends the activation proof on a connection under the IDevID. The
+// proof depends on the connection, so the body is made when the connection
+// is there and before anything is written to it.
+func (h *hub) activate(ctx context.Context, keys join.Keys, certHash [32]byte, d *deviceView) error {
+	proof := &proofBody{keys: keys, certHash: certHash}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { proof.bind(info.Conn) },
+	})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+"/onboard/activate", proof)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = int64(len(proof.encode(make([]byte, 32))))
+	req.Header.Set("Content-Type", "application/json")
+	body, err := h.do(req)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, d); err != nil || d.ID == "" {
+		return errors.New("agent: the hub's answer to the activation cannot be read")
+	}
+	return nil
+}
+
+// proofBody is the body of an activation on the connection it was bound to.
+type proofBody struct {
+	keys     join.Keys
+	certHash [32]byte
+	r        io.Reader
+}
+
+func (p *proofBody) bind(conn net.Conn) {
+	c, ok := conn.(*tls.Conn)
+	if !ok {
+		return
+	}
+	state := c.ConnectionState()
+	exporter, err := state.ExportKeyingMaterial(join.ExporterLabel, nil, join.ExporterSize)
+	if err != nil {
+		return
+	}
+	p.r = bytes.NewReader(p.encode(join.ActivationProof(p.keys, exporter, p.certHash)))
+}
+
+func (p *proofBody) encode(proof []byte) []byte {
+	b, err := json.Marshal(join.ActivationRequest{Proof: proof})
+	if err != nil {
+		panic(err) // bytes always marshal
+	}
+	return b
+}
+
+func (p *proofBody) Read(b []byte) (int, error) {
+	if p.r == nil {
+		return 0, errors.New("agent: no TLS connection to bind the activation proof to")
+	}
+	return p.r.Read(b)
+}
+
+func (p *proofBody) Close() error { return nil }
+
+// Waiting times between tries: from the first, doubled up to the last, each
+// drawn at random from its upper half, so that a fleet does not come back all
+// at once.
+const (
+	firstWait = time.Second
+	lastWait  = time.Minute
+)
+
+// patiently tries until it works, ctx ends, or the answer is a refusal that
+// waiting does not change.
+func (a *Agent) patiently(ctx context.Context, what string, try func() error) error {
+	wait := firstWait
+	for {
+		err := try()
+		if err == nil || ctx.Err() != nil || !temporary(err) {
+			return err
+		}
+		pause := wait/2 + rand.N(wait/2)
+		a.waiting(fmt.Sprintf("Waiting for %s (%s); next try in %s.", what, plain(err), pause.Round(100*time.Millisecond)))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		wait = min(2*wait, lastWait)
+	}
+}
+
+// waiting says in one line what for, where 'gangway-agent status' finds it.
+func (a *Agent) waiting(line string) {
+	a.state.Waiting = line
+	a.step("waiting", "%s", line)
+	if err := a.dir.saveState(a.state); err != nil {
+		a.cfg.Log.Warn("state", "err", err)
+	}
+}
+
+// temporary reports whether trying again may help.
+func temporary(err error) bool {
+	var r *Refused
+	if !errors.As(err, &r) {
+		return true // the network, or a hub that is just starting
+	}
+	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
+}
+
+// plain says what a network error means.
+func plain(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &unknown):
+		return "who answers there is not the hub that the join token names"
+	case errors.As(err, &host):
+		return "the hub's certificate is for another name: " + host.Error()
+	case errors.As(err, &dns):
+		return "its name cannot be looked up: " + dns.Err
+	case errors.As(err, &op):
+		return op.Err.Error()
+	}
+	return err.Error()
+}

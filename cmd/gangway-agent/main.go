@@ -1,0 +1,242 @@
+// Command gangway-agent is the device's side of Gangway: it brings a machine
+// with a TPM 2.0 into its owner's fleet and keeps it connected.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"gangway/agent"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 the hub refused for
+// good, so that trying the same again does not help.
+const (
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := command(stdout, stderr)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	var refused *agent.Refused
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "gangway-agent: %v\nSee 'gangway-agent --help'.\n", err)
+		return exitUsage
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "gangway-agent: stopped; what was begun goes on at the next start.")
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "gangway-agent: %v\n", err)
+	if errors.As(err, &refused) {
+		return exitRefused
+	}
+	return exitFailed
+}
+
+type usageError struct{ error }
+
+type options struct {
+	token, tpm, state, model, serial, ek, key, output string
+	every                                             time.Duration
+}
+
+func command(stdout, stderr io.Writer) *cobra.Command {
+	var o options
+	root := &cobra.Command{
+		Use:   "gangway-agent",
+		Short: "Bring this machine into its owner's fleet, and keep it connected",
+		Long: `gangway-agent is the device's side of Gangway. With a join token's file and
+the machine's TPM 2.0 it gets an identity whose key never leaves the TPM, and
+with that it talks to the hub.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version(),
+	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
+	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
+
+	onboard := &cobra.Command{
+		Use:   "onboard --token-file FILE",
+		Short: "Onboard this machine, once",
+		Long: `Onboard sends one request and makes one connection; then the machine is in the
+token owner's device list. It may be stopped or killed at any moment and be
+started again. A machine that is onboarded already is checked, and left as it is.
+
+While the hub is away it waits. It gives up only when the hub refuses for good
+(exit code 3), and says what to do.`,
+		Example: `  gangway-agent onboard --token-file device_autojointoken.json
+  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			a, err := o.agent(stderr, true)
+			if err != nil {
+				return err
+			}
+			defer a.Close()
+			s, err := a.Onboard(c.Context())
+			if err != nil {
+				return err
+			}
+			return o.print(stdout, s)
+		},
+	}
+	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	identityFlags(onboard, &o)
+
+	runCmd := &cobra.Command{
+		Use:   "run [--token-file FILE]",
+		Short: "Onboard if need be, then stay connected and report",
+		Example: `  gangway-agent run --token-file /etc/gangway/device_autojointoken.json
+  gangway-agent run --report-every 5m`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			a, err := o.agent(stderr, false)
+			if err != nil {
+				return err
+			}
+			defer a.Close()
+			if _, err := a.Onboard(c.Context()); err != nil {
+				return err
+			}
+			return a.Run(c.Context())
+		},
+	}
+	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; needed until the machine is onboarded")
+	runCmd.Flags().DurationVar(&o.every, "report-every", time.Minute, "time between reports")
+	identityFlags(runCmd, &o)
+
+	status := &cobra.Command{
+		Use:     "status",
+		Short:   "Show how far this machine is, and what it is waiting for",
+		Example: "  gangway-agent status\n  gangway-agent status --output json",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			s, err := agent.ReadState(o.state)
+			if err != nil {
+				return err
+			}
+			return o.print(stdout, s)
+		},
+	}
+	root.AddCommand(onboard, runCmd, status)
+	return root
+}
+
+func identityFlags(c *cobra.Command, o *options) {
+	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
+	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
+	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, e.g. L-1 or H-3 (default: the best with a certificate)")
+	c.Flags().StringVar(&o.key, "key", "", "P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA where the TPM has no other)")
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%q is not expected", args[0])}
+	}
+	return nil
+}
+
+// agent makes the agent of the options. Progress goes to stderr.
+func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
+	cfg := agent.Config{
+		TPM: o.tpm, StateDir: o.state, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
+		ReportEvery: o.every, Version: version(),
+		Progress: func(s agent.Step) {
+			took := ""
+			if s.Took > 0 {
+				took = fmt.Sprintf(" (%s)", s.Took.Round(time.Millisecond))
+			}
+			fmt.Fprintf(stderr, "%s%s\n", s.Detail, took)
+		},
+	}
+	if o.output == "json" {
+		cfg.Progress = nil
+		cfg.Log = slog.New(slog.NewJSONHandler(stderr, nil))
+	} else if o.output != "text" {
+		return nil, usageError{fmt.Errorf("--output is text or json, not %q", o.output)}
+	}
+	if o.token == "" && needToken {
+		return nil, usageError{errors.New("--token-file is needed: the join token file that 'gangway token create' makes")}
+	}
+	if o.token != "" {
+		b, err := readFile(o.token, join.MaxTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.Token, err = join.ParseTokenFile(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.token, err)
+		}
+	}
+	return agent.New(cfg)
+}
+
+func readFile(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}
+
+func (o *options) print(w io.Writer, s *agent.State) error {
+	if o.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(s)
+	}
+	line := func(k, v string) {
+		if strings.TrimSpace(v) != "" {
+			fmt.Fprintf(w, "%-10s %s\n", k, v)
+		}
+	}
+	line("phase", string(s.Phase))
+	line("device", strings.TrimSpace(s.Nick+" "+s.DeviceID))
+	line("owner", strings.TrimSpace(s.OwnerNick+" "+s.Owner))
+	line("hub", s.Hub)
+	line("tpm", strings.TrimSpace(s.TPM.Manufacturer+" "+s.TPM.Model+" "+s.TPM.Firmware))
+	line("key", s.Key)
+	if s.OnboardingMS > 0 {
+		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
+	}
+	if !s.LastSeen.IsZero() {
+		line("reported", s.LastSeen.Format(time.RFC3339))
+	}
+	line("waiting", s.Waiting)
+	return nil
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}

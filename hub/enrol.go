@@ -1,0 +1,96 @@
+package hub
+
+import (
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"gangway/evidence"
+	"gangway/tcg"
+	"gangway/tcg/join"
+)
+
+// enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
+// TPM: the one round trip.
+func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, tcg.MaxCSR))
+	if err != nil {
+		s.metrics.enrolments.WithLabelValues("body").Inc()
+		return readError(err)
+	}
+	reply, err := s.cfg.Onboard.Enrol(r.Context(), body, remoteAddr(r))
+	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, err = w.Write(reply)
+	return err
+}
+
+// readError tells a body that is too large or cut short from trouble of ours.
+func readError(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
+}
+
+func outcome(err error) string {
+	if err == nil {
+		return "accepted"
+	}
+	var refusal *evidence.Refusal
+	if errors.As(err, &refusal) {
+		return refusal.Code
+	}
+	return "error"
+}
+
+// activate binds the device of this very connection.
+func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
+	hash, ok := leaf(r.TLS)
+	if !ok {
+		return errNoCertificate
+	}
+	var body join.ActivationRequest
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	exporter, err := r.TLS.ExportKeyingMaterial(join.ExporterLabel, nil, join.ExporterSize)
+	if err != nil {
+		return err
+	}
+	d, err := s.cfg.Onboard.Activate(r.Context(), hash, exporter, body.Proof, remoteAddr(r))
+	s.metrics.activations.WithLabelValues(outcome(err)).Inc()
+	if err != nil {
+		return err
+	}
+	view, err := s.deviceView(r.Context(), d)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+// aikCertificate serves a certificate of the AIK registry by the IAK's name
+// in hexadecimal: only those that an activation proved are in it.
+func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
+	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
+	raw, err := hex.DecodeString(name)
+	if !ok || err != nil || len(raw) > 66 {
+		return problem(http.StatusNotFound, "not-found", "The address is in the certificate's subject alternative name.", "There is no such certificate.")
+	}
+	aik, err := s.cfg.Store.AIK(r.Context(), raw)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/pkix-cert")
+	_, err = w.Write(aik.Certificate)
+	return err
+}

@@ -1,0 +1,89 @@
+package hub
+
+import (
+	_ "embed"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+//go:embed openapi.json
+var openAPIDocument []byte
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return nil
+}
+
+// readyz asks the store.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
+	if err := s.cfg.Store.Ping(r.Context()); err != nil {
+		s.log.Error("not ready", "err", err)
+		return problem(http.StatusServiceUnavailable, "not-ready", "The operator finds the cause in the hub's log.", "The hub's store does not answer.")
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+	return nil
+}
+
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, err := w.Write(openAPIDocument)
+	return err
+}
+
+// hubCA serves the root certificate. It is no secret, and whoever fetches it
+// must compare it with what they know: the hub's name.
+func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, err := w.Write(s.cfg.CA.RootPEM())
+	return err
+}
+
+// metricsPage answers the machine itself alone: numbers tell an outsider
+// things.
+func (s *Server) metricsPage(w http.ResponseWriter, r *http.Request) error {
+	if ip := net.ParseIP(remoteAddr(r)); ip == nil || !ip.IsLoopback() {
+		return problem(http.StatusForbidden, "loopback-only", "Scrape /metrics from the hub's own machine.", "Metrics are for the hub's own machine.")
+	}
+	promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	return nil
+}
+
+type metrics struct {
+	registry    *prometheus.Registry
+	enrolments  *prometheus.CounterVec
+	activations *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+	panics      prometheus.Counter
+}
+
+func newMetrics(r *prometheus.Registry) *metrics {
+	m := &metrics{
+		registry: r,
+		enrolments: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_enrolments_total", Help: "Onboarding requests by outcome: accepted, or the refusal's code."}, []string{"outcome"}),
+		activations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_activations_total", Help: "Activations by outcome: accepted, or the refusal's code."}, []string{"outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gangway_request_seconds", Help: "Time to answer, by route.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"route"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gangway_panics_total", Help: "Requests that ended in a panic. Anything but 0 is a defect."}),
+	}
+	r.MustRegister(m.enrolments, m.activations, m.duration, m.panics,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// timed observes how long a route takes.
+func (m *metrics) timed(route string, next http.Handler) http.Handler {
+	o := m.duration.WithLabelValues(route)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		defer func() { o.Observe(time.Since(start).Seconds()) }()
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,245 @@
+// Package hub is the hub's HTTP side: a handler file for each resource, and
+// nothing clever. Who may do what is decided in auth.go and nowhere else.
+//
+// One listener serves people, their programs and devices, by TLS 1.3 alone. A
+// client certificate is asked for and not required; one that is sent must
+// chain to the device CA, or the handshake fails. Its leaf then identifies a
+// device, if the store knows it as active.
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/onboard"
+	"gangway/pki"
+	"gangway/store"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+)
+
+// Config is what a Server is made of. All fields are required unless a
+// default is given.
+type Config struct {
+	Store   store.Store
+	CA      *pki.Hub
+	Onboard *onboard.Service
+	Log     *slog.Logger
+	Now     func() time.Time
+	// PublicURL is the https URL that clients use, without a trailing slash.
+	PublicURL string
+	// Names are the DNS names and IP addresses of the TLS certificate.
+	Names []string
+	// OnboardRate is how many onboarding requests a second one address may
+	// send, OnboardBurst how many at once. Default: 50 and 200.
+	OnboardRate  float64
+	OnboardBurst int
+	// Version is shown to people.
+	Version string
+}
+
+// Server answers HTTP requests.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	passwords *passwords
+	logins    *limiter
+	onboards  *limiter
+	handler   http.Handler
+}
+
+// New makes a server. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
+		return nil, errors.New("hub: the configuration is incomplete")
+	}
+	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
+		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
+	}
+	if cfg.OnboardRate == 0 {
+		cfg.OnboardRate = 50
+	}
+	if cfg.OnboardBurst == 0 {
+		cfg.OnboardBurst = 200
+	}
+	p, err := newPasswords()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log,
+		metrics:   newMetrics(prometheus.NewRegistry()),
+		passwords: p,
+		logins:    newLimiter(rate.Every(3*time.Second), 10),
+		onboards:  newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// Handler returns the routes, for a listener that does TLS as TLSConfig says.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
+// verified against the device CA alone, for client authentication.
+func (s *Server) TLSConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      s.cfg.CA.ClientCAs(),
+		Time:           s.cfg.Now,
+	}
+}
+
+// Serve serves on a TCP listener until ctx ends; then it lets running
+// requests finish, for at most ten seconds. It also expires enrolments that
+// nobody activated.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.TLSConfig(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	sweeping := make(chan struct{})
+	go func() {
+		defer close(sweeping)
+		s.sweep(ctx)
+	}()
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- srv.Shutdown(grace)
+	}()
+	if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("hub: %w", err)
+	}
+	<-sweeping
+	return <-stopped
+}
+
+// sweep expires pending enrolments, every minute.
+func (s *Server) sweep(ctx context.Context) {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for {
+				n, err := s.cfg.Store.ExpireEnrolments(ctx, s.cfg.Now(), 1000)
+				if err != nil && ctx.Err() == nil {
+					s.log.Error("expiring enrolments", "err", err)
+				}
+				if err != nil || n < 1000 {
+					break
+				}
+			}
+		}
+	}
+}
+
+// handler is an HTTP handler that returns its error, for fail to answer.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h handler) {
+		mux.Handle(pattern, s.metrics.timed(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := h(w, r); err != nil {
+				s.fail(w, r, err)
+			}
+		})))
+	}
+	// Collections answer with and without a trailing slash: devices do not
+	// follow redirects.
+	both := func(method, path string, h handler) {
+		handle(method+" "+path, h)
+		handle(method+" "+path+"/{$}", h)
+	}
+
+	handle("GET /healthz", s.healthz)
+	handle("GET /readyz", s.readyz)
+	handle("GET /metrics", s.metricsPage)
+	handle("GET /openapi.json", s.openAPI)
+	handle("GET /hub-ca.pem", s.hubCA)
+
+	handle("POST /onboard", s.limited(s.onboards, s.enrol))
+	handle("POST /onboard/activate", s.limited(s.onboards, s.activate))
+	handle("GET /aca/certs/{file}", s.aikCertificate)
+
+	handle("GET /device", s.asDevice(s.ownRecord))
+	handle("PATCH /device/meta", s.asDevice(s.reportMeta))
+
+	handle("POST /auth/login", s.limited(s.logins, s.login))
+	handle("POST /auth/logout", s.asOwner(s.logout))
+	handle("GET /auth/auth_status", s.asOwner(s.authStatus))
+
+	both("POST", "/devices/tokens", s.asOwner(s.createToken))
+	both("GET", "/devices/tokens", s.asOwner(s.listTokens))
+	handle("DELETE /devices/tokens/{id}", s.asOwner(s.disableToken))
+
+	both("GET", "/devices", s.asOwner(s.listDevices))
+	handle("GET /devices/{id}", s.asOwner(s.showDevice))
+	handle("PATCH /devices/{id}", s.asOwner(s.renameDevice))
+	handle("DELETE /devices/{id}", s.asOwner(s.deleteDevice))
+	handle("PATCH /devices/{id}/user-meta", s.asOwner(s.patchUserMeta))
+	handle("GET /devices/{id}/evidence", s.asOwner(s.showEvidence))
+	handle("GET /events", s.asOwner(s.listEvents))
+
+	handle("GET /{$}", s.page)
+	handle("POST /sign-in", s.limited(s.logins, s.signIn))
+	handle("POST /sign-out", s.signOut)
+	handle("GET /style.css", s.styleSheet)
+
+	handle("/", func(http.ResponseWriter, *http.Request) error {
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
+	})
+	return s.secured(mux)
+}
+
+// secured sets the headers that every answer has, refuses requests that a
+// page of another site caused, and turns a panic into a logged 500.
+func (s *Server) secured(next http.Handler) http.Handler {
+	origin := http.NewCrossOriginProtection()
+	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
+	}))
+	next = origin.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler {
+					panic(v)
+				}
+				s.metrics.panics.Inc()
+				s.log.Error("panic", "method", r.Method, "path", r.URL.Path, "panic", v)
+				s.fail(w, r, fmt.Errorf("panic: %v", v))
+			}
+		}()
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,93 @@
+package hub
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// limiter bounds the rate of each client: an IPv4 address, or the /64 network
+// of an IPv6 one.
+type limiter struct {
+	every rate.Limit
+	burst int
+
+	mu      sync.Mutex
+	clients map[netip.Prefix]*client // guarded by mu
+}
+
+type client struct {
+	rate.Limiter
+	last time.Time
+}
+
+// maxClients bounds the memory of a limiter; past it the idle ones go.
+const maxClients = 65536
+
+func newLimiter(every rate.Limit, burst int) *limiter {
+	return &limiter{every: every, burst: burst, clients: make(map[netip.Prefix]*client)}
+}
+
+func (l *limiter) allow(addr string, now time.Time) bool {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return false
+	}
+	bits := 32
+	if ip = ip.Unmap(); ip.Is6() {
+		bits = 64
+	}
+	key, err := ip.WithZone("").Prefix(bits)
+	if err != nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.clients[key]
+	if c == nil {
+		if len(l.clients) >= maxClients {
+			l.forget(now)
+		}
+		c = &client{Limiter: *rate.NewLimiter(l.every, l.burst)}
+		l.clients[key] = c
+	}
+	c.last = now
+	return c.AllowN(now, 1)
+}
+
+// forget drops clients that have been idle for a minute, or, when there are
+// too many even so, all of them: an attacker with that many addresses must not
+// keep others out.
+func (l *limiter) forget(now time.Time) {
+	for k, c := range l.clients {
+		if now.Sub(c.last) > time.Minute {
+			delete(l.clients, k)
+		}
+	}
+	if len(l.clients) >= maxClients {
+		clear(l.clients)
+	}
+}
+
+// remoteAddr is the peer's IP address, without the port.
+func remoteAddr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// limited answers 429 when the client is too fast.
+func (s *Server) limited(l *limiter, h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if !l.allow(remoteAddr(r), s.cfg.Now()) {
+			return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
+		}
+		return h(w, r)
+	}
+}

@@ -1,0 +1,87 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"gangway/evidence"
+	"gangway/onboard"
+	"gangway/store"
+)
+
+// Problem is an answer that is no success: a stable code, a sentence for a
+// person, and what to do next. Pantacor's clients show msg.
+type Problem struct {
+	Status  int    `json:"code"` // the HTTP status again, as Pantacor's clients expect it in the body
+	Code    string `json:"error"`
+	Message string `json:"msg"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (p *Problem) Error() string { return p.Message }
+
+func problem(status int, code, hint, format string, args ...any) *Problem {
+	return &Problem{Status: status, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// fail answers with a problem. Errors that are none of ours are logged and
+// answered as 500 without their text, which may tell too much.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var p *Problem
+	var refusal *evidence.Refusal
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &p):
+	case errors.As(err, &refusal):
+		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
+	case errors.As(err, &tooLarge):
+		p = problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send less.", "The body is larger than the %d bytes that are allowed here.", tooLarge.Limit)
+	case errors.Is(err, store.ErrNotFound):
+		p = problem(http.StatusNotFound, "not-found", "Check the id; list yours to see them.", "There is no such thing, or it is not yours.")
+	case errors.Is(err, store.ErrExists):
+		p = problem(http.StatusConflict, "exists", "Choose another name.", "The name is taken.")
+	case r.Context().Err() != nil:
+		p = problem(http.StatusServiceUnavailable, "interrupted", "Try again.", "The request was interrupted.")
+	default:
+		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		p = problem(http.StatusInternalServerError, "internal", "Try again; the operator finds the cause in the hub's log.", "The hub could not do it.")
+	}
+	if p.Status == http.StatusUnauthorized {
+		// Pantacor's clients need exactly this form (parts split on ", ").
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
+	}
+	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	writeJSON(w, p.Status, p)
+}
+
+// statusOf gives the HTTP status of a refusal by its code.
+func statusOf(code string) int {
+	switch code {
+	case onboard.CodeOtherOwner, onboard.CodeOtherEK:
+		return http.StatusConflict
+	case onboard.CodeExpired, onboard.CodeSuperseded, onboard.CodeRevoked:
+		return http.StatusGone
+	case "csr-hash":
+		return http.StatusBadRequest
+	}
+	if strings.HasSuffix(code, "-malformed") {
+		return http.StatusBadRequest
+	}
+	return http.StatusForbidden
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // all answers are made of types that marshal
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	w.Write(append(b, '\n'))
+}

@@ -1,0 +1,132 @@
+package hub
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"time"
+
+	"gangway/store"
+	"gangway/tcg/join"
+)
+
+// Defaults of a join token.
+const (
+	defaultTokenLife = 30 * 24 * time.Hour
+	maxTokenLife     = 10 * 366 * 24 * time.Hour
+	maxTokenUses     = 1_000_000
+)
+
+// TokenView is a join token without its secret.
+type TokenView struct {
+	ID              string         `json:"id"`
+	PRN             string         `json:"prn"`
+	Nick            string         `json:"nick"`
+	Owner           string         `json:"owner"`
+	Disabled        bool           `json:"disabled"`
+	Expires         time.Time      `json:"expires"`
+	MaxUses         int            `json:"max-uses"` // 0: no limit
+	Uses            int            `json:"uses"`
+	TimeCreated     time.Time      `json:"time-created"`
+	TimeModified    time.Time      `json:"time-modified"`
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+}
+
+func viewToken(t store.JoinToken) TokenView {
+	meta := t.DefaultUserMeta
+	if meta == nil {
+		meta = map[string]any{}
+	}
+	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), meta}
+}
+
+// NewToken is what a caller says of a join token to make.
+type NewToken struct {
+	Nick            string         `json:"nick"`
+	MaxUses         int            `json:"max-uses"`
+	ExpiresIn       string         `json:"expires-in"` // Go duration, e.g. "720h"
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+}
+
+// TokenCreated is the answer to it: the token's view and the file for devices
+// in one object. The secret in it is shown this once.
+type TokenCreated struct {
+	join.TokenFile
+	Disabled        bool           `json:"disabled"`
+	MaxUses         int            `json:"max-uses"`
+	Uses            int            `json:"uses"`
+	TimeCreated     time.Time      `json:"time-created"`
+	TimeModified    time.Time      `json:"time-modified"`
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+}
+
+func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
+	var body NewToken
+	if r.ContentLength != 0 {
+		if err := readJSON(w, r, &body); err != nil {
+			return err
+		}
+	}
+	life := defaultTokenLife
+	if body.ExpiresIn != "" {
+		d, err := time.ParseDuration(body.ExpiresIn)
+		if err != nil || d <= 0 || d > maxTokenLife {
+			return problem(http.StatusBadRequest, "expires-in", "Write it like 24h or 30m.", "The token's life is no duration of up to ten years.")
+		}
+		life = d
+	}
+	if body.MaxUses < 0 || body.MaxUses > maxTokenUses {
+		return problem(http.StatusBadRequest, "max-uses", "0 means no limit.", "The number of uses is not from 0 to %d.", maxTokenUses)
+	}
+	if len(body.Nick) > 64 {
+		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
+	}
+	a := owner(r)
+	secret, id := join.NewSecret(), join.NewID()
+	key, err := join.OwnershipKey(secret, id)
+	if err != nil {
+		return err
+	}
+	now := s.cfg.Now()
+	t := store.JoinToken{
+		ID: id, Owner: a.ID, Nick: body.Nick, PublicKey: key.Public().(ed25519.PublicKey),
+		Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now,
+	}
+	if err := s.cfg.Store.CreateJoinToken(r.Context(), t); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: id, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
+	v := viewToken(t)
+	writeJSON(w, http.StatusOK, TokenCreated{
+		TokenFile: join.TokenFile{
+			ID: v.ID, PRN: v.PRN, Nick: v.Nick, Owner: v.Owner, Token: base64.StdEncoding.EncodeToString(secret),
+			Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), HubCA: string(s.cfg.CA.RootPEM()), Expires: v.Expires.Format(time.RFC3339),
+		},
+		MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, DefaultUserMeta: v.DefaultUserMeta,
+	})
+	return nil
+}
+
+func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+	tokens, err := s.cfg.Store.JoinTokens(r.Context(), owner(r).ID)
+	if err != nil {
+		return err
+	}
+	views := make([]TokenView, len(tokens))
+	for i, t := range tokens {
+		views[i] = viewToken(t)
+	}
+	writeJSON(w, http.StatusOK, views)
+	return nil
+}
+
+func (s *Server) disableToken(w http.ResponseWriter, r *http.Request) error {
+	a, id := owner(r), r.PathValue("id")
+	if err := s.cfg.Store.DisableJoinToken(r.Context(), a.ID, id); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Addr: remoteAddr(r), Message: "A join token was disabled."})
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}

@@ -1,0 +1,349 @@
+// Package onboard is the hub's half of the one-round-trip protocol: verify,
+// decide ownership, issue, seal; and later, activate.
+//
+// Enrol judges a request and answers with certificates that only the TPM of
+// the EK certificate can open, if it also holds the IAK. Until then nothing is
+// proven, so nothing is bound: the enrolment is pending, and touches no other
+// row. Activate, called with the first TLS connection under the IDevID, binds
+// everything in one transaction.
+//
+// The service keeps no state of its own between the two: the secret inside a
+// reply is derived from the hub's seal key and the request's hash, so any
+// replica can serve either half, the same request gets the same secret, and
+// the database holds none of it.
+package onboard
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"gangway/evidence"
+	"gangway/pki"
+	"gangway/store"
+	"gangway/tcg/join"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// PendingFor is how long a pending enrolment may be activated: long enough
+// for a device that lost its network right after the request.
+const PendingFor = time.Hour
+
+// Service onboards devices. All fields but Trust are set once.
+type Service struct {
+	Store  store.Store
+	CA     *pki.Hub
+	Policy evidence.Policy
+	Log    *slog.Logger
+	Now    func() time.Time
+	// PublicURL is where the AIK certificates are said to be found, no
+	// trailing slash.
+	PublicURL string
+	// Observe, if set, is called for each request that was accepted, with the
+	// enrolment as stored, before the reply is sent. It must not block.
+	Observe func(store.Enrolment, *evidence.Verdict)
+
+	trust atomic.Pointer[evidence.Trust]
+}
+
+// SetTrust replaces the makers' certificates; it may be called at any time.
+func (s *Service) SetTrust(t *evidence.Trust) { s.trust.Store(t) }
+
+// Stable codes of refusals made here; those of package evidence come besides.
+const (
+	CodeHubName       = "hub-name"
+	CodeOwnership     = "ownership-proof"
+	CodeTokenUnknown  = "token-unknown"
+	CodeTokenOwner    = "token-owner"
+	CodeTokenUnusable = "token-unusable"
+	CodeTokenUsedUp   = "token-used-up"
+	CodeSuperseded    = "enrolment-superseded"
+	CodeExpired       = "enrolment-expired"
+	CodeRevoked       = "device-revoked"
+	CodeUnknownCert   = "certificate-unknown"
+	CodeActivation    = "activation-proof"
+	CodeOtherOwner    = "tpm-other-owner"
+	CodeOtherEK       = "tpm-other-ek"
+)
+
+var (
+	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use the join token file as the hub made it; each proof is good for one device's key."}
+	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "This request was answered before, and the device has onboarded anew since.", Hint: "Onboard with a new request."}
+	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates were not used in time.", Hint: "Onboard again; the agent does so by itself."}
+	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was removed from the hub.", Hint: "Onboard again with a join token if it is to come back."}
+)
+
+// Enrol answers a request body with a reply (JSON of join.Reply). The same
+// body gets certificates for the same device, however often it comes. A
+// refusal is an error of type *evidence.Refusal, and is in the audit trail.
+func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
+	e, request, err := s.enrol(ctx, body, addr)
+	if err != nil {
+		var refusal *evidence.Refusal
+		if errors.As(err, &refusal) {
+			s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
+		}
+		return nil, err
+	}
+	return s.seal(e, request)
+}
+
+// enrol returns the stored enrolment. On refusal the enrolment has what is
+// proven to belong to an owner, for the trail: nothing before the ownership
+// proof was checked.
+func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
+	if r, err = evidence.Parse(body); err != nil {
+		return e, nil, err
+	}
+	now := s.Now()
+	verdict := new(evidence.Verdict)
+	token, err := s.ownership(ctx, r, now)
+	if err != nil {
+		return e, nil, err
+	}
+	e.Owner, e.TokenID = token.Owner, token.ID
+	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed for this IDevID key and this hub.", token.ID))
+
+	evidence.Verify(verdict, r, s.trust.Load(), s.Policy, now)
+	if !verdict.Accepted() {
+		return e, nil, verdict.Refusal
+	}
+
+	ek := store.Hash(r.EKHash)
+	tpm, err := s.Store.TPM(ctx, ek)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return e, nil, err
+	}
+	// Whether the TPM is another owner's, or the token used up, is not said
+	// here: nobody has proven to be that TPM. Activation decides.
+	e = store.Enrolment{
+		RequestHash: store.Hash(r.Hash), State: store.Pending,
+		DeviceID: s.deviceID(ek, tpm.Generation), Owner: token.Owner, TokenID: token.ID, Generation: tpm.Generation,
+		EK: ek, EKCertificate: r.EKCertificate.Certificate.Raw,
+		IAKName: r.IAKName, IAKPublic: r.IAK.Raw, IDevIDName: r.IDevIDName,
+		Request:      r.Raw,
+		Manufacturer: r.EKCertificate.Manufacturer, Model: r.EKCertificate.Model, Firmware: r.Firmware(),
+		ProdModel: printable(r.CSR.ProdModel), ProdSerial: printable(r.CSR.ProdSerial),
+		KeyAlgorithm: r.IDevID.Algorithm(),
+		Created:      now, Expires: now.Add(PendingFor),
+	}
+	if e.Verdict, err = json.Marshal(verdict); err != nil {
+		return e, nil, err
+	}
+	if err := s.issue(&e, r, now); err != nil {
+		return e, nil, err
+	}
+	stored, err := s.Store.BeginEnrolment(ctx, e, now)
+	if err != nil {
+		return e, nil, err
+	}
+	switch stored.State {
+	case store.Pending, store.Active:
+		if s.Observe != nil {
+			s.Observe(stored, verdict)
+		}
+		return stored, r, nil
+	case store.Superseded:
+		return stored, nil, errSuperseded
+	default:
+		return stored, nil, errRevoked
+	}
+}
+
+// ownership checks the proof against the token's public key.
+func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, error) {
+	d := r.CAData
+	if !join.HubNamesEqual(d.HubName, s.CA.HubName()) {
+		return store.JoinToken{}, &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
+	}
+	token, err := s.Store.JoinToken(ctx, d.TokenID)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.JoinToken{}, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
+	}
+	if err != nil {
+		return store.JoinToken{}, err
+	}
+	message := join.OwnershipMessage(s.CA.HubName(), d.Owner, d.TokenID, r.IDevIDName)
+	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, d.Proof) {
+		return store.JoinToken{}, errOwnership
+	}
+	// Only now is it known that the sender has the token: what follows may
+	// tell about it.
+	if d.Owner != join.AccountPRN+token.Owner {
+		return store.JoinToken{}, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
+	}
+	if token.Disabled || !token.Expires.After(now) {
+		return store.JoinToken{}, refuseToken
+	}
+	return token, nil
+}
+
+var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
+
+func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) error {
+	iakKey, err := r.IAK.Key()
+	if err != nil {
+		return err
+	}
+	idevidKey, err := r.IDevID.Key()
+	if err != nil {
+		return err
+	}
+	iakName := hex.EncodeToString(r.IAKName)
+	hw := []byte(r.HardwareSerial())
+	if e.IAKCert, err = s.CA.IssueIAK(pki.IAKRequest{
+		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		URI: s.PublicURL + "/aca/certs/" + iakName + ".crt",
+	}); err != nil {
+		return fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
+	}
+	if e.IDevIDCert, err = s.CA.IssueIDevID(pki.IDevIDRequest{
+		PublicKey: idevidKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		OwnerPRN: join.AccountPRN + e.Owner, TokenID: e.TokenID, DevicePRN: join.DevicePRN + e.DeviceID,
+	}); err != nil {
+		return fmt.Errorf("onboard: issuing the IDevID certificate: %w", err)
+	}
+	e.IAKHash = sha256.Sum256(e.IAKCert)
+	e.IDevIDHash = sha256.Sum256(e.IDevIDCert)
+	return nil
+}
+
+// seal encrypts the certificates of a stored enrolment to the TPM.
+func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
+	secret := s.secret(e.RequestHash)
+	keys, err := join.DeriveKeys(secret, e.RequestHash)
+	if err != nil {
+		return nil, err
+	}
+	ek, err := tpm2.Unmarshal[tpm2.TPMTPublic](r.EK.Raw)
+	if err != nil {
+		return nil, fmt.Errorf("onboard: EK: %w", err)
+	}
+	ekKey, err := tpm2.ImportEncapsulationKey(ek)
+	if err != nil {
+		return nil, fmt.Errorf("onboard: EK: %w", err)
+	}
+	var reply join.Reply
+	if reply.CredentialBlob, reply.Secret, err = tpm2.CreateCredential(rand.Reader, ekKey, e.IAKName, secret); err != nil {
+		return nil, fmt.Errorf("onboard: TPM2_MakeCredential: %w", err)
+	}
+	chain := make([]byte, 0, 6<<10)
+	for _, der := range [][]byte{e.IDevIDCert, s.CA.DeviceCA().Raw, e.IAKCert, s.CA.ACA().Raw} {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	if reply.Sealed, err = join.Seal(keys, chain); err != nil {
+		return nil, err
+	}
+	return json.Marshal(reply)
+}
+
+// secret is what the reply to a request encrypts to the TPM: the same for the
+// same request, and known to nobody without the seal key.
+func (s *Service) secret(request store.Hash) []byte {
+	return s.derive("gangway credential v1", request[:])[:join.CredentialSize]
+}
+
+// deviceID is the id of a TPM's device: the same whenever it comes back,
+// another one after its owner let it go. Nobody without the seal key can
+// compute it from the (public) EK.
+func (s *Service) deviceID(ek store.Hash, generation int) string {
+	g := binary.BigEndian.AppendUint64(nil, uint64(generation))
+	return hex.EncodeToString(s.derive("gangway device id v1", ek[:], g)[:12])
+}
+
+func (s *Service) derive(label string, data ...[]byte) []byte {
+	m := hmac.New(sha256.New, s.CA.SealKey())
+	m.Write([]byte(label))
+	m.Write([]byte{0})
+	for _, d := range data {
+		m.Write(d)
+	}
+	return m.Sum(nil)
+}
+
+// Activate binds the device of a TLS connection: certHash is the SHA-256 of
+// the leaf that the peer proved, exporter the connection's exported keying
+// material (join.ExporterLabel), proof what the peer sent. A refusal is an
+// error of type *evidence.Refusal.
+func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
+	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The certificate is not in the hub's records.", Hint: "Onboard again."}
+	}
+	if err != nil {
+		return store.Device{}, err
+	}
+	refuse := func(r *evidence.Refusal) (store.Device, error) {
+		s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
+		return store.Device{}, r
+	}
+	keys, err := join.DeriveKeys(s.secret(e.RequestHash), e.RequestHash)
+	if err != nil {
+		return store.Device{}, err
+	}
+	if !join.VerifyActivationProof(keys, exporter, certHash, proof) {
+		return refuse(&evidence.Refusal{Code: CodeActivation, Reason: "The activation proof is not by the TPM that the certificate was sealed to, or not for this connection.", Hint: "Only the TPM of the EK certificate can activate; onboard again on the device itself."})
+	}
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: certHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr})
+	switch {
+	case err == nil:
+		return d, nil
+	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
+		return refuse(errExpired)
+	case errors.Is(err, store.ErrRevoked):
+		return refuse(errRevoked)
+	case errors.Is(err, store.ErrTokenUnusable):
+		return refuse(refuseToken)
+	case errors.Is(err, store.ErrTokenUsedUp):
+		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used as often as it allows.", Hint: "Make a new one with 'gangway token create'."})
+	case errors.Is(err, store.ErrOtherEK):
+		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is registered already, under another of its endorsement keys.", Hint: "Onboard with the endorsement key it was registered with."})
+	case errors.Is(err, store.ErrOtherOwner):
+		s.tellOwner(ctx, e, addr)
+		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
+	}
+	return store.Device{}, err
+}
+
+// tellOwner writes into the trail of the owner whose TPM somebody else's
+// token was tried on: here the peer has proven to be that TPM.
+func (s *Service) tellOwner(ctx context.Context, e store.Enrolment, addr string) {
+	tpm, err := s.Store.TPM(ctx, e.EK)
+	if err != nil {
+		return
+	}
+	s.audit(ctx, store.Event{Kind: "device.other-owner-tried", Code: CodeOtherOwner, Owner: tpm.Owner, Device: tpm.DeviceID, Addr: addr,
+		Message: "Another owner's join token was tried on this device's TPM. It was refused; the device stays yours until you delete it."})
+}
+
+// audit appends to the trail. A trail that cannot be written is reported, and
+// does not turn a refusal into another answer.
+func (s *Service) audit(ctx context.Context, e store.Event) {
+	e.Time = s.Now()
+	if err := s.Store.AppendEvent(ctx, e); err != nil {
+		s.Log.Error("audit trail", "kind", e.Kind, "code", e.Code, "err", err)
+	}
+}
+
+// printable keeps what may be shown of a device's own words.
+func printable(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7F || r == '\uFFFD' {
+			return -1
+		}
+		return r
+	}, string(b))
+}

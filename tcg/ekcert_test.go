@@ -1,0 +1,184 @@
+package tcg
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// ekCertificate makes a certificate of an RSA key as makers do.
+func ekCertificate(t testing.TB, serial *big.Int) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageKeyEncipherment,
+	}
+	ek, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &ek.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
+	der := ekCertificate(t, big.NewInt(1))
+	wrapped := append([]byte{0x10, 0x01, 0x00, byte((len(der) + 2) >> 8), byte(len(der) + 2), 0x10, 0x02}, der...)
+	for name, b := range map[string][]byte{
+		"plain":        der,
+		"zeros":        append(bytes.Clone(der), make([]byte, 500)...),
+		"ones":         append(bytes.Clone(der), bytes.Repeat([]byte{0xFF}, 500)...),
+		"TPM 1.2":      wrapped,
+		"both of them": append(bytes.Clone(wrapped), 0, 0, 0),
+	} {
+		got, err := TrimCertificate(b)
+		if err != nil || !bytes.Equal(got, der) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"empty":            {},
+		"something else":   append(bytes.Clone(der), 1, 2, 3),
+		"mixed padding":    append(bytes.Clone(der), 0, 0xFF),
+		"cut":              der[:len(der)-1],
+		"wrapping of 0":    {0x10, 0x01, 0x00, 0, 0, 0x10, 0x02},
+		"wrapping too big": {0x10, 0x01, 0x00, 0xFF, 0xFF, 0x10, 0x02, 0x30},
+	} {
+		if _, err := TrimCertificate(b); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
+func TestSplitsConcatenatedCertificates(t *testing.T) {
+	a, b := ekCertificate(t, big.NewInt(1)), ekCertificate(t, big.NewInt(2))
+	got, err := SplitCertificates(slices.Concat(a, b, make([]byte, 100)))
+	if err != nil || len(got) != 2 || !bytes.Equal(got[0], a) || !bytes.Equal(got[1], b) {
+		t.Fatalf("%d certificates, %v", len(got), err)
+	}
+	if _, err := SplitCertificates(slices.Concat(a, b[:100])); err == nil {
+		t.Error("a certificate that was cut was accepted")
+	}
+}
+
+// crypto/x509 refuses negative serial numbers; chips in the field have them.
+func TestReadsNegativeSerialNumber(t *testing.T) {
+	der := ekCertificate(t, big.NewInt(0x7A0000000000))
+	at, size, ok := serialContent(der)
+	if !ok || size != 6 {
+		t.Fatalf("serial not found: %d bytes", size)
+	}
+	der[at] |= 0x80
+	if _, err := x509.ParseCertificate(der); err == nil {
+		t.Skip("this Go reads negative serial numbers by itself")
+	}
+	e, err := ParseEKCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(e.Quirks, "negative serial number") {
+		t.Errorf("the quirk is not named: %q", e.Quirks)
+	}
+	if !bytes.Equal(e.Certificate.Raw, der) || !bytes.Contains(der, e.Certificate.RawTBSCertificate) {
+		t.Error("the signed bytes are not those of the certificate")
+	}
+}
+
+// id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
+func TestReadsOAEPKey(t *testing.T) {
+	der := ekCertificate(t, big.NewInt(1))
+	rsaOID := []byte{0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01}
+	at := bytes.LastIndex(der, rsaOID)
+	if at < 0 {
+		t.Fatal("no RSA key")
+	}
+	want, err := ParseEKCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der[at+len(rsaOID)-1] = 7
+	got, err := ParseEKCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !want.PublicKey.(*rsa.PublicKey).Equal(got.PublicKey) {
+		t.Error("another key was read")
+	}
+	if !slices.Contains(got.Quirks, "key of type id-RSAES-OAEP") {
+		t.Errorf("the quirk is not named: %q", got.Quirks)
+	}
+}
+
+func TestManufacturerNames(t *testing.T) {
+	for in, want := range map[string]string{
+		"id:49465800": "IFX", "id:494E5443": "INTC", "id:53544D20": "STM", "id:414D4400": "AMD",
+		"id:00001014": "id:00001014", "IBM": "IBM", "id:xyz": "id:xyz", "": "",
+	} {
+		if got := manufacturer(in); got != want {
+			t.Errorf("manufacturer(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// Makers' own CA certificates, as far as there are any to try: the lenient
+// parser reads all of them.
+func TestReadsMakersCertificates(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "..", "shared", "data", "*.pem"))
+	if err != nil || len(files) == 0 {
+		t.Skip("no makers' certificates beside the project to try (../shared/data)")
+	}
+	n := 0
+	for _, f := range files {
+		rest, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			n++
+			if _, _, err := parseLenient(block.Bytes); err != nil {
+				t.Errorf("%s, certificate %d: %v", filepath.Base(f), n, err)
+			}
+		}
+	}
+	if n < 100 {
+		t.Errorf("only %d certificates were tried", n)
+	}
+}
+
+func FuzzParseEKCertificate(f *testing.F) {
+	f.Add(ekCertificate(f, big.NewInt(1)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := ParseEKCertificate(b)
+		if err != nil {
+			return
+		}
+		if e.PublicKey == nil {
+			t.Fatal("no key and no error")
+		}
+		if strings.ContainsAny(e.Manufacturer+e.Model+e.Version, "\x00\n\x1b") {
+			t.Fatal("control characters in what is shown to people")
+		}
+	})
+}
