@@ -166,22 +166,22 @@ type Device struct {
 	Owner   string // Account.ID
 	TokenID string // the token it first came with
 
-	EK            Hash
-	Enrolment     Hash // RequestHash of the active enrolment
-	IDevIDHash    Hash // of the active certificate
-	TPMMaker      string
-	TPMModel      string
-	TPMFirmware   string
-	ProdModel     string
-	ProdSerial    string
-	KeyAlgorithm  string
-	UserMeta      map[string]any
-	DeviceMeta    map[string]any
-	Created       time.Time // first activation
-	Activated     time.Time // latest activation
-	LastSeen      time.Time
-	LastSeenAddr  string
-	Deleted       bool
+	EK           Hash
+	Enrolment    Hash // RequestHash of the active enrolment
+	IDevIDHash   Hash // of the active certificate
+	TPMMaker     string
+	TPMModel     string
+	TPMFirmware  string
+	ProdModel    string
+	ProdSerial   string
+	KeyAlgorithm string
+	UserMeta     map[string]any
+	DeviceMeta   map[string]any
+	Created      time.Time // first activation
+	Activated    time.Time // latest activation
+	LastSeen     time.Time
+	LastSeenAddr string
+	Deleted      bool
 }
 
 // Activation is what Activate needs to know besides the enrolment itself.

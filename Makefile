@@ -1,0 +1,31 @@
+# Everything here installs what it needs; see scripts/install.sh.
+GO ?= go
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test bench lint fuzz clean install-tools
+
+build: ## the hub's command and the device's, static, in build/
+	mkdir -p build
+	$(GO) build -trimpath -ldflags "-s -w" -o build/ ./cmd/...
+
+demo: install-tools build ## the whole thing on this machine: hub, three software TPMs, three devices
+	./build/gangway demo $(DEMOFLAGS)
+
+test: install-tools lint ## everything, with the race detector
+	./scripts/test.sh
+
+lint: install-tools
+	./scripts/lint.sh
+
+fuzz: install-tools ## each fuzz target for FUZZTIME (default 10s)
+	./scripts/fuzz.sh $(or $(FUZZTIME),10s)
+
+bench: install-tools ## the cost of an enrolment, to the screen and to build/bench.json
+	mkdir -p build
+	$(GO) run ./internal/bench -o build/bench.json
+
+install-tools:
+	@./scripts/install.sh
+
+clean:
+	rm -rf build

@@ -1,0 +1,101 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// ActivateCredential returns the secret of a credential that was made for
+// this TPM's EK and the name of its IAK (TPM2_MakeCredential, Part 1, 24).
+// idObject is the content of a TPM2B_ID_OBJECT and encryptedSecret that of a
+// TPM2B_ENCRYPTED_SECRET: both without their size fields.
+//
+// The secret is encrypted on its way from the chip (AES-128-CFB, a session
+// salted to the EK), so that a probe on the bus learns nothing, and the
+// response's HMAC is checked. Afterwards EK and IAK are flushed.
+//
+// ErrOtherTPM: the credential is for another EK or IAK, or was altered.
+func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte, error) {
+	const most = 1024 // bytes; an RSA 4096 EK needs 512
+	if len(idObject) == 0 || len(idObject) > most || len(encryptedSecret) == 0 || len(encryptedSecret) > most {
+		return nil, fmt.Errorf("identity: a credential of %d and %d bytes, 1 to %d each are allowed", len(idObject), len(encryptedSecret), most)
+	}
+	end, err := i.ring.begin(context.Background(), StepActivate)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	secret, err := i.activate(idObject, encryptedSecret)
+	if err != nil {
+		return nil, fmt.Errorf("identity: opening the credential: %w", err)
+	}
+	// What cannot be flushed now is flushed by Close; the secret counts.
+	i.ring.t.step = StepRelease
+	i.releaseAttestation()
+	return secret, nil
+}
+
+func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
+	r := i.ring
+	var ekPublic *tpm2.TPMTPublic
+	err := guarded(func() (err error) { ekPublic, err = tpm2.Unmarshal[tpm2.TPMTPublic](i.EK.Raw); return err })
+	if err != nil {
+		return nil, err
+	}
+	var secret []byte
+	refused := false
+	err = r.attempt([]*key{i.ek, i.iak}, func() error {
+		ekAuth, err := r.ekSession(i.EK)
+		if err != nil {
+			return err
+		}
+		// One session does both: it satisfies the third branch of the IAK's
+		// policy and carries the salted key that encrypts the response.
+		session := r.policy(i.IAK.NameAlg, tpm2.TPMCCActivateCredential, i.iak.template.PolicyBranches,
+			tpm2.Salted(tpm2.TPMHandle(i.ek.handle), *ekPublic),
+			tpm2.AESEncryption(128, tpm2.EncryptOut))
+		rsp, err := run(r.t, tpm2.ActivateCredential{
+			ActivateHandle: i.iak.with(session),
+			KeyHandle:      i.ek.with(ekAuth),
+			CredentialBlob: tpm2.TPM2BIDObject{Buffer: idObject},
+			Secret:         tpm2.TPM2BEncryptedSecret{Buffer: encryptedSecret},
+		})
+		refused = err != nil && r.t.refused == ccActivateCredential && isRefusedCredential(err)
+		if err != nil {
+			return err
+		}
+		if len(rsp.CertInfo.Buffer) == 0 {
+			return errors.New("TPM2_ActivateCredential: no secret in the response")
+		}
+		secret = rsp.CertInfo.Buffer
+		return nil
+	})
+	if refused {
+		return nil, fmt.Errorf("%w: %w", ErrOtherTPM, err)
+	}
+	return secret, err
+}
+
+// isRefusedCredential reports whether the TPM refused the credential itself:
+// its HMAC, or the secret that was not encrypted to the EK (Part 3, 12.5). For
+// the latter, libtpms with an RSA EK answers TPM_RC_FAILURE. A TPM that is in
+// failure mode does so, too, but then it also refuses the flushing of the
+// sessions, which comes after: the last command refused is another.
+func isRefusedCredential(err error) bool {
+	var rc tpm2.TPMRC
+	if !errors.As(err, &rc) {
+		return false
+	}
+	for _, code := range []tpm2.TPMRC{
+		tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCInsufficient,
+		tpm2.TPMRCECCPoint, tpm2.TPMRCBinding, tpm2.TPMRCFailure,
+	} {
+		if rc.Is(code) {
+			return true
+		}
+	}
+	return false
+}

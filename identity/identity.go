@@ -1,0 +1,196 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"gangway/tcg"
+)
+
+// Algorithm names the kind of the IAK and the IDevID key.
+type Algorithm string
+
+// The algorithms of DevID 7.3.4. P-521 is slow on small chips, and RSA slow
+// on all of them: an RSA key may take a minute to make.
+const (
+	P256    Algorithm = "P-256"
+	P384    Algorithm = "P-384"
+	P521    Algorithm = "P-521"
+	RSA2048 Algorithm = "RSA-2048"
+)
+
+// templateName is the name of the algorithm's templates.
+var templateName = map[Algorithm]string{RSA2048: "H-1", P256: "H-2", P384: "H-3", P521: "H-4"}
+
+// Options for Load and LoadSigner. The zero value is right for nearly all
+// machines.
+type Options struct {
+	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048
+	// where the TPM has no P-256. Another algorithm is another identity.
+	Algorithm Algorithm
+
+	// EK names the one template to use for the endorsement key, as in
+	// tcg.EKTemplates: "L-1", "H-3". Empty: the best whose certificate the
+	// TPM holds.
+	EK string
+
+	// AllowNoCertificate takes an endorsement key without a certificate when
+	// the TPM holds none at all, rather than ErrNoEKCertificate.
+	AllowNoCertificate bool
+
+	// EndorsementAuth is the authorisation value of the endorsement
+	// hierarchy, empty on machines whose owner did not set one.
+	EndorsementAuth []byte
+}
+
+// Identity is a device's keys in its TPM, ready to be enrolled. The fields
+// are for reading and do not change. Its methods may be called from several
+// goroutines.
+type Identity struct {
+	EK            *tcg.Public
+	EKTemplate    string             // its name, such as "H-3"
+	EKCertificate *tcg.EKCertificate // nil with Options.AllowNoCertificate only
+	EKChain       [][]byte           // intermediate certificates (DER) that the maker put into the chip, unchecked, in its order
+
+	IAK, IDevID         *tcg.Public
+	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
+
+	// Notes says in words for a person what was odd and got around: a
+	// certificate that does not fit, a chain that ends early.
+	Notes []string
+
+	ring            *ring
+	ek, iak, idevid *key
+	signer          *Signer
+}
+
+// Load finds the endorsement key and its certificate and makes the IAK and
+// the IDevID key. It takes some 100 milliseconds to some seconds, by the
+// chip. ctx bounds it.
+//
+// Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
+// answered, as a tpm2.TPMRC. Nothing stays in the TPM after an error.
+func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
+	end, err := t.begin(ctx, StepFindEK)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	i := &Identity{ring: &ring{t: t, endAuth: o.EndorsementAuth}}
+	if err := i.load(o); err != nil {
+		return nil, errors.Join(err, i.ring.close())
+	}
+	return i, nil
+}
+
+func (i *Identity) load(o Options) error {
+	if err := i.findEK(o); err != nil {
+		return err
+	}
+	i.ring.t.step = StepMakeKeys
+	iak, idevid, err := i.ring.makeKeys(o.Algorithm, true)
+	if err != nil {
+		return err
+	}
+	i.iak, i.IAK, i.IAKName = iak, iak.public, iak.name
+	i.idevid, i.IDevID, i.IDevIDName = idevid, idevid.public, idevid.name
+	i.signer, err = newSigner(i.ring, idevid, false)
+	return err
+}
+
+// makeKeys makes the IAK (if wanted) and the IDevID key of one algorithm. An
+// algorithm that was not asked for by name may be replaced by the next.
+func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error) {
+	choices := []Algorithm{a}
+	if a == "" {
+		choices = []Algorithm{P256, RSA2048}
+	}
+	for _, choice := range choices {
+		iakTemplate, idevidTemplate, err := devidTemplates(choice)
+		if err != nil {
+			return nil, nil, err
+		}
+		idevid = &key{template: idevidTemplate}
+		keys := []*key{idevid}
+		if withIAK {
+			iak = &key{template: iakTemplate}
+			keys = []*key{iak, idevid}
+		}
+		before := r.keys
+		r.keys = append(r.keys, keys...)
+		if err = r.attempt(keys, nil); err == nil {
+			return iak, idevid, nil
+		}
+		if !isUnsupported(err) {
+			return nil, nil, fmt.Errorf("identity: making the %s keys: %w", choice, err)
+		}
+		if choice == choices[len(choices)-1] {
+			return nil, nil, fmt.Errorf("identity: this TPM cannot make %s keys: %w", choice, err)
+		}
+		for _, k := range keys {
+			if err := r.release(k); err != nil {
+				return nil, nil, err
+			}
+		}
+		r.keys = before
+	}
+	return nil, nil, errors.New("identity: no algorithm") // choices is never empty
+}
+
+func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
+	name, ok := templateName[a]
+	if !ok {
+		return iak, idevid, fmt.Errorf("identity: algorithm %q is not known: %s, %s, %s and %s are", a, P256, P384, P521, RSA2048)
+	}
+	for n := range tcg.IAKTemplates {
+		if tcg.IAKTemplates[n].Name == name {
+			iak = tcg.IAKTemplates[n]
+		}
+	}
+	for n := range tcg.IDevIDTemplates {
+		if tcg.IDevIDTemplates[n].Name == name {
+			idevid = tcg.IDevIDTemplates[n]
+		}
+	}
+	return iak, idevid, nil
+}
+
+// ReleaseAttestation flushes the EK and the IAK, which every command to a TPM
+// behind a resource manager would otherwise carry along. They are made again
+// when needed. ActivateCredential does this by itself.
+func (i *Identity) ReleaseAttestation() error {
+	end, err := i.ring.begin(context.Background(), StepRelease)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return i.releaseAttestation()
+}
+
+func (i *Identity) releaseAttestation() error {
+	return errors.Join(i.ring.release(i.iak), i.ring.release(i.ek))
+}
+
+// Close flushes all keys out of the TPM, which stays open. The Signer of i
+// ends with it. Closing twice is no error.
+func (i *Identity) Close() error { return i.ring.shut() }
+
+func (r *ring) shut() error {
+	end, err := r.t.begin(context.Background(), StepRelease)
+	if err != nil {
+		return nil // TPM.Close has flushed everything
+	}
+	defer end()
+	return r.close()
+}
+
+// begin starts an operation on the ring's keys.
+func (r *ring) begin(ctx context.Context, step Step) (end func(), err error) {
+	end, err = r.t.begin(ctx, step)
+	if err == nil && r.closed {
+		end()
+		return nil, ErrClosed
+	}
+	return end, err
+}

@@ -1,0 +1,196 @@
+package identity
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// key is a key of the TPM: a primary key that is made when it is needed and
+// may be flushed at any time, or a persistent one.
+type key struct {
+	template   tcg.Template
+	public     *tcg.Public // nil until it was made once
+	name       []byte
+	handle     uint32 // 0: not loaded
+	generation int    // of the TPM when handle was made
+	persistent bool
+}
+
+// with is the key for go-tpm, authorised by a session.
+func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
+}
+
+// ring is a TPM with the keys of one user in it. Its methods are for
+// operations, which hold t.mu.
+type ring struct {
+	t       *TPM
+	endAuth []byte // authorisation value of the endorsement hierarchy
+	keys    []*key
+	closed  bool
+}
+
+// attempt loads keys and calls f, and does so again when the TPM had no room
+// (after making some) or had forgotten the keys (after a reset). f must be
+// safe to repeat. Whatever f leaves in the TPM is flushed when it fails.
+func (r *ring) attempt(keys []*key, f func() error) error {
+	const tries = 4 // evict, sweep, reset; more would not help
+	for try := 1; ; try++ {
+		err := r.load(keys)
+		if err == nil && f != nil {
+			err = f()
+		}
+		if err == nil {
+			return nil
+		}
+		full := isFull(err)
+		gone := isGone(err) || !full && r.t.sole && r.swapped(err, keys)
+		if gone {
+			r.t.forget()
+		}
+		tidied := r.t.tidy()
+		if try == tries || !gone && !(full && r.makeRoom(keys)) {
+			return errors.Join(err, tidied)
+		}
+	}
+}
+
+// swapped reports, after a refusal, whether a handle now belongs to another
+// key: on a socket, another process may have swept ours away.
+func (r *ring) swapped(err error, keys []*key) bool {
+	var rc tpm2.TPMRC
+	if !errors.As(err, &rc) {
+		return false
+	}
+	refused := r.t.refused
+	defer func() { r.t.refused = refused }()
+	for _, k := range keys {
+		if k.handle == 0 || k.persistent || k.generation != r.t.generation {
+			continue
+		}
+		rsp, err := run(r.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(k.handle)})
+		if err != nil && isGone(err) || err == nil && !bytes.Equal(rsp.Name.Buffer, k.name) {
+			return true
+		}
+	}
+	return false
+}
+
+// load makes those of the keys that are not loaded.
+func (r *ring) load(keys []*key) error {
+	for _, k := range keys {
+		if k.persistent || k.handle != 0 && k.generation == r.t.generation {
+			continue
+		}
+		if err := r.create(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// create makes a primary key in the endorsement hierarchy. What the TPM
+// returns must be what the template asks for and, if the key was there
+// before, the same key.
+func (r *ring) create(k *key) error {
+	k.handle = 0
+	rsp, err := run(r.t, tpm2.CreatePrimary{
+		PrimaryHandle: r.endorsement(),
+		InPublic:      tpm2.BytesAs2B[tpm2.TPMTPublic](k.template.Public.Raw),
+	})
+	if err != nil {
+		return err
+	}
+	public, name, err := parsePublic(rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	if err != nil {
+		return fmt.Errorf("TPM2_CreatePrimary: %w", err)
+	}
+	if !k.template.Matches(public) {
+		return errors.New("TPM2_CreatePrimary: the TPM made another key than its template asks for")
+	}
+	if k.public != nil && !bytes.Equal(k.name, name) {
+		return ErrKeyChanged
+	}
+	handle := uint32(rsp.ObjectHandle)
+	if _, made := r.t.handles[handle]; !made || handle>>24 != htTransient {
+		return fmt.Errorf("TPM2_CreatePrimary: the TPM returned 0x%08X, which is no handle of a transient object", handle)
+	}
+	r.t.handles[handle] = true
+	k.public, k.name, k.handle, k.generation = public, name, handle, r.t.generation
+	return nil
+}
+
+// parsePublic parses a public area and checks it against the name that came
+// with it.
+func parsePublic(raw, name []byte) (*tcg.Public, []byte, error) {
+	public, err := tcg.ParsePublic(bytes.Clone(raw))
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := public.Key(); err != nil {
+		return nil, nil, err
+	}
+	own, err := public.Name()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !bytes.Equal(own, name) {
+		return nil, nil, errors.New("the key's name is not the hash of its public area")
+	}
+	return public, own, nil
+}
+
+// release gives up a key's place in the TPM. It is made again when needed.
+func (r *ring) release(k *key) error {
+	if k.handle == 0 || k.persistent {
+		return nil
+	}
+	handle := k.handle
+	k.handle = 0
+	if k.generation != r.t.generation {
+		return nil
+	}
+	r.t.handles[handle] = false
+	return r.t.flush(handle)
+}
+
+// makeRoom frees places in the TPM for keys to keep, and reports whether it
+// freed any: first those of other keys of ours, then, if the TPM is ours
+// alone, those of processes that died.
+func (r *ring) makeRoom(keep []*key) bool {
+	freed := false
+	for _, k := range r.keys {
+		kept := false
+		for _, other := range keep {
+			kept = kept || k == other
+		}
+		if !kept && k.handle != 0 && !k.persistent && k.generation == r.t.generation {
+			freed = r.release(k) == nil || freed
+		}
+	}
+	if freed || !r.t.sole {
+		return freed
+	}
+	n, err := r.t.sweep()
+	return n > 0 && err == nil
+}
+
+// close flushes all keys.
+func (r *ring) close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	for _, k := range r.keys {
+		if k.handle != 0 && !k.persistent && k.generation == r.t.generation {
+			r.t.handles[k.handle] = false
+		}
+		k.handle = 0
+	}
+	return r.t.tidy()
+}

@@ -1,0 +1,193 @@
+package identity
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// maxResponse is the largest response accepted, in bytes. The largest that a
+// TPM may make is 4096 (TPM_PT_MAX_RESPONSE_SIZE of the PC client profile).
+const maxResponse = 8192
+
+// A link carries commands to a TPM, one at a time. After an error it is at
+// rest: the next command opens it anew, so that a late response is never
+// taken for another command's.
+type link interface {
+	// exchange sends one command and returns its whole response. It returns
+	// within limit, and soon after ctx ends.
+	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
+	// idle says that no command follows for now.
+	idle()
+	close() error
+}
+
+// socket is a link to a TPM that reads raw commands from a stream.
+type socket struct {
+	network, address string
+	conn             net.Conn // nil while not connected
+}
+
+func (s *socket) connect(ctx context.Context) error {
+	if s.conn != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, s.network, s.address)
+		if err == nil {
+			s.conn = conn
+			return nil
+		}
+		// A Unix socket whose queue is full, as swtpm's is with one client
+		// waiting, says so at once rather than to let us wait.
+		if !errors.Is(err, syscall.EAGAIN) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// connectTimeout is how long to wait for our turn on a socket.
+const connectTimeout = 30 * time.Second
+
+func (s *socket) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
+	if err := s.connect(ctx); err != nil {
+		return nil, err
+	}
+	rsp, err := s.converse(ctx, command, limit)
+	if err != nil {
+		s.idle()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, fmt.Errorf("identity: the TPM at %s did not answer within %v", s.address, limit)
+		}
+		return nil, fmt.Errorf("identity: the TPM at %s: %w", s.address, err)
+	}
+	return rsp, nil
+}
+
+func (s *socket) converse(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
+	conn := s.conn
+	if err := conn.SetDeadline(time.Now().Add(limit)); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := conn.Write(command); err != nil {
+		return nil, err
+	}
+	head := make([]byte, 10)
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(head[2:])
+	if size < 10 || size > maxResponse {
+		return nil, fmt.Errorf("a response of %d bytes: is this a TPM?", size)
+	}
+	rsp := make([]byte, size)
+	copy(rsp, head)
+	if _, err := io.ReadFull(conn, rsp[10:]); err != nil {
+		return nil, err
+	}
+	return rsp, nil
+}
+
+// idle hangs up: swtpm serves one client at a time.
+func (s *socket) idle() {
+	if s.conn != nil {
+		s.conn.Close() // nothing was buffered, so nothing can be lost
+		s.conn = nil
+	}
+}
+
+func (s *socket) close() error { s.idle(); return nil }
+
+// device is a link to a character device of the kernel: one write is a
+// command, and the response is read whole.
+type device struct {
+	open func() (io.ReadWriteCloser, error)
+	file io.ReadWriteCloser // nil while not open
+}
+
+func (d *device) connect() error {
+	if d.file != nil {
+		return nil
+	}
+	f, err := d.open()
+	if err != nil {
+		return err
+	}
+	d.file = f
+	return nil
+}
+
+// exchange runs apart, because a write blocks in the kernel, out of the reach
+// of any deadline. One that is given up on ends when the kernel's own limit
+// does; its file is closed then.
+func (d *device) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
+	if err := d.connect(); err != nil {
+		return nil, err
+	}
+	type result struct {
+		rsp []byte
+		err error
+	}
+	file := d.file
+	done := make(chan result, 1)
+	go func() {
+		rsp, err := converse(file, command)
+		done <- result{rsp, err}
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	var r result
+	select {
+	case r = <-done:
+	case <-timer.C:
+		r.err = fmt.Errorf("identity: the TPM did not answer within %v", limit)
+	case <-ctx.Done():
+		r.err = ctx.Err()
+	}
+	if r.err != nil {
+		d.close()
+	}
+	return r.rsp, r.err
+}
+
+func converse(file io.ReadWriter, command []byte) ([]byte, error) {
+	if _, err := file.Write(command); err != nil {
+		return nil, fmt.Errorf("identity: sending to the TPM: %w", err)
+	}
+	buf := make([]byte, maxResponse)
+	n, err := file.Read(buf)
+	if err != nil {
+		return nil, fmt.Errorf("identity: reading from the TPM: %w", err)
+	}
+	return buf[:n], nil
+}
+
+func (d *device) idle() {}
+
+func (d *device) close() error {
+	if d.file == nil {
+		return nil
+	}
+	err := d.file.Close()
+	d.file = nil
+	return err
+}

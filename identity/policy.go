@@ -1,0 +1,81 @@
+package identity
+
+import (
+	"bytes"
+	"errors"
+
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// nonceSize is the size of our session nonces, in bytes.
+const nonceSize = 16
+
+// endorsement is the endorsement hierarchy, authorised. Its authorisation
+// value is empty on nearly all machines; one that is not is proven by HMAC
+// and never sent.
+func (r *ring) endorsement() tpm2.AuthHandle {
+	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
+	session := tpm2.PasswordAuth(auth)
+	// go-tpm cuts an HMAC key at its first zero byte: such a value has to be
+	// sent as it is.
+	if len(auth) > 0 && !bytes.Contains(auth, []byte{0}) {
+		session = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Auth(auth))
+	}
+	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
+}
+
+// policy returns a policy session that is started for one command and ends
+// with it: PolicySecret(endorsement), then, unless they are zero and nil,
+// PolicyCommandCode(code) and PolicyOR(branches).
+func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
+	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			if _, err := run(r.t, tpm2.PolicyCommandCode{PolicySession: session, Code: code}); err != nil {
+				return err
+			}
+		}
+		if branches != nil {
+			list := tpm2.TPMLDigest{}
+			for _, b := range branches {
+				list.Digests = append(list.Digests, tpm2.TPM2BDigest{Buffer: b})
+			}
+			if _, err := run(r.t, tpm2.PolicyOr{PolicySession: session, PHashList: list}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
+}
+
+// errEKPolicy: an endorsement key that only its maker can use.
+var errEKPolicy = errors.New("the endorsement key has a policy that the EK profile does not know")
+
+// ekSession returns what authorises the use of an endorsement key: the empty
+// password for the high range, policy A for the low one (EK profile B.6), or
+// policy B for a key of the high range that allows policies alone.
+func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
+	alg := ek.NameAlg
+	if _, err := alg.Hash(); err != nil {
+		return nil, err
+	}
+	if ek.Attributes.Has(tcg.UserWithAuth) {
+		return tpm2.PasswordAuth(nil), nil
+	}
+	if bytes.Equal(ek.AuthPolicy, tcg.PolicySecretEndorsement(alg)) {
+		return r.policy(alg, 0, nil), nil
+	}
+	for _, t := range tcg.EKTemplates {
+		if t.PolicyBranches != nil && t.Public.NameAlg == alg && bytes.Equal(t.Public.AuthPolicy, ek.AuthPolicy) {
+			return r.policy(alg, 0, t.PolicyBranches), nil
+		}
+	}
+	return nil, errEKPolicy
+}

@@ -1,0 +1,129 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// RequestInfo is what a request says beside the keys.
+type RequestInfo struct {
+	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
+	EventLog      []byte // boot event log as the firmware wrote it; may be nil
+
+	// CAData returns prodCaData, which carries the ownership proof, for the
+	// IDevID key's TPM name. nil: none. It is called once, before anything is
+	// signed, and must not use the Identity.
+	CAData func(idevidName []byte) ([]byte, error)
+}
+
+// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its
+// certificates, signed by the IDevID key, with the IAK's statement that the
+// IDevID key is in the same TPM. The statement's qualifying data is the
+// SHA-256 of prodCaData, so that it holds for this ownership proof alone.
+//
+// What the TPM returned was verified before Request returns. An identity
+// without an EK certificate is ErrNoEKCertificate.
+func (i *Identity) Request(r RequestInfo) ([]byte, error) {
+	if i.EKCertificate == nil {
+		return nil, ErrNoEKCertificate
+	}
+	var caData []byte
+	if r.CAData != nil {
+		var err error
+		if caData, err = r.CAData(bytes.Clone(i.IDevIDName)); err != nil {
+			return nil, fmt.Errorf("identity: prodCaData: %w", err)
+		}
+	}
+	end, err := i.ring.begin(context.Background(), StepCertify)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	qualifying := sha256.Sum256(caData)
+	attest, signature, err := i.certify(qualifying[:])
+	if err != nil {
+		return nil, fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err)
+	}
+	csr := tcg.CSR{
+		ProdModel:      []byte(r.Model),
+		ProdSerial:     []byte(r.Serial),
+		CAData:         caData,
+		EventLog:       r.EventLog,
+		EKCert:         i.EKCertificate.Certificate.Raw,
+		AttestPub:      i.IAK.Raw,
+		SigningPub:     i.IDevID.Raw,
+		SgnCertifyInfo: attest,
+		SgnCertifySig:  signature,
+	}
+	i.ring.t.step = StepSign
+	return csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
+		h, err := i.IDevID.NameAlg.Hash()
+		if err != nil {
+			return nil, err
+		}
+		d := h.New()
+		d.Write(contents)
+		scheme := scheme{tcg.AlgECDSA, i.IDevID.NameAlg}
+		if i.IDevID.Type == tcg.AlgRSA {
+			scheme.alg = tcg.AlgRSAPSS
+		}
+		return i.ring.sign(i.idevid, scheme, d.Sum(nil), func(raw []byte) error {
+			s, err := tcg.ParseSignature(raw)
+			if err != nil {
+				return err
+			}
+			return i.IDevID.Verify(contents, s)
+		})
+	})
+}
+
+// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of
+// the IDevID key by the IAK. The first is authorised for its ADMIN role by
+// the second branch of its policy, the second by its empty password.
+func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
+	r := i.ring
+	err = r.attempt([]*key{i.iak, i.idevid}, func() error {
+		rsp, err := run(r.t, tpm2.Certify{
+			ObjectHandle:   i.idevid.with(r.policy(i.IDevID.NameAlg, tpm2.TPMCCCertify, i.idevid.template.PolicyBranches)),
+			SignHandle:     i.iak.with(tpm2.PasswordAuth(nil)),
+			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
+			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+		})
+		if err != nil {
+			return err
+		}
+		attest = rsp.CertifyInfo.Bytes()
+		if signature, err = marshalSignature(rsp.Signature); err != nil {
+			return err
+		}
+		return i.checkCertify(attest, signature, qualifying)
+	})
+	return attest, signature, err
+}
+
+func (i *Identity) checkCertify(attest, signature, qualifying []byte) error {
+	a, err := tcg.ParseCertify(attest)
+	if err != nil {
+		return err
+	}
+	s, err := tcg.ParseSignature(signature)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(a.Name, i.IDevIDName) || !bytes.Equal(a.ExtraData, qualifying) {
+		return errForeignKey
+	}
+	if err := i.IAK.Verify(attest, s); errors.Is(err, tcg.ErrSignature) {
+		return errForeignKey
+	} else if err != nil {
+		return err
+	}
+	return nil
+}

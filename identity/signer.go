@@ -1,0 +1,203 @@
+package identity
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// Signer is the IDevID key as a crypto.Signer, for TLS. Its methods may be
+// called from several goroutines.
+type Signer struct {
+	IDevID     *tcg.Public // for reading
+	IDevIDName []byte      // its TPM name
+
+	ring *ring
+	key  *key
+	pub  crypto.PublicKey
+	own  bool // the ring is the signer's alone
+}
+
+// LoadSigner makes the IDevID key alone, with one command: all that a device
+// needs once it has its certificates. Options.Algorithm must be as it was
+// then. Compare Public with the certificate's key.
+func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
+	end, err := t.begin(ctx, StepMakeKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	r := &ring{t: t, endAuth: o.EndorsementAuth}
+	_, k, err := r.makeKeys(o.Algorithm, false)
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	s, err := newSigner(r, k, true)
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return s, nil
+}
+
+func newSigner(r *ring, k *key, own bool) (*Signer, error) {
+	pub, err := k.public.Key()
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{IDevID: k.public, IDevIDName: k.name, ring: r, key: k, pub: pub, own: own}, nil
+}
+
+// Signer returns the IDevID key for TLS client authentication, a
+// crypto.Signer. It lives as long as i.
+func (i *Identity) Signer() *Signer { return i.signer }
+
+// Close flushes the key of a Signer from LoadSigner. That of an Identity's
+// Signer stays until the Identity is closed.
+func (s *Signer) Close() error {
+	if !s.own {
+		return nil
+	}
+	return s.ring.shut()
+}
+
+// Public returns an *ecdsa.PublicKey or *rsa.PublicKey.
+func (s *Signer) Public() crypto.PublicKey { return s.pub }
+
+// Sign signs a digest in the TPM; the first argument is not used. By an ECC
+// key: an ASN.1 Ecdsa-Sig-Value (RFC 3279 2.2.3), and the digest must be of
+// the key's own hash: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for
+// P-521, which are the pairs of TLS 1.3. By an RSA key: RSA-PSS when opts is
+// an *rsa.PSSOptions, else PKCS #1 v1.5.
+//
+// Each signature was verified before it is returned. ErrPSSSalt: the salt is
+// not as long as opts ask for.
+func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	hash, ok := tpmHash[opts.HashFunc()]
+	if !ok || len(digest) != opts.HashFunc().Size() {
+		return nil, fmt.Errorf("identity: a digest of %d bytes by %v cannot be signed: SHA-256, SHA-384 and SHA-512 can", len(digest), opts.HashFunc())
+	}
+	end, err := s.ring.begin(context.Background(), StepHandshake)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	var out []byte
+	var verify func(raw []byte) error
+	sc := scheme{tcg.AlgECDSA, hash}
+	switch pub := s.pub.(type) {
+	case *ecdsa.PublicKey:
+		if hash != s.IDevID.SchemeHash {
+			return nil, fmt.Errorf("identity: the %s key of this TPM signs no %v digests (its scheme has one hash)", s.IDevID.Algorithm(), opts.HashFunc())
+		}
+		verify = func(raw []byte) (err error) {
+			out, err = verifyECDSA(pub, digest, raw)
+			return err
+		}
+	case *rsa.PublicKey:
+		pss, isPSS := opts.(*rsa.PSSOptions)
+		sc.alg = tcg.AlgRSASSA
+		if isPSS {
+			sc.alg = tcg.AlgRSAPSS
+		}
+		verify = func(raw []byte) (err error) {
+			out, err = verifyRSA(pub, digest, opts.HashFunc(), pss, raw)
+			return err
+		}
+	}
+	if _, err := s.ring.sign(s.key, sc, digest, verify); err != nil {
+		return nil, fmt.Errorf("identity: signing with the IDevID key: %w", err)
+	}
+	return out, nil
+}
+
+var tpmHash = map[crypto.Hash]tcg.AlgID{
+	crypto.SHA256: tcg.AlgSHA256, crypto.SHA384: tcg.AlgSHA384, crypto.SHA512: tcg.AlgSHA512,
+}
+
+type scheme struct{ alg, hash tcg.AlgID }
+
+// sign returns the TPMT_SIGNATURE of a digest by a key that is not
+// restricted, once verify accepts it. verify returns tcg.ErrSignature for a
+// signature of another key: the handle then belongs to one, and the key is
+// made again.
+func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
+	var out []byte
+	err := r.attempt([]*key{k}, func() error {
+		rsp, err := run(r.t, tpm2.Sign{
+			KeyHandle: k.with(tpm2.PasswordAuth(nil)),
+			Digest:    tpm2.TPM2BDigest{Buffer: digest},
+			InScheme: tpm2.TPMTSigScheme{
+				Scheme:  tpm2.TPMAlgID(s.alg),
+				Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgID(s.alg), &tpm2.TPMSSchemeHash{HashAlg: tpm2.TPMIAlgHash(s.hash)}),
+			},
+			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
+		})
+		if err != nil {
+			return err
+		}
+		if out, err = marshalSignature(rsp.Signature); err != nil {
+			return err
+		}
+		if err := verify(out); errors.Is(err, tcg.ErrSignature) {
+			return errForeignKey
+		} else if err != nil {
+			return err
+		}
+		return nil
+	})
+	return out, err
+}
+
+// verifyECDSA turns a TPMT_SIGNATURE into ASN.1 and verifies it.
+func verifyECDSA(pub *ecdsa.PublicKey, digest, raw []byte) ([]byte, error) {
+	sig, err := tcg.ParseSignature(raw)
+	if err != nil {
+		return nil, err
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1BigInt(new(big.Int).SetBytes(sig.R))
+		b.AddASN1BigInt(new(big.Int).SetBytes(sig.S))
+	})
+	der, err := b.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	if sig.Scheme != tcg.AlgECDSA || !ecdsa.VerifyASN1(pub, digest, der) {
+		return nil, tcg.ErrSignature
+	}
+	return der, nil
+}
+
+// verifyRSA takes the signature out of a TPMT_SIGNATURE and verifies it; pss
+// is nil for PKCS #1 v1.5.
+func verifyRSA(pub *rsa.PublicKey, digest []byte, hash crypto.Hash, pss *rsa.PSSOptions, raw []byte) ([]byte, error) {
+	sig, err := tcg.ParseSignature(raw)
+	if err != nil {
+		return nil, err
+	}
+	if pss == nil {
+		if rsa.VerifyPKCS1v15(pub, hash, digest, sig.RSA) != nil {
+			return nil, tcg.ErrSignature
+		}
+		return sig.RSA, nil
+	}
+	if rsa.VerifyPSS(pub, hash, digest, sig.RSA, &rsa.PSSOptions{SaltLength: pss.SaltLength}) == nil {
+		return sig.RSA, nil
+	}
+	if rsa.VerifyPSS(pub, hash, digest, sig.RSA, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto}) == nil {
+		return nil, ErrPSSSalt
+	}
+	return nil, tcg.ErrSignature
+}

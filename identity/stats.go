@@ -1,0 +1,65 @@
+package identity
+
+import (
+	"maps"
+	"time"
+)
+
+// Step is a part of onboarding, by which commands are counted.
+type Step string
+
+// The steps, in the order in which they happen.
+const (
+	StepFindEK    Step = "find EK"
+	StepMakeKeys  Step = "make keys"
+	StepCertify   Step = "certify"
+	StepSign      Step = "sign"
+	StepActivate  Step = "activate"
+	StepRelease   Step = "release"
+	StepHandshake Step = "handshake" // signatures by a Signer
+)
+
+// Count is a number of TPM commands and the time that they took, from the
+// first byte sent to the last byte received.
+type Count struct {
+	Commands int
+	Time     time.Duration
+}
+
+// Stats says what was asked of a TPM since it was opened. Commands that failed
+// count as well.
+type Stats struct {
+	Total     Count
+	Busy      int // how often the TPM asked for a command to be sent again; not in the counts
+	ByStep    map[Step]Count
+	ByCommand map[string]Count // by name as in Part 3, without "TPM2_"
+}
+
+// Stats returns a copy.
+func (t *TPM) Stats() Stats {
+	t.statsMu.Lock()
+	defer t.statsMu.Unlock()
+	s := t.stats
+	s.ByStep = maps.Clone(s.ByStep)
+	s.ByCommand = maps.Clone(s.ByCommand)
+	return s
+}
+
+func (t *TPM) count(code uint32, took time.Duration, again bool) {
+	t.statsMu.Lock()
+	defer t.statsMu.Unlock()
+	if t.stats.ByStep == nil {
+		t.stats.ByStep = make(map[Step]Count)
+		t.stats.ByCommand = make(map[string]Count)
+	}
+	one := 1
+	if again {
+		one = 0
+		t.stats.Busy++
+	}
+	add := func(c Count) Count { return Count{c.Commands + one, c.Time + took} }
+	name := commandOf(code).name
+	t.stats.Total = add(t.stats.Total)
+	t.stats.ByStep[t.step] = add(t.stats.ByStep[t.step])
+	t.stats.ByCommand[name] = add(t.stats.ByCommand[name])
+}

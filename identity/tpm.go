@@ -1,0 +1,321 @@
+package identity
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// TPM is an open TPM 2.0. It may be used from several goroutines: each
+// operation has it to itself.
+type TPM struct {
+	link    link
+	managed bool // behind a resource manager: closing the link flushes what is ours
+	sole    bool // a socket: all that is loaded in the TPM is ours, or a dead process's
+
+	mu     sync.Mutex // held for the length of an operation; guards what follows
+	ctx    context.Context
+	closed bool
+	// handles are the transient objects and sessions made here and not yet
+	// flushed; true while a key owns it.
+	handles map[uint32]bool
+	// lost: the response of a command that makes a handle was lost, so there
+	// may be one that we do not know.
+	lost bool
+	// generation changes when handles may have lost their meaning.
+	generation int
+	refused    uint32 // code of the last command that the TPM answered with an error
+	nvChunk    uint16 // bytes that one NV_Read may ask for
+
+	step    Step // guarded by mu; read by count, which runs under it
+	statsMu sync.Mutex
+	stats   Stats
+}
+
+func newTPM(l link, managed, sole bool) *TPM {
+	return &TPM{link: l, managed: managed, sole: sole, handles: make(map[uint32]bool), nvChunk: nvChunks[0]}
+}
+
+// begin starts an operation; the function that it returns ends it.
+func (t *TPM) begin(ctx context.Context, step Step) (end func(), err error) {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return nil, ErrClosed
+	}
+	t.ctx, t.step = ctx, step
+	return func() {
+		t.link.idle()
+		t.ctx = nil
+		t.mu.Unlock()
+	}, nil
+}
+
+// Close flushes every object and session that was made through t, and closes
+// it. Closing twice is no error.
+func (t *TPM) Close() error {
+	end, err := t.begin(context.Background(), StepRelease)
+	if err != nil {
+		return nil
+	}
+	defer end()
+	t.forget()
+	var tidied error
+	if !t.managed { // a resource manager flushes by itself
+		tidied = t.tidy()
+	}
+	t.closed = true
+	return errors.Join(tidied, t.link.close())
+}
+
+// forget gives up every handle, because some have lost their meaning. Those
+// that have not are flushed by tidy.
+func (t *TPM) forget() {
+	for h := range t.handles {
+		t.handles[h] = false
+	}
+	t.generation++
+}
+
+// wire is a TPM as a transport of go-tpm, during an operation.
+type wire struct{ t *TPM }
+
+// Send sends one marshalled command and returns its response. A TPM that is
+// busy is asked again for some seconds.
+func (w wire) Send(cmd []byte) ([]byte, error) {
+	t := w.t
+	if len(cmd) < 10 {
+		return nil, errors.New("identity: a command without a header")
+	}
+	wait := 2 * time.Millisecond
+	for again := false; ; again = true {
+		rsp, err := t.send(cmd, again)
+		if err != nil {
+			return nil, err
+		}
+		switch tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) {
+		case tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting:
+		default:
+			return rsp, nil
+		}
+		if wait > 3*time.Second {
+			return rsp, nil // over 4 seconds were waited in all
+		}
+		select {
+		case <-t.ctx.Done():
+			return nil, t.ctx.Err()
+		case <-time.After(wait):
+		}
+		wait *= 2
+	}
+}
+
+func (t *TPM) send(cmd []byte, again bool) ([]byte, error) {
+	if err := t.ctx.Err(); err != nil {
+		return nil, err
+	}
+	code := binary.BigEndian.Uint32(cmd[6:])
+	c := commandOf(code)
+	start := time.Now()
+	rsp, err := t.link.exchange(t.ctx, cmd, c.limit)
+	t.count(code, time.Since(start), again)
+	if err == nil {
+		err = checkResponse(rsp)
+	}
+	if err != nil {
+		t.broken(c)
+		return nil, err
+	}
+	t.track(code, c, cmd, rsp)
+	return rsp, nil
+}
+
+// checkResponse checks a response's header (Part 1, 18.2).
+func checkResponse(rsp []byte) error {
+	if len(rsp) < 10 {
+		return fmt.Errorf("identity: a response of %d bytes: is this a TPM?", len(rsp))
+	}
+	tag, size := binary.BigEndian.Uint16(rsp), binary.BigEndian.Uint32(rsp[2:])
+	if tag == tagRspCommand12 {
+		return ErrTPM12
+	}
+	if tag != tagNoSessions && tag != tagSessions || uint64(size) != uint64(len(rsp)) {
+		return fmt.Errorf("identity: a malformed response (tag 0x%04X, %d of %d bytes): is this a TPM?", tag, len(rsp), size)
+	}
+	return nil
+}
+
+// broken takes note of a response that was lost.
+func (t *TPM) broken(c command) {
+	if t.managed {
+		// The link was closed, so the resource manager flushed our handles.
+		t.link.close()
+		clear(t.handles)
+		t.generation++
+		return
+	}
+	t.link.idle()
+	t.lost = t.lost || c.makes
+}
+
+// track keeps t.handles true to what the TPM holds.
+func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
+	if binary.BigEndian.Uint32(rsp[6:]) != 0 {
+		t.refused = code
+		return
+	}
+	switch {
+	case c.makes && len(rsp) >= 14:
+		handle := binary.BigEndian.Uint32(rsp[10:])
+		if t.handles[handle] {
+			t.forget() // the TPM was reset, or it would not give out a handle in use
+		}
+		t.handles[handle] = false
+	case c.makes:
+		t.lost = true
+	case code == ccFlushContext && len(cmd) >= 14:
+		delete(t.handles, binary.BigEndian.Uint32(cmd[10:]))
+	}
+	for _, h := range endedSessions(cmd) {
+		delete(t.handles, h)
+	}
+}
+
+// run executes one command.
+func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp *R, err error) {
+	name := commandOf(uint32(cmd.Command())).name
+	err = guarded(func() (err error) {
+		rsp, err = cmd.Execute(wire{t}, sessions...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("TPM2_%s: %w", name, err)
+	}
+	return rsp, nil
+}
+
+// guarded calls f, which reads what the TPM sent by go-tpm's reflection: a
+// response that nobody thought of is to be an error and not a panic.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("unreadable response: %v", r)
+		}
+	}()
+	return f()
+}
+
+// marshalSignature returns the TPMT_SIGNATURE of a response.
+func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
+	err = guarded(func() error { raw = tpm2.Marshal(s); return nil })
+	return raw, err
+}
+
+// flush flushes one handle, with a second try on a link that failed. A handle
+// that is gone already is no error.
+func (t *TPM) flush(handle uint32) error {
+	var err error
+	for range 2 {
+		_, err = run(t, tpm2.FlushContext{FlushHandle: tpm2.TPMHandle(handle)})
+		var rc tpm2.TPMRC
+		if err == nil || errors.As(err, &rc) {
+			break
+		}
+	}
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("identity: flushing 0x%08X: %w", handle, err)
+	}
+	delete(t.handles, handle)
+	return nil
+}
+
+// tidyTimeout bounds what cleaning up after a failure may take: a TPM may
+// first have to finish a key that nobody waits for any more.
+const tidyTimeout = time.Minute
+
+// tidy flushes what no key owns: what failed commands left behind. It works
+// to the end even when the operation's context has ended.
+func (t *TPM) tidy() error {
+	ctx, step := t.ctx, t.step
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+	defer cancel()
+	t.ctx, t.step = limited, StepRelease
+	defer func() { t.ctx, t.step = ctx, step }()
+	var errs []error
+	for h, owned := range t.handles {
+		if !owned {
+			errs = append(errs, t.flush(h))
+		}
+	}
+	if t.lost && t.sole {
+		_, err := t.sweep()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sweep flushes every transient object and loaded session that no key owns,
+// whoever made it, and returns how many there were. Only for a TPM that is
+// ours alone.
+func (t *TPM) sweep() (int, error) {
+	n := 0
+	var errs []error
+	for _, kind := range []uint32{htTransient, htHMACSession} { // the latter lists all loaded sessions
+		handles, err := t.listHandles(kind<<24, func(uint32) bool { return true })
+		if err != nil { // a second try on a link that failed
+			handles, err = t.listHandles(kind<<24, func(uint32) bool { return true })
+		}
+		errs = append(errs, err)
+		for _, h := range handles {
+			if !t.handles[h] {
+				n++
+				errs = append(errs, t.flush(h))
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		t.lost = false
+	}
+	return n, err
+}
+
+// listHandles returns the handles of first's type from first on, in order,
+// for as long as keep says so, asking for more while there are more.
+func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
+	const page = 254 // as many as fit MAX_CAP_BUFFER
+	var out []uint32
+	for {
+		rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: page})
+		if err != nil {
+			return nil, err
+		}
+		var list *tpm2.TPMLHandle
+		err = guarded(func() (err error) { list, err = rsp.CapabilityData.Data.Handles(); return err })
+		if err != nil || list == nil {
+			return nil, fmt.Errorf("TPM2_GetCapability: no list of handles (%v)", err)
+		}
+		for _, h := range list.Handle {
+			if uint32(h) < first {
+				return nil, errors.New("TPM2_GetCapability: handles out of order")
+			}
+			if !keep(uint32(h)) {
+				return out, nil
+			}
+			out = append(out, uint32(h))
+		}
+		if !rsp.MoreData || len(list.Handle) == 0 {
+			return slices.Compact(out), nil
+		}
+		if len(out) > 4096 {
+			return nil, errors.New("TPM2_GetCapability: more handles than a TPM has")
+		}
+		first = out[len(out)-1] + 1
+	}
+}

@@ -1,0 +1,148 @@
+// Package hubtest starts a whole hub for tests: its authorities, its database
+// and its TLS listener on loopback, with a clock that a test may move.
+package hubtest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gangway/evidence"
+	"gangway/hub"
+	"gangway/onboard"
+	"gangway/pki"
+	"gangway/store"
+	"gangway/store/sqlite"
+	"gangway/tcg/join"
+)
+
+// Hub is a running hub.
+type Hub struct {
+	URL     string
+	Store   store.Store
+	CA      *pki.Hub
+	Service *onboard.Service
+	Owner   store.Account // with password Password
+	Server  *hub.Server
+
+	ahead atomic.Int64 // nanoseconds that the clock is ahead
+}
+
+// Password is the owner's.
+const Password = "correct horse battery"
+
+// New starts a hub that trusts the makers' roots, with one owner. It ends with
+// the test.
+func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
+	dir := t.TempDir()
+	h := new(Hub)
+	var err error
+	check := func() {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.CA, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Test"})
+	check()
+	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "gangway.db"))
+	check()
+	h.Store = db
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check()
+	h.URL = "https://" + l.Addr().String()
+	log := slog.New(slog.DiscardHandler)
+	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
+	trust, err := evidence.NewTrust(roots, intermediates)
+	check()
+	h.Service.SetTrust(trust)
+	h.Server, err = hub.New(hub.Config{
+		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
+		Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6, Version: "test",
+	})
+	check()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Server.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := h.Store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h.Owner = h.Account(t, "ada")
+	return h
+}
+
+// Now is the hub's time.
+func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
+
+// Advance moves the hub's clock.
+func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
+
+// Account makes an account with Password.
+func (h *Hub) Account(t testing.TB, nick string) store.Account {
+	t.Helper()
+	hash, err := hub.HashPassword(Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := store.Account{ID: join.NewID(), Nick: nick, PasswordHash: hash, Created: h.Now()}
+	if err := h.Store.CreateAccount(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Token makes a join token of an owner and returns its file. change may alter
+// the stored token first.
+func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *join.TokenFile {
+	t.Helper()
+	secret, id := join.NewSecret(), join.NewID()
+	key, err := join.OwnershipKey(secret, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := store.JoinToken{ID: id, Owner: owner.ID, Nick: "test", PublicKey: key.Public().(ed25519.PublicKey), Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)}
+	if change != nil {
+		change(&s)
+	}
+	if err := h.Store.CreateJoinToken(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	return &join.TokenFile{
+		ID: id, PRN: join.TokenPRN + id, Owner: join.AccountPRN + owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
+		Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM()),
+	}
+}
+
+// Uses says how often a token was used.
+func (h *Hub) Uses(t testing.TB, tok *join.TokenFile) int {
+	t.Helper()
+	s, err := h.Store.JoinToken(t.Context(), tok.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Uses
+}
+
+// Devices lists an owner's devices.
+func (h *Hub) Devices(t testing.TB, owner store.Account) []store.Device {
+	t.Helper()
+	d, err := h.Store.Devices(t.Context(), owner.ID, "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}

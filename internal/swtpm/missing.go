@@ -1,0 +1,35 @@
+package swtpm
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+)
+
+// programs that making and running a TPM takes, with Debian's package of each.
+var programs = []struct{ name, deb string }{
+	{"swtpm", "swtpm"},
+	{"swtpm_setup", "swtpm-tools"},
+	{"swtpm_localca", "swtpm-tools"},
+	{"certtool", "gnutls-bin"}, // swtpm_localca makes its CA with it
+}
+
+// Missing says, in one sentence, which programs are not installed and how to
+// install them. It is empty when nothing is missing.
+func Missing() string {
+	var names, debs []string
+	for _, p := range programs {
+		if _, err := exec.LookPath(p.name); err == nil {
+			continue
+		}
+		names = append(names, p.name)
+		if len(debs) == 0 || debs[len(debs)-1] != p.deb {
+			debs = append(debs, p.deb)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("software TPMs need %s: install with `apt-get install %s`, or your system's like",
+		strings.Join(names, ", "), strings.Join(debs, " "))
+}

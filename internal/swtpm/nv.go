@@ -1,0 +1,112 @@
+package swtpm
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+)
+
+// nvChunk is how many bytes one TPM2_NV_Write carries.
+const nvChunk = 512
+
+// WriteNV makes the NV index hold exactly data, as the machine's maker would:
+// an index that is there is removed first, and the new one is defined by the
+// platform with the attributes of an EK certificate's index (EK profile
+// 5.2: readable with owner authorisation and with its own empty one).
+func (t *TPM) WriteNV(index uint32, data []byte) error {
+	if err := t.DeleteNV(index); err != nil {
+		return err
+	}
+	return t.DefineNV(index, data, tpm2.TPMANV{
+		PPWrite: true, OwnerRead: true, AuthRead: true, PPRead: true, NoDA: true, PlatformCreate: true,
+	})
+}
+
+// DefineNV defines the index, which must not be there, with attributes of the
+// caller's, and writes data to it. PPWrite and PlatformCreate are needed.
+func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error {
+	link, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return fmt.Errorf("swtpm: %w", err)
+	}
+	defer link.Close()
+	public := tpm2.TPMSNVPublic{
+		NVIndex: tpm2.TPMHandle(index), NameAlg: tpm2.TPMAlgSHA256, Attributes: attributes, DataSize: uint16(len(data)),
+	}
+	if _, err := (tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHPlatform, PublicInfo: tpm2.New2B(public)}).Execute(link); err != nil {
+		return fmt.Errorf("swtpm: defining NV index 0x%08X of %d bytes: %w", index, len(data), err)
+	}
+	for at := 0; at < len(data); at += nvChunk {
+		name, err := nvName(link, index)
+		if err != nil {
+			return err
+		}
+		_, err = tpm2.NVWrite{
+			AuthHandle: tpm2.TPMRHPlatform,
+			NVIndex:    tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: name},
+			Data:       tpm2.TPM2BMaxNVBuffer{Buffer: data[at:min(at+nvChunk, len(data))]},
+			Offset:     uint16(at),
+		}.Execute(link)
+		if err != nil {
+			return fmt.Errorf("swtpm: writing NV index 0x%08X: %w", index, err)
+		}
+	}
+	return nil
+}
+
+// DeleteNV removes the NV index. One that is not there is no error.
+func (t *TPM) DeleteNV(index uint32) error {
+	link, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return fmt.Errorf("swtpm: %w", err)
+	}
+	defer link.Close()
+	name, err := nvName(link, index)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tpm2.NVUndefineSpace{
+		AuthHandle: tpm2.TPMRHPlatform,
+		NVIndex:    tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: name},
+	}.Execute(link)
+	if err != nil {
+		return fmt.Errorf("swtpm: removing NV index 0x%08X: %w", index, err)
+	}
+	return nil
+}
+
+// EvictHandle removes a persistent key, as a chip that was not given one.
+func (t *TPM) EvictHandle(handle uint32) error {
+	link, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return fmt.Errorf("swtpm: %w", err)
+	}
+	defer link.Close()
+	pub, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)}.Execute(link)
+	if err != nil {
+		return fmt.Errorf("swtpm: persistent key 0x%08X: %w", handle, err)
+	}
+	key := tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle), Name: pub.Name}
+	// The auth of keys made by the platform is the platform's.
+	var last error
+	for _, auth := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHPlatform} {
+		if _, last = (tpm2.EvictControl{Auth: auth, ObjectHandle: &key, PersistentHandle: tpm2.TPMHandle(handle)}).Execute(link); last == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("swtpm: removing persistent key 0x%08X: %w", handle, last)
+}
+
+func nvName(link transport.TPM, index uint32) (tpm2.TPM2BName, error) {
+	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(link)
+	if err != nil {
+		return tpm2.TPM2BName{}, fmt.Errorf("swtpm: NV index 0x%08X: %w", index, err)
+	}
+	return rsp.NVName, nil
+}

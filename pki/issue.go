@@ -1,0 +1,318 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	stdasn1 "encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// IAKRequest is what an IAK certificate says. All fields but URI are needed.
+type IAKRequest struct {
+	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
+	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber
+	AKName    []byte           // TPM name of the key: 34, 50 or 66 bytes
+	HWSerial  []byte           // hwSerialNum of the HardwareModuleName, 1 to 128 bytes
+	NotBefore time.Time        // clocks that are up to five minutes slow are allowed for
+	URI       string           // where the certificate can be fetched again; empty: not said
+}
+
+// IDevIDRequest is what an IDevID certificate says. All fields are needed.
+type IDevIDRequest struct {
+	PublicKey crypto.PublicKey // as in IAKRequest
+	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
+	AKName    []byte           // TPM name of the IAK that certified the key
+	HWSerial  []byte           // as in IAKRequest
+	NotBefore time.Time        // as in IAKRequest
+	OwnerPRN  string           // the owner, ASCII
+	TokenID   string           // the join token, ASCII
+	DevicePRN string           // the device, ASCII
+}
+
+// issuer is a CA with everything that is the same in all its certificates
+// encoded beforehand: building a certificate then costs little more than its
+// signature.
+type issuer struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+
+	algorithm []byte // AlgorithmIdentifier of its signatures
+	hash      crypto.Hash
+	fixed     []byte // the extensions that all certificates have
+}
+
+func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []stdasn1.ObjectIdentifier) (*issuer, error) {
+	pub, ok := key.Public().(*ecdsa.PublicKey)
+	if !ok {
+		return nil, errors.New("pki: a CA's key is ECDSA")
+	}
+	i := &issuer{cert: cert, key: key}
+	// ecdsa-with-SHA256 or -SHA384 (RFC 5758, 3.2).
+	oid := stdasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+	i.hash = crypto.SHA256
+	if pub.Curve == elliptic.P384() {
+		oid[6], i.hash = 3, crypto.SHA384
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oid) })
+	i.algorithm = b.BytesOrPanic()
+
+	var e cryptobyte.Builder
+	extension(&e, oidKeyUsage, true, func(b *cryptobyte.Builder) {
+		b.AddASN1BitString([]byte{0x80}) // digitalSignature
+	})
+	extension(&e, oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for _, u := range usages {
+				b.AddASN1ObjectIdentifier(u)
+			}
+		})
+	})
+	extension(&e, oidPolicies, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for _, p := range policies {
+				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(p) })
+			}
+		})
+	})
+	extension(&e, oidAuthorityKeyID, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(cert.SubjectKeyId) })
+		})
+	})
+	var err error
+	i.fixed, err = e.Bytes()
+	return i, err
+}
+
+// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md, 7) and
+// returns its DER. Bad input is an error; nothing is issued.
+func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
+	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial); err != nil {
+		return nil, err
+	}
+	if len(r.URI) > 512 || !ascii(r.URI) {
+		return nil, errors.New("pki: the URI is not ASCII of at most 512 characters")
+	}
+	name := hex.EncodeToString(r.AKName)
+	return h.aca.issue(r.PublicKey, r.NotBefore,
+		func(b *cryptobyte.Builder) {
+			attribute(b, oidCommonName, "IAK "+name[4:20])
+			attribute(b, oidSerialNumber, r.DeviceID)
+		},
+		func(b *cryptobyte.Builder) {
+			altName(b, r.HWSerial, r.URI)
+			raw(b, oidPantacorAKName, name)
+		})
+}
+
+// IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
+// docs/protocol.md, 7) and returns its DER. Bad input is an error; nothing is
+// issued.
+func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
+	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial); err != nil {
+		return nil, err
+	}
+	for what, s := range map[string]string{"owner's prn": r.OwnerPRN, "join token's id": r.TokenID, "device's prn": r.DevicePRN} {
+		if s == "" || len(s) > 128 || !ascii(s) {
+			return nil, fmt.Errorf("pki: the %s is not ASCII of 1 to 128 characters", what)
+		}
+	}
+	return h.device.issue(r.PublicKey, r.NotBefore,
+		func(b *cryptobyte.Builder) {
+			attribute(b, oidOrganization, "Gangway")
+			attribute(b, oidCommonName, r.DeviceID)
+			attribute(b, oidSerialNumber, r.DeviceID)
+		},
+		func(b *cryptobyte.Builder) {
+			altName(b, r.HWSerial, "")
+			raw(b, oidPantacorAKName, hex.EncodeToString(r.AKName))
+			raw(b, oidPantacorOwner, r.OwnerPRN)
+			raw(b, oidPantacorJoinToken, r.TokenID)
+			raw(b, oidPantacorDevice, r.DevicePRN)
+		})
+}
+
+func checkCommon(deviceID string, akName, hwSerial []byte) error {
+	if b, err := hex.DecodeString(deviceID); err != nil || len(b) != 12 {
+		return errors.New("pki: the device id is not 24 hexadecimal digits")
+	}
+	if n := len(akName); n != 34 && n != 50 && n != 66 {
+		return fmt.Errorf("pki: an AK name of %d bytes is no TPM name", n)
+	}
+	if len(hwSerial) == 0 || len(hwSerial) > 128 {
+		return errors.New("pki: the hardware serial has 1 to 128 bytes")
+	}
+	return nil
+}
+
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// forever is 99991231235959Z, the notAfter of what never ends (RFC 5280,
+// 4.1.2.5; IEEE 802.1AR, 8.7).
+var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// slowClock is how far a clock may lag behind the hub's.
+const slowClock = 5 * time.Minute
+
+// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
+// Certificate. It does not verify its own signature: tests do, and every peer.
+func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject, extensions func(*cryptobyte.Builder)) ([]byte, error) {
+	spki, keyID, err := publicKeyInfo(pub)
+	if err != nil {
+		return nil, err
+	}
+	b := cryptobyte.NewBuilder(make([]byte, 0, 1200))
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) })
+		b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serialNumber()) })
+		b.AddBytes(i.algorithm)
+		b.AddBytes(i.cert.RawSubject)
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			validity(b, notBefore.Add(-slowClock))
+			validity(b, forever)
+		})
+		b.AddASN1(asn1.SEQUENCE, subject)
+		b.AddBytes(spki)
+		b.AddASN1(asn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddBytes(i.fixed)
+				extension(b, oidSubjectKeyID, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(keyID) })
+				extensions(b)
+			})
+		})
+	})
+	tbs, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	digest := i.hash.New()
+	digest.Write(tbs)
+	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
+	if err != nil {
+		return nil, fmt.Errorf("pki: signing: %w", err)
+	}
+	c := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(sig)+32))
+	c.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddBytes(i.algorithm)
+		b.AddASN1BitString(sig)
+	})
+	return c.Bytes()
+}
+
+// serialNumber returns the content of an INTEGER of 128 random bits, positive
+// and in its shortest form (RFC 5280, 4.1.2.2; X.690, 8.3).
+func serialNumber() []byte {
+	b := make([]byte, 17) // the first byte stays zero: the sign
+	rand.Read(b[1:])      // never fails
+	for len(b) > 1 && b[0] == 0 && b[1] < 0x80 {
+		b = b[1:]
+	}
+	if b[0] == 0 && len(b) == 1 {
+		return serialNumber() // zero is no serial number
+	}
+	return b
+}
+
+func validity(b *cryptobyte.Builder, t time.Time) {
+	t = t.UTC().Truncate(time.Second)
+	if t.Year() >= 2050 || t.Year() < 1950 {
+		b.AddASN1GeneralizedTime(t)
+		return
+	}
+	b.AddASN1UTCTime(t)
+}
+
+func attribute(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, value string) {
+	b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(oid)
+			b.AddASN1(asn1.PrintableString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
+		})
+	})
+}
+
+func extension(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, critical bool, value func(*cryptobyte.Builder)) {
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1ObjectIdentifier(oid)
+		if critical {
+			b.AddASN1Boolean(true)
+		}
+		b.AddASN1(asn1.OCTET_STRING, value)
+	})
+}
+
+// raw adds one of Pantacor's extensions: its value is the text's bytes,
+// without a DER type around them, because that is what Pantacor's readers
+// take it for. They are never critical.
+func raw(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, value string) {
+	extension(b, oid, false, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
+}
+
+// altName adds the subject alternative name: a HardwareModuleName (RFC 4108,
+// 5) and, unless it is empty, a URI.
+func altName(b *cryptobyte.Builder, hwSerial []byte, uri string) {
+	extension(b, oidSubjectAltName, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { // otherName
+				b.AddASN1ObjectIdentifier(oidHardwareModule)
+				b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+						b.AddASN1ObjectIdentifier(oidTPMHardware)
+						b.AddASN1OctetString(hwSerial)
+					})
+				})
+			})
+			if uri != "" {
+				b.AddASN1(asn1.Tag(6).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(uri)) })
+			}
+		})
+	})
+}
+
+// publicKeyInfo encodes an allowed public key, and its identifier: the first
+// 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
+func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
+			return nil, nil, errors.New("pki: the key's curve is not allowed")
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < 2048 || n > 4096 {
+			return nil, nil, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
+		}
+	default:
+		return nil, nil, fmt.Errorf("pki: a key of type %T is not allowed", pub)
+	}
+	if spki, err = x509.MarshalPKIXPublicKey(pub); err != nil {
+		return nil, nil, fmt.Errorf("pki: %w", err)
+	}
+	s := cryptobyte.String(spki)
+	var info cryptobyte.String
+	var bits []byte
+	if !s.ReadASN1(&info, asn1.SEQUENCE) || !info.SkipASN1(asn1.SEQUENCE) || !info.ReadASN1BitStringAsBytes(&bits) {
+		return nil, nil, errors.New("pki: the public key cannot be encoded")
+	}
+	sum := sha256.Sum256(bits)
+	return spki, sum[:20], nil
+}

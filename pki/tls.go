@@ -1,0 +1,78 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// tlsLife is how long a TLS certificate of the hub lasts. It is replaced, with
+// a new key, when a third of it is left.
+const tlsLife = 90 * 24 * time.Hour
+
+// TLSCertificate returns a source of the hub's TLS certificate for the names
+// (DNS names and IP addresses), for tls.Config.GetCertificate. Its key is in
+// memory alone.
+func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	var mu sync.Mutex
+	var current *tls.Certificate // guarded by mu
+	names = slices.Clone(names)
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		t := now()
+		mu.Lock()
+		defer mu.Unlock()
+		if current != nil && current.Leaf.NotAfter.Sub(t) > tlsLife/3 && t.After(current.Leaf.NotBefore) {
+			return current, nil
+		}
+		fresh, err := h.serverCertificate(t, names)
+		if err != nil {
+			return nil, err
+		}
+		current = fresh
+		return fresh, nil
+	}
+}
+
+func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate, error) {
+	if len(names) == 0 {
+		return nil, errors.New("pki: a TLS certificate needs a name")
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(serialNumber()),
+		Subject:      pkix.Name{Organization: []string{"Gangway"}, CommonName: "hub"},
+		NotBefore:    now.Add(-slowClock), NotAfter: now.Add(tlsLife),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+	}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, n)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, h.root, &key.PublicKey, h.rootKey)
+	if err != nil {
+		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Installs what building, testing and the demo need from Debian, if it is not
+# there. Says what it does; does nothing where everything is there.
+set -eu
+
+want=""
+need() { command -v "$1" >/dev/null 2>&1 || want="$want $2"; }
+need swtpm swtpm
+need swtpm_setup swtpm-tools
+need tpm2 tpm2-tools
+need openssl openssl
+need curl curl
+need gcc gcc # the race detector's
+need chromium chromium # looks at the web page in the tests
+
+if ! command -v go >/dev/null 2>&1; then
+	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2
+	exit 1
+fi
+
+[ -n "$want" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "Please install:$want" >&2
+	exit 1
+fi
+sudo=""
+[ "$(id -u)" = 0 ] || sudo="sudo"
+echo "Installing:$want" >&2
+$sudo apt-get update -qq >&2
+# shellcheck disable=SC2086 # a list
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $want >&2

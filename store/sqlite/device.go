@@ -1,0 +1,166 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"gangway/store"
+)
+
+// The last columns, read by readMetas, are the only ones that cost more than
+// a copy.
+const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
+	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.user_meta, d.device_meta `
+
+var (
+	selectDevice = prepared(deviceColumns + `FROM devices d JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.id = ? AND d.deleted = 0`)
+	// CROSS JOIN: SQLite keeps the order, the certificate first.
+	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
+		ON d.id = e.device AND d.enrolment = e.id
+		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
+	selectDevices = prepared(deviceColumns + `FROM devices d JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.owner = ? AND d.nick > ? AND d.deleted = 0 ORDER BY d.nick LIMIT ?`)
+	countDevices = prepared(`SELECT count(*) FROM devices WHERE owner = ? AND deleted = 0`)
+	renameDevice = prepared(`UPDATE devices SET nick = ? WHERE id = ? AND owner = ? AND deleted = 0`)
+
+	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
+	markDeviceDeleted    = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
+	revokeEnrolment      = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
+	revokePending        = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND state = 'p'`)
+	letTPMGo             = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
+	deleteAIKsOfActivity = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
+			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
+			UNION ALL
+			SELECT e.id, e.iak_name, e.previous FROM activated a JOIN enrolments e ON e.id = a.previous)
+		DELETE FROM aiks WHERE name IN (SELECT iak_name FROM activated) AND device = ?`)
+)
+
+// Device implements store.Store.
+func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
+	return s.oneDevice(ctx, selectDevice, id)
+}
+
+// DeviceByCertificate implements store.Store.
+func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (store.Device, error) {
+	return s.oneDevice(ctx, selectDeviceByIDevID, idevid[:])
+}
+
+func (s *Store) oneDevice(ctx context.Context, query *statement, key any) (d store.Device, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(query, key)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		d, err = readDevice(&r)
+		return err
+	})
+	if err != nil {
+		return store.Device{}, err
+	}
+	s.seen.overlay(&d)
+	return d, nil
+}
+
+// Devices implements store.Store. Nicks are in the order of their bytes.
+func (s *Store) Devices(ctx context.Context, owner, after string, limit int) (devices []store.Device, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectDevices, func(r row) (bool, error) {
+			d, err := readDevice(&r)
+			devices = append(devices, d)
+			return true, err
+		}, owner, after, pageLimit(limit))
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range devices {
+		s.seen.overlay(&devices[i])
+	}
+	return devices, nil
+}
+
+func readDevice(r *row) (d store.Device, err error) {
+	d = store.Device{
+		ID:           r.text(),
+		Nick:         r.text(),
+		Owner:        r.text(),
+		TokenID:      r.text(),
+		EK:           r.hash(),
+		Enrolment:    r.hash(),
+		IDevIDHash:   r.hash(),
+		TPMMaker:     r.text(),
+		TPMModel:     r.text(),
+		TPMFirmware:  r.text(),
+		ProdModel:    r.text(),
+		ProdSerial:   r.text(),
+		KeyAlgorithm: r.text(),
+		Created:      r.time(),
+		Activated:    r.time(),
+		LastSeen:     r.time(),
+		LastSeenAddr: r.text(),
+	}
+	if d.UserMeta, err = decodeMeta(r.text()); err != nil {
+		return store.Device{}, err
+	}
+	if d.DeviceMeta, err = decodeMeta(r.text()); err != nil {
+		return store.Device{}, err
+	}
+	return d, nil
+}
+
+// CountDevices implements store.Store.
+func (s *Store) CountDevices(ctx context.Context, owner string) (n int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, _, err := c.one(countDevices, owner)
+		if err == nil {
+			n = r.int()
+		}
+		return err
+	})
+	return n, err
+}
+
+// RenameDevice implements store.Store.
+func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(renameDevice, nick, id, owner)
+		if err == nil && n == 0 {
+			return store.ErrNotFound
+		}
+		return existsOr(err)
+	})
+}
+
+// DeleteDevice implements store.Store.
+func (s *Store) DeleteDevice(ctx context.Context, owner, id string, now time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectDeviceForDelete, id, owner)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		active, ek := r.int64(), r.hash()
+		if _, err := c.exec(markDeviceDeleted, id); err != nil {
+			return err
+		}
+		if _, err := c.exec(revokeEnrolment, active); err != nil {
+			return err
+		}
+		if _, err := c.exec(revokePending, id); err != nil {
+			return err
+		}
+		if _, err := c.exec(letTPMGo, ek[:]); err != nil {
+			return err
+		}
+		_, err = c.exec(deleteAIKsOfActivity, active, id)
+		return err
+	})
+}

@@ -1,0 +1,172 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gangway/store"
+)
+
+// The letters of the column enrolments.state; see the migration for why they
+// are letters.
+const (
+	statePending    = "p"
+	stateActive     = "a"
+	stateSuperseded = "s"
+	stateRevoked    = "r"
+	stateExpired    = "x"
+)
+
+func stateOf(letter string) (store.EnrolmentState, error) {
+	switch letter {
+	case statePending:
+		return store.Pending, nil
+	case stateActive:
+		return store.Active, nil
+	case stateSuperseded:
+		return store.Superseded, nil
+	case stateRevoked:
+		return store.Revoked, nil
+	case stateExpired:
+		return store.Expired, nil
+	}
+	return "", fmt.Errorf("sqlite: stored enrolment has the unknown state %q", letter)
+}
+
+const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
+	ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+	manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request FROM enrolments `
+
+var (
+	// The one statement that answers both questions, is there such a request
+	// and may this one take its place: it changes a row only when yes.
+	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
+		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
+		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
+		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
+		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		created = excluded.created, expires = excluded.expires,
+		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
+		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
+		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
+		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
+		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request
+		WHERE state = 'x' OR state = 'p' AND enrolments.expires <= ?`)
+	selectEnrolment = prepared(enrolmentColumns + `WHERE request_hash = ?`)
+	selectByIDevID  = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	// No proof was ever given for these rows, so what they claim of a machine
+	// and its owner is nobody's to keep.
+	expireEnrolments = prepared(`UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
+		firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
+		ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x''
+		WHERE id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+)
+
+// BeginEnrolment implements store.Store. Times come back in UTC, cut to
+// microseconds. An IDevID certificate that another request has already is
+// store.ErrExists.
+func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	e.State = store.Pending
+	e.Created = fromMicro(micro(e.Created))
+	e.Expires = fromMicro(micro(e.Expires))
+	result := e
+	err := s.writer.do(ctx, func(c *conn) error {
+		changed, err := c.exec(upsertEnrolment, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
+			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
+			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, e.IAKPublic, e.EKCertificate,
+			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, micro(now))
+		if err != nil {
+			return existsOr(err)
+		}
+		if changed != 0 {
+			result = e
+			return nil
+		}
+		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
+		return err
+	})
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	return result, nil
+}
+
+// Enrolment implements store.Store.
+func (s *Store) Enrolment(ctx context.Context, request store.Hash) (e store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		e, err = oneEnrolment(c, selectEnrolment, request)
+		return err
+	})
+	return e, err
+}
+
+// EnrolmentByCertificate implements store.Store.
+func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (e store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		e, err = oneEnrolment(c, selectByIDevID, idevid)
+		return err
+	})
+	return e, err
+}
+
+func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, error) {
+	r, ok, err := c.one(query, key[:])
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	if !ok {
+		return store.Enrolment{}, store.ErrNotFound
+	}
+	e := store.Enrolment{RequestHash: r.hash()}
+	if e.State, err = stateOf(r.text()); err != nil {
+		return store.Enrolment{}, err
+	}
+	e.DeviceID = r.text()
+	e.Owner = r.text()
+	e.TokenID = r.text()
+	e.Generation = r.int()
+	e.EK = r.hash()
+	e.IAKName = r.blob()
+	e.IDevIDName = r.blob()
+	e.IAKHash = r.hash()
+	e.IDevIDHash = r.hash()
+	e.Created = r.time()
+	e.Expires = r.time()
+	e.Manufacturer = r.text()
+	e.Model = r.text()
+	e.Firmware = r.text()
+	e.ProdModel = r.text()
+	e.ProdSerial = r.text()
+	e.KeyAlgorithm = r.text()
+	e.IAKPublic = r.blob()
+	e.EKCertificate = r.blob()
+	e.IAKCert = r.blob()
+	e.IDevIDCert = r.blob()
+	e.Verdict = r.blob()
+	e.Request = r.blob()
+	return e, nil
+}
+
+// ExpireEnrolments implements store.Store. What stays of a row: its hashes,
+// TPM names, ids, generation and times.
+func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (expired int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(expireEnrolments, micro(now), int64(limit))
+		expired = int(n)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return expired, nil
+}

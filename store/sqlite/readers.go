@@ -1,0 +1,60 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+)
+
+// readers is a fixed set of connections that cannot write. Each query sees
+// the last commit before it began.
+type readers struct {
+	idle   chan *conn // holds every connection that no call is using
+	size   int
+	closed chan struct{}
+}
+
+func openReaders(path string, n int) (*readers, error) {
+	r := &readers{idle: make(chan *conn, n), closed: make(chan struct{})}
+	for range n {
+		c, err := openConn(path, "query_only = ON", "cache_size = -8192", "temp_store = MEMORY")
+		if err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+		r.idle <- c
+		r.size++
+	}
+	return r, nil
+}
+
+// do lends f a connection. ctx bounds the wait for one, not f: what f does is
+// short.
+func (r *readers) do(ctx context.Context, f func(*conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-r.closed:
+		return errClosed
+	default:
+	}
+	select {
+	case c := <-r.idle:
+		defer func() { r.idle <- c }()
+		return f(c)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.closed:
+		return errClosed
+	}
+}
+
+// close waits for the calls that hold a connection.
+func (r *readers) close() error {
+	close(r.closed)
+	var errs []error
+	for range r.size {
+		c := <-r.idle
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
+}

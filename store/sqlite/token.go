@@ -1,0 +1,91 @@
+package sqlite
+
+import (
+	"context"
+
+	"gangway/store"
+)
+
+const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, disabled,
+	default_user_meta, created FROM join_tokens `
+
+var (
+	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
+		uses, disabled, default_user_meta, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	selectToken  = prepared(tokenColumns + `WHERE id = ?`)
+	selectTokens = prepared(tokenColumns + `WHERE owner = ? ORDER BY created DESC, id DESC`)
+	disableToken = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+)
+
+// CreateJoinToken implements store.Store. Whether the owner exists is not
+// looked at here: Activate refuses the token of an account that is gone.
+func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
+	meta, err := encodeMeta(t.DefaultUserMeta)
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
+			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created))
+		return existsOr(err)
+	})
+}
+
+// JoinToken implements store.Store.
+func (s *Store) JoinToken(ctx context.Context, id string) (t store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectToken, id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		t, err = readToken(&r)
+		return err
+	})
+	return t, err
+}
+
+// JoinTokens implements store.Store.
+func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectTokens, func(r row) (bool, error) {
+			t, err := readToken(&r)
+			tokens = append(tokens, t)
+			return true, err
+		}, owner)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tokens, nil
+}
+
+func readToken(r *row) (store.JoinToken, error) {
+	t := store.JoinToken{
+		ID:        r.text(),
+		Owner:     r.text(),
+		Nick:      r.text(),
+		PublicKey: r.blob(),
+		Expires:   r.time(),
+		MaxUses:   r.int(),
+		Uses:      r.int(),
+		Disabled:  r.bool(),
+	}
+	var err error
+	t.DefaultUserMeta, err = decodeMeta(r.text())
+	t.Created = r.time()
+	return t, err
+}
+
+// DisableJoinToken implements store.Store.
+func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(disableToken, id, owner)
+		if err == nil && n == 0 {
+			return store.ErrNotFound
+		}
+		return err
+	})
+}
