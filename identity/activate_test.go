@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -77,13 +78,18 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 		tpm := open(t, s)
 		var bus []byte
 		encrypted := false
+		salted := make(map[uint32]uint32) // session to the key of its salt
 		spyOn(tpm).after = func(code uint32, cmd, rsp []byte) ([]byte, error) {
 			bus = append(append(bus, cmd...), rsp...)
+			if code == ccStartAuthSession {
+				salted[binary.BigEndian.Uint32(rsp[10:])] = binary.BigEndian.Uint32(cmd[10:])
+			}
 			if code == ccActivateCredential {
 				// TPMS_AUTH_COMMAND: handle, nonce, attributes with encrypt (bit 6).
 				auth := cmd[10+8+4:]
 				nonce := int(auth[4])<<8 | int(auth[5])
-				encrypted = auth[6+nonce]&(1<<6) != 0
+				key := binary.BigEndian.Uint32(cmd[14:])
+				encrypted = auth[6+nonce]&(1<<6) != 0 && salted[binary.BigEndian.Uint32(auth)] == key
 			}
 			return rsp, nil
 		}
@@ -95,7 +101,7 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !encrypted {
-			t.Error("the session does not ask for encryption")
+			t.Error("the response is not encrypted, or its key not salted to the EK")
 		}
 		if len(bus) < 1000 || !bytes.Contains(bus, blob) {
 			t.Fatal("the bus was not seen")

@@ -163,6 +163,9 @@ func TestOnboarding(t *testing.T) {
 			if err := id.Close(); err != nil {
 				t.Error(err)
 			}
+			if n := tpm.Stats().ByStep[StepRelease].Commands; n != want[StepRelease]+1 {
+				t.Errorf("%d handles flushed in all, %d were expected", n, want[StepRelease]+1)
+			}
 			assertEmpty(t, s)
 			if _, err := id.Request(info()); !errors.Is(err, ErrClosed) {
 				t.Errorf("Request after Close: %v", err)

@@ -7,6 +7,7 @@ want=""
 need() { command -v "$1" >/dev/null 2>&1 || want="$want $2"; }
 need swtpm swtpm
 need swtpm_setup swtpm-tools
+need certtool gnutls-bin
 need tpm2 tpm2-tools
 need openssl openssl
 need curl curl

@@ -1,46 +1,498 @@
 // Package e2e_test runs the whole of Gangway against real parts: a hub over
-// TLS, the agent, and software TPMs of swtpm.
+// TLS, the agent, software TPMs of swtpm, and other people's programs as
+// second opinions.
 package e2e_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"gangway/agent"
-	"gangway/fleet"
+	"gangway/identity"
 	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/store"
+	"gangway/tcg"
+	"gangway/tcg/join"
+
+	"github.com/google/go-tpm/tpm2"
+	epb "github.com/openconfig/attestz/proto/tpm_enrollz"
+	"github.com/openconfig/attestz/service/biz"
 )
 
-func TestFleetOnboards(t *testing.T) {
-	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+// makers is one maker's folder for all TPMs of a test run.
+var makers string
+
+// agentBinary is the real gangway-agent.
+var agentBinary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "gw")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		makers = filepath.Join(dir, "maker")
+		agentBinary = filepath.Join(dir, "gangway-agent")
+		build := exec.Command("go", "build", "-o", agentBinary, "gangway/cmd/gangway-agent")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "%v: %s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
+	t.Helper()
+	if missing := swtpm.Missing(); missing != "" {
+		t.Skip(missing)
+	}
+	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := hubtest.New(t, maker.Roots(), maker.Intermediates())
-	tok := h.Token(t, h.Owner, nil)
-	hub, err := fleet.NewHub(tok)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(tpm.Stop)
+	return tpm
+}
+
+func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
+	t.Helper()
+	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+}
+
+func onboard(t testing.TB, tpm *swtpm.TPM, tok *join.TokenFile, state string) (*agent.State, error) {
+	t.Helper()
+	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
+}
+
+func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
+	t.Helper()
+	cfg.Model, cfg.Serial = "test machine", "0001"
+	cfg.Progress = func(s agent.Step) { t.Logf("%-9s %s (%s)", s.Name, s.Detail, s.Took) }
+	a, err := agent.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for _, ek := range []string{"L-1", "H-2", "H-3"} {
-		d, err := fleet.New(maker, ek)
+	return a.Onboard(ctx)
+}
+
+func TestRealTPMsOnboard(t *testing.T) {
+	for name, ek := range map[string]swtpm.EK{"RSA 2048": swtpm.RSA2048, "ECC P-384": swtpm.P384} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tpm := newTPM(t, ek)
+			h := newHub(t, tpm)
+			tok := h.Token(t, h.Owner, nil)
+			s, err := onboard(t, tpm, tok, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			devices := h.Devices(t, h.Owner)
+			if len(devices) != 1 || devices[0].ID != s.DeviceID || s.RoundTrips != 1 || s.Phase != agent.PhaseActive {
+				t.Fatalf("state %+v, devices %+v", s, devices)
+			}
+			if h.Uses(t, tok) != 1 {
+				t.Errorf("%d uses of the token", h.Uses(t, tok))
+			}
+		})
+	}
+}
+
+// Everything that the agent and the hub make is shown to somebody else's
+// program, for each kind of endorsement key and of identity key.
+func TestSecondOpinions(t *testing.T) {
+	for _, c := range []struct {
+		ek  swtpm.EK
+		key identity.Algorithm
+	}{
+		{swtpm.RSA2048, identity.P256}, {swtpm.P384, identity.P256}, {swtpm.RSA2048, identity.P384},
+		{swtpm.P384, identity.P521}, {swtpm.P384, identity.RSA2048},
+	} {
+		t.Run(fmt.Sprintf("EK %d, %s", c.ek, c.key), func(t *testing.T) {
+			t.Parallel()
+			tpm := newTPM(t, c.ek)
+			h := newHub(t, tpm)
+			s, err := onboardWith(t, agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Key: string(c.key)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d, err := h.Store.Device(t.Context(), s.DeviceID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
+			if err != nil {
+				t.Fatal(err)
+			}
+			attestzAgrees(t, e.Request, c.key)
+			opensslVerifies(t, h, e.IAKCert, h.CA.ACA())
+			opensslVerifies(t, h, e.IDevIDCert, h.CA.DeviceCA())
+			opensslConnects(t, h)
+		})
+	}
+}
+
+// attestzAgrees parses and verifies a request with openconfig's attestz.
+func attestzAgrees(t *testing.T, request []byte, key identity.Algorithm) {
+	t.Helper()
+	ours, err := tcg.ParseCSR(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := new(biz.DefaultTPM20Utils)
+	theirs, err := u.ParseTCGCSRIDevIDContent(ours.Contents)
+	if err != nil {
+		t.Fatalf("attestz: %v", err)
+	}
+	block, _ := pem.Decode([]byte(theirs.EKCert))
+	if theirs.ProdModel != string(ours.ProdModel) || theirs.ProdSerial != string(ours.ProdSerial) || !bytes.Equal(block.Bytes, ours.EKCert) ||
+		!bytes.Equal(tpm2.Marshal(theirs.IAKPub), ours.AttestPub) || !bytes.Equal(tpm2.Marshal(theirs.IDevIDPub), ours.SigningPub) ||
+		!bytes.Equal(tpm2.Marshal(theirs.SignCertifyInfo), ours.SgnCertifyInfo) {
+		t.Error("attestz read other fields")
+	}
+	// attestz judges the whole template for P-384 alone: for P-256 it expects
+	// the EK's policy A in the place of the DevID specification's, and it
+	// knows no P-521 and no RSA-PSS.
+	if key == identity.P384 {
+		if _, err := u.VerifyIAKAttributes(tpm2.Marshal(tpm2.New2B(theirs.IAKPub))); err != nil {
+			t.Errorf("attestz, IAK: %v", err)
+		}
+		if err := u.VerifyIdevidAttributes(&theirs.IDevIDPub, epb.KeyTemplate_KEY_TEMPLATE_ECC_NIST_P384); err != nil {
+			t.Errorf("attestz, IDevID: %v", err)
+		}
+	}
+	if err := u.VerifyCertifyInfo(&theirs.SignCertifyInfo, &theirs.IDevIDPub); err != nil {
+		t.Errorf("attestz, certify: %v", err)
+	}
+	if err := u.VerifyTPMTSignature(ours.SgnCertifyInfo, &theirs.SignCertifyInfoSignature, &theirs.IAKPub); err != nil {
+		t.Errorf("attestz, certify signature: %v", err)
+	}
+	sig, err := tpm2.Unmarshal[tpm2.TPMTSignature](ours.Signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// attestz wants the scheme in the key; an RSA IDevID key has none (H-1).
+	if err := u.VerifyTPMTSignature(ours.Contents, sig, &theirs.IDevIDPub); err != nil && key != identity.RSA2048 {
+		t.Errorf("attestz, request signature: %v", err)
+	}
+}
+
+func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certificate) {
+	t.Helper()
+	dir := t.TempDir()
+	file := func(name string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	out, err := exec.Command("openssl", "verify", "-x509_strict", "-CAfile", file("root", h.CA.Root().Raw),
+		"-untrusted", file("ca", ca.Raw), file("leaf", leaf)).CombinedOutput()
+	if err != nil {
+		t.Errorf("openssl verify: %v: %s", err, out)
+	}
+}
+
+func opensslConnects(t *testing.T, h *hubtest.Hub) {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, h.CA.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("openssl", "s_client", "-connect", strings.TrimPrefix(h.URL, "https://"), "-CAfile", root, "-verify_return_error", "-verify_ip", "127.0.0.1")
+	c.Stdin = strings.NewReader("GET /healthz HTTP/1.0\r\n\r\n")
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("openssl s_client: %v: %s", err, out)
+	}
+	for _, want := range []string{"TLSv1.3", "Acceptable client certificate CA names", "CN = Test Device CA", "Verify return code: 0 (ok)"} {
+		if !bytes.Contains(out, []byte(want)) {
+			t.Errorf("openssl s_client does not show %q:\n%s", want, out)
+		}
+	}
+	if bytes.Contains(out, []byte("Test Attestation CA")) {
+		t.Error("the ACA is offered as a CA of TLS clients")
+	}
+}
+
+func TestSameTPMIsTheSameDevice(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	tok := h.Token(t, h.Owner, func(s *store.JoinToken) { s.MaxUses = 1 })
+	first, err := onboard(t, tpm, tok, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Another disk, another state folder, the token used up: the same TPM.
+	second, err := onboard(t, tpm, tok, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.DeviceID != second.DeviceID || len(h.Devices(t, h.Owner)) != 1 || h.Uses(t, tok) != 1 {
+		t.Errorf("%s and %s, %d devices, %d uses", first.DeviceID, second.DeviceID, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
+	}
+}
+
+func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
+	t.Parallel()
+	tpm, other := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	state := t.TempDir()
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
+		t.Fatal(err)
+	}
+	_, err := onboard(t, other, nil, state)
+	if err == nil || !strings.Contains(err.Error(), "of another TPM") {
+		t.Fatalf("onboard: %v", err)
+	}
+	a, err := agent.New(agent.Config{TPM: other.Address(), StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "of another TPM") {
+		t.Fatalf("run: %v", err)
+	}
+}
+
+// A state folder taken in the middle of onboarding, with the sealed reply in
+// it, is as worthless elsewhere.
+func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
+	t.Parallel()
+	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
+	h := newHub(t, tpm)
+	state := t.TempDir()
+	tok := h.Token(t, h.Owner, nil)
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stop := make(chan struct{})
+	go func() { // ends the agent as soon as the reply is on the disk
+		defer close(stop)
+		for {
+			if _, err := os.Stat(filepath.Join(state, "reply.json")); err == nil || ctx.Err() != nil {
+				cancel()
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_, err = a.Onboard(ctx)
+	cancel()
+	<-stop
+	a.Close()
+	if err == nil {
+		t.Skip("the agent was faster than the thief this time")
+	}
+	if s, err := agent.ReadState(state); err != nil || s.Phase == agent.PhaseActive {
+		t.Skip("the agent was faster than the thief this time")
+	}
+	if _, err := onboard(t, other, tok, state); err == nil {
+		t.Fatal("another TPM opened the reply")
+	}
+	if n := len(h.Devices(t, h.Owner)); n > 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+// The real agent is killed at random instants until it gets through: one
+// device, one use of the token, and no secret on the disk.
+func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	tok := h.Token(t, h.Owner, nil)
+	b, err := json.Marshal(tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file, state := filepath.Join(dir, "token.json"), filepath.Join(dir, "state")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kills := 0
+	for try := range 60 {
+		var out bytes.Buffer
+		c := exec.Command(agentBinary, "onboard", "--token-file", file, "--tpm", tpm.Address(), "--state", state)
+		c.Stderr = &out
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if try < 25 {
+			time.Sleep(rand.N(250 * time.Millisecond))
+			c.Process.Kill()
+		}
+		err := c.Wait()
+		if err == nil {
+			break
+		}
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != -1 {
+			t.Fatalf("try %d, after %d kills: %v: %s", try, kills, err, out.Bytes())
+		}
+		kills++
+	}
+	s, err := agent.ReadState(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Phase != agent.PhaseActive || len(h.Devices(t, h.Owner)) != 1 || h.Uses(t, tok) != 1 {
+		t.Errorf("after %d kills: phase %s, %d devices, %d uses", kills, s.Phase, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
+	}
+	t.Logf("%d kills", kills)
+	secretNowhere(t, state, tok.Token)
+}
+
+func secretNowhere(t *testing.T, dir, secret string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(b, []byte(secret)) || bytes.Contains(b, []byte("PRIVATE KEY")) {
+			t.Errorf("%s holds a secret", path)
+		}
+		if info, err := d.Info(); err == nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s can be read by others: %s", path, info.Mode())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The hub is away at first; the agent waits, says what for, and goes on.
+func TestAgentWaitsForTheHub(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	tok := h.Token(t, h.Owner, nil)
+	here := tok.Hub
+	tok.Hub = "https://127.0.0.1:1" // nobody
+	state := t.TempDir()
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	_, err = a.Onboard(ctx)
+	a.Close()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	s, err := agent.ReadState(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(s.Waiting, "Waiting for the hub at https://127.0.0.1:1 (") || strings.Contains(s.Waiting, "\n") {
+		t.Errorf("it says %q", s.Waiting)
+	}
+	tok.Hub = here
+	if s, err = onboard(t, tpm, tok, state); err != nil || s.Waiting != "" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+}
+
+// An impostor has a certificate, of another CA: the agent waits, and tells it
+// nothing.
+func TestAgentTrustsNoOtherHub(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	good, evil := newHub(t, tpm), newHub(t, tpm)
+	tok := good.Token(t, good.Owner, nil)
+	tok.Hub = evil.URL
+	state := t.TempDir()
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := a.Onboard(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v", err)
+	}
+	if s, _ := agent.ReadState(state); !strings.Contains(s.Waiting, "not the hub that the join token names") {
+		t.Errorf("it says %q", s.Waiting)
+	}
+}
+
+func TestAgentReports(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	state := t.TempDir()
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := agent.New(agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond, Version: "v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		d, err := h.Store.Device(t.Context(), s.DeviceID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.Onboard(ctx, hub, tok); err != nil {
-			t.Fatal(err)
+		if d.DeviceMeta["gangway.version"] == "v1" {
+			break
 		}
+		if time.Now().After(deadline) {
+			t.Fatal("no report came")
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	for _, d := range h.Devices(t, h.Owner) {
-		t.Logf("%+v", d)
+	// A device that its owner deletes is told so, and stops.
+	if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, s.DeviceID, h.Now()); err != nil {
+		t.Fatal(err)
 	}
-	if n := h.Uses(t, tok); n != 3 {
-		t.Errorf("%d uses", n)
+	var refused *agent.Refused
+	if err := <-ran; !errors.As(err, &refused) || refused.Code != "certificate-not-active" {
+		t.Errorf("after its deletion: %v", err)
 	}
-	_ = agent.Config{}
-	_ = filepath.Join
+	cancel()
 }

@@ -4,11 +4,14 @@ package hubtest
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -32,7 +35,24 @@ type Hub struct {
 	Owner   store.Account // with password Password
 	Server  *hub.Server
 
+	dir   string
 	ahead atomic.Int64 // nanoseconds that the clock is ahead
+}
+
+// DeviceCAKey is the device CA's private key, as a thief of the hub's disk
+// would have it.
+func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.dir, "pki", "device-ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(crypto.Signer)
 }
 
 // Password is the owner's.
@@ -43,7 +63,7 @@ const Password = "correct horse battery"
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	dir := t.TempDir()
-	h := new(Hub)
+	h := &Hub{dir: dir}
 	var err error
 	check := func() {
 		t.Helper()

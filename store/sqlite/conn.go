@@ -35,8 +35,8 @@ func prepared(sql string) *statement {
 
 // conn is one connection, on SQLite's own interface as modernc.org/sqlite/lib
 // has it. The driver above that library asks for the name and type of every
-// column at every query and allocates each argument by itself; for the
-// statements of this package that was half of the cost.
+// column at every query and allocates each argument by itself, which was a
+// quarter of the processor time of an activation.
 //
 // A conn serves one goroutine at a time, and one statement: nothing may use it
 // while each runs.

@@ -27,11 +27,11 @@ var (
 
 	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
-	markDeviceDeleted    = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
-	revokeEnrolment      = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	revokePending        = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND state = 'p'`)
-	letTPMGo             = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
-	deleteAIKsOfActivity = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
+	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
+	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
+	revokePending     = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND state = 'p'`)
+	letTPMGo          = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
+	deleteAIKs        = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
 			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
 			UNION ALL
 			SELECT e.id, e.iak_name, e.previous FROM activated a JOIN enrolments e ON e.id = a.previous)
@@ -137,8 +137,9 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Store.
-func (s *Store) DeleteDevice(ctx context.Context, owner, id string, now time.Time) error {
+// DeleteDevice implements store.Store. The time is for engines that keep it;
+// here the caller's event is the record of when.
+func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectDeviceForDelete, id, owner)
 		if err != nil {
@@ -160,7 +161,7 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, now time.Tim
 		if _, err := c.exec(letTPMGo, ek[:]); err != nil {
 			return err
 		}
-		_, err = c.exec(deleteAIKsOfActivity, active, id)
+		_, err = c.exec(deleteAIKs, active, id)
 		return err
 	})
 }

@@ -231,6 +231,7 @@ func (w *writer) apart(batch []*job) (wrote bool, err error) {
 				// No savepoint any more: SQLite has given up the transaction.
 				return false, errors.Join(j.err, err)
 			}
+			w.conn.wrote = false
 		}
 		if err := w.conn.control(release); err != nil {
 			return false, err
