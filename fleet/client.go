@@ -243,3 +243,6 @@ func (d *Device) Onboard(ctx context.Context, h *Hub, t *join.TokenFile) (*Certi
 	}
 	return c, nil
 }
+
+// Close closes the connections that are not in use.
+func (h *Hub) Close() { h.plain.CloseIdleConnections() }

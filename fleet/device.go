@@ -314,3 +314,15 @@ func (d *Device) decapsulate(secret []byte) ([]byte, error) {
 	copy(x[size-len(p.X):], p.X)
 	return tpm2.KDFe(h, z, "IDENTITY", raw[1:1+size], x, h.Size()*8), nil
 }
+
+// WithNewIdentity is the same TPM with another IAK and IDevID key, which no
+// real TPM has: it saves making RSA endorsement keys.
+func (d *Device) WithNewIdentity() (*Device, error) {
+	n := *d
+	var err error
+	if n.IAK, err = NewKey(tcg.IAKTemplates[1], nil); err != nil {
+		return nil, err
+	}
+	n.IDevID, err = NewKey(tcg.IDevIDTemplates[1], nil)
+	return &n, err
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"gangway/evidence"
+	"gangway/fleet"
+	"gangway/hub"
+	"gangway/onboard"
+	"gangway/pki"
+	"gangway/store"
+	"gangway/store/sqlite"
+	"gangway/tcg/join"
+)
+
+// testHub is a hub on a real disk with one owner and one token.
+type testHub struct {
+	dir     string
+	store   store.Store
+	ca      *pki.Hub
+	service *onboard.Service
+	token   *join.TokenFile
+}
+
+// openHub makes a hub in a folder; empty: a temporary one below build/, which
+// is on the disk, unlike many a /tmp.
+func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
+	if dir == "" {
+		if err := os.MkdirAll("build", 0o755); err != nil {
+			return nil, err
+		}
+		var err error
+		if dir, err = os.MkdirTemp("build", "bench-"); err != nil {
+			return nil, err
+		}
+	}
+	h := &testHub{dir: dir}
+	var err error
+	if h.ca, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Bench"}); err != nil {
+		return nil, err
+	}
+	if h.store, err = sqlite.Open(context.Background(), filepath.Join(dir, "gangway.db")); err != nil {
+		return nil, err
+	}
+	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
+	trust, err := evidence.NewTrust(maker.Roots(), maker.Intermediates())
+	if err != nil {
+		return nil, err
+	}
+	h.service.SetTrust(trust)
+	h.token, err = newToken(h.store, h.ca)
+	return h, err
+}
+
+func newToken(s store.Store, ca *pki.Hub) (*join.TokenFile, error) {
+	owner := store.Account{ID: join.NewID(), Nick: "owner" + join.NewID()[:6], Created: time.Now()}
+	if err := s.CreateAccount(context.Background(), owner); err != nil {
+		return nil, err
+	}
+	secret, id := join.NewSecret(), join.NewID()
+	key, err := join.OwnershipKey(secret, id)
+	if err != nil {
+		return nil, err
+	}
+	err = s.CreateJoinToken(context.Background(), store.JoinToken{ID: id, Owner: owner.ID, PublicKey: key.Public().(ed25519.PublicKey), Created: time.Now(), Expires: time.Now().Add(24 * time.Hour)})
+	return &join.TokenFile{
+		ID: id, Owner: join.AccountPRN + owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
+		HubName: ca.HubName(), HubCA: string(ca.RootPEM()),
+	}, err
+}
+
+func (h *testHub) close() {
+	h.store.Close()
+	os.RemoveAll(h.dir)
+}
+
+// Server is the cost of a whole hub process, over TLS: an enrolment is the
+// request's connection, the request, the device's connection with its
+// certificate, and the activation.
+type Server struct {
+	CPU        float64 `json:"cpu_per_enrolment"` // of the hub's process
+	PerSecond  float64 `json:"enrolments_per_second"`
+	Enrolments int     `json:"enrolments"`
+	EK         string  `json:"ek"`
+}
+
+func measureServer(maker *fleet.Maker, n int) (*Server, error) {
+	const ek = "H-2"
+	dir, err := os.MkdirTemp("build", "bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	for name, c := range map[string]*x509.Certificate{"root.pem": maker.Root, "intermediate.pem": maker.Intermediate} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	child := exec.Command(self, "-serve", dir)
+	child.Stderr = os.Stderr
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	pipe, err := child.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := child.Start(); err != nil {
+		return nil, err
+	}
+	defer child.Process.Kill()
+	tok := new(join.TokenFile)
+	if err := json.NewDecoder(pipe).Decode(tok); err != nil {
+		return nil, fmt.Errorf("the hub's process did not start: %w", err)
+	}
+	fmt.Fprintf(os.Stderr, "making %d emulated devices for a whole server ...\n", n)
+	l, err := makeLoad(maker, ek, n, tok)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	start := time.Now()
+	err = parallel(n, func(i int) error {
+		client, err := fleet.NewHub(tok) // each device has its own connections
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		c, err := l.devices[i].Enrol(ctx, client, l.requests[i])
+		if err != nil {
+			return err
+		}
+		a, err := l.devices[i].Activate(ctx, client, c)
+		if err == nil && a.Status != 200 {
+			err = fmt.Errorf("activation: %s", a.Body)
+		}
+		return err
+	})
+	wall := time.Since(start)
+	if err != nil {
+		return nil, err
+	}
+	if err := child.Process.Signal(syscall.SIGTERM); err != nil {
+		return nil, err
+	}
+	io.Copy(io.Discard, pipe)
+	if err := child.Wait(); err != nil {
+		return nil, err
+	}
+	u := child.ProcessState
+	return &Server{CPU: micros(u.UserTime()+u.SystemTime(), n), PerSecond: float64(n) / wall.Seconds(), Enrolments: n, EK: ek}, nil
+}
+
+// serveChild is the other process: a hub that trusts the maker in dir.
+func serveChild(dir string) error {
+	maker := new(fleet.Maker)
+	for name, p := range map[string]**x509.Certificate{"root.pem": &maker.Root, "intermediate.pem": &maker.Intermediate} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		block, _ := pem.Decode(b)
+		if *p, err = x509.ParseCertificate(block.Bytes); err != nil {
+			return err
+		}
+	}
+	h, err := openHub(maker, dir)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	h.token.Hub = "https://" + l.Addr().String()
+	h.service.PublicURL = h.token.Hub
+	s, err := hub.New(hub.Config{Store: h.store, CA: h.ca, Onboard: h.service, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6})
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(h.token); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return errors.Join(s.Serve(ctx, l), h.store.Close())
+}

@@ -1,0 +1,266 @@
+// Command bench measures what an enrolment costs the hub, beside the
+// cryptography that nobody can avoid, in the same run on the same machine.
+//
+//	go run ./internal/bench [-o FILE] [-n N]
+//
+// The devices are emulated (package fleet), of a maker's CA that this program
+// makes and trusts for itself. Times are CPU time of the process (user and
+// system, getrusage), because wall time on two cores tells little; rates are
+// wall time, with durable commits.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"gangway/fleet"
+	"gangway/tcg/join"
+)
+
+// Result is build/bench.json. Times are microseconds of CPU an enrolment
+// unless their name says otherwise.
+type Result struct {
+	Machine struct {
+		CPUs int    `json:"cpus"`
+		Go   string `json:"go"`
+	} `json:"machine"`
+	Enrolment []Kind     `json:"enrolment"`
+	Server    *Server    `json:"server"`
+	Agent     []AgentRun `json:"agent"`
+}
+
+// Kind is the cost for one kind of endorsement key.
+type Kind struct {
+	EK string `json:"ek"`
+	// Crypto is the unavoidable: EK leaf verification, MakeCredential's
+	// public-key operation, two signature verifications, two signatures.
+	Crypto      map[string]float64 `json:"crypto"`
+	CryptoSum   float64            `json:"crypto_sum"`
+	Enrol       float64            `json:"enrol"` // verify, issue, seal, store
+	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
+	Ownership   float64            `json:"ownership_proof"`
+	Activate    float64            `json:"activate"` // check the proof, bind; without TLS
+	PerSecond   float64            `json:"enrolments_per_second"`
+	ActPerSec   float64            `json:"activations_per_second"`
+	Enrolments  int                `json:"enrolments"`
+	Activations int                `json:"activations"`
+}
+
+func main() {
+	out := flag.String("o", "", "write the result as JSON to this file")
+	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key")
+	serve := flag.String("serve", "", "run a hub in this folder, for the measurement of a whole server (used by bench itself)")
+	flag.Parse()
+	var err error
+	if *serve != "" {
+		err = serveChild(*serve)
+	} else {
+		err = run(*out, *n)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(out string, n int) error {
+	var r Result
+	r.Machine.CPUs, r.Machine.Go = runtime.NumCPU(), runtime.Version()
+	maker, err := fleet.NewMaker("bench", fleet.MakerOptions{})
+	if err != nil {
+		return err
+	}
+	for _, ek := range []string{"L-1", "H-2", "H-3"} {
+		k, err := measure(maker, ek, n)
+		if err != nil {
+			return err
+		}
+		r.Enrolment = append(r.Enrolment, *k)
+	}
+	if r.Server, err = measureServer(maker, n); err != nil {
+		return err
+	}
+	if r.Agent, err = measureAgents(); err != nil {
+		return err
+	}
+	r.print()
+	if out == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, append(b, '\n'), 0o644)
+}
+
+// cpu is the CPU time that this process has used.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// spent runs f and says what it took, CPU and wall.
+func spent(f func() error) (used, wall time.Duration, err error) {
+	runtime.GC()
+	c, w := cpu(), time.Now()
+	err = f()
+	return cpu() - c, time.Since(w), err
+}
+
+// workers is how many enrolments are under way at once: the hub batches the
+// commits of what arrives together.
+const workers = 64
+
+// parallel runs f(0) to f(n-1) with some workers and returns the first error.
+func parallel(n int, f func(i int) error) error {
+	next := make(chan int)
+	errs := make(chan error, workers)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := range next {
+				if err := f(i); err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	var err error
+feed:
+	for i := range n {
+		select {
+		case next <- i:
+		case err = <-errs:
+			break feed
+		}
+	}
+	close(next)
+	wg.Wait()
+	select {
+	case e := <-errs:
+		err = errors.Join(err, e)
+	default:
+	}
+	return err
+}
+
+// load is devices and their requests, made before anything is measured.
+type load struct {
+	devices  []*fleet.Device
+	requests [][]byte
+}
+
+// makeLoad makes n devices. RSA keys take long to make, so RSA endorsement
+// keys are shared by several, which then are the same machine with other
+// keys; their requests cost the hub the same.
+func makeLoad(maker *fleet.Maker, ek string, n int, tok *join.TokenFile) (*load, error) {
+	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
+	distinct := n
+	if ek == "L-1" {
+		distinct = min(n, 40)
+	}
+	err := parallel(distinct, func(i int) (err error) {
+		l.devices[i], err = fleet.New(maker, ek)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = parallel(n, func(i int) error {
+		if l.devices[i] == nil {
+			d, err := l.devices[i%distinct].WithNewIdentity()
+			if err != nil {
+				return err
+			}
+			l.devices[i] = d
+		}
+		r, err := l.devices[i].Request(tok, fleet.RequestChange{})
+		l.requests[i] = r
+		return err
+	})
+	return l, err
+}
+
+func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
+	h, err := openHub(maker, "")
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	fmt.Fprintf(os.Stderr, "making %d emulated devices with EK %s ...\n", n, ek)
+	l, err := makeLoad(maker, ek, n, h.token)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kind{EK: ek, Enrolments: n}
+	// The makers' CAs are verified once, before.
+	ctx := context.Background()
+	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
+		return nil, err
+	}
+	if err := k.crypto(maker, l.devices[0]); err != nil {
+		return nil, err
+	}
+	replies := make([][]byte, n)
+	used, wall, err := spent(func() error {
+		return parallel(n-1, func(i int) (err error) {
+			replies[i+1], err = h.service.Enrol(ctx, l.requests[i+1], "127.0.0.1")
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	k.Enrol = micros(used, n-1)
+	k.PerSecond = float64(n-1) / wall.Seconds()
+	k.Ratio = k.Enrol / k.CryptoSum
+
+	type activation struct {
+		hash            [32]byte
+		exporter, proof []byte
+	}
+	distinct := n - 1
+	if ek == "L-1" {
+		distinct = 39
+	}
+	acts := make([]activation, distinct)
+	if err := parallel(distinct, func(i int) error {
+		c, err := l.devices[i+1].Open(l.requests[i+1], replies[i+1])
+		if err != nil {
+			return err
+		}
+		acts[i] = activation{sum(c.IDevID.Raw), make([]byte, join.ExporterSize), nil}
+		acts[i].proof = join.ActivationProof(c.Keys, acts[i].exporter, acts[i].hash)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	used, wall, err = spent(func() error {
+		return parallel(distinct, func(i int) error {
+			_, err := h.service.Activate(ctx, acts[i].hash, acts[i].exporter, acts[i].proof, "127.0.0.1")
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	k.Activate, k.ActPerSec, k.Activations = micros(used, distinct), float64(distinct)/wall.Seconds(), distinct
+	return k, nil
+}
+
+func micros(d time.Duration, n int) float64 {
+	return float64(d.Nanoseconds()/int64(n)) / 1000
+}
