@@ -17,7 +17,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -33,9 +32,8 @@ import (
 	"gangway/evidence"
 	"gangway/pki"
 	"gangway/store"
+	"gangway/tcg"
 	"gangway/tcg/join"
-
-	"github.com/google/go-tpm/tpm2"
 )
 
 // PendingFor is how long a pending enrolment may be activated: long enough
@@ -228,22 +226,15 @@ func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ek, err := tpm2.Unmarshal[tpm2.TPMTPublic](r.EK.Raw)
-	if err != nil {
-		return nil, fmt.Errorf("onboard: EK: %w", err)
-	}
-	ekKey, err := tpm2.ImportEncapsulationKey(ek)
-	if err != nil {
-		return nil, fmt.Errorf("onboard: EK: %w", err)
-	}
 	var reply join.Reply
-	if reply.CredentialBlob, reply.Secret, err = tpm2.CreateCredential(rand.Reader, ekKey, e.IAKName, secret); err != nil {
-		return nil, fmt.Errorf("onboard: TPM2_MakeCredential: %w", err)
+	if reply.CredentialBlob, reply.Secret, err = tcg.MakeCredential(r.EK, e.IAKName, secret); err != nil {
+		return nil, fmt.Errorf("onboard: %w", err)
 	}
 	chain := make([]byte, 0, 6<<10)
-	for _, der := range [][]byte{e.IDevIDCert, s.CA.DeviceCA().Raw, e.IAKCert, s.CA.ACA().Raw} {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
+	chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.IDevIDCert})...)
+	chain = append(chain, s.CA.DeviceCAPEM()...)
+	chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.IAKCert})...)
+	chain = append(chain, s.CA.ACAPEM()...)
 	if reply.Sealed, err = join.Seal(keys, chain); err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	stdasn1 "encoding/asn1"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -48,6 +48,8 @@ type Hub struct {
 	sealKey    []byte
 	name       string
 	rootPEM    []byte
+	acaPEM     []byte
+	devicePEM  []byte
 	clientCAs  *x509.CertPool
 	firstStart bool
 }
@@ -212,17 +214,19 @@ func load(dir string) (*Hub, error) {
 	if h.sealKey, err = hex.DecodeString(string(bytes.TrimSpace(seal))); err != nil || len(h.sealKey) != sealSize {
 		return nil, fmt.Errorf("pki: %s is damaged; restore %s from its backup", sealFile, dir)
 	}
-	if h.aca, err = newIssuer(certs[1], keys[1], []stdasn1.ObjectIdentifier{oidAIKCertificate},
-		[]stdasn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed, oidVerifiedRestrict}); err != nil {
+	if h.aca, err = newIssuer(certs[1], keys[1], []asn1.ObjectIdentifier{oidAIKCertificate},
+		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed, oidVerifiedRestrict}); err != nil {
 		return nil, err
 	}
-	if h.device, err = newIssuer(certs[2], keys[2], []stdasn1.ObjectIdentifier{oidClientAuth},
-		[]stdasn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed}); err != nil {
+	if h.device, err = newIssuer(certs[2], keys[2], []asn1.ObjectIdentifier{oidClientAuth},
+		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed}); err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
 	h.name = hex.EncodeToString(sum[:])
-	h.rootPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})
+	for i, p := range []*[]byte{&h.rootPEM, &h.acaPEM, &h.devicePEM} {
+		*p = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[i].Raw})
+	}
 	h.clientCAs.AddCert(certs[2])
 	return h, nil
 }
@@ -286,6 +290,10 @@ func (h *Hub) SealKey() []byte { return h.sealKey }
 
 // RootPEM is the root certificate: what devices are given to trust.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
+
+// ACAPEM and DeviceCAPEM are the certificates that replies carry, in PEM.
+func (h *Hub) ACAPEM() []byte      { return h.acaPEM }
+func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
 // Root, ACA and DeviceCA are the authorities' certificates.
 func (h *Hub) Root() *x509.Certificate     { return h.root }

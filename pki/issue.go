@@ -8,14 +8,15 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	stdasn1 "encoding/asn1"
+	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // IAKRequest is what an IAK certificate says. All fields but URI are needed.
@@ -52,48 +53,33 @@ type issuer struct {
 	fixed     []byte // the extensions that all certificates have
 }
 
-func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []stdasn1.ObjectIdentifier) (*issuer, error) {
+func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {
 	pub, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
 		return nil, errors.New("pki: a CA's key is ECDSA")
 	}
 	i := &issuer{cert: cert, key: key}
 	// ecdsa-with-SHA256 or -SHA384 (RFC 5758, 3.2).
-	oid := stdasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+	algorithm := asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	i.hash = crypto.SHA256
 	if pub.Curve == elliptic.P384() {
-		oid[6], i.hash = 3, crypto.SHA384
+		algorithm[6], i.hash = 3, crypto.SHA384
 	}
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oid) })
-	i.algorithm = b.BytesOrPanic()
-
-	var e cryptobyte.Builder
-	extension(&e, oidKeyUsage, true, func(b *cryptobyte.Builder) {
-		b.AddASN1BitString([]byte{0x80}) // digitalSignature
-	})
-	extension(&e, oidExtKeyUsage, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			for _, u := range usages {
-				b.AddASN1ObjectIdentifier(u)
-			}
-		})
-	})
-	extension(&e, oidPolicies, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			for _, p := range policies {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(p) })
-			}
-		})
-	})
-	extension(&e, oidAuthorityKeyID, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(cert.SubjectKeyId) })
-		})
-	})
-	var err error
-	i.fixed, err = e.Bytes()
-	return i, err
+	i.algorithm = der(tagSequence, oid(algorithm))
+	var usage, policy [][]byte
+	for _, u := range usages {
+		usage = append(usage, oid(u))
+	}
+	for _, p := range policies {
+		policy = append(policy, der(tagSequence, oid(p)))
+	}
+	i.fixed = slices.Concat(
+		extension(oidKeyUsage, true, []byte{tagBitString, 2, 7, 0x80}), // digitalSignature
+		extension(oidExtKeyUsage, false, der(tagSequence, usage...)),
+		extension(oidPolicies, false, der(tagSequence, policy...)),
+		extension(oidAuthorityKeyID, false, der(tagSequence, der(tagContext0, cert.SubjectKeyId))),
+	)
+	return i, nil
 }
 
 // IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md, 7) and
@@ -107,14 +93,9 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	}
 	name := hex.EncodeToString(r.AKName)
 	return h.aca.issue(r.PublicKey, r.NotBefore,
-		func(b *cryptobyte.Builder) {
-			attribute(b, oidCommonName, "IAK "+name[4:20])
-			attribute(b, oidSerialNumber, r.DeviceID)
-		},
-		func(b *cryptobyte.Builder) {
-			altName(b, r.HWSerial, r.URI)
-			raw(b, oidPantacorAKName, name)
-		})
+		der(tagSequence, attribute(oidCommonName, "IAK "+name[4:20]), attribute(oidSerialNumber, r.DeviceID)),
+		altName(r.HWSerial, r.URI),
+		raw(oidPantacorAKName, name))
 }
 
 // IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
@@ -130,18 +111,12 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 		}
 	}
 	return h.device.issue(r.PublicKey, r.NotBefore,
-		func(b *cryptobyte.Builder) {
-			attribute(b, oidOrganization, "Gangway")
-			attribute(b, oidCommonName, r.DeviceID)
-			attribute(b, oidSerialNumber, r.DeviceID)
-		},
-		func(b *cryptobyte.Builder) {
-			altName(b, r.HWSerial, "")
-			raw(b, oidPantacorAKName, hex.EncodeToString(r.AKName))
-			raw(b, oidPantacorOwner, r.OwnerPRN)
-			raw(b, oidPantacorJoinToken, r.TokenID)
-			raw(b, oidPantacorDevice, r.DevicePRN)
-		})
+		der(tagSequence, attribute(oidOrganization, "Gangway"), attribute(oidCommonName, r.DeviceID), attribute(oidSerialNumber, r.DeviceID)),
+		altName(r.HWSerial, ""),
+		raw(oidPantacorAKName, hex.EncodeToString(r.AKName)),
+		raw(oidPantacorOwner, r.OwnerPRN),
+		raw(oidPantacorJoinToken, r.TokenID),
+		raw(oidPantacorDevice, r.DevicePRN))
 }
 
 func checkCommon(deviceID string, akName, hwSerial []byte) error {
@@ -175,48 +150,29 @@ const slowClock = 5 * time.Minute
 
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
 // Certificate. It does not verify its own signature: tests do, and every peer.
-func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject, extensions func(*cryptobyte.Builder)) ([]byte, error) {
+func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject []byte, extensions ...[]byte) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
 		return nil, err
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, 1200))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) })
-		b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serialNumber()) })
-		b.AddBytes(i.algorithm)
-		b.AddBytes(i.cert.RawSubject)
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			validity(b, notBefore.Add(-slowClock))
-			validity(b, forever)
-		})
-		b.AddASN1(asn1.SEQUENCE, subject)
-		b.AddBytes(spki)
-		b.AddASN1(asn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddBytes(i.fixed)
-				extension(b, oidSubjectKeyID, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(keyID) })
-				extensions(b)
-			})
-		})
-	})
-	tbs, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("pki: %w", err)
-	}
+	extensions = append(extensions, i.fixed, extension(oidSubjectKeyID, false, der(tagOctetString, keyID)))
+	tbs := der(tagSequence,
+		[]byte{tagContext0Constructed, 3, tagInteger, 1, 2}, // version 3
+		der(tagInteger, serialNumber()),
+		i.algorithm,
+		i.cert.RawSubject,
+		der(tagSequence, timestamp(notBefore.Add(-slowClock)), timestamp(forever)),
+		subject,
+		spki,
+		der(tagContext3Constructed, der(tagSequence, extensions...)),
+	)
 	digest := i.hash.New()
 	digest.Write(tbs)
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
 	if err != nil {
 		return nil, fmt.Errorf("pki: signing: %w", err)
 	}
-	c := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(sig)+32))
-	c.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(i.algorithm)
-		b.AddASN1BitString(sig)
-	})
-	return c.Bytes()
+	return der(tagSequence, tbs, i.algorithm, der(tagBitString, []byte{0}, sig)), nil
 }
 
 // serialNumber returns the content of an INTEGER of 128 random bits, positive
@@ -233,60 +189,33 @@ func serialNumber() []byte {
 	return b
 }
 
-func validity(b *cryptobyte.Builder, t time.Time) {
-	t = t.UTC().Truncate(time.Second)
-	if t.Year() >= 2050 || t.Year() < 1950 {
-		b.AddASN1GeneralizedTime(t)
-		return
+func attribute(id asn1.ObjectIdentifier, value string) []byte {
+	return der(tagSet, der(tagSequence, oid(id), der(tagPrintableString, []byte(value))))
+}
+
+func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
+	if critical {
+		return der(tagSequence, oid(id), []byte{tagBoolean, 1, 0xFF}, der(tagOctetString, value))
 	}
-	b.AddASN1UTCTime(t)
+	return der(tagSequence, oid(id), der(tagOctetString, value))
 }
 
-func attribute(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, value string) {
-	b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1ObjectIdentifier(oid)
-			b.AddASN1(asn1.PrintableString, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
-		})
-	})
+// raw is one of Pantacor's extensions: its value is the text's bytes, without
+// a DER type around them, because that is what Pantacor's readers take it
+// for. They are never critical.
+func raw(id asn1.ObjectIdentifier, value string) []byte {
+	return extension(id, false, []byte(value))
 }
 
-func extension(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, critical bool, value func(*cryptobyte.Builder)) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1ObjectIdentifier(oid)
-		if critical {
-			b.AddASN1Boolean(true)
-		}
-		b.AddASN1(asn1.OCTET_STRING, value)
-	})
-}
-
-// raw adds one of Pantacor's extensions: its value is the text's bytes,
-// without a DER type around them, because that is what Pantacor's readers
-// take it for. They are never critical.
-func raw(b *cryptobyte.Builder, oid stdasn1.ObjectIdentifier, value string) {
-	extension(b, oid, false, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
-}
-
-// altName adds the subject alternative name: a HardwareModuleName (RFC 4108,
-// 5) and, unless it is empty, a URI.
-func altName(b *cryptobyte.Builder, hwSerial []byte, uri string) {
-	extension(b, oidSubjectAltName, false, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { // otherName
-				b.AddASN1ObjectIdentifier(oidHardwareModule)
-				b.AddASN1(asn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1ObjectIdentifier(oidTPMHardware)
-						b.AddASN1OctetString(hwSerial)
-					})
-				})
-			})
-			if uri != "" {
-				b.AddASN1(asn1.Tag(6).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(uri)) })
-			}
-		})
-	})
+// altName is the subject alternative name: a HardwareModuleName (RFC 4108, 5)
+// and, unless it is empty, a URI.
+func altName(hwSerial []byte, uri string) []byte {
+	module := der(tagSequence, oid(oidTPMHardware), der(tagOctetString, hwSerial))
+	names := der(tagContext0Constructed, oid(oidHardwareModule), der(tagContext0Constructed, module)) // otherName
+	if uri != "" {
+		names = append(names, der(tagContext6, []byte(uri))...)
+	}
+	return extension(oidSubjectAltName, false, der(tagSequence, names))
 }
 
 // publicKeyInfo encodes an allowed public key, and its identifier: the first
@@ -310,7 +239,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
 	s := cryptobyte.String(spki)
 	var info cryptobyte.String
 	var bits []byte
-	if !s.ReadASN1(&info, asn1.SEQUENCE) || !info.SkipASN1(asn1.SEQUENCE) || !info.ReadASN1BitStringAsBytes(&bits) {
+	if !s.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) || !info.ReadASN1BitStringAsBytes(&bits) {
 		return nil, nil, errors.New("pki: the public key cannot be encoded")
 	}
 	sum := sha256.Sum256(bits)

@@ -40,6 +40,8 @@ type Public struct {
 
 	Curve CurveID // ECC
 	X, Y  []byte  // ECC, big-endian, at most the curve's size
+
+	key crypto.PublicKey // what Key found
 }
 
 // ParsePublic parses a TPMT_PUBLIC of an RSA or ECC key, strictly. It does
@@ -135,8 +137,21 @@ func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 
 // Key returns the key as *ecdsa.PublicKey or *rsa.PublicKey. A point off its
 // curve, an RSA key whose modulus has not exactly KeyBits bits, and sizes
-// below 2048 bits are errors.
+// below 2048 bits are errors. The first call keeps the result, so it must not
+// run at the same time as another one.
 func (p *Public) Key() (crypto.PublicKey, error) {
+	if p.key != nil {
+		return p.key, nil
+	}
+	key, err := p.parseKey()
+	if err != nil {
+		return nil, err
+	}
+	p.key = key
+	return key, nil
+}
+
+func (p *Public) parseKey() (crypto.PublicKey, error) {
 	switch p.Type {
 	case AlgRSA:
 		n := new(big.Int).SetBytes(p.Modulus)

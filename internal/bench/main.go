@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"sync"
 	"syscall"
 	"time"
@@ -54,8 +55,11 @@ type Kind struct {
 	Activations int                `json:"activations"`
 }
 
+var profile *string
+
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file")
 	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key")
 	serve := flag.String("serve", "", "run a hub in this folder, for the measurement of a whole server (used by bench itself)")
 	flag.Parse()
@@ -215,6 +219,16 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	replies := make([][]byte, n)
+	if *profile != "" {
+		f, err := os.Create(*profile + "." + ek)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return nil, err
+		}
+	}
 	used, wall, err := spent(func() error {
 		return parallel(n-1, func(i int) (err error) {
 			replies[i+1], err = h.service.Enrol(ctx, l.requests[i+1], "127.0.0.1")
@@ -224,6 +238,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	if err != nil {
 		return nil, err
 	}
+	pprof.StopCPUProfile()
 	k.Enrol = micros(used, n-1)
 	k.PerSecond = float64(n-1) / wall.Seconds()
 	k.Ratio = k.Enrol / k.CryptoSum

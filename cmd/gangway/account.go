@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bufio"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+
+	"gangway/hub"
+	"gangway/store"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`)
+
+func (a *app) accountCommand() *cobra.Command {
+	c := &cobra.Command{Use: "account", Short: "Manage accounts, on the hub's machine"}
+	var data, nick, email string
+	var fromStdin, generate bool
+	create := &cobra.Command{
+		Use:   "create --data DIR --nick NAME",
+		Short: "Make an account",
+		Long: `Create makes an account in the hub's database. It needs the data folder, so it
+runs on the hub's machine; the hub may be running.`,
+		Example: `  gangway account create --data /var/lib/gangway --nick ada --email ada@example.org
+  gangway account create --data ./hub --nick ada --generate`,
+		Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if !nickForm.MatchString(nick) {
+				return usagef("--nick has 3 to 23 letters, digits and the signs _ - +")
+			}
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			var password string
+			if generate {
+				password = rand.Text()
+			} else if password, err = a.password(fromStdin, true); err != nil {
+				return err
+			}
+			hash, err := hub.HashPassword(password)
+			if err != nil {
+				return err
+			}
+			account := store.Account{ID: join.NewID(), Nick: nick, Email: email, PasswordHash: hash, Created: time.Now()}
+			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
+				return fmt.Errorf("there is an account with this nick or e-mail already; choose another")
+			} else if err != nil {
+				return err
+			}
+			view := struct {
+				ID       string `json:"id"`
+				PRN      string `json:"prn"`
+				Nick     string `json:"nick"`
+				HubName  string `json:"hub-name"`
+				Password string `json:"password,omitempty"`
+			}{account.ID, join.AccountPRN + account.ID, nick, i.ca.HubName(), ""}
+			if generate {
+				view.Password = password
+			}
+			if done, err := a.json(view); done {
+				return err
+			}
+			a.printf("Account %s (%s) made.\n", nick, account.ID)
+			if generate {
+				a.printf("Password: %s\n", password)
+			}
+			a.note("Sign in from anywhere with:\n  gangway login https://HOST:PORT --hub-name %s --nick %s", i.ca.HubName(), nick)
+			return nil
+		},
+	}
+	f := create.Flags()
+	f.StringVar(&data, "data", "", "the hub's data folder (required)")
+	f.StringVar(&nick, "nick", "", "name to sign in with (required)")
+	f.StringVar(&email, "email", "", "e-mail address")
+	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
+	f.BoolVar(&generate, "generate", false, "make up a password and print it")
+	c.AddCommand(create)
+	return c
+}
+
+// password reads one from a terminal (twice, if it is new) or from standard
+// input.
+func (a *app) password(fromStdin, fresh bool) (string, error) {
+	if fromStdin {
+		line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		return strings.TrimRight(line, "\r\n"), nil
+	}
+	fd := int(a.stdin.Fd())
+	if !term.IsTerminal(fd) {
+		return "", usagef("there is no terminal to ask for the password: use --password-stdin")
+	}
+	ask := func(prompt string) (string, error) {
+		fmt.Fprint(a.stderr, prompt)
+		b, err := term.ReadPassword(fd)
+		fmt.Fprintln(a.stderr)
+		return string(b), err
+	}
+	p, err := ask("Password: ")
+	if err != nil || !fresh {
+		return p, err
+	}
+	again, err := ask("Again: ")
+	if err == nil && again != p {
+		err = errors.New("the two are not the same")
+	}
+	return p, err
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"gangway/hub"
+)
+
+// signIn is the owner's configuration file: which hub, how to know it again,
+// and the session's token. Mode 0600.
+type signIn struct {
+	Hub   string `json:"hub"`
+	HubCA string `json:"hub-ca"` // PEM
+	Nick  string `json:"nick"`
+	Token string `json:"token"`
+}
+
+func configPath() (string, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "gangway", "config.json"), nil
+}
+
+func loadSignIn() (*signIn, error) {
+	path, err := configPath()
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New("you are not signed in: 'gangway login' first")
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := new(signIn)
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("%s is damaged; sign in again: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *signIn) save() error {
+	path, err := configPath()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// client returns an HTTP client that trusts the hub's CA alone.
+func (s *signIn) client() (*http.Client, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(s.HubCA)) {
+		return nil, errors.New("the hub's CA cannot be read; sign in again")
+	}
+	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots},
+	}}, nil
+}
+
+// do sends a request and decodes the answer into out, unless out is nil.
+func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, s.Hub+path, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "gangway/"+version())
+	if s.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+s.Token)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		var unknown x509.UnknownAuthorityError
+		if errors.As(err, &unknown) {
+			return fmt.Errorf("who answers at %s is not the hub that you signed in to", s.Hub)
+		}
+		return fmt.Errorf("the hub at %s cannot be reached: %w", s.Hub, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		p := new(hub.Problem)
+		if json.Unmarshal(b, p) != nil || p.Code == "" {
+			return fmt.Errorf("the hub answered %s", resp.Status)
+		}
+		return fmt.Errorf("%s %s (%s)", p.Message, p.Hint, p.Code)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("the hub's answer cannot be read: %w", err)
+	}
+	return nil
+}
+
+// call is do for a signed-in owner.
+func call[T any](ctx context.Context, method, path string, in any) (out T, err error) {
+	s, err := loadSignIn()
+	if err != nil {
+		return out, err
+	}
+	err = s.do(ctx, method, path, in, &out)
+	return out, err
+}
+
+// fetchCA gets a hub's root certificate from the hub itself, believing it only
+// if it has the name that is expected.
+func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
+	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		// The answer is verified by its hash, below; nothing is sent.
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
+	}}
+	defer c.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, hubURL+"/hub-ca.pem", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("the hub at %s cannot be reached: %w", hubURL, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return "", err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return "", fmt.Errorf("what answers at %s is no Gangway hub", hubURL)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	if got := hex.EncodeToString(sum[:]); got != hubName {
+		return "", fmt.Errorf("what answers at %s is not that hub: its name is %s", hubURL, got)
+	}
+	return string(pem.EncodeToMemory(block)), nil
+}

@@ -1,0 +1,365 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"gangway/agent"
+	"gangway/evidence"
+	"gangway/hub"
+	"gangway/internal/swtpm"
+	"gangway/pki"
+	"gangway/store"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// demoResult is what --output json prints.
+type demoResult struct {
+	Hub     string       `json:"hub"`
+	Devices []demoDevice `json:"devices"`
+}
+
+type demoDevice struct {
+	ID           string      `json:"id"`
+	Nick         string      `json:"nick"`
+	Owner        string      `json:"owner"`
+	Status       string      `json:"status"`
+	TPM          hub.TPMView `json:"tpm"`
+	Key          string      `json:"key"`
+	OnboardingMS int64       `json:"onboarding_ms"`
+	RoundTrips   int         `json:"round_trips"`
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	var devices, port int
+	var once bool
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Show all of it on this machine: a hub, software TPMs, and a device on each",
+		Long: `Demo starts a hub on loopback, makes an owner, a join token and some software TPMs
+with certificates by a maker of their own (RSA 2048 and ECC P-384 in turn), and
+lets an agent onboard with each. Everything is in a temporary folder and goes at
+the end. Needs swtpm (apt-get install swtpm swtpm-tools gnutls-bin).`,
+		Example: `  gangway demo
+  gangway demo --devices 5 --once --output json`,
+		Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if devices < 1 || devices > 64 {
+				return usagef("--devices is from 1 to 64")
+			}
+			d := &demo{app: a, n: devices, colour: a.output == "text" && isTerminal(a.stdout)}
+			defer d.close()
+			return d.run(c.Context(), port, once)
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&devices, "devices", 3, "how many devices")
+	f.BoolVar(&once, "once", false, "end when all are aboard, instead of at Ctrl-C")
+	f.IntVar(&port, "port", 0, "the hub's port on loopback (0: a free one)")
+	return c
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// demo is a running demonstration.
+type demo struct {
+	*app
+	n      int
+	colour bool
+	dir    string
+	tpms   []*swtpm.TPM
+	hub    *instance
+	owner  store.Account
+	pass   string
+
+	mu    sync.Mutex // guards what is printed
+	start time.Time
+}
+
+func (d *demo) close() {
+	for _, t := range d.tpms {
+		t.Stop()
+	}
+	if d.hub != nil {
+		d.hub.close()
+	}
+	if d.dir != "" {
+		os.RemoveAll(d.dir)
+	}
+}
+
+// say prints a step. Progress is for people: with JSON it goes to stderr.
+func (d *demo) say(who, what, detail string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.stdout
+	if d.output == "json" {
+		out = d.stderr
+	}
+	at := fmt.Sprintf("%6.2f s", time.Since(d.start).Seconds())
+	if d.colour {
+		fmt.Fprintf(out, "\x1b[2m%s\x1b[0m  \x1b[1m%-7s\x1b[0m \x1b[32m%-22s\x1b[0m %s\n", at, who, what, detail)
+		return
+	}
+	fmt.Fprintf(out, "%s  %-7s %-22s %s\n", at, who, what, detail)
+}
+
+func (d *demo) run(ctx context.Context, port int, once bool) error {
+	d.start = time.Now()
+	if missing := swtpm.Missing(); missing != "" {
+		return errors.New(missing)
+	}
+	var err error
+	if d.dir, err = os.MkdirTemp("", "gw"); err != nil { // short: Unix sockets have short paths
+		return err
+	}
+	d.say("", "making software TPMs", fmt.Sprintf("%d, with EK certificates of RSA 2048 and ECC P-384 in turn", d.n))
+	if err := d.makeTPMs(ctx); err != nil {
+		return err
+	}
+	url, stop, err := d.startHub(ctx, port)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	tok, err := d.token(ctx, url)
+	if err != nil {
+		return err
+	}
+	agents := make([]*agent.Agent, d.n)
+	states := make([]*agent.State, d.n)
+	if err := d.onboardAll(ctx, tok, agents, states); err != nil {
+		return err
+	}
+	result, err := d.result(ctx, url, states)
+	if err != nil {
+		return err
+	}
+	if err := d.report(ctx, result, once); err != nil || once {
+		return err
+	}
+	var wg sync.WaitGroup
+	for i, ag := range agents {
+		wg.Go(func() {
+			defer ag.Close()
+			if err := ag.Run(ctx); err != nil {
+				d.say(name(i), "stopped", err.Error())
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+func name(i int) string { return fmt.Sprintf("demo-%d", i+1) }
+
+func (d *demo) makeTPMs(ctx context.Context) error {
+	d.tpms = make([]*swtpm.TPM, d.n)
+	maker := filepath.Join(d.dir, "maker")
+	return each(d.n, func(i int) error {
+		kind, words := swtpm.RSA2048, "EK RSA 2048"
+		if i%2 == 1 {
+			kind, words = swtpm.P384, "EK ECC P-384"
+		}
+		t, err := swtpm.New(ctx, filepath.Join(d.dir, fmt.Sprint(i)), swtpm.Options{EK: kind, Maker: maker})
+		if err != nil {
+			return err
+		}
+		d.tpms[i] = t
+		d.say(name(i), "TPM made", words)
+		return nil
+	})
+}
+
+// each runs f(0) to f(n-1), a few at a time, and joins their errors.
+func each(n int, f func(int) error) error {
+	errs := make([]error, n)
+	slots := make(chan struct{}, 4)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			errs[i] = f(i)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// startHub starts the hub and returns how to stop it.
+func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
+	var err error
+	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), pki.Options{Name: "Demo"}); err != nil {
+		return "", nil, err
+	}
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return "", nil, err
+	}
+	url, names, err := addresses("", l.Addr())
+	if err != nil {
+		return "", nil, err
+	}
+	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	server, service, err := d.hub.server(url, names, d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()}, log)
+	if err != nil {
+		return "", nil, err
+	}
+	service.Observe = d.observe
+	d.say("hub", "started", url)
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(serving, l) }()
+	return url, func() {
+		cancel()
+		if err := <-done; err != nil {
+			d.note("hub: %v", err)
+		}
+	}, nil
+}
+
+// observe shows what the hub found and did for a request.
+func (d *demo) observe(e store.Enrolment, v *evidence.Verdict) {
+	who := e.ProdSerial
+	for _, s := range v.Steps {
+		switch s.Check {
+		case "ownership":
+			d.say(who, "ownership proven", s.Detail)
+		case "ek-chain":
+			d.say(who, "EK checked", s.Detail)
+		case "certify":
+			d.say(who, "keys certified", s.Detail)
+		}
+	}
+	d.say(who, "AIK certified", fmt.Sprintf("by the attestation CA, SHA-256 %x…", e.IAKHash[:8]))
+	d.say(who, "IDevID issued", fmt.Sprintf("for device %s, sealed to its TPM", e.DeviceID))
+}
+
+func (d *demo) token(ctx context.Context, url string) (*join.TokenFile, error) {
+	d.pass = rand.Text()
+	hash, err := hub.HashPassword(d.pass)
+	if err != nil {
+		return nil, err
+	}
+	d.owner = store.Account{ID: join.NewID(), Nick: "captain", PasswordHash: hash, Created: time.Now()}
+	if err := d.hub.store.CreateAccount(ctx, d.owner); err != nil {
+		return nil, err
+	}
+	secret, id := join.NewSecret(), join.NewID()
+	key, err := join.OwnershipKey(secret, id)
+	if err != nil {
+		return nil, err
+	}
+	t := store.JoinToken{ID: id, Owner: d.owner.ID, Nick: "demo", PublicKey: key.Public().(ed25519.PublicKey), Created: time.Now(), Expires: time.Now().Add(24 * time.Hour), MaxUses: d.n}
+	if err := d.hub.store.CreateJoinToken(ctx, t); err != nil {
+		return nil, err
+	}
+	d.say("hub", "join token made", fmt.Sprintf("%s, of owner captain, for %d devices", id, d.n))
+	return &join.TokenFile{
+		ID: id, PRN: join.TokenPRN + id, Nick: t.Nick, Owner: join.AccountPRN + d.owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
+		Hub: url, HubName: d.hub.ca.HubName(), HubCA: string(d.hub.ca.RootPEM()),
+	}, nil
+}
+
+func (d *demo) onboardAll(ctx context.Context, tok *join.TokenFile, agents []*agent.Agent, states []*agent.State) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	return each(d.n, func(i int) error {
+		var err error
+		agents[i], err = agent.New(agent.Config{
+			Token: tok, TPM: d.tpms[i].Address(), StateDir: filepath.Join(d.dir, "state", fmt.Sprint(i)),
+			Model: "demo machine", Serial: name(i), ReportEvery: 10 * time.Second, Version: version(),
+			Progress: func(s agent.Step) {
+				switch s.Name {
+				case "keys":
+					d.say(name(i), "keys made in the TPM", s.Detail)
+				case "request":
+					d.say(name(i), "request sent", s.Detail)
+				case "open":
+					d.say(name(i), "reply opened", s.Detail)
+				case "activate":
+					d.say(name(i), "first TLS connection", s.Detail)
+				case "waiting", "anew":
+					d.say(name(i), s.Name, s.Detail)
+				}
+			},
+		})
+		if err != nil {
+			return err
+		}
+		if states[i], err = agents[i].Onboard(ctx); err != nil {
+			return fmt.Errorf("%s: %w", name(i), err)
+		}
+		return nil
+	})
+}
+
+// result is what the hub knows of the devices, and how it went for each.
+func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*demoResult, error) {
+	r := &demoResult{Hub: url}
+	for _, s := range states {
+		v, err := d.hub.store.Device(ctx, s.DeviceID)
+		if err != nil {
+			return nil, fmt.Errorf("device %s is not in the hub's list: %w", s.DeviceID, err)
+		}
+		r.Devices = append(r.Devices, demoDevice{
+			ID: v.ID, Nick: v.Nick, Owner: d.owner.Nick, Status: "active",
+			TPM: hub.TPMView{Manufacturer: v.TPMMaker, Model: v.TPMModel, Firmware: v.TPMFirmware},
+			Key: v.KeyAlgorithm, OnboardingMS: s.OnboardingMS, RoundTrips: s.RoundTrips,
+		})
+	}
+	if n, err := d.hub.store.CountDevices(ctx, d.owner.ID); err != nil || n != d.n {
+		return nil, fmt.Errorf("%d devices are active, %d were expected (%w)", n, d.n, err)
+	}
+	return r, nil
+}
+
+func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
+	if done, err := d.json(r); done {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fmt.Fprintln(d.stdout)
+	w := tabwriter.NewWriter(d.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NICK\tID\tOWNER\tSTATUS\tTPM\tKEY\tONBOARDED IN\tREQUESTS")
+	for _, v := range r.Devices {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d ms\t%d\n", v.Nick, v.ID, v.Owner, v.Status, strings.TrimSpace(v.TPM.Manufacturer+" "+v.TPM.Model), v.Key, v.OnboardingMS, v.RoundTrips)
+	}
+	if err := w.Flush(); err != nil || once {
+		return err
+	}
+	fmt.Fprintf(d.stdout, `
+The page:   %s/     (its certificate is by the demo's own CA; let your browser pass)
+Sign in as: captain
+Password:   %s
+
+The same by command, in another terminal:
+  gangway login %s --hub-name %s --nick captain
+  gangway device show %s
+
+Ctrl-C ends the demo and removes everything.
+`, r.Hub, d.pass, r.Hub, d.hub.ca.HubName(), r.Devices[0].Nick)
+	return nil
+}

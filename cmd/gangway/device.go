@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/hub"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) deviceCommand() *cobra.Command {
+	c := &cobra.Command{Use: "device", Short: "See and manage your devices"}
+	ls := &cobra.Command{
+		Use: "ls", Short: "List your devices", Args: args(),
+		Example: "  gangway device ls\n  gangway device ls --output json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			devices, err := allDevices(c.Context())
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(devices); done {
+				return err
+			}
+			if len(devices) == 0 {
+				a.note("No device yet. Make a join token and onboard one:\n  gangway token create > device_autojointoken.json")
+				return nil
+			}
+			return printDevices(a.stdout, devices)
+		},
+	}
+	show := &cobra.Command{
+		Use: "show ID|NICK", Short: "Show a device with its whole chain of evidence", Args: args("the device's id or nick"),
+		Example: "  gangway device show brave-otter-3fa2\n  gangway device show 65f0c1... --output json",
+		RunE:    func(c *cobra.Command, arg []string) error { return a.showDevice(c.Context(), arg[0]) },
+	}
+	rename := &cobra.Command{
+		Use: "rename ID|NICK NEW-NICK", Short: "Give a device another nick", Args: args("the device's id or nick", "the new nick"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			_, err = call[hub.DeviceView](c.Context(), "PATCH", "/devices/"+d.ID, map[string]string{"nick": arg[1]})
+			if err == nil {
+				a.note("%s is now %s.", d.Nick, arg[1])
+			}
+			return err
+		},
+	}
+	var yes bool
+	del := &cobra.Command{
+		Use: "delete ID|NICK", Short: "Remove a device and let its TPM go", Args: args("the device's id or nick"),
+		Long: `Delete revokes the device's certificates at once and lets its TPM go: with a join
+token it may come back, as another device, of any owner.`,
+		RunE: func(c *cobra.Command, arg []string) error {
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			if !yes {
+				fmt.Fprintf(a.stderr, "This revokes %s (%s) and lets its TPM go. Type its nick to go on: ", d.Nick, d.ID)
+				line, err := bufio.NewReader(io.LimitReader(a.stdin, 256)).ReadString('\n')
+				if err != nil || strings.TrimSpace(line) != d.Nick {
+					return fmt.Errorf("that is not its nick; nothing was done")
+				}
+			}
+			_, err = call[hub.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
+			if err == nil {
+				a.note("%s is removed.", d.Nick)
+			}
+			return err
+		},
+	}
+	del.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	c.AddCommand(ls, show, rename, del)
+	return c
+}
+
+// allDevices pages through the list.
+func allDevices(ctx context.Context) ([]hub.DeviceView, error) {
+	var all []hub.DeviceView
+	for after := ""; ; {
+		page, err := call[[]hub.DeviceView](ctx, "GET", "/devices?limit=1000&after="+url.QueryEscape(after), nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < 1000 {
+			return all, nil
+		}
+		after = page[len(page)-1].Nick
+	}
+}
+
+// findDevice takes an id or a nick.
+func findDevice(ctx context.Context, which string) (hub.DeviceView, error) {
+	if join.IsID(which) {
+		return call[hub.DeviceView](ctx, "GET", "/devices/"+which, nil)
+	}
+	devices, err := allDevices(ctx)
+	if err != nil {
+		return hub.DeviceView{}, err
+	}
+	for _, d := range devices {
+		if d.Nick == which {
+			return d, nil
+		}
+	}
+	return hub.DeviceView{}, fmt.Errorf("you have no device %q; 'gangway device ls' lists yours", which)
+}
+
+func printDevices(out io.Writer, devices []hub.DeviceView) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NICK\tID\tSTATUS\tTPM\tKEY\tLAST SEEN")
+	for _, d := range devices {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Nick, d.ID, d.Status, strings.TrimSpace(d.TPM.Manufacturer+" "+d.TPM.Model), d.Key, ago(d.LastSeen))
+	}
+	return w.Flush()
+}
+
+func ago(t time.Time) string {
+	switch d := time.Since(t); {
+	case t.IsZero():
+		return "never"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", max(int(d.Seconds()), 0))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	default:
+		return t.Local().Format(time.DateOnly)
+	}
+}
+
+func (a *app) showDevice(ctx context.Context, which string) error {
+	d, err := findDevice(ctx, which)
+	if err != nil {
+		return err
+	}
+	e, err := call[hub.EvidenceView](ctx, "GET", "/devices/"+d.ID+"/evidence", nil)
+	if err != nil {
+		return err
+	}
+	events, err := call[[]hub.EventView](ctx, "GET", "/events?device="+d.ID, nil)
+	if err != nil {
+		return err
+	}
+	if done, err := a.json(struct {
+		Device   hub.DeviceView   `json:"device"`
+		Evidence hub.EvidenceView `json:"evidence"`
+		Events   []hub.EventView  `json:"events"`
+	}{d, e, events}); done {
+		return err
+	}
+	line := func(k, v string) {
+		if strings.TrimSpace(v) != "" {
+			a.printf("  %-14s %s\n", k, v)
+		}
+	}
+	a.printf("%s\n", d.Nick)
+	line("id", d.ID)
+	line("owner", d.OwnerNick)
+	line("status", d.Status)
+	line("machine", strings.TrimSpace(d.Machine.Model+", serial "+d.Machine.Serial))
+	line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))
+	line("key", d.Key+", in the TPM")
+	line("join token", d.TokenID)
+	line("came aboard", d.TimeCreated.Local().Format(time.DateTime))
+	line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
+
+	a.printf("\nChain of evidence, judged %s\n", e.Accepted.Local().Format(time.DateTime))
+	for _, s := range e.Verdict.Steps {
+		mark := "✓"
+		if !s.OK {
+			mark = "✗"
+		}
+		a.printf("  %s %-15s %s\n", mark, s.Check, s.Detail)
+	}
+	for _, n := range e.Verdict.Notes {
+		a.printf("  · noted          %s\n", n)
+	}
+	a.printf("\nCertificates\n")
+	for _, c := range []struct{ name, text string }{
+		{"EK (maker)", e.EKCertificate}, {"AIK", e.AIKCertificate}, {"IDevID", e.IDevIDCertificate},
+		{"ACA", e.ACA}, {"device CA", e.DeviceCA}, {"hub root", e.Root},
+	} {
+		a.printCertificate(c.name, c.text)
+	}
+	a.printf("\nRequest SHA-256 %s (%d bytes; --output json has it, to be checked again)\n", e.RequestSHA256, len(e.Request))
+	if len(events) > 0 {
+		a.printf("\nEvents\n")
+		printEvents(a.stdout, events)
+	}
+	return nil
+}
+
+func (a *app) printCertificate(name, text string) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return
+	}
+	sum := sha256.Sum256(block.Bytes)
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		a.printf("  %-12s SHA-256 %x\n", name, sum)
+		return
+	}
+	until := "for ever"
+	if c.NotAfter.Year() < 9999 {
+		until = "until " + c.NotAfter.Format(time.DateOnly)
+	}
+	subject := c.Subject.String()
+	if subject == "" {
+		subject = "(no subject)"
+	}
+	a.printf("  %-12s %s\n", name, subject)
+	a.printf("  %-12s   by %s, %s\n", "", c.Issuer, until)
+	a.printf("  %-12s   SHA-256 %x\n", "", sum)
+}
+
+func (a *app) eventsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "events", Short: "Show your audit trail, newest first", Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			events, err := call[[]hub.EventView](c.Context(), "GET", "/events", nil)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(events); done {
+				return err
+			}
+			printEvents(a.stdout, events)
+			return nil
+		},
+	}
+}
+
+func printEvents(out io.Writer, events []hub.EventView) {
+	for _, e := range events {
+		code := ""
+		if e.Code != "" {
+			code = " (" + e.Code + ")"
+		}
+		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), e.Message, code)
+	}
+}

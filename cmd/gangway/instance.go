@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"gangway/evidence"
+	"gangway/hub"
+	"gangway/onboard"
+	"gangway/pki"
+	"gangway/store/sqlite"
+)
+
+// instance is a hub's data folder, opened.
+type instance struct {
+	dir   string
+	ca    *pki.Hub
+	store *sqlite.Store
+}
+
+// Files in a data folder.
+const (
+	pkiFolder    = "pki"
+	databaseFile = "gangway.db"
+	rootsFolder  = "tpm-roots"
+)
+
+// openInstance opens a data folder, and makes what is not there: the folder,
+// the authorities, the database. It refuses a folder that others may write,
+// and a database whose authorities are gone.
+func openInstance(ctx context.Context, dir string, o pki.Options) (*instance, error) {
+	if dir == "" {
+		return nil, usagef("--data is needed: the folder of the hub's keys and database")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("others may write to %s (mode %04o): 'chmod 700 %s' and start again", dir, info.Mode().Perm(), dir)
+	}
+	database := filepath.Join(dir, databaseFile)
+	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(database); err == nil {
+			return nil, fmt.Errorf("%s is there and %s is not: restore it from its backup, for without it no device of this database is known again", database, filepath.Join(dir, pkiFolder))
+		}
+	}
+	i := &instance{dir: dir}
+	if i.ca, err = pki.Open(filepath.Join(dir, pkiFolder), o); err != nil {
+		return nil, err
+	}
+	if i.store, err = sqlite.Open(ctx, database); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// existing opens a data folder that a hub has been started on before.
+func existing(ctx context.Context, dir string) (*instance, error) {
+	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
+		return nil, fmt.Errorf("%q is no hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
+	}
+	return openInstance(ctx, dir, pki.Options{})
+}
+
+func (i *instance) close() error { return i.store.Close() }
+
+// server makes the hub's service and HTTP server.
+func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger) (*hub.Server, *onboard.Service, error) {
+	trust, err := evidence.NewTrust(roots, intermediates)
+	if err != nil {
+		return nil, nil, err
+	}
+	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
+	service.SetTrust(trust)
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, Version: version()})
+	return s, service, err
+}
+
+// readRoots reads makers' certificates: PEM or DER files, or folders of them.
+// Self-signed ones are roots, the others intermediates.
+func readRoots(paths []string) (roots, intermediates []*x509.Certificate, err error) {
+	for _, path := range paths {
+		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			if name != path && !strings.Contains(".pem .crt .cer .der", strings.ToLower(filepath.Ext(name))) {
+				return nil // notes and licences lie beside certificates
+			}
+			certs, err := readCertificates(name)
+			if err != nil {
+				return err
+			}
+			for _, c := range certs {
+				if string(c.RawSubject) == string(c.RawIssuer) && c.CheckSignatureFrom(c) == nil {
+					roots = append(roots, c)
+				} else {
+					intermediates = append(intermediates, c)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("makers' certificates: %w", err)
+		}
+	}
+	return roots, intermediates, nil
+}
+
+func readCertificates(name string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.Contains(string(b), "-----BEGIN") {
+		c, err := x509.ParseCertificate(b)
+		if err != nil {
+			return nil, fmt.Errorf("%s is neither a PEM nor a DER certificate: %w", name, err)
+		}
+		return []*x509.Certificate{c}, nil
+	}
+	var out []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			return out, nil
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("%s holds a %s, certificates were expected", name, block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		out = append(out, c)
+	}
+}
+
+// addresses works out the public URL and the names in the TLS certificate.
+func addresses(publicURL string, l net.Addr) (string, []string, error) {
+	if publicURL == "" {
+		tcp := l.(*net.TCPAddr)
+		if !tcp.IP.IsLoopback() {
+			return "", nil, usagef("--url is needed when the hub listens on another address than loopback: the address that devices and people use, e.g. https://hub.example:12443")
+		}
+		publicURL = "https://" + tcp.String()
+	}
+	u, err := url.Parse(publicURL)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
+		return "", nil, usagef("--url %q is not of the form https://host[:port]", publicURL)
+	}
+	names := []string{u.Hostname()}
+	for _, more := range []string{"localhost", "127.0.0.1", "::1"} {
+		if more != u.Hostname() {
+			names = append(names, more)
+		}
+	}
+	return "https://" + u.Host, names, nil
+}
+
+func curveOf(name string) (elliptic.Curve, error) {
+	switch name {
+	case "P-256":
+		return elliptic.P256(), nil
+	case "P-384":
+		return elliptic.P384(), nil
+	}
+	return nil, usagef("--curve is P-256 or P-384, not %q", name)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) loginCommand() *cobra.Command {
+	var nick, ca, name, data string
+	var fromStdin bool
+	c := &cobra.Command{
+		Use:   "login URL",
+		Short: "Sign in to a hub",
+		Long: `Login signs in and keeps the session in the configuration folder of your user.
+
+The hub is never trusted at first sight. Say how to know it: by its name, which
+'gangway serve' and 'gangway account create' print (--hub-name), by its CA file
+(--hub-ca), or, on its own machine, by its data folder (--data).`,
+		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
+  gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password`,
+		Args: args("the hub's URL"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			s := &signIn{Hub: strings.TrimSuffix(arg[0], "/"), Nick: nick}
+			if !strings.HasPrefix(s.Hub, "https://") {
+				return usagef("the hub's URL begins with https://")
+			}
+			if nick == "" {
+				return usagef("--nick is needed: the account to sign in with")
+			}
+			if data != "" {
+				ca = filepath.Join(data, pkiFolder, "root.crt")
+			}
+			switch {
+			case ca != "":
+				b, err := os.ReadFile(ca)
+				if err != nil {
+					return err
+				}
+				s.HubCA = string(b)
+			case name != "":
+				var err error
+				if s.HubCA, err = fetchCA(c.Context(), s.Hub, strings.ToLower(name)); err != nil {
+					return err
+				}
+			default:
+				return usagef("say how to know the hub: --hub-name, --hub-ca or --data")
+			}
+			password, err := a.password(fromStdin, false)
+			if err != nil {
+				return err
+			}
+			var answer struct {
+				Token string `json:"token"`
+			}
+			if err := s.do(c.Context(), "POST", "/auth/login", map[string]string{"username": nick, "password": password}, &answer); err != nil {
+				return err
+			}
+			s.Token = answer.Token
+			if err := s.save(); err != nil {
+				return err
+			}
+			a.note("Signed in to %s as %s.", s.Hub, nick)
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&nick, "nick", "", "account (required)")
+	f.StringVar(&name, "hub-name", "", "the hub's name: SHA-256 of its root key, hexadecimal")
+	f.StringVar(&ca, "hub-ca", "", "file of the hub's CA certificate")
+	f.StringVar(&data, "data", "", "the hub's data folder, on its own machine")
+	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
+	return c
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "logout", Short: "End the session", Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := loadSignIn()
+			if err != nil {
+				return err
+			}
+			// The file goes whatever the hub says: a session that ended by
+			// itself is no error here.
+			_ = s.do(c.Context(), "POST", "/auth/logout", nil, nil)
+			path, err := configPath()
+			if err != nil {
+				return err
+			}
+			return os.Remove(path)
+		},
+	}
+}
+
+func (a *app) whoamiCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "whoami", Short: "Show who is signed in, and where", Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := loadSignIn()
+			if err != nil {
+				return err
+			}
+			var who struct {
+				Nick string `json:"nick"`
+				PRN  string `json:"prn"`
+				Hub  string `json:"hub"`
+			}
+			if err := s.do(c.Context(), "GET", "/auth/auth_status", nil, &who); err != nil {
+				return err
+			}
+			who.Hub = s.Hub
+			if done, err := a.json(who); done {
+				return err
+			}
+			a.printf("%s (%s) at %s\n", who.Nick, who.PRN, who.Hub)
+			return nil
+		},
+	}
+}

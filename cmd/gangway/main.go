@@ -1,0 +1,112 @@
+// Command gangway is the hub and the fleet owner's tool.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes: 0 done; 1 it did not work; 2 wrong usage.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := command(&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "gangway: %v\nSee 'gangway --help'.\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(os.Stderr, "gangway: %v\n", err)
+	return exitFailed
+}
+
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// app is what all commands share.
+type app struct {
+	stdin          *os.File
+	stdout, stderr io.Writer
+	output         string // --output: "text" or "json"
+}
+
+func command(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gangway",
+		Short: "A hub that brings machines with a TPM 2.0 aboard by themselves",
+		Long: `gangway is the hub ('serve', 'account create') and the fleet owner's tool
+('login', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version(),
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "text" && a.output != "json" {
+				return usagef("--output is text or json, not %q", a.output)
+			}
+			return nil
+		},
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json")
+	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
+		a.tokenCommand(), a.deviceCommand(), a.eventsCommand(), a.demoCommand())
+	return root
+}
+
+// args checks how many arguments there are and says which are meant.
+func args(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, got []string) error {
+		if len(got) < len(names) {
+			return usagef("%s is missing", names[len(got)])
+		}
+		if len(got) > len(names) {
+			return usagef("%q is not expected", got[len(names)])
+		}
+		return nil
+	}
+}
+
+// json prints v as JSON if that is wanted, and says whether it was.
+func (a *app) json(v any) (bool, error) {
+	if a.output != "json" {
+		return false, nil
+	}
+	e := json.NewEncoder(a.stdout)
+	e.SetIndent("", "  ")
+	return true, e.Encode(v)
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+
+// note is for people: it goes to standard error, so that what a command
+// prints can be used by programs.
+func (a *app) note(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"gangway/pki"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	var data, listen, url, name, curve, logFormat string
+	var roots []string
+	c := &cobra.Command{
+		Use:   "serve --data DIR",
+		Short: "Run the hub",
+		Long: `Serve runs the hub in one process with one database file. The first start makes
+the hub's keys (DIR/pki) and its database (DIR/gangway.db). Keep a backup of
+both: without the keys, no device is known again.
+
+Devices are let in by their TPM maker's certificate. The makers' root and
+intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
+		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
+  gangway serve --data ./hub --tpm-roots ./makers.pem`,
+		Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx := c.Context()
+			crv, err := curveOf(curve)
+			if err != nil {
+				return err
+			}
+			log, err := a.logger(logFormat)
+			if err != nil {
+				return err
+			}
+			l, err := net.Listen("tcp", listen)
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			public, names, err := addresses(url, l.Addr())
+			if err != nil {
+				return err
+			}
+			i, err := openInstance(ctx, data, pki.Options{Name: name, Curve: crv})
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			paths := roots
+			if own := filepath.Join(data, rootsFolder); exists(own) {
+				paths = append(paths, own)
+			}
+			rootCerts, intermediates, err := readRoots(paths)
+			if err != nil {
+				return err
+			}
+			server, _, err := i.server(public, names, rootCerts, intermediates, log)
+			if err != nil {
+				return err
+			}
+			accounts, err := i.store.CountAccounts(ctx)
+			if err != nil {
+				return err
+			}
+			if i.ca.Made() {
+				a.note("First start: made the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
+				a.note("Back up both; the keys cannot be made again.")
+			}
+			a.note("Hub %s", public)
+			a.note("Hub name (its root key): %s", i.ca.HubName())
+			a.note("TPM makers trusted: %d root(s), %d intermediate(s).", len(rootCerts), len(intermediates))
+			if len(rootCerts) == 0 {
+				a.note("No device can onboard until there is one: put makers' certificates (PEM) into %s, or give --tpm-roots, and start again.", filepath.Join(data, rootsFolder))
+			}
+			if accounts == 0 {
+				a.note("There is no account yet. Make the first one, on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+			}
+			return server.Serve(ctx, l)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
+	f.StringVar(&listen, "listen", "127.0.0.1:12443", "address and port to listen on")
+	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
+	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
+	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
+	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
+	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	return c
+}
+
+func (a *app) logger(format string) (*slog.Logger, error) {
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(a.stderr, nil)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(a.stderr, nil)), nil
+	}
+	return nil, usagef("--log-format is text or json, not %q", format)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/hub"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func (a *app) tokenCommand() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Manage join tokens, which let devices into your fleet"}
+	var n hub.NewToken
+	var life time.Duration
+	var meta []string
+	create := &cobra.Command{
+		Use:   "create",
+		Short: "Make a join token and print its file",
+		Long: `Create prints the join token's file. It is all that a device needs: where the hub
+is, how to know it, whose the device will be, and a secret. The secret is shown
+this once and the hub does not keep it: guard the file like a key.`,
+		Example: `  gangway token create > device_autojointoken.json
+  gangway token create --nick spring-batch --max-uses 50 --expires-in 720h --meta site=oslo > t.json`,
+		Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			n.ExpiresIn = life.String()
+			for _, kv := range meta {
+				k, v, ok := strings.Cut(kv, "=")
+				if !ok || k == "" {
+					return usagef("--meta %q is not KEY=VALUE", kv)
+				}
+				if n.DefaultUserMeta == nil {
+					n.DefaultUserMeta = map[string]any{}
+				}
+				n.DefaultUserMeta[k] = v
+			}
+			t, err := call[hub.TokenCreated](c.Context(), "POST", "/devices/tokens", n)
+			if err != nil {
+				return err
+			}
+			if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+				a.note("This is a secret, shown once. Save it: gangway token create > device_autojointoken.json")
+			}
+			e := json.NewEncoder(a.stdout)
+			e.SetIndent("", "  ")
+			if err := e.Encode(t); err != nil {
+				return err
+			}
+			uses := "any number of devices"
+			if t.MaxUses > 0 {
+				uses = fmt.Sprintf("%d device(s)", t.MaxUses)
+			}
+			a.note("Join token %s, for %s, until %s.", t.ID, uses, t.Expires)
+			return nil
+		},
+	}
+	f := create.Flags()
+	f.StringVar(&n.Nick, "nick", "", "a name, for you")
+	f.IntVar(&n.MaxUses, "max-uses", 0, "how many devices may join with it (0: any number)")
+	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long it is good for")
+	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, KEY=VALUE (repeatable)")
+
+	ls := &cobra.Command{
+		Use: "ls", Short: "List join tokens", Args: args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			tokens, err := call[[]hub.TokenView](c.Context(), "GET", "/devices/tokens", nil)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(tokens); done {
+				return err
+			}
+			if len(tokens) == 0 {
+				a.note("No join token yet: gangway token create > device_autojointoken.json")
+				return nil
+			}
+			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "ID\tNICK\tUSES\tEXPIRES\tSTATE")
+			for _, t := range tokens {
+				uses := fmt.Sprint(t.Uses)
+				if t.MaxUses > 0 {
+					uses = fmt.Sprintf("%d/%d", t.Uses, t.MaxUses)
+				}
+				state := "good"
+				switch {
+				case t.Disabled:
+					state = "disabled"
+				case t.Expires.Before(time.Now()):
+					state = "expired"
+				case t.MaxUses > 0 && t.Uses >= t.MaxUses:
+					state = "used up"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, t.Nick, uses, t.Expires.Local().Format(time.DateTime), state)
+			}
+			return w.Flush()
+		},
+	}
+	disable := &cobra.Command{
+		Use: "disable ID", Short: "Disable a join token; devices that joined with it stay", Args: args("the token's id"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			_, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+arg[0], nil)
+			if err == nil {
+				a.note("Join token %s is disabled.", arg[0])
+			}
+			return err
+		},
+	}
+	c.AddCommand(create, ls, disable)
+	return c
+}

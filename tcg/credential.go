@@ -1,0 +1,121 @@
+package tcg
+
+import (
+	"crypto"
+	"crypto/aes"
+	"crypto/ecdsa"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// MakeCredential does in software what TPM2_MakeCredential does (Part 1, 24):
+// it encrypts secret so that only TPM2_ActivateCredential gives it back, in
+// the TPM that has the endorsement key ek and an object of this name. The
+// secret has at most as many bytes as ek's name algorithm.
+//
+// credentialBlob is the content of a TPM2B_ID_OBJECT, encryptedSecret that of
+// a TPM2B_ENCRYPTED_SECRET.
+func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encryptedSecret []byte, err error) {
+	h, err := ek.NameAlg.Hash()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(secret) > h.Size() {
+		return nil, nil, fmt.Errorf("tcg: a credential of %d bytes, this EK takes %d", len(secret), h.Size())
+	}
+	if ek.Symmetric != AlgAES || ek.SymmetricMode != AlgCFB || (ek.SymmetricBits != 128 && ek.SymmetricBits != 256) {
+		return nil, nil, errors.New("tcg: the EK protects by no AES that is known here")
+	}
+	seed, encryptedSecret, err := encapsulate(ek, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	block, err := aes.NewCipher(kdfa(h, seed, "STORAGE", objectName, int(ek.SymmetricBits)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("tcg: %w", err)
+	}
+	size := 2 + h.Size()
+	blob := make([]byte, size, size+2+len(secret))
+	binary.BigEndian.PutUint16(blob, uint16(h.Size()))
+	blob = binary.BigEndian.AppendUint16(blob, uint16(len(secret)))
+	blob = append(blob, secret...)
+	enc := blob[size:]
+	// AES-CFB with a zero IV: the key is used this once.
+	var iv [aes.BlockSize]byte
+	for at := 0; at < len(enc); at += aes.BlockSize {
+		block.Encrypt(iv[:], iv[:])
+		for i := at; i < min(at+aes.BlockSize, len(enc)); i++ {
+			enc[i] ^= iv[i-at]
+			iv[i-at] = enc[i]
+		}
+	}
+	mac := hmac.New(h.New, kdfa(h, seed, "INTEGRITY", nil, h.Size()*8))
+	mac.Write(enc)
+	mac.Write(objectName)
+	mac.Sum(blob[2:2])
+	return blob, encryptedSecret, nil
+}
+
+// encapsulate makes a seed that only the TPM of ek can recover (Part 1, B.10.4
+// for RSA, C.6.4 for ECC), of the name algorithm's size.
+func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) {
+	const label = "IDENTITY\x00"
+	key, err := ek.Key()
+	if err != nil {
+		return nil, nil, err
+	}
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		seed = make([]byte, h.Size())
+		rand.Read(seed) // never fails
+		if encrypted, err = rsa.EncryptOAEP(h.New(), rand.Reader, k, seed, []byte(label)); err != nil {
+			return nil, nil, fmt.Errorf("tcg: %w", err)
+		}
+		return seed, encrypted, nil
+	case *ecdsa.PublicKey:
+		peer, err := k.ECDH()
+		if err != nil {
+			return nil, nil, fmt.Errorf("tcg: %w", err)
+		}
+		ephemeral, err := peer.Curve().GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, nil, fmt.Errorf("tcg: %w", err)
+		}
+		z, err := ephemeral.ECDH(peer)
+		if err != nil {
+			return nil, nil, fmt.Errorf("tcg: %w", err)
+		}
+		point, static := ephemeral.PublicKey().Bytes()[1:], peer.Bytes()[1:]
+		half := len(point) / 2
+		x, y := point[:half], point[half:]
+		// KDFe (Part 1, 11.4.10.3), one block: the seed is one digest long.
+		d := h.New()
+		d.Write([]byte{0, 0, 0, 1})
+		d.Write(z)
+		d.Write([]byte(label))
+		d.Write(x)
+		d.Write(static[:half])
+		seed = d.Sum(nil)
+		encrypted = make([]byte, 0, 4+len(point)) // TPMS_ECC_POINT
+		encrypted = append(binary.BigEndian.AppendUint16(encrypted, uint16(half)), x...)
+		encrypted = append(binary.BigEndian.AppendUint16(encrypted, uint16(half)), y...)
+		return seed, encrypted, nil
+	}
+	return nil, nil, errors.New("tcg: no key")
+}
+
+// kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) for
+// at most one digest's length, with an empty contextV.
+func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []byte {
+	mac := hmac.New(h.New, key)
+	mac.Write([]byte{0, 0, 0, 1})
+	mac.Write([]byte(label))
+	mac.Write([]byte{0})
+	mac.Write(contextU)
+	mac.Write(binary.BigEndian.AppendUint32(nil, uint32(bits)))
+	return mac.Sum(nil)[:bits/8]
+}

@@ -1,0 +1,44 @@
+package tcg_test
+
+import (
+	"bytes"
+	"testing"
+
+	"gangway/fleet"
+	"gangway/tcg"
+)
+
+// What MakeCredential makes, an emulated TPM opens (built on go-tpm's key
+// derivation), for each template. That real ones do is shown in package
+// identity's and the end-to-end tests.
+func TestCredentialIsForOneEKAndOneName(t *testing.T) {
+	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ek := range []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-4", "H-6"} {
+		d, err := fleet.New(maker, ek)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range [][]byte{nil, {1}, bytes.Repeat([]byte{7}, 15), bytes.Repeat([]byte{7}, 16), bytes.Repeat([]byte{7}, 32)} {
+			blob, enc, err := tcg.MakeCredential(d.EK.Public, d.IAK.Name(), secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := d.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
+				t.Fatalf("%s: %x, %v", ek, got, err)
+			}
+			other, err := d.WithNewIdentity()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := other.ActivateCredential(blob, enc); err == nil {
+				t.Fatalf("%s: opened for another name", ek)
+			}
+		}
+		if _, _, err := tcg.MakeCredential(d.EK.Public, d.IAK.Name(), make([]byte, 65)); err == nil {
+			t.Errorf("%s: a secret that is too long was taken", ek)
+		}
+	}
+}
