@@ -1,8 +1,99 @@
 package hub
 
-import "net/http"
+import (
+	"bytes"
+	"errors"
+	"net/http"
 
-func (s *Server) page(w http.ResponseWriter, r *http.Request) error       { return nil }
-func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error     { return nil }
-func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error    { return nil }
-func (s *Server) styleSheet(w http.ResponseWriter, r *http.Request) error { return nil }
+	"gangway/store"
+	"gangway/ui"
+)
+
+// devicesOnPage is how many devices the page shows.
+const devicesOnPage = 200
+
+// page is the list of devices for who is signed in, and the sign-in for who
+// is not.
+func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
+	account, err := s.signedIn(r)
+	if errors.Is(err, error(errNotSignedIn)) {
+		return s.signInPage(w, http.StatusOK, ui.SignIn{})
+	}
+	if err != nil {
+		return err
+	}
+	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
+	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
+		return err
+	}
+	if h.Total, err = s.cfg.Store.CountDevices(r.Context(), account.ID); err != nil {
+		return err
+	}
+	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, Limit: 12}); err != nil {
+		return err
+	}
+	var page bytes.Buffer // so that a failure is answered as one
+	if err := ui.WriteHome(&page, h); err != nil {
+		return err
+	}
+	return s.html(w, http.StatusOK, page.Bytes())
+}
+
+func (s *Server) signInPage(w http.ResponseWriter, status int, p ui.SignIn) error {
+	var page bytes.Buffer
+	if err := ui.WriteSignIn(&page, p); err != nil {
+		return err
+	}
+	return s.html(w, status, page.Bytes())
+}
+
+func (s *Server) html(w http.ResponseWriter, status int, page []byte) error {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, err := w.Write(page)
+	return err
+}
+
+func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		return badBody(err)
+	}
+	nick := r.PostForm.Get("nick")
+	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), remoteAddr(r))
+	if errors.Is(err, error(errWrongPassword)) {
+		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
+	}
+	if err != nil {
+		return err
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: cookieName, Value: token, Path: "/", Expires: expires,
+		Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	})
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
+func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
+	session, err := s.session(r)
+	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
+		return err
+	}
+	if err == nil {
+		if err := s.cfg.Store.DeleteSession(r.Context(), session.TokenHash); err != nil {
+			return err
+		}
+	}
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", MaxAge: -1, Secure: true, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
+func (s *Server) styleSheet(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "max-age=3600")
+	_, err := w.Write(ui.StyleSheet)
+	return err
+}

@@ -1,0 +1,129 @@
+package e2e_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/fleet"
+	"gangway/internal/hubtest"
+
+	"github.com/chromedp/chromedp"
+)
+
+// browser starts a headless Chromium for a screen of some size.
+func browser(t *testing.T, width, height int) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Skip("chromium is not installed: apt-get install chromium")
+	}
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.Flag("ignore-certificate-errors", true), // the hub's CA is not the browser's
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-quic", true),
+		chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(width, height))...)
+	t.Cleanup(cancel)
+	ctx, cancel2 := chromedp.NewContext(alloc)
+	t.Cleanup(cancel2)
+	ctx, cancel3 := context.WithTimeout(ctx, time.Minute)
+	t.Cleanup(cancel3)
+	return ctx
+}
+
+// shot keeps a picture of the page where GANGWAY_SHOTS says.
+func shot(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	dir := os.Getenv("GANGWAY_SHOTS")
+	if dir == "" {
+		return
+	}
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A person signs in with a real browser, with and without a device, on a desk
+// and on a phone; the page is usable with JavaScript off, since it has none.
+func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
+	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.New(t, maker.Roots(), maker.Intermediates())
+	for _, screen := range []struct {
+		name string
+		w, h int
+	}{{"desk", 1280, 800}, {"phone", 390, 844}} {
+		ctx := browser(t, screen.w, screen.h)
+		see := func(what string, want ...string) {
+			t.Helper()
+			text, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("body")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range want {
+				if !strings.Contains(strings.ToLower(text), strings.ToLower(w)) {
+					t.Errorf("%s, %s: %q is not to be seen in:\n%s", screen.name, what, w, text)
+				}
+			}
+			scroll, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > window.innerWidth`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if scroll {
+				t.Errorf("%s, %s: the page is wider than the screen", screen.name, what)
+			}
+			shot(t, ctx, screen.name+"-"+what)
+		}
+		signIn := func(nick, password string) {
+			t.Helper()
+			err := chromedp.Do(ctx,
+				chromedp.WaitVisible("#password"),
+				chromedp.SetValue("#nick", nick), chromedp.SendKeys("#password", password+"\r"),
+				chromedp.Sleep(300*time.Millisecond), chromedp.WaitReady("h1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := chromedp.Do(ctx, chromedp.Navigate(h.URL)); err != nil {
+			t.Fatal(err)
+		}
+		see("sign-in", "Sign in", "Nick or e-mail")
+		signIn("ada", "not my password")
+		see("wrong-password", "The name or the password is wrong.")
+		signIn("ada", hubtest.Password)
+		if screen.name == "desk" {
+			see("empty", "No device yet", "gangway token create")
+			tok := h.Token(t, h.Owner, nil)
+			hub, err := fleet.NewHub(tok)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ek := range []string{"L-1", "H-2", "H-3"} {
+				d, err := fleet.New(maker, ek)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := d.Onboard(t.Context(), hub, tok); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		see("devices", "3 aboard", "FAKE software emulation", "ECDSA P-256", "What happened", h.Devices(t, h.Owner)[0].Nick)
+		if err := chromedp.Do(ctx, chromedp.Click("button.quiet"), chromedp.WaitVisible("#password")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

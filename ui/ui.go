@@ -1,0 +1,74 @@
+// Package ui is the pages that a person looks at. They work without
+// JavaScript, on a phone as on a desk, in light and dark.
+package ui
+
+import (
+	"embed"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"time"
+
+	"gangway/store"
+)
+
+//go:embed *.html
+var pages embed.FS
+
+// StyleSheet is the pages' one style sheet.
+//
+//go:embed style.css
+var StyleSheet []byte
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"ago": Ago, "maker": maker}).ParseFS(pages, "*.html"))
+
+// Home is what the list of devices shows.
+type Home struct {
+	Nick    string
+	Hub     string // its URL, for the commands that are shown
+	HubName string
+	Devices []store.Device
+	Total   int // devices in all; Devices may be the first of them
+	Events  []store.Event
+	Now     time.Time
+}
+
+// SignIn is the page for somebody who is not signed in.
+type SignIn struct {
+	Nick    string // as it was typed
+	Problem string // what went wrong, a sentence; empty at first
+}
+
+// WriteHome writes the page.
+func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, "home.html", h) }
+
+// WriteSignIn writes the page.
+func WriteSignIn(w io.Writer, s SignIn) error { return templates.ExecuteTemplate(w, "signin.html", s) }
+
+// Ago says how long before now a time was, in words.
+func Ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	switch d := now.Sub(t); {
+	case d < 10*time.Second:
+		return "just now"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s ago", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h ago", int(d.Hours()))
+	default:
+		return t.Format("2 Jan 2006")
+	}
+}
+
+// maker names a TPM for a person; the software TPM has only a number.
+func maker(manufacturer, model string) string {
+	if manufacturer == "id:00001014" {
+		manufacturer = ""
+	}
+	return strings.TrimSpace(manufacturer + " " + model)
+}
