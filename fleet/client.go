@@ -205,6 +205,9 @@ func (c *Conn) Activate(ctx context.Context, proof []byte) (*Answer, error) {
 	return c.Do(ctx, http.MethodPost, "/onboard/activate", b)
 }
 
+// IDevIDHash is the SHA-256 of the IDevID certificate.
+func (c *Certificates) IDevIDHash() [32]byte { return sha256.Sum256(c.IDevID.Raw) }
+
 // TLS is the client certificate for a connection.
 func (c *Certificates) TLS(d *Device) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw, c.DeviceCA.Raw}, PrivateKey: d.IDevID.Private}
@@ -221,7 +224,7 @@ func (d *Device) Activate(ctx context.Context, h *Hub, c *Certificates) (*Answer
 	if err != nil {
 		return nil, err
 	}
-	return conn.Activate(ctx, join.ActivationProof(c.Keys, exporter, sha256.Sum256(c.IDevID.Raw)))
+	return conn.Activate(ctx, join.ActivationProof(c.Keys, exporter, c.IDevIDHash()))
 }
 
 // Onboard does all of it.

@@ -131,5 +131,5 @@ func timeOf(f func() error) (float64, error) {
 		return 0, err
 	default:
 	}
-	return float64((cpu()-start).Nanoseconds()) / float64(n.Load()) / 1000, nil
+	return float64((cpu() - start).Nanoseconds()) / float64(n.Load()) / 1000, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"gangway/store"
@@ -194,4 +195,24 @@ func query(t *testing.T, path, line string) string {
 		t.Fatal(err)
 	}
 	return answer
+}
+
+// Two processes may start on a new file at the same moment: the hub, and the
+// operator's first command.
+func TestSeveralStartOnANewFileAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gangway.db")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			s, err := sqlite.Open(context.Background(), path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -1,0 +1,262 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/fleet"
+	"gangway/store"
+	"gangway/store/sqlite"
+	"gangway/tcg/join"
+)
+
+// hubProcess is the real `gangway serve`, to be killed and started again on
+// the same data.
+type hubProcess struct {
+	t    *testing.T
+	bin  string
+	data string
+	addr string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+}
+
+func (h *hubProcess) start() {
+	h.t.Helper()
+	h.cmd = exec.Command(h.bin, "serve", "--data", h.data, "--listen", h.addr)
+	h.cmd.Stderr = &h.log
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := h.cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		c, err := net.DialTimeout("tcp", h.addr, time.Second)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("the hub does not come up: %s", h.log.Bytes())
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (h *hubProcess) kill() {
+	h.cmd.Process.Kill()
+	h.cmd.Wait()
+}
+
+func (h *hubProcess) run(stdin string, args ...string) []byte {
+	h.t.Helper()
+	c := exec.Command(h.bin, args...)
+	c.Env = append(os.Environ(), "XDG_CONFIG_HOME="+h.data)
+	c.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	out, err := c.Output()
+	if err != nil {
+		h.t.Fatalf("gangway %s: %v: %s", strings.Join(args, " "), err, stderr.Bytes())
+	}
+	return out
+}
+
+// 200 devices onboard while the hub is killed (SIGKILL) at random moments and
+// started again: every device ends active, none twice, every certificate that
+// a device holds is in the database, and the token has 200 uses.
+func TestKilledHubForgetsNothing(t *testing.T) {
+	const devices = 200
+	dir := t.TempDir()
+	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}
+	if out, err := exec.Command("go", "build", "-o", h.bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := filepath.Join(h.data, "tpm-roots")
+	if err := os.MkdirAll(roots, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(h.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, der := range map[string][]byte{"root.pem": maker.Root.Raw, "ca.pem": maker.Intermediate.Raw} {
+		if err := os.WriteFile(filepath.Join(roots, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.addr = l.Addr().String()
+	l.Close()
+	h.start()
+	t.Cleanup(h.kill)
+	h.run("correct horse battery\n", "account", "create", "--data", h.data, "--nick", "ada", "--password-stdin")
+	h.run("correct horse battery\n", "login", "https://"+h.addr, "--data", h.data, "--nick", "ada", "--password-stdin")
+	tok, err := join.ParseTokenFile(h.run("", "token", "create", "--max-uses", fmt.Sprint(devices)))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	fleetDevices := make([]*fleet.Device, devices)
+	for i := range fleetDevices {
+		if fleetDevices[i], err = fleet.New(maker, "H-2"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	var active atomic.Int64
+	var mu sync.Mutex
+	held := map[[32]byte]string{} // certificates that devices hold, by hash; the device's id
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 4)
+	for _, d := range fleetDevices {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			id, hashes, err := persist(ctx, d, tok)
+			if err != nil {
+				t.Errorf("a device gave up: %v", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, hash := range hashes {
+				held[hash] = id
+			}
+			active.Add(1)
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	kills := 0
+killing:
+	for {
+		select {
+		case <-done:
+			break killing
+		case <-time.After(20*time.Millisecond + rand.N(180*time.Millisecond)):
+			h.kill()
+			kills++
+			h.start()
+		}
+	}
+	if active.Load() != devices {
+		t.Fatalf("%d of %d devices are active after %d kills", active.Load(), devices, kills)
+	}
+	if kills < 3 {
+		t.Errorf("only %d kills: the test was too gentle", kills)
+	}
+	h.kill()
+	t.Logf("%d kills", kills)
+
+	s, err := sqlite.Open(t.Context(), filepath.Join(h.data, "gangway.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	account, err := s.AccountByLogin(t.Context(), "ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Devices(t.Context(), account.ID, "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serials := map[string]bool{}
+	for _, d := range list {
+		serials[d.ProdSerial] = true
+	}
+	token, err := s.JoinToken(t.Context(), tok.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != devices || len(serials) != devices || token.Uses != devices {
+		t.Errorf("%d devices, %d machines, %d uses of the token; %d of each were expected", len(list), len(serials), token.Uses, devices)
+	}
+	for hash, id := range held {
+		e, err := s.EnrolmentByCertificate(t.Context(), hash)
+		if err != nil {
+			t.Fatalf("the database does not know a certificate that it issued: %v", err)
+		}
+		if e.DeviceID != id || (e.State != store.Active && e.State != store.Superseded && e.State != store.Pending) {
+			t.Errorf("a certificate of %s is %s, of %s", id, e.State, e.DeviceID)
+		}
+	}
+}
+
+// persist onboards as the agent does: the same request until it is answered,
+// then the same activation until that is. It returns the device's id and the
+// hashes of all certificates that it was ever given.
+func persist(ctx context.Context, d *fleet.Device, tok *join.TokenFile) (id string, given [][32]byte, err error) {
+	request, err := d.Request(tok, fleet.RequestChange{})
+	if err != nil {
+		return "", nil, err
+	}
+	client, err := fleet.NewHub(tok)
+	if err != nil {
+		return "", nil, err
+	}
+	defer client.Close()
+	pause := func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10*time.Millisecond + rand.N(40*time.Millisecond)):
+			return nil
+		}
+	}
+	var c *fleet.Certificates
+	for {
+		answer, err := client.Post(ctx, "/onboard", bytes.NewReader(request))
+		if err == nil && answer.Status == 200 {
+			if c, err = d.Open(request, answer.Body); err != nil {
+				return "", nil, err
+			}
+			given = append(given, c.IDevIDHash())
+			break
+		}
+		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
+			return "", nil, fmt.Errorf("refused: %s", answer.Body)
+		}
+		if err := pause(); err != nil {
+			return "", nil, err
+		}
+	}
+	for {
+		answer, err := d.Activate(ctx, client, c)
+		if err == nil && answer.Status == 200 {
+			var view struct {
+				ID string `json:"id"`
+			}
+			err := json.Unmarshal(answer.Body, &view)
+			return view.ID, given, err
+		}
+		if err == nil && answer.Status/100 == 4 && answer.Status != 429 {
+			return "", nil, fmt.Errorf("refused: %s", answer.Body)
+		}
+		if err := pause(); err != nil {
+			return "", nil, err
+		}
+	}
+}
