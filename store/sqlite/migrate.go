@@ -6,8 +6,6 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"os"
-	"syscall"
 
 	"github.com/pressly/goose/v3"
 )
@@ -17,20 +15,7 @@ var migrations embed.FS
 
 // migrate brings the schema up to date, on a connection of its own that is
 // closed again before the store opens the ones it works with.
-//
-// Processes that start at the same time on the same file take turns: SQLite's
-// own locks do not cover goose's look at the version and what follows from it.
-// The lock is on a file beside the database, because closing a second
-// descriptor of the database itself would drop SQLite's locks.
 func migrate(ctx context.Context, path string) (err error) {
-	lock, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("sqlite: %w", err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("sqlite: lock %s.lock: %w", path, err)
-	}
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
 		return fmt.Errorf("sqlite: %w", err)

@@ -11,7 +11,7 @@
 // write that was acknowledged before they began.
 //
 // The file has mode 0600. Beside it SQLite keeps two more with the suffixes
-// "-wal" and "-shm"; a copy of the database while the hub runs needs SQLite's
+// "-wal" and "-shm", and the store an empty one with ".lock"; a copy of the database while the hub runs needs SQLite's
 // own backup, not cp.
 package sqlite
 
@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"gangway/store"
 
@@ -33,6 +34,7 @@ var errClosed = errors.New("sqlite: store is closed")
 
 // Store is a store.Store in a SQLite file. Make one with Open.
 type Store struct {
+	path    string
 	writer  *writer
 	readers *readers
 	seen    *sightings
@@ -72,6 +74,11 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	// platform has only fsync the error says so and fsync it is.
 	_, _ = sqlite.Fdatasync(true)
 
+	unlock, err := takeTurn(path)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := migrate(ctx, path); err != nil {
 		return nil, err
 	}
@@ -84,7 +91,25 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 		w.close()
 		return nil, err
 	}
-	return &Store{writer: w, readers: r, seen: newSightings(w)}, nil
+	return &Store{path: path, writer: w, readers: r, seen: newSightings(w)}, nil
+}
+
+// takeTurn makes processes that open or close the same file take turns, the
+// hub and an operator's command for example: SQLite's own locks do not cover
+// the look at the schema's version and what follows from it, and the last one
+// to close and the first to open meet at the log. The lock is on a file
+// beside the database, because closing another descriptor of the database
+// itself would drop SQLite's locks.
+func takeTurn(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("sqlite: lock %s.lock: %w", path, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // prepareFile makes the file, so that it never exists with a wider mode than
@@ -121,7 +146,11 @@ func prepareFile(path string) (string, error) {
 // sightings durable, and closes the file. Later calls fail.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.closeErr = errors.Join(s.seen.close(), s.readers.close(), s.writer.close())
+		unlock, err := takeTurn(s.path)
+		if err == nil {
+			defer unlock()
+		}
+		s.closeErr = errors.Join(s.seen.close(), s.readers.close(), s.writer.close(), err)
 	})
 	return s.closeErr
 }
