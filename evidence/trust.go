@@ -33,7 +33,7 @@ type Trust struct {
 
 type verifiedCA struct {
 	cert  *x509.Certificate
-	chain []*x509.Certificate // from cert to the root
+	words string // who signed, up to whom: a sentence
 	// The chain holds from the latest notBefore to the earliest notAfter.
 	from, until time.Time
 }
@@ -68,14 +68,14 @@ var (
 	errExpired   = errors.New("a CA certificate of the chain is expired or not yet valid")
 )
 
-// chain returns the certificates from the issuer of the EK certificate to a
-// root, after checking the leaf's signature and everything above it. extra
-// are DER certificates that the device sent: untrusted, but possible links.
-func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) ([]*x509.Certificate, error) {
+// chain returns the issuer of the EK certificate, after checking the leaf's
+// signature and everything above it up to a root. extra are DER certificates
+// that the device sent: untrusted, but possible links.
+func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	var sent []*x509.Certificate
 	parsed := false
 	best := errUntrusted
-	try := func(candidates []*x509.Certificate) []*x509.Certificate {
+	try := func(candidates []*x509.Certificate) *verifiedCA {
 		for _, issuer := range candidates {
 			if !bytes.Equal(issuer.RawSubject, leaf.Certificate.RawIssuer) {
 				continue
@@ -88,7 +88,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) ([
 				continue
 			}
 			if ca.cert.CheckSignature(leaf.Certificate.SignatureAlgorithm, leaf.Certificate.RawTBSCertificate, leaf.Certificate.Signature) == nil {
-				return ca.chain
+				return ca
 			}
 		}
 		return nil
@@ -162,7 +162,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		if err := chainMayIssue(chain); err != nil {
 			continue
 		}
-		v := &verifiedCA{cert: ca, chain: chain, from: chain[0].NotBefore, until: chain[0].NotAfter}
+		v := &verifiedCA{cert: ca, from: ca.NotBefore, until: ca.NotAfter,
+			words: fmt.Sprintf("Signed by %q, up to the trusted root %q.", ca.Subject, chain[len(chain)-1].Subject)}
 		for _, c := range chain {
 			if c.NotBefore.After(v.from) {
 				v.from = c.NotBefore

@@ -111,14 +111,14 @@ func tpmName(e *tcg.EKCertificate) string {
 }
 
 func checkEKChain(_ *Verdict, r *Request, trust *Trust, _ Policy, now time.Time) (string, *Refusal) {
-	chain, err := trust.chain(r.EKCertificate, r.CAData.Chain, now)
+	issuer, err := trust.chain(r.EKCertificate, r.CAData.Chain, now)
 	switch {
 	case errors.Is(err, errExpired):
 		return "", &Refusal{"ek-chain-expired", "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'."}
 	case err != nil:
 		return "", &Refusal{"ek-chain-untrusted", fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust}
 	}
-	return fmt.Sprintf("Signed by %q, up to the trusted root %q.", chain[0].Subject, chain[len(chain)-1].Subject), nil
+	return issuer.words, nil
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {

@@ -14,6 +14,7 @@
 package onboard
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
@@ -230,15 +231,18 @@ func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	if reply.CredentialBlob, reply.Secret, err = tcg.MakeCredential(r.EK, e.IAKName, secret); err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
 	}
-	chain := make([]byte, 0, 6<<10)
-	chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.IDevIDCert})...)
-	chain = append(chain, s.CA.DeviceCAPEM()...)
-	chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: e.IAKCert})...)
-	chain = append(chain, s.CA.ACAPEM()...)
-	if reply.Sealed, err = join.Seal(keys, chain); err != nil {
+	var chain bytes.Buffer
+	chain.Grow(6 << 10)
+	for _, part := range []struct{ der, ca []byte }{{e.IDevIDCert, s.CA.DeviceCAPEM()}, {e.IAKCert, s.CA.ACAPEM()}} {
+		if err := pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: part.der}); err != nil {
+			return nil, err
+		}
+		chain.Write(part.ca)
+	}
+	if reply.Sealed, err = join.Seal(keys, chain.Bytes()); err != nil {
 		return nil, err
 	}
-	return json.Marshal(reply)
+	return reply.Encode(), nil
 }
 
 // secret is what the reply to a request encrypts to the TPM: the same for the

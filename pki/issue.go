@@ -14,9 +14,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // IAKRequest is what an IAK certificate says. All fields but URI are needed.
@@ -218,30 +215,44 @@ func altName(hwSerial []byte, uri string) []byte {
 	return extension(oidSubjectAltName, false, der(tagSequence, names))
 }
 
-// publicKeyInfo encodes an allowed public key, and its identifier: the first
-// 160 bits of the SHA-256 of the key (RFC 7093, 2, method 1).
+// publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo, and
+// its identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2,
+// method 1).
 func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
+	var bits []byte
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
+		algorithm, ok := curveAlgorithm[k.Curve]
+		if !ok {
 			return nil, nil, errors.New("pki: the key's curve is not allowed")
 		}
+		if bits, err = k.Bytes(); err != nil {
+			return nil, nil, fmt.Errorf("pki: %w", err)
+		}
+		spki = der(tagSequence, algorithm, der(tagBitString, []byte{0}, bits))
 	case *rsa.PublicKey:
 		if n := k.N.BitLen(); n < 2048 || n > 4096 {
 			return nil, nil, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
 		}
+		bits = x509.MarshalPKCS1PublicKey(k)
+		if spki, err = x509.MarshalPKIXPublicKey(k); err != nil {
+			return nil, nil, fmt.Errorf("pki: %w", err)
+		}
 	default:
 		return nil, nil, fmt.Errorf("pki: a key of type %T is not allowed", pub)
 	}
-	if spki, err = x509.MarshalPKIXPublicKey(pub); err != nil {
-		return nil, nil, fmt.Errorf("pki: %w", err)
-	}
-	s := cryptobyte.String(spki)
-	var info cryptobyte.String
-	var bits []byte
-	if !s.ReadASN1(&info, cbasn1.SEQUENCE) || !info.SkipASN1(cbasn1.SEQUENCE) || !info.ReadASN1BitStringAsBytes(&bits) {
-		return nil, nil, errors.New("pki: the public key cannot be encoded")
-	}
 	sum := sha256.Sum256(bits)
 	return spki, sum[:20], nil
+}
+
+// curveAlgorithm is the AlgorithmIdentifier of a key on a curve (RFC 5480,
+// 2.1.1).
+var curveAlgorithm = map[elliptic.Curve][]byte{
+	elliptic.P256(): ecAlgorithm(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}),
+	elliptic.P384(): ecAlgorithm(asn1.ObjectIdentifier{1, 3, 132, 0, 34}),
+	elliptic.P521(): ecAlgorithm(asn1.ObjectIdentifier{1, 3, 132, 0, 35}),
+}
+
+func ecAlgorithm(curve asn1.ObjectIdentifier) []byte {
+	return der(tagSequence, oid(asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}), oid(curve))
 }

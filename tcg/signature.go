@@ -6,9 +6,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // MaxSignature is the largest TPMT_SIGNATURE accepted, in bytes.
@@ -76,8 +73,7 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 		if s.Scheme != AlgECDSA {
 			return errors.New("tcg: RSA signature for an ECC key")
 		}
-		der, err := s.asn1()
-		if err != nil || !ecdsa.VerifyASN1(k, digest, der) {
+		if !ecdsa.VerifyASN1(k, digest, s.asn1()) {
 			return ErrSignature
 		}
 		return nil
@@ -101,25 +97,26 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 	return errors.New("tcg: no key")
 }
 
-// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3.
-func (s *Signature) asn1() ([]byte, error) {
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		addUnsigned(b, s.R)
-		addUnsigned(b, s.S)
-	})
-	return b.Bytes()
+// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. They have at
+// most 66 bytes each, so the sequence's length takes at most two.
+func (s *Signature) asn1() []byte {
+	content := appendUnsigned(make([]byte, 0, 144), s.R)
+	content = appendUnsigned(content, s.S)
+	if len(content) < 0x80 {
+		return append([]byte{0x30, byte(len(content))}, content...)
+	}
+	return append([]byte{0x30, 0x81, byte(len(content))}, content...)
 }
 
-// addUnsigned adds a big-endian unsigned number as an ASN.1 INTEGER.
-func addUnsigned(b *cryptobyte.Builder, v []byte) {
+// appendUnsigned appends a big-endian unsigned number as an ASN.1 INTEGER.
+func appendUnsigned(b, v []byte) []byte {
 	for len(v) > 1 && v[0] == 0 {
 		v = v[1:]
 	}
-	b.AddASN1(asn1.INTEGER, func(b *cryptobyte.Builder) {
-		if len(v) == 0 || v[0]&0x80 != 0 {
-			b.AddUint8(0)
-		}
-		b.AddBytes(v)
-	})
+	if len(v) == 0 || v[0]&0x80 != 0 {
+		b = append(b, 0x02, byte(len(v)+1), 0)
+	} else {
+		b = append(b, 0x02, byte(len(v)))
+	}
+	return append(b, v...)
 }

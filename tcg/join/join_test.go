@@ -277,3 +277,15 @@ func TestActivationProofIsForOneConnectionAndCertificate(t *testing.T) {
 		}
 	}
 }
+
+func TestReplyEncodesAsJSON(t *testing.T) {
+	r := &Reply{CredentialBlob: []byte("blob"), Secret: bytes.Repeat([]byte{0xFB, 0xFF}, 50), Sealed: []byte("sealed")}
+	want, err := json.Marshal(r)
+	if err != nil || !bytes.Equal(r.Encode(), want) {
+		t.Errorf("%s\n%s\n%v", r.Encode(), want, err)
+	}
+	again, err := ParseReply(r.Encode())
+	if err != nil || !bytes.Equal(again.Secret, r.Secret) {
+		t.Errorf("%+v, %v", again, err)
+	}
+}
