@@ -215,7 +215,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	if err := k.crypto(maker, l.devices[0]); err != nil {
+	if err := k.crypto(maker, l.requests); err != nil {
 		return nil, err
 	}
 	replies := make([][]byte, n)
