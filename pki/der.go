@@ -41,8 +41,10 @@ func der(tag byte, parts ...[]byte) []byte {
 		b = append(b, 0x81, byte(n))
 	case n < 0x10000:
 		b = binary.BigEndian.AppendUint16(append(b, 0x82), uint16(n))
+	case n < 0x1000000:
+		b = append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	default:
-		b = binary.BigEndian.AppendUint32(append(b, 0x84), uint32(n))
+		panic("pki: a value of 16 MiB or more") // all input is bounded far below
 	}
 	for _, p := range parts {
 		b = append(b, p...)

@@ -20,22 +20,22 @@ import (
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber
-	AKName    []byte           // TPM name of the key: 34, 50 or 66 bytes
+	AKName    []byte           // TPM name of the key: nameAlg (SHA-256, -384 or -512), digest; 34, 50 or 66 bytes
 	HWSerial  []byte           // hwSerialNum of the HardwareModuleName, 1 to 128 bytes
-	NotBefore time.Time        // clocks that are up to five minutes slow are allowed for
-	URI       string           // where the certificate can be fetched again; empty: not said
+	NotBefore time.Time        // 1970 to 9998, to the second; clocks that are up to five minutes slow are allowed for
+	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; empty: not said
 }
 
 // IDevIDRequest is what an IDevID certificate says. All fields are needed.
 type IDevIDRequest struct {
 	PublicKey crypto.PublicKey // as in IAKRequest
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
-	AKName    []byte           // TPM name of the IAK that certified the key
+	AKName    []byte           // TPM name of the IAK that certified the key, as in IAKRequest
 	HWSerial  []byte           // as in IAKRequest
 	NotBefore time.Time        // as in IAKRequest
-	OwnerPRN  string           // the owner, ASCII
-	TokenID   string           // the join token, ASCII
-	DevicePRN string           // the device, ASCII
+	OwnerPRN  string           // the owner: 1 to 128 printable ASCII characters
+	TokenID   string           // the join token: 1 to 128 printable ASCII characters
+	DevicePRN string           // the device: 1 to 128 printable ASCII characters
 }
 
 // issuer is a CA with everything that is the same in all its certificates
@@ -57,12 +57,14 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	}
 	i := &issuer{cert: cert, key: key}
 	// ecdsa-with-SHA256 or -SHA384 (RFC 5758, 3.2).
-	algorithm := asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
-	i.hash = crypto.SHA256
-	if pub.Curve == elliptic.P384() {
-		algorithm[6], i.hash = 3, crypto.SHA384
+	switch pub.Curve {
+	case elliptic.P256():
+		i.algorithm, i.hash = der(tagSequence, oid(oidECDSAWithSHA256)), crypto.SHA256
+	case elliptic.P384():
+		i.algorithm, i.hash = der(tagSequence, oid(oidECDSAWithSHA384)), crypto.SHA384
+	default:
+		return nil, errors.New("pki: a CA's curve is P-256 or P-384")
 	}
-	i.algorithm = der(tagSequence, oid(algorithm))
 	var usage, policy [][]byte
 	for _, u := range usages {
 		usage = append(usage, oid(u))
@@ -82,11 +84,11 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 // IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md, 7) and
 // returns its DER. Bad input is an error; nothing is issued.
 func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
-	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial); err != nil {
+	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
 	}
-	if len(r.URI) > 512 || !ascii(r.URI) {
-		return nil, errors.New("pki: the URI is not ASCII of at most 512 characters")
+	if err := checkURI(r.URI); err != nil {
+		return nil, err
 	}
 	name := hex.EncodeToString(r.AKName)
 	return h.aca.issue(r.PublicKey, r.NotBefore,
@@ -99,43 +101,21 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 // docs/protocol.md, 7) and returns its DER. Bad input is an error; nothing is
 // issued.
 func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
-	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial); err != nil {
+	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
 		return nil, err
 	}
-	for what, s := range map[string]string{"owner's prn": r.OwnerPRN, "join token's id": r.TokenID, "device's prn": r.DevicePRN} {
-		if s == "" || len(s) > 128 || !ascii(s) {
-			return nil, fmt.Errorf("pki: the %s is not ASCII of 1 to 128 characters", what)
+	for _, f := range [...]struct{ what, value string }{{"owner's prn", r.OwnerPRN}, {"join token's id", r.TokenID}, {"device's prn", r.DevicePRN}} {
+		if f.value == "" || len(f.value) > 128 || !ascii(f.value) {
+			return nil, fmt.Errorf("pki: the %s is not 1 to 128 printable ASCII characters", f.what)
 		}
 	}
 	return h.device.issue(r.PublicKey, r.NotBefore,
-		der(tagSequence, attribute(oidOrganization, "Gangway"), attribute(oidCommonName, r.DeviceID), attribute(oidSerialNumber, r.DeviceID)),
+		der(tagSequence, attribute(oidOrganization, organization), attribute(oidCommonName, r.DeviceID), attribute(oidSerialNumber, r.DeviceID)),
 		altName(r.HWSerial, ""),
 		raw(oidPantacorAKName, hex.EncodeToString(r.AKName)),
 		raw(oidPantacorOwner, r.OwnerPRN),
 		raw(oidPantacorJoinToken, r.TokenID),
 		raw(oidPantacorDevice, r.DevicePRN))
-}
-
-func checkCommon(deviceID string, akName, hwSerial []byte) error {
-	if b, err := hex.DecodeString(deviceID); err != nil || len(b) != 12 {
-		return errors.New("pki: the device id is not 24 hexadecimal digits")
-	}
-	if n := len(akName); n != 34 && n != 50 && n != 66 {
-		return fmt.Errorf("pki: an AK name of %d bytes is no TPM name", n)
-	}
-	if len(hwSerial) == 0 || len(hwSerial) > 128 {
-		return errors.New("pki: the hardware serial has 1 to 128 bytes")
-	}
-	return nil
-}
-
-func ascii(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // forever is 99991231235959Z, the notAfter of what never ends (RFC 5280,
@@ -222,6 +202,9 @@ func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
 	var bits []byte
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
+		if k == nil {
+			return nil, nil, errors.New("pki: there is no public key")
+		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
 			return nil, nil, errors.New("pki: the key's curve is not allowed")
@@ -231,8 +214,16 @@ func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
 		}
 		spki = der(tagSequence, algorithm, der(tagBitString, []byte{0}, bits))
 	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n < 2048 || n > 4096 {
+		if k == nil || k.N == nil {
+			return nil, nil, errors.New("pki: there is no public key")
+		}
+		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
 			return nil, nil, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
+		}
+		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at
+		// most 32 bits. Beyond 31 bits crypto/x509 reads no certificate.
+		if k.N.Bit(0) == 0 || k.E < 3 || k.E > 1<<31-1 || k.E&1 == 0 {
+			return nil, nil, errors.New("pki: the RSA key's modulus or exponent is not an RSA key's")
 		}
 		bits = x509.MarshalPKCS1PublicKey(k)
 		if spki, err = x509.MarshalPKIXPublicKey(k); err != nil {

@@ -40,10 +40,10 @@ type Attest struct {
 	QualifiedName []byte
 }
 
-// ErrNotGenerated: the magic is wrong, so no TPM made this structure.
+// ErrNotGenerated means that the magic is wrong, so no TPM made this structure.
 var ErrNotGenerated = errors.New("tcg: TPMS_ATTEST without TPM_GENERATED_VALUE: no TPM made it")
 
-// ErrNotCertify: a TPM attested something, but not a key.
+// ErrNotCertify means that a TPM attested something, but not a key.
 var ErrNotCertify = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_CERTIFY")
 
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.

@@ -134,7 +134,7 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 	return out, nil
 }
 
-// ErrCSRHash: the hash in the contents is not the hash of what follows it.
+// ErrCSRHash means that the hash in the contents is not the hash of what follows it.
 var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its contents")
 
 // ParseCSR parses a TCG-CSR-IDEVID: every size is checked against its field's

@@ -43,7 +43,7 @@ func ParseSignature(raw []byte) (*Signature, error) {
 	return s, nil
 }
 
-// ErrSignature: the signature is well-formed and does not verify.
+// ErrSignature means that the signature is well-formed and does not verify.
 var ErrSignature = errors.New("tcg: the signature does not verify")
 
 // Verify checks s over message with a TPM key, whose scheme and hash it must

@@ -188,7 +188,7 @@ func Seal(k Keys, content []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// ErrSealed: the reply was not sealed for this TPM and request, or was
+// ErrSealed means that the reply was not sealed for this TPM and request, or was
 // altered.
 var ErrSealed = errors.New("join: the sealed reply does not open: it is for another TPM or request, or was altered")
 

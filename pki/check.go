@@ -1,0 +1,84 @@
+package pki
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) error {
+	if b, err := hex.DecodeString(deviceID); err != nil || len(b) != 12 {
+		return errors.New("pki: the device id is not 24 hexadecimal digits")
+	}
+	if !tpmName(akName) {
+		return fmt.Errorf("pki: an AK name of %d bytes that starts with %x is no TPM name", len(akName), akName[:min(2, len(akName))])
+	}
+	if len(hwSerial) == 0 || len(hwSerial) > 128 {
+		return errors.New("pki: the hardware serial has 1 to 128 bytes")
+	}
+	if y := notBefore.UTC().Year(); y < 1970 || y > 9998 {
+		return fmt.Errorf("pki: a certificate cannot start in the year %d", y)
+	}
+	return nil
+}
+
+// tpmName reports whether b is a TPM name by SHA-256, SHA-384 or SHA-512:
+// nameAlg, then a digest of its size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID
+// in Part 2, 6.3).
+func tpmName(b []byte) bool {
+	if len(b) < 2 {
+		return false
+	}
+	switch binary.BigEndian.Uint16(b) {
+	case 0x000B:
+		return len(b) == 2+32
+	case 0x000C:
+		return len(b) == 2+48
+	case 0x000D:
+		return len(b) == 2+64
+	}
+	return false
+}
+
+// checkURI accepts none, and what any reader of the certificate can parse: one
+// bad name in a SAN makes crypto/x509 refuse the whole certificate (RFC 5280,
+// 4.2.1.6: absolute, with a host).
+func checkURI(uri string) error {
+	if uri == "" {
+		return nil
+	}
+	if len(uri) > 512 || !ascii(uri) || strings.ContainsAny(uri, ` "<>\^{|}`+"`") {
+		return errors.New("pki: the URI is not one of RFC 3986 of at most 512 characters")
+	}
+	u, err := url.Parse(uri)
+	if err != nil {
+		return fmt.Errorf("pki: the URI: %w", err)
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" {
+		return errors.New("pki: the URI is not http(s)://host/…")
+	}
+	for label := range strings.SplitSeq(u.Host, ".") {
+		// A port after a final dot is an empty label too.
+		if label == "" || label[0] == ':' {
+			return errors.New("pki: the URI's host has an empty label, or ends with a dot")
+		}
+	}
+	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("pki: the URI's host is not ASCII")
+	}
+	return nil
+}
+
+// ascii reports whether all of s is printable ASCII.
+func ascii(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

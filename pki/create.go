@@ -1,0 +1,203 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Options are for a hub's first start; afterwards what was made then counts.
+type Options struct {
+	// Name goes into the CAs' subjects, for people: at most 40 printable
+	// characters of UTF-8 (with the CA's title it must fit into the 64 of
+	// ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
+	Name string
+	// Curve of the CA keys: elliptic.P256() (default) or elliptic.P384().
+	Curve elliptic.Curve
+	// Now is the time of the first start. Default: time.Now().
+	Now time.Time
+}
+
+// maxName is in characters, see Options.Name.
+const maxName = 40
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Name == "" {
+		o.Name = "Gangway"
+	}
+	if o.Curve == nil {
+		o.Curve = elliptic.P256()
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if !utf8.ValidString(o.Name) || utf8.RuneCountInString(o.Name) > maxName ||
+		strings.ContainsFunc(o.Name, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.TrimSpace(o.Name) != o.Name {
+		return o, fmt.Errorf("pki: the hub's name is not 1 to %d printable characters without a space around them", maxName)
+	}
+	if o.Curve != elliptic.P256() && o.Curve != elliptic.P384() {
+		return o, errors.New("pki: the CAs' curve is P-256 or P-384")
+	}
+	return o, nil
+}
+
+// maker makes the authorities. They appear in their folder by one rename, of a
+// folder whose content is on the disk already: a crash leaves all or none.
+type maker struct {
+	Options
+	// step is called before each change on the disk: where a test kills.
+	step func()
+}
+
+// create makes dir, unless another process was faster; it tells which.
+func (m *maker) create(dir string) (made bool, err error) {
+	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
+	unlock, err := lockDir(parent)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	// What a killed process left. Nobody is at work in it: we have the lock.
+	if err := removeStale(parent, prefix); err != nil {
+		return false, err
+	}
+	m.step()
+	tmp, err := os.MkdirTemp(parent, prefix) // mode 0700
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(tmp) // nothing is there once it is renamed
+	if err := m.fill(tmp); err != nil {
+		return false, err
+	}
+	m.step()
+	if err := syncDir(tmp); err != nil {
+		return false, err
+	}
+	m.step()
+	if err := os.Rename(tmp, dir); err != nil {
+		return false, err
+	}
+	m.step()
+	return true, syncDir(parent)
+}
+
+// lockDir waits until no other process makes authorities in the folder. The
+// lock ends with its process.
+func lockDir(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	return func() { d.Close() }, nil
+}
+
+func removeStale(parent, prefix string) error {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			if err := os.RemoveAll(filepath.Join(parent, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fill writes the seven files: a key and a certificate of each authority, and
+// the seal key.
+func (m *maker) fill(dir string) error {
+	var root *x509.Certificate
+	var rootKey crypto.Signer
+	for i, a := range authorities {
+		key, err := ecdsa.GenerateKey(m.Curve, rand.Reader)
+		if err != nil {
+			return err
+		}
+		_, keyID, err := publicKeyInfo(&key.PublicKey)
+		if err != nil {
+			return err
+		}
+		template := &x509.Certificate{
+			SerialNumber: new(big.Int).SetBytes(serialNumber()),
+			Subject:      pkix.Name{Organization: []string{organization}, CommonName: m.Name + " " + a.title},
+			NotBefore:    m.Now.Add(-slowClock), NotAfter: forever,
+			IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: i > 0,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID,
+		}
+		parent, parentKey := root, rootKey
+		if i == 0 {
+			template.MaxPathLen = 1
+			parent, parentKey = template, key
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if root, err = x509.ParseCertificate(der); err != nil {
+				return err
+			}
+			rootKey = key
+		}
+		pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return err
+		}
+		if err := m.writeFile(filepath.Join(dir, a.file+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600); err != nil {
+			return err
+		}
+		if err := m.writeFile(filepath.Join(dir, a.file+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+			return err
+		}
+	}
+	seal := make([]byte, sealSize)
+	rand.Read(seal) // never fails
+	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
+}
+
+func (m *maker) writeFile(path string, content []byte, mode fs.FileMode) error {
+	m.step()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	m.step()
+	_, err = f.Write(content)
+	m.step()
+	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()) // Chmod: whatever the umask
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,139 @@
+package pki
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// load reads the authorities and refuses what is not exactly what create
+// makes: a hub that signs with the wrong key does harm that lasts, one that
+// does not start is repaired from its backup.
+func load(dir string) (*Hub, error) {
+	var certs [3]*x509.Certificate
+	var keys [3]crypto.Signer
+	for i, a := range authorities {
+		var err error
+		if certs[i], keys[i], err = loadPair(dir, a.file); err != nil {
+			return nil, restore(dir, err)
+		}
+		if err := checkAuthority(certs[i], certs[0], a.title); err != nil {
+			return nil, restore(dir, fmt.Errorf("%s.crt: %w", a.file, err))
+		}
+	}
+	root := certs[0]
+	h := &Hub{root: root, rootKey: keys[0], clientCAs: x509.NewCertPool()}
+	seal, err := readSecret(filepath.Join(dir, sealFile))
+	if err != nil {
+		return nil, restore(dir, err)
+	}
+	if h.sealKey, err = hex.DecodeString(string(bytes.TrimSpace(seal))); err != nil || len(h.sealKey) != sealSize {
+		return nil, restore(dir, fmt.Errorf("%s is not %d bytes in hexadecimal", sealFile, sealSize))
+	}
+	if h.aca, err = newIssuer(certs[1], keys[1], []asn1.ObjectIdentifier{oidAIKCertificate},
+		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed, oidVerifiedRestrict}); err != nil {
+		return nil, err
+	}
+	if h.device, err = newIssuer(certs[2], keys[2], []asn1.ObjectIdentifier{oidClientAuth},
+		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed}); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	h.name = hex.EncodeToString(sum[:])
+	for i, p := range []*[]byte{&h.rootPEM, &h.acaPEM, &h.devicePEM} {
+		*p = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[i].Raw})
+	}
+	h.clientCAs.AddCert(certs[2])
+	return h, nil
+}
+
+// errReadable is what restoring a backup would not mend.
+var errReadable = errors.New("can be read by others")
+
+// restore adds to an error what to do about it.
+func restore(dir string, err error) error {
+	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("pki: %w", err)
+	}
+	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
+}
+
+// checkAuthority checks that a certificate is the CA that its file's name
+// says, under the root. The title matters: with the files of ACA and device CA
+// exchanged, every IAK would be a TLS client.
+func checkAuthority(c, root *x509.Certificate, title string) error {
+	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
+		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
+	}
+	if !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 || len(c.SubjectKeyId) == 0 {
+		return fmt.Errorf("%q is no CA's certificate", c.Subject.CommonName)
+	}
+	if err := c.CheckSignatureFrom(root); err != nil {
+		return fmt.Errorf("%q is not signed by this hub's root: %w", c.Subject.CommonName, err)
+	}
+	return nil
+}
+
+func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name+".crt"))
+	if err != nil {
+		return nil, nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, nil, fmt.Errorf("%s.crt is no PEM certificate", name)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s.crt: %w", name, err)
+	}
+	if text, err = readSecret(filepath.Join(dir, name+".key")); err != nil {
+		return nil, nil, err
+	}
+	if block, _ = pem.Decode(text); block == nil {
+		return nil, nil, fmt.Errorf("%s.key is no PEM key", name)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s.key: %w", name, err)
+	}
+	k, ok := key.(*ecdsa.PrivateKey)
+	if !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+		return nil, nil, fmt.Errorf("%s.key is no ECDSA key on P-256 or P-384", name)
+	}
+	if !k.PublicKey.Equal(cert.PublicKey) {
+		return nil, nil, fmt.Errorf("%s.key is not the key of %s.crt", name, name)
+	}
+	return cert, k, nil
+}
+
+// readSecret reads a file that nobody else may read. It looks at the file it
+// has open, not at the path.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s %w (mode %04o): 'chmod 600' it, and ask yourself who has read it", path, errReadable, info.Mode().Perm())
+	}
+	return io.ReadAll(io.LimitReader(f, 16<<10))
+}
