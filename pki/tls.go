@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -21,8 +22,10 @@ import (
 const tlsLife = 90 * 24 * time.Hour
 
 // TLSCertificate returns a source of the hub's TLS certificate for the names
-// (DNS names and IP addresses), for tls.Config.GetCertificate. Its key is in
-// memory alone.
+// (DNS names and IP addresses), for tls.Config.GetCertificate. The root signs
+// it, so nothing but the certificate itself is sent. Its key is ECDSA P-256,
+// in memory alone. While no new one can be made, for its key store is away
+// say, an old one serves as long as it is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -36,6 +39,9 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 		}
 		fresh, err := h.serverCertificate(t, names)
 		if err != nil {
+			if current != nil && t.After(current.Leaf.NotBefore) && t.Before(current.Leaf.NotAfter) {
+				return current, nil
+			}
 			return nil, err
 		}
 		current = fresh
@@ -53,7 +59,7 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	}
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serialNumber()),
-		Subject:      pkix.Name{Organization: []string{"Gangway"}, CommonName: "hub"},
+		Subject:      pkix.Name{Organization: []string{organization}, CommonName: "hub"},
 		NotBefore:    now.Add(-slowClock), NotAfter: now.Add(tlsLife),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -62,6 +68,8 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	for _, n := range names {
 		if ip := net.ParseIP(n); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if !hostName(n) {
+			return nil, fmt.Errorf("pki: a TLS certificate for %q: it is neither a DNS name nor an IP address", n)
 		} else {
 			template.DNSNames = append(template.DNSNames, n)
 		}
@@ -75,4 +83,24 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 		return nil, fmt.Errorf("pki: TLS certificate: %w", err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// hostName reports whether s can be a SAN's dNSName (RFC 5280, 4.2.1.6; RFC
+// 6125, 6.4.3): labels of 1 to 63 letters, digits, hyphens or, as people have
+// them, underscores; the first may be a star.
+func hostName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for i, label := range strings.Split(s, ".") {
+		if i == 0 && label == "*" && len(s) > 1 {
+			continue
+		}
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool {
+			return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+		}) {
+			return false
+		}
+	}
+	return true
 }
