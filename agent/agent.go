@@ -14,6 +14,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -218,6 +219,9 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 	if err != nil {
 		return err
 	}
+	if err := a.ownRequest(id, request); err != nil {
+		return err
+	}
 	requestHash := sha256.Sum256(request)
 	if a.state.Phase == PhaseRequested {
 		begin := time.Now()
@@ -244,6 +248,23 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 		return err
 	}
 	return a.activate(ctx, hub, id, certs, keys, start)
+}
+
+// ownRequest checks that a stored request is of this TPM's keys: a state folder
+// that was copied from another machine in the middle of onboarding ends here.
+func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
+	csr, err := tcg.ParseCSR(request)
+	if err != nil {
+		return fmt.Errorf("agent: the stored request is damaged; remove the folder %s and onboard again: %w", a.cfg.StateDir, err)
+	}
+	if !bytes.Equal(csr.SigningPub, id.IDevID.Raw) || !bytes.Equal(csr.AttestPub, id.IAK.Raw) {
+		return a.otherTPM()
+	}
+	return nil
+}
+
+func (a *Agent) otherTPM() error {
+	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one; remove the folder and onboard this machine with a join token", a.cfg.StateDir)
 }
 
 // request makes and stores the request.
@@ -357,7 +378,7 @@ func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, 
 	}
 	if !samePublic(certs.idevid, signer.Public()) {
 		signer.Close()
-		return nil, fmt.Errorf("agent: the state folder %s is of another TPM: its certificate is not for this TPM's key. Remove the folder and onboard this machine with a join token", a.cfg.StateDir)
+		return nil, a.otherTPM()
 	}
 	return signer, nil
 }

@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/subtle"
 	"crypto/x509"
 	"errors"
@@ -122,11 +121,7 @@ func checkEKChain(_ *Verdict, r *Request, trust *Trust, _ Policy, now time.Time)
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
-	key, err := r.EK.Key()
-	if err != nil {
-		return "", &Refusal{"ek-malformed", fmt.Sprintf("The EK is unusable: %v.", err), hintTPM}
-	}
-	if !equalKeys(key, r.EKCertificate.PublicKey) {
+	if !r.EK.Is(r.EKCertificate.PublicKey) {
 		return "", &Refusal{"ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own."}
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
@@ -134,11 +129,6 @@ func checkEKKey(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string
 		return "", &Refusal{"ek-template", "The EK was not made from a template of the TCG EK Credential Profile.", hintTPM}
 	}
 	return fmt.Sprintf("The EK is the certificate's key, of template %s (%s).", t.Name, strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ")), nil
-}
-
-func equalKeys(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
 }
 
 // required are the attributes without which a key may exist outside the TPM,

@@ -34,10 +34,15 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	writeJSON(w, http.StatusOK, ViewEvents(events))
+	return nil
+}
+
+// ViewEvents turns events into what the API shows of them.
+func ViewEvents(events []store.Event) []EventView {
 	views := make([]EventView, len(events))
 	for i, e := range events {
 		views[i] = EventView{e.Seq, e.Time.UTC(), e.Kind, e.Code, e.Device, e.Token, e.Addr, e.Message}
 	}
-	writeJSON(w, http.StatusOK, views)
-	return nil
+	return views
 }

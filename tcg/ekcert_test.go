@@ -2,6 +2,7 @@ package tcg
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -181,4 +182,55 @@ func FuzzParseEKCertificate(f *testing.F) {
 			t.Fatal("control characters in what is shown to people")
 		}
 	})
+}
+
+// Is compares numbers: it must agree with comparing the keys themselves.
+func TestIsAgreesWithTheKeys(t *testing.T) {
+	keys := []crypto.PublicKey{}
+	publics := []*Public{}
+	for _, tmpl := range EKTemplates {
+		for range 2 {
+			p := tmpl.Public
+			switch p.Type {
+			case AlgRSA:
+				if p.KeyBits != 2048 {
+					continue
+				}
+				k, err := rsa.GenerateKey(rand.Reader, 2048)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.Modulus = k.N.Bytes()
+				keys = append(keys, &k.PublicKey)
+			default:
+				curve, err := p.Curve.curve()
+				if err != nil {
+					t.Fatal(err)
+				}
+				k, err := ecdsa.GenerateKey(curve, rand.Reader)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := k.PublicKey.Bytes()
+				if err != nil {
+					t.Fatal(err)
+				}
+				half := (len(b) - 1) / 2
+				p.X, p.Y = bytes.TrimLeft(b[1:1+half], "\x00"), b[1+half:]
+				keys = append(keys, &k.PublicKey)
+			}
+			publics = append(publics, &p)
+		}
+	}
+	for i, p := range publics {
+		for j, k := range keys {
+			fresh := *p
+			if fresh.Is(k) != (i == j) {
+				t.Errorf("%s %d is key %d: %v", p.Algorithm(), i, j, i != j)
+			}
+			if got, err := fresh.Key(); err != nil || i == j && !got.(interface{ Equal(crypto.PublicKey) bool }).Equal(k) {
+				t.Errorf("%d: Key is another: %v", i, err)
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package tcg
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -198,6 +199,41 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 		return elliptic.P521(), nil
 	}
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
+}
+
+// Is reports whether p is the public area of key, by the numbers alone. Key
+// then returns key itself: a point that was decoded once (which for P-384
+// costs as much as a small signature) is not decoded again.
+func (p *Public) Is(key crypto.PublicKey) bool {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		e := int(p.Exponent)
+		if e == 0 {
+			e = 65537
+		}
+		if p.Type != AlgRSA || k.E != e || k.N.BitLen() != int(p.KeyBits) || !bytes.Equal(bytes.TrimLeft(p.Modulus, "\x00"), k.N.Bytes()) {
+			return false
+		}
+	case *ecdsa.PublicKey:
+		curve, err := p.Curve.curve()
+		if err != nil || p.Type != AlgECC || k.Curve != curve {
+			return false
+		}
+		point, err := k.Bytes()
+		if err != nil {
+			return false
+		}
+		size := (len(point) - 1) / 2
+		x, y := point[1:1+size], point[1+size:]
+		if len(p.X) > size || len(p.Y) > size || !bytes.Equal(bytes.TrimLeft(x, "\x00"), bytes.TrimLeft(p.X, "\x00")) ||
+			!bytes.Equal(bytes.TrimLeft(y, "\x00"), bytes.TrimLeft(p.Y, "\x00")) {
+			return false
+		}
+	default:
+		return false
+	}
+	p.key = key
+	return true
 }
 
 // Algorithm says what the key is, for a person: "ECDSA P-256", "RSA 2048".

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gangway/hub"
+	"gangway/store"
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
@@ -231,10 +232,20 @@ func (a *app) printCertificate(name, text string) {
 }
 
 func (a *app) eventsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "events", Short: "Show your audit trail, newest first", Args: args(),
+	var data string
+	c := &cobra.Command{
+		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
+		Long: `Events shows your own trail. On the hub's machine, --data shows the whole hub's,
+with what was refused before it could be told whose it was.`,
+		Example: "  gangway events\n  gangway events --data /var/lib/gangway --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			events, err := call[[]hub.EventView](c.Context(), "GET", "/events", nil)
+			var events []hub.EventView
+			var err error
+			if data != "" {
+				events, err = allEvents(c.Context(), data)
+			} else {
+				events, err = call[[]hub.EventView](c.Context(), "GET", "/events", nil)
+			}
 			if err != nil {
 				return err
 			}
@@ -245,6 +256,19 @@ func (a *app) eventsCommand() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder, on its own machine")
+	return c
+}
+
+// allEvents reads the newest events of a whole hub from its database.
+func allEvents(ctx context.Context, data string) ([]hub.EventView, error) {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	defer i.close()
+	events, err := i.store.Events(ctx, store.EventFilter{Limit: 1000})
+	return hub.ViewEvents(events), err
 }
 
 func printEvents(out io.Writer, events []hub.EventView) {

@@ -33,6 +33,10 @@ type Result struct {
 		CPUs int    `json:"cpus"`
 		Go   string `json:"go"`
 	} `json:"machine"`
+	// Ratio is the hub's CPU by the unavoidable cryptography over a load of
+	// half RSA 2048 (L-1) and half ECC P-384 (H-3) endorsement keys: those
+	// that software TPMs and most machines have.
+	Ratio     float64    `json:"ratio"`
 	Enrolment []Kind     `json:"enrolment"`
 	Server    *Server    `json:"server"`
 	Agent     []AgentRun `json:"agent"`
@@ -89,6 +93,13 @@ func run(out string, n int) error {
 		}
 		r.Enrolment = append(r.Enrolment, *k)
 	}
+	var enrol, crypto float64
+	for _, k := range r.Enrolment {
+		if k.EK == "L-1" || k.EK == "H-3" {
+			enrol, crypto = enrol+k.Enrol, crypto+k.CryptoSum
+		}
+	}
+	r.Ratio = enrol / crypto
 	if r.Server, err = measureServer(maker, n); err != nil {
 		return err
 	}

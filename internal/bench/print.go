@@ -18,7 +18,8 @@ func (r *Result) print() {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.0f\t%.0f\n", k.EK, c["ek_leaf_verification"], c["make_credential_public_key"],
 			c["certify_verification"], c["request_verification"], c["certificate_signatures"], k.CryptoSum, k.Enrol, k.Ratio, k.Activate, k.PerSecond)
 	}
-	fmt.Fprintf(w, "\nThe ownership proof (Ed25519), %.0f, is in enrol and not in sum. Commits are durable.\n", r.Enrolment[0].Ownership)
+	fmt.Fprintf(w, "\nratio for half L-1 (RSA 2048), half H-3 (ECC P-384): %.2f\n", r.Ratio)
+	fmt.Fprintf(w, "The ownership proof (Ed25519), %.0f, is in enrol and not in sum. Commits are durable.\n", r.Enrolment[0].Ownership)
 	if s := r.Server; s != nil {
 		fmt.Fprintf(w, "\nwhole hub process over TLS, two connections an enrolment, EK %s: %.2f ms CPU, %.0f enrolments/s (the load generator shares the machine)\n", s.EK, s.CPU/1000, s.PerSecond)
 	}
