@@ -58,13 +58,13 @@ func checkURI(uri string) error {
 	if err != nil {
 		return fmt.Errorf("pki: the URI: %w", err)
 	}
-	if u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" {
+	if u.Scheme != "https" && u.Scheme != "http" {
 		return errors.New("pki: the URI is not http(s)://host/…")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// A port after a final dot is an empty label too.
+		// No host is one empty label; a port after a final dot is another.
 		if label == "" || label[0] == ':' {
-			return errors.New("pki: the URI's host has an empty label, or ends with a dot")
+			return errors.New("pki: the URI has no host, or one with an empty label")
 		}
 	}
 	if strings.ContainsFunc(u.Host, func(r rune) bool { return r <= ' ' || r > '~' }) {

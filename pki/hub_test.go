@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
@@ -301,6 +302,23 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 			wantText(t, got, "is not a ", "backup")
 		})
 	}
+}
+
+// A certificate of the right key and name, signed by the root, that is no CA's:
+// what it issued would verify nowhere.
+func TestOpenRefusesALeafAsAuthority(t *testing.T) {
+	got := spoil(t, func(t *testing.T, dir string) {
+		h, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := forge(t, h.DeviceCA().Subject.CommonName, false, h.Root(), h.rootKey.(*ecdsa.PrivateKey), h.DeviceCA().PublicKey)
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})
+		if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	})
+	wantText(t, got, "device-ca.crt", "is no CA's certificate", "backup")
 }
 
 func TestOpenRefusesAFile(t *testing.T) {

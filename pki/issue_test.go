@@ -435,37 +435,39 @@ func TestRefusedRequests(t *testing.T) {
 		NotBefore time.Time
 	}
 	for name, change := range map[string]func(*common){
-		"no key":                  func(c *common) { c.PublicKey = nil },
-		"nil ECDSA key":           func(c *common) { c.PublicKey = (*ecdsa.PublicKey)(nil) },
-		"nil RSA key":             func(c *common) { c.PublicKey = (*rsa.PublicKey)(nil) },
-		"empty ECDSA key":         func(c *common) { c.PublicKey = &ecdsa.PublicKey{} },
-		"empty RSA key":           func(c *common) { c.PublicKey = &rsa.PublicKey{} },
-		"key by value":            func(c *common) { c.PublicKey = *rsaPublic(t, 2048) },
-		"P-224":                   func(c *common) { c.PublicKey = generate(t, elliptic.P224()).Public() },
-		"point off the curve":     func(c *common) { c.PublicKey = offCurve(t) },
-		"private key":             func(c *common) { c.PublicKey = generate(t, elliptic.P256()) },
-		"RSA 1024":                func(c *common) { c.PublicKey = rsaPublic(t, 1024) },
-		"RSA 2047":                func(c *common) { c.PublicKey = rsaPublic(t, 2047) },
-		"RSA 4097":                func(c *common) { c.PublicKey = rsaPublic(t, 4097) },
-		"RSA even modulus":        func(c *common) { c.PublicKey = even },
-		"RSA negative modulus":    func(c *common) { c.PublicKey = negative },
-		"RSA exponent 0":          func(c *common) { c.PublicKey = exponent(0) },
-		"RSA exponent 1":          func(c *common) { c.PublicKey = exponent(1) },
-		"RSA exponent -3":         func(c *common) { c.PublicKey = exponent(-3) },
-		"RSA exponent even":       func(c *common) { c.PublicKey = exponent(65536) },
-		"no device id":            func(c *common) { c.DeviceID = "" },
-		"short device id":         func(c *common) { c.DeviceID = testDevice[1:] },
-		"device id not hex":       func(c *common) { c.DeviceID = "g" + testDevice[1:] },
-		"no AK name":              func(c *common) { c.AKName = nil },
-		"AK name of 1 byte":       func(c *common) { c.AKName = []byte{0} },
-		"AK name's hash SHA-1":    func(c *common) { c.AKName = akName(0x04, 20) },
-		"AK name's size is wrong": func(c *common) { c.AKName = akName(0x0B, 48) },
-		"AK name is a handle":     func(c *common) { c.AKName = []byte{0x40, 0, 0, 0x0B} },
-		"no hardware serial":      func(c *common) { c.HWSerial = nil },
-		"long hardware serial":    func(c *common) { c.HWSerial = make([]byte, 129) },
-		"no time":                 func(c *common) { c.NotBefore = time.Time{} },
-		"time before 1970":        func(c *common) { c.NotBefore = time.Unix(-1, 0) },
-		"time beyond DER":         func(c *common) { c.NotBefore = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"no key":                 func(c *common) { c.PublicKey = nil },
+		"nil ECDSA key":          func(c *common) { c.PublicKey = (*ecdsa.PublicKey)(nil) },
+		"nil RSA key":            func(c *common) { c.PublicKey = (*rsa.PublicKey)(nil) },
+		"empty ECDSA key":        func(c *common) { c.PublicKey = &ecdsa.PublicKey{} },
+		"empty RSA key":          func(c *common) { c.PublicKey = &rsa.PublicKey{} },
+		"key by value":           func(c *common) { c.PublicKey = *rsaPublic(t, 2048) },
+		"P-224":                  func(c *common) { c.PublicKey = generate(t, elliptic.P224()).Public() },
+		"point off the curve":    func(c *common) { c.PublicKey = offCurve(t) },
+		"private key":            func(c *common) { c.PublicKey = generate(t, elliptic.P256()) },
+		"RSA 1024":               func(c *common) { c.PublicKey = rsaPublic(t, 1024) },
+		"RSA 2047":               func(c *common) { c.PublicKey = rsaPublic(t, 2047) },
+		"RSA 4097":               func(c *common) { c.PublicKey = rsaPublic(t, 4097) },
+		"RSA even modulus":       func(c *common) { c.PublicKey = even },
+		"RSA negative modulus":   func(c *common) { c.PublicKey = negative },
+		"RSA exponent 0":         func(c *common) { c.PublicKey = exponent(0) },
+		"RSA exponent 1":         func(c *common) { c.PublicKey = exponent(1) },
+		"RSA exponent -3":        func(c *common) { c.PublicKey = exponent(-3) },
+		"RSA exponent even":      func(c *common) { c.PublicKey = exponent(65536) },
+		"no device id":           func(c *common) { c.DeviceID = "" },
+		"short device id":        func(c *common) { c.DeviceID = testDevice[1:] },
+		"device id not hex":      func(c *common) { c.DeviceID = "g" + testDevice[1:] },
+		"no AK name":             func(c *common) { c.AKName = nil },
+		"AK name of 1 byte":      func(c *common) { c.AKName = []byte{0} },
+		"AK name's hash SHA-1":   func(c *common) { c.AKName = akName(0x04, 20) },
+		"AK name too long":       func(c *common) { c.AKName = akName(0x0B, 48) },
+		"AK name SHA-384, short": func(c *common) { c.AKName = akName(0x0C, 32) },
+		"AK name SHA-512, short": func(c *common) { c.AKName = akName(0x0D, 48) },
+		"AK name is a handle":    func(c *common) { c.AKName = []byte{0x40, 0, 0, 0x0B} },
+		"no hardware serial":     func(c *common) { c.HWSerial = nil },
+		"long hardware serial":   func(c *common) { c.HWSerial = make([]byte, 129) },
+		"no time":                func(c *common) { c.NotBefore = time.Time{} },
+		"time before 1970":       func(c *common) { c.NotBefore = time.Unix(-1, 0) },
+		"time beyond DER":        func(c *common) { c.NotBefore = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := iakRequest(pub), idevidRequest(pub)
@@ -480,7 +482,7 @@ func TestRefusedRequests(t *testing.T) {
 	for name, uri := range map[string]string{
 		"not a URI": "%zz", "no scheme": "hub.example/x", "no host": "https:///x", "only a port": "https://:8443/x", "a file": "file:///etc/passwd", "a script": "javascript:alert(1)",
 		"host ends with a dot": "https://hub.example./x", "dot before the port": "https://hub.example.:8443/x", "empty label": "https://hub..example/x", "leading dot": "https://.example/x",
-		"open bracket": "https://[::1/x", "a space": "https://hub.example/a b", "a line": "https://hub.example/\n", "not ASCII": "https://hub.example/ü",
+		"open bracket": "https://[::1/x", "empty brackets": "https://[]/x", "a space": "https://hub.example/a b", "a line": "https://hub.example/\n", "not ASCII": "https://hub.example/ü",
 		"escaped host": "https://hub%20x.example/", "too long": "https://hub.example/" + strings.Repeat("a", 493),
 	} {
 		t.Run("URI "+name, func(t *testing.T) {
@@ -517,6 +519,7 @@ func refused(t *testing.T) func([]byte, error) {
 
 func offCurve(t *testing.T) *ecdsa.PublicKey {
 	k := generate(t, elliptic.P256()).PublicKey
+	//lint:ignore SA1019 no function makes such a key: that is the test
 	k.X = new(big.Int).Xor(k.X, big.NewInt(1))
 	return &k
 }
