@@ -43,7 +43,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
 		fmt.Fprintf(stderr, "gangway-agent: %v\nSee 'gangway-agent --help'.\n", err)
 		return exitUsage
 	case ctx.Err() != nil:
