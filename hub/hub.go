@@ -71,6 +71,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.OnboardBurst == 0 {
 		cfg.OnboardBurst = 200
 	}
+	// Names that no certificate can have show at the start, not at the first
+	// handshake.
+	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
+		return nil, err
+	}
 	p, err := newPasswords()
 	if err != nil {
 		return nil, err

@@ -155,6 +155,10 @@ func (m *maker) fill(dir string) error {
 		if i == 0 {
 			template.MaxPathLen = 1
 			parent, parentKey = template, key
+		} else {
+			// Without it no policy of a leaf below would count (RFC 5280,
+			// 6.1.3 d): an auditor may ask for verified TPM residency.
+			template.Policies = []x509.OID{anyPolicy}
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
 		if err != nil {
@@ -180,6 +184,17 @@ func (m *maker) fill(dir string) error {
 	seal := make([]byte, sealSize)
 	rand.Read(seal) // never fails
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
+}
+
+// anyPolicy is RFC 5280, 4.2.1.4.
+var anyPolicy = mustOID(2, 5, 29, 32, 0)
+
+func mustOID(arcs ...uint64) x509.OID {
+	o, err := x509.OIDFromInts(arcs)
+	if err != nil {
+		panic(err) // the arcs are constants
+	}
+	return o
 }
 
 func (m *maker) writeFile(path string, content []byte, mode fs.FileMode) error {

@@ -211,10 +211,12 @@ func opensslVerifies(t *testing.T, h *hubtest.Hub, leaf []byte, ca *x509.Certifi
 		}
 		return path
 	}
-	out, err := exec.Command("openssl", "verify", "-x509_strict", "-CAfile", file("root", h.CA.Root().Raw),
-		"-untrusted", file("ca", ca.Raw), file("leaf", leaf)).CombinedOutput()
-	if err != nil {
-		t.Errorf("openssl verify: %v: %s", err, out)
+	root, untrusted, cert := file("root", h.CA.Root().Raw), file("ca", ca.Raw), file("leaf", leaf)
+	for _, more := range [][]string{nil, {"-explicit_policy", "-policy", "2.23.133.11.1.1"}} { // verified TPM residency
+		args := append([]string{"verify", "-x509_strict", "-CAfile", root, "-untrusted", untrusted}, more...)
+		if out, err := exec.Command("openssl", append(args, cert)...).CombinedOutput(); err != nil {
+			t.Errorf("openssl verify %q: %v: %s", more, err, out)
+		}
 	}
 }
 
