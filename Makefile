@@ -8,7 +8,8 @@ build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
 	$(GO) build -trimpath -ldflags "-s -w" -o build/ ./cmd/...
 
-demo: install-tools build ## the whole thing on this machine: hub, three software TPMs, three devices
+demo: build ## the whole thing on this machine: hub, three software TPMs, three devices
+	@./scripts/install.sh demo
 	./build/gangway demo $(DEMOFLAGS)
 
 test: install-tools lint ## everything, with the race detector
@@ -20,7 +21,8 @@ lint: install-tools
 fuzz: install-tools ## each fuzz target for FUZZTIME (default 10s)
 	./scripts/fuzz.sh $(or $(FUZZTIME),10s)
 
-bench: install-tools ## the cost of an enrolment, to the screen and to build/bench.json
+bench: ## the cost of an enrolment, to the screen and to build/bench.json
+	@./scripts/install.sh demo
 	mkdir -p build
 	$(GO) run ./internal/bench -o build/bench.json
 

@@ -1,12 +1,11 @@
 package hub
 
 import (
-	"crypto/ed25519"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"time"
 
+	"gangway/onboard"
 	"gangway/store"
 	"gangway/tcg/join"
 )
@@ -83,27 +82,20 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
 	}
 	a := owner(r)
-	secret, id := join.NewSecret(), join.NewID()
-	key, err := join.OwnershipKey(secret, id)
+	now := s.cfg.Now()
+	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
+		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now,
+	})
 	if err != nil {
 		return err
-	}
-	now := s.cfg.Now()
-	t := store.JoinToken{
-		ID: id, Owner: a.ID, Nick: body.Nick, PublicKey: key.Public().(ed25519.PublicKey),
-		Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now,
 	}
 	if err := s.cfg.Store.CreateJoinToken(r.Context(), t); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: id, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
 	v := viewToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
-		TokenFile: join.TokenFile{
-			ID: v.ID, PRN: v.PRN, Nick: v.Nick, Owner: v.Owner, Token: base64.StdEncoding.EncodeToString(secret),
-			Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), HubCA: string(s.cfg.CA.RootPEM()), Expires: v.Expires.Format(time.RFC3339),
-		},
-		MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, DefaultUserMeta: v.DefaultUserMeta,
+		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
 }

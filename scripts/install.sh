@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what building, testing and the demo need from Debian, if it is not
-# there. Says what it does; does nothing where everything is there.
+# Installs what the tests need from Debian, if it is not there; with the word
+# demo, what the demonstration needs. Says what it does, and does nothing where
+# everything is there.
 set -eu
 
 want=""
@@ -8,11 +9,11 @@ need() { command -v "$1" >/dev/null 2>&1 || want="$want $2"; }
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need certtool gnutls-bin
-need tpm2 tpm2-tools
-need openssl openssl
-need curl curl
-need gcc gcc # the race detector's
-need chromium chromium # looks at the web page in the tests
+if [ "${1:-all}" != demo ]; then
+	need openssl openssl
+	need gcc gcc           # the race detector's
+	need chromium chromium # looks at the web page
+fi
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2

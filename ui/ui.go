@@ -21,7 +21,7 @@ var pages embed.FS
 //go:embed style.css
 var StyleSheet []byte
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{"ago": Ago, "maker": maker}).ParseFS(pages, "*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker}).ParseFS(pages, "*.html"))
 
 // Home is what the list of devices shows.
 type Home struct {
@@ -63,6 +63,18 @@ func Ago(now, t time.Time) string {
 	default:
 		return t.Format("2 Jan 2006")
 	}
+}
+
+// when is a time as the pages show it: how long ago, and exactly for who wants
+// to know or listens to a screen reader.
+type when struct {
+	At                time.Time
+	Ago, Stamp, Exact string
+}
+
+func newWhen(now, t time.Time) when {
+	u := t.UTC()
+	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
 // maker names a TPM for a person; the software TPM has only a number.

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +20,7 @@ import (
 	"gangway/evidence"
 	"gangway/hub"
 	"gangway/internal/swtpm"
+	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
 	"gangway/tcg/join"
@@ -266,20 +265,17 @@ func (d *demo) token(ctx context.Context, url string) (*join.TokenFile, error) {
 	if err := d.hub.store.CreateAccount(ctx, d.owner); err != nil {
 		return nil, err
 	}
-	secret, id := join.NewSecret(), join.NewID()
-	key, err := join.OwnershipKey(secret, id)
+	t, file, err := onboard.NewToken(d.hub.ca, url, store.JoinToken{
+		Owner: d.owner.ID, Nick: "demo", Created: time.Now(), Expires: time.Now().Add(24 * time.Hour), MaxUses: d.n,
+	})
 	if err != nil {
 		return nil, err
 	}
-	t := store.JoinToken{ID: id, Owner: d.owner.ID, Nick: "demo", PublicKey: key.Public().(ed25519.PublicKey), Created: time.Now(), Expires: time.Now().Add(24 * time.Hour), MaxUses: d.n}
 	if err := d.hub.store.CreateJoinToken(ctx, t); err != nil {
 		return nil, err
 	}
-	d.say("hub", "join token made", fmt.Sprintf("%s, of owner captain, for %d devices", id, d.n))
-	return &join.TokenFile{
-		ID: id, PRN: join.TokenPRN + id, Nick: t.Nick, Owner: join.AccountPRN + d.owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
-		Hub: url, HubName: d.hub.ca.HubName(), HubCA: string(d.hub.ca.RootPEM()),
-	}, nil
+	d.say("hub", "join token made", fmt.Sprintf("%s, of owner captain, for %d devices", t.ID, d.n))
+	return file, nil
 }
 
 func (d *demo) onboardAll(ctx context.Context, tok *join.TokenFile, agents []*agent.Agent, states []*agent.State) error {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -73,16 +71,11 @@ func newToken(s store.Store, ca *pki.Hub) (*join.TokenFile, error) {
 	if err := s.CreateAccount(context.Background(), owner); err != nil {
 		return nil, err
 	}
-	secret, id := join.NewSecret(), join.NewID()
-	key, err := join.OwnershipKey(secret, id)
+	t, file, err := onboard.NewToken(ca, "https://127.0.0.1", store.JoinToken{Owner: owner.ID, Created: time.Now(), Expires: time.Now().Add(24 * time.Hour)})
 	if err != nil {
 		return nil, err
 	}
-	err = s.CreateJoinToken(context.Background(), store.JoinToken{ID: id, Owner: owner.ID, PublicKey: key.Public().(ed25519.PublicKey), Created: time.Now(), Expires: time.Now().Add(24 * time.Hour)})
-	return &join.TokenFile{
-		ID: id, Owner: join.AccountPRN + owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
-		HubName: ca.HubName(), HubCA: string(ca.RootPEM()),
-	}, err
+	return file, s.CreateJoinToken(context.Background(), t)
 }
 
 func (h *testHub) close() {

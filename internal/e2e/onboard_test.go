@@ -287,45 +287,67 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 }
 
 // A state folder taken in the middle of onboarding, with the sealed reply in
-// it, is as worthless elsewhere.
+// it, is as worthless elsewhere: another TPM does not open the reply, whether
+// the agent asks it or the thief does.
 func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.RSA2048), newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
 	state := t.TempDir()
 	tok := h.Token(t, h.Owner, nil)
-	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Step) {
+		if s.Name == "reply" { // it is on the disk; go no further
+			cancel()
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	stop := make(chan struct{})
-	go func() { // ends the agent as soon as the reply is on the disk
-		defer close(stop)
-		for {
-			if _, err := os.Stat(filepath.Join(state, "reply.json")); err == nil || ctx.Err() != nil {
-				cancel()
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
 	_, err = a.Onboard(ctx)
-	cancel()
-	<-stop
 	a.Close()
 	if err == nil {
-		t.Skip("the agent was faster than the thief this time")
+		t.Fatal("the agent went on")
 	}
-	if s, err := agent.ReadState(state); err != nil || s.Phase == agent.PhaseActive {
-		t.Skip("the agent was faster than the thief this time")
+	if s, err := agent.ReadState(state); err != nil || s.Phase != agent.PhaseAnswered {
+		t.Fatalf("phase %+v, %v", s, err)
 	}
-	if _, err := onboard(t, other, tok, state); err == nil {
+	if _, err := onboard(t, other, tok, state); err == nil || !strings.Contains(err.Error(), "of another TPM") {
+		t.Fatalf("the agent on another TPM: %v", err)
+	}
+	raw, err := os.ReadFile(filepath.Join(state, "reply.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := join.ParseReply(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := activateCredential(t, other, reply); err == nil {
 		t.Fatal("another TPM opened the reply")
 	}
-	if n := len(h.Devices(t, h.Owner)); n > 1 {
+	if _, err := activateCredential(t, tpm, reply); err != nil {
+		t.Fatalf("the TPM itself: %v", err)
+	}
+	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
+}
+
+func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *join.Reply) ([]byte, error) {
+	t.Helper()
+	link, err := identity.Open(tpm.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	id, err := identity.Load(t.Context(), link, identity.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer id.Close()
+	return id.ActivateCredential(reply.CredentialBlob, reply.Secret)
 }
 
 // The real agent is killed at random instants until it gets through: one

@@ -5,9 +5,7 @@ package hubtest
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"log/slog"
 	"net"
@@ -129,22 +127,17 @@ func (h *Hub) Account(t testing.TB, nick string) store.Account {
 // the stored token first.
 func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *join.TokenFile {
 	t.Helper()
-	secret, id := join.NewSecret(), join.NewID()
-	key, err := join.OwnershipKey(secret, id)
+	s, file, err := onboard.NewToken(h.CA, h.URL, store.JoinToken{Owner: owner.ID, Nick: "test", Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := store.JoinToken{ID: id, Owner: owner.ID, Nick: "test", PublicKey: key.Public().(ed25519.PublicKey), Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)}
 	if change != nil {
 		change(&s)
 	}
 	if err := h.Store.CreateJoinToken(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	return &join.TokenFile{
-		ID: id, PRN: join.TokenPRN + id, Owner: join.AccountPRN + owner.ID, Token: base64.StdEncoding.EncodeToString(secret),
-		Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM()),
-	}
+	return file
 }
 
 // Uses says how often a token was used.

@@ -1,0 +1,28 @@
+package onboard
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"time"
+
+	"gangway/pki"
+	"gangway/store"
+	"gangway/tcg/join"
+)
+
+// NewToken gives a join token its id and key, and makes its file. t says the
+// rest: owner, nick, expiry, uses. The secret is in the file alone.
+func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *join.TokenFile, error) {
+	secret := join.NewSecret()
+	t.ID = join.NewID()
+	key, err := join.OwnershipKey(secret, t.ID)
+	if err != nil {
+		return t, nil, err
+	}
+	t.PublicKey = key.Public().(ed25519.PublicKey)
+	return t, &join.TokenFile{
+		ID: t.ID, PRN: join.TokenPRN + t.ID, Nick: t.Nick, Owner: join.AccountPRN + t.Owner,
+		Token: base64.StdEncoding.EncodeToString(secret),
+		Hub:   publicURL, HubName: ca.HubName(), HubCA: string(ca.RootPEM()), Expires: t.Expires.UTC().Format(time.RFC3339),
+	}, nil
+}
