@@ -57,10 +57,24 @@ func TestTimeIsUTCTimeUntil2049(t *testing.T) {
 	}
 }
 
+func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		at := time.Unix(rapid.Int64Range(0, forever.Unix()).Draw(t, "time"), 0).UTC()
+		want, err := asn1.Marshal(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := timestamp(at); !bytes.Equal(got, want) {
+			t.Fatalf("%v: %q, want %q", at, got, want)
+		}
+	})
+}
+
 // 20000 draws see each of the leading bytes that need care: 00, and those
 // with the sign's bit.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 	seen := map[string]bool{}
+	var ones, zeros [16]byte // of all draws: which bits were ever set, and clear
 	for range 20000 {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))
@@ -73,6 +87,14 @@ func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 			t.Fatalf("%x came twice", n)
 		}
 		seen[string(n)] = true
+		full := append(make([]byte, 16-len(n)), n...)
+		for i, b := range full {
+			ones[i] |= b
+			zeros[i] |= ^b
+		}
+	}
+	if all := [16]byte(bytes.Repeat([]byte{0xFF}, 16)); ones != all || zeros != all {
+		t.Errorf("not all 128 bits are random: ever set %x, ever clear %x", ones, zeros)
 	}
 	var peek cryptobyte.String
 	s := cryptobyte.String(der(tagInteger, serialNumber()))

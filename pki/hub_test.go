@@ -2,10 +2,12 @@ package pki
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"io/fs"
@@ -85,6 +87,9 @@ func TestAuthorities(t *testing.T) {
 			}
 			if !c.IsCA || c.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign || len(c.ExtKeyUsage) != 0 {
 				t.Errorf("%s: CA %v, usage %b", c.Subject, c.IsCA, c.KeyUsage)
+			}
+			if i == 0 && c.MaxPathLen != 1 {
+				t.Errorf("%s allows %d CAs below each other", c.Subject, c.MaxPathLen)
 			}
 			if i > 0 && (c.MaxPathLen != 0 || !c.MaxPathLenZero) {
 				t.Errorf("%s may have CAs below it", c.Subject)
@@ -304,21 +309,48 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// A certificate of the right key and name, signed by the root, that is no CA's:
-// what it issued would verify nowhere.
+// A certificate of the right key and name, signed by the root, that is no CA's
+// in one respect: what it issued would verify nowhere.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
-	got := spoil(t, func(t *testing.T, dir string) {
-		h, err := Open(dir, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		leaf := forge(t, h.DeviceCA().Subject.CommonName, false, h.Root(), h.rootKey.(*ecdsa.PrivateKey), h.DeviceCA().PublicKey)
-		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})
-		if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	})
-	wantText(t, got, "device-ca.crt", "is no CA's certificate", "backup")
+	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	for name, change := range map[string]func(*x509.Certificate){
+		"no CA":                   func(c *x509.Certificate) { c.IsCA = false },
+		"may not sign":            func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature },
+		"says nothing of a CA":    func(c *x509.Certificate) { c.BasicConstraintsValid, c.IsCA = false, false },
+		"without key identifiers": func(c *x509.Certificate) { withoutKeyIdentifier(c) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := spoil(t, func(t *testing.T, dir string) {
+				h, err := Open(dir, Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				old := h.DeviceCA()
+				template := &x509.Certificate{
+					SerialNumber: old.SerialNumber, Subject: old.Subject, NotBefore: old.NotBefore, NotAfter: old.NotAfter,
+					IsCA: true, BasicConstraintsValid: true, KeyUsage: mayIssue, SubjectKeyId: old.SubjectKeyId,
+				}
+				change(template)
+				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
+				c := parse(t, der, err)
+				if err := c.CheckSignatureFrom(h.Root()); err != nil {
+					t.Fatal(err) // the signature alone is not what refuses it
+				}
+				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			})
+			wantText(t, got, "device-ca.crt", "is no CA's certificate", "backup")
+		})
+	}
+}
+
+// withoutKeyIdentifier makes x509.CreateCertificate leave it out, which it does
+// for what it does not know to be a CA.
+func withoutKeyIdentifier(c *x509.Certificate) {
+	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
+	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
 func TestOpenRefusesAFile(t *testing.T) {

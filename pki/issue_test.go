@@ -15,9 +15,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"math"
 	"math/big"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -347,6 +349,49 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
+// An auditor's reader may ask for the TCG's policies: they hold down from the
+// root, and an IDevID does not pass for a restricted key.
+func TestPoliciesHoldFromTheRoot(t *testing.T) {
+	h := openNew(t, Options{Now: time.Now()})
+	pub := generate(t, elliptic.P256()).Public()
+	for name, c := range map[string]struct {
+		cert, ca *x509.Certificate
+		has      int
+	}{
+		"IAK":    {mustIAKNow(t, h, pub), h.ACA(), 3},
+		"IDevID": {mustIDevIDNow(t, h, pub), h.DeviceCA(), 2},
+	} {
+		for n := 1; n <= 4; n++ {
+			policy := "2.23.133.11.1." + strconv.Itoa(n)
+			out, err := opensslVerify(t, h.Root(), c.ca, c.cert, "-explicit_policy", "-policy", policy)
+			if (err == nil) != (n <= c.has) {
+				t.Errorf("%s, policy %s: %v\n%s", name, policy, err, out)
+			}
+		}
+	}
+}
+
+// The bytes of the names, written out by hand: a reader elsewhere takes them
+// apart by these.
+func TestAlternativeNames(t *testing.T) {
+	h := openNew(t, Options{})
+	r := iakRequest(generate(t, elliptic.P256()).Public())
+	r.HWSerial, r.URI = []byte("INTC:0011"), "https://h/x"
+	der, err := h.IssueIAK(r)
+	c := parse(t, der, err)
+	const want = "302f" + // GeneralNames
+		"a020" + // otherName
+		"06082b06010505070804" + // id-on-hardwareModuleName
+		"a014" + "3012" + // HardwareModuleName
+		"06056781050102" + // hwType: a TPM 2.0
+		"0409494e54433a30303131" + // hwSerialNum
+		"860b68747470733a2f2f682f78" // uniformResourceIdentifier
+	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSubjectAltName) })
+	if i < 0 || c.Extensions[i].Critical || hex.EncodeToString(c.Extensions[i].Value) != want {
+		t.Errorf("the alternative names are not %s but, at %d, in %+v", want, i, c.Extensions)
+	}
+}
+
 func mustIAKNow(t testing.TB, h *Hub, pub crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	r := iakRequest(pub)
@@ -453,6 +498,7 @@ func TestRefusedRequests(t *testing.T) {
 		"RSA exponent 1":         func(c *common) { c.PublicKey = exponent(1) },
 		"RSA exponent -3":        func(c *common) { c.PublicKey = exponent(-3) },
 		"RSA exponent even":      func(c *common) { c.PublicKey = exponent(65536) },
+		"RSA exponent too large": func(c *common) { c.PublicKey = exponent(math.MaxInt) },
 		"no device id":           func(c *common) { c.DeviceID = "" },
 		"short device id":        func(c *common) { c.DeviceID = testDevice[1:] },
 		"device id not hex":      func(c *common) { c.DeviceID = "g" + testDevice[1:] },
@@ -467,6 +513,7 @@ func TestRefusedRequests(t *testing.T) {
 		"long hardware serial":   func(c *common) { c.HWSerial = make([]byte, 129) },
 		"no time":                func(c *common) { c.NotBefore = time.Time{} },
 		"time before 1970":       func(c *common) { c.NotBefore = time.Unix(-1, 0) },
+		"time after the end":     func(c *common) { c.NotBefore = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC) },
 		"time beyond DER":        func(c *common) { c.NotBefore = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -483,7 +530,7 @@ func TestRefusedRequests(t *testing.T) {
 		"not a URI": "%zz", "no scheme": "hub.example/x", "no host": "https:///x", "only a port": "https://:8443/x", "a file": "file:///etc/passwd", "a script": "javascript:alert(1)",
 		"host ends with a dot": "https://hub.example./x", "dot before the port": "https://hub.example.:8443/x", "empty label": "https://hub..example/x", "leading dot": "https://.example/x",
 		"open bracket": "https://[::1/x", "empty brackets": "https://[]/x", "a space": "https://hub.example/a b", "a line": "https://hub.example/\n", "not ASCII": "https://hub.example/ü",
-		"escaped host": "https://hub%20x.example/", "too long": "https://hub.example/" + strings.Repeat("a", 493),
+		"escaped host": "https://hub%20x.example/", "escaped letter": "https://h%C3%BCb.example/", "too long": "https://hub.example/" + strings.Repeat("a", 493),
 	} {
 		t.Run("URI "+name, func(t *testing.T) {
 			r := iakRequest(pub)
@@ -503,6 +550,31 @@ func TestRefusedRequests(t *testing.T) {
 				refused(t)(h.IssueIDevID(r))
 			})
 		}
+	}
+}
+
+// The limits themselves are let through: what is documented can be used.
+func TestLongestRequestsAreAccepted(t *testing.T) {
+	h := openNew(t, Options{})
+	pub := generate(t, elliptic.P256()).Public()
+	for _, n := range []int{1, 128} {
+		a, b := iakRequest(pub), idevidRequest(pub)
+		text := strings.Repeat("a", n)
+		a.HWSerial, b.HWSerial = []byte(text), []byte(text)
+		b.OwnerPRN, b.TokenID, b.DevicePRN = text, text, text
+		der, err := h.IssueIAK(a)
+		checkSameAsX509(t, parse(t, der, err), iakTemplate(t, a), h.aca, pub)
+		der, err = h.IssueIDevID(b)
+		checkSameAsX509(t, parse(t, der, err), idevidTemplate(t, b), h.device, pub)
+	}
+	a := iakRequest(pub)
+	a.URI = "https://hub.example/" + strings.Repeat("a", 492)
+	a.NotBefore = time.Date(9998, 12, 31, 23, 59, 59, 0, time.UTC)
+	der, err := h.IssueIAK(a)
+	c := parse(t, der, err)
+	checkSameAsX509(t, c, iakTemplate(t, a), h.aca, pub)
+	if len(a.URI) != 512 || len(c.URIs) != 1 || c.URIs[0].String() != a.URI {
+		t.Errorf("the URI of %d characters is %v", len(a.URI), c.URIs)
 	}
 }
 

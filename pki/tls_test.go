@@ -120,7 +120,9 @@ func TestOnlyDevicesAreTLSClients(t *testing.T) {
 func TestTLSCertificate(t *testing.T) {
 	h := openNew(t, Options{Now: time.Now()})
 	now := time.Now()
-	get := h.TLSCertificate(func() time.Time { return now }, []string{"hub.example", "*.hub.example", "localhost", "my_host", "192.0.2.1", "::1"})
+	names := []string{"hub.example", "*.hub.example", "localhost", "my_host", "192.0.2.1", "::1"}
+	get := h.TLSCertificate(func() time.Time { return now }, names)
+	names[0] = "changed.example" // the caller's, after the call
 	first, err := get(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -136,6 +138,9 @@ func TestTLSCertificate(t *testing.T) {
 	}
 	if life := first.Leaf.NotAfter.Sub(now); life > 398*24*time.Hour {
 		t.Errorf("lives for %v, more than browsers accept", life)
+	}
+	if c := first.Leaf; !c.BasicConstraintsValid || now.Sub(c.NotBefore) < 5*time.Minute {
+		t.Errorf("basic constraints %v; from %v: a clock that is five minutes slow refuses it", c.BasicConstraintsValid, c.NotBefore)
 	}
 	if k, ok := first.PrivateKey.(*ecdsa.PrivateKey); !ok || k.Curve != elliptic.P256() {
 		t.Error("its key is not ECDSA P-256")
@@ -186,9 +191,14 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 func TestRefusedServerNames(t *testing.T) {
 	h := openNew(t, Options{})
 	for _, name := range []string{"", ".", "a..b", "hub.example.", "hub example", "https://hub.example", "hub.example:443", "hüb.example", "*", "a.*.example", "\x00", strings.Repeat("a", 64),
-		strings.Repeat("a.", 127) + "a"} {
+		strings.Repeat("a.", 127) + "a", strings.Repeat("a.", 126) + "aa"} {
 		if c, err := h.TLSCertificate(time.Now, []string{"hub.example", name})(nil); err == nil {
 			t.Errorf("%q: %v", name, c.Leaf.DNSNames)
+		}
+	}
+	for _, name := range []string{strings.Repeat("a", 63), strings.Repeat("a.", 126) + "a"} {
+		if _, err := h.TLSCertificate(time.Now, []string{name})(nil); err != nil {
+			t.Errorf("%d characters: %v", len(name), err)
 		}
 	}
 	if _, err := h.TLSCertificate(time.Now, nil)(nil); err == nil {

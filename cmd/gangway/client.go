@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -69,11 +70,17 @@ func (s *signIn) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	// A new file, mode 0600 from its first byte, whatever lay there before.
+	tmp, err := os.CreateTemp(filepath.Dir(path), "config-*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	defer os.Remove(tmp.Name()) // nothing is left of it once it is renamed
+	_, err = tmp.Write(b)
+	if err := errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
 }
 
 // client returns an HTTP client that trusts the hub's CA alone.
@@ -112,10 +119,14 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	resp, err := c.Do(req)
 	if err != nil {
 		var unknown x509.UnknownAuthorityError
-		if errors.As(err, &unknown) {
-			return fmt.Errorf("who answers at %s is not the hub that you signed in to", s.Hub)
+		var otherName x509.HostnameError
+		switch {
+		case errors.As(err, &unknown):
+			return fmt.Errorf("what answers at %s is not the hub that is expected: its certificate is by another CA", s.Hub)
+		case errors.As(err, &otherName):
+			return fmt.Errorf("the hub does not go by the name in %s: use the URL that 'gangway serve' prints, or start it with --url", s.Hub)
 		}
-		return fmt.Errorf("the hub at %s cannot be reached: %w", s.Hub, err)
+		return unreachable(s.Hub, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
@@ -136,6 +147,15 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return fmt.Errorf("the hub's answer cannot be read: %w", err)
 	}
 	return nil
+}
+
+// unreachable says so without the request's address, which is in it already.
+func unreachable(hubURL string, err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	return fmt.Errorf("the hub at %s cannot be reached: %w; is it running, and is the address right?", hubURL, err)
 }
 
 // call is do for a signed-in owner.
@@ -163,7 +183,7 @@ func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	}
 	resp, err := c.Do(req)
 	if err != nil {
-		return "", fmt.Errorf("the hub at %s cannot be reached: %w", hubURL, err)
+		return "", unreachable(hubURL, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))

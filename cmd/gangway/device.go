@@ -47,16 +47,21 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	rename := &cobra.Command{
 		Use: "rename ID|NICK NEW-NICK", Short: "Give a device another nick", Args: args("the device's id or nick", "the new nick"),
+		Example: "  gangway device rename brave-otter-3fa2 oslo-gate-1",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
 			if err != nil {
 				return err
 			}
-			_, err = call[hub.DeviceView](c.Context(), "PATCH", "/devices/"+d.ID, map[string]string{"nick": arg[1]})
-			if err == nil {
-				a.note("%s is now %s.", d.Nick, arg[1])
+			now, err := call[hub.DeviceView](c.Context(), "PATCH", "/devices/"+d.ID, map[string]string{"nick": arg[1]})
+			if err != nil {
+				return err
 			}
-			return err
+			if done, err := a.json(now); done {
+				return err
+			}
+			a.note("%s is now %s.", d.Nick, now.Nick)
+			return nil
 		},
 	}
 	var yes bool
@@ -64,6 +69,7 @@ func (a *app) deviceCommand() *cobra.Command {
 		Use: "delete ID|NICK", Short: "Remove a device and let its TPM go", Args: args("the device's id or nick"),
 		Long: `Delete revokes the device's certificates at once and lets its TPM go: with a join
 token it may come back, as another device, of any owner.`,
+		Example: "  gangway device delete brave-otter-3fa2\n  gangway device delete 65f0c1d2e3f4a5b6c7d8e9f0 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
 			if err != nil {
@@ -76,11 +82,15 @@ token it may come back, as another device, of any owner.`,
 					return fmt.Errorf("that is not its nick; nothing was done")
 				}
 			}
-			_, err = call[hub.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
-			if err == nil {
-				a.note("%s is removed.", d.Nick)
+			gone, err := call[hub.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
+			if err != nil {
+				return err
 			}
-			return err
+			if done, err := a.json(gone); done {
+				return err
+			}
+			a.note("%s is removed; its certificates are revoked and its TPM is let go.", d.Nick)
+			return nil
 		},
 	}
 	del.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -167,7 +177,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	}
 	line := func(k, v string) {
 		if strings.TrimSpace(v) != "" {
-			a.printf("  %-14s %s\n", k, v)
+			a.printf("  %-14s %s\n", k, printable(v))
 		}
 	}
 	a.printf("%s\n", d.Nick)
@@ -187,10 +197,10 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 		if !s.OK {
 			mark = "✗"
 		}
-		a.printf("  %s %-15s %s\n", mark, s.Check, s.Detail)
+		a.printf("  %s %-15s %s\n", mark, s.Check, printable(s.Detail))
 	}
 	for _, n := range e.Verdict.Notes {
-		a.printf("  · noted          %s\n", n)
+		a.printf("  · noted          %s\n", printable(n))
 	}
 	a.printf("\nCertificates\n")
 	for _, c := range []struct{ name, text string }{
@@ -222,12 +232,12 @@ func (a *app) printCertificate(name, text string) {
 	if c.NotAfter.Year() < 9999 {
 		until = "until " + c.NotAfter.Format(time.DateOnly)
 	}
-	subject := c.Subject.String()
+	subject := printable(c.Subject.String())
 	if subject == "" {
 		subject = "(no subject)"
 	}
 	a.printf("  %-12s %s\n", name, subject)
-	a.printf("  %-12s   by %s, %s\n", "", c.Issuer, until)
+	a.printf("  %-12s   by %s, %s\n", "", printable(c.Issuer.String()), until)
 	a.printf("  %-12s   SHA-256 %x\n", "", sum)
 }
 
@@ -251,6 +261,9 @@ with what was refused before it could be told whose it was.`,
 			}
 			if done, err := a.json(events); done {
 				return err
+			}
+			if len(events) == 0 {
+				a.note("Nothing has happened yet.")
 			}
 			printEvents(a.stdout, events)
 			return nil
@@ -277,6 +290,6 @@ func printEvents(out io.Writer, events []hub.EventView) {
 		if e.Code != "" {
 			code = " (" + e.Code + ")"
 		}
-		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), e.Message, code)
+		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), printable(e.Message), code)
 	}
 }

@@ -3,31 +3,54 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 )
 
+// hubNameForm: the SHA-256 of the hub's root key.
+var hubNameForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 func (a *app) loginCommand() *cobra.Command {
 	var nick, ca, name, data string
 	var fromStdin bool
 	c := &cobra.Command{
-		Use:   "login URL",
+		Use:   "login [URL]",
 		Short: "Sign in to a hub",
 		Long: `Login signs in and keeps the session in the configuration folder of your user.
 
 The hub is never trusted at first sight. Say how to know it: by its name, which
 'gangway serve' and 'gangway account create' print (--hub-name), by its CA file
-(--hub-ca), or, on its own machine, by its data folder (--data).`,
+(--hub-ca), or, on its own machine, by its data folder (--data). Without a URL
+it signs in again to the hub that you used last, which is known already.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
-  gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password`,
-		Args: args("the hub's URL"),
+  gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
+  gangway login`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, arg []string) error {
-			s := &signIn{Hub: strings.TrimSuffix(arg[0], "/"), Nick: nick}
+			s := &signIn{Nick: nick}
+			if len(arg) == 1 {
+				s.Hub = strings.TrimSuffix(arg[0], "/")
+			} else {
+				last, err := loadSignIn()
+				if err != nil {
+					return usagef("the hub's URL is missing")
+				}
+				// The root that was believed then is the one to believe now,
+				// unless another way to know the hub is given.
+				s.Hub, s.HubCA = last.Hub, last.HubCA
+				if s.Nick == "" {
+					s.Nick = last.Nick
+				}
+			}
 			if !strings.HasPrefix(s.Hub, "https://") {
 				return usagef("the hub's URL begins with https://")
 			}
-			if nick == "" {
+			if name = strings.ToLower(name); name != "" && !hubNameForm.MatchString(name) {
+				return usagef("--hub-name is 64 hexadecimal digits, as 'gangway serve' prints them")
+			}
+			if s.Nick == "" {
 				return usagef("--nick is needed: the account to sign in with")
 			}
 			if data != "" {
@@ -42,10 +65,10 @@ The hub is never trusted at first sight. Say how to know it: by its name, which
 				s.HubCA = string(b)
 			case name != "":
 				var err error
-				if s.HubCA, err = fetchCA(c.Context(), s.Hub, strings.ToLower(name)); err != nil {
+				if s.HubCA, err = fetchCA(c.Context(), s.Hub, name); err != nil {
 					return err
 				}
-			default:
+			case s.HubCA == "":
 				return usagef("say how to know the hub: --hub-name, --hub-ca or --data")
 			}
 			password, err := a.password(fromStdin, false)
@@ -55,19 +78,19 @@ The hub is never trusted at first sight. Say how to know it: by its name, which
 			var answer struct {
 				Token string `json:"token"`
 			}
-			if err := s.do(c.Context(), "POST", "/auth/login", map[string]string{"username": nick, "password": password}, &answer); err != nil {
+			if err := s.do(c.Context(), "POST", "/auth/login", map[string]string{"username": s.Nick, "password": password}, &answer); err != nil {
 				return err
 			}
 			s.Token = answer.Token
 			if err := s.save(); err != nil {
 				return err
 			}
-			a.note("Signed in to %s as %s.", s.Hub, nick)
+			a.note("Signed in to %s as %s.", s.Hub, s.Nick)
 			return nil
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&nick, "nick", "", "account (required)")
+	f.StringVar(&nick, "nick", "", "account (required with a URL)")
 	f.StringVar(&name, "hub-name", "", "the hub's name: SHA-256 of its root key, hexadecimal")
 	f.StringVar(&ca, "hub-ca", "", "file of the hub's CA certificate")
 	f.StringVar(&data, "data", "", "the hub's data folder, on its own machine")
@@ -78,6 +101,7 @@ The hub is never trusted at first sight. Say how to know it: by its name, which
 func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "logout", Short: "End the session", Args: args(),
+		Example: "  gangway logout",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()
 			if err != nil {
@@ -98,6 +122,7 @@ func (a *app) logoutCommand() *cobra.Command {
 func (a *app) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show who is signed in, and where", Args: args(),
+		Example: "  gangway whoami\n  gangway whoami --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()
 			if err != nil {

@@ -9,9 +9,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -27,13 +30,13 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := command(&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).ExecuteContext(ctx)
+	ran, err := command(&app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}).ExecuteContextC(ctx)
 	var usage usageError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
-		fmt.Fprintf(os.Stderr, "gangway: %v\nSee 'gangway --help'.\n", err)
+		fmt.Fprintf(os.Stderr, "gangway: %v\nSee '%s --help'.\n", err, ran.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(os.Stderr, "gangway: %v\n", err)
@@ -72,8 +75,40 @@ func command(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.tokenCommand(), a.deviceCommand(), a.eventsCommand(), a.demoCommand())
+		a.tokenCommand(), a.deviceCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand())
+	for _, c := range append(root.Commands(), root) {
+		if c.HasSubCommands() {
+			c.Args, c.RunE = cobra.ArbitraryArgs, group
+		}
+	}
 	return root
+}
+
+// group is what a command does that has others below it: explain itself. A
+// word that is none of them is wrong usage, so that a script with a typing
+// error does not pass for one that worked.
+func group(c *cobra.Command, arg []string) error {
+	if len(arg) == 0 {
+		return c.Help()
+	}
+	if near := c.SuggestionsFor(arg[0]); len(near) > 0 {
+		return usagef("unknown command %q for %q; did you mean %q?", arg[0], c.CommandPath(), near[0])
+	}
+	return usagef("unknown command %q for %q", arg[0], c.CommandPath())
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version", Args: args(),
+		Example: "  gangway version\n  gangway version --output json",
+		RunE: func(*cobra.Command, []string) error {
+			if done, err := a.json(map[string]string{"version": version(), "go": runtime.Version()}); done {
+				return err
+			}
+			a.printf("gangway %s (%s)\n", version(), runtime.Version())
+			return nil
+		},
+	}
 }
 
 // args checks how many arguments there are and says which are meant.
@@ -87,6 +122,17 @@ func args(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// printable drops what a terminal would obey instead of show: a machine's
+// words about itself, and names in certificates, are written by others.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // json prints v as JSON if that is wanted, and says whether it was.

@@ -15,7 +15,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
-	var roots []string
+	var roots, links []string
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
@@ -60,6 +60,12 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			if err != nil {
 				return err
 			}
+			more, moreLinks, err := readRoots(links)
+			if err != nil {
+				return err
+			}
+			// What is given as a link is never trusted by itself.
+			intermediates = append(intermediates, append(more, moreLinks...)...)
 			server, _, err := i.server(public, names, rootCerts, intermediates, log)
 			if err != nil {
 				return err
@@ -71,6 +77,8 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			if i.ca.Made() {
 				a.note("First start: made the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
 				a.note("Back up both; the keys cannot be made again.")
+			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
+				a.note("The hub's keys exist already: --curve and --name change nothing.")
 			}
 			a.note("Hub %s", public)
 			a.note("Hub name (its root key): %s", i.ca.HubName())
@@ -91,6 +99,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
+	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

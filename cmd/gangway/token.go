@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -68,6 +69,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 
 	ls := &cobra.Command{
 		Use: "ls", Short: "List join tokens", Args: args(),
+		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			tokens, err := call[[]hub.TokenView](c.Context(), "GET", "/devices/tokens", nil)
 			if err != nil {
@@ -96,19 +98,24 @@ this once and the hub does not keep it: guard the file like a key.`,
 				case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 					state = "used up"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, t.Nick, uses, t.Expires.Local().Format(time.DateTime), state)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), state)
 			}
 			return w.Flush()
 		},
 	}
 	disable := &cobra.Command{
 		Use: "disable ID", Short: "Disable a join token; devices that joined with it stay", Args: args("the token's id"),
+		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
-			_, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+arg[0], nil)
-			if err == nil {
-				a.note("Join token %s is disabled.", arg[0])
+			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0]), nil)
+			if err != nil {
+				return err
 			}
-			return err
+			if done, err := a.json(answer); done {
+				return err
+			}
+			a.note("Join token %s is disabled.", arg[0])
+			return nil
 		},
 	}
 	c.AddCommand(create, ls, disable)

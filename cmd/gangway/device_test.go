@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/fleet"
+	"gangway/internal/hubtest"
+	"gangway/store"
+)
+
+// onboarded starts a hub with one device of ada's, who is signed in, and
+// returns how to run a command as her, with something to type.
+func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
+	t.Helper()
+	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.New(t, maker.Roots(), maker.Intermediates())
+	d, err := fleet.New(maker, "H-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(d)
+	}
+	tok := h.Token(t, h.Owner, nil)
+	client, err := fleet.NewHub(tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Onboard(t.Context(), client, tok); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	run := func(typed string, arg ...string) (string, string, error) {
+		t.Helper()
+		in, typing, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if _, err := typing.WriteString(typed + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		typing.Close()
+		var out, notes bytes.Buffer
+		c := command(&app{stdin: in, stdout: &out, stderr: &notes})
+		c.SetArgs(arg)
+		err = c.ExecuteContext(t.Context())
+		return out.String(), notes.String(), err
+	}
+	if _, notes, err := run(hubtest.Password, "login", h.URL, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin"); err != nil {
+		t.Fatal(err, notes)
+	}
+	return h, run
+}
+
+func only(t *testing.T, h *hubtest.Hub) store.Device {
+	t.Helper()
+	all := h.Devices(t, h.Owner)
+	if len(all) != 1 {
+		t.Fatalf("%d devices", len(all))
+	}
+	return all[0]
+}
+
+func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	for _, which := range []string{d.ID, d.Nick} {
+		out, _, err := run("", "device", "show", which)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "came aboard"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q is not shown in:\n%s", want, out)
+			}
+		}
+		if strings.Contains(out, "✗") {
+			t.Errorf("an active device has a check that failed:\n%s", out)
+		}
+	}
+	out, _, err := run("", "device", "show", d.ID, "--output", "json")
+	var v struct {
+		Device   struct{ ID string }
+		Evidence struct{ Request []byte }
+		Events   []struct{ Kind string }
+	}
+	if err != nil || json.Unmarshal([]byte(out), &v) != nil || v.Device.ID != d.ID || len(v.Evidence.Request) == 0 || len(v.Events) == 0 {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A terminal obeys control characters, in 7 bits and in 8, and shows text
+// backwards after an override: a machine must not write to its owner's.
+func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
+	h, run := onboarded(t, func(d *fleet.Device) {
+		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
+	})
+	for _, arg := range [][]string{{"device", "show", only(t, h).ID}, {"device", "ls"}, {"events"}} {
+		out, notes, err := run("", arg...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.IndexAny(out+notes, "\x1b\x07\u009b\u202e"); i >= 0 {
+			t.Errorf("%q prints %q", arg, (out + notes)[i:])
+		}
+	}
+}
+
+func TestDeviceIsRenamedAndRemoved(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	if _, _, err := run("", "device", "rename", d.Nick, "flagship"); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "flagship") || !strings.Contains(out, "active") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
+		t.Errorf("%v", err)
+	}
+	// Only who types its nick means it.
+	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "lets its TPM go") {
+		t.Errorf("%v: %s", err, notes)
+	}
+	only(t, h)
+	if _, notes, err := run("flagship", "device", "delete", "flagship"); err != nil || !strings.Contains(notes, "revoked") {
+		t.Fatal(err, notes)
+	}
+	if n := len(h.Devices(t, h.Owner)); n != 0 {
+		t.Errorf("%d devices are left", n)
+	}
+}
+
+// The right CA under another name is not good enough, and the root of another
+// hub is none at all: the password goes to neither.
+func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
+	h, run := onboarded(t, nil)
+	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
+	if !ok {
+		t.Fatal(h.URL)
+	}
+	// The test hub's certificate is for 127.0.0.1 alone.
+	_, _, err := run(hubtest.Password, "login", "https://localhost:"+port, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin")
+	if err == nil || !strings.Contains(err.Error(), "does not go by the name") {
+		t.Errorf("another name: %v", err)
+	}
+	other := hubtest.New(t, nil, nil)
+	file := filepath.Join(t.TempDir(), "other.pem")
+	if err := os.WriteFile(file, other.CA.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-ca", file, "--nick", "ada", "--password-stdin")
+	if err == nil || !strings.Contains(err.Error(), "another CA") {
+		t.Errorf("another hub's root: %v", err)
+	}
+	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-name", other.CA.HubName(), "--nick", "ada", "--password-stdin")
+	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
+		t.Errorf("another hub's name: %v", err)
+	}
+	// What was good before still is.
+	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -1,0 +1,161 @@
+package pki
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// tree is all that lies in a folder, with what is in the files.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
+		}
+		if d.IsDir() {
+			m[path] = "folder"
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		m[path] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// failingMaker is a maker of authorities that something comes in the way of,
+// before each of its steps.
+func failingMaker(t *testing.T, block func() error) *maker {
+	t.Helper()
+	o, err := Options{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &maker{Options: o, step: func() {
+		if err := block(); err != nil {
+			t.Fatal(err)
+		}
+	}}
+}
+
+// A disk that fails at any step of the first start leaves the folder as it
+// was, and the next start works. Root can write everywhere, so the failures
+// are made of what lies in the way.
+func TestFailedFirstStartLeavesNothing(t *testing.T) {
+	for name := range files {
+		t.Run(name+" cannot be made", func(t *testing.T) {
+			parent := t.TempDir()
+			dir := filepath.Join(parent, "pki")
+			made, err := failingMaker(t, func() error {
+				folders, err := filepath.Glob(filepath.Join(parent, ".pki.new-*"))
+				if err != nil || len(folders) == 0 {
+					return err
+				}
+				if err := os.Mkdir(filepath.Join(folders[0], name), 0o700); !errors.Is(err, fs.ErrExist) {
+					return err
+				}
+				return nil // it lies there since an earlier step
+			}).create(dir)
+			if err == nil || made {
+				t.Fatalf("made %v, error %v", made, err)
+			}
+			if left := tree(t, parent); len(left) != 0 {
+				t.Errorf("left %d things, private keys among them", len(left))
+			}
+			if h, err := Open(dir, Options{}); err != nil || !h.Made() {
+				t.Errorf("the next start: %v", err)
+			}
+		})
+	}
+	t.Run("the name is taken while it is made", func(t *testing.T) {
+		parent := t.TempDir()
+		dir := filepath.Join(parent, "pki")
+		made, err := failingMaker(t, func() error { return os.WriteFile(dir, []byte("another's"), 0o600) }).create(dir)
+		if err == nil || made {
+			t.Fatalf("made %v, error %v", made, err)
+		}
+		if left := tree(t, parent); !maps.Equal(left, map[string]string{dir: "another's"}) {
+			t.Errorf("left %d things", len(left))
+		}
+	})
+	for name, prepare := range map[string]func(parent string) (string, error){
+		"no parent": func(parent string) (string, error) { return filepath.Join(parent, "away", "pki"), nil },
+		"the parent is a file": func(parent string) (string, error) {
+			file := filepath.Join(parent, "file")
+			return filepath.Join(file, "pki"), os.WriteFile(file, nil, 0o600)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parent := t.TempDir()
+			path, err := prepare(parent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := tree(t, parent)
+			if _, err := Open(path, Options{}); err == nil {
+				t.Error("accepted")
+			}
+			if !maps.Equal(before, tree(t, parent)) {
+				t.Error("something was made")
+			}
+		})
+	}
+}
+
+// What a killed first start left goes; what others keep there under a similar
+// name stays.
+func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
+	parent := t.TempDir()
+	remains := filepath.Join(parent, ".pki.new-123")
+	if err := os.Mkdir(remains, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	kept := []string{".pki.new-note", "pki.new-1", ".other.new-1"}
+	for _, name := range append(kept, ".pki.new-123/root.key") {
+		if err := os.WriteFile(filepath.Join(parent, name), []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if h, err := Open(filepath.Join(parent, "pki"), Options{}); err != nil || !h.Made() {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(remains); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("keys of a start that failed lie about: %v", err)
+	}
+	for _, name := range kept {
+		if b, err := os.ReadFile(filepath.Join(parent, name)); err != nil || !bytes.Equal(b, []byte("old")) {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
+	}
+}
+
+// Whatever is missing, broken or readable: the keys that are there stay, and
+// no file is added. spoil compares the folder.
+func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
+	for keep := range files {
+		t.Run(keep+" alone is left", func(t *testing.T) {
+			got := spoil(t, func(t *testing.T, dir string) {
+				for name := range files {
+					if name != keep {
+						if err := os.Remove(filepath.Join(dir, name)); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			})
+			if !strings.Contains(got, "backup") {
+				t.Errorf("the error does not say what to do: %s", got)
+			}
+		})
+	}
+}
