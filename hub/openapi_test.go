@@ -1,12 +1,23 @@
 package hub_test
 
 import (
+	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"gangway/fleet"
+	"gangway/internal/hubtest"
 )
 
 // The document says what there is: each route is in it, and nothing else.
@@ -58,4 +69,290 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 			t.Errorf("schema %s is not there", m[1])
 		}
 	}
+}
+
+// Who may call a route is in the document as it is in the code.
+func TestOpenAPISaysWhoMayCall(t *testing.T) {
+	source, err := os.ReadFile("hub.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := readOpenAPI(t, newScene(t))
+	schemes := map[string]string{"asOwner": "session", "asDevice": "idevid"}
+	seen := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)", (?:s\.limited\(s\.\w+, )?s\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
+		method, path, wrapper := m[1], strings.TrimSuffix(m[2], "{$}"), m[3]
+		op, ok := doc.Paths[path][strings.ToLower(method)]
+		if !ok {
+			t.Errorf("%s %s is not in the document", method, path)
+			continue
+		}
+		want := schemes[wrapper]
+		if path == "/onboard/activate" {
+			want = "idevid" // its certificate is not active yet, so asDevice would refuse it
+		}
+		seen[want]++
+		got := ""
+		for _, alternative := range op.Security {
+			got = strings.Join(slices.Sorted(maps.Keys(alternative)), "+")
+		}
+		if got != want || len(op.Security) > 1 {
+			t.Errorf("%s %s: the document wants %q, the code %q", method, path, got, want)
+		}
+		if _, says := op.Responses["401"]; want != "" && !says {
+			t.Errorf("%s %s: the document does not say what a stranger gets", method, path)
+		}
+		if _, says := op.Responses["429"]; strings.Contains(m[0], "s.limited(") != says {
+			t.Errorf("%s %s: the document is wrong about 429", method, path)
+		}
+	}
+	if seen["session"] < 10 || seen["idevid"] != 3 || seen[""] < 8 {
+		t.Errorf("hub.go is read wrongly: %v", seen)
+	}
+}
+
+// The hub's answers, good and bad, have the status, the type and exactly the
+// fields that the document says.
+func TestAnswersAreAsTheDocumentSays(t *testing.T) {
+	s := newScene(t)
+	doc := readOpenAPI(t, s)
+	answered := map[string]bool{}
+	check := func(method, route string, status int, contentType string, body []byte) {
+		t.Helper()
+		answered[method+" "+route] = true
+		what := fmt.Sprintf("%s %s: %d", method, route, status)
+		r, ok := doc.Paths[route][strings.ToLower(method)].Responses[fmt.Sprint(status)]
+		if !ok {
+			t.Errorf("%s is not in the document: %s", what, body)
+			return
+		}
+		contentType, _, _ = strings.Cut(contentType, ";")
+		if len(r.Content) == 0 {
+			return // a redirect
+		}
+		media, ok := r.Content[contentType]
+		if !ok {
+			t.Errorf("%s: %q is none of the types in the document", what, contentType)
+			return
+		}
+		if contentType != "application/json" {
+			return
+		}
+		var v any
+		if err := json.Unmarshal(body, &v); err != nil {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+		for _, problem := range doc.mismatches(media.Schema, v, "") {
+			t.Errorf("%s: %s in %s", what, problem, body)
+		}
+	}
+	call := func(p *person, method, route, id string, in any, want int) []byte {
+		t.Helper()
+		path, query, _ := strings.Cut(route, "?")
+		address := strings.NewReplacer("{id}", id, "{file}", id).Replace(path)
+		if query != "" {
+			address += "?" + query
+		}
+		header := map[string]string{}
+		if path == "/sign-in" {
+			header["Content-Type"] = "application/x-www-form-urlencoded"
+		}
+		status, body, h := p.request(method, address, in, header)
+		if status != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, route, status, want, body)
+		}
+		check(method, path, status, h.Get("Content-Type"), body)
+		return body
+	}
+	ada, stranger := s.person(t, "ada"), s.person(t, "")
+	large := `{"nick":"` + strings.Repeat("a", 70<<10) + `"}`
+
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
+		call(stranger, "GET", path, "", nil, 200)
+	}
+	// With answers to all that is asked for, and with nothing.
+	call(stranger, "POST", "/onboard", "", "nonsense", 400)
+	call(stranger, "POST", "/onboard", "", strings.Repeat("a", 300<<10), 413)
+	call(stranger, "POST", "/onboard/activate", "", "{}", 401)
+	call(stranger, "GET", "/device", "", nil, 401)
+	call(stranger, "PATCH", "/device/meta", "", "{}", 401)
+	call(stranger, "GET", "/aca/certs/{file}", "000b.crt", nil, 404)
+
+	// A device comes aboard and reports.
+	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
+	reply := call(stranger, "POST", "/onboard", "", string(request), 200)
+	certs := must(s.victim.Open(request, reply))(t)
+	device := func(method, path, body string, want int) {
+		t.Helper()
+		cert := certs.TLS(s.victim)
+		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.client.Roots, Certificates: []tls.Certificate{cert}}}}
+		defer c.CloseIdleConnections()
+		resp := must(c.Do(must(http.NewRequestWithContext(t.Context(), method, s.URL+path, strings.NewReader(body)))(t)))(t)
+		defer resp.Body.Close()
+		b := must(io.ReadAll(resp.Body))(t)
+		if resp.StatusCode != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+		}
+		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
+	}
+	device("GET", "/device", "", 403)
+	device("POST", "/onboard/activate", "nonsense", 400)
+	device("POST", "/onboard/activate", `{"proof":"AAAA"}`, 403)
+	device("POST", "/onboard/activate", `{"proof":"`+strings.Repeat("A", 70<<10)+`"}`, 413)
+	activated := must(s.victim.Activate(t.Context(), s.client, certs))(t)
+	check("POST", "/onboard/activate", activated.Status, "application/json", activated.Body)
+	device("GET", "/device", "", 200)
+	device("PATCH", "/device/meta", `{"kernel":"6.12","nested":{"id":1}}`, 200)
+	device("PATCH", "/device/meta", "[]", 400)
+	device("PATCH", "/device/meta", large, 413)
+	id := s.deviceOf(t, s.victim)
+	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
+
+	// Its owner.
+	login := map[string]string{"username": "ada", "password": hubtest.Password}
+	call(stranger, "POST", "/auth/login", "", login, 200)
+	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)
+	call(stranger, "POST", "/auth/login", "", "nonsense", 400)
+	call(stranger, "POST", "/auth/login", "", large, 413)
+	call(ada, "GET", "/auth/auth_status", "", nil, 200)
+	var token struct{ ID string }
+	if err := json.Unmarshal(call(ada, "POST", "/devices/tokens", "", map[string]any{"nick": "a", "default-user-meta": map[string]any{"site": "oslo"}}, 200), &token); err != nil {
+		t.Fatal(err)
+	}
+	call(ada, "POST", "/devices/tokens", "", nil, 200)
+	call(ada, "POST", "/devices/tokens", "", map[string]any{"max-uses": -1}, 400)
+	call(ada, "POST", "/devices/tokens", "", large, 413)
+	call(ada, "GET", "/devices/tokens", "", nil, 200)
+	call(ada, "DELETE", "/devices/tokens/{id}", token.ID, nil, 200)
+	call(ada, "DELETE", "/devices/tokens/{id}", "nothing", nil, 404)
+	call(ada, "GET", "/devices", "", nil, 200)
+	call(ada, "GET", "/devices?limit=0", "", nil, 400)
+	call(ada, "GET", "/events", "", nil, 200)
+	call(ada, "GET", "/events?before=x", "", nil, 400)
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}", which, nil, want)
+		call(p, "PATCH", "/devices/{id}", which, map[string]string{"nick": "x"}, want)
+		call(p, "PATCH", "/devices/{id}/user-meta", which, map[string]any{"a": 1}, want)
+		call(p, "GET", "/devices/{id}/evidence", which, nil, want)
+		call(p, "DELETE", "/devices/{id}", which, nil, want)
+	}
+	call(ada, "GET", "/devices/{id}", id, nil, 200)
+	call(ada, "PATCH", "/devices/{id}", id, map[string]string{"nick": "flagship"}, 200)
+	call(ada, "PATCH", "/devices/{id}", id, map[string]string{"nick": "not a nick"}, 400)
+	call(ada, "PATCH", "/devices/{id}", id, large, 413)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, map[string]any{"a": 1, "b": nil}, 200)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, "[]", 400)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, large, 413)
+	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
+	call(ada, "GET", "/", "", nil, 200)
+	call(stranger, "POST", "/sign-in", "", "nick=ada&password=wrong", 401)
+	call(stranger, "POST", "/sign-in", "", "nick=%zz", 400)
+	call(stranger, "POST", "/sign-in", "", "nick="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "POST", "/sign-in", "", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), 303)
+	call(stranger, "POST", "/sign-out", "", nil, 303)
+	call(ada, "DELETE", "/devices/{id}", id, nil, 200)
+	device("GET", "/device", "", 403)
+	call(ada, "POST", "/auth/logout", "", nil, 200)
+	call(ada, "POST", "/auth/logout", "", nil, 401)
+
+	for path, ops := range doc.Paths {
+		for method := range ops {
+			if m := strings.ToUpper(method) + " " + path; !answered[m] {
+				t.Errorf("nobody has called %s", m)
+			}
+		}
+	}
+}
+
+// openAPI is what these tests read of the document.
+type openAPI struct {
+	Paths map[string]map[string]struct {
+		Security  []map[string]any
+		Responses map[string]struct {
+			Content map[string]struct{ Schema map[string]any }
+		}
+	}
+	Components struct{ Schemas map[string]map[string]any }
+}
+
+func readOpenAPI(t *testing.T, s *scene) *openAPI {
+	t.Helper()
+	_, body := s.person(t, "").do("GET", "/openapi.json", nil)
+	doc := new(openAPI)
+	if err := json.Unmarshal(body, doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// mismatches says where a value is not what a schema describes. It knows the
+// keywords that the document uses, and is stricter than JSON Schema in one: a
+// property that is not described is a mismatch.
+func (d *openAPI) mismatches(schema map[string]any, v any, at string) (found []string) {
+	add := func(format string, a ...any) { found = append(found, at+": "+fmt.Sprintf(format, a...)) }
+	if ref, ok := schema["$ref"].(string); ok {
+		return d.mismatches(d.Components.Schemas[strings.TrimPrefix(ref, "#/components/schemas/")], v, at)
+	}
+	if c, ok := schema["const"]; ok && c != v {
+		add("%v is not %v", v, c)
+	}
+	if e, ok := schema["enum"].([]any); ok && !slices.Contains(e, v) {
+		add("%v is none of %v", v, e)
+	}
+	switch kind := schema["type"]; v := v.(type) {
+	case map[string]any:
+		if kind != "object" {
+			add("an object, not %v", kind)
+		}
+		properties, _ := schema["properties"].(map[string]any)
+		required, _ := schema["required"].([]any)
+		for _, name := range required {
+			if _, ok := v[name.(string)]; !ok {
+				add("no %v", name)
+			}
+		}
+		for name, x := range v {
+			if p, ok := properties[name].(map[string]any); ok {
+				found = append(found, d.mismatches(p, x, at+"."+name)...)
+			} else if schema["additionalProperties"] != true {
+				add("%q is not described", name)
+			}
+		}
+	case []any:
+		if kind != "array" {
+			add("an array, not %v", kind)
+		}
+		items, _ := schema["items"].(map[string]any)
+		for i, x := range v {
+			found = append(found, d.mismatches(items, x, fmt.Sprintf("%s[%d]", at, i))...)
+		}
+	case string:
+		if kind != "string" && schema["enum"] == nil && schema["const"] == nil {
+			add("a string, not %v", kind)
+		}
+		if p, ok := schema["pattern"].(string); ok && !regexp.MustCompile(p).MatchString(v) {
+			add("%q does not match %s", v, p)
+		}
+		if schema["format"] == "date-time" {
+			if _, err := time.Parse(time.RFC3339Nano, v); err != nil {
+				add("%v", err)
+			}
+		}
+	case float64:
+		if kind != "number" && (kind != "integer" || v != math.Trunc(v)) {
+			add("%v, not %v", v, kind)
+		}
+	case bool:
+		if kind != "boolean" {
+			add("a boolean, not %v", kind)
+		}
+	default:
+		add("%v, not %v", v, kind)
+	}
+	return found
 }

@@ -353,6 +353,35 @@ func withoutKeyIdentifier(c *x509.Certificate) {
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
+// What a CA made elsewhere may have, and a hub does not make.
+func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
+	t.Run("curve P-521", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "pki")
+		m := &maker{Options: Options{Name: "Test", Curve: elliptic.P521(), Now: testNow}, step: func() {}}
+		if _, err := m.create(dir); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(dir, Options{})
+		if err == nil {
+			t.Fatal("accepted")
+		}
+		wantText(t, err.Error(), "root.key is no ECDSA key on P-256 or P-384", "backup")
+	})
+	t.Run("another PEM type", func(t *testing.T) {
+		got := spoil(t, func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "aca.crt")
+			b, err := os.ReadFile(path)
+			if err == nil {
+				err = os.WriteFile(path, bytes.ReplaceAll(b, []byte(" CERTIFICATE"), []byte(" TRUSTED CERTIFICATE")), 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		wantText(t, got, "aca.crt is no PEM certificate", "backup")
+	})
+}
+
 func TestOpenRefusesAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pki")
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {

@@ -15,7 +15,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"math"
 	"math/big"
 	"net/url"
 	"slices"
@@ -472,6 +471,7 @@ func TestRefusedRequests(t *testing.T) {
 	negative := rsaPublic(t, 2048)
 	negative.N.Neg(negative.N)
 	exponent := func(e int) *rsa.PublicKey { k := rsaPublic(t, 2048); k.E = e; return k }
+	beyond31 := int64(1)<<31 + 1 // where an int has 32 bits, negative
 	type common struct {
 		PublicKey crypto.PublicKey
 		DeviceID  string
@@ -498,7 +498,7 @@ func TestRefusedRequests(t *testing.T) {
 		"RSA exponent 1":         func(c *common) { c.PublicKey = exponent(1) },
 		"RSA exponent -3":        func(c *common) { c.PublicKey = exponent(-3) },
 		"RSA exponent even":      func(c *common) { c.PublicKey = exponent(65536) },
-		"RSA exponent too large": func(c *common) { c.PublicKey = exponent(math.MaxInt) },
+		"RSA exponent too large": func(c *common) { c.PublicKey = exponent(int(beyond31)) },
 		"no device id":           func(c *common) { c.DeviceID = "" },
 		"short device id":        func(c *common) { c.DeviceID = testDevice[1:] },
 		"device id not hex":      func(c *common) { c.DeviceID = "g" + testDevice[1:] },

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -18,12 +21,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				return err
-			}
-			defer l.Close()
-			_, port, err := net.SplitHostPort(l.Addr().String())
+			port, err := freePort()
 			if err != nil {
 				return err
 			}
@@ -34,4 +32,18 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"served": served, "wordof": wordOf},
 	})
+}
+
+// freePort finds a loopback port below the range that systems give to outgoing
+// connections and to listeners on port 0: from within it, another test might
+// take the port before the script's hub does.
+func freePort() (string, error) {
+	for range 100 {
+		port := strconv.Itoa(20000 + rand.IntN(10000))
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+		if err == nil {
+			return port, l.Close()
+		}
+	}
+	return "", errors.New("no free port from 20000 to 29999")
 }
