@@ -29,6 +29,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"gangway/evidence"
 	"gangway/pki"
@@ -333,10 +334,11 @@ func (s *Service) audit(ctx context.Context, e store.Event) {
 	}
 }
 
-// printable keeps what may be shown of a device's own words.
+// printable keeps what may be shown of a device's own words: no control
+// characters, and none that turn the text around them.
 func printable(b []byte) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7F || r == '\uFFFD' {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
 			return -1
 		}
 		return r

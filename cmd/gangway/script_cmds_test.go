@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		// Whether it is the right hub is what the commands check.
-		c, err := tls.Dial("tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
 			return
