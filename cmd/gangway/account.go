@@ -36,6 +36,9 @@ runs on the hub's machine; the hub may be running.`,
 			if !nickForm.MatchString(nick) {
 				return usagef("--nick has 3 to 23 letters, digits and the signs _ - +")
 			}
+			if generate && fromStdin {
+				return usagef("--generate and --password-stdin exclude each other")
+			}
 			i, err := existing(c.Context(), data)
 			if err != nil {
 				return err

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,6 +73,9 @@ func openInstance(ctx context.Context, dir string, o pki.Options) (*instance, er
 
 // existing opens a data folder that a hub has been started on before.
 func existing(ctx context.Context, dir string) (*instance, error) {
+	if dir == "" {
+		return nil, usagef("--data is needed: the folder of the hub's keys and database")
+	}
 	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
 		return nil, fmt.Errorf("%q is no hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
 	}
@@ -100,7 +104,7 @@ func readRoots(paths []string) (roots, intermediates []*x509.Certificate, err er
 			if err != nil || d.IsDir() {
 				return err
 			}
-			if name != path && !strings.Contains(".pem .crt .cer .der", strings.ToLower(filepath.Ext(name))) {
+			if name != path && !slices.Contains([]string{".pem", ".crt", ".cer", ".der"}, strings.ToLower(filepath.Ext(name))) {
 				return nil // notes and licences lie beside certificates
 			}
 			certs, err := readCertificates(name)
