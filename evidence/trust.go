@@ -73,7 +73,6 @@ var (
 // that the device sent: untrusted, but possible links.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	var sent []*x509.Certificate
-	parsed := false
 	best := errUntrusted
 	try := func(candidates []*x509.Certificate) *verifiedCA {
 		for _, issuer := range candidates {
@@ -112,10 +111,9 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	for _, der := range extra {
 		if cert, err := x509.ParseCertificate(der); err == nil {
 			sent = append(sent, cert)
-			parsed = true
 		}
 	}
-	if parsed {
+	if len(sent) > 0 {
 		if c := try(sent); c != nil {
 			return c, nil
 		}

@@ -26,10 +26,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"gangway/evidence"
 	"gangway/pki"
@@ -136,7 +134,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 		IAKName: r.IAKName, IAKPublic: r.IAK.Raw, IDevIDName: r.IDevIDName,
 		Request:      r.Raw,
 		Manufacturer: r.EKCertificate.Manufacturer, Model: r.EKCertificate.Model, Firmware: r.Firmware(),
-		ProdModel: printable(r.CSR.ProdModel), ProdSerial: printable(r.CSR.ProdSerial),
+		ProdModel: tcg.Printable(string(r.CSR.ProdModel)), ProdSerial: tcg.Printable(string(r.CSR.ProdSerial)),
 		KeyAlgorithm: r.IDevID.Algorithm(),
 		Created:      now, Expires: now.Add(PendingFor),
 	}
@@ -332,15 +330,4 @@ func (s *Service) audit(ctx context.Context, e store.Event) {
 	if err := s.Store.AppendEvent(ctx, e); err != nil {
 		s.Log.Error("audit trail", "kind", e.Kind, "code", e.Code, "err", err)
 	}
-}
-
-// printable keeps what may be shown of a device's own words: no control
-// characters, and none that turn the text around them.
-func printable(b []byte) string {
-	return strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, string(b))
 }

@@ -279,19 +279,24 @@ func (e *EKCertificate) readNames(der []byte) error {
 	return nil
 }
 
-// printable keeps at most 64 printable characters: makers' text ends up on
-// screens.
+// printable keeps at most 64 printable characters.
 func printable(b []byte) string {
-	s := strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, string(b))
+	s := Printable(string(b))
 	if r := []rune(s); len(r) > 64 {
 		s = string(r[:64])
 	}
 	return strings.TrimSpace(s)
+}
+
+// Printable drops what a screen would obey instead of show, and what turns
+// the text around it: makers' and machines' own words end up on screens.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // manufacturer turns "id:49465800" into "IFX" and leaves what is not ASCII.

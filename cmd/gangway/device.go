@@ -15,6 +15,7 @@ import (
 
 	"gangway/hub"
 	"gangway/store"
+	"gangway/tcg"
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
@@ -177,7 +178,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	}
 	line := func(k, v string) {
 		if strings.TrimSpace(v) != "" {
-			a.printf("  %-14s %s\n", k, printable(v))
+			a.printf("  %-14s %s\n", k, tcg.Printable(v))
 		}
 	}
 	a.printf("%s\n", d.Nick)
@@ -197,10 +198,10 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 		if !s.OK {
 			mark = "✗"
 		}
-		a.printf("  %s %-15s %s\n", mark, s.Check, printable(s.Detail))
+		a.printf("  %s %-15s %s\n", mark, s.Check, tcg.Printable(s.Detail))
 	}
 	for _, n := range e.Verdict.Notes {
-		a.printf("  · noted          %s\n", printable(n))
+		a.printf("  · noted          %s\n", tcg.Printable(n))
 	}
 	a.printf("\nCertificates\n")
 	for _, c := range []struct{ name, text string }{
@@ -232,12 +233,12 @@ func (a *app) printCertificate(name, text string) {
 	if c.NotAfter.Year() < 9999 {
 		until = "until " + c.NotAfter.Format(time.DateOnly)
 	}
-	subject := printable(c.Subject.String())
+	subject := tcg.Printable(c.Subject.String())
 	if subject == "" {
 		subject = "(no subject)"
 	}
 	a.printf("  %-12s %s\n", name, subject)
-	a.printf("  %-12s   by %s, %s\n", "", printable(c.Issuer.String()), until)
+	a.printf("  %-12s   by %s, %s\n", "", tcg.Printable(c.Issuer.String()), until)
 	a.printf("  %-12s   SHA-256 %x\n", "", sum)
 }
 
@@ -290,6 +291,6 @@ func printEvents(out io.Writer, events []hub.EventView) {
 		if e.Code != "" {
 			code = " (" + e.Code + ")"
 		}
-		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), printable(e.Message), code)
+		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), tcg.Printable(e.Message), code)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gangway/hub"
+	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -98,7 +99,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 				case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 					state = "used up"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), state)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, tcg.Printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), state)
 			}
 			return w.Flush()
 		},
