@@ -56,8 +56,16 @@ func (s *scene) judge(body []byte) *evidence.Verdict {
 		v.Fail("request", err.(*evidence.Refusal))
 		return v
 	}
-	evidence.Verify(v, r, s.trust, evidence.Policy{}, time.Now())
+	evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})
 	return v
+}
+
+// lab is a policy for emulated TPMs, which leaves nothing to a person.
+func lab() evidence.Policy {
+	p := evidence.DefaultPolicy()
+	p.UnknownMaker, p.NoCertificate = evidence.Refuse, evidence.Refuse
+	p.Software = []string{"FAKE"}
+	return p
 }
 
 func (s *scene) refused(t *testing.T, body []byte, code string) {
@@ -87,7 +95,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 		if !v.Accepted() {
 			t.Errorf("EK %s: %s", ek, v.Refusal.Reason)
 		}
-		if len(v.Steps) != 7 {
+		if len(v.Steps) != 10 {
 			t.Errorf("EK %s: %d steps", ek, len(v.Steps))
 		}
 		for _, step := range v.Steps {
@@ -286,7 +294,7 @@ func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
 		code string
 	}{{time.Now(), ""}, {soon.Add(time.Minute), "ek-chain-expired"}, {time.Now(), ""}} {
 		v := new(evidence.Verdict)
-		evidence.Verify(v, r, s.trust, evidence.Policy{}, c.at)
+		evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: lab(), Now: c.at})
 		got := ""
 		if v.Refusal != nil {
 			got = v.Refusal.Code
@@ -406,12 +414,14 @@ func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 	s.victim.EKCert = must(s.maker.Sign(template, s.victim.EK.Private.Public()))(t).Raw
 	r := must(evidence.Parse(s.request(t, s.victim, fleet.RequestChange{})))(t)
 	v := new(evidence.Verdict)
-	evidence.Verify(v, r, s.trust, evidence.Policy{}, time.Now())
+	evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})
 	if !v.Accepted() || !slices.ContainsFunc(v.Notes, func(n string) bool { return strings.Contains(n, "expired") }) {
 		t.Errorf("default: refusal %v, notes %q", v.Refusal, v.Notes)
 	}
 	v = new(evidence.Verdict)
-	evidence.Verify(v, r, s.trust, evidence.Policy{RefuseExpiredEK: true}, time.Now())
+	strict := lab()
+	strict.ExpiredEK = evidence.Refuse
+	evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: strict, Now: time.Now()})
 	if v.Accepted() || v.Refusal.Code != "ek-certificate-expired" {
 		t.Errorf("strict: %v", v.Refusal)
 	}
@@ -444,6 +454,6 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		evidence.Verify(new(evidence.Verdict), r, s.trust, evidence.Policy{}, time.Now())
+		evidence.Verify(new(evidence.Verdict), r, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})
 	})
 }

@@ -14,6 +14,7 @@
 package evidence
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -27,6 +28,12 @@ type Refusal struct {
 	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
 	Reason string `json:"reason"` // one sentence for a person
 	Hint   string `json:"hint"`   // what to do next
+	// Ask: this alone does not refuse; a person may decide it.
+	Ask bool `json:"ask,omitempty"`
+}
+
+func refuse(code, reason, hint string) *Refusal {
+	return &Refusal{Code: code, Reason: reason, Hint: hint}
 }
 
 func (r *Refusal) Error() string { return r.Reason + " " + r.Hint }
@@ -39,9 +46,9 @@ type Request struct {
 	CSR    *tcg.CSR
 	CAData *join.CAData
 
-	EKCertificate *tcg.EKCertificate
+	EKCertificate *tcg.EKCertificate // nil: the TPM has none
 	EK            *tcg.Public
-	EKHash        [32]byte // tcg.KeyHash of the certificate's key
+	EKHash        [32]byte // tcg.KeyHash of EK
 	IAK           *tcg.Public
 	IAKName       []byte
 	IDevID        *tcg.Public
@@ -58,7 +65,7 @@ type Request struct {
 func Parse(raw []byte) (*Request, error) {
 	csr, err := tcg.ParseCSR(raw)
 	if err == tcg.ErrCSRHash {
-		return nil, &Refusal{"csr-hash", "The hash in the TCG-CSR-IDEVID is not the hash of its contents.", hintDamaged}
+		return nil, refuse("csr-hash", "The hash in the TCG-CSR-IDEVID is not the hash of its contents.", hintDamaged)
 	}
 	if err != nil {
 		return nil, malformed("csr-malformed", "The body is not a TCG-CSR-IDEVID", err)
@@ -67,14 +74,21 @@ func Parse(raw []byte) (*Request, error) {
 	if r.CAData, err = join.ParseCAData(csr.CAData); err != nil {
 		return nil, malformed("ca-data-malformed", "The prodCaData field is not what this hub understands", err)
 	}
-	if r.EKCertificate, err = tcg.ParseEKCertificate(csr.EKCert); err != nil {
-		return nil, malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
-	}
-	if r.EKHash, err = tcg.KeyHash(r.EKCertificate.PublicKey); err != nil {
-		return nil, malformed("ek-certificate-malformed", "The EK certificate's key cannot be read", err)
-	}
 	if r.EK, err = tcg.ParsePublic(r.CAData.EKPublic); err != nil {
 		return nil, malformed("ek-malformed", "The EK's public area cannot be read", err)
+	}
+	key, err := r.EK.Key()
+	if err != nil {
+		return nil, malformed("ek-malformed", "The EK is unusable", err)
+	}
+	if r.EKHash, err = tcg.KeyHash(key); err != nil {
+		return nil, malformed("ek-malformed", "The EK is unusable", err)
+	}
+	// A TPM without an EK certificate sends the EK's public area in its place.
+	if !bytes.Equal(csr.EKCert, r.CAData.EKPublic) {
+		if r.EKCertificate, err = tcg.ParseEKCertificate(csr.EKCert); err != nil {
+			return nil, malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
+		}
 	}
 	if r.IAK, err = tcg.ParsePublic(csr.AttestPub); err != nil {
 		return nil, malformed("iak-malformed", "The IAK's public area cannot be read", err)
@@ -91,9 +105,9 @@ func Parse(raw []byte) (*Request, error) {
 	switch r.Certify, err = tcg.ParseCertify(csr.SgnCertifyInfo); err {
 	case nil:
 	case tcg.ErrNotGenerated:
-		return nil, &Refusal{"certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM}
+		return nil, refuse("certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM)
 	case tcg.ErrNotCertify:
-		return nil, &Refusal{"certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM}
+		return nil, refuse("certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM)
 	default:
 		return nil, malformed("certify-malformed", "The certification of the IDevID key cannot be read", err)
 	}
@@ -109,23 +123,46 @@ func Parse(raw []byte) (*Request, error) {
 const (
 	hintDamaged = "Send the request again; if it happens again, the device's agent is at fault."
 	hintTPM     = "Onboard with the keys of the TPM itself; see docs/protocol.md for what is expected."
-	hintTrust   = "If this is a maker you trust, import its root with 'gangway trust import'."
+	hintApprove = "If it is yours, approve it: 'gangway device ls' lists what waits. Compare the hash with the machine's own."
+	hintTrust   = "If this is a maker you trust, import its root with 'gangway trust import'; if just the machine is yours, approve it."
 )
 
 func malformed(code, what string, err error) *Refusal {
-	return &Refusal{code, fmt.Sprintf("%s: %v.", what, err), hintDamaged}
+	return refuse(code, fmt.Sprintf("%s: %v.", what, err), hintDamaged)
 }
 
 // Firmware is the TPM's firmware version as it states it in what it attests,
 // four decimal numbers.
-func (r *Request) Firmware() string {
-	v := r.Certify.FirmwareVersion
-	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
+func (r *Request) Firmware() string { return Firmware(r.Certify.FirmwareVersion).String() }
+
+// Maker is the TPM's maker as its EK certificate has it; empty where it has
+// no certificate, or that says nothing.
+func (r *Request) Maker() string {
+	if r.EKCertificate == nil {
+		return ""
+	}
+	return r.EKCertificate.Manufacturer
+}
+
+// Model is the TPM's model as its EK certificate has it; may be empty.
+func (r *Request) Model() string {
+	if r.EKCertificate == nil {
+		return ""
+	}
+	return r.EKCertificate.Model
+}
+
+// EKCertificateDER is the EK certificate, nil where there is none.
+func (r *Request) EKCertificateDER() []byte {
+	if r.EKCertificate == nil {
+		return nil
+	}
+	return r.EKCertificate.Certificate.Raw
 }
 
 // HardwareSerial identifies the TPM in certificates (HardwareModuleName,
 // RFC 4108; DevID 8.2): manufacturer, and the first 16 bytes of the EK hash in
 // hexadecimal, because serial numbers are unique for one issuer only.
 func (r *Request) HardwareSerial() string {
-	return r.EKCertificate.Manufacturer + ":" + hex.EncodeToString(r.EKHash[:16])
+	return r.Maker() + ":" + hex.EncodeToString(r.EKHash[:16])
 }

@@ -2,58 +2,70 @@ package evidence
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/subtle"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"gangway/tcg"
 )
 
-// Policy is what an operator may choose.
-type Policy struct {
-	// RefuseExpiredEK refuses EK certificates whose notAfter has passed.
-	// Chips outlive their certificates, so the default is to note it.
-	RefuseExpiredEK bool
-}
-
 // Step is one check and its result, in words for a person.
 type Step struct {
 	Check  string `json:"check"` // stable, e.g. "ek-chain"
 	OK     bool   `json:"ok"`
-	Detail string `json:"detail"` // a sentence
+	Ask    bool   `json:"ask,omitempty"` // not OK, and left to a person
+	Detail string `json:"detail"`        // a sentence
 }
 
 // Verdict is the outcome of Verify. Steps holds the checks in the order they
-// were made, up to the first that failed.
+// were made, up to the first that failed for good.
 type Verdict struct {
 	Steps   []Step   `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // what was tolerated
 	Refusal *Refusal `json:"refusal,omitempty"`
+	// Questions are what a person must decide before the device is let in:
+	// all the rest holds.
+	Questions []*Refusal `json:"questions,omitempty"`
 }
 
-// Accepted reports whether every check passed.
-func (v *Verdict) Accepted() bool { return v.Refusal == nil }
+// Accepted reports whether every check passed and no question is open.
+func (v *Verdict) Accepted() bool { return v.Refusal == nil && len(v.Questions) == 0 }
 
 // Pass records a check that held. Callers add theirs in front of Verify's.
 func (v *Verdict) Pass(check, detail string) {
-	v.Steps = append(v.Steps, Step{check, true, detail})
+	v.Steps = append(v.Steps, Step{Check: check, OK: true, Detail: detail})
 }
 
-// Fail records the check that did not hold, and refuses.
+// Fail records the check that did not hold, and refuses or asks.
 func (v *Verdict) Fail(check string, r *Refusal) {
-	v.Steps = append(v.Steps, Step{check, false, r.Reason})
+	v.Steps = append(v.Steps, Step{Check: check, Ask: r.Ask, Detail: r.Reason})
+	if r.Ask {
+		v.Questions = append(v.Questions, r)
+		return
+	}
 	v.Refusal = r
 }
 
-// Verify judges a request at a time and adds its steps to v. Every check must
-// hold; the first that does not is the refusal.
-func Verify(v *Verdict, r *Request, trust *Trust, policy Policy, now time.Time) {
+// Input is what a request is judged by.
+type Input struct {
+	Trust   *Trust
+	Policy  Policy
+	Listing Listing
+	Now     time.Time
+}
+
+// Verify judges a request and adds its steps to v. Every check must hold. The
+// first that does not is the refusal, unless the policy leaves it to a person:
+// then it becomes a question, and the rest is checked.
+func Verify(v *Verdict, r *Request, in *Input) {
 	for _, c := range [...]struct {
 		name  string
-		check func(*Verdict, *Request, *Trust, Policy, time.Time) (string, *Refusal)
+		check func(*Verdict, *Request, *Input) (string, *Refusal)
 	}{
 		{"ek-certificate", checkEKCertificate},
 		{"ek-chain", checkEKChain},
@@ -62,33 +74,53 @@ func Verify(v *Verdict, r *Request, trust *Trust, policy Policy, now time.Time) 
 		{"idevid", checkIDevID},
 		{"certify", checkCertify},
 		{"signature", checkSignature},
+		{"hardware", checkHardware},
+		{"ek-list", checkList},
+		{"policy", checkRules},
 	} {
-		detail, refusal := c.check(v, r, trust, policy, now)
-		if refusal != nil {
-			v.Fail(c.name, refusal)
+		detail, refusal := c.check(v, r, in)
+		if refusal == nil {
+			v.Pass(c.name, detail)
+			continue
+		}
+		if v.Fail(c.name, refusal); v.Refusal != nil {
 			return
 		}
-		v.Pass(c.name, detail)
+	}
+	// Who lists a key's hash vouches for that key: where its certificate
+	// leaves a question, this answers it.
+	if in.Listing.ByKey {
+		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
 }
 
-func checkEKCertificate(v *Verdict, r *Request, _ *Trust, policy Policy, now time.Time) (string, *Refusal) {
+// Codes of what a person may vouch for.
+const (
+	CodeNoCertificate = "ek-certificate-none"
+	CodeUntrusted     = "ek-chain-untrusted"
+)
+
+func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
-	c := e.Certificate
+	if e == nil {
+		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
+			fmt.Sprintf("The TPM has no EK certificate: nothing says who made it. The SHA-256 of its EK is %x.", r.EKHash), hintApprove))
+	}
+	c, now := e.Certificate, in.Now
 	switch {
 	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
-		return "", &Refusal{"ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM}
+		return "", refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
 	case len(c.UnhandledCriticalExtensions) > 0:
-		return "", &Refusal{"ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM}
+		return "", refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
 	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
 		// Some makers leave the usage out; a certificate that then names a
 		// TPM's maker in its SAN is still nothing but an EK certificate.
-		return "", &Refusal{"ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM}
+		return "", refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
 	case now.Before(c.NotBefore):
-		return "", &Refusal{"ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock."}
+		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
-		if policy.RefuseExpiredEK {
-			return "", &Refusal{"ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s and the policy refuses expired ones.", c.NotAfter.Format(time.DateOnly)), "Allow expired EK certificates in the policy if the chip is good."}
+		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not let that pass.", c.NotAfter.Format(time.DateOnly)), "Chips outlive their certificates: if this one is good, approve it or change the policy's expired_ek_certificate.")); r != nil {
+			return "", r
 		}
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))
 	}
@@ -109,26 +141,36 @@ func tpmName(e *tcg.EKCertificate) string {
 	return strings.Join(parts, " ")
 }
 
-func checkEKChain(_ *Verdict, r *Request, trust *Trust, _ Policy, now time.Time) (string, *Refusal) {
-	issuer, err := trust.chain(r.EKCertificate, r.CAData.Chain, now)
+func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+	if r.EKCertificate == nil {
+		return "There is no EK certificate to follow.", nil
+	}
+	issuer, err := in.Trust.chain(r.EKCertificate, r.CAData.Chain, in.Now)
 	switch {
 	case errors.Is(err, errExpired):
-		return "", &Refusal{"ek-chain-expired", "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'."}
+		return "", refuse("ek-chain-expired", "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case err != nil:
-		return "", &Refusal{"ek-chain-untrusted", fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust}
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust))
 	}
 	return issuer.words, nil
 }
 
-func checkEKKey(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
-	if !r.EK.Is(r.EKCertificate.PublicKey) {
-		return "", &Refusal{"ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own."}
+func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
+	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
+		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	if t == nil {
-		return "", &Refusal{"ek-template", "The EK was not made from a template of the TCG EK Credential Profile.", hintTPM}
+		return "", refuse("ek-template", "The EK was not made from a template of the TCG EK Credential Profile.", hintTPM)
 	}
-	return fmt.Sprintf("The EK is the certificate's key, of template %s (%s).", t.Name, strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ")), nil
+	if weak := checkStrength("EK", "ek", r.EK); weak != nil {
+		return "", weak
+	}
+	whose := "the certificate's key"
+	if r.EKCertificate == nil {
+		whose = "a storage key"
+	}
+	return fmt.Sprintf("The EK is %s, of template %s (%s).", whose, t.Name, strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ")), nil
 }
 
 // required are the attributes without which a key may exist outside the TPM,
@@ -143,31 +185,44 @@ var required = []struct {
 	{tcg.SignEncrypt, "not-signing", "is not a signing key"},
 }
 
+// checkStrength refuses RSA keys whose private half can be computed.
+func checkStrength(what, code string, p *tcg.Public) *Refusal {
+	key, err := p.Key()
+	if err != nil {
+		return refuse(code+"-malformed", fmt.Sprintf("The %s is unusable: %v.", what, err), hintTPM)
+	}
+	if k, ok := key.(*rsa.PublicKey); ok && isROCA(k.N) {
+		return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
+			"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of it.")
+	}
+	return nil
+}
+
 func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restricted bool) (string, *Refusal) {
 	for _, a := range required {
 		if !p.Attributes.Has(a.bit) {
-			return "", &Refusal{code + "-" + a.code, fmt.Sprintf("The %s %s.", what, a.lack), hintTPM}
+			return "", refuse(code+"-"+a.code, fmt.Sprintf("The %s %s.", what, a.lack), hintTPM)
 		}
 	}
 	switch {
 	case p.Attributes.Has(tcg.Decrypt):
-		return "", &Refusal{code + "-decrypts", fmt.Sprintf("The %s may also decrypt, which its template forbids.", what), hintTPM}
+		return "", refuse(code+"-decrypts", fmt.Sprintf("The %s may also decrypt, which its template forbids.", what), hintTPM)
 	case restricted && !p.Attributes.Has(tcg.Restricted):
-		return "", &Refusal{code + "-not-restricted", fmt.Sprintf("The %s is not restricted: it would sign forged attestations.", what), hintTPM}
+		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted: it would sign forged attestations.", what), hintTPM)
 	case !restricted && p.Attributes.Has(tcg.Restricted):
-		return "", &Refusal{code + "-restricted", fmt.Sprintf("The %s is restricted and cannot serve for TLS.", what), hintTPM}
+		return "", refuse(code+"-restricted", fmt.Sprintf("The %s is restricted and cannot serve for TLS.", what), hintTPM)
 	}
-	if _, err := p.Key(); err != nil {
-		return "", &Refusal{code + "-malformed", fmt.Sprintf("The %s is unusable: %v.", what, err), hintTPM}
+	if weak := checkStrength(what, code, p); weak != nil {
+		return "", weak
 	}
 	t := tcg.Match(templates, p)
 	if t == nil {
-		return "", &Refusal{code + "-template", fmt.Sprintf("The %s was not made from a template of the TCG's (H-1 to H-4).", what), hintTPM}
+		return "", refuse(code+"-template", fmt.Sprintf("The %s was not made from a template of the TCG's (H-1 to H-4).", what), hintTPM)
 	}
 	return t.Name, nil
 }
 
-func checkIAK(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
+func checkIAK(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	t, refusal := checkKey("IAK", "iak", r.IAK, tcg.IAKTemplates, true)
 	if refusal != nil {
 		return "", refusal
@@ -175,7 +230,7 @@ func checkIAK(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, 
 	return fmt.Sprintf("The IAK is a restricted signing key fixed to its TPM, of template %s (%s).", t, r.IAK.Algorithm()), nil
 }
 
-func checkIDevID(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
+func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	t, refusal := checkKey("IDevID key", "idevid", r.IDevID, tcg.IDevIDTemplates, false)
 	if refusal != nil {
 		return "", refusal
@@ -183,30 +238,30 @@ func checkIDevID(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (strin
 	return fmt.Sprintf("The IDevID key is a signing key fixed to its TPM, of template %s (%s).", t, r.IDevID.Algorithm()), nil
 }
 
-func checkCertify(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
+func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", &Refusal{"certify-name", "The certification is of another key: the name in it is not the one computed from the IDevID key.", hintTPM}
+		return "", refuse("certify-name", "The certification is of another key: the name in it is not the one computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
-		return "", &Refusal{"certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM}
+		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
 	// Both are primary keys of the endorsement hierarchy, by the TPM's word:
 	// they follow the chip, not its owner's storage.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
-		return "", &Refusal{"certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM}
+		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)
 	}
 	certified, err := tcg.EndorsementQualifiedName(r.IDevIDName)
 	if err != nil || !bytes.Equal(a.QualifiedName, certified) {
-		return "", &Refusal{"certify-hierarchy", "The IDevID key is not a primary key of the endorsement hierarchy.", hintTPM}
+		return "", refuse("certify-hierarchy", "The IDevID key is not a primary key of the endorsement hierarchy.", hintTPM)
 	}
 	return "The IAK certifies that the IDevID key is in the same TPM.", nil
 }
 
-func checkSignature(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
+func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if err := r.IDevID.Verify(r.CSR.Contents, r.signature); err != nil {
-		return "", &Refusal{"csr-signature", "The request is not signed by the IDevID key.", hintDamaged}
+		return "", refuse("csr-signature", "The request is not signed by the IDevID key.", hintDamaged)
 	}
 	return "The request is signed by the IDevID key.", nil
 }

@@ -216,6 +216,10 @@ type EventFilter struct {
 // Store is the hub's memory. All methods are safe for concurrent use. A
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
+	WaitingRoom
+	Rulebook
+	Config
+
 	Close() error
 	// Ping does a cheap read, for readiness.
 	Ping(ctx context.Context) error
@@ -293,7 +297,8 @@ type Store interface {
 	// DeleteDevice revokes the device's certificates (all enrolments of the
 	// device that are Pending or Active become Revoked), marks it Deleted,
 	// and lets its TPM go: the EK may be bound again, by anybody, as another
-	// device (TPM.Generation grows). The AIK leaves the registry.
+	// device (TPM.Generation grows). The AIK leaves the registry, and the
+	// owner's approval of the EK ends.
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 
 	AppendEvent(ctx context.Context, e Event) error

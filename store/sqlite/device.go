@@ -161,7 +161,10 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if _, err := c.exec(letTPMGo, ek[:]); err != nil {
 			return err
 		}
-		_, err = c.exec(deleteAIKs, active, id)
+		if _, err := c.exec(deleteAIKs, active, id); err != nil {
+			return err
+		}
+		_, err = c.exec(deleteWaiting, owner, ek[:])
 		return err
 	})
 }

@@ -1,0 +1,254 @@
+package evidence
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/tcg"
+)
+
+// Action is what a policy does with a device that a rule is about. The zero
+// value refuses.
+type Action uint8
+
+const (
+	Refuse Action = iota
+	Ask           // the device waits for a person
+	Accept
+)
+
+var actionNames = [...]string{"refuse", "ask", "accept"}
+
+func (a Action) String() string { return actionNames[a] }
+
+// ParseAction reads "refuse", "ask" or "accept".
+func ParseAction(s string) (Action, bool) {
+	i := slices.Index(actionNames[:], s)
+	return Action(max(i, 0)), i >= 0
+}
+
+// Policy is what is to be done with devices whose evidence holds. It says
+// nothing of what is never accepted: keys that do not fit their certificate,
+// or that may exist outside a TPM, or whose private half anybody can compute.
+// The zero value refuses all that a policy can refuse.
+type Policy struct {
+	ExpiredEK     Action // the EK certificate's notAfter has passed
+	NoCertificate Action // the TPM has no EK certificate; Accept is as Ask
+	UnknownMaker  Action // the chain ends at no trusted root; Accept is as Ask
+	Unlisted      Action // there is an EK list, and the EK is not on it
+	// Software names the TPMs that are no chip and let in all the same: by
+	// model or maker, without regard to case ("swtpm", "GOOG").
+	Software []string
+	// Layers are the hub's rules and the owner's. In each the first rule that
+	// fits decides, and a layer without one that fits accepts; the strictest
+	// layer wins.
+	Layers []Layer
+}
+
+// DefaultPolicy is in force where nobody wrote another.
+func DefaultPolicy() Policy {
+	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse}
+}
+
+// Layer is a list of rules and whose they are, in words: "the hub's policy".
+type Layer struct {
+	Name  string
+	Rules []Rule
+}
+
+// Rule fits a TPM when all its conditions do. Empty conditions always do.
+type Rule struct {
+	Maker         string // as in the EK certificate, "IFX"; "none" where it names none; without regard to case
+	Model         string // pattern as of path.Match, without regard to case
+	FirmwareBelow Firmware
+	Then          Action
+	Reason        string // a sentence for a person; may be empty
+}
+
+// Firmware is a TPM's firmware version, TPM_PT_FIRMWARE_VERSION_1 and _2: four
+// numbers of 16 bits.
+type Firmware uint64
+
+func (v Firmware) String() string {
+	return fmt.Sprintf("%d.%d.%d.%d", v>>48, v>>32&0xFFFF, v>>16&0xFFFF, v&0xFFFF)
+}
+
+// Listing is what the hub found on its EK lists for a request.
+type Listing struct {
+	Kept bool // there is a list at all
+	// ByKey: the hash of the EK itself is listed, which vouches for it as a
+	// person's approval does. BySerial: its certificate's serial number is,
+	// which is worth what the certificate is worth.
+	ByKey, BySerial bool
+	Note            string // what the list says of it
+}
+
+// Approval is a person's word that an EK is a TPM's of theirs.
+type Approval struct {
+	By    string // account nick
+	At    time.Time
+	Codes []string // of the questions that were open
+}
+
+// softwareMakers are the makers of TPMs that are programs: emulators, and the
+// virtual TPMs of hypervisors.
+var softwareMakers = map[string]string{
+	"id:00001014": "IBM's or libtpms' emulator",
+	"IBM":         "IBM's or libtpms' emulator",
+	"MSFT":        "a virtual TPM of Microsoft's",
+	"XCG":         "Microsoft's simulator",
+	"VMW":         "a virtual TPM of VMware's",
+	"GOOG":        "a virtual TPM of Google's",
+	"AMZN":        "a virtual TPM of Amazon's",
+	"QEMU":        "a virtual TPM of QEMU's",
+	"FAKE":        "Gangway's emulation for load tests",
+}
+
+// software says what kind of program the TPM is by its certificate's word, and
+// the names a policy may allow it by. Empty: a chip, as far as can be told.
+func software(e *tcg.EKCertificate) (kind string, names []string) {
+	if e == nil {
+		return "", nil
+	}
+	if strings.Contains(strings.ToLower(e.Model), "swtpm") {
+		return "the emulator swtpm", []string{"swtpm", e.Manufacturer}
+	}
+	if kind := softwareMakers[e.Manufacturer]; kind != "" {
+		return kind, []string{e.Model, e.Manufacturer}
+	}
+	return "", nil
+}
+
+const hintPolicy = "Who may decide it can change the policy; 'gangway policy show' prints what is in force."
+
+func checkHardware(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+	kind, names := software(r.EKCertificate)
+	if kind == "" {
+		if r.EKCertificate == nil {
+			return "Nothing says what kind of TPM it is.", nil
+		}
+		return "The EK certificate names no emulator and no virtual TPM.", nil
+	}
+	for _, name := range names {
+		for _, allowed := range in.Policy.Software {
+			if name != "" && strings.EqualFold(name, allowed) {
+				return fmt.Sprintf("The TPM is a program (%s), and the policy allows %q by name.", kind, allowed), nil
+			}
+		}
+	}
+	return "", refuse("tpm-software", fmt.Sprintf("The TPM is a program (%s), no chip.", kind),
+		fmt.Sprintf("If it is to be let in, name %q in the policy's software_tpms.", names[0]))
+}
+
+func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
+	note := ""
+	if in.Listing.Note != "" {
+		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
+	}
+	switch {
+	case !in.Listing.Kept:
+		return "There is no list of EKs to be on.", nil
+	case in.Listing.ByKey:
+		return "The EK is on the list of expected ones" + note + ".", nil
+	case in.Listing.BySerial && r.EKCertificate != nil && len(v.Questions) == 0:
+		// A serial number says something only in a certificate that is known
+		// to be its maker's.
+		return "The EK certificate's serial number is on the list of expected ones" + note + ".", nil
+	}
+	return "", in.Policy.Unlisted.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
+		"If the device is yours, add its EK with 'gangway policy ek-list'."))
+}
+
+func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
+	var words []string
+	strictest := Accept
+	var refusal *Refusal
+	for _, layer := range in.Policy.Layers {
+		rule := layer.first(r)
+		if rule == nil {
+			continue
+		}
+		why := rule.words()
+		if rule.Then == Accept {
+			words = append(words, fmt.Sprintf("By %s: %s.", layer.Name, why))
+			continue
+		}
+		if rule.Then < strictest {
+			strictest = rule.Then
+			refusal = rule.Then.on(refuse("policy", fmt.Sprintf("By %s: %s.", layer.Name, why), hintPolicy))
+		}
+	}
+	if refusal != nil {
+		return "", refusal
+	}
+	if len(words) == 0 {
+		return "No rule of the policy is against it.", nil
+	}
+	return strings.Join(words, " "), nil
+}
+
+// first returns the rule that decides, or nil.
+func (l *Layer) first(r *Request) *Rule {
+	for i := range l.Rules {
+		if l.Rules[i].fits(r) {
+			return &l.Rules[i]
+		}
+	}
+	return nil
+}
+
+func (rule *Rule) fits(r *Request) bool {
+	maker, model := r.Maker(), r.Model()
+	if maker == "" {
+		maker = "none"
+	}
+	if rule.Maker != "" && !strings.EqualFold(rule.Maker, maker) {
+		return false
+	}
+	if rule.Model != "" {
+		if ok, err := path.Match(strings.ToLower(rule.Model), strings.ToLower(model)); err != nil || !ok {
+			return false
+		}
+	}
+	return rule.FirmwareBelow == 0 || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
+}
+
+// words says the rule in a clause: what it is about and what it does.
+func (rule *Rule) words() string {
+	about := "any TPM"
+	if rule.Maker != "" || rule.Model != "" {
+		about = "TPMs " + strings.TrimSpace(rule.Maker+" "+rule.Model)
+	}
+	if rule.FirmwareBelow != 0 {
+		about += fmt.Sprintf(" with firmware below %v", rule.FirmwareBelow)
+	}
+	s := map[Action]string{Refuse: about + " refused", Ask: about + " to be approved by a person", Accept: about + " accepted"}[rule.Then]
+	if rule.Reason != "" {
+		s += ", because " + strings.TrimRight(rule.Reason, ". ")
+	}
+	return s
+}
+
+// on turns a refusal into what the action says: itself, a question, or
+// nothing.
+func (a Action) on(r *Refusal) *Refusal {
+	switch a {
+	case Accept:
+		return nil
+	case Ask:
+		r.Ask = true
+	}
+	return r
+}
+
+// Vouched clears the questions that approval answers, and records it. Those
+// that it does not answer stay open: they arose since.
+func (v *Verdict) Vouched(a Approval) {
+	v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return slices.Contains(a.Codes, q.Code) })
+	if len(v.Questions) == 0 {
+		v.Pass("approval", fmt.Sprintf("%s approved this EK on %s.", a.By, a.At.UTC().Format(time.DateOnly)))
+	}
+}
