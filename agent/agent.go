@@ -196,11 +196,18 @@ func (a *Agent) reset() error {
 
 func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
 	begin := time.Now()
-	id, err := identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key)})
+	id, err := identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key), AllowUnvouched: true})
 	if err != nil {
 		return nil, err
 	}
-	a.stepTook("keys", time.Since(begin), "Endorsement key %s with its certificate found; attestation and identity keys made in the TPM (%s).", id.EKTemplate, id.IDevID.Algorithm())
+	found := "with its certificate found"
+	if id.EKCertificate == nil {
+		found = "found, and no certificate of it"
+	}
+	a.stepTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
+	for _, note := range id.Notes {
+		a.step("note", "%s", note)
+	}
 	return id, nil
 }
 

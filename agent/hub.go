@@ -84,6 +84,12 @@ func (h *hub) do(req *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if resp.StatusCode == http.StatusAccepted {
+		u := new(undecided)
+		if json.Unmarshal(body, u) == nil && u.Status == join.WaitingStatus {
+			return nil, u
+		}
+	}
 	if resp.StatusCode != http.StatusOK {
 		r := &Refused{Status: resp.StatusCode}
 		if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -196,7 +202,15 @@ func (a *Agent) patiently(ctx context.Context, what string, try func() error) er
 			return err
 		}
 		pause := wait/2 + rand.N(wait/2)
-		a.waiting(fmt.Sprintf("Waiting for %s (%s); next try in %s.", what, plain(err), pause.Round(100*time.Millisecond)))
+		if u := (*undecided)(nil); errors.As(err, &u) {
+			pause = u.again()
+			// Said once: the hub is asked again and again for days.
+			if line := u.Error(); a.state.Waiting != line {
+				a.waiting(line)
+			}
+		} else {
+			a.waiting(fmt.Sprintf("Waiting for %s (%s); next try in %s.", what, plain(err), pause.Round(100*time.Millisecond)))
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -204,6 +218,20 @@ func (a *Agent) patiently(ctx context.Context, what string, try func() error) er
 		}
 		wait = min(2*wait, lastWait)
 	}
+}
+
+// undecided is the hub's answer while a person has yet to decide.
+type undecided struct{ join.Waiting }
+
+func (u *undecided) Error() string {
+	return fmt.Sprintf("waiting for the owner to decide: %s Approve with 'gangway device approve %s', after comparing the EK's SHA-256: %s.", u.Reason, u.DeviceID, u.EK)
+}
+
+// again is when to ask again: as the hub says, within reason, and not all of a
+// fleet at once.
+func (u *undecided) again() time.Duration {
+	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
+	return d + rand.N(d/4)
 }
 
 // waiting says in one line what for, where 'gangway-agent status' finds it.

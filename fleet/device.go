@@ -327,3 +327,18 @@ func (d *Device) WithNewIdentity() (*Device, error) {
 	n.IDevID, err = NewKey(tcg.IDevIDTemplates[1], nil)
 	return &n, err
 }
+
+// WithoutCertificate is the device with another EK, of template L-2, that no
+// maker certified: as chips are whose makers put no certificate in.
+func (d *Device) WithoutCertificate() (*Device, error) {
+	n, err := d.WithNewIdentity()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(tcg.EKTemplates, func(t tcg.Template) bool { return t.Name == "L-2" })
+	if n.EK, err = NewKey(tcg.EKTemplates[i], nil); err != nil {
+		return nil, err
+	}
+	n.EKCert, n.Chain, n.Serial = n.EK.Public.Raw, nil, join.NewID()
+	return n, nil
+}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"gangway/evidence"
+	"gangway/onboard"
 	"gangway/tcg"
 	"gangway/tcg/join"
 )
@@ -22,6 +23,11 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	}
 	reply, err := s.cfg.Onboard.Enrol(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
+	var undecided *onboard.Undecided
+	if errors.As(err, &undecided) {
+		answerUndecided(w, undecided)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -47,6 +53,9 @@ func outcome(err error) string {
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
 		return refusal.Code
+	}
+	if u := (*onboard.Undecided)(nil); errors.As(err, &u) {
+		return "waiting"
 	}
 	return "error"
 }

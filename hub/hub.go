@@ -139,7 +139,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return <-stopped
 }
 
-// sweep expires pending enrolments, every minute.
+// sweep expires pending enrolments and machines that wait, every minute.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -156,6 +156,9 @@ func (s *Server) sweep(ctx context.Context) {
 				if err != nil || n < 1000 {
 					break
 				}
+			}
+			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
+				s.log.Error("expiring what waits", "err", err)
 			}
 		}
 	}
@@ -201,6 +204,17 @@ func (s *Server) routes() http.Handler {
 	both("GET", "/devices/tokens", s.asOwner(s.listTokens))
 	handle("DELETE /devices/tokens/{id}", s.asOwner(s.disableToken))
 
+	both("GET", "/devices/waiting", s.asOwner(s.listWaiting))
+	handle("POST /devices/{id}/approve", s.asOwner(s.approve))
+	handle("POST /devices/{id}/deny", s.asOwner(s.deny))
+
+	handle("GET /policy", s.asOwner(s.showPolicy))
+	handle("PUT /policy", s.asOwner(s.putPolicy))
+	handle("DELETE /policy", s.asOwner(s.deletePolicy))
+	handle("GET /policy/ek-list", s.asOwner(s.showEKList))
+	handle("PUT /policy/ek-list", s.asOwner(s.putEKList))
+	handle("DELETE /policy/ek-list", s.asOwner(s.deleteEKList))
+
 	both("GET", "/devices", s.asOwner(s.listDevices))
 	handle("GET /devices/{id}", s.asOwner(s.showDevice))
 	handle("PATCH /devices/{id}", s.asOwner(s.renameDevice))
@@ -212,6 +226,7 @@ func (s *Server) routes() http.Handler {
 	handle("GET /{$}", s.page)
 	handle("POST /sign-in", s.limited(s.logins, s.signIn))
 	handle("POST /sign-out", s.signOut)
+	handle("POST /decide", s.asOwner(s.decideOnPage))
 	handle("GET /style.css", s.styleSheet)
 
 	handle("/", func(http.ResponseWriter, *http.Request) error {

@@ -155,7 +155,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 			address += "?" + query
 		}
 		header := map[string]string{}
-		if path == "/sign-in" {
+		if path == "/sign-in" || path == "/decide" {
 			header["Content-Type"] = "application/x-www-form-urlencoded"
 		}
 		status, body, h := p.request(method, address, in, header)
@@ -208,6 +208,49 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	device("PATCH", "/device/meta", large, 413)
 	id := s.deviceOf(t, s.victim)
 	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
+
+	// Another waits, and its owner decides.
+	nobody := must(s.victim.WithoutCertificate())(t)
+	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
+	var waits []struct {
+		ID        string
+		Questions []string
+	}
+	if err := json.Unmarshal(call(ada, "GET", "/devices/waiting", "", nil, 200), &waits); err != nil || len(waits) != 1 {
+		t.Fatalf("%v: %v", waits, err)
+	}
+	for _, decision := range []string{"deny", "approve"} {
+		route := "/devices/{id}/" + decision
+		call(stranger, "POST", route, waits[0].ID, "{}", 401)
+		call(ada, "POST", route, id, "{}", 404)
+		call(ada, "POST", route, waits[0].ID, "[]", 400)
+		call(ada, "POST", route, waits[0].ID, large, 413)
+		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": []string{"another"}}, 409)
+		call(stranger, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision, 401)
+		call(ada, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision, 409)
+		call(ada, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision+"&question="+waits[0].Questions[0], 303)
+		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": waits[0].Questions}, 200)
+		call(ada, "GET", "/devices/waiting", "", nil, 200)
+	}
+	call(ada, "POST", "/decide", "", "id="+id+"&decision=deny", 404)
+	call(ada, "POST", "/decide", "", "decision=perhaps", 400)
+	call(ada, "POST", "/decide", "", "id="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "GET", "/devices/waiting", "", nil, 401)
+
+	for _, p := range []struct{ path, good, bad, large string }{
+		{"/policy", "version: 1\nrules: [{then: accept}]\n", "version: 2\n", "# " + strings.Repeat("a", 70<<10)},
+		{"/policy/ek-list", "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", "ek_sha256\nnothing\n", strings.Repeat(" ", 25<<20)},
+	} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			call(stranger, method, p.path, "", p.good, 401)
+		}
+		call(ada, "GET", p.path, "", nil, 200)
+		call(ada, "PUT", p.path, "", p.bad, 400)
+		call(ada, "PUT", p.path, "", p.large, 413)
+		call(ada, "PUT", p.path, "", p.good, 200)
+		call(ada, "GET", p.path, "", nil, 200)
+		call(ada, "DELETE", p.path, "", nil, 200)
+	}
 
 	// Its owner.
 	login := map[string]string{"username": "ada", "password": hubtest.Password}

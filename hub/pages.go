@@ -12,6 +12,9 @@ import (
 // devicesOnPage is how many devices the page shows.
 const devicesOnPage = 200
 
+// waitingOnPage is how many machines that wait the page shows.
+const waitingOnPage = 50
+
 // page is the list of devices for who is signed in, and the sign-in for who
 // is not.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
@@ -28,6 +31,21 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	}
 	if h.Total, err = s.cfg.Store.CountDevices(r.Context(), account.ID); err != nil {
 		return err
+	}
+	waiting, err := s.cfg.Store.WaitingDevices(r.Context(), account.ID, h.Now, waitingOnPage)
+	if err != nil {
+		return err
+	}
+	for _, one := range waiting {
+		view, err := viewWaiting(one)
+		if err != nil {
+			return err
+		}
+		shown := ui.Waiting{Waiting: one}
+		for _, q := range view.Verdict.Questions {
+			shown.Reasons = append(shown.Reasons, q.Reason)
+		}
+		h.Waiting = append(h.Waiting, shown)
 	}
 	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, Limit: 12}); err != nil {
 		return err

@@ -45,13 +45,43 @@ func (i *Identity) findEK(o Options) error {
 		}
 		found = append(found, fmt.Sprintf("EK certificate %s (0x%08X): %v", template.Name, template.CertificateIndex, err))
 	}
-	if len(found) > 0 {
+	switch {
+	case o.AllowUnvouched:
+		return i.unvouchedEK(templates, indices, found)
+	case len(found) > 0:
 		return fmt.Errorf("%w: %s", ErrEKMismatch, strings.Join(found, "; "))
 	}
-	if !o.AllowNoCertificate {
-		return fmt.Errorf("%w (%s): the hub's operator can allow such devices to wait for approval", ErrNoEKCertificate, looked(indices))
+	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
+}
+
+// unvouchedEK takes the key that the first readable certificate should have
+// been of, with that certificate, so that the hub sees both; or else a key
+// without one.
+func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
+	for _, template := range templates {
+		if !slices.Contains(indices, template.CertificateIndex) {
+			continue
+		}
+		raw, err := i.ring.t.readNV(template.CertificateIndex)
+		if err != nil {
+			continue
+		}
+		cert, err := tcg.ParseEKCertificate(raw)
+		if err != nil {
+			continue
+		}
+		if err := i.plainEK([]tcg.Template{template}, indices); err == nil {
+			i.EKCertificate, i.Notes = cert, append(notes, i.Notes...)
+			return nil
+		} else if !isVerdict(err) {
+			return err
+		}
 	}
-	return i.plainEK(templates, indices)
+	if err := i.plainEK(templates, indices); err != nil {
+		return err
+	}
+	i.Notes = append(notes, i.Notes...)
+	return nil
 }
 
 func (i *Identity) chainOf(indices []uint32, notes []string) ([][]byte, []string) {

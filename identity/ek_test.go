@@ -37,7 +37,7 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 	s := startTPM(t, swtpm.None)
 	for _, name := range []string{"", "L-1", "L-2", "H-1", "H-2", "H-3", "H-4", "H-6"} {
 		tpm := open(t, s)
-		id := load(t, tpm, Options{EK: name, AllowNoCertificate: true})
+		id := load(t, tpm, Options{EK: name, AllowUnvouched: true})
 		if name == "" && id.EKTemplate != "L-2" || name != "" && id.EKTemplate != name {
 			t.Errorf("%q: template %s", name, id.EKTemplate)
 		}
@@ -51,8 +51,13 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 		if got, err = id.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("%s, again: %v", id.EKTemplate, err)
 		}
-		if _, err := id.Request(info()); !errors.Is(err, ErrNoEKCertificate) {
-			t.Errorf("Request: %v", err)
+		body, err := id.Request(info())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The EK itself stands in the place of its certificate.
+		if csr, err := tcg.ParseCSR(body); err != nil || !bytes.Equal(csr.EKCert, id.EK.Raw) {
+			t.Errorf("request: %v", err)
 		}
 		if err := tpm.Close(); err != nil {
 			t.Error(err)
@@ -145,7 +150,7 @@ func (a *authority) certify(t *testing.T, p *tcg.Public) []byte {
 func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
-	plain := load(t, open(t, s), Options{EK: "H-2", AllowNoCertificate: true})
+	plain := load(t, open(t, s), Options{EK: "H-2", AllowUnvouched: true})
 	root := newAuthority(t, "root", nil)
 	one := newAuthority(t, "one", root)
 	two := newAuthority(t, "two", one)
@@ -235,11 +240,15 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	if err := s.WriteNV(0x01C00002, []byte("no certificate")); err != nil {
 		t.Fatal(err)
 	}
-	for _, allow := range []bool{false, true} {
-		_, err := Load(t.Context(), open(t, s), Options{AllowNoCertificate: allow})
-		if !errors.Is(err, ErrEKMismatch) || !strings.Contains(err.Error(), "H-3") || !strings.Contains(err.Error(), "L-1") {
-			t.Errorf("error %v", err)
-		}
+	_, err := Load(t.Context(), open(t, s), Options{})
+	if !errors.Is(err, ErrEKMismatch) || !strings.Contains(err.Error(), "H-3") || !strings.Contains(err.Error(), "L-1") {
+		t.Errorf("error %v", err)
+	}
+	id.Close()
+	// For the hub to judge: the key with the certificate that is not its.
+	id = load(t, open(t, s), Options{AllowUnvouched: true})
+	if id.EKTemplate != "H-3" || id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || len(id.Notes) != 2 {
+		t.Errorf("EK %s, certificate %v, notes %q", id.EKTemplate, id.EKCertificate != nil, id.Notes)
 	}
 	id.Close()
 	assertEmpty(t, s)
@@ -263,7 +272,7 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	plain := load(t, open(t, s), Options{EK: "L-2", AllowNoCertificate: true})
+	plain := load(t, open(t, s), Options{EK: "L-2", AllowUnvouched: true})
 	if !plain.EK.Attributes.Has(tcg.NoDA) {
 		t.Error("the stored template was not used")
 	}
@@ -311,7 +320,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, stored.Marshal()); err != nil {
 		t.Fatal(err)
 	}
-	o := Options{EK: "L-2", AllowNoCertificate: true}
+	o := Options{EK: "L-2", AllowUnvouched: true}
 	id := load(t, open(t, s), o)
 	secret := newSecret()
 	blob, enc := credential(t, id.EK.Raw, id.IAKName, secret)
@@ -333,7 +342,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// L-1 serves in its place when L-2 was not asked for by name.
-	id = load(t, open(t, s), Options{AllowNoCertificate: true})
+	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)
 	}

@@ -35,9 +35,10 @@ type Options struct {
 	// TPM holds.
 	EK string
 
-	// AllowNoCertificate takes an endorsement key without a certificate when
-	// the TPM holds none at all, rather than ErrNoEKCertificate.
-	AllowNoCertificate bool
+	// AllowUnvouched takes an endorsement key that no certificate vouches for,
+	// rather than ErrNoEKCertificate and ErrEKMismatch: it is for the hub and
+	// its people to judge. A certificate of another key goes along.
+	AllowUnvouched bool
 
 	// EndorsementAuth is the authorisation value of the endorsement
 	// hierarchy, empty on machines whose owner did not set one.
@@ -50,7 +51,7 @@ type Options struct {
 type Identity struct {
 	EK            *tcg.Public
 	EKTemplate    string             // its name, such as "H-3"
-	EKCertificate *tcg.EKCertificate // nil with Options.AllowNoCertificate only
+	EKCertificate *tcg.EKCertificate // nil, or of another key, with Options.AllowUnvouched only
 	EKChain       [][]byte           // intermediate certificates (DER) that the maker put into the chip, unchecked, in its order
 
 	IAK, IDevID         *tcg.Public

@@ -29,10 +29,12 @@ type RequestInfo struct {
 // SHA-256 of prodCaData, so that it holds for this ownership proof alone.
 //
 // What the TPM returned was verified before Request returns. An identity
-// without an EK certificate is ErrNoEKCertificate.
+// without an EK certificate has the EK's public area (TPMT_PUBLIC) in its
+// place.
 func (i *Identity) Request(r RequestInfo) ([]byte, error) {
-	if i.EKCertificate == nil {
-		return nil, ErrNoEKCertificate
+	ekCert := i.EK.Raw
+	if i.EKCertificate != nil {
+		ekCert = i.EKCertificate.Certificate.Raw
 	}
 	var caData []byte
 	if r.CAData != nil {
@@ -56,7 +58,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		ProdSerial:     []byte(r.Serial),
 		CAData:         caData,
 		EventLog:       r.EventLog,
-		EKCert:         i.EKCertificate.Certificate.Raw,
+		EKCert:         ekCert,
 		AttestPub:      i.IAK.Raw,
 		SigningPub:     i.IDevID.Raw,
 		SgnCertifyInfo: attest,

@@ -40,13 +40,12 @@ import (
 // for a device that lost its network right after the request.
 const PendingFor = time.Hour
 
-// Service onboards devices. All fields but Trust are set once.
+// Service onboards devices. All fields are set once.
 type Service struct {
-	Store  store.Store
-	CA     *pki.Hub
-	Policy evidence.Policy
-	Log    *slog.Logger
-	Now    func() time.Time
+	Store store.Store
+	CA    *pki.Hub
+	Log   *slog.Logger
+	Now   func() time.Time
 	// PublicURL is where the AIK certificates are said to be found, no
 	// trailing slash.
 	PublicURL string
@@ -54,7 +53,8 @@ type Service struct {
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
 
-	trust atomic.Pointer[evidence.Trust]
+	trust    atomic.Pointer[evidence.Trust]
+	settings atomic.Pointer[settings]
 }
 
 // SetTrust replaces the makers' certificates; it may be called at any time.
@@ -75,6 +75,8 @@ const (
 	CodeActivation    = "activation-proof"
 	CodeOtherOwner    = "tpm-other-owner"
 	CodeOtherEK       = "tpm-other-ek"
+	CodeDenied        = "device-denied"
+	CodeFull          = "waiting-full"
 )
 
 var (
@@ -115,8 +117,18 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed for this IDevID key and this hub.", token.ID))
 
-	evidence.Verify(verdict, r, s.trust.Load(), s.Policy, now)
-	if !verdict.Accepted() {
+	rules, err := s.inForce(ctx, token.Owner)
+	if err != nil {
+		return e, nil, err
+	}
+	input := &evidence.Input{Trust: s.trust.Load(), Policy: rules.Evidence, Now: now}
+	if len(rules.lists) > 0 {
+		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
+			return e, nil, err
+		}
+	}
+	evidence.Verify(verdict, r, input)
+	if verdict.Refusal != nil {
 		return e, nil, verdict.Refusal
 	}
 
@@ -130,13 +142,18 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e = store.Enrolment{
 		RequestHash: store.Hash(r.Hash), State: store.Pending,
 		DeviceID: s.deviceID(ek, tpm.Generation), Owner: token.Owner, TokenID: token.ID, Generation: tpm.Generation,
-		EK: ek, EKCertificate: r.EKCertificate.Certificate.Raw,
+		EK: ek, EKCertificate: r.EKCertificateDER(),
 		IAKName: r.IAKName, IAKPublic: r.IAK.Raw, IDevIDName: r.IDevIDName,
 		Request:      r.Raw,
-		Manufacturer: r.EKCertificate.Manufacturer, Model: r.EKCertificate.Model, Firmware: r.Firmware(),
+		Manufacturer: r.Maker(), Model: r.Model(), Firmware: r.Firmware(),
 		ProdModel: tcg.Printable(string(r.CSR.ProdModel)), ProdSerial: tcg.Printable(string(r.CSR.ProdSerial)),
 		KeyAlgorithm: r.IDevID.Algorithm(),
 		Created:      now, Expires: now.Add(PendingFor),
+	}
+	if !verdict.Accepted() {
+		if err := s.judge(ctx, verdict, e, addr); err != nil {
+			return e, nil, err
+		}
 	}
 	if e.Verdict, err = json.Marshal(verdict); err != nil {
 		return e, nil, err

@@ -92,7 +92,7 @@ type WaitingRoom interface {
 	// first, at most limit (0: 100, at most 1000). Request is left out.
 	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]Waiting, error)
 	// Decide approves, which adds Codes to Answered, or denies, which takes
-	// all away. It may change an earlier decision. ErrNotFound, ErrChanged.
+	// all away and revokes the owner's Pending enrolments of the device. It may change an earlier decision. ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (Waiting, error)
 	// ExpireWaiting removes at most limit rows past their Expires and says how
 	// many there were. Rows with Answered stay until their device is deleted.

@@ -30,8 +30,15 @@ type Home struct {
 	HubName string
 	Devices []store.Device
 	Total   int // devices in all; Devices may be the first of them
+	Waiting []Waiting
 	Events  []store.Event
 	Now     time.Time
+}
+
+// Waiting is a machine that a person must decide about, and why, in sentences.
+type Waiting struct {
+	store.Waiting
+	Reasons []string
 }
 
 // SignIn is the page for somebody who is not signed in.

@@ -94,6 +94,9 @@ func (s *signIn) client() (*http.Client, error) {
 	}}, nil
 }
 
+// rawBody is sent as it is.
+type rawBody []byte
+
 // do sends a request and decodes the answer into out, unless out is nil.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
@@ -101,7 +104,9 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	var body io.Reader
-	if in != nil {
+	if raw, ok := in.(rawBody); ok {
+		body = bytes.NewReader(raw)
+	} else if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
 			return err

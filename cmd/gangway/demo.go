@@ -212,6 +212,10 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), pki.Options{Name: "Demo"}); err != nil {
 		return "", nil, err
 	}
+	// Emulators are refused unless named; here they are all there is.
+	if err := d.hub.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: "version: 1\nsoftware_tpms: [swtpm]\n", Updated: time.Now()}); err != nil {
+		return "", nil, err
+	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return "", nil, err

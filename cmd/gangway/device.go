@@ -24,7 +24,8 @@ import (
 func (a *app) deviceCommand() *cobra.Command {
 	c := &cobra.Command{Use: "device", Short: "See and manage your devices"}
 	ls := &cobra.Command{
-		Use: "ls", Short: "List your devices", Args: args(),
+		Use: "ls", Short: "List your devices, and what waits to be one", Args: args(),
+		Long:    "Ls lists first the machines that wait for your decision, then your devices. With --output json it prints the devices alone; 'waiting' prints what waits.",
 		Example: "  gangway device ls\n  gangway device ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			devices, err := allDevices(c.Context())
@@ -33,6 +34,20 @@ func (a *app) deviceCommand() *cobra.Command {
 			}
 			if done, err := a.json(devices); done {
 				return err
+			}
+			waiting, err := allWaiting(c.Context())
+			if err != nil {
+				return err
+			}
+			if len(waiting) > 0 {
+				if err := a.printWaitingList(waiting); err != nil {
+					return err
+				}
+				a.note("Decide with 'gangway device show ID', then 'gangway device approve ID' or 'gangway device deny ID'.")
+				if len(devices) == 0 {
+					return nil
+				}
+				a.printf("\n")
 			}
 			if len(devices) == 0 {
 				a.note("No device yet. Make a join token and onboard one:\n  gangway token create > device_autojointoken.json")
@@ -95,7 +110,25 @@ token it may come back, as another device, of any owner.`,
 		},
 	}
 	del.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	c.AddCommand(ls, show, rename, del)
+	waiting := &cobra.Command{
+		Use: "waiting", Short: "List the machines that wait for your decision", Args: args(),
+		Example: "  gangway device waiting --output json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			list, err := allWaiting(c.Context())
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(list); done {
+				return err
+			}
+			if len(list) == 0 {
+				a.note("Nothing waits for you.")
+				return nil
+			}
+			return a.printWaitingList(list)
+		},
+	}
+	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), rename, del)
 	return c
 }
 
@@ -157,6 +190,15 @@ func ago(t time.Time) string {
 }
 
 func (a *app) showDevice(ctx context.Context, which string) error {
+	if join.IsID(which) {
+		if w, err := findWaiting(ctx, which); err == nil {
+			if done, err := a.json(w); done {
+				return err
+			}
+			a.printWaiting(w)
+			return nil
+		}
+	}
 	d, err := findDevice(ctx, which)
 	if err != nil {
 		return err
@@ -176,33 +218,19 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	}{d, e, events}); done {
 		return err
 	}
-	line := func(k, v string) {
-		if strings.TrimSpace(v) != "" {
-			a.printf("  %-14s %s\n", k, tcg.Printable(v))
-		}
-	}
 	a.printf("%s\n", d.Nick)
-	line("id", d.ID)
-	line("owner", d.OwnerNick)
-	line("status", d.Status)
-	line("machine", strings.TrimSpace(d.Machine.Model+", serial "+d.Machine.Serial))
-	line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))
-	line("key", d.Key+", in the TPM")
-	line("join token", d.TokenID)
-	line("came aboard", d.TimeCreated.Local().Format(time.DateTime))
-	line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
+	a.line("id", d.ID)
+	a.line("owner", d.OwnerNick)
+	a.line("status", d.Status)
+	a.line("machine", strings.TrimSpace(d.Machine.Model+", serial "+d.Machine.Serial))
+	a.line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))
+	a.line("key", d.Key+", in the TPM")
+	a.line("join token", d.TokenID)
+	a.line("came aboard", d.TimeCreated.Local().Format(time.DateTime))
+	a.line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
 
 	a.printf("\nChain of evidence, judged %s\n", e.Accepted.Local().Format(time.DateTime))
-	for _, s := range e.Verdict.Steps {
-		mark := "✓"
-		if !s.OK {
-			mark = "✗"
-		}
-		a.printf("  %s %-15s %s\n", mark, s.Check, tcg.Printable(s.Detail))
-	}
-	for _, n := range e.Verdict.Notes {
-		a.printf("  · noted          %s\n", tcg.Printable(n))
-	}
+	a.printVerdict(e.Verdict)
 	a.printf("\nCertificates\n")
 	for _, c := range []struct{ name, text string }{
 		{"EK (maker)", e.EKCertificate}, {"AIK", e.AIKCertificate}, {"IDevID", e.IDevIDCertificate},

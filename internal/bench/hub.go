@@ -62,9 +62,22 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 		return nil, err
 	}
 	h.service.SetTrust(trust)
+	if err := h.store.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()}); err != nil {
+		return nil, err
+	}
 	h.token, err = newToken(h.store, h.ca)
 	return h, err
 }
+
+// labPolicy lets in what is measured, and has rules to look through.
+const labPolicy = `version: 1
+software_tpms: [FAKE]
+rules:
+  - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}
+  - {maker: NTC, model: "NPCT6*", then: ask}
+  - {maker: FAKE, then: accept}
+  - {then: ask}
+`
 
 func newToken(s store.Store, ca *pki.Hub) (*join.TokenFile, error) {
 	owner := store.Account{ID: join.NewID(), Nick: "owner" + join.NewID()[:6], Created: time.Now()}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gangway/fleet"
+	"gangway/internal/hubtest"
 	"gangway/store"
 	"gangway/store/sqlite"
 	"gangway/tcg/join"
@@ -115,6 +116,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	t.Cleanup(h.kill)
 	h.run("correct horse battery\n", "account", "create", "--data", h.data, "--nick", "ada", "--password-stdin")
 	h.run("correct horse battery\n", "login", "https://"+h.addr, "--data", h.data, "--nick", "ada", "--password-stdin")
+	h.run(hubtest.LabPolicy, "policy", "set", "-", "--data", h.data)
 	tok, err := join.ParseTokenFile(h.run("", "token", "create", "--max-uses", fmt.Sprint(devices)))
 	if err != nil {
 		t.Fatal(err)

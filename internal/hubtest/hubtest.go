@@ -100,7 +100,20 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 		}
 	})
 	h.Owner = h.Account(t, "ada")
+	h.Policy(t, store.HubWide, LabPolicy)
 	return h
+}
+
+// LabPolicy lets in what tests onboard: emulators, by name.
+const LabPolicy = "version: 1\nsoftware_tpms: [swtpm, FAKE]\n"
+
+// Policy puts a policy into force: an owner's, or the hub's for
+// store.HubWide.
+func (h *Hub) Policy(t testing.TB, owner, text string) {
+	t.Helper()
+	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: owner, Text: text, Updated: h.Now()}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Now is the hub's time.

@@ -35,8 +35,9 @@ var (
 		key_algorithm = excluded.key_algorithm, addr = excluded.addr, since = excluded.since,
 		last_seen = excluded.last_seen, expires = excluded.expires, decided_by = excluded.decided_by,
 		decided = excluded.decided, verdict = excluded.verdict, request = excluded.request`)
-	deleteWaiting = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
-	expireWaiting = prepared(`DELETE FROM waiting WHERE id IN
+	deleteWaiting   = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
+	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND owner = ? AND state = 'p'`)
+	expireWaiting   = prepared(`DELETE FROM waiting WHERE id IN
 		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
 
@@ -191,6 +192,10 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
+			// What was issued on an approval and not activated yet ends too.
+			if _, err := c.exec(revokePendingOf, deviceID, owner); err != nil {
+				return err
+			}
 		}
 		w.By, w.Decided = d.By, fromMicro(micro(d.At))
 		return putWaiting(c, w)

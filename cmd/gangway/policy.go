@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"gangway/hub"
+	"gangway/policy"
+	"gangway/store"
+
+	"github.com/spf13/cobra"
+)
+
+const hubsData = "the hub's data folder, on its own machine: for the hub's instead of yours"
+
+func (a *app) policyCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "policy", Short: "Say which TPMs you let in",
+		Long: `Policy is a YAML document that says which TPMs are let in, refused, or left to a
+person. The hub's operator has one for all, each owner one that tightens it. A
+change holds for the next device that asks.
+
+  version: 1
+  no_ek_certificate: ask          # or refuse
+  unknown_maker: ask              # or refuse
+  expired_ek_certificate: accept  # or ask, refuse
+  unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
+  software_tpms: []               # emulators and virtual TPMs, by model or maker
+  measured_boot: report           # or require
+  rules:                          # the first that fits decides
+    - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}
+    - {maker: IFX, then: accept}
+    - {then: ask}`,
+	}
+	var data string
+	show := &cobra.Command{
+		Use: "show", Short: "Print your policy and the hub's", Args: args(),
+		Example: "  gangway policy show\n  gangway policy show --data /var/lib/gangway",
+		RunE:    func(c *cobra.Command, _ []string) error { return a.showPolicy(c.Context(), data) },
+	}
+	set := &cobra.Command{
+		Use: "set FILE", Short: "Put a policy into force", Args: args("the policy's file ('-': standard input)"),
+		Long:    "Set replaces the whole policy. A document with a mistake in it is refused, and what was in force still is.",
+		Example: "  gangway policy set policy.yaml\n  gangway policy set hub-policy.yaml --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, arg []string) error {
+			text, err := a.read(arg[0], policy.MaxSize)
+			if err != nil {
+				return err
+			}
+			if _, err := policy.Parse(text); err != nil {
+				return err
+			}
+			if data == "" {
+				if _, err := call[hub.PolicyView](c.Context(), "PUT", "/policy", rawBody(text)); err != nil {
+					return err
+				}
+			} else if err := putHubPolicy(c.Context(), data, string(text)); err != nil {
+				return err
+			}
+			a.note("The policy is in force for the next device that asks.")
+			return nil
+		},
+	}
+	remove := &cobra.Command{
+		Use: "remove", Short: "Remove your policy", Args: args(),
+		Example: "  gangway policy remove\n  gangway policy remove --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if data != "" {
+				return putHubPolicy(c.Context(), data, "")
+			}
+			_, err := call[hub.PolicyView](c.Context(), "DELETE", "/policy", nil)
+			return err
+		},
+	}
+	check := &cobra.Command{
+		Use: "check FILE", Short: "Say whether a policy can be read", Args: args("the policy's file ('-': standard input)"),
+		Example: "  gangway policy check policy.yaml",
+		RunE: func(_ *cobra.Command, arg []string) error {
+			text, err := a.read(arg[0], policy.MaxSize)
+			if err != nil {
+				return err
+			}
+			d, err := policy.Parse(text)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(map[string]any{"ok": true, "rules": len(d.Rules)}); done {
+				return err
+			}
+			a.printf("It can be read: %d rule(s).\n", len(d.Rules))
+			return nil
+		},
+	}
+	for _, sub := range []*cobra.Command{show, set, remove} {
+		sub.Flags().StringVar(&data, "data", "", hubsData)
+	}
+	c.AddCommand(show, set, remove, check, a.ekListCommand())
+	return c
+}
+
+func (a *app) showPolicy(ctx context.Context, data string) error {
+	var view hub.PolicyView
+	var err error
+	if data == "" {
+		view, err = call[hub.PolicyView](ctx, "GET", "/policy", nil)
+	} else {
+		view, err = hubPolicy(ctx, data)
+	}
+	if err != nil {
+		return err
+	}
+	if done, err := a.json(view); done {
+		return err
+	}
+	for _, p := range []struct {
+		whose, text string
+		updated     *time.Time
+	}{{"The hub's", view.HubPolicy, view.HubUpdated}, {"Yours", view.Policy, view.Updated}} {
+		switch {
+		case p.text != "":
+			a.printf("# %s, of %s\n%s\n", p.whose, p.updated.Local().Format(time.DateTime), strings.TrimSpace(p.text))
+		case data == "" || p.whose != "Yours":
+			a.printf("# %s: none.\n", p.whose)
+		}
+	}
+	return nil
+}
+
+func hubPolicy(ctx context.Context, data string) (view hub.PolicyView, err error) {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return view, err
+	}
+	defer i.close()
+	p, err := i.store.Policy(ctx, store.HubWide)
+	if errors.Is(err, store.ErrNotFound) {
+		return view, nil
+	}
+	return hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}, err
+}
+
+func putHubPolicy(ctx context.Context, data, text string) error {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	return i.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: text, Updated: time.Now()})
+}
+
+func (a *app) ekListCommand() *cobra.Command {
+	var data string
+	var remove bool
+	c := &cobra.Command{
+		Use: "ek-list [FILE]", Short: "Let in only the TPMs on a list",
+		Long: `Ek-list replaces your list of expected TPMs by a CSV or JSON file, or prints it.
+While there is one, a TPM that is not on it is refused (or as unlisted_ek says).
+
+CSV: columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or serial (of
+the EK certificate), both hexadecimal, and note. JSON: an array of such objects.
+A hash also vouches for a TPM that has no certificate, or one of a maker that
+the hub does not know; a serial number does not.`,
+		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
+		Args: func(_ *cobra.Command, arg []string) error {
+			if len(arg) > 1 || len(arg) == 1 && remove {
+				return usagef("one file, or --remove, is expected")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, arg []string) error {
+			lists := ekLists{data}
+			switch {
+			case remove:
+				return lists.put(c.Context(), nil)
+			case len(arg) == 0:
+				return a.printEKList(c.Context(), lists)
+			}
+			text, err := a.read(arg[0], policy.MaxListSize)
+			if err != nil {
+				return err
+			}
+			list, err := policy.ParseEKList(text)
+			if err != nil {
+				return err
+			}
+			if err := lists.put(c.Context(), text); err != nil {
+				return err
+			}
+			a.note("%d TPM(s) are expected now, and no others.", len(list))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", hubsData)
+	c.Flags().BoolVar(&remove, "remove", false, "remove the list: any TPM is expected")
+	return c
+}
+
+func (a *app) printEKList(ctx context.Context, lists ekLists) error {
+	list, err := lists.get(ctx)
+	if err != nil {
+		return err
+	}
+	if done, err := a.json(list); done {
+		return err
+	}
+	if len(list) == 0 {
+		a.note("There is no list: any TPM that the policy lets in is expected.")
+		return nil
+	}
+	a.printf("ek_sha256,serial,note\n")
+	for _, l := range list {
+		a.printf("%s,%s,%q\n", l.EK, l.Serial, l.Note)
+	}
+	return nil
+}
+
+// ekLists reaches an owner's list by the API, or the hub's in its data folder.
+type ekLists struct{ data string }
+
+func (l ekLists) get(ctx context.Context) (list []policy.Listed, err error) {
+	if l.data == "" {
+		return call[[]policy.Listed](ctx, "GET", "/policy/ek-list", nil)
+	}
+	i, err := existing(ctx, l.data)
+	if err != nil {
+		return nil, err
+	}
+	defer i.close()
+	stored, err := i.store.EKList(ctx, store.HubWide)
+	for _, s := range stored {
+		list = append(list, policy.WrittenEK(s))
+	}
+	return list, err
+}
+
+// put replaces the list; nil removes it.
+func (l ekLists) put(ctx context.Context, text []byte) error {
+	if l.data == "" {
+		method := "PUT"
+		if text == nil {
+			method = "DELETE"
+		}
+		_, err := call[map[string]int](ctx, method, "/policy/ek-list", rawBody(text))
+		return err
+	}
+	i, err := existing(ctx, l.data)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	var list []store.ListedEK
+	if text != nil {
+		if list, err = policy.ParseEKList(text); err != nil {
+			return err
+		}
+	}
+	return i.store.PutEKList(ctx, store.HubWide, list)
+}
+
+// read reads a file, or standard input for "-", of at most max bytes.
+func (a *app) read(name string, max int64) ([]byte, error) {
+	var in io.Reader = a.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, max+1))
+	if err == nil && int64(len(text)) > max {
+		err = fmt.Errorf("%s has more than the %d bytes that are allowed", name, max)
+	}
+	return text, err
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/evidence"
+	"gangway/hub"
+	"gangway/tcg"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+)
+
+// decideCommand is approve or deny.
+func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " ID", Short: short, Long: long,
+		Args:    args("the device's id, as 'gangway device ls' shows it"),
+		Example: fmt.Sprintf("  gangway device %s 65f0c1d2e3f4a5b6c7d8e9f0", verb),
+		RunE: func(c *cobra.Command, arg []string) error {
+			w, err := findWaiting(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			// What is decided about is what was shown here, or nothing.
+			if a.output != "json" {
+				a.printWaiting(w)
+			}
+			decided, err := call[hub.WaitingView](c.Context(), "POST", "/devices/"+w.ID+"/"+verb, map[string][]string{"questions": w.Questions})
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(decided); done {
+				return err
+			}
+			a.note("%s", done)
+			return nil
+		},
+	}
+}
+
+func (a *app) approveCommand() *cobra.Command {
+	return a.decideCommand("approve", "Let a machine in that waits for you",
+		`Approve says that the EK of a machine that waits is a TPM's of yours. Compare its
+SHA-256 with the machine's own first ('gangway-agent status' shows it there). The
+agent goes on by itself. Only the TPM with this EK gets in.`,
+		"Approved. The machine comes aboard when it asks again, within some minutes.")
+}
+
+func (a *app) denyCommand() *cobra.Command {
+	return a.decideCommand("deny", "Keep a machine out that waits for you",
+		`Deny refuses a machine that waits, now and when it comes again. You can still
+approve it later. A device that is aboard already is removed by 'delete'.`,
+		"Denied.")
+}
+
+func allWaiting(ctx context.Context) ([]hub.WaitingView, error) {
+	return call[[]hub.WaitingView](ctx, "GET", "/devices/waiting", nil)
+}
+
+func findWaiting(ctx context.Context, id string) (hub.WaitingView, error) {
+	if !join.IsID(id) {
+		return hub.WaitingView{}, usagef("%q is no device id: 24 hexadecimal digits", id)
+	}
+	list, err := allWaiting(ctx)
+	if err != nil {
+		return hub.WaitingView{}, err
+	}
+	for _, w := range list {
+		if w.ID == id {
+			return w, nil
+		}
+	}
+	return hub.WaitingView{}, fmt.Errorf("no machine with id %s waits for you; 'gangway device ls' lists those that do", id)
+}
+
+func (a *app) printWaitingList(list []hub.WaitingView) error {
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tSTATUS\tMACHINE\tTPM\tSINCE\tWHY")
+	for _, one := range list {
+		why := strings.Join(one.Questions, ", ")
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", one.ID, one.Status, tcg.Printable(strings.TrimSpace(one.Machine.Model+" "+one.Machine.Serial)),
+			tcg.Printable(orNot(strings.TrimSpace(one.TPM.Manufacturer+" "+one.TPM.Model))), ago(one.Since), why)
+	}
+	return w.Flush()
+}
+
+func orNot(s string) string {
+	if s == "" {
+		return "not told"
+	}
+	return s
+}
+
+func (a *app) printWaiting(w hub.WaitingView) {
+	a.printf("%s\n", w.ID)
+	a.line("status", w.Status)
+	a.line("machine", w.Machine.Model+", serial "+w.Machine.Serial)
+	a.line("EK SHA-256", w.EK)
+	a.line("tpm", fmt.Sprintf("%s, firmware %s", orNot(strings.TrimSpace(w.TPM.Manufacturer+" "+w.TPM.Model)), w.TPM.Firmware))
+	a.line("key", w.Key+", in the TPM")
+	a.line("join token", w.TokenID)
+	a.line("came", w.Since.Local().Format(time.DateTime)+", last seen "+ago(w.LastSeen)+" from "+w.RealIP)
+	if w.DecidedBy != "" {
+		a.line("decided by", w.DecidedBy)
+	}
+	a.printf("\nEvidence, and what is left to you\n")
+	a.printVerdict(w.Verdict)
+}
+
+func (a *app) line(k, v string) {
+	if strings.TrimSpace(v) != "" {
+		a.printf("  %-14s %s\n", k, tcg.Printable(v))
+	}
+}
+
+func (a *app) printVerdict(v evidence.Verdict) {
+	for _, s := range v.Steps {
+		mark := "✓"
+		switch {
+		case s.Ask:
+			mark = "?"
+		case !s.OK:
+			mark = "✗"
+		}
+		a.printf("  %s %-15s %s\n", mark, s.Check, tcg.Printable(s.Detail))
+	}
+	for _, n := range v.Notes {
+		a.printf("  · noted          %s\n", tcg.Printable(n))
+	}
+}
