@@ -20,6 +20,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -303,7 +304,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	}
 	a.state = State{
 		Phase: PhaseRequested, Hub: token.Hub, HubName: token.HubName, HubCA: token.HubCA, TokenID: token.ID, Owner: token.Owner,
-		EK: id.EKTemplate, Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
+		EK: id.EKTemplate, EKSHA256: ekHash(id.EK), Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
 		RoundTrips: a.state.RoundTrips,
 	}
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
@@ -311,6 +312,18 @@ func (a *Agent) request(id *identity.Identity) error {
 	}
 	a.stepTook("request", time.Since(begin), "Request signed by the identity key, which the attestation key certified.")
 	return nil
+}
+
+func ekHash(ek *tcg.Public) string {
+	key, err := ek.Key()
+	if err != nil {
+		return ""
+	}
+	hash, err := tcg.KeyHash(key)
+	if err != nil {
+		return ""
+	}
+	return hex.EncodeToString(hash[:])
 }
 
 // open decrypts the stored reply with the TPM and checks what is in it.

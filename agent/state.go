@@ -37,8 +37,11 @@ type State struct {
 	HubCA     string `json:"hub-ca,omitempty"`
 	TokenID   string `json:"token-id,omitempty"`
 	TPM       TPM    `json:"tpm"`
-	EK        string `json:"ek,omitempty"`  // template of the endorsement key
-	Key       string `json:"key,omitempty"` // algorithm of the identity key
+	EK        string `json:"ek,omitempty"` // template of the endorsement key
+	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal:
+	// what an owner compares before approving.
+	EKSHA256 string `json:"ek-sha256,omitempty"`
+	Key      string `json:"key,omitempty"` // algorithm of the identity key
 	// Algorithm is what the identity key is made again by.
 	Algorithm    identity.Algorithm `json:"algorithm,omitempty"`
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent

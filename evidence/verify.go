@@ -104,7 +104,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			fmt.Sprintf("The TPM has no EK certificate: nothing says who made it. The SHA-256 of its EK is %x.", r.EKHash), hintApprove))
+			"The TPM has no EK certificate: nothing says who made it.", hintApprove))
 	}
 	c, now := e.Certificate, in.Now
 	switch {

@@ -224,6 +224,9 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 	line("hub", s.Hub)
 	line("tpm", strings.TrimSpace(s.TPM.Manufacturer+" "+s.TPM.Model+" "+s.TPM.Firmware))
 	line("key", s.Key)
+	if s.EKSHA256 != "" {
+		line("ek", fmt.Sprintf("%s, SHA-256 %s", s.EK, s.EKSHA256))
+	}
 	if s.OnboardingMS > 0 {
 		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
 	}

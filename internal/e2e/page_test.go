@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -32,6 +33,10 @@ func browser(t *testing.T, width, height int) context.Context {
 	t.Cleanup(cancel2)
 	ctx, cancel3 := context.WithTimeout(ctx, time.Minute)
 	t.Cleanup(cancel3)
+	// A window has a least width; the screen that the page sees has not.
+	if err := chromedp.Do(ctx, chromedp.EmulateViewport(int64(width), int64(height))); err != nil {
+		t.Fatal(err)
+	}
 	return ctx
 }
 
@@ -49,6 +54,17 @@ func shot(t *testing.T, ctx context.Context, name string) {
 	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
+	t.Helper()
+	for _, d := range h.Devices(t, h.Owner) {
+		if d.ProdSerial == serial {
+			return d.ID
+		}
+	}
+	t.Fatalf("no device has serial %s", serial)
+	return ""
 }
 
 // A person signs in with a real browser, with and without a device, on a desk
@@ -121,8 +137,49 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// One more comes that nobody vouches for, and a person decides.
+		stranger, err := fleet.New(maker, "H-2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stranger, err = stranger.WithoutCertificate(); err != nil {
+			t.Fatal(err)
+		}
+		stranger.Model, stranger.Serial = "Gate computer", "GC-"+screen.name
+		tok := h.Token(t, h.Owner, nil)
+		hub, err := fleet.NewHub(tok)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := stranger.Request(tok, fleet.RequestChange{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := hub.Post(t.Context(), "/onboard", bytes.NewReader(body)); err != nil || a.Status != 202 {
+			t.Fatalf("%v: %+v", err, a)
+		}
+		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
+			t.Fatal(err)
+		}
+		see("waiting", "Waiting for you", stranger.Serial, "The TPM has no EK certificate", "Approve", "Deny")
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".state.bad")); err != nil {
+			t.Fatal(err)
+		}
+		see("denied", "denied", stranger.Serial)
+		if err := chromedp.Do(ctx, chromedp.Click(`button[value="approve"]`), chromedp.WaitNotPresent(".waiting")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stranger.Onboard(t.Context(), hub, tok); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Store.DeleteDevice(t.Context(), h.Owner.ID, deviceOf(t, h, stranger.Serial), h.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
+			t.Fatal(err)
+		}
 		see("devices", "3 aboard", "FAKE software emulation", "ECDSA P-256", "What happened", h.Devices(t, h.Owner)[0].Nick)
-		if err := chromedp.Do(ctx, chromedp.Click("button.quiet"), chromedp.WaitVisible("#password")); err != nil {
+		if err := chromedp.Do(ctx, chromedp.Click(".bar button.quiet"), chromedp.WaitVisible("#password")); err != nil {
 			t.Fatal(err)
 		}
 	}
