@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/bearer"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -42,6 +43,8 @@ type Config struct {
 	// send, OnboardBurst how many at once. Default: 50 and 200.
 	OnboardRate  float64
 	OnboardBurst int
+	// OpenRegistration lets whoever asks make an account.
+	OpenRegistration bool
 	// Version is shown to people.
 	Version string
 }
@@ -52,6 +55,7 @@ type Server struct {
 	log       *slog.Logger
 	metrics   *metrics
 	passwords *passwords
+	tokens    *bearer.Keys
 	logins    *limiter
 	onboards  *limiter
 	handler   http.Handler
@@ -84,6 +88,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Log,
 		metrics:   newMetrics(prometheus.NewRegistry()),
 		passwords: p,
+		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
 		logins:    newLimiter(rate.Every(3*time.Second), 10),
 		onboards:  newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
 	}
@@ -197,8 +202,13 @@ func (s *Server) routes() http.Handler {
 	handle("PATCH /device/meta", s.asDevice(s.reportMeta))
 
 	handle("POST /auth/login", s.limited(s.logins, s.login))
-	handle("POST /auth/logout", s.asOwner(s.logout))
-	handle("GET /auth/auth_status", s.asOwner(s.authStatus))
+	handle("GET /auth/login", s.asSignedIn(s.renew))
+	handle("GET /auth/jwks.json", s.jwks)
+	handle("POST /auth/logout", s.asSignedIn(s.logout))
+	handle("GET /auth/auth_status", s.asSignedIn(s.authStatus))
+	both("POST", "/auth/accounts", s.limited(s.logins, s.register))
+	both("GET", "/auth/accounts", s.asOwner(s.listAccounts))
+	handle("GET /auth/{$}", s.asOwner(s.ownAccount))
 
 	both("POST", "/devices/tokens", s.asOwner(s.createToken))
 	both("GET", "/devices/tokens", s.asOwner(s.listTokens))

@@ -78,7 +78,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := readOpenAPI(t, newScene(t))
-	schemes := map[string]string{"asOwner": "session", "asDevice": "idevid"}
+	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asDevice": "idevid"}
 	seen := map[string]int{}
 	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)", (?:s\.limited\(s\.\w+, )?s\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
 		method, path, wrapper := m[1], strings.TrimSuffix(m[2], "{$}"), m[3]
@@ -259,6 +259,18 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "POST", "/auth/login", "", "nonsense", 400)
 	call(stranger, "POST", "/auth/login", "", large, 413)
 	call(ada, "GET", "/auth/auth_status", "", nil, 200)
+	call(ada, "GET", "/auth/login", "", nil, 200)
+	call(stranger, "GET", "/auth/login", "", nil, 401)
+	call(stranger, "GET", "/auth/jwks.json", "", nil, 200)
+	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada", "password": "x", "scope": "everything"}, 400)
+	call(ada, "GET", "/auth/accounts", "", nil, 200)
+	call(ada, "GET", "/auth/", "", nil, 200)
+	call(stranger, "GET", "/auth/accounts", "", nil, 401)
+	call(stranger, "GET", "/auth/", "", nil, 401)
+	call(stranger, "POST", "/auth/accounts", "", map[string]string{"nick": "eve", "email": "eve@example.org", "password": "correct horse"}, 200)
+	call(stranger, "POST", "/auth/accounts", "", map[string]string{"nick": "eve", "password": "correct horse"}, 412)
+	call(stranger, "POST", "/auth/accounts", "", "nonsense", 400)
+	call(stranger, "POST", "/auth/accounts", "", large, 413)
 	var token struct{ ID string }
 	if err := json.Unmarshal(call(ada, "POST", "/devices/tokens", "", map[string]any{"nick": "a", "default-user-meta": map[string]any{"site": "oslo"}}, 200), &token); err != nil {
 		t.Fatal(err)
@@ -293,6 +305,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "PATCH", "/devices/{id}/user-meta", id, large, 413)
 	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
 	call(ada, "GET", "/", "", nil, 200)
+	s.Advance(time.Minute) // so as not to be taken for a guesser
 	call(stranger, "POST", "/sign-in", "", "nick=ada&password=wrong", 401)
 	call(stranger, "POST", "/sign-in", "", "nick=%zz", 400)
 	call(stranger, "POST", "/sign-in", "", "nick="+strings.Repeat("a", 70<<10), 413)

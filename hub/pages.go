@@ -18,13 +18,14 @@ const waitingOnPage = 50
 // page is the list of devices for who is signed in, and the sign-in for who
 // is not.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
-	account, err := s.signedIn(r)
+	in, err := s.signedIn(r)
 	if errors.Is(err, error(errNotSignedIn)) {
 		return s.signInPage(w, http.StatusOK, ui.SignIn{})
 	}
 	if err != nil {
 		return err
 	}
+	account := in.account
 	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
 	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
 		return err
@@ -79,7 +80,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	nick := r.PostForm.Get("nick")
-	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), remoteAddr(r))
+	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), "", remoteAddr(r))
 	if errors.Is(err, error(errWrongPassword)) {
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
 	}
@@ -95,12 +96,12 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
-	session, err := s.session(r)
+	in, err := s.signedIn(r)
 	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
 		return err
 	}
 	if err == nil {
-		if err := s.cfg.Store.DeleteSession(r.Context(), session.TokenHash); err != nil {
+		if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
 			return err
 		}
 	}

@@ -149,3 +149,17 @@ func TestOversizedFormIsRefused(t *testing.T) {
 		t.Errorf("%d %s", status, page)
 	}
 }
+
+// A browser gets a page also for what could not be done; programs get JSON.
+func TestBrowserGetsAPageForAProblem(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "")
+	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
+		t.Errorf("%d %v %s", status, header, body)
+	}
+	status, _, header = p.request("GET", "/nothing", nil, nil)
+	if status != 404 || header.Get("Content-Type") != "application/json" {
+		t.Errorf("%d %v", status, header)
+	}
+}

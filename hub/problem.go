@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"gangway/evidence"
 	"gangway/onboard"
 	"gangway/store"
+	"gangway/ui"
 )
 
 // Problem is an answer that is no success: a stable code, a sentence for a
@@ -55,6 +57,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
+	}
+	if strings.Contains(r.Header.Get("Accept"), "text/html") { // a person looks at it
+		var page bytes.Buffer
+		if err := ui.WriteProblem(&page, ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}); err == nil {
+			s.html(w, p.Status, page.Bytes())
+			return
+		}
 	}
 	writeJSON(w, p.Status, p)
 }

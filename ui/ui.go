@@ -47,6 +47,16 @@ type SignIn struct {
 	Problem string // what went wrong, a sentence; empty at first
 }
 
+// Problem is the page for what could not be done.
+type Problem struct {
+	Code, Message, Hint string
+}
+
+// WriteProblem writes the page.
+func WriteProblem(w io.Writer, p Problem) error {
+	return templates.ExecuteTemplate(w, "problem.html", p)
+}
+
 // WriteHome writes the page.
 func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, "home.html", h) }
 

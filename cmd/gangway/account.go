@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
 
@@ -17,8 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
-
-var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+]{3,23}$`)
 
 func (a *app) accountCommand() *cobra.Command {
 	c := &cobra.Command{Use: "account", Short: "Manage accounts, on the hub's machine"}
@@ -33,9 +30,6 @@ runs on the hub's machine; the hub may be running.`,
   gangway account create --data ./hub --nick ada --generate`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if !nickForm.MatchString(nick) {
-				return usagef("--nick has 3 to 23 letters, digits and the signs _ - +")
-			}
 			if generate && fromStdin {
 				return usagef("--generate and --password-stdin exclude each other")
 			}
@@ -50,11 +44,10 @@ runs on the hub's machine; the hub may be running.`,
 			} else if password, err = a.password(fromStdin, true); err != nil {
 				return err
 			}
-			hash, err := hub.HashPassword(password)
+			account, err := hub.NewAccount(nick, email, password, time.Now())
 			if err != nil {
 				return err
 			}
-			account := store.Account{ID: join.NewID(), Nick: nick, Email: email, PasswordHash: hash, Created: time.Now()}
 			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
 				return fmt.Errorf("there is an account with this nick or e-mail already; choose another")
 			} else if err != nil {

@@ -1,0 +1,210 @@
+// Package bearer signs and verifies the hub's access tokens: JWTs (RFC 9068)
+// by Ed25519 keys of the hub, published as a JWK set.
+//
+// There is no key file. A month's key is derived from the hub's seal key, so
+// every replica has the same, a new one comes by itself each month, and what
+// was signed in the month before is good until it expires. A token names a
+// session (jti), which the hub looks up: signing out ends it at once, whatever
+// its expiry.
+package bearer
+
+import (
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// Types of callers, as Pantacor's clients know them.
+const (
+	User   = "USER"
+	Device = "DEVICE"
+)
+
+// Claims are what a token says. Its JSON is also the answer of
+// /auth/auth_status.
+type Claims struct {
+	Type     string           `json:"type"`
+	Nick     string           `json:"nick"`
+	PRN      string           `json:"prn"`
+	ID       string           `json:"id"`
+	Roles    string           `json:"roles"`
+	Scopes   string           `json:"scopes"` // separated by spaces
+	Owner    string           `json:"owner,omitempty"`
+	Issuer   string           `json:"iss"`
+	Subject  string           `json:"sub"`
+	Audience jwt.Audience     `json:"aud"`
+	Session  string           `json:"jti,omitempty"`
+	Issued   *jwt.NumericDate `json:"iat"`
+	Original *jwt.NumericDate `json:"orig_iat"` // when the session began
+	Expires  *jwt.NumericDate `json:"exp"`
+}
+
+// MaxSize bounds a token, in bytes: Pantavisor's buffer for the header has no
+// room for more.
+const MaxSize = 1016
+
+// Keys sign and verify.
+type Keys struct {
+	seal []byte
+	url  string
+}
+
+// New makes the keys of a hub: its seal key, and its public URL, which is both
+// issuer and audience.
+func New(seal []byte, url string) *Keys { return &Keys{seal, url} }
+
+func kid(t time.Time) string { return t.UTC().Format("2006-01") }
+
+func (k *Keys) key(kid string) ed25519.PrivateKey {
+	m := hmac.New(sha256.New, k.seal)
+	m.Write([]byte("gangway access token key v1\x00" + kid))
+	return ed25519.NewKeyFromSeed(m.Sum(nil))
+}
+
+// Sign makes a token that is issued now. It sets Issuer, Subject, Audience and
+// Issued.
+func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
+	c.Issuer, c.Subject, c.Audience, c.Issued = k.url, c.PRN, jwt.Audience{k.url}, jwt.NewNumericDate(now)
+	id := kid(now)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: jose.JSONWebKey{Key: k.key(id), KeyID: id}},
+		(&jose.SignerOptions{}).WithType("at+jwt"))
+	if err != nil {
+		return "", fmt.Errorf("bearer: %w", err)
+	}
+	token, err := jwt.Signed(signer).Claims(c).Serialize()
+	if err != nil {
+		return "", fmt.Errorf("bearer: %w", err)
+	}
+	if len(token) > MaxSize {
+		return "", fmt.Errorf("bearer: a token of %d bytes, at most %d are allowed", len(token), MaxSize)
+	}
+	return token, nil
+}
+
+// ErrToken means that a token is none of the hub's, or has expired.
+var ErrToken = errors.New("bearer: no valid token")
+
+// Verify checks a token's form, algorithm, type, key, signature, issuer,
+// audience and times. Whether its session is still there, it does not know.
+func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
+	var c Claims
+	if len(token) > MaxSize {
+		return c, ErrToken
+	}
+	t, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
+	if err != nil || len(t.Headers) != 1 || t.Headers[0].ExtraHeaders[jose.HeaderType] != "at+jwt" {
+		return c, ErrToken
+	}
+	id := t.Headers[0].KeyID
+	if id != kid(now) && id != kid(monthBefore(now)) {
+		return c, ErrToken
+	}
+	if err := t.Claims(k.key(id).Public(), &c); err != nil {
+		return Claims{}, ErrToken
+	}
+	if c.Issuer != k.url || !slices.Contains(c.Audience, k.url) || c.Session == "" || c.Expires == nil || c.Issued == nil || c.Original == nil ||
+		!now.Before(c.Expires.Time()) || now.Add(time.Minute).Before(c.Issued.Time()) {
+		return Claims{}, ErrToken
+	}
+	return c, nil
+}
+
+// JWKS is the JWK set (RFC 7517) by which others verify tokens: of last
+// month's key, this one's and the next one's.
+func (k *Keys) JWKS(now time.Time) []byte {
+	var set jose.JSONWebKeySet
+	for _, t := range []time.Time{monthBefore(now), now, monthAfter(now)} {
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: k.key(kid(t)).Public(), KeyID: kid(t), Algorithm: string(jose.EdDSA), Use: "sig"})
+	}
+	b, err := json.Marshal(set)
+	if err != nil {
+		panic(err) // keys of a known kind marshal
+	}
+	return b
+}
+
+// By their first days, since months differ in length.
+func monthBefore(t time.Time) time.Time {
+	t = t.UTC()
+	return time.Date(t.Year(), t.Month()-1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+func monthAfter(t time.Time) time.Time {
+	t = t.UTC()
+	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
+}
+
+// scopePrefix is what Pantacor's scopes begin with. They are understood with
+// and without it.
+const scopePrefix = "prn:pantahub.com:apis:/base/"
+
+// AllScopes is the scope of whoever asks for none.
+const AllScopes = scopePrefix + "all"
+
+// resources that scopes are for.
+var resources = []string{"devices", "objects", "trails", "metrics", "profile", "user"}
+
+// ParseScopes reads scopes separated by spaces and writes them in full; empty
+// is AllScopes. One that does not exist is an error.
+func ParseScopes(s string) (string, error) {
+	var out []string
+	for _, word := range strings.Fields(s) {
+		name := strings.TrimPrefix(word, scopePrefix)
+		resource, right, _ := strings.Cut(name, ".")
+		if name != "all" && (!slices.Contains(resources, resource) || !slices.Contains([]string{"", "readonly", "write", "change"}, right)) {
+			return "", fmt.Errorf("there is no scope %q", word)
+		}
+		if full := scopePrefix + name; !slices.Contains(out, full) {
+			out = append(out, full)
+		}
+	}
+	if len(out) == 0 {
+		return AllScopes, nil
+	}
+	if len(out) > 8 {
+		return "", errors.New("more than 8 scopes")
+	}
+	return strings.Join(out, " "), nil
+}
+
+// Allows reports whether the scopes allow an HTTP method on a resource. An
+// empty resource needs all.
+func (c *Claims) Allows(method, resource string) bool {
+	for _, scope := range strings.Fields(c.Scopes) {
+		name := strings.TrimPrefix(scope, scopePrefix)
+		if name == "all" {
+			return true
+		}
+		of, right, _ := strings.Cut(name, ".")
+		if resource == "" || of != resource {
+			continue
+		}
+		reads := method == "GET" || method == "HEAD"
+		switch right {
+		case "":
+			return true
+		case "readonly":
+			if reads {
+				return true
+			}
+		case "write":
+			if !reads {
+				return true
+			}
+		case "change":
+			if method == "PUT" || method == "PATCH" {
+				return true
+			}
+		}
+	}
+	return false
+}
