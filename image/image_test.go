@@ -215,6 +215,12 @@ func TestCpioReadsTheInitramfs(t *testing.T) {
 	}
 }
 
+func TestJoinedPartsBeginAtMultiplesOfFour(t *testing.T) {
+	if got := string(Join([]byte("abcde"), []byte("fg"), nil, []byte("h"))); got != "abcde\x00\x00\x00fg\x00\x00h" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestRefusesPaths(t *testing.T) {
 	for _, p := range []string{"", ".", "/init", "../init", "a//b", "a/", "a\x00b"} {
 		if _, err := Initramfs([]File{{Path: p}}); err == nil {

@@ -58,6 +58,17 @@ func Initramfs(files []File) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// Join makes one initial file system of several: the kernel unpacks them one
+// after the other, and a later file replaces an earlier one of its path. What
+// many images share need so be compressed only once.
+func Join(initramfs ...[]byte) []byte {
+	var out []byte
+	for _, part := range initramfs {
+		out = append(pad(out, 4), part...) // where the kernel looks for the next
+	}
+	return out
+}
+
 // cpio writes a newc archive. The first error stays.
 type cpio struct {
 	w   io.Writer

@@ -18,8 +18,9 @@ import (
 	"gangway/tcg/join"
 )
 
-// makers is one maker's folder for all TPMs of a test run.
-var makers string
+// makers is one maker's folder for all TPMs of a test run, and scratch a folder
+// for what all tests share.
+var makers, scratch string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		makers = filepath.Join(dir, "maker")
-		programs.dir = dir
+		scratch = dir
 		return m.Run()
 	}())
 }
@@ -55,27 +56,39 @@ func need(t testing.TB) {
 	}
 }
 
-// programs are the device's real programs, built once, as `make build` does.
-var programs struct {
-	once sync.Once
-	dir  string
-	err  error
+// programs builds the device's real programs, as `make build` does.
+func programs(dir string) error {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
-func program(t testing.TB, name string) []byte {
-	t.Helper()
-	programs.once.Do(func() {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", programs.dir+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
-		if out, err := build.CombinedOutput(); err != nil {
-			programs.err = fmt.Errorf("%w: %s", err, out)
-		}
-	})
-	if programs.err != nil {
-		t.Fatal(programs.err)
+// system is what all guests have in their initial file system: programs and
+// modules. It is made once, since it takes a while to compress.
+var system = sync.OnceValues(func() ([]byte, error) {
+	kernel, err := qemu.KernelDir()
+	if err != nil {
+		return nil, err
 	}
-	return read(t, filepath.Join(programs.dir, name))
-}
+	files, err := image.Modules(os.DirFS(filepath.Join(kernel, "modules")), "virtio_pci", "virtio_net", "virtio_blk", "virtio_rng")
+	if err != nil {
+		return nil, err
+	}
+	if err := programs(scratch); err != nil {
+		return nil, err
+	}
+	for path, name := range map[string]string{"init": "gangway-init", "bin/gangway-agent": "gangway-agent"} {
+		b, err := os.ReadFile(filepath.Join(scratch, name))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, image.File{Path: path, Data: b, Mode: 0o755})
+	}
+	return image.Initramfs(files)
+})
 
 func read(t testing.TB, path string) []byte {
 	t.Helper()
@@ -104,15 +117,11 @@ func (g guest) disk(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := image.Modules(os.DirFS(filepath.Join(dir, "modules")), "virtio_pci", "virtio_net", "virtio_blk", "virtio_rng")
+	base, err := system()
 	if err != nil {
 		t.Fatal(err)
 	}
-	initrd, err := image.Initramfs(append(files,
-		image.File{Path: "init", Data: program(t, "gangway-init"), Mode: 0o755},
-		image.File{Path: "bin/gangway-agent", Data: program(t, "gangway-agent"), Mode: 0o755},
-		image.File{Path: "etc/gangway/device_autojointoken.json", Data: token, Mode: 0o600},
-	))
+	own, err := image.Initramfs([]image.File{{Path: "etc/gangway/device_autojointoken.json", Data: token, Mode: 0o600}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +130,7 @@ func (g guest) disk(t testing.TB) string {
 		kernel = g.kernel(kernel)
 	}
 	uki, err := image.UKI{
-		Stub: read(t, qemu.StubPath), Kernel: kernel, Initrd: initrd,
+		Stub: read(t, qemu.StubPath), Kernel: kernel, Initrd: image.Join(base, own),
 		Cmdline:   "console=ttyS0 quiet loglevel=3 panic=-1 " + g.cmdline,
 		OSRelease: "ID=gangway\nNAME=Gangway\n",
 	}.Build()
