@@ -3,9 +3,11 @@
 # demo, what the demonstration needs. Says what it does, and does nothing where
 # everything is there.
 set -eu
+cd "$(dirname "$0")/.."
 
 want=""
 need() { command -v "$1" >/dev/null 2>&1 || want="$want $2"; }
+needfile() { [ -e "$1" ] || want="$want $2"; }
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need certtool gnutls-bin
@@ -13,14 +15,28 @@ if [ "${1:-all}" != demo ]; then
 	need openssl openssl
 	need gcc gcc           # the race detector's
 	need chromium chromium # looks at the web page
+	# The machines that are emulated, their firmware, and what they boot.
+	need qemu-system-x86_64 qemu-system-x86
+	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
+	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
+	need tpm2_eventlog tpm2-tools
+	need cpio cpio # reads what we write
+	need mcopy mtools
+	need fsck.fat dosfstools
+	need sgdisk gdisk
 fi
+# A kernel is unpacked, not installed.
+kernel() { [ "${1:-all}" = demo ] || ./scripts/kernel.sh; }
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2
 	exit 1
 fi
 
-[ -n "$want" ] || exit 0
+if [ -z "$want" ]; then
+	kernel "$@"
+	exit 0
+fi
 if ! command -v apt-get >/dev/null 2>&1; then
 	echo "Please install:$want" >&2
 	exit 1
@@ -31,3 +47,4 @@ echo "Installing:$want" >&2
 $sudo apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $want >&2
+kernel "$@"

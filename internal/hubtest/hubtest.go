@@ -84,7 +84,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	h.Service.SetTrust(trust)
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
-		Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
+		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
 	})
 	check()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -9,7 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+
+	"gangway/internal/process"
 )
 
 // manufacture makes the TPM's state: its seeds, its endorsement keys and
@@ -37,7 +38,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	cmd.Dir = dir // so that a comma in its path does not end an option of swtpm's
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("swtpm: swtpm_setup could not make a TPM in %s: %w\n%s", dir, err, tail(out))
+		return fmt.Errorf("swtpm: swtpm_setup could not make a TPM in %s: %w\n%s", dir, err, process.Tail(out))
 	}
 	return nil
 }
@@ -93,13 +94,4 @@ func readCertificate(path string) (*x509.Certificate, error) {
 		return nil, fmt.Errorf("swtpm: %s: %w", path, err)
 	}
 	return cert, nil
-}
-
-// tail is the end of a program's output, for an error message.
-func tail(out []byte) string {
-	s := strings.TrimSpace(string(out))
-	if len(s) > 2000 {
-		s = "..." + s[len(s)-2000:]
-	}
-	return s
 }

@@ -140,7 +140,7 @@ func TestStopEndsTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := tpm.proc.cmd.Process.Pid
+	pid := tpm.proc.Pid()
 	tpm.Stop()
 	deadline := time.Now().Add(5 * time.Second)
 	for syscall.Kill(pid, 0) == nil {

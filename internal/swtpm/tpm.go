@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"gangway/internal/process"
 )
 
 // EK says which endorsement key certificates a TPM has.
@@ -39,7 +41,7 @@ type TPM struct {
 	root, issuer         *x509.Certificate
 
 	mu   sync.Mutex
-	proc *process // nil while stopped
+	proc *process.Process // nil while stopped
 }
 
 // maxSocket is what fits sockaddr_un.sun_path with its final zero, in bytes.
@@ -159,7 +161,7 @@ func (t *TPM) CAPEM() []byte {
 func (t *TPM) Restart(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.proc.stop()
+	t.proc.Stop(grace)
 	t.proc = nil
 	return t.startLocked(ctx)
 }
@@ -169,7 +171,7 @@ func (t *TPM) Restart(ctx context.Context) error {
 func (t *TPM) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.proc.stop()
+	t.proc.Stop(grace)
 	t.proc = nil
 	os.Remove(t.socket)
 	os.Remove(t.control)

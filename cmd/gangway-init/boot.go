@@ -1,0 +1,29 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"strings"
+)
+
+const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+// showBoot prints the firmware's event log, in base64, and the PCRs 0 to 15.
+// Neither is a secret.
+func showBoot() {
+	b, err := os.ReadFile(eventLog)
+	if err != nil {
+		say("no event log: %v", err)
+		return
+	}
+	say("event log %s", base64.StdEncoding.EncodeToString(b))
+	for i := range 16 {
+		pcr, err := os.ReadFile(fmt.Sprintf("/sys/class/tpm/tpm0/pcr-sha256/%d", i))
+		if err != nil {
+			say("no PCR %d: %v", i, err)
+			return
+		}
+		say("PCR %d %s", i, strings.ToLower(strings.TrimSpace(string(pcr))))
+	}
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountAll mounts the kernel's file systems and one in memory, and tries all
+// of them.
+func mountAll() (errs []error) {
+	for _, m := range []struct {
+		kind, at string
+		flags    uintptr
+		data     string
+	}{
+		{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"devtmpfs", "/dev", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0755"},
+		{"securityfs", "/sys/kernel/security", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=0755"},
+	} {
+		err := os.MkdirAll(m.at, 0o755)
+		if err == nil {
+			err = unix.Mount(m.kind, m.at, m.kind, m.flags, m.data)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mounting %s at %s: %w", m.kind, m.at, err))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,53 @@
+package image
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// fixParents corrects the FAT32 file system that begins at an offset: in the
+// folders of the root the entry ".." must name cluster 0, not the root's own
+// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the latter,
+// which fsck.fat and Windows complain about.
+func fixParents(f interface {
+	io.ReaderAt
+	io.WriterAt
+}, start int64) error {
+	le := binary.LittleEndian
+	boot := make([]byte, sector)
+	if _, err := f.ReadAt(boot, start); err != nil {
+		return err
+	}
+	cluster := int64(boot[13]) * sector
+	table := start + int64(le.Uint16(boot[14:]))*sector
+	data := table + int64(boot[16])*int64(le.Uint32(boot[36:]))*sector
+	at := func(n uint32) int64 { return data + int64(n-2)*cluster }
+	const entrySize, isFolder, isName, last = 32, 0x10, 0x0F, 0x0FFFFFF8
+	folder := make([]byte, cluster)
+	for n := le.Uint32(boot[44:]); n < last; {
+		if n < 2 {
+			return errors.New("the root folder is broken")
+		}
+		if _, err := f.ReadAt(folder, at(n)); err != nil {
+			return err
+		}
+		for e := folder; len(e) > 0 && e[0] != 0; e = e[entrySize:] {
+			if e[11] == isName || e[11]&isFolder == 0 {
+				continue
+			}
+			parent := at(uint32(le.Uint16(e[20:]))<<16|uint32(le.Uint16(e[26:]))) + entrySize
+			for _, half := range []int64{20, 26} {
+				if _, err := f.WriteAt([]byte{0, 0}, parent+half); err != nil {
+					return err
+				}
+			}
+		}
+		next := make([]byte, 4)
+		if _, err := f.ReadAt(next, table+4*int64(n)); err != nil {
+			return err
+		}
+		n = le.Uint32(next) & 0x0FFFFFFF
+	}
+	return nil
+}

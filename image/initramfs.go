@@ -1,0 +1,126 @@
+package image
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+)
+
+// Types of files, as in stat(2).
+const (
+	typeDir  = 0o040000
+	typeFile = 0o100000
+	typeChar = 0o020000
+)
+
+// Initramfs makes a compressed initial file system for Linux from files: a
+// cpio archive of the format "newc" (the kernel's
+// Documentation/driver-api/early-userspace/buffer-format.rst), everything
+// owned by root, all times zero. It has /dev/console, so that init has a
+// console before it mounts anything.
+func Initramfs(files []File) ([]byte, error) {
+	files, err := inOrder(files)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // its header holds no time and no name
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	w := &cpio{w: z}
+	w.dir("dev")
+	w.entry(cpioEntry{path: "dev/console", mode: typeChar | 0o600, rdev: [2]uint32{5, 1}})
+	made := map[string]bool{"dev": true}
+	for _, f := range files {
+		for _, d := range parents(f.Path) {
+			if !made[d] {
+				made[d] = true
+				w.dir(d)
+			}
+		}
+		mode := f.Mode & fs.ModePerm
+		if mode == 0 {
+			mode = 0o644
+		}
+		w.entry(cpioEntry{path: f.Path, mode: typeFile | uint32(mode), data: f.Data})
+	}
+	w.entry(cpioEntry{path: "TRAILER!!!"})
+	if w.err == nil {
+		w.err = z.Close()
+	}
+	if w.err != nil {
+		return nil, fmt.Errorf("image: initial file system: %w", w.err)
+	}
+	return out.Bytes(), nil
+}
+
+// Join makes one initial file system of several: the kernel unpacks them one
+// after the other, and a later file replaces an earlier one of its path. What
+// many images share need so be compressed only once.
+func Join(initramfs ...[]byte) []byte {
+	var out []byte
+	for _, part := range initramfs {
+		out = append(pad(out, 4), part...) // where the kernel looks for the next
+	}
+	return out
+}
+
+// cpio writes a newc archive. The first error stays.
+type cpio struct {
+	w   io.Writer
+	ino uint32
+	err error
+}
+
+type cpioEntry struct {
+	path string
+	mode uint32
+	rdev [2]uint32 // major, minor of a device
+	data []byte
+}
+
+func (c *cpio) dir(path string) { c.entry(cpioEntry{path: path, mode: typeDir | 0o755}) }
+
+// entry writes one: a header of 13 numbers in 8 hexadecimal digits each, the
+// path with a final zero, and the data; path and data padded to 4 bytes.
+func (c *cpio) entry(e cpioEntry) {
+	if c.err != nil {
+		return
+	}
+	if len(e.data) > math.MaxInt32 {
+		c.err = fmt.Errorf("%s is too large: %d bytes", e.path, len(e.data))
+		return
+	}
+	ino, links := uint32(0), uint32(1)
+	if e.mode != 0 { // not the trailer
+		c.ino++
+		ino = c.ino
+	}
+	if e.mode&typeDir != 0 {
+		links = 2
+	}
+	head := []byte("070701")
+	for _, n := range []uint32{
+		ino, e.mode, 0, 0, links, 0, // inode, mode, uid, gid, links, time
+		uint32(len(e.data)), 0, 0, e.rdev[0], e.rdev[1], // size, device, device named
+		uint32(len(e.path) + 1), 0, // length of the path, checksum
+	} {
+		head = fmt.Appendf(head, "%08X", n)
+	}
+	head = append(head, e.path...)
+	head = append(head, 0)
+	for _, b := range [][]byte{head, e.data} {
+		c.write(b)
+		c.write(make([]byte, -len(b)&3))
+	}
+}
+
+func (c *cpio) write(b []byte) {
+	if c.err == nil {
+		_, c.err = c.w.Write(b)
+	}
+}

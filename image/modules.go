@@ -1,0 +1,120 @@
+package image
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+)
+
+// Modules picks kernel modules by name ("virtio_net") from a kernel package's
+// folder (lib/modules/VERSION), with all that they depend on, for the initial
+// file system: each as lib/modules/NAME.ko, and lib/modules/order, which names
+// them one a line in the order to load them. What is built into the kernel is
+// left out. What a module depends on is read in the module itself.
+func Modules(dir fs.FS, names ...string) ([]File, error) {
+	m := modules{dir: dir, state: map[string]int{}}
+	if err := m.index(); err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if err := m.add(n); err != nil {
+			return nil, err
+		}
+	}
+	if len(m.files) == 0 {
+		return nil, nil
+	}
+	return append(m.files, File{Path: "lib/modules/order", Data: m.order.Bytes()}), nil
+}
+
+type modules struct {
+	dir   fs.FS
+	path  map[string]string // of each module's file; "" is built in
+	state map[string]int    // 1 in work, 2 done
+	files []File
+	order bytes.Buffer
+}
+
+// moduleName is how the kernel knows a module: dashes are underscores.
+func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+func (m *modules) index() error {
+	m.path = map[string]string{}
+	err := fs.WalkDir(m.dir, ".", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			if name, ok := strings.CutSuffix(path.Base(p), ".ko"); ok {
+				m.path[moduleName(name)] = p
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("image: kernel modules: %w", err)
+	}
+	built, err := fs.ReadFile(m.dir, "modules.builtin")
+	if err != nil {
+		return fmt.Errorf("image: is this a kernel package's folder lib/modules/VERSION? %w", err)
+	}
+	for p := range strings.FieldsSeq(string(built)) {
+		m.path[moduleName(strings.TrimSuffix(path.Base(p), ".ko"))] = ""
+	}
+	return nil
+}
+
+// add appends a module behind all that it depends on.
+func (m *modules) add(name string) error {
+	name = moduleName(name)
+	p, ok := m.path[name]
+	switch {
+	case !ok:
+		return fmt.Errorf("image: the kernel has no module %q (uncompressed, .ko)", name)
+	case p == "" || m.state[name] == 2:
+		return nil
+	case m.state[name] == 1:
+		return fmt.Errorf("image: kernel module %s depends on itself", name)
+	}
+	m.state[name] = 1
+	data, err := fs.ReadFile(m.dir, p)
+	if err != nil {
+		return fmt.Errorf("image: kernel module: %w", err)
+	}
+	needs, err := depends(data)
+	if err != nil {
+		return fmt.Errorf("image: kernel module %s: %w", p, err)
+	}
+	for _, n := range needs {
+		if err := m.add(n); err != nil {
+			return err
+		}
+	}
+	m.state[name] = 2
+	m.files = append(m.files, File{Path: "lib/modules/" + name + ".ko", Data: data})
+	fmt.Fprintf(&m.order, "%s.ko\n", name)
+	return nil
+}
+
+// depends reads the field "depends" of a module's section .modinfo.
+func depends(module []byte) ([]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return nil, err
+	}
+	s := f.Section(".modinfo")
+	if s == nil {
+		return nil, errors.New("no .modinfo")
+	}
+	info, err := s.Data()
+	if err != nil {
+		return nil, err
+	}
+	for field := range strings.SplitSeq(string(info), "\x00") {
+		if list, ok := strings.CutPrefix(field, "depends="); ok {
+			return strings.FieldsFunc(list, func(r rune) bool { return r == ',' }), nil
+		}
+	}
+	return nil, nil
+}

@@ -1,0 +1,147 @@
+package image
+
+import (
+	"bytes"
+	"debug/pe"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// UKI is a unified kernel image: one EFI program of a stub, a kernel and what
+// the kernel needs (UAPI Group specification "Unified Kernel Image").
+type UKI struct {
+	Stub   []byte // systemd's linuxx64.efi.stub
+	Kernel []byte // bzImage with an EFI stub
+	Initrd []byte // may be empty
+	// Cmdline is the kernel's command line, without a final zero.
+	Cmdline string
+	// OSRelease is the text of os-release(5), which boot menus read.
+	OSRelease string
+}
+
+// Of each part: initialised data, readable (PE/COFF 4.1).
+const sectionFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
+
+// Where things are in a PE/COFF file for 64 bits, in bytes (PE/COFF 3).
+const (
+	peOffsetAt      = 0x3C // of the offset of "PE\0\0", in the file
+	coffHeader      = 20
+	sectionHeader   = 40
+	numSectionsAt   = 2 // in the COFF header
+	symbolsAt       = 8 // pointer and count
+	optSizeInitData = 8 // in the optional header
+	optSizeOfImage  = 56
+	optCheckSum     = 64
+	optCertificates = 112 + 4*8 // data directory 4
+)
+
+// pageSize is what sections are aligned to in memory.
+const pageSize = 4096
+
+// Build appends the parts to the stub, each as a section behind those that
+// are there. A stub that is signed, or that has no room for more section
+// headers, is refused.
+func (u UKI) Build() ([]byte, error) {
+	if err := u.check(); err != nil {
+		return nil, err
+	}
+	f, err := pe.NewFile(bytes.NewReader(u.Stub))
+	if err != nil {
+		return nil, fmt.Errorf("image: the stub is no EFI program: %w", err)
+	}
+	opt, ok := f.OptionalHeader.(*pe.OptionalHeader64)
+	if !ok || f.Machine != pe.IMAGE_FILE_MACHINE_AMD64 || opt.Subsystem != pe.IMAGE_SUBSYSTEM_EFI_APPLICATION {
+		return nil, errors.New("image: the stub is no EFI program for x86-64")
+	}
+	if opt.NumberOfRvaAndSizes < 5 || opt.DataDirectory[pe.IMAGE_DIRECTORY_ENTRY_SECURITY].Size != 0 {
+		return nil, errors.New("image: the stub is signed; what is added to it would break that: use the unsigned one")
+	}
+	if a := opt.FileAlignment; a < 512 || a > 1<<16 || a&(a-1) != 0 {
+		return nil, fmt.Errorf("image: the stub's file alignment is %d", a)
+	}
+	var memory uint64                                   // end of what is there
+	headers := min(int(opt.SizeOfHeaders), len(u.Stub)) // end of the room for headers
+	for _, s := range f.Sections {
+		memory = max(memory, uint64(s.VirtualAddress)+uint64(max(s.VirtualSize, s.Size)))
+		if s.Size > 0 {
+			headers = min(headers, int(s.Offset))
+		}
+	}
+	coff := int(binary.LittleEndian.Uint32(u.Stub[peOffsetAt:])) + 4
+	header := coff + coffHeader + int(f.SizeOfOptionalHeader) + len(f.Sections)*sectionHeader
+	parts := u.sections()
+	if room := headers - header; room < len(parts)*sectionHeader {
+		return nil, fmt.Errorf("image: the stub has room for %d bytes of section headers; %d are needed", room, len(parts)*sectionHeader)
+	}
+
+	le := binary.LittleEndian
+	out := pad(bytes.Clone(u.Stub), int(opt.FileAlignment))
+	data := opt.SizeOfInitializedData
+	for _, p := range parts {
+		memory = (memory + pageSize - 1) &^ (pageSize - 1)
+		at := uint32(len(out))
+		out = pad(append(out, p.data...), int(opt.FileAlignment))
+		if len(out) > math.MaxInt32 || memory+uint64(len(p.data)) > math.MaxInt32 {
+			return nil, fmt.Errorf("image: a unified kernel image of %d bytes is too large", len(out))
+		}
+		h := out[header : header+sectionHeader]
+		clear(h)
+		copy(h, p.name)
+		le.PutUint32(h[8:], uint32(len(p.data))) // VirtualSize: what the stub takes and measures
+		le.PutUint32(h[12:], uint32(memory))
+		le.PutUint32(h[16:], uint32(len(out))-at)
+		le.PutUint32(h[20:], at)
+		le.PutUint32(h[36:], sectionFlags)
+		header += sectionHeader
+		memory += uint64(len(p.data))
+		data += uint32(len(out)) - at
+	}
+	le.PutUint16(out[coff+numSectionsAt:], uint16(len(f.Sections)+len(parts)))
+	le.PutUint64(out[coff+symbolsAt:], 0) // debuggers' symbols: not measured apart, and of no use
+	o := out[coff+coffHeader:]
+	le.PutUint32(o[optSizeInitData:], data)
+	le.PutUint32(o[optSizeOfImage:], uint32((memory+pageSize-1)&^(pageSize-1)))
+	le.PutUint32(o[optCheckSum:], 0) // firmware does not look at it
+	return out, nil
+}
+
+func (u UKI) check() error {
+	if len(u.Stub) < 0x40 || string(u.Stub[:2]) != "MZ" {
+		return errors.New("image: a unified kernel image needs systemd's stub, linuxx64.efi.stub")
+	}
+	// The boot protocol's magic, Documentation/arch/x86/boot.rst.
+	if len(u.Kernel) < 0x206 || string(u.Kernel[0x202:0x206]) != "HdrS" {
+		return errors.New("image: the kernel is no bzImage")
+	}
+	if strings.ContainsAny(u.Cmdline, "\x00\n") {
+		return errors.New("image: the command line must be one line")
+	}
+	return nil
+}
+
+type section struct {
+	name string
+	data []byte
+}
+
+// sections returns those that are not empty. The kernel comes last.
+func (u UKI) sections() []section {
+	var out []section
+	for _, s := range []section{
+		{".osrel", []byte(u.OSRelease)},
+		{".cmdline", []byte(u.Cmdline)},
+		{".initrd", u.Initrd},
+		{".linux", u.Kernel},
+	} {
+		if len(s.data) > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// pad appends zeros up to a multiple of a power of two.
+func pad(b []byte, to int) []byte { return append(b, make([]byte, -len(b)&(to-1))...) }

@@ -1,0 +1,27 @@
+package process
+
+import (
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestStopEndsAProgramThatDoesNotListen(t *testing.T) {
+	p, err := Start(exec.Command("sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p.Tail() != "deaf" {
+		time.Sleep(time.Millisecond)
+	}
+	p.Stop(50 * time.Millisecond)
+	select {
+	case <-p.Done():
+	default:
+		t.Fatal("it runs")
+	}
+	if p.Err() == nil || p.Err().Error() != "signal: killed" {
+		t.Errorf("it ended with %v", p.Err())
+	}
+	(*Process)(nil).Stop(0)
+}

@@ -1,0 +1,132 @@
+package qemu_test
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+	"gangway/store"
+	"gangway/tcg/join"
+)
+
+// A machine boots from nothing and is in its owner's device list, with nobody
+// touching it; switched on again, also with another interface to its TPM, it is
+// the same device and measures the same. The firmware's log explains the PCRs.
+func TestMachineComesAboardByItself(t *testing.T) {
+	need(t)
+	tpm := newTPM(t, swtpm.P384)
+	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	tok := guestToken(t, h)
+	disk := guest{token: tok, cmdline: "gangway.poweroff=onboarded gangway.show=boot"}.disk(t)
+	dir := t.TempDir()
+	var first store.Device
+	var firstPCRs [16]string
+	for _, crb := range []bool{false, true} {
+		m, ctx := boot(t, qemu.Config{Dir: dir, TPM: tpm, CRB: crb, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
+		if err := m.WaitOff(ctx); err != nil {
+			t.Fatal(err)
+		}
+		times(t, m)
+		devices := h.Devices(t, h.Owner)
+		if len(devices) != 1 {
+			t.Fatalf("devices: %+v", devices)
+		}
+		pcrs := explained(t, m)
+		if !crb {
+			first, firstPCRs = devices[0], pcrs
+		}
+		if devices[0].ID != first.ID {
+			t.Errorf("the same machine is %s and %s", first.ID, devices[0].ID)
+		}
+		if pcrs != firstPCRs {
+			t.Errorf("the same machine measured %v and %v", firstPCRs, pcrs)
+		}
+	}
+	if n := h.Uses(t, tok); n != 1 {
+		t.Errorf("%d uses of the token", n)
+	}
+}
+
+// guestToken is a token's file for emulated machines, which know this one by
+// another address.
+func guestToken(t *testing.T, h *hubtest.Hub) *join.TokenFile {
+	t.Helper()
+	tok := h.Token(t, h.Owner, nil)
+	tok.Hub = strings.Replace(tok.Hub, "127.0.0.1", "10.0.2.2", 1)
+	return tok
+}
+
+// explained returns the PCRs that a machine printed, after tpm2_eventlog has
+// come to the same from the log that it printed.
+func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
+	t.Helper()
+	_, match := waitFor(t, t.Context(), m, `: event log ([A-Za-z0-9+/=]+)$`)
+	log, err := base64.StdEncoding.DecodeString(match[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range pcrs {
+		_, match := waitFor(t, t.Context(), m, fmt.Sprintf(`: PCR %d ([0-9a-f]{64})$`, i))
+		pcrs[i] = match[1]
+	}
+	if _, err := exec.LookPath("tpm2_eventlog"); err != nil {
+		t.Log("the log is not replayed: apt-get install tpm2-tools")
+		return pcrs
+	}
+	file := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(file, log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tpm2_eventlog", file).Output()
+	if err != nil {
+		t.Fatalf("tpm2_eventlog: %v", err)
+	}
+	_, computed, ok := strings.Cut(string(out), "\npcrs:\n  sha256:\n")
+	if !ok {
+		t.Fatalf("tpm2_eventlog prints no PCRs: %.2000s", out)
+	}
+	n := 0
+	for l := range strings.Lines(computed) {
+		index, value, _ := strings.Cut(l, ":")
+		i, err := strconv.Atoi(strings.TrimSpace(index))
+		if err != nil || i >= len(pcrs) {
+			t.Fatalf("tpm2_eventlog prints %q", l)
+		}
+		n++
+		if strings.TrimSpace(value) != "0x"+pcrs[i] {
+			t.Errorf("PCR %d is %s, the log explains %s", i, pcrs[i], value)
+		}
+	}
+	t.Logf("event log of %d bytes; it explains %d PCRs", len(log), n)
+	if n < 9 {
+		t.Error("the log explains too few PCRs")
+	}
+	return pcrs
+}
+
+// times prints the seconds of a boot, split where they were spent.
+func times(t *testing.T, m *qemu.Machine) {
+	t.Helper()
+	ctx := t.Context()
+	up, match := waitFor(t, ctx, m, `gangway-init \[([0-9.]+)\]: up`)
+	kernel, err := strconv.ParseFloat(match[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := time.Duration(kernel * float64(time.Second))
+	network, _ := waitFor(t, ctx, m, `gangway-init .*: network`)
+	aboard, _ := waitFor(t, ctx, m, `gangway-init .*: onboarded`)
+	s := func(d time.Duration) float64 { return d.Seconds() }
+	t.Logf("aboard %.1f s after power-on: firmware %.1f, kernel %.1f, modules and network %.1f, onboarding %.1f",
+		s(aboard.At), s(up.At-took), s(took), s(network.At-up.At), s(aboard.At-network.At))
+}

@@ -1,0 +1,118 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"regexp"
+	"sync"
+	"time"
+)
+
+// maxConsole bounds what is kept of a console, in bytes.
+const maxConsole = 8 << 20
+
+// Line is a line of the console.
+type Line struct {
+	At   time.Duration // since the machine was switched on
+	Text string
+}
+
+// Console keeps what a machine prints.
+type Console struct {
+	start time.Time
+	file  io.Writer
+
+	mu    sync.Mutex
+	lines []Line
+	rest  []byte        // of a line that has not ended
+	size  int           // of all lines
+	news  chan struct{} // closed at the next line
+}
+
+func newConsole(file io.Writer, start time.Time) *Console {
+	return &Console{start: start, file: file, news: make(chan struct{})}
+}
+
+// escapes are what firmware sends to place text on a terminal.
+var escapes = regexp.MustCompile("\x1b\\[[0-9;=?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\r\x00]")
+
+// Write takes what the machine printed.
+func (c *Console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rest = append(c.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(c.rest, []byte("\n"))
+		if !ok && len(c.rest) < 1<<20 {
+			break
+		}
+		c.add(line)
+		c.rest = rest
+	}
+	return len(p), nil
+}
+
+func (c *Console) add(line []byte) {
+	l := Line{time.Since(c.start), string(escapes.ReplaceAll(line, nil))}
+	if c.size += len(line); c.size > maxConsole {
+		return
+	}
+	c.lines = append(c.lines, l)
+	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // a log for people; the lines are what counts
+	close(c.news)
+	c.news = make(chan struct{})
+}
+
+// Lines returns what was printed so far, without terminal escapes.
+func (c *Console) Lines() []Line {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines[:len(c.lines):len(c.lines)]
+}
+
+// Find returns the first line that matches, and its submatches.
+func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
+	for _, l := range c.Lines() {
+		if m := re.FindStringSubmatch(l.Text); m != nil {
+			return l, m, true
+		}
+	}
+	return Line{}, nil, false
+}
+
+// Tail is the end of what was printed, for an error message.
+func (c *Console) Tail() string {
+	lines := c.Lines()
+	var b bytes.Buffer
+	for _, l := range lines[max(0, len(lines)-25):] {
+		fmt.Fprintf(&b, "%7.2f %s\n", l.At.Seconds(), l.Text)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b.Write(c.rest)
+	return b.String()
+}
+
+// wait blocks until a line matches, ctx ends or ended is closed.
+func (c *Console) wait(ctx context.Context, ended <-chan struct{}, re *regexp.Regexp) (Line, []string, error) {
+	for over := false; ; {
+		c.mu.Lock()
+		news := c.news
+		c.mu.Unlock()
+		if l, m, ok := c.Find(re); ok {
+			return l, m, nil
+		}
+		if over {
+			return Line{}, nil, fmt.Errorf("qemu: the machine ended without printing %q; its last lines:\n%s", re, c.Tail())
+		}
+		select {
+		case <-news:
+		case <-ended:
+			over = true // look once more
+		case <-ctx.Done():
+			return Line{}, nil, fmt.Errorf("qemu: the machine did not print %q: %w; its last lines:\n%s", re, ctx.Err(), c.Tail())
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package qemu_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/image"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+	"gangway/tcg/join"
+)
+
+// makers is one maker's folder for all TPMs of a test run, and scratch a folder
+// for what all tests share.
+var makers, scratch string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "gw")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		makers = filepath.Join(dir, "maker")
+		scratch = dir
+		return m.Run()
+	}())
+}
+
+// need skips a test where machines cannot be emulated; in CI they must be.
+func need(t testing.TB) {
+	t.Helper()
+	missing := qemu.Missing()
+	if missing == "" {
+		missing = swtpm.Missing()
+	}
+	if missing == "" {
+		if _, err := qemu.KernelDir(); err != nil {
+			missing = err.Error()
+		}
+	}
+	if missing != "" && os.Getenv("CI") != "" {
+		t.Fatal(missing)
+	}
+	if missing != "" {
+		t.Skip(missing)
+	}
+}
+
+// programs builds the device's real programs, as `make build` does.
+func programs(dir string) error {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// system is what all guests have in their initial file system: programs and
+// modules. It is made once, since it takes a while to compress.
+var system = sync.OnceValues(func() ([]byte, error) {
+	kernel, err := qemu.KernelDir()
+	if err != nil {
+		return nil, err
+	}
+	files, err := image.Modules(os.DirFS(filepath.Join(kernel, "modules")), "virtio_pci", "virtio_net", "virtio_blk", "virtio_rng")
+	if err != nil {
+		return nil, err
+	}
+	if err := programs(scratch); err != nil {
+		return nil, err
+	}
+	for path, name := range map[string]string{"init": "gangway-init", "bin/gangway-agent": "gangway-agent"} {
+		b, err := os.ReadFile(filepath.Join(scratch, name))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, image.File{Path: path, Data: b, Mode: 0o755})
+	}
+	return image.Initramfs(files)
+})
+
+func read(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// guest is what a machine boots.
+type guest struct {
+	token   *join.TokenFile
+	cmdline string              // behind what all have
+	kernel  func([]byte) []byte // changes the kernel
+}
+
+// disk makes the guest's disk image.
+func (g guest) disk(t testing.TB) string {
+	t.Helper()
+	dir, err := qemu.KernelDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := json.Marshal(g.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := system()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := image.Initramfs([]image.File{{Path: "etc/gangway/device_autojointoken.json", Data: token, Mode: 0o600}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := read(t, filepath.Join(dir, "vmlinuz"))
+	if g.kernel != nil {
+		kernel = g.kernel(kernel)
+	}
+	uki, err := image.UKI{
+		Stub: read(t, qemu.StubPath), Kernel: kernel, Initrd: image.Join(base, own),
+		Cmdline:   "console=ttyS0 quiet loglevel=3 panic=-1 " + g.cmdline,
+		OSRelease: "ID=gangway\nNAME=Gangway\n",
+	}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "disk.img")
+	if err := (image.Disk{ESP: []image.File{{Path: "EFI/BOOT/BOOTX64.EFI", Data: uki}}}).Write(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// bootTime bounds a boot: 12 s on an idle machine, many times that beside
+// other tests and with the race detector.
+const bootTime = 4 * time.Minute
+
+// boot switches a machine on. It ends with the test.
+func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+	t.Cleanup(cancel)
+	m, err := qemu.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Stop)
+	return m, ctx
+}
+
+func waitFor(t testing.TB, ctx context.Context, m *qemu.Machine, pattern string) (qemu.Line, []string) {
+	t.Helper()
+	l, match, err := m.WaitFor(ctx, regexp.MustCompile(pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, match
+}
+
+func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tpm.Stop)
+	return tpm
+}

@@ -1,0 +1,234 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/internal/process"
+	"gangway/internal/swtpm"
+)
+
+// Bus is how a disk is attached.
+type Bus string
+
+// The buses. A USB disk is a stick.
+const (
+	VirtIO Bus = "virtio"
+	NVMe   Bus = "nvme"
+	USB    Bus = "usb"
+)
+
+// Disk is a raw disk image. The firmware tries disks in their order.
+type Disk struct {
+	Path     string
+	Bus      Bus  // empty: VirtIO
+	ReadOnly bool // not for NVMe, which QEMU has writable alone
+}
+
+// Config is a machine. Memory and processors are part of what its firmware
+// measures: the same Config gives the same PCRs.
+type Config struct {
+	Dir    string     // of what it leaves; made if it is not there
+	TPM    *swtpm.TPM // nil: none. It is taken off its command socket
+	CRB    bool       // the TPM's interface is CRB instead of TIS
+	Disks  []Disk
+	Memory int  // MiB. Default: 512
+	CPUs   int  // Default: 2
+	Screen bool // a screen, for Screenshot
+	Reboot bool // it may reset itself; otherwise that switches it off
+}
+
+// Machine is a running machine. Its methods may be called from several
+// goroutines.
+type Machine struct {
+	*Console
+	// Off is closed when the machine is off.
+	Off  <-chan struct{}
+	cfg  Config
+	proc *process.Process
+	qmp  string
+	keys io.WriteCloser
+	log  *os.File
+}
+
+// Start switches a machine on. It runs until it switches itself off, until
+// Stop, or until ctx ends.
+func Start(ctx context.Context, cfg Config) (*Machine, error) {
+	if m := Missing(); m != "" {
+		return nil, errors.New("qemu: " + m)
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = 512
+	}
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 2
+	}
+	m := &Machine{cfg: cfg}
+	if err := m.prepare(); err != nil {
+		return nil, err
+	}
+	args, err := m.arguments(ctx)
+	if err != nil {
+		m.log.Close()
+		return nil, err
+	}
+	cmd := exec.Command(program, args...)
+	m.Console = newConsole(m.log, time.Now())
+	cmd.Stdout = m.Console
+	if m.keys, err = cmd.StdinPipe(); err == nil {
+		m.proc, err = process.Start(cmd)
+	}
+	if err != nil {
+		m.log.Close()
+		return nil, fmt.Errorf("qemu: %w", err)
+	}
+	off := make(chan struct{})
+	m.Off = off
+	go func() {
+		select {
+		case <-ctx.Done():
+			m.proc.Stop(0)
+		case <-m.proc.Done():
+		}
+		if cfg.TPM != nil {
+			cfg.TPM.PowerOff()
+		}
+		m.log.Close()
+		os.RemoveAll(filepath.Dir(m.qmp))
+		close(off)
+	}()
+	return m, nil
+}
+
+// prepare makes the folder and what is in it.
+func (m *Machine) prepare() error {
+	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	if _, err := os.Stat(m.vars()); errors.Is(err, os.ErrNotExist) {
+		b, err := os.ReadFile(varsPath)
+		if err == nil {
+			err = os.WriteFile(m.vars(), b, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("qemu: the firmware's variables: %w", err)
+		}
+	}
+	// Unix sockets have short paths.
+	dir, err := os.MkdirTemp("", "qmp")
+	if err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	m.qmp = filepath.Join(dir, "s")
+	m.log, err = os.OpenFile(filepath.Join(m.cfg.Dir, "console.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	return nil
+}
+
+func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
+
+// arguments are QEMU's. Nothing is there that is not named here.
+func (m *Machine) arguments(ctx context.Context) ([]string, error) {
+	cfg := m.cfg
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-m", strconv.Itoa(cfg.Memory), "-smp", strconv.Itoa(cfg.CPUs),
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + codePath,
+		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
+		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+		"-device", "virtio-rng-pci", // so that nobody waits for randomness
+	}
+	if !cfg.Reboot {
+		args = append(args, "-no-reboot")
+	}
+	if cfg.Screen {
+		args = append(args, "-vga", "std")
+	}
+	if cfg.TPM != nil {
+		control, err := cfg.TPM.PowerOn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		device := "tpm-tis"
+		if cfg.CRB {
+			device = "tpm-crb"
+		}
+		args = append(args, "-chardev", "socket,id=tpm,path="+value(control),
+			"-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", device+",tpmdev=tpm")
+	}
+	usb := false
+	for i, d := range cfg.Disks {
+		id := fmt.Sprintf("disk%d", i)
+		drive := "if=none,format=raw,cache=unsafe,id=" + id + ",file=" + value(d.Path)
+		if d.ReadOnly {
+			drive += ",readonly=on"
+		}
+		device := fmt.Sprintf(",drive=%s,bootindex=%d", id, i)
+		switch d.Bus {
+		case VirtIO, "":
+			device = "virtio-blk-pci" + device
+		case NVMe:
+			device = "nvme,serial=" + id + device
+		case USB:
+			device = "usb-storage,removable=on" + device
+			if !usb {
+				args = append(args, "-device", "qemu-xhci")
+			}
+			usb = true
+		default:
+			return nil, fmt.Errorf("qemu: there is no bus %q", d.Bus)
+		}
+		args = append(args, "-drive", drive, "-device", device)
+	}
+	return args, nil
+}
+
+// value doubles commas, at which QEMU's options end.
+func value(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// WaitFor waits until the console has a line that matches, and returns it with
+// its submatches.
+func (m *Machine) WaitFor(ctx context.Context, re *regexp.Regexp) (Line, []string, error) {
+	return m.wait(ctx, m.Off, re)
+}
+
+// Type sends keys to the serial console.
+func (m *Machine) Type(s string) error {
+	_, err := io.WriteString(m.keys, s)
+	return err
+}
+
+// WaitOff waits until the machine has switched itself off. That it ended
+// otherwise is an error.
+func (m *Machine) WaitOff(ctx context.Context) error {
+	select {
+	case <-m.Off:
+	case <-ctx.Done():
+		return fmt.Errorf("qemu: the machine is still on: %w; its last lines:\n%s", ctx.Err(), m.Tail())
+	}
+	if err := m.proc.Err(); err != nil {
+		return fmt.Errorf("qemu: the machine failed: %w: %s; its last lines:\n%s", err, m.proc.Tail(), m.Tail())
+	}
+	return nil
+}
+
+// Stop cuts the power, and waits until the machine and its TPM have ended.
+// Stopping twice is no error.
+func (m *Machine) Stop() {
+	m.proc.Stop(0)
+	<-m.Off
+}

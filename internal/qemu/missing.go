@@ -1,0 +1,68 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Where Debian has them.
+const (
+	program  = "qemu-system-x86_64"
+	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	// StubPath is systemd's stub for unified kernel images.
+	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
+)
+
+// Missing says, in one sentence, what is not installed and how to install it.
+// It is empty when nothing is missing. Software TPMs have a Missing of their
+// own.
+func Missing() string {
+	var names, debs []string
+	miss := func(name, deb string) {
+		names, debs = append(names, name), append(debs, deb)
+	}
+	if _, err := exec.LookPath(program); err != nil {
+		miss(program, "qemu-system-x86")
+	}
+	for _, f := range []struct{ path, deb string }{{codePath, "ovmf"}, {StubPath, "systemd-boot-efi"}} {
+		if _, err := os.Stat(f.path); err != nil {
+			miss(f.path, f.deb)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("emulated machines need %s: install with `apt-get install %s`, or your system's like",
+		strings.Join(names, ", "), strings.Join(debs, " "))
+}
+
+// KernelDir returns the folder of the kernel that scripts/kernel.sh unpacked:
+// vmlinuz and modules/. GANGWAY_KERNEL names another one.
+func KernelDir() (string, error) {
+	if dir := os.Getenv("GANGWAY_KERNEL"); dir != "" {
+		return dir, nil
+	}
+	at, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil {
+			break
+		}
+		if at == filepath.Dir(at) {
+			return "", errors.New("qemu: this is not inside the source tree")
+		}
+	}
+	dir := filepath.Join(at, "build", "kernel")
+	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); errors.Is(err, fs.ErrNotExist) {
+		return "", errors.New("no kernel for emulated machines: run scripts/kernel.sh")
+	}
+	return dir, nil
+}

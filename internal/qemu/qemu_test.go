@@ -1,0 +1,91 @@
+package qemu_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"image/png"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+)
+
+// A machine without a TPM boots from a stick and says what is wrong; its screen
+// can be looked at.
+func TestMachineWithoutTPMSaysSo(t *testing.T) {
+	need(t)
+	tpm := newTPM(t, swtpm.RSA2048)
+	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	stick := guest{token: guestToken(t, h), cmdline: "gangway.poweroff=exit"}.disk(t)
+	dir := t.TempDir()
+	m, ctx := boot(t, qemu.Config{Dir: dir, Screen: true, Disks: []qemu.Disk{{Path: stick, Bus: qemu.USB}}})
+	waitFor(t, ctx, m, `BdsDxe: starting`)
+	shot := filepath.Join(dir, "screen.png")
+	if err := m.Screenshot(ctx, shot); err != nil {
+		t.Fatal(err)
+	}
+	picture, err := png.Decode(bytes.NewReader(read(t, shot)))
+	if err != nil || picture.Bounds().Dx() < 640 {
+		t.Errorf("the screen: %v", err)
+	}
+	waitFor(t, ctx, m, `^gangway-agent: identity: no TPM at /dev/tpmrm0: switch it on in the firmware setup`)
+	waitFor(t, ctx, m, `^gangway-init .*: the agent ended with code 1$`)
+	if err := m.WaitOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if log := string(read(t, filepath.Join(dir, "console.log"))); !strings.Contains(log, "the agent ended with code 1") {
+		t.Errorf("console.log holds\n%s", log)
+	}
+}
+
+// A machine that has nothing to boot is bounded in time, and ended by Stop.
+func TestMachineEndsWhenItIsTold(t *testing.T) {
+	need(t)
+	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, _, err := m.WaitFor(ctx, regexp.MustCompile("never")); err == nil || !strings.Contains(err.Error(), "did not print") {
+		t.Errorf("waiting for what never comes: %v", err)
+	}
+	if err := m.WaitOff(ctx); err == nil || !strings.Contains(err.Error(), "still on") {
+		t.Errorf("waiting for its end: %v", err)
+	}
+	m.Stop()
+	m.Stop()
+	if _, _, err := m.WaitFor(t.Context(), regexp.MustCompile("never")); err == nil || !strings.Contains(err.Error(), "ended without") {
+		t.Errorf("after its end: %v", err)
+	}
+	if err := m.Reset(t.Context()); err == nil {
+		t.Error("a machine that is off is reset")
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	m, err = qemu.Start(ctx, qemu.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-m.Off
+}
+
+func TestMachineRefusesWhatIsNotThere(t *testing.T) {
+	need(t)
+	if _, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir(), Disks: []qemu.Disk{{Path: "x", Bus: "floppy"}}}); err == nil {
+		t.Error("a floppy is taken")
+	}
+	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir(), Disks: []qemu.Disk{{Path: "/nowhere,readonly=on"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WaitOff(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere,readonly=on") {
+		t.Errorf("a disk that is not there: %v", err)
+	}
+}

@@ -1,0 +1,82 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+)
+
+// qmpTime bounds a command of QMP and its answer.
+const qmpTime = 20 * time.Second
+
+// command sends one command of the QEMU Machine Protocol (QEMU's
+// docs/interop/qmp-spec) and waits for its answer. Each makes a connection.
+func (m *Machine) command(ctx context.Context, name string, arguments any) error {
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", m.qmp)
+	if err != nil {
+		return fmt.Errorf("qemu: %s: %w", name, err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(qmpTime))
+	type message struct {
+		QMP    json.RawMessage `json:"QMP"`
+		Return json.RawMessage `json:"return"`
+		Error  *struct {
+			Desc string `json:"desc"`
+		} `json:"error"`
+	}
+	in, out := json.NewDecoder(c), json.NewEncoder(c)
+	answer := func(greeting bool) error {
+		for {
+			var r message
+			switch err := in.Decode(&r); {
+			case err != nil:
+				return err
+			case r.Error != nil:
+				return errors.New(r.Error.Desc)
+			case greeting && r.QMP != nil, !greeting && r.Return != nil:
+				return nil
+			} // the rest are events
+		}
+	}
+	type call struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}
+	err = answer(true)
+	for _, say := range []call{{Execute: "qmp_capabilities"}, {name, arguments}} {
+		if err == nil {
+			err = out.Encode(say)
+		}
+		if err == nil {
+			err = answer(false)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("qemu: %s: %w", name, err)
+	}
+	return nil
+}
+
+// PressPower presses the power button, which a system may heed.
+func (m *Machine) PressPower(ctx context.Context) error {
+	return m.command(ctx, "system_powerdown", nil)
+}
+
+// Reset resets the machine, its TPM too, as the reset button does. Without
+// Config.Reboot that switches it off.
+func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset", nil) }
+
+// Screenshot writes what is on the screen to a PNG file. The machine needs
+// Config.Screen.
+func (m *Machine) Screenshot(ctx context.Context, name string) error {
+	name, err := filepath.Abs(name)
+	if err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	return m.command(ctx, "screendump", map[string]string{"filename": name, "format": "png"})
+}
