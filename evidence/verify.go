@@ -59,25 +59,41 @@ type Input struct {
 	Now     time.Time
 }
 
+// check is one of Verify's: a sentence when it holds, a refusal when not.
+type check struct {
+	name  string
+	check func(*Verdict, *Request, *Input) (string, *Refusal)
+}
+
+// checks are made in this order. Those of the certificate alone come first;
+// see VerifyCertificate.
+var checks = [...]check{
+	{"ek-certificate", checkEKCertificate},
+	{"ek-chain", checkEKChain},
+	{"ek-key", checkEKKey},
+	{"iak", checkIAK},
+	{"idevid", checkIDevID},
+	{"certify", checkCertify},
+	{"signature", checkSignature},
+	{"hardware", checkHardware},
+	{"ek-list", checkList},
+	{"policy", checkRules},
+}
+
 // Verify judges a request and adds its steps to v. Every check must hold. The
 // first that does not is the refusal, unless the policy leaves it to a person:
 // then it becomes a question, and the rest is checked.
 func Verify(v *Verdict, r *Request, in *Input) {
-	for _, c := range [...]struct {
-		name  string
-		check func(*Verdict, *Request, *Input) (string, *Refusal)
-	}{
-		{"ek-certificate", checkEKCertificate},
-		{"ek-chain", checkEKChain},
-		{"ek-key", checkEKKey},
-		{"iak", checkIAK},
-		{"idevid", checkIDevID},
-		{"certify", checkCertify},
-		{"signature", checkSignature},
-		{"hardware", checkHardware},
-		{"ek-list", checkList},
-		{"policy", checkRules},
-	} {
+	verify(v, r, checks[:], in)
+	// Who lists a key's hash vouches for that key: where its certificate
+	// leaves a question, this answers it.
+	if v.Refusal == nil && in.Listing.ByKey {
+		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
+	}
+}
+
+func verify(v *Verdict, r *Request, checks []check, in *Input) {
+	for _, c := range checks {
 		detail, refusal := c.check(v, r, in)
 		if refusal == nil {
 			v.Pass(c.name, detail)
@@ -86,11 +102,6 @@ func Verify(v *Verdict, r *Request, in *Input) {
 		if v.Fail(c.name, refusal); v.Refusal != nil {
 			return
 		}
-	}
-	// Who lists a key's hash vouches for that key: where its certificate
-	// leaves a question, this answers it.
-	if in.Listing.ByKey {
-		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
 }
 
@@ -192,10 +203,14 @@ func checkStrength(what, code string, p *tcg.Public) *Refusal {
 		return refuse(code+"-malformed", fmt.Sprintf("The %s is unusable: %v.", what, err), hintTPM)
 	}
 	if k, ok := key.(*rsa.PublicKey); ok && isROCA(k.N) {
-		return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
-			"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of it.")
+		return errROCA(what, code)
 	}
 	return nil
+}
+
+func errROCA(what, code string) *Refusal {
+	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
+		"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of it.")
 }
 
 func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restricted bool) (string, *Refusal) {
