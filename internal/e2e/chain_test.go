@@ -136,6 +136,7 @@ func TestChainInTheChipInEveryLayout(t *testing.T) {
 		})
 	}
 	// Without its chain the chip is not known; the root alone does not do.
+	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
 		t.Errorf("without the chain: %v", err)
@@ -160,6 +161,7 @@ func TestRootInTheChipIsNotTrusted(t *testing.T) {
 	if err := tpm.WriteNV(0x01C00100, slices.Concat(slices.Concat(c...), root.Raw)); err != nil {
 		t.Fatal(err)
 	}
+	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
 		t.Errorf("%v", err)
 	}
