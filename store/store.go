@@ -158,12 +158,13 @@ type Enrolment struct {
 	Expires time.Time // while pending
 }
 
-// Device is an onboarded machine. ID is 24 lower-case hexadecimal digits; its
-// prn is "prn:::devices:/" + ID.
+// Device is a machine. ID is 24 lower-case hexadecimal digits; its prn is
+// "prn:::devices:/" + ID. EK and what follows from the enrolment are zero for a
+// machine that came without a TPM.
 type Device struct {
 	ID      string
 	Nick    string // unique for its owner
-	Owner   string // Account.ID
+	Owner   string // Account.ID; empty: nobody's yet
 	TokenID string // the token it first came with
 
 	EK           Hash
@@ -177,6 +178,7 @@ type Device struct {
 	KeyAlgorithm string
 	UserMeta     map[string]any
 	DeviceMeta   map[string]any
+	Public       bool      // its trail may be read by anybody
 	Created      time.Time // first activation
 	Activated    time.Time // latest activation
 	LastSeen     time.Time
@@ -216,6 +218,7 @@ type EventFilter struct {
 // Store is the hub's memory. All methods are safe for concurrent use. A
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
+	DeviceDesk
 	WaitingRoom
 	Rulebook
 	Config

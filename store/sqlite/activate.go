@@ -20,8 +20,8 @@ var (
 		EXISTS (SELECT 1 FROM accounts WHERE id = e.owner),
 		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token THEN 1
 		ELSE EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) END,
-		d.enrolment, d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
-		d.last_seen_addr, d.user_meta, d.device_meta
+		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
+		d.last_seen_addr, d.public, d.user_meta, d.device_meta
 		FROM enrolments e
 		LEFT JOIN tpms t ON t.ek = e.ek
 		LEFT JOIN aiks a ON a.name = e.iak_name
@@ -137,6 +137,7 @@ func readClaim(r *row) (k claim) {
 	k.stored.Activated = r.time()
 	k.stored.LastSeen = r.time()
 	k.stored.LastSeenAddr = r.text()
+	k.stored.Public = r.bool()
 	k.userMeta = r.text()
 	k.devMeta = r.text()
 	return k

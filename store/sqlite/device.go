@@ -11,21 +11,21 @@ import (
 // a copy.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
-	d.created, d.activated, d.last_seen, d.last_seen_addr, d.user_meta, d.device_meta `
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.user_meta, d.device_meta `
 
 var (
-	selectDevice = prepared(deviceColumns + `FROM devices d JOIN enrolments e ON e.id = d.enrolment
+	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.deleted = 0`)
 	// CROSS JOIN: SQLite keeps the order, the certificate first.
 	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
-	selectDevices = prepared(deviceColumns + `FROM devices d JOIN enrolments e ON e.id = d.enrolment
+	selectDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.owner = ? AND d.nick > ? AND d.deleted = 0 ORDER BY d.nick LIMIT ?`)
 	countDevices = prepared(`SELECT count(*) FROM devices WHERE owner = ? AND deleted = 0`)
 	renameDevice = prepared(`UPDATE devices SET nick = ? WHERE id = ? AND owner = ? AND deleted = 0`)
 
-	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d JOIN enrolments e ON e.id = d.enrolment
+	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
@@ -48,9 +48,9 @@ func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (sto
 	return s.oneDevice(ctx, selectDeviceByIDevID, idevid[:])
 }
 
-func (s *Store) oneDevice(ctx context.Context, query *statement, key any) (d store.Device, err error) {
+func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d store.Device, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		r, ok, err := c.one(query, key)
+		r, ok, err := c.one(query, args...)
 		if err != nil {
 			return err
 		}
@@ -68,13 +68,17 @@ func (s *Store) oneDevice(ctx context.Context, query *statement, key any) (d sto
 }
 
 // Devices implements store.Store. Nicks are in the order of their bytes.
-func (s *Store) Devices(ctx context.Context, owner, after string, limit int) (devices []store.Device, err error) {
+func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
+	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
+}
+
+func (s *Store) manyDevices(ctx context.Context, query *statement, args ...any) (devices []store.Device, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		return c.each(selectDevices, func(r row) (bool, error) {
+		return c.each(query, func(r row) (bool, error) {
 			d, err := readDevice(&r)
 			devices = append(devices, d)
 			return true, err
-		}, owner, after, pageLimit(limit))
+		}, args...)
 	})
 	if err != nil {
 		return nil, err
@@ -104,6 +108,7 @@ func readDevice(r *row) (d store.Device, err error) {
 		Activated:    r.time(),
 		LastSeen:     r.time(),
 		LastSeenAddr: r.text(),
+		Public:       r.bool(),
 	}
 	if d.UserMeta, err = decodeMeta(r.text()); err != nil {
 		return store.Device{}, err
@@ -148,9 +153,16 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if !ok {
 			return store.ErrNotFound
 		}
+		evidence := !r.null()
 		active, ek := r.int64(), r.hash()
 		if _, err := c.exec(markDeviceDeleted, id); err != nil {
 			return err
+		}
+		if _, err := c.exec(deleteSecret, id); err != nil {
+			return err
+		}
+		if !evidence {
+			return nil
 		}
 		if _, err := c.exec(revokeEnrolment, active); err != nil {
 			return err
