@@ -142,25 +142,6 @@ var (
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate it first; if it was revoked or replaced, onboard again.", "The certificate is not an active device's.")
 )
 
-// asDevice lets a request through on a connection whose client certificate is
-// an active device's, as the store says now.
-func (s *Server) asDevice(h handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		hash, ok := leaf(r.TLS)
-		if !ok {
-			return errNoCertificate
-		}
-		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
-		if errors.Is(err, store.ErrNotFound) {
-			return errNotActive
-		}
-		if err != nil {
-			return err
-		}
-		return h(w, r.WithContext(context.WithValue(r.Context(), deviceKey{}, d)))
-	}
-}
-
 // readJSON reads a body of at most maxBody bytes into v. Unknown fields are
 // let pass, as Pantacor's clients send some; trailing data is not.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
@@ -271,6 +252,14 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := readJSON(w, r, &body); err != nil {
 		return err
+	}
+	if strings.HasPrefix(body.Username, join.DevicePRN) {
+		token, err := s.deviceLogin(r.Context(), body.Username, body.Password)
+		if err != nil {
+			return err
+		}
+		writeJSON(w, http.StatusOK, tokenAnswer{token})
+		return nil
 	}
 	token, _, err := s.signInAs(r.Context(), body.Username, body.Password, body.Scope, remoteAddr(r))
 	if err != nil {

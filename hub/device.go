@@ -6,9 +6,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"gangway/evidence"
@@ -24,6 +27,7 @@ type DeviceView struct {
 	PRN          string         `json:"prn"`
 	Nick         string         `json:"nick"`
 	Owner        string         `json:"owner"`
+	Challenge    string         `json:"challenge,omitempty"` // for the device alone, while it is nobody's
 	OwnerNick    string         `json:"owner-nick"`
 	TimeCreated  time.Time      `json:"time-created"`
 	TimeModified time.Time      `json:"time-modified"`
@@ -64,68 +68,379 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 func viewDevice(d store.Device, ownerNick string) DeviceView {
 	view := DeviceView{
 		ID: d.ID, PRN: join.DevicePRN + d.ID, Nick: d.Nick,
-		Owner: join.AccountPRN + d.Owner, OwnerNick: ownerNick,
+		Owner: ownerPRN(d.Owner), OwnerNick: ownerNick, Public: d.Public,
 		TimeCreated: d.Created.UTC(), TimeModified: d.Activated.UTC(), Garbage: d.Deleted,
 		Status: "active", LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
 		Machine: MachineView{d.ProdModel, d.ProdSerial},
 		Key:     d.KeyAlgorithm, TokenID: d.TokenID,
-		UserMeta: d.UserMeta, DeviceMeta: d.DeviceMeta,
+		UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta),
 	}
-	if d.Deleted {
+	switch {
+	case d.Deleted:
 		view.Status = "deleted"
-	}
-	if view.UserMeta == nil {
-		view.UserMeta = map[string]any{}
-	}
-	if view.DeviceMeta == nil {
-		view.DeviceMeta = map[string]any{}
+	case d.Owner == "":
+		view.Status = "unclaimed"
 	}
 	return view
 }
 
-// ownDevice finds a device of the caller's; anybody else's is not found.
+// ownDevice finds a device of the caller's by its id or nick; anybody else's is
+// not found.
 func (s *Server) ownDevice(r *http.Request) (store.Device, error) {
-	d, err := s.cfg.Store.Device(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return store.Device{}, err
-	}
-	if d.Owner != owner(r).ID {
-		return store.Device{}, store.ErrNotFound
-	}
-	return d, nil
+	return s.deviceNamed(r, owner(r).ID)
 }
 
+func (s *Server) deviceNamed(r *http.Request, owner string) (store.Device, error) {
+	name := r.PathValue("id")
+	if !join.IsID(name) {
+		return s.cfg.Store.DeviceByNick(r.Context(), owner, name)
+	}
+	d, err := s.cfg.Store.Device(r.Context(), name)
+	if err == nil && (d.Owner != owner || owner == "") {
+		err = store.ErrNotFound
+	}
+	return d, err
+}
+
+// listDevices lists a person's devices, another's public ones, or a device
+// itself. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p,
+// "!p": is not p), after, limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
-	limit := 0
-	if v := r.URL.Query().Get("limit"); v != "" {
+	c := who(r)
+	if c.device != nil {
+		view, err := s.deviceView(r.Context(), *c.device)
+		if err != nil {
+			return err
+		}
+		writeJSON(w, http.StatusOK, []DeviceView{view})
+		return nil
+	}
+	q := r.URL.Query()
+	f := store.DeviceFilter{After: q.Get("after")}
+	if v := q.Get("limit"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 1 || n > 1000 {
 			return problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
 		}
-		limit = n
+		f.Limit = n
 	}
-	a := owner(r)
-	devices, err := s.cfg.Store.Devices(r.Context(), a.ID, r.URL.Query().Get("after"), limit)
+	switch nick := q.Get("nick"); {
+	case strings.HasPrefix(nick, "^"):
+		f.NickPrefix = nick[1:]
+	case strings.HasPrefix(nick, "!"):
+		f.NotNick = nick[1:]
+	default:
+		f.Nick = nick
+	}
+	of, err := s.ownerNamed(r, *c.account)
+	if errors.Is(err, store.ErrNotFound) {
+		writeJSON(w, http.StatusOK, []DeviceView{})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f.Owner, f.PublicOnly = of.ID, of.ID != c.account.ID
+	devices, err := s.cfg.Store.FindDevices(r.Context(), f)
 	if err != nil {
 		return err
 	}
 	views := make([]DeviceView, len(devices))
 	for i, d := range devices {
-		views[i] = viewDevice(d, a.Nick)
+		views[i] = viewDevice(d, of.Nick)
+		if f.PublicOnly {
+			views[i] = views[i].forOthers()
+		}
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }
 
+// ownerNamed is whose devices a query is about: the caller's own, unless it
+// says others'.
+func (s *Server) ownerNamed(r *http.Request, self store.Account) (store.Account, error) {
+	q := r.URL.Query()
+	if id := strings.TrimPrefix(q.Get("owner"), join.AccountPRN); id != "" && id != self.ID {
+		return s.cfg.Store.Account(r.Context(), id)
+	}
+	if nick := q.Get("owner-nick"); nick != "" && !strings.EqualFold(nick, self.Nick) {
+		return s.accountByNick(r.Context(), nick)
+	}
+	return self, nil
+}
+
+// accountByNick is not for e-mail addresses: those are nobody else's to try.
+func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account, error) {
+	a, err := s.cfg.Store.AccountByLogin(ctx, nick)
+	if err == nil && !strings.EqualFold(a.Nick, nick) {
+		err = store.ErrNotFound
+	}
+	return a, err
+}
+
+// forOthers blanks what is the owner's alone.
+func (v DeviceView) forOthers() DeviceView {
+	v.RealIP, v.TokenID, v.Challenge = "", "", ""
+	v.Machine, v.TPM = MachineView{}, TPMView{}
+	v.UserMeta, v.DeviceMeta = map[string]any{}, map[string]any{}
+	return v
+}
+
+// showDevice shows a device to its owner and to itself, and a public one to
+// everybody who is signed in.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
+	c := who(r)
+	if c.device != nil {
+		if !c.isDevice(r.PathValue("id")) {
+			return store.ErrNotFound
+		}
+		return s.writeSelf(w, r, *c.device)
+	}
+	of, err := s.ownerNamed(r, *c.account)
+	if err != nil {
+		return err
+	}
+	return s.writeDevice(w, r, of)
+}
+
+// showByNicks is showDevice with both nicks in the path.
+func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
+	of, err := s.accountByNick(r.Context(), r.PathValue("owner"))
+	if err != nil {
+		return err
+	}
+	return s.writeDevice(w, r, of)
+}
+
+// writeDevice writes a device of an account, as the caller may see it.
+func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
+	self := who(r).account
+	d, err := s.deviceNamed(r, of.ID)
+	if errors.Is(err, store.ErrNotFound) && join.IsID(r.PathValue("id")) {
+		// An id names a device without its owner.
+		if d, err = s.cfg.Store.Device(r.Context(), r.PathValue("id")); err == nil && d.Public {
+			if of, err = s.cfg.Store.Account(r.Context(), d.Owner); err != nil {
+				return err
+			}
+		} else if err == nil {
+			err = store.ErrNotFound
+		}
+	}
+	if err != nil {
+		return err
+	}
+	view := viewDevice(d, of.Nick)
+	if self == nil || d.Owner != self.ID {
+		if !d.Public {
+			return store.ErrNotFound
+		}
+		view = view.forOthers()
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+// writeSelf shows a device to itself, with its challenge while it is nobody's;
+// asking is a sign of life.
+func (s *Server) writeSelf(w http.ResponseWriter, r *http.Request, d store.Device) error {
+	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+		return err
+	}
+	view, err := s.deviceView(r.Context(), d)
+	if err != nil {
+		return err
+	}
+	if d.Owner == "" {
+		view.Challenge = s.challenge(d.ID)
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+// putDevice claims, with ?challenge=, or replaces what its owner may: nick,
+// user-meta and public.
+func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
+	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
+		return s.claim(w, r, challenge)
+	}
 	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	var body struct {
+		ID       *string         `json:"id"`
+		PRN      *string         `json:"prn"`
+		Owner    *string         `json:"owner"`
+		Nick     *string         `json:"nick"`
+		Public   *bool           `json:"public"`
+		UserMeta *map[string]any `json:"user-meta"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	for _, same := range []struct {
+		what string
+		is   *string
+		must string
+	}{{"id", body.ID, d.ID}, {"prn", body.PRN, join.DevicePRN + d.ID}, {"owner", body.Owner, ownerPRN(d.Owner)}} {
+		if same.is != nil && *same.is != "" && *same.is != same.must {
+			return problem(http.StatusBadRequest, "fixed-field", "Leave it as it is.", "A device's %s cannot be changed.", same.what)
+		}
+	}
+	if body.Nick != nil && *body.Nick != "" && *body.Nick != d.Nick {
+		if !nickForm.MatchString(*body.Nick) {
+			return errNickForm
+		}
+		if err := s.cfg.Store.RenameDevice(r.Context(), d.Owner, d.ID, *body.Nick); err != nil {
+			return err
+		}
+	}
+	if body.UserMeta != nil {
+		if err := s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, dropNulls(*body.UserMeta)); err != nil {
+			return err
+		}
+	}
+	if body.Public != nil {
+		if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, *body.Public); err != nil {
+			return err
+		}
+	}
+	return s.writeOwn(w, r, d.ID)
+}
+
+// writeOwn writes the owner's device as it is now.
+func (s *Server) writeOwn(w http.ResponseWriter, r *http.Request, id string) error {
+	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, viewDevice(d, owner(r).Nick))
 	return nil
 }
+
+func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
+	return s.setPublic(w, r, true)
+}
+
+func (s *Server) unpublish(w http.ResponseWriter, r *http.Request) error {
+	if r.PathValue("part") != "public" {
+		return store.ErrNotFound
+	}
+	return s.setPublic(w, r, false)
+}
+
+func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, public); err != nil {
+		return err
+	}
+	return s.writeOwn(w, r, d.ID)
+}
+
+// metaOf finds the device of a meta route: the owner's, by id or nick, or the
+// caller itself.
+func (s *Server) metaOf(r *http.Request) (store.Device, error) {
+	c := who(r)
+	if c.device != nil {
+		if !c.isDevice(r.PathValue("id")) {
+			return store.Device{}, store.ErrNotFound
+		}
+		return *c.device, nil
+	}
+	return s.deviceNamed(r, c.account.ID)
+}
+
+func (s *Server) showUserMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.metaOf(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, orEmpty(d.UserMeta))
+	return nil
+}
+
+func (s *Server) showDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.metaOf(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, orEmpty(d.DeviceMeta))
+	return nil
+}
+
+// readMeta reads a meta that a request replaces another by, or a patch to it.
+func readMeta(w http.ResponseWriter, r *http.Request) (map[string]any, error) {
+	var m map[string]any
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMeta))
+	if err := dec.Decode(&m); err != nil {
+		return nil, badBody(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, badBody(errors.New("data follows the JSON value"))
+	}
+	return m, nil
+}
+
+func dropNulls(m map[string]any) map[string]any {
+	maps.DeleteFunc(m, func(_ string, v any) bool { return v == nil })
+	return m
+}
+
+func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	m, err := readMeta(w, r)
+	if err != nil {
+		return err
+	}
+	m = dropNulls(m)
+	if err := s.cfg.Store.ReplaceUserMeta(r.Context(), owner(r).ID, d.ID, m); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, orEmpty(m))
+	return nil
+}
+
+// putDeviceMeta and patchDeviceMeta are the device's own alone.
+func (s *Server) putDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	return s.changeDeviceMeta(w, r, true)
+}
+
+func (s *Server) patchDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	return s.changeDeviceMeta(w, r, false)
+}
+
+func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole bool) error {
+	d := peer(r)
+	if r.PathValue("id") != d.ID {
+		return store.ErrNotFound
+	}
+	m, err := readMeta(w, r)
+	if err != nil {
+		return err
+	}
+	if whole {
+		err = s.cfg.Store.ReplaceDeviceMeta(r.Context(), d.ID, dropNulls(m))
+	} else if err = metaFits(d.DeviceMeta, m); err == nil {
+		err = s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, m)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return nil
+}
+
+var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick has characters that are not allowed, or is too long.")
 
 var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`)
 
@@ -137,7 +452,7 @@ func (s *Server) renameDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !nickForm.MatchString(body.Nick) {
-		return problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick has characters that are not allowed, or is too long.")
+		return errNickForm
 	}
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -171,8 +486,8 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 const maxMeta = 256 << 10
 
 func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
-	var patch map[string]any
-	if err := readJSON(w, r, &patch); err != nil {
+	patch, err := readMeta(w, r)
+	if err != nil {
 		return err
 	}
 	d, err := s.ownDevice(r)
@@ -229,6 +544,9 @@ func (s *Server) showEvidence(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+	if errors.Is(err, store.ErrNotFound) {
+		return problem(http.StatusNotFound, "no-evidence", "Onboard it with its TPM to have some.", "The device joined without showing a TPM.")
+	}
 	if err != nil {
 		return err
 	}
@@ -250,12 +568,7 @@ func (s *Server) showEvidence(w http.ResponseWriter, r *http.Request) error {
 
 // ownRecord shows a device to itself.
 func (s *Server) ownRecord(w http.ResponseWriter, r *http.Request) error {
-	view, err := s.deviceView(r.Context(), peer(r))
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, view)
-	return nil
+	return s.writeSelf(w, r, peer(r))
 }
 
 // reportMeta merges a device's report of itself; each is also a sign of life.

@@ -58,7 +58,10 @@ type Server struct {
 	tokens    *bearer.Keys
 	logins    *limiter
 	onboards  *limiter
-	handler   http.Handler
+	// registrations and claims are for devices that show no TPM.
+	registrations *limiter
+	claims        *limiter
+	handler       http.Handler
 }
 
 // New makes a server. It starts nothing.
@@ -86,11 +89,13 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log,
-		metrics:   newMetrics(prometheus.NewRegistry()),
-		passwords: p,
-		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
-		logins:    newLimiter(rate.Every(3*time.Second), 10),
-		onboards:  newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
+		metrics:       newMetrics(prometheus.NewRegistry()),
+		passwords:     p,
+		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
+		logins:        newLimiter(rate.Every(3*time.Second), 10),
+		registrations: newLimiter(rate.Every(2*time.Second), 20),
+		claims:        newLimiter(rate.Every(6*time.Second), 10),
+		onboards:      newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
 	}
 	s.handler = s.routes()
 	return s, nil
@@ -162,6 +167,9 @@ func (s *Server) sweep(ctx context.Context) {
 					break
 				}
 			}
+			if _, err := s.cfg.Store.RemoveUnclaimed(ctx, s.cfg.Now().Add(-unclaimedFor), 1000); err != nil && ctx.Err() == nil {
+				s.log.Error("dropping devices that nobody claims", "err", err)
+			}
 			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("expiring what waits", "err", err)
 			}
@@ -200,6 +208,8 @@ func (s *Server) routes() http.Handler {
 
 	handle("GET /device", s.asDevice(s.ownRecord))
 	handle("PATCH /device/meta", s.asDevice(s.reportMeta))
+	handle("POST /device/secret", s.asChip(s.newSecret))
+	handle("POST /auth/x509/login", s.asChip(s.loginByCertificate))
 
 	handle("POST /auth/login", s.limited(s.logins, s.login))
 	handle("GET /auth/login", s.asSignedIn(s.renew))
@@ -225,8 +235,19 @@ func (s *Server) routes() http.Handler {
 	handle("PUT /policy/ek-list", s.asOwner(s.putEKList))
 	handle("DELETE /policy/ek-list", s.asOwner(s.deleteEKList))
 
-	both("GET", "/devices", s.asOwner(s.listDevices))
-	handle("GET /devices/{id}", s.asOwner(s.showDevice))
+	both("POST", "/devices", s.limited(s.registrations, s.registerDevice))
+	both("GET", "/devices", s.asCaller(s.listDevices))
+	handle("GET /devices/np/{owner}/{id}", s.asCaller(s.showByNicks))
+	handle("GET /devices/{id}", s.asCaller(s.showDevice))
+	handle("PUT /devices/{id}", s.asOwner(s.putDevice))
+	handle("PUT /devices/{id}/public", s.asOwner(s.publish))
+	// Not ".../public": beside /devices/tokens/{id} the mux takes no such pattern.
+	handle("DELETE /devices/{id}/{part}", s.asOwner(s.unpublish))
+	handle("GET /devices/{id}/user-meta", s.asCaller(s.showUserMeta))
+	handle("PUT /devices/{id}/user-meta", s.asOwner(s.putUserMeta))
+	handle("GET /devices/{id}/device-meta", s.asCaller(s.showDeviceMeta))
+	handle("PUT /devices/{id}/device-meta", s.asDevice(s.putDeviceMeta))
+	handle("PATCH /devices/{id}/device-meta", s.asDevice(s.patchDeviceMeta))
 	handle("PATCH /devices/{id}", s.asOwner(s.renameDevice))
 	handle("DELETE /devices/{id}", s.asOwner(s.deleteDevice))
 	handle("PATCH /devices/{id}/user-meta", s.asOwner(s.patchUserMeta))

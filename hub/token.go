@@ -29,6 +29,7 @@ type TokenView struct {
 	Uses            int            `json:"uses"`
 	TimeCreated     time.Time      `json:"time-created"`
 	TimeModified    time.Time      `json:"time-modified"`
+	WithoutTPM      bool           `json:"without-tpm"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -37,14 +38,17 @@ func viewToken(t store.JoinToken) TokenView {
 	if meta == nil {
 		meta = map[string]any{}
 	}
-	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), meta}
+	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, meta}
 }
 
 // NewToken is what a caller says of a join token to make.
 type NewToken struct {
-	Nick            string         `json:"nick"`
-	MaxUses         int            `json:"max-uses"`
-	ExpiresIn       string         `json:"expires-in"` // Go duration, e.g. "720h"
+	Nick      string `json:"nick"`
+	MaxUses   int    `json:"max-uses"`
+	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
+	// WithoutTPM lets devices in that show the token and no TPM, where the
+	// policy accepts them.
+	WithoutTPM      bool           `json:"without-tpm"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -57,6 +61,7 @@ type TokenCreated struct {
 	Uses            int            `json:"uses"`
 	TimeCreated     time.Time      `json:"time-created"`
 	TimeModified    time.Time      `json:"time-modified"`
+	WithoutTPM      bool           `json:"without-tpm"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -84,7 +89,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	a := owner(r)
 	now := s.cfg.Now()
 	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
-		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now,
+		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM,
 	})
 	if err != nil {
 		return err
@@ -95,7 +100,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
 	v := viewToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
-		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, DefaultUserMeta: v.DefaultUserMeta,
+		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
 }

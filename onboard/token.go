@@ -2,6 +2,7 @@ package onboard
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"time"
 
@@ -20,9 +21,18 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 		return t, nil, err
 	}
 	t.PublicKey = key.Public().(ed25519.PublicKey)
+	if t.WithoutTPM {
+		t.AutoHash = AutoHash(secret)
+	}
 	return t, &join.TokenFile{
 		ID: t.ID, PRN: join.TokenPRN + t.ID, Nick: t.Nick, Owner: join.AccountPRN + t.Owner,
 		Token: base64.StdEncoding.EncodeToString(secret),
 		Hub:   publicURL, HubName: ca.HubName(), HubCA: string(ca.RootPEM()), Expires: t.Expires.UTC().Format(time.RFC3339),
 	}, nil
+}
+
+// AutoHash is what a token is found by whose secret a device shows as it is.
+// Who has the hash cannot show the secret.
+func AutoHash(secret []byte) store.Hash {
+	return sha256.Sum256(append([]byte("gangway auto-join token v1\x00"), secret...))
 }

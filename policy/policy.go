@@ -37,6 +37,7 @@ type Document struct {
 	Unlisted      *Action   `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
 	Software      *[]string `yaml:"software_tpms,omitempty"`          // names
 	MeasuredBoot  *Boot     `yaml:"measured_boot,omitempty"`          // report or require
+	WithoutTPM    *Action   `yaml:"without_tpm,omitempty"`            // accept or refuse
 	Rules         []Rule    `yaml:"rules,omitempty"`
 }
 
@@ -136,6 +137,8 @@ func (d *Document) check() error {
 		return errors.New("policy: no_ek_certificate is ask or refuse: nothing vouches for such a TPM but a person")
 	case d.UnknownMaker != nil && *d.UnknownMaker == Action(evidence.Accept):
 		return errors.New("policy: unknown_maker is ask or refuse: anybody can be a maker that nobody knows")
+	case d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Ask):
+		return errors.New("policy: without_tpm is accept or refuse")
 	case len(d.Rules) > MaxRules:
 		return fmt.Errorf("policy: %d rules, at most %d are allowed", len(d.Rules), MaxRules)
 	}
@@ -168,6 +171,9 @@ type Effective struct {
 	Evidence evidence.Policy
 	// RequireBoot: the API admits devices alone whose measured boot matches.
 	RequireBoot bool
+	// WithoutTPM: devices may join that show no TPM at all, by a join token
+	// made for that, by their owner's hand, or to be claimed.
+	WithoutTPM bool
 }
 
 // Merge makes of the hub's document and an owner's what is in force. Either
@@ -183,6 +189,7 @@ func Merge(hub, owner *Document) Effective {
 		if hub.Software != nil {
 			e.Evidence.Software = *hub.Software
 		}
+		e.WithoutTPM = hub.WithoutTPM != nil && *hub.WithoutTPM == Action(evidence.Accept)
 		e.add("the hub's policy", hub)
 	}
 	if owner != nil {
@@ -197,6 +204,7 @@ func Merge(hub, owner *Document) Effective {
 		if owner.Software != nil {
 			e.Evidence.Software = both(e.Evidence.Software, *owner.Software)
 		}
+		e.WithoutTPM = e.WithoutTPM && (owner.WithoutTPM == nil || *owner.WithoutTPM == Action(evidence.Accept))
 		e.add("the owner's policy", owner)
 	}
 	return e

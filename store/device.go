@@ -23,7 +23,8 @@ type DeviceDesk interface {
 	// CreateDevice stores a device without evidence: EK, Enrolment and
 	// IDevIDHash are zero. Owner may be empty: nobody's yet. Its Nick must be
 	// free, or is made so with a suffix. secret is the SHA-256 of what it signs
-	// in with.
+	// in with. With a TokenID one use of that token is spent, in the same
+	// transaction: ErrTokenUnusable, ErrTokenUsedUp.
 	CreateDevice(ctx context.Context, d Device, secret Hash) (Device, error)
 	// ClaimDevice gives a device that is nobody's to owner. ErrNotFound when
 	// there is no such device, or it is somebody's.

@@ -79,6 +79,10 @@ type JoinToken struct {
 	// DefaultUserMeta is what a device's user-meta starts with.
 	DefaultUserMeta map[string]any
 	Created         time.Time
+	// WithoutTPM: devices may show the token's secret itself, with no evidence;
+	// AutoHash is what it is found by then.
+	WithoutTPM bool
+	AutoHash   Hash
 }
 
 // TPM is an entry of the EK registry: an endorsement key that proved itself
@@ -242,6 +246,8 @@ type Store interface {
 
 	CreateJoinToken(ctx context.Context, t JoinToken) error
 	JoinToken(ctx context.Context, id string) (JoinToken, error)
+	// JoinTokenByAuto finds a token that is WithoutTPM.
+	JoinTokenByAuto(ctx context.Context, hash Hash) (JoinToken, error)
 	// JoinTokens lists an owner's, newest first.
 	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
 	// DisableJoinToken is idempotent. ErrNotFound when owner has no such token.

@@ -32,6 +32,7 @@ change holds for the next device that asks.
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
   measured_boot: report           # or require
+  without_tpm: refuse             # or accept: devices that show no TPM at all
   rules:                          # the first that fits decides
     - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}
     - {maker: IFX, then: accept}

@@ -66,6 +66,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 	f.StringVar(&n.Nick, "nick", "", "a name, for you")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "how many devices may join with it (0: any number)")
 	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long it is good for")
+	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "devices may show it that show no TPM (Pantavisor's auto-join), where the policy's without_tpm accepts them")
 	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, KEY=VALUE (repeatable)")
 
 	ls := &cobra.Command{

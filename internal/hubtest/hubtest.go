@@ -147,6 +147,13 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 	if change != nil {
 		change(&s)
 	}
+	if s.WithoutTPM {
+		secret, err := file.Secret()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.AutoHash = onboard.AutoHash(secret)
+	}
 	if err := h.Store.CreateJoinToken(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,11 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 		} else if ok {
 			return store.ErrExists
 		}
+		if d.TokenID != "" {
+			if err := spendToken(c, d); err != nil {
+				return err
+			}
+		}
 		nick := d.Nick
 		for {
 			n, err := c.exec(newPlainDevice, d.ID, nick, d.Owner, d.TokenID, created, created, created, d.LastSeenAddr, meta)
@@ -70,6 +75,27 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 		return store.Device{}, err
 	}
 	return s.Device(ctx, d.ID)
+}
+
+func spendToken(c *conn, d store.Device) error {
+	r, ok, err := c.one(selectToken, d.TokenID)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return store.ErrTokenUnusable
+	}
+	t, err := readToken(&r)
+	switch {
+	case err != nil:
+		return err
+	case t.Owner != d.Owner, t.Disabled, !d.Created.Before(t.Expires), !t.WithoutTPM:
+		return store.ErrTokenUnusable
+	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
+		return store.ErrTokenUsedUp
+	}
+	_, err = c.exec(countUse, d.TokenID)
+	return err
 }
 
 // ClaimDevice implements store.Store.

@@ -7,14 +7,15 @@ import (
 )
 
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, disabled,
-	default_user_meta, created FROM join_tokens `
+	default_user_meta, created, auto_hash FROM join_tokens `
 
 var (
 	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
-		uses, disabled, default_user_meta, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
-	selectToken  = prepared(tokenColumns + `WHERE id = ?`)
-	selectTokens = prepared(tokenColumns + `WHERE owner = ? ORDER BY created DESC, id DESC`)
-	disableToken = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+		uses, disabled, default_user_meta, created, auto_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))`)
+	selectToken       = prepared(tokenColumns + `WHERE id = ?`)
+	selectTokens      = prepared(tokenColumns + `WHERE owner = ? ORDER BY created DESC, id DESC`)
+	selectTokenByAuto = prepared(tokenColumns + `WHERE auto_hash = ?`)
+	disableToken      = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
 )
 
 // CreateJoinToken implements store.Store. Whether the owner exists is not
@@ -26,15 +27,32 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	}
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
-			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created))
+			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t))
 		return existsOr(err)
 	})
 }
 
+// autoHash is the column's value, empty for NULL.
+func autoHash(t store.JoinToken) []byte {
+	if !t.WithoutTPM {
+		return []byte{}
+	}
+	return t.AutoHash[:]
+}
+
 // JoinToken implements store.Store.
-func (s *Store) JoinToken(ctx context.Context, id string) (t store.JoinToken, err error) {
+func (s *Store) JoinToken(ctx context.Context, id string) (store.JoinToken, error) {
+	return s.oneToken(ctx, selectToken, id)
+}
+
+// JoinTokenByAuto implements store.Store.
+func (s *Store) JoinTokenByAuto(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
+	return s.oneToken(ctx, selectTokenByAuto, hash[:])
+}
+
+func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		r, ok, err := c.one(selectToken, id)
+		r, ok, err := c.one(query, key)
 		if err != nil {
 			return err
 		}
@@ -76,6 +94,9 @@ func readToken(r *row) (store.JoinToken, error) {
 	var err error
 	t.DefaultUserMeta, err = decodeMeta(r.text())
 	t.Created = r.time()
+	if t.WithoutTPM = !r.null(); t.WithoutTPM {
+		t.AutoHash = r.hash()
+	}
 	return t, err
 }
 

@@ -1,0 +1,214 @@
+package hub
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/bearer"
+	"gangway/store"
+	"gangway/tcg/join"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// deviceTokenFor is how long a device's token is good.
+const deviceTokenFor = time.Hour
+
+// Words before what a device's token stands on: the certificate that it was
+// given to, or the secret. The token ends with either.
+const (
+	byCertificate = "x:"
+	bySecret      = "s:"
+)
+
+// deviceToken signs a token of a device.
+func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
+	now := s.cfg.Now()
+	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
+		expires = latest
+	}
+	return s.tokens.Sign(bearer.Claims{
+		Type: bearer.Device, Nick: d.Nick, PRN: join.DevicePRN + d.ID, ID: d.ID, Roles: "device", Scopes: bearer.AllScopes,
+		Owner: ownerPRN(d.Owner), Session: by + hex.EncodeToString(hash[:16]), Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(expires),
+	}, now)
+}
+
+func ownerPRN(id string) string {
+	if id == "" {
+		return ""
+	}
+	return join.AccountPRN + id
+}
+
+// deviceOf finds the device that a request comes from: by the certificate of
+// its connection, or by a device's token where that is let.
+func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
+	if hash, ok := leaf(r.TLS); ok {
+		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
+		if errors.Is(err, store.ErrNotFound) {
+			return d, errNotActive
+		}
+		return d, err
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return store.Device{}, errNoCertificate
+	}
+	now := s.cfg.Now()
+	claims, err := s.tokens.Verify(token, now)
+	if err != nil || claims.Type != bearer.Device {
+		return store.Device{}, errNotSignedIn
+	}
+	// The owner, and whether it is there at all, are what the store says now.
+	d, err := s.cfg.Store.Device(r.Context(), claims.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return d, errNotSignedIn
+	}
+	if err != nil {
+		return d, err
+	}
+	stands := d.IDevIDHash
+	if strings.HasPrefix(claims.Session, bySecret) {
+		if stands, err = s.cfg.Store.Secret(r.Context(), d.ID, now); errors.Is(err, store.ErrNotFound) {
+			return store.Device{}, errNotSignedIn
+		} else if err != nil {
+			return d, err
+		}
+	}
+	prefix := claims.Session[:min(2, len(claims.Session))]
+	if stands == (store.Hash{}) || subtle.ConstantTimeCompare([]byte(claims.Session), []byte(prefix+hex.EncodeToString(stands[:16]))) != 1 ||
+		prefix != byCertificate && prefix != bySecret {
+		return store.Device{}, errNotSignedIn
+	}
+	return d, nil
+}
+
+// asDevice lets a request through that comes from an active device, as the
+// store says now: by its certificate, or by a token that one or a secret got.
+func (s *Server) asDevice(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		d, err := s.deviceOf(r)
+		if err != nil {
+			return err
+		}
+		return h(w, r.WithContext(context.WithValue(r.Context(), deviceKey{}, d)))
+	}
+}
+
+// asChip is asDevice for what the TPM alone may do: with the certificate of
+// this very connection.
+func (s *Server) asChip(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if _, ok := leaf(r.TLS); !ok {
+			return errNoCertificate
+		}
+		return s.asDevice(h)(w, r)
+	}
+}
+
+// caller is who asks: an owner, or a device.
+type caller struct {
+	account *store.Account // nil: a device asks
+	device  *store.Device  // nil: an owner asks
+}
+
+type callerKey struct{}
+
+// who returns the caller; asCaller has put it there.
+func who(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
+
+// isDevice reports whether the caller is the device with this id.
+func (c caller) isDevice(id string) bool { return c.device != nil && c.device.ID == id }
+
+// asCaller lets owners through, as asOwner does, and devices, as asDevice does.
+func (s *Server) asCaller(h handler) handler {
+	owner := s.asOwner(func(w http.ResponseWriter, r *http.Request) error {
+		a := owner(r)
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{account: &a})))
+	})
+	device := s.asDevice(func(w http.ResponseWriter, r *http.Request) error {
+		d := peer(r)
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{device: &d})))
+	})
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if _, ok := leaf(r.TLS); ok || s.isDeviceToken(r) {
+			return device(w, r)
+		}
+		return owner(w, r)
+	}
+}
+
+func (s *Server) isDeviceToken(r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return false
+	}
+	claims, err := s.tokens.Verify(token, s.cfg.Now())
+	return err == nil && claims.Type == bearer.Device
+}
+
+// loginByCertificate gives a device a token for programs that cannot use its
+// key.
+func (s *Server) loginByCertificate(w http.ResponseWriter, r *http.Request) error {
+	d := peer(r)
+	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, tokenAnswer{token})
+	return nil
+}
+
+// secretFor is how long a secret is good that a TPM's connection got.
+const secretFor = 24 * time.Hour
+
+// SecretView is what a program on a device signs in with.
+type SecretView struct {
+	PRN     string    `json:"prn"`
+	Secret  string    `json:"secret"`
+	Expires time.Time `json:"expires"`
+}
+
+// newSecret gives a device's programs a short-lived secret in the place of the
+// last one: Pantavisor signs in with nothing else.
+func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
+	d := peer(r)
+	secret, hash := makeSecret()
+	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, hash, expires); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, SecretView{join.DevicePRN + d.ID, secret, expires})
+	return nil
+}
+
+// deviceLogin checks a device's secret and returns a token. Secrets are random
+// and long, so their plain hash is enough.
+func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, error) {
+	id := strings.TrimPrefix(prn, join.DevicePRN)
+	have, err := s.cfg.Store.Secret(ctx, id, s.cfg.Now())
+	if errors.Is(err, store.ErrNotFound) {
+		return "", errWrongPassword
+	}
+	if err != nil {
+		return "", err
+	}
+	hash := store.Hash(sha256.Sum256([]byte(secret)))
+	if subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
+		return "", errWrongPassword
+	}
+	d, err := s.cfg.Store.Device(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", errWrongPassword
+	}
+	if err != nil {
+		return "", err
+	}
+	return s.deviceToken(d, bySecret, hash, time.Time{})
+}
