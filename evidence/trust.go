@@ -20,7 +20,7 @@ import (
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
-	bySubject     map[string][]*x509.Certificate // all of both, by RawSubject
+	bySubject     map[string][]*x509.Certificate // all of both, by canonical subject
 
 	// verified remembers CA certificates that chain to a root, by the SHA-256
 	// of their DER: an EK leaf then costs one signature. Results of
@@ -53,10 +53,12 @@ func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 		if !c.IsCA {
 			return nil, fmt.Errorf("evidence: %q is no CA certificate and cannot be a root", c.Subject)
 		}
+		c = canonical(c)
 		t.roots.AddCert(c)
 		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
 	}
 	for _, c := range intermediates {
+		c = canonical(c)
 		t.intermediates.AddCert(c)
 		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
 	}
@@ -74,9 +76,10 @@ var (
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	var sent []*x509.Certificate
 	best := errUntrusted
+	issuerName := tcg.CanonicalName(leaf.Certificate.RawIssuer)
 	try := func(candidates []*x509.Certificate) *verifiedCA {
 		for _, issuer := range candidates {
-			if !bytes.Equal(issuer.RawSubject, leaf.Certificate.RawIssuer) {
+			if !bytes.Equal(issuer.RawSubject, issuerName) {
 				continue
 			}
 			ca, err := t.verifyCA(issuer, sent, now)
@@ -92,7 +95,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 		}
 		return nil
 	}
-	if c := try(t.bySubject[string(leaf.Certificate.RawIssuer)]); c != nil {
+	if c := try(t.bySubject[string(issuerName)]); c != nil {
 		return c, nil
 	}
 	// Known ones did not do: look at what the device sent, remembered results
@@ -110,7 +113,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	}
 	for _, der := range extra {
 		if cert, err := x509.ParseCertificate(der); err == nil {
-			sent = append(sent, cert)
+			sent = append(sent, canonical(cert))
 		}
 	}
 	if len(sent) > 0 {
@@ -118,7 +121,7 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 			return c, nil
 		}
 		// A known issuer may need one of the sent certificates above it.
-		if c := try(t.bySubject[string(leaf.Certificate.RawIssuer)]); c != nil {
+		if c := try(t.bySubject[string(issuerName)]); c != nil {
 			return c, nil
 		}
 	}

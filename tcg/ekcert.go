@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -60,8 +61,10 @@ func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
 		if !isPadding(rest) {
 			return nil, nil, errors.New("tcg: EK certificate: bytes follow its TPM 1.2 wrapping")
 		}
+		if quirks = append(quirks, QuirkWrapped); len(rest) > 0 {
+			quirks = append(quirks, QuirkPadded)
+		}
 		b = b[7 : 5+size]
-		quirks = append(quirks, "wrapped as in a TPM 1.2")
 	}
 	s := cryptobyte.String(b)
 	var cert cryptobyte.String
@@ -72,34 +75,20 @@ func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
 		if !isPadding(s) {
 			return nil, nil, errors.New("tcg: EK certificate: bytes follow it that are no padding")
 		}
-		quirks = append(quirks, "padded in its NV area")
+		if !slices.Contains(quirks, QuirkPadded) {
+			quirks = append(quirks, QuirkPadded)
+		}
 	}
 	return cert, quirks, nil
 }
 
 func isPadding(b []byte) bool {
 	for _, v := range b {
-		if v != b[0] || (v != 0 && v != 0xFF) {
+		if v != b[0] {
 			return false
 		}
 	}
 	return true
-}
-
-// SplitCertificates splits a stream of concatenated DER certificates, as
-// chips keep their maker's chain in NV 0x01C00100 and up, padding at the end
-// allowed.
-func SplitCertificates(b []byte) ([][]byte, error) {
-	var out [][]byte
-	s := cryptobyte.String(b)
-	for len(s) > 0 && !isPadding(s) {
-		var cert cryptobyte.String
-		if !s.ReadASN1Element(&cert, casn1.SEQUENCE) {
-			return out, errors.New("tcg: certificate chain: not a sequence of DER certificates")
-		}
-		out = append(out, cert)
-	}
-	return out, nil
 }
 
 // ParseEKCertificate parses an EK certificate, tolerating what makers are
@@ -122,35 +111,49 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 		if e.PublicKey, err = oaepKey(cert.RawSubjectPublicKeyInfo); err != nil {
 			return nil, fmt.Errorf("tcg: EK certificate: %w", err)
 		}
-		e.Quirks = append(e.Quirks, "key of type id-RSAES-OAEP")
+		e.quirk(QuirkOAEP)
 	}
 	if err := e.readSAN(); err != nil {
 		return nil, fmt.Errorf("tcg: EK certificate: subject alternative name: %w", err)
 	}
+	e.readUsage()
+	e.readEncoding()
 	return e, nil
 }
 
-// parseLenient parses with crypto/x509, and once more with the sign bit of
-// the serial number cleared where it refuses a negative one. The raw fields
-// stay those of der, so that the signature is checked over what was signed.
+// parseLenient parses with crypto/x509, and where it refuses the serial
+// number, once more with another one of the same length in its place. The raw
+// fields stay those of der, so that the signature is checked over what was
+// signed.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err == nil {
 		var quirks []string
 		if cert.SerialNumber.BitLen() > 159 {
-			quirks = append(quirks, "serial number of more than 20 bytes")
+			quirks = append(quirks, QuirkSerialLong)
 		}
 		return cert, quirks, nil
 	}
 	at, size, ok := serialContent(der)
-	if !ok || der[at]&0x80 == 0 {
+	if !ok {
 		return nil, nil, err
 	}
-	patched := bytes.Clone(der)
-	patched[at] &= 0x7F
-	if patched[at] == 0 {
-		patched[at] = 0x01 // keep the encoding minimal
+	serial := der[at : at+size]
+	var quirks []string
+	if serial[0]&0x80 != 0 {
+		quirks = append(quirks, QuirkSerialNegative)
 	}
+	if size > 1 && (serial[0] == 0 && serial[1]&0x80 == 0 || serial[0] == 0xFF && serial[1]&0x80 != 0) {
+		quirks = append(quirks, QuirkSerialPadded)
+	}
+	if quirks == nil {
+		return nil, nil, err
+	}
+	if size > 20 {
+		quirks = append(quirks, QuirkSerialLong)
+	}
+	patched := bytes.Clone(der)
+	patched[at] = 0x01 // positive, and no leading byte to spare
 	cert, err2 := x509.ParseCertificate(patched)
 	if err2 != nil {
 		return nil, nil, err
@@ -158,8 +161,8 @@ func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	offset := bytes.Index(patched, cert.RawTBSCertificate)
 	cert.RawTBSCertificate = der[offset : offset+len(cert.RawTBSCertificate)]
 	cert.Raw = der
-	cert.SerialNumber = new(big.Int).SetBytes(der[at : at+size])
-	return cert, []string{"negative serial number"}, nil
+	cert.SerialNumber = new(big.Int).SetBytes(serial)
+	return cert, quirks, nil
 }
 
 // serialContent returns the offset and length of the serial number's content.
@@ -205,27 +208,26 @@ func oaepKey(spki []byte) (crypto.PublicKey, error) {
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// readSAN takes the TPM's attributes from the directory names of the SAN.
+// readSAN takes the TPM's attributes from the directory names of the SAN, or,
+// where it has none, from the subject.
 func (e *EKCertificate) readSAN() error {
 	cert := e.Certificate
-	found := false
 	for _, ext := range cert.Extensions {
 		if !ext.Id.Equal(oidSAN) {
 			continue
 		}
-		found = true
 		if err := e.readNames(ext.Value); err != nil {
 			return err
 		}
 		if !ext.Critical && len(cert.RawSubject) <= 2 {
-			e.Quirks = append(e.Quirks, "SAN not critical though the subject is empty")
+			e.quirk(QuirkNotCritical)
 		}
 	}
-	if !found || e.Manufacturer == "" {
-		e.Quirks = append(e.Quirks, "no TPM manufacturer in the SAN")
-	}
-	if cert.KeyUsage == 0 {
-		e.Quirks = append(e.Quirks, "no key usage")
+	if e.Manufacturer == "" {
+		e.quirk(QuirkNoMaker)
+		if err := e.readName(cert.RawSubject); err == nil && e.Manufacturer != "" {
+			e.quirk(QuirkSubject)
+		}
 	}
 	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, func(id asn1.ObjectIdentifier) bool {
 		return id.Equal(oidSAN)
@@ -248,40 +250,40 @@ func (e *EKCertificate) readNames(der []byte) error {
 		if tag != casn1.Tag(4).Constructed().ContextSpecific() {
 			continue // not a directoryName
 		}
-		var rdns cryptobyte.String
-		if !name.ReadASN1(&rdns, casn1.SEQUENCE) || !name.Empty() {
-			return errors.New("unreadable directory name")
-		}
-		for !rdns.Empty() {
-			var set cryptobyte.String
-			if !rdns.ReadASN1(&set, casn1.SET) {
-				return errors.New("unreadable directory name")
-			}
-			for !set.Empty() {
-				var attr, value cryptobyte.String
-				var id asn1.ObjectIdentifier
-				var t casn1.Tag
-				if !set.ReadASN1(&attr, casn1.SEQUENCE) || !attr.ReadASN1ObjectIdentifier(&id) ||
-					!attr.ReadAnyASN1(&value, &t) || !attr.Empty() {
-					return errors.New("unreadable attribute")
-				}
-				switch {
-				case id.Equal(OIDManufacturer):
-					e.Manufacturer = manufacturer(printable(value))
-				case id.Equal(OIDModel):
-					e.Model = printable(value)
-				case id.Equal(OIDVersion):
-					e.Version = printable(value)
-				}
-			}
+		if err := e.readName(name); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// printable keeps at most 64 printable characters.
-func printable(b []byte) string {
-	s := Printable(string(b))
+// readName takes the TPM's attributes from one directory name.
+func (e *EKCertificate) readName(der []byte) error {
+	return eachAttribute(der, func(a *attribute) {
+		var into *string
+		switch {
+		case a.id.Equal(OIDManufacturer):
+			into = &e.Manufacturer
+		case a.id.Equal(OIDModel):
+			into = &e.Model
+		case a.id.Equal(OIDVersion):
+			into = &e.Version
+		default:
+			return
+		}
+		if a.tag != casn1.UTF8String {
+			e.quirk(QuirkStringType)
+		}
+		*into = shown(a.text())
+		if into == &e.Manufacturer {
+			*into = manufacturer(*into)
+		}
+	}, func() { e.quirk(QuirkSetOrder) })
+}
+
+// shown keeps at most 64 printable characters.
+func shown(s string) string {
+	s = Printable(s)
 	if r := []rune(s); len(r) > 64 {
 		s = string(r[:64])
 	}
@@ -302,11 +304,8 @@ func Printable(s string) string {
 // manufacturer turns "id:49465800" into "IFX" and leaves what is not ASCII.
 func manufacturer(s string) string {
 	hex, ok := strings.CutPrefix(s, "id:")
-	if !ok || len(hex) != 8 {
-		return s
-	}
-	var n uint32
-	if _, err := fmt.Sscanf(hex, "%08x", &n); err != nil {
+	n, err := strconv.ParseUint(hex, 16, 32)
+	if !ok || len(hex) != 8 || err != nil {
 		return s
 	}
 	var out []byte

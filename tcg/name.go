@@ -1,0 +1,145 @@
+package tcg
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"encoding/binary"
+	"errors"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// String types of X.680 that cryptobyte does not name.
+const (
+	tagUniversalString = casn1.Tag(28)
+	tagBMPString       = casn1.Tag(30)
+)
+
+// attribute is one AttributeTypeAndValue of a name (RFC 5280, 4.1.2.4).
+type attribute struct {
+	id    asn1.ObjectIdentifier
+	tag   casn1.Tag
+	value []byte
+}
+
+// text is the value as UTF-8, whatever string type it has. What is not valid
+// in its type becomes U+FFFD.
+func (a *attribute) text() string {
+	switch a.tag {
+	case tagBMPString:
+		units := make([]uint16, len(a.value)/2)
+		for i := range units {
+			units[i] = binary.BigEndian.Uint16(a.value[2*i:])
+		}
+		return string(utf16.Decode(units))
+	case tagUniversalString:
+		runes := make([]rune, len(a.value)/4)
+		for i := range runes {
+			runes[i] = rune(binary.BigEndian.Uint32(a.value[4*i:]))
+		}
+		return string(runes)
+	case casn1.T61String:
+		if !utf8.Valid(a.value) { // in practice Latin-1
+			runes := make([]rune, len(a.value))
+			for i, b := range a.value {
+				runes[i] = rune(b)
+			}
+			return string(runes)
+		}
+	}
+	return string(bytes.ToValidUTF8(a.value, []byte("\uFFFD")))
+}
+
+// eachAttribute calls f for each attribute of a DER Name, in order, and
+// unsorted for each RDN whose attributes are not in the order that DER asks
+// for.
+func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
+	s := cryptobyte.String(der)
+	var rdns cryptobyte.String
+	if !s.ReadASN1(&rdns, casn1.SEQUENCE) || !s.Empty() {
+		return errors.New("unreadable directory name")
+	}
+	for !rdns.Empty() {
+		var set cryptobyte.String
+		if !rdns.ReadASN1(&set, casn1.SET) {
+			return errors.New("unreadable directory name")
+		}
+		var last cryptobyte.String
+		for !set.Empty() {
+			var element, value cryptobyte.String
+			var a attribute
+			if !set.ReadASN1Element(&element, casn1.SEQUENCE) {
+				return errors.New("unreadable attribute")
+			}
+			if bytes.Compare(last, element) > 0 {
+				unsorted()
+			}
+			last = element
+			var content cryptobyte.String
+			if !element.ReadASN1(&content, casn1.SEQUENCE) || !content.ReadASN1ObjectIdentifier(&a.id) ||
+				!content.ReadAnyASN1(&value, &a.tag) || !content.Empty() {
+				return errors.New("unreadable attribute")
+			}
+			a.value = value
+			f(&a)
+		}
+	}
+	return nil
+}
+
+// CanonicalName returns a DER Name in which every text is a UTF8String,
+// whatever type it had: names that differ in nothing else are equal then, as
+// RFC 5280, 7.1 wants it and crypto/x509 does not. Upper and lower case and
+// spaces are left alone, and so is what is no text. A name that is canonical
+// already, or cannot be read, is returned as it is, without a copy.
+func CanonicalName(der []byte) []byte {
+	other := false
+	if eachAttribute(der, func(a *attribute) { other = other || isText(a.tag) && a.tag != casn1.UTF8String }, func() {}) != nil || !other {
+		return der
+	}
+	s := cryptobyte.String(der)
+	var rdns cryptobyte.String
+	s.ReadASN1(&rdns, casn1.SEQUENCE)
+	var b cryptobyte.Builder
+	b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		for !rdns.Empty() {
+			var set cryptobyte.String
+			rdns.ReadASN1(&set, casn1.SET)
+			b.AddASN1(casn1.SET, func(b *cryptobyte.Builder) { addCanonical(b, set) })
+		}
+	})
+	out, err := b.Bytes()
+	if err != nil {
+		return der
+	}
+	return out
+}
+
+func addCanonical(b *cryptobyte.Builder, set cryptobyte.String) {
+	for !set.Empty() {
+		var content, value cryptobyte.String
+		var a attribute
+		set.ReadASN1(&content, casn1.SEQUENCE)
+		content.ReadASN1ObjectIdentifier(&a.id)
+		content.ReadAnyASN1(&value, &a.tag)
+		a.value = value
+		b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1ObjectIdentifier(a.id)
+			if isText(a.tag) {
+				a.value, a.tag = []byte(a.text()), casn1.UTF8String
+			}
+			b.AddASN1(a.tag, func(b *cryptobyte.Builder) { b.AddBytes(a.value) })
+		})
+	}
+}
+
+func isText(tag casn1.Tag) bool {
+	switch tag {
+	case casn1.UTF8String, casn1.PrintableString, casn1.IA5String, casn1.T61String, tagBMPString, tagUniversalString:
+		return true
+	}
+	return false
+}

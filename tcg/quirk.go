@@ -1,0 +1,145 @@
+package tcg
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/asn1"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// What makers are known to have got wrong, as EKCertificate.Quirks says it.
+// Each was met in a real chip's certificate, or in the field by others; see
+// docs/trust.md.
+const (
+	QuirkWrapped        = "wrapped as in a TPM 1.2"
+	QuirkPadded         = "padded in its NV area"
+	QuirkOAEP           = "key of type id-RSAES-OAEP"
+	QuirkSHA1           = "signed with SHA-1"
+	QuirkSerialNegative = "negative serial number"
+	QuirkSerialLong     = "serial number of more than 20 bytes"
+	QuirkSerialPadded   = "serial number with needless leading bytes"
+	QuirkNoKeyUsage     = "no key usage"
+	QuirkKeyUsage       = "key usage that does not fit the key"
+	QuirkNoEKUsage      = "no extended key usage that says it is for an endorsement key"
+	QuirkNotCritical    = "SAN not critical though the subject is empty"
+	QuirkNoMaker        = "no TPM manufacturer in the SAN"
+	QuirkSubject        = "the TPM's names are in the subject, not in the SAN"
+	QuirkStringType     = "the TPM's names are not of type UTF8String"
+	QuirkSetOrder       = "a name's attributes are not in the order of DER"
+	QuirkDefault        = "a default value is written out, against DER"
+	QuirkBits           = "a bit string has needless bits at its end, against DER"
+)
+
+func (e *EKCertificate) quirk(q string) {
+	if !slices.Contains(e.Quirks, q) {
+		e.Quirks = append(e.Quirks, q)
+	}
+}
+
+// readUsage names what is odd in the certificate's usage and signature.
+func (e *EKCertificate) readUsage() {
+	c := e.Certificate
+	switch c.SignatureAlgorithm {
+	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1:
+		e.quirk(QuirkSHA1)
+	}
+	switch want := e.wantedKeyUsage(); {
+	case c.KeyUsage == 0:
+		e.quirk(QuirkNoKeyUsage)
+	case c.KeyUsage&want == 0:
+		e.quirk(QuirkKeyUsage)
+	}
+	if !e.HasEKUsage() {
+		e.quirk(QuirkNoEKUsage)
+	}
+}
+
+// wantedKeyUsage is what EK profile 3.2.9 asks for: to encrypt to an RSA key,
+// to agree on a secret with an ECC key.
+func (e *EKCertificate) wantedKeyUsage() x509.KeyUsage {
+	switch e.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return x509.KeyUsageKeyEncipherment
+	case *ecdsa.PublicKey:
+		return x509.KeyUsageKeyAgreement
+	}
+	return 0
+}
+
+var (
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+)
+
+// readEncoding names what crypto/x509 reads though DER forbids it: of interest
+// because other programs refuse such certificates, so that a maker's new
+// edition may come.
+func (e *EKCertificate) readEncoding() {
+	c := e.Certificate
+	for _, name := range [][]byte{c.RawIssuer, c.RawSubject} {
+		eachAttribute(name, func(*attribute) {}, func() { e.quirk(QuirkSetOrder) })
+	}
+	for _, raw := range rawExtensions(c.RawTBSCertificate) {
+		var id asn1.ObjectIdentifier
+		var value cryptobyte.String
+		if !raw.ReadASN1ObjectIdentifier(&id) {
+			continue
+		}
+		if raw.PeekASN1Tag(casn1.BOOLEAN) {
+			var critical cryptobyte.String
+			if raw.ReadASN1(&critical, casn1.BOOLEAN) && bytes.Equal(critical, []byte{0}) {
+				e.quirk(QuirkDefault)
+			}
+		}
+		if !raw.ReadASN1(&value, casn1.OCTET_STRING) {
+			continue
+		}
+		switch {
+		case id.Equal(oidBasicConstraints):
+			var ca, seq cryptobyte.String
+			if value.ReadASN1(&seq, casn1.SEQUENCE) && seq.ReadASN1(&ca, casn1.BOOLEAN) && bytes.Equal(ca, []byte{0}) {
+				e.quirk(QuirkDefault)
+			}
+		case id.Equal(oidKeyUsage):
+			var bits cryptobyte.String
+			if value.ReadASN1(&bits, casn1.BIT_STRING) && len(bits) > 1 && bits[0] < 8 && bits[len(bits)-1]>>bits[0]&1 == 0 {
+				e.quirk(QuirkBits)
+			}
+		}
+	}
+}
+
+// rawExtensions returns the content of each extension of a TBSCertificate.
+func rawExtensions(tbs []byte) []cryptobyte.String {
+	s := cryptobyte.String(tbs)
+	var fields, outer, list cryptobyte.String
+	if !s.ReadASN1(&fields, casn1.SEQUENCE) {
+		return nil
+	}
+	for !fields.Empty() {
+		var tag casn1.Tag
+		if !fields.ReadAnyASN1(&outer, &tag) {
+			return nil
+		}
+		if tag != casn1.Tag(3).Constructed().ContextSpecific() {
+			continue
+		}
+		if !outer.ReadASN1(&list, casn1.SEQUENCE) {
+			return nil
+		}
+	}
+	var out []cryptobyte.String
+	for !list.Empty() {
+		var one cryptobyte.String
+		if !list.ReadASN1(&one, casn1.SEQUENCE) {
+			return out
+		}
+		out = append(out, one)
+	}
+	return out
+}
