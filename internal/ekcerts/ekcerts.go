@@ -1,0 +1,61 @@
+// Package ekcerts tries EK certificates of real TPMs on this code: those in
+// testdata, which may be copied, and any folder of others. The table in
+// docs/trust.md is what it found.
+//
+// To try a folder DIR with certificates as they are in their NV areas
+// (FINGERPRINT.bin) and their index.tsv (fingerprint, where found), and print
+// the table's rows:
+//
+//	go test ./internal/ekcerts -run TestTable -v -ekcerts DIR
+package ekcerts
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"gangway/evidence"
+	"gangway/tcg"
+)
+
+// Row is what the table says of one certificate.
+type Row struct {
+	Maker, Model string
+	Fingerprint  string // SHA-256 of the DER, 64 hexadecimal digits
+	Found        string // where it was found
+	Verdict      string
+	Quirks       string
+}
+
+// Try judges one certificate, as it is in its NV area, at a time.
+func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
+	e, err := tcg.ParseEKCertificate(raw)
+	if err != nil {
+		sum := sha256.Sum256(raw)
+		return Row{Fingerprint: hex.EncodeToString(sum[:]), Verdict: "unreadable: " + err.Error()}
+	}
+	sum := sha256.Sum256(e.Certificate.Raw)
+	r := Row{
+		Maker: e.Manufacturer, Model: e.Model, Fingerprint: hex.EncodeToString(sum[:]),
+		Quirks: strings.Join(e.Quirks, "; "), Verdict: "accepted",
+	}
+	v := new(evidence.Verdict)
+	evidence.VerifyCertificate(v, e, nil, trust, evidence.Policy{}, at)
+	if at.After(e.Certificate.NotAfter) {
+		r.Verdict = "accepted, expired"
+	}
+	if !v.Accepted() {
+		issuer := e.Certificate.Issuer.CommonName
+		if ou := e.Certificate.Issuer.OrganizationalUnit; issuer == "www.intel.com" && len(ou) > 0 {
+			issuer = ou[0]
+		}
+		r.Verdict = v.Refusal.Code + ": " + issuer
+	}
+	return r
+}
+
+// String is the row in Markdown.
+func (r Row) String() string {
+	return "| " + strings.Join([]string{r.Maker, r.Model, "`" + r.Fingerprint + "`", r.Found, r.Verdict, r.Quirks}, " | ") + " |"
+}

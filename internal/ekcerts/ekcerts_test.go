@@ -1,0 +1,164 @@
+package ekcerts
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/evidence"
+)
+
+var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")
+
+// triedOn is the day of the table: what is expired depends on it.
+var triedOn = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+
+// makers is the collection that the table was made with: 26 roots and 143
+// intermediates, which are not part of this project.
+func makers(t *testing.T) *evidence.Trust {
+	read := func(name string) (certs []*x509.Certificate) {
+		rest, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", name))
+		if err != nil {
+			t.Skip("the collection of makers' certificates that the table was made with is not beside the project (../shared/data)")
+		}
+		for {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				return certs
+			}
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			certs = append(certs, c)
+		}
+	}
+	trust, err := evidence.NewTrust(read("tpm-vendor-roots.pem"), read("tpm-vendor-intermediates.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return trust
+}
+
+func index(t *testing.T, dir string) (fingerprints []string, found map[string]string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "index.tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found = map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
+		if len(f) < 2 {
+			t.Fatalf("%s: no table: %q", dir, line)
+		}
+		fingerprints = append(fingerprints, f[0])
+		found[f[0]] = f[1]
+	}
+	return fingerprints, found
+}
+
+// table reads the rows of docs/trust.md, by fingerprint.
+func table(t *testing.T) map[string]Row {
+	t.Helper()
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "trust.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]Row{}
+	_, section, ok := strings.Cut(string(doc), "\n## Certificates tried\n")
+	if !ok {
+		t.Fatal("docs/trust.md has no section 'Certificates tried'")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		c := strings.Split(strings.TrimSpace(line), " | ")
+		if len(c) != 6 || !strings.HasPrefix(c[2], "`") {
+			continue
+		}
+		r := Row{strings.TrimPrefix(c[0], "| "), c[1], strings.Trim(c[2], "`"), c[3], c[4], strings.TrimSpace(strings.TrimSuffix(c[5], "|"))}
+		if rows[r.Fingerprint] != (Row{}) {
+			t.Errorf("%s is there twice", r.Fingerprint)
+		}
+		rows[r.Fingerprint] = r
+	}
+	return rows
+}
+
+// Each certificate that is in testdata is read as docs/trust.md says.
+func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
+	empty, err := evidence.NewTrust(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := table(t)
+	if len(rows) < 30 {
+		t.Errorf("the table has %d certificates, 30 are wanted", len(rows))
+	}
+	fingerprints, found := index(t, "testdata")
+	files, err := filepath.Glob(filepath.Join("testdata", "*.der"))
+	if err != nil || len(files) != len(fingerprints) || len(files) < 5 {
+		t.Fatalf("%d files, %d of them in the index: %v", len(files), len(fingerprints), err)
+	}
+	for _, name := range fingerprints {
+		raw, err := os.ReadFile(filepath.Join("testdata", name+".der"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := Try(raw, empty, triedOn), rows[name]
+		if got.Fingerprint != name {
+			t.Errorf("%s.der has the fingerprint %s", name, got.Fingerprint)
+		}
+		got.Found, got.Verdict = found[name], want.Verdict // of the verdict, see below
+		if got != want {
+			t.Errorf("docs/trust.md says\n%s\nbut it is\n%s", want, got)
+		}
+	}
+}
+
+// And judged as it says, by the collection that the table was made with.
+func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
+	trust, rows := makers(t), table(t)
+	fingerprints, _ := index(t, "testdata")
+	for _, name := range fingerprints {
+		raw, err := os.ReadFile(filepath.Join("testdata", name+".der"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := Try(raw, trust, triedOn).Verdict, rows[name].Verdict; got != want {
+			t.Errorf("%s: docs/trust.md says %q, but it is %q", name, want, got)
+		}
+	}
+}
+
+// TestTable prints the rows of a folder that is named with -ekcerts.
+func TestTable(t *testing.T) {
+	if *dir == "" {
+		t.Skip("no folder of more certificates was named with -ekcerts")
+	}
+	trust := makers(t)
+	var rows []Row
+	fingerprints, found := index(t, *dir)
+	for _, name := range fingerprints {
+		raw, err := os.ReadFile(filepath.Join(*dir, name+".bin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Try(raw, trust, triedOn)
+		r.Found = found[name]
+		rows = append(rows, r)
+	}
+	sort.Slice(rows, func(i, j int) bool {
+		return rows[i].Maker+rows[i].Model+rows[i].Fingerprint < rows[j].Maker+rows[j].Model+rows[j].Fingerprint
+	})
+	for _, r := range rows {
+		fmt.Println(r)
+	}
+}
