@@ -55,7 +55,11 @@ func (i *Identity) findEK(o Options) error {
 }
 
 func (i *Identity) chainOf(indices []uint32, notes []string) ([][]byte, []string) {
-	chain, more := i.ring.t.readChain(indices)
+	var leaf []byte
+	if i.EKCertificate != nil {
+		leaf = i.EKCertificate.Certificate.Raw
+	}
+	chain, more := i.ring.t.readChain(indices, leaf)
 	return chain, append(notes, more...)
 }
 

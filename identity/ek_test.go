@@ -198,25 +198,23 @@ func TestBrokenChainIsNotedAndDoesNotStop(t *testing.T) {
 	}
 }
 
-func TestSplitChain(t *testing.T) {
-	cert := []byte{0x30, 3, 1, 2, 3}
-	for _, c := range []struct {
-		name   string
-		stream []byte
-		certs  int
-		rest   int
-	}{
-		{"nothing", nil, 0, 0},
-		{"padding alone", []byte{0, 0, 0xFF}, 0, 0},
-		{"each padded in its index", slices.Concat(cert, []byte{0, 0, 0}, cert, []byte{0xFF}), 2, 0},
-		{"cut short", cert[:4], 0, 4},
-		{"text behind", append(slices.Clone(cert), 'x'), 1, 1},
-		{"indefinite length", []byte{0x30, 0x80, 0, 0}, 0, 4},
-	} {
-		chain, rest := splitChain(c.stream)
-		if len(chain) != c.certs || rest != c.rest {
-			t.Errorf("%s: %d certificates, %d bytes left", c.name, len(chain), rest)
+// A part of the chain that nobody may read costs that part alone.
+func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
+	t.Parallel()
+	s := startTPM(t, swtpm.RSA2048)
+	one, two := newAuthority(t, "one", nil), newAuthority(t, "two", nil)
+	for index, data := range map[uint32][]byte{0x01C00100: one.cert.Raw, 0x01C00102: two.cert.Raw} {
+		if err := s.WriteNV(index, data); err != nil {
+			t.Fatal(err)
 		}
+	}
+	// It may be read under a policy alone.
+	if err := s.DefineNV(0x01C00101, []byte("locked"), tpm2.TPMANV{PPWrite: true, PolicyRead: true, NoDA: true, PlatformCreate: true}); err != nil {
+		t.Fatal(err)
+	}
+	id := load(t, open(t, s), Options{})
+	if len(id.EKChain) != 2 || !bytes.Equal(id.EKChain[1], two.cert.Raw) || len(id.Notes) != 1 || !strings.Contains(id.Notes[0], "0x01C00101") {
+		t.Errorf("%d certificates, notes %q", len(id.EKChain), id.Notes)
 	}
 }
 

@@ -16,7 +16,8 @@ var nvChunks = []uint16{1024, 768, 512, 256}
 const maxNV = 16 << 10
 
 // readNV reads a whole NV index with whatever authorisation its attributes
-// allow that takes no password: its own, the owner's or the platform's.
+// allow that takes no password: its own, the owner's or the platform's. What
+// is wrong with the index alone is a verdict, or becomes one by judged.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {
@@ -24,10 +25,10 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	}
 	var public *tpm2.TPMSNVPublic
 	if err := guarded(func() (err error) { public, err = rsp.NVPublic.Contents(); return err }); err != nil {
-		return nil, fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)
+		return nil, verdict{fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
 	}
 	if public.DataSize > maxNV {
-		return nil, fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)
+		return nil, verdict{fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
 	}
 	nv := tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: rsp.NVName}
 	var auths []tpm2.NamedHandle
@@ -42,7 +43,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 			auths = append(auths, tpm2.NamedHandle{Handle: a.handle, Name: tpm2.HandleName(a.handle)})
 		}
 	}
-	err = errors.New("its attributes allow no reading without a policy")
+	err = verdict{errors.New("its attributes allow no reading without a policy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {

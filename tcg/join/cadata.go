@@ -16,7 +16,7 @@ const caDataVersion = 1
 // Bounds of CAData.
 const (
 	MaxOwner         = 64
-	MaxIntermediates = 8
+	MaxIntermediates = tcg.MaxIntermediates
 )
 
 // CAData is the prodCaData of a TCG-CSR-IDEVID sent to Gangway, in the

@@ -1,0 +1,166 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/evidence"
+	"gangway/fleet"
+	"gangway/identity"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+)
+
+// authority is a level of a maker's CA, made for a test.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T, name string, above *authority) *authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{"Gangway test"}, CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	parent, signer := template, key
+	if above != nil {
+		parent, signer = above.cert, above.key
+	}
+	cert, err := fleet.Issue(template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{cert, key}
+}
+
+// chipWithChain is a real TPM whose EK certificate (H-2) is three CAs below
+// the root that is returned, and those three, nearest first.
+func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
+	t.Helper()
+	tpm = newTPM(t, swtpm.None)
+	link, err := identity.Open(tpm.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	id, err := identity.Load(t.Context(), link, identity.Options{EK: "H-2", AllowNoCertificate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer id.Close()
+	ek, err := id.EK.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := newAuthority(t, "root", nil)
+	one := newAuthority(t, "intermediate", top)
+	two := newAuthority(t, "platform", one)
+	three := newAuthority(t, "issuing", two)
+	template, err := fleet.EKTemplate(ek)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := fleet.Issue(template, three.cert, ek, three.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.WriteNV(0x01C00014, slices.Concat(leaf.Raw, make([]byte, 200))); err != nil {
+		t.Fatal(err)
+	}
+	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
+}
+
+// A chip that brings its maker's chain in NV onboards at a hub that has
+// nothing but the root, however the chain lies there.
+func TestChainInTheChipInEveryLayout(t *testing.T) {
+	tpm, root, c := chipWithChain(t)
+	h := hubtest.New(t, []*x509.Certificate{root}, nil)
+	stream := slices.Concat(c...)
+	zeros, ones := make([]byte, 64), bytes.Repeat([]byte{0xFF}, 64)
+	stranger := newAuthority(t, "stranger", nil).cert.Raw
+	first, last := uint32(0x01C00100), uint32(0x01C001FF)
+	layouts := []struct {
+		name string
+		nv   map[uint32][]byte
+	}{
+		{"concatenated in one index", map[uint32][]byte{first: stream}},
+		{"concatenated and padded with zeros", map[uint32][]byte{first: slices.Concat(stream, zeros)}},
+		{"padded with ones, at the last index", map[uint32][]byte{last: slices.Concat(stream, ones)}},
+		{"one each, root's side first", map[uint32][]byte{first: c[2], first + 1: c[1], first + 2: c[0]}},
+		{"one each, padded, with gaps between", map[uint32][]byte{first: slices.Concat(c[0], ones), first + 7: slices.Concat(c[1], zeros), last: slices.Concat(c[2], ones)}},
+		{"split in the middle of certificates", map[uint32][]byte{
+			first: stream[:len(c[0])+100], first + 1: stream[len(c[0])+100 : len(c[0])+len(c[1])+3], first + 2: slices.Concat(stream[len(c[0])+len(c[1])+3:], zeros)}},
+		{"with something else between", map[uint32][]byte{first: c[0], first + 1: []byte("not a certificate"), first + 2: slices.Concat(c[1], c[2])}},
+		{"with the root and a stranger", map[uint32][]byte{first: slices.Concat(stranger, root.Raw), first + 1: stream}},
+		{"among more than a request may hold", map[uint32][]byte{
+			first: strangers(t, 4), first + 1: strangers(t, 4), first + 2: stream}},
+	}
+	for _, l := range layouts {
+		t.Run(l.name, func(t *testing.T) {
+			for index, data := range l.nv {
+				if err := tpm.WriteNV(index, data); err != nil {
+					t.Fatal(err)
+				}
+			}
+			defer func() {
+				for index := range l.nv {
+					if err := tpm.DeleteNV(index); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Phase != agent.PhaseActive {
+				t.Errorf("the device is %s", s.Phase)
+			}
+		})
+	}
+	// Without its chain the chip is not known; the root alone does not do.
+	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
+		t.Errorf("without the chain: %v", err)
+	}
+	var refusal *evidence.Refusal
+	if errors.As(err, &refusal) && refusal.Code != "ek-chain-untrusted" {
+		t.Errorf("refused with %s", refusal.Code)
+	}
+}
+
+func strangers(t *testing.T, n int) (stream []byte) {
+	for range n {
+		stream = append(stream, newAuthority(t, "stranger", nil).cert.Raw...)
+	}
+	return stream
+}
+
+// A chip cannot bring its own root.
+func TestRootInTheChipIsNotTrusted(t *testing.T) {
+	tpm, root, c := chipWithChain(t)
+	h := hubtest.New(t, []*x509.Certificate{newAuthority(t, "root", nil).cert}, nil)
+	if err := tpm.WriteNV(0x01C00100, slices.Concat(slices.Concat(c...), root.Raw)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,138 @@
+package tcg
+
+import (
+	"bytes"
+	"crypto/x509"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// MaxIntermediates bounds the certificates of a chain that a device sends.
+// Known chips have up to four.
+const MaxIntermediates = 8
+
+// maxSplit bounds what SplitCertificates returns: a whole chain area of the
+// smallest certificates there are.
+const maxSplit = 64
+
+// SplitCertificates reads the chain that a maker put into a chip, one part for
+// each NV index from ChainFirst, in their order (EK profile 2.2.1.5). Parts
+// are one stream, so a certificate may go on in the next index (Intel's
+// layout), an index may hold several, and each may be followed by padding
+// (0x00 or 0xFF). Where something else is met, reading goes on with the next
+// index. An empty part is an index that could not be read: no certificate goes
+// on behind it.
+//
+// lost is the number of bytes that were neither. Each certificate is one by
+// its outline alone; no two are equal. The result aliases nothing.
+func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
+	for len(parts) > 0 {
+		n := slices.IndexFunc(parts, func(p []byte) bool { return len(p) == 0 })
+		if n < 0 {
+			n = len(parts)
+		}
+		more, l := splitRun(parts[:n])
+		for _, c := range more {
+			if len(certs) < maxSplit && !slices.ContainsFunc(certs, func(have []byte) bool { return bytes.Equal(have, c) }) {
+				certs = append(certs, c)
+			}
+		}
+		lost += l
+		parts = parts[min(n+1, len(parts)):]
+	}
+	return certs, lost
+}
+
+// splitRun splits parts of which none is missing.
+func splitRun(parts [][]byte) (certs [][]byte, lost int) {
+	stream := slices.Concat(parts...)
+	var starts []int // where parts begin, and the end
+	for i, at := 0, 0; i <= len(parts); i++ {
+		starts = append(starts, at)
+		if i < len(parts) {
+			at += len(parts[i])
+		}
+	}
+	for at := 0; at < len(stream); {
+		if stream[at] == 0x00 || stream[at] == 0xFF {
+			at++
+			continue
+		}
+		if size := certificateSize(stream[at:]); size > 0 {
+			certs = append(certs, bytes.Clone(stream[at:at+size]))
+			at += size
+			continue
+		}
+		next, exact := slices.BinarySearch(starts, at)
+		if exact {
+			next++
+		}
+		lost += starts[next] - at
+		at = starts[next]
+	}
+	return certs, lost
+}
+
+// certificateSize is the size of the certificate that b begins with, by its
+// outline (RFC 5280, 4.1): three elements that fill a sequence. It is 0 where
+// there is none, so that a length that lies swallows nothing.
+func certificateSize(b []byte) int {
+	s := cryptobyte.String(b)
+	var cert, body, tbs, algorithm, signature cryptobyte.String
+	if !s.ReadASN1Element(&cert, casn1.SEQUENCE) || len(cert) > MaxCertificate {
+		return 0
+	}
+	outer := cert
+	if !outer.ReadASN1(&body, casn1.SEQUENCE) || !body.ReadASN1(&tbs, casn1.SEQUENCE) || tbs.Empty() ||
+		!body.ReadASN1(&algorithm, casn1.SEQUENCE) || !body.ReadASN1(&signature, casn1.BIT_STRING) || !body.Empty() {
+		return 0
+	}
+	return len(cert)
+}
+
+// PickChain returns at most MaxIntermediates of the certificates: those that
+// may be above leaf, by their names and nearest first, then others in their
+// order. leaf may be nil.
+func PickChain(leaf []byte, certs [][]byte) [][]byte {
+	type link struct {
+		der             []byte
+		subject, issuer string
+	}
+	var links []link
+	read := func(der []byte) (l link, ok bool) {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return link{der: der}, false
+		}
+		return link{der, string(CanonicalName(c.RawSubject)), string(CanonicalName(c.RawIssuer))}, true
+	}
+	for _, der := range certs {
+		l, _ := read(der)
+		links = append(links, l)
+	}
+	var picked [][]byte
+	used := make([]bool, len(links))
+	wanted := []string{}
+	if l, ok := read(leaf); ok {
+		wanted = append(wanted, l.issuer)
+	}
+	for len(wanted) > 0 && len(picked) < MaxIntermediates {
+		name := wanted[0]
+		wanted = wanted[1:]
+		for i, l := range links {
+			if !used[i] && l.subject != "" && l.subject == name && len(picked) < MaxIntermediates {
+				used[i] = true
+				picked = append(picked, l.der)
+				wanted = append(wanted, l.issuer)
+			}
+		}
+	}
+	for i, l := range links {
+		if !used[i] && len(picked) < MaxIntermediates {
+			picked = append(picked, l.der)
+		}
+	}
+	return picked
+}
