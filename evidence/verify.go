@@ -120,13 +120,21 @@ func tpmName(e *tcg.EKCertificate) string {
 	return strings.Join(parts, " ")
 }
 
+// Codes of refusals that may be others later: with more CA certificates, and
+// when a maker's revocation list can be had again.
+const (
+	CodeUntrusted         = "ek-chain-untrusted"
+	CodeChainExpired      = "ek-chain-expired"
+	CodeRevocationUnknown = "ek-revocation-unknown"
+)
+
 func checkEKChain(_ *Verdict, r *Request, trust *Trust, _ Policy, now time.Time) (string, *Refusal) {
 	issuer, err := trust.chain(r.EKCertificate, r.CAData.Chain, now)
 	switch {
 	case errors.Is(err, errExpired):
-		return "", &Refusal{"ek-chain-expired", "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'."}
+		return "", &Refusal{CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'."}
 	case err != nil:
-		return "", &Refusal{"ek-chain-untrusted", fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust}
+		return "", &Refusal{CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust}
 	}
 	return issuer.words, nil
 }
