@@ -53,6 +53,9 @@ type Service struct {
 	// Observe, if set, is called for each request that was accepted, with the
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
+	// Online, if set, looks up on the web what neither a request nor the hub
+	// has.
+	Online Online
 
 	trust atomic.Pointer[evidence.Trust]
 }
@@ -115,7 +118,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed for this IDevID key and this hub.", token.ID))
 
-	evidence.Verify(verdict, r, s.trust.Load(), s.Policy, now)
+	s.verify(ctx, verdict, r, now)
 	if !verdict.Accepted() {
 		return e, nil, verdict.Refusal
 	}

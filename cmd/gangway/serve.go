@@ -16,6 +16,7 @@ import (
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
 	var roots, links []string
+	var web onlineFlags
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
@@ -35,6 +36,10 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 				return err
 			}
 			log, err := a.logger(logFormat)
+			if err != nil {
+				return err
+			}
+			online, err := web.online()
 			if err != nil {
 				return err
 			}
@@ -66,10 +71,11 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			// What is given as a link is never trusted by itself.
 			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, _, err := i.server(public, names, rootCerts, intermediates, log)
+			server, service, err := i.server(public, names, rootCerts, intermediates, log)
 			if err != nil {
 				return err
 			}
+			service.Online = online
 			accounts, err := i.store.CountAccounts(ctx)
 			if err != nil {
 				return err
@@ -100,6 +106,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
 	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	web.add(f)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }
