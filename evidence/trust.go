@@ -33,7 +33,8 @@ type Trust struct {
 
 type verifiedCA struct {
 	cert  *x509.Certificate
-	words string // who signed, up to whom: a sentence
+	chain []*x509.Certificate // cert, and above it up to the root
+	words string              // who signed, up to whom: a sentence
 	// The chain holds from the latest notBefore to the earliest notAfter.
 	from, until time.Time
 }
@@ -163,7 +164,7 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		if err := chainMayIssue(chain); err != nil {
 			continue
 		}
-		v := &verifiedCA{cert: ca, from: ca.NotBefore, until: ca.NotAfter,
+		v := &verifiedCA{cert: ca, chain: chain, from: ca.NotBefore, until: ca.NotAfter,
 			words: fmt.Sprintf("Signed by %q, up to the trusted root %q.", ca.Subject, chain[len(chain)-1].Subject)}
 		for _, c := range chain {
 			if c.NotBefore.After(v.from) {

@@ -105,11 +105,20 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of what a person may vouch for.
+// Codes of what a person may vouch for, and of refusals that may be others
+// later: with more CA certificates, and when a maker's revocation list can be
+// had again.
 const (
-	CodeNoCertificate = "ek-certificate-none"
-	CodeUntrusted     = "ek-chain-untrusted"
+	CodeNoCertificate     = "ek-certificate-none"
+	CodeUntrusted         = "ek-chain-untrusted"
+	CodeChainExpired      = "ek-chain-expired"
+	CodeRevocationUnknown = "ek-revocation-unknown"
 )
+
+// Has reports whether the verdict refuses with a code, or asks about it.
+func (v *Verdict) Has(code string) bool {
+	return v.Refusal != nil && v.Refusal.Code == code || slices.ContainsFunc(v.Questions, func(q *Refusal) bool { return q.Code == code })
+}
 
 func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
@@ -159,7 +168,7 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	issuer, err := in.Trust.chain(r.EKCertificate, r.CAData.Chain, in.Now)
 	switch {
 	case errors.Is(err, errExpired):
-		return "", refuse("ek-chain-expired", "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
+		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case err != nil:
 		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust))
 	}

@@ -75,6 +75,8 @@ func statusOf(code string) int {
 		return http.StatusConflict
 	case onboard.CodeExpired, onboard.CodeSuperseded, onboard.CodeRevoked:
 		return http.StatusGone
+	case evidence.CodeRevocationUnknown: // the agent tries again by itself
+		return http.StatusServiceUnavailable
 	case "csr-hash":
 		return http.StatusBadRequest
 	}

@@ -49,6 +49,8 @@ type Service struct {
 	// PublicURL is where the AIK certificates are said to be found, no
 	// trailing slash.
 	PublicURL string
+	// Online looks up what is missing; nil: nothing is looked up.
+	Online Online
 	// Observe, if set, is called for each request that was accepted, with the
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
@@ -127,7 +129,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 			return e, nil, err
 		}
 	}
-	evidence.Verify(verdict, r, input)
+	s.verify(ctx, verdict, r, input)
 	if verdict.Refusal != nil {
 		return e, nil, verdict.Refusal
 	}

@@ -17,6 +17,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
 	var roots, links []string
 	var openRegistration bool
+	var web onlineFlags
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
@@ -36,6 +37,10 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 				return err
 			}
 			log, err := a.logger(logFormat)
+			if err != nil {
+				return err
+			}
+			online, err := web.online()
 			if err != nil {
 				return err
 			}
@@ -67,10 +72,11 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			// What is given as a link is never trusted by itself.
 			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, _, err := i.server(public, names, rootCerts, intermediates, log, openRegistration)
+			server, service, err := i.server(public, names, rootCerts, intermediates, log, openRegistration)
 			if err != nil {
 				return err
 			}
+			service.Online = online
 			accounts, err := i.store.CountAccounts(ctx)
 			if err != nil {
 				return err
@@ -102,6 +108,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
 	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
 	f.BoolVar(&openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
+	web.add(f)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

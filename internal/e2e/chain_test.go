@@ -30,6 +30,12 @@ type authority struct {
 
 func newAuthority(t *testing.T, name string, above *authority) *authority {
 	t.Helper()
+	return newAuthorityWith(t, name, above, nil)
+}
+
+// newAuthorityWith lets change alter the certificate before it is signed.
+func newAuthorityWith(t *testing.T, name string, above *authority, change func(*x509.Certificate)) *authority {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +43,10 @@ func newAuthority(t *testing.T, name string, above *authority) *authority {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{"Gangway test"}, CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	if change != nil {
+		change(template)
 	}
 	parent, signer := template, key
 	if above != nil {
@@ -50,11 +59,11 @@ func newAuthority(t *testing.T, name string, above *authority) *authority {
 	return &authority{cert, key}
 }
 
-// chipWithChain is a real TPM whose EK certificate (H-2) is three CAs below
-// the root that is returned, and those three, nearest first.
-func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
+// chipOf is a real TPM whose EK (H-2) the authority certified; change may
+// alter the certificate before.
+func chipOf(t *testing.T, by *authority, change func(*x509.Certificate)) (*swtpm.TPM, *x509.Certificate) {
 	t.Helper()
-	tpm = newTPM(t, swtpm.None)
+	tpm := newTPM(t, swtpm.None)
 	link, err := identity.Open(tpm.Address())
 	if err != nil {
 		t.Fatal(err)
@@ -69,21 +78,32 @@ func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain 
 	if err != nil {
 		t.Fatal(err)
 	}
-	top := newAuthority(t, "root", nil)
-	one := newAuthority(t, "intermediate", top)
-	two := newAuthority(t, "platform", one)
-	three := newAuthority(t, "issuing", two)
 	template, err := fleet.EKTemplate(ek)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := fleet.Issue(template, three.cert, ek, three.key)
+	if change != nil {
+		change(template)
+	}
+	leaf, err := fleet.Issue(template, by.cert, ek, by.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := tpm.WriteNV(0x01C00014, slices.Concat(leaf.Raw, make([]byte, 200))); err != nil {
 		t.Fatal(err)
 	}
+	return tpm, leaf
+}
+
+// chipWithChain is a real TPM whose EK certificate is three CAs below the root
+// that is returned, and those three, nearest first.
+func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain [][]byte) {
+	t.Helper()
+	top := newAuthority(t, "root", nil)
+	one := newAuthority(t, "intermediate", top)
+	two := newAuthority(t, "platform", one)
+	three := newAuthority(t, "issuing", two)
+	tpm, _ = chipOf(t, three, nil)
 	return tpm, top.cert, [][]byte{three.cert.Raw, two.cert.Raw, one.cert.Raw}
 }
 

@@ -1,0 +1,82 @@
+package fetch
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"gangway/tcg"
+)
+
+// Bounds of one chain: how many CAs above the leaf are looked up, and how many
+// addresses of one certificate are tried.
+const (
+	maxDepth = 4
+	maxURLs  = 3
+)
+
+// Links returns the CA certificates above an EK certificate that its address
+// (caIssuers) leads to, nearest first, and notes for the verdict. Each signed
+// the one before. They are links alone: nothing here says that they may be
+// trusted. What cannot be had is a note, and no error.
+func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x509.Certificate, notes []string) {
+	if len(f.issuerHosts) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
+	defer cancel()
+	for c := leaf; len(links) < maxDepth; {
+		issuer, from, why := f.issuer(ctx, c)
+		if why != "" {
+			notes = append(notes, why)
+		}
+		if issuer == nil {
+			break
+		}
+		notes = append(notes, fmt.Sprintf("the certificate of %q was fetched from %s", issuer.Subject, from))
+		links = append(links, issuer)
+		c = issuer
+		if bytes.Equal(tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)) {
+			break // a root: the hub has it already, or will not trust it
+		}
+	}
+	return links, notes
+}
+
+// issuer returns the certificate that signed c, and the host it was fetched
+// from; or why there is none.
+func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509.Certificate, from, why string) {
+	for _, raw := range c.IssuingCertificateURL[:min(len(c.IssuingCertificateURL), maxURLs)] {
+		u, err := f.target(raw, f.issuerHosts)
+		if err != nil {
+			why = fmt.Sprintf("the issuer %q was not fetched: %v", c.Issuer, err)
+			continue
+		}
+		a := f.get(ctx, u, maxIssuer, func(*answer) time.Duration { return keepIssuer })
+		certs, err := a.certificates()
+		if err != nil {
+			why = fmt.Sprintf("the issuer %q could not be fetched from %s: %v", c.Issuer, u.Hostname(), err)
+			continue
+		}
+		for _, issuer := range certs {
+			if issuer.IsCA && bytes.Equal(tcg.CanonicalName(issuer.RawSubject), tcg.CanonicalName(c.RawIssuer)) &&
+				issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
+				return issuer, u.Hostname(), ""
+			}
+		}
+		why = fmt.Sprintf("what was fetched from %s is not the issuer %q", u.Hostname(), c.Issuer)
+	}
+	return nil, "", why
+}
+
+// certificates parses an answer once.
+func (a *answer) certificates() ([]*x509.Certificate, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	a.parse.Do(func() { a.made, a.fault = ParseCertificates(a.body) })
+	certs, _ := a.made.([]*x509.Certificate)
+	return certs, a.fault
+}

@@ -1,0 +1,78 @@
+package fetch
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// maxCerts bounds the certificates of one answer.
+const maxCerts = 16
+
+// ParseCertificates reads what CAs publish at such addresses: one certificate
+// in DER, one or more in PEM, or a PKCS #7 message of certificates alone
+// (RFC 5652, 5.1 and 10.2.3; DER or PEM). What of it cannot be parsed as a
+// certificate is left out; where nothing is left, that is an error.
+func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
+	var ders [][]byte
+	if bytes.Contains(b, []byte("-----BEGIN ")) {
+		for rest := b; len(ders) < maxCerts; {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			switch block.Type {
+			case "CERTIFICATE":
+				ders = append(ders, block.Bytes)
+			case "PKCS7", "CMS":
+				ders = append(ders, messageCertificates(block.Bytes)...)
+			}
+		}
+	} else if ders = messageCertificates(b); ders == nil {
+		ders = [][]byte{b}
+	}
+	var out []*x509.Certificate
+	for _, der := range ders[:min(len(ders), maxCerts)] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			out = append(out, c)
+		}
+	}
+	if out == nil {
+		return nil, errors.New("the answer holds no certificate")
+	}
+	return out, nil
+}
+
+var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
+
+// messageCertificates returns the certificates of a PKCS #7 signedData; nil if
+// it is none.
+func messageCertificates(b []byte) (ders [][]byte) {
+	zero := casn1.Tag(0).Constructed().ContextSpecific()
+	s := cryptobyte.String(b)
+	var info, outer, data, certs cryptobyte.String
+	var id asn1.ObjectIdentifier
+	var version int
+	var there bool
+	if !s.ReadASN1(&info, casn1.SEQUENCE) || !info.ReadASN1ObjectIdentifier(&id) || !id.Equal(oidSignedData) ||
+		!info.ReadASN1(&outer, zero) || !outer.ReadASN1(&data, casn1.SEQUENCE) || !data.ReadASN1Integer(&version) ||
+		!data.SkipASN1(casn1.SET) || !data.SkipASN1(casn1.SEQUENCE) || !data.ReadOptionalASN1(&certs, &there, zero) {
+		return nil
+	}
+	for !certs.Empty() && len(ders) < maxCerts {
+		var cert cryptobyte.String
+		var tag casn1.Tag
+		if !certs.ReadAnyASN1Element(&cert, &tag) {
+			return ders
+		}
+		if tag == casn1.SEQUENCE { // others are attribute certificates
+			ders = append(ders, cert)
+		}
+	}
+	return ders
+}

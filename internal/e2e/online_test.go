@@ -1,0 +1,204 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/evidence"
+	"gangway/fetch"
+	"gangway/internal/hubtest"
+	"gangway/store"
+)
+
+// web is a maker's web site on loopback, under the name localhost.
+type web struct {
+	url   string
+	asked atomic.Int32
+	mu    sync.Mutex
+	pages map[string][]byte
+}
+
+func newWeb(t *testing.T) *web {
+	t.Helper()
+	w := &web{pages: map[string][]byte{}}
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.asked.Add(1)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.pages[r.URL.Path] == nil {
+			http.NotFound(rw, r)
+			return
+		}
+		rw.Write(w.pages[r.URL.Path])
+	}))
+	t.Cleanup(s.Close)
+	_, port, err := net.SplitHostPort(s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.url = "http://localhost:" + port
+	return w
+}
+
+func (w *web) set(path string, page []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pages[path] = page
+}
+
+func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
+	t.Helper()
+	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
+	f, err := fetch.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Service.Online = f
+	var verdict atomic.Pointer[evidence.Verdict]
+	h.Service.Observe = func(_ store.Enrolment, v *evidence.Verdict) { verdict.Store(v) }
+	return h, &verdict
+}
+
+func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
+
+// An EK certificate whose chain nobody brought: fetched from the maker, where
+// the operator allows it, and from nowhere else.
+func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
+	w := newWeb(t)
+	root := newAuthority(t, "root", nil)
+	one := newAuthorityWith(t, "intermediate", root, nil)
+	w.set("/one", one.cert.Raw)
+	two := newAuthorityWith(t, "issuing", one, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/one"} })
+	w.set("/two", two.cert.Raw)
+	tpm, _ := chipOf(t, two, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/two"} })
+
+	for name, o := range map[string]fetch.Options{
+		"no host named":       {},
+		"another host named":  {IssuerHosts: []string{"pki.maker.example"}, AllowAddress: loopback},
+		"the address refused": {IssuerHosts: []string{"localhost"}}, // as in production: loopback is not public
+	} {
+		h, _ := onlineHub(t, root, o)
+		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := w.asked.Load(); n != 0 {
+		t.Fatalf("the host was asked %d times", n)
+	}
+	allowed := fetch.Options{IssuerHosts: []string{"localhost"}, AllowAddress: loopback}
+	h, verdict := onlineHub(t, root, allowed)
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(verdict.Load().Notes, "\n"); strings.Count(notes, "was fetched from localhost") != 2 {
+		t.Errorf("the verdict does not say what was fetched: %s", notes)
+	}
+	// What is fetched is never a root.
+	w.set("/one", root.cert.Raw)
+	stranger := newAuthority(t, "root", nil)
+	h, _ = onlineHub(t, stranger, allowed)
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain") {
+		t.Errorf("a fetched root: %v", err)
+	}
+}
+
+func TestRevokedTPMIsRefused(t *testing.T) {
+	w := newWeb(t)
+	root := newAuthority(t, "root", nil)
+	one := newAuthorityWith(t, "issuing", root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
+	tpm, leaf := chipOf(t, one, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/one.crl"} })
+	list := func(by *authority, serials ...*big.Int) []byte {
+		l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+		for _, s := range serials {
+			l.RevokedCertificateEntries = append(l.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: s, RevocationTime: time.Now()})
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, l, by.cert, by.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
+		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
+		// The root alone is known, and the issuing CA.
+		trust, err := evidence.NewTrust([]*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Service.SetTrust(trust)
+		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
+			return err.Error(), nil
+		}
+		return "", verdict.Load()
+	}
+	// No list can be had.
+	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "whether the EK certificate is revoked is not known") {
+		t.Errorf("softly: %q", refused)
+	}
+	w.set("/root.crl", list(root))
+	w.set("/one.crl", list(one))
+	if refused, v := try(fetch.CRLsHard); refused != "" || v.Steps[len(v.Steps)-1].Check != "ek-revocation" {
+		t.Errorf("not revoked: %q", refused)
+	}
+	w.set("/one.crl", list(one, leaf.SerialNumber))
+	for _, mode := range []fetch.CRLMode{fetch.CRLsSoft, fetch.CRLsHard} {
+		if refused, _ := try(mode); !strings.Contains(refused, "has revoked its EK certificate") {
+			t.Errorf("revoked: %q", refused)
+		}
+	}
+	w.set("/one.crl", list(one))
+	w.set("/root.crl", list(root, one.cert.SerialNumber))
+	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "stands above the EK certificate") {
+		t.Errorf("its CA revoked: %q", refused)
+	}
+}
+
+// With --check-crls hard, a device waits while its maker's host is away, and
+// comes aboard by itself when the list is there.
+func TestDeviceWaitsForTheRevocationList(t *testing.T) {
+	w := newWeb(t)
+	root := newAuthority(t, "root", nil)
+	tpm, _ := chipOf(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
+	var ahead atomic.Int64
+	h, _ := onlineHub(t, root, fetch.Options{
+		CRLHosts: []string{"localhost"}, CRLs: fetch.CRLsHard, AllowAddress: loopback,
+		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+	})
+	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateRevocationList(rand.Reader, l, root.cert, root.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waited := false
+	a, err := agent.New(agent.Config{
+		Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: "0001",
+		Progress: func(s agent.Step) {
+			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot be known") {
+				waited = true
+				w.set("/root.crl", der)
+				ahead.Store(int64(time.Hour)) // beyond what a failure is kept
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := a.Onboard(ctx); err != nil || !waited {
+		t.Errorf("waited: %v; %v", waited, err)
+	}
+}
