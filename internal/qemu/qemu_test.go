@@ -44,7 +44,21 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	}
 }
 
-// A machine that has nothing to boot is bounded in time, and ended by Stop.
+// A machine that has nothing to boot is in the firmware's shell, which can be
+// typed to, and switches off when it is told.
+func TestTypeToTheFirmware(t *testing.T) {
+	need(t)
+	m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), Offline: true})
+	waitFor(t, ctx, m, `^Shell> ?$`)
+	if err := m.Type("reset -s\r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WaitOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A machine is bounded in time, and ended by Stop.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
 	need(t)
 	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir()})
