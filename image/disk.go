@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"sync"
 
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -36,11 +37,12 @@ const (
 	minESP = 34 * mib
 )
 
-// Write makes the image, a file of mode 0600, in the place of what is there.
+// Write makes the image, a file of mode 0600, in the place of what is there
+// once it is whole.
 //
 // Its GUIDs follow from label and size, not from the files: firmware measures
 // the partition table, and a new kernel alone shall not change it.
-func (d Disk) Write(name string) (err error) {
+func (d Disk) Write(name string) error {
 	files, err := inOrder(d.ESP)
 	if err != nil {
 		return err
@@ -51,13 +53,22 @@ func (d Disk) Write(name string) (err error) {
 	if err := d.sizeFor(files); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-	}()
+	defer os.Remove(f.Name())
+	err = d.writeTo(f, files)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	return nil
+}
+
+func (d Disk) writeTo(f *os.File, files []File) error {
 	size := d.ESPSize + 2*mib // a table at both ends
 	if err := f.Truncate(size); err != nil {
 		return fmt.Errorf("image: %w", err)

@@ -22,8 +22,8 @@ if [ "${1:-all}" != demo ]; then
 	need tpm2_eventlog tpm2-tools
 	need cpio cpio # reads what we write
 	need mcopy mtools
-	need fsck.fat dosfstools
-	need sgdisk gdisk
+	needfile /usr/sbin/fsck.fat dosfstools
+	needfile /usr/sbin/sgdisk gdisk
 fi
 # A kernel is unpacked, not installed.
 kernel() { [ "${1:-all}" = demo ] || ./scripts/kernel.sh; }

@@ -61,6 +61,7 @@ func (w *web) set(path string, page []byte) {
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
+	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	f, err := fetch.New(o)
 	if err != nil {
 		t.Fatal(err)

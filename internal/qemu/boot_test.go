@@ -27,15 +27,14 @@ func TestMachineComesAboardByItself(t *testing.T) {
 	tpm := newTPM(t, swtpm.P384)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 	tok := guestToken(t, h)
-	disk := guest{token: tok, cmdline: "gangway.poweroff=onboarded gangway.show=boot"}.disk(t)
+	disk := guest{token: tok, cmdline: "gangway.show=boot"}.disk(t)
 	dir := t.TempDir()
 	var first store.Device
 	var firstPCRs [16]string
 	for _, crb := range []bool{false, true} {
 		m, ctx := boot(t, qemu.Config{Dir: dir, TPM: tpm, CRB: crb, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
-		if err := m.WaitOff(ctx); err != nil {
-			t.Fatal(err)
-		}
+		waitFor(t, ctx, m, `^Connected to https://10.0.2.2:\d+ as `)
+		m.Stop()
 		times(t, m)
 		devices := h.Devices(t, h.Owner)
 		if len(devices) != 1 {
@@ -44,6 +43,9 @@ func TestMachineComesAboardByItself(t *testing.T) {
 		pcrs := explained(t, m)
 		if !crb {
 			first, firstPCRs = devices[0], pcrs
+		}
+		if kernel := devices[0].DeviceMeta["gangway.kernel"]; kernel == nil || !strings.HasPrefix(kernel.(string), "6.") {
+			t.Errorf("it reports the kernel %v", kernel)
 		}
 		if devices[0].ID != first.ID {
 			t.Errorf("the same machine is %s and %s", first.ID, devices[0].ID)

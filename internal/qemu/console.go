@@ -28,7 +28,7 @@ type Console struct {
 	lines []Line
 	rest  []byte        // of a line that has not ended
 	size  int           // of all lines
-	news  chan struct{} // closed at the next line
+	news  chan struct{} // closed when more was printed
 }
 
 func newConsole(file io.Writer, start time.Time) *Console {
@@ -51,26 +51,33 @@ func (c *Console) Write(p []byte) (int, error) {
 		c.add(line)
 		c.rest = rest
 	}
+	close(c.news)
+	c.news = make(chan struct{})
 	return len(p), nil
 }
 
 func (c *Console) add(line []byte) {
-	l := Line{time.Since(c.start), string(escapes.ReplaceAll(line, nil))}
+	l := Line{time.Since(c.start), clean(line)}
 	if c.size += len(line); c.size > maxConsole {
 		return
 	}
 	c.lines = append(c.lines, l)
 	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // a log for people; the lines are what counts
-	close(c.news)
-	c.news = make(chan struct{})
 }
 
-// Lines returns what was printed so far, without terminal escapes.
+// Lines returns what was printed so far, without terminal escapes. The last one
+// may not have ended: it may be a question.
 func (c *Console) Lines() []Line {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lines[:len(c.lines):len(c.lines)]
+	lines := c.lines[:len(c.lines):len(c.lines)]
+	if len(c.rest) > 0 {
+		lines = append(lines, Line{time.Since(c.start), clean(c.rest)})
+	}
+	return lines
 }
+
+func clean(line []byte) string { return string(escapes.ReplaceAll(line, nil)) }
 
 // Find returns the first line that matches, and its submatches.
 func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
@@ -89,9 +96,6 @@ func (c *Console) Tail() string {
 	for _, l := range lines[max(0, len(lines)-25):] {
 		fmt.Fprintf(&b, "%7.2f %s\n", l.At.Seconds(), l.Text)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b.Write(c.rest)
 	return b.String()
 }
 

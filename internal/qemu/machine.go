@@ -37,14 +37,15 @@ type Disk struct {
 // Config is a machine. Memory and processors are part of what its firmware
 // measures: the same Config gives the same PCRs.
 type Config struct {
-	Dir    string     // of what it leaves; made if it is not there
-	TPM    *swtpm.TPM // nil: none. It is taken off its command socket
-	CRB    bool       // the TPM's interface is CRB instead of TIS
-	Disks  []Disk
-	Memory int  // MiB. Default: 512
-	CPUs   int  // Default: 2
-	Screen bool // a screen, for Screenshot
-	Reboot bool // it may reset itself; otherwise that switches it off
+	Dir     string     // of what it leaves; made if it is not there
+	TPM     *swtpm.TPM // nil: none. It is taken off its command socket
+	CRB     bool       // the TPM's interface is CRB instead of TIS
+	Disks   []Disk
+	Memory  int  // MiB. Default: 512
+	CPUs    int  // Default: 2
+	Offline bool // it has no network interface
+	Screen  bool // a screen, for Screenshot
+	Reboot  bool // it may reset itself; otherwise that switches it off
 }
 
 // Machine is a running machine. Its methods may be called from several
@@ -149,8 +150,10 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
-		"-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
 		"-device", "virtio-rng-pci", // so that nobody waits for randomness
+	}
+	if !cfg.Offline {
+		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
 	}
 	if !cfg.Reboot {
 		args = append(args, "-no-reboot")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"image/png"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -44,7 +45,28 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	}
 }
 
-// A machine that has nothing to boot is bounded in time, and ended by Stop.
+// A machine whose disk is empty is in the firmware's shell, which can be typed
+// to, finds the disk, and switches off when it is told.
+func TestTypeToTheFirmware(t *testing.T) {
+	need(t)
+	disk := filepath.Join(t.TempDir(), "a disk, empty")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), Offline: true, Disks: []qemu.Disk{{Path: disk, Bus: qemu.NVMe}}})
+	waitFor(t, ctx, m, `^Shell> ?$`)
+	for _, keys := range []string{"map\r", "reset -s\r"} {
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, ctx, m, `/NVMe\(0x1,`)
+	if err := m.WaitOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A machine is bounded in time, and ended by Stop.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
 	need(t)
 	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir()})
@@ -74,6 +96,25 @@ func TestMachineEndsWhenItIsTold(t *testing.T) {
 	}
 	cancel()
 	<-m.Off
+}
+
+// The reset button switches a machine off, unless it may reboot.
+func TestResetMachine(t *testing.T) {
+	need(t)
+	for _, reboot := range []bool{false, true} {
+		m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), Reboot: reboot})
+		if err := m.Reset(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if reboot {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+			defer cancel()
+		}
+		if err := m.WaitOff(ctx); (err != nil) != reboot {
+			t.Errorf("reboot %v: %v", reboot, err)
+		}
+	}
 }
 
 func TestMachineRefusesWhatIsNotThere(t *testing.T) {

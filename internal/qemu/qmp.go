@@ -16,7 +16,7 @@ const qmpTime = 20 * time.Second
 // command sends one command of the QEMU Machine Protocol (QEMU's
 // docs/interop/qmp-spec) and waits for its answer. Each makes a connection.
 func (m *Machine) command(ctx context.Context, name string, arguments any) error {
-	c, err := (&net.Dialer{}).DialContext(ctx, "unix", m.qmp)
+	c, err := m.dial(ctx)
 	if err != nil {
 		return fmt.Errorf("qemu: %s: %w", name, err)
 	}
@@ -62,9 +62,23 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 	return nil
 }
 
-// PressPower presses the power button, which a system may heed.
-func (m *Machine) PressPower(ctx context.Context) error {
-	return m.command(ctx, "system_powerdown", nil)
+// dial connects to a machine that may have been started a moment ago.
+func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, qmpTime)
+	defer cancel()
+	for {
+		c, err := (&net.Dialer{}).DialContext(ctx, "unix", m.qmp)
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-m.Off:
+			return nil, errors.New("the machine is off")
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Reset resets the machine, its TPM too, as the reset button does. Without
