@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -65,6 +66,9 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	hash, ok := leaf(r.TLS)
 	if !ok {
 		return errNoCertificate
+	}
+	if r.TLS.Version < tls.VersionTLS13 {
+		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation is bound to its connection, which must be of TLS 1.3.")
 	}
 	var body join.ActivationRequest
 	if err := readJSON(w, r, &body); err != nil {

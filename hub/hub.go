@@ -45,6 +45,9 @@ type Config struct {
 	OnboardBurst int
 	// OpenRegistration lets whoever asks make an account.
 	OpenRegistration bool
+	// TLS12 also lets TLS 1.2 in, for devices whose software has no other. A
+	// chip's activation needs TLS 1.3 all the same.
+	TLS12 bool
 	// Version is shown to people.
 	Version string
 }
@@ -107,8 +110,12 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
 // verified against the device CA alone, for client authentication.
 func (s *Server) TLSConfig() *tls.Config {
+	version := uint16(tls.VersionTLS13)
+	if s.cfg.TLS12 {
+		version = tls.VersionTLS12
+	}
 	return &tls.Config{
-		MinVersion:     tls.VersionTLS13,
+		MinVersion:     version,
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.cfg.CA.ClientCAs(),

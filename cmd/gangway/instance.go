@@ -84,15 +84,18 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 
 func (i *instance) close() error { return i.store.Close() }
 
+// serverOptions are what an operator may choose of a server.
+type serverOptions struct{ openRegistration, tls12 bool }
+
 // server makes the hub's service and HTTP server.
-func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger, openRegistration bool) (*hub.Server, *onboard.Service, error) {
+func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	trust, err := evidence.NewTrust(roots, intermediates)
 	if err != nil {
 		return nil, nil, err
 	}
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(trust)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: openRegistration, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Version: version()})
 	return s, service, err
 }
 

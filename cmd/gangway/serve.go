@@ -16,7 +16,7 @@ import (
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
 	var roots, links []string
-	var openRegistration bool
+	var options serverOptions
 	var web onlineFlags
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
@@ -72,7 +72,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			// What is given as a link is never trusted by itself.
 			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, service, err := i.server(public, names, rootCerts, intermediates, log, openRegistration)
+			server, service, err := i.server(public, names, rootCerts, intermediates, log, options)
 			if err != nil {
 				return err
 			}
@@ -107,7 +107,8 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
 	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
-	f.BoolVar(&openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
+	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
+	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
 	web.add(f)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c

@@ -77,7 +77,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check()
 	h.URL = "https://" + l.Addr().String()
-	log := slog.New(slog.DiscardHandler)
+	log := h.Log()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	trust, err := evidence.NewTrust(roots, intermediates)
 	check()
@@ -115,6 +115,9 @@ func (h *Hub) Policy(t testing.TB, owner, text string) {
 		t.Fatal(err)
 	}
 }
+
+// Log is where a test's servers write to: nowhere.
+func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // Now is the hub's time.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
