@@ -48,21 +48,32 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
+// check is one of Verify's: a sentence when it holds, a refusal when not.
+type check struct {
+	name  string
+	check func(*Verdict, *Request, *Trust, Policy, time.Time) (string, *Refusal)
+}
+
+// checks are made in this order. Those of the certificate alone come first;
+// see VerifyCertificate.
+var checks = [...]check{
+	{"ek-certificate", checkEKCertificate},
+	{"ek-chain", checkEKChain},
+	{"ek-key", checkEKKey},
+	{"iak", checkIAK},
+	{"idevid", checkIDevID},
+	{"certify", checkCertify},
+	{"signature", checkSignature},
+}
+
 // Verify judges a request at a time and adds its steps to v. Every check must
 // hold; the first that does not is the refusal.
 func Verify(v *Verdict, r *Request, trust *Trust, policy Policy, now time.Time) {
-	for _, c := range [...]struct {
-		name  string
-		check func(*Verdict, *Request, *Trust, Policy, time.Time) (string, *Refusal)
-	}{
-		{"ek-certificate", checkEKCertificate},
-		{"ek-chain", checkEKChain},
-		{"ek-key", checkEKKey},
-		{"iak", checkIAK},
-		{"idevid", checkIDevID},
-		{"certify", checkCertify},
-		{"signature", checkSignature},
-	} {
+	verify(v, r, checks[:], trust, policy, now)
+}
+
+func verify(v *Verdict, r *Request, checks []check, trust *Trust, policy Policy, now time.Time) {
+	for _, c := range checks {
 		detail, refusal := c.check(v, r, trust, policy, now)
 		if refusal != nil {
 			v.Fail(c.name, refusal)
