@@ -11,8 +11,10 @@ need swtpm_setup swtpm-tools
 need certtool gnutls-bin
 if [ "${1:-all}" != demo ]; then
 	need openssl openssl
-	need gcc gcc           # the race detector's
-	need chromium chromium # looks at the web page
+	need gcc gcc               # the race detector's
+	need cabextract cabextract # unpacks Microsoft's cabinet of makers' certificates
+	need gcab gcab             # makes cabinets
+	need chromium chromium     # looks at the web page
 fi
 
 if ! command -v go >/dev/null 2>&1; then
