@@ -216,6 +216,8 @@ type EventFilter struct {
 // Store is the hub's memory. All methods are safe for concurrent use. A
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
+	TrustStore
+
 	Close() error
 	// Ping does a cheap read, for readiness.
 	Ping(ctx context.Context) error

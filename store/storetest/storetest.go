@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Meta", metaTests},
 		{"Deletion", deletionTests},
 		{"Events", eventTests},
+		{"Trust", trustTests},
 		{"Races", raceTests},
 		{"Cancelled", cancelledTests},
 	} {
