@@ -26,7 +26,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"gangway/evidence"
@@ -40,7 +39,7 @@ import (
 // for a device that lost its network right after the request.
 const PendingFor = time.Hour
 
-// Service onboards devices. All fields but Trust are set once.
+// Service onboards devices. All fields are set once.
 type Service struct {
 	Store  store.Store
 	CA     *pki.Hub
@@ -54,11 +53,8 @@ type Service struct {
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
 
-	trust atomic.Pointer[evidence.Trust]
+	makers makers
 }
-
-// SetTrust replaces the makers' certificates; it may be called at any time.
-func (s *Service) SetTrust(t *evidence.Trust) { s.trust.Store(t) }
 
 // Stable codes of refusals made here; those of package evidence come besides.
 const (
@@ -115,7 +111,11 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed for this IDevID key and this hub.", token.ID))
 
-	evidence.Verify(verdict, r, s.trust.Load(), s.Policy, now)
+	makers, err := s.trust(ctx)
+	if err != nil {
+		return e, nil, err
+	}
+	evidence.Verify(verdict, r, makers, s.Policy, now)
 	if !verdict.Accepted() {
 		return e, nil, verdict.Refusal
 	}

@@ -71,9 +71,6 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 		if err != nil {
 			wrong = append(wrong, &Problem{where, errors.New("holds no certificate")})
 		}
-		for i := range more {
-			more[i].Maker = maker(more[i].Cert, f.Name)
-		}
 		certs, problems = append(certs, more...), append(problems, wrong...)
 		if len(certs)+len(problems) > MaxCertificates {
 			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)

@@ -81,6 +81,9 @@ func selfSigned(c *x509.Certificate) bool {
 // maker is the folder above RootCA or IntermediateCA, as collections have
 // them, or else who the certificate says it belongs to.
 func maker(c *x509.Certificate, file string) string {
+	if i := strings.LastIndex(file, ": "); i >= 0 {
+		file = file[i+2:] // within a cabinet
+	}
 	for dir := path.Dir(file); dir != "." && dir != "/"; dir = path.Dir(dir) {
 		if kind := path.Base(dir); strings.EqualFold(kind, "RootCA") || strings.EqualFold(kind, "IntermediateCA") {
 			if name := tcg.Printable(path.Base(path.Dir(dir))); name != "" && name != "." && name != "/" {
