@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test bench lint fuzz clean install-tools
+.PHONY: build demo test bench lint fuzz vendor-roots clean install-tools
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -28,6 +28,9 @@ bench: ## the cost of an enrolment, to the screen and to build/bench.json
 
 install-tools:
 	@./scripts/install.sh
+
+vendor-roots: ## take the TPM makers' certificates anew from Debian's package, with their table
+	./scripts/vendor-roots.sh
 
 clean:
 	rm -rf build

@@ -12,6 +12,7 @@ import (
 func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 	more := &Trust{
 		roots:         t.roots,
+		origins:       t.origins,
 		intermediates: t.intermediates.Clone(),
 		bySubject:     maps.Clone(t.bySubject),
 		verified:      make(map[[32]byte]*verifiedCA),

@@ -29,6 +29,8 @@ type Trust struct {
 	// nobody can fill the memory with them.
 	mu       sync.Mutex
 	verified map[[32]byte]*verifiedCA
+
+	origins map[[32]byte]string // as in Anchors
 }
 
 type verifiedCA struct {
@@ -42,23 +44,23 @@ type verifiedCA struct {
 // maxVerified bounds the memory; makers have a few hundred CAs altogether.
 const maxVerified = 4096
 
-// NewTrust makes a set. Certificates that are no CA are an error.
-func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
+func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
 	t := &Trust{
+		origins:       a.Origins,
 		roots:         x509.NewCertPool(),
 		intermediates: x509.NewCertPool(),
 		bySubject:     make(map[string][]*x509.Certificate),
 		verified:      make(map[[32]byte]*verifiedCA),
 	}
-	for _, c := range roots {
+	for _, c := range a.Roots {
 		if !c.IsCA {
 			return nil, fmt.Errorf("evidence: %q is no CA certificate and cannot be a root", c.Subject)
 		}
 		c = canonical(c)
-		t.roots.AddCert(c)
+		t.roots.AddCertWithConstraint(c, bar)
 		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
 	}
-	for _, c := range intermediates {
+	for _, c := range a.Intermediates {
 		c = canonical(c)
 		t.intermediates.AddCert(c)
 		t.bySubject[string(c.RawSubject)] = append(t.bySubject[string(c.RawSubject)], c)
@@ -174,6 +176,7 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 				v.until = c.NotAfter
 			}
 		}
+		v.words += t.origin(chain[len(chain)-1])
 		t.mu.Lock()
 		if len(t.verified) >= maxVerified {
 			clear(t.verified)

@@ -55,12 +55,9 @@ type Service struct {
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
 
-	trust    atomic.Pointer[evidence.Trust]
+	makers   makers
 	settings atomic.Pointer[settings]
 }
-
-// SetTrust replaces the makers' certificates; it may be called at any time.
-func (s *Service) SetTrust(t *evidence.Trust) { s.trust.Store(t) }
 
 // Stable codes of refusals made here; those of package evidence come besides.
 const (
@@ -123,7 +120,11 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	if err != nil {
 		return e, nil, err
 	}
-	input := &evidence.Input{Trust: s.trust.Load(), Policy: rules.Evidence, Now: now}
+	makers, err := s.trust(ctx)
+	if err != nil {
+		return e, nil, err
+	}
+	input := &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}
 	if len(rules.lists) > 0 {
 		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
 			return e, nil, err

@@ -13,8 +13,10 @@ need swtpm_setup swtpm-tools
 need certtool gnutls-bin
 if [ "${1:-all}" != demo ]; then
 	need openssl openssl
-	need gcc gcc           # the race detector's
-	need chromium chromium # looks at the web page
+	need gcc gcc               # the race detector's
+	need cabextract cabextract # unpacks Microsoft's cabinet of makers' certificates
+	need gcab gcab             # makes cabinets
+	need chromium chromium     # looks at the web page
 	# The machines that are emulated, their firmware, and what they boot.
 	need qemu-system-x86_64 qemu-system-x86
 	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf

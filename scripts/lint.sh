@@ -13,7 +13,7 @@ go vet ./...
 go tool staticcheck ./...
 
 device="gangway/cmd/gangway-agent gangway/cmd/gangway-init gangway/agent gangway/identity"
-hub="gangway/hub gangway/onboard gangway/store gangway/pki gangway/evidence gangway/fetch gangway/policy gangway/bearer gangway/ui"
+hub="gangway/hub gangway/onboard gangway/store gangway/pki gangway/evidence gangway/fetch gangway/policy gangway/trust gangway/bearer gangway/ui"
 crossing() { # crossing FROM... -- INTO...: an import from one side into the other
 	from=""; while [ "$1" != -- ]; do from="$from $1"; shift; done; shift
 	# shellcheck disable=SC2086

@@ -45,11 +45,3 @@ type Rulebook interface {
 	// ListedEK, nil without a certificate.
 	FindEK(ctx context.Context, owner string, ek Hash, cert []byte) (Listing, error)
 }
-
-// Config is what the hub keeps its settings in.
-type Config interface {
-	// ConfigVersion grows with every change of policies, EK lists and trusted
-	// certificates. It is a cheap read, made for each request, so that a change
-	// holds at once in every replica.
-	ConfigVersion(ctx context.Context) (int64, error)
-}

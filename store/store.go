@@ -225,7 +225,7 @@ type Store interface {
 	DeviceDesk
 	WaitingRoom
 	Rulebook
-	Config
+	TrustStore
 
 	Close() error
 	// Ping does a cheap read, for readiness.

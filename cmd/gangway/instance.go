@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/elliptic"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,15 +11,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
-	"gangway/evidence"
 	"gangway/hub"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store/sqlite"
+	"gangway/trust"
 )
 
 // instance is a hub's data folder, opened.
@@ -35,7 +31,6 @@ type instance struct {
 const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
-	rootsFolder  = "tpm-roots"
 )
 
 // openInstance opens a data folder, and makes what is not there: the folder,
@@ -87,76 +82,13 @@ func (i *instance) close() error { return i.store.Close() }
 // serverOptions are what an operator may choose of a server.
 type serverOptions struct{ openRegistration, tls12 bool }
 
-// server makes the hub's service and HTTP server.
-func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
-	trust, err := evidence.NewTrust(roots, intermediates)
-	if err != nil {
-		return nil, nil, err
-	}
+// server makes the hub's service and HTTP server. makers are the makers'
+// certificates before the operator's word in the store.
+func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
-	service.SetTrust(trust)
+	service.SetTrust(makers)
 	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Version: version()})
 	return s, service, err
-}
-
-// readRoots reads makers' certificates: PEM or DER files, or folders of them.
-// Self-signed ones are roots, the others intermediates.
-func readRoots(paths []string) (roots, intermediates []*x509.Certificate, err error) {
-	for _, path := range paths {
-		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return err
-			}
-			if name != path && !slices.Contains([]string{".pem", ".crt", ".cer", ".der"}, strings.ToLower(filepath.Ext(name))) {
-				return nil // notes and licences lie beside certificates
-			}
-			certs, err := readCertificates(name)
-			if err != nil {
-				return err
-			}
-			for _, c := range certs {
-				if string(c.RawSubject) == string(c.RawIssuer) && c.CheckSignatureFrom(c) == nil {
-					roots = append(roots, c)
-				} else {
-					intermediates = append(intermediates, c)
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, nil, fmt.Errorf("makers' certificates: %w", err)
-		}
-	}
-	return roots, intermediates, nil
-}
-
-func readCertificates(name string) ([]*x509.Certificate, error) {
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	if !strings.Contains(string(b), "-----BEGIN") {
-		c, err := x509.ParseCertificate(b)
-		if err != nil {
-			return nil, fmt.Errorf("%s is neither a PEM nor a DER certificate: %w", name, err)
-		}
-		return []*x509.Certificate{c}, nil
-	}
-	var out []*x509.Certificate
-	for {
-		var block *pem.Block
-		if block, b = pem.Decode(b); block == nil {
-			return out, nil
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("%s holds a %s, certificates were expected", name, block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		out = append(out, c)
-	}
 }
 
 // addresses works out the public URL and the names in the TLS certificate.

@@ -1,12 +1,18 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"gangway/fleet"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -33,4 +39,22 @@ func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("no field %q in %v", args[1], v)
 	}
 	ts.Setenv(args[0], strings.TrimSpace(fmt.Sprint(word)))
+}
+
+// maker makes a maker's certificates in a folder, and a TPM's EK certificate
+// beside it, DIR-ek.crt: maker DIR. The SHA-256 of its root and its intermediate are in $ROOT and $LINK.
+func maker(ts *testscript.TestScript, _ bool, args []string) {
+	m, err := fleet.NewMaker(filepath.Base(args[0]), fleet.MakerOptions{})
+	ts.Check(err)
+	d, err := fleet.New(m, "L-1")
+	ts.Check(err)
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o700))
+	for name, der := range map[string][]byte{"root.pem": m.Root.Raw, "link.pem": m.Intermediate.Raw} {
+		ts.Check(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	}
+	// As it comes out of an NV index.
+	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
+	ts.Setenv("ROOT", fmt.Sprintf("%x", sha256.Sum256(m.Root.Raw)))
+	ts.Setenv("LINK", fmt.Sprintf("%x", sha256.Sum256(m.Intermediate.Raw)))
 }

@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", e.WorkDir)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"served": served, "wordof": wordOf},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"served": served, "wordof": wordOf, "maker": maker},
 	})
 }
 

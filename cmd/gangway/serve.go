@@ -1,11 +1,8 @@
 package main
 
 import (
-	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 
 	"gangway/pki"
@@ -15,7 +12,7 @@ import (
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
-	var roots, links []string
+	var makers makerFlags
 	var options serverOptions
 	var web onlineFlags
 	c := &cobra.Command{
@@ -25,8 +22,9 @@ func (a *app) serveCommand() *cobra.Command {
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Keep a backup of
 both: without the keys, no device is known again.
 
-Devices are let in by their TPM maker's certificate. The makers' root and
-intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
+Devices are let in by their TPM maker's certificate. Gangway knows some makers;
+'gangway trust' shows and changes which, also while the hub runs. What
+--tpm-roots and --tpm-intermediates give is trusted besides, until the next start.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
 		Args: args(),
@@ -36,11 +34,11 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			if err != nil {
 				return err
 			}
-			log, err := a.logger(logFormat)
+			online, err := web.online()
 			if err != nil {
 				return err
 			}
-			online, err := web.online()
+			log, err := a.logger(logFormat)
 			if err != nil {
 				return err
 			}
@@ -58,21 +56,11 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 				return err
 			}
 			defer i.close()
-			paths := roots
-			if own := filepath.Join(data, rootsFolder); exists(own) {
-				paths = append(paths, own)
-			}
-			rootCerts, intermediates, err := readRoots(paths)
+			known, err := makers.set(ctx)
 			if err != nil {
 				return err
 			}
-			more, moreLinks, err := readRoots(links)
-			if err != nil {
-				return err
-			}
-			// What is given as a link is never trusted by itself.
-			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, service, err := i.server(public, names, rootCerts, intermediates, log, options)
+			server, service, err := i.server(public, names, known, log, options)
 			if err != nil {
 				return err
 			}
@@ -89,9 +77,8 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			a.note("Hub %s", public)
 			a.note("Hub name (its root key): %s", i.ca.HubName())
-			a.note("TPM makers trusted: %d root(s), %d intermediate(s).", len(rootCerts), len(intermediates))
-			if len(rootCerts) == 0 {
-				a.note("No device can onboard until there is one: put makers' certificates (PEM) into %s, or give --tpm-roots, and start again.", filepath.Join(data, rootsFolder))
+			if err := a.noteMakers(ctx, i, known); err != nil {
+				return err
 			}
 			if accounts == 0 {
 				a.note("There is no account yet. Make the first one, on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
@@ -105,8 +92,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
-	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
-	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	makers.add(f)
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
 	web.add(f)
@@ -122,9 +108,4 @@ func (a *app) logger(format string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(a.stderr, nil)), nil
 	}
 	return nil, usagef("--log-format is text or json, not %q", format)
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }

@@ -17,7 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/evidence"
 	"gangway/fleet"
 	"gangway/hub"
 	"gangway/onboard"
@@ -25,6 +24,7 @@ import (
 	"gangway/store"
 	"gangway/store/sqlite"
 	"gangway/tcg/join"
+	"gangway/trust"
 )
 
 // testHub is a hub on a real disk with one owner and one token.
@@ -57,11 +57,7 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 		return nil, err
 	}
 	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
-	trust, err := evidence.NewTrust(maker.Roots(), maker.Intermediates())
-	if err != nil {
-		return nil, err
-	}
-	h.service.SetTrust(trust)
+	h.service.SetTrust(trust.NewSet(trust.Given("bench", maker.Roots(), maker.Intermediates())...))
 	if err := h.store.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()}); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -94,17 +95,13 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := filepath.Join(h.data, "tpm-roots")
-	if err := os.MkdirAll(roots, 0o700); err != nil {
-		t.Fatal(err)
+	makers := filepath.Join(dir, "makers.pem")
+	var bundle []byte
+	for _, c := range []*x509.Certificate{maker.Root, maker.Intermediate} {
+		bundle = append(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
-	if err := os.Chmod(h.data, 0o700); err != nil {
+	if err := os.WriteFile(makers, bundle, 0o600); err != nil {
 		t.Fatal(err)
-	}
-	for name, der := range map[string][]byte{"root.pem": maker.Root.Raw, "ca.pem": maker.Intermediate.Raw} {
-		if err := os.WriteFile(filepath.Join(roots, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -114,6 +111,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	l.Close()
 	h.start()
 	t.Cleanup(h.kill)
+	h.run("", "trust", "import", "--data", h.data, makers)
 	h.run("correct horse battery\n", "account", "create", "--data", h.data, "--nick", "ada", "--password-stdin")
 	h.run("correct horse battery\n", "login", "https://"+h.addr, "--data", h.data, "--nick", "ada", "--password-stdin")
 	h.run(hubtest.LabPolicy, "policy", "set", "-", "--data", h.data)

@@ -20,6 +20,7 @@ import (
 	"gangway/fetch"
 	"gangway/internal/hubtest"
 	"gangway/store"
+	"gangway/trust"
 )
 
 // web is a maker's web site on loopback, under the name localhost.
@@ -134,11 +135,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
 		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
 		// The root alone is known, and the issuing CA.
-		trust, err := evidence.NewTrust([]*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.Service.SetTrust(trust)
+		h.Service.SetTrust(trust.NewSet(trust.Given("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 			return err.Error(), nil
 		}

@@ -15,13 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"gangway/evidence"
 	"gangway/hub"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
 	"gangway/store/sqlite"
 	"gangway/tcg/join"
+	"gangway/trust"
 )
 
 // Hub is a running hub.
@@ -79,9 +79,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	h.URL = "https://" + l.Addr().String()
 	log := h.Log()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
-	trust, err := evidence.NewTrust(roots, intermediates)
-	check()
-	h.Service.SetTrust(trust)
+	h.Service.SetTrust(trust.NewSet(trust.Given("test", roots, intermediates)...))
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
 		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",

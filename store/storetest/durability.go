@@ -59,6 +59,14 @@ var durabilityTests = []struct {
 		d.LastSeen, d.LastSeenAddr = latest, "192.0.2.2:2"
 		equal(f, "device", got, d)
 	}},
+	{"TrustIsThereAgain", func(f *fixture, reopen func()) {
+		f.must(f.ChangeTrust(f.ctx, store.TrustChange{Put: []store.TrustedCertificate{trusted("one", store.TrustedRoot), trusted("two", store.Distrusted)}}))
+		certs, version := f.trust()
+		reopen()
+		again, sameVersion := f.trust()
+		equal(f, "trusted certificates", again, certs)
+		equal(f, "version", sameVersion, version)
+	}},
 	{"AgainAndAgain", func(f *fixture, reopen func()) {
 		for i := range 4 {
 			f.onboard(Machine{Name: fmt.Sprint(i)}, f.token)

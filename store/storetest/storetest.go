@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Waiting", waitingTests},
 		{"Desk", deskTests},
 		{"Events", eventTests},
+		{"Trust", trustTests},
 		{"Races", raceTests},
 		{"Cancelled", cancelledTests},
 	} {

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gangway/trust"
+
+	"github.com/spf13/pflag"
+)
+
+// makerFlags say which makers' certificates there are besides the operator's
+// word in the store.
+type makerFlags struct {
+	roots, links []string
+	noBuiltIn    bool
+}
+
+func (m *makerFlags) add(f *pflag.FlagSet) {
+	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
+	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the makers' certificates that come with Gangway")
+}
+
+// set reads the files. One certificate that cannot be used is an error: a hub
+// does not start with less than it was told.
+func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
+	var all []trust.Certificate
+	if !m.noBuiltIn {
+		all = trust.BuiltIn()
+	}
+	for _, list := range []struct {
+		paths []string
+		links bool
+	}{{m.roots, false}, {m.links, true}} {
+		certs, problems, err := readMakers(ctx, list.paths)
+		if err != nil {
+			return nil, err
+		}
+		if len(problems) > 0 {
+			return nil, fmt.Errorf("makers' certificates: %w", problems[0])
+		}
+		for _, c := range certs {
+			// What is given as a link is never trusted by itself.
+			c.Root = c.Root && !list.links
+			c.Source = "file " + c.Source
+			all = append(all, c)
+		}
+	}
+	return trust.NewSet(all...), nil
+}
+
+// readMakers reads CA certificates from files, cabinets and folders of them.
+func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate, problems []*trust.Problem, err error) {
+	for _, path := range paths {
+		err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			if name != path && !trust.HoldsCertificates(name) && !strings.EqualFold(filepath.Ext(name), ".cab") {
+				return nil // notes and licences lie beside certificates
+			}
+			b, err := readBounded(name)
+			if err != nil {
+				return err
+			}
+			more, wrong, err := trust.Read(ctx, filepath.ToSlash(name), b)
+			certs, problems = append(certs, more...), append(problems, wrong...)
+			return err
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("makers' certificates: %w", err)
+		}
+	}
+	return certs, problems, nil
+}
+
+// readBounded reads a file of at most trust.MaxFile bytes, or standard input
+// for "-".
+func readBounded(name string) ([]byte, error) {
+	f := os.Stdin
+	if name != "-" {
+		var err error
+		if f, err = os.Open(name); err != nil {
+			return nil, err
+		}
+		defer f.Close()
+	}
+	b, err := io.ReadAll(io.LimitReader(f, trust.MaxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > trust.MaxFile {
+		return nil, fmt.Errorf("%s has more than %d bytes, which no list of certificates has", name, trust.MaxFile)
+	}
+	return b, nil
+}
+
+// noteMakers says at the start whom the hub trusts.
+func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) error {
+	rows, err := i.store.TrustedCertificates(ctx)
+	if err != nil {
+		return err
+	}
+	set, err := known.With(rows)
+	if err != nil {
+		return err
+	}
+	roots, links := set.Count()
+	a.note("TPM makers trusted: %d root(s), %d intermediate(s). 'gangway trust ls --data %s' lists them.", roots, links, i.dir)
+	if roots == 0 {
+		a.note("No device can onboard until there is one: gangway trust import --data %s FILE", i.dir)
+	}
+	if old := filepath.Join(i.dir, "tpm-roots"); isFolder(old) {
+		a.note("%s is not read any more. Import it, and remove it: gangway trust import --data %s %s", old, i.dir, old)
+	}
+	return nil
+}
+
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}

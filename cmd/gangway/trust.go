@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/store"
+	"gangway/tcg"
+	"gangway/trust"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) trustCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "trust", Short: "See and change which TPM makers are trusted",
+		Long: `Trust shows and changes whose TPMs are let in. It works on the hub's data folder,
+so it runs on the hub's machine; the hub may be running, and obeys from the next
+request on. docs/trust.md explains it.`,
+	}
+	c.AddCommand(a.trustLs(), a.trustImport(), a.trustRemove(), a.trustRestore(), a.trustCheck())
+	return c
+}
+
+// trustView is a certificate for people and programs.
+type trustView struct {
+	SHA256    string     `json:"sha256"`
+	Maker     string     `json:"maker"`
+	Subject   string     `json:"subject"`
+	Issuer    string     `json:"issuer"`
+	Kind      string     `json:"kind"` // root, link
+	State     string     `json:"state"`
+	Source    string     `json:"source"`
+	BuiltIn   bool       `json:"built-in"`
+	NotBefore time.Time  `json:"not-before"`
+	NotAfter  time.Time  `json:"not-after"`
+	Changed   *time.Time `json:"changed,omitempty"` // when the operator said something of it
+	Quirks    []string   `json:"quirks,omitempty"`
+}
+
+func viewTrust(e trust.Entry) trustView {
+	v := trustView{
+		SHA256: hex.EncodeToString(e.Fingerprint[:]), Maker: e.Maker,
+		Subject: tcg.Printable(e.Cert.Subject.String()), Issuer: tcg.Printable(e.Cert.Issuer.String()),
+		Kind: "link", State: "trusted", Source: tcg.Printable(e.Source), BuiltIn: e.BuiltIn,
+		NotBefore: e.Cert.NotBefore, NotAfter: e.Cert.NotAfter, Quirks: e.Quirks,
+	}
+	if e.Root {
+		v.Kind = "root"
+	}
+	if e.Distrusted {
+		v.State = "distrusted"
+	}
+	if e.Stored {
+		v.Changed = &e.Added
+	}
+	return v
+}
+
+// openTrust opens a data folder, and returns what its hub trusts by itself.
+func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := i.store.TrustedCertificates(ctx)
+	if err == nil {
+		var set *trust.Set
+		if set, err = trust.NewSet(trust.BuiltIn()...).With(rows); err == nil {
+			return i, set, nil
+		}
+	}
+	return nil, nil, errors.Join(err, i.close())
+}
+
+func (a *app) trustLs() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "ls [--data DIR]", Short: "List the makers' certificates", Args: args(),
+		Long: `Ls lists the certificates that come with Gangway and, with --data, what was said
+of them and others on that hub. A root is trusted; a link only helps to build
+chains; a distrusted one is in no chain, wherever it comes from.`,
+		Example: "  gangway trust ls\n  gangway trust ls --data /var/lib/gangway --output json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			set := trust.NewSet(trust.BuiltIn()...)
+			if data != "" {
+				i, known, err := openTrust(c.Context(), data)
+				if err != nil {
+					return err
+				}
+				defer i.close()
+				set = known
+			}
+			views := []trustView{}
+			for _, e := range set.Entries() {
+				views = append(views, viewTrust(e))
+			}
+			if done, err := a.json(views); done {
+				return err
+			}
+			if err := printTrust(a.stdout, views); err != nil {
+				return err
+			}
+			roots, links := set.Count()
+			a.note("%d root(s), %d link(s).", roots, links)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder, on its own machine")
+	return c
+}
+
+func printTrust(out io.Writer, views []trustView) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SHA-256\tMAKER\tKIND\tUNTIL\tSUBJECT\tSOURCE")
+	for _, v := range views {
+		kind := v.Kind
+		if v.State != "trusted" {
+			kind = v.State
+		}
+		fmt.Fprintf(w, "%s…\t%s\t%s\t%s\t%s\t%s\n", v.SHA256[:16], v.Maker, kind, v.NotAfter.Format(time.DateOnly), v.Subject, v.Source)
+	}
+	return w.Flush()
+}
+
+func (a *app) trustRemove() *cobra.Command {
+	var data string
+	var distrust bool
+	c := &cobra.Command{
+		Use: "remove --data DIR SHA-256", Short: "Stop trusting a maker's certificate", Args: args("the certificate's SHA-256"),
+		Long: `Remove takes a certificate away; its SHA-256 may be cut to 8 digits or more. One
+that comes with Gangway is marked as distrusted. With --distrust one that was
+imported is marked too: it is then in no chain any more, also where a device sends
+it. Devices that are aboard stay: 'gangway device delete' is for them.`,
+		Example: "  gangway trust remove --data /var/lib/gangway 3784884ec83a8d7e\n  gangway trust remove --data ./hub --distrust cd8185ff",
+		RunE: func(c *cobra.Command, arg []string) error {
+			i, set, err := openTrust(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			e, err := findTrusted(set, arg[0])
+			if err != nil {
+				return err
+			}
+			if e.Distrusted {
+				return fmt.Errorf("%q is distrusted already; 'gangway trust restore' brings it back", e.Name())
+			}
+			now := time.Now()
+			change := store.TrustChange{Forget: []store.Hash{e.Fingerprint}}
+			did := "was removed"
+			if e.BuiltIn || distrust {
+				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, store.Distrusted, e.Source, now)}}
+				e.Distrusted, did = true, "is distrusted now"
+			}
+			change.Event = trustEvent("trust.removed", now, "%s %s", described(e.Certificate), did)
+			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
+				return err
+			}
+			if done, err := a.json(viewTrust(e)); done {
+				return err
+			}
+			a.note("%s %s. Devices that are aboard stay.", described(e.Certificate), did)
+			for _, other := range set.Entries() {
+				if other.Fingerprint != e.Fingerprint && !other.Distrusted && string(other.Cert.RawSubjectPublicKeyInfo) == string(e.Cert.RawSubjectPublicKeyInfo) {
+					a.note("Another certificate of the same key is still trusted: %x", other.Fingerprint)
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
+	c.Flags().BoolVar(&distrust, "distrust", false, "bar it from all chains, also if a device sends it")
+	return c
+}
+
+func (a *app) trustRestore() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "restore --data DIR SHA-256", Short: "Trust again what was distrusted", Args: args("the certificate's SHA-256"),
+		Example: "  gangway trust restore --data /var/lib/gangway 3784884ec83a8d7e",
+		RunE: func(c *cobra.Command, arg []string) error {
+			i, set, err := openTrust(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			e, err := findTrusted(set, arg[0])
+			if err != nil {
+				return err
+			}
+			if !e.Distrusted {
+				return fmt.Errorf("%q is not distrusted", e.Name())
+			}
+			now := time.Now()
+			change := store.TrustChange{Forget: []store.Hash{e.Fingerprint}}
+			if !e.BuiltIn {
+				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, kindOf(e.Certificate), e.Source, now)}}
+			}
+			change.Event = trustEvent("trust.restored", now, "%s is trusted again", described(e.Certificate))
+			if err := i.store.ChangeTrust(c.Context(), change); err != nil {
+				return err
+			}
+			e.Distrusted = false
+			if done, err := a.json(viewTrust(e)); done {
+				return err
+			}
+			a.note("%s is trusted again, as a %s.", described(e.Certificate), kindOf(e.Certificate))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
+	return c
+}
+
+var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
+
+// findTrusted finds a certificate by the beginning of its SHA-256, written as
+// people and OpenSSL write it.
+func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
+	print := strings.ToLower(strings.TrimSuffix(strings.ReplaceAll(which, ":", ""), "…"))
+	if !fingerprintForm.MatchString(print) {
+		return trust.Entry{}, usagef("%q is no SHA-256 of a certificate: give 8 to 64 hexadecimal digits, as 'gangway trust ls' shows them", which)
+	}
+	var found []trust.Entry
+	for _, e := range set.Entries() {
+		if strings.HasPrefix(hex.EncodeToString(e.Fingerprint[:]), print) {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists them. Those given to 'gangway serve' as files are not there: they go with the flag", print)
+	case 1:
+		return found[0], nil
+	}
+	return trust.Entry{}, fmt.Errorf("%d certificates begin with %s; give more digits", len(found), print)
+}
+
+func kindOf(c trust.Certificate) store.TrustKind {
+	if c.Root {
+		return store.TrustedRoot
+	}
+	return store.TrustedLink
+}
+
+func row(c trust.Certificate, kind store.TrustKind, source string, now time.Time) store.TrustedCertificate {
+	return store.TrustedCertificate{Fingerprint: c.Fingerprint, DER: c.Cert.Raw, Kind: kind, Source: source, Added: now}
+}
+
+// described names a certificate in the trail.
+func described(c trust.Certificate) string {
+	return fmt.Sprintf("%q of %s (SHA-256 %x…)", c.Name(), c.Maker, c.Fingerprint[:8])
+}
+
+func trustEvent(kind string, now time.Time, format string, args ...any) store.Event {
+	return store.Event{Time: now, Kind: kind, Message: tcg.Printable(fmt.Sprintf(format, args...)) + "."}
+}
