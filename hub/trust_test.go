@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"gangway/evidence"
 	"gangway/fleet"
@@ -96,28 +97,44 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// countingStore counts how often the certificates are read.
-type countingStore struct {
+// crowd is a store whose certificates are read only when so many requests
+// have found that they changed.
+type crowd struct {
 	store.Store
-	reads atomic.Int32
+	size  int32
+	asked atomic.Int32 // ConfigVersion
+	reads atomic.Int32 // TrustedCertificates
 }
 
-func (c *countingStore) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {
+func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
+	c.asked.Add(1)
+	return c.Store.ConfigVersion(ctx)
+}
+
+func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {
 	c.reads.Add(1)
+	for range 10_000 {
+		if c.asked.Load() > c.size { // each once, and the one that is here again
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	return c.Store.TrustedCertificates(ctx)
 }
 
 // However many requests come after a change, the certificates are read once.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	s := newScene(t)
-	counting := &countingStore{Store: s.Store}
-	service := &onboard.Service{Store: counting, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
+	const requests = 16
+	c := &crowd{Store: s.Store, size: requests}
+	service := &onboard.Service{Store: c, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
 	service.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), s.maker.Intermediates())...))
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	for change := range int32(3) {
 		say(t, s.Store, store.TrustedLink, s.maker.Intermediate)
+		c.asked.Store(0)
 		var wg sync.WaitGroup
-		for range 16 {
+		for range requests {
 			wg.Go(func() {
 				if _, err := service.Enrol(t.Context(), body, "192.0.2.1:1"); err != nil {
 					t.Error(err)
@@ -125,7 +142,7 @@ func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := counting.reads.Load(); n != change+1 {
+		if n := c.reads.Load(); n != change+1 {
 			t.Errorf("%d reads after %d changes", n, change+1)
 		}
 	}
