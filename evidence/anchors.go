@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Anchors is what a Trust is made of.
@@ -22,7 +23,21 @@ type Anchors struct {
 
 // NewTrustOf makes a set. A root that is no CA is an error.
 func NewTrustOf(a Anchors) (*Trust, error) {
-	return newTrust(a, barring(a))
+	t, err := newTrust(a, barring(a))
+	if err != nil || len(a.Distrusted) == 0 {
+		return t, err
+	}
+	// The same with the distrusted ones among the roots, to tell a chain that
+	// the operator does not want from one that nobody knows.
+	unbarred := a
+	unbarred.Roots = slices.Clone(a.Roots)
+	for _, c := range a.Distrusted {
+		if c.IsCA {
+			unbarred.Roots = append(unbarred.Roots, c)
+		}
+	}
+	t.unbarred, err = newTrust(unbarred, nil)
+	return t, err
 }
 
 // NewTrust makes a set of roots and intermediates alone.

@@ -23,6 +23,9 @@ func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 		name := string(c.RawSubject)
 		more.bySubject[name] = append(slices.Clip(more.bySubject[name]), c)
 	}
+	if t.unbarred != nil {
+		more.unbarred = t.unbarred.With(intermediates)
+	}
 	return more
 }
 

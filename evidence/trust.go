@@ -30,7 +30,8 @@ type Trust struct {
 	mu       sync.Mutex
 	verified map[[32]byte]*verifiedCA
 
-	origins map[[32]byte]string // as in Anchors
+	origins  map[[32]byte]string // as in Anchors
+	unbarred *Trust              // nil where nothing is distrusted
 }
 
 type verifiedCA struct {
@@ -77,6 +78,17 @@ var (
 // signature and everything above it up to a root. extra are DER certificates
 // that the device sent: untrusted, but possible links.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
+	ca, err := t.find(leaf, extra, now)
+	if err == nil || t.unbarred == nil {
+		return ca, err
+	}
+	if _, other := t.unbarred.find(leaf, extra, now); other == nil {
+		err = errDistrusted
+	}
+	return nil, err
+}
+
+func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	var sent []*x509.Certificate
 	best := errUntrusted
 	issuerName := tcg.CanonicalName(leaf.Certificate.RawIssuer)

@@ -167,6 +167,8 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	}
 	issuer, err := in.Trust.chain(r.EKCertificate, r.CAData.Chain, in.Now)
 	switch {
+	case errors.Is(err, errDistrusted):
+		return "", refuse("ek-chain-distrusted", "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case err != nil:

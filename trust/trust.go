@@ -9,13 +9,8 @@ package trust
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
-	"crypto/sha1" // old roots signed themselves with it; see selfSigned
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -56,26 +51,12 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned checks the signature on a certificate with its own key. SHA-1 is
-// accepted here, where crypto/x509 refuses it: that signature tells a root
-// from a link and protects nothing, because what makes a root trusted is that
-// the operator, or Gangway, has these very bytes.
+// selfSigned checks the signature on a certificate with its own key. SHA-1
+// will do here (as it does for CheckSignature, and not for a link of a chain):
+// that signature tells a root from a link and protects nothing, because what
+// makes a root trusted is that the operator, or Gangway, has these very bytes.
 func selfSigned(c *x509.Certificate) bool {
-	if !bytes.Equal(c.RawSubject, c.RawIssuer) {
-		return false
-	}
-	err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
-	if !errors.As(err, new(x509.InsecureAlgorithmError)) {
-		return err == nil
-	}
-	digest := sha1.Sum(c.RawTBSCertificate)
-	switch key := c.PublicKey.(type) {
-	case *rsa.PublicKey:
-		return c.SignatureAlgorithm == x509.SHA1WithRSA && rsa.VerifyPKCS1v15(key, crypto.SHA1, digest[:], c.Signature) == nil
-	case *ecdsa.PublicKey:
-		return c.SignatureAlgorithm == x509.ECDSAWithSHA1 && ecdsa.VerifyASN1(key, digest[:], c.Signature)
-	}
-	return false
+	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
 // maker is the folder above RootCA or IntermediateCA, as collections have

@@ -56,7 +56,7 @@ func command(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway",
 		Short: "A hub that brings machines with a TPM 2.0 aboard by themselves",
-		Long: `gangway is the hub ('serve', 'account create') and the fleet owner's tool
+		Long: `gangway is the hub ('serve', 'account create', 'trust') and the fleet owner's tool
 ('login', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -33,8 +33,9 @@ type Hub struct {
 	Owner   store.Account // with password Password
 	Server  *hub.Server
 
-	dir   string
-	ahead atomic.Int64 // nanoseconds that the clock is ahead
+	dir    string
+	makers *trust.Set
+	ahead  atomic.Int64 // nanoseconds that the clock is ahead
 }
 
 // DeviceCAKey is the device CA's private key, as a thief of the hub's disk
@@ -79,7 +80,8 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	h.URL = "https://" + l.Addr().String()
 	log := h.Log()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
-	h.Service.SetTrust(trust.NewSet(trust.Given("test", roots, intermediates)...))
+	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
+	h.Service.SetTrust(h.makers)
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
 		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
@@ -116,6 +118,24 @@ func (h *Hub) Policy(t testing.TB, owner, text string) {
 
 // Log is where a test's servers write to: nowhere.
 func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// Replica is another copy of the hub's service, with its own connection to the
+// same database, as another process would have.
+func (h *Hub) Replica(t testing.TB) *onboard.Service {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(h.dir, "gangway.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &onboard.Service{Store: db, CA: h.CA, Log: h.Service.Log, Now: h.Now, PublicURL: h.URL}
+	s.SetTrust(h.makers)
+	return s
+}
 
 // Now is the hub's time.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }

@@ -114,8 +114,9 @@ func TestReadsEachPacking(t *testing.T) {
 		"none":  packed(t, contents),
 		"MSZIP": packed(t, contents, "-z"),
 		"LZX":   lzx(contents),
-		// Microsoft's is signed: the signature is behind the cabinet.
-		"signed": append(packed(t, contents, "-z"), bytes.Repeat([]byte("MSCF signature"), 500)...),
+		// Microsoft's is signed: the signature is behind the cabinet. Whatever
+		// is there is no part of it.
+		"signed": append(packed(t, contents, "-z"), packed(t, contents)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TMPDIR", t.TempDir())
