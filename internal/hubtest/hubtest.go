@@ -103,6 +103,9 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	return h
 }
 
+// Data is the hub's data folder, as commands on its machine take it.
+func (h *Hub) Data() string { return h.dir }
+
 // Replica is another copy of the hub's service, with its own connection to the
 // same database, as another process would have.
 func (h *Hub) Replica(t testing.TB) *onboard.Service {
