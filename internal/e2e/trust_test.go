@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+<<<<<<< HEAD
 	"bytes"
 	"context"
 	"crypto"
@@ -308,4 +309,89 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
+=======
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+)
+
+// A real TPM of a maker that the hub does not know is refused; the operator
+// imports the maker on the command line, while the hub runs, and it is let in;
+// they remove the maker, and the next TPM is refused. Who is aboard stays.
+func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
+	tpm := newTPM(t, swtpm.RSA2048)
+	h := hubtest.New(t, nil, nil)
+	bin := filepath.Join(t.TempDir(), "gangway")
+	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	gangway := func(args ...string) (string, error) {
+		out, err := exec.Command(bin, append([]string{"trust"}, append(args, "--data", h.Data())...)...).CombinedOutput()
+		return string(out), err
+	}
+	refused := func(tpm *swtpm.TPM) {
+		t.Helper()
+		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker that this hub trusts") {
+			t.Fatalf("onboarding a stranger: %v", err)
+		}
+	}
+	refused(tpm)
+
+	makers := filepath.Join(t.TempDir(), "makers.pem")
+	var bundle []byte
+	for _, c := range append([]*x509.Certificate{tpm.Issuer()}, tpm.Roots()...) {
+		bundle = append(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	if err := os.WriteFile(makers, bundle, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := gangway("import", makers); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	devices := h.Devices(t, h.Owner)
+	if len(devices) != 1 {
+		t.Fatalf("%d devices", len(devices))
+	}
+	e, err := h.Store.Enrolment(t.Context(), devices[0].Enrolment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(e.Verdict), "The root's source: import of "+makers) {
+		t.Errorf("the verdict does not say where the root is from: %s", e.Verdict)
+	}
+
+	ek := filepath.Join(t.TempDir(), "ek.crt")
+	if err := os.WriteFile(ek, e.EKCertificate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := gangway("check", ek); err != nil || !strings.HasSuffix(out, "\nTrusted.\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err := exec.Command(bin, "trust", "check", ek).CombinedOutput(); err == nil {
+		t.Errorf("trusted without its maker: %s", out)
+	}
+
+	if out, err := gangway("remove", fmt.Sprintf("%x", sha256.Sum256(tpm.Roots()[0].Raw))); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	refused(newTPM(t, swtpm.P384))
+	if out, err := gangway("check", ek); err == nil {
+		t.Errorf("trusted without its root: %s", out)
+	}
+	if _, err := h.Store.DeviceByCertificate(t.Context(), devices[0].IDevIDHash); err != nil {
+		t.Errorf("the device that was aboard: %v", err)
+	}
+>>>>>>> h-trust3
 }

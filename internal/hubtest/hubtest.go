@@ -119,6 +119,9 @@ func (h *Hub) Policy(t testing.TB, owner, text string) {
 // Log is where a test's servers write to: nowhere.
 func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
+// Data is the hub's data folder, as commands on its machine take it.
+func (h *Hub) Data() string { return h.dir }
+
 // Replica is another copy of the hub's service, with its own connection to the
 // same database, as another process would have.
 func (h *Hub) Replica(t testing.TB) *onboard.Service {
