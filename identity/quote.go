@@ -1,0 +1,185 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Quoted is the TPM's word on what was booted.
+type Quoted struct {
+	Bank      tcg.AlgID // SHA-384 where the TPM has that bank, else SHA-256
+	PCRs      [][]byte  // values of PCR 0 to 15
+	Attest    []byte    // TPMS_ATTEST of TPM2_Quote over them
+	Signature []byte    // TPMT_SIGNATURE of it, by the IAK
+}
+
+// quotedPCRs is how many PCRs are quoted, from 0: those of the firmware and of
+// the static operating system (PC Client Platform TPM Profile, 3.7).
+const quotedPCRs = 16
+
+// ErrNoBank: the TPM keeps no PCRs in SHA-256 or better.
+var ErrNoBank = errors.New("identity: this TPM keeps no SHA-256 PCR bank; switch it on in the firmware's setup")
+
+// StepQuote is the step by which the commands of LoadQuote are counted.
+const StepQuote Step = "quote"
+
+// LoadQuote quotes PCR 0 to 15 of the best bank over a nonce (16 to 64 bytes)
+// by the IAK, which is made for it and flushed afterwards. Options.Algorithm
+// must be as it was at onboarding. It takes one TPM2_GetCapability, then one
+// TPM2_CreatePrimary, two TPM2_PCR_Read, one TPM2_Quote and one
+// TPM2_FlushContext.
+//
+// The values returned are those that were quoted: when a PCR changed in
+// between, they are read again.
+func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, error) {
+	if len(nonce) < 16 || len(nonce) > 64 {
+		return nil, fmt.Errorf("identity: a nonce of %d bytes, 16 to 64 are allowed", len(nonce))
+	}
+	end, err := t.begin(ctx, StepQuote)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	r := &ring{t: t, endAuth: o.EndorsementAuth}
+	q, err := r.quote(o, nonce)
+	if closing := r.close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return nil, fmt.Errorf("identity: quoting the PCRs: %w", err)
+	}
+	return q, nil
+}
+
+func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
+	bank, err := r.t.bestBank()
+	if err != nil {
+		return nil, err
+	}
+	algorithm := o.Algorithm
+	if algorithm == "" {
+		algorithm = P256
+	}
+	template, _, err := devidTemplates(algorithm)
+	if err != nil {
+		return nil, err
+	}
+	iak := &key{template: template}
+	r.keys = append(r.keys, iak)
+	q := &Quoted{Bank: bank}
+	for range 3 {
+		if q.PCRs, err = r.t.readPCRs(bank); err != nil {
+			return nil, err
+		}
+		matches := false
+		err := r.attempt([]*key{iak}, func() error {
+			rsp, err := run(r.t, tpm2.Quote{
+				SignHandle:     iak.with(tpm2.PasswordAuth(nil)),
+				QualifyingData: tpm2.TPM2BData{Buffer: nonce},
+				InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+				PCRSelect:      selection(bank, allQuoted()),
+			})
+			if err != nil {
+				return err
+			}
+			q.Attest = rsp.Quoted.Bytes()
+			if q.Signature, err = marshalSignature(rsp.Signature); err != nil {
+				return err
+			}
+			matches, err = q.check(iak.public, nonce)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if matches {
+			return q, nil
+		}
+	}
+	return nil, errors.New("the PCRs keep changing")
+}
+
+// check verifies what the TPM returned and reports whether the values read are
+// those quoted.
+func (q *Quoted) check(iak *tcg.Public, nonce []byte) (bool, error) {
+	a, err := tcg.ParseQuote(q.Attest)
+	if err != nil {
+		return false, err
+	}
+	s, err := tcg.ParseSignature(q.Signature)
+	if err != nil {
+		return false, err
+	}
+	if err := iak.Verify(q.Attest, s); errors.Is(err, tcg.ErrSignature) || err == nil && !bytes.Equal(a.ExtraData, nonce) {
+		return false, errForeignKey
+	} else if err != nil {
+		return false, err
+	}
+	h, err := iak.SchemeHash.Hash()
+	if err != nil {
+		return false, err
+	}
+	d := h.New()
+	for _, v := range q.PCRs {
+		d.Write(v)
+	}
+	return bytes.Equal(d.Sum(nil), a.PCRDigest), nil
+}
+
+func allQuoted() []uint {
+	pcrs := make([]uint, quotedPCRs)
+	for i := range pcrs {
+		pcrs[i] = uint(i)
+	}
+	return pcrs
+}
+
+func selection(bank tcg.AlgID, pcrs []uint) tpm2.TPMLPCRSelection {
+	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+		Hash: tpm2.TPMAlgID(bank), PCRSelect: tpm2.PCClientCompatible.PCRs(pcrs...),
+	}}}
+}
+
+// bestBank returns the strongest bank that has PCRs.
+func (t *TPM) bestBank() (tcg.AlgID, error) {
+	rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1})
+	if err != nil {
+		return 0, err
+	}
+	var has *tpm2.TPMLPCRSelection
+	if err := guarded(func() (err error) { has, err = rsp.CapabilityData.Data.AssignedPCR(); return err }); err != nil {
+		return 0, err
+	}
+	for _, bank := range []tcg.AlgID{tcg.AlgSHA384, tcg.AlgSHA256} {
+		for _, s := range has.PCRSelections {
+			if tcg.AlgID(s.Hash) == bank && len(s.PCRSelect) >= 2 && s.PCRSelect[0] == 0xFF && s.PCRSelect[1] == 0xFF {
+				return bank, nil
+			}
+		}
+	}
+	return 0, ErrNoBank
+}
+
+// readPCRs reads PCR 0 to 15: a TPM gives at most eight at once.
+func (t *TPM) readPCRs(bank tcg.AlgID) ([][]byte, error) {
+	var values [][]byte
+	for len(values) < quotedPCRs {
+		rsp, err := run(t, tpm2.PCRRead{PCRSelectionIn: selection(bank, allQuoted()[len(values):])})
+		if err != nil {
+			return nil, err
+		}
+		if len(rsp.PCRValues.Digests) == 0 || len(values)+len(rsp.PCRValues.Digests) > quotedPCRs {
+			return nil, errors.New("TPM2_PCR_Read: another number of values than was asked for")
+		}
+		for _, d := range rsp.PCRValues.Digests {
+			values = append(values, d.Buffer)
+		}
+	}
+	return values, nil
+}

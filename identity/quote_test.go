@@ -1,0 +1,83 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"slices"
+	"testing"
+
+	"gangway/internal/swtpm"
+	"gangway/tcg"
+)
+
+func TestQuotesWhatTheTPMHolds(t *testing.T) {
+	t.Parallel()
+	s := startTPM(t, swtpm.P384)
+	nonce := bytes.Repeat([]byte{7}, 32)
+	for _, algorithm := range []Algorithm{P256, P384, RSA2048} {
+		tpm := open(t, s)
+		id := load(t, tpm, Options{Algorithm: algorithm})
+		name, public := id.IAKName, id.IAK
+		id.Close()
+		before := tpm.Stats().ByStep[StepQuote].Commands
+		q, err := LoadQuote(t.Context(), tpm, Options{Algorithm: algorithm}, nonce)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := tpm.Stats().ByStep[StepQuote].Commands - before; n > 6 {
+			t.Errorf("%s: %d commands", algorithm, n)
+		}
+		a, err := tcg.ParseQuote(q.Attest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signer, err := tcg.EndorsementQualifiedName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sig, err := tcg.ParseSignature(q.Signature)
+		if err != nil || public.Verify(q.Attest, sig) != nil || !bytes.Equal(a.QualifiedSigner, signer) || !bytes.Equal(a.ExtraData, nonce) {
+			t.Errorf("%s: another key's quote, or over something else: %v", algorithm, err)
+		}
+		if len(q.PCRs) != 16 || len(a.Selection) != 1 || a.Selection[0].Hash != q.Bank || !slices.Equal(a.Selection[0].PCRs, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}) {
+			t.Errorf("%s: %d values, selection %+v", algorithm, len(q.PCRs), a.Selection)
+		}
+		if err := tpm.Close(); err != nil {
+			t.Error(err)
+		}
+		assertEmpty(t, s)
+	}
+	if _, err := LoadQuote(t.Context(), open(t, s), Options{}, []byte("short")); err == nil {
+		t.Error("a nonce of five bytes")
+	}
+}
+
+func TestQuoteShowsAnExtendedPCR(t *testing.T) {
+	t.Parallel()
+	s := startTPM(t, swtpm.P384)
+	event := sha256.Sum256([]byte("event"))
+	if err := s.ExtendPCR(4, event[:]); err != nil {
+		t.Fatal(err)
+	}
+	q, err := LoadQuote(t.Context(), open(t, s), Options{}, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := sha256.Sum256(append(make([]byte, 32), event[:]...))
+	if q.Bank != tcg.AlgSHA256 || !bytes.Equal(q.PCRs[4], want[:]) || !bytes.Equal(q.PCRs[5], make([]byte, 32)) {
+		t.Errorf("bank %x, PCR 4 %x", q.Bank, q.PCRs[4])
+	}
+	assertEmpty(t, s)
+}
+
+func TestQuoteIsCancelled(t *testing.T) {
+	t.Parallel()
+	s := startTPM(t, swtpm.P384)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := LoadQuote(ctx, open(t, s), Options{}, make([]byte, 32)); err == nil {
+		t.Error("no error")
+	}
+	assertEmpty(t, s)
+}

@@ -1,0 +1,311 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/fleet"
+	"gangway/hub"
+	"gangway/identity"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/tcg"
+)
+
+// owner is a person at the API.
+type owner struct {
+	t      testing.TB
+	url    string
+	client *http.Client
+	token  string
+}
+
+func signIn(t testing.TB, h *hubtest.Hub) *owner {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(h.CA.RootPEM())
+	o := &owner{t: t, url: h.URL, client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}}
+	t.Cleanup(o.client.CloseIdleConnections)
+	var s struct{ Token string }
+	o.call("POST", "/auth/login", map[string]string{"username": h.Owner.Nick, "password": hubtest.Password}, &s)
+	o.token = s.Token
+	return o
+}
+
+func (o *owner) call(method, path string, in, out any) {
+	o.t.Helper()
+	b, err := json.Marshal(in)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	req, err := http.NewRequest(method, o.url+path, bytes.NewReader(b))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if o.token != "" {
+		req.Header.Set("Authorization", "Bearer "+o.token)
+	}
+	resp, err := o.client.Do(req)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err = io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		o.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, b, err)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// evidence is all that the owner reads of how a device was judged.
+func (o *owner) evidence(id string) string {
+	o.t.Helper()
+	var e hub.EvidenceView
+	o.call("GET", "/devices/"+id+"/evidence", nil, &e)
+	var words []string
+	for _, s := range e.Verdict.Steps {
+		words = append(words, s.Check+": "+s.Detail)
+	}
+	return strings.Join(append(words, e.Verdict.Notes...), "\n")
+}
+
+func (o *owner) events() string {
+	o.t.Helper()
+	var events []hub.EventView
+	o.call("GET", "/events", nil, &events)
+	var words []string
+	for _, e := range events {
+		words = append(words, e.Message)
+	}
+	return strings.Join(words, "\n")
+}
+
+func says(t testing.TB, text string, sentences ...string) {
+	t.Helper()
+	for _, s := range sentences {
+		if !strings.Contains(text, s) {
+			t.Errorf("the owner does not read %q in:\n%s", s, text)
+		}
+	}
+}
+
+// ekOf asks the TPM for the EK of a template.
+func ekOf(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
+	t.Helper()
+	conn, err := identity.Open(tpm.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	id, err := identity.Load(t.Context(), conn, identity.Options{EK: template, AllowUnvouched: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer id.Close()
+	key, err := id.EK.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// makerOf makes a TPM maker's CAs, each issued by the one before.
+func makerOf(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
+	t.Helper()
+	for i := range levels {
+		key, err := fleet.NewKey(tcg.IDevIDTemplates[1], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template, err := fleet.EKTemplate(key.Private.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		template.IsCA, template.UnknownExtKeyUsage, template.ExtraExtensions = true, nil, nil
+		template.KeyUsage = x509.KeyUsageCertSign
+		template.Subject.CommonName = "FAKE TPM CA " + string(rune('0'+i))
+		parent, signer := template, key.Private
+		if i > 0 {
+			parent, signer = certs[i-1], last
+		}
+		cert, err := fleet.Issue(template, parent, key.Private.Public(), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, last = append(certs, cert), key.Private
+	}
+	return certs, last
+}
+
+func certifyEK(t testing.TB, key crypto.PublicKey, issuer *x509.Certificate, signer crypto.Signer, until time.Time) []byte {
+	t.Helper()
+	template, err := fleet.EKTemplate(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.NotAfter = until
+	cert, err := fleet.Issue(template, issuer, key, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.Raw
+}
+
+func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		ek        swtpm.EK
+		sentences []string
+	}{
+		{"RSA 2048, low range", swtpm.RSA2048, []string{"The EK is the certificate's key, of template L-1 (RSA 2048).", "and the policy allows \"swtpm\" by name."}},
+		{"ECC P-384, high range", swtpm.P384, []string{"The EK is the certificate's key, of template H-3 (P-384).", "up to the trusted root"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tpm := newTPM(t, c.ek)
+			h := newHub(t, tpm)
+			s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, signIn(t, h).evidence(s.DeviceID), append(c.sentences, "EK certificate of ", "swtpm", "The IAK certifies that the IDevID key is in the same TPM.")...)
+		})
+	}
+}
+
+// The hub trusts the root alone; what lies between is in the chip.
+func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.None)
+	cas, signer := makerOf(t, 3)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[2], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.WriteNV(tcg.ChainFirst, append(bytes.Clone(cas[2].Raw), cas[1].Raw...)); err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.New(t, cas[:1], nil)
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
+}
+
+func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.None)
+	cas, _ := makerOf(t, 1)
+	h := hubtest.New(t, cas, nil)
+	ada := signIn(t, h)
+	state := t.TempDir()
+	waiting := make(chan string, 1)
+	done := make(chan error, 1)
+	a, err := agent.New(agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: state, Model: "test machine", Serial: "0001",
+		Progress: func(s agent.Step) {
+			t.Log(s.Detail)
+			if s.Name == "waiting" {
+				select {
+				case waiting <- s.Detail:
+				default:
+				}
+			}
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		_, err := a.Onboard(ctx)
+		done <- err
+	}()
+	var words string
+	select {
+	case words = <-waiting:
+	case err := <-done:
+		t.Fatalf("it does not wait: %v", err)
+	}
+	var list []hub.WaitingView
+	ada.call("GET", "/devices/waiting", nil, &list)
+	if len(list) != 1 {
+		t.Fatalf("%d wait", len(list))
+	}
+	// The machine shows what the owner is to compare.
+	on, err := agent.ReadState(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
+		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
+	}
+	says(t, list[0].Verdict.Steps[1].Detail, "The TPM has no EK certificate: nothing says who made it.")
+	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
+	var decided hub.WaitingView
+	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	devices := h.Devices(t, h.Owner)
+	if len(devices) != 1 || devices[0].ID != list[0].ID {
+		t.Fatalf("%+v", devices)
+	}
+	says(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
+}
+
+func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
+	t.Parallel()
+	tpm, other := newTPM(t, swtpm.None), newTPM(t, swtpm.P384)
+	cas, signer := makerOf(t, 1)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, other, "H-3"), cas[0], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.New(t, cas, nil)
+	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
+		t.Fatalf("error %v", err)
+	}
+	says(t, signIn(t, h).events(), "The EK presented is not the key of the EK certificate.")
+	if n := len(h.Devices(t, h.Owner)); n != 0 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+func TestTPMWithAnExpiredCertificate(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.None)
+	cas, signer := makerOf(t, 1)
+	expired := time.Now().AddDate(0, 0, -3)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[0], signer, expired)); err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.New(t, cas, nil)
+	ada := signIn(t, h)
+	dir := t.TempDir()
+	h.Policy(t, h.Owner.ID, "version: 1\nexpired_ek_certificate: refuse\n")
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "strict")); err == nil || !strings.Contains(err.Error(), "ek-certificate-expired") {
+		t.Fatalf("error %v", err)
+	}
+	day := expired.UTC().Format(time.DateOnly)
+	says(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not let that pass.")
+	h.Policy(t, h.Owner.ID, "")
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "default"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	says(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
+}

@@ -1,0 +1,25 @@
+package swtpm
+
+import (
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
+)
+
+// ExtendPCR extends a PCR of the SHA-256 bank by a digest, as firmware does.
+func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
+	link, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return fmt.Errorf("swtpm: %w", err)
+	}
+	defer link.Close()
+	_, err = tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest}}},
+	}.Execute(link)
+	if err != nil {
+		return fmt.Errorf("swtpm: extending PCR %d: %w", pcr, err)
+	}
+	return nil
+}
