@@ -222,6 +222,7 @@ type EventFilter struct {
 // Store is the hub's memory. All methods are safe for concurrent use. A
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
+	Boots
 	DeviceDesk
 	WaitingRoom
 	Rulebook

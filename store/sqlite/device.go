@@ -158,8 +158,10 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if _, err := c.exec(markDeviceDeleted, id); err != nil {
 			return err
 		}
-		if _, err := c.exec(deleteSecret, id); err != nil {
-			return err
+		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice} {
+			if _, err := c.exec(of, id); err != nil {
+				return err
+			}
 		}
 		if !evidence {
 			return nil

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Deletion", deletionTests},
 		{"Waiting", waitingTests},
 		{"Desk", deskTests},
+		{"Boots", bootTests},
 		{"Events", eventTests},
 		{"Trust", trustTests},
 		{"Races", raceTests},

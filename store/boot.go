@@ -1,0 +1,47 @@
+package store
+
+import (
+	"context"
+	"time"
+)
+
+// Boot is a measurement of a device: verified evidence of what it booted.
+type Boot struct {
+	Device      string
+	Time        time.Time
+	State       string // "matches", "changed"
+	Measurement []byte // JSON of boot.Measurement
+	Changes     []byte // JSON of what differs from the reference
+	// The evidence itself, for an auditor; of the latest measurement alone.
+	Nonce, Attest, Signature, Log []byte
+}
+
+// BootReference is what a device should boot, JSON of boot.Reference.
+type BootReference struct {
+	Device string
+	Text   []byte
+}
+
+// Boots keeps what devices booted.
+type Boots interface {
+	// PutBoot stores a measurement as a device's latest, and keeps the ten
+	// before it without their evidence. learnt, if not nil, becomes the
+	// device's reference unless it has one: then the measurement is not stored,
+	// and the reference returned is the one that is there.
+	PutBoot(ctx context.Context, b Boot, learnt []byte) (reference []byte, err error)
+	// LatestBoot is ErrNotFound when the device was never measured.
+	LatestBoot(ctx context.Context, device string) (Boot, error)
+	// BootHistory lists a device's measurements, the newest first, without the
+	// evidence.
+	BootHistory(ctx context.Context, device string) ([]Boot, error)
+	// BootStates gives the states of an owner's devices that were measured, by
+	// device.
+	BootStates(ctx context.Context, owner string) (map[string]string, error)
+	// BootReference is ErrNotFound when the device has none.
+	BootReference(ctx context.Context, device string) (BootReference, error)
+	PutBootReference(ctx context.Context, r BootReference) error
+	// RequestBoot asks that the device be measured again; BootRequested says
+	// whether it was, since its last measurement.
+	RequestBoot(ctx context.Context, device string) error
+	BootRequested(ctx context.Context, device string) (bool, error)
+}

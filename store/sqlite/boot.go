@@ -1,0 +1,159 @@
+package sqlite
+
+import (
+	"context"
+
+	"gangway/store"
+)
+
+// keptBoots is how many measurements of a device are kept.
+const keptBoots = 11
+
+const bootColumns = `SELECT device, time, state, measurement, changes, `
+
+var (
+	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, nonce, attest, signature, log)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	stripBoots = prepared(`UPDATE boots SET nonce = x'', attest = x'', signature = x'', log = x''
+		WHERE device = ? AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
+	dropBoots = prepared(`DELETE FROM boots WHERE device = ?1 AND id NOT IN
+		(SELECT id FROM boots WHERE device = ?1 ORDER BY id DESC LIMIT ?2)`)
+	selectLatestBoot = prepared(bootColumns + `nonce, attest, signature, log FROM boots WHERE device = ? ORDER BY id DESC LIMIT 1`)
+	selectBoots      = prepared(bootColumns + `NULL, NULL, NULL, NULL FROM boots WHERE device = ? ORDER BY id DESC`)
+	selectBootStates = prepared(`SELECT b.device, b.state FROM boot_devices b JOIN devices d ON d.id = b.device
+		WHERE d.owner = ? AND d.deleted = 0 AND b.state <> ''`)
+
+	selectBootReference = prepared(`SELECT reference FROM boot_devices WHERE device = ? AND reference IS NOT NULL`)
+	upsertBootReference = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', ?, 0)
+		ON CONFLICT (device) DO UPDATE SET reference = excluded.reference`)
+	upsertBootState = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, ?, NULL, 0)
+		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0`)
+	requestBoot = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', NULL, 1)
+		ON CONFLICT (device) DO UPDATE SET requested = 1`)
+	selectBootRequested = prepared(`SELECT requested FROM boot_devices WHERE device = ?`)
+
+	deleteBoots      = prepared(`DELETE FROM boots WHERE device = ?`)
+	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
+)
+
+// PutBoot implements store.Store.
+func (s *Store) PutBoot(ctx context.Context, b store.Boot, learnt []byte) (reference []byte, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		reference = nil
+		r, ok, err := c.one(selectBootReference, b.Device)
+		if err != nil {
+			return err
+		}
+		if ok {
+			reference = r.blob()
+		}
+		if learnt != nil {
+			if ok {
+				return nil
+			}
+			reference = learnt
+			if _, err := c.exec(upsertBootReference, b.Device, learnt); err != nil {
+				return err
+			}
+		}
+		if _, err := c.exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
+			return err
+		}
+		if _, err := c.exec(stripBoots, b.Device); err != nil {
+			return err
+		}
+		if _, err := c.exec(dropBoots, b.Device, int64(keptBoots)); err != nil {
+			return err
+		}
+		_, err = c.exec(upsertBootState, b.Device, b.State)
+		return err
+	})
+	return reference, err
+}
+
+func readBoot(r *row) store.Boot {
+	return store.Boot{Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(),
+		Nonce: r.blob(), Attest: r.blob(), Signature: r.blob(), Log: r.blob()}
+}
+
+// LatestBoot implements store.Store.
+func (s *Store) LatestBoot(ctx context.Context, device string) (b store.Boot, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectLatestBoot, device)
+		if err == nil && !ok {
+			err = store.ErrNotFound
+		}
+		if err == nil {
+			b = readBoot(&r)
+		}
+		return err
+	})
+	return b, err
+}
+
+// BootHistory implements store.Store.
+func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Boot, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectBoots, func(r row) (bool, error) {
+			list = append(list, readBoot(&r))
+			return true, nil
+		}, device)
+	})
+	return list, err
+}
+
+// BootStates implements store.Store.
+func (s *Store) BootStates(ctx context.Context, owner string) (map[string]string, error) {
+	states := make(map[string]string)
+	err := s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectBootStates, func(r row) (bool, error) {
+			id := r.text()
+			states[id] = r.text()
+			return true, nil
+		}, owner)
+	})
+	return states, err
+}
+
+// BootReference implements store.Store.
+func (s *Store) BootReference(ctx context.Context, device string) (ref store.BootReference, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootReference, device)
+		if err == nil && !ok {
+			err = store.ErrNotFound
+		}
+		if err == nil {
+			ref = store.BootReference{Device: device, Text: r.blob()}
+		}
+		return err
+	})
+	return ref, err
+}
+
+// PutBootReference implements store.Store.
+func (s *Store) PutBootReference(ctx context.Context, r store.BootReference) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(upsertBootReference, r.Device, r.Text)
+		return err
+	})
+}
+
+// RequestBoot implements store.Store.
+func (s *Store) RequestBoot(ctx context.Context, device string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(requestBoot, device)
+		return err
+	})
+}
+
+// BootRequested implements store.Store.
+func (s *Store) BootRequested(ctx context.Context, device string) (asked bool, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootRequested, device)
+		if err == nil && ok {
+			asked = r.bool()
+		}
+		return err
+	})
+	return asked, err
+}

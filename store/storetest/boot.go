@@ -1,0 +1,89 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"gangway/store"
+)
+
+var bootTests = []test{
+	{"FirstBootIsLearntOnce", firstBootIsLearnt},
+	{"HistoryIsBounded", bootHistoryIsBounded},
+	{"BootsGoWithTheDevice", bootsGo},
+}
+
+func booted(device string, n int) store.Boot {
+	return store.Boot{Device: device, Time: Epoch.Add(time.Duration(n) * time.Hour), State: "matches", Measurement: []byte(fmt.Sprintf(`{"n":%d}`, n)), Changes: []byte("[]"),
+		Nonce: []byte("nonce"), Attest: []byte("attest"), Signature: []byte("signature"), Log: []byte("log")}
+}
+
+func firstBootIsLearnt(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	_, err := f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	equal(f, "reference", string(ref), "first")
+	// Two that learn at once: the second is told of the first's, and nothing of
+	// it is stored.
+	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
+	f.must(err)
+	equal(f, "reference", string(ref), "first")
+	b, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", string(b.Measurement), `{"n":1}`)
+	equal(f, "evidence", string(b.Attest)+string(b.Log), "attestlog")
+	changed := booted(d.ID, 3)
+	changed.State = "changed"
+	_, err = f.PutBoot(f.ctx, changed, nil)
+	f.must(err)
+	states, err := f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "changed"})
+	states, err = f.BootStates(f.ctx, f.other.ID)
+	f.must(err)
+	equal(f, "the other's states", len(states), 0)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}))
+	r, err := f.BootReference(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "reference", string(r.Text), "given")
+	asked := func(want bool) {
+		f.Helper()
+		got, err := f.BootRequested(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "requested", got, want)
+	}
+	asked(false)
+	f.must(f.RequestBoot(f.ctx, d.ID))
+	asked(true)
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), nil)
+	f.must(err)
+	asked(false)
+}
+
+func bootHistoryIsBounded(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	for n := range 20 {
+		_, err := f.PutBoot(f.ctx, booted(d.ID, n), nil)
+		f.must(err)
+	}
+	list, err := f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "kept", len(list), 11)
+	equal(f, "newest", string(list[0].Measurement), `{"n":19}`)
+	equal(f, "evidence", list[0].Attest == nil && list[1].Attest == nil, true)
+}
+
+func bootsGo(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	_, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+	_, err = f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+}
