@@ -48,6 +48,8 @@ type Config struct {
 	EK, Key string
 	// ReportEvery is how often Run reports. Default: one minute.
 	ReportEvery time.Duration
+	// EventLog is the file of the firmware's event log. Default: EventLogPath.
+	EventLog string
 	// Progress, if set, is called at each step.
 	Progress func(Step)
 	// Log may be nil.
@@ -69,6 +71,9 @@ type Agent struct {
 	cfg   Config
 	dir   *folder
 	state State
+
+	measured   int64 // connections that there were when the last report was taken
+	logMissing bool  // said once that there is no event log
 }
 
 // New opens the state folder and takes its lock. Close gives it back.

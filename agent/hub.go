@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"gangway/tcg/join"
@@ -25,6 +26,8 @@ type hub struct {
 	url    string
 	roots  *x509.CertPool
 	client *http.Client
+
+	connections atomic.Int64 // that were made
 }
 
 func newHub(url, ca string) (*hub, error) {
@@ -56,8 +59,12 @@ func (h *hub) newClient(cert *tls.Certificate) *http.Client {
 	return &http.Client{
 		Timeout: 60 * time.Second,
 		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			Proxy: http.ProxyFromEnvironment,
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				h.connections.Add(1)
+				return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, address)
+			},
+			MaxConnsPerHost:       1, // what is bound to a connection is asked and answered on one
 			TLSClientConfig:       config,
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
@@ -106,7 +113,9 @@ func (h *hub) send(ctx context.Context, method, path, contentType string, body [
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", contentType)
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
 	req.Header.Set("User-Agent", "gangway-agent")
 	return h.do(req)
 }

@@ -45,7 +45,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer h.close()
 	started := time.Now()
 	for {
-		err := a.patiently(ctx, "the hub at "+h.url, func() error { return a.report(ctx, h, started) })
+		err := a.patiently(ctx, "the hub at "+h.url, func() error { return a.report(ctx, h, t, started) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -60,13 +60,35 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-func (a *Agent) report(ctx context.Context, h *hub, started time.Time) error {
+// report measures first on each new connection, since it may be of another
+// boot as far as the hub can tell, and again when the hub asks.
+func (a *Agent) report(ctx context.Context, h *hub, t *identity.TPM, started time.Time) error {
 	body, err := json.Marshal(a.meta(started))
 	if err != nil {
 		return err
 	}
-	if _, err := h.send(ctx, http.MethodPatch, "/device/meta", "application/json", body); err != nil {
-		return err
+	for again := false; ; again = true {
+		measured := h.connections.Load()
+		if again || measured != a.measured || measured == 0 {
+			if err := a.measure(ctx, h, t); err != nil {
+				return err
+			}
+			measured = h.connections.Load()
+		}
+		raw, err := h.send(ctx, http.MethodPatch, "/device/meta", "application/json", body)
+		var refused *Refused
+		if errors.As(err, &refused) && refused.Code == "boot-unmeasured" && !again {
+			continue // the connection was lost in between
+		}
+		if err != nil {
+			return err
+		}
+		a.measured = measured
+		var answer struct{ Measure bool }
+		if json.Unmarshal(raw, &answer) == nil && answer.Measure && !again {
+			continue
+		}
+		break
 	}
 	first := a.state.LastSeen.IsZero() || a.state.Waiting != ""
 	a.state.Waiting = ""

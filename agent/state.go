@@ -47,6 +47,8 @@ type State struct {
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
+	// Boot is what the hub said of the last measurement: "matches", "changed".
+	Boot string `json:"boot,omitempty"`
 	// Waiting says in one line what the agent is waiting for.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last took a report

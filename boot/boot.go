@@ -49,10 +49,17 @@ type Measurement struct {
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on", "off", "not told"
 
-	Clock        uint64 `json:"clock"` // ms, as tcg.ClockInfo
-	ResetCount   uint32 `json:"reset-count"`
-	RestartCount uint32 `json:"restart-count"`
-	Firmware     string `json:"firmware"` // the TPM's
+	Clock        uint64            `json:"clock"` // ms, as tcg.ClockInfo
+	ClockSafe    bool              `json:"clock-safe"`
+	ResetCount   uint32            `json:"reset-count"`
+	RestartCount uint32            `json:"restart-count"`
+	Firmware     string            `json:"firmware"` // the TPM's
+	Version      evidence.Firmware `json:"firmware-version"`
+}
+
+// Counters are the TPM's own, at the measurement.
+func (m *Measurement) Counters() Counters {
+	return Counters{tcg.ClockInfo{Clock: m.Clock, ResetCount: m.ResetCount, RestartCount: m.RestartCount, Safe: m.ClockSafe}, m.Version}
 }
 
 // Event is a measurement of the log in a PCR that the log explains.
@@ -87,8 +94,8 @@ func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 	}
 	m := &Measurement{
 		Bank: bankNames[e.Bank], Log: len(e.Log) > 0, SecureBoot: notTold,
-		Clock: q.Clock, ResetCount: q.ResetCount, RestartCount: q.RestartCount,
-		Firmware: evidence.Firmware(q.FirmwareVersion).String(),
+		Clock: q.Clock, ClockSafe: q.Safe, ResetCount: q.ResetCount, RestartCount: q.RestartCount,
+		Firmware: evidence.Firmware(q.FirmwareVersion).String(), Version: evidence.Firmware(q.FirmwareVersion),
 	}
 	for _, v := range e.PCRs {
 		m.PCRs = append(m.PCRs, hex.EncodeToString(v))

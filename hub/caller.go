@@ -90,9 +90,28 @@ func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
 }
 
 // asDevice lets a request through that comes from an active device, as the
-// store says now: by its certificate, or by a token that one or a secret got.
+// store says now: by its certificate, or by a token that one or a secret got;
+// and whose boot is as its owner's policy wants it.
 func (s *Server) asDevice(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		d, err := s.deviceOf(r)
+		if err == nil {
+			err = s.admitted(r, d)
+		}
+		if err != nil {
+			return err
+		}
+		return h(w, r.WithContext(context.WithValue(r.Context(), deviceKey{}, d)))
+	}
+}
+
+// asUnmeasured is asDevice, by the chip's own connection, for what a device
+// must be able to do before its boot is known.
+func (s *Server) asUnmeasured(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if _, ok := leaf(r.TLS); !ok {
+			return errNoCertificate
+		}
 		d, err := s.deviceOf(r)
 		if err != nil {
 			return err

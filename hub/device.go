@@ -39,6 +39,7 @@ type DeviceView struct {
 	TPM          TPMView        `json:"tpm"`
 	Machine      MachineView    `json:"machine"`
 	Key          string         `json:"key"`      // algorithm of the IDevID key
+	Boot         string         `json:"boot"`     // "unmeasured", "matches", "changed"
 	TokenID      string         `json:"token-id"` // the join token it first came with
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
@@ -62,7 +63,9 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return DeviceView{}, err
 	}
-	return viewDevice(d, a.Nick), nil
+	view := viewDevice(d, a.Nick)
+	view.Boot, err = s.bootState(ctx, d.ID)
+	return view, err
 }
 
 func viewDevice(d store.Device, ownerNick string) DeviceView {
@@ -70,7 +73,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 		ID: d.ID, PRN: join.DevicePRN + d.ID, Nick: d.Nick,
 		Owner: ownerPRN(d.Owner), OwnerNick: ownerNick, Public: d.Public,
 		TimeCreated: d.Created.UTC(), TimeModified: d.Activated.UTC(), Garbage: d.Deleted,
-		Status: "active", LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
+		Status: "active", Boot: bootUnmeasured, LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
 		Machine: MachineView{d.ProdModel, d.ProdSerial},
 		Key:     d.KeyAlgorithm, TokenID: d.TokenID,
@@ -146,9 +149,16 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	states, err := s.cfg.Store.BootStates(r.Context(), of.ID)
+	if err != nil {
+		return err
+	}
 	views := make([]DeviceView, len(devices))
 	for i, d := range devices {
 		views[i] = viewDevice(d, of.Nick)
+		if state := states[d.ID]; state != "" {
+			views[i].Boot = state
+		}
 		if f.PublicOnly {
 			views[i] = views[i].forOthers()
 		}
@@ -181,7 +191,7 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 
 // forOthers blanks what is the owner's alone.
 func (v DeviceView) forOthers() DeviceView {
-	v.RealIP, v.TokenID, v.Challenge = "", "", ""
+	v.RealIP, v.TokenID, v.Challenge, v.Boot = "", "", "", ""
 	v.Machine, v.TPM = MachineView{}, TPMView{}
 	v.UserMeta, v.DeviceMeta = map[string]any{}, map[string]any{}
 	return v
@@ -230,7 +240,10 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	if err != nil {
 		return err
 	}
-	view := viewDevice(d, of.Nick)
+	view, err := s.deviceView(r.Context(), d)
+	if err != nil {
+		return err
+	}
 	if self == nil || d.Owner != self.ID {
 		if !d.Public {
 			return store.ErrNotFound
@@ -315,7 +328,11 @@ func (s *Server) writeOwn(w http.ResponseWriter, r *http.Request, id string) err
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, viewDevice(d, owner(r).Nick))
+	view, err := s.deviceView(r.Context(), d)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 
@@ -436,7 +453,19 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return s.writeTaken(w, r, d)
+}
+
+// writeTaken answers a report, and asks for a measurement where the owner does.
+func (s *Server) writeTaken(w http.ResponseWriter, r *http.Request, d store.Device) error {
+	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Status  string `json:"status"`
+		Measure bool   `json:"measure,omitempty"`
+	}{"ok", measure})
 	return nil
 }
 
@@ -589,6 +618,5 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-	return nil
+	return s.writeTaken(w, r, d)
 }

@@ -135,6 +135,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		WriteTimeout:      60 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	sweeping := make(chan struct{})
@@ -213,7 +214,9 @@ func (s *Server) routes() http.Handler {
 	handle("POST /onboard/activate", s.limited(s.onboards, s.activate))
 	handle("GET /aca/certs/{file}", s.aikCertificate)
 
-	handle("GET /device", s.asDevice(s.ownRecord))
+	handle("GET /device", s.asUnmeasured(s.ownRecord))
+	handle("GET /device/boot", s.asUnmeasured(s.bootChallenge))
+	handle("POST /device/boot", s.asUnmeasured(s.measure))
 	handle("PATCH /device/meta", s.asDevice(s.reportMeta))
 	handle("POST /device/secret", s.asChip(s.newSecret))
 	handle("POST /auth/x509/login", s.asChip(s.loginByCertificate))
@@ -259,6 +262,9 @@ func (s *Server) routes() http.Handler {
 	handle("DELETE /devices/{id}", s.asOwner(s.deleteDevice))
 	handle("PATCH /devices/{id}/user-meta", s.asOwner(s.patchUserMeta))
 	handle("GET /devices/{id}/evidence", s.asOwner(s.showEvidence))
+	handle("GET /devices/{id}/boot", s.asOwner(s.showBoot))
+	handle("POST /devices/{id}/boot/reference", s.asOwner(s.setReference))
+	handle("POST /devices/{id}/boot/request", s.asOwner(s.requestBoot))
 	handle("GET /events", s.asOwner(s.listEvents))
 
 	handle("GET /{$}", s.page)

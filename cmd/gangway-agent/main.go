@@ -233,6 +233,7 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 	if !s.LastSeen.IsZero() {
 		line("reported", s.LastSeen.Format(time.RFC3339))
 	}
+	line("boot", s.Boot)
 	line("waiting", s.Waiting)
 	return nil
 }

@@ -1,0 +1,456 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"gangway/boot"
+	"gangway/evidence"
+	"gangway/store"
+	"gangway/tcg"
+	"gangway/tcg/join"
+)
+
+// nonceFor is how long a nonce may be quoted.
+const nonceFor = time.Minute
+
+// States of a device's boot.
+const (
+	bootUnmeasured = "unmeasured"
+	bootMatches    = "matches"
+	bootChanged    = "changed"
+)
+
+// connState is what the hub knows of a connection.
+type connState struct {
+	matched atomic.Bool // a measurement made on it matched
+}
+
+type connKey struct{}
+
+func withConnState(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, new(connState))
+}
+
+// bootNonce is a nonce of a device's connection at a time, in seconds. There is
+// none to remember: it can be made again, by the hub alone.
+func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
+	exporter, err := r.TLS.ExportKeyingMaterial(join.BootExporterLabel, nil, join.ExporterSize)
+	if err != nil {
+		return nil, err
+	}
+	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
+	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
+	m.Write([]byte("gangway boot nonce v1\x00"))
+	m.Write(nonce)
+	m.Write([]byte(device))
+	m.Write([]byte{0})
+	m.Write(exporter)
+	return append(nonce, m.Sum(nil)[:join.BootNonceSize-8]...), nil
+}
+
+// bootChallenge gives a device a nonce to quote.
+func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
+	d, now := peer(r), s.cfg.Now()
+	state, err := s.bootState(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	nonce, err := s.bootNonce(r, d.ID, now.Unix())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, join.BootChallenge{Nonce: nonce, Expires: now.Add(nonceFor).UTC().Truncate(time.Second), State: state})
+	return nil
+}
+
+func (s *Server) bootState(ctx context.Context, device string) (string, error) {
+	b, err := s.cfg.Store.LatestBoot(ctx, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return bootUnmeasured, nil
+	}
+	return b.State, err
+}
+
+// measure judges what a device booted. A device whose evidence does not hold is
+// refused, and its owner told.
+func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
+	d := peer(r)
+	var body join.BootReport
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, join.MaxBootReport))
+	if err := dec.Decode(&body); err != nil {
+		return badBody(err)
+	}
+	enrolment, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+	if err != nil {
+		return err
+	}
+	m, err := s.verifyBoot(r, d, enrolment, &body)
+	var refusal *evidence.Refusal
+	if errors.As(err, &refusal) {
+		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-refused", Code: refusal.Code, Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+			Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, refusal.Reason)})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	verdict, err := s.judgeBoot(r, d, enrolment, m, &body)
+	if err != nil {
+		return err
+	}
+	if c, ok := r.Context().Value(connKey{}).(*connState); ok {
+		c.matched.Store(verdict.State == bootMatches)
+	}
+	writeJSON(w, http.StatusOK, verdict)
+	return nil
+}
+
+func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, body *join.BootReport) (*boot.Measurement, error) {
+	stale := &evidence.Refusal{Code: boot.CodeNonce, Reason: "The nonce is not one of this connection, or is older than a minute.", Hint: "Ask for a new one with GET /device/boot, on the same connection."}
+	if len(body.Nonce) != join.BootNonceSize {
+		return nil, stale
+	}
+	at := int64(binary.BigEndian.Uint64(body.Nonce))
+	want, err := s.bootNonce(r, d.ID, at)
+	if err != nil {
+		return nil, err
+	}
+	age := s.cfg.Now().Sub(time.Unix(at, 0))
+	if !hmac.Equal(want, body.Nonce) || age < -time.Second || age > nonceFor {
+		return nil, stale
+	}
+	iak, err := tcg.ParsePublic(e.IAKPublic)
+	if err != nil {
+		return nil, err
+	}
+	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
+}
+
+// judgeBoot compares a measurement with the device's reference, which the first
+// one becomes, and keeps it.
+func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *join.BootReport) (*join.BootVerdict, error) {
+	ctx, now := r.Context(), s.cfg.Now()
+	before, err := s.cfg.Store.LatestBoot(ctx, d.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	s.noticeBackwards(r, d, e, before, m)
+	text, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	b := store.Boot{Device: d.ID, Time: now, State: bootMatches, Measurement: text, Changes: []byte("[]"), Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
+	learnt, err := json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC()))
+	if err != nil {
+		return nil, err
+	}
+	reference, err := s.cfg.Store.PutBoot(ctx, b, learnt)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(reference, learnt) {
+		s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
+		return &join.BootVerdict{State: bootMatches}, nil
+	}
+	var ref boot.Reference
+	if err := json.Unmarshal(reference, &ref); err != nil {
+		return nil, err
+	}
+	changes := boot.Compare(&ref, m)
+	verdict := &join.BootVerdict{State: bootMatches}
+	for _, c := range changes {
+		verdict.Changes = append(verdict.Changes, c.Words)
+	}
+	if len(changes) > 0 {
+		verdict.State, b.State = bootChanged, bootChanged
+		if b.Changes, err = json.Marshal(changes); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.cfg.Store.PutBoot(ctx, b, nil); err != nil {
+		return nil, err
+	}
+	if b.State != before.State || !bytes.Equal(b.Changes, before.Changes) {
+		event := store.Event{Time: now, Kind: "device.boot-matches", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q matches its reference.", d.Nick)}
+		if b.State == bootChanged {
+			event.Kind, event.Code = "device.boot-changed", "boot-changed"
+			event.Message = fmt.Sprintf("The boot of %q changed. %s", d.Nick, strings.Join(verdict.Changes[:min(3, len(verdict.Changes))], " "))
+		}
+		s.record(ctx, event)
+	}
+	return verdict, nil
+}
+
+// noticeBackwards tells the owner when the TPM's counters went back since it
+// last attested something: at its last measurement, or when it onboarded.
+func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
+	var before boot.Counters
+	var earlier boot.Measurement
+	if last.Measurement != nil && json.Unmarshal(last.Measurement, &earlier) == nil {
+		before = earlier.Counters()
+	} else if csr, err := tcg.ParseCSR(e.Request); err == nil {
+		if a, err := tcg.ParseCertify(csr.SgnCertifyInfo); err == nil {
+			before = boot.Counters{ClockInfo: tcg.ClockInfo{Clock: a.Clock, ResetCount: a.ResetCount, RestartCount: a.RestartCount, Safe: a.Safe}, Firmware: evidence.Firmware(a.FirmwareVersion)}
+		}
+	}
+	if words := boot.Backwards(before, m.Counters()); words != "" {
+		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
+	}
+}
+
+var (
+	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does so by itself.", "The owner's policy admits a device only after it has shown what it booted.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees what changed with 'gangway device boot' and may accept it.", "The owner's policy admits a device only when its boot matches its reference.")
+)
+
+// admitted checks that the device may use the API, where its owner's policy
+// wants its boot to match: by a measurement on this very connection, since
+// another one may be of another boot. Programs that come with a token go by the
+// device's last measurement.
+func (s *Server) admitted(r *http.Request, d store.Device) error {
+	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	if err != nil || !force.RequireBoot {
+		return err
+	}
+	state, err := s.bootState(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	if _, ok := leaf(r.TLS); ok {
+		c, ok := r.Context().Value(connKey{}).(*connState)
+		if ok && c.matched.Load() && state == bootMatches {
+			return nil
+		}
+	} else if state == bootMatches {
+		return nil
+	}
+	if state == bootChanged {
+		return errBootChanged
+	}
+	return errUnmeasured
+}
+
+// BootView is what a device booted, for its owner.
+type BootView struct {
+	Device    string            `json:"device"`
+	State     string            `json:"state"`
+	Changes   []boot.Change     `json:"changes"`
+	Reference *boot.Reference   `json:"reference,omitempty"`
+	Latest    *boot.Measurement `json:"latest,omitempty"`
+	Measured  *time.Time        `json:"measured,omitempty"`
+	Requested bool              `json:"requested"` // the device is asked to measure again
+	History   []BootPast        `json:"history"`
+	// The latest measurement's evidence, base64, to be checked again.
+	Nonce     []byte `json:"nonce,omitempty"`
+	Attest    []byte `json:"attest,omitempty"`
+	Signature []byte `json:"signature,omitempty"`
+	EventLog  []byte `json:"event-log,omitempty"`
+}
+
+// BootPast is an earlier measurement.
+type BootPast struct {
+	Time  time.Time `json:"time"`
+	State string    `json:"state"`
+	Words []string  `json:"words"`
+}
+
+func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	return s.writeBoot(w, r, d)
+}
+
+func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Device) error {
+	view := BootView{Device: d.ID, State: bootUnmeasured, Changes: []boot.Change{}, History: []BootPast{}}
+	var err error
+	if view.Requested, err = s.cfg.Store.BootRequested(r.Context(), d.ID); err != nil {
+		return err
+	}
+	ref, err := s.cfg.Store.BootReference(r.Context(), d.ID)
+	if err == nil {
+		err = json.Unmarshal(ref.Text, &view.Reference)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	b, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		writeJSON(w, http.StatusOK, view)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	view.State, view.Measured = b.State, &b.Time
+	view.Nonce, view.Attest, view.Signature, view.EventLog = b.Nonce, b.Attest, b.Signature, b.Log
+	if err := errors.Join(json.Unmarshal(b.Measurement, &view.Latest), json.Unmarshal(b.Changes, &view.Changes)); err != nil {
+		return err
+	}
+	history, err := s.cfg.Store.BootHistory(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	for _, past := range history {
+		p := BootPast{Time: past.Time, State: past.State, Words: []string{}}
+		var changes []boot.Change
+		if err := json.Unmarshal(past.Changes, &changes); err != nil {
+			return err
+		}
+		for _, c := range changes {
+			p.Words = append(p.Words, c.Words)
+		}
+		view.History = append(view.History, p)
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+// setReference makes a device's reference of its latest measurement, of another
+// device's reference, or of values; and locks it.
+func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	var body struct {
+		From string         `json:"from"` // "latest", "device:ID", "values", or empty: as it is
+		Bank string         `json:"bank"`
+		PCRs map[int]string `json:"pcrs"`
+		Lock *bool          `json:"lock"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	now := s.cfg.Now().UTC()
+	var was *boot.Reference
+	if stored, err := s.cfg.Store.BootReference(r.Context(), d.ID); err == nil {
+		if err := json.Unmarshal(stored.Text, &was); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if was != nil && was.Locked && body.From != "" && (body.Lock == nil || *body.Lock) {
+		return problem(http.StatusConflict, "boot-reference-locked", "Unlock it first, or in the same request.", "The device's reference is locked.")
+	}
+	var ref *boot.Reference
+	switch {
+	case body.From == "":
+		ref = was
+	case body.From == "latest":
+		b, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
+		if errors.Is(err, store.ErrNotFound) {
+			return errNeverMeasured
+		}
+		var m boot.Measurement
+		if err := errors.Join(err, json.Unmarshal(b.Measurement, &m)); err != nil {
+			return err
+		}
+		ref = boot.ReferenceOf(&m, "the boot of "+b.Time.UTC().Format("2 January 2006"), now)
+	case strings.HasPrefix(body.From, "device:"):
+		if ref, err = s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:")); err != nil {
+			return err
+		}
+		ref.Since = now
+	case body.From == "values":
+		ref = &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
+		if err := ref.Check(); err != nil {
+			return problem(http.StatusBadRequest, "boot-reference", "Give a bank and PCRs, as GET shows them.", "%v.", err)
+		}
+	default:
+		return problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "There is no such source of a reference.")
+	}
+	if ref == nil {
+		return errNeverMeasured
+	}
+	if body.Lock != nil {
+		ref.Locked = *body.Lock
+	}
+	text, err := json.Marshal(ref)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text}); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
+	if err := s.compareAgain(r.Context(), d.ID, ref); err != nil {
+		return err
+	}
+	return s.writeBoot(w, r, d)
+}
+
+var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Ask for a measurement first.", "The device has never been measured.")
+
+// referenceOfOther takes the reference of another device of the same owner and
+// model.
+func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) (*boot.Reference, error) {
+	r.SetPathValue("id", name)
+	other, err := s.ownDevice(r)
+	r.SetPathValue("id", d.ID)
+	if err != nil {
+		return nil, err
+	}
+	if other.ProdModel != d.ProdModel {
+		return nil, problem(http.StatusConflict, "boot-other-model", "Take one of the same model.", "The other device is of another model (%s, not %s).", other.ProdModel, d.ProdModel)
+	}
+	stored, err := s.cfg.Store.BootReference(r.Context(), other.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errNeverMeasured
+	}
+	var ref boot.Reference
+	if err := errors.Join(err, json.Unmarshal(stored.Text, &ref)); err != nil {
+		return nil, err
+	}
+	ref.From, ref.Locked = "device "+other.Nick, false
+	return &ref, nil
+}
+
+// compareAgain judges the latest measurement by a new reference.
+func (s *Server) compareAgain(ctx context.Context, device string, ref *boot.Reference) error {
+	b, err := s.cfg.Store.LatestBoot(ctx, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	var m boot.Measurement
+	if err := errors.Join(err, json.Unmarshal(b.Measurement, &m)); err != nil {
+		return err
+	}
+	b.State, b.Changes, b.Time = bootMatches, []byte("[]"), s.cfg.Now()
+	if changes := boot.Compare(ref, &m); len(changes) > 0 {
+		b.State = bootChanged
+		if b.Changes, err = json.Marshal(changes); err != nil {
+			return err
+		}
+	}
+	_, err = s.cfg.Store.PutBoot(ctx, b, nil)
+	return err
+}
+
+// requestBoot asks the device to measure again, which it is told with its next
+// report.
+func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.RequestBoot(r.Context(), d.ID); err != nil {
+		return err
+	}
+	return s.writeBoot(w, r, d)
+}
