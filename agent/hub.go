@@ -258,6 +258,9 @@ func temporary(err error) bool {
 	if !errors.As(err, &r) {
 		return true // the network, or a hub that is just starting
 	}
+	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" {
+		return true // the owner may accept it
+	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 

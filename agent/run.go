@@ -70,7 +70,12 @@ func (a *Agent) report(ctx context.Context, h *hub, t *identity.TPM, started tim
 	for again := false; ; again = true {
 		measured := h.connections.Load()
 		if again || measured != a.measured || measured == 0 {
-			if err := a.measure(ctx, h, t); err != nil {
+			// A measurement that the hub refuses is its owner's to look at; what the
+			// device may do then is the policy's.
+			var no *Refused
+			if err := a.measure(ctx, h, t); errors.As(err, &no) && strings.HasPrefix(no.Code, "boot-") {
+				a.step("boot", "The hub does not believe this machine's measurement (%s): %s", no.Code, no.Reason)
+			} else if err != nil {
 				return err
 			}
 			measured = h.connections.Load()
@@ -81,6 +86,7 @@ func (a *Agent) report(ctx context.Context, h *hub, t *identity.TPM, started tim
 			continue // the connection was lost in between
 		}
 		if err != nil {
+			a.measured = 0 // the next try shows it anew
 			return err
 		}
 		a.measured = measured

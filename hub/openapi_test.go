@@ -79,7 +79,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := readOpenAPI(t, newScene(t))
-	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asDevice": "idevid", "asChip": "idevid", "asCaller": "session or idevid"}
+	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asDevice": "idevid", "asChip": "idevid", "asUnmeasured": "idevid", "asCaller": "session or idevid"}
 	seen := map[string]int{}
 	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)", (?:s\.limited\(s\.\w+, )?s\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
 		method, path, wrapper := m[1], strings.TrimSuffix(m[2], "{$}"), m[3]
@@ -284,6 +284,36 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "DELETE", "/devices/{id}", plain.ID, nil, 200)
 	call(ada, "POST", "/devices", "", "[]", 400)
 	call(ada, "POST", "/devices", "", large, 413)
+
+	// What it booted.
+	deviceAt("GET", "/device/boot", "", 200)
+	deviceAt("POST", "/device/boot", "nonsense", 400)
+	deviceAt("POST", "/device/boot", `{"nonce":"AAAA"}`, 403)
+	deviceAt("POST", "/device/boot", `{"event-log":"`+strings.Repeat("A", 3<<20)+`"}`, 413)
+	call(stranger, "GET", "/device/boot", "", nil, 401)
+	call(stranger, "POST", "/device/boot", "", "{}", 401)
+	call(ada, "GET", "/devices/{id}/boot", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "latest"}, 409)
+	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer conn.Close()
+	measured := send(t, conn, report(t, s.victim, challenge(t, conn).Nonce, usual, 1))
+	check("POST", "/device/boot", measured.Status, "application/json", measured.Body)
+	measured = send(t, conn, report(t, s.victim, challenge(t, conn).Nonce, another, 2))
+	check("POST", "/device/boot", measured.Status, "application/json", measured.Body)
+	call(ada, "GET", "/devices/{id}/boot", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/request", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "latest"}, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "nowhere"}, 400)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, large, 413)
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}/boot", which, nil, want)
+		call(p, "POST", "/devices/{id}/boot/reference", which, "{}", want)
+		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
+	}
 
 	// Another waits, and its owner decides.
 	nobody := must(s.victim.WithoutCertificate())(t)

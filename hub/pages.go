@@ -33,6 +33,9 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	if h.Total, err = s.cfg.Store.CountDevices(r.Context(), account.ID); err != nil {
 		return err
 	}
+	if h.Boots, err = s.cfg.Store.BootStates(r.Context(), account.ID); err != nil {
+		return err
+	}
 	waiting, err := s.cfg.Store.WaitingDevices(r.Context(), account.ID, h.Now, waitingOnPage)
 	if err != nil {
 		return err

@@ -29,7 +29,8 @@ type Home struct {
 	Hub     string // its URL, for the commands that are shown
 	HubName string
 	Devices []store.Device
-	Total   int // devices in all; Devices may be the first of them
+	Boots   map[string]string // states of boots, by device; none: unmeasured
+	Total   int               // devices in all; Devices may be the first of them
 	Waiting []Waiting
 	Events  []store.Event
 	Now     time.Time

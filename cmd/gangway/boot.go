@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"gangway/hub"
+	"gangway/tcg"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) bootCommand() *cobra.Command {
+	var accept, lock, unlock, again bool
+	var like string
+	c := &cobra.Command{
+		Use: "boot ID|NICK", Short: "Show what a device booted, and say what it should", Args: args("the device's id or nick"),
+		Long: `Boot shows what a device's TPM says that it booted, compared with its reference:
+what it booted first, unless you say otherwise. A policy with measured_boot:
+require keeps a device out of the API whose boot differs.
+
+--accept takes its last boot as the reference, --like that of another device of
+the same model, --lock keeps the reference from being changed by mistake.`,
+		Example: `  gangway device boot brave-otter-3fa2
+  gangway device boot brave-otter-3fa2 --accept --lock
+  gangway device boot brave-otter-3fa2 --like quick-bow-6a13
+  gangway device boot brave-otter-3fa2 --again`,
+		RunE: func(c *cobra.Command, arg []string) error {
+			if accept && like != "" || lock && unlock {
+				return usagef("--accept and --like exclude each other, as --lock and --unlock do")
+			}
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			path := "/devices/" + url.PathEscape(d.ID) + "/boot"
+			change := map[string]any{}
+			switch {
+			case accept:
+				change["from"] = "latest"
+			case like != "":
+				other, err := findDevice(c.Context(), like)
+				if err != nil {
+					return err
+				}
+				change["from"] = "device:" + other.ID
+			}
+			if lock || unlock {
+				change["lock"] = lock
+			}
+			if again {
+				if _, err := call[hub.BootView](c.Context(), "POST", path+"/request", nil); err != nil {
+					return err
+				}
+				a.note("%s is asked to measure again with its next report.", d.Nick)
+			}
+			if len(change) > 0 {
+				if _, err := call[hub.BootView](c.Context(), "POST", path+"/reference", change); err != nil {
+					return err
+				}
+			}
+			return a.showBoot(c.Context(), d, path)
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&accept, "accept", false, "take the last boot as the reference")
+	f.StringVar(&like, "like", "", "take the reference of another device of the same model")
+	f.BoolVar(&lock, "lock", false, "keep the reference as it is, until --unlock")
+	f.BoolVar(&unlock, "unlock", false, "let the reference be changed")
+	f.BoolVar(&again, "again", false, "ask the device to measure again")
+	return c
+}
+
+func (a *app) showBoot(ctx context.Context, d hub.DeviceView, path string) error {
+	v, err := call[hub.BootView](ctx, "GET", path, nil)
+	if err != nil {
+		return err
+	}
+	if done, err := a.json(v); done {
+		return err
+	}
+	a.printf("%s\n", d.Nick)
+	a.line("boot", v.State)
+	if v.Measured != nil {
+		a.line("measured", v.Measured.Local().Format(time.DateTime))
+	}
+	if m := v.Latest; m != nil {
+		a.line("Secure Boot", m.SecureBoot)
+		a.line("PCR bank", m.Bank)
+		if !m.Log {
+			a.line("event log", "none: the PCRs alone are compared")
+		}
+	}
+	if r := v.Reference; r != nil {
+		locked := ""
+		if r.Locked {
+			locked = ", locked"
+		}
+		a.line("reference", r.From+", of "+r.Since.Local().Format(time.DateTime)+locked)
+	}
+	if v.Requested {
+		a.line("asked", "to measure again")
+	}
+	if len(v.Changes) > 0 {
+		a.printf("\nWhat changed\n")
+		for _, c := range v.Changes {
+			a.printf("  ✗ %s\n", tcg.Printable(c.Words))
+		}
+	}
+	if m := v.Latest; m != nil && len(m.Events) > 0 {
+		a.printf("\nWhat was booted\n")
+		for _, e := range m.Events {
+			text := e.Digest
+			if e.Text != "" {
+				text = e.Text
+			}
+			a.printf("  PCR %-3d %-38s %s\n", e.PCR, tcg.Printable(e.What), tcg.Printable(text))
+		}
+	}
+	if len(v.History) > 1 {
+		a.printf("\nEarlier\n")
+		for _, p := range v.History[1:] {
+			words := ""
+			if len(p.Words) > 0 {
+				words = ": " + p.Words[0]
+			}
+			a.printf("  %s  %s%s\n", p.Time.Local().Format(time.DateTime), p.State, tcg.Printable(words))
+		}
+	}
+	return nil
+}
