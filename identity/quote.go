@@ -23,7 +23,7 @@ type Quoted struct {
 // the static operating system (PC Client Platform TPM Profile, 3.7).
 const quotedPCRs = 16
 
-// ErrNoBank: the TPM keeps no PCRs in SHA-256 or better.
+// ErrNoBank means that the TPM keeps no PCRs in SHA-256 or better.
 var ErrNoBank = errors.New("identity: this TPM keeps no SHA-256 PCR bank; switch it on in the firmware's setup")
 
 // StepQuote is the step by which the commands of LoadQuote are counted.

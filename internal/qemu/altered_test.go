@@ -4,16 +4,23 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
+	bootlog "gangway/boot"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
+	"gangway/store"
 )
 
 // Another command line, or a kernel with one byte altered, boots and onboards
-// as the same device, and is measured, and nothing else is measured differently:
+// as the same device, is measured, and is reported to its owner in words.
+// Nothing else is measured differently:
 //
 //	PCR 4   the program that the firmware starts: the whole image
 //	PCR 9   the command line again, by the kernel's own stub
@@ -24,40 +31,66 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 	tok := guestToken(t, h)
-	const cmdline = "gangway.poweroff=onboarded gangway.show=boot"
 	dir := t.TempDir()
-	var reference [16]string
+	var reference []string
 	for _, c := range []struct {
-		name string
-		g    guest
-		want string // PCRs that differ
+		name   string
+		g      guest
+		differ string // PCRs
+		state  string
+		says   string // to the owner
 	}{
-		{"reference", guest{token: tok, cmdline: cmdline}, "[]"},
-		{"command line", guest{token: tok, cmdline: cmdline + " init.debug"}, "[4 9 10 11]"},
-		{"kernel", guest{token: tok, cmdline: cmdline, kernel: otherKernel}, "[4 10 11]"},
+		{"reference", guest{token: tok}, "[]", "matches", ""},
+		{"command line", guest{token: tok, cmdline: "init.debug"}, "[4 9 10 11]", "changed", "The kernel command line's hash differs from the reference of "},
+		{"kernel", guest{token: tok, kernel: otherKernel}, "[4 10 11]", "changed", "The kernel's hash differs from the reference of "},
 	} {
 		m, ctx := boot(t, qemu.Config{Dir: dir, TPM: tpm, Disks: []qemu.Disk{{Path: c.g.disk(t), ReadOnly: true}}})
-		if err := m.WaitOff(ctx); err != nil {
-			t.Fatalf("%s: %v", c.name, err)
-		}
-		waitFor(t, ctx, m, `: onboarded$`)
-		pcrs := explained(t, m)
+		waitFor(t, ctx, m, `^Connected to https://10.0.2.2:\d+ as `)
+		m.Stop()
+		b, measured, changes := latestBoot(t, h)
 		if c.name == "reference" {
-			reference = pcrs
+			reference = measured.PCRs
 		}
 		differ := []int{}
-		for i := range pcrs {
-			if pcrs[i] != reference[i] {
+		for i := range reference {
+			if measured.PCRs[i] != reference[i] {
 				differ = append(differ, i)
 			}
 		}
-		if got := fmt.Sprint(differ); got != c.want {
-			t.Errorf("%s: PCRs %s differ, %s were expected", c.name, got, c.want)
+		if got := fmt.Sprint(differ); got != c.differ {
+			t.Errorf("%s: PCRs %s differ, %s were expected", c.name, got, c.differ)
 		}
+		if b.State != c.state {
+			t.Errorf("%s: %s, %s was expected: %q", c.name, b.State, c.state, changes)
+		}
+		if c.says != "" && !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, c.says) }) {
+			t.Errorf("%s: the owner does not read %q in %q", c.name, c.says, changes)
+		}
+		if len(measured.Unexplained) > 0 && fmt.Sprint(measured.Unexplained) != "[10]" {
+			t.Errorf("%s: the log does not explain PCRs %v", c.name, measured.Unexplained)
+		}
+		t.Logf("%s: %s %q", c.name, b.State, changes)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 1 {
 		t.Errorf("%d devices", n)
 	}
+}
+
+// latestBoot is what the hub knows of the one machine's boot.
+func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measurement, words []string) {
+	t.Helper()
+	b, err := h.Store.LatestBoot(t.Context(), h.Devices(t, h.Owner)[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changes []bootlog.Change
+	if err := errors.Join(json.Unmarshal(b.Measurement, &m), json.Unmarshal(b.Changes, &changes)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range changes {
+		words = append(words, c.Words)
+	}
+	return b, m, words
 }
 
 // otherKernel alters one byte of the version that a kernel says it has before

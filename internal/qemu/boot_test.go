@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,6 +50,9 @@ func TestMachineComesAboardByItself(t *testing.T) {
 		}
 		if devices[0].ID != first.ID {
 			t.Errorf("the same machine is %s and %s", first.ID, devices[0].ID)
+		}
+		if b, m, changes := latestBoot(t, h); b.State != "matches" || !slices.Equal(m.PCRs, pcrs[:]) || !m.Log || m.SecureBoot != "off" {
+			t.Errorf("the hub says %s: %q, of %+v", b.State, changes, m)
 		}
 		if pcrs != firstPCRs {
 			t.Errorf("the same machine measured %v and %v", firstPCRs, pcrs)
