@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -305,8 +306,8 @@ func manufacturer(s string) string {
 	if !ok || len(hex) != 8 {
 		return s
 	}
-	var n uint32
-	if _, err := fmt.Sscanf(hex, "%08x", &n); err != nil {
+	n, err := strconv.ParseUint(hex, 16, 32)
+	if err != nil {
 		return s
 	}
 	var out []byte
