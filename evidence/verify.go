@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 // Verify judges a request at a time and adds its steps to v. Every check must
 // hold; the first that does not is the refusal.
 func Verify(v *Verdict, r *Request, trust *Trust, policy Policy, now time.Time) {
+	v.Steps = slices.Grow(v.Steps, 8)
 	for _, c := range [...]struct {
 		name  string
 		check func(*Verdict, *Request, *Trust, Policy, time.Time) (string, *Refusal)
@@ -93,7 +95,7 @@ func checkEKCertificate(v *Verdict, r *Request, _ *Trust, policy Policy, now tim
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))
 	}
 	v.Notes = append(v.Notes, e.Quirks...)
-	return fmt.Sprintf("EK certificate of %s, serial %x.", tpmName(e), c.SerialNumber), nil
+	return "EK certificate of " + tpmName(e) + ", serial " + c.SerialNumber.Text(16) + ".", nil
 }
 
 func tpmName(e *tcg.EKCertificate) string {
@@ -128,7 +130,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string
 	if t == nil {
 		return "", &Refusal{"ek-template", "The EK was not made from a template of the TCG EK Credential Profile.", hintTPM}
 	}
-	return fmt.Sprintf("The EK is the certificate's key, of template %s (%s).", t.Name, strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ")), nil
+	return "The EK is the certificate's key, of template " + t.Name + " (" + strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ") + ").", nil
 }
 
 // required are the attributes without which a key may exist outside the TPM,
@@ -172,7 +174,7 @@ func checkIAK(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, 
 	if refusal != nil {
 		return "", refusal
 	}
-	return fmt.Sprintf("The IAK is a restricted signing key fixed to its TPM, of template %s (%s).", t, r.IAK.Algorithm()), nil
+	return "The IAK is a restricted signing key fixed to its TPM, of template " + t + " (" + r.IAK.Algorithm() + ").", nil
 }
 
 func checkIDevID(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
@@ -180,7 +182,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (strin
 	if refusal != nil {
 		return "", refusal
 	}
-	return fmt.Sprintf("The IDevID key is a signing key fixed to its TPM, of template %s (%s).", t, r.IDevID.Algorithm()), nil
+	return "The IDevID key is a signing key fixed to its TPM, of template " + t + " (" + r.IDevID.Algorithm() + ").", nil
 }
 
 func checkCertify(_ *Verdict, r *Request, _ *Trust, _ Policy, _ time.Time) (string, *Refusal) {
