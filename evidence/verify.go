@@ -84,6 +84,7 @@ var checks = [...]check{
 // first that does not is the refusal, unless the policy leaves it to a person:
 // then it becomes a question, and the rest is checked.
 func Verify(v *Verdict, r *Request, in *Input) {
+	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// Who lists a key's hash vouches for that key: where its certificate
 	// leaves a question, this answers it.
@@ -145,7 +146,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))
 	}
 	v.Notes = append(v.Notes, e.Quirks...)
-	return fmt.Sprintf("EK certificate of %s, serial %x.", tpmName(e), c.SerialNumber), nil
+	return "EK certificate of " + tpmName(e) + ", serial " + c.SerialNumber.Text(16) + ".", nil
 }
 
 func tpmName(e *tcg.EKCertificate) string {
@@ -192,7 +193,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
 		whose = "a storage key"
 	}
-	return fmt.Sprintf("The EK is %s, of template %s (%s).", whose, t.Name, strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ")), nil
+	return "The EK is " + whose + ", of template " + t.Name + " (" + strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ") + ").", nil
 }
 
 // required are the attributes without which a key may exist outside the TPM,
@@ -253,7 +254,7 @@ func checkIAK(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if refusal != nil {
 		return "", refusal
 	}
-	return fmt.Sprintf("The IAK is a restricted signing key fixed to its TPM, of template %s (%s).", t, r.IAK.Algorithm()), nil
+	return "The IAK is a restricted signing key fixed to its TPM, of template " + t + " (" + r.IAK.Algorithm() + ").", nil
 }
 
 func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
@@ -261,7 +262,7 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if refusal != nil {
 		return "", refusal
 	}
-	return fmt.Sprintf("The IDevID key is a signing key fixed to its TPM, of template %s (%s).", t, r.IDevID.Algorithm()), nil
+	return "The IDevID key is a signing key fixed to its TPM, of template " + t + " (" + r.IDevID.Algorithm() + ").", nil
 }
 
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {

@@ -14,18 +14,15 @@
 package onboard
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,7 +111,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 		return e, nil, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
-	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed for this IDevID key and this hub.", token.ID))
+	verdict.Pass("ownership", "Join token "+token.ID+" of this owner signed for this IDevID key and this hub.")
 
 	rules, err := s.inForce(ctx, token.Owner)
 	if err != nil {
@@ -158,7 +155,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 			return e, nil, err
 		}
 	}
-	if e.Verdict, err = json.Marshal(verdict); err != nil {
+	if e.Verdict, err = verdict.JSON(); err != nil {
 		return e, nil, err
 	}
 	if err := s.issue(&e, r, now); err != nil {
@@ -250,42 +247,40 @@ func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	if reply.CredentialBlob, reply.Secret, err = tcg.MakeCredential(r.EK, e.IAKName, secret); err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
 	}
-	var chain bytes.Buffer
-	chain.Grow(6 << 10)
-	for _, part := range []struct{ der, ca []byte }{{e.IDevIDCert, s.CA.DeviceCAPEM()}, {e.IAKCert, s.CA.ACAPEM()}} {
-		if err := pem.Encode(&chain, &pem.Block{Type: "CERTIFICATE", Bytes: part.der}); err != nil {
-			return nil, err
-		}
-		chain.Write(part.ca)
-	}
-	if reply.Sealed, err = join.Seal(keys, chain.Bytes()); err != nil {
+	chain, sealed := buffers.Get().(*[]byte), buffers.Get().(*[]byte)
+	defer buffers.Put(chain)
+	defer buffers.Put(sealed)
+	*chain = (*chain)[:0]
+	*chain = append(appendPEM(*chain, e.IDevIDCert), s.CA.DeviceCAPEM()...)
+	*chain = append(appendPEM(*chain, e.IAKCert), s.CA.ACAPEM()...)
+	if *sealed, err = join.AppendSealed((*sealed)[:0], keys, *chain); err != nil {
 		return nil, err
 	}
+	reply.Sealed = *sealed
 	return reply.Encode(), nil
 }
+
+// buffers are for the certificates of a reply and for what they are sealed
+// in. Neither is a secret: what is secret about a reply never gets into them.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
 // secret is what the reply to a request encrypts to the TPM: the same for the
 // same request, and known to nobody without the seal key.
 func (s *Service) secret(request store.Hash) []byte {
-	return s.derive("gangway credential v1", request[:])[:join.CredentialSize]
+	secret := s.derive("gangway credential v1\x00", request[:])
+	return secret[:join.CredentialSize]
 }
 
 // deviceID is the id of a TPM's device: the same whenever it comes back,
 // another one after its owner let it go. Nobody without the seal key can
 // compute it from the (public) EK.
 func (s *Service) deviceID(ek store.Hash, generation int) string {
-	g := binary.BigEndian.AppendUint64(nil, uint64(generation))
-	return hex.EncodeToString(s.derive("gangway device id v1", ek[:], g)[:12])
+	id := s.derive("gangway device id v1\x00", binary.BigEndian.AppendUint64(ek[:], uint64(generation)))
+	return hex.EncodeToString(id[:12])
 }
 
-func (s *Service) derive(label string, data ...[]byte) []byte {
-	m := hmac.New(sha256.New, s.CA.SealKey())
-	m.Write([]byte(label))
-	m.Write([]byte{0})
-	for _, d := range data {
-		m.Write(d)
-	}
-	return m.Sum(nil)
+func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
+	return tcg.HMACSHA256(s.CA.SealKey(), []byte(label), data)
 }
 
 // Activate binds the device of a TLS connection: certHash is the SHA-256 of

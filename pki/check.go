@@ -10,9 +10,15 @@ import (
 	"time"
 )
 
+var errDeviceID = errors.New("pki: the device id is not 24 hexadecimal digits")
+
 func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) error {
-	if b, err := hex.DecodeString(deviceID); err != nil || len(b) != 12 {
-		return errors.New("pki: the device id is not 24 hexadecimal digits")
+	var id [12]byte
+	if len(deviceID) != 2*len(id) {
+		return errDeviceID
+	}
+	if _, err := hex.Decode(id[:], []byte(deviceID)); err != nil {
+		return errDeviceID
 	}
 	if !tpmName(akName) {
 		return fmt.Errorf("pki: an AK name of %d bytes that starts with %x is no TPM name", len(akName), akName[:min(2, len(akName))])
@@ -25,6 +31,9 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 	}
 	return nil
 }
+
+// maxTPMName is the size of a TPM name by SHA-512.
+const maxTPMName = 2 + 64
 
 // tpmName reports whether b is a TPM name by SHA-256, SHA-384 or SHA-512:
 // nameAlg, then a digest of its size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID

@@ -149,7 +149,7 @@ func (m *maker) fill(dir string) error {
 			Subject:      pkix.Name{Organization: []string{organization}, CommonName: m.Name + " " + a.title},
 			NotBefore:    m.Now.Add(-slowClock), NotAfter: forever,
 			IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: i > 0,
-			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: keyID[:],
 		}
 		parent, parentKey := root, rootKey
 		if i == 0 {

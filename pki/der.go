@@ -33,23 +33,66 @@ func der(tag byte, parts ...[]byte) []byte {
 		n += len(p)
 	}
 	b := make([]byte, 0, n+6)
-	b = append(b, tag)
-	switch {
-	case n < 0x80:
-		b = append(b, byte(n))
-	case n < 0x100:
-		b = append(b, 0x81, byte(n))
-	case n < 0x10000:
-		b = binary.BigEndian.AppendUint16(append(b, 0x82), uint16(n))
-	case n < 0x1000000:
-		b = append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
-	default:
-		panic("pki: a value of 16 MiB or more") // all input is bounded far below
-	}
+	b = appendLength(append(b, tag), n)
 	for _, p := range parts {
 		b = append(b, p...)
 	}
 	return b
+}
+
+// appendLength appends a length in its shortest form (X.690, 8.1.3).
+func appendLength(b []byte, n int) []byte {
+	switch {
+	case n < 0x80:
+		return append(b, byte(n))
+	case n < 0x100:
+		return append(b, 0x81, byte(n))
+	case n < 0x10000:
+		return binary.BigEndian.AppendUint16(append(b, 0x82), uint16(n))
+	case n < 0x1000000:
+		return append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
+	}
+	panic("pki: a value of 16 MiB or more") // all input is bounded far below
+}
+
+// buffer is DER that is written from front to back in one piece of memory: an
+// open value's length is not known yet, and is put in front of it by close.
+type buffer []byte
+
+// open starts a value and returns the mark that close wants.
+func (b *buffer) open(tag byte) (mark int) {
+	*b = append(*b, tag, 0)
+	return len(*b)
+}
+
+// close ends the value that was opened last.
+func (b *buffer) close(mark int) {
+	n := len(*b) - mark
+	if n < 0x80 {
+		(*b)[mark-1] = byte(n)
+		return
+	}
+	var length [4]byte
+	long := appendLength(length[:0], n)
+	more := len(long) - 1
+	*b = append(*b, length[:more]...) // room; overwritten
+	copy((*b)[mark+more:], (*b)[mark:mark+n])
+	copy((*b)[mark-1:], long)
+}
+
+func (b *buffer) add(parts ...[]byte) {
+	for _, p := range parts {
+		*b = append(*b, p...)
+	}
+}
+
+// text writes a string type, or any other value that is the bytes of strings.
+func (b *buffer) text(tag byte, parts ...string) {
+	mark := b.open(tag)
+	for _, p := range parts {
+		*b = append(*b, p...)
+	}
+	b.close(mark)
 }
 
 // oid encodes an object identifier (X.690, 8.19).
@@ -69,11 +112,20 @@ func oid(id asn1.ObjectIdentifier) []byte {
 	return der(tagOID, content)
 }
 
-// timestamp encodes a Time as RFC 5280, 4.1.2.5 has it: UTCTime until 2049.
-func timestamp(t time.Time) []byte {
+// timestamp writes a Time as RFC 5280, 4.1.2.5 has it: UTCTime until 2049.
+func (b *buffer) timestamp(t time.Time) {
 	t = t.UTC()
+	tag, layout := byte(tagGeneralizedTime), "20060102150405Z"
 	if t.Year() >= 1950 && t.Year() < 2050 {
-		return der(tagUTCTime, t.AppendFormat(nil, "060102150405Z"))
+		tag, layout = tagUTCTime, "060102150405Z"
 	}
-	return der(tagGeneralizedTime, t.AppendFormat(nil, "20060102150405Z"))
+	mark := b.open(tag)
+	*b = t.AppendFormat(*b, layout)
+	b.close(mark)
+}
+
+func timestamp(t time.Time) []byte {
+	var b buffer
+	b.timestamp(t)
+	return b
 }

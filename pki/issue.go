@@ -90,11 +90,17 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	if err := checkURI(r.URI); err != nil {
 		return nil, err
 	}
-	name := hex.EncodeToString(r.AKName)
+	var hexName [2 * maxTPMName]byte
+	name := hexName[:hex.Encode(hexName[:], r.AKName)]
 	return h.aca.issue(r.PublicKey, r.NotBefore,
-		der(tagSequence, attribute(oidCommonName, "IAK "+name[4:20]), attribute(oidSerialNumber, r.DeviceID)),
-		altName(r.HWSerial, r.URI),
-		raw(oidPantacorAKName, name))
+		func(b *buffer) {
+			b.attribute(derCommonName, "IAK ", string(name[4:20]))
+			b.attribute(derSerialNumber, r.DeviceID)
+		},
+		func(b *buffer) {
+			b.altName(r.HWSerial, r.URI)
+			b.raw(derPantacorAKName, string(name))
+		})
 }
 
 // IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
@@ -109,13 +115,21 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 			return nil, fmt.Errorf("pki: the %s is not 1 to 128 printable ASCII characters", f.what)
 		}
 	}
+	var hexName [2 * maxTPMName]byte
+	name := hexName[:hex.Encode(hexName[:], r.AKName)]
 	return h.device.issue(r.PublicKey, r.NotBefore,
-		der(tagSequence, attribute(oidOrganization, organization), attribute(oidCommonName, r.DeviceID), attribute(oidSerialNumber, r.DeviceID)),
-		altName(r.HWSerial, ""),
-		raw(oidPantacorAKName, hex.EncodeToString(r.AKName)),
-		raw(oidPantacorOwner, r.OwnerPRN),
-		raw(oidPantacorJoinToken, r.TokenID),
-		raw(oidPantacorDevice, r.DevicePRN))
+		func(b *buffer) {
+			b.attribute(derOrganization, organization)
+			b.attribute(derCommonName, r.DeviceID)
+			b.attribute(derSerialNumber, r.DeviceID)
+		},
+		func(b *buffer) {
+			b.altName(r.HWSerial, "")
+			b.raw(derPantacorAKName, string(name))
+			b.raw(derPantacorOwner, r.OwnerPRN)
+			b.raw(derPantacorJoinToken, r.TokenID)
+			b.raw(derPantacorDevice, r.DevicePRN)
+		})
 }
 
 // forever is 99991231235959Z, the notAfter of what never ends (RFC 5280,
@@ -125,31 +139,52 @@ var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 // slowClock is how far a clock may lag behind the hub's.
 const slowClock = 5 * time.Minute
 
+// certificateSize is room for most certificates.
+const certificateSize = 1024
+
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
-// Certificate. It does not verify its own signature: tests do, and every peer.
-func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject []byte, extensions ...[]byte) ([]byte, error) {
+// Certificate. subject and extensions write the certificate's own parts. It
+// does not verify its own signature: tests do, and every peer.
+func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
 		return nil, err
 	}
-	extensions = append(extensions, i.fixed, extension(oidSubjectKeyID, false, der(tagOctetString, keyID)))
-	tbs := der(tagSequence,
-		[]byte{tagContext0Constructed, 3, tagInteger, 1, 2}, // version 3
-		der(tagInteger, serialNumber()),
-		i.algorithm,
-		i.cert.RawSubject,
-		der(tagSequence, timestamp(notBefore.Add(-slowClock)), timestamp(forever)),
-		subject,
-		spki,
-		der(tagContext3Constructed, der(tagSequence, extensions...)),
-	)
+	b := make(buffer, 0, certificateSize)
+	certificate := b.open(tagSequence)
+	tbs := b.open(tagSequence)
+	b.add([]byte{tagContext0Constructed, 3, tagInteger, 1, 2}) // version 3
+	b.value(tagInteger, serialNumber())
+	b.add(i.algorithm, i.cert.RawSubject)
+	validity := b.open(tagSequence)
+	b.timestamp(notBefore.Add(-slowClock))
+	b.add(derForever)
+	b.close(validity)
+	name := b.open(tagSequence)
+	subject(&b)
+	b.close(name)
+	b.add(spki)
+	context := b.open(tagContext3Constructed)
+	list := b.open(tagSequence)
+	extensions(&b)
+	b.add(i.fixed)
+	b.extension(derSubjectKeyID, func(b *buffer) { b.value(tagOctetString, keyID[:]) })
+	b.close(list)
+	b.close(context)
+	b.close(tbs)
+
+	// The outer value's length is still missing: the TBSCertificate stands
+	// two bytes behind the start.
 	digest := i.hash.New()
-	digest.Write(tbs)
+	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
 	if err != nil {
 		return nil, fmt.Errorf("pki: signing: %w", err)
 	}
-	return der(tagSequence, tbs, i.algorithm, der(tagBitString, []byte{0}, sig)), nil
+	b.add(i.algorithm)
+	b.value(tagBitString, []byte{0}, sig)
+	b.close(certificate)
+	return b, nil
 }
 
 // serialNumber returns the content of an INTEGER of 128 random bits, positive
@@ -166,8 +201,37 @@ func serialNumber() []byte {
 	return b
 }
 
-func attribute(id asn1.ObjectIdentifier, value string) []byte {
-	return der(tagSet, der(tagSequence, oid(id), der(tagPrintableString, []byte(value))))
+// What stands in every certificate, encoded beforehand.
+var (
+	derForever           = timestamp(forever)
+	derCommonName        = oid(oidCommonName)
+	derSerialNumber      = oid(oidSerialNumber)
+	derOrganization      = oid(oidOrganization)
+	derSubjectKeyID      = oid(oidSubjectKeyID)
+	derSubjectAltName    = oid(oidSubjectAltName)
+	derTPMHardware       = oid(oidTPMHardware)
+	derHardwareModule    = oid(oidHardwareModule)
+	derPantacorAKName    = oid(oidPantacorAKName)
+	derPantacorOwner     = oid(oidPantacorOwner)
+	derPantacorJoinToken = oid(oidPantacorJoinToken)
+	derPantacorDevice    = oid(oidPantacorDevice)
+)
+
+// value writes a primitive value made of parts.
+func (b *buffer) value(tag byte, parts ...[]byte) {
+	mark := b.open(tag)
+	b.add(parts...)
+	b.close(mark)
+}
+
+// attribute writes a relative name of one attribute, whose type is encoded.
+func (b *buffer) attribute(id []byte, value ...string) {
+	set := b.open(tagSet)
+	pair := b.open(tagSequence)
+	b.add(id)
+	b.text(tagPrintableString, value...)
+	b.close(pair)
+	b.close(set)
 }
 
 func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
@@ -177,63 +241,88 @@ func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
 	return der(tagSequence, oid(id), der(tagOctetString, value))
 }
 
-// raw is one of Pantacor's extensions: its value is the text's bytes, without
-// a DER type around them, because that is what Pantacor's readers take it
-// for. They are never critical.
-func raw(id asn1.ObjectIdentifier, value string) []byte {
-	return extension(id, false, []byte(value))
+// extension writes an extension that is not critical, whose id is encoded.
+func (b *buffer) extension(id []byte, value func(*buffer)) {
+	outer := b.open(tagSequence)
+	b.add(id)
+	inner := b.open(tagOctetString)
+	value(b)
+	b.close(inner)
+	b.close(outer)
 }
 
-// altName is the subject alternative name: a HardwareModuleName (RFC 4108, 5)
-// and, unless it is empty, a URI.
-func altName(hwSerial []byte, uri string) []byte {
-	module := der(tagSequence, oid(oidTPMHardware), der(tagOctetString, hwSerial))
-	names := der(tagContext0Constructed, oid(oidHardwareModule), der(tagContext0Constructed, module)) // otherName
-	if uri != "" {
-		names = append(names, der(tagContext6, []byte(uri))...)
-	}
-	return extension(oidSubjectAltName, false, der(tagSequence, names))
+// raw writes one of Pantacor's extensions: its value is the text's bytes,
+// without a DER type around them, because that is what Pantacor's readers take
+// it for. They are never critical.
+func (b *buffer) raw(id []byte, value string) {
+	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
+}
+
+// altName writes the subject alternative name: a HardwareModuleName (RFC 4108,
+// 5) and, unless it is empty, a URI.
+func (b *buffer) altName(hwSerial []byte, uri string) {
+	b.extension(derSubjectAltName, func(b *buffer) {
+		names := b.open(tagSequence)
+		other := b.open(tagContext0Constructed) // otherName
+		b.add(derHardwareModule)
+		explicit := b.open(tagContext0Constructed)
+		module := b.open(tagSequence)
+		b.add(derTPMHardware)
+		b.value(tagOctetString, hwSerial)
+		b.close(module)
+		b.close(explicit)
+		b.close(other)
+		if uri != "" {
+			b.text(tagContext6, uri)
+		}
+		b.close(names)
+	})
 }
 
 // publicKeyInfo encodes an allowed public key as a SubjectPublicKeyInfo, and
 // its identifier: the first 160 bits of the SHA-256 of the key (RFC 7093, 2,
 // method 1).
-func publicKeyInfo(pub crypto.PublicKey) (spki, keyID []byte, err error) {
+func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error) {
 	var bits []byte
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		if k == nil {
-			return nil, nil, errors.New("pki: there is no public key")
+			return nil, keyID, errors.New("pki: there is no public key")
 		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
-			return nil, nil, errors.New("pki: the key's curve is not allowed")
+			return nil, keyID, errors.New("pki: the key's curve is not allowed")
 		}
 		if bits, err = k.Bytes(); err != nil {
-			return nil, nil, fmt.Errorf("pki: %w", err)
+			return nil, keyID, fmt.Errorf("pki: %w", err)
 		}
-		spki = der(tagSequence, algorithm, der(tagBitString, []byte{0}, bits))
+		b := make(buffer, 0, 160)
+		info := b.open(tagSequence)
+		b.add(algorithm)
+		b.value(tagBitString, []byte{0}, bits)
+		b.close(info)
+		spki = b
 	case *rsa.PublicKey:
 		if k == nil || k.N == nil {
-			return nil, nil, errors.New("pki: there is no public key")
+			return nil, keyID, errors.New("pki: there is no public key")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
-			return nil, nil, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
+			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
 		}
 		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at
 		// most 32 bits. Beyond 31 bits crypto/x509 reads no certificate.
 		if k.N.Bit(0) == 0 || k.E < 3 || k.E > 1<<31-1 || k.E&1 == 0 {
-			return nil, nil, errors.New("pki: the RSA key's modulus or exponent is not an RSA key's")
+			return nil, keyID, errors.New("pki: the RSA key's modulus or exponent is not an RSA key's")
 		}
 		bits = x509.MarshalPKCS1PublicKey(k)
 		if spki, err = x509.MarshalPKIXPublicKey(k); err != nil {
-			return nil, nil, fmt.Errorf("pki: %w", err)
+			return nil, keyID, fmt.Errorf("pki: %w", err)
 		}
 	default:
-		return nil, nil, fmt.Errorf("pki: a key of type %T is not allowed", pub)
+		return nil, keyID, fmt.Errorf("pki: a key of type %T is not allowed", pub)
 	}
 	sum := sha256.Sum256(bits)
-	return spki, sum[:20], nil
+	return spki, [20]byte(sum[:]), nil
 }
 
 // curveAlgorithm is the AlgorithmIdentifier of a key on a curve (RFC 5480,

@@ -2,7 +2,7 @@ package tcg
 
 import (
 	"crypto"
-	_ "crypto/sha256" // the name algorithms of every template
+	"crypto/sha256" // the name algorithms of every template
 	_ "crypto/sha512"
 	"fmt"
 )
@@ -47,6 +47,18 @@ func (a AlgID) Hash() (crypto.Hash, error) {
 		return crypto.SHA512, nil
 	}
 	return 0, fmt.Errorf("tcg: hash algorithm 0x%04x is not allowed", uint16(a))
+}
+
+// appendHash appends the hash of data to b. SHA-256, the hash of nearly all,
+// needs no state on the heap for it.
+func appendHash(b []byte, h crypto.Hash, data []byte) []byte {
+	if h == crypto.SHA256 {
+		sum := sha256.Sum256(data)
+		return append(b, sum[:]...)
+	}
+	d := h.New()
+	d.Write(data)
+	return d.Sum(b)
 }
 
 // Attributes is a TPMA_OBJECT (Part 2, 8.3), 32 bits.

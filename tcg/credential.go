@@ -1,6 +1,7 @@
 package tcg
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/aes"
 	"crypto/ecdsa"
@@ -53,10 +54,7 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 			iv[i-at] = enc[i]
 		}
 	}
-	mac := hmac.New(h.New, kdfa(h, seed, "INTEGRITY", nil, h.Size()*8))
-	mac.Write(enc)
-	mac.Write(objectName)
-	mac.Sum(blob[2:2])
+	copy(blob[2:], hmacOf(h, kdfa(h, seed, "INTEGRITY", nil, h.Size()*8), enc, objectName))
 	return blob, encryptedSecret, nil
 }
 
@@ -111,11 +109,18 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 // kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) for
 // at most one digest's length, with an empty contextV.
 func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []byte {
-	mac := hmac.New(h.New, key)
-	mac.Write([]byte{0, 0, 0, 1})
-	mac.Write([]byte(label))
-	mac.Write([]byte{0})
-	mac.Write(contextU)
-	mac.Write(binary.BigEndian.AppendUint32(nil, uint32(bits)))
-	return mac.Sum(nil)[:bits/8]
+	var size [4]byte
+	binary.BigEndian.PutUint32(size[:], uint32(bits))
+	return hmacOf(h, key, []byte{0, 0, 0, 1}, []byte(label), []byte{0}, contextU, size[:])[:bits/8]
+}
+
+// hmacOf is the HMAC of the parts by any of the name algorithms.
+func hmacOf(h crypto.Hash, key []byte, parts ...[]byte) []byte {
+	if h == crypto.SHA256 {
+		sum := HMACSHA256(key, parts...)
+		return sum[:]
+	}
+	m := hmac.New(h.New, key)
+	m.Write(bytes.Join(parts, nil)) // a copy, so that parts need not be on the heap for SHA-256
+	return m.Sum(nil)
 }

@@ -211,9 +211,8 @@ func (r *CSR) parseContents() error {
 	if err := c.end(); err != nil {
 		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %w", err)
 	}
-	d := h.New()
-	d.Write(hashed)
-	if subtle.ConstantTimeCompare(d.Sum(nil), hash) != 1 {
+	var sum [64]byte
+	if subtle.ConstantTimeCompare(appendHash(sum[:0], h, hashed), hash) != 1 {
 		return ErrCSRHash
 	}
 	return nil

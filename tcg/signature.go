@@ -62,9 +62,8 @@ func (p *Public) Verify(message []byte, s *Signature) error {
 	if err != nil {
 		return err
 	}
-	d := h.New()
-	d.Write(message)
-	return s.verifyDigest(key, h, d.Sum(nil))
+	var digest [64]byte
+	return s.verifyDigest(key, h, appendHash(digest[:0], h, message))
 }
 
 func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []byte) error {

@@ -18,8 +18,6 @@ import (
 	"gangway/tcg"
 )
 
-func sum(b []byte) [32]byte { return sha256.Sum256(b) }
-
 // unavoidable is what has to be computed for one request, whoever computes it,
 // with everything else prepared: parsed keys, digests, encoded signatures.
 type unavoidable struct {
@@ -92,7 +90,7 @@ func prepare(request []byte) (*unavoidable, error) {
 		return nil, err
 	}
 	leaf := r.EKCertificate.Certificate
-	u := &unavoidable{leafDigest: sum(leaf.RawTBSCertificate), leafSig: leaf.Signature, ek: r.EKCertificate.PublicKey}
+	u := &unavoidable{leafDigest: sha256.Sum256(leaf.RawTBSCertificate), leafSig: leaf.Signature, ek: r.EKCertificate.PublicKey}
 	if k, ok := u.ek.(*ecdsa.PublicKey); ok {
 		if u.ek, err = k.ECDH(); err != nil {
 			return nil, err
@@ -117,7 +115,7 @@ func prepare(request []byte) (*unavoidable, error) {
 		if err != nil {
 			return nil, err
 		}
-		v.out.digest = sum(v.message)
+		v.out.digest = sha256.Sum256(v.message)
 		if v.out.sig, err = asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(s.R), new(big.Int).SetBytes(s.S)}); err != nil {
 			return nil, err
 		}
@@ -125,23 +123,15 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// crypto measures the unavoidable cryptography of all the requests: with the
+// sum measures the unavoidable cryptography of all the requests: with the
 // same keys, as many at once, and in the order of an enrolment, one request
 // after the other, as the hub meets them. (The same operation over and over
 // on one key runs up to a third faster, out of warm caches; no hub can do
-// that.) Each operation's own time is measured in a loop by itself, for the
-// breakdown alone.
-func (k *Kind) crypto(maker *fleet.Maker, requests [][]byte) error {
-	ops, err := operations(maker)
+// that.)
+func sum(ops []operation, requests [][]byte) (float64, error) {
+	us, err := prepareAll(requests)
 	if err != nil {
-		return err
-	}
-	us := make([]*unavoidable, len(requests))
-	if err := parallel(len(requests), func(i int) (err error) {
-		us[i], err = prepare(requests[i])
-		return err
-	}); err != nil {
-		return err
+		return 0, err
 	}
 	used, _, err := spent(func() error {
 		return parallel(len(us), func(i int) error {
@@ -153,10 +143,23 @@ func (k *Kind) crypto(maker *fleet.Maker, requests [][]byte) error {
 			return nil
 		})
 	})
+	return micros(used, len(us)), err
+}
+
+func prepareAll(requests [][]byte) ([]*unavoidable, error) {
+	us := make([]*unavoidable, len(requests))
+	return us, parallel(len(requests), func(i int) (err error) {
+		us[i], err = prepare(requests[i])
+		return err
+	})
+}
+
+// breakdown measures each operation in a loop by itself.
+func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
+	us, err := prepareAll(requests)
 	if err != nil {
 		return err
 	}
-	k.CryptoSum = micros(used, len(us))
 	k.Crypto = map[string]float64{}
 	for _, op := range ops {
 		used, _, err := spent(func() error {

@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -52,18 +54,22 @@ type Kind struct {
 	Enrol       float64            `json:"enrol"` // verify, issue, seal, store
 	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
 	Ownership   float64            `json:"ownership_proof"`
-	Activate    float64            `json:"activate"` // check the proof, bind; without TLS
+	Bytes       float64            `json:"enrol_bytes"`  // of memory taken, an enrolment
+	Allocs      float64            `json:"enrol_allocs"` // how often
+	Activate    float64            `json:"activate"`     // check the proof, bind; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
 	ActPerSec   float64            `json:"activations_per_second"`
 	Enrolments  int                `json:"enrolments"`
 	Activations int                `json:"activations"`
 }
 
-var profile *string
+var profile, allocs *string
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
 	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file")
+	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file")
+	kinds := flag.String("ek", "", "measure these kinds of endorsement key alone, without a server and agents, e.g. L-1,H-2")
 	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key")
 	serve := flag.String("serve", "", "run a hub in this folder, for the measurement of a whole server (used by bench itself)")
 	flag.Parse()
@@ -71,7 +77,7 @@ func main() {
 	if *serve != "" {
 		err = serveChild(*serve)
 	} else {
-		err = run(*out, *n)
+		err = run(*out, *n, *kinds)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -79,14 +85,18 @@ func main() {
 	}
 }
 
-func run(out string, n int) error {
+func run(out string, n int, only string) error {
 	var r Result
 	r.Machine.CPUs, r.Machine.Go = runtime.NumCPU(), runtime.Version()
 	maker, err := fleet.NewMaker("bench", fleet.MakerOptions{})
 	if err != nil {
 		return err
 	}
-	for _, ek := range []string{"L-1", "H-2", "H-3"} {
+	kinds := []string{"L-1", "H-2", "H-3"}
+	if only != "" {
+		kinds = strings.Split(only, ",")
+	}
+	for _, ek := range kinds {
 		k, err := measure(maker, ek, n)
 		if err != nil {
 			return err
@@ -99,7 +109,13 @@ func run(out string, n int) error {
 			enrol, crypto = enrol+k.Enrol, crypto+k.CryptoSum
 		}
 	}
-	r.Ratio = enrol / crypto
+	if crypto > 0 {
+		r.Ratio = enrol / crypto
+	}
+	if only != "" {
+		r.print()
+		return nil
+	}
 	if r.Server, err = measureServer(maker, n); err != nil {
 		return err
 	}
@@ -226,7 +242,14 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	if err := k.crypto(maker, l.requests); err != nil {
+	// The sum is measured before and after the enrolments, and is the mean: a
+	// machine that has other work drifts.
+	ops, err := operations(maker)
+	if err != nil {
+		return nil, err
+	}
+	before, err := sum(ops, l.requests)
+	if err != nil {
 		return nil, err
 	}
 	replies := make([][]byte, n)
@@ -240,6 +263,8 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 			return nil, err
 		}
 	}
+	var m0, m1 runtime.MemStats
+	runtime.ReadMemStats(&m0)
 	used, wall, err := spent(func() error {
 		return parallel(n-1, func(i int) (err error) {
 			replies[i+1], err = h.service.Enrol(ctx, l.requests[i+1], "127.0.0.1")
@@ -249,8 +274,23 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	if err != nil {
 		return nil, err
 	}
+	runtime.ReadMemStats(&m1)
 	pprof.StopCPUProfile()
+	if *allocs != "" {
+		if err := writeAllocs(*allocs + "." + ek); err != nil {
+			return nil, err
+		}
+	}
+	after, err := sum(ops, l.requests)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.breakdown(ops, l.requests); err != nil {
+		return nil, err
+	}
+	k.CryptoSum = (before + after) / 2
 	k.Enrol = micros(used, n-1)
+	k.Bytes, k.Allocs = float64(m1.TotalAlloc-m0.TotalAlloc)/float64(n-1), float64(m1.Mallocs-m0.Mallocs)/float64(n-1)
 	k.PerSecond = float64(n-1) / wall.Seconds()
 	k.Ratio = k.Enrol / k.CryptoSum
 
@@ -268,7 +308,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		if err != nil {
 			return err
 		}
-		acts[i] = activation{sum(c.IDevID.Raw), make([]byte, join.ExporterSize), nil}
+		acts[i] = activation{sha256.Sum256(c.IDevID.Raw), make([]byte, join.ExporterSize), nil}
 		acts[i].proof = join.ActivationProof(c.Keys, acts[i].exporter, acts[i].hash)
 		return nil
 	}); err != nil {
@@ -285,6 +325,17 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	}
 	k.Activate, k.ActPerSec, k.Activations = micros(used, distinct), float64(distinct)/wall.Seconds(), distinct
 	return k, nil
+}
+
+// writeAllocs writes where memory was taken, the making of the devices
+// included: look with pprof's -focus at Enrol.
+func writeAllocs(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return pprof.Lookup("allocs").WriteTo(f, 0)
 }
 
 func micros(d time.Duration, n int) float64 {

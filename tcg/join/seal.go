@@ -3,18 +3,17 @@ package join
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
-	josecipher "github.com/go-jose/go-jose/v4/cipher"
+	"gangway/tcg"
+
 	"golang.org/x/crypto/cryptobyte"
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
@@ -78,18 +77,11 @@ type Keys struct {
 //
 // where the request hash is the SHA-256 of the TCG-CSR-IDEVID.
 func DeriveKeys(secret []byte, requestHash [32]byte) (Keys, error) {
-	prk, err := hkdf.Extract(sha256.New, secret, requestHash[:])
-	if err != nil {
-		return Keys{}, fmt.Errorf("join: %w", err)
-	}
-	var k Keys
-	if k.Wrapping, err = hkdf.Expand(sha256.New, prk, "gangway reply v1", 32); err != nil {
-		return Keys{}, fmt.Errorf("join: %w", err)
-	}
-	if k.Activation, err = hkdf.Expand(sha256.New, prk, "gangway activation v1", 32); err != nil {
-		return Keys{}, fmt.Errorf("join: %w", err)
-	}
-	return k, nil
+	prk := tcg.HMACSHA256(requestHash[:], secret) // HKDF-Extract, RFC 5869, 2.2
+	// HKDF-Expand for one block, RFC 5869, 2.3.
+	wrapping := tcg.HMACSHA256(prk[:], []byte("gangway reply v1\x01"))
+	activation := tcg.HMACSHA256(prk[:], []byte("gangway activation v1\x01"))
+	return Keys{Wrapping: wrapping[:], Activation: activation[:]}, nil
 }
 
 // ExporterLabel and ExporterSize are for the TLS exporter (RFC 8446, 7.5;
@@ -105,10 +97,8 @@ const (
 //
 //	HMAC-SHA256(activation key, exporter (32 bytes) || SHA-256(IDevID certificate))
 func ActivationProof(k Keys, exporter []byte, certHash [32]byte) []byte {
-	m := hmac.New(sha256.New, k.Activation)
-	m.Write(exporter)
-	m.Write(certHash[:])
-	return m.Sum(nil)
+	proof := tcg.HMACSHA256(k.Activation, exporter, certHash[:])
+	return proof[:]
 }
 
 // VerifyActivationProof checks a proof in constant time.
@@ -137,55 +127,95 @@ var (
 // 5083): AES-256-GCM (RFC 5084) with a 12-byte nonce and a 16-byte tag, under
 // a random key that is wrapped by AES-256 key wrap (RFC 3565, RFC 3394) for
 // one KEKRecipientInfo (RFC 5652, 6.2.3). So `openssl cms -decrypt` opens it.
-func Seal(k Keys, content []byte) ([]byte, error) {
-	var random [32 + 12]byte
-	rand.Read(random[:]) // never fails
-	cek, nonce := random[:32], random[32:]
+func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, content) }
+
+// AppendSealed is Seal that appends to b, in one piece of memory: everything
+// but the content has a size that is known beforehand.
+func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
+	var cek [keySize]byte
+	var nonce [nonceSize]byte
+	rand.Read(cek[:]) // never fails
+	rand.Read(nonce[:])
 	kek, err := aes.NewCipher(k.Wrapping)
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	wrapped, err := josecipher.KeyWrap(kek, cek)
-	if err != nil {
-		return nil, fmt.Errorf("join: wrapping the content key: %w", err)
-	}
-	gcm, err := newGCM(cek)
+	wrapped := wrapKey(kek, &cek)
+	gcm, err := newGCM(cek[:])
 	if err != nil {
 		return nil, err
 	}
-	box := gcm.Seal(make([]byte, 0, len(content)+gcm.Overhead()), nonce, content, nil)
-	ciphertext, tag := box[:len(content)], box[len(content):]
 
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(content)+256))
-	b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { // ContentInfo
-		b.AddASN1ObjectIdentifier(oidAuthEnvelopedData)
-		b.AddASN1(context0.Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { // AuthEnvelopedData
-				b.AddASN1Int64(0)
-				b.AddASN1(casn1.SET, func(b *cryptobyte.Builder) {
-					b.AddASN1(casn1.Tag(2).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { // KEKRecipientInfo
-						b.AddASN1Int64(4)
-						b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1OctetString([]byte(KeyID)) })
-						b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(oidAES256Wrap) })
-						b.AddASN1OctetString(wrapped)
-					})
-				})
-				b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { // EncryptedContentInfo
-					b.AddASN1ObjectIdentifier(oidData)
-					b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1ObjectIdentifier(oidAES256GCM)
-						b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-							b.AddASN1OctetString(nonce)
-							b.AddASN1Int64(int64(len(tag)))
-						})
-					})
-					b.AddASN1(context0, func(b *cryptobyte.Builder) { b.AddBytes(ciphertext) })
-				})
-				b.AddASN1OctetString(tag)
-			})
-		})
-	})
-	return b.Bytes()
+	encrypted := len(sealAlgorithm) + nonceSize + len(sealTagSize) + tlvSize(len(content)) // EncryptedContentInfo
+	enveloped := len(sealRecipient) + wrappedSize + tlvSize(encrypted) + tlvSize(tagSize)
+	explicit := tlvSize(enveloped)
+	info := len(sealType) + tlvSize(explicit)
+
+	b = slices.Grow(b, tlvSize(info))
+	b = appendHead(b, 0x30, info)
+	b = append(b, sealType...)
+	b = appendHead(b, 0xA0, explicit)
+	b = appendHead(b, 0x30, enveloped)
+	b = append(b, sealRecipient...)
+	b = append(b, wrapped[:]...)
+	b = appendHead(b, 0x30, encrypted)
+	b = append(b, sealAlgorithm...)
+	b = append(b, nonce[:]...)
+	b = append(b, sealTagSize...)
+	b = appendHead(b, 0x80, len(content))
+	b = gcm.Seal(b, nonce[:], content, nil)
+	// The tag stands right behind the ciphertext, where its head belongs.
+	var tag [tagSize]byte
+	copy(tag[:], b[len(b)-tagSize:])
+	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil
+}
+
+const (
+	nonceSize = 12
+	tagSize   = 16
+
+	// What is the same in every sealed reply: the ContentInfo's type; the
+	// AuthEnvelopedData's version and its KEKRecipientInfo up to the wrapped
+	// key; the content's type and algorithm up to the nonce; the tag's size.
+	sealType = "\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17" // id-ct-authEnvelopedData
+
+	sealRecipient = "\x02\x01\x00" + // version 0
+		"\x31\x47\xa2\x45\x02\x01\x04" + // SET OF, [2], version 4
+		"\x30\x09\x04\x07" + KeyID +
+		"\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x01\x2d" + // id-aes256-wrap
+		"\x04\x28"
+
+	sealAlgorithm = "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01" + // id-data
+		"\x30\x1e\x06\x09\x60\x86\x48\x01\x65\x03\x04\x01\x2e" + // id-aes256-GCM
+		"\x30\x11\x04\x0c"
+
+	sealTagSize = "\x02\x01\x10"
+)
+
+// tlvSize is the size of a value of n bytes with its tag and length.
+func tlvSize(n int) int {
+	switch {
+	case n < 0x80:
+		return 2 + n
+	case n < 0x100:
+		return 3 + n
+	case n < 0x10000:
+		return 4 + n
+	}
+	return 5 + n // up to 16 MiB; a reply is bounded far below
+}
+
+// appendHead appends the tag and the length of a value of n bytes.
+func appendHead(b []byte, tag byte, n int) []byte {
+	switch {
+	case n < 0x80:
+		return append(b, tag, byte(n))
+	case n < 0x100:
+		return append(b, tag, 0x81, byte(n))
+	case n < 0x10000:
+		return append(b, tag, 0x82, byte(n>>8), byte(n))
+	}
+	return append(b, tag, 0x83, byte(n>>16), byte(n>>8), byte(n))
 }
 
 // ErrSealed means that the reply was not sealed for this TPM and request, or was
@@ -212,26 +242,26 @@ func Open(k Keys, sealed []byte) ([]byte, error) {
 		!r.ReadASN1Integer(&rversion) || rversion != 4 ||
 		!r.ReadASN1(&kekid, casn1.SEQUENCE) || !kekid.ReadASN1Bytes(&keyID, casn1.OCTET_STRING) || !kekid.Empty() || string(keyID) != KeyID ||
 		!r.ReadASN1(&wrapAlg, casn1.SEQUENCE) || !wrapAlg.ReadASN1ObjectIdentifier(&oid) || !is(oidAES256Wrap) || !wrapAlg.Empty() ||
-		!r.ReadASN1Bytes(&wrapped, casn1.OCTET_STRING) || !r.Empty() || len(wrapped) != 40 ||
+		!r.ReadASN1Bytes(&wrapped, casn1.OCTET_STRING) || !r.Empty() || len(wrapped) != wrappedSize ||
 		!env.ReadASN1(&eci, casn1.SEQUENCE) ||
 		!eci.ReadASN1ObjectIdentifier(&oid) || !is(oidData) ||
 		!eci.ReadASN1(&gcmAlg, casn1.SEQUENCE) || !gcmAlg.ReadASN1ObjectIdentifier(&oid) || !is(oidAES256GCM) ||
 		!gcmAlg.ReadASN1(&gcmParams, casn1.SEQUENCE) || !gcmAlg.Empty() ||
-		!gcmParams.ReadASN1Bytes(&nonce, casn1.OCTET_STRING) || len(nonce) != 12 ||
-		!gcmParams.ReadASN1Integer(&icv) || icv != 16 || !gcmParams.Empty() ||
+		!gcmParams.ReadASN1Bytes(&nonce, casn1.OCTET_STRING) || len(nonce) != nonceSize ||
+		!gcmParams.ReadASN1Integer(&icv) || icv != tagSize || !gcmParams.Empty() ||
 		!eci.ReadASN1(&ciphertext, context0) || !eci.Empty() ||
-		!env.ReadASN1Bytes(&tag, casn1.OCTET_STRING) || len(tag) != 16 || !env.Empty() {
+		!env.ReadASN1Bytes(&tag, casn1.OCTET_STRING) || len(tag) != tagSize || !env.Empty() {
 		return nil, malformed
 	}
 	kek, err := aes.NewCipher(k.Wrapping)
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
-	cek, err := josecipher.KeyUnwrap(kek, wrapped)
+	cek, err := unwrapKey(kek, wrapped)
 	if err != nil {
 		return nil, ErrSealed
 	}
-	gcm, err := newGCM(cek)
+	gcm, err := newGCM(cek[:])
 	if err != nil {
 		return nil, err
 	}

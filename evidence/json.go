@@ -1,0 +1,67 @@
+package evidence
+
+import (
+	"encoding/json"
+	"slices"
+)
+
+// JSON is what json.Marshal makes of v. Almost every verdict is an acceptance
+// in plain ASCII, which takes no reflection to write.
+func (v *Verdict) JSON() ([]byte, error) {
+	asked := slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Ask })
+	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Steps == nil {
+		return json.Marshal(v)
+	}
+	size := 64
+	for _, s := range v.Steps {
+		size += len(s.Check) + len(s.Detail) + 48
+	}
+	b := append(make([]byte, 0, size), `{"steps":[`...)
+	for i, s := range v.Steps {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendJSONString(append(b, `{"check":`...), s.Check)
+		if s.OK {
+			b = append(b, `,"ok":true,"detail":`...)
+		} else {
+			b = append(b, `,"ok":false,"detail":`...)
+		}
+		b = append(appendJSONString(b, s.Detail), '}')
+	}
+	b = append(b, ']')
+	for i, n := range v.Notes {
+		if i == 0 {
+			b = append(b, `,"notes":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = appendJSONString(b, n)
+	}
+	if len(v.Notes) > 0 {
+		b = append(b, ']')
+	}
+	return append(b, '}'), nil
+}
+
+// appendJSONString appends s as encoding/json has it, by encoding/json itself
+// where s is more than ASCII without the characters that it escapes for HTML.
+func appendJSONString(b []byte, s string) []byte {
+	start := len(b)
+	b = append(b, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c > '~' || c == '<' || c == '>' || c == '&':
+			whole, err := json.Marshal(s)
+			if err != nil {
+				panic(err) // a string always has an encoding
+			}
+			return append(b[:start], whole...)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}

@@ -1,0 +1,69 @@
+package tcg_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"math/big"
+	"testing"
+
+	"gangway/tcg"
+
+	"pgregory.net/rapid"
+)
+
+func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		key := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(r, "key")
+		parts := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 300), 0, 5).Draw(r, "parts")
+		m := hmac.New(sha256.New, key)
+		for _, p := range parts {
+			m.Write(p)
+		}
+		if got := tcg.HMACSHA256(key, parts...); !bytes.Equal(got[:], m.Sum(nil)) {
+			r.Fatalf("%x", got)
+		}
+	})
+}
+
+// Devices are known by this hash for ever: it is that of the key's
+// SubjectPublicKeyInfo, for every kind and size.
+func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
+	check := func(key any) {
+		t.Helper()
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tcg.KeyHash(key); err != nil || got != sha256.Sum256(der) {
+			t.Errorf("%T: %x, %v", key, got, err)
+		}
+	}
+	for _, c := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		for range 20 {
+			k, err := ecdsa.GenerateKey(c, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(&k.PublicKey)
+		}
+	}
+	for _, bits := range []int{2040, 2047, 2048, 2049, 3072, 4096} {
+		for _, e := range []int{3, 65537, 1<<31 - 1} {
+			n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.SetBit(n, bits-1, 1)
+			check(&rsa.PublicKey{N: n, E: e})
+		}
+	}
+	if _, err := tcg.KeyHash("no key"); err == nil {
+		t.Error("a string is no key")
+	}
+}
