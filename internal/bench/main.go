@@ -58,6 +58,7 @@ type Kind struct {
 	Allocs      float64            `json:"enrol_allocs"` // how often
 	Activate    float64            `json:"activate"`     // check the proof, bind; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
+	Judged      *Judged            `json:"judged"`
 	ActPerSec   float64            `json:"activations_per_second"`
 	Enrolments  int                `json:"enrolments"`
 	Activations int                `json:"activations"`
@@ -286,6 +287,9 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	if err := k.breakdown(ops, l.requests); err != nil {
+		return nil, err
+	}
+	if k.Judged, err = judge(maker, h, l.requests[:min(n, 500)]); err != nil {
 		return nil, err
 	}
 	k.CryptoSum = (before + after) / 2

@@ -20,6 +20,10 @@ func (r *Result) print() {
 	}
 	fmt.Fprintf(w, "\nratio for half L-1 (RSA 2048), half H-3 (ECC P-384): %.2f\n", r.Ratio)
 	fmt.Fprintf(w, "The ownership proof (Ed25519), %.0f, is in enrol and not in sum. Commits are durable.\n", r.Enrolment[0].Ownership)
+	fmt.Fprintln(w, "\nto judge the evidence alone\tplain\tall makers, rules, a list\tratio")
+	for _, k := range r.Enrolment {
+		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", k.EK, k.Judged.Plain, k.Judged.Full, k.Judged.Ratio)
+	}
 	if s := r.Server; s != nil {
 		fmt.Fprintf(w, "\nwhole hub process over TLS, two connections an enrolment, EK %s: %.2f ms CPU, %.0f enrolments/s (the load generator shares the machine)\n", s.EK, s.CPU/1000, s.PerSecond)
 	}

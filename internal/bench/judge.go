@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"gangway/evidence"
+	"gangway/fleet"
+	"gangway/policy"
+	"gangway/store"
+	"gangway/trust"
+)
+
+// Judged is the cost of judging one request's evidence, in microseconds of
+// CPU: by a maker that is alone and no rules, and by all there can be: the
+// makers' certificates that come along, 143 links besides, a policy of twenty
+// rules, and an EK list in the store.
+type Judged struct {
+	Plain float64 `json:"plain"`
+	Full  float64 `json:"full"`
+	Ratio float64 `json:"ratio"` // wanted: at most 1.15
+}
+
+const manyLinks = 143
+
+// links are CA certificates that are in nobody's way.
+func links() ([]*x509.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	var out []*x509.Certificate
+	for i := range manyLinks {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(i + 1)), Subject: pkix.Name{Organization: []string{"bench"}, CommonName: fmt.Sprint("link ", i)},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		}
+		c, err := fleet.Issue(template, template, key.Public(), key)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// judge measures the two, one after the other, several times over.
+func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
+	lab := evidence.DefaultPolicy()
+	lab.Software = []string{"FAKE"}
+	plain, err := evidence.NewTrust(maker.Roots(), maker.Intermediates())
+	if err != nil {
+		return nil, err
+	}
+	more, err := links()
+	if err != nil {
+		return nil, err
+	}
+	all := append(trust.BuiltIn(), trust.Given("bench", maker.Roots(), append(maker.Intermediates(), more...))...)
+	loaded, err := evidence.NewTrustOf(trust.NewSet(all...).Anchors())
+	if err != nil {
+		return nil, err
+	}
+	text := "version: 1\nsoftware_tpms: [FAKE]\nrules:\n"
+	for i := range 19 {
+		text += fmt.Sprintf("  - {maker: IFX, model: \"SLB96%02d*\", firmware_below: \"7.85\", then: refuse, reason: known weaknesses}\n", i)
+	}
+	doc, err := policy.Parse([]byte(text + "  - {maker: FAKE, then: accept}\n"))
+	if err != nil {
+		return nil, err
+	}
+	rules := policy.Merge(doc, doc).Evidence
+	const owner = "bench"
+	listed := make([]store.ListedEK, len(requests))
+	for i, body := range requests {
+		r, err := evidence.Parse(body)
+		if err != nil {
+			return nil, err
+		}
+		key := store.Hash(r.EKHash)
+		listed[i] = store.ListedEK{Key: &key}
+	}
+	ctx, now := context.Background(), time.Now()
+	if err := h.store.PutEKList(ctx, owner, listed); err != nil {
+		return nil, err
+	}
+	one := func(body []byte, full bool) error {
+		r, err := evidence.Parse(body)
+		if err != nil {
+			return err
+		}
+		in := &evidence.Input{Trust: plain, Policy: lab, Now: now}
+		if full {
+			in.Trust, in.Policy = loaded, rules
+			for range 2 { // the policies' and the makers'
+				if _, err := h.store.ConfigVersion(ctx); err != nil {
+					return err
+				}
+			}
+			l, err := h.store.FindEK(ctx, owner, r.EKHash, r.EKCertificate.Certificate.SerialNumber.Bytes())
+			if err != nil {
+				return err
+			}
+			in.Listing = evidence.Listing{Kept: l.Kept, ByKey: l.ByKey, BySerial: l.BySerial}
+		}
+		v := new(evidence.Verdict)
+		if evidence.Verify(v, r, in); !v.Accepted() {
+			return errors.New("bench: the evidence does not hold")
+		}
+		return nil
+	}
+	var plains, fulls []float64
+	for range 7 {
+		for _, full := range []bool{false, true} {
+			used, _, err := spent(func() error {
+				for _, body := range requests {
+					if err := one(body, full); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			if full {
+				fulls = append(fulls, micros(used, len(requests)))
+			} else {
+				plains = append(plains, micros(used, len(requests)))
+			}
+		}
+	}
+	j := &Judged{Plain: median(plains), Full: median(fulls)}
+	j.Ratio = j.Full / j.Plain
+	return j, nil
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
