@@ -34,15 +34,12 @@ func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.now.Store(nil)
 }
 
-// trust is what requests are judged by now. It asks the store each time, so
-// that what the operator removes lets no device in any more, whichever replica
-// it was told to. When the store cannot say, nobody is judged.
-func (s *Service) trust(ctx context.Context) (*evidence.Trust, error) {
+// trust is what requests are judged by at a version of the configuration,
+// which the caller has just read: what the operator removes lets no device in
+// any more, whichever replica it was told to. When the store cannot say, nobody
+// is judged.
+func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
-	version, err := s.Store.ConfigVersion(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)
-	}
 	if now := m.now.Load(); now != nil && now.version == version {
 		return now.trust, nil
 	}
@@ -50,7 +47,8 @@ func (s *Service) trust(ctx context.Context) (*evidence.Trust, error) {
 	defer m.mu.Unlock()
 	// Before the rows: rows that are newer than their version are read again
 	// by the next request, older ones would stay.
-	if version, err = s.Store.ConfigVersion(ctx); err != nil {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)
 	}
 	if now := m.now.Load(); now != nil && now.version == version {

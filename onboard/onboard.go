@@ -113,11 +113,15 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", "Join token "+token.ID+" of this owner signed for this IDevID key and this hub.")
 
-	rules, err := s.inForce(ctx, token.Owner)
+	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return e, nil, err
 	}
-	makers, err := s.trust(ctx)
+	rules, err := s.inForce(ctx, version, token.Owner)
+	if err != nil {
+		return e, nil, err
+	}
+	makers, err := s.trust(ctx, version)
 	if err != nil {
 		return e, nil, err
 	}

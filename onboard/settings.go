@@ -34,11 +34,9 @@ type inForce struct {
 	lists []string // whose EK lists are kept: store.HubWide, the owner
 }
 
-func (s *Service) inForce(ctx context.Context, owner string) (*inForce, error) {
-	version, err := s.Store.ConfigVersion(ctx)
-	if err != nil {
-		return nil, err
-	}
+// inForce is what holds for an owner at a version of the configuration, which
+// the caller has just read.
+func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *inForce, err error) {
 	now := s.settings.Load()
 	if now == nil || now.version != version {
 		now = &settings{version: version, owners: make(map[string]*inForce)}
@@ -90,7 +88,11 @@ func (s *Service) scope(ctx context.Context, owner string) (*scope, error) {
 
 // Policy is what is in force for an owner now.
 func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, error) {
-	f, err := s.inForce(ctx, owner)
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return policy.Effective{}, err
+	}
+	f, err := s.inForce(ctx, version, owner)
 	if err != nil {
 		return policy.Effective{}, err
 	}
