@@ -13,7 +13,7 @@ go vet ./...
 go tool staticcheck ./...
 
 device="gangway/cmd/gangway-agent gangway/agent gangway/identity"
-hub="gangway/hub gangway/onboard gangway/store gangway/pki gangway/evidence gangway/policy gangway/ui"
+hub="gangway/hub gangway/objects gangway/onboard gangway/store gangway/pki gangway/evidence gangway/policy gangway/ui"
 crossing() { # crossing FROM... -- INTO...: an import from one side into the other
 	from=""; while [ "$1" != -- ]; do from="$from $1"; shift; done; shift
 	# shellcheck disable=SC2086
