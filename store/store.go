@@ -219,6 +219,9 @@ type Store interface {
 	WaitingRoom
 	Rulebook
 	Config
+	Trails
+	Objects
+	Logs
 
 	Close() error
 	// Ping does a cheap read, for readiness.
