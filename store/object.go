@@ -6,9 +6,12 @@ import (
 	"time"
 )
 
-// ErrCondemned: the content is about to be removed; it can be uploaded again in
-// a moment.
-var ErrCondemned = errors.New("store: the content is being removed")
+// Errors of objects, tested with errors.Is.
+var (
+	// ErrCondemned: the content is about to be removed; it can be uploaded
+	// again in a moment.
+	ErrCondemned = errors.New("store: the content is being removed")
+)
 
 // Object is an owner's record of a content. The content itself is kept once,
 // whoever has it; who has no record of it cannot read it, and nobody gets a
@@ -43,9 +46,10 @@ type Objects interface {
 	StepObjects(ctx context.Context, device string, rev int) ([]Object, error)
 	// BeginUpload renews Modified. ErrNotFound, ErrCondemned.
 	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
-	// FinishUpload makes the record Stored: its content is durable. ErrNotFound,
-	// ErrCondemned.
-	FinishUpload(ctx context.Context, owner string, sum Hash, now time.Time) error
+	// FinishUpload makes the record Stored: its content, of that size, is
+	// durable. ErrNotFound, ErrCondemned; ErrStatus when another size was
+	// announced meanwhile.
+	FinishUpload(ctx context.Context, owner string, sum Hash, size int64, now time.Time) error
 	// LostContent makes all records of a content not Stored.
 	LostContent(ctx context.Context, sum Hash) error
 	// Usage is what counts against an owner's quota, in bytes: the sizes of

@@ -150,18 +150,26 @@ func (s *Store) objects(ctx context.Context, query *statement, args ...any) (lis
 
 // BeginUpload implements store.Store.
 func (s *Store) BeginUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) (store.Object, error) {
-	return s.upload(ctx, touchObject, owner, sum, now)
+	return s.upload(ctx, touchObject, owner, sum, now, func(store.Object) error { return nil })
 }
 
 // FinishUpload implements store.Store.
-func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) error {
-	_, err := s.upload(ctx, storeObject, owner, sum, now)
+func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size int64, now time.Time) error {
+	_, err := s.upload(ctx, storeObject, owner, sum, now, func(o store.Object) error {
+		if o.Size != size {
+			return store.ErrStatus
+		}
+		return nil
+	})
 	return err
 }
 
-func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time) (o store.Object, err error) {
+func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(store.Object) error) (o store.Object, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if o, err = oneObject(c, owner, sum); err != nil {
+			return err
+		}
+		if err := check(o); err != nil {
 			return err
 		}
 		_, going, err := c.one(isCondemned, sum[:])
@@ -236,13 +244,21 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 
 // Condemn implements store.Store.
 func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, err error) {
+	wanted := false
+	ask := func(c *conn) error {
+		_, wanted, err = c.one(recordOf, sum[:])
+		return err
+	}
+	// Most contents are wanted: the writer is not bothered for those.
+	if err := s.readers.do(ctx, ask); err != nil || wanted {
+		return false, err
+	}
 	err = s.writer.do(ctx, func(c *conn) error {
 		condemned = false
-		_, wanted, err := c.one(recordOf, sum[:])
-		if err != nil || wanted {
+		if err := ask(c); err != nil || wanted {
 			return err
 		}
-		_, err = c.exec(condemn, sum[:])
+		_, err := c.exec(condemn, sum[:])
 		condemned = err == nil
 		return err
 	})

@@ -78,7 +78,7 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 	o := f.announce(owner, name, size, at)
 	_, err := f.BeginUpload(f.ctx, owner, o.Sum, at)
 	f.must(err)
-	f.must(f.FinishUpload(f.ctx, owner, o.Sum, at))
+	f.must(f.FinishUpload(f.ctx, owner, o.Sum, size, at))
 	return o.Sum
 }
 
@@ -401,7 +401,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	sum := f.keep(f.owner.ID, "secret", 10, Epoch)
 	_, err := f.Object(f.ctx, f.other.ID, sum)
 	f.refused(err, store.ErrNotFound)
-	f.refused(f.FinishUpload(f.ctx, f.other.ID, sum, Epoch), store.ErrNotFound)
+	f.refused(f.FinishUpload(f.ctx, f.other.ID, sum, 10, Epoch), store.ErrNotFound)
 	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
 	f.refused(err, store.ErrNotFound)
 	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
@@ -538,8 +538,10 @@ func wantedContentIsNotCondemned(f *fixture) {
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(2*time.Hour), Epoch, 10); err != nil || n != 1 {
 		f.Fatal(n, err)
 	}
-	if !condemn() || !condemn() {
-		f.Fatal("not condemned, though nobody wants it")
+	for range 2 {
+		if !condemn() {
+			f.Fatal("not condemned, though nobody wants it")
+		}
 	}
 	list, err := f.Condemned(f.ctx)
 	f.must(err)
@@ -547,7 +549,8 @@ func wantedContentIsNotCondemned(f *fixture) {
 	f.announce(f.owner.ID, "wanted", 10, Epoch)
 	_, err = f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch)
 	f.refused(err, store.ErrCondemned)
-	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, Epoch), store.ErrCondemned)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, Epoch), store.ErrCondemned)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 11, Epoch), store.ErrStatus)
 	f.must(f.Bury(f.ctx, sum))
 	f.keep(f.owner.ID, "wanted", 10, Epoch)
 	list, err = f.Condemned(f.ctx)
@@ -590,7 +593,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 				mu.Lock()
 				bytes[sum] = true
 				mu.Unlock()
-				f.FinishUpload(f.ctx, f.owner.ID, sum, Epoch)
+				f.FinishUpload(f.ctx, f.owner.ID, sum, 1, Epoch)
 			}
 		})
 	}
