@@ -20,6 +20,7 @@ import (
 	"gangway/evidence"
 	"gangway/hub"
 	"gangway/internal/swtpm"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -225,7 +226,10 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 		return "", nil, err
 	}
 	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	server, service, err := d.hub.server(url, names, d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()}, log)
+	if err := d.hub.openObjects(ctx, objects.S3Config{}); err != nil {
+		return "", nil, err
+	}
+	server, service, err := d.hub.server(url, names, d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()}, 0, log)
 	if err != nil {
 		return "", nil, err
 	}

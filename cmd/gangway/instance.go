@@ -19,6 +19,7 @@ import (
 
 	"gangway/evidence"
 	"gangway/hub"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store/sqlite"
@@ -29,12 +30,15 @@ type instance struct {
 	dir   string
 	ca    *pki.Hub
 	store *sqlite.Store
+	// objects is opened by those that serve alone.
+	objects objects.Store
 }
 
 // Files in a data folder.
 const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
+	objectFolder = "objects"
 	rootsFolder  = "tpm-roots"
 )
 
@@ -82,17 +86,38 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	return openInstance(ctx, dir, pki.Options{})
 }
 
-func (i *instance) close() error { return i.store.Close() }
+func (i *instance) close() error {
+	var err error
+	if i.objects != nil {
+		err = i.objects.Close()
+	}
+	return errors.Join(err, i.store.Close())
+}
 
-// server makes the hub's service and HTTP server.
-func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger) (*hub.Server, *onboard.Service, error) {
+// openObjects opens the contents of objects: the data folder's, or, with an
+// endpoint, those of an S3 service.
+func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err error) {
+	if c.Endpoint == "" && c.Bucket == "" {
+		i.objects, err = objects.OpenFolder(filepath.Join(i.dir, objectFolder))
+		return err
+	}
+	if c.Endpoint == "" || c.Bucket == "" {
+		return usagef("--s3-endpoint and --s3-bucket belong together")
+	}
+	i.objects, err = objects.OpenS3(ctx, c)
+	return err
+}
+
+// server makes the hub's service and HTTP server. quota is each owner's, in
+// bytes; 0: the default.
+func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, quota int64, log *slog.Logger) (*hub.Server, *onboard.Service, error) {
 	trust, err := evidence.NewTrust(roots, intermediates)
 	if err != nil {
 		return nil, nil, err
 	}
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(trust)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, Version: version()})
 	return s, service, err
 }
 

@@ -8,20 +8,27 @@ import (
 	"os"
 	"path/filepath"
 
+	"gangway/objects"
 	"gangway/pki"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 )
 
 func (a *app) serveCommand() *cobra.Command {
 	var data, listen, url, name, curve, logFormat string
 	var roots, links []string
+	var quota string
+	var s3 objects.S3Config
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
 		Long: `Serve runs the hub in one process with one database file. The first start makes
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Keep a backup of
 both: without the keys, no device is known again.
+
+What owners upload is kept in DIR/objects, or with --s3-endpoint and --s3-bucket
+in a bucket, with the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
 Devices are let in by their TPM maker's certificate. The makers' root and
 intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
@@ -33,6 +40,10 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			crv, err := curveOf(curve)
 			if err != nil {
 				return err
+			}
+			perOwner, err := humanize.ParseBytes(quota)
+			if err != nil || perOwner == 0 || perOwner > 1<<60 {
+				return usagef("--object-quota %q is not written like 64GiB", quota)
 			}
 			log, err := a.logger(logFormat)
 			if err != nil {
@@ -52,6 +63,9 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 				return err
 			}
 			defer i.close()
+			if err := i.openObjects(ctx, s3); err != nil {
+				return err
+			}
 			paths := roots
 			if own := filepath.Join(data, rootsFolder); exists(own) {
 				paths = append(paths, own)
@@ -66,7 +80,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			// What is given as a link is never trusted by itself.
 			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, _, err := i.server(public, names, rootCerts, intermediates, log)
+			server, _, err := i.server(public, names, rootCerts, intermediates, int64(perOwner), log)
 			if err != nil {
 				return err
 			}
@@ -100,6 +114,11 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.StringSliceVar(&roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
 	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
+	f.StringVar(&quota, "object-quota", "64GiB", "how much an owner may keep in objects and states")
+	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
+	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")
+	f.StringVar(&s3.Region, "s3-region", "", "its region, where the service does not say")
+	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, e.g. "gangway/"`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

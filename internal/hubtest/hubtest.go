@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"gangway/evidence"
 	"gangway/hub"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -32,6 +34,7 @@ type Hub struct {
 	Service *onboard.Service
 	Owner   store.Account // with password Password
 	Server  *hub.Server
+	Objects objects.Store
 
 	dir   string
 	ahead atomic.Int64 // nanoseconds that the clock is ahead
@@ -77,13 +80,15 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check()
 	h.URL = "https://" + l.Addr().String()
+	h.Objects, err = objects.OpenFolder(filepath.Join(dir, "objects"))
+	check()
 	log := slog.New(slog.DiscardHandler)
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	trust, err := evidence.NewTrust(roots, intermediates)
 	check()
 	h.Service.SetTrust(trust)
 	h.Server, err = hub.New(hub.Config{
-		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
+		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
 		Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6, Version: "test",
 	})
 	check()
@@ -95,7 +100,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := h.Store.Close(); err != nil {
+		if err := errors.Join(h.Store.Close(), h.Objects.Close()); err != nil {
 			t.Error(err)
 		}
 	})
