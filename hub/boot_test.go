@@ -15,8 +15,8 @@ import (
 	"gangway/tcg/join"
 )
 
-// aboard onboards the scene's victim and returns its connection and its id.
-func (s *scene) aboard(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
+// connected onboards the scene's victim and returns its connection and its id.
+func (s *scene) connected(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
 	t.Helper()
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
@@ -45,7 +45,7 @@ func report(t testing.TB, d *fleet.Device, nonce []byte, l eventlog.Log, resets 
 	return r
 }
 
-func send(t testing.TB, c *fleet.Conn, r *join.BootReport) *fleet.Answer {
+func sendBoot(t testing.TB, c *fleet.Conn, r *join.BootReport) *fleet.Answer {
 	t.Helper()
 	return must(c.Do(t.Context(), "POST", "/device/boot", must(json.Marshal(r))(t)))(t)
 }
@@ -53,7 +53,7 @@ func send(t testing.TB, c *fleet.Conn, r *join.BootReport) *fleet.Answer {
 // booted measures a boot and returns the verdict.
 func booted(t testing.TB, c *fleet.Conn, d *fleet.Device, l eventlog.Log, resets uint32) join.BootVerdict {
 	t.Helper()
-	a := send(t, c, report(t, d, challenge(t, c).Nonce, l, resets))
+	a := sendBoot(t, c, report(t, d, challenge(t, c).Nonce, l, resets))
 	var v join.BootVerdict
 	if err := json.Unmarshal(a.Body, &v); err != nil || a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
@@ -69,7 +69,7 @@ var (
 func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	c, _, id := s.aboard(t)
+	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot"
 	if v := want[hub.BootView](ada, "GET", path, nil, 200); v.State != "unmeasured" || v.Reference != nil {
 		t.Errorf("%+v", v)
@@ -117,7 +117,7 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	c, _, id := s.aboard(t)
+	c, _, id := s.connected(t)
 	booted(t, c, s.victim, usual, 1)
 	other := s.device(t)
 	stranger := s.device(t)
@@ -144,11 +144,11 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	c, certs, id := s.aboard(t)
+	c, certs, id := s.connected(t)
 	booted(t, c, s.victim, usual, 1)
 	lie := func(what, code string, r *join.BootReport, on *fleet.Conn) {
 		t.Helper()
-		refused(t, send(t, on, r), 403, code)
+		refused(t, sendBoot(t, on, r), 403, code)
 		e := want[[]hub.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]
 		if e.Kind != "device.boot-refused" || e.Code != code {
 			t.Errorf("%s: the owner is not told: %+v", what, e)
@@ -178,19 +178,19 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 
 func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
 	s := newScene(t)
-	c, _, _ := s.aboard(t)
+	c, _, _ := s.connected(t)
 	other := s.device(t)
 	certs := must(other.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), certs.TLS(other)))(t)
 	defer conn.Close()
-	refused(t, send(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
+	refused(t, sendBoot(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
 }
 
 // The API admits a device alone that has shown, on this very connection, that
 // its boot matches.
 func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	s := newScene(t)
-	c, certs, id := s.aboard(t)
+	c, certs, id := s.connected(t)
 	report := func(c *fleet.Conn) *fleet.Answer {
 		return must(c.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":"b"}`)))(t)
 	}
@@ -245,7 +245,7 @@ func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	c, _, id := s.aboard(t)
+	c, _, id := s.connected(t)
 	booted(t, c, s.victim, usual, 5)
 	booted(t, c, s.victim, usual, 4)
 	found := false
@@ -260,7 +260,7 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	c, _, id := s.aboard(t)
+	c, _, id := s.connected(t)
 	asked := func(wanted bool) {
 		t.Helper()
 		a := must(c.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -279,10 +279,10 @@ func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 
 func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 	s := newScene(t)
-	c, _, _ := s.aboard(t)
+	c, _, _ := s.connected(t)
 	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
 	r.EventLog = make([]byte, join.MaxBootReport)
-	if a := send(t, c, r); a.Status != 413 {
+	if a := sendBoot(t, c, r); a.Status != 413 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }

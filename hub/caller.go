@@ -131,32 +131,46 @@ func (s *Server) asChip(h handler) handler {
 	}
 }
 
-// caller is who asks: an owner, or a device.
+// caller is who asks where people and devices may: an account, or a device
+// for the account that owns it.
 type caller struct {
-	account *store.Account // nil: a device asks
-	device  *store.Device  // nil: an owner asks
+	Owner   string         // Account.ID; empty for a device that is nobody's
+	Account *store.Account // nil: a device
+	Device  *store.Device  // nil: a person
 }
+
+// prn names the caller.
+func (c caller) prn() string {
+	if c.Device != nil {
+		return join.DevicePRN + c.Device.ID
+	}
+	return join.AccountPRN + c.Owner
+}
+
+// isDevice reports whether the caller is the device with this id.
+func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID == id }
 
 type callerKey struct{}
 
 // who returns the caller; asCaller has put it there.
 func who(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
 
-// isDevice reports whether the caller is the device with this id.
-func (c caller) isDevice(id string) bool { return c.device != nil && c.device.ID == id }
-
-// asCaller lets owners through, as asOwner does, and devices, as asDevice does.
+// asCaller lets through what asOwner or asDevice would. A request that shows a
+// person's session is judged by it alone, whatever certificate its connection
+// has.
 func (s *Server) asCaller(h handler) handler {
 	owner := s.asOwner(func(w http.ResponseWriter, r *http.Request) error {
 		a := owner(r)
-		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{account: &a})))
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{Owner: a.ID, Account: &a})))
 	})
 	device := s.asDevice(func(w http.ResponseWriter, r *http.Request) error {
 		d := peer(r)
-		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{device: &d})))
+		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{Owner: d.Owner, Device: &d})))
 	})
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if _, ok := leaf(r.TLS); ok || s.isDeviceToken(r) {
+		_, certified := leaf(r.TLS)
+		_, noCookie := r.Cookie(cookieName)
+		if certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.isDeviceToken(r) {
 			return device(w, r)
 		}
 		return owner(w, r)
@@ -230,4 +244,32 @@ func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, e
 		return "", err
 	}
 	return s.deviceToken(d, bySecret, hash, time.Time{})
+}
+
+// trailOf finds the device whose trail a request is about: the caller itself,
+// or one that the caller owns. Anybody else's is not found.
+func (s *Server) trailOf(r *http.Request) (store.Device, error) {
+	c, id := who(r), r.PathValue("id")
+	if c.Device != nil {
+		if c.Device.ID != id {
+			return store.Device{}, store.ErrNotFound
+		}
+		s.sawDevice(r, id)
+		return *c.Device, nil
+	}
+	d, err := s.cfg.Store.Device(r.Context(), id)
+	if err == nil && d.Owner != c.Owner {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Device{}, err
+	}
+	return d, nil
+}
+
+// sawDevice records a sign of life.
+func (s *Server) sawDevice(r *http.Request, id string) {
+	if err := s.cfg.Store.SeenDevice(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
+		s.log.Error("last seen", "device", id, "err", err)
+	}
 }

@@ -111,8 +111,8 @@ func (s *Server) deviceNamed(r *http.Request, owner string) (store.Device, error
 // "!p": is not p), after, limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := who(r)
-	if c.device != nil {
-		view, err := s.deviceView(r.Context(), *c.device)
+	if c.Device != nil {
+		view, err := s.deviceView(r.Context(), *c.Device)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	default:
 		f.Nick = nick
 	}
-	of, err := s.ownerNamed(r, *c.account)
+	of, err := s.ownerNamed(r, *c.Account)
 	if errors.Is(err, store.ErrNotFound) {
 		writeJSON(w, http.StatusOK, []DeviceView{})
 		return nil
@@ -144,7 +144,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	f.Owner, f.PublicOnly = of.ID, of.ID != c.account.ID
+	f.Owner, f.PublicOnly = of.ID, of.ID != c.Account.ID
 	devices, err := s.cfg.Store.FindDevices(r.Context(), f)
 	if err != nil {
 		return err
@@ -201,13 +201,13 @@ func (v DeviceView) forOthers() DeviceView {
 // everybody who is signed in.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := who(r)
-	if c.device != nil {
+	if c.Device != nil {
 		if !c.isDevice(r.PathValue("id")) {
 			return store.ErrNotFound
 		}
-		return s.writeSelf(w, r, *c.device)
+		return s.writeSelf(w, r, *c.Device)
 	}
-	of, err := s.ownerNamed(r, *c.account)
+	of, err := s.ownerNamed(r, *c.Account)
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 
 // writeDevice writes a device of an account, as the caller may see it.
 func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Account) error {
-	self := who(r).account
+	self := who(r).Account
 	d, err := s.deviceNamed(r, of.ID)
 	if errors.Is(err, store.ErrNotFound) && join.IsID(r.PathValue("id")) {
 		// An id names a device without its owner.
@@ -362,13 +362,13 @@ func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) 
 // caller itself.
 func (s *Server) metaOf(r *http.Request) (store.Device, error) {
 	c := who(r)
-	if c.device != nil {
+	if c.Device != nil {
 		if !c.isDevice(r.PathValue("id")) {
 			return store.Device{}, store.ErrNotFound
 		}
-		return *c.device, nil
+		return *c.Device, nil
 	}
-	return s.deviceNamed(r, c.account.ID)
+	return s.deviceNamed(r, c.Account.ID)
 }
 
 func (s *Server) showUserMeta(w http.ResponseWriter, r *http.Request) error {

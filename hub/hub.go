@@ -16,9 +16,11 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"gangway/bearer"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -33,6 +35,8 @@ type Config struct {
 	Store   store.Store
 	CA      *pki.Hub
 	Onboard *onboard.Service
+	// Objects is where the contents of objects are kept.
+	Objects objects.Store
 	Log     *slog.Logger
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
@@ -48,6 +52,13 @@ type Config struct {
 	// TLS12 also lets TLS 1.2 in, for devices whose software has no other. A
 	// chip's activation needs TLS 1.3 all the same.
 	TLS12 bool
+	// ObjectQuota is how much an owner may keep, in bytes of objects and
+	// states. Default: 64 GiB.
+	ObjectQuota int64
+	// LogBounds and LogAge are how much of a device's log is kept, and how
+	// long. Default: 20,000 lines, 8 MiB, 30 days.
+	LogBounds store.LogBounds
+	LogAge    time.Duration
 	// Version is shown to people.
 	Version string
 }
@@ -65,11 +76,14 @@ type Server struct {
 	registrations *limiter
 	claims        *limiter
 	handler       http.Handler
+
+	addressKey []byte // of objects' addresses
+	uploads    uploads
 }
 
 // New makes a server. It starts nothing.
 func New(cfg Config) (*Server, error) {
-	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
+	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Objects == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
 		return nil, errors.New("hub: the configuration is incomplete")
 	}
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
@@ -80,6 +94,15 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.OnboardBurst == 0 {
 		cfg.OnboardBurst = 200
+	}
+	if cfg.ObjectQuota == 0 {
+		cfg.ObjectQuota = 64 << 30
+	}
+	if cfg.LogBounds == (store.LogBounds{}) {
+		cfg.LogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
+	}
+	if cfg.LogAge == 0 {
+		cfg.LogAge = 30 * 24 * time.Hour
 	}
 	// Names that no certificate can have show at the start, not at the first
 	// handshake.
@@ -99,6 +122,9 @@ func New(cfg Config) (*Server, error) {
 		registrations: newLimiter(rate.Every(2*time.Second), 20),
 		claims:        newLimiter(rate.Every(6*time.Second), 10),
 		onboards:      newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
+	}
+	if s.addressKey, err = addressKey(cfg.CA.SealKey()); err != nil {
+		return nil, err
 	}
 	s.handler = s.routes()
 	return s, nil
@@ -138,11 +164,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	sweeping := make(chan struct{})
-	go func() {
-		defer close(sweeping)
-		s.sweep(ctx)
-	}()
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { s.sweep(ctx) })
+	sweeping.Go(func() { s.collecting(ctx) })
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -153,7 +177,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("hub: %w", err)
 	}
-	<-sweeping
+	sweeping.Wait()
 	return <-stopped
 }
 
@@ -266,6 +290,39 @@ func (s *Server) routes() http.Handler {
 	handle("POST /devices/{id}/boot/reference", s.asOwner(s.setReference))
 	handle("POST /devices/{id}/boot/request", s.asOwner(s.requestBoot))
 	handle("GET /events", s.asOwner(s.listEvents))
+
+	both("POST", "/trails", s.asDevice(s.createTrail))
+	both("GET", "/trails", s.asCaller(s.listTrails))
+	both("GET", "/trails/summary", s.asOwner(s.listSummaries))
+	both("GET", "/trails/{id}", s.asCaller(s.showTrail))
+	handle("GET /trails/{id}/summary", s.asCaller(s.showSummary))
+	handle("GET /trails/{id}/.pvrremote", s.asCaller(s.showRemote))
+	both("POST", "/trails/{id}/steps", s.asCaller(s.createStep))
+	both("GET", "/trails/{id}/steps", s.asCaller(s.listSteps))
+	both("GET", "/trails/{id}/steps/{rev}", s.asCaller(s.showStep))
+	handle("GET /trails/{id}/steps/{rev}/.pvrremote", s.asCaller(s.showRemote))
+	handle("GET /trails/{id}/steps/{rev}/state", s.asCaller(s.showState))
+	handle("PUT /trails/{id}/steps/{rev}/state", s.asCaller(s.putState))
+	handle("GET /trails/{id}/steps/{rev}/meta", s.asCaller(s.showStepMeta))
+	handle("PUT /trails/{id}/steps/{rev}/meta", s.asOwner(s.putStepMeta))
+	handle("PUT /trails/{id}/steps/{rev}/progress", s.asDevice(s.putProgress))
+	handle("PUT /trails/{id}/steps/{rev}/cancel", s.asOwner(s.cancelStep))
+	handle("PUT /trails/{id}/steps/{rev}/wontgo", s.asOwner(s.stopStep))
+	both("POST", "/trails/{id}/steps/{rev}/objects", s.asCaller(s.createStepObject))
+	both("GET", "/trails/{id}/steps/{rev}/objects", s.asCaller(s.listStepObjects))
+	handle("GET /trails/{id}/steps/{rev}/objects/{sha}", s.asCaller(s.showStepObject))
+	handle("GET /trails/{id}/steps/{rev}/objects/{sha}/blob", s.asCaller(s.redirectToBlob))
+
+	both("POST", "/objects", s.asCaller(s.createObject))
+	both("GET", "/objects", s.asOwner(s.listObjects))
+	handle("GET /objects/{sha}", s.asCaller(s.showObject))
+	// What is in the address is the permission.
+	handle("GET /local-s3/{token}", s.getBlob)
+	handle("PUT /local-s3/{token}", s.putBlob)
+
+	both("POST", "/logs", s.asDevice(s.report))
+	both("GET", "/logs", s.asOwner(s.listLogs))
+	both("POST", "/logs/cursor", s.asOwner(s.followLogs))
 
 	handle("GET /{$}", s.page)
 	handle("POST /sign-in", s.limited(s.logins, s.signIn))

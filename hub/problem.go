@@ -86,13 +86,17 @@ func statusOf(code string) int {
 	return http.StatusForbidden
 }
 
+// writeJSON answers. Texts are escaped no more than JSON demands, for devices
+// that take them as they stand; and no answer of this type is ever a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
 		panic(err) // all answers are made of types that marshal
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	w.Write(append(b, '\n'))
+	w.Write(b.Bytes())
 }

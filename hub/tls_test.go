@@ -19,7 +19,7 @@ func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
 		t.Cleanup(func() { h.Close() })
 		return l.Addr().String()
 	}
-	old := must(hub.New(hub.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, TLS12: true}))(t)
+	old := must(hub.New(hub.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, TLS12: true}))(t)
 	lax, strict := serve(old), s.URL[len("https://"):]
 	config := &tls.Config{RootCAs: s.client.Roots, MaxVersion: tls.VersionTLS12}
 	if c, err := tls.Dial("tcp", strict, config); err == nil {

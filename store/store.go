@@ -227,6 +227,9 @@ type Store interface {
 	WaitingRoom
 	Rulebook
 	TrustStore
+	Trails
+	Objects
+	Logs
 
 	Close() error
 	// Ping does a cheap read, for readiness.

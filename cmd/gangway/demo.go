@@ -20,6 +20,7 @@ import (
 	"gangway/evidence"
 	"gangway/hub"
 	"gangway/internal/swtpm"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -226,6 +227,9 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 		return "", nil, err
 	}
 	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if err := d.hub.openObjects(ctx, objects.S3Config{}); err != nil {
+		return "", nil, err
+	}
 	// Their own maker alone: what comes with Gangway is not for emulators.
 	makers := trust.NewSet(trust.Given("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
 	server, service, err := d.hub.server(url, names, makers, log, serverOptions{})

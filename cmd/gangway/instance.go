@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"gangway/hub"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store/sqlite"
@@ -25,12 +26,15 @@ type instance struct {
 	dir   string
 	ca    *pki.Hub
 	store *sqlite.Store
+
+	objects objects.Store // nil until openObjects
 }
 
 // Files in a data folder.
 const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
+	objectFolder = "objects"
 )
 
 // openInstance opens a data folder, and makes what is not there: the folder,
@@ -77,17 +81,40 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	return openInstance(ctx, dir, pki.Options{})
 }
 
-func (i *instance) close() error { return i.store.Close() }
+func (i *instance) close() error {
+	var err error
+	if i.objects != nil {
+		err = i.objects.Close()
+	}
+	return errors.Join(err, i.store.Close())
+}
+
+// openObjects opens the contents of objects: the data folder's, or, with an
+// endpoint, those of an S3 service.
+func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err error) {
+	if c.Endpoint == "" && c.Bucket == "" {
+		i.objects, err = objects.OpenFolder(filepath.Join(i.dir, objectFolder))
+		return err
+	}
+	if c.Endpoint == "" || c.Bucket == "" {
+		return usagef("--s3-endpoint and --s3-bucket belong together")
+	}
+	i.objects, err = objects.OpenS3(ctx, c)
+	return err
+}
 
 // serverOptions are what an operator may choose of a server.
-type serverOptions struct{ openRegistration, tls12 bool }
+type serverOptions struct {
+	openRegistration, tls12 bool
+	quota                   int64 // each owner's, in bytes; 0: the default
+}
 
 // server makes the hub's service and HTTP server. makers are the makers'
 // certificates before the operator's word in the store.
 func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Version: version()})
 	return s, service, err
 }
 

@@ -5,7 +5,10 @@ import (
 	"net"
 	"path/filepath"
 
+	"gangway/objects"
 	"gangway/pki"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/spf13/cobra"
 )
@@ -15,12 +18,16 @@ func (a *app) serveCommand() *cobra.Command {
 	var makers makerFlags
 	var options serverOptions
 	var web onlineFlags
+	var quota string
+	var s3 objects.S3Config
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
 		Long: `Serve runs the hub in one process with one database file. The first start makes
 the hub's keys (DIR/pki) and its database (DIR/gangway.db). Keep a backup of
-both: without the keys, no device is known again.
+both: without the keys, no device is known again. What owners upload is kept in
+DIR/objects, or with --s3-endpoint and --s3-bucket in a bucket, with the keys in
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 
 Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 'gangway trust' shows and changes which, also while the hub runs. What
@@ -34,6 +41,11 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if err != nil {
 				return err
 			}
+			perOwner, err := humanize.ParseBytes(quota)
+			if err != nil || perOwner == 0 || perOwner > 1<<60 {
+				return usagef("--object-quota %q is not written like 64GiB", quota)
+			}
+			options.quota = int64(perOwner)
 			online, err := web.online()
 			if err != nil {
 				return err
@@ -56,6 +68,9 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return err
 			}
 			defer i.close()
+			if err := i.openObjects(ctx, s3); err != nil {
+				return err
+			}
 			known, err := makers.set(ctx)
 			if err != nil {
 				return err
@@ -96,6 +111,11 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
 	web.add(f)
+	f.StringVar(&quota, "object-quota", "64GiB", "how much an owner may keep in objects and states")
+	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
+	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")
+	f.StringVar(&s3.Region, "s3-region", "", "its region, where the service does not say")
+	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, e.g. "gangway/"`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

@@ -19,6 +19,7 @@ import (
 
 	"gangway/fleet"
 	"gangway/hub"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -194,7 +195,11 @@ func serveChild(dir string) error {
 	}
 	h.token.Hub = "https://" + l.Addr().String()
 	h.service.PublicURL = h.token.Hub
-	s, err := hub.New(hub.Config{Store: h.store, CA: h.ca, Onboard: h.service, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+	contents, err := objects.OpenFolder(filepath.Join(dir, "objects"))
+	if err != nil {
+		return err
+	}
+	s, err := hub.New(hub.Config{Store: h.store, CA: h.ca, Onboard: h.service, Objects: contents, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6})
 	if err != nil {
 		return err
@@ -204,5 +209,5 @@ func serveChild(dir string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	return errors.Join(s.Serve(ctx, l), h.store.Close())
+	return errors.Join(s.Serve(ctx, l), h.store.Close(), contents.Close())
 }

@@ -21,6 +21,7 @@ import (
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, nil, nil)
+	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	bin := filepath.Join(t.TempDir(), "gangway")
 	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

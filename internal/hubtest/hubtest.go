@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"gangway/hub"
+	"gangway/objects"
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
@@ -32,6 +34,7 @@ type Hub struct {
 	Service *onboard.Service
 	Owner   store.Account // with password Password
 	Server  *hub.Server
+	Objects objects.Store
 
 	dir    string
 	makers *trust.Set
@@ -79,11 +82,13 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	check()
 	h.URL = "https://" + l.Addr().String()
 	log := h.Log()
+	h.Objects, err = objects.OpenFolder(filepath.Join(dir, "objects"))
+	check()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
 	h.Server, err = hub.New(hub.Config{
-		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
+		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
 		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
 	})
 	check()
@@ -95,7 +100,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := h.Store.Close(); err != nil {
+		if err := errors.Join(h.Store.Close(), h.Objects.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,0 +1,220 @@
+package objects
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+)
+
+// Folder keeps contents as files, each named by its hash, in 256 folders named
+// by the hash's first byte: DIR/ab/cdef... is the content whose SHA-256 begins
+// with abcdef. What is being written is in DIR/incoming, and moves to its name
+// in one step when it is whole, checked and flushed. Files have mode 0600.
+type Folder struct {
+	dir  string
+	lock *os.File
+
+	mu   sync.Mutex
+	made [256]bool // guarded by mu: the folder is there, and durable
+}
+
+const (
+	incoming = "incoming"
+	lockFile = "lock"
+)
+
+// OpenFolder opens the folder, makes it when it is not there, and removes what
+// an interrupted Put left. One process at a time may have it open.
+func OpenFolder(dir string) (*Folder, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	f := &Folder{dir: dir}
+	if err := os.MkdirAll(filepath.Join(dir, incoming), 0o700); err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	if f.lock, err = os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	if err := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.lock.Close()
+		return nil, fmt.Errorf("objects: another process has %s open (%w): stop it first", dir, err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, incoming, "*"))
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil {
+			return nil, errors.Join(fmt.Errorf("objects: remove what an interrupted upload left: %w", err), f.Close())
+		}
+	}
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := flush(d); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+func (f *Folder) path(sum Sum) string {
+	name := hex.EncodeToString(sum[:])
+	return filepath.Join(f.dir, name[:2], name[2:])
+}
+
+// Put implements Store.
+func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err error) {
+	if size < 0 {
+		return ErrSize
+	}
+	file, err := os.CreateTemp(filepath.Join(f.dir, incoming), "")
+	if err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	defer func() {
+		file.Close()
+		if err != nil {
+			os.Remove(file.Name())
+		}
+	}()
+	if _, err := io.Copy(file, &cancellable{ctx, check(r, sum, size)}); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	if err := f.make(sum[0]); err != nil {
+		return err
+	}
+	path := f.path(sum)
+	if err := os.Rename(file.Name(), path); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	return flush(filepath.Dir(path))
+}
+
+// make makes the folder of a first byte.
+func (f *Folder) make(first byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.made[first] {
+		return nil
+	}
+	if err := os.Mkdir(filepath.Join(f.dir, hex.EncodeToString([]byte{first})), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("objects: %w", err)
+	}
+	if err := flush(f.dir); err != nil {
+		return err
+	}
+	f.made[first] = true
+	return nil
+}
+
+// flush makes a folder's entries durable.
+func flush(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	return nil
+}
+
+// Open implements Store.
+func (f *Folder) Open(_ context.Context, sum Sum) (io.ReadSeekCloser, error) {
+	file, err := os.Open(f.path(sum))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("objects: %w", err)
+	}
+	return file, nil
+}
+
+// Stat implements Store.
+func (f *Folder) Stat(_ context.Context, sum Sum) (Info, error) {
+	info, err := os.Stat(f.path(sum))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, ErrNotFound
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("objects: %w", err)
+	}
+	return Info{info.Size(), info.ModTime()}, nil
+}
+
+// Delete implements Store.
+func (f *Folder) Delete(_ context.Context, sum Sum) error {
+	if err := os.Remove(f.path(sum)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("objects: %w", err)
+	}
+	return nil
+}
+
+// Walk implements Store. Files with other names than Put gives are passed by.
+func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
+	for first := range 256 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		prefix := hex.EncodeToString([]byte{byte(first)})
+		files, err := os.ReadDir(filepath.Join(f.dir, prefix))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("objects: %w", err)
+		}
+		for _, file := range files {
+			sum, err := ParseSum(prefix + file.Name())
+			if err != nil || file.IsDir() {
+				continue
+			}
+			info, err := file.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("objects: %w", err)
+			}
+			if err := visit(sum, Info{info.Size(), info.ModTime()}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Ping implements Store.
+func (f *Folder) Ping(context.Context) error {
+	_, err := os.Stat(filepath.Join(f.dir, incoming))
+	return err
+}
+
+// Close gives the folder free for another process.
+func (f *Folder) Close() error { return f.lock.Close() }
+
+// cancellable ends with its context.
+type cancellable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancellable) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

@@ -1,0 +1,172 @@
+package objects
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// S3 keeps contents in a bucket of a service that speaks S3, under
+// PREFIXab/cdef... for the content whose SHA-256 begins with abcdef. What
+// comes in is spooled to a temporary file and checked there, so that the
+// service never sees a content that is not whole.
+type S3 struct {
+	client         *minio.Client
+	bucket, prefix string
+	spool          string
+}
+
+// S3Config says where the bucket is.
+type S3Config struct {
+	// Endpoint is "https://HOST[:PORT]"; "http://" is for a service on this
+	// machine.
+	Endpoint string
+	Region   string // empty: as the service says
+	Bucket   string // must exist
+	Prefix   string // of all keys, e.g. "gangway/"; may be empty
+	// AccessKey and SecretKey; when both are empty, those in the environment
+	// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
+	AccessKey, SecretKey string
+	// Spool is the folder of temporary files; empty: the system's.
+	Spool string
+	// Transport is for tests; nil: minio-go's.
+	Transport http.RoundTripper
+}
+
+// OpenS3 connects to a bucket, which must be there and readable.
+func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+		return nil, fmt.Errorf("objects: the S3 endpoint %q is not of the form https://host[:port]", c.Endpoint)
+	}
+	who := credentials.NewEnvAWS()
+	if c.AccessKey != "" || c.SecretKey != "" {
+		who = credentials.NewStaticV4(c.AccessKey, c.SecretKey, "")
+	}
+	client, err := minio.New(u.Host, &minio.Options{Creds: who, Secure: u.Scheme == "https", Region: c.Region, Transport: c.Transport})
+	if err != nil {
+		return nil, fmt.Errorf("objects: S3: %w", err)
+	}
+	s := &S3{client: client, bucket: c.Bucket, prefix: c.Prefix, spool: c.Spool}
+	if err := s.Ping(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *S3) key(sum Sum) string {
+	name := hex.EncodeToString(sum[:])
+	return s.prefix + name[:2] + "/" + name[2:]
+}
+
+// wrap gives ErrNotFound for a key that is not there.
+func wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	if code := minio.ToErrorResponse(err).Code; code == "NoSuchKey" || code == "NotFound" {
+		return ErrNotFound
+	}
+	return fmt.Errorf("objects: S3: %w", err)
+}
+
+// Put implements Store.
+func (s *S3) Put(ctx context.Context, sum Sum, size int64, r io.Reader) error {
+	if size < 0 {
+		return ErrSize
+	}
+	file, err := os.CreateTemp(s.spool, "gangway-object-")
+	if err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	defer file.Close()
+	// Nobody else needs the name, and the file goes with the process.
+	if err := os.Remove(file.Name()); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	if _, err := io.Copy(file, &cancellable{ctx, check(r, sum, size)}); err != nil {
+		return err
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("objects: %w", err)
+	}
+	_, err = s.client.PutObject(ctx, s.bucket, s.key(sum), file, size, minio.PutObjectOptions{ContentType: "application/octet-stream", NumThreads: 1, SendContentMd5: true})
+	return wrap(err)
+}
+
+// Open implements Store.
+func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
+	o, err := s.client.GetObject(ctx, s.bucket, s.key(sum), minio.GetObjectOptions{})
+	if err != nil {
+		return nil, wrap(err)
+	}
+	// GetObject asks nothing of the service before the first read.
+	if _, err := o.Stat(); err != nil {
+		return nil, errors.Join(wrap(err), o.Close())
+	}
+	return o, nil
+}
+
+// Stat implements Store.
+func (s *S3) Stat(ctx context.Context, sum Sum) (Info, error) {
+	info, err := s.client.StatObject(ctx, s.bucket, s.key(sum), minio.StatObjectOptions{})
+	if err != nil {
+		return Info{}, wrap(err)
+	}
+	return Info{info.Size, info.LastModified}, nil
+}
+
+// Delete implements Store.
+func (s *S3) Delete(ctx context.Context, sum Sum) error {
+	if err := wrap(s.client.RemoveObject(ctx, s.bucket, s.key(sum), minio.RemoveObjectOptions{})); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// Walk implements Store. Keys with other names than Put gives are passed by.
+func (s *S3) Walk(ctx context.Context, visit func(Sum, Info) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the listing
+	for o := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix, Recursive: true}) {
+		if o.Err != nil {
+			return wrap(o.Err)
+		}
+		name := strings.TrimPrefix(o.Key, s.prefix)
+		if len(name) < 3 || name[2] != '/' {
+			continue
+		}
+		sum, err := ParseSum(name[:2] + name[3:])
+		if err != nil {
+			continue
+		}
+		if err := visit(sum, Info{o.Size, o.LastModified}); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// Ping implements Store.
+func (s *S3) Ping(ctx context.Context) error {
+	there, err := s.client.BucketExists(ctx, s.bucket)
+	if err != nil {
+		return wrap(err)
+	}
+	if !there {
+		return fmt.Errorf("objects: S3: there is no bucket %q: make it, or name another", s.bucket)
+	}
+	return nil
+}
+
+// Close implements Store.
+func (s *S3) Close() error { return nil }
