@@ -22,8 +22,8 @@ const (
 // MaxAttest is the largest TPMS_ATTEST accepted, in bytes.
 const MaxAttest = 1024
 
-// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify. Raw is what
-// was signed.
+// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote.
+// Raw is what was signed.
 type Attest struct {
 	Raw             []byte
 	Magic           uint32
@@ -38,6 +38,15 @@ type Attest struct {
 	// TPMS_CERTIFY_INFO
 	Name          []byte // of the certified key
 	QualifiedName []byte
+	// TPMS_QUOTE_INFO
+	PCRs      []PCRSelection
+	PCRDigest []byte
+}
+
+// PCRSelection is a TPMS_PCR_SELECTION (Part 2, 10.6.2).
+type PCRSelection struct {
+	Hash   AlgID
+	Bitmap []byte // PCR 0 is the lowest bit of the first byte
 }
 
 // ErrNotGenerated means that the magic is wrong, so no TPM made this structure.
@@ -46,8 +55,36 @@ var ErrNotGenerated = errors.New("tcg: TPMS_ATTEST without TPM_GENERATED_VALUE: 
 // ErrNotCertify means that a TPM attested something, but not a key.
 var ErrNotCertify = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_CERTIFY")
 
+// ErrNotQuote means that a TPM attested something, but no PCRs.
+var ErrNotQuote = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_QUOTE")
+
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.
 func ParseCertify(raw []byte) (*Attest, error) {
+	return parseAttest(raw, AttestCertify, ErrNotCertify, func(a *Attest, c *cursor) {
+		a.Name = c.sized(66)
+		a.QualifiedName = c.sized(66)
+	})
+}
+
+// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made, strictly.
+func ParseQuote(raw []byte) (*Attest, error) {
+	return parseAttest(raw, AttestQuote, ErrNotQuote, func(a *Attest, c *cursor) {
+		n := c.u32()
+		if n > 16 { // HASH_COUNT
+			c.err = errTooLong
+		}
+		for range n {
+			hash := AlgID(c.u16())
+			a.PCRs = append(a.PCRs, PCRSelection{hash, c.take(int(c.u8()))})
+			if c.err != nil {
+				return
+			}
+		}
+		a.PCRDigest = c.sized(64)
+	})
+}
+
+func parseAttest(raw []byte, kind AttestType, other error, body func(*Attest, *cursor)) (*Attest, error) {
 	if len(raw) > MaxAttest {
 		return nil, fmt.Errorf("tcg: TPMS_ATTEST of %d bytes, at most %d are allowed", len(raw), MaxAttest)
 	}
@@ -56,8 +93,8 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	if c.err == nil && a.Magic != GeneratedValue {
 		return nil, ErrNotGenerated
 	}
-	if c.err == nil && a.Type != AttestCertify {
-		return nil, ErrNotCertify
+	if c.err == nil && a.Type != kind {
+		return nil, other
 	}
 	a.QualifiedSigner = c.sized(66)
 	a.ExtraData = c.sized(64)
@@ -70,8 +107,7 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	}
 	a.Safe = safe == 1
 	a.FirmwareVersion = c.u64()
-	a.Name = c.sized(66)
-	a.QualifiedName = c.sized(66)
+	body(a, &c)
 	if err := c.end(); err != nil {
 		return nil, fmt.Errorf("tcg: TPMS_ATTEST: %w", err)
 	}
