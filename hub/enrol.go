@@ -88,9 +88,21 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 }
 
 // aikCertificate serves a certificate of the AIK registry by the IAK's name
-// in hexadecimal: only those that an activation proved are in it.
+// in hexadecimal, or by the device's id: only those that an activation proved
+// are in it.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
+	if ok && join.IsID(name) {
+		d, err := s.cfg.Store.Device(r.Context(), name)
+		if err != nil {
+			return err
+		}
+		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+		if err != nil {
+			return err
+		}
+		name = hex.EncodeToString(e.IAKName)
+	}
 	raw, err := hex.DecodeString(name)
 	if !ok || err != nil || len(raw) > 66 {
 		return problem(http.StatusNotFound, "not-found", "The address is in the certificate's subject alternative name.", "There is no such certificate.")

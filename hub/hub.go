@@ -61,6 +61,7 @@ type Server struct {
 	// registrations and claims are for devices that show no TPM.
 	registrations *limiter
 	claims        *limiter
+	signatures    *limiter
 	handler       http.Handler
 }
 
@@ -95,6 +96,7 @@ func New(cfg Config) (*Server, error) {
 		logins:        newLimiter(rate.Every(3*time.Second), 10),
 		registrations: newLimiter(rate.Every(2*time.Second), 20),
 		claims:        newLimiter(rate.Every(6*time.Second), 10),
+		signatures:    newLimiter(rate.Every(time.Second), 20),
 		onboards:      newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
 	}
 	s.handler = s.routes()
@@ -205,6 +207,12 @@ func (s *Server) routes() http.Handler {
 	handle("POST /onboard", s.limited(s.onboards, s.enrol))
 	handle("POST /onboard/activate", s.limited(s.onboards, s.activate))
 	handle("GET /aca/certs/{file}", s.aikCertificate)
+
+	// Pantacor's two steps.
+	handle("POST /enroll/request", s.limited(s.onboards, s.enrollKeys))
+	handle("POST /register", s.limited(s.onboards, s.registerTPM))
+	handle("POST /devices/register", s.limited(s.onboards, s.registerTPM))
+	handle("POST /auth/signature/verify", s.limited(s.signatures, s.verifySignature))
 
 	handle("GET /device", s.asDevice(s.ownRecord))
 	handle("PATCH /device/meta", s.asDevice(s.reportMeta))

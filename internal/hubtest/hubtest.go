@@ -53,6 +53,9 @@ func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 	return key.(crypto.Signer)
 }
 
+// Dir is the hub's data folder.
+func (h *Hub) Dir() string { return h.dir }
+
 // Password is the owner's.
 const Password = "correct horse battery"
 
@@ -147,12 +150,17 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 	if change != nil {
 		change(&s)
 	}
+	secret, err := file.Secret()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if s.WithoutTPM {
-		secret, err := file.Secret()
-		if err != nil {
+		s.AutoHash = onboard.AutoHash(secret)
+	}
+	if s.ForPantacor {
+		if s.PantacorKey, err = onboard.SealOwnershipKey(h.CA, secret, s.ID); err != nil {
 			t.Fatal(err)
 		}
-		s.AutoHash = onboard.AutoHash(secret)
 	}
 	if err := h.Store.CreateJoinToken(t.Context(), s); err != nil {
 		t.Fatal(err)
