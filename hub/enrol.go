@@ -62,7 +62,13 @@ func outcome(err error) string {
 
 // activate binds the device of this very connection.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, ok := leaf(r.TLS)
+	// The proof is bound to the connection that the device has, and behind a
+	// proxy that one ends there.
+	if originOf(r).proxied {
+		return problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
+			"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
+	}
+	hash, ok := leaf(r)
 	if !ok {
 		return errNoCertificate
 	}

@@ -43,6 +43,8 @@ type Config struct {
 	// send, OnboardBurst how many at once. Default: 50 and 200.
 	OnboardRate  float64
 	OnboardBurst int
+	// Proxy is in front of the hub and ends TLS; nil: there is none.
+	Proxy *Proxy
 	// OpenRegistration lets whoever asks make an account.
 	OpenRegistration bool
 	// Version is shown to people.
@@ -79,6 +81,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.OnboardBurst == 0 {
 		cfg.OnboardBurst = 200
 	}
+	if cfg.Proxy != nil {
+		if err := cfg.Proxy.check(cfg.CA); err != nil {
+			return nil, err
+		}
+	}
 	// Names that no certificate can have show at the start, not at the first
 	// handshake.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
@@ -107,14 +114,17 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
-// verified against the device CA alone, for client authentication.
+// verified for client authentication against the device CA alone, and where
+// there is a proxy against its CA too: which of them it was, the chain tells.
 func (s *Server) TLSConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      s.cfg.CA.ClientCAs(),
-		Time:           s.cfg.Now,
+		ClientCAs:      s.clientCAs(),
+		// Also of a session that is resumed.
+		VerifyConnection: s.verifyPeer,
+		Time:             s.cfg.Now,
 	}
 }
 
@@ -274,8 +284,9 @@ func (s *Server) routes() http.Handler {
 	return s.secured(mux)
 }
 
-// secured sets the headers that every answer has, refuses requests that a
-// page of another site caused, and turns a panic into a logged 500.
+// secured sets the headers that every answer has, finds out where a request
+// comes from, refuses requests that a page of another site caused, and turns a
+// panic into a logged 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -299,6 +310,11 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("Strict-Transport-Security", "max-age=31536000")
-		next.ServeHTTP(w, r)
+		from, err := s.withOrigin(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, from)
 	})
 }

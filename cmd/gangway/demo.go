@@ -225,7 +225,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 		return "", nil, err
 	}
 	log := slog.New(slog.NewTextHandler(d.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	server, service, err := d.hub.server(url, names, d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()}, log, false)
+	server, service, err := d.hub.server(url, names, d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()}, log, false, nil)
 	if err != nil {
 		return "", nil, err
 	}

@@ -85,14 +85,14 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 func (i *instance) close() error { return i.store.Close() }
 
 // server makes the hub's service and HTTP server.
-func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger, openRegistration bool) (*hub.Server, *onboard.Service, error) {
+func (i *instance) server(publicURL string, names []string, roots, intermediates []*x509.Certificate, log *slog.Logger, openRegistration bool, proxy *hub.Proxy) (*hub.Server, *onboard.Service, error) {
 	trust, err := evidence.NewTrust(roots, intermediates)
 	if err != nil {
 		return nil, nil, err
 	}
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(trust)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: openRegistration, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: openRegistration, Proxy: proxy, Version: version()})
 	return s, service, err
 }
 

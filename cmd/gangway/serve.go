@@ -18,6 +18,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var roots, links []string
 	var openRegistration bool
 	var web onlineFlags
+	var proxy proxyFlags
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
@@ -41,6 +42,10 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 				return err
 			}
 			online, err := web.online()
+			if err != nil {
+				return err
+			}
+			front, err := proxy.proxy()
 			if err != nil {
 				return err
 			}
@@ -72,7 +77,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 			}
 			// What is given as a link is never trusted by itself.
 			intermediates = append(intermediates, append(more, moreLinks...)...)
-			server, service, err := i.server(public, names, rootCerts, intermediates, log, openRegistration)
+			server, service, err := i.server(public, names, rootCerts, intermediates, log, openRegistration, front)
 			if err != nil {
 				return err
 			}
@@ -109,6 +114,7 @@ intermediate certificates are read from DIR/tpm-roots and from --tpm-roots.`,
 	f.StringSliceVar(&links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
 	f.BoolVar(&openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
 	web.add(f)
+	proxy.add(f)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

@@ -63,6 +63,12 @@ const Password = "correct horse battery"
 // the test.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
+	return NewBehind(t, nil, roots, intermediates)
+}
+
+// NewBehind is New for a hub behind a proxy.
+func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
 	dir := t.TempDir()
 	h := &Hub{dir: dir}
 	var err error
@@ -87,7 +93,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	h.Service.SetTrust(trust)
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Log: log, Now: h.Now, PublicURL: h.URL,
-		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
+		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Proxy: proxy, Version: "test",
 	})
 	check()
 	ctx, cancel := context.WithCancel(context.Background())
