@@ -121,7 +121,7 @@ var bankNames = map[tcg.AlgID]string{tcg.AlgSHA256: "SHA-256", tcg.AlgSHA384: "S
 
 func isZero(b []byte) bool { return !slices.ContainsFunc(b, func(v byte) bool { return v != 0 }) }
 
-func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Quote, error) {
+func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, error) {
 	q, err := tcg.ParseQuote(e.Attest)
 	if err != nil {
 		return nil, refuse(CodeMalformed, fmt.Sprintf("The quote cannot be read: %v.", err))

@@ -16,6 +16,7 @@ package evidence
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 
@@ -38,13 +39,16 @@ func refuse(code, reason, hint string) *Refusal {
 
 func (r *Refusal) Error() string { return r.Reason + " " + r.Hint }
 
-// Request is a parsed TCG-CSR-IDEVID and everything in it.
+// Request is a parsed TCG-CSR-IDEVID and everything in it, or what a machine
+// showed in Pantacor's two steps: see ParseRegistration.
 type Request struct {
-	Raw  []byte   // the body as it was received
+	Raw  []byte   // the body as it was received; nil in two steps
 	Hash [32]byte // SHA-256 of Raw
 
-	CSR    *tcg.CSR
-	CAData *join.CAData
+	CSR     *tcg.CSR                 // nil in two steps
+	CAData  *join.CAData             // nil in two steps
+	Signing *x509.CertificateRequest // two steps only
+	Chain   [][]byte                 // certificates that came along: links, never roots
 
 	EKCertificate *tcg.EKCertificate // nil: the TPM has none
 	EK            *tcg.Public
@@ -57,6 +61,11 @@ type Request struct {
 	Certify          *tcg.Attest
 	certifySignature *tcg.Signature
 	signature        *tcg.Signature
+
+	// Of Pantacor's CSR extensions.
+	Claims         Claims
+	quote          *tcg.Attest // nil: none was shown
+	quoteSignature *tcg.Signature
 }
 
 // Parse parses a request and all the structures in it, and computes the names.
@@ -74,50 +83,85 @@ func Parse(raw []byte) (*Request, error) {
 	if r.CAData, err = join.ParseCAData(csr.CAData); err != nil {
 		return nil, malformed("ca-data-malformed", "The prodCaData field is not what this hub understands", err)
 	}
-	if r.EK, err = tcg.ParsePublic(r.CAData.EKPublic); err != nil {
-		return nil, malformed("ek-malformed", "The EK's public area cannot be read", err)
-	}
-	key, err := r.EK.Key()
-	if err != nil {
-		return nil, malformed("ek-malformed", "The EK is unusable", err)
-	}
-	if r.EKHash, err = tcg.KeyHash(key); err != nil {
-		return nil, malformed("ek-malformed", "The EK is unusable", err)
-	}
+	r.Chain = r.CAData.Chain
 	// A TPM without an EK certificate sends the EK's public area in its place.
-	if !bytes.Equal(csr.EKCert, r.CAData.EKPublic) {
-		if r.EKCertificate, err = tcg.ParseEKCertificate(csr.EKCert); err != nil {
-			return nil, malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
-		}
+	certificate := csr.EKCert
+	if bytes.Equal(certificate, r.CAData.EKPublic) {
+		certificate = nil
 	}
-	if r.IAK, err = tcg.ParsePublic(csr.AttestPub); err != nil {
-		return nil, malformed("iak-malformed", "The IAK's public area cannot be read", err)
+	if err := r.parseEK(r.CAData.EKPublic, certificate); err != nil {
+		return nil, err
 	}
-	if r.IAKName, err = r.IAK.Name(); err != nil {
-		return nil, malformed("iak-malformed", "The IAK's name cannot be computed", err)
+	if err := r.parseIAK(csr.AttestPub); err != nil {
+		return nil, err
 	}
-	if r.IDevID, err = tcg.ParsePublic(csr.SigningPub); err != nil {
-		return nil, malformed("idevid-malformed", "The IDevID key's public area cannot be read", err)
+	if err := r.parseIDevID(csr.SigningPub); err != nil {
+		return nil, err
 	}
-	if r.IDevIDName, err = r.IDevID.Name(); err != nil {
-		return nil, malformed("idevid-malformed", "The IDevID key's name cannot be computed", err)
-	}
-	switch r.Certify, err = tcg.ParseCertify(csr.SgnCertifyInfo); err {
-	case nil:
-	case tcg.ErrNotGenerated:
-		return nil, refuse("certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM)
-	case tcg.ErrNotCertify:
-		return nil, refuse("certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM)
-	default:
-		return nil, malformed("certify-malformed", "The certification of the IDevID key cannot be read", err)
-	}
-	if r.certifySignature, err = tcg.ParseSignature(csr.SgnCertifySig); err != nil {
-		return nil, malformed("certify-malformed", "The signature of the certification cannot be read", err)
+	if err := r.parseCertify(csr.SgnCertifyInfo, csr.SgnCertifySig); err != nil {
+		return nil, err
 	}
 	if r.signature, err = tcg.ParseSignature(csr.Signature); err != nil {
 		return nil, malformed("csr-malformed", "The signature of the request cannot be read", err)
 	}
 	return r, nil
+}
+
+// parseEK takes the EK's TPMT_PUBLIC and its certificate, nil where it has none.
+func (r *Request) parseEK(public, certificate []byte) (err error) {
+	if r.EK, err = tcg.ParsePublic(public); err != nil {
+		return malformed("ek-malformed", "The EK's public area cannot be read", err)
+	}
+	key, err := r.EK.Key()
+	if err != nil {
+		return malformed("ek-malformed", "The EK is unusable", err)
+	}
+	if r.EKHash, err = tcg.KeyHash(key); err != nil {
+		return malformed("ek-malformed", "The EK is unusable", err)
+	}
+	if certificate == nil {
+		return nil
+	}
+	if r.EKCertificate, err = tcg.ParseEKCertificate(certificate); err != nil {
+		return malformed("ek-certificate-malformed", "The EK certificate cannot be read", err)
+	}
+	return nil
+}
+
+func (r *Request) parseIAK(public []byte) (err error) {
+	if r.IAK, err = tcg.ParsePublic(public); err != nil {
+		return malformed("iak-malformed", "The IAK's public area cannot be read", err)
+	}
+	if r.IAKName, err = r.IAK.Name(); err != nil {
+		return malformed("iak-malformed", "The IAK's name cannot be computed", err)
+	}
+	return nil
+}
+
+func (r *Request) parseIDevID(public []byte) (err error) {
+	if r.IDevID, err = tcg.ParsePublic(public); err != nil {
+		return malformed("idevid-malformed", "The IDevID key's public area cannot be read", err)
+	}
+	if r.IDevIDName, err = r.IDevID.Name(); err != nil {
+		return malformed("idevid-malformed", "The IDevID key's name cannot be computed", err)
+	}
+	return nil
+}
+
+func (r *Request) parseCertify(info, signature []byte) (err error) {
+	switch r.Certify, err = tcg.ParseCertify(info); err {
+	case nil:
+	case tcg.ErrNotGenerated:
+		return refuse("certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM)
+	case tcg.ErrNotCertify:
+		return refuse("certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM)
+	default:
+		return malformed("certify-malformed", "The certification of the IDevID key cannot be read", err)
+	}
+	if r.certifySignature, err = tcg.ParseSignature(signature); err != nil {
+		return malformed("certify-malformed", "The signature of the certification cannot be read", err)
+	}
+	return nil
 }
 
 const (

@@ -32,7 +32,7 @@ func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 // Chain returns the CA certificates above a request's EK certificate, its
 // issuer first and the trusted root last; nil where there is no such chain.
 func (t *Trust) Chain(r *Request, now time.Time) []*x509.Certificate {
-	ca, err := t.chain(r.EKCertificate, r.CAData.Chain, now)
+	ca, err := t.chain(r.EKCertificate, r.Chain, now)
 	if err != nil {
 		return nil
 	}

@@ -166,7 +166,7 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
 		return "There is no EK certificate to follow.", nil
 	}
-	issuer, err := in.Trust.chain(r.EKCertificate, r.CAData.Chain, in.Now)
+	issuer, err := in.Trust.chain(r.EKCertificate, r.Chain, in.Now)
 	switch {
 	case errors.Is(err, errDistrusted):
 		return "", refuse("ek-chain-distrusted", "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
@@ -287,8 +287,34 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 }
 
 func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
+	if r.Signing != nil {
+		// That its key is the IDevID key was seen when it was parsed.
+		if err := r.Signing.CheckSignature(); err != nil {
+			return "", refuse("csr-signature", "The certificate signing request is not signed by the IDevID key.", hintDamaged)
+		}
+		if refusal := checkQuote(r); refusal != nil {
+			return "", refusal
+		}
+		return "The request is signed by the IDevID key.", nil
+	}
 	if err := r.IDevID.Verify(r.CSR.Contents, r.signature); err != nil {
 		return "", refuse("csr-signature", "The request is not signed by the IDevID key.", hintDamaged)
 	}
 	return "The request is signed by the IDevID key.", nil
+}
+
+// checkQuote looks at a quote where one was shown: what it says of the PCRs is
+// not judged yet, but it must be the IAK's word.
+func checkQuote(r *Request) *Refusal {
+	if r.quote == nil {
+		return nil
+	}
+	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
+	if err != nil || !bytes.Equal(r.quote.QualifiedSigner, signer) {
+		return refuse("quote-signature", "The quote names another signer than the IAK.", hintTPM)
+	}
+	if err := r.IAK.Verify(r.quote.Raw, r.quoteSignature); err != nil {
+		return refuse("quote-signature", "The quote is not signed by the IAK.", hintTPM)
+	}
+	return nil
 }

@@ -211,30 +211,41 @@ func (d *Device) Request(t *join.TokenFile, change RequestChange) ([]byte, error
 // Attest makes the TPMS_ATTEST that TPM2_Certify would for two primary keys
 // of the endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
-	qualified := func(n []byte) []byte {
-		q, err := tcg.EndorsementQualifiedName(n)
-		if err != nil {
-			panic(err) // names of the templates' algorithms
-		}
-		return q
+	out := attest(tcg.AttestCertify, signer)
+	out = appendSized(out, certified)
+	return appendSized(out, qualified(certified))
+}
+
+// Quote makes the TPMS_ATTEST that TPM2_Quote would for PCR 0 to 7 of the
+// SHA-256 bank.
+func Quote(signer []byte) []byte {
+	out := attest(tcg.AttestQuote, signer)
+	out = append(out, 0, 0, 0, 1, 0, 0x0B, 3, 0xFF, 0, 0)
+	return appendSized(out, make([]byte, 32))
+}
+
+func attest(kind tcg.AttestType, signer []byte) []byte {
+	out := binary.BigEndian.AppendUint32(nil, tcg.GeneratedValue)
+	out = binary.BigEndian.AppendUint16(out, uint16(kind))
+	out = appendSized(out, qualified(signer))
+	out = appendSized(out, nil)                               // extraData
+	out = binary.BigEndian.AppendUint64(out, 1000)            // clock
+	out = binary.BigEndian.AppendUint32(out, 1)               // resetCount
+	out = binary.BigEndian.AppendUint32(out, 0)               // restartCount
+	out = append(out, 1)                                      // safe
+	return binary.BigEndian.AppendUint64(out, 0x000100000000) // firmwareVersion
+}
+
+func qualified(name []byte) []byte {
+	q, err := tcg.EndorsementQualifiedName(name)
+	if err != nil {
+		panic(err) // names of the templates' algorithms
 	}
-	var out []byte
-	sized := func(b []byte) {
-		out = binary.BigEndian.AppendUint16(out, uint16(len(b)))
-		out = append(out, b...)
-	}
-	out = binary.BigEndian.AppendUint32(out, tcg.GeneratedValue)
-	out = binary.BigEndian.AppendUint16(out, uint16(tcg.AttestCertify))
-	sized(qualified(signer))
-	sized(nil)                                               // extraData
-	out = binary.BigEndian.AppendUint64(out, 1000)           // clock
-	out = binary.BigEndian.AppendUint32(out, 1)              // resetCount
-	out = binary.BigEndian.AppendUint32(out, 0)              // restartCount
-	out = append(out, 1)                                     // safe
-	out = binary.BigEndian.AppendUint64(out, 0x000100000000) // firmwareVersion
-	sized(certified)
-	sized(qualified(certified))
-	return out
+	return q
+}
+
+func appendSized(out, b []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(out, uint16(len(b))), b...)
 }
 
 // ErrCredential means that the credential was made for another EK or another IAK.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"gangway/fleet"
+	"gangway/hub"
 	"gangway/internal/hubtest"
 	"gangway/onboard"
 	"gangway/store"
@@ -42,8 +43,13 @@ var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewM
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
+	return newSceneBehind(t, nil)
+}
+
+func newSceneBehind(t testing.TB, proxy *hub.Proxy) *scene {
+	t.Helper()
 	maker := must(goodMaker())(t)
-	s := &scene{maker: maker, Hub: hubtest.New(t, maker.Roots(), maker.Intermediates())}
+	s := &scene{maker: maker, Hub: hubtest.NewBehind(t, proxy, maker.Roots(), maker.Intermediates())}
 	s.tok = s.Token(t, s.Owner, nil)
 	s.client = must(fleet.NewHub(s.tok))(t)
 	s.victim = s.device(t)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -126,15 +125,6 @@ func (s *Server) signedIn(r *http.Request) (*signIn, error) {
 		return nil, errNotSignedIn
 	}
 	return &signIn{account, claims, session}, err
-}
-
-// leaf returns the SHA-256 of the client certificate whose key the peer
-// proved: the first, never another one of the chain it sent.
-func leaf(state *tls.ConnectionState) (store.Hash, bool) {
-	if state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
-		return store.Hash{}, false
-	}
-	return sha256.Sum256(state.PeerCertificates[0].Raw), true
 }
 
 var (

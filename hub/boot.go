@@ -110,7 +110,8 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if c, ok := r.Context().Value(connKey{}).(*connState); ok {
+	// A proxy's connection is many devices'.
+	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(verdict.State == bootMatches)
 	}
 	writeJSON(w, http.StatusOK, verdict)
@@ -218,8 +219,8 @@ var (
 
 // admitted checks that the device may use the API, where its owner's policy
 // wants its boot to match: by a measurement on this very connection, since
-// another one may be of another boot. Programs that come with a token go by the
-// device's last measurement.
+// another one may be of another boot. Programs that come with a token, and
+// devices behind a proxy, go by the device's last measurement.
 func (s *Server) admitted(r *http.Request, d store.Device) error {
 	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil || !force.RequireBoot {
@@ -229,7 +230,7 @@ func (s *Server) admitted(r *http.Request, d store.Device) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := leaf(r.TLS); ok {
+	if _, ok := leaf(r); ok && !originOf(r).proxied {
 		c, ok := r.Context().Value(connKey{}).(*connState)
 		if ok && c.matched.Load() && state == bootMatches {
 			return nil

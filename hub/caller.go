@@ -49,7 +49,7 @@ func ownerPRN(id string) string {
 // deviceOf finds the device that a request comes from: by the certificate of
 // its connection, or by a device's token where that is let.
 func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
-	if hash, ok := leaf(r.TLS); ok {
+	if hash, ok := leaf(r); ok {
 		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
 		if errors.Is(err, store.ErrNotFound) {
 			return d, errNotActive
@@ -109,7 +109,7 @@ func (s *Server) asDevice(h handler) handler {
 // must be able to do before its boot is known.
 func (s *Server) asUnmeasured(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if _, ok := leaf(r.TLS); !ok {
+		if _, ok := leaf(r); !ok {
 			return errNoCertificate
 		}
 		d, err := s.deviceOf(r)
@@ -121,10 +121,10 @@ func (s *Server) asUnmeasured(h handler) handler {
 }
 
 // asChip is asDevice for what the TPM alone may do: with the certificate of
-// this very connection.
+// this very connection, or of the one to the hub's proxy.
 func (s *Server) asChip(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if _, ok := leaf(r.TLS); !ok {
+		if _, ok := leaf(r); !ok {
 			return errNoCertificate
 		}
 		return s.asDevice(h)(w, r)
@@ -168,7 +168,7 @@ func (s *Server) asCaller(h handler) handler {
 		return h(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{Owner: d.Owner, Device: &d})))
 	})
 	return func(w http.ResponseWriter, r *http.Request) error {
-		_, certified := leaf(r.TLS)
+		_, certified := leaf(r)
 		_, noCookie := r.Cookie(cookieName)
 		if certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.isDeviceToken(r) {
 			return device(w, r)

@@ -63,7 +63,13 @@ func outcome(err error) string {
 
 // activate binds the device of this very connection.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, ok := leaf(r.TLS)
+	// The proof is bound to the connection that the device has, and behind a
+	// proxy that one ends there.
+	if originOf(r).proxied {
+		return problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
+			"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
+	}
+	hash, ok := leaf(r)
 	if !ok {
 		return errNoCertificate
 	}
@@ -92,9 +98,21 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 }
 
 // aikCertificate serves a certificate of the AIK registry by the IAK's name
-// in hexadecimal: only those that an activation proved are in it.
+// in hexadecimal, or by the device's id: only those that an activation proved
+// are in it.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
+	if ok && join.IsID(name) {
+		d, err := s.cfg.Store.Device(r.Context(), name)
+		if err != nil {
+			return err
+		}
+		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+		if err != nil {
+			return err
+		}
+		name = hex.EncodeToString(e.IAKName)
+	}
 	raw, err := hex.DecodeString(name)
 	if !ok || err != nil || len(raw) > 66 {
 		return problem(http.StatusNotFound, "not-found", "The address is in the certificate's subject alternative name.", "There is no such certificate.")

@@ -59,6 +59,8 @@ type Config struct {
 	// long. Default: 20,000 lines, 8 MiB, 30 days.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
+	// Proxy is in front of the hub and ends TLS; nil: there is none.
+	Proxy *Proxy
 	// Version is shown to people.
 	Version string
 }
@@ -75,6 +77,7 @@ type Server struct {
 	// registrations and claims are for devices that show no TPM.
 	registrations *limiter
 	claims        *limiter
+	signatures    *limiter
 	handler       http.Handler
 
 	addressKey []byte // of objects' addresses
@@ -104,6 +107,11 @@ func New(cfg Config) (*Server, error) {
 	if cfg.LogAge == 0 {
 		cfg.LogAge = 30 * 24 * time.Hour
 	}
+	if cfg.Proxy != nil {
+		if err := cfg.Proxy.check(cfg.CA); err != nil {
+			return nil, err
+		}
+	}
 	// Names that no certificate can have show at the start, not at the first
 	// handshake.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
@@ -121,6 +129,7 @@ func New(cfg Config) (*Server, error) {
 		logins:        newLimiter(rate.Every(3*time.Second), 10),
 		registrations: newLimiter(rate.Every(2*time.Second), 20),
 		claims:        newLimiter(rate.Every(6*time.Second), 10),
+		signatures:    newLimiter(rate.Every(time.Second), 20),
 		onboards:      newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
 	}
 	if s.addressKey, err = addressKey(cfg.CA.SealKey()); err != nil {
@@ -134,7 +143,8 @@ func New(cfg Config) (*Server, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
-// verified against the device CA alone, for client authentication.
+// verified for client authentication against the device CA alone, and where
+// there is a proxy against its CA too: which of them it was, the chain tells.
 func (s *Server) TLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
 	if s.cfg.TLS12 {
@@ -144,8 +154,10 @@ func (s *Server) TLSConfig() *tls.Config {
 		MinVersion:     version,
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
-		ClientCAs:      s.cfg.CA.ClientCAs(),
-		Time:           s.cfg.Now,
+		ClientCAs:      s.clientCAs(),
+		// Also of a session that is resumed.
+		VerifyConnection: s.verifyPeer,
+		Time:             s.cfg.Now,
 	}
 }
 
@@ -237,6 +249,12 @@ func (s *Server) routes() http.Handler {
 	handle("POST /onboard", s.limited(s.onboards, s.enrol))
 	handle("POST /onboard/activate", s.limited(s.onboards, s.activate))
 	handle("GET /aca/certs/{file}", s.aikCertificate)
+
+	// Pantacor's two steps.
+	handle("POST /enroll/request", s.limited(s.onboards, s.enrollKeys))
+	handle("POST /register", s.limited(s.onboards, s.registerTPM))
+	handle("POST /devices/register", s.limited(s.onboards, s.registerTPM))
+	handle("POST /auth/signature/verify", s.limited(s.signatures, s.verifySignature))
 
 	handle("GET /device", s.asUnmeasured(s.ownRecord))
 	handle("GET /device/boot", s.asUnmeasured(s.bootChallenge))
@@ -336,8 +354,9 @@ func (s *Server) routes() http.Handler {
 	return s.secured(mux)
 }
 
-// secured sets the headers that every answer has, refuses requests that a
-// page of another site caused, and turns a panic into a logged 500.
+// secured sets the headers that every answer has, finds out where a request
+// comes from, refuses requests that a page of another site caused, and turns a
+// panic into a logged 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -361,6 +380,11 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("Strict-Transport-Security", "max-age=31536000")
-		next.ServeHTTP(w, r)
+		from, err := s.withOrigin(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, from)
 	})
 }

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"gangway/fleet"
 	"gangway/internal/hubtest"
 	"gangway/store"
+	"gangway/tcg/join"
 )
 
 // The document says what there is: each route is in it, and nothing else.
@@ -215,6 +217,39 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "POST", "/auth/x509/login", "", nil, 401)
 	id := s.deviceOf(t, s.victim)
 	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
+
+	// The same by Pantacor's two steps.
+	pan := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
+	stepper := s.device(t)
+	first := must(json.Marshal(stepper.EnrollRequest()))(t)
+	enrolled := must(stepper.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(first), 200)))(t)
+	undecided := s.nobodys(t)
+	toDecide := must(undecided.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(must(json.Marshal(undecided.EnrollRequest()))(t)), 200)))(t)
+	bad := stepper.EnrollRequest()
+	bad.EKCert = s.victim.Shown().EKCert
+	call(stranger, "POST", "/enroll/request", "", bad, 403)
+	call(stranger, "POST", "/enroll/request", "", "nonsense", 400)
+	call(stranger, "POST", "/enroll/request", "", large, 413)
+	s.Account(t, "bob")
+	bobs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "bob"))(t), func(t *store.JoinToken) { t.ForPantacor = true })
+	second := string(must(stepper.Registration(pan, enrolled.Keys, fleet.RegistrationChange{}))(t))
+	for _, route := range []string{"/register", "/devices/register"} {
+		call(stranger, "POST", route, "", second, 200)
+		call(stranger, "POST", route, "", string(must(undecided.Registration(bobs, toDecide.Keys, fleet.RegistrationChange{}))(t)), 202)
+		call(stranger, "POST", route, "", "nonsense", 400)
+		call(stranger, "POST", route, "", string(must(stepper.Registration(s.tok, enrolled.Keys, fleet.RegistrationChange{}))(t)), 403)
+		call(stranger, "POST", route, "", string(must(stepper.Registration(bobs, enrolled.Keys, fleet.RegistrationChange{}))(t)), 409)
+		call(stranger, "POST", route, "", large, 413)
+	}
+	stepperID := s.deviceOf(t, stepper)
+	call(stranger, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 200)
+	call(ada, "GET", "/devices/{id}/evidence", stepperID, nil, 200)
+	call(ada, "DELETE", "/devices/{id}", stepperID, nil, 200)
+	call(stranger, "POST", "/register", "", second, 410)
+	question := map[string]any{"token-id": pan.ID, "owner": pan.Owner, "idevid-name": "n", "signature": join.OwnershipMAC(sha256.Sum256(must(pan.Secret())(t)), "n")}
+	call(stranger, "POST", "/auth/signature/verify", "", question, 200)
+	call(stranger, "POST", "/auth/signature/verify", "", "{}", 400)
+	call(stranger, "POST", "/auth/signature/verify", "", large, 413)
 
 	// What Pantacor's programs do with devices.
 	huge := `{"a":"` + strings.Repeat("a", 300<<10) + `"}`

@@ -77,7 +77,7 @@ func statusOf(code string) int {
 		return http.StatusGone
 	case evidence.CodeRevocationUnknown: // the agent tries again by itself
 		return http.StatusServiceUnavailable
-	case "csr-hash":
+	case "csr-hash", onboard.CodeSteps, onboard.CodeDeviceName, onboard.CodeDevicePRN, "ak-name", "idevid-name":
 		return http.StatusBadRequest
 	}
 	if strings.HasSuffix(code, "-malformed") {

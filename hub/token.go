@@ -30,6 +30,7 @@ type TokenView struct {
 	TimeCreated     time.Time      `json:"time-created"`
 	TimeModified    time.Time      `json:"time-modified"`
 	WithoutTPM      bool           `json:"without-tpm"`
+	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -38,7 +39,7 @@ func viewToken(t store.JoinToken) TokenView {
 	if meta == nil {
 		meta = map[string]any{}
 	}
-	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, meta}
+	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta}
 }
 
 // NewToken is what a caller says of a join token to make.
@@ -48,7 +49,10 @@ type NewToken struct {
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
 	// WithoutTPM lets devices in that show the token and no TPM, where the
 	// policy accepts them.
-	WithoutTPM      bool           `json:"without-tpm"`
+	WithoutTPM bool `json:"without-tpm"`
+	// ForPantacor lets devices in by Pantacor's two steps, whose ownership
+	// proof the hub can check only if it keeps its key, encrypted.
+	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -62,6 +66,7 @@ type TokenCreated struct {
 	TimeCreated     time.Time      `json:"time-created"`
 	TimeModified    time.Time      `json:"time-modified"`
 	WithoutTPM      bool           `json:"without-tpm"`
+	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
@@ -89,7 +94,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	a := owner(r)
 	now := s.cfg.Now()
 	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
-		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM,
+		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM, ForPantacor: body.ForPantacor,
 	})
 	if err != nil {
 		return err
@@ -100,7 +105,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
 	v := viewToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
-		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, DefaultUserMeta: v.DefaultUserMeta,
+		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
 }

@@ -113,73 +113,86 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", "Join token "+token.ID+" of this owner signed for this IDevID key and this hub.")
 
-	version, err := s.Store.ConfigVersion(ctx)
-	if err != nil {
+	if e.DeviceID, e.Generation, err = s.deviceOf(ctx, store.Hash(r.EKHash)); err != nil {
 		return e, nil, err
 	}
-	rules, err := s.inForce(ctx, version, token.Owner)
+	e.RequestHash, e.Request = store.Hash(r.Hash), r.Raw
+	e.ProdModel, e.ProdSerial = tcg.Printable(string(r.CSR.ProdModel)), tcg.Printable(string(r.CSR.ProdSerial))
+	e, err = s.accept(ctx, verdict, r, e, now, addr)
+	return e, r, err
+}
+
+// accept judges a request whose ownership is proven, issues and stores. e says
+// what it is known by, whose it is and which device; on refusal it is returned
+// without what is not proven.
+func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
+	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
+	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
-		return e, nil, err
+		return known, err
+	}
+	rules, err := s.inForce(ctx, version, e.Owner)
+	if err != nil {
+		return known, err
 	}
 	makers, err := s.trust(ctx, version)
 	if err != nil {
-		return e, nil, err
+		return known, err
 	}
 	input := &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}
 	if len(rules.lists) > 0 {
 		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
-			return e, nil, err
+			return known, err
 		}
 	}
 	s.verify(ctx, verdict, r, input)
 	if verdict.Refusal != nil {
-		return e, nil, verdict.Refusal
+		return known, verdict.Refusal
 	}
 
-	ek := store.Hash(r.EKHash)
-	tpm, err := s.Store.TPM(ctx, ek)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return e, nil, err
-	}
 	// Whether the TPM is another owner's, or the token used up, is not said
 	// here: nobody has proven to be that TPM. Activation decides.
-	e = store.Enrolment{
-		RequestHash: store.Hash(r.Hash), State: store.Pending,
-		DeviceID: s.deviceID(ek, tpm.Generation), Owner: token.Owner, TokenID: token.ID, Generation: tpm.Generation,
-		EK: ek, EKCertificate: r.EKCertificateDER(),
-		IAKName: r.IAKName, IAKPublic: r.IAK.Raw, IDevIDName: r.IDevIDName,
-		Request:      r.Raw,
-		Manufacturer: r.Maker(), Model: r.Model(), Firmware: r.Firmware(),
-		ProdModel: tcg.Printable(string(r.CSR.ProdModel)), ProdSerial: tcg.Printable(string(r.CSR.ProdSerial)),
-		KeyAlgorithm: r.IDevID.Algorithm(),
-		Created:      now, Expires: now.Add(PendingFor),
-	}
+	e.State = store.Pending
+	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
+	e.IAKName, e.IAKPublic, e.IDevIDName = r.IAKName, r.IAK.Raw, r.IDevIDName
+	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
+	e.KeyAlgorithm = r.IDevID.Algorithm()
+	e.Created, e.Expires = now, now.Add(PendingFor)
 	if !verdict.Accepted() {
 		if err := s.judge(ctx, verdict, e, addr); err != nil {
-			return e, nil, err
+			return e, err
 		}
 	}
 	if e.Verdict, err = verdict.JSON(); err != nil {
-		return e, nil, err
+		return e, err
 	}
 	if err := s.issue(&e, r, now); err != nil {
-		return e, nil, err
+		return e, err
 	}
 	stored, err := s.Store.BeginEnrolment(ctx, e, now)
 	if err != nil {
-		return e, nil, err
+		return e, err
 	}
 	switch stored.State {
 	case store.Pending, store.Active:
 		if s.Observe != nil {
 			s.Observe(stored, verdict)
 		}
-		return stored, r, nil
+		return stored, nil
 	case store.Superseded:
-		return stored, nil, errSuperseded
+		return stored, errSuperseded
 	default:
-		return stored, nil, errRevoked
+		return stored, errRevoked
 	}
+}
+
+// deviceOf is the device that the TPM with this EK is, or would be.
+func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
+	tpm, err := s.Store.TPM(ctx, ek)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return "", 0, err
+	}
+	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
 // ownership checks the proof against the token's public key.
@@ -299,18 +312,25 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	if err != nil {
 		return store.Device{}, err
 	}
-	refuse := func(r *evidence.Refusal) (store.Device, error) {
-		s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
-		return store.Device{}, r
-	}
 	keys, err := join.DeriveKeys(s.secret(e.RequestHash), e.RequestHash)
 	if err != nil {
 		return store.Device{}, err
 	}
 	if !join.VerifyActivationProof(keys, exporter, certHash, proof) {
-		return refuse(&evidence.Refusal{Code: CodeActivation, Reason: "The activation proof is not by the TPM that the certificate was sealed to, or not for this connection.", Hint: "Only the TPM of the EK certificate can activate; onboard again on the device itself."})
+		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "The activation proof is not by the TPM that the certificate was sealed to, or not for this connection.", Hint: "Only the TPM of the EK certificate can activate; onboard again on the device itself."})
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: certHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr})
+	return s.bind(ctx, e, addr)
+}
+
+func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
+	s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
+	return store.Device{}, r
+}
+
+// bind activates an enrolment whose peer has proven to be the TPM.
+func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
+	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr})
 	switch {
 	case err == nil:
 		return d, nil

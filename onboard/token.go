@@ -12,7 +12,7 @@ import (
 )
 
 // NewToken gives a join token its id and key, and makes its file. t says the
-// rest: owner, nick, expiry, uses. The secret is in the file alone.
+// rest: owner, nick, expiry, uses, what for. The secret is in the file alone.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *join.TokenFile, error) {
 	secret := join.NewSecret()
 	t.ID = join.NewID()
@@ -23,6 +23,11 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	t.PublicKey = key.Public().(ed25519.PublicKey)
 	if t.WithoutTPM {
 		t.AutoHash = AutoHash(secret)
+	}
+	if t.ForPantacor {
+		if t.PantacorKey, err = SealOwnershipKey(ca, secret, t.ID); err != nil {
+			return t, nil, err
+		}
 	}
 	return t, &join.TokenFile{
 		ID: t.ID, PRN: join.TokenPRN + t.ID, Nick: t.Nick, Owner: join.AccountPRN + t.Owner,

@@ -22,6 +22,9 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/share/OVMF/OVMF_CODE_4M.fd ovmf
 	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
 	need tpm2_eventlog tpm2-tools
+	need curl curl
+	need haproxy haproxy # in front of a hub
+	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
 	need cpio cpio # reads what we write
 	need mcopy mtools
 	needfile /usr/sbin/fsck.fat dosfstools

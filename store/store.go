@@ -83,6 +83,10 @@ type JoinToken struct {
 	// AutoHash is what it is found by then.
 	WithoutTPM bool
 	AutoHash   Hash
+	// ForPantacor: devices may prove ownership in Pantacor's form; PantacorKey
+	// is what such proofs are checked with, encrypted by the hub.
+	ForPantacor bool
+	PantacorKey []byte
 }
 
 // TPM is an entry of the EK registry: an endorsement key that proved itself

@@ -22,23 +22,40 @@ const (
 // MaxAttest is the largest TPMS_ATTEST accepted, in bytes.
 const MaxAttest = 1024
 
-// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify. Raw is what
-// was signed.
+// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote.
+// Raw is what was signed.
 type Attest struct {
 	Raw             []byte
 	Magic           uint32
 	Type            AttestType
 	QualifiedSigner []byte // qualified name of the signing key
 	ExtraData       []byte // the qualifying data of the command
-	Clock           uint64 // milliseconds, TPMS_CLOCK_INFO
-	ResetCount      uint32
-	RestartCount    uint32
-	Safe            bool
+	ClockInfo
 	FirmwareVersion uint64
 	// TPMS_CERTIFY_INFO
 	Name          []byte // of the certified key
 	QualifiedName []byte
+	// TPMS_QUOTE_INFO
+	Selection []PCRSelection
+	PCRDigest []byte // over the selected values, in the order of the selection
 }
+
+// ClockInfo is a TPMS_CLOCK_INFO (Part 2, 10.11.1).
+type ClockInfo struct {
+	Clock        uint64 // milliseconds that the TPM was powered since it was last cleared
+	ResetCount   uint32 // TPM resets since it was last cleared
+	RestartCount uint32 // restarts and resumes since the last reset
+	Safe         bool
+}
+
+// PCRSelection is a TPMS_PCR_SELECTION (Part 2, 10.6.2).
+type PCRSelection struct {
+	Hash AlgID
+	PCRs []int // ascending
+}
+
+// maxBanks bounds the selections of a quote: HASH_COUNT.
+const maxBanks = 16
 
 // ErrNotGenerated means that the magic is wrong, so no TPM made this structure.
 var ErrNotGenerated = errors.New("tcg: TPMS_ATTEST without TPM_GENERATED_VALUE: no TPM made it")
@@ -46,8 +63,43 @@ var ErrNotGenerated = errors.New("tcg: TPMS_ATTEST without TPM_GENERATED_VALUE: 
 // ErrNotCertify means that a TPM attested something, but not a key.
 var ErrNotCertify = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_CERTIFY")
 
+// ErrNotQuote means that a TPM attested something, but no PCRs.
+var ErrNotQuote = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_QUOTE")
+
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.
 func ParseCertify(raw []byte) (*Attest, error) {
+	return parseAttest(raw, AttestCertify, ErrNotCertify, func(a *Attest, c *cursor) {
+		a.Name = c.sized(66)
+		a.QualifiedName = c.sized(66)
+	})
+}
+
+// ParseQuote parses a TPMS_ATTEST that TPM2_Quote made, strictly.
+func ParseQuote(raw []byte) (*Attest, error) {
+	return parseAttest(raw, AttestQuote, ErrNotQuote, func(a *Attest, c *cursor) {
+		n := c.u32()
+		if c.err == nil && n > maxBanks {
+			c.err = errTooLong
+		}
+		for range n {
+			if c.err != nil {
+				return
+			}
+			s := PCRSelection{Hash: AlgID(c.u16())}
+			for i, bits := range c.take(int(c.u8())) {
+				for bit := range 8 {
+					if bits>>bit&1 == 1 {
+						s.PCRs = append(s.PCRs, 8*i+bit)
+					}
+				}
+			}
+			a.Selection = append(a.Selection, s)
+		}
+		a.PCRDigest = c.sized(64)
+	})
+}
+
+func parseAttest(raw []byte, kind AttestType, other error, body func(*Attest, *cursor)) (*Attest, error) {
 	if len(raw) > MaxAttest {
 		return nil, fmt.Errorf("tcg: TPMS_ATTEST of %d bytes, at most %d are allowed", len(raw), MaxAttest)
 	}
@@ -56,8 +108,8 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	if c.err == nil && a.Magic != GeneratedValue {
 		return nil, ErrNotGenerated
 	}
-	if c.err == nil && a.Type != AttestCertify {
-		return nil, ErrNotCertify
+	if c.err == nil && a.Type != kind {
+		return nil, other
 	}
 	a.QualifiedSigner = c.sized(66)
 	a.ExtraData = c.sized(64)
@@ -70,8 +122,7 @@ func ParseCertify(raw []byte) (*Attest, error) {
 	}
 	a.Safe = safe == 1
 	a.FirmwareVersion = c.u64()
-	a.Name = c.sized(66)
-	a.QualifiedName = c.sized(66)
+	body(a, &c)
 	if err := c.end(); err != nil {
 		return nil, fmt.Errorf("tcg: TPMS_ATTEST: %w", err)
 	}

@@ -2,6 +2,9 @@ package tcg
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"encoding/binary"
 )
 
@@ -67,6 +70,37 @@ func Match(templates []Template, p *Public) *Template {
 		}
 	}
 	return nil
+}
+
+// FromKey returns what the public area of key is for each of the templates that
+// make keys of its kind: what a key shown without its TPM structure can be. The
+// coordinates of an ECC key are as long as its curve's.
+func FromKey(templates []Template, key crypto.PublicKey) []*Public {
+	var out []*Public
+	for i := range templates {
+		p := templates[i].Public
+		p.AuthPolicy = bytes.Clone(p.AuthPolicy)
+		switch k := key.(type) {
+		case *rsa.PublicKey:
+			if p.Type != AlgRSA {
+				continue
+			}
+			p.Modulus = k.N.Bytes()
+		case *ecdsa.PublicKey:
+			point, err := k.Bytes()
+			if err != nil || p.Type != AlgECC {
+				continue
+			}
+			size := (len(point) - 1) / 2
+			p.X, p.Y = point[1:1+size], point[1+size:]
+		}
+		if !p.Is(key) {
+			continue
+		}
+		p.Raw = p.Marshal()
+		out = append(out, &p)
+	}
+	return out
 }
 
 const (

@@ -106,6 +106,7 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err err
 // serverOptions are what an operator may choose of a server.
 type serverOptions struct {
 	openRegistration, tls12 bool
+	proxy                   *hub.Proxy
 	quota                   int64 // each owner's, in bytes; 0: the default
 }
 
@@ -114,7 +115,7 @@ type serverOptions struct {
 func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
 }
 

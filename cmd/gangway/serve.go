@@ -18,6 +18,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var makers makerFlags
 	var options serverOptions
 	var web onlineFlags
+	var proxy proxyFlags
 	var quota string
 	var s3 objects.S3Config
 	c := &cobra.Command{
@@ -46,6 +47,9 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return usagef("--object-quota %q is not written like 64GiB", quota)
 			}
 			options.quota = int64(perOwner)
+			if options.proxy, err = proxy.proxy(); err != nil {
+				return err
+			}
 			online, err := web.online()
 			if err != nil {
 				return err
@@ -111,6 +115,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
 	web.add(f)
+	proxy.add(f)
 	f.StringVar(&quota, "object-quota", "64GiB", "how much an owner may keep in objects and states")
 	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
 	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")

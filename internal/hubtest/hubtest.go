@@ -64,6 +64,12 @@ const Password = "correct horse battery"
 // the test.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
+	return NewBehind(t, nil, roots, intermediates)
+}
+
+// NewBehind is New for a hub behind a proxy.
+func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
 	dir := t.TempDir()
 	h := &Hub{dir: dir}
 	var err error
@@ -89,7 +95,7 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	h.Service.SetTrust(h.makers)
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
-		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Version: "test",
+		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Proxy: proxy, Version: "test",
 	})
 	check()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -176,12 +182,17 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 	if change != nil {
 		change(&s)
 	}
+	secret, err := file.Secret()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if s.WithoutTPM {
-		secret, err := file.Secret()
-		if err != nil {
+		s.AutoHash = onboard.AutoHash(secret)
+	}
+	if s.ForPantacor {
+		if s.PantacorKey, err = onboard.SealOwnershipKey(h.CA, secret, s.ID); err != nil {
 			t.Fatal(err)
 		}
-		s.AutoHash = onboard.AutoHash(secret)
 	}
 	if err := h.Store.CreateJoinToken(t.Context(), s); err != nil {
 		t.Fatal(err)

@@ -7,11 +7,12 @@ import (
 )
 
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, disabled,
-	default_user_meta, created, auto_hash FROM join_tokens `
+	default_user_meta, created, auto_hash, pantacor_key FROM join_tokens `
 
 var (
 	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
-		uses, disabled, default_user_meta, created, auto_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))`)
+		uses, disabled, default_user_meta, created, auto_hash, pantacor_key)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''), nullif(?, x''))`)
 	selectToken       = prepared(tokenColumns + `WHERE id = ?`)
 	selectTokens      = prepared(tokenColumns + `WHERE owner = ? ORDER BY created DESC, id DESC`)
 	selectTokenByAuto = prepared(tokenColumns + `WHERE auto_hash = ?`)
@@ -27,7 +28,7 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	}
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
-			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t))
+			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t), pantacorKey(t))
 		return existsOr(err)
 	})
 }
@@ -38,6 +39,14 @@ func autoHash(t store.JoinToken) []byte {
 		return []byte{}
 	}
 	return t.AutoHash[:]
+}
+
+// pantacorKey is the column's value, empty for NULL.
+func pantacorKey(t store.JoinToken) []byte {
+	if !t.ForPantacor {
+		return []byte{}
+	}
+	return t.PantacorKey
 }
 
 // JoinToken implements store.Store.
@@ -94,9 +103,10 @@ func readToken(r *row) (store.JoinToken, error) {
 	var err error
 	t.DefaultUserMeta, err = decodeMeta(r.text())
 	t.Created = r.time()
-	if t.WithoutTPM = !r.null(); t.WithoutTPM {
-		t.AutoHash = r.hash()
-	}
+	t.WithoutTPM = !r.null()
+	t.AutoHash = r.hash()
+	t.ForPantacor = !r.null()
+	t.PantacorKey = r.blob()
 	return t, err
 }
 

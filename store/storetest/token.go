@@ -10,6 +10,7 @@ var tokenTests = []test{
 	{"ByID", func(f *fixture) {
 		want := JoinToken(f.owner.ID, "with everything", 7)
 		want.DefaultUserMeta = map[string]any{"berth": "north", "tide": 2.5, "tags": []any{"a", "b"}, "none": nil}
+		want.ForPantacor, want.PantacorKey = true, []byte("sealed")
 		f.must(f.CreateJoinToken(f.ctx, want))
 		got, err := f.JoinToken(f.ctx, want.ID)
 		f.must(err)

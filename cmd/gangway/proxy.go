@@ -1,0 +1,50 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+
+	"gangway/hub"
+
+	"github.com/spf13/pflag"
+)
+
+// proxyFlags are serve's, for a proxy in front of the hub that ends TLS.
+type proxyFlags struct{ ca, name string }
+
+func (p *proxyFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA, not the hub's, that signed the certificate by which a TLS-terminating proxy authenticates itself (default: there is no proxy)")
+	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
+}
+
+// proxy is who may send the header Client-Cert, nil if nobody.
+func (p *proxyFlags) proxy() (*hub.Proxy, error) {
+	if p.ca == "" && p.name == "" {
+		return nil, nil
+	}
+	if p.ca == "" || p.name == "" {
+		return nil, usagef("--proxy-ca and --proxy-name are given together")
+	}
+	text, err := os.ReadFile(p.ca)
+	if err != nil {
+		return nil, fmt.Errorf("the proxy's CA: %w", err)
+	}
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("the proxy's CA: %s: %w", p.ca, err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("the proxy's CA: %s holds no PEM certificate", p.ca)
+	}
+	return &hub.Proxy{CAs: certs, Name: p.name}, nil
+}

@@ -1,0 +1,187 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/fleet"
+	"gangway/hub"
+	"gangway/internal/hubtest"
+	"gangway/internal/process"
+	"gangway/tcg/join"
+)
+
+// The configuration of docs/operations.md, with names and files filled in, lets
+// a device in through HAProxy, and lets nobody say what only HAProxy may.
+func TestHAProxyPassesDevices(t *testing.T) {
+	if _, err := exec.LookPath("haproxy"); err != nil {
+		t.Skipf("%v: scripts/install.sh installs it", err)
+	}
+	dir := t.TempDir()
+	write := func(name string, blocks ...*pem.Block) {
+		t.Helper()
+		var b bytes.Buffer
+		for _, block := range blocks {
+			if err := pem.Encode(&b, block); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert := func(c *x509.Certificate) *pem.Block { return &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw} }
+	newKey := func() (*ecdsa.PrivateKey, *pem.Block) {
+		t.Helper()
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, &pem.Block{Type: "PRIVATE KEY", Bytes: der}
+	}
+	issue := func(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) *x509.Certificate {
+		t.Helper()
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+		c, err := fleet.Issue(template, parent, key.Public(), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	caKey, _ := newKey()
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "proxies"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca = issue(ca, ca, caKey, caKey)
+	inKey, inPEM := newKey()
+	inner := issue(&x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "proxy"}, DNSNames: []string{"proxy.internal"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca, inKey, caKey)
+	outKey, outPEM := newKey()
+	outer := issue(&x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "front"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, ca, outKey, caKey)
+
+	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.NewBehind(t, &hub.Proxy{CAs: []*x509.Certificate{ca}, Name: "proxy.internal"}, maker.Roots(), maker.Intermediates())
+	write("inner.pem", cert(inner), inPEM)
+	write("outer.pem", cert(outer), outPEM)
+	write("devices.pem", cert(h.CA.DeviceCA()), cert(h.CA.Root()))
+	write("hub-ca.pem", cert(h.CA.Root()))
+
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, ok := strings.Cut(string(page), "```haproxy\n")
+	config, _, closed := strings.Cut(config, "```")
+	if !ok || !closed {
+		t.Fatal("docs/operations.md has no configuration of HAProxy")
+	}
+	config = strings.NewReplacer("/etc/haproxy/", dir+"/", "bind :443", "bind fd@3", "hub.internal:12443", strings.TrimPrefix(h.URL, "https://"), "sni str(hub.internal) verifyhost hub.internal", "").Replace(config)
+	if err := os.WriteFile(filepath.Join(dir, "haproxy.cfg"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	socket, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	cmd := exec.Command("haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
+	cmd.ExtraFiles = []*os.File{socket}
+	p, err := process.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Stop(5 * time.Second) })
+	l.Close() // HAProxy alone accepts
+
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	front := "https://" + l.Addr().String()
+	get := func(c *tls.Certificate, method, path string, header http.Header) (int, string) {
+		t.Helper()
+		config := &tls.Config{RootCAs: roots}
+		if c != nil {
+			config.Certificates = []tls.Certificate{*c}
+		}
+		client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config}}
+		defer client.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), method, front+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range header {
+			req.Header[k] = v
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatalf("%v: %s", err, p.Tail())
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	if status, body := get(nil, "GET", "/healthz", nil); status != 200 {
+		t.Fatalf("%d %s: %s", status, body, p.Tail())
+	}
+
+	tok := h.Token(t, h.Owner, nil)
+	direct, err := fleet.NewHub(tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close()
+	d, err := fleet.New(maker, "H-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := d.Onboard(t.Context(), direct, tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := certs.TLS(d)
+	id := h.Devices(t, h.Owner)[0].ID
+	if status, body := get(&mine, "GET", "/device", nil); status != 200 || !strings.Contains(body, join.DevicePRN+id) {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := get(&mine, "POST", "/auth/x509/login", nil); status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
+		t.Errorf("%d %s", status, body)
+	}
+	stolen := fmt.Sprintf(":%s:", base64.StdEncoding.EncodeToString(certs.IDevID.Raw))
+	for _, header := range []http.Header{{"Client-Cert": {stolen}}, {"client-cert": {stolen}}, {"Client-Cert": {stolen}, "Client-Cert-Chain": {stolen}}} {
+		if status, body := get(nil, "GET", "/device", header); status != 401 {
+			t.Errorf("with the certificate in a header of one's own: %d %s", status, body)
+		}
+	}
+}

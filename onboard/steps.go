@@ -1,0 +1,257 @@
+package onboard
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"gangway/evidence"
+	"gangway/pki"
+	"gangway/store"
+	"gangway/tcg"
+	"gangway/tcg/join"
+)
+
+// Codes of refusals in Pantacor's two steps.
+const (
+	CodeCredential = "credential-proof"
+	CodeDeviceName = "device-name"
+	CodeDevicePRN  = "device-prn"
+	CodeSteps      = "body-malformed"
+)
+
+var (
+	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's own key."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
+)
+
+// Enroll is the first of Pantacor's two steps: it answers with an AK
+// certificate, encrypted to the TPM that has both EK and AK. Nothing is bound
+// or stored. Who owns the machine is not known yet, so the hub's own policy
+// judges; while that leaves a question, no certificate is made, for it would
+// say what nobody has decided. A refusal is an error of type *evidence.Refusal.
+func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*join.EnrollAnswer, error) {
+	a, err := s.enroll(ctx, body)
+	var refusal *evidence.Refusal
+	if errors.As(err, &refusal) {
+		s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Addr: addr, Message: refusal.Reason})
+	}
+	return a, err
+}
+
+func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, error) {
+	var in join.EnrollRequest
+	if err := parseSteps(body, &in); err != nil {
+		return nil, err
+	}
+	r, err := evidence.ParseKeys(&in)
+	if err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := s.inForce(ctx, version, store.HubWide)
+	if err != nil {
+		return nil, err
+	}
+	makers, err := s.trust(ctx, version)
+	if err != nil {
+		return nil, err
+	}
+	// Nothing is looked up on the web for a stranger: the second step does.
+	verdict := new(evidence.Verdict)
+	evidence.VerifyKeys(verdict, r, &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now})
+	if verdict.Refusal != nil && verdict.Refusal.Code != evidence.CodeChainExpired {
+		return nil, verdict.Refusal
+	}
+	secret := s.stepSecret(r, hourOf(now))
+	keys, err := join.DeriveStepKeys(secret, r.IAKName)
+	if err != nil {
+		return nil, err
+	}
+	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
+	if err != nil {
+		return nil, fmt.Errorf("onboard: %w", err)
+	}
+	a := &join.EnrollAnswer{Certificate: []byte{}, Credential: join.CredentialFile(blob, encrypted), IV: []byte{}, MAC: []byte{}}
+	if !verdict.Accepted() {
+		return a, nil
+	}
+	chain, err := s.akCertificate(ctx, r, now)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.SealCertificate(keys, chain)
+}
+
+// akCertificate makes the first step's certificate and its issuer's, in PEM.
+// Its address is by the device's id, which Pantacor's programs take from it.
+func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now time.Time) ([]byte, error) {
+	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
+	if err != nil {
+		return nil, err
+	}
+	key, err := r.IAK.Key()
+	if err != nil {
+		return nil, err
+	}
+	der, err := s.CA.IssueIAK(pki.IAKRequest{
+		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial()), NotBefore: now,
+		URI: s.PublicURL + "/aca/certs/" + id + ".crt",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
+	}
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...), nil
+}
+
+// hourOf is what a first step's secret is good for: it is proven in the same
+// hour or in the next.
+func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
+
+// stepSecret is what the first step encrypts to a TPM: the same for the same EK
+// and AK within an hour, and known to nobody without the seal key.
+func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
+	secret := s.derive("gangway enroll credential v1\x00", append(binary.BigEndian.AppendUint64(r.EKHash[:], uint64(hour)), r.IAKName...))
+	return secret[:join.CredentialSize]
+}
+
+// Registered is what the second step answers with.
+type Registered struct {
+	Certificate []byte // IDevID, DER
+	Device      store.Device
+}
+
+// Register is the second of Pantacor's two steps. It proves, by the AK's word,
+// that the CSR's key is in the TPM that opened the first step's credential;
+// then it judges, issues and binds as Enrol and Activate do. Errors are of the
+// types that theirs are.
+func (s *Service) Register(ctx context.Context, body []byte, addr string) (Registered, error) {
+	e, err := s.register(ctx, body, addr)
+	if err != nil {
+		var refusal *evidence.Refusal
+		if errors.As(err, &refusal) {
+			s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
+		}
+		return Registered{}, err
+	}
+	d, err := s.bind(ctx, e, addr)
+	return Registered{e.IDevIDCert, d}, err
+}
+
+// register returns the stored enrolment, as enrol does.
+func (s *Service) register(ctx context.Context, body []byte, addr string) (e store.Enrolment, err error) {
+	var in join.Registration
+	if err := parseSteps(body, &in); err != nil {
+		return e, err
+	}
+	r, err := evidence.ParseRegistration(&in)
+	if err != nil {
+		return e, err
+	}
+	now := s.Now()
+	token, err := s.pantacorToken(ctx, r.Claims.TokenID, r.Claims.Owner, r.Claims.Name, r.Claims.MAC, now)
+	if err != nil {
+		return e, err
+	}
+	e.Owner, e.TokenID = token.Owner, token.ID
+	verdict := new(evidence.Verdict)
+	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner vouched for the name of this IDevID key.", token.ID))
+	hour, err := s.provenIn(r, in.Proof, now)
+	if err != nil {
+		return e, err
+	}
+	verdict.Pass("credential", "The TPM with this EK and this IAK opened what was encrypted to it, and proved it for this request.")
+	id, generation, err := s.deviceOf(ctx, store.Hash(r.EKHash))
+	if err != nil {
+		return e, err
+	}
+	// What a device is called is the hub's to say: who names another device
+	// wants to be that one.
+	if in.DeviceName != "" && in.DeviceName != id {
+		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id that this TPM's device has.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
+	}
+	if r.Claims.Device != "" && r.Claims.Device != join.DevicePRN+id {
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn that this TPM's device has.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
+	}
+	kept, err := join.Kept{
+		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour,
+	}.Encode()
+	if err != nil {
+		return e, err
+	}
+	e.RequestHash, e.Request = sha256.Sum256(kept), kept
+	e.DeviceID, e.Generation = id, generation
+	return s.accept(ctx, verdict, r, e, now, addr)
+}
+
+// provenIn says in which hour the credential was made whose secret the proof
+// is by.
+func (s *Service) provenIn(r *evidence.Request, proof []byte, now time.Time) (int64, error) {
+	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
+		keys, err := join.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
+		if err != nil {
+			return 0, err
+		}
+		if keys.Proves(r.Signing.Raw, proof) {
+			return hour, nil
+		}
+	}
+	return 0, errCredential
+}
+
+// VerifyOwnership checks an ownership proof of Pantacor's form, for who
+// registers devices elsewhere. It says nothing of the key whose name it is
+// over. A refusal is an error of type *evidence.Refusal, the same for all that
+// may be wrong before the proof is known to be right.
+func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
+	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
+	return err
+}
+
+func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac []byte, now time.Time) (store.JoinToken, error) {
+	if !join.IsID(id) {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	token, err := s.Store.JoinToken(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	if err != nil {
+		return store.JoinToken{}, err
+	}
+	good, err := owns(s.CA.SealKey(), token.PantacorKey, token.ID, name, mac)
+	if err != nil {
+		return store.JoinToken{}, err
+	}
+	if !good || owner != join.AccountPRN+token.Owner {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	if token.Disabled || !token.Expires.After(now) {
+		return store.JoinToken{}, refuseToken
+	}
+	return token, nil
+}
+
+// parseSteps reads a body of either step. Unknown fields are let pass, as
+// elsewhere for Pantacor's programs; trailing data is not.
+func parseSteps(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	err := d.Decode(v)
+	if err == nil && d.InputOffset() != int64(len(bytes.TrimRight(body, " \t\r\n"))) {
+		err = errors.New("data follows the JSON object")
+	}
+	if err != nil {
+		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for what is expected."}
+	}
+	return nil
+}
