@@ -134,7 +134,7 @@ const (
 // Enrolment is one accepted request: the evidence, and the certificates that
 // were issued for it. RequestHash makes it idempotent.
 type Enrolment struct {
-	RequestHash Hash // SHA-256 of the request body (TCG-CSR-IDEVID)
+	RequestHash Hash // SHA-256 of Request
 	State       EnrolmentState
 	DeviceID    string
 	Owner       string // Account.ID
@@ -152,7 +152,7 @@ type Enrolment struct {
 	IDevIDCert []byte // DER
 	IDevIDHash Hash   // SHA-256 of IDevIDCert
 
-	Request []byte // the whole TCG-CSR-IDEVID, for the auditor
+	Request []byte // for the auditor: the whole TCG-CSR-IDEVID, or join.Kept
 	Verdict []byte // JSON of the evidence verdict
 
 	Manufacturer string

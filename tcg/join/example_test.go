@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write the worked example into docs/protocol.md")
 
-const exampleHeading = "## 9. Worked example\n"
+const exampleHeading = "## 10. Worked example\n"
 
 // The worked example of docs/protocol.md is what the code makes of fixed
 // inputs: whoever writes another device can check each step by it.
@@ -114,5 +115,20 @@ func workedExample(t *testing.T) string {
 	exporter, cert := bytes.Repeat([]byte{0xE7}, ExporterSize), sha256.Sum256([]byte("certificate"))
 	say("On a TLS connection whose exporter is 32 bytes `e7`, for a certificate whose DER is the eleven bytes `certificate`, the activation proof is")
 	dump(ActivationProof(keys, exporter, cert))
+
+	akName := append([]byte{0, 0x0B}, bytes.Repeat([]byte{0xA2}, 32)...)
+	say("In the two steps, with the same token and key, `name` is the 68 characters `000ba1a1…` and extension .2")
+	dump(OwnershipMAC(sha256.Sum256(secret), hex.EncodeToString(name)))
+	steps, err := DeriveStepKeys(credential, akName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	say("If the credential holds 32 bytes `c5` for an AK of the name `000b` followed by 32 bytes `a2`, the keys encryption, mac and register are")
+	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
+	say("and the proof for a CSR whose DER is the three bytes `csr` is")
+	dump(steps.Prove([]byte("csr")))
+	file := CredentialFile([]byte("blob"), []byte("secret"))
+	say("A credential file of the id object `blob` and the encrypted secret `secret`, both as text, is")
+	dump(file)
 	return b.String()
 }
