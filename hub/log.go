@@ -167,7 +167,7 @@ func (c *logCursor) fits() bool {
 	if c.Page < 1 || c.Page > maxLogPage || len(c.Devices) > maxLogDevices || !storable(c.After) || !storable(c.Before) || !storable(c.Created) {
 		return false
 	}
-	return len(c.Levels) <= maxLogValues && len(c.Sources) <= maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
+	return len(c.Levels) <= maxLogValues && len(c.Sources) <= 2*maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
 }
 
 // storable says whether a time is one that microseconds since 1970 can tell.
@@ -208,6 +208,12 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	for name, into := range map[string]*[]string{"lvl": &c.Levels, "src": &c.Sources, "plat": &c.Platforms, "rev": &c.Revs} {
 		if v := q.Get(name); v != "" {
 			*into = strings.Split(v, ",")
+		}
+	}
+	// A source is often a path, and pvr's DEVICE/SOURCE cannot say its slash.
+	for _, source := range c.Sources {
+		if !strings.HasPrefix(source, "/") {
+			c.Sources = append(c.Sources, "/"+source)
 		}
 	}
 	switch q.Get("sort") {

@@ -144,9 +144,10 @@ func badMeta(err error) error {
 // printable replaces what no database or terminal likes inside a text.
 func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }
 
-// stepBytes bounds the states in one answer, in bytes. What does not fit is
-// asked for with ?after=.
-const stepBytes = 1 << 20
+// stepBytes ends an answer of steps once it has this many bytes; what is left is
+// asked for with ?after=. With the largest step on top it is less than the
+// 2 MiB that a device reads.
+const stepBytes = 512 << 10
 
 // listSteps lists by status. Without a filter a device gets the one new step
 // that comes next, and a person all that are not done.

@@ -45,7 +45,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 const stateLimit = trail.MaxState + trail.MaxMeta + 64<<10
 
 func badState(err error) error {
-	return problem(http.StatusBadRequest, "state-malformed", "See docs/trails.md for the form of a state.", "The state cannot be taken: %v.", err)
+	return problem(http.StatusBadRequest, "state-malformed", "It is a JSON object with a \"#spec\"; names that end in .json have documents, all others the SHA-256 of an object.", "The state cannot be taken: %v.", err)
 }
 
 // trailProblem gives the refusals of trails and objects their answers.

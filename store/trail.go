@@ -103,7 +103,7 @@ type StepFilter struct {
 	Statuses []StepStatus // any of these
 	After    int          // only steps with a larger Rev; -1: from the first
 	Limit    int          // 0: 100; at most 1000
-	Bytes    int          // no more steps once their States have this many bytes; 0: no bound
+	Bytes    int          // no more steps once their texts have this many bytes; 0: no bound
 }
 
 // Trails keeps the states of devices. Methods that take a quota fail with

@@ -99,6 +99,10 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err err
 	if c.Endpoint == "" || c.Bucket == "" {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
 	}
+	if c.Prefix == "" {
+		// What a hub does not know it removes: no two may share their keys.
+		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
+	}
 	i.objects, err = objects.OpenS3(ctx, c)
 	return err
 }

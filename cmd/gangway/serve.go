@@ -120,7 +120,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
 	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")
 	f.StringVar(&s3.Region, "s3-region", "", "its region, where the service does not say")
-	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, e.g. "gangway/"`)
+	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, of this hub alone (default "gangway-" and part of the hub's name)`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
 }

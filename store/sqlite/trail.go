@@ -282,7 +282,7 @@ func (s *Store) Steps(ctx context.Context, f store.StepFilter) (list []store.Ste
 		return c.each(query, func(r row) (bool, error) {
 			step := readStep(&r)
 			list = append(list, step)
-			size += len(step.State)
+			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
 			return f.Bytes == 0 || size < f.Bytes, nil
 		}, f.Device, int64(f.After), string(statuses), pageLimit(f.Limit))
 	})

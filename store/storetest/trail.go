@@ -310,7 +310,7 @@ func stepsByStatus(f *fixture) {
 		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew, store.StepTesting}}, "[2 3 4 5]"},
 		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew}, Limit: 1}, "[3]"},
 		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepDone, store.StepTesting}}, "[0 1 2]"},
-		{store.StepFilter{After: -1, Statuses: store.StepStatuses, Bytes: 20}, "[0 1]"},
+		{store.StepFilter{After: -1, Statuses: store.StepStatuses, Bytes: 40}, "[0 1]"},
 		{store.StepFilter{After: -1}, "[]"},
 	} {
 		c.filter.Device = d

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"crypto/sha256"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"gangway/objects"
+	"gangway/pki"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+)
+
+// Two hubs on one bucket must not take each other's objects for rubbish.
+func TestHubsShareABucketButNoKeys(t *testing.T) {
+	backend := s3mem.New()
+	if err := backend.CreateBucket("fleet"); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(gofakes3.New(backend).Server())
+	defer server.Close()
+	c := objects.S3Config{Endpoint: server.URL, Region: "us-east-1", Bucket: "fleet", AccessKey: "key", SecretKey: "secret"}
+	text := "an object"
+	sum := sha256.Sum256([]byte(text))
+	for n := range 2 {
+		i, err := openInstance(t.Context(), t.TempDir(), pki.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer i.close()
+		if err := i.openObjects(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.objects.Stat(t.Context(), sum); err != objects.ErrNotFound {
+			t.Errorf("hub %d sees another's: %v", n, err)
+		}
+		if err := i.objects.Put(t.Context(), sum, int64(len(text)), strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.objects.Stat(t.Context(), sum); err != nil {
+			t.Error(err)
+		}
+	}
+	i := &instance{dir: t.TempDir()}
+	if err := i.openObjects(t.Context(), objects.S3Config{Bucket: "fleet"}); err == nil || !strings.Contains(err.Error(), "belong together") {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,303 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// piece is how large each object of these tests is, in bytes.
+const piece = 4 << 20
+
+// storeHub is a real `gangway serve` with an owner, who is signed in.
+func storeHub(t *testing.T) (*hubProcess, *uploader) {
+	t.Helper()
+	dir := t.TempDir()
+	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}
+	if out, err := exec.Command("go", "build", "-o", h.bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.addr = l.Addr().String()
+	l.Close()
+	h.start()
+	t.Cleanup(func() { h.kill() })
+	h.run("correct horse battery\n", "account", "create", "--data", h.data, "--nick", "ada", "--password-stdin")
+	ca, err := os.ReadFile(filepath.Join(h.data, "pki", "root.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	u := &uploader{url: "https://" + h.addr, client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 16}}}
+	t.Cleanup(u.client.CloseIdleConnections)
+	status, answer, err := u.call(t.Context(), "POST", "/auth/login", []byte(`{"username":"ada","password":"correct horse battery"}`))
+	var session struct{ Token string }
+	if err != nil || status != 200 || json.Unmarshal(answer, &session) != nil {
+		t.Fatalf("%d %s %v", status, answer, err)
+	}
+	u.token = session.Token
+	return h, u
+}
+
+// uploader is the owner's client.
+type uploader struct {
+	url    string
+	client *http.Client
+	token  string
+}
+
+func (u *uploader) call(ctx context.Context, method, path string, body []byte) (int, []byte, error) {
+	address, inner := path, !strings.HasPrefix(path, "https://")
+	if inner {
+		address = u.url + path
+	}
+	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if inner && u.token != "" {
+		req.Header.Set("Authorization", "Bearer "+u.token)
+	}
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, b, err
+}
+
+// content is the n-th object.
+func content(n int) ([]byte, [32]byte) {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], uint64(n))
+	b := make([]byte, piece)
+	rand.NewChaCha8(seed).Read(b)
+	return b, sha256.Sum256(b)
+}
+
+type access struct {
+	PutURL string `json:"signed-puturl"`
+	GetURL string `json:"signed-geturl"`
+}
+
+func (u *uploader) upload(ctx context.Context, b []byte, sum [32]byte) error {
+	status, answer, err := u.call(ctx, "POST", "/objects/", fmt.Appendf(nil, `{"objectname":"piece","size":"%d","sha256sum":"%x"}`, len(b), sum))
+	if err != nil {
+		return err
+	}
+	if status == 409 {
+		return nil
+	}
+	var a access
+	if err := json.Unmarshal(answer, &a); status != 200 || err != nil {
+		return fmt.Errorf("POST: %d %s", status, answer)
+	}
+	if status, answer, err = u.call(ctx, "PUT", a.PutURL, b); err != nil {
+		return err
+	}
+	if status != 200 {
+		return fmt.Errorf("PUT: %d %s", status, answer)
+	}
+	return nil
+}
+
+func (u *uploader) download(ctx context.Context, sum [32]byte) (status int, err error) {
+	status, answer, err := u.call(ctx, "GET", fmt.Sprintf("/objects/%x", sum), nil)
+	var a access
+	if err != nil || status != 200 {
+		return status, err
+	}
+	if err := json.Unmarshal(answer, &a); err != nil {
+		return 0, err
+	}
+	status, b, err := u.call(ctx, "GET", a.GetURL, nil)
+	if err == nil && status == 200 && sha256.Sum256(b) != sum {
+		err = fmt.Errorf("what came is not what was uploaded: %d bytes", len(b))
+	}
+	return status, err
+}
+
+// memory is what /proc says of a process, in KiB.
+func memory(t *testing.T, pid int, field string) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no %s of process %d", field, pid)
+	return 0
+}
+
+// Many objects go up and come down through a hub whose memory stays small.
+// GANGWAY_LOAD_MIB says how many MiB; `make load-objects` sends 10 GiB.
+func TestObjectsGoThroughLittleMemory(t *testing.T) {
+	total := 64
+	if v := os.Getenv("GANGWAY_LOAD_MIB"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 4 {
+			t.Fatalf("GANGWAY_LOAD_MIB=%q is no number of MiB", v)
+		}
+		total = n
+	}
+	h, u := storeHub(t)
+	pid := h.cmd.Process.Pid
+	// The peak counts from here: signing in takes 64 MiB for the password.
+	before := memory(t, pid, "VmRSS")
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		t.Skipf("this system does not let a peak be reset: %v", err)
+	}
+	pieces := total << 20 / piece
+	each := func(what string, f func(n int) error) {
+		t.Helper()
+		start := time.Now()
+		var next atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for n := int(next.Add(1)) - 1; n < pieces && !t.Failed(); n = int(next.Add(1)) - 1 {
+					if err := f(n); err != nil {
+						t.Errorf("%s of piece %d: %v", what, n, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		took := time.Since(start)
+		t.Logf("%s: %d MiB in %.1f s, %.0f MiB/s; resident %d MiB, peak %d MiB", what, total, took.Seconds(), float64(total)/took.Seconds(),
+			memory(t, pid, "VmRSS")>>10, memory(t, pid, "VmHWM")>>10)
+	}
+	each("upload", func(n int) error {
+		b, sum := content(n)
+		return u.upload(t.Context(), b, sum)
+	})
+	each("download", func(n int) error {
+		_, sum := content(n)
+		status, err := u.download(t.Context(), sum)
+		if err == nil && status != 200 {
+			err = fmt.Errorf("GET: %d", status)
+		}
+		return err
+	})
+	if peak := memory(t, pid, "VmHWM") >> 10; peak >= 100 {
+		t.Errorf("the hub took %d MiB, from %d MiB before", peak, before>>10)
+	}
+}
+
+// The hub is killed (SIGKILL) at random moments while objects are uploaded, and
+// started again: what it acknowledged is there, whole; what it did not is there
+// whole or not at all.
+func TestKilledHubLosesNoObject(t *testing.T) {
+	h, u := storeHub(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	const pieces = 60
+	var next atomic.Int64
+	var broken atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for n := int(next.Add(1)) - 1; n < pieces; n = int(next.Add(1)) - 1 {
+				b, sum := content(n)
+				for u.upload(ctx, b, sum) != nil {
+					broken.Add(1)
+					if ctx.Err() != nil {
+						t.Errorf("piece %d never went up", n)
+						return
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	kills := 0
+	for killing := true; killing; {
+		select {
+		case <-done:
+			killing = false
+		case <-time.After(100*time.Millisecond + rand.N(300*time.Millisecond)):
+			h.kill()
+			kills++
+			whole(t, h.data)
+			h.start()
+		}
+	}
+	t.Logf("%d kills, %d uploads broken", kills, broken.Load())
+	if kills < 3 || broken.Load() == 0 {
+		t.Errorf("%d kills, %d uploads broken: the test was too gentle", kills, broken.Load())
+	}
+	for n := range pieces {
+		_, sum := content(n)
+		if status, err := u.download(ctx, sum); err != nil || status != 200 {
+			t.Errorf("piece %d was acknowledged: %d, %v", n, status, err)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Join(h.data, "objects", "incoming")); err != nil || len(left) != 0 {
+		t.Errorf("%d halves are left, %v", len(left), err)
+	}
+}
+
+// whole checks that each file that has an object's name is that object.
+func whole(t *testing.T, data string) {
+	t.Helper()
+	dir := filepath.Join(data, "objects")
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		sum, err := hex.DecodeString(strings.ReplaceAll(name, string(filepath.Separator), ""))
+		if err != nil || len(sum) != 32 {
+			return nil // the lock, or what came in
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if sha256.Sum256(b) != [32]byte(sum) {
+			t.Errorf("%s is not whole: %d bytes", name, len(b))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

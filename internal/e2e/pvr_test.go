@@ -1,0 +1,205 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+)
+
+// pvr is the real program, of which GANGWAY_PVR has the path.
+type pvr struct {
+	t    *testing.T
+	bin  string
+	home string
+	h    *hubtest.Hub
+	args []string // before each command
+}
+
+// needPVR skips the test where there is none.
+func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
+	t.Helper()
+	p := &pvr{t: t, bin: os.Getenv("GANGWAY_PVR"), home: t.TempDir(), h: h}
+	if p.bin == "" {
+		t.Skip("GANGWAY_PVR has no path of a pvr program: the real client is not tried")
+	}
+	if err := os.WriteFile(filepath.Join(p.home, "ca.pem"), h.CA.RootPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// with is a pvr that is given the token.
+func (p pvr) with(token string) *pvr {
+	p.args = []string{"-a", token}
+	return &p
+}
+
+// remember makes pvr find the token where it stores its logins.
+func (p pvr) remember(token string) *pvr {
+	p.t.Helper()
+	auth, err := json.Marshal(map[string]any{"spec": "1", "tokens": map[string]any{
+		p.h.URL + "/auth realm=pantahub services": map[string]string{"Name": "", "access-token": token, "refresh-token": token},
+	}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	dir := filepath.Join(p.home, "stored")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "auth.json"), auth, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.args = []string{"-c", dir}
+	return &p
+}
+
+func (p *pvr) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, p.bin, append(append([]string{"-b", p.h.URL, "--http-proxy=no"}, p.args...), args...)...)
+	c.Dir = dir
+	// Nothing but the hub's own root is trusted, and nothing of this machine's
+	// settings is read.
+	c.Env = []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(p.home, "ca.pem"), "SSL_CERT_DIR=" + p.home, "PVR_DISABLE_SELF_UPGRADE=1"}
+	return c
+}
+
+// run must succeed, and returns both outputs.
+func (p *pvr) run(dir string, args ...string) string {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	defer cancel()
+	out, err := p.command(ctx, dir, args...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("pvr %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// The real pvr clones a device, changes a file and posts; the device takes it;
+// pvr sees that it is done, gets it elsewhere, and reads the device's log.
+func TestPVRSession(t *testing.T) {
+	h, device := pantavisorHub(t)
+	tool := needPVR(t, h)
+	device.firstSync(map[string][]byte{"app/root": []byte("the first root"), "bsp/kernel": bytes.Repeat([]byte("k"), 3<<20)})
+	token := signIn(t, h).token
+	for _, c := range []struct {
+		name string
+		pvr  *pvr
+	}{
+		{"token", tool.with(token)},
+		{"stored login", tool.remember(token)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := *c.pvr
+			p.t = t
+			work := t.TempDir()
+			url := h.URL + "/trails/" + device.id
+			p.run(work, "clone", url, "boat")
+			boat := filepath.Join(work, "boat")
+			if kernel, err := os.ReadFile(filepath.Join(boat, "bsp", "kernel")); err != nil || len(kernel) != 3<<20 {
+				t.Fatalf("%d bytes, %v", len(kernel), err)
+			}
+			changed := "changed by " + c.name
+			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte(changed), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(boat, "app", "new&<>"), []byte("new of "+c.name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.run(boat, "add", ".")
+			p.run(boat, "commit")
+			out := p.run(boat, "post", "-m", "a change <&>", url)
+			if !strings.Contains(out, "Successfully posted") {
+				t.Fatalf("%s", out)
+			}
+			rev, files := device.update("DONE")
+			if string(files["app/root"]) != changed || string(files["app/new&<>"]) != "new of "+c.name || len(files) != 3 {
+				t.Errorf("the device has %q", files["app/root"])
+			}
+			if out := p.run(work, "ps"); !strings.Contains(out, device.id[:8]) || !strings.Contains(out, "DONE") || !strings.Contains(out, fmt.Sprintf(" %d ", rev)) || !strings.Contains(out, "127.0.0.1") {
+				t.Errorf("ps: %s", out)
+			}
+			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
+				t.Errorf("stepinfo: %s", out)
+			}
+			// Another step, given up by the device.
+			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.run(boat, "add", ".")
+			p.run(boat, "commit")
+			p.run(boat, "post", "-m", "a bad change")
+			device.update("ERROR")
+			if out := p.run(work, "ps"); !strings.Contains(out, "ERROR") {
+				t.Errorf("ps: %s", out)
+			}
+			// The good one, elsewhere.
+			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
+			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
+				t.Errorf("%q, %v", got, err)
+			}
+			p.run(boat, "get", fmt.Sprintf("%s/steps/%d", url, rev))
+			p.run(boat, "checkout")
+			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
+				t.Errorf("%q, %v", got, err)
+			}
+			// Exchanged before the device has taken it.
+			p.run(boat, "post", "-m", "twice", "-f", url)
+			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("put by "+c.name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p.run(boat, "add", ".")
+			p.run(boat, "commit")
+			p.run(boat, "put", url)
+			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
+				t.Errorf("%q", files["app/root"])
+			}
+			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
+			p.follows(work, "a line for "+c.name, "device", "logs", device.id)
+			p.follows(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
+			// What is not there is said to be, not taken for empty.
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if out, err := p.command(ctx, work, "clone", h.URL+"/trails/0123456789abcdef01234567", "none").CombinedOutput(); err == nil || !strings.Contains(string(out), "404") {
+				t.Errorf("a clone of nothing: %v %s", err, out)
+			}
+		})
+	}
+}
+
+// follows runs a command that goes on for ever until it prints the line.
+func (p *pvr) follows(dir, line string, args ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	c := p.command(ctx, dir, args...)
+	out, err := c.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	if err := c.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	defer c.Wait()
+	defer c.Process.Kill()
+	var seen []string
+	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+		seen = append(seen, scanner.Text())
+		if strings.Contains(scanner.Text(), line) {
+			return
+		}
+	}
+	p.t.Errorf("pvr %s never printed %q: %q %s", strings.Join(args, " "), line, seen, stderr.Bytes())
+}
