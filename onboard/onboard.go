@@ -106,16 +106,14 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	}
 	now := s.Now()
 	verdict := new(evidence.Verdict)
-	token, err := s.ownership(ctx, r, now)
+	token, generation, err := s.ownership(ctx, r, now)
 	if err != nil {
 		return e, nil, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
 	verdict.Pass("ownership", "Join token "+token.ID+" of this owner signed for this IDevID key and this hub.")
 
-	if e.DeviceID, e.Generation, err = s.deviceOf(ctx, store.Hash(r.EKHash)); err != nil {
-		return e, nil, err
-	}
+	e.DeviceID, e.Generation = s.deviceID(store.Hash(r.EKHash), generation), generation
 	e.RequestHash, e.Request = store.Hash(r.Hash), r.Raw
 	e.ProdModel, e.ProdSerial = tcg.Printable(string(r.CSR.ProdModel)), tcg.Printable(string(r.CSR.ProdSerial))
 	e, err = s.accept(ctx, verdict, r, e, now, addr)
@@ -195,32 +193,33 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership checks the proof against the token's public key.
-func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, error) {
+// ownership checks the proof against the token's public key. It returns the
+// token, and how often the TPM was let go, read at the same moment.
+func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, int, error) {
 	d := r.CAData
 	if !join.HubNamesEqual(d.HubName, s.CA.HubName()) {
-		return store.JoinToken{}, &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
 	}
-	token, err := s.Store.JoinToken(ctx, d.TokenID)
+	token, generation, err := s.Store.JoinTokenFor(ctx, d.TokenID, r.EKHash)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.JoinToken{}, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
 	}
 	if err != nil {
-		return store.JoinToken{}, err
+		return store.JoinToken{}, 0, err
 	}
 	message := join.OwnershipMessage(s.CA.HubName(), d.Owner, d.TokenID, r.IDevIDName)
 	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, d.Proof) {
-		return store.JoinToken{}, errOwnership
+		return store.JoinToken{}, 0, errOwnership
 	}
 	// Only now is it known that the sender has the token: what follows may
 	// tell about it.
 	if d.Owner != join.AccountPRN+token.Owner {
-		return store.JoinToken{}, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, refuseToken
+		return store.JoinToken{}, 0, refuseToken
 	}
-	return token, nil
+	return token, generation, nil
 }
 
 var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}

@@ -264,6 +264,9 @@ type Store interface {
 	// TPM returns the registry's entry for an endorsement key. ErrNotFound:
 	// never activated here.
 	TPM(ctx context.Context, ek Hash) (TPM, error)
+	// JoinTokenFor returns, as of one moment, a token and TPM.Generation of the
+	// endorsement key that comes with it; 0 for one that never activated here.
+	JoinTokenFor(ctx context.Context, id string, ek Hash) (t JoinToken, generation int, err error)
 	// AIK returns the AIK registry's entry for a TPM name.
 	AIK(ctx context.Context, name []byte) (AIK, error)
 

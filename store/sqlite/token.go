@@ -7,16 +7,18 @@ import (
 )
 
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, disabled,
-	default_user_meta, created, auto_hash, pantacor_key FROM join_tokens `
+	default_user_meta, created, auto_hash, pantacor_key`
 
 var (
 	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
 		uses, disabled, default_user_meta, created, auto_hash, pantacor_key)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''), nullif(?, x''))`)
-	selectToken       = prepared(tokenColumns + `WHERE id = ?`)
-	selectTokens      = prepared(tokenColumns + `WHERE owner = ? ORDER BY created DESC, id DESC`)
-	selectTokenByAuto = prepared(tokenColumns + `WHERE auto_hash = ?`)
-	disableToken      = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+	selectToken       = prepared(tokenColumns + ` FROM join_tokens WHERE id = ?`)
+	selectTokens      = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ? ORDER BY created DESC, id DESC`)
+	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
+	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
+		FROM join_tokens WHERE id = ?`)
+	disableToken = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
 )
 
 // CreateJoinToken implements store.Store. Whether the owner exists is not
@@ -72,6 +74,25 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 		return err
 	})
 	return t, err
+}
+
+// JoinTokenFor implements store.Store.
+func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectTokenFor, ek[:], id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		if t, err = readToken(&r); err != nil {
+			return err
+		}
+		generation = r.int()
+		return nil
+	})
+	return t, generation, err
 }
 
 // JoinTokens implements store.Store.

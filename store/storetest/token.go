@@ -16,8 +16,28 @@ var tokenTests = []test{
 		f.must(err)
 		equal(f, "token", got, want)
 	}},
+	{"ForATPMOfAnyGeneration", func(f *fixture) {
+		want := func(ek store.Hash, generation int) {
+			stored, err := f.JoinToken(f.ctx, f.token.ID)
+			f.must(err)
+			t, g, err := f.JoinTokenFor(f.ctx, f.token.ID, ek)
+			f.must(err)
+			equal(f, "token", t, stored)
+			equal(f, "generation", g, generation)
+		}
+		want(Hash("nothing"), 0)
+		for g := range 3 {
+			d := f.onboard(Machine{Name: "one", Generation: g}, f.token)
+			want(d.EK, g)
+			f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+			want(d.EK, g+1)
+		}
+		want(Hash("nothing"), 0)
+	}},
 	{"UnknownIsNotFound", func(f *fixture) {
 		_, err := f.JoinToken(f.ctx, ID("nothing"))
+		f.refused(err, store.ErrNotFound)
+		_, _, err = f.JoinTokenFor(f.ctx, ID("nothing"), Hash("nothing"))
 		f.refused(err, store.ErrNotFound)
 	}},
 	{"TakenIDExists", func(f *fixture) {
