@@ -51,6 +51,7 @@ func TestRejectsLogsThatCostTooMuch(t *testing.T) {
 	if len(e.Log) > boot.MaxLog {
 		t.Fatal(len(e.Log))
 	}
+	sign(t, d, e)
 	start := time.Now()
 	refused(t, d, e, boot.CodeLog)
 	if took := time.Since(start); took > time.Second {
