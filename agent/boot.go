@@ -61,15 +61,15 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) error {
 	if err := json.Unmarshal(raw, &challenge); err != nil {
 		return fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)
 	}
-	quoted, err := identity.LoadQuote(ctx, t, identity.Options{Algorithm: a.state.Algorithm}, challenge.Nonce)
+	log, err := a.eventLog()
+	if err != nil {
+		return err
+	}
+	quoted, err := identity.LoadQuote(ctx, t, identity.Options{Algorithm: a.state.Algorithm}, join.BootQualifying(challenge.Nonce, log))
 	if errors.Is(err, identity.ErrNoBank) {
 		a.step("boot", "%v", err)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	log, err := a.eventLog()
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"gangway/evidence"
 	"gangway/tcg"
+	"gangway/tcg/join"
 )
 
 // PCRs is how many are quoted, from PCR 0.
@@ -138,8 +139,8 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, error) {
 	if err != nil || !bytes.Equal(q.QualifiedSigner, signer) || iak.Verify(e.Attest, s) != nil {
 		return nil, refuse(CodeSigner, "The quote is not by the device's attestation key.")
 	}
-	if !bytes.Equal(q.ExtraData, e.Nonce) {
-		return nil, refuse(CodeNonce, "The quote is over another nonce than the hub gave.")
+	if !bytes.Equal(q.ExtraData, join.BootQualifying(e.Nonce, e.Log)) {
+		return nil, refuse(CodeNonce, "The quote is over another nonce than the hub gave, or over another event log than was sent.")
 	}
 	bank, err := e.Bank.Hash()
 	if err != nil || bankNames[e.Bank] == "" {

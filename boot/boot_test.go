@@ -18,6 +18,7 @@ import (
 	"gangway/fleet"
 	"gangway/internal/eventlog"
 	"gangway/tcg"
+	"gangway/tcg/join"
 )
 
 var machine = sync.OnceValues(func() (*fleet.Device, error) {
@@ -45,11 +46,17 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	t.Helper()
 	d := must(machine())(t)
 	e := &boot.Evidence{Nonce: nonce, Bank: tcg.AlgSHA256, PCRs: l.PCRs(), Log: l.Bytes()}
+	sign(t, d, e)
+	return d, e
+}
+
+// sign has the device's TPM quote the evidence as it is now.
+func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
+	t.Helper()
 	var err error
-	if e.Attest, e.Signature, err = d.Quote(nonce, tcg.AlgSHA256, e.PCRs, 1); err != nil {
+	if e.Attest, e.Signature, err = d.Quote(join.BootQualifying(e.Nonce, e.Log), e.Bank, e.PCRs, 1); err != nil {
 		t.Fatal(err)
 	}
-	return d, e
 }
 
 func verify(t testing.TB, l eventlog.Log) *boot.Measurement {
@@ -128,7 +135,7 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	extended := sha256.Sum256(append(slices.Clone(e.PCRs[11]), nonce...))
 	e.PCRs[11] = extended[:]
-	e.Attest, e.Signature, _ = d.Quote(nonce, tcg.AlgSHA256, e.PCRs, 1)
+	sign(t, d, e)
 	m := must(boot.Verify(d.IAK.Public, e))(t)
 	if !slices.Equal(m.Unexplained, []int{11}) {
 		t.Errorf("unexplained %v", m.Unexplained)
@@ -148,7 +155,7 @@ func TestPCR10IsNotCompared(t *testing.T) {
 		d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 		v := sha256.Sum256([]byte(ima))
 		e.PCRs[10] = v[:]
-		e.Attest, e.Signature, _ = d.Quote(nonce, tcg.AlgSHA256, e.PCRs, 1)
+		sign(t, d, e)
 		return must(boot.Verify(d.IAK.Public, e))(t)
 	}
 	r := boot.ReferenceOf(boots("a"), "the first boot", may3)
@@ -161,6 +168,7 @@ func TestWithoutALogTheValuesCount(t *testing.T) {
 	without := func(l eventlog.Log) *boot.Measurement {
 		d, e := measured(t, l)
 		e.Log = nil
+		sign(t, d, e)
 		return must(boot.Verify(d.IAK.Public, e))(t)
 	}
 	m := without(eventlog.Boot(true, "linux 1", "quiet"))
@@ -187,7 +195,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
 	// Nor the right words with another's signature.
-	_, e.Signature, _ = other.Quote(nonce, tcg.AlgSHA256, e.PCRs, 1)
+	_, e.Signature, _ = other.Quote(join.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
 
@@ -201,11 +209,11 @@ func TestRejectsCertifyInThePlaceOfAQuote(t *testing.T) {
 func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	few := *e
-	few.Attest, few.Signature, _ = d.Quote(nonce, tcg.AlgSHA256, e.PCRs[:8], 1)
+	few.Attest, few.Signature, _ = d.Quote(join.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs[:8], 1)
 	refused(t, d, &few, boot.CodeSelection)
 	weak := *e
 	weak.Bank = 0x0004 // SHA-1
-	weak.Attest, weak.Signature, _ = d.Quote(nonce, weak.Bank, e.PCRs, 1)
+	weak.Attest, weak.Signature, _ = d.Quote(join.BootQualifying(nonce, e.Log), weak.Bank, e.PCRs, 1)
 	refused(t, d, &weak, boot.CodeSelection)
 	other := *e
 	other.Bank = tcg.AlgSHA384
@@ -215,7 +223,7 @@ func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
 func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	good := eventlog.Boot(true, "linux 1", "quiet")
-	e.PCRs, e.Log = good.PCRs(), good.Bytes()
+	e.PCRs = good.PCRs()
 	refused(t, d, e, boot.CodeValues)
 	e.PCRs = e.PCRs[:15]
 	refused(t, d, e, boot.CodeValues)
@@ -225,12 +233,12 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 
 func TestRejectsLogOfAnotherBoot(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
-	e.Log = eventlog.Boot(true, "linux 1", "quiet").Bytes()
-	refused(t, d, e, boot.CodeLog)
-	e.Log = []byte("no log")
-	refused(t, d, e, boot.CodeLog)
-	e.Log = make([]byte, boot.MaxLog+1)
-	refused(t, d, e, boot.CodeLog)
+	for _, log := range [][]byte{eventlog.Boot(true, "linux 1", "quiet").Bytes(), []byte("no log"), make([]byte, boot.MaxLog+1)} {
+		e.Log = log
+		refused(t, d, e, boot.CodeNonce) // exchanged on its way
+		sign(t, d, e)
+		refused(t, d, e, boot.CodeLog) // by the device itself
+	}
 }
 
 // A log may say "on" beside the digest of "off".
@@ -268,15 +276,17 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// 1,000 mutations of a log: none is taken for the reference's boot, but those
-// of bytes that no digest covers, and they change nothing that is compared.
+// 1,000 mutations of a log. None is accepted: the TPM signed the log's hash. And
+// where the device itself has its TPM sign the mutation, none is taken for the
+// reference's boot, but those of bytes that no digest covers, and they change
+// nothing that is compared.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	d, e := measured(t, l)
 	good := must(boot.Verify(d.IAK.Public, e))(t)
 	r := boot.ReferenceOf(good, "the first boot", may3)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	log := e.Log
+	log, attest, signature := e.Log, e.Attest, e.Signature
 	matched := 0
 	for i := range 1000 {
 		switch i % 5 {
@@ -311,6 +321,9 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 		if bytes.Equal(e.Log, log) {
 			continue
 		}
+		e.Attest, e.Signature = attest, signature
+		refused(t, d, e, boot.CodeNonce)
+		sign(t, d, e)
 		m, err := boot.Verify(d.IAK.Public, e)
 		if err != nil || len(boot.Compare(r, m)) > 0 {
 			continue
@@ -341,8 +354,31 @@ func FuzzVerify(f *testing.F) {
 		if err != nil && !errors.As(err, &r) {
 			t.Fatalf("an error that is no refusal: %v", err)
 		}
-		if err == nil && !bytes.Equal(attest, e.Attest) {
-			t.Fatal("another quote is accepted")
+		if err == nil && (!bytes.Equal(attest, e.Attest) || !bytes.Equal(log, e.Log)) {
+			t.Fatal("another quote is accepted, or another log")
+		}
+		if err == nil {
+			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)
+		}
+	})
+}
+
+// Logs that the device has its TPM sign.
+func FuzzEventLog(f *testing.F) {
+	d, e := measured(f, eventlog.Boot(true, "linux 1", "quiet"))
+	f.Add(e.Log)
+	for _, name := range []string{"uki", "sdboot"} {
+		_, log := real(f, name)
+		f.Add(log)
+	}
+	f.Fuzz(func(t *testing.T, log []byte) {
+		lie := *e
+		lie.Log = log
+		sign(t, d, &lie)
+		m, err := boot.Verify(d.IAK.Public, &lie)
+		var r *evidence.Refusal
+		if err != nil && !errors.As(err, &r) {
+			t.Fatalf("an error that is no refusal: %v", err)
 		}
 		if err == nil {
 			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)

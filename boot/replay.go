@@ -19,8 +19,9 @@ import (
 
 // replay fills in the events of the PCRs that the log explains.
 func (m *Measurement) replay(e *Evidence) (err error) {
-	if len(e.Log) > MaxLog {
-		return refuse(CodeLog, fmt.Sprintf("The event log has more than %d bytes.", MaxLog))
+	clean, err := scan(e.Log)
+	if err != nil {
+		return refuse(CodeLog, fmt.Sprintf("The event log cannot be read: %v.", err))
 	}
 	// The library's parser is not ours: what it cannot take is a bad log.
 	defer func() {
@@ -28,7 +29,7 @@ func (m *Measurement) replay(e *Evidence) (err error) {
 			err = refuse(CodeLog, "The event log cannot be read.")
 		}
 	}()
-	parsed, err := log.ParseEventLog(e.Log, log.ParseOpts{AllowPadding: true})
+	parsed, err := log.ParseEventLog(clean, log.ParseOpts{})
 	if err != nil {
 		return refuse(CodeLog, fmt.Sprintf("The event log cannot be read: %v.", err))
 	}
@@ -50,9 +51,6 @@ func (m *Measurement) replay(e *Evidence) (err error) {
 		}
 		events = append(events, of...)
 	}
-	if len(events) > MaxEvents {
-		return refuse(CodeLog, fmt.Sprintf("The event log has more than %d events.", MaxEvents))
-	}
 	slices.SortStableFunc(events, func(a, b log.Event) int { return cmp.Compare(a.Num(), b.Num()) })
 	m.name(events, bank)
 	return nil
@@ -63,18 +61,20 @@ func (m *Measurement) replay(e *Evidence) (err error) {
 func (m *Measurement) name(events []log.Event, bank crypto.Hash) {
 	section := "" // of a unified kernel image: its content follows its name
 	images := 0
+	separated := false // PCR 7 has its separator
 	for _, e := range events {
 		n := Event{PCR: e.Index, Digest: hex.EncodeToString(e.Digest)}
 		switch e.Type {
 		case log.Separator:
 			n.What = fmt.Sprintf("the separator in PCR %d", e.Index)
+			separated = separated || e.Index == 7
 		case log.SCRTMVersion:
 			n.What = "the firmware's version"
 			n.Text = measuredText(e, bank)
 		case log.EFIPlatformFirmwareBlob, log.EFIPlatformFirmwareBlob2, log.SCRTMContents, log.PostCode:
 			n.What = "the firmware"
 		case log.EFIVariableDriverConfig, log.EFIVariableBoot, log.EFIVariableBoot2, log.EFIVariableAuthority:
-			m.nameVariable(&n, e, bank)
+			m.nameVariable(&n, e, bank, separated)
 		case log.EFIBootServicesApplication:
 			images++
 			n.What = "the boot image"
@@ -110,14 +110,16 @@ func (m *Measurement) name(events []log.Event, bank crypto.Hash) {
 }
 
 // nameVariable names a firmware variable, and reads Secure Boot's state where
-// the digest shows that it is what was measured.
-func (m *Measurement) nameVariable(n *Event, e log.Event, bank crypto.Hash) {
-	v, err := log.ParseUEFIVariableData(bytes.NewReader(e.Data))
-	if err != nil {
+// the digest shows that it is what was measured. Whoever runs later can extend
+// PCR 7 by the words of a Secure Boot that is on: so it counts before the
+// separator, which ends the firmware's part, and if it is there once.
+func (m *Measurement) nameVariable(n *Event, e log.Event, bank crypto.Hash, separated bool) {
+	v, ok := parseVariable(e.Data)
+	if !ok {
 		n.What = fmt.Sprintf("a firmware variable in PCR %d", n.PCR)
 		return
 	}
-	name := tcg.Printable(v.VarName())
+	name := tcg.Printable(v.name)
 	switch {
 	case e.Type == log.EFIVariableAuthority:
 		n.What = fmt.Sprintf("the key that allowed a boot image (%s)", name)
@@ -126,13 +128,22 @@ func (m *Measurement) nameVariable(n *Event, e log.Event, bank crypto.Hash) {
 	default:
 		n.What = "firmware variable " + name
 	}
-	if n.PCR == 7 && e.Type == log.EFIVariableDriverConfig && name == "SecureBoot" && isDigestOf(e, e.Data, bank) {
-		if n.Text = "off"; len(v.VariableData) == 1 && v.VariableData[0] == 1 {
-			n.Text = "on"
-		}
-		m.SecureBoot = n.Text
+	if n.PCR != 7 || e.Type != log.EFIVariableDriverConfig || v.name != "SecureBoot" || v.owner != globalVariable || separated || !isDigestOf(e, e.Data, bank) {
+		return
 	}
+	if n.Text = "off"; len(v.value) == 1 && v.value[0] == 1 {
+		n.Text = "on"
+	}
+	if m.SecureBoot != notTold {
+		m.SecureBoot = toldTwice
+		return
+	}
+	m.SecureBoot = n.Text
 }
+
+// toldTwice is the state of a Secure Boot whose variable was measured more than
+// once, which no firmware does.
+const toldTwice = "told more than once"
 
 // sections of a unified kernel image, as systemd's stub measures them.
 var sections = map[string]string{
@@ -155,16 +166,14 @@ func (n *Event) nameIPL(e log.Event, bank crypto.Hash, section string) string {
 		n.What = what
 	case n.PCR == 12 && text != "":
 		n.What = "the kernel command line"
-		if isDigestOf(e, e.Data, bank) {
-			n.Text = text
-		}
+		n.Text = measuredText(e, bank)
 	case n.PCR == 8 || n.PCR == 9:
 		n.What = fmt.Sprintf("something that the boot loader measured into PCR %d", n.PCR)
 		// GRUB hashes what follows its own words.
 		plain := strings.TrimRight(string(e.Data), "\x00")
 		for _, prefix := range []string{"kernel_cmdline: ", "module_cmdline: ", "grub_cmd: "} {
 			if rest, ok := strings.CutPrefix(plain, prefix); ok && isDigestOf(e, []byte(rest), bank) {
-				n.Text = bounded(rest)
+				n.Text = whole([]byte(rest))
 				if n.What = "the kernel command line"; prefix != "kernel_cmdline: " {
 					n.What = fmt.Sprintf("a %s", strings.TrimSuffix(prefix, ": "))
 				}
@@ -185,16 +194,38 @@ func isDigestOf(e log.Event, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(d.Sum(nil), e.Digest)
 }
 
-// measuredText is an event's data where it is text and was measured.
+// measuredText is an event's data where it was measured.
 func measuredText(e log.Event, bank crypto.Hash) string {
 	if !isDigestOf(e, e.Data, bank) {
 		return ""
 	}
-	text := strings.TrimRight(string(e.Data), "\x00")
-	if decoded := utf16Text(e.Data); decoded != "" && strings.Contains(text, "\x00") {
-		text = decoded
+	return whole(e.Data)
+}
+
+// maxText bounds a text, in bytes.
+const maxText = 2048
+
+// whole shows data as text, UTF-16 or UTF-8, without its closing zero; in
+// hexadecimal where it is neither, or where a screen would not show all of it:
+// behind a zero, a control or a bidirectional character there could be another
+// command line than the one that is read.
+func whole(data []byte) string {
+	s := string(data)
+	if len(data) >= 2 && len(data)%2 == 0 && data[0] != 0 && data[1] == 0 {
+		units := make([]uint16, len(data)/2)
+		for i := range units {
+			units[i] = binary.LittleEndian.Uint16(data[2*i:])
+		}
+		s = string(utf16.Decode(units))
 	}
-	return bounded(text)
+	s = strings.TrimSuffix(s, "\x00")
+	if s != "" && len(s) <= maxText && tcg.Printable(s) == s {
+		return s
+	}
+	if len(data) > 64 {
+		return fmt.Sprintf("%x… (%d bytes)", data[:64], len(data))
+	}
+	return hex.EncodeToString(data)
 }
 
 // utf16Text decodes little-endian UTF-16 that ends with a zero.

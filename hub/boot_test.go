@@ -39,7 +39,7 @@ func report(t testing.TB, d *fleet.Device, nonce []byte, l eventlog.Log, resets 
 	t.Helper()
 	r := &join.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: l.PCRs(), EventLog: l.Bytes()}
 	var err error
-	if r.Attest, r.Signature, err = d.Quote(nonce, tcg.AlgSHA256, r.PCRs, resets); err != nil {
+	if r.Attest, r.Signature, err = d.Quote(join.BootQualifying(nonce, r.EventLog), tcg.AlgSHA256, r.PCRs, resets); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -156,10 +156,15 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	}
 	// The values and the log of the usual boot beside another's quote.
 	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
-	r.PCRs, r.EventLog = usual.PCRs(), usual.Bytes()
+	r.PCRs = usual.PCRs()
 	lie("values", boot.CodeValues, r, c)
 	r = report(t, s.victim, challenge(t, c).Nonce, another, 2)
 	r.EventLog = usual.Bytes()
+	lie("log that was exchanged", boot.CodeNonce, r, c)
+	n := challenge(t, c).Nonce
+	r = report(t, s.victim, n, another, 2)
+	r.EventLog = usual.Bytes()
+	r.Attest, r.Signature, _ = s.victim.Quote(join.BootQualifying(n, r.EventLog), tcg.AlgSHA256, r.PCRs, 2)
 	lie("log", boot.CodeLog, r, c)
 	// A quote by a key that is not this device's.
 	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)

@@ -99,10 +99,10 @@ func UTF16(s string) []byte {
 	return out
 }
 
-// Variable is UEFI_VARIABLE_DATA.
+// Variable is UEFI_VARIABLE_DATA of a variable that UEFI itself defines.
 func Variable(name string, data []byte) []byte {
 	units := utf16.Encode([]rune(name))
-	out := make([]byte, 16) // a GUID
+	out := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c} // EFI_GLOBAL_VARIABLE
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(units)))
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(data)))
 	for _, u := range units {

@@ -1,6 +1,9 @@
 package join
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // BootExporterLabel is the TLS exporter's label that a measurement is bound to
 // its connection by (RFC 8446, 7.5), with ExporterSize bytes and no context.
@@ -8,6 +11,22 @@ const BootExporterLabel = "EXPORTER-gangway-boot"
 
 // BootNonceSize is the size of a measurement's nonce, in bytes.
 const BootNonceSize = 32
+
+// BootQualifying is the qualifying data of the quote in a report, 32 bytes:
+//
+//	SHA-256("gangway boot v1" 00 || len(nonce) nonce || SHA-256(event log))
+//
+// with the length in one byte. So the TPM signs the log along with the nonce,
+// and one that was altered on its way is refused whatever the alteration is.
+func BootQualifying(nonce, eventLog []byte) []byte {
+	log := sha256.Sum256(eventLog)
+	h := sha256.New()
+	h.Write([]byte("gangway boot v1\x00"))
+	h.Write([]byte{byte(len(nonce))})
+	h.Write(nonce)
+	h.Write(log[:])
+	return h.Sum(nil)
+}
 
 // MaxBootReport bounds a BootReport's JSON, in bytes.
 const MaxBootReport = 2 << 20
@@ -25,7 +44,7 @@ type BootReport struct {
 	Nonce     []byte   `json:"nonce"`
 	Bank      uint16   `json:"bank"`   // TPM_ALG_ID of the PCR bank
 	PCRs      [][]byte `json:"pcrs"`   // values of PCR 0 to 15
-	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote over the nonce
+	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote over BootQualifying
 	Signature []byte   `json:"signature"`
 	EventLog  []byte   `json:"event-log,omitempty"` // as the firmware wrote it
 }
