@@ -55,6 +55,7 @@ type Kind struct {
 	Enrol       float64            `json:"enrol"` // verify, issue, seal, store
 	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
 	Ownership   float64            `json:"ownership_proof"`
+	WithProof   float64            `json:"ratio_with_ownership_proof"` // Enrol / (CryptoSum + Ownership)
 	Bytes       float64            `json:"enrol_bytes"`  // of memory taken, an enrolment
 	Allocs      float64            `json:"enrol_allocs"` // how often
 	Activate    float64            `json:"activate"`     // check the proof, bind; without TLS
@@ -306,6 +307,7 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	k.Bytes, k.Allocs = float64(m1.TotalAlloc-m0.TotalAlloc)/float64(n-1), float64(m1.Mallocs-m0.Mallocs)/float64(n-1)
 	k.PerSecond = float64(n-1) / wall.Seconds()
 	k.Ratio = k.Enrol / k.CryptoSum
+	k.WithProof = k.Enrol / (k.CryptoSum + k.Ownership)
 
 	type activation struct {
 		hash            [32]byte
