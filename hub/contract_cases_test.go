@@ -2,6 +2,8 @@ package hub_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -239,4 +241,45 @@ func TestContractWrongMethod(t *testing.T) {
 	}
 	status, body, h := c.ada.request("GET", "/nothing/of/this", nil, nil)
 	isProblem(t, "no address", status, body, h, 404)
+}
+
+// Each field with each wrong type: refused, or let pass as if it were not
+// there, and never the hub's fault.
+func TestContractWrongTypes(t *testing.T) {
+	c := newContract(t)
+	wrong := []string{"null", "true", "[]", "[null]", "{}", `""`, `"\u0000"`, "\"\xff\"", "-1", "1.5", "1e999", "123456789012345678901234567890", `"` + strings.Repeat("x", 5000) + `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)}
+	c.each(func(method, path string, r row) {
+		if r.limit == 0 || r.text || r.form {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		body := r.body
+		if b, ok := values["body"]; ok {
+			body = b
+		}
+		var fields map[string]json.RawMessage
+		if json.Unmarshal([]byte(body), &fields) != nil {
+			return // an array: TestLogsOfOthersMachinesAreRead
+		}
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			for _, v := range wrong {
+				for _, altered := range []string{
+					strings.Replace(body, string(fields[name]), v, 1),
+					`{"` + name + `":` + v + `,` + body[1:], // twice
+				} {
+					status, answer, h := c.caller(r).request(method, c.at(path, values), altered, nil)
+					if status < 400 || status == 409 && h.Get("Pantahub-Object-Type") != "" {
+						continue
+					}
+					isProblem(t, method+" "+path+" of "+cut(altered), status, answer, h)
+				}
+			}
+		}
+	})
+	if !strings.Contains(c.metrics(t), "gangway_panics_total 0") {
+		t.Error("there was a panic")
+	}
 }
