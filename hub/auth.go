@@ -135,12 +135,28 @@ var (
 // readJSON reads a body of at most maxBody bytes into v. Unknown fields are
 // let pass, as Pantacor's clients send some; trailing data is not.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	if err := dec.Decode(v); err != nil {
+	return readJSONOf(w, r, maxBody, v)
+}
+
+// readJSONOf is readJSON for a body of at most limit bytes. null is refused:
+// it would pass for an object without fields.
+func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	var value json.RawMessage
+	if err := dec.Decode(&value); err != nil {
 		return badBody(err)
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	var tooLarge *http.MaxBytesError
+	if _, err := dec.Token(); errors.As(err, &tooLarge) {
+		return err
+	} else if !errors.Is(err, io.EOF) {
 		return badBody(errors.New("data follows the JSON value"))
+	}
+	if string(value) == "null" {
+		return badBody(errors.New("it is null"))
+	}
+	if err := json.Unmarshal(value, v); err != nil {
+		return badBody(err)
 	}
 	return nil
 }

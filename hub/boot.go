@@ -48,7 +48,8 @@ func withConnState(ctx context.Context, _ net.Conn) context.Context {
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(join.BootExporterLabel, nil, join.ExporterSize)
 	if err != nil {
-		return nil, err
+		// TLS 1.2 without RFC 7627: such a connection cannot be told apart.
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and this one's TLS cannot do that.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
@@ -88,9 +89,8 @@ func (s *Server) bootState(ctx context.Context, device string) (string, error) {
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	var body join.BootReport
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, join.MaxBootReport))
-	if err := dec.Decode(&body); err != nil {
-		return badBody(err)
+	if err := readJSONOf(w, r, join.MaxBootReport, &body); err != nil {
+		return err
 	}
 	enrolment, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
 	if err != nil {

@@ -255,7 +255,7 @@ func (s *Server) trailOf(r *http.Request) (store.Device, error) {
 			return store.Device{}, store.ErrNotFound
 		}
 		s.sawDevice(r, id)
-		return *c.Device, nil
+		return *c.Device, claimed(*c.Device)
 	}
 	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err == nil && d.Owner != c.Owner {
@@ -265,6 +265,15 @@ func (s *Server) trailOf(r *http.Request) (store.Device, error) {
 		return store.Device{}, err
 	}
 	return d, nil
+}
+
+// claimed refuses what a device may do only once it is somebody's: states,
+// objects and lines are kept for its owner. 403 makes devices try later.
+func claimed(d store.Device) error {
+	if d.Owner == "" {
+		return problem(http.StatusForbidden, "unclaimed", "Its owner claims it with the challenge that it shows.", "The device is nobody's yet.")
+	}
+	return nil
 }
 
 // sawDevice records a sign of life.

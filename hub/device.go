@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"regexp"
@@ -341,9 +340,6 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) unpublish(w http.ResponseWriter, r *http.Request) error {
-	if r.PathValue("part") != "public" {
-		return store.ErrNotFound
-	}
 	return s.setPublic(w, r, false)
 }
 
@@ -392,14 +388,7 @@ func (s *Server) showDeviceMeta(w http.ResponseWriter, r *http.Request) error {
 // readMeta reads a meta that a request replaces another by, or a patch to it.
 func readMeta(w http.ResponseWriter, r *http.Request) (map[string]any, error) {
 	var m map[string]any
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMeta))
-	if err := dec.Decode(&m); err != nil {
-		return nil, badBody(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, badBody(errors.New("data follows the JSON value"))
-	}
-	return m, nil
+	return m, readJSONOf(w, r, maxMeta, &m)
 }
 
 func dropNulls(m map[string]any) map[string]any {

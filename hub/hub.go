@@ -348,11 +348,47 @@ func (s *Server) routes() http.Handler {
 	handle("POST /decide", s.asOwner(s.decideOnPage))
 	handle("GET /style.css", s.styleSheet)
 
-	handle("/", func(http.ResponseWriter, *http.Request) error {
-		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
-	})
-	return s.secured(mux)
+	none := noRoute(mux)
+	handle("/", none)
+	return s.secured(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete && !strings.HasSuffix(r.URL.Path, "/public") {
+			if _, pattern := mux.Handler(r); pattern == unpublishPattern {
+				s.fail(w, r, none(w, r))
+				return
+			}
+		}
+		mux.ServeHTTP(w, r)
+	}))
 }
+
+// noRoute answers what no route took: a method that an address does not have,
+// or an address that is none.
+func noRoute(mux *http.ServeMux) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			other := &http.Request{Method: method, Host: r.Host, URL: r.URL}
+			_, pattern := mux.Handler(other)
+			if pattern == unpublishPattern && !strings.HasSuffix(r.URL.Path, "/public") {
+				continue
+			}
+			// A redirect to a tidier path has no route's pattern.
+			if strings.Contains(pattern, " /") {
+				allowed = append(allowed, method)
+			}
+		}
+		if len(allowed) == 0 {
+			return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
+		}
+		list := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", list)
+		return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This address does not take the method.")
+	}
+}
+
+// unpublishPattern is wider than what it is for: beside
+// /devices/tokens/{id} the mux takes no ".../public".
+const unpublishPattern = "DELETE /devices/{id}/{part}"
 
 // secured sets the headers that every answer has, finds out where a request
 // comes from, refuses requests that a page of another site caused, and turns a

@@ -109,6 +109,9 @@ func cutText(s scalar, most int) string {
 func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	s.sawDevice(r, d.ID)
+	if err := claimed(d); err != nil {
+		return err
+	}
 	body, err := readBody(w, r, maxLogBody)
 	if err != nil {
 		return err
@@ -122,6 +125,9 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		return badBody(err)
+	}
+	if lines == nil {
+		return badBody(errors.New("it is null"))
 	}
 	if len(lines) > maxLogEntries {
 		return problem(http.StatusRequestEntityTooLarge, "too-many-lines", "Send fewer at once.", "More than %d lines came at once.", maxLogEntries)
@@ -170,8 +176,8 @@ func (c *logCursor) fits() bool {
 	return len(c.Levels) <= maxLogValues && len(c.Sources) <= 2*maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
 }
 
-// storable says whether a time is one that microseconds since 1970 can tell.
-func storable(t time.Time) bool { return t.Year() < 10000 }
+// storable says whether a time is one that JSON can tell, wherever it is told.
+func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
 // listLogs lists a person's devices' lines.
 func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
@@ -199,10 +205,10 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	for name, into := range map[string]*time.Time{"after": &c.After, "before": &c.Before} {
 		if v := q.Get(name); v != "" {
 			t, err := time.Parse(time.RFC3339Nano, v)
-			if err != nil || t.IsZero() {
+			if err != nil || t.IsZero() || !storable(t) {
 				return bad(name)
 			}
-			*into = t
+			*into = t.UTC() // an offset of a day can be read, and not written
 		}
 	}
 	for name, into := range map[string]*[]string{"lvl": &c.Levels, "src": &c.Sources, "plat": &c.Platforms, "rev": &c.Revs} {

@@ -131,3 +131,21 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 		t.Errorf("%d lines", got.Count)
 	}
 }
+
+// Times that can be read and not written are refused, or written another way.
+func TestLogsTakeAnyOffset(t *testing.T) {
+	f := newFleet(t)
+	want[map[string]string](f.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
+	for query, status := range map[string]int{
+		"after=2026-01-01T00:00:00%2B24:00":  200,
+		"before=2126-01-01T00:00:00-24:00":   200,
+		"after=0000-01-01T00:00:00%2B24:00":  400,
+		"before=9999-12-31T23:59:59-24:00":   400,
+		"before=9999-12-31T23:59:59%2B24:00": 200,
+	} {
+		got, body := f.ada.do("GET", "/logs?cursor=true&"+query, nil)
+		if got != status {
+			t.Errorf("%s: %d %s", query, got, body)
+		}
+	}
+}

@@ -77,6 +77,11 @@ const maxObjectName = 1024
 // asked for them.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := who(r)
+	if c.Device != nil {
+		if err := claimed(*c.Device); err != nil {
+			return err
+		}
+	}
 	body := struct {
 		ID       string   `json:"id"`
 		Sum      string   `json:"sha256sum"`
@@ -140,7 +145,13 @@ func (s *Server) storedObject(r *http.Request) (store.Object, error) {
 	if err != nil {
 		return store.Object{}, store.ErrNotFound
 	}
-	o, err := s.cfg.Store.Object(r.Context(), who(r).Owner, sum)
+	c := who(r)
+	if c.Device != nil {
+		if err := claimed(*c.Device); err != nil {
+			return store.Object{}, err
+		}
+	}
+	o, err := s.cfg.Store.Object(r.Context(), c.Owner, sum)
 	if err == nil && !o.Stored {
 		err = store.ErrNotFound
 	}

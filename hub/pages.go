@@ -85,6 +85,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 	nick := r.PostForm.Get("nick")
 	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), "", remoteAddr(r))
 	if errors.Is(err, error(errWrongPassword)) {
+		s.setAuthenticate(w)
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
 	}
 	if err != nil {

@@ -52,8 +52,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = problem(http.StatusInternalServerError, "internal", "Try again; the operator finds the cause in the hub's log.", "The hub could not do it.")
 	}
 	if p.Status == http.StatusUnauthorized {
-		// Pantacor's clients need exactly this form (parts split on ", ").
-		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
+		s.setAuthenticate(w)
 	}
 	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "5")
@@ -66,6 +65,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	}
 	writeJSON(w, p.Status, p)
+}
+
+// setAuthenticate sets what each 401 must have. Pantacor's clients need exactly
+// this form (parts split on ", ").
+func (s *Server) setAuthenticate(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
 }
 
 // statusOf gives the HTTP status of a refusal by its code.

@@ -78,6 +78,9 @@ func trailProblem(err error) error {
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	s.sawDevice(r, d.ID)
+	if err := claimed(d); err != nil {
+		return err
+	}
 	body, err := readBody(w, r, stateLimit)
 	if err != nil {
 		return err

@@ -7,32 +7,56 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 const root = "../.."
 
-// Every test that docs/security.md names for a threat exists.
+// Every test that a page names exists; security.md names one for each threat,
+// and pantahub-compat.md for each rule and weakness.
 func TestThreatsNameTestsThatExist(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join(root, "docs", "security.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	have := map[string]bool{}
 	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	walk(t, ".go", func(_ string, content []byte) {
+	walk(t, "_test.go", func(_ string, content []byte) {
 		for _, m := range declared.FindAllSubmatch(content, -1) {
 			have[string(m[1])] = true
 		}
 	})
-	named := regexp.MustCompile("`(Test\\w+)[`/]").FindAllSubmatch(doc, -1)
-	if len(named) < 40 {
-		t.Fatalf("only %d tests are named", len(named))
+	for page, least := range map[string]int{"security.md": 40, "pantahub-compat.md": 60} {
+		doc, err := os.ReadFile(filepath.Join(root, "docs", page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile("`(Test\\w+)[`/]").FindAllSubmatch(doc, -1)
+		if len(named) < least {
+			t.Fatalf("docs/%s: only %d tests are named", page, len(named))
+		}
+		for _, m := range named {
+			if !have[string(m[1])] {
+				t.Errorf("docs/%s names %s, which does not exist", page, m[1])
+			}
+		}
 	}
-	for _, m := range named {
-		if !have[string(m[1])] {
-			t.Errorf("docs/security.md names %s, which does not exist", m[1])
+}
+
+// The ten rules and the eighteen weaknesses are all there, each with a test.
+func TestEveryRuleAndWeaknessHasATest(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "pantahub-compat.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, weak, _ := strings.Cut(string(doc), "## What was weak")
+	for part, count := range map[string]int{rules: 10, weak: 18} {
+		rows := regexp.MustCompile(`(?m)^\| (\d+) \|.*$`).FindAllStringSubmatch(part, -1)
+		if len(rows) != count {
+			t.Errorf("%d rows, and %d were expected", len(rows), count)
+		}
+		for i, row := range rows {
+			if row[1] != strconv.Itoa(i+1) || !strings.Contains(row[0], "`Test") {
+				t.Errorf("row %d: %s", i+1, row[0])
+			}
 		}
 	}
 }
