@@ -56,9 +56,9 @@ type Kind struct {
 	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
 	Ownership   float64            `json:"ownership_proof"`
 	WithProof   float64            `json:"ratio_with_ownership_proof"` // Enrol / (CryptoSum + Ownership)
-	Bytes       float64            `json:"enrol_bytes"`  // of memory taken, an enrolment
-	Allocs      float64            `json:"enrol_allocs"` // how often
-	Activate    float64            `json:"activate"`     // check the proof, bind; without TLS
+	Bytes       float64            `json:"enrol_bytes"`                // of memory taken, an enrolment
+	Allocs      float64            `json:"enrol_allocs"`               // how often
+	Activate    float64            `json:"activate"`                   // check the proof, bind; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
 	Judged      *Judged            `json:"judged"`
 	ActPerSec   float64            `json:"activations_per_second"`
