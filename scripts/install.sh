@@ -23,8 +23,15 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
 	need tpm2_eventlog tpm2-tools
 	need curl curl
+	need jq jq # examples/onboard.sh is made of these
+	need xxd xxd
+	need shellcheck shellcheck
 	need haproxy haproxy # in front of a hub
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
+	# A resource manager for TPMs that have no kernel in front of them.
+	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
+	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
+	need dbus-daemon dbus-daemon
 	need cpio cpio # reads what we write
 	need mcopy mtools
 	needfile /usr/sbin/fsck.fat dosfstools
