@@ -37,8 +37,8 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 fi
-# A kernel is unpacked, not installed.
-kernel() { [ "${1:-all}" = demo ] || ./scripts/kernel.sh; }
+# A kernel and a newer curl are unpacked, not installed.
+unpacked() { [ "${1:-all}" = demo ] || { ./scripts/kernel.sh && ./scripts/curl.sh; }; }
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2
@@ -46,7 +46,7 @@ if ! command -v go >/dev/null 2>&1; then
 fi
 
 if [ -z "$want" ]; then
-	kernel "$@"
+	unpacked "$@"
 	exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -59,4 +59,4 @@ echo "Installing:$want" >&2
 $sudo apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $want >&2
-kernel "$@"
+unpacked "$@"
