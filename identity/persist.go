@@ -18,11 +18,11 @@ const (
 	keepRange        = 16
 )
 
-// ErrHandleTaken: another key is at the persistent handle.
+// ErrHandleTaken means that another key is at the persistent handle.
 var ErrHandleTaken = errors.New("identity: another key is at that persistent handle")
 
-// ErrOwnerAuth: the owner hierarchy has an authorisation value, so that only who
-// knows it stores keys in the TPM.
+// ErrOwnerAuth means that the owner hierarchy has an authorisation value, so
+// that only who knows it stores keys in the TPM.
 var ErrOwnerAuth = errors.New("identity: the TPM's owner hierarchy has a password, which storing a key needs: store it with tpm2_evictcontrol")
 
 // Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that
