@@ -137,7 +137,7 @@ func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handle
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: proxyHeaderTime, IdleTimeout: proxyIdle, MaxHeaderBytes: proxyHeader,
 		DisableGeneralOptionsHandler: true,
-		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ErrorLog:                     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(netutil.LimitListener(l, proxyConnections)) }()
@@ -177,6 +177,11 @@ func newProxyHandler(g *gate, target *url.URL, r http.RoundTripper, cfg ProxyCon
 		ErrorLog:     slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := http.NewResponseController(w)
+		hasBody := r.Body != nil && r.Body != http.NoBody
+		if hasBody { // also what nobody reads: the server does, after the answer
+			c.SetReadDeadline(time.Now().Add(cfg.patience))
+		}
 		if n := g.judge(r); n != nil {
 			cfg.Log.Info("refused", "method", r.Method, "path", r.URL.Path, "code", n.Code)
 			w.Header().Set("Connection", "close")
@@ -188,8 +193,7 @@ func newProxyHandler(g *gate, target *url.URL, r http.RoundTripper, cfg ProxyCon
 			explain(&http.MaxBytesError{Limit: cfg.MaxBody}, cfg).write(w)
 			return
 		}
-		c := http.NewResponseController(w)
-		if r.Body != nil && r.Body != http.NoBody {
+		if hasBody {
 			r.Body = &patientBody{ReadCloser: http.MaxBytesReader(w, r.Body, cfg.MaxBody), control: c, patience: cfg.patience}
 		}
 		forward.ServeHTTP(&patientWriter{ResponseWriter: w, control: c, patience: cfg.patience}, r)
@@ -229,7 +233,7 @@ type patientBody struct {
 func (b *patientBody) Read(p []byte) (int, error) {
 	b.control.SetReadDeadline(time.Now().Add(b.patience)) // where it cannot be set, the connection is gone
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF {
 		b.control.SetReadDeadline(time.Time{}) // what follows is the server's own
 	}
 	return n, err

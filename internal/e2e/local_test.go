@@ -229,6 +229,15 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 		t.Errorf("a part: %d, %d bytes", code, len(body))
 	}
 
+	// Programs that go away in the middle give back what they held.
+	for range 20 {
+		c := l.dial(t)
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", get.RequestURI())
+		if _, err := io.ReadFull(c, make([]byte, 1000)); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	}
 	// Many at once.
 	var wg sync.WaitGroup
 	for range 24 {
