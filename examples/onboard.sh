@@ -596,7 +596,7 @@ two_steps() {
 	is_for "$work/idevid-cert.pem" idevid
 
 	# B5 (§9): the IAK's certificate came with the first step, unless a person had
-	# to decide then. Its HMAC is checked before anything is decrypted. The key
+	# to decide; then it is where its address says, by the device's id. The HMAC is checked before anything is decrypted. The key
 	# opens certificates, which are public: it may be an argument.
 	if [ -n "$(jq -r '.certificate | strings' "$work/enrolled.json")" ]; then
 		part "$work/enrolled.json" iv >"$work/iv"
@@ -608,6 +608,12 @@ two_steps() {
 		certificates_of "$work/aik" "$work/aik-part"
 		mv "$work/aik-part1.pem" "$work/aik-cert.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
 		is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
+	else
+		device=$(jq -er '.device.id | strings' "$work/registered.json") || die "the hub's answer cannot be read"
+		[[ $device =~ ^[0-9a-f]{24}$ ]] || die "the hub's answer holds no device's id"
+		hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$device.crt" || die "the hub does not give out the IAK's certificate"
+		openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "what the hub gives out is no certificate"
+		is_for "$work/aik-cert.pem" iak
 	fi
 	say "The TPM opened the reply: the device is registered."
 
@@ -627,7 +633,8 @@ device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer ca
 mkdir -p "$out"
 cat "$work/idevid-cert.pem" >"$out/identity.pem"
 [ ! -e "$work/device-ca.pem" ] || cat "$work/device-ca.pem" >>"$out/identity.pem"
-[ ! -e "$work/aik-cert.pem" ] || cat "$work/aik-cert.pem" "$work/aca.pem" >"$out/aik.pem"
+cat "$work/aik-cert.pem" >"$out/aik.pem"
+[ ! -e "$work/aca.pem" ] || cat "$work/aca.pem" >>"$out/aik.pem"
 cp "$work/hub-ca.pem" "$work/device.json" "$out/"
 say "Onboarded: this device is $device."
 [ -z "$keep" ] || say "Its key is at $handle. OpenSSL uses it with: -provider default -provider tpm2 -propquery '?tpm2.signature=yes' -key handle:$handle"

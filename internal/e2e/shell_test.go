@@ -158,6 +158,56 @@ func TestShellOnboards(t *testing.T) {
 	}
 }
 
+// A TPM of a maker that the hub does not know waits for its owner, by either way,
+// and comes aboard when the owner has decided.
+func TestShellWaitsForItsOwner(t *testing.T) {
+	needShell(t)
+	for name, steps := range map[string]bool{"one round trip": false, "two steps": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tpm := newTPM(t, swtpm.RSA2048)
+			h := hubtest.New(t, nil, nil)
+			ada := signIn(t, h)
+			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = steps })
+			var args []string
+			if steps {
+				args = []string{"--two-steps"}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			approved := make(chan bool, 1)
+			go func() {
+				defer close(approved)
+				var list []struct {
+					ID        string
+					Questions []string
+				}
+				for ctx.Err() == nil {
+					if ada.call("GET", "/devices/waiting", nil, &list); len(list) == 1 {
+						break
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+				if len(list) == 1 {
+					ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, new(any))
+					approved <- true
+				}
+			}()
+			said, out, err := onboardByShell(t, tpm, tok, args...)
+			cancel()
+			if !<-approved || err != nil || !strings.Contains(said, "Approve with: gangway device approve") {
+				t.Fatalf("%v: %s", err, said)
+			}
+			if _, err := os.Stat(filepath.Join(out, "aik.pem")); err != nil {
+				t.Error(err)
+			}
+			if n := len(h.Devices(t, h.Owner)); n != 1 {
+				t.Errorf("%d devices", n)
+			}
+		})
+	}
+}
+
 // What the shell's device cannot do, it says, and leaves nothing behind.
 func TestShellSaysWhatIsWrong(t *testing.T) {
 	needShell(t)
