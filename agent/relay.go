@@ -38,7 +38,8 @@ type relay struct {
 	tpm   *identity.TPM
 	slots chan *slot
 
-	measuring sync.Mutex // guards agent's state: one measurement at a time
+	measuring sync.Mutex // guards agent's state and measured: one measurement at a time
+	measured  time.Time  // when the last one was
 }
 
 // slot is one connection to the hub, made anew when it is lost.
@@ -127,9 +128,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			cancel()
 			return nil, err
 		}
-		if notShown(resp) {
-			// The policy changed, or the connection is another one than was asked
-			// before: the next one shows what was booted.
+		if code := bootRefusal(resp); code != "" && !r.inVain(code) {
+			// The policy changed, or the owner accepted what was booted, or the
+			// connection is another one than was asked before: the next one shows it.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -147,11 +148,12 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	}
 }
 
-// notShown reports whether the hub wants the boot to be measured on this
-// connection. The refusal's body can be read again afterwards.
-func notShown(resp *http.Response) bool {
+// bootRefusal is the code of an answer by which the hub does not admit the device
+// because of what it booted, or has not shown; empty: it is another answer. The
+// body can be read again afterwards.
+func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
-		return false
+		return ""
 	}
 	const most = 64 << 10
 	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
@@ -161,8 +163,25 @@ func notShown(resp *http.Response) bool {
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(text), rest), rest}
 	var refused Refused
-	return err == nil && json.Unmarshal(text, &refused) == nil && strings.HasPrefix(refused.Code, "boot-")
+	if err != nil || json.Unmarshal(text, &refused) != nil || !strings.HasPrefix(refused.Code, "boot-") {
+		return ""
+	}
+	return refused.Code
 }
+
+// inVain reports whether another measurement now would say what the last one did:
+// that the boot does not match. Programs that ask on and on must not keep the TPM
+// busy with it.
+func (r *relay) inVain(code string) bool {
+	r.measuring.Lock()
+	defer r.measuring.Unlock()
+	return code == codeBootChanged && time.Since(r.measured) < vainPause
+}
+
+const (
+	codeBootChanged = "boot-changed" // of the hub's refusals
+	vainPause       = 30 * time.Second
+)
 
 // admit finds out, once a connection, whether the hub's policy lets the device in
 // on it, and shows what was booted where it does not.
@@ -177,7 +196,7 @@ func (r *relay) admit(ctx context.Context, s *slot) error {
 	}
 	_, err := s.hub.send(ctx, http.MethodGet, "/devices/"+r.agent.state.DeviceID, "", nil)
 	var refused *Refused
-	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") {
+	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.inVain(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
 	// What else the hub has against the device, it says to who asks.
@@ -194,6 +213,7 @@ func (r *relay) admit(ctx context.Context, s *slot) error {
 func (r *relay) measure(ctx context.Context, h *hub) error {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
+	r.measured = time.Now()
 	return r.agent.measure(ctx, h, r.tpm)
 }
 

@@ -575,6 +575,25 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
 		t.Errorf("another boot: %d %s", code, body)
 	}
+	// Who asks on and on does not keep the TPM busy.
+	first, err := o.hub.Store.LatestBoot(t.Context(), o.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
+			t.Errorf("another boot: %d %s", code, body)
+		}
+	}
+	if last, err := o.hub.Store.LatestBoot(t.Context(), o.id); err != nil || !last.Time.Equal(first.Time) {
+		t.Errorf("measured at %s and again at %s, %v", first.Time, last.Time, err)
+	}
+	// The owner accepts it, and it is let in at once.
+	var accepted any
+	signIn(t, o.hub).call("POST", path+"/boot/reference", map[string]any{"from": "latest", "lock": true}, &accepted)
+	if code, _, body := l.ask(t, "GET", path, nil); code != 200 {
+		t.Errorf("accepted: %d %s", code, body)
+	}
 	// What a device may do before its boot is known, it may.
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
 		t.Errorf("%d %s", code, body)

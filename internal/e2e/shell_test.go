@@ -3,7 +3,10 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"os"
@@ -203,6 +206,73 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 1 {
 				t.Errorf("%d devices", n)
+			}
+		})
+	}
+}
+
+// While the shell's device works, the token's secret and the key made of it are in
+// no file of its own and among no program's arguments.
+func TestShellKeepsSecretsInPipes(t *testing.T) {
+	needShell(t)
+	for name, args := range map[string][]string{"one round trip": nil, "two steps": {"--two-steps"}} {
+		t.Run(name, func(t *testing.T) {
+			tpm := newTPM(t, swtpm.RSA2048)
+			h := newHub(t, tpm)
+			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = args != nil })
+			secret, err := tok.Secret()
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, err := join.OwnershipKey(secret, tok.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			hmacKey := sha256.Sum256(secret)
+			var secrets [][]byte
+			for _, s := range [][]byte{secret, key.Seed(), hmacKey[:]} {
+				secrets = append(secrets, s, []byte(hex.EncodeToString(s)), []byte(base64.StdEncoding.EncodeToString(s)))
+			}
+			stop, done := make(chan struct{}), make(chan int)
+			go func() { // looks at all there is, again and again
+				looked := 0
+				defer func() { done <- looked }()
+				for {
+					for _, pattern := range []string{"/dev/shm/onboard.*/*", "/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"} {
+						files, _ := filepath.Glob(pattern)
+						for _, f := range files {
+							if info, err := os.Stat(f); err != nil || !info.Mode().IsRegular() {
+								continue // a pipe would wait
+							}
+							b, err := os.ReadFile(f)
+							if err != nil {
+								continue
+							}
+							if strings.HasPrefix(f, "/dev/shm") {
+								looked++
+							}
+							for i, s := range secrets {
+								if bytes.Contains(b, s) {
+									t.Errorf("%s holds secret %d", f, i)
+								}
+							}
+						}
+					}
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+			}()
+			said, _, err := onboardByShell(t, tpm, tok, args...)
+			close(stop)
+			looked := <-done
+			if err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			if looked < 20 {
+				t.Errorf("only %d files were seen", looked)
 			}
 		})
 	}
