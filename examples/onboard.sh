@@ -66,12 +66,17 @@ export TPM2TOOLS_TCTI="$tcti" TPM2OPENSSL_TCTI="$tcti" TSS2_LOG="${TSS2_LOG:-all
 # What is between the programs are files, in memory where the system has such a
 # place, for the length of this run. No secret is in one.
 [ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 501 ] || die "bash 5.1 is needed: older ones write what goes to a program into files"
-work=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")" onboard.XXXXXX)
-persisted="" tls_pid=""
+for place in "${XDG_RUNTIME_DIR:-}" /dev/shm "${TMPDIR:-/tmp}"; do
+	[ -z "$place" ] || [ ! -w "$place" ] || break
+done
+work=$(mktemp -d -p "$place" onboard.XXXXXX)
+persisted="" tls_pid="" sleep_pid=""
 finish() {
 	status=$?
 	trap - EXIT
-	[ -z "$tls_pid" ] || kill "$tls_pid" 2>/dev/null || true
+	for pid in "$tls_pid" "$sleep_pid"; do
+		[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	done
 	if [ -n "$persisted" ] && { [ -z "$keep" ] || [ "$status" != 0 ]; }; then
 		tpm2_evictcontrol -Q -C o -c "$handle" || say "onboard.sh: the identity key stays at $handle: take it back with tpm2_evictcontrol -C o -c $handle"
 	fi
@@ -166,7 +171,7 @@ session() {
 	tpm2_policysecret -Q -S "$1" -c e >/dev/null
 	[ $# = 2 ] && return
 	tpm2_policycommandcode -Q -S "$1" "$3" >/dev/null
-	tpm2_policyor -Q -S "$1" -l "$2:$4" >/dev/null
+	(cd "$work" && tpm2_policyor -Q -S "$1" -l "$2:$4" >/dev/null) # the list ends at a comma
 }
 
 # public NAME: of the key in NAME.ctx, NAME.public is the TPMT_PUBLIC, NAME.name
@@ -195,7 +200,7 @@ devid() {
 	flush
 	public "$1"
 }
-branches() { printf '%s,%s,%s,%s' "$work/$1.branch"{0,1,2,3}; } # for tpm2_policyor
+branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
 # Templates of the EK profile, best first, in the agent's order, so that both
 # find the same key and are the same device: name, NV index of the certificate,
@@ -352,7 +357,10 @@ waits_for_owner() {
 	jq -r '"Waiting for the owner to decide: \(.msg) Approve with: gangway device approve \(."device-id"), after comparing the SHA-256 of the EK: \(."ek-sha256")"' \
 		"$1" | tr -d '\000-\037\177' >&2
 	say ""
-	sleep "$pause"
+	sleep "$pause" & # so that a signal need not wait for it
+	sleep_pid=$!
+	wait "$sleep_pid"
+	sleep_pid=""
 }
 
 # open_credential: what is in $work/credential, a file of tpm2_makecredential, goes

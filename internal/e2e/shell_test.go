@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,6 +51,13 @@ func needShell(t testing.TB) {
 // again as before.
 func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *join.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
+	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
+}
+
+// onboardByShellIn does it with a folder for what is temporary, in which nothing
+// may be left. When ctx ends, the script is asked to end.
+func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *join.TokenFile, args ...string) (said, out string, err error) {
+	t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
 		t.Fatal(err)
@@ -64,15 +72,19 @@ func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *join.TokenFile, args ...s
 		t.Fatal(err)
 	}
 	defer broker.Stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	args = append([]string{"--tcti", broker.TCTI(), "--model", "test machine", "--serial", "0001"}, args...)
 	c := exec.CommandContext(ctx, "../../examples/onboard.sh", append(args, file, out)...)
-	c.Env = append(os.Environ(), broker.Env()...)
-	c.WaitDelay = 5 * time.Second
+	c.Env = append(append(os.Environ(), broker.Env()...), "XDG_RUNTIME_DIR="+temp)
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	c.WaitDelay = 10 * time.Second
 	var stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stderr, &stderr
 	err = c.Run()
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("temporary files are left: %v", left)
+	}
 	return stderr.String(), out, err
 }
 
@@ -233,12 +245,13 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			for _, s := range [][]byte{secret, key.Seed(), hmacKey[:]} {
 				secrets = append(secrets, s, []byte(hex.EncodeToString(s)), []byte(base64.StdEncoding.EncodeToString(s)))
 			}
+			temp := t.TempDir()
 			stop, done := make(chan struct{}), make(chan int)
 			go func() { // looks at all there is, again and again
 				looked := 0
 				defer func() { done <- looked }()
 				for {
-					for _, pattern := range []string{"/dev/shm/onboard.*/*", "/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"} {
+					for _, pattern := range []string{temp + "/onboard.*/*", "/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"} {
 						files, _ := filepath.Glob(pattern)
 						for _, f := range files {
 							if info, err := os.Stat(f); err != nil || !info.Mode().IsRegular() {
@@ -248,7 +261,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 							if err != nil {
 								continue
 							}
-							if strings.HasPrefix(f, "/dev/shm") {
+							if strings.HasPrefix(f, temp) {
 								looked++
 							}
 							for i, s := range secrets {
@@ -265,7 +278,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 					}
 				}
 			}()
-			said, _, err := onboardByShell(t, tpm, tok, args...)
+			said, _, err := onboardByShellIn(t, t.Context(), temp, tpm, tok, args...)
 			close(stop)
 			looked := <-done
 			if err != nil {
@@ -315,8 +328,24 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
-	if left, _ := filepath.Glob("/dev/shm/onboard.*"); len(left) > 0 {
-		t.Errorf("temporary files are left: %s", left)
+	// Told to end while it waits for its owner.
+	waiting := hubtest.New(t, nil, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		ada := signIn(t, waiting)
+		var list []any
+		for ctx.Err() == nil && len(list) == 0 {
+			ada.call("GET", "/devices/waiting", nil, &list)
+			time.Sleep(50 * time.Millisecond)
+		}
+		cancel()
+	}()
+	if said, _, err := onboardByShellIn(t, ctx, t.TempDir(), tpm, waiting.Token(t, waiting.Owner, nil)); err == nil {
+		t.Errorf("it does not end: %s", said)
+	}
+	if after := persistent(t, tpm); after != before {
+		t.Errorf("left in the TPM: %s, before: %s", after, before)
 	}
 }
 
