@@ -80,6 +80,7 @@ finish() {
 	if [ -n "$persisted" ] && { [ -z "$keep" ] || [ "$status" != 0 ]; }; then
 		tpm2_evictcontrol -Q -C o -c "$handle" || say "onboard.sh: the identity key stays at $handle: take it back with tpm2_evictcontrol -C o -c $handle"
 	fi
+	end_sessions 2>/dev/null || true
 	flush 2>/dev/null || true
 	rm -rf "$work"
 	exit "$status"
@@ -134,9 +135,16 @@ der() {
 ### The TPM ###################################################################
 
 # Each of the tools loads what it needs from files and leaves it loaded, which
-# a resource manager cleans up and a TPM by itself does not.
-flush() { tpm2_flushcontext -Q -t; tpm2_flushcontext -Q -l; tpm2_flushcontext -Q -s; }
-flush_objects() { tpm2_flushcontext -Q -t; } # and no sessions
+# a resource manager cleans up and a TPM by itself does not. Of sessions only our
+# own are ended: other programs' are listed too.
+flush() { tpm2_flushcontext -Q -t; }
+end_sessions() {
+	local file
+	for file in "$work"/*.session; do
+		[ ! -e "$file" ] || tpm2_flushcontext -Q "$file" || true
+		rm -f "$file"
+	done
+}
 
 # Policies are hashes, so no TPM is needed to compute them (TPM 2.0, Part 3, 23).
 extend() { # extend HASH POLICY-HEX MORE-HEX
@@ -334,6 +342,7 @@ devid idevid IDEVID '' 01c90010
 session "$work/certify.session" sha256 TPM2_CC_Certify "$(branches idevid)"
 tpm2_certify -Q -c "$work/idevid.ctx" -P "session:$work/certify.session" -C "$work/iak.ctx" -g sha256 \
 	-o "$work/certify.info" -s "$work/certify.signature"
+end_sessions
 flush
 
 # Step 5: OpenSSL's TPM provider knows keys that are persistent, so the IDevID
@@ -374,10 +383,11 @@ open_credential() {
 	tpm2_startauthsession -Q --hmac-session --tpmkey-context "$work/ek.ctx" -S "$work/bus.session" 2>/dev/null || # it warns needlessly
 		die "the TPM starts no session that is salted to the EK"
 	tpm2_sessionconfig -Q --enable-encrypt "$work/bus.session"
-	flush_objects
+	flush
 	secret=$(tpm2_activatecredential -Q -c "$work/iak.ctx" -C "$work/ek.ctx" -i "$work/credential" -o /dev/fd/3 \
 		-p "session:$work/iak.session" ${ek_auth:+-P "$ek_auth"} -S "$work/bus.session" 3>&1 >/dev/null | hex) || secret=""
 	[ "$(len "$secret")" = 32 ] || die "the TPM does not open the hub's reply: it is for another TPM, or was altered"
+	end_sessions
 	flush
 }
 

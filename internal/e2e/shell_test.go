@@ -88,10 +88,21 @@ func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm
 	return stderr.String(), out, err
 }
 
-// persistent lists the persistent handles of a TPM.
+// persistent lists the persistent handles of a TPM, and checks that no session is
+// left in it.
 func persistent(t testing.TB, tpm *swtpm.TPM) string {
 	t.Helper()
-	c := exec.Command("tpm2_getcap", "handles-persistent")
+	for _, kind := range []string{"handles-loaded-session", "handles-saved-session", "handles-transient"} {
+		if left := handles(t, tpm, kind); left != "" {
+			t.Errorf("%s: %s", kind, left)
+		}
+	}
+	return handles(t, tpm, "handles-persistent")
+}
+
+func handles(t testing.TB, tpm *swtpm.TPM, kind string) string {
+	t.Helper()
+	c := exec.Command("tpm2_getcap", kind)
 	c.Env = append(os.Environ(), "TPM2TOOLS_TCTI="+tpm.TCTI())
 	out, err := c.Output()
 	if err != nil {
