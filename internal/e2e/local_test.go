@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"gangway/agent"
+	"gangway/internal/hubtest"
 	"gangway/internal/process"
 	"gangway/internal/swtpm"
 )
@@ -615,5 +616,32 @@ func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	ada.call("DELETE", "/devices/"+o.id, nil, new(any))
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 401 && code != 403 {
 		t.Errorf("%d %s", code, body)
+	}
+}
+
+// Who answers at the hub's address and is not the hub gets nothing.
+func TestProxyTrustsNoOtherHub(t *testing.T) {
+	o := newOnboarded(t, "")
+	other := hubtest.New(t, nil, nil)
+	file := filepath.Join(o.state, "state.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte(o.hub.URL), []byte(other.URL)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := o.proxy(t, "--unix", socket(t))
+	for range 2 {
+		if code, name, body := l.ask(t, "GET", "/healthz", nil); code != 502 || name != "proxy-hub" {
+			t.Errorf("%d %s", code, body)
+		}
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.stop()
+	if code, _, body := o.proxy(t, "--unix", socket(t)).ask(t, "GET", "/healthz", nil); code != 200 {
+		t.Errorf("the hub itself: %d %s", code, body)
 	}
 }
