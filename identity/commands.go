@@ -44,6 +44,7 @@ var commands = map[uint32]command{
 	0x0000016C:           {"PolicyCommandCode", 1, false, limitCommand},
 	0x00000171:           {"PolicyOR", 1, false, limitCommand},
 	0x0000015D:           {"Sign", 1, false, limitCommand},
+	0x00000120:           {"EvictControl", 2, false, limitCommand},
 }
 
 func commandOf(code uint32) command {

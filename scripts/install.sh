@@ -23,15 +23,22 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/lib/systemd/boot/efi/linuxx64.efi.stub systemd-boot-efi
 	need tpm2_eventlog tpm2-tools
 	need curl curl
+	need jq jq # examples/onboard.sh is made of these
+	need xxd xxd
+	need shellcheck shellcheck
 	need haproxy haproxy # in front of a hub
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
+	# A resource manager for TPMs that have no kernel in front of them.
+	needfile /usr/sbin/tpm2-abrmd tpm2-abrmd
+	needfile "/usr/lib/$(uname -m)-linux-gnu/libtss2-tcti-tabrmd.so.0" libtss2-tcti-tabrmd0
+	need dbus-daemon dbus-daemon
 	need cpio cpio # reads what we write
 	need mcopy mtools
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 fi
-# A kernel is unpacked, not installed.
-kernel() { [ "${1:-all}" = demo ] || ./scripts/kernel.sh; }
+# A kernel and a newer curl are unpacked, not installed.
+unpacked() { [ "${1:-all}" = demo ] || { ./scripts/kernel.sh && ./scripts/curl.sh; }; }
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2
@@ -39,7 +46,7 @@ if ! command -v go >/dev/null 2>&1; then
 fi
 
 if [ -z "$want" ]; then
-	kernel "$@"
+	unpacked "$@"
 	exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -52,4 +59,4 @@ echo "Installing:$want" >&2
 $sudo apt-get update -qq >&2
 # shellcheck disable=SC2086 # a list
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $want >&2
-kernel "$@"
+unpacked "$@"

@@ -146,7 +146,7 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 			return o.print(stdout, s)
 		},
 	}
-	root.AddCommand(onboard, runCmd, status)
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr))
 	return root
 }
 

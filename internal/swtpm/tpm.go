@@ -44,6 +44,10 @@ type TPM struct {
 	proc *process.Process // nil while stopped
 }
 
+// controlName is the control socket's name as tpm2-tools' swtpm TCTI expects
+// it beside a socket "tpm.sock".
+const controlName = "tpm.sock.ctrl"
+
 // maxSocket is what fits sockaddr_un.sun_path with its final zero, in bytes.
 const maxSocket = 107
 
@@ -112,25 +116,30 @@ func (t *TPM) finish(opts Options) error {
 // place chooses where the sockets are.
 func (t *TPM) place() error {
 	at := t.dir
-	if len(filepath.Join(at, "tpm.ctrl")) > maxSocket {
+	if len(filepath.Join(at, controlName)) > maxSocket {
 		temp, err := os.MkdirTemp("", "swtpm")
 		if err != nil {
 			return fmt.Errorf("swtpm: %w", err)
 		}
-		if len(filepath.Join(temp, "tpm.ctrl")) > maxSocket {
+		if len(filepath.Join(temp, controlName)) > maxSocket {
 			os.RemoveAll(temp)
 			return fmt.Errorf("swtpm: %s is too long a path for a Unix socket, and so is TMPDIR: set TMPDIR to a shorter one", t.dir)
 		}
 		t.temp, at = temp, temp
 	}
 	t.socket = filepath.Join(at, "tpm.sock")
-	t.control = filepath.Join(at, "tpm.ctrl")
+	t.control = filepath.Join(at, controlName)
 	return nil
 }
 
 // Address is "unix:" and the absolute path of the socket that speaks raw TPM
 // commands. It stays the same over Restart.
 func (t *TPM) Address() string { return "unix:" + t.socket }
+
+// TCTI is the TPM's address as tpm2-tools and OpenSSL's TPM provider take it
+// (TPM2TOOLS_TCTI, TPM2OPENSSL_TCTI). They keep the socket to themselves while
+// they run.
+func (t *TPM) TCTI() string { return "swtpm:path=" + t.socket }
 
 // Roots returns the maker's root certificate alone; none for a TPM made with
 // EK None. EK certificates are signed by the Issuer below it.

@@ -1,0 +1,658 @@
+#!/usr/bin/env bash
+# onboard.sh: a Gangway device made of tpm2-tools, openssl and curl alone.
+#
+# This is documentation that runs, and a second implementation of the protocol
+# in docs/protocol.md, whose sections are named as "(§3)". Read it from top to
+# bottom; the steps are at the end, what they are made of comes first.
+#
+#   onboard.sh [options] TOKEN-FILE OUT-DIR
+#
+#   --two-steps      onboard by Pantacor's two steps (§9), not in one round trip;
+#                    the join token must be made --for-pantacor
+#   --ek NAME        endorsement key template: H-2 H-3 L-2 H-4 H-1 L-1 H-6 H-7
+#                    (default: the first of these with a certificate in the TPM)
+#   --model TEXT     the machine's model          (default: from its firmware)
+#   --serial TEXT    the machine's serial number  (default: from its firmware)
+#   --handle H       where the identity key is made persistent, so that OpenSSL
+#                    can use it (default: 0x81020000)
+#   --keep           leave it there afterwards
+#   --tcti TCTI      the TPM, as tpm2-tools name it (default: $TPM2TOOLS_TCTI,
+#                    or device:/dev/tpmrm0)
+#
+# OUT-DIR gets identity.pem (IDevID certificate; its issuer too, but for the two
+# steps, where the hub does not send it), aik.pem,
+# hub-ca.pem and device.json: nothing in there is a secret. It may be stopped
+# at any moment and started again: the same TPM is the same device.
+#
+# It needs bash 5.1, OpenSSL 3 and Debian's packages tpm2-tools, tpm2-openssl,
+# curl, jq and xxd, and a TPM behind a resource manager, as the kernel's
+# /dev/tpmrm0 is one: OpenSSL's provider wants more objects at once than a TPM has
+# room for. The gangway-agent does more: it needs no persistent key and no room,
+# gets around chips' oddities, and survives hubs that come and go.
+set -euo pipefail
+umask 077
+export LC_ALL=C # lengths are in bytes
+
+say()  { printf '%s\n' "$*" >&2; }
+die()  { say "onboard.sh: $*"; exit 1; }
+usage() { say "onboard.sh: $*"; say "usage: onboard.sh [--two-steps] [--ek NAME] [--model TEXT] [--serial TEXT] [--handle 0x8102....] [--keep] [--tcti TCTI] TOKEN-FILE OUT-DIR"; exit 2; }
+
+ek_wanted="" model="" serial="" handle=0x81020000 keep="" two=""
+tcti="${TPM2TOOLS_TCTI:-device:/dev/tpmrm0}"
+while [ $# -gt 0 ]; do
+	case "$1" in
+	--ek | --model | --serial | --handle | --tcti)
+		[ $# -ge 2 ] || usage "$1 needs a value"
+		case "$1" in
+		--ek) ek_wanted=$2 ;; --model) model=$2 ;; --serial) serial=$2 ;; --handle) handle=$2 ;; --tcti) tcti=$2 ;;
+		esac
+		shift 2 ;;
+	--keep) keep=yes; shift ;;
+	--two-steps) two=yes; shift ;;
+	-h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+	-*) usage "there is no option $1" ;;
+	*) break ;;
+	esac
+done
+[ $# = 2 ] || usage "a join token file and a folder for the result are needed"
+token_file=$1 out=$2
+[[ $handle =~ ^0x8102[0-9a-fA-F]{4}$ ]] || usage "--handle is one of 0x81020000 to 0x8102FFFF, those for device identities"
+
+for program in tpm2_createprimary openssl curl jq xxd; do
+	command -v "$program" >/dev/null || die "$program is not installed: apt-get install tpm2-tools tpm2-openssl openssl curl jq xxd"
+done
+export TPM2TOOLS_TCTI="$tcti" TPM2OPENSSL_TCTI="$tcti" TSS2_LOG="${TSS2_LOG:-all+NONE}"
+
+# What is between the programs are files, in memory where the system has such a
+# place, for the length of this run. No secret is in one.
+[ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 501 ] || die "bash 5.1 is needed: older ones write what goes to a program into files"
+for place in "${XDG_RUNTIME_DIR:-}" /dev/shm "${TMPDIR:-/tmp}"; do
+	[ -z "$place" ] || [ ! -w "$place" ] || break
+done
+work=$(mktemp -d -p "$place" onboard.XXXXXX)
+persisted="" tls_pid="" sleep_pid=""
+finish() {
+	status=$?
+	trap - EXIT
+	for pid in "$tls_pid" "$sleep_pid"; do
+		[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	done
+	if [ -n "$persisted" ] && { [ -z "$keep" ] || [ "$status" != 0 ]; }; then
+		tpm2_evictcontrol -Q -C o -c "$handle" || say "onboard.sh: the identity key stays at $handle: take it back with tpm2_evictcontrol -C o -c $handle"
+	fi
+	end_sessions 2>/dev/null || true
+	flush 2>/dev/null || true
+	rm -rf "$work"
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+### Bytes #####################################################################
+# Structures are put together as hexadecimal text, because a shell's variables
+# hold no zero bytes.
+
+hex()  { xxd -p | tr -d '\n'; }          # stdin, as hexadecimal
+raw()  { xxd -r -p; }                    # and back
+text() { printf %s "$1" | hex; }         # a string, as hexadecimal
+u8()   { printf %02x "$1"; }             # integers, big-endian
+u16()  { printf %04x "$1"; }
+u24()  { printf %06x "$1"; }
+u32()  { printf %08x "$1"; }
+len()  { echo $((${#1} / 2)); }          # bytes of a hexadecimal text
+sized() { "$1" "$(len "$2")"; printf %s "$2"; } # sized u16 HEX: with its length in front
+digest() { openssl dgst "-$1" -binary | hex; }  # digest sha256 <bytes
+
+# HMAC-SHA256 (RFC 2104) and HKDF (RFC 5869). `openssl mac` and `openssl kdf`
+# do the same, but take the key as an argument, which every user of the machine
+# can read in the list of processes. The shell's own printf is no process.
+hmac() { # hmac KEY-HEX MESSAGE-HEX, of keys up to 64 bytes
+	local key="$1" i inner="" outer="" byte
+	while [ ${#key} -lt 128 ]; do key+=00; done
+	for ((i = 0; i < 128; i += 2)); do
+		byte=$((16#${key:i:2}))
+		printf -v inner %s%02x "$inner" $((byte ^ 0x36))
+		printf -v outer %s%02x "$outer" $((byte ^ 0x5c))
+	done
+	inner=$(raw <<<"$inner$2" | digest sha256)
+	raw <<<"$outer$inner" | digest sha256
+}
+hkdf() { # hkdf SECRET-HEX SALT-HEX INFO: the first 32 bytes
+	local prk
+	prk=$(hmac "$2" "$1")          # Extract
+	hmac "$prk" "$(text "$3")01"   # Expand, its first block
+}
+
+# The first DER value of a hexadecimal text: chips fill up the space behind a
+# certificate, and write intermediate certificates one behind the other.
+der() {
+	[[ $1 =~ ^3082([0-9a-f]{4}) ]] || return 1
+	local n=$((2 * (4 + 16#${BASH_REMATCH[1]})))
+	[ ${#1} -ge $n ] || return 1
+	printf %s "${1:0:n}"
+}
+
+### The TPM ###################################################################
+
+# Each of the tools loads what it needs from files and leaves it loaded, which
+# a resource manager cleans up and a TPM by itself does not. Of sessions only our
+# own are ended: other programs' are listed too.
+flush() { tpm2_flushcontext -Q -t; }
+end_sessions() {
+	local file
+	for file in "$work"/*.session; do
+		[ ! -e "$file" ] || tpm2_flushcontext -Q "$file" || true
+		rm -f "$file"
+	done
+}
+
+# Policies are hashes, so no TPM is needed to compute them (TPM 2.0, Part 3, 23).
+extend() { # extend HASH POLICY-HEX MORE-HEX
+	raw <<<"$2$3" | digest "$1"
+}
+zeros() { # a policy's start: as many zeros as the hash is long
+	case "$1" in sha256) printf %064d 0 ;; sha384) printf %096d 0 ;; sha512) printf %0128d 0 ;; esac
+}
+alg() { case "$1" in sha256) echo 000b ;; sha384) echo 000c ;; sha512) echo 000d ;; esac }
+policy_secret() { # PolicySecret(TPM_RH_ENDORSEMENT), without a policyRef
+	extend "$1" "$(extend "$1" "$(zeros "$1")" 000001514000000b)" ""
+}
+policy_command() { # the same, then PolicyCommandCode
+	extend "$1" "$(policy_secret "$1")" "0000016c$2"
+}
+policy_delegated() { # PolicyAuthorizeNV(the index in $2): its name is the hash of its TPMS_NV_PUBLIC
+	local a nv
+	a=$(policy_secret "$1")
+	nv="$2$(alg "$1")220f1008$(sized u16 "$a")$(u16 $((2 + $(len "$a"))))"
+	extend "$1" "$(zeros "$1")" "00000192$(alg "$1")$(raw <<<"$nv" | digest "$1")"
+}
+policy_or() { # policy_or HASH BRANCH...
+	local hash=$1; shift
+	extend "$hash" "$(zeros "$hash")" "00000171$(printf %s "$@")"
+}
+
+# session FILE HASH [COMMAND BRANCH-FILES]: a policy session that satisfies
+# PolicySecret(endorsement) and, where given, the branch of a DevID key's policy
+# that is for one command.
+session() {
+	tpm2_startauthsession -Q --policy-session -g "$2" -S "$1"
+	tpm2_policysecret -Q -S "$1" -c e >/dev/null
+	[ $# = 2 ] && return
+	tpm2_policycommandcode -Q -S "$1" "$3" >/dev/null
+	(cd "$work" && tpm2_policyor -Q -S "$1" -l "$2:$4" >/dev/null) # the list ends at a comma
+}
+
+# public NAME: of the key in NAME.ctx, NAME.public is the TPMT_PUBLIC, NAME.name
+# the TPM name, NAME.pem the public key as others know it.
+public() {
+	tpm2_readpublic -Q -c "$work/$1.ctx" -f tss -o "$work/$1.tpm2b" -n "$work/$1.name" &&
+		tail -c +3 "$work/$1.tpm2b" >"$work/$1.public" && # without the size in front
+		tpm2_readpublic -Q -c "$work/$1.ctx" -f pem -o "$work/$1.pem" &&
+		flush
+}
+
+# devid NAME UNIQUE ATTRIBUTES NV-INDEX: makes the key of DevID's template H-2
+# (P-256), a primary key of the endorsement hierarchy. The same template in the
+# same TPM is the same key, always; nothing of it needs to be stored. Its policy
+# has four branches: user, certify, activate credential, delegation.
+devid() {
+	local branches i
+	branches=("$(policy_secret sha256)" "$(policy_command sha256 00000148)"
+		"$(policy_command sha256 00000147)" "$(policy_delegated sha256 "$4")")
+	for i in 0 1 2 3; do
+		raw <<<"${branches[i]}" >"$work/$1.branch$i"
+	done
+	printf '%s%s' "$2" "$2" | # the unique field: the tool halves it into x and y
+		tpm2_createprimary -Q -C e -g sha256 -G ecc256:ecdsa-sha256:null -u - -L "$(policy_or sha256 "${branches[@]}")" \
+			-a "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|adminwithpolicy|sign$3" -c "$work/$1.ctx"
+	flush
+	public "$1"
+}
+branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
+
+# Templates of the EK profile, best first, in the agent's order, so that both
+# find the same key and are the same device: name, NV index of the certificate,
+# hash, type; and for the high range NV index that its policy may be delegated to.
+ek_templates="
+H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
+H-3 0x01C00016 sha384 ecc384:aes256cfb  01c07f02
+L-2 0x01C0000A sha256 ecc               -
+H-4 0x01C00018 sha512 ecc521:aes256cfb  01c07f03
+H-1 0x01C00012 sha256 rsa2048:aes128cfb 01c07f01
+L-1 0x01C00002 sha256 rsa               -
+H-6 0x01C0001C sha384 rsa3072:aes256cfb 01c07f02
+H-7 0x01C0001E sha384 rsa4096:aes256cfb 01c07f02"
+
+make_ek() { # make_ek HASH TYPE DELEGATION
+	if [ "$3" = - ]; then # the low range, with what the chip's maker may have stored of its template
+		tpm2_createek -Q -G "$2" -c "$work/ek.ctx" || return
+	else
+		tpm2_createprimary -Q -C e -g "$1" -G "$2" -c "$work/ek.ctx" \
+			-a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|adminwithpolicy|restricted|decrypt' \
+			-L "$(policy_or "$1" "$(policy_secret "$1")" "$(policy_delegated "$1" "$3")")" || return
+	fi
+	flush && public ek
+}
+
+### The hub ###################################################################
+
+# Only the CA in the join token's file is trusted: not the system's, neither
+# its file nor its folder.
+hub_curl() {
+	curl -q --silent --show-error --proto '=https' --tlsv1.3 --cacert "$work/hub-ca.pem" --capath "$work/none" \
+		--connect-timeout 10 --max-time 60 "$@"
+}
+
+# refused FILE STATUS: says why, in the hub's words without their control
+# characters, and ends.
+refused() {
+	local words
+	words=$(jq -r '"\(.msg) (\(.error)) \(.hint // "")"' "$1" 2>/dev/null | tr -d '\000-\037\177') || true
+	die "the hub refused ($2): ${words:-it does not say why}"
+}
+
+# post PATH TYPE FILE ANSWER: sends a file, and says the status.
+post() {
+	hub_curl --max-filesize 65536 -X POST -H "Content-Type: $2" --data-binary "@$3" -o "$4" -w '%{http_code}' "$hub$1" ||
+		die "the hub at $hub was not reached, or is not the hub that the join token names; run this again later: the same TPM is the same device"
+}
+part() { jq -er --arg f "$2" '.[$f] | strings' "$1" | openssl base64 -d -A; } # part FILE FIELD: its bytes
+
+# credential_file BLOB-HEX SECRET-HEX: as tpm2-tools keep the two.
+credential_file() { raw <<<"badcc0de00000001$(sized u16 "$1")$(sized u16 "$2")" >"$work/credential"; }
+
+###############################################################################
+# Step 1 (§1): what the device has. The join token's file says where the hub is,
+# how to know it again, and whose this device will be.
+
+[ "$(wc -c <"$token_file")" -le 65536 ] || die "$token_file is too large for a join token file"
+field() { jq -er --arg f "$1" '.[$f] | strings' "$token_file" || die "$token_file has no \"$1\": is it a join token file?"; }
+token_id=$(field id); owner=$(field owner); hub=$(field hub); hub_name=$(field hub-name); hub_ca=$(field hub-ca)
+[[ $token_id =~ ^[0-9a-f]{24}$ ]] || die "$token_file: the id is not 24 hexadecimal digits"
+[[ $owner =~ ^prn:::accounts:/[0-9a-f]{24}$ ]] || die "$token_file: the owner is no account's prn"
+[[ $hub_name =~ ^[0-9a-f]{64}$ ]] || die "$token_file: the hub's name is not 64 hexadecimal digits"
+[[ $hub =~ ^https://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?$ ]] || die "$token_file: the hub is not https://host[:port]"
+hub=${hub%/} host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]:-:443}
+token_secret=$(field token | openssl base64 -d -A | hex)
+[ "$(len "$token_secret")" = 24 ] || die "$token_file: the token is not the base64 of 24 bytes"
+printf '%s\n' "$hub_ca" >"$work/hub-ca.pem"
+openssl x509 -in "$work/hub-ca.pem" -noout 2>/dev/null || die "$token_file: hub-ca holds no certificate"
+mkdir "$work/none"
+
+dmi() { tr -d '\000-\037' 2>/dev/null <"/sys/class/dmi/id/$1" || true; }
+model=${model:-$(dmi product_name)} serial=${serial:-$(dmi product_serial)}
+
+# Step 2 (§1): the endorsement key (EK), and the certificate that the TPM's
+# maker put into the chip.
+present=$(tpm2_getcap handles-nv-index) || die "the TPM at $tcti does not answer: is it there, and may you use it?"
+openssl list -providers -provider tpm2 >/dev/null 2>&1 ||
+	die "OpenSSL has no TPM provider: apt-get install tpm2-openssl"
+has_nv() { grep -qix -- "- 0x0*${1#0x0}" <<<"$present"; }
+ek="" ek_cert="" chain=()
+while read -r name index hash type delegation; do
+	[ -n "$name" ] || continue
+	[ -z "$ek_wanted" ] || [ "$ek_wanted" = "$name" ] || continue
+	has_nv "$index" || continue
+	ek_cert=$(der "$(tpm2_nvread "$index" 2>/dev/null | hex)") || { say "What is at $index is no certificate."; ek_cert=""; continue; }
+	make_ek "$hash" "$type" "$delegation" || { ek_cert=""; continue; }
+	certified=$(raw <<<"$ek_cert" | openssl x509 -inform DER -noout -pubkey 2>/dev/null | openssl pkey -pubin -outform DER 2>/dev/null | hex)
+	if [ "$certified" = "$(openssl pkey -pubin -in "$work/ek.pem" -outform DER | hex)" ]; then
+		ek=$name ek_hash=$hash
+		break
+	fi
+	say "The certificate at $index is of another key than the TPM makes from template $name."
+	ek_cert=""
+done <<<"$ek_templates"
+if [ -z "$ek" ]; then
+	# No certificate: some makers keep them on the web. The hub may leave it to
+	# its owner; these two keys are the ones that makers know.
+	while read -r name index hash type delegation; do
+		case "${ek_wanted:-L-2 L-1}" in *"$name"*) ;; *) continue ;; esac
+		[ -n "$name" ] || continue
+		if make_ek "$hash" "$type" "$delegation"; then
+			ek=$name ek_hash=$hash
+			[ "$name" = L-2 ] && break
+		fi
+	done <<<"$ek_templates"
+	[ -n "$ek" ] || die "no endorsement key ${ek_wanted:+of template $ek_wanted }can be made in this TPM"
+fi
+# Intermediate certificates of the maker's, one behind the other (EK profile 2.2.1.5.2).
+stored=""
+for index in $(tr -d ' -' <<<"$present" | grep -ix '0x0*1c001[0-9a-f][0-9a-f]' || true); do
+	stored+=$(tpm2_nvread "$index" 2>/dev/null | hex) || say "The maker's certificates at $index cannot be read."
+done
+while [ ${#chain[@]} -lt 8 ] && next=$(der "$stored"); do
+	chain+=("$next")
+	stored=${stored:${#next}}
+done
+if [ -n "$ek_cert" ]; then
+	say "Endorsement key $ek found, with its certificate and ${#chain[@]} intermediate ones."
+else
+	say "Endorsement key $ek found, and no certificate of it."
+fi
+model=${model:-unknown} serial=${serial:-ek-$(digest sha256 <"$work/ek.public" | cut -c 1-16)}
+
+# Step 3 (§1): the IAK, restricted to signing what the TPM itself says, and the
+# IDevID key. Both are made from their templates, each time.
+devid iak IAK '|restricted' 01c90018
+devid idevid IDEVID '' 01c90010
+
+# Step 4 (§2): the IAK certifies that the IDevID key is in the same TPM.
+# TPM2_Certify needs the IDevID key's ADMIN role: the second branch of its policy.
+session "$work/certify.session" sha256 TPM2_CC_Certify "$(branches idevid)"
+tpm2_certify -Q -c "$work/idevid.ctx" -P "session:$work/certify.session" -C "$work/iak.ctx" -g sha256 \
+	-o "$work/certify.info" -s "$work/certify.signature"
+end_sessions
+flush
+
+# Step 5: OpenSSL's TPM provider knows keys that are persistent, so the IDevID
+# key becomes one, at a handle of those that the TCG keeps for it. A file of type
+# TSS2 PRIVATE KEY does not do: it holds a key wrapped by a parent, and a primary
+# key has none.
+if tpm2_readpublic -Q -c "$handle" -n "$work/there.name" 2>/dev/null; then
+	cmp -s "$work/there.name" "$work/idevid.name" || die "another key is at $handle: choose a handle with --handle"
+else
+	tpm2_evictcontrol -Q -C o -c "$work/idevid.ctx" "$handle" || die "the key cannot be made persistent at $handle: has the owner hierarchy a password?"
+	persisted=yes
+	flush
+fi
+
+# waits_for_owner REPLY: 202 means that a person has to decide. Says so, waits as
+# long as the hub asks for, and the caller asks again.
+waits_for_owner() {
+	local pause
+	pause=$(jq -r '."retry-after" | numbers | floor' "$1") || pause=""
+	[[ $pause =~ ^[0-9]{1,3}$ ]] && [ "$pause" -gt 0 ] || pause=30
+	jq -r '"Waiting for the owner to decide: \(.msg) Approve with: gangway device approve \(."device-id"), after comparing the SHA-256 of the EK: \(."ek-sha256")"' \
+		"$1" | tr -d '\000-\037\177' >&2
+	say ""
+	sleep "$pause" & # so that a signal need not wait for it
+	sleep_pid=$!
+	wait "$sleep_pid"
+	sleep_pid=""
+}
+
+# open_credential: what is in $work/credential, a file of tpm2_makecredential, goes
+# into $secret. TPM2_ActivateCredential gives it back where the EK and the IAK are
+# in one TPM; its third session encrypts it on its way from the chip. It is never
+# in a file.
+open_credential() {
+	session "$work/iak.session" sha256 TPM2_CC_ActivateCredential "$(branches iak)"
+	local ek_auth=""
+	case "$ek" in L-*) session "$work/ek.session" "$ek_hash"; ek_auth="session:$work/ek.session" ;; esac
+	tpm2_startauthsession -Q --hmac-session --tpmkey-context "$work/ek.ctx" -S "$work/bus.session" 2>/dev/null || # it warns needlessly
+		die "the TPM starts no session that is salted to the EK"
+	tpm2_sessionconfig -Q --enable-encrypt "$work/bus.session"
+	flush
+	secret=$(tpm2_activatecredential -Q -c "$work/iak.ctx" -C "$work/ek.ctx" -i "$work/credential" -o /dev/fd/3 \
+		-p "session:$work/iak.session" ${ek_auth:+-P "$ek_auth"} -S "$work/bus.session" 3>&1 >/dev/null | hex) || secret=""
+	[ "$(len "$secret")" = 32 ] || die "the TPM does not open the hub's reply: it is for another TPM, or was altered"
+	end_sessions
+	flush
+}
+
+# tls_open: a connection to the hub under the IDevID (§6), TLS 1.3. Its exporter,
+# which s_client prints once the handshake is done, goes into $exporter.
+# OpenSSL verifies by the TPM as well as it signs there, so it wants more objects
+# at once than a TPM holds without a resource manager.
+tls_open() {
+	local verify_host=(-verify_hostname "$host") chain=() line
+	[[ $host =~ ^[0-9.]+$|^\[ ]] && verify_host=(-verify_ip "$(tr -d '[]' <<<"$host")")
+	[ ! -e "$work/device-ca.pem" ] || chain=(-cert_chain "$work/device-ca.pem")
+	# It says things between the answer's bytes, where it does not end each line at once.
+	mkfifo "$work/to" "$work/from"
+	timeout 60 stdbuf -oL openssl s_client -connect "$host$port" -servername "$host" -tls1_3 -ign_eof \
+		-CAfile "$work/hub-ca.pem" -no-CApath -no-CAstore -verify_return_error "${verify_host[@]}" \
+		-provider default -provider tpm2 -propquery '?tpm2.signature=yes' \
+		-cert "$work/idevid-cert.pem" "${chain[@]}" -key "handle:$handle" \
+		-keymatexport EXPORTER-gangway-activation -keymatexportlen 32 \
+		<"$work/to" >"$work/from" 2>"$work/s_client.log" &
+	tls_pid=$!
+	exec 3>"$work/to" 4<"$work/from"
+	trap '' PIPE # an s_client that has ended is found by what it does not say
+	exporter=""
+	while [ -z "$exporter" ] && IFS= read -r -t 60 line <&4; do
+		[[ $line =~ ^[[:space:]]*Keying\ material:\ ([0-9A-F]{64})$ ]] && exporter=${BASH_REMATCH[1],,}
+	done
+	[ -n "$exporter" ] && return
+	! grep -q 'out of memory for object contexts' "$work/s_client.log" ||
+		die "the TPM has too little room for OpenSSL: reach it through a resource manager (--tcti device:/dev/tpmrm0, or tabrmd)"
+	die "no TLS 1.3 connection under the IDevID: $(tail -n 3 "$work/s_client.log")"
+}
+
+# tls_ask METHOD PATH BODY: one request on that connection, its last. The answer
+# goes into $code and $work/device.json.
+tls_ask() {
+	local size="" line
+	printf '%s %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
+		"$1" "$2" "${hub#https://}" ${#3} "$3" >&3 2>/dev/null || true
+	# What s_client says of the connection goes by; then comes the answer: its
+	# status line, its header, and as many bytes as that says; or all, to the word
+	# with which s_client ends.
+	code=""
+	while IFS= read -r -t 60 line <&4; do
+		line=${line%$'\r'}
+		if [ -z "$code" ]; then
+			[[ $line =~ ^HTTP/1\.[01]\ ([0-9]{3}) ]] && code=${BASH_REMATCH[1]}
+		elif [ -z "$line" ]; then
+			break
+		elif [[ ${line,,} =~ ^content-length:\ ([0-9]{1,6})$ ]]; then
+			size=${BASH_REMATCH[1]}
+		fi
+	done
+	[ -n "$code" ] || die "the hub did not answer $1 $2: $(tail -n 3 "$work/s_client.log"); run this again"
+	if [ -n "$size" ]; then
+		head -c "$size" <&4 >"$work/device.json"
+	else
+		line=$(head -c 65536 <&4)
+		printf '%s' "${line%closed}" >"$work/device.json"
+	fi
+	kill "$tls_pid" 2>/dev/null || true
+	wait "$tls_pid" 2>/dev/null || true
+	tls_pid=""
+	[ "$code" = 200 ] || refused "$work/device.json" "$code"
+}
+
+# is_ours LEAF CA KEY: a certificate must be the hub's, and for this TPM's key.
+# Dates are not in question: these never end, and the machine's clock may be wrong.
+is_ours() {
+	openssl verify -no-CApath -no-CAstore -CAfile "$work/hub-ca.pem" -no_check_time \
+		-untrusted "$2" "$1" >/dev/null || die "a certificate in the reply is not the hub's"
+	is_for "$1" "$3"
+}
+is_for() {
+	[ "$(openssl x509 -in "$1" -noout -pubkey)" = "$(openssl pkey -pubin -in "$work/$2.pem")" ] ||
+		die "a certificate in the reply is for another key than this TPM's"
+}
+certificates_of() { # certificates_of FILE NAME: into NAME1.pem, NAME2.pem and so on
+	awk -v to="$2" '/BEGIN CERT/ { n++ } n { print > (to n ".pem") }' "$1"
+}
+
+### One round trip ############################################################
+
+one_round_trip() {
+	local seed ca_data certificates fields sizes values value head pad hashed i status
+
+	# A1 (§3): prodCaData says whose the device will be. The ownership proof is
+	# by the token's Ed25519 key, over the TPM name of the IDevID key: it is good
+	# for no other key, hub, owner or token. The key (PKCS #8, RFC 8410) goes to
+	# openssl through a pipe.
+	seed=$(hkdf "$token_secret" "$(text "$token_id")" "gangway ownership v1")
+	{
+		printf 'gangway ownership v1\0'
+		raw <<<"$(for part in "$(text "$hub_name")" "$(text "$owner")" "$(text "$token_id")" "$idevid_name"; do sized u8 "$part"; done)"
+	} >"$work/ownership.message"
+	openssl pkeyutl -sign -rawin -inkey <(raw <<<"302e020100300506032b657004220420$seed") -keyform DER \
+		-in "$work/ownership.message" -out "$work/ownership.proof" || die "OpenSSL does not sign with the token's key"
+	seed=""
+	certificates=$(for value in "${chain[@]}"; do sized u16 "$value"; done)
+	ca_data=0001$(sized u8 "$(text "$hub_name")"; sized u8 "$(text "$owner")"; sized u8 "$(text "$token_id")"
+		sized u16 "$ek_public"; sized u8 "$(hex <"$work/ownership.proof")"; sized u24 "$certificates")
+
+	# A2 (§2): the request, a TCG-CSR-IDEVID: fields, their sizes in front, the
+	# hash of all that, and the IDevID key's signature over the whole.
+	fields=("$(text "$model")" "$(text "$serial")" "$ca_data" "" "${ek_cert:-$ek_public}"
+		"$(hex <"$work/iak.public")" "" "" "" "$(hex <"$work/idevid.public")"
+		"$(hex <"$work/certify.info")" "$(hex <"$work/certify.signature")")
+	sizes="" values=""
+	for value in "${fields[@]}"; do
+		sizes+=$(u32 "$(len "$value")") values+=$value
+	done
+	head=$((4 + 4 + 4 + 32 + 4 * 13)) # structVer, hashAlgId, hashSize, hash, 13 sizes
+	pad=$(((16 - (head + $(len "$values")) % 16) % 16))
+	hashed=$sizes$(u32 $pad)$values
+	for ((i = 0; i < pad; i++)); do hashed+=00; done
+	raw <<<"00000100$(u32 11)$(u32 32)$(raw <<<"$hashed" | digest sha256)$hashed" >"$work/contents" # 11: TPM_ALG_SHA256
+	openssl dgst -sha256 -binary -out "$work/contents.digest" "$work/contents"
+	tpm2_sign -Q -c "$work/idevid.ctx" -g sha256 -d -o "$work/contents.signature" "$work/contents.digest"
+	flush
+	{
+		raw <<<"00000100$(u32 "$(wc -c <"$work/contents")")$(u32 "$(wc -c <"$work/contents.signature")")"
+		cat "$work/contents" "$work/contents.signature"
+	} >"$work/request"
+
+	# A3 (§2, §4): send it; the same bytes again while a person has to decide.
+	while :; do
+		status=$(post /onboard application/octet-stream "$work/request" "$work/reply")
+		[ "$status" = 202 ] || break
+		waits_for_owner "$work/reply"
+	done
+	[ "$status" = 200 ] || refused "$work/reply" "$status"
+
+	# A4 (§5): the reply is for this TPM alone. What opens it follows from the
+	# secret, as does what proves that it was opened.
+	local request_hash wrapping activation
+	credential_file "$(part "$work/reply" credential-blob | hex)" "$(part "$work/reply" secret | hex)"
+	part "$work/reply" sealed >"$work/sealed.der"
+	open_credential
+	request_hash=$(digest sha256 <"$work/request")
+	wrapping=$(hkdf "$secret" "$request_hash" "gangway reply v1")
+	activation=$(hkdf "$secret" "$request_hash" "gangway activation v1")
+	secret=""
+	# The wrapping key opens certificates, which are public: it may be an argument.
+	openssl cms -decrypt -binary -inform DER -in "$work/sealed.der" -secretkey "$wrapping" -secretkeyid 67616e67776179 \
+		-out "$work/certificates" || die "the sealed reply does not open"
+
+	# A5 (§5, §7): IDevID, device CA, IAK, ACA.
+	certificates_of "$work/certificates" "$work/cert"
+	[ "$(grep -c 'BEGIN CERTIFICATE' "$work/certificates")" = 4 ] || die "the reply does not hold four certificates"
+	mv "$work/cert1.pem" "$work/idevid-cert.pem"; mv "$work/cert2.pem" "$work/device-ca.pem"
+	mv "$work/cert3.pem" "$work/aik-cert.pem"; mv "$work/cert4.pem" "$work/aca.pem"
+	is_ours "$work/idevid-cert.pem" "$work/device-ca.pem" idevid
+	is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
+	say "The TPM opened the reply: AIK and IDevID certificates received."
+
+	# A6 (§6): the first connection under the IDevID. The proof is bound to it.
+	local certificate_hash proof
+	tls_open
+	certificate_hash=$(openssl x509 -in "$work/idevid-cert.pem" -outform DER | digest sha256)
+	proof=$(hmac "$activation" "$exporter$certificate_hash" | raw | openssl base64 -A)
+	tls_ask POST /onboard/activate "{\"proof\":\"$proof\"}"
+}
+
+### Pantacor's two steps ######################################################
+
+two_steps() {
+	local iak_name keys status arc register encryption mac
+
+	# B1 (§9): the first step shows the keys and asks for the IAK's certificate
+	# (Pantacor calls that key AK). Keys travel as TPM2B_PUBLIC, which is what
+	# tpm2_readpublic writes, in base64.
+	iak_name=$(hex <"$work/iak.name")
+	keys=$(jq -n --arg ak "$(openssl base64 -A -in "$work/iak.tpm2b")" --arg ek "$(openssl base64 -A -in "$work/ek.tpm2b")" \
+		--arg cert "$(raw <<<"$ek_cert" | openssl base64 -A)" \
+		--argjson chain "$(for value in "${chain[@]}"; do raw <<<"$value" | openssl base64 -A; echo; done | jq -nR '[inputs]')" \
+		'{"ak-pub": $ak, "ek-pub": $ek, "ek-cert": $cert, "ek-chain": $chain}')
+	jq --arg name "$iak_name" '. + {"ak-name": $name}' <<<"$keys" >"$work/enroll.json"
+
+	# B2 (§9): the CSR, by OpenSSL, whose TPM provider signs it. Its extensions say
+	# whose the device will be, and that its key is in this TPM. The ownership
+	# HMAC's key is a hash of the token; it is over the hexadecimal text of the TPM
+	# name, once more in hexadecimal.
+	arc=1.3.6.1.4.1.54621.100
+	cat >"$work/csr.cnf" <<-END
+		[req]
+		prompt = no
+		distinguished_name = dn
+		req_extensions = extensions
+		[dn]
+		CN = IDevID
+		[extensions]
+		$arc.0 = DER:$(text "$iak_name")
+		$arc.1 = DER:$(text "$owner")
+		$arc.2 = DER:$(hmac "$(raw <<<"$token_secret" | digest sha256)" "$(text "$(text "$idevid_name")")")
+		$arc.3 = DER:$(text "$token_id")
+		$arc.4 = DER:$(hex <"$work/certify.info")
+		$arc.5 = DER:$(hex <"$work/certify.signature")
+	END
+	openssl req -new -provider tpm2 -provider default -propquery '?provider=tpm2,tpm2.digest!=yes' \
+		-key "handle:$handle" -sha256 -config "$work/csr.cnf" -outform DER -out "$work/csr.der" ||
+		die "OpenSSL makes no certificate request with the TPM's key"
+
+	while :; do
+		# B3 (§9): from the credential's secret follow three keys, with which the hub
+		# encrypted the certificate, and the device proves that it opened it.
+		status=$(post /enroll/request application/json "$work/enroll.json" "$work/enrolled.json")
+		[ "$status" = 200 ] || refused "$work/enrolled.json" "$status"
+		part "$work/enrolled.json" credential >"$work/credential"
+		open_credential
+		encryption=$(hkdf "$secret" "$iak_name" "gangway enroll encryption v1")
+		mac=$(hkdf "$secret" "$iak_name" "gangway enroll mac v1")
+		register=$(hkdf "$secret" "$iak_name" "gangway register v1")
+		secret=""
+
+		# B4 (§9): the second step.
+		jq --arg csr "$(openssl base64 -A -in "$work/csr.der")" --arg name "$idevid_name" \
+			--arg proof "$(hmac "$register" "$(hex <"$work/csr.der")" | raw | openssl base64 -A)" \
+			'. + {"csr": $csr, "name": $name, "proof": $proof}' <<<"$keys" >"$work/register.json"
+		status=$(post /register application/json "$work/register.json" "$work/registered.json")
+		[ "$status" = 202 ] || break
+		waits_for_owner "$work/registered.json" # then both steps again: a credential ages
+	done
+	[ "$status" = 200 ] || refused "$work/registered.json" "$status"
+	part "$work/registered.json" crt | openssl x509 -inform DER -out "$work/idevid-cert.pem" || die "the answer holds no certificate"
+	is_for "$work/idevid-cert.pem" idevid
+
+	# B5 (§9): the IAK's certificate came with the first step, unless a person had
+	# to decide; then it is where its address says, by the device's id. The HMAC is checked before anything is decrypted. The key
+	# opens certificates, which are public: it may be an argument.
+	if [ -n "$(jq -r '.certificate | strings' "$work/enrolled.json")" ]; then
+		part "$work/enrolled.json" iv >"$work/iv"
+		part "$work/enrolled.json" certificate >"$work/aik.encrypted"
+		[ "$(hmac "$mac" "$(cat "$work/iv" "$work/aik.encrypted" | hex)")" = "$(part "$work/enrolled.json" mac | hex)" ] ||
+			die "the first step's answer was altered on its way"
+		openssl enc -d -aes-256-cbc -K "$encryption" -iv "$(hex <"$work/iv")" -in "$work/aik.encrypted" -out "$work/aik" ||
+			die "the IAK's certificate does not open"
+		certificates_of "$work/aik" "$work/aik-part"
+		mv "$work/aik-part1.pem" "$work/aik-cert.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
+		is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
+	else
+		device=$(jq -er '.device.id | strings' "$work/registered.json") || die "the hub's answer cannot be read"
+		[[ $device =~ ^[0-9a-f]{24}$ ]] || die "the hub's answer holds no device's id"
+		hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$device.crt" || die "the hub does not give out the IAK's certificate"
+		openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "what the hub gives out is no certificate"
+		is_for "$work/aik-cert.pem" iak
+	fi
+	say "The TPM opened the reply: the device is registered."
+
+	# B6 (§6): the device is bound already; its own record over the first
+	# connection under the IDevID shows that the key works.
+	tls_open
+	tls_ask GET /device ""
+}
+
+### What it is all for ########################################################
+
+idevid_name=$(hex <"$work/idevid.name") ek_public=$(hex <"$work/ek.public")
+if [ -n "$two" ]; then two_steps; else one_round_trip; fi
+device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer cannot be read"
+
+# What is kept; none of it is a secret.
+mkdir -p "$out"
+cat "$work/idevid-cert.pem" >"$out/identity.pem"
+[ ! -e "$work/device-ca.pem" ] || cat "$work/device-ca.pem" >>"$out/identity.pem"
+cat "$work/aik-cert.pem" >"$out/aik.pem"
+[ ! -e "$work/aca.pem" ] || cat "$work/aca.pem" >>"$out/aik.pem"
+cp "$work/hub-ca.pem" "$work/device.json" "$out/"
+say "Onboarded: this device is $device."
+[ -z "$keep" ] || say "Its key is at $handle. OpenSSL uses it with: -provider default -provider tpm2 -propquery '?tpm2.signature=yes' -key handle:$handle"

@@ -1,0 +1,132 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Persistent handles that the TCG keeps for device identities and attestation
+// keys (Registry of Reserved TPM 2.0 Handles and Localities). Keep looks in
+// the first keepRange of them.
+const (
+	FirstDevIDHandle = 0x81020000
+	LastDevIDHandle  = 0x8102FFFF
+	keepRange        = 16
+)
+
+// ErrHandleTaken means that another key is at the persistent handle.
+var ErrHandleTaken = errors.New("identity: another key is at that persistent handle")
+
+// ErrOwnerAuth means that the owner hierarchy has an authorisation value, so
+// that only who knows it stores keys in the TPM.
+var ErrOwnerAuth = errors.New("identity: the TPM's owner hierarchy has a password, which storing a key needs: store it with tpm2_evictcontrol")
+
+// Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that
+// know keys by handles alone, and returns where it is. It is the same key with the
+// same attributes: who may use the TPM may use it, as they may make it from its
+// template. handle 0: where it is already, or else the first free one from
+// FirstDevIDHandle on. TPM2_Clear takes it away again.
+//
+// Errors: ErrHandleTaken, ErrOwnerAuth.
+func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
+	if handle != 0 && (handle < FirstDevIDHandle || handle > LastDevIDHandle) {
+		return 0, fmt.Errorf("identity: 0x%08X is not one of 0x%08X to 0x%08X, which are for device identities", handle, uint32(FirstDevIDHandle), uint32(LastDevIDHandle))
+	}
+	end, err := s.ring.begin(ctx, StepMakeKeys)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	at, there, err := s.kept(handle)
+	if err != nil || there {
+		return at, err
+	}
+	err = s.ring.attempt([]*key{s.key}, func() error { return s.evict(s.key.handle, at) })
+	return at, err
+}
+
+// Drop takes the IDevID key out of the persistent handle, or of all that Keep
+// would have chosen where handle is 0, and returns how many there were. Other
+// keys stay.
+func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
+	end, err := s.ring.begin(ctx, StepRelease)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	handles := []uint32{handle}
+	if handle == 0 {
+		handles = handles[:0]
+		for h := uint32(FirstDevIDHandle); h < FirstDevIDHandle+keepRange; h++ {
+			handles = append(handles, h)
+		}
+	}
+	n := 0
+	for _, h := range handles {
+		name, err := s.nameAt(h)
+		if err != nil {
+			return n, err
+		}
+		if !bytes.Equal(name, s.IDevIDName) {
+			continue
+		}
+		if err := s.evict(h, h); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// kept finds the handle to use, and whether the key is there already.
+func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
+	first, last := handle, handle
+	if handle == 0 {
+		first, last = FirstDevIDHandle, FirstDevIDHandle+keepRange-1
+	}
+	for h := first; h <= last; h++ {
+		name, err := s.nameAt(h)
+		switch {
+		case err != nil:
+			return 0, false, err
+		case bytes.Equal(name, s.IDevIDName):
+			return h, true, nil
+		case name == nil && at == 0:
+			at = h
+		}
+	}
+	if at == 0 {
+		return 0, false, fmt.Errorf("%w: 0x%08X to 0x%08X", ErrHandleTaken, first, last)
+	}
+	return at, false, nil
+}
+
+// nameAt is the TPM name of what is at a persistent handle; nil: nothing.
+func (s *Signer) nameAt(handle uint32) ([]byte, error) {
+	rsp, err := run(s.ring.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)})
+	if err != nil && isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rsp.Name.Buffer, nil
+}
+
+// evict moves the key at from to the persistent handle to, or, where they are
+// the same, away.
+func (s *Signer) evict(from, to uint32) error {
+	_, err := run(s.ring.t, tpm2.EvictControl{
+		Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		ObjectHandle:     &tpm2.NamedHandle{Handle: tpm2.TPMHandle(from), Name: tpm2.TPM2BName{Buffer: s.IDevIDName}},
+		PersistentHandle: tpm2.TPMHandle(to),
+	})
+	if errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail) {
+		return fmt.Errorf("%w (0x%08X): %w", ErrOwnerAuth, to, err)
+	}
+	return err
+}

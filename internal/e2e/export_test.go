@@ -1,0 +1,195 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/identity"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+)
+
+// newCurl is a curl that takes keys from OpenSSL's providers: this system's, or
+// the one that scripts/curl.sh unpacked.
+func newCurl(t testing.TB) string {
+	t.Helper()
+	for _, program := range []string{"../../build/curl/curl", "curl"} {
+		var major, minor int
+		out, err := exec.Command(program, "--version").Output()
+		if err != nil {
+			continue
+		}
+		if _, err := fmt.Sscanf(string(out), "curl %d.%d.", &major, &minor); err == nil && (major > 8 || major == 8 && minor >= 12) {
+			return program
+		}
+	}
+	t.Skip("no curl of 8.12 or later, which takes keys from OpenSSL's providers: scripts/install.sh unpacks one")
+	return ""
+}
+
+// onboarded is a device on a hub: its TPM, its state folder and its id.
+type onboarded struct {
+	tpm   *swtpm.TPM
+	hub   *hubtest.Hub
+	state string
+	id    string
+}
+
+func newOnboarded(t testing.TB, key string) onboarded {
+	t.Helper()
+	tpm := newTPM(t, swtpm.RSA2048)
+	h := newHub(t, tpm)
+	o := onboarded{tpm: tpm, hub: h, state: t.TempDir()}
+	s, err := onboardWith(t, agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: o.state, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.id = s.DeviceID
+	return o
+}
+
+// export runs the real command and returns its output.
+func (o onboarded) export(t testing.TB, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	args = append([]string{"export", "--tpm", o.tpm.Address(), "--state", o.state}, args...)
+	out, err := exec.CommandContext(ctx, agentBinary, args...).CombinedOutput()
+	return string(out), err
+}
+
+// isRecord reports whether an answer is the record of the device.
+func (o onboarded) isRecord(answer []byte) bool {
+	var d struct{ ID string }
+	return json.Unmarshal(answer, &d) == nil && d.ID == o.id
+}
+
+// Programs that know nothing of Gangway read the device's own record over mutual
+// TLS, with the key that stays in the TPM.
+func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
+	needShell(t)
+	for _, key := range []string{"P-256", "P-384", "RSA-2048"} {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			o := newOnboarded(t, key)
+			dir := filepath.Join(t.TempDir(), "identity")
+			if out, err := o.export(t, "--out", dir); err != nil || !strings.Contains(out, "handle:0x81020000") {
+				t.Fatalf("%v: %s", err, out)
+			}
+			broker, err := o.tpm.Broker(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer broker.Stop()
+			file := func(name string) string { return filepath.Join(dir, name) }
+			uri, err := os.ReadFile(file(agent.ExportKey))
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := func(stdin string, program string, args ...string) ([]byte, string) {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				c := exec.CommandContext(ctx, program, args...)
+				c.Env = append(os.Environ(), broker.Env()...)
+				c.Env = append(c.Env, "OPENSSL_CONF="+file(agent.ExportOpenSSL))
+				c.Stdin = strings.NewReader(stdin)
+				var stderr bytes.Buffer
+				c.Stderr = &stderr
+				out, err := c.Output()
+				if err != nil {
+					t.Errorf("%s: %v: %s", program, err, stderr.String())
+				}
+				return out, stderr.String()
+			}
+			t.Run("s_client", func(t *testing.T) {
+				out, said := run("GET /device HTTP/1.0\r\n\r\n", "stdbuf", "-oL", "openssl", "s_client", "-connect", strings.TrimPrefix(o.hub.URL, "https://"), "-ign_eof",
+					"-CAfile", file(agent.ExportCA), "-verify_return_error", "-tls1_3",
+					"-cert", file(agent.ExportChain), "-cert_chain", file(agent.ExportChain), "-key", strings.TrimSpace(string(uri)))
+				_, body, found := bytes.Cut(out, []byte("\r\n\r\n"))
+				if line, _, _ := bytes.Cut(body, []byte("\n")); !found || !o.isRecord(bytes.TrimSuffix(line, []byte("closed"))) {
+					t.Errorf("%s\n%s", out, said)
+				}
+			})
+			t.Run("curl", func(t *testing.T) {
+				curl := newCurl(t)
+				out, said := run("", curl, "-q", "-sS", "--engine", "tpm2:?tpm2.signature=yes", "--key-type", "PROV", "--key", strings.TrimSpace(string(uri)),
+					"--cert", file(agent.ExportChain), "--cacert", file(agent.ExportCA), o.hub.URL+"/device")
+				if !o.isRecord(out) {
+					t.Errorf("%s %s", out, said)
+				}
+			})
+		})
+	}
+}
+
+// What is exported is the key in the TPM and public files: no secret, no other
+// key's place, and nothing of another machine.
+func TestExportGivesNoSecretAway(t *testing.T) {
+	o := newOnboarded(t, "")
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "identity")
+	before, err := os.ReadFile(filepath.Join(o.state, "state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := agent.New(agent.Config{TPM: o.tpm.Address(), StateDir: o.state}) // the agent runs meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for range 2 {
+		if out, err := o.export(t, "--out", dir); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{agent.ExportChain: true, agent.ExportCA: true, agent.ExportKey: true, agent.ExportOpenSSL: true}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil || !want[f.Name()] || bytes.Contains(b, []byte("PRIVATE")) {
+			t.Errorf("%s: %v, %s", f.Name(), err, b)
+		}
+		delete(want, f.Name())
+	}
+	if len(want) > 0 {
+		t.Errorf("not written: %v", want)
+	}
+	if after, err := os.ReadFile(filepath.Join(o.state, "state.json")); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the agent's state changed: %v", err)
+	}
+	if out, err := o.export(t, "--remove", "--out", dir); err != nil || !strings.Contains(out, "out of 1 ") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if files, _ := os.ReadDir(dir); len(files) > 0 {
+		t.Errorf("%d files are left", len(files))
+	}
+}
+
+func TestExportRefusesACopiedState(t *testing.T) {
+	o := newOnboarded(t, "")
+	other := newTPM(t, swtpm.RSA2048)
+	_, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: o.state, Dir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "another TPM") {
+		t.Errorf("%v", err)
+	}
+	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: t.TempDir(), Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "not onboarded") {
+		t.Errorf("%v", err)
+	}
+	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: o.tpm.Address(), StateDir: o.state, Dir: t.TempDir(), Handle: 0x81010001}); err == nil || errors.Is(err, identity.ErrHandleTaken) {
+		t.Errorf("a handle that is not for identities: %v", err)
+	}
+}

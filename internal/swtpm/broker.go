@@ -1,0 +1,132 @@
+package swtpm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"gangway/internal/process"
+)
+
+// Broker is a resource manager in front of a TPM: tpm2-abrmd on a message bus
+// of its own. A TPM by itself holds three objects at once, which is too few for
+// OpenSSL's TPM provider in a TLS handshake; machines have the kernel's resource
+// manager for it (/dev/tpmrm0). While the broker runs, it has the TPM's socket to
+// itself.
+type Broker struct {
+	dir       string
+	bus, proc *process.Process
+}
+
+// MissingBroker says, in one sentence, what a Broker needs and is not
+// installed. It is empty when nothing is missing.
+func MissingBroker() string {
+	for program, deb := range map[string]string{
+		"dbus-daemon": "dbus-daemon", "tpm2-abrmd": "tpm2-abrmd libtss2-tcti-tabrmd0", "tpm2_getcap": "tpm2-tools",
+	} {
+		if _, err := lookSbin(program); err != nil {
+			return fmt.Sprintf("a TPM's broker needs %s: install with `apt-get install %s`", program, deb)
+		}
+	}
+	return ""
+}
+
+// lookSbin is exec.LookPath, and looks where Debian puts daemons too.
+func lookSbin(program string) (string, error) {
+	if p, err := exec.LookPath(program); err == nil {
+		return p, nil
+	}
+	return exec.LookPath("/usr/sbin/" + program)
+}
+
+// Broker starts one. ctx bounds the starting alone: it runs until Stop, or until
+// this process ends.
+func (t *TPM) Broker(ctx context.Context) (*Broker, error) {
+	if m := MissingBroker(); m != "" {
+		return nil, errors.New("swtpm: " + m)
+	}
+	dir, err := os.MkdirTemp("", "broker")
+	if err != nil {
+		return nil, fmt.Errorf("swtpm: %w", err)
+	}
+	b := &Broker{dir: dir}
+	if err := b.start(ctx, t.TCTI()); err != nil {
+		b.Stop()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Broker) start(ctx context.Context, tcti string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var err error
+	b.bus, err = process.Start(exec.Command("dbus-daemon", "--session", "--nofork", "--nopidfile", "--address="+b.address()))
+	if err != nil {
+		return fmt.Errorf("swtpm: starting a message bus: %w", err)
+	}
+	err = b.await(ctx, b.bus, "the message bus", func() bool {
+		_, err := os.Stat(filepath.Join(b.dir, "bus"))
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	program, err := lookSbin("tpm2-abrmd")
+	if err != nil {
+		return fmt.Errorf("swtpm: %w", err)
+	}
+	args := []string{"--session", "--tcti=" + tcti}
+	if os.Geteuid() == 0 {
+		args = append(args, "--allow-root")
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), b.Env()...)
+	if b.proc, err = process.Start(cmd); err != nil {
+		return fmt.Errorf("swtpm: starting the broker: %w", err)
+	}
+	return b.await(ctx, b.proc, "the TPM's broker", func() bool {
+		c := exec.CommandContext(ctx, "tpm2_getcap", "properties-fixed")
+		c.Env = append(os.Environ(), b.Env()...)
+		return c.Run() == nil
+	})
+}
+
+// await waits until a program is ready.
+func (b *Broker) await(ctx context.Context, p *process.Process, what string, ready func() bool) error {
+	for !ready() {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("swtpm: %s ended at once (%v)\n%s", what, p.Err(), p.Tail())
+		case <-ctx.Done():
+			return fmt.Errorf("swtpm: %s does not answer: %w\n%s", what, ctx.Err(), p.Tail())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (b *Broker) address() string { return "unix:path=" + filepath.Join(b.dir, "bus") }
+
+// TCTI is the broker's address as tpm2-tools and OpenSSL's TPM provider take it,
+// with Env in their environment.
+func (b *Broker) TCTI() string { return "tabrmd:bus_type=session" }
+
+// Env is what the environment of a program needs that uses the broker.
+func (b *Broker) Env() []string {
+	return []string{
+		"DBUS_SESSION_BUS_ADDRESS=" + b.address(),
+		"TPM2TOOLS_TCTI=" + b.TCTI(), "TPM2OPENSSL_TCTI=" + b.TCTI(), "TSS2_LOG=all+NONE",
+	}
+}
+
+// Stop ends the broker and gives the TPM back.
+func (b *Broker) Stop() {
+	b.proc.Stop(grace)
+	b.bus.Stop(grace)
+	os.RemoveAll(b.dir)
+}
