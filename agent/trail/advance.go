@@ -26,7 +26,7 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 		return 0, f.install(ctx)
 	case rebooting, rebootingAfter:
 		return f.reboot(ctx)
-	case testing:
+	case inTest:
 		return f.test(ctx)
 	case committing:
 		return 0, f.commit(ctx)
@@ -84,7 +84,7 @@ func (f *Follower) install(ctx context.Context) error {
 	case v.reboot:
 		return f.askReboot(rebooting)
 	}
-	return f.enter(testing, nil)
+	return f.enter(inTest, nil)
 }
 
 // askReboot writes down which start of the machine this is, before anybody
@@ -117,7 +117,7 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		if w.Phase == rebootingAfter {
 			return 0, f.end(failed, w.Reason)
 		}
-		return 0, f.enter(testing, nil)
+		return 0, f.enter(inTest, nil)
 	}
 	waited := time.Since(w.Since)
 	if waited > f.cfg.RebootWithin || waited < -time.Minute {

@@ -29,7 +29,7 @@ const (
 	queued         phase = "queued"          // to download
 	installing     phase = "installing"      // the hook's install is called, again if need be
 	rebooting      phase = "rebooting"       // installed; the machine is to start anew
-	testing        phase = "testing"         // the hook's test is called, again if need be
+	inTest         phase = "testing"         // the hook's test is called, again if need be
 	committing     phase = "committing"      // tested; the hook's commit is called, again if need be
 	rollingBack    phase = "rolling back"    // the hook's rollback is called, again if need be
 	rebootingAfter phase = "rebooting after" // rolled back; the machine is to start anew

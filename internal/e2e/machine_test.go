@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -333,12 +332,4 @@ func (w *wire) breaks(n int64) bool {
 		return true
 	}
 	return false
-}
-
-func asJSON(t testing.TB, text []byte) (m map[string]any) {
-	t.Helper()
-	if err := json.Unmarshal(text, &m); err != nil {
-		t.Fatal(err)
-	}
-	return m
 }
