@@ -9,8 +9,9 @@
 //	answered   the reply is stored, still sealed: what opens it is in the TPM
 //	active     the certificates are stored, and the hub has bound the device
 //
-// No secret is ever written. The join token's file is not copied; what is kept
-// of it (where the hub is and which CA it has) is public.
+// No secret is ever written into the state folder. The join token's file is not
+// copied; what is kept of it (where the hub is and which CA it has) is public.
+// Pantavisor alone gets one, short-lived, in a file of its own.
 package agent
 
 import (

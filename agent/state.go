@@ -82,6 +82,9 @@ type folder struct {
 	lock *os.File
 }
 
+// ErrInUse is a state folder that another agent holds.
+var ErrInUse = errors.New("agent: another agent is using the state folder")
+
 func openFolder(path string) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("agent: state folder: %w", err)
@@ -92,7 +95,7 @@ func openFolder(path string) (*folder, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("agent: another agent is using %s; stop it first", path)
+		return nil, fmt.Errorf("%w (%s); stop it first", ErrInUse, path)
 	}
 	return &folder{path, lock}, nil
 }

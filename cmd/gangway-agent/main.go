@@ -31,7 +31,20 @@ const (
 	exitRefused = 3
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	args := os.Args[1:]
+	if verb, conf := hookVerb(os.Args[0]); verb != "" {
+		if verb == "login" {
+			os.Stderr = nil // Pantavisor takes both outputs for the answer
+		}
+		args = []string{"pantavisor", verb, "--conf", conf}
+	}
+	var stderr io.Writer = io.Discard
+	if os.Stderr != nil {
+		stderr = os.Stderr
+	}
+	os.Exit(run(args, os.Stdout, stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -173,7 +186,7 @@ docs/agent.md has the whole contract.`,
 			return o.print(stdout, s)
 		},
 	}
-	root.AddCommand(onboard, runCmd, status)
+	root.AddCommand(onboard, runCmd, status, pantavisorCommand(stdout, stderr, &o))
 	return root
 }
 
