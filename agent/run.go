@@ -73,8 +73,13 @@ func (a *Agent) follower(s *session) (*trail.Follower, error) {
 	return trail.Open(c, s)
 }
 
-// reportAlways reports every so often.
+// reportAlways reports every so often,
+// and when another revision runs.
 func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Follower) error {
+	var changed <-chan struct{}
+	if follower != nil {
+		changed = follower.Changed()
+	}
 	for {
 		err := a.patiently(ctx, "the hub at "+s.h.url, func() error { return a.report(ctx, s, follower) })
 		switch {
@@ -86,6 +91,7 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Fo
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-time.After(a.cfg.ReportEvery*9/10 + rand.N(a.cfg.ReportEvery/5+1)):
 		}
 	}

@@ -204,8 +204,11 @@ func (f *Follower) commit(ctx context.Context) error {
 	rev, step := w.revision, *w
 	step.Phase, step.Outcome, step.Reason, step.Call = ended, done, "Installed, tested, and made permanent.", ""
 	j.Former, j.Current, j.Step = j.Current, &rev, &step
-	f.say("Revision %d runs.", w.Rev)
-	return f.save(j)
+	if err := f.save(j); err != nil {
+		return err
+	}
+	f.say("Revision %d runs.", rev.Rev)
+	return nil
 }
 
 // fail begins to roll back.

@@ -125,7 +125,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	}
 	// Reports are made beside the downloads. A hub that says no, for instance
 	// since the owner gave the step up, ends both.
-	group, ctx := errgroup.WithContext(ctx)
+	group, both := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	var left sync.WaitGroup
 	left.Add(len(missing))
@@ -137,14 +137,14 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 			select {
 			case <-finished:
 				return nil
-			case <-ctx.Done():
+			case <-both.Done():
 				return nil
 			case <-tick.C:
 				percent := 25
 				if total > 0 {
 					percent += int(24 * got.Load() / total)
 				}
-				if err := f.report(ctx, rev.Rev, "DOWNLOADING", percent, "", progress()); err != nil {
+				if err := f.report(both, rev.Rev, "DOWNLOADING", percent, "", progress()); err != nil {
 					return err
 				}
 			}
@@ -156,11 +156,11 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 			defer left.Done()
 			select {
 			case slots <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+			case <-both.Done():
+				return both.Err()
 			}
 			defer func() { <-slots }()
-			return f.downloadOne(ctx, rev, sum, records[i], func(n int64) { got.Add(n) })
+			return f.downloadOne(both, rev, sum, records[i], func(n int64) { got.Add(n) })
 		})
 	}
 	if err := group.Wait(); err != nil {

@@ -89,6 +89,7 @@ type Follower struct {
 	objects objects
 	journal journal
 	status  atomic.Pointer[Status]
+	changed chan struct{}
 	said    string // the last complaint, to say it once
 }
 
@@ -130,7 +131,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if cfg.Hook, err = filepath.Abs(cfg.Hook); err != nil {
 		return nil, fmt.Errorf("trail: %w", err)
 	}
-	f := &Follower{cfg: cfg, conn: conn, dir: dir, objects: objects{filepath.Join(dir, "objects"), filepath.Join(dir, "incoming")}}
+	f := &Follower{cfg: cfg, conn: conn, dir: dir, objects: objects{filepath.Join(dir, "objects"), filepath.Join(dir, "incoming")}, changed: make(chan struct{}, 1)}
 	for _, d := range []string{f.objects.dir, f.objects.incoming, f.revisions()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("trail: %w", err)
@@ -158,8 +159,16 @@ func (f *Follower) tell() {
 	if f.journal.Step != nil {
 		s.Phase = string(f.journal.Step.Phase)
 	}
-	f.status.Store(&s)
+	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
+		select {
+		case f.changed <- struct{}{}:
+		default: // it is told already
+		}
+	}
 }
+
+// Changed gets something whenever another revision runs.
+func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 

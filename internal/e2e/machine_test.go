@@ -18,6 +18,7 @@ import (
 
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
+	"gangway/store"
 )
 
 // machine is a device: a software TPM, the real agent as a process, an
@@ -31,6 +32,7 @@ type machine struct {
 	tpm   *swtpm.TPM
 	dir   string
 	id    string
+	nick  string
 	args  []string // of the agent, after "run"
 
 	proc *exec.Cmd
@@ -57,18 +59,25 @@ esac
 // newMachine onboards a machine. The agent does not run yet.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{t: t, tpm: newTPM(t, swtpm.P384), dir: t.TempDir(), log: new(lockedBuffer)}
-	m.hub = newHub(t, m.tpm)
-	m.ada = signIn(t, m.hub)
-	m.files = &uploader{url: m.hub.URL, client: m.ada.client, token: m.ada.token}
-	m.wire = newWire(t, strings.TrimPrefix(m.hub.URL, "https://"))
-	tok := m.hub.Token(t, m.hub.Owner, nil)
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	return machineOf(t, tpm, h, h.Owner)
+}
+
+// machineOf is newMachine for another owner.
+func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, owner store.Account) *machine {
+	t.Helper()
+	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
+	m.ada = signInAs(t, h, owner.Nick)
+	m.files = &uploader{url: h.URL, client: m.ada.client, token: m.ada.token}
+	m.wire = newWire(t, strings.TrimPrefix(h.URL, "https://"))
+	tok := h.Token(t, owner, nil)
 	tok.Hub = "https://" + m.wire.addr()
 	s, err := onboard(t, m.tpm, tok, m.path("state"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.id = s.DeviceID
+	m.id, m.nick = s.DeviceID, s.Nick
 	if err := os.WriteFile(m.path("hook"), []byte(hookScript), 0o755); err != nil {
 		t.Fatal(err)
 	}
