@@ -132,12 +132,17 @@ const every = time.Second
 // Run sends until ctx ends. Lines that the hub does not take, though it is
 // there, are sent one by one, and dropped then.
 func (l *Log) Run(ctx context.Context, conn Conn) error {
-	wait, most := every, batchLines
+	wait := every
+	singles := 0 // lines of a batch that was refused, which are left to send one by one
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
+		}
+		most := batchLines
+		if singles > 0 {
+			most = 1
 		}
 		lines, first, lost := l.batch(most)
 		if len(lines) == 0 {
@@ -154,17 +159,14 @@ func (l *Log) Run(ctx context.Context, conn Conn) error {
 			n--
 		}
 		switch {
-		case err == nil:
+		case err == nil || refused(err) && n == 1:
 			l.sent(first, n, lost)
-			wait, most = 0, batchLines
-			if n < batchLines {
+			singles = max(0, singles-1)
+			if wait = 0; n < batchLines && singles == 0 {
 				wait = every
 			}
-		case refused(err) && most > 1:
-			wait, most = 0, 1
 		case refused(err):
-			l.sent(first, n, lost)
-			wait = 0
+			wait, singles = 0, n
 		default:
 			wait = min(2*max(wait, every), time.Minute)
 			wait = wait/2 + rand.N(wait/2)

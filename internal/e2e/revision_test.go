@@ -2,11 +2,16 @@ package e2e_test
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"gangway/store"
 )
 
 // A revision is downloaded, installed, tested, made permanent, and reported;
@@ -230,5 +235,147 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	}
 	if got := m.installed("app/root"); got != "base" {
 		t.Errorf("installed: %q", got)
+	}
+}
+
+// The agent is killed at random instants all the time: what is installed in the
+// end is what the hub was told, and never half of it.
+func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run()
+	m.begun()
+	m.becomes(m.post(map[string]string{"app/a": "0", "app/b": "0"}), "DONE")
+	m.kill()
+	installed := "0"
+	kills := 0
+	for n := 1; n <= 6; n++ {
+		value := fmt.Sprint(n)
+		files := map[string]string{"app/a": value, "app/b": value, "app/large": strings.Repeat(value, 2<<20), "hook/install.sh": "sleep 0.1\n"}
+		if n%3 == 0 {
+			files["hook/test.sh"] = "sleep 0.05; exit 1\n"
+		}
+		rev := m.post(files)
+		var p progress
+		for end := time.Now().Add(patience); ; {
+			m.run()
+			time.Sleep(time.Duration(40+rand.IntN(300)) * time.Millisecond)
+			m.kill()
+			kills++
+			if p = m.progress(rev); p.Status == "DONE" || p.Status == "ERROR" {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("revision %d is %+v after %d kills: %v", rev, p, kills, m.calls())
+			}
+		}
+		switch {
+		case p.Status == "DONE" && n%3 == 0:
+			t.Fatalf("a bad revision is done")
+		case p.Status == "DONE":
+			installed = value
+		case n%3 != 0 && !strings.Contains(p.Message, "stopped 3 times"):
+			t.Fatalf("a good revision failed: %+v", p)
+		}
+		if a, b := m.installed("app/a"), m.installed("app/b"); a != installed || b != installed {
+			t.Fatalf("revision %d is %s (%s), and %q and %q are installed", rev, p.Status, p.Message, a, b)
+		}
+	}
+	t.Logf("%d kills", kills)
+}
+
+// What an owner gives up while it is being installed is rolled back; what was
+// taken back before is not begun; what leads out of its folder is refused.
+func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run()
+	m.begun()
+	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	rev := m.post(map[string]string{"app/root": "unwanted", "hook/install.sh": "echo x >installing; while [ ! -e givenup ]; do sleep 0.05; done\n"})
+	eventually(t, "the installation begins", func() bool {
+		_, err := os.Stat(m.path("installing"))
+		return err == nil
+	})
+	m.ada.call("PUT", fmt.Sprintf("/trails/%s/steps/%d/wontgo", m.id, rev), map[string]string{}, new(any))
+	if err := os.WriteFile(m.path("givenup"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
+	eventually(t, "what ran before runs", func() bool { return m.installed("app/root") == "base" })
+	if p := m.progress(rev); p.Status != "WONTGO" {
+		t.Errorf("%+v", p)
+	}
+	evil := m.post(map[string]string{"../../../escaped": "x"})
+	if p := m.becomes(evil, "WONTGO"); !strings.Contains(p.Message, "no path of a file inside") {
+		t.Errorf("%q", p.Message)
+	}
+	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {
+		t.Error("it was installed")
+	}
+	m.becomes(m.post(map[string]string{"app/root": "next"}), "DONE")
+}
+
+// What the owner sets reaches the device's hook, also after it failed once;
+// lines come from a socket, a file and standard input; and what the device says
+// of itself has Pantavisor's keys.
+func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	hook := "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nif [ ! -e once ]; then touch once; exit 1; fi\ncp \"$2\" told\n"
+	if err := os.WriteFile(m.path("meta-hook"), []byte(hook), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sockets, err := os.MkdirTemp("", "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(sockets) })
+	m.args = append(m.args, "--user-meta-hook", m.path("meta-hook"), "--log-socket", filepath.Join(sockets, "s"))
+	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"speed": 3, "gone": 1}, new(any))
+	m.run()
+	m.begun()
+	told := func(want string) {
+		t.Helper()
+		eventually(t, "the hook is told "+want, func() bool {
+			b, _ := os.ReadFile(m.path("told"))
+			return strings.TrimSpace(string(b)) == want
+		})
+	}
+	told(`{"gone":1,"speed":3}`)
+	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"gone": nil}, new(any))
+	told(`{"speed":3}`)
+
+	conn, err := net.Dial("unixgram", filepath.Join(sockets, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("<14>from the socket")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the line arrives", func() bool {
+		list, err := m.hub.Store.Logs(t.Context(), store.LogFilter{Owner: m.hub.Owner.ID, Devices: []string{m.id}, Limit: 1000, Bytes: 1 << 20})
+		return err == nil && slices.ContainsFunc(list, func(e store.LogEntry) bool {
+			return e.Message == "from the socket" && e.Source == "socket" && e.Level == "INFO"
+		})
+	})
+	var meta map[string]any
+	eventually(t, "the device reports its revision", func() bool {
+		d, err := m.hub.Store.Device(t.Context(), m.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		meta = d.DeviceMeta
+		return meta["pantavisor.revision"] == "0"
+	})
+	for _, key := range []string{"gangway.version", "pantavisor.arch", "pantavisor.uname", "pantavisor.mode", "pantahub.address", "pantahub.claimed",
+		"pantahub.online", "pantahub.state", "interfaces", "storage", "sysinfo", "time"} {
+		if _, ok := meta[key]; !ok {
+			t.Errorf("%s is not reported", key)
+		}
+	}
+	if cards, ok := meta["interfaces"].(map[string]any); !ok || cards["lo.ipv4"] == nil {
+		t.Errorf("interfaces: %v", meta["interfaces"])
 	}
 }
