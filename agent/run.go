@@ -67,7 +67,7 @@ func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
 // follower makes the follower of the device's trail.
 func (a *Agent) follower(s *session) (*trail.Follower, error) {
 	c := a.cfg.Trail
-	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, "trail"), a.state.DeviceID
+	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, trailFolder), a.state.DeviceID
 	c.Say = func(sentence string) { a.step("trail", "%s", sentence) }
 	c.Line = func(line string) { a.log("hook", line) }
 	return trail.Open(c, s)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/agent/trail"
 	"gangway/identity"
 )
 
@@ -52,6 +53,10 @@ type State struct {
 	// Waiting says in one line what the agent is waiting for.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last took a report
+	// Revision is what runs, and Step what is being done to get to another.
+	// They are read from the trail's journal (ReadState), and not kept here.
+	Revision string `json:"revision,omitempty"`
+	Step     string `json:"step,omitempty"`
 }
 
 // TPM is what the hub read in the TPM's certificate and attestation.
@@ -68,11 +73,20 @@ const (
 	identityFile = "identity.pem" // IDevID certificate and its issuer
 	aikFile      = "aik.pem"      // AIK certificate and its issuer
 	lockFile     = "lock"
+	trailFolder  = "trail"
 )
 
 // ReadState reads the state of a folder, without its lock.
 func ReadState(dir string) (*State, error) {
 	s, err := (&folder{path: dir}).read()
+	if err != nil {
+		return &s, err
+	}
+	status, err := trail.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
+	s.Revision = status.Revision
+	if status.Step != "" {
+		s.Step = "revision " + status.Step + ": " + status.Phase
+	}
 	return &s, err
 }
 

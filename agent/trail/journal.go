@@ -97,6 +97,27 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
+// ReadStatus reads the status of a follower's folder from outside. A folder
+// that is not there has an empty one.
+func ReadStatus(dir, device string) (Status, error) {
+	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
+	if err != nil || !j.Begun {
+		return Status{}, err
+	}
+	return j.status(), nil
+}
+
+func (j *journal) status() Status {
+	s := Status{Phase: "idle"}
+	if j.Current != nil {
+		s.Revision = fmt.Sprint(j.Current.Rev)
+	}
+	if j.Step != nil {
+		s.Phase, s.Step = string(j.Step.Phase), fmt.Sprint(j.Step.Rev)
+	}
+	return s
+}
+
 // save makes j the journal, durably, before it counts.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")

@@ -79,6 +79,7 @@ type Config struct {
 type Status struct {
 	Revision string // of what runs; empty: not known
 	Phase    string // "idle", or what is being done
+	Step     string // with which revision it is being done
 }
 
 // Follower follows one trail.
@@ -152,13 +153,7 @@ func (f *Follower) Status() Status { return *f.status.Load() }
 
 // tell publishes the journal's status.
 func (f *Follower) tell() {
-	s := Status{Phase: "idle"}
-	if f.journal.Current != nil {
-		s.Revision = fmt.Sprint(f.journal.Current.Rev)
-	}
-	if f.journal.Step != nil {
-		s.Phase = string(f.journal.Step.Phase)
-	}
+	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
 		select {
 		case f.changed <- struct{}{}:

@@ -299,6 +299,8 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("reported", s.LastSeen.Format(time.RFC3339))
 	}
 	line("boot", s.Boot)
+	line("revision", s.Revision)
+	line("step", s.Step)
 	line("waiting", s.Waiting)
 	return nil
 }

@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -38,6 +40,10 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	}
 	third := m.post(map[string]string{"app/root": "three"})
 	m.becomes(third, "DONE")
+	status, err := exec.Command(agentBinary, "status", "--state", m.path("state")).Output()
+	if err != nil || !regexp.MustCompile(`(?m)^revision +3$`).Match(status) {
+		t.Errorf("status: %s %v", status, err)
+	}
 	want := []string{"install 1", "test 1", "commit 1", "install 2", "test 2", "rollback 2", "install 3", "test 3", "commit 3"}
 	if got := m.calls(); !slices.Equal(got, want) {
 		t.Errorf("calls: %v", got)
@@ -251,7 +257,7 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	kills := 0
 	for n := 1; n <= 6; n++ {
 		value := fmt.Sprint(n)
-		files := map[string]string{"app/a": value, "app/b": value, "app/large": strings.Repeat(value, 2<<20), "hook/install.sh": "sleep 0.1\n"}
+		files := map[string]string{"app/a": value, "app/b": value, "app/large": strings.Repeat(value, 2<<20), "hook/install.sh": "sleep 0.3\n", "hook/commit.sh": "sleep 0.1\n", "hook/rollback.sh": "sleep 0.2\n"}
 		if n%3 == 0 {
 			files["hook/test.sh"] = "sleep 0.05; exit 1\n"
 		}
