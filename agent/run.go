@@ -105,6 +105,11 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 		return err
 	}
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
+	var refused *Refused
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		// It was deleted in the middle of this request: the next one is told so.
+		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
+	}
 	if err != nil {
 		return err
 	}

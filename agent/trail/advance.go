@@ -16,6 +16,10 @@ import (
 // after so many the revision is to blame.
 const maxTries = 3
 
+// maxRollbacks is the same for rolling back, after which nothing is left to do
+// but to call for a person.
+const maxRollbacks = 10
+
 // advance does the next thing for the step under way, and says how long to
 // wait after it.
 func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
@@ -45,7 +49,10 @@ func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
 	err := f.report(ctx, w.Rev, "QUEUED", 5, "Taken by the device.", nil)
 	if err == nil {
-		err = f.prepare(ctx, w.revision)
+		err = f.confirm(ctx)
+	}
+	if err == nil {
+		err = f.prepare(ctx, f.journal.Step.revision)
 	}
 	if err == nil {
 		err = f.report(ctx, w.Rev, "INPROGRESS", 50, "Being installed.", nil)
@@ -61,6 +68,25 @@ func (f *Follower) fetch(ctx context.Context) error {
 		return err
 	}
 	return f.enter(installing, nil)
+}
+
+// confirm takes the state as it is now that the step is taken: until then its
+// owner may have exchanged it.
+func (f *Follower) confirm(ctx context.Context) error {
+	w := f.journal.Step
+	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, maxPending)
+	if err != nil {
+		return err
+	}
+	s, err := parseState(text)
+	if err != nil {
+		return &givenUp{wontGo, "This device does not take the revision: " + err.Error() + "."}
+	}
+	rev := revision{w.Rev, s.sum}
+	if err := f.keepState(rev, s); err != nil || rev == w.revision {
+		return err
+	}
+	return f.change(func(w *work) { w.revision = rev })
 }
 
 // notWanted says that the step is final, or gone, on the hub.
@@ -219,7 +245,7 @@ func (f *Follower) fail(reason string) error {
 
 func (f *Follower) rollBack(ctx context.Context) error {
 	w := f.journal.Step
-	if w.Tries >= maxTries {
+	if w.Tries >= maxRollbacks {
 		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times when it was rolled back: look after it.", w.Reason, w.Tries))
 	}
 	v, err := f.call(ctx, "rollback")
@@ -256,7 +282,8 @@ func (f *Follower) drop() error {
 	if err := f.save(j); err != nil {
 		return err
 	}
-	return f.collect()
+	f.collect()
+	return nil
 }
 
 // transfer is what Pantavisor reports of a download.

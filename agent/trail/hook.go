@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -75,9 +76,10 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent was told to stop, which is nobody's failure.
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		return verdict{}, errors.Join(ctx.Err(), f.change(func(w *work) { w.Tries-- }))
+		// The agent was told to stop. That counts as a try too: it may be the
+		// hook that has it started anew, each time.
+		f.killGroup(cmd)
+		return verdict{}, ctx.Err()
 	}
 	code := -1
 	if cmd.ProcessState != nil {
@@ -85,7 +87,7 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	}
 	switch {
 	case bounded.Err() != nil:
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		f.killGroup(cmd)
 		return verdict{reason: fmt.Sprintf("The hook's %s took longer than %s.%s", verb, f.cfg.HookTimeout, out.said())}, nil
 	case code == 0:
 		return verdict{ok: true}, nil
@@ -95,6 +97,13 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 		return verdict{reason: fmt.Sprintf("The hook's %s ended with code %d.%s", verb, code, out.said())}, nil
 	}
 	return verdict{reason: fmt.Sprintf("The hook's %s: %v.%s", verb, err, out.said())}, nil
+}
+
+// killGroup ends what a call that had to be ended left of itself.
+func (f *Follower) killGroup(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // or there is nothing left
+	}
 }
 
 // runLocked runs cmd from a thread of its own: the kernel ties the
@@ -141,16 +150,25 @@ func (f *Follower) stopOrphans() error {
 	return nil
 }
 
-// output passes a hook's lines on and remembers the last ones.
+// output passes a hook's lines on and remembers the last ones. What a hook left
+// running may still write when the call is over.
 type output struct {
-	line    func(string)
+	line func(string)
+
+	mu      sync.Mutex // guards what follows
+	over    bool       // the call is
 	partial []byte
-	over    bool // the rest of this line is dropped
+	long    bool // the rest of this line is dropped
 	passed  int
 	tail    []string
 }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return len(p), nil
+	}
 	for _, c := range p {
 		switch {
 		case c == '\n':
@@ -158,18 +176,19 @@ func (o *output) Write(p []byte) (int, error) {
 		case len(o.partial) < maxLine:
 			o.partial = append(o.partial, c)
 		default:
-			o.over = true
+			o.long = true
 		}
 	}
 	return len(p), nil
 }
 
+// emit ends a line; the caller holds mu.
 func (o *output) emit() {
 	text := strings.TrimRight(strings.ToValidUTF8(string(o.partial), "\ufffd"), "\r")
-	if o.over {
+	if o.long {
 		text += "…"
 	}
-	o.partial, o.over = o.partial[:0], false
+	o.partial, o.long = o.partial[:0], false
 	if text == "" {
 		return
 	}
@@ -182,13 +201,16 @@ func (o *output) emit() {
 }
 
 func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.emit()
+	o.over = true
 	if o.passed > maxLines {
 		o.line(fmt.Sprintf("(%d more lines are not passed on)", o.passed-maxLines))
 	}
 }
 
-// said quotes the last lines.
+// said quotes the last lines, after end.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {

@@ -11,8 +11,10 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,6 +27,7 @@ type evilHub struct {
 
 	mu      sync.Mutex
 	steps   []string          // guarded by mu: those that wait, JSON
+	state   string            // guarded by mu: of the one that was offered
 	objects map[string]string // guarded by mu: by the hash that the hub says they have
 	record  func(sum, content string) string
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
@@ -56,7 +59,7 @@ func newEvilHub(t *testing.T) *evilHub {
 		defer h.mu.Unlock()
 		fmt.Fprintf(w, "[%s]", strings.Join(h.steps, ","))
 	})
-	mux.HandleFunc("GET /trails/dev/steps/{rev}/objects/{sum}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /objects/{sum}", func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		content, ok := h.objects[r.PathValue("sum")]
@@ -65,6 +68,11 @@ func newEvilHub(t *testing.T) *evilHub {
 			return
 		}
 		io.WriteString(w, h.record(r.PathValue("sum"), content))
+	})
+	mux.HandleFunc("GET /trails/dev/steps/{rev}/state", func(w http.ResponseWriter, r *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		io.WriteString(w, h.state)
 	})
 	mux.HandleFunc("PUT /trails/dev/steps/{rev}/progress", func(w http.ResponseWriter, r *http.Request) {
 		var p report
@@ -139,6 +147,7 @@ func (h *evilHub) has(content string) string {
 func (h *evilHub) offer(rev, state string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.state = state
 	h.steps = []string{fmt.Sprintf(`{"rev":%s,"progress":{},"state":%s,"commit-msg":"x"}`, rev, state)}
 }
 
@@ -424,6 +433,73 @@ func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	h.offer("2", stateWith("c/d", sum))
 	if r := h.outcome(f); r.Status != "DONE" || len(h.ranges) != 1 {
 		t.Errorf("%+v, %d downloads", r, len(h.ranges))
+	}
+}
+
+// The owner exchanges the state between the device's look and its word that it
+// takes the step: what is installed is what the hub then has.
+func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith("a", h.has("old")))
+	h.mu.Lock()
+	h.state = stateWith("a", fmt.Sprintf("%x", sha256.Sum256([]byte("new"))))
+	h.mu.Unlock()
+	h.has("new")
+	f := h.device("", nil)
+	if r := h.outcome(f); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+	got, err := os.ReadFile(filepath.Join(f.folderOf(*f.journal.Current), filesName, "a"))
+	if err != nil || string(got) != "new" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// A hook that has the agent started anew, each time, comes to an end.
+func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	f := h.device("case $1 in commit) touch \"$2/../../../stop\"; sleep 300 ;; esac\n", nil)
+	stop := filepath.Join(filepath.Dir(f.dir), "stop")
+	for range maxTries {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx) }()
+		for {
+			if os.Remove(stop) == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatal("the hook is not called")
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "stopped 3 times") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What a hook leaves running does not hold up the agent.
+func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", nil)
+	r := h.outcome(f)
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "left"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); r.Status != "DONE" || err != nil {
+		t.Errorf("%+v; what it left: %v", r, err)
 	}
 }
 

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// errDisk marks errors of the device's own disk, which no waiting mends.
-var errDisk = errors.New("trail: the device's disk")
+// errDisk marks errors of the device's own disk. The journal in the memory is
+// the one on the disk, so what failed is done again.
+var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
 	if err == nil {

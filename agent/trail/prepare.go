@@ -97,7 +97,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	var total, have int64
 	for i, sum := range missing {
 		var err error
-		if records[i], err = f.record(ctx, rev, sum); err != nil {
+		if records[i], err = f.record(ctx, sum); err != nil {
 			return err
 		}
 		if total += records[i].size; total > maxTotal {
@@ -160,7 +160,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 				return both.Err()
 			}
 			defer func() { <-slots }()
-			return f.downloadOne(both, rev, sum, records[i], func(n int64) { got.Add(n) })
+			return f.downloadOne(both, sum, records[i], func(n int64) { got.Add(n) })
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -176,14 +176,14 @@ const maxWrong = 3
 // downloadOne gets one object. An address that has ended is asked for anew,
 // once; wrong contents are asked for again, a few times; what breaks off is
 // left to the next try, which goes on from there.
-func (f *Follower) downloadOne(ctx context.Context, rev revision, sum string, r record, count func(int64)) error {
+func (f *Follower) downloadOne(ctx context.Context, sum string, r record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
 		err := f.objects.download(ctx, f.conn, sum, r, count)
 		switch {
 		case errors.Is(err, errGone) && !renewed:
 			renewed = true
-			if r, err = f.record(ctx, rev, sum); err != nil {
+			if r, err = f.record(ctx, sum); err != nil {
 				return err
 			}
 		case errors.Is(err, errContent):
@@ -196,8 +196,8 @@ func (f *Follower) downloadOne(ctx context.Context, rev revision, sum string, r 
 	}
 }
 
-func (f *Follower) record(ctx context.Context, rev revision, sum string) (record, error) {
-	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/objects/%s", f.cfg.Device, rev.Rev, sum), nil, maxRecord)
+func (f *Follower) record(ctx context.Context, sum string) (record, error) {
+	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, maxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusNotFound {
 		return record{}, &givenUp{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
@@ -262,9 +262,17 @@ func (f *Follower) place(root *os.Root, at string, file file) error {
 	return os.Link(f.objects.path(file.sum), filepath.Join(at, file.path))
 }
 
-// collect removes what neither what runs, nor what ran before, nor what is
-// under way has a use for.
-func (f *Follower) collect() error {
+// collect removes what nobody has a use for any more. What cannot be read or
+// removed now is left to the next time.
+func (f *Follower) collect() {
+	if err := f.sweep(); err != nil {
+		f.say("Old revisions are not removed: %v.", err)
+	}
+}
+
+// sweep removes what neither what runs, nor what ran before, nor what is under
+// way has a use for.
+func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {
 		if r != nil {

@@ -175,15 +175,13 @@ func (f *Follower) complain(err error) {
 	}
 }
 
-// Run follows until ctx ends, or the hub says for good that this device has no
-// trail (a Refusal), or the disk fails.
+// Run follows until ctx ends, or the hub does not know this device any more (a
+// Refusal).
 func (f *Follower) Run(ctx context.Context) error {
 	if err := f.stopOrphans(); err != nil {
 		return err
 	}
-	if err := f.collect(); err != nil {
-		return err
-	}
+	f.collect()
 	wait := newPatience()
 	for {
 		pause, err := f.once(ctx)
@@ -193,8 +191,6 @@ func (f *Follower) Run(ctx context.Context) error {
 			return nil
 		case err == nil:
 			wait = newPatience()
-		case errors.Is(err, errDisk):
-			return err
 		case errors.As(err, &no) && !no.Temporary() && (no.HTTPStatus() == http.StatusUnauthorized || no.HTTPStatus() == http.StatusForbidden):
 			return err
 		default:
