@@ -282,6 +282,7 @@ func (f *Follower) drop() error {
 	if err := f.save(j); err != nil {
 		return err
 	}
+	f.hashed = nil
 	f.collect()
 	return nil
 }

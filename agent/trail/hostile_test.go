@@ -9,7 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -576,6 +578,25 @@ func FuzzState(f *testing.F) {
 			if !filepath.IsLocal(file.path) || filepath.Clean(file.path) != file.path {
 				t.Errorf("%q", file.path)
 			}
+		}
+	})
+}
+
+// Whatever a hub says of an object, what is made of it is a path on the hub and
+// a size that is one.
+func FuzzRecord(f *testing.F) {
+	sum := strings.Repeat("a", 64)
+	f.Add([]byte(`{"sha256sum":"` + sum + `","size":"1","signed-geturl":"https://hub.example/local-s3/x"}`))
+	f.Add([]byte(`[{"rev":1,"state":{}}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if r, err := parseRecord(text, sum); err == nil {
+			u, err := url.Parse("https://hub.example" + r.path)
+			if err != nil || u.Host != "hub.example" || u.RawQuery != "" || u.Path != r.path || !strings.HasPrefix(path.Clean(u.Path), "/local-s3/") || r.size < 0 {
+				t.Errorf("%+v %v", r, err)
+			}
+		}
+		if s, err := parsePending(text); err == nil && s != nil && (s.rev < 0 || s.rev > maxRev || len(s.message) > 210) {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -66,16 +66,22 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	if err != nil {
 		return err
 	}
+	if f.hashed == nil {
+		f.hashed = map[string]bool{}
+	}
 	var missing []string
 	for _, sum := range s.sums() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		if f.hashed[sum] {
+			continue // when the hub is away, this is tried again and again
+		}
 		have, err := f.objects.has(sum)
 		if err != nil {
 			return err
 		}
-		if !have {
+		if f.hashed[sum] = have; !have {
 			missing = append(missing, sum)
 		}
 	}

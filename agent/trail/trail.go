@@ -92,6 +92,8 @@ type Follower struct {
 	status  atomic.Pointer[Status]
 	changed chan struct{}
 	said    string // the last complaint, to say it once
+
+	hashed map[string]bool // objects found whole since the step was taken
 }
 
 // Open reads the journal. Nothing is done before Run.

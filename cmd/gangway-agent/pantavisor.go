@@ -242,6 +242,7 @@ func (h *handler) detach(verb string) error {
 		return err
 	}
 	cmd := exec.Command(self, "pantavisor", verb, "--conf", h.conf, "--tpm", h.o.tpm, "--state", h.o.state)
+	cmd.Args[0] = "gangway-agent" // and not the hook's name, if this is a copy of that name
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err

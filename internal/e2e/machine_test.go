@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -254,7 +255,10 @@ type wire struct {
 	mu    sync.Mutex
 	cut   bool       // guarded by mu
 	limit int64      // guarded by mu: bytes to the device after which a connection breaks, once; 0: none
+	stall int64      // guarded by mu: bytes to the device after which they all stop; 0: none
 	open  []net.Conn // guarded by mu
+
+	carried atomic.Int64 // bytes to the device
 }
 
 func newWire(t *testing.T, to string) *wire {
@@ -287,6 +291,30 @@ func (w *wire) breaksAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
+}
+
+// stalls lets every connection stop after so many bytes to the device more, or
+// go on.
+func (w *wire) stalls(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stall = n
+	if n > 0 {
+		w.stall += w.carried.Load()
+	}
+}
+
+// stalled waits while the wire is.
+func (w *wire) stalled(c net.Conn) {
+	for {
+		w.mu.Lock()
+		still := w.stall > 0 && w.carried.Load() >= w.stall && slices.Contains(w.open, c)
+		w.mu.Unlock()
+		if !still {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func (w *wire) serve() {
@@ -323,6 +351,8 @@ func (w *wire) carry(c net.Conn) {
 		if n > 0 && w.breaks(int64(n)) {
 			return
 		}
+		w.stalled(c)
+		w.carried.Add(int64(n))
 		if _, e := c.Write(buf[:n]); e != nil || err != nil {
 			return
 		}

@@ -217,6 +217,40 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	}
 }
 
+// The agent is killed in the middle of a download: the next one goes on from
+// there, and does not begin again.
+func TestKilledDownloadIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.run()
+	m.begun()
+	large := strings.Repeat("fedcba9876543210", 1<<20) // 16 MiB
+	sum := m.object(large)
+	part := m.path("state", "trail", "incoming", sum)
+	m.wire.stalls(10 << 20)
+	rev := m.post(map[string]string{"app/root": large})
+	var had int64
+	eventually(t, "the download stalls in its middle", func() bool {
+		info, err := os.Stat(part)
+		if err != nil || info.Size() < 8<<20 {
+			return false
+		}
+		had = info.Size()
+		return true
+	})
+	m.kill()
+	m.wire.stalls(0)
+	before := m.wire.carried.Load()
+	m.run()
+	m.becomes(rev, "DONE")
+	if m.installed("app/root") != large {
+		t.Error("installed is something else")
+	}
+	if again := m.wire.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
+		t.Errorf("%d bytes came after the kill, though %d of %d were there", again, had, len(large))
+	}
+}
+
 // A revision with which the hub cannot be reached is no good.
 func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	t.Parallel()
