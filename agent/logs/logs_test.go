@@ -206,6 +206,16 @@ func TestFileIsFollowedThroughRotation(t *testing.T) {
 	}
 }
 
+// Standard input is read to its end; of a line without end the beginning is
+// kept.
+func TestReaderIsReadToItsEnd(t *testing.T) {
+	l := new(Log)
+	l.Read(strings.NewReader("one\r\n\n"+strings.Repeat("x", 3*maxMessage)+"\nlast"), "stdin")
+	if len(l.lines) != 3 || l.lines[0].Message != "one" || len(l.lines[1].Message) > maxMessage+10 || l.lines[2].Message != "last" {
+		t.Errorf("%d lines", len(l.lines))
+	}
+}
+
 // A pipe in the place of a file makes nobody wait.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	dir := t.TempDir()

@@ -120,7 +120,8 @@ func (f *Follower) askReboot(p phase) error {
 	if err != nil {
 		return err
 	}
-	return f.enter(p, func(w *work) { w.BootID, w.Since = id, time.Now().UTC() })
+	f.told = false
+	return f.enter(p, func(w *work) { w.BootID = id })
 }
 
 func (f *Follower) bootID() (string, error) {
@@ -129,6 +130,16 @@ func (f *Follower) bootID() (string, error) {
 		return "", diskError(err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+// waited is how long this process has seen the step as it is. The machine's
+// clock has no say: without a battery it begins anywhere, and is set later.
+func (f *Follower) waited() time.Duration {
+	w := f.journal.Step
+	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {
+		f.phase, f.since = now, time.Now()
+	}
+	return time.Since(f.since)
 }
 
 // reboot has the hook start the machine anew, and goes on when it did.
@@ -145,15 +156,15 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, f.enter(inTest, nil)
 	}
-	waited := time.Since(w.Since)
-	if waited > f.cfg.RebootWithin || waited < -time.Minute {
+	if f.waited() > f.cfg.RebootWithin {
 		reason := fmt.Sprintf("The machine was not started anew within %s.", f.cfg.RebootWithin)
 		if w.Phase == rebootingAfter {
 			return 0, f.end(failed, w.Reason+" "+reason)
 		}
 		return 0, f.fail(reason)
 	}
-	if w.Tries == 0 {
+	if !f.told && w.Tries < maxTries { // again after the agent alone was started anew
+		f.told = true
 		// It is only told to; an owner who is watching learns why it goes away.
 		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "The machine starts anew.", nil)
 		f.say("Revision %d needs the machine to start anew.", w.Rev)
@@ -190,9 +201,10 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 		if !v.ok || v.reboot {
 			return 0, f.fail(v.refused("test"))
 		}
-		return 0, f.change(func(w *work) { w.Passed, w.Since, w.Call = true, time.Now().UTC(), "" })
+		return 0, f.change(func(w *work) { w.Passed, w.Call = true, "" })
 	}
 	if f.cfg.HubWithin > 0 {
+		f.waited()
 		asking, cancel := context.WithTimeout(ctx, 30*time.Second)
 		err := f.report(asking, w.Rev, "TESTING", 90, "The test passed.", nil)
 		cancel()
@@ -202,7 +214,7 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 		case err != nil && ctx.Err() != nil:
 			return 0, ctx.Err()
 		case err != nil:
-			if waited := time.Since(w.Since); waited > f.cfg.HubWithin || waited < -time.Minute {
+			if f.waited() > f.cfg.HubWithin {
 				return 0, f.fail(fmt.Sprintf("With it the hub could not be reached within %s: %v.", f.cfg.HubWithin, err))
 			}
 			f.complain(err)

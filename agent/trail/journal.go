@@ -49,14 +49,13 @@ func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum)
 // work is the step that is under way.
 type work struct {
 	revision
-	Phase   phase     `json:"phase"`
-	Tries   int       `json:"tries,omitempty"`  // calls of the hook that were begun in this phase
-	Call    string    `json:"call,omitempty"`   // names the hook's processes of the last call
-	BootID  string    `json:"boot,omitempty"`   // of the machine's start before the reboot
-	Since   time.Time `json:"since,omitzero"`   // when the reboot was asked for, or the test passed
-	Passed  bool      `json:"passed,omitempty"` // the test
-	Outcome outcome   `json:"outcome,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
+	Phase   phase   `json:"phase"`
+	Tries   int     `json:"tries,omitempty"`  // calls of the hook that were begun in this phase
+	Call    string  `json:"call,omitempty"`   // names the hook's processes of the last call
+	BootID  string  `json:"boot,omitempty"`   // of the machine's start before the reboot
+	Passed  bool    `json:"passed,omitempty"` // the test
+	Outcome outcome `json:"outcome,omitempty"`
+	Reason  string  `json:"reason,omitempty"`
 }
 
 // outcome is a status that ends a step.
@@ -145,7 +144,7 @@ func (f *Follower) change(edit func(w *work)) error {
 // enter goes to the next phase.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
-		w.Phase, w.Tries, w.Call, w.BootID, w.Since = p, 0, "", "", time.Time{}
+		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""
 		if edit != nil {
 			edit(w)
 		}

@@ -94,6 +94,9 @@ type Follower struct {
 	said    string // the last complaint, to say it once
 
 	hashed map[string]bool // objects found whole since the step was taken
+	phase  string          // what since is about
+	since  time.Time       // when this process first saw it; by its own clock, which nobody sets
+	told   bool            // this process told the hook to start the machine anew
 }
 
 // Open reads the journal. Nothing is done before Run.
