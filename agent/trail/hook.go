@@ -61,7 +61,7 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	bounded, cancel := context.WithTimeout(ctx, f.cfg.HookTimeout)
 	defer cancel()
 	former, formerRev := "", ""
-	if r := f.journal.Current; r != nil {
+	if r := f.journal.Current; r != nil && exists(f.folderOf(*r)) {
 		former, formerRev = f.folderOf(*r), strconv.Itoa(r.Rev)
 	}
 	out := &output{line: f.cfg.Line}
@@ -220,6 +220,11 @@ func (o *output) said() string {
 		text = "…" + strings.ToValidUTF8(text[len(text)-maxTail:], "")
 	}
 	return " It said: " + text
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func syncFS(d *os.File) error { return unix.Syncfs(int(d.Fd())) }

@@ -45,8 +45,11 @@ type Refusal interface {
 
 // Config is what a Follower is made of.
 type Config struct {
-	// Dir is the follower's own folder, made if it is not there.
+	// Dir is the folder of the journal, made if it is not there.
 	Dir string
+	// Data is the folder of objects and revisions, made if it is not there.
+	// Who may enter it may read them. Default: Dir.
+	Data string
 	// Device is the device's id.
 	Device string
 	// Hook is the installer's program.
@@ -87,6 +90,7 @@ type Follower struct {
 	cfg     Config
 	conn    Conn
 	dir     string
+	data    string
 	objects objects
 	journal journal
 	status  atomic.Pointer[Status]
@@ -130,16 +134,26 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	} else if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return nil, fmt.Errorf("trail: the installer hook %s is no program: make it executable", cfg.Hook)
 	}
+	if cfg.Data == "" {
+		cfg.Data = cfg.Dir
+	}
 	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("trail: %w", err)
+	}
+	data, err := filepath.Abs(cfg.Data)
 	if err != nil {
 		return nil, fmt.Errorf("trail: %w", err)
 	}
 	if cfg.Hook, err = filepath.Abs(cfg.Hook); err != nil {
 		return nil, fmt.Errorf("trail: %w", err)
 	}
-	f := &Follower{cfg: cfg, conn: conn, dir: dir, objects: objects{filepath.Join(dir, "objects"), filepath.Join(dir, "incoming")}, changed: make(chan struct{}, 1)}
-	for _, d := range []string{f.objects.dir, f.objects.incoming, f.revisions()} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+	f := &Follower{cfg: cfg, conn: conn, dir: dir, data: data, objects: objects{filepath.Join(data, "objects"), filepath.Join(data, "incoming")}, changed: make(chan struct{}, 1)}
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+	}{{dir, 0o700}, {f.revisions(), 0o755}, {f.objects.dir, 0o700}, {f.objects.incoming, 0o700}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
 			return nil, fmt.Errorf("trail: %w", err)
 		}
 	}
@@ -151,7 +165,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 }
 
 func (f *Follower) journalPath() string { return filepath.Join(f.dir, "journal.json") }
-func (f *Follower) revisions() string   { return filepath.Join(f.dir, "revisions") }
+func (f *Follower) revisions() string   { return filepath.Join(f.data, "revisions") }
 
 // Status says how far it is. It may be called from any goroutine.
 func (f *Follower) Status() Status { return *f.status.Load() }

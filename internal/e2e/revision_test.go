@@ -223,11 +223,12 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
+	m.args = append(m.args, "--revisions", m.path("data"))
 	m.run()
 	m.begun()
 	large := strings.Repeat("fedcba9876543210", 1<<20) // 16 MiB
 	sum := m.object(large)
-	part := m.path("state", "trail", "incoming", sum)
+	part := m.path("data", "incoming", sum)
 	m.wire.stalls(10 << 20)
 	rev := m.post(map[string]string{"app/root": large})
 	var had int64
