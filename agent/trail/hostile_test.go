@@ -333,6 +333,12 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 		"longer": func(w http.ResponseWriter, _ *http.Request, content string) {
 			io.WriteString(w, content+content)
 		},
+		"shorter": func(w http.ResponseWriter, _ *http.Request, content string) {
+			io.WriteString(w, content[:3])
+		},
+		"no such range": func(w http.ResponseWriter, _ *http.Request, _ string) {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		},
 		"endless": func(w http.ResponseWriter, r *http.Request, _ string) {
 			for r.Context().Err() == nil {
 				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
@@ -486,6 +492,44 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
+// Without its hook a device takes no revision, and says so; with it again, it
+// goes on.
+func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	said := make(chan string, 100)
+	f := h.device("", func(c *Config) { c.Say = func(s string) { said <- s } })
+	if err := os.Chmod(f.cfg.Hook, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	for line := range said {
+		if strings.Contains(line, "make it executable") {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("it says nothing")
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(h.reports) > 0 {
+		t.Errorf("%+v", h.reports)
+	}
+	if err := os.Chmod(f.cfg.Hook, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.Say = func(string) {}
+	if r := h.outcome(f); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What a hook leaves running does not hold up the agent.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	h := newEvilHub(t)
@@ -502,6 +546,21 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); r.Status != "DONE" || err != nil {
 		t.Errorf("%+v; what it left: %v", r, err)
+	}
+}
+
+// A content that the hub has lost ends the step, and not the trail.
+func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
+	h := newEvilHub(t)
+	h.blob = func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusNotFound) }
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "not its content") {
+		t.Errorf("%+v", r)
+	}
+	h = newEvilHub(t)
+	h.offer("1", stateWith("a", strings.Repeat("a", 64)))
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "has no object") {
+		t.Errorf("%+v", r)
 	}
 }
 

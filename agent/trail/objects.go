@@ -128,7 +128,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.size-1, r.size); resp.Header.Get("Content-Range") != want {
-			return fmt.Errorf("object %s: the hub answers with %q, %q was asked for", sum, clip(resp.Header.Get("Content-Range"), 60), want)
+			return fmt.Errorf("object %s: %w: %q, where %q was asked for", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
 		}
 	case http.StatusOK:
 		count(-from)
@@ -139,8 +139,14 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 		}
 	case http.StatusForbidden, http.StatusNotFound, http.StatusUnauthorized, http.StatusGone:
 		return errGone
-	default:
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+	default:
+		err := fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+		if resp.StatusCode < 500 {
+			return errors.Join(fmt.Errorf("%w: %w", errContent, err), diskError(os.Remove(o.partial(sum))))
+		}
+		return err
 	}
 	if _, err := file.Seek(from, io.SeekStart); err != nil {
 		return diskError(err)
@@ -169,7 +175,9 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 		}
 	}
 	if from < r.size {
-		return fmt.Errorf("object %s: the download ended after %d of %d bytes", sum, from, r.size)
+		// What breaks is an error above: this is an answer that says it is whole.
+		count(-from)
+		return errors.Join(fmt.Errorf("object %s: %w: %d bytes in the place of %d", sum, errContent, from, r.size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }

@@ -192,6 +192,8 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r record, count 
 			if r, err = f.record(ctx, sum); err != nil {
 				return err
 			}
+		case errors.Is(err, errGone):
+			return &givenUp{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
 				return &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}

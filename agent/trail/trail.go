@@ -129,11 +129,6 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if cfg.Line == nil {
 		cfg.Line = func(string) {}
 	}
-	if info, err := os.Stat(cfg.Hook); err != nil {
-		return nil, fmt.Errorf("trail: the installer hook: %w", err)
-	} else if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-		return nil, fmt.Errorf("trail: the installer hook %s is no program: make it executable", cfg.Hook)
-	}
 	if cfg.Data == "" {
 		cfg.Data = cfg.Dir
 	}
@@ -236,11 +231,26 @@ func (f *Follower) once(ctx context.Context) (time.Duration, error) {
 	if !f.journal.Begun {
 		return 0, f.begin(ctx)
 	}
+	// A device whose hook is gone stays on the hub, where it can be mended.
+	if err := f.checkHook(); err != nil {
+		return 0, err
+	}
 	taken, err := f.take(ctx)
 	if err != nil || taken {
 		return 0, err
 	}
 	return jitter(f.cfg.Poll), nil
+}
+
+func (f *Follower) checkHook() error {
+	info, err := os.Stat(f.cfg.Hook)
+	if err != nil {
+		return fmt.Errorf("no revision is taken without the installer hook: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return fmt.Errorf("no revision is taken without the installer hook: %s is no program; make it executable", f.cfg.Hook)
+	}
+	return nil
 }
 
 // factory is the first state of a device that has nothing installed yet.
