@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -246,6 +248,53 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	if h.config()["PH_CREDS_SECRET"] != first["PH_CREDS_SECRET"] {
 		t.Error("Pantavisor has another secret in memory than there is in its file")
 	}
+}
+
+// Pantavisor ends its hook when it takes too long: whenever that is, there is
+// one device, and the file has all of the credentials or none.
+func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t)
+	for n := range 15 {
+		c := exec.Command(h.path("btools", "ext-gangway.register"))
+		c.Env = []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin"}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(10+rand.IntN(30*(n+1))) * time.Millisecond)
+		c.Process.Kill()
+		c.Wait()
+		if _, err := os.Stat(h.path("phconfig", "pantahub.config")); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		config := h.config()
+		for _, key := range []string{"PH_CREDS_TYPE", "PH_CREDS_HOST", "PH_CREDS_PORT", "PH_CREDS_ID", "PH_CREDS_PRN", "PH_CREDS_SECRET"} {
+			if config[key] == "" {
+				t.Fatalf("%s is missing after a kill", key)
+			}
+		}
+	}
+	h.call("register")
+	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+	if status := h.signIn(h.client()); status != 200 {
+		t.Errorf("its secret signs in with %d", status)
+	}
+}
+
+// Where the owner's policy wants to see what was booted, the hooks show it, and
+// Pantavisor's own connections go by that.
+func TestHandlerShowsWhatWasBooted(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t)
+	h.hub.Policy(t, h.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
+	h.call("register")
+	p := h.client()
+	if status := h.signIn(p); status != 200 {
+		t.Fatalf("%d", status)
+	}
+	p.must("GET", "/trails/", "")
 }
 
 // The login hook of a device that its owner deleted prints nothing.
