@@ -9,8 +9,9 @@
 //	answered   the reply is stored, still sealed: what opens it is in the TPM
 //	active     the certificates are stored, and the hub has bound the device
 //
-// No secret is ever written. The join token's file is not copied; what is kept
-// of it (where the hub is and which CA it has) is public.
+// No secret is ever written into the state folder. The join token's file is not
+// copied; what is kept of it (where the hub is and which CA it has) is public.
+// Pantavisor alone gets one, short-lived, in a file of its own.
 package agent
 
 import (
@@ -24,9 +25,14 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"sync"
 	"time"
 
+	"gangway/agent/logs"
+	"gangway/agent/trail"
 	"gangway/identity"
 	"gangway/tcg"
 	"gangway/tcg/join"
@@ -48,6 +54,21 @@ type Config struct {
 	EK, Key string
 	// ReportEvery is how often Run reports. Default: one minute.
 	ReportEvery time.Duration
+	// Poll is how often Run asks for what the owner set and for a new
+	// revision. Default: 30 seconds.
+	Poll time.Duration
+	// Trail is how the device follows its trail; without a hook it does not.
+	// Dir, Device, Say and Line are the agent's to set, and Poll where it is 0.
+	Trail trail.Config
+	// UserMetaHook is called as PROGRAM user-meta FILE when the owner has
+	// changed the device's user-meta. Empty: it is only kept in the file.
+	UserMetaHook string
+	// SendLog sends the agent's own lines to the hub, and those of the
+	// sources: files that are followed, a Unix datagram socket, a reader.
+	SendLog   bool
+	LogFiles  []string
+	LogSocket string
+	LogReader io.Reader
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
@@ -65,15 +86,18 @@ type Step struct {
 	Took   time.Duration // 0 where it means nothing
 }
 
-// Agent onboards one device and keeps it connected. It is not safe for
-// concurrent use.
+// Agent onboards one device and keeps it connected. Its methods are not safe
+// for concurrent use.
 type Agent struct {
-	cfg   Config
-	dir   *folder
+	cfg     Config
+	dir     *folder
+	logs    logs.Log
+	started time.Time
+
+	mu    sync.Mutex // Run does several things at once; guards what follows
 	state State
 
-	measured   int64 // connections that there were when the last report was taken
-	logMissing bool  // said once that there is no event log
+	logMissing bool // said once that there is no event log
 }
 
 // New opens the state folder and takes its lock. Close gives it back.
@@ -87,6 +111,12 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.ReportEvery == 0 {
 		cfg.ReportEvery = time.Minute
 	}
+	if cfg.Poll == 0 {
+		cfg.Poll = 30 * time.Second
+	}
+	if cfg.Trail.Poll == 0 {
+		cfg.Trail.Poll = cfg.Poll
+	}
 	dir, err := openFolder(cfg.StateDir)
 	if err != nil {
 		return nil, err
@@ -96,7 +126,7 @@ func New(cfg Config) (*Agent, error) {
 		dir.close()
 		return nil, err
 	}
-	return &Agent{cfg: cfg, dir: dir, state: state}, nil
+	return &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}, nil
 }
 
 // Close releases the state folder.
@@ -109,8 +139,16 @@ func (a *Agent) step(name, format string, args ...any) {
 func (a *Agent) stepTook(name string, took time.Duration, format string, args ...any) {
 	s := Step{name, fmt.Sprintf(format, args...), took}
 	a.cfg.Log.Info(s.Detail, "step", s.Name, "took", s.Took)
+	a.log("gangway-agent", s.Detail)
 	if a.cfg.Progress != nil {
 		a.cfg.Progress(s)
+	}
+}
+
+// log keeps a line for the hub.
+func (a *Agent) log(source, line string) {
+	if a.cfg.SendLog {
+		a.logs.Add("INFO", source, line)
 	}
 }
 
@@ -128,6 +166,17 @@ func (r *Refused) Error() string {
 		s += " " + r.Hint
 	}
 	return s
+}
+
+// HTTPStatus is the answer's status.
+func (r *Refused) HTTPStatus() int { return r.Status }
+
+// Temporary reports whether asking again may help.
+func (r *Refused) Temporary() bool {
+	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" {
+		return true // the owner may accept it
+	}
+	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
 // startAnew reports whether a refusal is of the stored request or reply alone,

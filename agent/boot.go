@@ -84,8 +84,11 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) error {
 	if err := json.Unmarshal(raw, &verdict); err != nil {
 		return fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)
 	}
-	if verdict.State != a.state.Boot {
-		a.state.Boot = verdict.State
+	a.mu.Lock()
+	news := verdict.State != a.state.Boot
+	a.state.Boot = verdict.State // saved with the next report
+	a.mu.Unlock()
+	if news {
 		a.step("boot", "The hub has seen what this machine booted: %s.", bootWords(verdict))
 	}
 	return nil

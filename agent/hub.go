@@ -77,19 +77,24 @@ func (h *hub) newClient(cert *tls.Certificate) *http.Client {
 	}
 }
 
-// maxAnswer bounds what is read of an answer.
+// maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 1 << 20
 
 // do sends a request. An answer of another status than 200 is a *Refused.
-func (h *hub) do(req *http.Request) ([]byte, error) {
+func (h *hub) do(req *http.Request) ([]byte, error) { return h.doWithin(req, maxAnswer) }
+
+func (h *hub) doWithin(req *http.Request, limit int64) ([]byte, error) {
 	resp, err := h.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
+	}
+	if int64(len(body)) > limit {
+		return nil, fmt.Errorf("the hub's answer to %s %s has more than %d bytes", req.Method, req.URL.Path, limit)
 	}
 	if resp.StatusCode == http.StatusAccepted {
 		u := new(undecided)
@@ -109,6 +114,10 @@ func (h *hub) do(req *http.Request) ([]byte, error) {
 }
 
 func (h *hub) send(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {
+	return h.sendWithin(ctx, method, path, contentType, body, maxAnswer)
+}
+
+func (h *hub) sendWithin(ctx context.Context, method, path, contentType string, body []byte, limit int64) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, h.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -117,7 +126,7 @@ func (h *hub) send(ctx context.Context, method, path, contentType string, body [
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("User-Agent", "gangway-agent")
-	return h.do(req)
+	return h.doWithin(req, limit)
 }
 
 func (h *hub) post(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
@@ -214,9 +223,7 @@ func (a *Agent) patiently(ctx context.Context, what string, try func() error) er
 		if u := (*undecided)(nil); errors.As(err, &u) {
 			pause = u.again()
 			// Said once: the hub is asked again and again for days.
-			if line := u.Error(); a.state.Waiting != line {
-				a.waiting(line)
-			}
+			a.waiting(u.Error())
 		} else {
 			a.waiting(fmt.Sprintf("Waiting for %s (%s); next try in %s.", what, plain(err), pause.Round(100*time.Millisecond)))
 		}
@@ -245,9 +252,12 @@ func (u *undecided) again() time.Duration {
 
 // waiting says in one line what for, where 'gangway-agent status' finds it.
 func (a *Agent) waiting(line string) {
-	a.state.Waiting = line
-	a.step("waiting", "%s", line)
-	if err := a.dir.saveState(a.state); err != nil {
+	news := false
+	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
+	if news {
+		a.step("waiting", "%s", line)
+	}
+	if err != nil {
 		a.cfg.Log.Warn("state", "err", err)
 	}
 }
@@ -258,10 +268,7 @@ func temporary(err error) bool {
 	if !errors.As(err, &r) {
 		return true // the network, or a hub that is just starting
 	}
-	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" {
-		return true // the owner may accept it
-	}
-	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
+	return r.Temporary()
 }
 
 // plain says what a network error means.

@@ -9,43 +9,79 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"runtime"
+	"path/filepath"
 	"strings"
 	"time"
 
-	"gangway/identity"
+	"gangway/agent/trail"
 	"gangway/tcg"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// Run keeps an active device connected, reporting, until ctx ends or the hub
-// no longer knows the device (*Refused).
+// Run keeps an active device connected until ctx ends or the hub no longer
+// knows the device (*Refused): it reports, sends its log, takes what its owner
+// sets, and follows its trail, as configured.
 func (a *Agent) Run(ctx context.Context) error {
-	if a.state.Phase != PhaseActive {
-		return errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
-	}
-	t, err := identity.Open(a.cfg.TPM)
+	s, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	signer, err := a.signer(ctx, t)
-	if err != nil {
-		return err
+	defer s.close()
+	group, ctx := errgroup.WithContext(ctx)
+	var follower *trail.Follower
+	if a.cfg.Trail.Hook != "" {
+		if follower, err = a.follower(s); err != nil {
+			return err
+		}
+		a.logs.Rev = func() string { return follower.Status().Revision }
+		group.Go(func() error { return follower.Run(ctx) })
 	}
-	defer signer.Close()
-	certs, err := a.dir.certificates(a.state.HubCA)
-	if err != nil {
-		return err
+	if a.cfg.SendLog {
+		a.gather(ctx, group)
+		group.Go(func() error { return a.logs.Run(ctx, s) })
 	}
-	h, err := newHub(a.state.Hub, a.state.HubCA)
-	if err != nil {
-		return err
+	group.Go(func() error { return a.takeUserMeta(ctx, s) })
+	group.Go(func() error { return a.reportAlways(ctx, s, follower) })
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
 	}
-	h = h.as(certs.chain(), signer)
-	defer h.close()
-	started := time.Now()
+	return err
+}
+
+// gather opens the log's sources.
+func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
+	for _, path := range a.cfg.LogFiles {
+		group.Go(func() error { return a.logs.Follow(ctx, path) })
+	}
+	if a.cfg.LogSocket != "" {
+		group.Go(func() error { return a.logs.Listen(ctx, a.cfg.LogSocket) })
+	}
+	if a.cfg.LogReader != nil {
+		// Nothing ends a read of standard input but its end, or the process's.
+		go a.logs.Read(a.cfg.LogReader, "stdin")
+	}
+}
+
+// follower makes the follower of the device's trail.
+func (a *Agent) follower(s *session) (*trail.Follower, error) {
+	c := a.cfg.Trail
+	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, trailFolder), a.state.DeviceID
+	c.Say = func(sentence string) { a.step("trail", "%s", sentence) }
+	c.Line = func(line string) { a.log("hook", line) }
+	return trail.Open(c, s)
+}
+
+// reportAlways reports every so often,
+// and when another revision runs.
+func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Follower) error {
+	var changed <-chan struct{}
+	if follower != nil {
+		changed = follower.Changed()
+	}
 	for {
-		err := a.patiently(ctx, "the hub at "+h.url, func() error { return a.report(ctx, h, t, started) })
+		err := a.patiently(ctx, "the hub at "+s.h.url, func() error { return a.report(ctx, s, follower) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -55,69 +91,52 @@ func (a *Agent) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-time.After(a.cfg.ReportEvery*9/10 + rand.N(a.cfg.ReportEvery/5+1)):
 		}
 	}
 }
 
-// report measures first on each new connection, since it may be of another
-// boot as far as the hub can tell, and again when the hub asks.
-func (a *Agent) report(ctx context.Context, h *hub, t *identity.TPM, started time.Time) error {
-	body, err := json.Marshal(a.meta(started))
+// report tells the hub of the device itself, and measures again when the hub
+// asks for it.
+func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower) error {
+	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
 		return err
 	}
-	for again := false; ; again = true {
-		measured := h.connections.Load()
-		if again || measured != a.measured || measured == 0 {
-			// A measurement that the hub refuses is its owner's to look at; what the
-			// device may do then is the policy's.
-			var no *Refused
-			if err := a.measure(ctx, h, t); errors.As(err, &no) && strings.HasPrefix(no.Code, "boot-") {
-				a.step("boot", "The hub does not believe this machine's measurement (%s): %s", no.Code, no.Reason)
-			} else if err != nil {
-				return err
-			}
-			measured = h.connections.Load()
-		}
-		raw, err := h.send(ctx, http.MethodPatch, "/device/meta", "application/json", body)
-		var refused *Refused
-		if errors.As(err, &refused) && refused.Code == "boot-unmeasured" && !again {
-			continue // the connection was lost in between
-		}
-		if err != nil {
-			a.measured = 0 // the next try shows it anew
+	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
+	var refused *Refused
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		// It was deleted in the middle of this request: the next one is told so.
+		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
+	}
+	if err != nil {
+		return err
+	}
+	var answer struct{ Measure bool }
+	if json.Unmarshal(raw, &answer) == nil && answer.Measure {
+		if err := s.remeasure(ctx); err != nil {
 			return err
 		}
-		a.measured = measured
-		var answer struct{ Measure bool }
-		if json.Unmarshal(raw, &answer) == nil && answer.Measure && !again {
-			continue
-		}
-		break
 	}
-	first := a.state.LastSeen.IsZero() || a.state.Waiting != ""
-	a.state.Waiting = ""
-	a.state.LastSeen = time.Now().UTC().Truncate(time.Second)
+	var first bool
+	err = a.edit(func(state *State) {
+		first = state.LastSeen.IsZero() || state.Waiting != ""
+		state.Waiting = ""
+		state.LastSeen = time.Now().UTC().Truncate(time.Second)
+	})
 	if first {
-		a.step("connected", "Connected to %s as %q.", h.url, a.state.Nick)
+		a.step("connected", "Connected to %s as %q.", s.h.url, a.state.Nick)
 	}
-	return a.dir.saveState(a.state)
+	return err
 }
 
-// meta is what the device reports of itself.
-func (a *Agent) meta(started time.Time) map[string]any {
-	host, _ := os.Hostname()
-	m := map[string]any{
-		"gangway.version":  a.cfg.Version,
-		"gangway.uptime-s": int(time.Since(started).Seconds()),
-		"gangway.arch":     runtime.GOARCH,
-		"gangway.hostname": host,
-	}
-	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m["gangway.kernel"] = strings.TrimSpace(string(b))
-	}
-	return m
+// edit changes the state and writes it.
+func (a *Agent) edit(change func(*State)) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&a.state)
+	return a.dir.saveState(a.state)
 }
 
 // machine names the machine: as configured, or by the firmware's tables, or

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"gangway/agent/trail"
 	"gangway/identity"
 )
 
@@ -52,6 +53,10 @@ type State struct {
 	// Waiting says in one line what the agent is waiting for.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last took a report
+	// Revision is what runs, and Step what is being done to get to another.
+	// They are read from the trail's journal (ReadState), and not kept here.
+	Revision string `json:"revision,omitempty"`
+	Step     string `json:"step,omitempty"`
 }
 
 // TPM is what the hub read in the TPM's certificate and attestation.
@@ -68,11 +73,20 @@ const (
 	identityFile = "identity.pem" // IDevID certificate and its issuer
 	aikFile      = "aik.pem"      // AIK certificate and its issuer
 	lockFile     = "lock"
+	trailFolder  = "trail"
 )
 
 // ReadState reads the state of a folder, without its lock.
 func ReadState(dir string) (*State, error) {
 	s, err := (&folder{path: dir}).read()
+	if err != nil {
+		return &s, err
+	}
+	status, err := trail.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
+	s.Revision = status.Revision
+	if status.Step != "" {
+		s.Step = "revision " + status.Step + ": " + status.Phase
+	}
 	return &s, err
 }
 
@@ -81,6 +95,9 @@ type folder struct {
 	path string
 	lock *os.File
 }
+
+// ErrInUse is a state folder that another agent holds.
+var ErrInUse = errors.New("agent: another agent is using the state folder")
 
 func openFolder(path string) (*folder, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
@@ -92,7 +109,7 @@ func openFolder(path string) (*folder, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("agent: another agent is using %s; stop it first", path)
+		return nil, fmt.Errorf("%w (%s); stop it first", ErrInUse, path)
 	}
 	return &folder{path, lock}, nil
 }

@@ -221,6 +221,39 @@ func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// KeptView says until when a secret is good now.
+type KeptView struct {
+	PRN     string    `json:"prn"`
+	Expires time.Time `json:"expires"`
+}
+
+// keepSecret makes a device's last secret good for another while, also one
+// that has ended meanwhile: a program that reads its secret once, at its
+// start, keeps it for as long as the TPM vouches for it.
+func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
+	d := peer(r)
+	var body struct {
+		Secret string `json:"secret"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	last, err := s.cfg.Store.Secret(r.Context(), d.ID, time.Unix(0, 0))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	hash := store.Hash(sha256.Sum256([]byte(body.Secret)))
+	if err != nil || subtle.ConstantTimeCompare(hash[:], last[:]) != 1 {
+		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
+	}
+	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, hash, expires); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, KeptView{join.DevicePRN + d.ID, expires})
+	return nil
+}
+
 // deviceLogin checks a device's secret and returns a token. Secrets are random
 // and long, so their plain hash is enough.
 func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, error) {

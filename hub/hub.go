@@ -261,6 +261,7 @@ func (s *Server) routes() http.Handler {
 	handle("POST /device/boot", s.asUnmeasured(s.measure))
 	handle("PATCH /device/meta", s.asDevice(s.reportMeta))
 	handle("POST /device/secret", s.asChip(s.newSecret))
+	handle("PUT /device/secret", s.asChip(s.keepSecret))
 	handle("POST /auth/x509/login", s.asChip(s.loginByCertificate))
 
 	handle("POST /auth/login", s.limited(s.logins, s.login))

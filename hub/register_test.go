@@ -225,6 +225,22 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	}
 	s.Advance(25 * time.Hour)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
+	// Its chip, and nobody else, makes the same secret good for another day.
+	want[map[string]any](q, "PUT", "/device/secret", map[string]string{"secret": secret.Secret}, 401)
+	keep := func(secret string) int {
+		a := must(conn.Do(t.Context(), "PUT", "/device/secret", must(json.Marshal(map[string]string{"secret": secret}))(t)))(t)
+		return a.Status
+	}
+	if status := keep("another"); status != 409 {
+		t.Errorf("a secret that is none was kept: %d", status)
+	}
+	if status := keep(secret.Secret); status != 200 {
+		t.Errorf("%d", status)
+	}
+	s.signedInAs(t, hub.Registered{PRN: secret.PRN, Secret: secret.Secret})
+	s.Advance(25 * time.Hour)
+	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
+	s.Advance(-25 * time.Hour)
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, id, s.Now()); err != nil {
 		t.Fatal(err)
 	}

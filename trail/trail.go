@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 )
 
@@ -40,7 +41,7 @@ func ParseState(text []byte) (*State, error) {
 	if len(text) > MaxState {
 		return nil, fmt.Errorf("the state has more than %d bytes", MaxState)
 	}
-	compact, object, err := strict(text)
+	compact, object, err := strictjson.Object(text)
 	if err != nil {
 		return nil, fmt.Errorf("the state: %w", err)
 	}
@@ -79,7 +80,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	if len(text) > MaxMeta {
 		return nil, fmt.Errorf("the meta has more than %d bytes", MaxMeta)
 	}
-	compact, _, err := strict(text)
+	compact, _, err := strictjson.Object(text)
 	if err != nil {
 		return nil, fmt.Errorf("the meta: %w", err)
 	}
@@ -96,7 +97,7 @@ func ParseProgress(text []byte) (store.StepStatus, []byte, error) {
 	if len(text) > MaxProgress {
 		return "", nil, fmt.Errorf("the progress has more than %d bytes", MaxProgress)
 	}
-	compact, object, err := strict(text)
+	compact, object, err := strictjson.Object(text)
 	if err != nil {
 		return "", nil, fmt.Errorf("the progress: %w", err)
 	}
@@ -160,7 +161,7 @@ func ParseStatuses(text string) ([]store.StepStatus, error) {
 	if !strings.HasPrefix(text, "{") {
 		return fitting([]store.StepStatus{store.StepStatus(text)}, true)
 	}
-	_, object, err := strict([]byte(text))
+	_, object, err := strictjson.Object([]byte(text))
 	if err != nil || len(object) != 1 {
 		return nil, errFilter
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"gangway/agent"
+	"gangway/agent/trail"
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
@@ -30,7 +31,20 @@ const (
 	exitRefused = 3
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	args := os.Args[1:]
+	if verb, conf := hookVerb(os.Args[0]); verb != "" {
+		if verb == "login" {
+			os.Stderr = nil // Pantavisor takes both outputs for the answer
+		}
+		args = []string{"pantavisor", verb, "--conf", conf}
+	}
+	var stderr io.Writer = io.Discard
+	if os.Stderr != nil {
+		stderr = os.Stderr
+	}
+	os.Exit(run(args, os.Stdout, stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -62,6 +76,15 @@ type usageError struct{ error }
 type options struct {
 	token, tpm, state, model, serial, ek, key, output string
 	every                                             time.Duration
+
+	trail        trail.Config
+	poll         time.Duration
+	reserve      int64 // MiB
+	userMetaHook string
+	noLog        bool
+	logStdin     bool
+	logFiles     []string
+	logSocket    string
 }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
@@ -113,9 +136,25 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 
 	runCmd := &cobra.Command{
 		Use:   "run [--token-file FILE]",
-		Short: "Onboard if need be, then stay connected and report",
+		Short: "Onboard if need be, then stay connected: report, send logs, take revisions",
+		Long: `Run keeps the machine connected. It reports what the machine is, sends its log,
+keeps what the owner sets (user-meta.json in the state folder), and with --hook
+takes the revisions that are posted to it: their objects are downloaded and
+checked, and the hook, a program of yours, is called as
+
+  HOOK install  FOLDER   put it in place; exit code 10: a reboot is needed
+  HOOK reboot   FOLDER   start the machine anew (only after a code 10)
+  HOOK test     FOLDER   is it good?
+  HOOK commit   FOLDER   make it permanent
+  HOOK rollback FOLDER   undo it: GANGWAY_FORMER is the folder of what ran before
+
+FOLDER/files has the revision's files, FOLDER/state.json its state. Any other
+code than 0 from install, test or commit leads to rollback. A call that the
+machine's power was cut in is made again: the hook must bear that.
+docs/agent.md has the whole contract.`,
 		Example: `  gangway-agent run --token-file /etc/gangway/device_autojointoken.json
-  gangway-agent run --report-every 5m`,
+  gangway-agent run --hook /usr/local/lib/gangway/install --log-file /var/log/app.log
+  gangway-agent run --report-every 5m --poll 5m`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, false)
@@ -131,6 +170,7 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 	}
 	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; needed until the machine is onboarded")
 	runCmd.Flags().DurationVar(&o.every, "report-every", time.Minute, "time between reports")
+	runFlags(runCmd, &o)
 	identityFlags(runCmd, &o)
 
 	status := &cobra.Command{
@@ -146,8 +186,29 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 			return o.print(stdout, s)
 		},
 	}
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr))
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o))
 	return root
+}
+
+func runFlags(c *cobra.Command, o *options) {
+	f := c.Flags()
+	f.DurationVar(&o.poll, "poll", 30*time.Second, "time between looks for a new revision and new user-meta")
+	f.StringVar(&o.trail.Hook, "hook", "", "the installer's program; without one the machine takes no revisions")
+	f.StringVar(&o.trail.Data, "revisions", "", "folder of revisions and their objects, where others may read them or there is more room (default: in the state folder)")
+	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "longest time for one call of the hook")
+	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back what passed its test but does not reach the hub in this time; -1s: do not ask")
+	f.DurationVar(&o.trail.RebootWithin, "reboot-within", 15*time.Minute, "longest time for the machine to start anew")
+	f.IntVar(&o.trail.Parallel, "parallel", 4, "objects downloaded at once")
+	f.Int64Var(&o.reserve, "reserve", 64, "MiB of the state's disk that stay free")
+	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the owner's metadata has changed")
+	f.BoolVar(&o.noLog, "no-log", false, "send no log to the hub")
+	f.StringArrayVar(&o.logFiles, "log-file", nil, "send the lines appended to this file too; may be given again")
+	f.StringVar(&o.logSocket, "log-socket", "", "make a Unix datagram socket here and send what comes, as 'logger -u PATH' does")
+	f.BoolVar(&o.logStdin, "log-stdin", false, "send the lines of standard input too")
+	f.StringVar(&o.trail.BootID, "boot-id", "", "file that is another after each start of the machine")
+	if err := f.MarkHidden("boot-id"); err != nil {
+		panic(err) // it was just made
+	}
 }
 
 func identityFlags(c *cobra.Command, o *options) {
@@ -168,7 +229,8 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
-		ReportEvery: o.every, Version: version(),
+		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook,
+		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(s agent.Step) {
 			took := ""
 			if s.Took > 0 {
@@ -176,6 +238,10 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 			}
 			fmt.Fprintf(stderr, "%s%s\n", s.Detail, took)
 		},
+	}
+	cfg.Trail.Reserve = o.reserve << 20
+	if o.logStdin {
+		cfg.LogReader = os.Stdin
 	}
 	if o.output == "json" {
 		cfg.Progress = nil
@@ -234,6 +300,8 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("reported", s.LastSeen.Format(time.RFC3339))
 	}
 	line("boot", s.Boot)
+	line("revision", s.Revision)
+	line("step", s.Step)
 	line("waiting", s.Waiting)
 	return nil
 }

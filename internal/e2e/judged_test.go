@@ -33,12 +33,18 @@ type owner struct {
 
 func signIn(t testing.TB, h *hubtest.Hub) *owner {
 	t.Helper()
+	return signInAs(t, h, h.Owner.Nick)
+}
+
+// signInAs is signIn for another account with the same password.
+func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
+	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(h.CA.RootPEM())
 	o := &owner{t: t, url: h.URL, client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}}
 	t.Cleanup(o.client.CloseIdleConnections)
 	var s struct{ Token string }
-	o.call("POST", "/auth/login", map[string]string{"username": h.Owner.Nick, "password": hubtest.Password}, &s)
+	o.call("POST", "/auth/login", map[string]string{"username": nick, "password": hubtest.Password}, &s)
 	o.token = s.Token
 	return o
 }

@@ -29,6 +29,8 @@ type pantavisor struct {
 	host string
 	tls  *tls.Config
 	id   string
+
+	token string // of a sign-in; empty: the certificate speaks
 }
 
 // boardPantavisor onboards an emulated device and gives it this client.
@@ -66,6 +68,9 @@ func (p *pantavisor) send(c *tls.Config, host, version, method, path string, bod
 	defer conn.Close()
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s %s\r\nHost: %s\r\nUser-Agent: Pantavisor/2 (Linux; x86_64) PV/test Date/0\r\nConnection: close\r\n", method, path, version, host)
+	if p.token != "" && !strings.HasPrefix(path, "/local-s3/") {
+		fmt.Fprintf(&b, "Authorization: Bearer %s\r\n", p.token)
+	}
 	if body != nil {
 		fmt.Fprintf(&b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(body))
 	}

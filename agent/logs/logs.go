@@ -1,0 +1,199 @@
+// Package logs keeps a device's lines until its hub has them. Lines are kept
+// in memory, bounded: whoever writes one never waits, and when the hub is away
+// for too long the oldest are dropped, and how many is said.
+package logs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of one report: what the hub's other devices keep to, and it too.
+const (
+	batchLines = 200
+	batchBytes = 256 << 10
+	maxMessage = 8 << 10 // bytes of one line; the rest is cut off
+	perLine    = 200     // bytes of JSON around a message, at most
+)
+
+// Bounds of what is kept.
+const (
+	keepLines = 10_000
+	keepBytes = 2 << 20
+)
+
+// Conn sends to the hub, and returns the answer 200.
+type Conn interface {
+	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
+}
+
+// Line is one, as the hub takes it.
+type Line struct {
+	Sec      int64  `json:"tsec"`
+	Nano     int64  `json:"tnano"`
+	Level    string `json:"lvl"` // "ERROR", "WARN", "INFO", "DEBUG"
+	Source   string `json:"src"`
+	Platform string `json:"plat"`
+	Rev      string `json:"rev"`
+	Message  string `json:"msg"`
+}
+
+func (l *Line) size() int { return len(l.Message) + len(l.Source) + perLine }
+
+// Log keeps lines. The zero value is ready. Its methods may be called from
+// several goroutines.
+type Log struct {
+	// Rev, if set, says which revision runs.
+	Rev func() string
+
+	mu    sync.Mutex
+	lines []Line // guarded by mu
+	bytes int    // guarded by mu
+	lost  int    // guarded by mu: dropped since the last report
+	first int64  // guarded by mu: number of lines[0] since the beginning
+}
+
+// Add keeps a line. It never blocks for longer than another Add.
+func (l *Log) Add(level, source, message string) {
+	message = cut(strings.TrimRight(message, "\r\n"), maxMessage)
+	if message == "" {
+		return
+	}
+	now := time.Now()
+	rev := ""
+	if l.Rev != nil {
+		rev = l.Rev()
+	}
+	line := Line{now.Unix(), int64(now.Nanosecond()), level, cut(source, 250), "gangway", rev, message}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	l.bytes += line.size()
+	for len(l.lines) > keepLines || l.bytes > keepBytes {
+		l.drop(1)
+		l.lost++
+	}
+}
+
+// drop removes the oldest n; the caller holds mu.
+func (l *Log) drop(n int) {
+	for _, line := range l.lines[:n] {
+		l.bytes -= line.size()
+	}
+	l.lines = l.lines[n:]
+	l.first += int64(n)
+	if cap(l.lines) > 4*keepLines || len(l.lines) == 0 {
+		l.lines = append([]Line(nil), l.lines...) // lets go of what was dropped
+	}
+}
+
+// batch returns the oldest lines, at most n, and the number of the first. How
+// many were dropped is told first.
+func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size := 0
+	for i := range l.lines {
+		if size += l.lines[i].size(); len(lines) == n || size > batchBytes && i > 0 {
+			break
+		}
+		lines = append(lines, l.lines[i])
+	}
+	if l.lost > 0 && len(lines) > 0 {
+		note := lines[0]
+		note.Level, note.Source = "WARN", "gangway-agent"
+		note.Message = fmt.Sprintf("%d lines before this one were dropped: the hub was not to be reached, or there were too many.", l.lost)
+		lines = append([]Line{note}, lines...)
+	}
+	return lines, l.first, l.lost
+}
+
+// sent removes what the hub has, but for what was dropped meanwhile.
+func (l *Log) sent(first int64, n, lost int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lost -= lost
+	if n -= int(l.first - first); n > 0 {
+		l.drop(n)
+	}
+}
+
+// every is how long lines are gathered.
+const every = time.Second
+
+// Run sends until ctx ends. Lines that the hub does not take, though it is
+// there, are sent one by one, and dropped then.
+func (l *Log) Run(ctx context.Context, conn Conn) error {
+	wait := every
+	singles := 0 // lines of a batch that was refused, which are left to send one by one
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		most := batchLines
+		if singles > 0 {
+			most = 1
+		}
+		lines, first, lost := l.batch(most)
+		if len(lines) == 0 {
+			wait = every
+			continue
+		}
+		body, err := json.Marshal(lines)
+		if err != nil {
+			return err
+		}
+		_, err = conn.Do(ctx, http.MethodPost, "/logs/", body, 64<<10)
+		n := len(lines)
+		if lost > 0 {
+			n--
+		}
+		switch {
+		case err == nil || refused(err) && n == 1:
+			l.sent(first, n, lost)
+			singles = max(0, singles-1)
+			if wait = 0; n < batchLines && singles == 0 {
+				wait = every
+			}
+		case refused(err):
+			wait, singles = 0, n
+		default:
+			wait = min(2*max(wait, every), time.Minute)
+			wait = wait/2 + rand.N(wait/2)
+		}
+	}
+}
+
+// refused says that the lines are at fault, and not the hub or the sign-in.
+func refused(err error) bool {
+	var no interface {
+		HTTPStatus() int
+		Temporary() bool
+	}
+	if !errors.As(err, &no) || no.Temporary() {
+		return false
+	}
+	s := no.HTTPStatus()
+	return s >= 400 && s < 500 && s != http.StatusUnauthorized && s != http.StatusForbidden
+}
+
+func cut(s string, n int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\ufffd"), "\ufffd")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const someDevice = "0123456789abcdef01234567"
+
+// What a hub sends becomes values of five keys, and never a line.
+func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
+	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)
+	if _, err := config(nil).credentials([]byte(good), "https://hub.example", someDevice); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{
+		strings.Replace(good, "FFFF", `FFFF\nPV_SECUREBOOT_MODE=disabled`, 1),
+		strings.Replace(good, "FFFF", `FFFF\rx`, 1),
+		strings.Replace(good, "FFFF", ` `, 1),
+		strings.Replace(good, "AAAABBBBCCCCDDDDEEEEFFFF", "", 1),
+		strings.Replace(good, "AAAABBBB", strings.Repeat("A", 300), 1),
+		strings.Replace(good, someDevice, "ffffffffffffffffffffffff", 1), // another device
+		strings.Replace(good, someDevice, someDevice+`\nx=y`, 1),
+		"null", "[]", "",
+	} {
+		if c, err := config(nil).credentials([]byte(bad), "https://hub.example", someDevice); err == nil {
+			t.Errorf("%s makes %q", bad, c.bytes())
+		}
+	}
+}
+
+// What is in the file of other things stays, in its order; older names of the
+// same keys do not come twice.
+func TestPantavisorsOtherSettingsStay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "unclaimed.config")
+	before := "# made by hand\nPH_CREDS_TYPE=ext-gangway\ncreds.host=old.example\nPH_CREDS_PORT=1\nPV_LOG_PUSH=1\ncreds.secret=old\nodd line\nPH_UPDATER_INTERVAL=5\n"
+	if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := readConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err = c.credentials(fmt.Appendf(nil, `{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF"}`, someDevice), "https://hub.example:12443", someDevice); err != nil {
+		t.Fatal(err)
+	}
+	want := "# made by hand\nPH_CREDS_TYPE=ext-gangway\nPV_LOG_PUSH=1\nodd line\nPH_UPDATER_INTERVAL=5\nPH_CREDS_HOST=hub.example\nPH_CREDS_PORT=12443\n" +
+		"PH_CREDS_ID=" + someDevice + "\nPH_CREDS_PRN=prn:::devices:/" + someDevice + "\nPH_CREDS_SECRET=AAAABBBBCCCCDDDDEEEEFFFF\n"
+	if got := string(c.bytes()); got != want {
+		t.Errorf("%s", got)
+	}
+	if c.get(keyHost) != "hub.example" || (config{"creds.id=a", "PH_CREDS_ID=b"}).get(keyID) != "b" {
+		t.Error("another value is read than was written")
+	}
+}

@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"gangway/identity"
+)
+
+// session is the device's conversation with its hub, on one connection at a
+// time: what a hub's owner wants to know of a boot is bound to the connection,
+// so each new one is measured first. Its methods may be called from several
+// goroutines; they wait for each other.
+type session struct {
+	a      *Agent
+	h      *hub
+	tpm    *identity.TPM
+	signer *identity.Signer
+	blobs  *http.Client // for addresses that are their own permission
+
+	mu       sync.Mutex
+	measured int64 // connections that there were when the last was measured; 0: none
+}
+
+// dial loads the identity key and makes a session. No connection is made yet.
+func (a *Agent) dial(ctx context.Context) (*session, error) {
+	if a.state.Phase != PhaseActive {
+		return nil, errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+	}
+	t, err := identity.Open(a.cfg.TPM)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{a: a, tpm: t}
+	if s.signer, err = a.signer(ctx, t); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	certs, err := a.dir.certificates(a.state.HubCA)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	h, err := newHub(a.state.Hub, a.state.HubCA)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.h = h.as(certs.chain(), s.signer)
+	s.blobs = newBlobClient(s.h)
+	return s, nil
+}
+
+func (s *session) close() error {
+	var err error
+	if s.h != nil {
+		s.h.close()
+		s.blobs.CloseIdleConnections()
+	}
+	if s.signer != nil {
+		err = s.signer.Close()
+	}
+	return errors.Join(err, s.tpm.Close())
+}
+
+// Do sends a request and returns the answer's body, of at most limit bytes. An
+// answer of another status than 200 is a *Refused.
+func (s *session) Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for again := false; ; again = true {
+		measured := s.h.connections.Load()
+		if again || measured != s.measured || measured == 0 {
+			if err := s.measure(ctx); err != nil {
+				return nil, err
+			}
+			measured = s.h.connections.Load()
+		}
+		contentType := ""
+		if body != nil {
+			contentType = "application/json"
+		}
+		answer, err := s.h.sendWithin(ctx, method, path, contentType, body, limit)
+		var refused *Refused
+		if errors.As(err, &refused) && refused.Code == "boot-unmeasured" && !again {
+			continue // the connection was lost in between
+		}
+		s.measured = measured
+		if err != nil && (refused == nil || strings.HasPrefix(refused.Code, "boot-")) {
+			s.measured = 0 // the next try shows it anew
+		}
+		return answer, err
+	}
+}
+
+// measure shows the hub what was booted. A measurement that the hub refuses is
+// its owner's to look at; what the device may do then is the policy's.
+func (s *session) measure(ctx context.Context) error {
+	var no *Refused
+	err := s.a.measure(ctx, s.h, s.tpm)
+	if errors.As(err, &no) && strings.HasPrefix(no.Code, "boot-") {
+		s.a.step("boot", "The hub does not believe this machine's measurement (%s): %s", no.Code, no.Reason)
+		return nil
+	}
+	return err
+}
+
+// remeasure measures at the hub's wish.
+func (s *session) remeasure(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.measure(ctx); err != nil {
+		return err
+	}
+	s.measured = s.h.connections.Load()
+	return nil
+}
+
+// newBlobClient shows no certificate: the address is the permission. How long
+// an answer may take is its reader's to say.
+func newBlobClient(h *hub) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: h.roots},
+			TLSHandshakeTimeout:   20 * time.Second,
+			ResponseHeaderTimeout: 30 * time.Second,
+			MaxConnsPerHost:       8,
+			MaxIdleConnsPerHost:   8,
+			IdleConnTimeout:       30 * time.Second,
+			DisableCompression:    true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return errors.New("the hub answered with a redirect, which it never does")
+		},
+	}
+}
+
+// Download gets a path of the hub from a byte on.
+func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.h.url+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "gangway-agent")
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+		req.Header.Set("If-Range", etag)
+	}
+	return s.blobs.Do(req)
+}

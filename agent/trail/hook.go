@@ -1,0 +1,230 @@
+package trail
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ExitReboot is the hook's exit code for "done, and the machine must be started
+// anew before it goes on": from install and from rollback.
+const ExitReboot = 10
+
+// Bounds of what is kept of a hook's output.
+const (
+	maxLine  = 2 << 10 // bytes; the rest of a longer line is dropped
+	maxLines = 2000    // of one call that are passed on
+	tailSize = 8       // lines that a reason quotes
+	maxTail  = 1 << 10 // bytes
+)
+
+// callMark is in the environment of each call, so that what is left of one can
+// be found after the agent was killed.
+const callMark = "GANGWAY_CALL"
+
+// verdict is how a call of the hook ended.
+type verdict struct {
+	ok     bool
+	reboot bool   // ExitReboot
+	reason string // why not, for a person, with the hook's last lines
+}
+
+// refused is the reason of a call that may not ask for a reboot.
+func (v verdict) refused(verb string) string {
+	if v.reboot {
+		return fmt.Sprintf("The hook's %s ended with code %d, which it has for a reboot before the test alone.", verb, ExitReboot)
+	}
+	return v.reason
+}
+
+// call calls the hook in the phase that the journal is in: HOOK VERB FOLDER.
+// The call is in the journal before it begins. An error is the disk's, or ctx's
+// end.
+func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
+	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
+	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
+		return verdict{}, err
+	}
+	w := f.journal.Step
+	bounded, cancel := context.WithTimeout(ctx, f.cfg.HookTimeout)
+	defer cancel()
+	former, formerRev := "", ""
+	if r := f.journal.Current; r != nil && exists(f.folderOf(*r)) {
+		former, formerRev = f.folderOf(*r), strconv.Itoa(r.Rev)
+	}
+	out := &output{line: f.cfg.Line}
+	cmd := exec.CommandContext(bounded, f.cfg.Hook, verb, f.folderOf(w.revision))
+	cmd.Dir = f.dir
+	cmd.Env = append(os.Environ(), callMark+"="+id, "GANGWAY_REV="+strconv.Itoa(w.Rev), "GANGWAY_TRY="+strconv.Itoa(w.Tries),
+		"GANGWAY_FORMER="+former, "GANGWAY_FORMER_REV="+formerRev)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	err := runLocked(cmd)
+	out.end()
+	if ctx.Err() != nil {
+		// The agent was told to stop. That counts as a try too: it may be the
+		// hook that has it started anew, each time.
+		f.killGroup(cmd)
+		return verdict{}, ctx.Err()
+	}
+	code := -1
+	if cmd.ProcessState != nil {
+		code = cmd.ProcessState.ExitCode()
+	}
+	switch {
+	case bounded.Err() != nil:
+		f.killGroup(cmd)
+		return verdict{reason: fmt.Sprintf("The hook's %s took longer than %s.%s", verb, f.cfg.HookTimeout, out.said())}, nil
+	case code == 0:
+		return verdict{ok: true}, nil
+	case code == ExitReboot:
+		return verdict{ok: true, reboot: true}, nil
+	case code > 0:
+		return verdict{reason: fmt.Sprintf("The hook's %s ended with code %d.%s", verb, code, out.said())}, nil
+	}
+	return verdict{reason: fmt.Sprintf("The hook's %s: %v.%s", verb, err, out.said())}, nil
+}
+
+// killGroup ends what a call that had to be ended left of itself.
+func (f *Follower) killGroup(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // or there is nothing left
+	}
+}
+
+// runLocked runs cmd from a thread of its own: the kernel ties the
+// parent-death signal to the thread that forked.
+func runLocked(cmd *exec.Cmd) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		done <- cmd.Run()
+	}()
+	return <-done
+}
+
+// stopOrphans ends what is left of a call that the agent was killed in: the
+// same call is about to be made again.
+func (f *Follower) stopOrphans() error {
+	if f.journal.Step == nil || f.journal.Step.Call == "" {
+		return nil
+	}
+	mark := []byte(callMark + "=" + f.journal.Step.Call)
+	list, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		return err
+	}
+	for _, path := range list {
+		env, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended, or is not ours to read
+		}
+		for word := range bytes.SplitSeq(env, []byte{0}) {
+			if !bytes.Equal(word, mark) {
+				continue
+			}
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("trail: what is left of the hook's last call (process %d): %w", pid, err)
+			}
+		}
+	}
+	return nil
+}
+
+// output passes a hook's lines on and remembers the last ones. What a hook left
+// running may still write when the call is over.
+type output struct {
+	line func(string)
+
+	mu      sync.Mutex // guards what follows
+	over    bool       // the call is
+	partial []byte
+	long    bool // the rest of this line is dropped
+	passed  int
+	tail    []string
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return len(p), nil
+	}
+	for _, c := range p {
+		switch {
+		case c == '\n':
+			o.emit()
+		case len(o.partial) < maxLine:
+			o.partial = append(o.partial, c)
+		default:
+			o.long = true
+		}
+	}
+	return len(p), nil
+}
+
+// emit ends a line; the caller holds mu.
+func (o *output) emit() {
+	text := strings.TrimRight(strings.ToValidUTF8(string(o.partial), "\ufffd"), "\r")
+	if o.long {
+		text += "…"
+	}
+	o.partial, o.long = o.partial[:0], false
+	if text == "" {
+		return
+	}
+	if o.passed++; o.passed <= maxLines {
+		o.line(text)
+	}
+	if o.tail = append(o.tail, text); len(o.tail) > tailSize {
+		o.tail = o.tail[1:]
+	}
+}
+
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.emit()
+	o.over = true
+	if o.passed > maxLines {
+		o.line(fmt.Sprintf("(%d more lines are not passed on)", o.passed-maxLines))
+	}
+}
+
+// said quotes the last lines, after end.
+func (o *output) said() string {
+	text := strings.Join(o.tail, " | ")
+	if text == "" {
+		return ""
+	}
+	if len(text) > maxTail {
+		text = "…" + strings.ToValidUTF8(text[len(text)-maxTail:], "")
+	}
+	return " It said: " + text
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func syncFS(d *os.File) error { return unix.Syncfs(int(d.Fd())) }

@@ -1,0 +1,661 @@
+package trail
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// evilHub answers as a test wants it to. What it does not change is as a good
+// hub does it.
+type evilHub struct {
+	t      *testing.T
+	server *httptest.Server
+
+	mu      sync.Mutex
+	steps   []string          // guarded by mu: those that wait, JSON
+	state   string            // guarded by mu: of the one that was offered
+	objects map[string]string // guarded by mu: by the hash that the hub says they have
+	record  func(sum, content string) string
+	blob    func(w http.ResponseWriter, r *http.Request, content string)
+	reports []report // guarded by mu
+	ranges  []string // guarded by mu: of downloads
+}
+
+type report struct {
+	Rev     string
+	Status  string `json:"status"`
+	Message string `json:"status-msg"`
+	Down    struct{ Total transfer }
+}
+
+func newEvilHub(t *testing.T) *evilHub {
+	h := &evilHub{t: t, objects: map[string]string{}}
+	h.record = func(sum, content string) string {
+		return fmt.Sprintf(`{"sha256sum":%q,"size":"%d","signed-geturl":"https://elsewhere.example:1/local-s3/%s","objectname":"x"}`, sum, len(content), sum)
+	}
+	h.blob = func(w http.ResponseWriter, r *http.Request, content string) {
+		w.Header().Set("ETag", `"`+filepath.Base(r.URL.Path)+`"`)
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /trails/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]\n") })
+	mux.HandleFunc("POST /trails/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
+	mux.HandleFunc("GET /trails/dev/steps", func(w http.ResponseWriter, _ *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		fmt.Fprintf(w, "[%s]", strings.Join(h.steps, ","))
+	})
+	mux.HandleFunc("GET /objects/{sum}", func(w http.ResponseWriter, r *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		content, ok := h.objects[r.PathValue("sum")]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		io.WriteString(w, h.record(r.PathValue("sum"), content))
+	})
+	mux.HandleFunc("GET /trails/dev/steps/{rev}/state", func(w http.ResponseWriter, r *http.Request) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		io.WriteString(w, h.state)
+	})
+	mux.HandleFunc("PUT /trails/dev/steps/{rev}/progress", func(w http.ResponseWriter, r *http.Request) {
+		var p report
+		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+			t.Error(err)
+		}
+		p.Rev = r.PathValue("rev")
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.reports = append(h.reports, p)
+		if p.Status == "DONE" || p.Status == "ERROR" || p.Status == "WONTGO" {
+			h.steps = nil
+		}
+		io.WriteString(w, "{}")
+	})
+	mux.HandleFunc("GET /local-s3/{sum}", func(w http.ResponseWriter, r *http.Request) {
+		h.mu.Lock()
+		content := h.objects[r.PathValue("sum")]
+		h.ranges = append(h.ranges, r.Header.Get("Range"))
+		h.mu.Unlock()
+		h.blob(w, r, content)
+	})
+	h.server = httptest.NewServer(mux)
+	t.Cleanup(h.server.Close)
+	return h
+}
+
+// no is an answer other than 200.
+type no int
+
+func (n no) Error() string   { return fmt.Sprintf("status %d", int(n)) }
+func (n no) HTTPStatus() int { return int(n) }
+func (n no) Temporary() bool { return n >= 500 }
+
+func (h *evilHub) Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, h.server.URL+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != 200 {
+		return nil, no(resp.StatusCode)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, limit))
+}
+
+func (h *evilHub) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", h.server.URL+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if from > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
+		req.Header.Set("If-Range", etag)
+	}
+	return http.DefaultClient.Do(req)
+}
+
+// has gives the hub an object and returns its hash.
+func (h *evilHub) has(content string) string {
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.objects[sum] = content
+	return sum
+}
+
+func (h *evilHub) offer(rev, state string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state = state
+	h.steps = []string{fmt.Sprintf(`{"rev":%s,"progress":{},"state":%s,"commit-msg":"x"}`, rev, state)}
+}
+
+func stateWith(names ...string) string {
+	s := `{"#spec":"pantavisor-service-system@1"`
+	for i := 0; i < len(names); i += 2 {
+		s += fmt.Sprintf(",%q:%q", names[i], names[i+1])
+	}
+	return s + "}"
+}
+
+// device is a follower of the hub with a hook that says yes to everything,
+// unless script says something else first.
+func (h *evilHub) device(script string, change func(*Config)) *Follower {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	hook := filepath.Join(dir, "hook")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho \"$1 $GANGWAY_REV\" >>"+dir+"/calls\n"+script), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	cfg := Config{Dir: filepath.Join(dir, "trail"), Device: "dev", Hook: hook, Poll: 10 * time.Millisecond, Reserve: 1,
+		Say: func(s string) { h.t.Log(s) }}
+	if change != nil {
+		change(&cfg)
+	}
+	f, err := Open(cfg, h)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return f
+}
+
+// outcome runs the follower until the hub has heard of an end.
+func (h *evilHub) outcome(f *Follower) report {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	for {
+		h.mu.Lock()
+		n := len(h.reports)
+		last := report{}
+		if n > 0 {
+			last = h.reports[n-1]
+		}
+		h.mu.Unlock()
+		if last.Status == "DONE" || last.Status == "ERROR" || last.Status == "WONTGO" {
+			cancel()
+			if err := <-ended; err != nil {
+				h.t.Error(err)
+			}
+			return last
+		}
+		select {
+		case err := <-ended:
+			h.t.Fatalf("it ended: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (h *evilHub) called(f *Follower) string {
+	b, _ := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "calls"))
+	return string(b)
+}
+
+// Names in a state lead nowhere but into the revision's folder.
+func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
+	sum := strings.Repeat("a", 64)
+	for _, name := range []string{"../x", "a/../../x", "/etc/passwd", "a/../b", "a//b", "a/", "/", ".", "..", "./a", "", "a\x00b", "a\nb",
+		strings.Repeat("x", 256), strings.Repeat("x/", 40) + "x", strings.Repeat("y/", 600) + "y.json"} {
+		if s, err := parseState([]byte(stateWith(name, sum))); err == nil {
+			t.Errorf("%q is taken: %v", name, s.files)
+		}
+	}
+	for _, name := range []string{"a", "bsp/kernel", "..a/b..", "a b&<>", "-rf", "#x", "ü/é", "a\\b"} {
+		if _, err := parseState([]byte(stateWith(name, sum))); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	h := newEvilHub(t)
+	h.offer("1", stateWith("../../escaped", h.has("x")))
+	f := h.device("", nil)
+	if r := h.outcome(f); r.Status != "WONTGO" || !strings.Contains(r.Message, "escaped") {
+		t.Errorf("%+v", r)
+	}
+	if calls := h.called(f); calls != "" {
+		t.Errorf("the hook was called: %s", calls)
+	}
+}
+
+// A state that two readers could take for two is none.
+func TestDeviceRefusesStatesThatMeanTwoThings(t *testing.T) {
+	sum := strings.Repeat("a", 64)
+	for _, text := range []string{
+		`{"#spec":"pantavisor-service-system@1","a":"` + sum + `","a":"` + strings.Repeat("b", 64) + `"}`,
+		`{"#spec":"pantavisor-service-system@1"}{}`, `[]`, `null`, `{}`, `{"#spec":"other@1"}`, `{"#spec":1}`,
+		stateWith("a", strings.ToUpper(sum)), stateWith("a", "x"), `{"#spec":"pantavisor-service-system@1","a":{}}`,
+		stateWith("a", sum, "a/b", sum), stateWith("a.json", "{}", "a.json/b/c", sum),
+		"{\"#spec\":\"pantavisor-service-system@1\",\"\xff\":1}",
+		`{"#spec":"pantavisor-service-system@1","a.json":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`,
+		`{"#spec":"pantavisor-service-system@1","a.json":"` + strings.Repeat("x", maxState) + `"}`,
+	} {
+		if _, err := parseState([]byte(text)); err == nil {
+			t.Errorf("taken: %.100s", text)
+		}
+	}
+}
+
+// Numbers that are none, or huge, neither wrap nor fill the disk.
+func TestHugeNumbersFromTheHub(t *testing.T) {
+	for _, rev := range []string{"-1", "1.5", "1e300", "9007199254740993", "2147483648", `"1"`, "null", "true"} {
+		if s, err := parsePending([]byte(`[{"rev":` + rev + `,"state":{}}]`)); err == nil {
+			t.Errorf("rev %s is %d", rev, s.rev)
+		}
+	}
+	sum := strings.Repeat("a", 64)
+	for _, size := range []string{"-1", "1.5", "1e3", "99999999999999999999", "9223372036854775807", "1099511627777", "", "0x10", " 1"} {
+		if r, err := parseRecord(fmt.Appendf(nil, `{"sha256sum":%q,"size":%q,"signed-geturl":"/local-s3/x"}`, sum, size), sum); err == nil {
+			t.Errorf("size %q is %d", size, r.size)
+		}
+	}
+	// Each fits, and their sum does not; nothing is downloaded.
+	h := newEvilHub(t)
+	h.record = func(sum, _ string) string {
+		return fmt.Sprintf(`{"sha256sum":%q,"size":"1099511627776","signed-geturl":"/local-s3/x"}`, sum)
+	}
+	h.offer("1", stateWith("a", h.has("1"), "b", h.has("2"), "c", h.has("3"), "d", h.has("4"), "e", h.has("5")))
+	if r := h.outcome(h.device("", nil)); r.Status != "WONTGO" || !strings.Contains(r.Message, "more than") {
+		t.Errorf("%+v", r)
+	}
+	if len(h.ranges) > 0 {
+		t.Error("something was downloaded")
+	}
+}
+
+// What does not fit the disk is not begun.
+func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", func(c *Config) { c.Reserve = 1 << 60 })); r.Status != "ERROR" || !strings.Contains(r.Message, "needs 7 bytes") {
+		t.Errorf("%+v", r)
+	}
+	if len(h.ranges) > 0 {
+		t.Error("something was downloaded")
+	}
+}
+
+// The address of a content has no say in where the device connects to.
+func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
+	sum := strings.Repeat("a", 64)
+	for _, address := range []string{"https://10.0.0.1/secret", "http://127.0.0.1:22/", "file:///etc/passwd", "/local-s3/../admin", "/local-s3/a b",
+		"/local-s3/a?x=/../y", "/local-s3/a%2f..", "/local-s3/a#b", "/local-s3/a@b", "/local-s3/a\r\nHost: x", "/local-s3/" + strings.Repeat("x", 9000), "", "/local-s3/", "/local-s3/.", "/local-s3/..", "/local-s3/a/b"} {
+		text, err := json.Marshal(map[string]string{"sha256sum": sum, "size": "1", "signed-geturl": address})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := parseRecord(text, sum); err == nil {
+			t.Errorf("%q leads to %q", address, r.path)
+		}
+	}
+	// The record's host is elsewhere.example, which is never asked.
+	h := newEvilHub(t)
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", nil)); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+	// The record of another object than was asked for.
+	if _, err := parseRecord([]byte(`{"sha256sum":"`+strings.Repeat("b", 64)+`","size":"1","signed-geturl":"/local-s3/x"}`), sum); err == nil {
+		t.Error("another object's record is taken")
+	}
+}
+
+// A content that is not what the state names never reaches the hook.
+func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
+	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
+		"other bytes": func(w http.ResponseWriter, _ *http.Request, content string) {
+			io.WriteString(w, strings.ToUpper(content))
+		},
+		"longer": func(w http.ResponseWriter, _ *http.Request, content string) {
+			io.WriteString(w, content+content)
+		},
+		"shorter": func(w http.ResponseWriter, _ *http.Request, content string) {
+			io.WriteString(w, content[:3])
+		},
+		"no such range": func(w http.ResponseWriter, _ *http.Request, _ string) {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		},
+		"endless": func(w http.ResponseWriter, r *http.Request, _ string) {
+			for r.Context().Err() == nil {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newEvilHub(t)
+			h.blob = lie
+			h.offer("1", stateWith("a", h.has("content")))
+			f := h.device("", nil)
+			if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "another content") {
+				t.Errorf("%+v", r)
+			}
+			if calls := h.called(f); calls != "" {
+				t.Errorf("the hook was called: %s", calls)
+			}
+			if len(h.ranges) != maxWrong {
+				t.Errorf("%d downloads", len(h.ranges))
+			}
+			left, err := os.ReadDir(f.objects.incoming)
+			if err != nil || len(left) != 0 {
+				t.Errorf("%d parts are left, %v", len(left), err)
+			}
+		})
+	}
+}
+
+// A download that breaks is gone on with where it broke, and a hub that then
+// answers with another part is not believed.
+func TestDownloadGoesOnWhereItBroke(t *testing.T) {
+	h := newEvilHub(t)
+	content := strings.Repeat("0123456789", 100_000)
+	broken, lied := false, false
+	good := h.blob
+	h.blob = func(w http.ResponseWriter, r *http.Request, content string) {
+		switch {
+		case !broken:
+			broken = true
+			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+			io.WriteString(w, content[:600_000])
+			panic(http.ErrAbortHandler)
+		case !lied:
+			lied = true
+			w.Header().Set("Content-Range", "bytes 0-9/1000000")
+			w.WriteHeader(http.StatusPartialContent)
+			io.WriteString(w, content[:10])
+		default:
+			good(w, r, content)
+		}
+	}
+	h.offer("1", stateWith("a", h.has(content)))
+	f := h.device("", nil)
+	if r := h.outcome(f); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+	if len(h.ranges) != 3 || h.ranges[0] != "" || !strings.HasPrefix(h.ranges[2], "bytes=") || h.ranges[1] != h.ranges[2] {
+		t.Errorf("%q", h.ranges)
+	}
+	got, err := os.ReadFile(filepath.Join(f.folderOf(*f.journal.Current), filesName, "a"))
+	if err != nil || string(got) != content {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// An object that the disk lost, or a hook changed, is not taken for good.
+func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
+	h := newEvilHub(t)
+	sum := h.has("content")
+	h.offer("1", stateWith("a", sum))
+	f := h.device("", nil)
+	h.outcome(f)
+	if err := os.Chmod(f.objects.path(sum), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.objects.path(sum), []byte("CONTENT"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.reports = nil
+	h.offer("2", stateWith("b", sum))
+	if r := h.outcome(f); r.Status != "DONE" || r.Rev != "2" {
+		t.Errorf("%+v", r)
+	}
+	got, err := os.ReadFile(filepath.Join(f.folderOf(*f.journal.Current), filesName, "b"))
+	if err != nil || string(got) != "content" || len(h.ranges) != 2 {
+		t.Errorf("%q after %d downloads, %v", got, len(h.ranges), err)
+	}
+}
+
+// What is there is not downloaded again, under whatever name.
+func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
+	h := newEvilHub(t)
+	sum := h.has("content")
+	f := h.device("", nil)
+	h.offer("1", stateWith("a", sum, "b", sum))
+	h.outcome(f)
+	h.reports = nil
+	h.offer("2", stateWith("c/d", sum))
+	if r := h.outcome(f); r.Status != "DONE" || len(h.ranges) != 1 {
+		t.Errorf("%+v, %d downloads", r, len(h.ranges))
+	}
+}
+
+// The owner exchanges the state between the device's look and its word that it
+// takes the step: what is installed is what the hub then has.
+func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith("a", h.has("old")))
+	h.mu.Lock()
+	h.state = stateWith("a", fmt.Sprintf("%x", sha256.Sum256([]byte("new"))))
+	h.mu.Unlock()
+	h.has("new")
+	f := h.device("", nil)
+	if r := h.outcome(f); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+	got, err := os.ReadFile(filepath.Join(f.folderOf(*f.journal.Current), filesName, "a"))
+	if err != nil || string(got) != "new" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// A hook that has the agent started anew, each time, comes to an end.
+func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	f := h.device("case $1 in commit) touch \"$2/../../../stop\"; sleep 300 ;; esac\n", nil)
+	stop := filepath.Join(filepath.Dir(f.dir), "stop")
+	for range maxTries {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx) }()
+		for {
+			if os.Remove(stop) == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatal("the hook is not called")
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "stopped 3 times") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Without its hook a device takes no revision, and says so; with it again, it
+// goes on.
+func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	said := make(chan string, 100)
+	f := h.device("", func(c *Config) { c.Say = func(s string) { said <- s } })
+	if err := os.Chmod(f.cfg.Hook, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	for line := range said {
+		if strings.Contains(line, "make it executable") {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("it says nothing")
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(h.reports) > 0 {
+		t.Errorf("%+v", h.reports)
+	}
+	if err := os.Chmod(f.cfg.Hook, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.Say = func(string) {}
+	if r := h.outcome(f); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// What a hook leaves running does not hold up the agent.
+func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", nil)
+	r := h.outcome(f)
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "left"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); r.Status != "DONE" || err != nil {
+		t.Errorf("%+v; what it left: %v", r, err)
+	}
+}
+
+// A content that the hub has lost ends the step, and not the trail.
+func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
+	h := newEvilHub(t)
+	h.blob = func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusNotFound) }
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "not its content") {
+		t.Errorf("%+v", r)
+	}
+	h = newEvilHub(t)
+	h.offer("1", stateWith("a", strings.Repeat("a", 64)))
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "has no object") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// An address that has ended is asked for anew.
+func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
+	h := newEvilHub(t)
+	good, refused := h.blob, false
+	h.blob = func(w http.ResponseWriter, r *http.Request, content string) {
+		if !refused {
+			refused = true
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		good(w, r, content)
+	}
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", nil)); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A hook that hangs is ended, with what it started; one that talks without end
+// fills neither the memory nor the report.
+func TestHookIsBounded(t *testing.T) {
+	h := newEvilHub(t)
+	h.offer("1", stateWith())
+	f := h.device(`case $1 in test) sleep 300 & wait ;; esac`, func(c *Config) { c.HookTimeout = 500 * time.Millisecond })
+	if r := h.outcome(f); r.Status != "ERROR" || !strings.Contains(r.Message, "longer than 500ms") {
+		t.Errorf("%+v", r)
+	}
+	h = newEvilHub(t)
+	h.offer("1", stateWith())
+	lines, longest := 0, 0
+	f = h.device(`case $1 in test) yes "$(head -c 5000 /dev/zero | tr '\0' x)" | head -n 5000; exit 1 ;; esac`, func(c *Config) {
+		c.Line = func(line string) { lines, longest = lines+1, max(longest, len(line)) }
+	})
+	if r := h.outcome(f); r.Status != "ERROR" || len(r.Message) > 4<<10+10 {
+		t.Errorf("%s, %d bytes", r.Status, len(r.Message))
+	}
+	if lines > maxLines+1 || longest > maxLine+10 {
+		t.Errorf("%d lines, the longest of %d bytes", lines, longest)
+	}
+}
+
+// A journal of another device is not gone on with, and a damaged one says what
+// to do.
+func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal.json")
+	if err := os.WriteFile(path, []byte(`{"device":"other","begun":true,"step":{"rev":1,"phase":"committing"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if j, err := readJournal(path, "dev"); err != nil || j.Begun || j.Step != nil {
+		t.Errorf("%+v %v", j, err)
+	}
+	if err := os.WriteFile(path, []byte(`{"device":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove it") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whatever state is taken, its files are inside the folder, and no file is a
+// folder of another.
+func FuzzState(f *testing.F) {
+	f.Add([]byte(stateWith("a/b", strings.Repeat("a", 64), "c.json", "x")))
+	f.Add([]byte(stateWith("../a", strings.Repeat("a", 64))))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := parseState(text)
+		if err != nil {
+			return
+		}
+		for _, file := range s.files {
+			if !filepath.IsLocal(file.path) || filepath.Clean(file.path) != file.path {
+				t.Errorf("%q", file.path)
+			}
+		}
+	})
+}
+
+// Whatever a hub says of an object, what is made of it is a path on the hub and
+// a size that is one.
+func FuzzRecord(f *testing.F) {
+	sum := strings.Repeat("a", 64)
+	f.Add([]byte(`{"sha256sum":"` + sum + `","size":"1","signed-geturl":"https://hub.example/local-s3/x"}`))
+	f.Add([]byte(`[{"rev":1,"state":{}}]`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if r, err := parseRecord(text, sum); err == nil {
+			u, err := url.Parse("https://hub.example" + r.path)
+			if err != nil || u.Host != "hub.example" || u.RawQuery != "" || u.Path != r.path || path.Dir(path.Clean(u.Path)) != "/local-s3" || r.size < 0 {
+				t.Errorf("%+v %v", r, err)
+			}
+		}
+		if s, err := parsePending(text); err == nil && s != nil && (s.rev < 0 || s.rev > maxRev || len(s.message) > 210) {
+			t.Errorf("%+v", s)
+		}
+	})
+}

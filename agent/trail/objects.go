@@ -1,0 +1,226 @@
+package trail
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// objects keeps contents as files named by their SHA-256, in DIR/ab/cdef...;
+// what is being downloaded is in the folder incoming and gets its name when it
+// is whole, checked and flushed.
+type objects struct{ dir, incoming string }
+
+func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
+func (o objects) partial(sum string) string { return filepath.Join(o.incoming, sum) }
+
+// has says whether an object is there and still what it was: it is read and
+// hashed, for disks forget and hooks have hands. One that is damaged is
+// removed.
+func (o objects) has(sum string) (bool, error) {
+	file, err := os.Open(o.path(sum))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, diskError(err)
+	}
+	defer file.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, file); err == nil && hex.EncodeToString(h.Sum(nil)) == sum {
+		return true, nil
+	}
+	return false, diskError(os.Remove(o.path(sum)))
+}
+
+// begun is how many bytes of an object are there already.
+func (o objects) begun(sum string) int64 {
+	info, err := os.Stat(o.partial(sum))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// free is how many bytes the disk has left for this process.
+func (o objects) free() (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(o.dir, &s); err != nil {
+		return 0, diskError(err)
+	}
+	return int64(min(s.Bavail, 1<<40) * uint64(s.Bsize)), nil
+}
+
+// errContent is a content that is not what the state names.
+var errContent = errors.New("the hub sends another content than the state names")
+
+// errGone is an address that is good no more.
+var errGone = errors.New("the address of the content is good no more")
+
+// idle is how long a download may bring nothing.
+const idle = time.Minute
+
+// download gets the rest of an object. count is told of each piece.
+func (o objects) download(ctx context.Context, conn Conn, sum string, r record, count func(int64)) error {
+	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return diskError(err)
+	}
+	defer file.Close()
+	h := sha256.New()
+	from, err := resume(file, h, r.size)
+	if err != nil {
+		return diskError(err)
+	}
+	count(from)
+	if from < r.size || r.size == 0 {
+		if err := o.rest(ctx, conn, sum, r, file, h, from, count); err != nil {
+			return err
+		}
+	}
+	if hex.EncodeToString(h.Sum(nil)) != sum {
+		count(-r.size)
+		if err := os.Remove(o.partial(sum)); err != nil {
+			return diskError(err)
+		}
+		return fmt.Errorf("object %s: %w", sum, errContent)
+	}
+	return diskError(o.keep(file, sum))
+}
+
+// resume hashes what is there already; more than there may be is thrown away.
+func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Size() > size {
+		return 0, file.Truncate(0)
+	}
+	return io.Copy(h, file)
+}
+
+// rest asks for the bytes from one on. A hub that answers with all of them is
+// taken at its word.
+func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Waiting has an end, for the answer as for each piece.
+	alarm := time.AfterFunc(idle, cancel)
+	defer alarm.Stop()
+	resp, err := conn.Download(ctx, r.path, from, `"`+sum+`"`)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.size-1, r.size); resp.Header.Get("Content-Range") != want {
+			return fmt.Errorf("object %s: %w: %q, where %q was asked for", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
+		}
+	case http.StatusOK:
+		count(-from)
+		from = 0
+		h.Reset()
+		if err := file.Truncate(0); err != nil {
+			return diskError(err)
+		}
+	case http.StatusForbidden, http.StatusNotFound, http.StatusUnauthorized, http.StatusGone:
+		return errGone
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+	default:
+		err := fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+		if resp.StatusCode < 500 {
+			return errors.Join(fmt.Errorf("%w: %w", errContent, err), diskError(os.Remove(o.partial(sum))))
+		}
+		return err
+	}
+	if _, err := file.Seek(from, io.SeekStart); err != nil {
+		return diskError(err)
+	}
+	body := make([]byte, 64<<10)
+	for {
+		n, err := resp.Body.Read(body)
+		alarm.Reset(idle)
+		if int64(n) > r.size-from {
+			count(-from)
+			return errors.Join(fmt.Errorf("object %s: %w: it is longer than %d bytes", sum, errContent, r.size), diskError(os.Remove(o.partial(sum))))
+		}
+		if n > 0 {
+			if _, err := file.Write(body[:n]); err != nil {
+				return diskError(err)
+			}
+			h.Write(body[:n])
+			from += int64(n)
+			count(int64(n))
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("object %s: the download broke after %d of %d bytes: %w", sum, from, r.size, err)
+		}
+	}
+	if from < r.size {
+		// What breaks is an error above: this is an answer that says it is whole.
+		count(-from)
+		return errors.Join(fmt.Errorf("object %s: %w: %d bytes in the place of %d", sum, errContent, from, r.size), diskError(os.Remove(o.partial(sum))))
+	}
+	return nil
+}
+
+// keep gives a whole object its name, durably. Nobody writes to it again.
+func (o objects) keep(file *os.File, sum string) error {
+	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
+		return err
+	}
+	dir := filepath.Dir(o.path(sum))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(o.partial(sum), o.path(sum)); err != nil {
+		return err
+	}
+	return errors.Join(flush(dir), flush(o.dir))
+}
+
+// sweep removes the objects and parts that nobody wants.
+func (o objects) sweep(wanted map[string]bool) error {
+	return filepath.WalkDir(o.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(o.dir, path)
+		if err != nil || wanted[strings.ReplaceAll(rel, "/", "")] {
+			return err
+		}
+		return os.Remove(path)
+	})
+}
+
+func (o objects) sweepParts(wanted map[string]bool) error {
+	list, err := os.ReadDir(o.incoming)
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, d := range list {
+		if !wanted[d.Name()] {
+			errs = errors.Join(errs, os.Remove(filepath.Join(o.incoming, d.Name())))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,327 @@
+package trail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A revision's folder holds the state's text and its files:
+//
+//	REV-HASH/state.json
+//	REV-HASH/files/...   objects are links to the store, documents are files
+const (
+	stateName = "state.json"
+	filesName = "files"
+)
+
+func (f *Follower) folderOf(r revision) string { return filepath.Join(f.revisions(), r.folder()) }
+
+// keepState writes a state's text into its revision's folder.
+func (f *Follower) keepState(r revision, s *state) error {
+	dir := f.folderOf(r)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return diskError(err)
+	}
+	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.text), flush(f.revisions())))
+}
+
+// stateOf reads it back. It is parsed again: what is laid out was checked.
+func (f *Follower) stateOf(r revision) (*state, error) {
+	text, err := os.ReadFile(filepath.Join(f.folderOf(r), stateName))
+	if err != nil {
+		return nil, diskError(err)
+	}
+	s, err := parseState(text)
+	if err != nil {
+		return nil, diskError(fmt.Errorf("%s: %w", f.folderOf(r), err))
+	}
+	if s.sum != r.Sum {
+		return nil, diskError(fmt.Errorf("%s is not what the journal names", filepath.Join(f.folderOf(r), stateName)))
+	}
+	return s, nil
+}
+
+// givenUp is an error that ends a step before anything was installed.
+type givenUp struct {
+	outcome outcome
+	reason  string
+}
+
+func (g *givenUp) Error() string { return g.reason }
+
+// prepare downloads what is missing of a revision and lays it out.
+func (f *Follower) prepare(ctx context.Context, rev revision) error {
+	s, err := f.stateOf(rev)
+	if err != nil {
+		return err
+	}
+	if f.hashed == nil {
+		f.hashed = map[string]bool{}
+	}
+	var missing []string
+	for _, sum := range s.sums() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if f.hashed[sum] {
+			continue // when the hub is away, this is tried again and again
+		}
+		have, err := f.objects.has(sum)
+		if err != nil {
+			return err
+		}
+		if f.hashed[sum] = have; !have {
+			missing = append(missing, sum)
+		}
+	}
+	if len(missing) > 0 {
+		err := f.download(ctx, rev, missing)
+		if errors.Is(err, syscall.ENOSPC) {
+			return &givenUp{failed, "The disk is full: " + err.Error() + "."}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return f.layOut(rev, s)
+}
+
+// download gets the missing objects, few at once.
+func (f *Follower) download(ctx context.Context, rev revision, missing []string) error {
+	records := make([]record, len(missing))
+	var total, have int64
+	for i, sum := range missing {
+		var err error
+		if records[i], err = f.record(ctx, sum); err != nil {
+			return err
+		}
+		if total += records[i].size; total > maxTotal {
+			return &givenUp{wontGo, fmt.Sprintf("The revision's objects have more than %d bytes.", int64(maxTotal))}
+		}
+		have += min(f.objects.begun(sum), records[i].size)
+	}
+	if err := f.objects.sweepParts(set(missing)); err != nil {
+		return diskError(err)
+	}
+	free, err := f.objects.free()
+	if err != nil {
+		return err
+	}
+	if need := total - have; need > free-f.cfg.Reserve {
+		return &givenUp{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
+	}
+	var got atomic.Int64
+	start := time.Now()
+	progress := func() downloads {
+		return downloads{transfer{Name: "total", Total: total, Downloaded: got.Load(), Start: start.Unix(), Current: time.Now().Unix()}}
+	}
+	if err := f.report(ctx, rev.Rev, "DOWNLOADING", 25, fmt.Sprintf("%d object(s), %d bytes.", len(missing), total), progress()); err != nil {
+		return err
+	}
+	// Reports are made beside the downloads. A hub that says no, for instance
+	// since the owner gave the step up, ends both.
+	group, both := errgroup.WithContext(ctx)
+	finished := make(chan struct{})
+	var left sync.WaitGroup
+	left.Add(len(missing))
+	go func() { left.Wait(); close(finished) }()
+	group.Go(func() error {
+		tick := time.NewTicker(5 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-finished:
+				return nil
+			case <-both.Done():
+				return nil
+			case <-tick.C:
+				percent := 25
+				if total > 0 {
+					percent += int(24 * got.Load() / total)
+				}
+				if err := f.report(both, rev.Rev, "DOWNLOADING", percent, "", progress()); err != nil {
+					return err
+				}
+			}
+		}
+	})
+	slots := make(chan struct{}, f.cfg.Parallel)
+	for i, sum := range missing {
+		group.Go(func() error {
+			defer left.Done()
+			select {
+			case slots <- struct{}{}:
+			case <-both.Done():
+				return both.Err()
+			}
+			defer func() { <-slots }()
+			return f.downloadOne(both, sum, records[i], func(n int64) { got.Add(n) })
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return f.report(ctx, rev.Rev, "DOWNLOADING", 49, "Downloaded.", progress())
+}
+
+// maxWrong is how often an object's content may be wrong before the step is
+// given up.
+const maxWrong = 3
+
+// downloadOne gets one object. An address that has ended is asked for anew,
+// once; wrong contents are asked for again, a few times; what breaks off is
+// left to the next try, which goes on from there.
+func (f *Follower) downloadOne(ctx context.Context, sum string, r record, count func(int64)) error {
+	renewed := false
+	for wrong := 0; ; {
+		err := f.objects.download(ctx, f.conn, sum, r, count)
+		switch {
+		case errors.Is(err, errGone) && !renewed:
+			renewed = true
+			if r, err = f.record(ctx, sum); err != nil {
+				return err
+			}
+		case errors.Is(err, errGone):
+			return &givenUp{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
+		case errors.Is(err, errContent):
+			if wrong++; wrong == maxWrong {
+				return &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+			}
+		default:
+			return err
+		}
+	}
+}
+
+func (f *Follower) record(ctx context.Context, sum string) (record, error) {
+	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, maxRecord)
+	var no Refusal
+	if errors.As(err, &no) && no.HTTPStatus() == http.StatusNotFound {
+		return record{}, &givenUp{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
+	}
+	if err != nil {
+		return record{}, err
+	}
+	r, err := parseRecord(text, sum)
+	if err != nil {
+		return record{}, &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+	}
+	return r, nil
+}
+
+// layOut makes the revision's folder of files. Objects are there. Every path is
+// opened below the folder's own handle, so that no link leads out of it.
+func (f *Follower) layOut(rev revision, s *state) error {
+	if err := f.keepState(rev, s); err != nil {
+		return err
+	}
+	dir := f.folderOf(rev)
+	files, making := filepath.Join(dir, filesName), filepath.Join(dir, filesName+".new")
+	for _, old := range []string{making, files} {
+		if err := os.RemoveAll(old); err != nil {
+			return diskError(err)
+		}
+	}
+	if err := os.Mkdir(making, 0o755); err != nil {
+		return diskError(err)
+	}
+	root, err := os.OpenRoot(making)
+	if err != nil {
+		return diskError(err)
+	}
+	defer root.Close()
+	for _, file := range s.files {
+		if err := f.place(root, making, file); err != nil {
+			return diskError(fmt.Errorf("revision %d, %s: %w", rev.Rev, file.path, err))
+		}
+	}
+	if err := os.Rename(making, files); err != nil {
+		return diskError(err)
+	}
+	// All of it, folders and documents, at once.
+	d, err := os.Open(dir)
+	if err != nil {
+		return diskError(err)
+	}
+	return diskError(errors.Join(syncFS(d), d.Close()))
+}
+
+func (f *Follower) place(root *os.Root, at string, file file) error {
+	if parent := filepath.Dir(file.path); parent != "." {
+		if err := root.MkdirAll(parent, 0o755); err != nil {
+			return err
+		}
+	}
+	if file.sum == "" {
+		return root.WriteFile(file.path, file.json, 0o444)
+	}
+	// checkPath let the path pass, and every folder on it was just made here.
+	return os.Link(f.objects.path(file.sum), filepath.Join(at, file.path))
+}
+
+// collect removes what nobody has a use for any more. What cannot be read or
+// removed now is left to the next time.
+func (f *Follower) collect() {
+	if err := f.sweep(); err != nil {
+		f.say("Old revisions are not removed: %v.", err)
+	}
+}
+
+// sweep removes what neither what runs, nor what ran before, nor what is under
+// way has a use for.
+func (f *Follower) sweep() error {
+	var keep []revision
+	for _, r := range []*revision{f.journal.Current, f.journal.Former} {
+		if r != nil {
+			keep = append(keep, *r)
+		}
+	}
+	if w := f.journal.Step; w != nil && w.Phase != ended {
+		keep = append(keep, w.revision)
+	}
+	folders, wanted := map[string]bool{}, map[string]bool{}
+	for _, r := range keep {
+		folders[r.folder()] = true
+		s, err := f.stateOf(r)
+		if errors.Is(err, fs.ErrNotExist) && f.journal.Step != nil && r == f.journal.Step.revision {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, sum := range s.sums() {
+			wanted[sum] = true
+		}
+	}
+	list, err := os.ReadDir(f.revisions())
+	if err != nil {
+		return diskError(err)
+	}
+	for _, d := range list {
+		if !folders[d.Name()] {
+			if err := os.RemoveAll(filepath.Join(f.revisions(), d.Name())); err != nil {
+				return diskError(err)
+			}
+		}
+	}
+	return diskError(errors.Join(f.objects.sweep(wanted), f.objects.sweepParts(wanted)))
+}
+
+func set(list []string) map[string]bool {
+	m := make(map[string]bool, len(list))
+	for _, s := range list {
+		m[s] = true
+	}
+	return m
+}

@@ -1,0 +1,374 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/store"
+)
+
+// machine is a device: a software TPM, the real agent as a process, an
+// installer hook, and a wire to its hub that can be cut.
+type machine struct {
+	t     *testing.T
+	hub   *hubtest.Hub
+	ada   *owner
+	files *uploader
+	wire  *wire
+	tpm   *swtpm.TPM
+	dir   string
+	id    string
+	nick  string
+	args  []string // of the agent, after "run"
+
+	proc *exec.Cmd
+	log  *lockedBuffer
+}
+
+// hookScript writes down each call and does what the revision's own
+// files/hook/VERB.sh says; what is installed is a link.
+const hookScript = `#!/bin/sh
+# Called as: hook VERB FOLDER
+cd "$(dirname "$0")" || exit 1
+echo "$1 $GANGWAY_REV" >>calls
+script=$2/files/hook/$1.sh
+if [ -f "$script" ]; then . "$script"; fi
+case $1 in
+install) ln -sfn "$2" installed ;;
+test) [ "$(readlink installed)" = "$2" ] && echo "revision $GANGWAY_REV is good" ;;
+commit) : ;;
+rollback) ln -sfn "$GANGWAY_FORMER" installed ;;
+reboot) : ;;
+esac
+`
+
+// newMachine onboards a machine. The agent does not run yet.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	return machineOf(t, tpm, h, h.Owner)
+}
+
+// machineOf is newMachine for another owner.
+func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, owner store.Account) *machine {
+	t.Helper()
+	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
+	m.ada = signInAs(t, h, owner.Nick)
+	m.files = &uploader{url: h.URL, client: m.ada.client, token: m.ada.token}
+	m.wire = newWire(t, strings.TrimPrefix(h.URL, "https://"))
+	tok := h.Token(t, owner, nil)
+	tok.Hub = "https://" + m.wire.addr()
+	s, err := onboard(t, m.tpm, tok, m.path("state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.id, m.nick = s.DeviceID, s.Nick
+	if err := os.WriteFile(m.path("hook"), []byte(hookScript), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.starts("first")
+	m.args = []string{"--hook", m.path("hook"), "--poll", "100ms", "--report-every", "300ms", "--boot-id", m.path("boot-id")}
+	return m
+}
+
+func (m *machine) path(name ...string) string {
+	return filepath.Join(append([]string{m.dir}, name...)...)
+}
+
+// starts is a start of the machine, by its kernel's boot id.
+func (m *machine) starts(id string) {
+	m.t.Helper()
+	if err := os.WriteFile(m.path("boot-id"), []byte(id+"\n"), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// run starts the agent.
+func (m *machine) run() {
+	m.t.Helper()
+	if m.proc != nil {
+		m.t.Fatal("it runs already")
+	}
+	m.proc = exec.Command(agentBinary, append([]string{"run", "--tpm", m.tpm.Address(), "--state", m.path("state")}, m.args...)...)
+	m.proc.Stderr = m.log
+	m.proc.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.proc.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() {
+		if m.t.Failed() {
+			m.t.Logf("the agent said:\n%s", m.log)
+		}
+		m.kill()
+	})
+}
+
+// kill ends the agent as a power cut would.
+func (m *machine) kill() {
+	if m.proc != nil {
+		m.proc.Process.Kill()
+		m.proc.Wait()
+		m.proc = nil
+	}
+}
+
+// stop ends it as a service manager does.
+func (m *machine) stop() {
+	m.t.Helper()
+	m.proc.Process.Signal(syscall.SIGTERM)
+	if err := m.proc.Wait(); err != nil {
+		m.t.Errorf("the agent ended with %v", err)
+	}
+	m.proc = nil
+}
+
+// object uploads a content and returns its hash.
+func (m *machine) object(content string) string {
+	m.t.Helper()
+	sum := sha256.Sum256([]byte(content))
+	if err := m.files.upload(m.t.Context(), []byte(content), sum); err != nil {
+		m.t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sum)
+}
+
+// post posts a revision of files and returns its number.
+func (m *machine) post(files map[string]string) int {
+	m.t.Helper()
+	state := map[string]any{"#spec": "pantavisor-service-system@1", "a.json": map[string]int{"n": 1}}
+	for name, content := range files {
+		state[name] = m.object(content)
+	}
+	var step struct{ Rev int }
+	m.ada.call("POST", "/trails/"+m.id+"/steps", map[string]any{"rev": -1, "commit-msg": "try", "state": state}, &step)
+	return step.Rev
+}
+
+// progress is what the hub knows of a step.
+type progress struct {
+	Status   string `json:"status"`
+	Message  string `json:"status-msg"`
+	Progress int    `json:"progress"`
+	Retries  int    `json:"retries"`
+}
+
+func (m *machine) progress(rev int) progress {
+	m.t.Helper()
+	var step struct{ Progress progress }
+	m.ada.call("GET", fmt.Sprintf("/trails/%s/steps/%d", m.id, rev), nil, &step)
+	return step.Progress
+}
+
+// patience of these tests: they must not depend on how fast the machine is.
+const patience = 90 * time.Second
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// becomes waits for a step's status.
+func (m *machine) becomes(rev int, status string) progress {
+	m.t.Helper()
+	var p progress
+	eventually(m.t, fmt.Sprintf("step %d is %s", rev, status), func() bool {
+		p = m.progress(rev)
+		if p.Status != status && slices.Contains([]string{"DONE", "ERROR", "WONTGO", "UPDATED", "CANCEL"}, p.Status) {
+			m.t.Fatalf("step %d is %s (%s), %s was expected", rev, p.Status, p.Message, status)
+		}
+		return p.Status == status
+	})
+	return p
+}
+
+// begun waits until the device has a trail.
+func (m *machine) begun() {
+	m.t.Helper()
+	eventually(m.t, "the trail begins", func() bool {
+		_, err := m.hub.Store.Trail(m.t.Context(), m.id)
+		return err == nil
+	})
+}
+
+// calls are the hook's, as "verb rev".
+func (m *machine) calls() []string {
+	b, err := os.ReadFile(m.path("calls"))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(string(b)), "\n")
+}
+
+// installed reads a file of what is installed.
+func (m *machine) installed(name string) string {
+	b, err := os.ReadFile(m.path("installed", "files", name))
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// lockedBuffer is written by a process and read by a test.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// wire carries TCP connections to an address, until it is cut.
+type wire struct {
+	l  net.Listener
+	to string
+
+	mu    sync.Mutex
+	cut   bool       // guarded by mu
+	limit int64      // guarded by mu: bytes to the device after which a connection breaks, once; 0: none
+	stall int64      // guarded by mu: bytes to the device after which they all stop; 0: none
+	open  []net.Conn // guarded by mu
+
+	carried atomic.Int64 // bytes to the device
+}
+
+func newWire(t *testing.T, to string) *wire {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{l: l, to: to}
+	go w.serve()
+	t.Cleanup(func() { l.Close(); w.away(true) })
+	return w
+}
+
+func (w *wire) addr() string { return w.l.Addr().String() }
+
+// away cuts the wire, or mends it.
+func (w *wire) away(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
+	for _, c := range w.open {
+		c.Close()
+	}
+	w.open = nil
+}
+
+// breaksAfter lets one connection break after so many bytes to the device.
+func (w *wire) breaksAfter(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limit = n
+}
+
+// stalls lets every connection stop after so many bytes to the device more, or
+// go on.
+func (w *wire) stalls(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stall = n
+	if n > 0 {
+		w.stall += w.carried.Load()
+	}
+}
+
+// stalled waits while the wire is.
+func (w *wire) stalled(c net.Conn) {
+	for {
+		w.mu.Lock()
+		still := w.stall > 0 && w.carried.Load() >= w.stall && slices.Contains(w.open, c)
+		w.mu.Unlock()
+		if !still {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (w *wire) serve() {
+	for {
+		c, err := w.l.Accept()
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		cut := w.cut
+		if !cut {
+			w.open = append(w.open, c)
+		}
+		w.mu.Unlock()
+		if cut {
+			c.Close()
+			continue
+		}
+		go w.carry(c)
+	}
+}
+
+func (w *wire) carry(c net.Conn) {
+	defer c.Close()
+	far, err := net.Dial("tcp", w.to)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	go func() { io.Copy(far, c); far.Close() }()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := far.Read(buf)
+		if n > 0 && w.breaks(int64(n)) {
+			return
+		}
+		w.stalled(c)
+		w.carried.Add(int64(n))
+		if _, e := c.Write(buf[:n]); e != nil || err != nil {
+			return
+		}
+	}
+}
+
+// breaks counts bytes to the device.
+func (w *wire) breaks(n int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limit == 0 {
+		return false
+	}
+	if w.limit -= n; w.limit <= 0 {
+		w.limit = 0
+		return true
+	}
+	return false
+}

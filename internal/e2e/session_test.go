@@ -1,0 +1,353 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/store"
+
+	"golang.org/x/sys/unix"
+)
+
+var update = flag.Bool("update", false, "write the transcript of pvr's session into docs/pvr.md")
+
+const transcriptHeading = "## A session\n"
+
+// shell runs commands as a person types them, with the real pvr in the PATH,
+// and writes down what they print.
+type shell struct {
+	t    *testing.T
+	pvr  *pvr
+	dir  string
+	text strings.Builder
+}
+
+func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
+	c := s.pvr.command(ctx, s.dir)
+	c.Path, c.Args = "/bin/sh", []string{"sh", "-c", line}
+	c.Env = append(c.Env, "PVR_BASEURL="+s.pvr.h.URL, "PATH="+filepath.Join(s.pvr.home, "bin")+":/usr/bin:/bin", "TERM=dumb")
+	return c
+}
+
+// say writes prose.
+func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
+
+// runs runs lines, which must succeed, and writes down each with what it
+// prints.
+func (s *shell) runs(lines ...string) (all string) {
+	s.t.Helper()
+	s.text.WriteString("\n```\n")
+	for _, line := range lines {
+		ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+		out, err := s.command(ctx, line).CombinedOutput()
+		cancel()
+		if err != nil {
+			s.t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+		all += string(out)
+		fmt.Fprintf(&s.text, "$ %s\n%s", line, shown(out))
+	}
+	s.text.WriteString("```\n")
+	return all
+}
+
+// types runs a line on a terminal and types answers, each when its prompt is
+// there.
+func (s *shell) types(line string, dialogue ...[2]string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	master, slave := terminal(s.t)
+	c := s.command(ctx, line)
+	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	slave.Close()
+	seen := new(lockedBuffer)
+	copied := make(chan struct{})
+	go func() { io.Copy(seen, master); close(copied) }()
+	for _, d := range dialogue {
+		eventually(s.t, "the prompt "+d[0], func() bool { return strings.HasSuffix(strings.TrimRight(seen.String(), " "), d[0]) })
+		if _, err := io.WriteString(master, d[1]+"\n"); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	err := c.Wait()
+	select {
+	case <-copied:
+	case <-time.After(5 * time.Second):
+	}
+	if err != nil {
+		s.t.Fatalf("%s: %v\n%s", line, err, seen)
+	}
+	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, shown([]byte(seen.String())))
+}
+
+// terminal is a pair of a new pseudo-terminal.
+func terminal(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return master, slave
+}
+
+// shown is an output as it stays on the screen.
+func shown(out []byte) string {
+	var b strings.Builder
+	last := ""
+	for line := range strings.Lines(strings.ReplaceAll(string(out), "\r\n", "\n")) {
+		line = strings.TrimRight(line, "\n \r")
+		if at := strings.LastIndex(line, "\r"); at >= 0 {
+			line = line[at+1:]
+		}
+		line = strings.TrimRight(escapes.ReplaceAllString(line, ""), " ")
+		line = took.ReplaceAllString(line, "  0s [OK]")
+		// How often progress is redrawn depends on how fast the machine is.
+		if line != last || !strings.HasSuffix(line, "[OK]") {
+			b.WriteString(line + "\n")
+		}
+		last = line
+	}
+	return b.String()
+}
+
+var (
+	escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`)
+	took    = regexp.MustCompile(` +\d+m?s \[OK\]$`)
+)
+
+// settle makes what differs from run to run the same.
+func (s *shell) settle(replace ...string) string {
+	text := strings.NewReplacer(replace...).Replace(s.text.String())
+	for _, r := range []struct{ pattern, by string }{
+		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?[+-]\d\d:?\d\d)?( \w+)?`, "2026-01-02T03:04:05Z"},
+		{`127\.0\.0\.1:\d+`, "hub.example:12443"},
+		{`127\.0\.0\.1`, "192.0.2.7"},
+		{`[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d`, "Jan  2 03:04:05"},
+		{`"iat": \d+`, `"iat": 1767323045`},
+		{`"exp": \d+`, `"exp": 1767366245`},
+		{`"orig_iat": \d+`, `"orig_iat": 1767323045`},
+	} {
+		text = regexp.MustCompile(r.pattern).ReplaceAllString(text, r.by)
+	}
+	return text
+}
+
+// A whole session of the real pvr with the real agent. Its transcript is in
+// docs/pvr.md.
+func TestPVRSessionWithTheRealAgent(t *testing.T) {
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	h.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	s := &shell{t: t, pvr: needPVR(t, h), dir: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(s.pvr.home, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := filepath.Abs(s.pvr.bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(bin, filepath.Join(s.pvr.home, "bin", "pvr")); err != nil {
+		t.Fatal(err)
+	}
+
+	s.say("An account, and a sign-in. `pvr` speaks of a link and a mail, as Pantacor's hub has them; here the account is made at once.")
+	s.runs("pvr register -u grace -p '" + hubtest.Password + "' -e grace@example.org")
+	s.types("pvr login", [2]string{"Username:", "grace"}, [2]string{"Password:", hubtest.Password})
+
+	grace, err := h.Store.AccountByLogin(t.Context(), "grace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := machineOf(t, tpm, h, grace)
+	lines := m.path("pump.log")
+	if err := os.WriteFile(lines, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.nick = "brave-otter-3fa2"
+	m.ada.call("PATCH", "/devices/"+m.id, map[string]string{"nick": m.nick}, new(any))
+	m.args = append(m.args, "--log-file", lines)
+	m.run()
+	m.begun()
+	s.say("A device comes aboard with a join token of grace's, and its agent runs with an installer hook ([agent.md](agent.md)).")
+	if out := s.runs("pvr ps"); !strings.Contains(out, m.id[:8]) || !strings.Contains(out, "DONE") {
+		t.Errorf("%s", out)
+	}
+
+	other, challenge := unclaimedDevice(t, h)
+	s.say("Another one, without a TPM, which the hub's policy accepts here, shows a challenge. Whoever reads it claims the device.")
+	s.runs("pvr claim -c " + challenge + " $PVR_BASEURL/devices/" + other)
+	if d, err := h.Store.Device(t.Context(), other); err != nil || d.Owner != grace.ID {
+		t.Errorf("claimed by %q, %v", d.Owner, err)
+	}
+	m.ada.call("PATCH", "/devices/"+other, map[string]string{"nick": "level-pier-84f3"}, new(any))
+	if out := s.runs("pvr device ps"); !strings.Contains(out, other[:8]) {
+		t.Errorf("%s", out)
+	}
+
+	eventually(t, "the device says that it runs revision 0", func() bool {
+		d, err := h.Store.Device(t.Context(), m.id)
+		return err == nil && d.DeviceMeta["pantavisor.revision"] == "0"
+	})
+	s.say("What its owner sets for a device arrives there, in the agent's `user-meta.json`. What it says of itself is in its device-meta.")
+	s.runs("pvr device set "+m.nick+" pump.speed=3", "pvr device get "+m.nick+" | grep -E '\"(nick|pump.speed|pantavisor.revision|pantavisor.mode)\"'")
+	eventually(t, "the setting arrives", func() bool {
+		b, _ := os.ReadFile(m.path("state", "user-meta.json"))
+		return string(bytes.TrimSpace(b)) == `{"pump.speed":"3"}`
+	})
+
+	url := "$PVR_BASEURL/trails/" + m.id
+	s.say("The device's state is cloned, gets a file, and is posted.")
+	s.runs("pvr clone "+url+" pump", "mkdir pump/app && echo 'speed limit 5' >pump/app/pump.conf", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'limit the speed'")
+	m.becomes(1, "DONE")
+	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
+		t.Errorf("installed: %q", got)
+	}
+	s.say("The agent downloads it, has its hook install and test it, and reports.")
+	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8] + `.* 1 +DONE`).MatchString(out) {
+		t.Errorf("%s", out)
+	}
+
+	s.say("A revision whose test fails is rolled back, and the owner reads why. Here the revision brings its own test, which the hook runs.")
+	s.runs("mkdir pump/hook && echo 'echo the pump does not start; exit 7' >pump/hook/test.sh", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'a bad one'")
+	m.becomes(2, "ERROR")
+	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
+		t.Errorf("installed after rolling back: %q", got)
+	}
+	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8]+`.*ERROR`).MatchString(out) || !strings.Contains(out, "code 7") {
+		t.Errorf("%s", out)
+	}
+
+	f, err := os.OpenFile(lines, os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString("pump: 1450 rpm\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.say("The device's lines: the agent's own, its hook's, and those of files that it follows.")
+	s.follows("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
+	m.stop()
+
+	text := s.settle(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
+		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", lines, "/var/log/pump.log", s.dir, "/home/grace")
+	// The list is in the order of the ids, which were not these.
+	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
+	compareTranscript(t, text)
+}
+
+// follows runs a command that goes on for ever until it has printed a line, and
+// writes down those with one of the words in them.
+func (s *shell) follows(line, last string, words ...string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	seen := new(lockedBuffer)
+	c := s.command(ctx, "exec "+line)
+	c.Stdout, c.Stderr = seen, seen
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Wait()
+	defer c.Process.Kill()
+	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
+	fmt.Fprintf(&s.text, "\n```\n$ %s\n", line)
+	for _, word := range words {
+		found := ""
+		for l := range strings.Lines(shown([]byte(seen.String()))) {
+			if strings.Contains(l, word) {
+				found = l
+				break
+			}
+		}
+		if found == "" {
+			s.t.Errorf("%s prints no line with %q: %s", line, word, seen)
+		}
+		s.text.WriteString(found)
+	}
+	s.text.WriteString("...\n```\n")
+}
+
+// unclaimedDevice joins as a device that shows no TPM and no token.
+func unclaimedDevice(t *testing.T, h *hubtest.Hub) (id, challenge string) {
+	t.Helper()
+	client := signIn(t, h).client
+	resp, err := client.Post(h.URL+"/devices/", "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s %v", resp.Status, body, err)
+	}
+	return find(body, "id"), find(body, "challenge")
+}
+
+// even leaves out of a table's line what a slow machine changes: how long ago
+// something was, and with it the width of its column.
+func even(line string) string {
+	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
+}
+
+var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
+
+// compareTranscript compares, or writes.
+func compareTranscript(t *testing.T, text string) {
+	t.Helper()
+	path := filepath.Join("..", "..", "docs", "pvr.md")
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, had, ok := strings.Cut(string(doc), transcriptHeading)
+	if !ok {
+		t.Fatalf("%s has no heading %q", path, transcriptHeading)
+	}
+	if *update {
+		if err := os.WriteFile(path, []byte(head+transcriptHeading+text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	old, now := strings.Split(had, "\n"), strings.Split(text, "\n")
+	for i := range min(len(old), len(now)) {
+		if even(old[i]) != even(now[i]) {
+			t.Fatalf("docs/pvr.md shows another session: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
+		}
+	}
+	if len(old) != len(now) {
+		t.Errorf("docs/pvr.md shows %d lines of the session, and it has %d now", len(old), len(now))
+	}
+}
