@@ -147,11 +147,15 @@ func contractRows() map[string]row {
 		"POST /auth/signature/verify": {who: "all", limit: 64 * kib, body: `{"token-id":"x","owner":"y","idevid-name":"n","signature":"AAAA"}`,
 			status: 400}, // good ones: TestSignatureVerifyTellsGoodFromBadAndNoMore
 
-		"GET /device":           {who: "chip"},
-		"GET /device/boot":      {who: "chip"},
-		"POST /device/boot":     {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // of TestBootIsLearntComparedAndAccepted
-		"PATCH /device/meta":    {who: "device", body: `{"a":"b"}`, limit: 64 * kib},
-		"POST /device/secret":   {who: "chip"},
+		"GET /device":         {who: "chip"},
+		"GET /device/boot":    {who: "chip"},
+		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // of TestBootIsLearntComparedAndAccepted
+		"PATCH /device/meta":  {who: "device", body: `{"a":"b"}`, limit: 64 * kib},
+		"POST /device/secret": {who: "chip"},
+		"PUT /device/secret": {who: "chip", limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := want[hub.SecretView](c.boat, "POST", "/device/secret", nil, 200)
+			return map[string]string{"body": string(must(json.Marshal(map[string]string{"secret": v.Secret}))(c.ada.t))}
+		}},
 		"POST /auth/x509/login": {who: "chip"},
 
 		"POST /auth/login":       {who: "all", body: `{"username":"ada","password":"` + hubtest.Password + `"}`, limit: 64 * kib},
