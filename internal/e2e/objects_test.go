@@ -224,13 +224,13 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 	h, u := storeHub(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	const pieces = 60
-	var next atomic.Int64
-	var broken atomic.Int64
+	const enough = 4
+	var kills, next, broken atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			for n := int(next.Add(1)) - 1; n < pieces; n = int(next.Add(1)) - 1 {
+			for kills.Load() < enough {
+				n := int(next.Add(1)) - 1
 				b, sum := content(n)
 				for u.upload(ctx, b, sum) != nil {
 					broken.Add(1)
@@ -243,23 +243,19 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 			}
 		})
 	}
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	kills := 0
-	for killing := true; killing; {
-		select {
-		case <-done:
-			killing = false
-		case <-time.After(100*time.Millisecond + rand.N(300*time.Millisecond)):
-			h.kill()
-			kills++
-			whole(t, h.data)
-			h.start()
-		}
+	// The last kill's uploads are broken too: the workers end after them.
+	for kills.Load() < enough {
+		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
+		h.kill()
+		kills.Add(1)
+		whole(t, h.data)
+		h.start()
 	}
-	t.Logf("%d kills, %d uploads broken", kills, broken.Load())
-	if kills < 3 || broken.Load() == 0 {
-		t.Errorf("%d kills, %d uploads broken: the test was too gentle", kills, broken.Load())
+	wg.Wait()
+	pieces := int(next.Load())
+	t.Logf("%d pieces, %d uploads broken", pieces, broken.Load())
+	if pieces < enough || broken.Load() == 0 {
+		t.Errorf("%d pieces, %d uploads broken: the test was too gentle", pieces, broken.Load())
 	}
 	for n := range pieces {
 		_, sum := content(n)
