@@ -54,7 +54,9 @@ type Job struct {
 	Manifest *Manifest
 	Stick    fs.FS // the stick's EFI system partition
 	Target   Target
-	// NewGUID makes the table's and the partitions' names. Default: random.
+	// DiskGUID names the disk: DiskGUID of the manifest's hash.
+	DiskGUID string
+	// NewGUID makes the partitions' names, and the disk's where there is none. Default: random.
 	NewGUID  func() string
 	Progress Progress
 }
@@ -76,6 +78,9 @@ type place struct {
 func (j Job) Run(ctx context.Context) error {
 	if j.NewGUID == nil {
 		j.NewGUID = uuid.NewString
+	}
+	if j.DiskGUID == "" {
+		j.DiskGUID = j.NewGUID()
 	}
 	if j.Progress == nil {
 		j.Progress = func(Stage, int64, int64) {}
@@ -229,7 +234,7 @@ func eachGap(p Part, f func(at, size int64) error) error {
 func (j Job) table(_ context.Context, places []place) error {
 	esp, data := places[0], places[1]
 	t := &gpt.Table{
-		LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: j.NewGUID(),
+		LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: j.DiskGUID,
 		Partitions: []*gpt.Partition{
 			partition(1, esp, gpt.EFISystemPartition, espName, j.NewGUID()),
 			partition(2, data, gpt.LinuxFilesystem, dataName, j.NewGUID()),

@@ -29,9 +29,16 @@ if [ "${1:-all}" != demo ]; then
 	need mcopy mtools
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
+	needfile /usr/sbin/mke2fs e2fsprogs
 fi
 # A kernel is unpacked, not installed.
-kernel() { [ "${1:-all}" = demo ] || ./scripts/kernel.sh; }
+kernel() {
+	[ "${1:-all}" != demo ] || return 0
+	./scripts/kernel.sh
+	# The installer image's, which is for machines of all kinds.
+	[ -e build/installer-kernel/vmlinuz ] || [ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
+		go run ./cmd/gangway image fetch --dir build/installer-kernel
+}
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2

@@ -33,6 +33,8 @@ func dataImage() ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "data.img")
+	// Tables are kept free for a disk of 1 TiB; beyond that the kernel changes
+	// their form. More would ask for larger transactions than the journal has.
 	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // any; partitions are told apart by their GUIDs
 	// The settings of this system's mke2fs.conf must not make a difference.
 	config := filepath.Join(dir, "conf")
@@ -40,7 +42,7 @@ func dataImage() ([]byte, error) {
 		return nil, fmt.Errorf("image: data partition: %w", err)
 	}
 	cmd := exec.Command(program, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "gangway-data", "-U", id,
-		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=4294967295",
+		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=268435456",
 		name, fmt.Sprintf("%dM", dataSize/mib))
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=315532800", "MKE2FS_CONFIG="+config, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
