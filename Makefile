@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test e2e bench load-objects lint fuzz vendor-roots clean install-tools
+.PHONY: build demo test e2e e2e-full bench load-objects lint fuzz vendor-roots clean install-tools
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -17,6 +17,9 @@ test: install-tools lint ## everything, with the race detector
 
 e2e: install-tools ## from a stick to the device list, on an emulated machine, and the seconds that it takes
 	$(GO) test -count=1 -v -timeout 20m -run '^TestStickToDeviceList$$' ./internal/qemu
+
+e2e-full: install-tools ## all of the installer's tests, with CUTS (default 20) power cuts
+	GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 60m -run '^Test(StickToDeviceList|ManualInstallation|PowerCuts)$$' ./internal/qemu
 
 lint: install-tools
 	./scripts/lint.sh

@@ -84,9 +84,11 @@ func mountSystem(i *install.Installed) error {
 	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
 	}
-	if err := grow(dev, dataDir); err != nil {
-		say("growing the data partition: %v", err)
-	}
+	go func() { // of a large disk it takes a while
+		if err := grow(dev, dataDir); err != nil {
+			say("growing the data partition: %v", err)
+		}
+	}()
 	return nil
 }
 
@@ -176,6 +178,7 @@ func blessed(before time.Time) {
 	for lastReport().Equal(before) {
 		time.Sleep(500 * time.Millisecond)
 	}
+	say("the hub has taken a report")
 	counted, err := efivars.Counted()
 	if err != nil {
 		say("%v", err)

@@ -1,0 +1,45 @@
+package qemu_test
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// A person at the serial console chooses the shell, looks at the disks, makes
+// a mistake, and installs. The disk is larger than what its file system was
+// made for.
+func TestManualInstallation(t *testing.T) {
+	s := newSite(t)
+	if err := os.Truncate(s.disk, 3<<40); err != nil {
+		t.Skipf("no room for a large disk, though an empty one: %v", err)
+	}
+	m, ctx := boot(t, s.with(true))
+	at := time.Duration(0)
+	typed := func(expect, keys string) {
+		t.Helper()
+		at = after(t, ctx, m, at, expect).At
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	typed(`Install Gangway \(manual\)`, "\x1b[B\r")
+	typed(`gangway-init .*: pvf-install lists`, "")
+	typed(`gangway# `, "pvf-install --list\r")
+	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk1 +no partitions`, "")
+	typed(`not to be installed to: the stick that this was started from`, "")
+	typed(`gangway# `, "pvf-install --disk /dev/sda --yes; echo code $?\r")
+	typed(`^pvf-install: /dev/sda is not installed to: the stick`, "")
+	typed(`^code 1`, "pvf-install\r")
+	typed(`Which disk\? `, "nvme0n1\r")
+	typed(`Type the disk's name, nvme0n1, to go on: `, "yes\r")
+	typed(`^pvf-install: that is not nvme0n1: nothing was erased`, "")
+	typed(`gangway# `, "pvf-install --disk nvme0n1\r")
+	typed(`Type the disk's name, nvme0n1, to go on: `, "nvme0n1\r")
+	typed(`^Installed to /dev/nvme0n1`, "")
+	typed(`gangway# `, "reboot\r")
+	typed(`gangway-init .*: this boot is good`, "")
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 3145470 MiB`)
+	m.Stop()
+	s.listed(t)
+}
