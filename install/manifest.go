@@ -19,6 +19,10 @@ const ManifestPath = "gangway/manifest.json"
 // system partition, until it is aboard.
 const TokenPath = "gangway/device_autojointoken.json"
 
+// ConsolePath is where a system with a console has the SHA-256 of its password,
+// in hexadecimal, in its initial file system.
+const ConsolePath = "etc/gangway/console"
+
 // Bounds of a manifest.
 const (
 	maxManifest = 64 << 10 // bytes

@@ -23,6 +23,7 @@ const (
 // system is the life of an installed machine. It does not return.
 func system() {
 	show("Gangway")
+	logins()
 	if wrong := hasTPM(); wrong != "" {
 		alarm("%s", wrong)
 	}

@@ -55,15 +55,17 @@ The image holds the join token's secret: guard it, and the sticks, like a key.`,
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
-	f.BoolVar(&o.debug, "debug", false, "give the device a console with login")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
 	return c
 }
 
 // built is what image build prints as JSON.
 type built struct {
-	Image    string            `json:"image"`
-	Size     int64             `json:"size"`
-	Manifest *install.Manifest `json:"manifest"`
+	Image string `json:"image"`
+	Size  int64  `json:"size"`
+	// ConsolePassword is the devices', where they have a console.
+	ConsolePassword string            `json:"console-password,omitempty"`
+	Manifest        *install.Manifest `json:"manifest"`
 }
 
 func (a *app) buildImage(o imageOptions) error {
@@ -111,7 +113,18 @@ func (a *app) buildImage(o imageOptions) error {
 	if info, err = os.Stat(o.out); err != nil {
 		return err
 	}
-	if done, err := a.json(built{o.out, info.Size(), m}); done {
+	password := ""
+	if o.debug {
+		t, err := join.ParseTokenFile(token)
+		if err == nil {
+			password, err = stick.ConsolePassword(t)
+		}
+		if err != nil {
+			return err
+		}
+		a.note("The devices have a console; its password is %s.", password)
+	}
+	if done, err := a.json(built{o.out, info.Size(), password, m}); done {
 		return err
 	}
 	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", o.out, info.Size()>>20, o.out)

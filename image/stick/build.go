@@ -1,11 +1,15 @@
 package stick
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 
 	"gangway/image"
 	"gangway/install"
@@ -62,7 +66,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress("Making the system")
-	esp, err := p.systemESP(base, cfg)
+	esp, err := p.systemESP(base, token, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -102,10 +106,48 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	return m, image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
+// ConsolePassword is the console's, of devices whose image was made with Debug:
+// 100 bits that follow from the join token's secret, so that who has the
+// token's file has it, and the same input gives the same image.
+func ConsolePassword(t *join.TokenFile) (string, error) {
+	secret, err := t.Secret()
+	if err != nil {
+		return "", err
+	}
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte("gangway console v1"))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
+}
+
+// systemFiles are what the system has besides the base: nothing, or a shell
+// behind a password. The image has the password's hash; 100 bits are not
+// guessed.
+func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, error) {
+	if !debug {
+		return nil, nil
+	}
+	password, err := ConsolePassword(token)
+	if err != nil {
+		return nil, err
+	}
+	return append(p.shell(), image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
+}
+
 // systemESP is the installed system's EFI system partition. The first slot is
 // tried three times before it counts as bad (systemd's Automatic Boot
 // Assessment).
-func (p *Parts) systemESP(base []byte, cfg Config) ([]byte, error) {
+func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byte, error) {
+	files, err := p.systemFiles(token, cfg.Debug)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) > 0 {
+		own, err := image.Initramfs(files)
+		if err != nil {
+			return nil, err
+		}
+		base = image.Join(base, own)
+	}
 	uki, err := image.UKI{
 		Stub: p.Stub, Kernel: p.Kernel, Initrd: base,
 		Cmdline:   console + "panic=5 gangway.mode=system",
@@ -124,7 +166,7 @@ func (p *Parts) systemESP(base []byte, cfg Config) ([]byte, error) {
 
 // menu is what the stick starts with.
 func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
-	shell, err := p.shell()
+	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
 		return nil, err
 	}

@@ -95,14 +95,11 @@ var applets = []string{
 	"lspci", "lsusb", "blkid", "hexdump", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
-// shell is the installer's own part: a shell and pvf-install.
-func (p *Parts) shell() ([]byte, error) {
-	files := []image.File{
-		{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755},
-		{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink},
-	}
+// shell is a shell with its commands.
+func (p *Parts) shell() []image.File {
+	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
 	for _, a := range applets {
 		files = append(files, image.File{Path: "bin/" + a, Data: []byte("busybox"), Mode: fs.ModeSymlink})
 	}
-	return image.Initramfs(files)
+	return files
 }

@@ -242,3 +242,38 @@ func TestBuildRefuses(t *testing.T) {
 		})
 	}
 }
+
+// Without debug the system has no shell; with it, one behind a password that
+// the image does not hold.
+func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
+	p := parts(t)
+	tok, err := join.ParseTokenFile(token(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err := p.systemFiles(tok, false); len(files) != 0 || err != nil {
+		t.Errorf("files: %v, %v", files, err)
+	}
+	password, err := ConsolePassword(tok)
+	if err != nil || len(password) != 20 {
+		t.Fatalf("password %q, %v", password, err)
+	}
+	files, err := p.systemFiles(tok, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := false
+	for _, f := range files {
+		if bytes.Contains(f.Data, []byte(password)) {
+			t.Errorf("%s has the password", f.Path)
+		}
+		hash = hash || f.Path == install.ConsolePath && strings.TrimSpace(string(f.Data)) == digest([]byte(password))
+	}
+	if !hash {
+		t.Error("there is no password to check against")
+	}
+	tok.Token = "AAAA" + tok.Token[4:]
+	if other, err := ConsolePassword(tok); other == password || err != nil {
+		t.Errorf("another token has the same password, %v", err)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"gangway/image/stick"
 )
 
 // moments of an installation and of a first boot. From each on, the power may
@@ -22,7 +24,7 @@ var moments = []string{
 // Three cuts; GANGWAY_POWER_CUTS is another number, GANGWAY_POWER_SEED repeats a
 // run.
 func TestPowerCuts(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, stick.Config{})
 	cuts, seed := 3, uint64(time.Now().UnixNano())
 	if n, err := strconv.Atoi(os.Getenv("GANGWAY_POWER_CUTS")); err == nil {
 		cuts = n

@@ -43,7 +43,7 @@ type site struct {
 
 const diskSize = 4 << 30 // sparse
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, cfg stick.Config) *site {
 	t.Helper()
 	need(t)
 	if _, err := qemu.InstallerKernelDir(); err != nil {
@@ -65,7 +65,8 @@ func newSite(t *testing.T) *site {
 	}
 	dir := t.TempDir()
 	s.stick, s.disk = filepath.Join(dir, "installer.img"), filepath.Join(dir, "disk.img")
-	if _, err := stick.Build(parts, stick.Config{Token: token}, s.stick); err != nil {
+	cfg.Token = token
+	if _, err := stick.Build(parts, cfg, s.stick); err != nil {
 		t.Fatal(err)
 	}
 	s.empty(t)
@@ -98,7 +99,7 @@ func (s *site) with(stick bool) qemu.Config {
 // From a stick that somebody put in to a machine in its owner's device list,
 // with no key pressed; and from its disk alone the next time.
 func TestStickToDeviceList(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
 	up, _ := waitFor(t, ctx, m, `gangway-init .*: up`)
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)

@@ -2,15 +2,18 @@ package qemu_test
 
 import (
 	"os"
+	"regexp"
 	"testing"
 	"time"
+
+	"gangway/image/stick"
 )
 
 // A person at the serial console chooses the shell, looks at the disks, makes
 // a mistake, and installs. The disk is larger than what its file system was
-// made for.
+// made for. The image is one for debugging, so the system has a console.
 func TestManualInstallation(t *testing.T) {
-	s := newSite(t)
+	s := newSite(t, stick.Config{Debug: true})
 	if err := os.Truncate(s.disk, 3<<40); err != nil {
 		t.Skipf("no room for a large disk, though an empty one: %v", err)
 	}
@@ -40,6 +43,20 @@ func TestManualInstallation(t *testing.T) {
 	typed(`gangway# `, "reboot\r")
 	typed(`gangway-init .*: this boot is good`, "")
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 3145470 MiB`)
+	password, err := stick.ConsolePassword(s.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at = 0
+	typed(`Gangway, password: `, "guess\r")
+	typed(`That is not it`, "")
+	typed(`Gangway, password: `, password+"\r")
+	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
+	typed(`^gangway-a.efi`, "")
+	typed(`/dev/nvme0n1p2 on /data type ext4`, "")
+	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
+		t.Errorf("the join token is still on the disk: %s", l.Text)
+	}
 	m.Stop()
 	s.listed(t)
 }
