@@ -139,7 +139,7 @@ func count(d *install.Disk) bool {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for left := countdown; left > 0; left-- {
-		redraw("EVERYTHING ON %s WILL BE ERASED in %d seconds.\nPress Enter to stop, or switch the machine off.", d.Path(), left)
+		redraw(true, "EVERYTHING ON %s WILL BE ERASED in %d seconds.\nPress Enter to stop, or switch the machine off.", d.Path(), left)
 		select {
 		case <-typed():
 			return false
@@ -158,7 +158,7 @@ func installTo(s *stick, d *install.Disk) error {
 		percent := done * 100 / max(total, 1)
 		if text := fmt.Sprintf("%s %d%%", stage, percent/25*25); text != last {
 			last = text
-			redraw("Installing to %s: %s %d%%. Do not switch off.", d.Path(), stage, percent)
+			redraw(false, "Installing to %s: %s %d%%. Do not switch off.", d.Path(), stage, percent)
 			say("installing: %s", text)
 		}
 	})

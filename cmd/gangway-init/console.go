@@ -48,12 +48,21 @@ func isScreen(name string) bool {
 
 // say prints a line to the consoles, with the seconds since the kernel started.
 func say(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	toConsoles(stamped(line), line)
+}
+
+// sayBeside says what the panel shows already.
+func sayBeside(format string, args ...any) {
+	toConsoles(stamped(fmt.Sprintf(format, args...)), "")
+}
+
+func stamped(line string) string {
 	up := "?"
 	if b, err := os.ReadFile("/proc/uptime"); err == nil {
 		up, _, _ = strings.Cut(string(b), " ")
 	}
-	line := fmt.Sprintf(format, args...)
-	toConsoles(fmt.Sprintf("gangway-init [%s]: %s", up, line), line)
+	return fmt.Sprintf("gangway-init [%s]: %s", up, line)
 }
 
 // toConsoles prints a line, on a screen that shows the panel a shorter one.
@@ -62,7 +71,9 @@ func toConsoles(line, short string) {
 	defer consoles.Unlock()
 	for i, f := range consoles.files {
 		if consoles.panel != nil && i < len(consoles.names) && isScreen(consoles.names[i]) {
-			consoles.panel.log(short)
+			if short != "" {
+				consoles.panel.log(short)
+			}
 			consoles.panel.draw(f)
 			continue
 		}

@@ -91,6 +91,11 @@ func show(title string) {
 	consoles.Lock()
 	defer consoles.Unlock()
 	consoles.panel = &panel{title: title}
+	for i, f := range consoles.files {
+		if i < len(consoles.names) && isScreen(consoles.names[i]) {
+			enlarge(f)
+		}
+	}
 }
 
 // note states a fact on the panel, and says it on the other consoles if it is
@@ -107,7 +112,7 @@ func note(name, value string) {
 		consoles.panel.set(name, value)
 	}
 	consoles.Unlock()
-	say("%s: %s", strings.ToLower(name), value)
+	sayBeside("%s: %s", strings.ToLower(name), value)
 }
 
 // now says what is going on; alarm that something is wrong.
@@ -124,18 +129,18 @@ func state(wrong bool, format string, args ...any) {
 	}
 	consoles.Unlock()
 	if !same {
-		say("%s", strings.ReplaceAll(text, "\n", " "))
+		sayBeside("%s", strings.ReplaceAll(text, "\n", " "))
 	}
 }
 
 // redraw shows a sentence on the screen alone: for what changes each second.
-func redraw(format string, args ...any) {
+func redraw(wrong bool, format string, args ...any) {
 	consoles.Lock()
 	defer consoles.Unlock()
 	if consoles.panel == nil {
 		return
 	}
-	consoles.panel.now, consoles.panel.alarm = fmt.Sprintf(format, args...), false
+	consoles.panel.now, consoles.panel.alarm = fmt.Sprintf(format, args...), wrong
 	for i, f := range consoles.files {
 		if i < len(consoles.names) && isScreen(consoles.names[i]) {
 			consoles.panel.draw(f)

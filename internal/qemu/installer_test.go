@@ -101,13 +101,25 @@ func (s *site) with(stick bool) qemu.Config {
 func TestStickToDeviceList(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
+	if pictures() != "" {
+		waitFor(t, ctx, m, `Install Gangway \(manual\)`)
+		s.picture(t, m, "menu")
+	}
 	up, _ := waitFor(t, ctx, m, `gangway-init .*: up`)
+	if pictures() != "" {
+		waitFor(t, ctx, m, `will be erased in`)
+		time.Sleep(3 * time.Second)
+		s.picture(t, m, "countdown")
+		waitFor(t, ctx, m, `: installing: write 50%`)
+		s.picture(t, m, "installing")
+	}
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	again := after(t, ctx, m, installed.At, `gangway-init \[([0-9.]+)\]: up`)
 	network := after(t, ctx, m, installed.At, `gangway-init .*: network: `)
 	aboard := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
 	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 3838 MiB`)
+	s.picture(t, m, "aboard")
 	m.Stop()
 	sec := func(d time.Duration) float64 { return d.Seconds() }
 	t.Logf("from power-on to listed %.1f s: to the installer %.1f, installer %.1f, restart and first boot %.1f, network %.1f, onboarding %.1f (and %.1f to the first report)",
@@ -134,6 +146,39 @@ func TestStickToDeviceList(t *testing.T) {
 	}
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("%d uses of the token", n)
+	}
+}
+
+// The machine says what is wrong to the person who stands before it.
+func TestMachineWithoutNetworkSaysSo(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `gangway-init .*: installed in`)
+	m.Stop()
+	cfg := s.with(false)
+	cfg.Offline = true
+	m, ctx = boot(t, cfg)
+	waitFor(t, ctx, m, `gangway-init .*: No network: check the cable\.$`)
+	s.picture(t, m, "no-network")
+	m.Stop()
+	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
+		t.Errorf("devices: %+v", devices)
+	}
+}
+
+// pictures is the folder into which the docs' pictures go, empty if none are
+// to be taken.
+func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
+
+// picture keeps what is on the machine's screen.
+func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
+	t.Helper()
+	if pictures() == "" {
+		return
+	}
+	time.Sleep(300 * time.Millisecond) // so that it is drawn
+	if err := m.Screenshot(t.Context(), filepath.Join(pictures(), name+".png")); err != nil {
+		t.Error(err)
 	}
 }
 
