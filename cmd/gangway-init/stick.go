@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"gangway/install"
@@ -120,16 +119,4 @@ func diskOf(name string) string {
 		return name
 	}
 	return filepath.Base(filepath.Dir(place))
-}
-
-// hasTPM says what is wrong with the machine's TPM; empty: nothing.
-func hasTPM() string {
-	b, err := os.ReadFile("/sys/class/tpm/tpm0/tpm_version_major")
-	switch {
-	case err != nil:
-		return "No TPM: switch it on in the firmware's setup (TPM, fTPM or PTT)."
-	case strings.TrimSpace(string(b)) != "2":
-		return "The TPM is not of version 2.0, which is needed."
-	}
-	return ""
 }

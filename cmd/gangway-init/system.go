@@ -26,6 +26,8 @@ func system() {
 	logins()
 	if wrong := hasTPM(); wrong != "" {
 		alarm("%s", wrong)
+	} else {
+		liftLockout()
 	}
 	i, err := findSystem(diskWait)
 	if err != nil {
@@ -110,6 +112,7 @@ func aboard() {
 				return
 			}
 			alarm("The machine is not aboard yet (code %d). Trying again.", code)
+			liftLockout()
 			return
 		}
 		say("onboarded")
