@@ -40,7 +40,7 @@ esac
 cd "$(dirname "$0")"
 make -s build
 kernel=build/installer-kernel
-[ -e "$kernel/vmlinuz" ] || ./build/gangway image fetch --dir "$kernel"
+./build/gangway image fetch --dir "$kernel"
 set -- --token-file "$token" --kernel "$kernel" --disk "${GANGWAY_DISK:-largest}" -o "${GANGWAY_IMAGE:-build/installer.img}"
 [ "${PANTAVISOR_DEBUG:-}" != yes ] || set -- "$@" --debug
 exec ./build/gangway image build x64-uefi-installer "$@"

@@ -6,6 +6,9 @@
 // holds the boot manager and the system's two slots (a unified kernel image
 // each), and a data partition up to its end.
 //
+// The data partition may be encrypted (LUKS2). It is encrypted here as it is
+// written, so the installer needs nothing of the kernel for that.
+//
 // # The order of writing
 //
 // What the stick has is verified first, and the disk is not touched unless

@@ -10,6 +10,8 @@ import (
 	"io"
 	"io/fs"
 
+	"gangway/install/luks"
+
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"github.com/google/uuid"
@@ -56,6 +58,9 @@ type Job struct {
 	Target   Target
 	// DiskGUID names the disk: DiskGUID of the manifest's hash.
 	DiskGUID string
+	// Encrypt has the data partition encrypted: LUKS2 with these key slots.
+	// None: it is not.
+	Encrypt []luks.Slot
 	// NewGUID makes the partitions' names, and the disk's where there is none. Default: random.
 	NewGUID  func() string
 	Progress Progress
@@ -67,10 +72,14 @@ const (
 	dataName = "gangway-data"
 )
 
-// place is a part with where it begins on the disk.
+// place is a part with its partition.
 type place struct {
 	Part
-	at, room int64
+	at, room int64  // of the partition on the disk
+	head     []byte // what the partition begins with, before the part
+	// to is what the part is written to, from offset on.
+	to     Target
+	offset int64
 }
 
 // Run installs. After an error in the stage Verifying the disk is as it was;
@@ -109,10 +118,21 @@ func (j Job) layout() ([]place, error) {
 	esp, data := j.Manifest.part(ESP), j.Manifest.part(Data)
 	size := j.Target.Size() / mib * mib
 	room := size - 2*mib - esp.Size // a table at both ends
-	if room < data.Size {
-		return nil, fmt.Errorf("install: the disk has %s; at least %s are needed", Size(j.Target.Size()), Size(2*mib+esp.Size+data.Size))
+	need := data.Size
+	if len(j.Encrypt) > 0 {
+		need += luks.Overhead
 	}
-	return []place{{esp, mib, esp.Size}, {data, mib + esp.Size, room}}, nil
+	if room < need {
+		return nil, fmt.Errorf("install: the disk has %s; at least %s are needed", Size(j.Target.Size()), Size(2*mib+esp.Size+need))
+	}
+	places := []place{
+		{Part: esp, at: mib, room: esp.Size, to: j.Target, offset: mib},
+		{Part: data, at: mib + esp.Size, room: room, to: j.Target, offset: mib + esp.Size},
+	}
+	if len(j.Encrypt) > 0 {
+		return places, j.encrypt(&places[1])
+	}
+	return places, nil
 }
 
 func (j Job) total(places []place) (n int64) {
@@ -196,7 +216,10 @@ func (j Job) wipe(_ context.Context, places []place) error {
 func (j Job) write(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
-		if err := eachGap(p.Part, func(at, size int64) error { return j.Target.Zero(p.at+at, size) }); err != nil {
+		if _, err := j.Target.WriteAt(p.head, p.at); err != nil {
+			return fmt.Errorf("install: writing %s: %w", p.Name, err)
+		}
+		if err := eachGap(p.Part, func(at, size int64) error { return p.to.Zero(p.offset+at, size) }); err != nil {
 			return fmt.Errorf("install: writing %s: %w", p.Name, err)
 		}
 		err := j.blocks(ctx, p, func(at int64, b []byte) error {
@@ -204,7 +227,7 @@ func (j Job) write(ctx context.Context, places []place) error {
 			if p.Name == ESP && at == 0 {
 				clear(b[:sector])
 			}
-			if _, err := j.Target.WriteAt(b, p.at+at); err != nil {
+			if _, err := p.to.WriteAt(b, p.offset+at); err != nil {
 				return fmt.Errorf("install: writing %s: %w", p.Name, err)
 			}
 			j.Progress(Writing, done, total)
@@ -283,7 +306,7 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 				if err := ctx.Err(); err != nil {
 					return fmt.Errorf("install: stopped: %w", err)
 				}
-				if _, err := j.Target.ReadAt(b, p.at+at); err != nil {
+				if _, err := p.to.ReadAt(b, p.offset+at); err != nil {
 					return fmt.Errorf("install: reading %s back: %w", p.Name, err)
 				}
 				if p.Name == ESP && at == 0 {
@@ -308,6 +331,10 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 			}
 		}
 		damaged := fmt.Errorf("install: the disk does not hold what was written to it (%s): it may be failing", p.Name)
+		head := make([]byte, len(p.head))
+		if _, err := j.Target.ReadAt(head, p.at); err != nil || !bytes.Equal(head, p.head) {
+			return errors.Join(damaged, err)
+		}
 		if hex.EncodeToString(h.Sum(nil)) != p.SHA256 {
 			return damaged
 		}

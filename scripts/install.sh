@@ -30,13 +30,14 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs
+	needfile /usr/sbin/cryptsetup cryptsetup-bin # reads the disks that we encrypt
 fi
 # A kernel is unpacked, not installed.
 kernel() {
 	[ "${1:-all}" != demo ] || return 0
 	./scripts/kernel.sh
 	# The installer image's, which is for machines of all kinds.
-	[ -e build/installer-kernel/vmlinuz ] || [ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
+	[ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
 		go run ./cmd/gangway image fetch --dir build/installer-kernel
 }
 

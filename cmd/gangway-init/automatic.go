@@ -23,10 +23,10 @@ const (
 
 // automatic installs without a person, who may still stop it. It ends with the
 // machine's restart.
-func automatic(manifest string) {
+func automatic(manifest string, encrypt bool) {
 	show("Gangway installer")
 	for {
-		err := tryAutomatic(manifest)
+		err := tryAutomatic(manifest, encrypt)
 		if err == nil {
 			restart()
 		}
@@ -43,7 +43,7 @@ func automatic(manifest string) {
 
 var errStopped = errors.New("Stopped: nothing was erased.") //lint:ignore ST1005 it is shown to a person
 
-func tryAutomatic(manifest string) error {
+func tryAutomatic(manifest string, encrypt bool) error {
 	now("Looking for the stick")
 	s, err := findStick(manifest, stickWait)
 	if err != nil {
@@ -69,8 +69,18 @@ func tryAutomatic(manifest string) error {
 	if !count(disk) {
 		return errStopped
 	}
-	if err := installTo(s, disk); err != nil {
+	var keys *diskKeys
+	if encrypt {
+		if keys, err = newDiskKeys(); err != nil {
+			return err
+		}
+		note("Encrypted", "the key is in this machine's TPM")
+	}
+	if err := installTo(s, disk, keys); err != nil {
 		return err
+	}
+	if encrypt {
+		showRecovery(keys.recovery)
 	}
 	now("Installed. You may take the stick out. Restarting.")
 	return nil
@@ -150,11 +160,11 @@ func count(d *install.Disk) bool {
 }
 
 // installTo erases a disk, installs, and has firmware start it.
-func installTo(s *stick, d *install.Disk) error {
+func installTo(s *stick, d *install.Disk, keys *diskKeys) error {
 	began := time.Now()
 	now("Installing to %s", d.Path())
 	last := ""
-	err := erase(s, d, func(stage install.Stage, done, total int64) {
+	err := erase(s, d, keys, func(stage install.Stage, done, total int64) {
 		percent := done * 100 / max(total, 1)
 		if text := fmt.Sprintf("%s %d%%", stage, percent/25*25); text != last {
 			last = text
@@ -176,7 +186,7 @@ func installTo(s *stick, d *install.Disk) error {
 	return nil
 }
 
-func erase(s *stick, d *install.Disk, progress install.Progress) error {
+func erase(s *stick, d *install.Disk, keys *diskKeys, progress install.Progress) error {
 	target, err := install.OpenDevice(d.Path())
 	if err != nil {
 		return err
@@ -184,7 +194,7 @@ func erase(s *stick, d *install.Disk, progress install.Progress) error {
 	defer target.Close()
 	return install.Job{
 		Manifest: s.manifest, Stick: stickFS(), Target: target,
-		DiskGUID: install.DiskGUID(s.sha256), Progress: progress,
+		DiskGUID: install.DiskGUID(s.sha256), Encrypt: keys.slots(), Progress: progress,
 	}.Run(context.Background())
 }
 

@@ -7,6 +7,7 @@
 // It reads the kernel's command line, which is measured:
 //
 //	gangway.mode=auto           install to the disk that the image's rule chooses
+//	gangway.mode=tpm            the same, encrypted
 //	gangway.mode=manual         a shell, and pvf-install
 //	gangway.mode=system         an installed system: state is on its disk
 //	gangway.manifest=SHA256     what the stick installs
@@ -68,7 +69,9 @@ func main() {
 	}
 	switch words["gangway.mode"] {
 	case "auto":
-		automatic(words["gangway.manifest"])
+		automatic(words["gangway.manifest"], false)
+	case "tpm":
+		automatic(words["gangway.manifest"], true)
 	case "manual":
 		manual(words["gangway.manifest"])
 	case "system":

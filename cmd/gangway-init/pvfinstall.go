@@ -17,6 +17,7 @@ const pvfUsage = `pvf-install installs Gangway from the stick to a disk, and era
   pvf-install                            shows the disks and asks
   pvf-install --list                     shows the disks
   pvf-install --disk /dev/nvme0n1 --yes  asks nothing
+  pvf-install --encrypt                  encrypts the data partition; the key is in the TPM
 
 Exit codes: 0 done, 1 it did not work, 2 wrong usage.
 `
@@ -27,6 +28,7 @@ func pvfInstall(args []string) int {
 	f.SetOutput(os.Stderr)
 	f.Usage = func() { fmt.Fprint(os.Stderr, pvfUsage) }
 	disk := f.String("disk", "", "the disk")
+	encrypt := f.Bool("encrypt", false, "encrypt the data partition, with the key in the TPM")
 	yes := f.Bool("yes", false, "do not ask")
 	list := f.Bool("list", false, "list the disks")
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -36,7 +38,7 @@ func pvfInstall(args []string) int {
 		return 2
 	}
 	p := prompt{in: bufio.NewReader(os.Stdin), out: os.Stdout}
-	if err := p.install(*disk, *yes, *list); err != nil {
+	if err := p.install(*disk, *yes, *list, *encrypt); err != nil {
 		fmt.Fprintf(os.Stderr, "pvf-install: %v\n", err)
 		return 1
 	}
@@ -59,7 +61,7 @@ func (p prompt) line() (string, error) {
 	return strings.TrimSpace(s), nil
 }
 
-func (p prompt) install(name string, yes, list bool) error {
+func (p prompt) install(name string, yes, list, encrypt bool) error {
 	want := commandLine()["gangway.manifest"]
 	m, err := readManifest(want)
 	if err != nil { // the stick was not there when this started, or was changed
@@ -97,7 +99,13 @@ func (p prompt) install(name string, yes, list bool) error {
 	if wrong := hasTPM(); wrong != "" {
 		return errors.New(wrong)
 	}
-	return p.erase(s, d)
+	var keys *diskKeys
+	if encrypt {
+		if keys, err = newDiskKeys(); err != nil {
+			return err
+		}
+	}
+	return p.erase(s, d, keys)
 }
 
 func (p prompt) show(disks []install.Disk) {
@@ -131,9 +139,9 @@ func (p prompt) choose(disks []install.Disk, name string) (*install.Disk, error)
 	return nil, fmt.Errorf("there is no disk %q: pvf-install --list shows them", name)
 }
 
-func (p prompt) erase(s *stick, d *install.Disk) error {
+func (p prompt) erase(s *stick, d *install.Disk, keys *diskKeys) error {
 	last := install.Stage("")
-	err := erase(s, d, func(stage install.Stage, done, total int64) {
+	err := erase(s, d, keys, func(stage install.Stage, done, total int64) {
 		if stage != last && last != "" {
 			p.printf("\n")
 		}
@@ -150,6 +158,9 @@ func (p prompt) erase(s *stick, d *install.Disk) error {
 	}
 	if err := efivars.Start(i); err != nil {
 		p.printf("%v\nChoose the disk in the firmware's boot menu.\n", err)
+	}
+	if keys != nil {
+		p.printf("Recovery key, shown this once: %s\n", keys.recovery)
 	}
 	p.printf("Installed to %s. Type reboot; the stick may be taken out.\n", d.Path())
 	return nil

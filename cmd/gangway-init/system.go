@@ -30,16 +30,16 @@ func system() {
 		liftLockout()
 	}
 	i, err := findSystem(diskWait)
-	if err != nil {
+	if err == nil {
+		err = mountSystem(i)
+	}
+	if err != nil { // without its state it can do nothing
 		alarm("%v", err)
-	} else if err := mountSystem(i); err != nil {
-		alarm("%v", err)
+		select {}
 	}
 	before := lastReport()
 	network()
-	if i != nil {
-		go blessed(before)
-	}
+	go blessed(before)
 	for {
 		aboard()
 		time.Sleep(pause)
@@ -83,7 +83,10 @@ func mountSystem(i *install.Installed) error {
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return err
 	}
-	dev := "/dev/" + i.Data()
+	dev, err := clearDevice("/dev/" + i.Data())
+	if err != nil {
+		return fmt.Errorf("The data partition does not open:\n%w", err) //lint:ignore ST1005 it is shown to a person
+	}
 	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
 	}

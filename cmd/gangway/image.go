@@ -180,6 +180,7 @@ func ruleWords(r install.Rule) string {
 
 func (a *app) imageFetch() *cobra.Command {
 	var dir string
+	var update bool
 	c := &cobra.Command{
 		Use:   "fetch",
 		Short: "Fetch from Debian what images are made of: a kernel with its modules, and busybox",
@@ -195,16 +196,16 @@ installed on this system. systemd-boot-efi must be installed.`,
 					return err
 				}
 			}
-			a.note("Fetching Debian's kernel into %s", dir)
-			release, err := stick.Fetch(c.Context(), dir)
+			release, err := stick.Fetch(c.Context(), dir, update)
 			if err != nil {
 				return err
 			}
-			a.note("Kernel: %s", release)
+			a.note("Kernel: %s, in %s", release, dir)
 			return nil
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "", "where to (default: your cache folder)")
+	c.Flags().BoolVar(&update, "update", false, "fetch anew what is there: today's kernel")
 	return c
 }
 

@@ -44,6 +44,7 @@ const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 // entries are the stick's menu, in its order.
 var entries = []struct{ name, title, mode string }{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
+	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
 	{"gangway-manual", "Install Gangway (manual)", "manual"},
 }
 

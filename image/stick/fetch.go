@@ -16,13 +16,19 @@ import (
 // Fetch downloads Debian's kernel and busybox through apt-get and puts what
 // images need of them into a folder, in the place of what is there:
 //
-//	vmlinuz, modules/, busybox, package
+//	vmlinuz, modules/, busybox, package, wanted
 //
-// It returns the kernel package's file name.
-func Fetch(ctx context.Context, dir string) (string, error) {
+// It returns the kernel package's file name. What is there already, with the
+// modules that this version wants, is kept unless update is set.
+func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", fmt.Errorf("image: %w", err)
+	}
+	wanted := strings.Join(Modules, "\n") + "\n"
+	if b, err := os.ReadFile(filepath.Join(dir, "wanted")); err == nil && string(b) == wanted && !update {
+		b, err := os.ReadFile(filepath.Join(dir, "package"))
+		return firstLine(b), err
 	}
 	parent := filepath.Dir(dir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
@@ -61,8 +67,10 @@ func Fetch(ctx context.Context, dir string) (string, error) {
 	if err := keep(filepath.Join(work, "x"), version, filepath.Join(work, "new")); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(work, "new", "package"), []byte(release+"\n"), 0o644); err != nil {
-		return "", fmt.Errorf("image: %w", err)
+	for name, text := range map[string]string{"package": release + "\n", "wanted": wanted} {
+		if err := os.WriteFile(filepath.Join(work, "new", name), []byte(text), 0o644); err != nil {
+			return "", fmt.Errorf("image: %w", err)
+		}
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return "", fmt.Errorf("image: %w", err)

@@ -71,6 +71,8 @@ var Modules = []string{
 	"xhci_pci", "ehci_pci", "usb_storage", "uas", "sd_mod", "vfat", "nls_cp437", "nls_ascii",
 	// Disks.
 	"crc32c_generic", "crc32c_intel", "nvme", "ahci", "virtio_pci", "virtio_blk", "virtio_scsi", "mmc_block", "sdhci_pci", "sdhci_acpi", "vmd", "ext4",
+	// Encrypted disks.
+	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
 	// Networks.
 	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek",
 	// Keyboards, randomness, the firmware's variables.

@@ -127,7 +127,7 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	for _, e := range c.Entries {
 		titles = append(titles, e.Title)
 	}
-	if s := strings.Join(titles, ", "); s != "Install Gangway (auto), Install Gangway (manual)" {
+	if s := strings.Join(titles, ", "); s != "Install Gangway (auto), Install Gangway (auto TPM), Install Gangway (manual)" {
 		t.Errorf("entries: %s", s)
 	}
 }

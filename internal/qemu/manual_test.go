@@ -26,7 +26,7 @@ func TestManualInstallation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	typed(`Install Gangway \(manual\)`, "\x1b[B\r")
+	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
 	typed(`gangway-init .*: pvf-install lists`, "")
 	typed(`gangway# `, "pvf-install --list\r")
 	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk1 +no partitions`, "")
