@@ -120,18 +120,20 @@ func ConsolePassword(t *join.TokenFile) (string, error) {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
 }
 
-// systemFiles are what the system has besides the base: nothing, or a shell
-// behind a password. The image has the password's hash; 100 bits are not
-// guessed.
+// systemFiles are what the system has besides the base: the agent and, for
+// debugging, a shell behind a password. The image has the password's hash; 100
+// bits are not guessed.
 func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, error) {
+	files := []image.File{{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755}}
 	if !debug {
-		return nil, nil
+		return files, nil
 	}
 	password, err := ConsolePassword(token)
 	if err != nil {
 		return nil, err
 	}
-	return append(p.shell(), image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
+	files = append(files, p.shell()...)
+	return append(files, image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
 }
 
 // systemESP is the installed system's EFI system partition. The first slot is
@@ -142,15 +144,12 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	if len(files) > 0 {
-		own, err := image.Initramfs(files)
-		if err != nil {
-			return nil, err
-		}
-		base = image.Join(base, own)
+	own, err := image.Initramfs(files)
+	if err != nil {
+		return nil, err
 	}
 	uki, err := image.UKI{
-		Stub: p.Stub, Kernel: p.Kernel, Initrd: base,
+		Stub: p.Stub, Kernel: p.Kernel, Initrd: image.Join(base, own),
 		Cmdline:   console + "panic=5 gangway.mode=system",
 		OSRelease: osRelease("Gangway", "gangway", "1"),
 	}.Build()
@@ -171,12 +170,15 @@ func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	initrd := image.Join(base, shell)
 	files := []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
 		{Path: "loader/loader.conf", Data: []byte("timeout 5\neditor no\ndefault " + entries[0].name + ".efi\n")},
 	}
 	for i, e := range entries {
+		initrd := base
+		if e.mode == "manual" {
+			initrd = image.Join(base, shell)
+		}
 		uki, err := image.UKI{
 			Stub: p.Stub, Kernel: p.Kernel, Initrd: initrd,
 			Cmdline:   console + "panic=30 gangway.mode=" + e.mode + " gangway.manifest=" + manifest,

@@ -9,7 +9,7 @@
 //	gangway/manifest.json       what is installed, by hash (install.Manifest)
 //	gangway/esp.img, data.img   that, the blocks that are not zero
 //
-// The entries have kernel and initial file system in common and differ in the
-// command line, which names the manifest's SHA-256: so what is installed is
+// The entries have a kernel, its modules and gangway-init in common (manual has
+// a shell too), and differ in the command line, which names the manifest's SHA-256: so what is installed is
 // measured with the entry that installs it.
 package stick

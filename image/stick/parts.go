@@ -85,15 +85,12 @@ func (p *Parts) base() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files = append(files,
-		image.File{Path: "init", Data: p.Init, Mode: 0o755},
-		image.File{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755})
-	return image.Initramfs(files)
+	return image.Initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
 
 // applets are the shell's commands.
 var applets = []string{
-	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "ip", "ping",
+	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
 	"lspci", "lsusb", "blkid", "hexdump", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 

@@ -251,7 +251,7 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files, err := p.systemFiles(tok, false); len(files) != 0 || err != nil {
+	if files, err := p.systemFiles(tok, false); len(files) != 1 || files[0].Path != "bin/gangway-agent" || err != nil {
 		t.Errorf("files: %v, %v", files, err)
 	}
 	password, err := ConsolePassword(tok)

@@ -1,8 +1,10 @@
 package qemu_test
 
 import (
+	"compress/gzip"
 	"crypto/x509"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -144,6 +146,7 @@ func TestStickToDeviceList(t *testing.T) {
 			}
 		}
 	}
+	s.small(t)
 	if n := s.hub.Uses(t, s.token); n != 1 {
 		t.Errorf("%d uses of the token", n)
 	}
@@ -180,6 +183,38 @@ func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	if err := m.Screenshot(t.Context(), filepath.Join(pictures(), name+".png")); err != nil {
 		t.Error(err)
 	}
+}
+
+// small checks the sizes that we promise: of the image, compressed, and of the
+// agent.
+func (s *site) small(t *testing.T) {
+	t.Helper()
+	f, err := os.Open(s.stick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var packed counter
+	z := gzip.NewWriter(&packed)
+	if _, err := io.Copy(z, f); err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	agent, err := os.Stat(filepath.Join(scratch, "gangway-agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the image has %.1f MiB compressed, the agent %.1f MiB", float64(packed)/(1<<20), float64(agent.Size())/(1<<20))
+	if packed > 64<<20 || agent.Size() > 12<<20 {
+		t.Error("too large")
+	}
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }
 
 // listed checks that the machine is in the owner's list, alone.

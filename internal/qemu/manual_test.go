@@ -3,6 +3,7 @@ package qemu_test
 import (
 	"os"
 	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -54,6 +55,12 @@ func TestManualInstallation(t *testing.T) {
 	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
 	typed(`^gangway-a.efi`, "")
 	typed(`/dev/nvme0n1p2 on /data type ext4`, "")
+	typed(`gangway# `, "grep VmHWM /proc/$(pidof gangway-agent)/status\r")
+	_, most := waitFor(t, ctx, m, `^VmHWM:\s+(\d+) kB`)
+	if kib, err := strconv.Atoi(most[1]); err != nil || kib > 24<<10 {
+		t.Errorf("the agent had %s KiB resident, %v", most[1], err)
+	}
+	t.Logf("the agent has had %s KiB resident at most", most[1])
 	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
 		t.Errorf("the join token is still on the disk: %s", l.Text)
 	}
