@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test bench load-objects lint fuzz vendor-roots clean install-tools
+.PHONY: build demo test e2e e2e-full pictures bench load-objects lint fuzz vendor-roots clean install-tools
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -14,6 +14,15 @@ demo: build ## the whole thing on this machine: hub, three software TPMs, three 
 
 test: install-tools lint ## everything, with the race detector
 	./scripts/test.sh
+
+e2e: install-tools ## from a stick to the device list, on an emulated machine, and the seconds that it takes
+	$(GO) test -count=1 -v -timeout 20m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation)$$' ./internal/qemu
+
+e2e-full: install-tools ## all of the installer's tests, with CUTS (default 20) power cuts
+	GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 60m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation|MachineWithoutNetworkSaysSo|PowerCuts)$$' ./internal/qemu
+
+pictures: install-tools ## what the installer shows on a screen, to docs/pictures
+	GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo)$$' ./internal/qemu
 
 lint: install-tools
 	./scripts/lint.sh

@@ -68,6 +68,25 @@ func (d Disk) Write(name string) error {
 	return nil
 }
 
+// FAT makes the EFI system partition alone, as it would be on the disk: for an
+// installer, which writes it to a partition of its own.
+func (d Disk) FAT() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "gangway-fat")
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	name := filepath.Join(dir, "disk")
+	if err := d.Write(name); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	return b[mib : len(b)-mib], nil
+}
+
 func (d Disk) writeTo(f *os.File, files []File) error {
 	size := d.ESPSize + 2*mib // a table at both ends
 	if err := f.Truncate(size); err != nil {

@@ -23,7 +23,9 @@ type File struct {
 	// Folders on the way are made.
 	Path string
 	Data []byte
-	// Mode has the permissions; FAT knows none. Zero is 0644.
+	// Mode has the permissions; FAT knows none. Zero is 0644. With
+	// fs.ModeSymlink it is a symbolic link to Data, in an initial file system
+	// alone.
 	Mode fs.FileMode
 }
 

@@ -14,6 +14,7 @@ const (
 	typeDir  = 0o040000
 	typeFile = 0o100000
 	typeChar = 0o020000
+	typeLink = 0o120000
 )
 
 // Initramfs makes a compressed initial file system for Linux from files: a
@@ -41,6 +42,10 @@ func Initramfs(files []File) ([]byte, error) {
 				made[d] = true
 				w.dir(d)
 			}
+		}
+		if f.Mode&fs.ModeSymlink != 0 {
+			w.entry(cpioEntry{path: f.Path, mode: typeLink | 0o777, data: f.Data})
+			continue
 		}
 		mode := f.Mode & fs.ModePerm
 		if mode == 0 {

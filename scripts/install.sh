@@ -36,9 +36,18 @@ if [ "${1:-all}" != demo ]; then
 	need mcopy mtools
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
+	needfile /usr/sbin/mke2fs e2fsprogs
+	needfile /usr/sbin/cryptsetup cryptsetup-bin # reads the disks that we encrypt
 fi
-# A kernel and a newer curl are unpacked, not installed.
-unpacked() { [ "${1:-all}" = demo ] || { ./scripts/kernel.sh && ./scripts/curl.sh; }; }
+# Kernels and a newer curl are unpacked, not installed.
+unpacked() {
+	[ "${1:-all}" != demo ] || return 0
+	./scripts/kernel.sh
+	./scripts/curl.sh
+	# The installer image's kernel, which is for machines of all kinds.
+	[ -n "${GANGWAY_INSTALLER_KERNEL:-}" ] || ! command -v apt-get >/dev/null 2>&1 ||
+		go run ./cmd/gangway image fetch --dir build/installer-kernel
+}
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "Go is needed, of the version in go.mod: see https://go.dev/dl/" >&2

@@ -12,7 +12,7 @@ fi
 go vet ./...
 go tool staticcheck ./...
 
-device="gangway/cmd/gangway-agent gangway/cmd/gangway-init gangway/agent gangway/identity"
+device="gangway/cmd/gangway-agent gangway/cmd/gangway-init gangway/install gangway/agent gangway/identity"
 hub="gangway/hub gangway/objects gangway/onboard gangway/store gangway/pki gangway/evidence gangway/boot gangway/fetch gangway/policy gangway/trust gangway/bearer gangway/trail gangway/ui"
 crossing() { # crossing FROM... -- INTO...: an import from one side into the other
 	from=""; while [ "$1" != -- ]; do from="$from $1"; shift; done; shift

@@ -1,16 +1,22 @@
-// Command gangway-init is the first process of a machine that has nothing but
-// a kernel and the agent: it mounts what the kernel offers, loads the modules
-// that its image brings, gets an address by DHCP and runs gangway-agent.
+// Command gangway-init is the first process of Gangway's machines, which have
+// nothing but a kernel and the agent: it mounts what the kernel offers, loads
+// the modules that its image brings, gets an address by DHCP and runs
+// gangway-agent. It is the installer too, and by the name of pvf-install the
+// command with which a person installs.
 //
 // It reads the kernel's command line, which is measured:
 //
+//	gangway.mode=auto           install to the disk that the image's rule chooses
+//	gangway.mode=tpm            the same, encrypted
+//	gangway.mode=manual         a shell, and pvf-install
+//	gangway.mode=system         an installed system: state is on its disk
+//	gangway.manifest=SHA256     what the stick installs
 //	gangway.poweroff=onboarded  power off as soon as the machine is aboard
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
-// State is in memory: at each boot the machine onboards anew, and its TPM makes
-// it the same device. The address is not renewed, so it lasts as long as the
-// lease.
+// Without a mode, state is in memory: at each boot the machine onboards anew, and its TPM makes
+// it the same device.
 //
 // Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent and
 // /lib/modules/order, which names the modules beside it, one a line.
@@ -38,6 +44,9 @@ const (
 )
 
 func main() {
+	if filepath.Base(os.Args[0]) == "pvf-install" {
+		os.Exit(pvfInstall(os.Args[1:]))
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and of no use here: see gangway-agent.")
 		os.Exit(2)
@@ -45,7 +54,9 @@ func main() {
 	for _, err := range mountAll() {
 		say("%v", err)
 	}
+	openConsoles()
 	words := commandLine()
+	go reap()
 	say("up")
 	for _, err := range loadModules("/lib/modules") {
 		say("%v", err)
@@ -53,19 +64,22 @@ func main() {
 	if words["gangway.show"] == "boot" {
 		showBoot()
 	}
+	if words["gangway.mode"] != "" {
+		mountFirmware()
+	}
+	switch words["gangway.mode"] {
+	case "auto":
+		automatic(words["gangway.manifest"], false)
+	case "tpm":
+		automatic(words["gangway.manifest"], true)
+	case "manual":
+		manual(words["gangway.manifest"])
+	case "system":
+		system()
+	}
 	network()
 	live(words["gangway.poweroff"])
 	powerOff()
-}
-
-// say prints a line to the console, with the seconds since the kernel started.
-func say(format string, args ...any) {
-	up := "?"
-	if b, err := os.ReadFile("/proc/uptime"); err == nil {
-		up, _, _ = strings.Cut(string(b), " ")
-	}
-	// One write, so that the kernel's own lines do not fall into it.
-	fmt.Fprintf(os.Stdout, "gangway-init [%s]: %s\n", up, fmt.Sprintf(format, args...))
 }
 
 // commandLine is the kernel's, as words; those with = are split there.
@@ -111,36 +125,20 @@ func live(poweroff string) {
 
 func powerOff() {
 	say("power off")
+	leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+func restart() {
+	say("restart")
+	leave(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func leave(how int) {
 	unix.Sync()
-	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
-		say("power off: %v", err)
+	if err := unix.Reboot(how); err != nil {
+		say("the machine does not switch itself off: %v", err)
 	}
 	for { // the kernel panics when its first process ends
 		time.Sleep(time.Hour)
-	}
-}
-
-// run runs a program on the console and returns its exit code. As the first
-// process of the machine it waits for everybody's orphans too.
-func run(path string, args ...string) (code int, err error) {
-	p, err := os.StartProcess(path, append([]string{filepath.Base(path)}, args...), &os.ProcAttr{
-		Dir: "/", Env: []string{"PATH=/bin", "HOME=/"}, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-	})
-	if err != nil {
-		return -1, err
-	}
-	defer p.Release()
-	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return -1, fmt.Errorf("waiting for %s: %w", path, err)
-		case pid == p.Pid && status.Signaled():
-			return -1, fmt.Errorf("%s ended by signal %d", path, status.Signal())
-		case pid == p.Pid:
-			return status.ExitStatus(), nil
-		}
 	}
 }

@@ -31,3 +31,12 @@ func mountAll() (errs []error) {
 	}
 	return errs
 }
+
+// mountFirmware mounts the firmware's variables, whose module may just have
+// been loaded.
+func mountFirmware() {
+	const at = "/sys/firmware/efi/efivars"
+	if err := unix.Mount("efivarfs", at, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		say("mounting the firmware's variables: %v", err)
+	}
+}

@@ -36,6 +36,7 @@ func network() {
 		}
 		if err.Error() != last { // say the same thing once
 			last = err.Error()
+			alarm("No network: check the cable.")
 			say("no network yet: %v", err)
 		}
 		time.Sleep(again)
@@ -105,6 +106,6 @@ func configure(link netlink.Link) error {
 	if err := os.WriteFile("/etc/resolv.conf", []byte(resolv.String()), 0o644); err != nil {
 		return err
 	}
-	say("network: %s has %s", name, address)
+	note("Network", fmt.Sprintf("%s has %s", name, address))
 	return nil
 }

@@ -144,9 +144,10 @@ func (g guest) disk(t testing.TB) string {
 	return path
 }
 
-// bootTime bounds a boot: 12 s on an idle machine, many times that beside
-// other tests and with the race detector.
-const bootTime = 4 * time.Minute
+// bootTime bounds a boot: 12 s on an idle machine, and 55 s with an
+// installation before; many times that beside other tests and with the race
+// detector.
+const bootTime = 7 * time.Minute
 
 // boot switches a machine on. It ends with the test.
 func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
@@ -183,4 +184,24 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	}
 	t.Cleanup(tpm.Stop)
 	return tpm
+}
+
+// after waits for a line that matches and was printed later than a moment.
+func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for {
+		for _, l := range m.Lines() {
+			if l.At > since && re.MatchString(l.Text) {
+				return l
+			}
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the machine did not print %q: its last lines:\n%s", pattern, m.Tail())
+		case <-m.Off:
+			t.Fatalf("the machine ended without printing %q: its last lines:\n%s", pattern, m.Tail())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

@@ -45,7 +45,18 @@ func Missing() string {
 // KernelDir returns the folder of the kernel that scripts/kernel.sh unpacked:
 // vmlinuz and modules/. GANGWAY_KERNEL names another one.
 func KernelDir() (string, error) {
-	if dir := os.Getenv("GANGWAY_KERNEL"); dir != "" {
+	return unpacked("GANGWAY_KERNEL", "kernel", "scripts/kernel.sh")
+}
+
+// InstallerKernelDir returns the folder of the kernel that installer images are
+// made of, which `gangway image fetch` unpacked. GANGWAY_INSTALLER_KERNEL names
+// another one.
+func InstallerKernelDir() (string, error) {
+	return unpacked("GANGWAY_INSTALLER_KERNEL", "installer-kernel", "scripts/install.sh")
+}
+
+func unpacked(env, name, script string) (string, error) {
+	if dir := os.Getenv(env); dir != "" {
 		return dir, nil
 	}
 	at, err := os.Getwd()
@@ -60,9 +71,9 @@ func KernelDir() (string, error) {
 			return "", errors.New("qemu: this is not inside the source tree")
 		}
 	}
-	dir := filepath.Join(at, "build", "kernel")
+	dir := filepath.Join(at, "build", name)
 	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); errors.Is(err, fs.ErrNotExist) {
-		return "", errors.New("no kernel for emulated machines: run scripts/kernel.sh")
+		return "", fmt.Errorf("no kernel for emulated machines in build/%s: run %s", name, script)
 	}
 	return dir, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
@@ -22,4 +23,13 @@ func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
 		return fmt.Errorf("swtpm: extending PCR %d: %w", pcr, err)
 	}
 	return nil
+}
+
+// Open connects to the TPM, as one of its users.
+func (t *TPM) Open() (transport.TPMCloser, error) {
+	link, err := linuxudstpm.Open(t.socket)
+	if err != nil {
+		return nil, fmt.Errorf("swtpm: %w", err)
+	}
+	return link, nil
 }

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Builds an installer image as Pantavisor's build is told to, by the environment:
+#
+#	PANTAVISOR_TPMACA=yes PV_AUTOTOK_FILE=device_autojointoken.json ./build.docker.sh x64-uefi-installer
+#
+#	PANTAVISOR_TPMACA  must be yes: the identity is in the TPM, or there is none
+#	PV_AUTOTOK_FILE    the join token's file, of `gangway token create`
+#	PANTAVISOR_DEBUG   yes: a console with login on the device
+#	PVR_MERGE_SRC      not supported yet
+#	GANGWAY_IMAGE      the image (build/installer.img)
+#	GANGWAY_DISK       which disk, as of `gangway image build --disk`
+#
+# It needs no Docker, in spite of its name, and no privileges.
+set -eu
+
+fail() {
+	echo "build.docker.sh: $1" >&2
+	exit 2
+}
+yesno() { # NAME VALUE
+	case "$2" in
+	yes | no | "") ;;
+	*) fail "$1 is yes or no, not \"$2\"" ;;
+	esac
+}
+
+[ $# -eq 1 ] || fail "name one target: ./build.docker.sh x64-uefi-installer"
+[ "$1" = x64-uefi-installer ] || fail "there is no target \"$1\"; there is x64-uefi-installer"
+yesno PANTAVISOR_TPMACA "${PANTAVISOR_TPMACA:-}"
+yesno PANTAVISOR_DEBUG "${PANTAVISOR_DEBUG:-}"
+[ "${PANTAVISOR_TPMACA:-}" = yes ] || fail "set PANTAVISOR_TPMACA=yes: Gangway's devices have their identity in the TPM"
+[ -n "${PV_AUTOTOK_FILE:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json"
+[ -r "$PV_AUTOTOK_FILE" ] || fail "PV_AUTOTOK_FILE: $PV_AUTOTOK_FILE cannot be read"
+[ -z "${PVR_MERGE_SRC:-}" ] || fail "PVR_MERGE_SRC is not supported yet: post the revision through the hub once the device is there"
+case "$PV_AUTOTOK_FILE" in
+/*) token=$PV_AUTOTOK_FILE ;;
+*) token=$PWD/$PV_AUTOTOK_FILE ;;
+esac
+
+cd "$(dirname "$0")"
+make -s build
+kernel=build/installer-kernel
+./build/gangway image fetch --dir "$kernel"
+set -- --token-file "$token" --kernel "$kernel" --disk "${GANGWAY_DISK:-largest}" -o "${GANGWAY_IMAGE:-build/installer.img}"
+[ "${PANTAVISOR_DEBUG:-}" != yes ] || set -- "$@" --debug
+exec ./build/gangway image build x64-uefi-installer "$@"

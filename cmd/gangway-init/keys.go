@@ -1,0 +1,69 @@
+package main
+
+import (
+	"crypto/rand"
+	"strings"
+	"time"
+
+	"gangway/install/luks"
+	"gangway/install/seal"
+)
+
+// diskKeys open an encrypted data partition: the TPM's, and one for the drawer.
+type diskKeys struct {
+	passphrase []byte
+	token      map[string]any
+	recovery   string
+}
+
+func newDiskKeys() (*diskKeys, error) {
+	t, err := openTPM()
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	passphrase, token, err := seal.New(t)
+	if err != nil {
+		return nil, err
+	}
+	return &diskKeys{passphrase, token, recoveryKey()}, nil
+}
+
+// slots are none where there is no encryption.
+func (k *diskKeys) slots() []luks.Slot {
+	if k == nil {
+		return nil
+	}
+	return []luks.Slot{{Passphrase: k.passphrase, Token: k.token}, {Passphrase: []byte(k.recovery)}}
+}
+
+// recoveryKey is as systemd-cryptenroll's: 256 bits in letters that are in the
+// same place on all keyboards.
+func recoveryKey() string {
+	const letters = "cbdefghijklnrtuv"
+	b := make([]byte, 32)
+	rand.Read(b)
+	var s strings.Builder
+	for i, c := range b {
+		if i > 0 && i%4 == 0 {
+			s.WriteByte('-')
+		}
+		s.WriteByte(letters[c>>4])
+		s.WriteByte(letters[c&15])
+	}
+	return s.String()
+}
+
+// recoveryTime is how long the recovery key is on the screen.
+const recoveryTime = 30 * time.Second
+
+// showRecovery shows it once. It is not kept anywhere.
+func showRecovery(key string) {
+	half := len(key)/2 + 1
+	now("Installed. RECOVERY KEY of the disk, shown this once:\n%s\n%s\nTake a picture of it. Enter goes on at once.", key[:half-1], key[half:])
+	sayBeside("recovery key: %s", key)
+	select {
+	case <-typed():
+	case <-time.After(recoveryTime):
+	}
+}

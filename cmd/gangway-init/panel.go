@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// panel is what the screen shows to the person who stands before it: what is
+// the matter, in a few words, and what to do.
+type panel struct {
+	title string
+	facts []fact
+	// now is the sentence that matters; alarm is whether something is wrong.
+	now   string
+	alarm bool
+	lines []string // the last that were said
+}
+
+type fact struct{ name, value string }
+
+// Escapes of the Linux console (console_codes(4)).
+const (
+	clearScreen = "\x1b[H\x1b[2J\x1b[?25l"
+	bold        = "\x1b[1m"
+	white       = "\x1b[1;37m"
+	red         = "\x1b[1;37;41m"
+	green       = "\x1b[1;32m"
+	grey        = "\x1b[0;37m"
+	plain       = "\x1b[0m"
+)
+
+func (p *panel) log(line string) {
+	p.lines = append(p.lines, line)
+	p.lines = p.lines[max(0, len(p.lines)-6):]
+}
+
+func (p *panel) set(name, value string) {
+	for i := range p.facts {
+		if p.facts[i].name == name {
+			p.facts[i].value = value
+			return
+		}
+	}
+	p.facts = append(p.facts, fact{name, value})
+}
+
+// width is what every console has, in characters.
+const width = 78
+
+func (p *panel) draw(w io.Writer) {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\r\n", args...) }
+	b.WriteString(clearScreen)
+	line("")
+	line("  %s%s%s", white, spaced(p.title), plain)
+	line("  %s%s%s", grey, strings.Repeat("_", width-4), plain)
+	line("")
+	for _, f := range p.facts {
+		line("     %s%-10s%s %s%s%s", grey, f.name, plain, bold, cut(f.value, width-18), plain)
+	}
+	line("")
+	colour := green
+	if p.alarm {
+		colour = red
+	}
+	for l := range strings.SplitSeq(p.now, "\n") {
+		line("  %s   %-*s%s", colour, width-8, cut(l, width-8), plain)
+	}
+	line("")
+	for _, l := range p.lines {
+		line("     %s%s%s", grey, cut(l, width-8), plain)
+	}
+	io.WriteString(w, b.String()) // one write, so that it does not flicker
+}
+
+// spaced sets a title wide.
+func spaced(s string) string {
+	return strings.Join(strings.Split(strings.ToUpper(s), ""), " ")
+}
+
+func cut(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-3]) + "..."
+	}
+	return s
+}
+
+// show makes the screen a panel.
+func show(title string) {
+	consoles.Lock()
+	defer consoles.Unlock()
+	consoles.panel = &panel{title: title}
+	for i, f := range consoles.files {
+		if i < len(consoles.names) && isScreen(consoles.names[i]) {
+			enlarge(f)
+		}
+	}
+}
+
+// note states a fact on the panel, and says it on the other consoles if it is
+// new.
+func note(name, value string) {
+	consoles.Lock()
+	if consoles.panel != nil {
+		for _, f := range consoles.panel.facts {
+			if f == (fact{name, value}) {
+				consoles.Unlock()
+				return
+			}
+		}
+		consoles.panel.set(name, value)
+	}
+	consoles.Unlock()
+	sayBeside("%s: %s", strings.ToLower(name), value)
+}
+
+// now says what is going on; alarm that something is wrong.
+func now(format string, args ...any)   { state(false, format, args...) }
+func alarm(format string, args ...any) { state(true, format, args...) }
+
+func state(wrong bool, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	consoles.Lock()
+	same := false
+	if p := consoles.panel; p != nil {
+		same = p.now == text
+		p.now, p.alarm = text, wrong
+	}
+	consoles.Unlock()
+	if !same {
+		sayBeside("%s", strings.ReplaceAll(text, "\n", " "))
+	}
+}
+
+// redraw shows a sentence on the screen alone: for what changes each second.
+func redraw(wrong bool, format string, args ...any) {
+	consoles.Lock()
+	defer consoles.Unlock()
+	if consoles.panel == nil {
+		return
+	}
+	consoles.panel.now, consoles.panel.alarm = fmt.Sprintf(format, args...), wrong
+	for i, f := range consoles.files {
+		if i < len(consoles.names) && isScreen(consoles.names[i]) {
+			consoles.panel.draw(f)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"gangway/install"
+
+	"golang.org/x/sys/unix"
+)
+
+// Where things are while the installer runs.
+const (
+	stickDir = "/run/stick"
+	espDir   = "/run/esp"
+	dataDir  = "/data"
+	efivars  = install.Firmware("/sys/firmware/efi/efivars")
+	sysBlock = "/sys/block"
+)
+
+// stick is what the machine was started from.
+type stick struct {
+	disk     string // "sda"
+	manifest *install.Manifest
+	sha256   string // of the manifest
+}
+
+// findStick mounts the partition that holds the manifest of this hash. USB
+// takes its time, so it waits for it.
+func findStick(want string, patience time.Duration) (*stick, error) {
+	if len(want) != 2*sha256.Size {
+		return nil, errors.New("the command line names no manifest: this is no installer")
+	}
+	for until := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		entries, err := os.ReadDir("/sys/class/block")
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			s, err := tryStick(e.Name(), want)
+			if err == nil {
+				return s, nil
+			}
+		}
+		if time.Now().After(until) {
+			return nil, errors.New("the stick that this was started from cannot be found: is it still in?")
+		}
+	}
+}
+
+func tryStick(name, want string) (*stick, error) {
+	if !isFAT("/dev/" + name) {
+		return nil, errors.New("no FAT")
+	}
+	if err := mountFAT(name, stickDir, unix.MS_RDONLY); err != nil {
+		return nil, err
+	}
+	m, err := readManifest(want)
+	if err != nil {
+		unix.Unmount(stickDir, 0)
+		return nil, err
+	}
+	return &stick{disk: diskOf(name), manifest: m, sha256: want}, nil
+}
+
+// readManifest reads the mounted stick's.
+func readManifest(want string) (*install.Manifest, error) {
+	f, err := os.Open(filepath.Join(stickDir, install.ManifestPath))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	if h := sha256.Sum256(b); hex.EncodeToString(h[:]) != want {
+		return nil, errors.New("another manifest")
+	}
+	return install.ParseManifest(b)
+}
+
+func isFAT(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, 512)
+	_, err = f.ReadAt(b, 0)
+	return err == nil && string(b[82:87]) == "FAT32"
+}
+
+func mountFAT(name, at string, flags uintptr) error {
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return err
+	}
+	err := unix.Mount("/dev/"+name, at, "vfat", flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "codepage=437,iocharset=ascii,umask=0077,errors=remount-ro")
+	if err != nil {
+		return fmt.Errorf("mounting %s at %s: %w", name, at, err)
+	}
+	return nil
+}
+
+// diskOf returns the disk that a partition is on: in /sys its folder is in the
+// disk's.
+func diskOf(name string) string {
+	place, err := filepath.EvalSymlinks("/sys/class/block/" + name)
+	if err != nil {
+		return name
+	}
+	if _, err := os.Stat(filepath.Join(place, "partition")); err != nil {
+		return name
+	}
+	return filepath.Base(filepath.Dir(place))
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"gangway/install"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	agentState = dataDir + "/gangway-agent"
+	diskWait   = 30 * time.Second
+)
+
+// system is the life of an installed machine. It does not return.
+func system() {
+	show("Gangway")
+	logins()
+	if wrong := hasTPM(); wrong != "" {
+		alarm("%s", wrong)
+	} else {
+		liftLockout()
+	}
+	i, err := findSystem(diskWait)
+	if err == nil {
+		err = mountSystem(i)
+	}
+	if err != nil { // without its state it can do nothing
+		alarm("%v", err)
+		select {}
+	}
+	before := lastReport()
+	network()
+	go blessed(before)
+	for {
+		aboard()
+		time.Sleep(pause)
+	}
+}
+
+// findSystem finds the disk that this was started from.
+func findSystem(patience time.Duration) (*install.Installed, error) {
+	guid, err := efivars.BootedFrom()
+	if err != nil {
+		return nil, err
+	}
+	for until := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		entries, err := os.ReadDir(sysBlock)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			i, err := install.Look("/dev", e.Name())
+			if err == nil && i.ESPGUID == guid && exists("/dev/"+i.Data()) {
+				return i, nil
+			}
+		}
+		if time.Now().After(until) {
+			return nil, errors.New("The disk that this was started from cannot be found.\nIs its driver's module there?") //lint:ignore ST1005 it is shown to a person
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// mountSystem mounts what is on the disk and grows the data partition's file
+// system to it.
+func mountSystem(i *install.Installed) error {
+	if err := mountFAT(i.ESP(), espDir, unix.MS_SYNCHRONOUS); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dataDir, 0o700); err != nil {
+		return err
+	}
+	dev, err := clearDevice("/dev/" + i.Data())
+	if err != nil {
+		return fmt.Errorf("The data partition does not open:\n%w", err) //lint:ignore ST1005 it is shown to a person
+	}
+	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
+		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
+	}
+	go func() { // of a large disk it takes a while
+		if err := grow(dev, dataDir); err != nil {
+			say("growing the data partition: %v", err)
+		}
+	}()
+	return nil
+}
+
+// aboard onboards and stays connected, until the agent ends.
+func aboard() {
+	token := filepath.Join(espDir, install.TokenPath)
+	args := []string{"--state", agentState}
+	if exists(token) {
+		args = append(args, "--token-file", token)
+	}
+	if phase() != "active" {
+		now("Joining the hub")
+		code, err := run(agentPath, append([]string{"onboard"}, args...)...)
+		if err != nil || code != 0 {
+			if code == exitRefused {
+				alarm("The hub refuses this machine; its owner can see why.")
+				time.Sleep(time.Hour)
+				return
+			}
+			alarm("The machine is not aboard yet (code %d). Trying again.", code)
+			liftLockout()
+			return
+		}
+		say("onboarded")
+	}
+	showDevice()
+	forget(token)
+	if code, err := run(agentPath, "run", "--state", agentState); err != nil || code != 0 {
+		alarm("The agent ended (code %d). Starting it again.", code)
+	}
+}
+
+// agentStatus is what is needed of the agent's state.json.
+type agentStatus struct {
+	Phase      string    `json:"phase"`
+	DeviceID   string    `json:"device-id"`
+	Nick       string    `json:"nick"`
+	OwnerNick  string    `json:"owner-nick"`
+	Hub        string    `json:"hub"`
+	LastReport time.Time `json:"last-report"`
+}
+
+func status() (s agentStatus) {
+	b, err := os.ReadFile(filepath.Join(agentState, "state.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return agentStatus{}
+	}
+	return s
+}
+
+func phase() string         { return status().Phase }
+func lastReport() time.Time { return status().LastReport }
+
+func showDevice() {
+	s := status()
+	note("Hub", s.Hub)
+	note("Owner", s.OwnerNick)
+	note("Device", s.Nick+" "+s.DeviceID)
+	now("This machine is aboard.")
+}
+
+// forget removes the join token, which a machine that is aboard does not need
+// and which would let others in.
+func forget(token string) {
+	f, err := os.OpenFile(token, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil {
+			_, err = f.Write(make([]byte, info.Size()))
+		}
+		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(token))
+	}
+	if err != nil {
+		say("the join token cannot be removed from the disk: %v", err)
+	}
+	unix.Sync()
+}
+
+// blessed marks the boot good once the agent has reached the hub: the boot
+// manager stops counting its attempts.
+func blessed(before time.Time) {
+	for lastReport().Equal(before) {
+		time.Sleep(500 * time.Millisecond)
+	}
+	say("the hub has taken a report")
+	counted, err := efivars.Counted()
+	if err != nil {
+		say("%v", err)
+		return
+	}
+	good, ok := install.Uncounted(counted)
+	if !ok {
+		return
+	}
+	err = os.Rename(filepath.Join(espDir, counted), filepath.Join(espDir, good))
+	if errors.Is(err, fs.ErrNotExist) && exists(filepath.Join(espDir, good)) {
+		return // marked earlier in this boot
+	}
+	if err != nil {
+		say("this boot cannot be marked good: %v", err)
+		return
+	}
+	unix.Sync()
+	say("this boot is good: %s", path.Base(good))
+}

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gangway/image/stick"
+	"gangway/install"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) imageCommand() *cobra.Command {
+	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
+	c.AddCommand(a.imageBuild(), a.imageInspect(), a.imageFetch())
+	return c
+}
+
+// imageOptions are the options of image build.
+type imageOptions struct {
+	token, out, disk, kernel, boot, programs string
+	debug                                    bool
+}
+
+func (a *app) imageBuild() *cobra.Command {
+	var o imageOptions
+	c := &cobra.Command{
+		Use:   "build TARGET --token-file FILE -o IMAGE",
+		Short: "Make an installer image for a USB stick",
+		Long: `Build makes the image of a stick that installs Gangway on a machine and brings it
+into the fleet of the join token's owner, with no key pressed. The target is
+x64-uefi-installer. It needs no privileges, and the same input gives the same
+image to the byte.
+
+The image holds the join token's secret: guard it, and the sticks, like a key.`,
+		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
+  gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img`,
+		Args: args("TARGET"),
+		RunE: func(_ *cobra.Command, arg []string) error {
+			if arg[0] != stick.Target {
+				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
+			}
+			return a.buildImage(o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
+	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
+	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
+	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
+	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
+	return c
+}
+
+// built is what image build prints as JSON.
+type built struct {
+	Image string `json:"image"`
+	Size  int64  `json:"size"`
+	// ConsolePassword is the devices', where they have a console.
+	ConsolePassword string            `json:"console-password,omitempty"`
+	Manifest        *install.Manifest `json:"manifest"`
+}
+
+func (a *app) buildImage(o imageOptions) error {
+	if o.token == "" {
+		return usagef("--token-file is needed: the join token file that 'gangway token create' makes")
+	}
+	rule, err := install.ParseRule(o.disk)
+	if err != nil {
+		return usageError{err}
+	}
+	info, err := os.Stat(o.token)
+	if err != nil {
+		return err
+	}
+	if info.Size() > join.MaxTokenFile {
+		return fmt.Errorf("%s is no join token file: it has %d bytes", o.token, info.Size())
+	}
+	token, err := os.ReadFile(o.token)
+	if err != nil {
+		return err
+	}
+	if o.kernel == "" {
+		if o.kernel, err = fetched(); err != nil {
+			return err
+		}
+	}
+	if o.programs == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		o.programs = filepath.Dir(self)
+	}
+	parts, err := stick.LoadParts(o.kernel, o.boot, o.programs)
+	if err != nil {
+		return err
+	}
+	m, err := stick.Build(parts, stick.Config{
+		Token: token, Disk: rule, Debug: o.debug,
+		Progress: func(s string) { a.note("%s", s) },
+	}, o.out)
+	if err != nil {
+		return err
+	}
+	if info, err = os.Stat(o.out); err != nil {
+		return err
+	}
+	password := ""
+	if o.debug {
+		t, err := join.ParseTokenFile(token)
+		if err == nil {
+			password, err = stick.ConsolePassword(t)
+		}
+		if err != nil {
+			return err
+		}
+		a.note("The devices have a console; its password is %s.", password)
+	}
+	if done, err := a.json(built{o.out, info.Size(), password, m}); done {
+		return err
+	}
+	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", o.out, info.Size()>>20, o.out)
+	return nil
+}
+
+func (a *app) imageInspect() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect IMAGE",
+		Short: "Show what an installer image will do, without its secret",
+		Long: `Inspect reads an image, or a stick, checks its parts against their hashes, and
+shows what it installs, where to, and whose the machine will be.`,
+		Example: "  gangway image inspect installer.img\n  gangway image inspect /dev/sdb --output json",
+		Args:    args("IMAGE"),
+		RunE: func(_ *cobra.Command, arg []string) error {
+			c, err := stick.Inspect(arg[0])
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(c); done {
+				return err
+			}
+			m := c.Manifest
+			a.printf("%-10s %s, kernel %s\n", "image", m.Target, m.Kernel)
+			a.printf("%-10s %s\n", "manifest", c.ManifestSHA256)
+			for _, e := range c.Entries {
+				a.printf("%-10s %s\n%-10s   %s\n", "entry", e.Title, "", e.Cmdline)
+			}
+			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
+			for _, p := range m.Parts {
+				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)
+			}
+			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
+			token, err := json.Marshal(c.Token["token"])
+			if err != nil {
+				return err
+			}
+			a.printf("%-10s %s, secret %s, until %v\n", "token", m.Token, strings.Trim(string(token), `"`), c.Token["expires"])
+			if m.Debug {
+				a.printf("%-10s a console with login on the device\n", "debug")
+			}
+			return nil
+		},
+	}
+}
+
+func ruleWords(r install.Rule) string {
+	if r == install.Largest {
+		return "the largest that is built in; asks where two are as large"
+	}
+	return string(r)
+}
+
+func (a *app) imageFetch() *cobra.Command {
+	var dir string
+	var update bool
+	c := &cobra.Command{
+		Use:   "fetch",
+		Short: "Fetch from Debian what images are made of: a kernel with its modules, and busybox",
+		Long: `Fetch downloads Debian's packages linux-image-amd64 and busybox-static with apt-get,
+which checks their signatures, and keeps what images need of them. Nothing is
+installed on this system. systemd-boot-efi must be installed.`,
+		Example: "  gangway image fetch",
+		Args:    args(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			if dir == "" {
+				var err error
+				if dir, err = cacheDir(); err != nil {
+					return err
+				}
+			}
+			release, err := stick.Fetch(c.Context(), dir, update)
+			if err != nil {
+				return err
+			}
+			a.note("Kernel: %s, in %s", release, dir)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", "", "where to (default: your cache folder)")
+	c.Flags().BoolVar(&update, "update", false, "fetch anew what is there: today's kernel")
+	return c
+}
+
+func cacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "gangway", "kernel"), nil
+}
+
+// fetched is the folder that image fetch made.
+func fetched() (string, error) {
+	dir, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); err != nil {
+		return "", errors.New("there is no kernel yet: run `gangway image fetch`, or name a folder with --kernel")
+	}
+	return dir, nil
+}

@@ -1,0 +1,206 @@
+package stick
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"gangway/image"
+	"gangway/install"
+	"gangway/tcg/join"
+)
+
+// Target is the image's name among those that can be built.
+const Target = "x64-uefi-installer"
+
+// Config is what an image is made for.
+type Config struct {
+	// Token is the join token's file, device_autojointoken.json.
+	Token []byte
+	// Disk is the rule by which the automatic installation chooses a disk.
+	Disk install.Rule
+	// Debug gives the device a console with login.
+	Debug bool
+	// Progress, if set, is told what is being made.
+	Progress func(string)
+}
+
+const (
+	mib     = 1 << 20
+	espSize = 256 * mib // of the installed system: room for both slots, and more
+	// dataSize is the data partition's as it is written; the system grows it.
+	dataSize = 64 * mib
+)
+
+// console has the kernel speak on the screen and on the first serial port.
+const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
+
+// entries are the stick's menu, in its order.
+var entries = []struct{ name, title, mode string }{
+	{"gangway-auto", "Install Gangway (auto)", "auto"},
+	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
+	{"gangway-manual", "Install Gangway (manual)", "manual"},
+}
+
+// Build makes the image file and returns what it installs. The same parts and
+// configuration give the same bytes.
+func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
+	if cfg.Progress == nil {
+		cfg.Progress = func(string) {}
+	}
+	token, err := join.ParseTokenFile(cfg.Token)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Disk == "" {
+		cfg.Disk = install.Largest
+	}
+	cfg.Progress("Packing drivers and programs")
+	base, err := p.base()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress("Making the system")
+	esp, err := p.systemESP(base, token, cfg)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress("Making the data partition")
+	data, err := dataImage()
+	if err != nil {
+		return nil, err
+	}
+	m := &install.Manifest{
+		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
+		Hub: token.Hub, Owner: token.Owner, Token: token.ID,
+	}
+	var files []image.File
+	for _, part := range []struct {
+		name  string
+		image []byte
+	}{{install.ESP, esp}, {install.Data, data}} {
+		extents, packed := install.Pack(part.image)
+		file := "gangway/" + part.name + ".img"
+		m.Parts = append(m.Parts, install.Part{Name: part.name, File: file, SHA256: digest(packed), Size: int64(len(part.image)), Extents: extents})
+		files = append(files, image.File{Path: file, Data: packed})
+	}
+	manifest, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := install.ParseManifest(manifest); err != nil {
+		return nil, err // which the installer would refuse
+	}
+	files = append(files, image.File{Path: install.ManifestPath, Data: manifest})
+	cfg.Progress("Making the installer")
+	boot, err := p.menu(base, digest(manifest))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Progress("Writing the image")
+	return m, image.Disk{ESP: append(files, boot...)}.Write(path)
+}
+
+// ConsolePassword is the console's, of devices whose image was made with Debug:
+// 100 bits that follow from the join token's secret, so that who has the
+// token's file has it, and the same input gives the same image.
+func ConsolePassword(t *join.TokenFile) (string, error) {
+	secret, err := t.Secret()
+	if err != nil {
+		return "", err
+	}
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte("gangway console v1"))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
+}
+
+// systemFiles are what the system has besides the base: the agent and, for
+// debugging, a shell behind a password. The image has the password's hash; 100
+// bits are not guessed.
+func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, error) {
+	files := []image.File{{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755}}
+	if !debug {
+		return files, nil
+	}
+	password, err := ConsolePassword(token)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, p.shell()...)
+	return append(files, image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
+}
+
+// systemESP is the installed system's EFI system partition. The first slot is
+// tried three times before it counts as bad (systemd's Automatic Boot
+// Assessment).
+func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byte, error) {
+	files, err := p.systemFiles(token, cfg.Debug)
+	if err != nil {
+		return nil, err
+	}
+	own, err := image.Initramfs(files)
+	if err != nil {
+		return nil, err
+	}
+	uki, err := image.UKI{
+		Stub: p.Stub, Kernel: p.Kernel, Initrd: image.Join(base, own),
+		Cmdline:   console + "panic=5 gangway.mode=system",
+		OSRelease: osRelease("Gangway", "gangway", "1"),
+	}.Build()
+	if err != nil {
+		return nil, err
+	}
+	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
+		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
+		{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
+		{Path: install.TokenPath, Data: cfg.Token},
+	}}.FAT()
+}
+
+// menu is what the stick starts with.
+func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
+	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
+	if err != nil {
+		return nil, err
+	}
+	files := []image.File{
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
+		{Path: "loader/loader.conf", Data: []byte("timeout 5\neditor no\ndefault " + entries[0].name + ".efi\n")},
+	}
+	for i, e := range entries {
+		initrd := base
+		if e.mode == "manual" {
+			initrd = image.Join(base, shell)
+		}
+		uki, err := image.UKI{
+			Stub: p.Stub, Kernel: p.Kernel, Initrd: initrd,
+			Cmdline:   console + "panic=30 gangway.mode=" + e.mode + " gangway.manifest=" + manifest,
+			OSRelease: osRelease(e.title, fmt.Sprintf("gangway-%d", i+1), "1"),
+		}.Build()
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, image.File{Path: "EFI/Linux/" + e.name + ".efi", Data: uki})
+	}
+	return files, nil
+}
+
+// osRelease is what the boot manager makes a menu entry of: the title, and
+// what it sorts by.
+func osRelease(title, id, version string) string {
+	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
+}
+
+func digest(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+var errNoInstaller = errors.New("image: this is no installer image of Gangway")

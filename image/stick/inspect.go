@@ -1,0 +1,156 @@
+package stick
+
+import (
+	"bytes"
+	"debug/pe"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"gangway/install"
+
+	"github.com/diskfs/go-diskfs"
+)
+
+// Contents is what an image will do.
+type Contents struct {
+	Manifest *install.Manifest `json:"manifest"`
+	// ManifestSHA256 is what the entries' command lines name.
+	ManifestSHA256 string  `json:"manifest-sha256"`
+	Entries        []Entry `json:"entries"`
+	// Token is the join token, its secret masked.
+	Token map[string]any `json:"token,omitempty"`
+}
+
+// Entry is one of the menu.
+type Entry struct {
+	Title   string `json:"title"`
+	File    string `json:"file"`
+	Cmdline string `json:"cmdline"`
+	SHA256  string `json:"sha256"` // of the unified kernel image
+}
+
+// Inspect reads an image and checks it: the parts by their hashes, and that
+// each entry installs this manifest.
+func Inspect(name string) (*Contents, error) {
+	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	defer d.Close()
+	esp, err := d.GetFilesystem(1)
+	if err != nil {
+		return nil, errors.Join(errNoInstaller, err)
+	}
+	manifest, err := read(esp, install.ManifestPath, mib)
+	if err != nil {
+		return nil, errors.Join(errNoInstaller, err)
+	}
+	c := &Contents{ManifestSHA256: digest(manifest)}
+	if c.Manifest, err = install.ParseManifest(manifest); err != nil {
+		return nil, err
+	}
+	for _, p := range c.Manifest.Parts {
+		packed, err := read(esp, p.File, p.Packed())
+		if err != nil {
+			return nil, err
+		}
+		if digest(packed) != p.SHA256 {
+			return nil, fmt.Errorf("image: %s is not what the manifest says: the image is damaged", p.File)
+		}
+		if p.Name == install.ESP {
+			if c.Token, err = maskedToken(p, packed); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := c.readEntries(esp); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Contents) readEntries(esp fs.FS) error {
+	files, err := fs.ReadDir(esp, "EFI/Linux")
+	if err != nil {
+		return errors.Join(errNoInstaller, err)
+	}
+	for _, f := range files {
+		name := path.Join("EFI/Linux", f.Name())
+		b, err := read(esp, name, 1<<30)
+		if err != nil {
+			return err
+		}
+		e := Entry{File: name, SHA256: digest(b)}
+		x, err := pe.NewFile(bytes.NewReader(b))
+		if err != nil {
+			return fmt.Errorf("image: %s: %w", name, err)
+		}
+		e.Cmdline = part(x, ".cmdline")
+		_, title, _ := strings.Cut(part(x, ".osrel"), "PRETTY_NAME=\"")
+		e.Title, _, _ = strings.Cut(title, "\"")
+		if !slices.Contains(strings.Fields(e.Cmdline), "gangway.manifest="+c.ManifestSHA256) {
+			return fmt.Errorf("image: %s does not install what the image holds: the image is damaged", name)
+		}
+		c.Entries = append(c.Entries, e)
+	}
+	return nil
+}
+
+// part is a section of a unified kernel image, as text.
+func part(x *pe.File, name string) string {
+	s := x.Section(name)
+	if s == nil {
+		return ""
+	}
+	b, err := s.Data()
+	if err != nil {
+		return ""
+	}
+	return string(b[:min(int(s.VirtualSize), len(b))])
+}
+
+// maskedToken finds the token in the system's EFI system partition.
+func maskedToken(p install.Part, packed []byte) (map[string]any, error) {
+	fat, err := openFAT(p, packed)
+	if err != nil {
+		return nil, err
+	}
+	b, err := read(fat, install.TokenPath, 1<<20)
+	if err != nil {
+		return nil, err
+	}
+	var token map[string]any
+	if err := json.Unmarshal(b, &token); err != nil {
+		return nil, fmt.Errorf("image: the join token: %w", err)
+	}
+	token["token"] = "********"
+	return token, nil
+}
+
+// read reads a whole file by one call: go-diskfs 1.9.4 loses its place in a
+// file that is read in pieces.
+func read(from fs.FS, name string, limit int64) ([]byte, error) {
+	info, err := fs.Stat(from, name)
+	if err != nil {
+		return nil, fmt.Errorf("image: %s: %w", name, err)
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("image: %s has more than %d bytes", name, limit)
+	}
+	f, err := from.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("image: %s: %w", name, err)
+	}
+	defer f.Close()
+	b := make([]byte, info.Size())
+	if n, err := f.Read(b); n != len(b) || (err != nil && err != io.EOF) {
+		return nil, fmt.Errorf("image: %s: %d of %d bytes: %w", name, n, len(b), err)
+	}
+	return b, nil
+}

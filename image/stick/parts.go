@@ -1,0 +1,104 @@
+package stick
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"gangway/image"
+)
+
+// Parts are what an image is made of: programs of others and our own.
+type Parts struct {
+	Kernel  []byte // bzImage
+	Release string // where the kernel is from, for people
+	Modules fs.FS  // a kernel package's folder lib/modules/VERSION
+	// Stub and BootManager are systemd's linuxx64.efi.stub and
+	// systemd-bootx64.efi.
+	Stub, BootManager []byte
+	Init, Agent       []byte // gangway-init and gangway-agent
+	Busybox           []byte // static; the shell of the manual installation
+}
+
+// Where Debian's systemd-boot-efi has its programs.
+const bootDir = "/usr/lib/systemd/boot/efi"
+
+// LoadParts reads parts: the kernel's folder has vmlinuz, modules/ and
+// package; busybox may be in it. boot is the folder of systemd's programs for
+// EFI, empty for Debian's; programs that of gangway-init and gangway-agent.
+func LoadParts(kernel, boot, programs string) (*Parts, error) {
+	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules"))}
+	if boot == "" {
+		boot = bootDir
+	}
+	for _, f := range []struct {
+		to         *[]byte
+		path, hint string
+	}{
+		{&p.Kernel, filepath.Join(kernel, "vmlinuz"), "a kernel's folder has vmlinuz and modules/; `gangway image fetch` makes one"},
+		{&p.Busybox, filepath.Join(kernel, "busybox"), "put a static busybox there; `gangway image fetch` does"},
+		{&p.Stub, filepath.Join(boot, "linuxx64.efi.stub"), "apt-get install systemd-boot-efi"},
+		{&p.BootManager, filepath.Join(boot, "systemd-bootx64.efi"), "apt-get install systemd-boot-efi"},
+		{&p.Init, filepath.Join(programs, "gangway-init"), "`make build` makes it"},
+		{&p.Agent, filepath.Join(programs, "gangway-agent"), "`make build` makes it"},
+	} {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return nil, fmt.Errorf("image: %w: %s", err, f.hint)
+		}
+		*f.to = b
+	}
+	if b, err := os.ReadFile(filepath.Join(kernel, "package")); err == nil {
+		p.Release = firstLine(b)
+	}
+	return p, nil
+}
+
+func firstLine(b []byte) string {
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			return string(b[:i])
+		}
+	}
+	return string(b)
+}
+
+// Modules that every image has: common x86-64 hardware, and what the installer
+// needs. What a kernel has built in is left out.
+var Modules = []string{
+	// The stick, and what it is read with.
+	"xhci_pci", "ehci_pci", "usb_storage", "uas", "sd_mod", "vfat", "nls_cp437", "nls_ascii",
+	// Disks.
+	"crc32c_generic", "crc32c_intel", "nvme", "ahci", "virtio_pci", "virtio_blk", "virtio_scsi", "mmc_block", "sdhci_pci", "sdhci_acpi", "vmd", "ext4",
+	// Encrypted disks.
+	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
+	// Networks.
+	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek",
+	// Keyboards, randomness, the firmware's variables.
+	"usbhid", "hid_generic", "virtio_rng", "efivarfs",
+}
+
+// base is the initial file system that installer and system share.
+func (p *Parts) base() ([]byte, error) {
+	files, err := image.Modules(p.Modules, Modules...)
+	if err != nil {
+		return nil, err
+	}
+	return image.Initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
+}
+
+// applets are the shell's commands.
+var applets = []string{
+	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
+	"lspci", "lsusb", "blkid", "hexdump", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
+}
+
+// shell is a shell with its commands.
+func (p *Parts) shell() []image.File {
+	files := []image.File{{Path: "bin/busybox", Data: p.Busybox, Mode: 0o755}}
+	for _, a := range applets {
+		files = append(files, image.File{Path: "bin/" + a, Data: []byte("busybox"), Mode: fs.ModeSymlink})
+	}
+	return files
+}

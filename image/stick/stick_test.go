@@ -1,0 +1,279 @@
+package stick
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"crypto/ecdsa"
+	"crypto/elliptic"
+
+	"gangway/install"
+	"gangway/tcg/join"
+)
+
+// parts are real programs for EFI, with a kernel and modules that are none.
+func parts(t testing.TB) *Parts {
+	t.Helper()
+	for _, need := range []string{bootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
+		if _, err := os.Stat(need); err != nil {
+			t.Skip("not installed: " + need)
+		}
+	}
+	p := &Parts{Release: "linux-image-test", Init: []byte("#!init"), Agent: []byte("#!agent"), Busybox: []byte("#!busybox")}
+	p.Kernel = bytes.Repeat([]byte("kernel"), 500)
+	copy(p.Kernel[0x202:], "HdrS")
+	var builtin bytes.Buffer
+	for _, m := range Modules {
+		builtin.WriteString("kernel/" + m + ".ko\n")
+	}
+	p.Modules = fstest.MapFS{"modules.builtin": {Data: builtin.Bytes()}}
+	for path, to := range map[string]*[]byte{"linuxx64.efi.stub": &p.Stub, "systemd-bootx64.efi": &p.BootManager} {
+		b, err := os.ReadFile(filepath.Join(bootDir, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		*to = b
+	}
+	return p
+}
+
+const secret = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+
+func token(t testing.TB) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "hub"}, IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(join.TokenFile{
+		ID: strings.Repeat("a", 24), PRN: join.TokenPRN + strings.Repeat("a", 24), Owner: join.AccountPRN + strings.Repeat("b", 24),
+		Token: secret, Hub: "https://hub.example:12443", HubName: strings.Repeat("c", 64),
+		HubCA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func build(t testing.TB, p *Parts, cfg Config) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "installer.img")
+	if _, err := Build(p, cfg, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func sum(t testing.TB, path string) [32]byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(b)
+}
+
+func TestSameInputGivesTheSameImage(t *testing.T) {
+	p, cfg := parts(t), Config{Token: token(t)}
+	one := build(t, p, cfg)
+	time.Sleep(2100 * time.Millisecond) // FAT counts in two seconds
+	if sum(t, one) != sum(t, build(t, p, cfg)) {
+		t.Error("two builds differ")
+	}
+	cfg.Disk = "serial:1"
+	if sum(t, one) == sum(t, build(t, p, cfg)) {
+		t.Error("another rule makes no difference")
+	}
+}
+
+func TestInspectShowsEverythingButTheSecret(t *testing.T) {
+	c, err := Inspect(build(t, parts(t), Config{Token: token(t), Disk: "model:Fast*"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(b), secret) {
+		t.Errorf("the secret is shown: %s", b)
+	}
+	if c.Token["token"] != "********" || c.Token["hub"] != "https://hub.example:12443" {
+		t.Errorf("token: %v", c.Token)
+	}
+	if m := c.Manifest; m.Hub != "https://hub.example:12443" || m.Disk != "model:Fast*" || m.Kernel != "linux-image-test" {
+		t.Errorf("manifest: %+v", m)
+	}
+	var titles []string
+	for _, e := range c.Entries {
+		titles = append(titles, e.Title)
+	}
+	if s := strings.Join(titles, ", "); s != "Install Gangway (auto), Install Gangway (auto TPM), Install Gangway (manual)" {
+		t.Errorf("entries: %s", s)
+	}
+}
+
+// An image whose parts were exchanged is told from one that is whole.
+func TestInspectRefusesAlteredImages(t *testing.T) {
+	path := build(t, parts(t), Config{Token: token(t)})
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ old, new, want string }{
+		"what is installed":  {"gangway.mode=system", "gangway.mode=sYstem", "damaged"},
+		"the token":          {secret[:20], "AAAAAAAAAAAAAAAAAAAA", "damaged"},
+		"the manifest":       {`"disk": "largest"`, `"disk": "model:*"`, "damaged"},
+		"the entry's target": {"gangway.manifest=", "gangway.nanifest=", "damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !bytes.Contains(whole, []byte(c.old)) {
+				t.Fatalf("there is no %q in the image", c.old)
+			}
+			altered := bytes.Replace(whole, []byte(c.old), []byte(c.new), 1)
+			file := filepath.Join(t.TempDir(), "altered.img")
+			if err := os.WriteFile(file, altered, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Inspect(file); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	if _, err := Inspect(os.Args[0]); err == nil {
+		t.Error("a program is taken for an image")
+	}
+}
+
+// What the installer writes are file systems that others find sound.
+func TestPartsAreSound(t *testing.T) {
+	path := build(t, parts(t), Config{Token: token(t)})
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	c, err := Inspect(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range c.Manifest.Parts {
+		at := find(t, whole, p)
+		file := filepath.Join(dir, p.Name)
+		f, err := os.Create(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(p.Size); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Unpack(whole[at:at+int(p.Packed())], f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		check := exec.Command("/usr/sbin/fsck.fat", "-n", file)
+		if p.Name == install.Data {
+			check = exec.Command("/usr/sbin/e2fsck", "-fn", file)
+		}
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", p.Name, err, out)
+		}
+	}
+}
+
+// find finds a part's file in the image, where it is in one piece.
+func find(t *testing.T, whole []byte, p install.Part) int {
+	t.Helper()
+	for at := 0; at+int(p.Packed()) <= len(whole); at += 512 {
+		if digest(whole[at:at+int(p.Packed())]) == p.SHA256 {
+			return at
+		}
+		if p.Name == install.Data { // begins with 1024 zeros
+			continue
+		}
+		if next := bytes.Index(whole[at+512:], []byte("\xeb\x58\x90")); next >= 0 {
+			at += next / 512 * 512
+		}
+	}
+	t.Fatalf("%s is not in the image", p.Name)
+	return 0
+}
+
+func TestBuildRefuses(t *testing.T) {
+	p := parts(t)
+	for name, c := range map[string]struct {
+		change func(*Parts, *Config)
+		want   string
+	}{
+		"no token":         {func(_ *Parts, c *Config) { c.Token = nil }, "join token file"},
+		"a broken token":   {func(_ *Parts, c *Config) { c.Token = []byte("{}") }, "join token file"},
+		"a module missing": {func(p *Parts, _ *Config) { p.Modules = fstest.MapFS{"modules.builtin": {}} }, "has no module"},
+		"no kernel":        {func(p *Parts, _ *Config) { p.Kernel = []byte("MZ") }, "no bzImage"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parts, cfg := *p, Config{Token: token(t)}
+			c.change(&parts, &cfg)
+			path := filepath.Join(t.TempDir(), "x.img")
+			if _, err := Build(&parts, cfg, path); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := os.Stat(path); err == nil {
+				t.Error("there is an image all the same")
+			}
+		})
+	}
+}
+
+// Without debug the system has no shell; with it, one behind a password that
+// the image does not hold.
+func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
+	p := parts(t)
+	tok, err := join.ParseTokenFile(token(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err := p.systemFiles(tok, false); len(files) != 1 || files[0].Path != "bin/gangway-agent" || err != nil {
+		t.Errorf("files: %v, %v", files, err)
+	}
+	password, err := ConsolePassword(tok)
+	if err != nil || len(password) != 20 {
+		t.Fatalf("password %q, %v", password, err)
+	}
+	files, err := p.systemFiles(tok, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := false
+	for _, f := range files {
+		if bytes.Contains(f.Data, []byte(password)) {
+			t.Errorf("%s has the password", f.Path)
+		}
+		hash = hash || f.Path == install.ConsolePath && strings.TrimSpace(string(f.Data)) == digest([]byte(password))
+	}
+	if !hash {
+		t.Error("there is no password to check against")
+	}
+	tok.Token = "AAAA" + tok.Token[4:]
+	if other, err := ConsolePassword(tok); other == password || err != nil {
+		t.Errorf("another token has the same password, %v", err)
+	}
+}

@@ -1,0 +1,147 @@
+package install
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// machine makes a folder /sys/block, in which each disk is a link to its place
+// on a bus.
+func machine(t *testing.T, disks map[string]map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	block := filepath.Join(root, "block")
+	for name, files := range disks {
+		place := filepath.Join(root, "devices", files["bus"], name)
+		for f, text := range map[string]string{"removable": "0", "ro": "0", "queue/logical_block_size": "512"} {
+			if _, ok := files[f]; !ok {
+				files[f] = text
+			}
+		}
+		for f, text := range files {
+			if f == "bus" {
+				continue
+			}
+			path := filepath.Join(place, f)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(block, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(place, filepath.Join(block, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return block
+}
+
+// gb is a size as /sys has it, in units of 512 bytes.
+func gb(n int) string { return strconv.Itoa(n * 1e9 / 512) }
+
+func list(t *testing.T, stick string, disks map[string]map[string]string) []Disk {
+	t.Helper()
+	got, err := Disks(machine(t, disks), t.TempDir(), stick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
+	got := list(t, "sda", map[string]map[string]string{
+		"nvme0n1":      {"bus": "pci0/nvme", "size": gb(512), "device/model": "Fast\x1b[2J ", "device/serial": "S1", "nvme0n1p1/partition": "1"},
+		"sda":          {"bus": "pci0/ata1", "size": gb(2000)}, // the stick says that it is built in
+		"sdb":          {"bus": "pci0/usb1", "size": gb(8000)},
+		"sdc":          {"bus": "pci0/ata2", "size": gb(8000), "removable": "1"},
+		"sdd":          {"bus": "pci0/ata3", "size": gb(8000), "ro": "1"},
+		"sde":          {"bus": "pci0/ata4", "size": gb(8000), "queue/logical_block_size": "4096"},
+		"sdf":          {"bus": "pci0/ata5", "size": "1000"},
+		"sdg":          {"bus": "pci0/ata6", "size": "0"},
+		"mmcblk0":      {"bus": "mmc", "size": gb(64), "device/type": "MMC", "device/name": "eMMC64"},
+		"mmcblk1":      {"bus": "mmc", "size": gb(9000), "device/type": "SD"},
+		"mmcblk0boot0": {"bus": "mmc", "size": gb(9000), "device/type": "MMC"},
+		"loop0":        {"bus": "virtual", "size": gb(9000)},
+		"dm-0":         {"bus": "virtual", "size": gb(9000)},
+		"sr0":          {"bus": "pci0/ata7", "size": gb(9000)},
+	})
+	var lines []string
+	for _, d := range got {
+		lines = append(lines, d.Name+": "+d.Unfit)
+	}
+	want := `mmcblk0: 
+mmcblk1: a memory card
+nvme0n1: 
+sda: the stick that this was started from
+sdb: on USB
+sdc: removable
+sdd: read-only
+sde: its sectors have 4096 bytes; only 512 can be done
+sdf: too small: 1.1 GB are needed`
+	if s := strings.Join(lines, "\n"); s != want {
+		t.Errorf("got:\n%s", s)
+	}
+	if s := got[2].String(); s != "/dev/nvme0n1  512.0 GB  Fast[2J  serial S1" || got[2].Content != "1 partition(s)" {
+		t.Errorf("got %q, %q", s, got[2].Content)
+	}
+	chosen, err := Choose(Largest, got)
+	if err != nil || len(chosen) != 1 || chosen[0].Name != "nvme0n1" {
+		t.Errorf("chosen: %v, %v", chosen, err)
+	}
+}
+
+func TestChoosesByTheRule(t *testing.T) {
+	disks := []Disk{
+		{Name: "nvme0n1", Size: 500e9, Model: "Samsung 990", Serial: "A"},
+		{Name: "nvme1n1", Size: 500e9, Model: "Intel", Serial: "B"},
+		{Name: "sda", Size: 100e9, Model: "Samsung 870", Serial: "C"},
+		{Name: "sdb", Size: 900e9, Model: "Stick", Serial: "D", Unfit: "removable"},
+	}
+	for rule, want := range map[Rule]string{
+		"largest":        "nvme0n1 nvme1n1 ?",
+		"serial:B":       "nvme1n1",
+		"serial:D":       "!",
+		"serial:E":       "!",
+		"model:Samsung*": "nvme0n1",
+		"model:*":        "nvme0n1 nvme1n1 ?",
+		"/dev/sda":       "sda",
+		"/dev/sdb":       "!",
+		"/dev/sdz":       "!",
+	} {
+		got, err := Choose(rule, disks)
+		var words []string
+		for _, d := range got {
+			words = append(words, d.Name)
+		}
+		switch {
+		case errors.Is(err, ErrAmbiguous):
+			words = append(words, "?")
+		case errors.Is(err, os.ErrNotExist):
+			words = append(words, "!")
+		case err != nil:
+			t.Error(err)
+		}
+		if s := strings.Join(words, " "); s != want {
+			t.Errorf("%s: %s, %v; want %s", rule, s, err, want)
+		}
+	}
+}
+
+func TestRefusesRulesThatNameNoDisk(t *testing.T) {
+	for _, bad := range []string{"biggest", "/dev/", "/dev/../mem", "/dev/disk/by-id/x", "serial:", "model:", "model:[", "serial:a\nb", "Largest"} {
+		if _, err := ParseRule(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if r, err := ParseRule(""); r != Largest || err != nil {
+		t.Errorf("the default is %q, %v", r, err)
+	}
+}

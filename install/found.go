@@ -1,0 +1,82 @@
+package install
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/google/uuid"
+)
+
+// DiskGUID names the disks that are installed from a manifest, by its SHA-256
+// in hexadecimal (RFC 9562, version 8). So a stick knows its own work.
+func DiskGUID(manifest string) string {
+	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
+	u := uuid.UUID(h[:16])
+	u[6] = u[6]&0x0F | 0x80
+	u[8] = u[8]&0x3F | 0x80
+	return u.String()
+}
+
+// Installed is a system on a disk.
+type Installed struct {
+	Disk     string // "nvme0n1"
+	DiskGUID string // lower case
+	// ESPGUID, ESPStart and ESPSize are its EFI system partition's: the GUID in
+	// lower case, start and size in sectors of 512 bytes.
+	ESPGUID           string
+	ESPStart, ESPSize uint64
+	// Whole is whether the last sector was written, so that it boots.
+	Whole bool
+}
+
+// ESP and Data are the partitions' names in /dev.
+func (i Installed) ESP() string { return partitionName(i.Disk, 1) }
+
+// Data is the data partition's name in /dev.
+func (i Installed) Data() string { return partitionName(i.Disk, 2) }
+
+// partitionName is how the kernel names partitions: behind a digit comes a p.
+func partitionName(disk string, n int) string {
+	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
+		return fmt.Sprintf("%sp%d", disk, n)
+	}
+	return fmt.Sprintf("%s%d", disk, n)
+}
+
+// Look looks for a system on a disk. That there is none is fs.ErrNotExist.
+func Look(dev, disk string) (*Installed, error) {
+	f, err := os.Open(filepath.Join(dev, disk))
+	if err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	none := fmt.Errorf("install: no system of Gangway on /dev/%s: %w", disk, fs.ErrNotExist)
+	t, err := gpt.Read(file.New(f, true), sector, sector)
+	if err != nil || len(t.Partitions) < 2 {
+		return nil, none
+	}
+	esp, data := t.Partitions[0], t.Partitions[1]
+	if esp.Name != espName || data.Name != dataName || esp.Type != gpt.EFISystemPartition {
+		return nil, none
+	}
+	i := &Installed{
+		Disk: disk, DiskGUID: strings.ToLower(t.GUID), ESPGUID: strings.ToLower(esp.GUID),
+		ESPStart: esp.Start, ESPSize: esp.End - esp.Start + 1,
+	}
+	first := make([]byte, sector)
+	if _, err := f.ReadAt(first, int64(esp.Start)*sector); err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	i.Whole = first[510] == 0x55 && first[511] == 0xAA
+	return i, nil
+}

@@ -1,0 +1,154 @@
+package luks
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Sizes in bytes, as cryptsetup has them by default.
+const (
+	headerSize = 16 << 10
+	binarySize = 4096
+	jsonSize   = headerSize - binarySize
+	// Overhead is where the encrypted data begins.
+	Overhead   = 16 << 20
+	slotsBegin = 2 * headerSize
+	slotSize   = 63 * 4096 // of the key, in stripes, in whole pages
+	keySize    = 64
+	sector     = 512
+)
+
+const cipherName = "aes-xts-plain64"
+
+// metadata is the header's JSON (specification, 3). Numbers of 64 bits are
+// strings.
+type metadata struct {
+	Keyslots map[string]keyslot         `json:"keyslots"`
+	Tokens   map[string]json.RawMessage `json:"tokens"`
+	Segments map[string]segment         `json:"segments"`
+	Digests  map[string]digest          `json:"digests"`
+	Config   config                     `json:"config"`
+}
+
+type keyslot struct {
+	Type    string `json:"type"`
+	KeySize int    `json:"key_size"`
+	AF      struct {
+		Type    string `json:"type"`
+		Stripes int    `json:"stripes"`
+		Hash    string `json:"hash"`
+	} `json:"af"`
+	Area struct {
+		Type       string `json:"type"`
+		Offset     int64  `json:"offset,string"`
+		Size       int64  `json:"size,string"`
+		Encryption string `json:"encryption"`
+		KeySize    int    `json:"key_size"`
+	} `json:"area"`
+	KDF kdf `json:"kdf"`
+}
+
+type kdf struct {
+	Type       string `json:"type"`
+	Hash       string `json:"hash"`
+	Iterations int    `json:"iterations"`
+	Salt       []byte `json:"salt"`
+}
+
+type segment struct {
+	Type       string `json:"type"`
+	Offset     int64  `json:"offset,string"`
+	Size       string `json:"size"`
+	Tweak      int64  `json:"iv_tweak,string"`
+	Encryption string `json:"encryption"`
+	SectorSize int    `json:"sector_size"`
+}
+
+type digest struct {
+	Type       string   `json:"type"`
+	Keyslots   []string `json:"keyslots"`
+	Segments   []string `json:"segments"`
+	Hash       string   `json:"hash"`
+	Iterations int      `json:"iterations"`
+	Salt       []byte   `json:"salt"`
+	Digest     []byte   `json:"digest"`
+}
+
+type config struct {
+	JSONSize     int64 `json:"json_size,string"`
+	KeyslotsSize int64 `json:"keyslots_size,string"`
+}
+
+// Magic numbers of the first header and of its copy.
+const (
+	firstMagic  = "LUKS\xba\xbe"
+	secondMagic = "SKUL\xba\xbe"
+)
+
+// binary header (specification, 2): where its fields are.
+const (
+	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
+)
+
+// header makes one of the two headers.
+func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
+	if len(text) >= jsonSize {
+		return nil, fmt.Errorf("luks: a header of %d bytes", len(text))
+	}
+	b := make([]byte, headerSize)
+	copy(b, magic)
+	binary.BigEndian.PutUint16(b[atVersion:], 2)
+	binary.BigEndian.PutUint64(b[atSize:], headerSize)
+	binary.BigEndian.PutUint64(b[atSeq:], 1)
+	copy(b[atLabel:], "gangway-data")
+	copy(b[atAlg:], "sha256")
+	copy(b[atSalt:atUUID], salt)
+	copy(b[atUUID:], id)
+	binary.BigEndian.PutUint64(b[atOffset:], uint64(offset))
+	copy(b[binarySize:], text)
+	sum := sha256.Sum256(b)
+	copy(b[atSum:], sum[:])
+	return b, nil
+}
+
+// readHeader reads the first header that is whole.
+func readHeader(r io.ReaderAt) (*metadata, error) {
+	var errs error
+	for _, h := range []struct {
+		magic string
+		at    int64
+	}{{firstMagic, 0}, {secondMagic, headerSize}} {
+		m, err := parseHeader(r, h.magic, h.at)
+		if err == nil {
+			return m, nil
+		}
+		errs = errors.Join(errs, err)
+	}
+	return nil, errs
+}
+
+func parseHeader(r io.ReaderAt, magic string, at int64) (*metadata, error) {
+	b := make([]byte, headerSize)
+	if _, err := r.ReadAt(b, at); err != nil {
+		return nil, fmt.Errorf("luks: %w", err)
+	}
+	if string(b[:len(magic)]) != magic || binary.BigEndian.Uint16(b[atVersion:]) != 2 || binary.BigEndian.Uint64(b[atSize:]) != headerSize {
+		return nil, errors.New("luks: no header of LUKS2, of this size")
+	}
+	want := bytes.Clone(b[atSum : atSum+sha256.Size])
+	clear(b[atSum : atSum+64])
+	if sum := sha256.Sum256(b); !bytes.Equal(sum[:], want) {
+		return nil, errors.New("luks: the header is damaged")
+	}
+	text, _, _ := bytes.Cut(b[binarySize:], []byte{0})
+	m := new(metadata)
+	if err := json.Unmarshal(text, m); err != nil {
+		return nil, fmt.Errorf("luks: the header: %w", err)
+	}
+	return m, nil
+}

@@ -1,0 +1,179 @@
+package install
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// ManifestPath is where a stick has its manifest, in its EFI system partition.
+const ManifestPath = "gangway/manifest.json"
+
+// TokenPath is where the installed system has the join token, in its EFI
+// system partition, until it is aboard.
+const TokenPath = "gangway/device_autojointoken.json"
+
+// ConsolePath is where a system with a console has the SHA-256 of its password,
+// in hexadecimal, in its initial file system.
+const ConsolePath = "etc/gangway/console"
+
+// Bounds of a manifest.
+const (
+	maxManifest = 64 << 10 // bytes
+	maxPart     = 16 << 30 // bytes of a part, unpacked
+)
+
+// Manifest says what a stick installs. Its SHA-256 is on the installer's
+// command line (gangway.manifest), so that what is installed is measured, and
+// signed where the installer is.
+type Manifest struct {
+	Version int    `json:"version"` // 1
+	Target  string `json:"target"`  // x64-uefi-installer
+	Kernel  string `json:"kernel"`  // where it is from, for people
+	Disk    Rule   `json:"disk"`    // which disk the automatic installation takes
+	Debug   bool   `json:"debug"`   // a console with login on the device
+	// Hub, Owner and Token are the join token's, without its secret; empty
+	// where the image carries none.
+	Hub   string `json:"hub,omitempty"`
+	Owner string `json:"owner,omitempty"`
+	Token string `json:"token,omitempty"`
+	// Parts are the partitions' contents: "esp" and "data".
+	Parts []Part `json:"parts"`
+}
+
+// Part is what is written to a partition. The stick keeps the blocks that are
+// not zero alone, one after the other.
+type Part struct {
+	Name string `json:"name"`
+	// File is where the stick has it, and SHA256 the file's, in lower-case
+	// hexadecimal.
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	// Size is of what the blocks belong to, in bytes. A partition may be
+	// larger.
+	Size int64 `json:"size"`
+	// Extents say where the blocks go.
+	Extents []Extent `json:"extents"`
+}
+
+// BlockSize is the unit of extents, in bytes.
+const BlockSize = 64 << 10
+
+// Extent is a run of blocks: the first, and how many.
+type Extent [2]int64
+
+// Packed is the size of the part's file.
+func (p Part) Packed() (size int64) {
+	for _, e := range p.Extents {
+		size += e[1] * BlockSize
+	}
+	return size
+}
+
+// Pack finds the blocks of an image that are not zero. It returns where they
+// are and the blocks, one after the other.
+func Pack(image []byte) (extents []Extent, packed []byte) {
+	zero := make([]byte, BlockSize)
+	for at := int64(0); at < int64(len(image)); at += BlockSize {
+		b := image[at:min(at+BlockSize, int64(len(image)))]
+		if bytes.Equal(b, zero[:len(b)]) {
+			continue
+		}
+		n := at / BlockSize
+		if last := len(extents) - 1; last >= 0 && extents[last][0]+extents[last][1] == n {
+			extents[last][1]++
+		} else {
+			extents = append(extents, Extent{n, 1})
+		}
+		packed = append(packed, b...)
+	}
+	return extents, packed
+}
+
+// The parts' names.
+const (
+	ESP  = "esp"
+	Data = "data"
+)
+
+// ParseManifest reads a manifest strictly: unknown fields, trailing data and
+// anything out of bounds are errors.
+func ParseManifest(b []byte) (*Manifest, error) {
+	if len(b) > maxManifest {
+		return nil, fmt.Errorf("manifest: %d bytes, at most %d are allowed", len(b), maxManifest)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	m := new(Manifest)
+	if err := d.Decode(m); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("manifest: there is more behind it")
+	}
+	if m.Version != 1 {
+		return nil, fmt.Errorf("manifest: version %d; this installer knows 1", m.Version)
+	}
+	if err := m.Disk.check(); err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	names := make([]string, len(m.Parts))
+	for i, p := range m.Parts {
+		names[i] = p.Name
+		if err := p.check(); err != nil {
+			return nil, fmt.Errorf("manifest: part %q: %w", p.Name, err)
+		}
+	}
+	if !slices.Equal(names, []string{ESP, Data}) {
+		return nil, fmt.Errorf("manifest: the parts are %q; esp and data are expected", names)
+	}
+	return m, nil
+}
+
+func (p Part) check() error {
+	sum, err := hex.DecodeString(p.SHA256)
+	switch {
+	case err != nil || len(sum) != 32 || p.SHA256 != strings.ToLower(p.SHA256):
+		return errors.New("its SHA-256 is none")
+	case p.Size <= 0 || p.Size > maxPart || p.Size%mib != 0:
+		return fmt.Errorf("%d bytes; a whole number of MiB up to %d is expected", p.Size, maxPart/mib)
+	case !fs.ValidPath(p.File) || !strings.HasPrefix(p.File, "gangway/"):
+		return fmt.Errorf("%q is no file of the folder gangway", p.File)
+	case len(p.Extents) == 0 || p.Extents[0][0] != 0:
+		return errors.New("its first block is not there")
+	}
+	end, last := int64(0), p.Size/BlockSize
+	for _, e := range p.Extents {
+		if e[0] < end || e[0] > last || e[1] < 1 || e[1] > last-e[0] {
+			return fmt.Errorf("its blocks %d are out of order, or outside of it", e)
+		}
+		end = e[0] + e[1]
+	}
+	return nil
+}
+
+// part returns the part of a name, which ParseManifest has seen.
+func (m *Manifest) part(name string) Part {
+	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
+}
+
+// Unpack writes a part's blocks to their places.
+func (p Part) Unpack(packed []byte, to io.WriterAt) error {
+	if int64(len(packed)) != p.Packed() {
+		return fmt.Errorf("manifest: part %q: %d bytes; its blocks have %d", p.Name, len(packed), p.Packed())
+	}
+	for _, e := range p.Extents {
+		size := e[1] * BlockSize
+		if _, err := to.WriteAt(packed[:size], e[0]*BlockSize); err != nil {
+			return err
+		}
+		packed = packed[size:]
+	}
+	return nil
+}

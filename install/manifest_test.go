@@ -1,0 +1,87 @@
+package install
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+func TestManifestRoundTrip(t *testing.T) {
+	m, _, _ := small(t)
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseManifest(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := json.Marshal(got); !bytes.Equal(again, b) {
+		t.Errorf("%s became %s", b, again)
+	}
+}
+
+// A manifest that lies must not make the installer write where it should not.
+func TestRefusesManifestsThatLie(t *testing.T) {
+	for name, change := range map[string]func(*Manifest){
+		"version":          func(m *Manifest) { m.Version = 2 },
+		"rule":             func(m *Manifest) { m.Disk = "/dev/../sda" },
+		"no data":          func(m *Manifest) { m.Parts = m.Parts[:1] },
+		"other order":      func(m *Manifest) { m.Parts[0], m.Parts[1] = m.Parts[1], m.Parts[0] },
+		"a third":          func(m *Manifest) { m.Parts = append(m.Parts, m.Parts[0]) },
+		"no hash":          func(m *Manifest) { m.Parts[0].SHA256 = "" },
+		"capitals":         func(m *Manifest) { m.Parts[0].SHA256 = strings.ToUpper(m.Parts[0].SHA256) },
+		"odd size":         func(m *Manifest) { m.Parts[0].Size++ },
+		"huge":             func(m *Manifest) { m.Parts[0].Size = 1 << 60 },
+		"negative":         func(m *Manifest) { m.Parts[0].Size = -mib },
+		"file outside":     func(m *Manifest) { m.Parts[0].File = "gangway/../EFI/x" },
+		"another folder":   func(m *Manifest) { m.Parts[0].File = "EFI/x" },
+		"no blocks":        func(m *Manifest) { m.Parts[0].Extents = nil },
+		"no first block":   func(m *Manifest) { m.Parts[0].Extents = []Extent{{1, 1}} },
+		"empty extent":     func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 0}} },
+		"negative extent":  func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, -1}} },
+		"extents overlap":  func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 3}, {2, 1}} },
+		"past the end":     func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {47, 2}} },
+		"overflowing":      func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {1, 1<<63 - 1}} },
+		"far past the end": func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {1<<63 - 1, 1}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _, _ := small(t)
+			change(m)
+			b, err := json.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ParseManifest(b); err == nil {
+				t.Error("it is taken")
+			}
+		})
+	}
+	m, _, _ := small(t)
+	b, _ := json.Marshal(m)
+	for name, text := range map[string]string{
+		"more behind": string(b) + "{}", "unknown field": strings.Replace(string(b), "{", `{"x":1,`, 1), "nothing": "", "too long": string(b) + strings.Repeat(" ", maxManifest),
+	} {
+		if _, err := ParseManifest([]byte(text)); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	m, _, _ := small(f)
+	b, _ := json.Marshal(m)
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := ParseManifest(b)
+		if err != nil {
+			return
+		}
+		for _, p := range m.Parts {
+			if p.Packed() > p.Size || p.Packed() <= 0 {
+				t.Errorf("%d bytes packed of %d", p.Packed(), p.Size)
+			}
+		}
+	})
+}

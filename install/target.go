@@ -1,0 +1,82 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is a block device, or an image file, to install to.
+type Device struct {
+	*os.File
+	size  int64
+	block bool
+}
+
+// OpenDevice opens a disk for itself alone: a disk that is mounted, or in
+// another use, is refused.
+func OpenDevice(path string) (*Device, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("install: %s is in use: is a part of it mounted?", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		d := &Device{File: f, block: info.Mode()&os.ModeDevice != 0}
+		if d.size, err = f.Seek(0, io.SeekEnd); err == nil {
+			return d, nil
+		}
+	}
+	f.Close()
+	return nil, fmt.Errorf("install: %w", err)
+}
+
+// Size is the device's, in bytes.
+func (d *Device) Size() int64 { return d.size }
+
+// Flush makes the device keep what was written, and the kernel forget it.
+func (d *Device) Flush() error {
+	if err := d.Sync(); err != nil {
+		return err
+	}
+	if d.block {
+		if err := unix.IoctlSetInt(int(d.Fd()), unix.BLKFLSBUF, 0); err != nil {
+			return fmt.Errorf("BLKFLSBUF: %w", err)
+		}
+	}
+	return nil
+}
+
+// Zero makes a range zero, by the device itself if it can.
+func (d *Device) Zero(at, size int64) error {
+	if d.block {
+		r := [2]uint64{uint64(at), uint64(size)}
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), unix.BLKZEROOUT, uintptr(unsafe.Pointer(&r))); e == 0 {
+			return nil
+		}
+	}
+	zero := make([]byte, mib)
+	for size > 0 {
+		n, err := d.WriteAt(zero[:min(size, mib)], at)
+		if err != nil {
+			return err
+		}
+		at, size = at+int64(n), size-int64(n)
+	}
+	return nil
+}
+
+// Reread makes the kernel see the new partitions.
+func (d *Device) Reread() error {
+	if err := unix.IoctlSetInt(int(d.Fd()), unix.BLKRRPART, 0); err != nil {
+		return fmt.Errorf("install: the new partitions: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+package qemu_test
+
+import (
+	"compress/gzip"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/image/stick"
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+	"gangway/tcg/join"
+)
+
+// installerParts are the real kernel and the device's real programs.
+var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
+	kernel, err := qemu.InstallerKernelDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := programs(scratch); err != nil {
+		return nil, err
+	}
+	return stick.LoadParts(kernel, "", scratch)
+})
+
+// site is where a machine is installed: a hub, a stick for its owner, and a
+// machine with a TPM and an empty disk.
+type site struct {
+	hub   *hubtest.Hub
+	token *join.TokenFile
+	stick string // image
+	disk  string
+	tpm   *swtpm.TPM
+	cfg   qemu.Config
+}
+
+const diskSize = 4 << 30 // sparse
+
+func newSite(t *testing.T, cfg stick.Config) *site {
+	t.Helper()
+	need(t)
+	if _, err := qemu.InstallerKernelDir(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	s := &site{tpm: newTPM(t, swtpm.P384)}
+	s.hub = hubtest.New(t, s.tpm.Roots(), []*x509.Certificate{s.tpm.Issuer()})
+	s.token = guestToken(t, s.hub)
+	token, err := json.Marshal(s.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts, err := installerParts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s.stick, s.disk = filepath.Join(dir, "installer.img"), filepath.Join(dir, "disk.img")
+	cfg.Token = token
+	if _, err := stick.Build(parts, cfg, s.stick); err != nil {
+		t.Fatal(err)
+	}
+	s.empty(t)
+	s.cfg = qemu.Config{Dir: dir, TPM: s.tpm, Memory: 1024, Reboot: true, Screen: true}
+	return s
+}
+
+// empty gives the machine a new disk.
+func (s *site) empty(t *testing.T) {
+	t.Helper()
+	os.Remove(s.disk)
+	if err := os.WriteFile(s.disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.disk, diskSize); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// with is the machine with the stick in, or without.
+func (s *site) with(stick bool) qemu.Config {
+	cfg := s.cfg
+	if stick {
+		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: s.stick, Bus: qemu.USB, ReadOnly: true})
+	}
+	cfg.Disks = append(cfg.Disks, qemu.Disk{Path: s.disk, Bus: qemu.NVMe})
+	return cfg
+}
+
+// From a stick that somebody put in to a machine in its owner's device list,
+// with no key pressed; and from its disk alone the next time.
+func TestStickToDeviceList(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	if pictures() != "" {
+		waitFor(t, ctx, m, `Install Gangway \(manual\)`)
+		s.picture(t, m, "menu")
+	}
+	up, _ := waitFor(t, ctx, m, `gangway-init .*: up`)
+	if pictures() != "" {
+		waitFor(t, ctx, m, `will be erased in`)
+		time.Sleep(3 * time.Second)
+		s.picture(t, m, "countdown")
+		waitFor(t, ctx, m, `: installing: write 50%`)
+		s.picture(t, m, "installing")
+	}
+	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
+	again := after(t, ctx, m, installed.At, `gangway-init \[([0-9.]+)\]: up`)
+	network := after(t, ctx, m, installed.At, `gangway-init .*: network: `)
+	aboard := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
+	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 3838 MiB`)
+	s.picture(t, m, "aboard")
+	m.Stop()
+	sec := func(d time.Duration) float64 { return d.Seconds() }
+	t.Logf("from power-on to listed %.1f s: to the installer %.1f, installer %.1f, restart and first boot %.1f, network %.1f, onboarding %.1f (and %.1f to the first report)",
+		sec(aboard.At), sec(up.At), sec(installed.At-up.At), sec(again.At-installed.At), sec(network.At-again.At), sec(aboard.At-network.At), sec(good.At-aboard.At))
+	s.listed(t)
+	if state, changes := s.booted(t); state != "matches" {
+		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+	}
+
+	// The stick is out, which firmware measures.
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `^The hub has seen what this machine booted: `)
+	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
+		t.Error(l.Text)
+	}
+	m.Stop()
+	s.listed(t)
+	if state, changes := s.booted(t); state != "matches" {
+		for _, c := range changes {
+			if !strings.Contains(c, "Firmware variable Boot") {
+				t.Errorf("another boot: %s", c)
+			}
+		}
+	}
+	s.small(t)
+	if n := s.hub.Uses(t, s.token); n != 1 {
+		t.Errorf("%d uses of the token", n)
+	}
+}
+
+// The machine says what is wrong to the person who stands before it.
+func TestMachineWithoutNetworkSaysSo(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `gangway-init .*: installed in`)
+	m.Stop()
+	cfg := s.with(false)
+	cfg.Offline = true
+	m, ctx = boot(t, cfg)
+	waitFor(t, ctx, m, `gangway-init .*: No network: check the cable\.$`)
+	s.picture(t, m, "no-network")
+	m.Stop()
+	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
+		t.Errorf("devices: %+v", devices)
+	}
+}
+
+// pictures is the folder into which the docs' pictures go, empty if none are
+// to be taken.
+func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
+
+// picture keeps what is on the machine's screen.
+func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
+	t.Helper()
+	if pictures() == "" {
+		return
+	}
+	time.Sleep(300 * time.Millisecond) // so that it is drawn
+	if err := m.Screenshot(t.Context(), filepath.Join(pictures(), name+".png")); err != nil {
+		t.Error(err)
+	}
+}
+
+// small checks the sizes that we promise: of the image, compressed, and of the
+// agent.
+func (s *site) small(t *testing.T) {
+	t.Helper()
+	f, err := os.Open(s.stick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var packed counter
+	z := gzip.NewWriter(&packed)
+	if _, err := io.Copy(z, f); err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	agent, err := os.Stat(filepath.Join(scratch, "gangway-agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the image has %.1f MiB compressed, the agent %.1f MiB", float64(packed)/(1<<20), float64(agent.Size())/(1<<20))
+	if packed > 64<<20 || agent.Size() > 12<<20 {
+		t.Error("too large")
+	}
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// listed checks that the machine is in the owner's list, alone.
+func (s *site) listed(t *testing.T) {
+	t.Helper()
+	devices := s.hub.Devices(t, s.hub.Owner)
+	if len(devices) != 1 {
+		t.Fatalf("devices: %+v", devices)
+	}
+	if kernel := devices[0].DeviceMeta["gangway.kernel"]; kernel == nil || !strings.HasPrefix(kernel.(string), "6.") {
+		t.Errorf("it reports the kernel %v", kernel)
+	}
+}
+
+// booted is what the hub has seen the machine boot.
+func (s *site) booted(t *testing.T) (state string, changes []string) {
+	t.Helper()
+	b, _, diff := latestBoot(t, s.hub)
+	return string(b.State), diff
+}

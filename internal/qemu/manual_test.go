@@ -1,0 +1,69 @@
+package qemu_test
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+	"time"
+
+	"gangway/image/stick"
+)
+
+// A person at the serial console chooses the shell, looks at the disks, makes
+// a mistake, and installs. The disk is larger than what its file system was
+// made for. The image is one for debugging, so the system has a console.
+func TestManualInstallation(t *testing.T) {
+	s := newSite(t, stick.Config{Debug: true})
+	if err := os.Truncate(s.disk, 3<<40); err != nil {
+		t.Skipf("no room for a large disk, though an empty one: %v", err)
+	}
+	m, ctx := boot(t, s.with(true))
+	at := time.Duration(0)
+	typed := func(expect, keys string) {
+		t.Helper()
+		at = after(t, ctx, m, at, expect).At
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
+	typed(`gangway-init .*: pvf-install lists`, "")
+	typed(`gangway# `, "pvf-install --list\r")
+	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk1 +no partitions`, "")
+	typed(`not to be installed to: the stick that this was started from`, "")
+	typed(`gangway# `, "pvf-install --disk /dev/sda --yes; echo code $?\r")
+	typed(`^pvf-install: /dev/sda is not installed to: the stick`, "")
+	typed(`^code 1`, "pvf-install\r")
+	typed(`Which disk\? `, "nvme0n1\r")
+	typed(`Type the disk's name, nvme0n1, to go on: `, "yes\r")
+	typed(`^pvf-install: that is not nvme0n1: nothing was erased`, "")
+	typed(`gangway# `, "pvf-install --disk nvme0n1\r")
+	typed(`Type the disk's name, nvme0n1, to go on: `, "nvme0n1\r")
+	typed(`^Installed to /dev/nvme0n1`, "")
+	typed(`gangway# `, "reboot\r")
+	typed(`gangway-init .*: this boot is good`, "")
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 3145470 MiB`)
+	password, err := stick.ConsolePassword(s.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at = 0
+	typed(`Gangway, password: `, "guess\r")
+	typed(`That is not it`, "")
+	typed(`Gangway, password: `, password+"\r")
+	typed(`gangway# `, "ls /run/esp/gangway /run/esp/EFI/Linux; mount | grep ext4\r")
+	typed(`^gangway-a.efi`, "")
+	typed(`/dev/nvme0n1p2 on /data type ext4`, "")
+	typed(`gangway# `, "grep VmHWM /proc/$(pidof gangway-agent)/status\r")
+	_, most := waitFor(t, ctx, m, `^VmHWM:\s+(\d+) kB`)
+	if kib, err := strconv.Atoi(most[1]); err != nil || kib > 24<<10 {
+		t.Errorf("the agent had %s KiB resident, %v", most[1], err)
+	}
+	t.Logf("the agent has had %s KiB resident at most", most[1])
+	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
+		t.Errorf("the join token is still on the disk: %s", l.Text)
+	}
+	m.Stop()
+	s.listed(t)
+}
