@@ -88,6 +88,9 @@ func (s *Server) bootState(ctx context.Context, device string) (string, error) {
 // refused, and its owner told.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
+	if !s.boots.allow(d.ID, s.cfg.Now()) {
+		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
+	}
 	var body join.BootReport
 	if err := readJSONOf(w, r, join.MaxBootReport, &body); err != nil {
 		return err
@@ -157,31 +160,32 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	if err != nil {
 		return nil, err
 	}
-	reference, err := s.cfg.Store.PutBoot(ctx, b, learnt)
-	if err != nil {
-		return nil, err
-	}
-	if bytes.Equal(reference, learnt) {
-		s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
-		return &join.BootVerdict{State: bootMatches}, nil
-	}
-	var ref boot.Reference
-	if err := json.Unmarshal(reference, &ref); err != nil {
-		return nil, err
-	}
-	changes := boot.Compare(&ref, m)
 	verdict := &join.BootVerdict{State: bootMatches}
-	for _, c := range changes {
-		verdict.Changes = append(verdict.Changes, c.Words)
-	}
-	if len(changes) > 0 {
-		verdict.State, b.State = bootChanged, bootChanged
-		if b.Changes, err = json.Marshal(changes); err != nil {
+	for reference := learnt; ; {
+		is, err := s.cfg.Store.PutBoot(ctx, b, reference)
+		if err != nil {
+			return nil, err
+		}
+		if bytes.Equal(is, reference) {
+			if bytes.Equal(reference, learnt) {
+				s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
+				return verdict, nil
+			}
+			break
+		}
+		// There is one, or its owner has changed it in this very moment.
+		reference = is
+		if err := judge(&b, m, reference); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := s.cfg.Store.PutBoot(ctx, b, nil); err != nil {
+	verdict.State = b.State
+	var changes []boot.Change
+	if err := json.Unmarshal(b.Changes, &changes); err != nil {
 		return nil, err
+	}
+	for _, c := range changes {
+		verdict.Changes = append(verdict.Changes, c.Words)
 	}
 	if b.State != before.State || !bytes.Equal(b.Changes, before.Changes) {
 		event := store.Event{Time: now, Kind: "device.boot-matches", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q matches its reference.", d.Nick)}
@@ -252,7 +256,8 @@ type BootView struct {
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`
 	Measured  *time.Time        `json:"measured,omitempty"`
-	Requested bool              `json:"requested"` // the device is asked to measure again
+	Number    int64             `json:"measurement,omitempty"` // the latest measurement's, to decide on it
+	Requested bool              `json:"requested"`             // the device is asked to measure again
 	History   []BootPast        `json:"history"`
 	// The latest measurement's evidence, base64, to be checked again.
 	Nonce     []byte `json:"nonce,omitempty"`
@@ -297,7 +302,7 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	if err != nil {
 		return err
 	}
-	view.State, view.Measured = b.State, &b.Time
+	view.State, view.Measured, view.Number = b.State, &b.Time, b.Number
 	view.Nonce, view.Attest, view.Signature, view.EventLog = b.Nonce, b.Attest, b.Signature, b.Log
 	if err := errors.Join(json.Unmarshal(b.Measurement, &view.Latest), json.Unmarshal(b.Changes, &view.Changes)); err != nil {
 		return err
@@ -321,6 +326,17 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
+// bootDecision is what an owner says that a device should boot.
+type bootDecision struct {
+	From string         `json:"from"` // "latest", "device:ID", "values", or empty: as it is
+	Bank string         `json:"bank"`
+	PCRs map[int]string `json:"pcrs"`
+	Lock *bool          `json:"lock"`
+	// Measurement is the number of the measurement that was looked at. With
+	// "latest" a newer one is then not taken in its place.
+	Measurement int64 `json:"measurement"`
+}
+
 // setReference makes a device's reference of its latest measurement, of another
 // device's reference, or of values; and locks it.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
@@ -328,56 +344,21 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var body struct {
-		From string         `json:"from"` // "latest", "device:ID", "values", or empty: as it is
-		Bank string         `json:"bank"`
-		PCRs map[int]string `json:"pcrs"`
-		Lock *bool          `json:"lock"`
-	}
+	var body bootDecision
 	if err := readJSON(w, r, &body); err != nil {
 		return err
 	}
 	now := s.cfg.Now().UTC()
-	var was *boot.Reference
-	if stored, err := s.cfg.Store.BootReference(r.Context(), d.ID); err == nil {
-		if err := json.Unmarshal(stored.Text, &was); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, store.ErrNotFound) {
+	latest, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	if was != nil && was.Locked && body.From != "" && (body.Lock == nil || *body.Lock) {
-		return problem(http.StatusConflict, "boot-reference-locked", "Unlock it first, or in the same request.", "The device's reference is locked.")
+	if body.Measurement != 0 && body.Measurement != latest.Number {
+		return errNewerBoot
 	}
-	var ref *boot.Reference
-	switch {
-	case body.From == "":
-		ref = was
-	case body.From == "latest":
-		b, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
-		if errors.Is(err, store.ErrNotFound) {
-			return errNeverMeasured
-		}
-		var m boot.Measurement
-		if err := errors.Join(err, json.Unmarshal(b.Measurement, &m)); err != nil {
-			return err
-		}
-		ref = boot.ReferenceOf(&m, "the boot of "+b.Time.UTC().Format("2 January 2006"), now)
-	case strings.HasPrefix(body.From, "device:"):
-		if ref, err = s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:")); err != nil {
-			return err
-		}
-		ref.Since = now
-	case body.From == "values":
-		ref = &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
-		if err := ref.Check(); err != nil {
-			return problem(http.StatusBadRequest, "boot-reference", "Give a bank and PCRs, as GET shows them.", "%v.", err)
-		}
-	default:
-		return problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "There is no such source of a reference.")
-	}
-	if ref == nil {
-		return errNeverMeasured
+	ref, err := s.decided(r, d, body, latest, now)
+	if err != nil {
+		return err
 	}
 	if body.Lock != nil {
 		ref.Locked = *body.Lock
@@ -386,14 +367,64 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text}); err != nil {
+	if latest.Number != 0 {
+		var m boot.Measurement
+		if err := errors.Join(json.Unmarshal(latest.Measurement, &m), judge(&latest, &m, text)); err != nil {
+			return err
+		}
+	}
+	err = s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text}, latest)
+	if errors.Is(err, store.ErrChanged) {
+		return errNewerBoot
+	}
+	if err != nil {
 		return err
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
-	if err := s.compareAgain(r.Context(), d.ID, ref); err != nil {
-		return err
-	}
 	return s.writeBoot(w, r, d)
+}
+
+var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at it with 'gangway device boot', and decide again.", "The device has been measured again since.")
+
+// decided is the reference that an owner's decision makes.
+func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, latest store.Boot, now time.Time) (*boot.Reference, error) {
+	var was *boot.Reference
+	if stored, err := s.cfg.Store.BootReference(r.Context(), d.ID); err == nil {
+		if err := json.Unmarshal(stored.Text, &was); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	if was != nil && was.Locked && body.From != "" && (body.Lock == nil || *body.Lock) {
+		return nil, problem(http.StatusConflict, "boot-reference-locked", "Unlock it first, or in the same request.", "The device's reference is locked.")
+	}
+	switch {
+	case body.From == "" && was != nil:
+		return was, nil
+	case body.From == "", body.From == "latest" && latest.Number == 0:
+		return nil, errNeverMeasured
+	case body.From == "latest":
+		var m boot.Measurement
+		if err := json.Unmarshal(latest.Measurement, &m); err != nil {
+			return nil, err
+		}
+		return boot.ReferenceOf(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
+	case strings.HasPrefix(body.From, "device:"):
+		ref, err := s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:"))
+		if err != nil {
+			return nil, err
+		}
+		ref.Since = now
+		return ref, nil
+	case body.From == "values":
+		ref := &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
+		if err := ref.Check(); err != nil {
+			return nil, problem(http.StatusBadRequest, "boot-reference", "Give a bank and PCRs, as GET shows them.", "%v.", err)
+		}
+		return ref, nil
+	}
+	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "There is no such source of a reference.")
 }
 
 var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Ask for a measurement first.", "The device has never been measured.")
@@ -422,24 +453,17 @@ func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) 
 	return &ref, nil
 }
 
-// compareAgain judges the latest measurement by a new reference.
-func (s *Server) compareAgain(ctx context.Context, device string, ref *boot.Reference) error {
-	b, err := s.cfg.Store.LatestBoot(ctx, device)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	var m boot.Measurement
-	if err := errors.Join(err, json.Unmarshal(b.Measurement, &m)); err != nil {
+// judge gives a measurement its state and changes by a reference.
+func judge(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
+	var ref boot.Reference
+	if err := json.Unmarshal(reference, &ref); err != nil {
 		return err
 	}
-	b.State, b.Changes, b.Time = bootMatches, []byte("[]"), s.cfg.Now()
-	if changes := boot.Compare(ref, &m); len(changes) > 0 {
+	b.State, b.Changes = bootMatches, []byte("[]")
+	if changes := boot.Compare(&ref, m); len(changes) > 0 {
 		b.State = bootChanged
-		if b.Changes, err = json.Marshal(changes); err != nil {
-			return err
-		}
+		b.Changes, err = json.Marshal(changes)
 	}
-	_, err = s.cfg.Store.PutBoot(ctx, b, nil)
 	return err
 }
 

@@ -291,3 +291,79 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
+
+// An owner decides on what was looked at. What the device booted since is not
+// taken in its place.
+func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	looked := want[hub.BootView](ada, "GET", path, nil, 200).Number
+	booted(t, c, s.victim, another, 2)
+	p := want[hub.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked}, 409)
+	v := want[hub.BootView](ada, "GET", path, nil, 200)
+	if p.Code != "boot-newer" || v.State != "changed" || v.Number <= looked {
+		t.Errorf("%+v, %s after %d: %d", p, v.State, looked, v.Number)
+	}
+	if v := want[hub.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "matches" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// However decisions and measurements come between each other, the state is
+// that of the latest measurement by the reference that is there.
+func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 30 {
+			l := usual
+			if n%2 == 0 {
+				l = another
+			}
+			booted(t, c, s.victim, l, uint32(n+2))
+		}
+	}()
+	rounds, newer := 0, 0
+	for running := true; running; rounds++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		answer, _ := ada.do("POST", path+"/reference", map[string]any{"from": "latest"})
+		if answer == 409 {
+			newer++
+		} else if answer != 200 {
+			t.Fatal(answer)
+		}
+		v := want[hub.BootView](ada, "GET", path, nil, 200)
+		if differs := len(boot.Compare(v.Reference, v.Latest)) > 0; differs != (v.State == "changed") {
+			t.Fatalf("%q although differs is %v", v.State, differs)
+		}
+	}
+	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
+}
+
+func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
+	s := newScene(t)
+	c, _, _ := s.connected(t)
+	for n := range 31 {
+		a := sendBoot(t, c, &join.BootReport{Nonce: make([]byte, 32)})
+		if tooOften := a.Status == 429; tooOften != (n == 30) {
+			t.Fatalf("measurement %d: %d %s", n+1, a.Status, a.Body)
+		}
+	}
+	s.Advance(2 * time.Second)
+	if a := sendBoot(t, c, &join.BootReport{Nonce: make([]byte, 32)}); a.Status == 429 {
+		t.Error("it may never again")
+	}
+}

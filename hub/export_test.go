@@ -1,14 +1,23 @@
 package hub
 
-import "golang.org/x/time/rate"
+import (
+	"net/netip"
+
+	"golang.org/x/time/rate"
+)
 
 // Unlimited lets tests call as often as they like; what is limited has its own
 // tests.
 func (s *Server) Unlimited() {
-	for _, l := range []*limiter{s.logins, s.registrations, s.claims, s.signatures, s.onboards} {
-		l.mu.Lock()
-		l.every, l.burst = rate.Inf, 1
-		clear(l.clients)
-		l.mu.Unlock()
+	for _, l := range []*limiter[netip.Prefix]{s.logins, s.registrations, s.claims, s.signatures, s.onboards} {
+		l.unlimited()
 	}
+	s.boots.unlimited()
+}
+
+func (l *limiter[K]) unlimited() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.every, l.burst = rate.Inf, 1
+	clear(l.clients)
 }

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -72,12 +73,13 @@ type Server struct {
 	metrics   *metrics
 	passwords *passwords
 	tokens    *bearer.Keys
-	logins    *limiter
-	onboards  *limiter
+	logins    *limiter[netip.Prefix]
+	onboards  *limiter[netip.Prefix]
 	// registrations and claims are for devices that show no TPM.
-	registrations *limiter
-	claims        *limiter
-	signatures    *limiter
+	registrations *limiter[netip.Prefix]
+	claims        *limiter[netip.Prefix]
+	signatures    *limiter[netip.Prefix]
+	boots         *limiter[string] // measurements, by the device's id
 	handler       http.Handler
 
 	addressKey []byte // of objects' addresses
@@ -126,11 +128,12 @@ func New(cfg Config) (*Server, error) {
 		metrics:       newMetrics(prometheus.NewRegistry()),
 		passwords:     p,
 		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
-		logins:        newLimiter(rate.Every(3*time.Second), 10),
-		registrations: newLimiter(rate.Every(2*time.Second), 20),
-		claims:        newLimiter(rate.Every(6*time.Second), 10),
-		signatures:    newLimiter(rate.Every(time.Second), 20),
-		onboards:      newLimiter(rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
+		logins:        newLimiter[netip.Prefix](rate.Every(3*time.Second), 10),
+		registrations: newLimiter[netip.Prefix](rate.Every(2*time.Second), 20),
+		claims:        newLimiter[netip.Prefix](rate.Every(6*time.Second), 10),
+		signatures:    newLimiter[netip.Prefix](rate.Every(time.Second), 20),
+		boots:         newLimiter[string](rate.Every(2*time.Second), 30),
+		onboards:      newLimiter[netip.Prefix](rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
 	}
 	if s.addressKey, err = addressKey(cfg.CA.SealKey()); err != nil {
 		return nil, err

@@ -10,14 +10,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limiter bounds the rate of each client: an IPv4 address, or the /64 network
-// of an IPv6 one.
-type limiter struct {
+// limiter bounds the rate of each client.
+type limiter[K comparable] struct {
 	every rate.Limit
 	burst int
 
 	mu      sync.Mutex
-	clients map[netip.Prefix]*client // guarded by mu
+	clients map[K]*client // guarded by mu
 }
 
 type client struct {
@@ -28,23 +27,26 @@ type client struct {
 // maxClients bounds the memory of a limiter; past it the idle ones go.
 const maxClients = 65536
 
-func newLimiter(every rate.Limit, burst int) *limiter {
-	return &limiter{every: every, burst: burst, clients: make(map[netip.Prefix]*client)}
+func newLimiter[K comparable](every rate.Limit, burst int) *limiter[K] {
+	return &limiter[K]{every: every, burst: burst, clients: make(map[K]*client)}
 }
 
-func (l *limiter) allow(addr string, now time.Time) bool {
+// network is a client by its address: an IPv4 address, or the /64 network of
+// an IPv6 one.
+func network(addr string) netip.Prefix {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
-		return false
+		return netip.Prefix{} // all of these are one
 	}
 	bits := 32
 	if ip = ip.Unmap(); ip.Is6() {
 		bits = 64
 	}
-	key, err := ip.WithZone("").Prefix(bits)
-	if err != nil {
-		return false
-	}
+	key, _ := ip.WithZone("").Prefix(bits)
+	return key
+}
+
+func (l *limiter[K]) allow(key K, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.clients[key]
@@ -62,7 +64,7 @@ func (l *limiter) allow(addr string, now time.Time) bool {
 // forget drops clients that have been idle for a minute, or, when there are
 // too many even so, all of them: an attacker with that many addresses must not
 // keep others out.
-func (l *limiter) forget(now time.Time) {
+func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {
 			delete(l.clients, k)
@@ -83,9 +85,9 @@ func remoteAddr(r *http.Request) string {
 }
 
 // limited answers 429 when the client is too fast.
-func (s *Server) limited(l *limiter, h handler) handler {
+func (s *Server) limited(l *limiter[netip.Prefix], h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if !l.allow(remoteAddr(r), s.cfg.Now()) {
+		if !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
 			return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
 		}
 		return h(w, r)

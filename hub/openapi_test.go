@@ -107,7 +107,8 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		if _, says := op.Responses["401"]; want != "" && !says {
 			t.Errorf("%s %s: the document does not say what a stranger gets", method, path)
 		}
-		if _, says := op.Responses["429"]; (strings.Contains(m[0], "s.limited(") || method+" "+path == "PUT /devices/{id}") != says { // a claim is limited
+		limited := strings.Contains(m[0], "s.limited(") || slices.Contains([]string{"PUT /devices/{id}", "POST /device/boot"}, method+" "+path) // a claim is, and a measurement
+		if _, says := op.Responses["429"]; limited != says {
 			t.Errorf("%s %s: the document is wrong about 429", method, path)
 		}
 	}

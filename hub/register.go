@@ -161,7 +161,7 @@ func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
 // claim gives a device to whoever shows its challenge.
 func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string) error {
 	a, id, now := owner(r), r.PathValue("id"), s.cfg.Now()
-	if !s.claims.allow(remoteAddr(r), now) {
+	if !s.claims.allow(network(remoteAddr(r)), now) {
 		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
 	}
 	wrong := problem(http.StatusPreconditionFailed, "claim", "Take both from the device's own screen; a device is claimed once.", "There is no such device to claim, or the challenge is another.")

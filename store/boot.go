@@ -7,6 +7,7 @@ import (
 
 // Boot is a measurement of a device: verified evidence of what it booted.
 type Boot struct {
+	Number      int64 // given by the store, increasing for a device
 	Device      string
 	Time        time.Time
 	State       string // "matches", "changed"
@@ -24,11 +25,11 @@ type BootReference struct {
 
 // Boots keeps what devices booted.
 type Boots interface {
-	// PutBoot stores a measurement as a device's latest, and keeps the ten
-	// before it without their evidence. learnt, if not nil, becomes the
-	// device's reference unless it has one: then the measurement is not stored,
-	// and the reference returned is the one that is there.
-	PutBoot(ctx context.Context, b Boot, learnt []byte) (reference []byte, err error)
+	// PutBoot stores a measurement, judged by a reference, as a device's latest,
+	// and keeps the ten before it without their evidence. A device without a
+	// reference gets that one. Where the device has another, because its owner
+	// changed it meanwhile, nothing is stored. It returns the one that is there.
+	PutBoot(ctx context.Context, b Boot, reference []byte) (is []byte, err error)
 	// LatestBoot is ErrNotFound when the device was never measured.
 	LatestBoot(ctx context.Context, device string) (Boot, error)
 	// BootHistory lists a device's measurements, the newest first, without the
@@ -39,7 +40,11 @@ type Boots interface {
 	BootStates(ctx context.Context, owner string) (map[string]string, error)
 	// BootReference is ErrNotFound when the device has none.
 	BootReference(ctx context.Context, device string) (BootReference, error)
-	PutBootReference(ctx context.Context, r BootReference) error
+	// PutBootReference gives a device a reference, and its latest measurement
+	// the State and Changes of latest, which was judged by it; latest.Number 0:
+	// it was never measured. ErrChanged when another measurement is the latest
+	// by now: nothing was changed.
+	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot asks that the device be measured again; BootRequested says
 	// whether it was, since its last measurement.
 	RequestBoot(ctx context.Context, device string) error

@@ -12,7 +12,7 @@ var (
 	// ErrFull: as many machines of the owner wait as may.
 	ErrFull = errors.New("store: too many machines wait for this owner's decision")
 	// ErrChanged: what a person decided about is no longer what waits.
-	ErrChanged = errors.New("store: what waits has changed")
+	ErrChanged = errors.New("store: what was decided on has changed")
 )
 
 // WaitState is what a person has decided about a machine.

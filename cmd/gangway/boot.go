@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/url"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 func (a *app) bootCommand() *cobra.Command {
 	var accept, lock, unlock, again bool
 	var like string
+	var number int64
 	c := &cobra.Command{
 		Use: "boot ID|NICK", Short: "Show what a device booted, and say what it should", Args: args("the device's id or nick"),
 		Long: `Boot shows what a device's TPM says that it booted, compared with its reference:
@@ -24,9 +26,13 @@ require keeps a device out of the API whose boot differs.
 the same model, --lock keeps the reference from being changed by mistake.`,
 		Example: `  gangway device boot brave-otter-3fa2
   gangway device boot brave-otter-3fa2 --accept --lock
+  gangway device boot brave-otter-3fa2 --accept --measurement 41
   gangway device boot brave-otter-3fa2 --like quick-bow-6a13
   gangway device boot brave-otter-3fa2 --again`,
 		RunE: func(c *cobra.Command, arg []string) error {
+			if number != 0 && !accept {
+				return usagef("--measurement goes with --accept")
+			}
 			if accept && like != "" || lock && unlock {
 				return usagef("--accept and --like exclude each other, as --lock and --unlock do")
 			}
@@ -38,7 +44,14 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 			change := map[string]any{}
 			switch {
 			case accept:
-				change["from"] = "latest"
+				if number == 0 {
+					v, err := call[hub.BootView](c.Context(), "GET", path, nil)
+					if err != nil {
+						return err
+					}
+					number = v.Number
+				}
+				change["from"], change["measurement"] = "latest", number
 			case like != "":
 				other, err := findDevice(c.Context(), like)
 				if err != nil {
@@ -65,6 +78,7 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 	}
 	f := c.Flags()
 	f.BoolVar(&accept, "accept", false, "take the last boot as the reference")
+	f.Int64Var(&number, "measurement", 0, "with --accept: only if the last boot is still the measurement of this number")
 	f.StringVar(&like, "like", "", "take the reference of another device of the same model")
 	f.BoolVar(&lock, "lock", false, "keep the reference as it is, until --unlock")
 	f.BoolVar(&unlock, "unlock", false, "let the reference be changed")
@@ -83,7 +97,7 @@ func (a *app) showBoot(ctx context.Context, d hub.DeviceView, path string) error
 	a.printf("%s\n", d.Nick)
 	a.line("boot", v.State)
 	if v.Measured != nil {
-		a.line("measured", v.Measured.Local().Format(time.DateTime))
+		a.line("measured", fmt.Sprintf("%s, number %d", v.Measured.Local().Format(time.DateTime), v.Number))
 	}
 	if m := v.Latest; m != nil {
 		a.line("Secure Boot", m.SecureBoot)

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 
 	"gangway/store"
@@ -9,7 +10,7 @@ import (
 // keptBoots is how many measurements of a device are kept.
 const keptBoots = 11
 
-const bootColumns = `SELECT device, time, state, measurement, changes, `
+const bootColumns = `SELECT id, device, time, state, measurement, changes, `
 
 var (
 	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, nonce, attest, signature, log)
@@ -24,6 +25,10 @@ var (
 		WHERE d.owner = ? AND d.deleted = 0 AND b.state <> ''`)
 
 	selectBootReference = prepared(`SELECT reference FROM boot_devices WHERE device = ? AND reference IS NOT NULL`)
+	selectBootNumber    = prepared(`SELECT coalesce(max(id), 0) FROM boots WHERE device = ?`)
+	updateBoot          = prepared(`UPDATE boots SET state = ?, changes = ? WHERE id = ?`)
+	setBootState        = prepared(`UPDATE boot_devices SET state = ? WHERE device = ?`)
+
 	upsertBootReference = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', ?, 0)
 		ON CONFLICT (device) DO UPDATE SET reference = excluded.reference`)
 	upsertBootState = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, ?, NULL, 0)
@@ -37,24 +42,19 @@ var (
 )
 
 // PutBoot implements store.Store.
-func (s *Store) PutBoot(ctx context.Context, b store.Boot, learnt []byte) (reference []byte, err error) {
+func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is []byte, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
-		reference = nil
+		is = reference
 		r, ok, err := c.one(selectBootReference, b.Device)
 		if err != nil {
 			return err
 		}
 		if ok {
-			reference = r.blob()
-		}
-		if learnt != nil {
-			if ok {
+			if is = r.blob(); !bytes.Equal(is, reference) {
 				return nil
 			}
-			reference = learnt
-			if _, err := c.exec(upsertBootReference, b.Device, learnt); err != nil {
-				return err
-			}
+		} else if _, err := c.exec(upsertBootReference, b.Device, reference); err != nil {
+			return err
 		}
 		if _, err := c.exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
 			return err
@@ -68,11 +68,11 @@ func (s *Store) PutBoot(ctx context.Context, b store.Boot, learnt []byte) (refer
 		_, err = c.exec(upsertBootState, b.Device, b.State)
 		return err
 	})
-	return reference, err
+	return is, err
 }
 
 func readBoot(r *row) store.Boot {
-	return store.Boot{Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(),
+	return store.Boot{Number: r.int64(), Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(),
 		Nonce: r.blob(), Attest: r.blob(), Signature: r.blob(), Log: r.blob()}
 }
 
@@ -131,9 +131,22 @@ func (s *Store) BootReference(ctx context.Context, device string) (ref store.Boo
 }
 
 // PutBootReference implements store.Store.
-func (s *Store) PutBootReference(ctx context.Context, r store.BootReference) error {
+func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, latest store.Boot) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		_, err := c.exec(upsertBootReference, r.Device, r.Text)
+		newest, _, err := c.one(selectBootNumber, r.Device)
+		if err != nil {
+			return err
+		}
+		if newest.int64() != latest.Number {
+			return store.ErrChanged
+		}
+		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
+			return err
+		}
+		if _, err := c.exec(updateBoot, latest.State, latest.Changes, latest.Number); err != nil {
+			return err
+		}
+		_, err = c.exec(setBootState, latest.State, r.Device)
 		return err
 	})
 }

@@ -28,7 +28,7 @@ func firstBootIsLearnt(f *fixture) {
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
 	// Two that learn at once: the second is told of the first's, and nothing of
-	// it is stored.
+	// it is stored. So is one that was judged by a reference of before.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -38,15 +38,29 @@ func firstBootIsLearnt(f *fixture) {
 	equal(f, "evidence", string(b.Attest)+string(b.Log), "attestlog")
 	changed := booted(d.ID, 3)
 	changed.State = "changed"
-	_, err = f.PutBoot(f.ctx, changed, nil)
+	ref, err = f.PutBoot(f.ctx, changed, []byte("first"))
 	f.must(err)
+	equal(f, "reference", string(ref), "first")
 	states, err := f.BootStates(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "states", states, map[string]string{d.ID: "changed"})
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}))
+	// The owner decides on what was seen, and on nothing newer.
+	given := store.BootReference{Device: d.ID, Text: []byte("given")}
+	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
+	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
+	latest, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	latest.State, latest.Changes = "matches", []byte("[1]")
+	f.must(f.PutBootReference(f.ctx, given, latest))
+	now, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", now, latest)
+	states, err = f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "matches"})
 	r, err := f.BootReference(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "reference", string(r.Text), "given")
@@ -59,15 +73,18 @@ func firstBootIsLearnt(f *fixture) {
 	asked(false)
 	f.must(f.RequestBoot(f.ctx, d.ID))
 	asked(true)
-	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), nil)
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), []byte("given"))
 	f.must(err)
 	asked(false)
+	// One that was never measured.
+	other := f.onboard(Machine{Name: "buoy"}, f.token)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: other.ID, Text: []byte("x")}, store.Boot{}))
 }
 
 func bootHistoryIsBounded(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	for n := range 20 {
-		_, err := f.PutBoot(f.ctx, booted(d.ID, n), nil)
+		_, err := f.PutBoot(f.ctx, booted(d.ID, n), []byte("first"))
 		f.must(err)
 	}
 	list, err := f.BootHistory(f.ctx, d.ID)
