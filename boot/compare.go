@@ -94,7 +94,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		case slices.Contains(m.Unexplained, pcr) && m.Log && len(events) > 0:
 			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log does not explain PCR %d any more, as it did in the reference of %s.", pcr, day)})
 			continue
-		case same:
+		case same, pcr == menuPCR && onlyShorter(events, of(m.Events, pcr)):
 			continue
 		}
 		changes = append(changes, diff(pcr, events, of(m.Events, pcr), day, want, valueOf(m, pcr))...)
