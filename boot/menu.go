@@ -1,10 +1,15 @@
 package boot
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf16"
+
+	"gangway/tcg"
 )
 
 // Firmware measures its boot menu into PCR 1: the variable BootOrder, and the
@@ -15,8 +20,27 @@ const (
 	maxEntries = 64
 )
 
-// menuText is the order as a text, "0003 0001"; empty where it is none.
-func menuText(value []byte) string {
+var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
+
+// menuText is a variable of the menu as a text; empty where it is none: the
+// order as "0003 0001", an entry (EFI_LOAD_OPTION, UEFI 3.1.3) as its
+// description and the SHA-256 of the whole.
+func menuText(what string, value []byte) string {
+	if what != bootOrder {
+		const head = 4 + 2
+		if !bootEntry.MatchString(what) || len(value) < head {
+			return ""
+		}
+		var name []uint16
+		for rest := value[head:]; len(rest) >= 2 && len(name) < 64; rest = rest[2:] {
+			unit := binary.LittleEndian.Uint16(rest)
+			if unit == 0 {
+				break
+			}
+			name = append(name, unit)
+		}
+		return fmt.Sprintf("%s, %x", tcg.Printable(string(utf16.Decode(name))), sha256.Sum256(value))
+	}
 	if len(value)%2 != 0 || len(value) > 2*maxEntries {
 		return ""
 	}
@@ -29,43 +53,49 @@ func menuText(value []byte) string {
 
 // onlyShorter says whether a boot menu is that of the reference with entries
 // gone, as those of a stick that was taken out, and PCR 1 is the same in all
-// else: the order of what remains, each entry, each other event. Such a machine
-// can start nothing that it could not before; what it did start is in PCR 4.
-// An entry more, or another order, is not let pass.
+// else. Firmware may number what remains anew. Such a machine can start nothing
+// that it could not before, and what it did start is in PCR 4. An entry more,
+// another order, or an entry that changed is not let pass.
 func onlyShorter(before, after []Event) bool {
-	was, is := order(before), order(after)
-	if was == nil || is == nil || is.Text == "" {
+	was, othersBefore := menu(before)
+	is, othersAfter := menu(after)
+	if len(is) == 0 || !slices.EqualFunc(othersBefore, othersAfter, func(a, b Event) bool { return a.Digest == b.Digest }) {
 		return false
 	}
-	gone := strings.Fields(was.Text)
-	remain := slices.DeleteFunc(slices.Clone(gone), func(n string) bool { return !slices.Contains(strings.Fields(is.Text), n) })
-	if strings.Join(remain, " ") != is.Text || len(remain) == len(gone) {
-		return false
-	}
-	gone = slices.DeleteFunc(gone, func(n string) bool { return slices.Contains(remain, n) })
-	var want []string
-	for _, e := range before {
-		number, entry := strings.CutPrefix(e.What, "firmware variable Boot")
-		switch {
-		case e.What == bootOrder:
-			want = append(want, is.Digest)
-		case !entry || !slices.Contains(gone, number):
-			want = append(want, e.Digest)
+	for _, entry := range was {
+		if len(is) > 0 && is[0] == entry {
+			is = is[1:]
 		}
 	}
-	return slices.EqualFunc(want, after, func(digest string, e Event) bool { return digest == e.Digest })
+	return len(is) == 0
 }
 
-// order is the one event that is a boot order whose text its digest shows.
-func order(events []Event) (found *Event) {
-	for i, e := range events {
-		if e.What != bootOrder {
-			continue
+// menu is the entries of a boot menu in its order, and the events that are
+// nothing of it. There is none where a digest does not show what was measured.
+func menu(events []Event) (entries []string, others []Event) {
+	var order []string
+	text := make(map[string]string)
+	for _, e := range events {
+		number := bootEntry.FindStringSubmatch(e.What)
+		switch {
+		case e.Text == "" || e.What != bootOrder && number == nil:
+			others = append(others, e)
+		case number == nil && order == nil:
+			order = strings.Fields(e.Text)
+		case number != nil && text[number[1]] == "":
+			text[number[1]] = e.Text
+		default: // told twice
+			return nil, nil
 		}
-		if found != nil || e.Text == "" {
-			return nil
-		}
-		found = &events[i]
 	}
-	return found
+	for _, number := range order {
+		if text[number] != "" {
+			entries = append(entries, text[number])
+			delete(text, number)
+		}
+	}
+	if len(text) > 0 { // one that the order does not name
+		return nil, nil
+	}
+	return entries, others
 }

@@ -20,7 +20,7 @@ func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eve
 	}
 	l := eventlog.Log{variable("BootOrder", list)}
 	for _, n := range order {
-		l = append(l, variable("Boot000"+string(rune('0'+n)), []byte(content[n])))
+		l = append(l, variable("Boot000"+string(rune('0'+n)), append(make([]byte, 6), eventlog.UTF16(content[n])...)))
 	}
 	return append(append(l, more...), eventlog.Boot(true, "linux 1", "quiet")...)
 }
@@ -39,10 +39,14 @@ func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
 	}{
 		{"the same", menu([]uint16{3, 1, 4}, content), true},
 		{"the stick is out", menu([]uint16{1, 4}, content), true},
+		{"the stick is out, and firmware counts anew", menu([]uint16{0, 2}, map[uint16]string{0: "disk", 2: "network"}), true},
 		{"two are gone", menu([]uint16{1}, content), true},
 		{"another order", menu([]uint16{1, 3, 4}, content), false},
 		{"another order of what remains", menu([]uint16{4, 1}, content), false},
 		{"an entry more", menu([]uint16{3, 1, 4, 5}, map[uint16]string{1: "disk", 3: "stick", 4: "network", 5: "shell"}), false},
+		{"an entry twice", menu([]uint16{1, 2}, map[uint16]string{1: "disk", 2: "disk"}), false},
+		{"all are gone", menu(nil, content), false},
+		{"an entry that the order does not name", menu([]uint16{1, 4}, content, menu([]uint16{3}, content)[1]), false},
 		{"one gone, one more", menu([]uint16{1, 4, 5}, map[uint16]string{1: "disk", 4: "network", 5: "shell"}), false},
 		{"an entry that changed", menu([]uint16{1, 4}, map[uint16]string{1: "disk init=/bin/sh", 4: "network"}), false},
 		{"something besides in PCR 1", menu([]uint16{1, 4}, content, eventlog.Event{PCR: 1, Type: eventlog.EFIAction, Data: []byte("setup")}), false},

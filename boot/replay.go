@@ -128,8 +128,8 @@ func (m *Measurement) nameVariable(n *Event, e log.Event, bank crypto.Hash, sepa
 	default:
 		n.What = "firmware variable " + name
 	}
-	if n.PCR == menuPCR && n.What == bootOrder && v.owner == globalVariable && (isDigestOf(e, v.value, bank) || isDigestOf(e, e.Data, bank)) {
-		n.Text = menuText(v.value)
+	if n.PCR == menuPCR && v.owner == globalVariable && (isDigestOf(e, v.value, bank) || isDigestOf(e, e.Data, bank)) {
+		n.Text = menuText(n.What, v.value)
 	}
 	if n.PCR != 7 || e.Type != log.EFIVariableDriverConfig || v.name != "SecureBoot" || v.owner != globalVariable || separated || !isDigestOf(e, e.Data, bank) {
 		return

@@ -133,7 +133,7 @@ func TestStickToDeviceList(t *testing.T) {
 
 	// The stick is out: a boot entry less, which firmware measures.
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `^The hub has seen what this machine booted: `)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
 		t.Error(l.Text)
 	}

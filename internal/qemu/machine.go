@@ -185,11 +185,12 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		case VirtIO, "":
 			device = "virtio-blk-pci" + device
 		case NVMe:
-			device = "nvme,serial=" + id + device
+			// Its serial number is its file's name: a disk stays the same in another place.
+			device = "nvme,serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path))) + device
 		case USB:
 			device = "usb-storage,removable=on" + device
 			if !usb {
-				args = append(args, "-device", "qemu-xhci")
+				args = append(args, "-device", "qemu-xhci,addr=0x10") // out of the others' way: they keep their places without it
 			}
 			usb = true
 		default:

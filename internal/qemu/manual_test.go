@@ -30,7 +30,7 @@ func TestManualInstallation(t *testing.T) {
 	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
 	typed(`gangway-init .*: pvf-install lists`, "")
 	typed(`gangway# `, "pvf-install --list\r")
-	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk1 +no partitions`, "")
+	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk +no partitions`, "")
 	typed(`not to be installed to: the stick that this was started from`, "")
 	typed(`gangway# `, "pvf-install --disk /dev/sda --yes; echo code $?\r")
 	typed(`^pvf-install: /dev/sda is not installed to: the stick`, "")
