@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -17,12 +18,23 @@ import (
 // enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
 // TPM: the one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, tcg.MaxCSR))
+	return taken(s, w, r, tcg.MaxCSR, s.cfg.Onboard.Enrol, func(reply []byte) error {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		_, err := w.Write(reply)
+		return err
+	})
+}
+
+// taken has a request of at most limit bytes judged, counts how it ended, and
+// answers: that it waits for a person, or as answer does.
+func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
-	reply, err := s.cfg.Onboard.Enrol(r.Context(), body, remoteAddr(r))
+	made, err := judge(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
 	var undecided *onboard.Undecided
 	if errors.As(err, &undecided) {
@@ -32,10 +44,7 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, err = w.Write(reply)
-	return err
+	return answer(made)
 }
 
 // readError tells a body that is too large or cut short from trouble of ours.

@@ -37,28 +37,15 @@ type TPMRegistered struct {
 // Its secret stays empty: a TPM needs none, and what it wants for its programs
 // it gets over a connection under its certificate.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, join.MaxSteps))
-	if err != nil {
-		s.metrics.enrolments.WithLabelValues("body").Inc()
-		return readError(err)
-	}
-	registered, err := s.cfg.Onboard.Register(r.Context(), body, remoteAddr(r))
-	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
-	var undecided *onboard.Undecided
-	if errors.As(err, &undecided) {
-		answerUndecided(w, undecided)
+	return taken(s, w, r, join.MaxSteps, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
+		d := registered.Device
+		writeJSON(w, http.StatusOK, TPMRegistered{
+			Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),
+			Device: Registered{ID: d.ID, PRN: join.DevicePRN + d.ID, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+				TimeCreated: d.Created, TimeModified: d.Activated, Public: d.Public, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)},
+		})
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	d := registered.Device
-	writeJSON(w, http.StatusOK, TPMRegistered{
-		Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),
-		Device: Registered{ID: d.ID, PRN: join.DevicePRN + d.ID, Owner: ownerPRN(d.Owner), Nick: d.Nick,
-			TimeCreated: d.Created, TimeModified: d.Activated, Public: d.Public, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)},
 	})
-	return nil
 }
 
 // SignatureQuestion asks whether an ownership proof is good.

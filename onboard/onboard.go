@@ -125,19 +125,10 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 // without what is not proven.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
-	version, err := s.Store.ConfigVersion(ctx)
+	input, rules, err := s.input(ctx, e.Owner, now)
 	if err != nil {
 		return known, err
 	}
-	rules, err := s.inForce(ctx, version, e.Owner)
-	if err != nil {
-		return known, err
-	}
-	makers, err := s.trust(ctx, version)
-	if err != nil {
-		return known, err
-	}
-	input := &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}
 	if len(rules.lists) > 0 {
 		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
 			return known, err

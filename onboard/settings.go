@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"gangway/evidence"
 	"gangway/policy"
@@ -97,6 +98,24 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 		return policy.Effective{}, err
 	}
 	return f.Effective, nil
+}
+
+// input is what an owner's requests are judged by, all of one version of the
+// configuration.
+func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evidence.Input, *inForce, error) {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := s.inForce(ctx, version, owner)
+	if err != nil {
+		return nil, nil, err
+	}
+	makers, err := s.trust(ctx, version)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}, rules, nil
 }
 
 // listing looks the TPM up on the lists that are kept. It must be on all of

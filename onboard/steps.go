@@ -55,21 +55,13 @@ func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, 
 		return nil, err
 	}
 	now := s.Now()
-	version, err := s.Store.ConfigVersion(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rules, err := s.inForce(ctx, version, store.HubWide)
-	if err != nil {
-		return nil, err
-	}
-	makers, err := s.trust(ctx, version)
+	input, _, err := s.input(ctx, store.HubWide, now)
 	if err != nil {
 		return nil, err
 	}
 	// Nothing is looked up on the web for a stranger: the second step does.
 	verdict := new(evidence.Verdict)
-	evidence.VerifyKeys(verdict, r, &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now})
+	evidence.VerifyKeys(verdict, r, input)
 	if verdict.Refusal != nil && verdict.Refusal.Code != evidence.CodeChainExpired {
 		return nil, verdict.Refusal
 	}

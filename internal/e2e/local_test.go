@@ -37,29 +37,11 @@ type local struct {
 	proc          *process.Process
 }
 
-// lines collects what a program says and tells when a line is there.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // proxy starts the real command. It ends with the test, or by stop.
 func (o onboarded) proxy(t testing.TB, args ...string) *local {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
-	var said lines
+	var said lockedBuffer
 	c.Stderr = &said
 	p, err := process.Start(c)
 	if err != nil {
