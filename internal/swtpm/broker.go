@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,8 +71,13 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 		return fmt.Errorf("swtpm: starting a message bus: %w", err)
 	}
 	err = b.await(ctx, b.bus, "the message bus", func() bool {
-		_, err := os.Stat(filepath.Join(b.dir, "bus"))
-		return err == nil
+		// The socket is there a moment before it listens.
+		c, err := net.Dial("unix", filepath.Join(b.dir, "bus"))
+		if err != nil {
+			return false
+		}
+		c.Close()
+		return true
 	})
 	if err != nil {
 		return err
