@@ -38,6 +38,8 @@ func system() {
 		select {}
 	}
 	before := lastReport()
+	go watchdog()
+	trial()
 	network()
 	go blessed(before)
 	for {
@@ -122,7 +124,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--state", agentState); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--state", agentState, "--hook", "/"+install.HookPath); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }

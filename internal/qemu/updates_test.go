@@ -1,0 +1,257 @@
+package qemu_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/image/stick"
+	"gangway/install"
+	"gangway/install/slots"
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+)
+
+// Revisions with systems are posted through the hub to an installed machine:
+// one with another kernel comes up in the other slot and stays; one whose
+// kernel panics falls back by itself, and its owner reads why. What is no
+// system is not tried.
+func TestSystemUpdates(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	s.install(t)
+	parts := s.parts(t)
+	m, ctx := boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot a$`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	o := s.signIn(t)
+	o.begun(ctx)
+
+	began := time.Now()
+	other := parts
+	other.Kernel = otherKernel(parts.Kernel)
+	rev := o.post(ctx, s.system(t, other))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	if p := o.becomes(ctx, m, rev, "DONE"); p.Progress != 100 {
+		t.Errorf("%+v", p)
+	}
+	t.Logf("updated in %.1f s", time.Since(began).Seconds())
+	if state, changes := s.booted(t); state != "changed" || !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
+		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+	}
+
+	// The first process ends at once, so the kernel panics.
+	began = time.Now()
+	seen := m.Lines()[len(m.Lines())-1].At
+	bad := parts
+	bad.Init = parts.Agent
+	rev = o.post(ctx, s.system(t, bad))
+	after(t, ctx, m, seen, `Kernel panic - not syncing: Attempted to kill init!`)
+	after(t, ctx, m, seen, `gangway-init .*: system: slot b$`)
+	p := o.becomes(ctx, m, rev, "ERROR")
+	if !strings.Contains(p.Message, "fell back to slot b") {
+		t.Errorf("the owner reads %q", p.Message)
+	}
+	t.Logf("fell back in %.1f s", time.Since(began).Seconds())
+
+	// The installer would erase the disk.
+	rev = o.post(ctx, s.installer(t))
+	if p = o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "gangway.mode=auto") {
+		t.Errorf("the owner reads %q", p.Message)
+	}
+	m.Stop()
+	s.listed(t)
+
+	// What was made permanent is what starts.
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
+}
+
+func (s *site) parts(t *testing.T) stick.Parts {
+	t.Helper()
+	p, err := installerParts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *p
+}
+
+// system is a system's file of other parts.
+func (s *site) system(t *testing.T, p stick.Parts) []byte {
+	t.Helper()
+	b, err := stick.System(&p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// contents unpacks the stick.
+func (s *site) contents(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("mcopy", "-s", "-i", s.stick+"@@1M", "::/", dir+"/").CombinedOutput(); err != nil {
+		t.Fatalf("mcopy: %v: %s", err, out)
+	}
+	return dir
+}
+
+// installer is the stick's first entry.
+func (s *site) installer(t *testing.T) []byte {
+	t.Helper()
+	return read(t, filepath.Join(s.contents(t), "EFI/Linux/gangway-auto.efi"))
+}
+
+// install puts on the disk what the stick would.
+func (s *site) install(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("mcopy"); err != nil {
+		t.Skip("not installed: mtools")
+	}
+	dir := s.contents(t)
+	manifest := read(t, filepath.Join(dir, install.ManifestPath))
+	m, err := install.ParseManifest(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := install.OpenDevice(s.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	job := install.Job{Manifest: m, Stick: os.DirFS(dir), Target: disk, DiskGUID: install.DiskGUID(fmt.Sprintf("%x", sha256.Sum256(manifest)))}
+	if err := job.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// owner is the site's owner at the hub.
+type owner struct {
+	t      *testing.T
+	hub    *hubtest.Hub
+	client *http.Client
+	token  string
+	device string
+}
+
+func (s *site) signIn(t *testing.T) *owner {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(s.token.HubCA))
+	o := &owner{t: t, hub: s.hub, client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}}
+	t.Cleanup(o.client.CloseIdleConnections)
+	var session struct{ Token string }
+	o.call(t.Context(), "POST", "/auth/login", map[string]string{"username": s.hub.Owner.Nick, "password": hubtest.Password}, &session)
+	o.token = session.Token
+	o.device = s.hub.Devices(t, s.hub.Owner)[0].ID
+	return o
+}
+
+// call sends JSON, or the bytes that it is given, and wants an answer 200.
+func (o *owner) call(ctx context.Context, method, path string, body, into any) {
+	o.t.Helper()
+	b, ok := body.([]byte)
+	if !ok && body != nil {
+		var err error
+		if b, err = json.Marshal(body); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	if !strings.HasPrefix(path, "https://") {
+		path = o.hub.URL + path
+	}
+	req, err := http.NewRequestWithContext(ctx, method, path, bytes.NewReader(b))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if o.token != "" && strings.HasPrefix(path, o.hub.URL) && !strings.Contains(path, "/local-s3/") {
+		req.Header.Set("Authorization", "Bearer "+o.token)
+	}
+	resp, err := o.client.Do(req)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		o.t.Fatalf("%s %s: %d %s %v", method, path, resp.StatusCode, answer, err)
+	}
+	if into != nil {
+		if err := json.Unmarshal(answer, into); err != nil {
+			o.t.Fatalf("%s %s: %v: %s", method, path, err, answer)
+		}
+	}
+}
+
+// begun waits until the device has a trail.
+func (o *owner) begun(ctx context.Context) {
+	o.t.Helper()
+	for {
+		if _, err := o.hub.Store.Trail(ctx, o.device); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			o.t.Fatal("the trail does not begin")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// post posts a revision with a system.
+func (o *owner) post(ctx context.Context, system []byte) (rev int) {
+	o.t.Helper()
+	sum := fmt.Sprintf("%x", sha256.Sum256(system))
+	var object struct {
+		PutURL string `json:"signed-puturl"`
+	}
+	o.call(ctx, "POST", "/objects/", map[string]any{"objectname": slots.SystemPath, "size": fmt.Sprint(len(system)), "sha256sum": sum}, &object)
+	o.call(ctx, "PUT", object.PutURL, system, nil)
+	state := map[string]any{"#spec": "pantavisor-service-system@1", slots.SystemPath: sum}
+	var step struct{ Rev int }
+	o.call(ctx, "POST", "/trails/"+o.device+"/steps", map[string]any{"rev": -1, "commit-msg": "another system", "state": state}, &step)
+	return step.Rev
+}
+
+// progress is what the hub knows of a step.
+type progress struct {
+	Status   string `json:"status"`
+	Message  string `json:"status-msg"`
+	Progress int    `json:"progress"`
+}
+
+// becomes waits for a step's last status.
+func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
+	o.t.Helper()
+	for {
+		var step struct{ Progress progress }
+		o.call(ctx, "GET", fmt.Sprintf("/trails/%s/steps/%d", o.device, rev), nil, &step)
+		p := step.Progress
+		if p.Status == status {
+			return p
+		}
+		if slices.Contains([]string{"DONE", "ERROR", "WONTGO", "UPDATED", "CANCEL"}, p.Status) {
+			o.t.Fatalf("step %d is %s (%s), %s was expected; the console's last lines:\n%s", rev, p.Status, p.Message, status, m.Tail())
+		}
+		select {
+		case <-ctx.Done():
+			o.t.Fatalf("step %d is %+v, %s was expected; the console's last lines:\n%s", rev, p, status, m.Tail())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
