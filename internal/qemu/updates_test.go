@@ -6,14 +6,18 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,18 +43,23 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
+	// Its owner wants to see what is booted: the new system is let in when it
+	// was accepted, while it is tried.
+	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
 	other.Kernel = otherKernel(parts.Kernel)
 	rev := o.post(ctx, s.system(t, other))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	changes := s.changed(t, ctx)
+	if !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
+		t.Errorf("the hub says of the boot: %q", changes)
+	}
+	o.call(ctx, "POST", "/devices/"+o.device+"/boot/reference", map[string]string{"from": "latest"}, nil)
 	if p := o.becomes(ctx, m, rev, "DONE"); p.Progress != 100 {
 		t.Errorf("%+v", p)
 	}
 	t.Logf("updated in %.1f s", time.Since(began).Seconds())
-	if state, changes := s.booted(t); state != "changed" || !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
-		t.Errorf("the hub says of the boot: %s, %q", state, changes)
-	}
 
 	// The first process ends at once, so the kernel panics.
 	began = time.Now()
@@ -66,20 +75,150 @@ func TestSystemUpdates(t *testing.T) {
 	}
 	t.Logf("fell back in %.1f s", time.Since(began).Seconds())
 
-	// The installer would erase the disk.
+	m.Stop()
+	s.listed(t)
+
+	// What was made permanent is what starts. The installer, which would erase
+	// the disk, is no system.
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	rev = o.post(ctx, s.installer(t))
 	if p = o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "gangway.mode=auto") {
 		t.Errorf("the owner reads %q", p.Message)
 	}
 	m.Stop()
 	s.listed(t)
+}
 
-	// What was made permanent is what starts.
-	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+// A new system that comes up and does not reach the hub, or that hangs, falls
+// back by itself: its first process restarts the machine, or the watchdog
+// resets it.
+func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	s.install(t)
+	for _, c := range []struct{ name, flags, says string }{
+		{"no agent", "-X main.trialTime=40s", `gangway-init .*: This new system was not made permanent within 40s`},
+		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", `gangway-init .*: watchdog: iTCO_wdt, 60 s$`},
+	} {
+		m, ctx := boot(t, s.with(false))
+		waitFor(t, ctx, m, `gangway-init .*: watchdog: iTCO_wdt, 60 s$`)
+		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		o := s.signIn(t)
+		o.begun(ctx)
+		began, seen := time.Now(), m.Lines()[len(m.Lines())-1].At
+		bad := s.parts(t)
+		bad.Init = otherInit(t, c.flags)
+		bad.Agent = bad.Init // which says that it is the first process of a machine, and ends
+		rev := o.post(ctx, s.system(t, bad))
+		tried := after(t, ctx, m, seen, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+		after(t, ctx, m, seen, c.says)
+		back := after(t, ctx, m, tried.At, `gangway-init .*: system: slot a$`)
+		p := o.becomes(ctx, m, rev, "ERROR")
+		if !strings.Contains(p.Message, "fell back to slot a") {
+			t.Errorf("%s: the owner reads %q", c.name, p.Message)
+		}
+		t.Logf("%s: tried for %.1f s, ended after %.1f s", c.name, (back.At - tried.At).Seconds(), time.Since(began).Seconds())
+		m.Stop()
+		s.listed(t)
+	}
+}
+
+// otherInit builds gangway-init with other settings.
+func otherInit(t *testing.T, flags string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "gangway-init")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w "+flags, "-o", out, "gangway/cmd/gangway-init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	return read(t, out)
+}
+
+// changed waits until the hub has seen another boot, and returns in which ways.
+func (s *site) changed(t *testing.T, ctx context.Context) []string {
+	t.Helper()
+	for {
+		if state, changes := s.booted(t); state == "changed" {
+			return changes
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("the hub does not see another boot")
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// moments of an update. From each on, the power may be cut.
+var updateMoments = []string{
+	`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
+	`: system: slot ., which is tried`, `^Revision \d+ is being tested`, `^Revision \d+ runs`, `^Revision \d+ is rolled back`, `Rebooting in 5 seconds`,
+}
+
+// Whenever the power is cut in an update, the machine comes up by itself with
+// the former system or the new one, and the step says which; one that does not
+// come up never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED are as for
+// TestPowerCuts.
+func TestPowerCutsInUpdates(t *testing.T) {
+	s := newSite(t, stick.Config{})
+	s.install(t)
+	good, bad := s.parts(t), s.parts(t)
+	bad.Init = bad.Agent
+	cuts, seed := 3, uint64(time.Now().UnixNano())
+	if n, err := strconv.Atoi(os.Getenv("GANGWAY_POWER_CUTS")); err == nil {
+		cuts = n
+	}
+	if n, err := strconv.ParseUint(os.Getenv("GANGWAY_POWER_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	t.Logf("GANGWAY_POWER_SEED=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	m, ctx := boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	o := s.signIn(t)
+	o.begun(ctx)
+	kept := "a"
+	for cut := 1; cut <= cuts; cut++ {
+		p, serves := good, r.IntN(3) > 0
+		if !serves {
+			p = bad
+		}
+		p.Kernel = bytes.Clone(p.Kernel)
+		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // as otherKernel
+		seen := m.Lines()[len(m.Lines())-1].At
+		rev := o.post(ctx, s.system(t, p))
+		moment := updateMoments[r.IntN(len(updateMoments))]
+		after(t, ctx, m, seen, `(`+moment+`)|^Revision \d+: (DONE|ERROR)`)
+		time.Sleep(time.Duration(r.Int64N(int64(3 * time.Second))))
+		m.Stop()
+		lines := m.Lines()
+
+		m, ctx = boot(t, s.with(false))
+		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		status, slot := o.ends(ctx, m, rev).Status, lastSlot(t, m)
+		if (status == "DONE") == (slot == kept) || status == "DONE" && !serves {
+			t.Errorf("cut %d behind %q: the step is %s, slot %s runs after slot %s", cut, moment, status, slot, kept)
+		}
+		kept = slot
+		t.Logf("cut %d behind %q; the last line was %q; a system that serves: %v; then %s, slot %s", cut, moment, lines[len(lines)-1].Text, serves, status, kept)
+	}
 	m.Stop()
 	s.listed(t)
+}
+
+// lastSlot is what the machine has said last of what runs.
+func lastSlot(t *testing.T, m *qemu.Machine) string {
+	t.Helper()
+	re := regexp.MustCompile(`gangway-init .*: system: slot (.)`)
+	for _, l := range slices.Backward(m.Lines()) {
+		if match := re.FindStringSubmatch(l.Text); match != nil {
+			return match[1]
+		}
+	}
+	t.Fatal("the machine does not say what runs")
+	return ""
 }
 
 func (s *site) parts(t *testing.T) stick.Parts {
@@ -235,22 +374,28 @@ type progress struct {
 	Progress int    `json:"progress"`
 }
 
-// becomes waits for a step's last status.
+// becomes waits for a step's end, which must be with a status.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
+	o.t.Helper()
+	p := o.ends(ctx, m, rev)
+	if p.Status != status {
+		o.t.Fatalf("step %d is %s (%s), %s was expected; the console's last lines:\n%s", rev, p.Status, p.Message, status, m.Tail())
+	}
+	return p
+}
+
+// ends waits for a step's last status.
+func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 	o.t.Helper()
 	for {
 		var step struct{ Progress progress }
 		o.call(ctx, "GET", fmt.Sprintf("/trails/%s/steps/%d", o.device, rev), nil, &step)
-		p := step.Progress
-		if p.Status == status {
-			return p
-		}
-		if slices.Contains([]string{"DONE", "ERROR", "WONTGO", "UPDATED", "CANCEL"}, p.Status) {
-			o.t.Fatalf("step %d is %s (%s), %s was expected; the console's last lines:\n%s", rev, p.Status, p.Message, status, m.Tail())
+		if slices.Contains([]string{"DONE", "ERROR", "WONTGO", "UPDATED", "CANCEL"}, step.Progress.Status) {
+			return step.Progress
 		}
 		select {
 		case <-ctx.Done():
-			o.t.Fatalf("step %d is %+v, %s was expected; the console's last lines:\n%s", rev, p, status, m.Tail())
+			o.t.Fatalf("step %d is %+v; the console's last lines:\n%s", rev, step.Progress, m.Tail())
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
