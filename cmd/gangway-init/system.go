@@ -23,6 +23,7 @@ const (
 // system is the life of an installed machine. It does not return.
 func system() {
 	show("Gangway")
+	go watchdog()
 	logins()
 	if wrong := hasTPM(); wrong != "" {
 		alarm("%s", wrong)
@@ -33,12 +34,12 @@ func system() {
 	if err == nil {
 		err = mountSystem(i)
 	}
-	if err != nil { // without its state it can do nothing
+	if err != nil { // without its state it can do nothing; but a new system without the disk's driver falls back
 		alarm("%v", err)
-		select {}
+		time.Sleep(patience())
+		restart()
 	}
 	before := lastReport()
-	go watchdog()
 	trial()
 	network()
 	go blessed(before)

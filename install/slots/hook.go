@@ -91,6 +91,20 @@ func open(revision string) (f *os.File, size int64, sum string, err error) {
 	return f, info.Size(), sum, nil
 }
 
+// Trial says which slot runs, which one starts the next time, and whether the
+// one that runs is only tried: it is the last that was written and not made
+// permanent. A slot that runs since the default does not start is not tried.
+func (h *Hook) Trial() (running, kept Slot, tried bool, err error) {
+	if running, err = h.ESP.Running(); err != nil {
+		return
+	}
+	if kept, err = h.ESP.Default(); err != nil {
+		return
+	}
+	last, lost := h.last()
+	return running, kept, running != kept && (lost != nil || last.slot() == running), nil
+}
+
 // install writes a revision's system to the slot that is not the default, to
 // be tried.
 func (h *Hook) install(revision string) (int, error) {
@@ -144,15 +158,11 @@ func (h *Hook) install(revision string) (int, error) {
 // machine falls back. Where that did not start, and the other slot runs, that
 // one is made the default first.
 func (h *Hook) target() (Slot, error) {
-	keep, err := h.ESP.Default()
+	running, keep, tried, err := h.Trial()
 	if err != nil {
 		return None, err
 	}
-	running, err := h.ESP.Running()
-	if err != nil {
-		return None, err
-	}
-	if last, err := h.last(); running != keep && (err != nil || last.slot() != running) {
+	if running != keep && !tried {
 		if err := h.ESP.SetDefault(running); err != nil {
 			return None, err
 		}

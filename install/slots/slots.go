@@ -89,8 +89,7 @@ func (e *ESP) Running() (Slot, error) {
 	return None, fmt.Errorf("the boot manager has started %q, which is no slot", name)
 }
 
-// Default is the slot that is started unless a trial is asked for. Before the
-// first update none may be named; then it is the only one.
+// Default is the slot that is started unless a trial is asked for.
 func (e *ESP) Default() (Slot, error) {
 	b, err := os.ReadFile(filepath.Join(e.Dir, LoaderConf))
 	if err != nil {

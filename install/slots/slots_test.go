@@ -378,8 +378,11 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 			rev := m.revision(1, two)
 			m.call("install", rev)
 			m.call("reboot", rev)
-			if m.running != B || m.call("test", rev) != 0 {
-				t.Fatalf("slot %s: %s", m.running, &m.out)
+			if running, kept, tried, err := m.hook.Trial(); running != B || kept != A || !tried || err != nil {
+				t.Fatalf("slot %s runs, %s is kept, tried: %v, %v", running, kept, tried, err)
+			}
+			if m.call("test", rev) != 0 {
+				t.Fatal(&m.out)
 			}
 			end(m, rev)
 			m.expect(one, A)
@@ -552,8 +555,8 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	clear(broken[:sector])
 	m.write(m.hook.ESP.path(B), broken)
 	m.start()
-	if m.running != A {
-		t.Fatalf("slot %s runs", m.running)
+	if running, kept, tried, err := m.hook.Trial(); running != A || kept != B || tried || err != nil {
+		t.Fatalf("slot %s runs, %s is kept, tried: %v, %v", running, kept, tried, err)
 	}
 	for cutAt := range 4 {
 		m.cutAt = m.changes + cutAt

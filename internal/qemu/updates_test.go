@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -97,31 +98,56 @@ func TestSystemUpdates(t *testing.T) {
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	s.install(t)
-	for _, c := range []struct{ name, flags, says string }{
-		{"no agent", "-X main.trialTime=40s", `gangway-init .*: This new system was not made permanent within 40s`},
-		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", `gangway-init .*: watchdog: iTCO_wdt, 60 s$`},
+	const tried = `gangway-init .*: system: slot b, which is tried; slot a is kept$`
+	for _, c := range []struct {
+		name, flags string
+		change      func(p *stick.Parts)
+		says        []string
+	}{
+		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // which is of no use there, and ends
+			[]string{tried, `gangway-init .*: This new system was not made permanent within 40s`}},
+		{"no driver for its disk", "-X main.trialTime=10s", func(p *stick.Parts) { p.Modules = without{p.Modules, "nvme"} },
+			[]string{`gangway-init .*: The disk that this was started from cannot be found`}},
+		{"nobody keeps the watchdog off", "-X main.watchdogEvery=1h", func(p *stick.Parts) { p.Agent = p.Init },
+			[]string{`gangway-init .*: watchdog: iTCO_wdt, 60 s$`, tried}},
 	} {
 		m, ctx := boot(t, s.with(false))
 		waitFor(t, ctx, m, `gangway-init .*: watchdog: iTCO_wdt, 60 s$`)
 		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 		o := s.signIn(t)
 		o.begun(ctx)
-		began, seen := time.Now(), m.Lines()[len(m.Lines())-1].At
+		seen := m.Lines()[len(m.Lines())-1].At
 		bad := s.parts(t)
 		bad.Init = otherInit(t, c.flags)
-		bad.Agent = bad.Init // which says that it is the first process of a machine, and ends
+		c.change(&bad)
 		rev := o.post(ctx, s.system(t, bad))
-		tried := after(t, ctx, m, seen, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
-		after(t, ctx, m, seen, c.says)
-		back := after(t, ctx, m, tried.At, `gangway-init .*: system: slot a$`)
+		at := seen
+		for _, says := range c.says {
+			at = after(t, ctx, m, at, says).At
+		}
+		back := after(t, ctx, m, at, `gangway-init .*: system: slot a$`)
 		p := o.becomes(ctx, m, rev, "ERROR")
 		if !strings.Contains(p.Message, "fell back to slot a") {
 			t.Errorf("%s: the owner reads %q", c.name, p.Message)
 		}
-		t.Logf("%s: tried for %.1f s, ended after %.1f s", c.name, (back.At - tried.At).Seconds(), time.Since(began).Seconds())
+		t.Logf("%s: back %.1f s after it was posted", c.name, (back.At - seen).Seconds())
 		m.Stop()
 		s.listed(t)
 	}
+}
+
+// without is a kernel's folder of modules, less one of them.
+type without struct {
+	fs.FS
+	module string
+}
+
+func (w without) ReadFile(name string) ([]byte, error) {
+	b, err := fs.ReadFile(w.FS, name)
+	if name == "modules.builtin" { // what is built in is left out
+		b = append(b, "kernel/"+w.module+".ko\n"...)
+	}
+	return b, err
 }
 
 // otherInit builds gangway-init with other settings.
