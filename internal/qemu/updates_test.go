@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -177,10 +178,14 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	}
 }
 
-// moments of an update. From each on, the power may be cut.
-var updateMoments = []string{
-	`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
-	`: system: slot ., which is tried`, `^Revision \d+ is being tested`, `^Revision \d+ runs`, `^Revision \d+ is rolled back`, `Rebooting in 5 seconds`,
+// moments of an update that serves, and of one that does not come up. From each
+// on, the power may be cut.
+var updateMoments = map[bool][]string{
+	true: {
+		`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
+		`: system: slot ., which is tried`, `^Revision \d+ is being tested`, `^Revision \d+ runs`,
+	},
+	false: {`^Revision \d+ is being installed`, `Rebooting in 5 seconds`, `^Revision \d+ is being tested`, `^Revision \d+ is rolled back`},
 }
 
 // Whenever the power is cut in an update, the machine comes up by itself with
@@ -215,9 +220,9 @@ func TestPowerCutsInUpdates(t *testing.T) {
 		p.Kernel[0x200+int(binary.LittleEndian.Uint16(p.Kernel[0x20E:]))] = byte('a' + cut) // as otherKernel
 		seen := m.Lines()[len(m.Lines())-1].At
 		rev := o.post(ctx, s.system(t, p))
-		moment := updateMoments[r.IntN(len(updateMoments))]
+		moment := updateMoments[serves][r.IntN(len(updateMoments[serves]))]
 		after(t, ctx, m, seen, `(`+moment+`)|^Revision \d+: (DONE|ERROR)`)
-		time.Sleep(time.Duration(r.Int64N(int64(3 * time.Second))))
+		time.Sleep(time.Duration(r.Int64N(int64(2 * time.Second))))
 		m.Stop()
 		lines := m.Lines()
 
@@ -228,10 +233,44 @@ func TestPowerCutsInUpdates(t *testing.T) {
 			t.Errorf("cut %d behind %q: the step is %s, slot %s runs after slot %s", cut, moment, status, slot, kept)
 		}
 		kept = slot
+		s.sound(t)
 		t.Logf("cut %d behind %q; the last line was %q; a system that serves: %v; then %s, slot %s", cut, moment, lines[len(lines)-1].Text, serves, status, kept)
 	}
 	m.Stop()
 	s.listed(t)
+}
+
+// sound has the EFI system partition looked at: a cut may leave clusters that
+// are nobody's, but no file may have another's.
+func (s *site) sound(t *testing.T) {
+	t.Helper()
+	const program = "/usr/sbin/fsck.fat"
+	if _, err := os.Stat(program); err != nil {
+		t.Log("the partition is not looked at: apt-get install dosfstools")
+		return
+	}
+	i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := os.Open(s.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	part, err := os.Create(filepath.Join(t.TempDir(), "esp"))
+	if err == nil {
+		_, err = io.Copy(part, io.NewSectionReader(disk, int64(i.ESPStart)*512, int64(i.ESPSize)*512))
+		err = errors.Join(err, part.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(program, "-n", part.Name()).CombinedOutput() // not clean, to be sure: it is in use
+	if !bytes.Contains(out, []byte(" files, ")) || bytes.Contains(out, []byte("share clusters")) || bytes.Contains(out, []byte("File size is")) {
+		t.Errorf("the EFI system partition is damaged: %v: %s", err, out)
+	}
+	os.Remove(part.Name())
 }
 
 // lastSlot is what the machine has said last of what runs.
