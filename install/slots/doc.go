@@ -11,7 +11,7 @@
 // which one must never be removed. So nothing is renamed. A slot is written
 // with its first sector zero, which the boot manager takes for no program, is
 // flushed and read back; then that sector is written. Which slot is started is
-// a word of loader.conf, changed in its place: one sector again. A sector is
+// a letter of loader.conf, changed in its place: one sector again. A sector is
 // written or not, so at any moment the machine starts a system that is whole.
 //
 // # Tried once

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -44,8 +43,7 @@ const folder = "EFI/Linux"
 // LoaderConf is the boot manager's settings, in the EFI system partition.
 const LoaderConf = "loader/loader.conf"
 
-// Conf is the content of LoaderConf that has a slot started. All slots' have
-// the same length, less than a sector.
+// Conf is the content of LoaderConf that has a slot started.
 func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
 
 // of is the slot of an entry, whose attempts may be counted.
@@ -91,31 +89,39 @@ func (e *ESP) Running() (Slot, error) {
 
 // Default is the slot that is started unless a trial is asked for.
 func (e *ESP) Default() (Slot, error) {
+	s, _, err := e.named()
+	return s, err
+}
+
+// named finds the slot that LoaderConf names, and where its letter is.
+func (e *ESP) named() (s Slot, at int64, err error) {
 	b, err := os.ReadFile(filepath.Join(e.Dir, LoaderConf))
 	if err != nil {
-		return None, err
+		return None, 0, err
 	}
 	for line := range bytes.Lines(b) {
 		if words := bytes.Fields(line); len(words) == 2 && string(words[0]) == "default" {
-			if s := of(path.Base(string(words[1]))); s != None {
-				return s, nil
+			if s := of(string(words[1])); s != None && string(words[1]) == s.Entry() {
+				return s, at + int64(bytes.Index(line, words[1])+len("gangway-")), nil
 			}
 		}
+		at += int64(len(line))
 	}
-	return None, fmt.Errorf("%s names no slot", LoaderConf)
+	return None, 0, fmt.Errorf("%s names no slot", LoaderConf)
 }
 
-// SetDefault has a slot started from now on. It changes one sector.
+// SetDefault has a slot started from now on. It changes one letter.
 func (e *ESP) SetDefault(s Slot) error {
-	if was, err := e.Default(); err == nil && was == s {
-		return nil
+	was, at, err := e.named()
+	if err != nil || was == s {
+		return err
 	}
 	f, err := os.OpenFile(filepath.Join(e.Dir, LoaderConf), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	e.changing("default %s", s)
-	_, err = f.WriteAt(Conf(s), 0)
+	_, err = f.WriteAt([]byte{byte(s)}, at)
 	return errors.Join(err, f.Sync(), f.Close())
 }
 

@@ -598,6 +598,28 @@ func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
 	}
 }
 
+// Other settings of the boot manager stay as they are.
+func TestDefaultIsOneLetterOfTheSettings(t *testing.T) {
+	m := newMachine(t, uki(t, 1, goodCmdline))
+	conf := filepath.Join(m.hook.ESP.Dir, LoaderConf)
+	const text = "# gangway-a.efi\ntimeout 3\n  default \tgangway-%s.efi\r\nconsole-mode max\n"
+	m.write(conf, fmt.Appendf(nil, text, "a"))
+	for _, s := range []Slot{B, B, A} {
+		if err := m.hook.ESP.SetDefault(s); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(read(t, conf)); got != fmt.Sprintf(text, s) {
+			t.Errorf("%q", got)
+		}
+	}
+	for _, none := range []string{"", "default gangway-c.efi\n", "default gangway-a+1.efi\n", "default @saved\n", "default\n"} {
+		m.write(conf, []byte(none))
+		if err := m.hook.ESP.SetDefault(B); err == nil || string(read(t, conf)) != none {
+			t.Errorf("%q is changed to %q", none, read(t, conf))
+		}
+	}
+}
+
 func read(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(name)
