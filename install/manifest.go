@@ -23,6 +23,10 @@ const TokenPath = "gangway/device_autojointoken.json"
 // in hexadecimal, in its initial file system.
 const ConsolePath = "etc/gangway/console"
 
+// HookPath is where a system has what the agent calls to update it, in its
+// initial file system.
+const HookPath = "bin/gangway-hook"
+
 // Bounds of a manifest.
 const (
 	maxManifest = 64 << 10 // bytes

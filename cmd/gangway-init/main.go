@@ -1,8 +1,9 @@
 // Command gangway-init is the first process of Gangway's machines, which have
 // nothing but a kernel and the agent: it mounts what the kernel offers, loads
 // the modules that its image brings, gets an address by DHCP and runs
-// gangway-agent. It is the installer too, and by the name of pvf-install the
-// command with which a person installs.
+// gangway-agent. It is the installer too, by the name of pvf-install the
+// command with which a person installs, and by that of gangway-hook what the
+// agent calls to update the system.
 //
 // It reads the kernel's command line, which is measured:
 //
@@ -29,6 +30,8 @@ import (
 	"strings"
 	"time"
 
+	"gangway/install"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -46,6 +49,9 @@ const (
 func main() {
 	if filepath.Base(os.Args[0]) == "pvf-install" {
 		os.Exit(pvfInstall(os.Args[1:]))
+	}
+	if filepath.Base(os.Args[0]) == filepath.Base(install.HookPath) {
+		os.Exit(systemHook(os.Args[1:]))
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and of no use here: see gangway-agent.")

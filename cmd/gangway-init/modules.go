@@ -12,7 +12,8 @@ import (
 )
 
 // loadModules loads the modules that dir/order names, in its order. One that
-// does not load, for its hardware is not there say, keeps no other back.
+// does not load keeps no other back, and one whose hardware is not there is no
+// error.
 func loadModules(dir string) (errs []error) {
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -22,7 +23,7 @@ func loadModules(dir string) (errs []error) {
 		return []error{fmt.Errorf("modules: %w", err)}
 	}
 	for name := range strings.FieldsSeq(string(order)) {
-		if err := loadModule(filepath.Join(dir, name)); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := loadModule(filepath.Join(dir, name)); err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("module %s: %w", name, err))
 		}
 	}

@@ -23,6 +23,7 @@ const (
 // system is the life of an installed machine. It does not return.
 func system() {
 	show("Gangway")
+	go watchdog()
 	logins()
 	if wrong := hasTPM(); wrong != "" {
 		alarm("%s", wrong)
@@ -33,11 +34,13 @@ func system() {
 	if err == nil {
 		err = mountSystem(i)
 	}
-	if err != nil { // without its state it can do nothing
+	if err != nil { // without its state it can do nothing; but a new system without the disk's driver falls back
 		alarm("%v", err)
-		select {}
+		time.Sleep(patience())
+		restart()
 	}
 	before := lastReport()
+	trial()
 	network()
 	go blessed(before)
 	for {
@@ -122,7 +125,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--state", agentState); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--state", agentState, "--hook", "/"+install.HookPath); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }

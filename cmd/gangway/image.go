@@ -13,11 +13,12 @@ import (
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
-	c.AddCommand(a.imageBuild(), a.imageInspect(), a.imageFetch())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch())
 	return c
 }
 
@@ -52,11 +53,43 @@ The image holds the join token's secret: guard it, and the sticks, like a key.`,
 	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
 	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
+	o.partsFlags(f)
+	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
+	return c
+}
+
+func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
-	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
-	return c
+}
+
+// parts loads what images are made of.
+func (o *imageOptions) parts() (_ *stick.Parts, err error) {
+	if o.kernel == "" {
+		if o.kernel, err = fetched(); err != nil {
+			return nil, err
+		}
+	}
+	if o.programs == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		o.programs = filepath.Dir(self)
+	}
+	return stick.LoadParts(o.kernel, o.boot, o.programs)
+}
+
+func readToken(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > join.MaxTokenFile {
+		return nil, fmt.Errorf("%s is no join token file: it has %d bytes", name, info.Size())
+	}
+	return os.ReadFile(name)
 }
 
 // built is what image build prints as JSON.
@@ -76,30 +109,11 @@ func (a *app) buildImage(o imageOptions) error {
 	if err != nil {
 		return usageError{err}
 	}
-	info, err := os.Stat(o.token)
+	token, err := readToken(o.token)
 	if err != nil {
 		return err
 	}
-	if info.Size() > join.MaxTokenFile {
-		return fmt.Errorf("%s is no join token file: it has %d bytes", o.token, info.Size())
-	}
-	token, err := os.ReadFile(o.token)
-	if err != nil {
-		return err
-	}
-	if o.kernel == "" {
-		if o.kernel, err = fetched(); err != nil {
-			return err
-		}
-	}
-	if o.programs == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		o.programs = filepath.Dir(self)
-	}
-	parts, err := stick.LoadParts(o.kernel, o.boot, o.programs)
+	parts, err := o.parts()
 	if err != nil {
 		return err
 	}
@@ -110,7 +124,8 @@ func (a *app) buildImage(o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	if info, err = os.Stat(o.out); err != nil {
+	info, err := os.Stat(o.out)
+	if err != nil {
 		return err
 	}
 	password := ""

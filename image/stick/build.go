@@ -13,6 +13,7 @@ import (
 
 	"gangway/image"
 	"gangway/install"
+	"gangway/install/slots"
 	"gangway/tcg/join"
 )
 
@@ -124,7 +125,10 @@ func ConsolePassword(t *join.TokenFile) (string, error) {
 // debugging, a shell behind a password. The image has the password's hash; 100
 // bits are not guessed.
 func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, error) {
-	files := []image.File{{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755}}
+	files := []image.File{
+		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
+		{Path: install.HookPath, Data: []byte("/init"), Mode: fs.ModeSymlink},
+	}
 	if !debug {
 		return files, nil
 	}
@@ -140,26 +144,14 @@ func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, er
 // tried three times before it counts as bad (systemd's Automatic Boot
 // Assessment).
 func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byte, error) {
-	files, err := p.systemFiles(token, cfg.Debug)
-	if err != nil {
-		return nil, err
-	}
-	own, err := image.Initramfs(files)
-	if err != nil {
-		return nil, err
-	}
-	uki, err := image.UKI{
-		Stub: p.Stub, Kernel: p.Kernel, Initrd: image.Join(base, own),
-		Cmdline:   console + "panic=5 gangway.mode=system",
-		OSRelease: osRelease("Gangway", "gangway", "1"),
-	}.Build()
+	uki, err := p.system(base, token, cfg.Debug)
 	if err != nil {
 		return nil, err
 	}
 	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
 		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
-		{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
+		{Path: slots.LoaderConf, Data: slots.Conf(slots.A)},
 		{Path: install.TokenPath, Data: cfg.Token},
 	}}.FAT()
 }

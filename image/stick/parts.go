@@ -77,6 +77,8 @@ var Modules = []string{
 	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek",
 	// Keyboards, randomness, the firmware's variables.
 	"usbhid", "hid_generic", "virtio_rng", "efivarfs",
+	// Watchdogs: Intel's, with the bridges that it is found by; firmware's; AMD's.
+	"lpc_ich", "i2c_i801", "iTCO_wdt", "wdat_wdt", "sp5100_tco",
 }
 
 // base is the initial file system that installer and system share.

@@ -251,14 +251,15 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files, err := p.systemFiles(tok, false); len(files) != 1 || files[0].Path != "bin/gangway-agent" || err != nil {
+	files, err := p.systemFiles(tok, false)
+	if len(files) != 2 || files[0].Path != "bin/gangway-agent" || files[1].Path != install.HookPath || err != nil {
 		t.Errorf("files: %v, %v", files, err)
 	}
 	password, err := ConsolePassword(tok)
 	if err != nil || len(password) != 20 {
 		t.Fatalf("password %q, %v", password, err)
 	}
-	files, err := p.systemFiles(tok, true)
+	files, err = p.systemFiles(tok, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,5 +276,33 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	tok.Token = "AAAA" + tok.Token[4:]
 	if other, err := ConsolePassword(tok); other == password || err != nil {
 		t.Errorf("another token has the same password, %v", err)
+	}
+}
+
+// An update is the file that an installation would have written, whatever the
+// token, and has nothing of one machine or owner.
+func TestUpdateIsWhatIsInstalled(t *testing.T) {
+	p := parts(t)
+	update, err := System(p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := System(p, nil)
+	if err != nil || !bytes.Equal(update, again) {
+		t.Errorf("two builds differ, %v", err)
+	}
+	tok, err := join.ParseTokenFile(token(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := p.base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if installed, err := p.system(base, tok, false); err != nil || !bytes.Equal(update, installed) {
+		t.Errorf("what is installed differs, %v", err)
+	}
+	if debug, err := System(p, token(t)); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
+		t.Errorf("for debugging: %v", err)
 	}
 }

@@ -151,6 +151,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
 		"-device", "virtio-rng-pci", // so that nobody waits for randomness
+		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets, as on real boards
 	}
 	if !cfg.Offline {
 		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")

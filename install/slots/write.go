@@ -1,0 +1,120 @@
+package slots
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sector = 512
+	chunk  = 1 << 20
+)
+
+// Write puts a system of size bytes into a slot, so that it can be started
+// once all of it is on the disk. sum is its SHA-256. A cut at any moment leaves
+// the other slot as it was, and this one whole or none that starts.
+func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
+	f, err := os.OpenFile(e.path(s), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := e.disarm(f, s); err != nil {
+		return err
+	}
+	first, err := e.fill(f, s, system, size)
+	if err != nil {
+		return fmt.Errorf("writing slot %s: %w", s, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing slot %s: %w", s, err)
+	}
+	if err := e.flush(); err != nil {
+		return fmt.Errorf("writing slot %s: %w", s, err)
+	}
+	got, err := readBack(f, first)
+	if err != nil {
+		return fmt.Errorf("reading slot %s back: %w", s, err)
+	}
+	if got != sum {
+		return fmt.Errorf("slot %s does not hold what was written to it: the disk may be failing", s)
+	}
+	e.changing("arm %s", s)
+	if _, err := f.WriteAt(first, 0); err != nil {
+		return fmt.Errorf("writing slot %s: %w", s, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("writing slot %s: %w", s, err)
+	}
+	return nil
+}
+
+// disarm makes what is in a slot none that starts.
+func (e *ESP) disarm(f *os.File, s Slot) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	e.changing("disarm %s", s)
+	if _, err := f.WriteAt(make([]byte, min(sector, info.Size())), 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// fill writes all but the first sector, which it returns.
+func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []byte, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > size { // in the place of what is longer it would keep the end
+		e.changing("empty %s", s)
+		if err := f.Truncate(0); err != nil {
+			return nil, err
+		}
+	}
+	buf := make([]byte, chunk)
+	for at := int64(0); at < size; at += chunk {
+		b := buf[:min(chunk, size-at)]
+		if _, err := system.ReadAt(b, at); err != nil && (err != io.EOF || at+int64(len(b)) != size) {
+			return nil, err
+		}
+		if at == 0 {
+			first = bytes.Clone(b[:min(sector, len(b))])
+			clear(b[:len(first)])
+		}
+		e.changing("write %s at %d", s, at)
+		if _, err := f.WriteAt(b, at); err != nil {
+			return nil, err
+		}
+	}
+	return first, nil
+}
+
+// readBack hashes what the disk has, with the first sector that it will have.
+func readBack(f *os.File, first []byte) (string, error) {
+	// What is kept in memory is not what was asked for.
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return "", err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	return digest(io.MultiReader(bytes.NewReader(first), io.NewSectionReader(f, int64(len(first)), info.Size()-int64(len(first)))))
+}
+
+func digest(r io.Reader) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
