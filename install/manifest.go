@@ -23,10 +23,14 @@ const TokenPath = "gangway/device_autojointoken.json"
 // in hexadecimal, in its initial file system.
 const ConsolePath = "etc/gangway/console"
 
+// FirstPath is where the data partition has the first revision until the
+// device's trail has begun with it: state.json, and objects/ by SHA-256.
+const FirstPath = "first-revision"
+
 // Bounds of a manifest.
 const (
-	maxManifest = 64 << 10 // bytes
-	maxPart     = 16 << 30 // bytes of a part, unpacked
+	maxManifest = 256 << 10 // bytes
+	maxPart     = 16 << 30  // bytes of a part, unpacked
 )
 
 // Manifest says what a stick installs. Its SHA-256 is on the installer's
@@ -43,6 +47,8 @@ type Manifest struct {
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
+	// First is the device's first revision, where it is not an empty one.
+	First *First `json:"first,omitempty"`
 	// Parts are the partitions' contents: "esp" and "data".
 	Parts []Part `json:"parts"`
 }
@@ -60,6 +66,15 @@ type Part struct {
 	Size int64 `json:"size"`
 	// Extents say where the blocks go.
 	Extents []Extent `json:"extents"`
+}
+
+// First says what is in the device's first revision, for people: what counts
+// is in the data partition.
+type First struct {
+	SHA256  string   `json:"sha256"`  // of the state's compact text
+	Parts   []string `json:"parts"`   // its folders and files at the top
+	Objects int      `json:"objects"` // how many
+	Size    int64    `json:"size"`    // of them, in bytes
 }
 
 // BlockSize is the unit of extents, in bytes.

@@ -215,3 +215,14 @@ func parseRecord(text []byte, sum string) (record, error) {
 	}
 	return record{size, blobs + token}, nil
 }
+
+// CheckState reads a state as a device does, and returns it without its spaces
+// and the SHA-256 of the objects that it names, each once, sorted. What it lets
+// pass, a device lays out.
+func CheckState(text []byte) (compact []byte, sums []string, err error) {
+	s, err := parseState(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.text, s.sums(), nil
+}

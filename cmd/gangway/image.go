@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ func (a *app) imageCommand() *cobra.Command {
 // imageOptions are the options of image build.
 type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
+	merge                                    []string
 	debug                                    bool
 }
 
@@ -41,11 +43,11 @@ The image holds the join token's secret: guard it, and the sticks, like a key.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img`,
 		Args: args("TARGET"),
-		RunE: func(_ *cobra.Command, arg []string) error {
+		RunE: func(c *cobra.Command, arg []string) error {
 			if arg[0] != stick.Target {
 				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
 			}
-			return a.buildImage(o)
+			return a.buildImage(c.Context(), o)
 		},
 	}
 	f := c.Flags()
@@ -55,6 +57,7 @@ The image holds the join token's secret: guard it, and the sticks, like a key.`,
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
 	return c
 }
@@ -68,7 +71,7 @@ type built struct {
 	Manifest        *install.Manifest `json:"manifest"`
 }
 
-func (a *app) buildImage(o imageOptions) error {
+func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if o.token == "" {
 		return usagef("--token-file is needed: the join token file that 'gangway token create' makes")
 	}
@@ -103,8 +106,13 @@ func (a *app) buildImage(o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	revision, remove, err := a.firstRevision(ctx, o.merge)
+	if err != nil {
+		return err
+	}
+	defer remove()
 	m, err := stick.Build(parts, stick.Config{
-		Token: token, Disk: rule, Debug: o.debug,
+		Token: token, Disk: rule, Debug: o.debug, First: revision,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
@@ -156,6 +164,9 @@ shows what it installs, where to, and whose the machine will be.`,
 			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
 			for _, p := range m.Parts {
 				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)
+			}
+			if r := m.First; r != nil {
+				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)
 			}
 			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
 			token, err := json.Marshal(c.Token["token"])

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"gangway/image"
+	"gangway/image/first"
 	"gangway/install"
 	"gangway/tcg/join"
 )
@@ -25,6 +26,8 @@ type Config struct {
 	Token []byte
 	// Disk is the rule by which the automatic installation chooses a disk.
 	Disk install.Rule
+	// First is the device's first revision; nil: an empty one.
+	First *first.Revision
 	// Debug gives the device a console with login.
 	Debug bool
 	// Progress, if set, is told what is being made.
@@ -72,13 +75,16 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress("Making the data partition")
-	data, err := dataImage()
+	data, err := dataImage(cfg.First)
 	if err != nil {
 		return nil, err
 	}
 	m := &install.Manifest{
 		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
 		Hub: token.Hub, Owner: token.Owner, Token: token.ID,
+	}
+	if r := cfg.First; r != nil {
+		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
 	}
 	var files []image.File
 	for _, part := range []struct {
