@@ -103,14 +103,19 @@ func (h *hub) doWithin(req *http.Request, limit int64) ([]byte, error) {
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		r := &Refused{Status: resp.StatusCode}
-		if json.Unmarshal(body, r) != nil || r.Code == "" {
-			r.Code, r.Reason = "http", resp.Status
-		}
-		r.Status = resp.StatusCode
-		return nil, r
+		return nil, refused(resp, body)
 	}
 	return body, nil
+}
+
+// refused is what an answer's body says, or its status alone.
+func refused(resp *http.Response, body []byte) *Refused {
+	r := &Refused{Status: resp.StatusCode}
+	if json.Unmarshal(body, r) != nil || r.Code == "" {
+		r.Code, r.Reason = "http", resp.Status
+	}
+	r.Status = resp.StatusCode
+	return r
 }
 
 func (h *hub) send(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {

@@ -194,6 +194,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "time between looks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "the installer's program; without one the machine takes no revisions")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device that has no trail yet; it is removed once the hub has it")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder of revisions and their objects, where others may read them or there is more room (default: in the state folder)")
 	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "longest time for one call of the hook")
 	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back what passed its test but does not reach the hub in this time; -1s: do not ask")
