@@ -43,6 +43,10 @@ type Config struct {
 	// Token is the join token's file. It is needed until the device is
 	// active, and not afterwards.
 	Token *join.TokenFile
+	// Hub is the hub of a machine without a join token, which shows a code
+	// until somebody has taken it there. It is not looked at if there is a
+	// Token.
+	Hub *join.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
 	// StateDir is the folder of the state, made if it is not there.
@@ -209,8 +213,14 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 		}
 		return &a.state, signer.Close()
 	}
-	if a.cfg.Token == nil {
+	if a.cfg.Token == nil && a.cfg.Hub == nil {
 		return nil, errors.New("agent: the device is not onboarded yet: a join token file is needed")
+	}
+	claimed := a.cfg.Token == nil
+	if claimed {
+		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.otherHub(); err != nil {
 		return nil, err
@@ -232,6 +242,11 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		if err := a.reset(); err != nil {
 			return nil, err
+		}
+		if claimed {
+			if a.cfg.Token, err = a.claim(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 }

@@ -74,8 +74,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 type usageError struct{ error }
 
 type options struct {
-	token, tpm, state, model, serial, ek, key, output string
-	every                                             time.Duration
+	token, hub, tpm, state, model, serial, ek, key, output string
+	every                                                  time.Duration
 
 	trail        trail.Config
 	poll         time.Duration
@@ -131,7 +131,8 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 			return o.print(stdout, s)
 		},
 	}
-	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --hub-file)")
+	onboard.Flags().StringVar(&o.hub, "hub-file", "", "file that says which hub, for a machine without a token: it shows a code for its owner to take there")
 	identityFlags(onboard, &o)
 
 	runCmd := &cobra.Command{
@@ -250,7 +251,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	} else if o.output != "text" {
 		return nil, usageError{fmt.Errorf("--output is text or json, not %q", o.output)}
 	}
-	if o.token == "" && needToken {
+	if o.token == "" && o.hub == "" && needToken {
 		return nil, usageError{errors.New("--token-file is needed: the join token file that 'gangway token create' makes")}
 	}
 	if o.token != "" {
@@ -260,6 +261,15 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		}
 		if cfg.Token, err = join.ParseTokenFile(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.token, err)
+		}
+	}
+	if o.hub != "" && o.token == "" {
+		b, err := readFile(o.hub, join.MaxTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.Hub, err = join.ParseHubFile(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.hub, err)
 		}
 	}
 	return agent.New(cfg)
@@ -303,6 +313,9 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 	line("boot", s.Boot)
 	line("revision", s.Revision)
 	line("step", s.Step)
+	if s.Claim != "" {
+		line("claim", s.Claim+", compare "+s.ClaimWords)
+	}
 	line("waiting", s.Waiting)
 	return nil
 }
