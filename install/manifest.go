@@ -19,6 +19,10 @@ const ManifestPath = "gangway/manifest.json"
 // system partition, until it is aboard.
 const TokenPath = "gangway/device_autojointoken.json"
 
+// HubPath is where a system without a join token has what it needs to know of
+// its hub (join.HubFile), in its EFI system partition. It is no secret.
+const HubPath = "gangway/hub.json"
+
 // ConsolePath is where a system with a console has the SHA-256 of its password,
 // in hexadecimal, in its initial file system.
 const ConsolePath = "etc/gangway/console"

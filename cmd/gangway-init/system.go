@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"gangway/install"
@@ -102,12 +103,21 @@ func mountSystem(i *install.Installed) error {
 func aboard() {
 	token := filepath.Join(espDir, install.TokenPath)
 	args := []string{"--state", agentState}
-	if exists(token) {
+	hub := filepath.Join(espDir, install.HubPath)
+	switch {
+	case exists(token):
 		args = append(args, "--token-file", token)
+	case exists(hub):
+		args = append(args, "--hub-file", hub)
 	}
 	if phase() != "active" {
 		now("Joining the hub")
+		stop := make(chan struct{})
+		var offered sync.WaitGroup
+		offered.Go(func() { offerClaim(stop) })
 		code, err := run(agentPath, append([]string{"onboard"}, args...)...)
+		close(stop)
+		offered.Wait()
 		if err != nil || code != 0 {
 			if code == exitRefused {
 				alarm("The hub refuses this machine; its owner can see why.")
@@ -134,6 +144,8 @@ type agentStatus struct {
 	Nick       string    `json:"nick"`
 	OwnerNick  string    `json:"owner-nick"`
 	Hub        string    `json:"hub"`
+	Claim      string    `json:"claim"`
+	ClaimWords string    `json:"claim-words"`
 	LastReport time.Time `json:"last-report"`
 }
 

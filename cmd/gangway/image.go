@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +30,7 @@ func (a *app) imageCommand() *cobra.Command {
 type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
 	merge                                    []string
-	debug                                    bool
+	debug, claim                             bool
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -39,7 +43,9 @@ into the fleet of the join token's owner, with no key pressed. The target is
 x64-uefi-installer. It needs no privileges, and the same input gives the same
 image to the byte.
 
-The image holds the join token's secret: guard it, and the sticks, like a key.`,
+The image holds the join token's secret: guard it, and the sticks, like a key.
+With --claim it holds none: each machine shows a code, and is the device of who
+takes that to the hub.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img`,
 		Args: args("TARGET"),
@@ -51,7 +57,8 @@ The image holds the join token's secret: guard it, and the sticks, like a key.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --claim)")
+	f.BoolVar(&o.claim, "claim", false, "no token: the machines show a code, and are the devices of who takes it to the hub that you are signed in to")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
 	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
@@ -72,21 +79,17 @@ type built struct {
 }
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
-	if o.token == "" {
-		return usagef("--token-file is needed: the join token file that 'gangway token create' makes")
+	if (o.token == "") != o.claim {
+		return usagef("--token-file is needed, the join token file that 'gangway token create' makes; or --claim, for machines that show a code")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
 		return usageError{err}
 	}
-	info, err := os.Stat(o.token)
-	if err != nil {
-		return err
+	if o.claim && o.debug {
+		return usagef("--debug needs --token-file: the console's password follows from the token's secret")
 	}
-	if info.Size() > join.MaxTokenFile {
-		return fmt.Errorf("%s is no join token file: it has %d bytes", o.token, info.Size())
-	}
-	token, err := os.ReadFile(o.token)
+	token, hub, err := o.whose()
 	if err != nil {
 		return err
 	}
@@ -112,13 +115,14 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	defer remove()
 	m, err := stick.Build(parts, stick.Config{
-		Token: token, Disk: rule, Debug: o.debug, First: revision,
+		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
 		return err
 	}
-	if info, err = os.Stat(o.out); err != nil {
+	info, err := os.Stat(o.out)
+	if err != nil {
 		return err
 	}
 	password := ""
@@ -137,6 +141,42 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", o.out, info.Size()>>20, o.out)
 	return nil
+}
+
+// whose reads the join token's file, or makes the hub's of the hub that the
+// operator is signed in to.
+func (o *imageOptions) whose() (token, hub []byte, err error) {
+	if o.claim {
+		s, err := loadSignIn()
+		if err != nil {
+			return nil, nil, err
+		}
+		hub, err = s.hubFile()
+		return nil, hub, err
+	}
+	info, err := os.Stat(o.token)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.Size() > join.MaxTokenFile {
+		return nil, nil, fmt.Errorf("%s is no join token file: it has %d bytes", o.token, info.Size())
+	}
+	token, err = os.ReadFile(o.token)
+	return token, nil, err
+}
+
+// hubFile says which hub it is, without a secret.
+func (s *signIn) hubFile() ([]byte, error) {
+	block, _ := pem.Decode([]byte(s.HubCA))
+	if block == nil {
+		return nil, errors.New("the hub's CA cannot be read; sign in again")
+	}
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the hub's CA cannot be read; sign in again: %w", err)
+	}
+	name := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	return json.MarshalIndent(join.HubFile{Hub: s.Hub, HubName: hex.EncodeToString(name[:]), HubCA: s.HubCA}, "", "  ")
 }
 
 func (a *app) imageInspect() *cobra.Command {
@@ -168,11 +208,15 @@ shows what it installs, where to, and whose the machine will be.`,
 			if r := m.First; r != nil {
 				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)
 			}
-			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
+			if m.Token == "" {
+				a.printf("%-10s %s\n%-10s none: the machine shows a code, and is the device of who takes it there\n", "hub", m.Hub, "token")
+				return nil
+			}
 			token, err := json.Marshal(c.Token["token"])
 			if err != nil {
 				return err
 			}
+			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
 			a.printf("%-10s %s, secret %s, until %v\n", "token", m.Token, strings.Trim(string(token), `"`), c.Token["expires"])
 			if m.Debug {
 				a.printf("%-10s a console with login on the device\n", "debug")
