@@ -64,6 +64,9 @@ type Config struct {
 	// Trail is how the device follows its trail; without a hook it does not.
 	// Dir, Device, Say and Line are the agent's to set, and Poll where it is 0.
 	Trail trail.Config
+	// ReportFiles are files whose text is reported as device-meta, by key. What
+	// the agent reports itself comes first.
+	ReportFiles map[string]string
 	// UserMetaHook is called as PROGRAM user-meta FILE when the owner has
 	// changed the device's user-meta. Empty: it is only kept in the file.
 	UserMetaHook string

@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"gangway/install/escrow"
 )
 
 // ManifestPath is where a stick has its manifest, in its EFI system partition.
@@ -51,6 +53,9 @@ type Manifest struct {
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
+	// Escrow is the age recipient that the recovery keys of encrypted disks are
+	// kept for; empty: they are not.
+	Escrow string `json:"escrow,omitempty"`
 	// First is the device's first revision, where it is not an empty one.
 	First *First `json:"first,omitempty"`
 	// Parts are the partitions' contents: "esp" and "data".
@@ -141,6 +146,11 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if err := m.Disk.check(); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if m.Escrow != "" {
+		if err := escrow.CheckRecipient(m.Escrow); err != nil {
+			return nil, fmt.Errorf("manifest: %w", err)
+		}
 	}
 	names := make([]string, len(m.Parts))
 	for i, p := range m.Parts {

@@ -81,6 +81,7 @@ type options struct {
 	poll         time.Duration
 	reserve      int64 // MiB
 	userMetaHook string
+	reportFiles  map[string]string
 	noLog        bool
 	logStdin     bool
 	logFiles     []string
@@ -203,6 +204,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "objects downloaded at once")
 	f.Int64Var(&o.reserve, "reserve", 64, "MiB of the state's disk that stay free")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the owner's metadata has changed")
+	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text as device-meta KEY, at most 16 KiB; may be given again")
 	f.BoolVar(&o.noLog, "no-log", false, "send no log to the hub")
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "send the lines appended to this file too; may be given again")
 	f.StringVar(&o.logSocket, "log-socket", "", "make a Unix datagram socket here and send what comes, as 'logger -u PATH' does")
@@ -231,7 +233,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
-		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook,
+		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(s agent.Step) {
 			took := ""

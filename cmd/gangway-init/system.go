@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"gangway/install"
+	"gangway/install/escrow"
+	"gangway/install/luks"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,12 +93,37 @@ func mountSystem(i *install.Installed) error {
 	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
 	}
+	keepEscrow("/dev/" + i.Data())
 	go func() { // of a large disk it takes a while
 		if err := grow(dev, dataDir); err != nil {
 			say("growing the data partition: %v", err)
 		}
 	}()
 	return nil
+}
+
+// escrowFile is where the agent finds the encrypted recovery key, in memory.
+const escrowFile = "/run/disk-recovery.age"
+
+// keepEscrow takes the encrypted recovery key out of the disk's header, if
+// there is one.
+func keepEscrow(partition string) {
+	f, err := os.Open(partition)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	token, err := luks.Token(f, escrow.TokenType)
+	if err != nil {
+		return // the disk is not encrypted, or its key is not kept
+	}
+	text, err := escrow.Ciphertext(token)
+	if err == nil {
+		err = os.WriteFile(escrowFile, []byte(text), 0o600)
+	}
+	if err != nil {
+		say("%v", err)
+	}
 }
 
 // aboard onboards and stays connected, until the agent ends.
@@ -132,7 +159,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--state", agentState, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--state", agentState, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }

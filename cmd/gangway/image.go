@@ -22,13 +22,14 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
-	c.AddCommand(a.imageBuild(), a.imageInspect(), a.imageFetch())
+	c.AddCommand(a.imageBuild(), a.imageInspect(), a.imageFetch(), a.imageEscrowKey())
 	return c
 }
 
 // imageOptions are the options of image build.
 type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
+	escrow                                   string
 	merge                                    []string
 	debug, claim                             bool
 }
@@ -64,6 +65,7 @@ takes that to the hub.`,
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
+	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
 	return c
@@ -93,6 +95,10 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	recipient, err := escrowTo(o.escrow)
+	if err != nil {
+		return err
+	}
 	if o.kernel == "" {
 		if o.kernel, err = fetched(); err != nil {
 			return err
@@ -115,7 +121,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	defer remove()
 	m, err := stick.Build(parts, stick.Config{
-		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision,
+		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision, Escrow: recipient,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
@@ -204,6 +210,9 @@ shows what it installs, where to, and whose the machine will be.`,
 			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
 			for _, p := range m.Parts {
 				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)
+			}
+			if m.Escrow != "" {
+				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
 			}
 			if r := m.First; r != nil {
 				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)

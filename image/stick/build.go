@@ -29,6 +29,8 @@ type Config struct {
 	Hub []byte
 	// Disk is the rule by which the automatic installation chooses a disk.
 	Disk install.Rule
+	// Escrow is the age recipient that recovery keys are kept for.
+	Escrow string
 	// First is the device's first revision; nil: an empty one.
 	First *first.Revision
 	// Debug gives the device a console with login.
@@ -84,7 +86,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	}
 	m := &install.Manifest{
 		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
-		Hub: token.Hub, Owner: token.Owner, Token: token.ID,
+		Hub: token.Hub, Owner: token.Owner, Token: token.ID, Escrow: cfg.Escrow,
 	}
 	if r := cfg.First; r != nil {
 		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
