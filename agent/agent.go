@@ -76,6 +76,9 @@ type Config struct {
 	LogFiles  []string
 	LogSocket string
 	LogReader io.Reader
+	// SetClock, if set, sets the system's clock: where it is evidently wrong, or
+	// behind the hub's.
+	SetClock func(time.Time) error
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
@@ -138,6 +141,22 @@ func New(cfg Config) (*Agent, error) {
 
 // Close releases the state folder.
 func (a *Agent) Close() error { return a.dir.close() }
+
+// hub is a hub whose word may put the clock right.
+func (a *Agent) hub(url, ca string) (*hub, error) {
+	h, err := newHub(url, ca)
+	if err != nil || a.cfg.SetClock == nil {
+		return h, err
+	}
+	h.clock = &clockSetter{set: a.cfg.SetClock, say: func(was, is time.Time, err error) {
+		if err != nil {
+			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
+			return
+		}
+		a.step("clock", "The machine's clock was set from %s to %s, by the hub's.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+	}}
+	return h, nil
+}
 
 func (a *Agent) step(name, format string, args ...any) {
 	a.stepTook(name, 0, format, args...)
@@ -286,7 +305,7 @@ func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, 
 
 // advance goes from the phase on the disk to active.
 func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
-	hub, err := newHub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
+	hub, err := a.hub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (a *Agent) claim(ctx context.Context) (*join.TokenFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := newHub(a.cfg.Hub.Hub, a.cfg.Hub.HubCA)
+	h, err := a.hub(a.cfg.Hub.Hub, a.cfg.Hub.HubCA)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -47,7 +46,7 @@ func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	h, err := newHub(a.state.Hub, a.state.HubCA)
+	h, err := a.hub(a.state.Hub, a.state.HubCA)
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -128,7 +127,7 @@ func newBlobClient(h *hub) *http.Client {
 		Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: h.roots},
+			TLSClientConfig:       h.trusting(h.host()),
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
 			MaxConnsPerHost:       8,

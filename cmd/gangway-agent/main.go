@@ -21,6 +21,7 @@ import (
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 the hub refused for
@@ -83,6 +84,7 @@ type options struct {
 	userMetaHook string
 	reportFiles  map[string]string
 	noLog        bool
+	setClock     bool
 	logStdin     bool
 	logFiles     []string
 	logSocket    string
@@ -105,6 +107,7 @@ with that it talks to the hub.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
 	onboard := &cobra.Command{
@@ -244,6 +247,9 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		},
 	}
 	cfg.Trail.Reserve = o.reserve << 20
+	if o.setClock {
+		cfg.SetClock = setClock
+	}
 	if o.logStdin {
 		cfg.LogReader = os.Stdin
 	}
@@ -275,6 +281,12 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		}
 	}
 	return agent.New(cfg)
+}
+
+// setClock sets the system's clock.
+func setClock(t time.Time) error {
+	tv := unix.NsecToTimeval(t.UnixNano())
+	return unix.Settimeofday(&tv)
 }
 
 func readFile(name string, limit int64) ([]byte, error) {

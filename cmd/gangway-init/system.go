@@ -129,7 +129,7 @@ func keepEscrow(partition string) {
 // aboard onboards and stays connected, until the agent ends.
 func aboard() {
 	token := filepath.Join(espDir, install.TokenPath)
-	args := []string{"--state", agentState}
+	args := []string{"--set-clock", "--state", agentState}
 	hub := filepath.Join(espDir, install.HubPath)
 	switch {
 	case exists(token):
@@ -159,7 +159,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--state", agentState, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--set-clock", "--state", agentState, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }
