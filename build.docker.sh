@@ -5,8 +5,10 @@
 #
 #	PANTAVISOR_TPMACA  must be yes: the identity is in the TPM, or there is none
 #	PV_AUTOTOK_FILE    the join token's file, of `gangway token create`
+#	GANGWAY_CLAIM      yes, and no PV_AUTOTOK_FILE: as of `gangway image build --claim`
 #	PANTAVISOR_DEBUG   yes: a console with login on the device
-#	PVR_MERGE_SRC      not supported yet
+#	PVR_MERGE_SRC      sources of the devices' first revision, as of
+#	                   `gangway image build --merge`, with spaces between them
 #	GANGWAY_IMAGE      the image (build/installer.img)
 #	GANGWAY_DISK       which disk, as of `gangway image build --disk`
 #
@@ -29,10 +31,12 @@ yesno() { # NAME VALUE
 yesno PANTAVISOR_TPMACA "${PANTAVISOR_TPMACA:-}"
 yesno PANTAVISOR_DEBUG "${PANTAVISOR_DEBUG:-}"
 [ "${PANTAVISOR_TPMACA:-}" = yes ] || fail "set PANTAVISOR_TPMACA=yes: Gangway's devices have their identity in the TPM"
-[ -n "${PV_AUTOTOK_FILE:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json"
-[ -r "$PV_AUTOTOK_FILE" ] || fail "PV_AUTOTOK_FILE: $PV_AUTOTOK_FILE cannot be read"
-[ -z "${PVR_MERGE_SRC:-}" ] || fail "PVR_MERGE_SRC is not supported yet: post the revision through the hub once the device is there"
-case "$PV_AUTOTOK_FILE" in
+[ -n "${PV_AUTOTOK_FILE:-}${GANGWAY_CLAIM:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json; or GANGWAY_CLAIM=yes"
+[ -z "${PV_AUTOTOK_FILE:-}" ] || [ -r "$PV_AUTOTOK_FILE" ] || fail "PV_AUTOTOK_FILE: $PV_AUTOTOK_FILE cannot be read"
+yesno GANGWAY_CLAIM "${GANGWAY_CLAIM:-}"
+start=$PWD
+case "${PV_AUTOTOK_FILE:-}" in
+"") token= ;;
 /*) token=$PV_AUTOTOK_FILE ;;
 *) token=$PWD/$PV_AUTOTOK_FILE ;;
 esac
@@ -41,6 +45,17 @@ cd "$(dirname "$0")"
 make -s build
 kernel=build/installer-kernel
 ./build/gangway image fetch --dir "$kernel"
-set -- --token-file "$token" --kernel "$kernel" --disk "${GANGWAY_DISK:-largest}" -o "${GANGWAY_IMAGE:-build/installer.img}"
+set -- --kernel "$kernel" --disk "${GANGWAY_DISK:-largest}" -o "${GANGWAY_IMAGE:-build/installer.img}"
+[ -z "$token" ] || set -- "$@" --token-file "$token"
+[ "${GANGWAY_CLAIM:-}" != yes ] || set -- "$@" --claim
+set -f # a source is a name, and no pattern
+for source in ${PVR_MERGE_SRC:-}; do
+	path=${source%%#*}
+	case $path in
+	/*) ;;
+	*) [ ! -e "$start/$path" ] || source=$start/$source ;;
+	esac
+	set -- "$@" --merge "$source"
+done
 [ "${PANTAVISOR_DEBUG:-}" != yes ] || set -- "$@" --debug
 exec ./build/gangway image build x64-uefi-installer "$@"

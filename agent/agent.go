@@ -43,6 +43,10 @@ type Config struct {
 	// Token is the join token's file. It is needed until the device is
 	// active, and not afterwards.
 	Token *join.TokenFile
+	// Hub is the hub of a machine without a join token, which shows a code
+	// until somebody has taken it there. It is not looked at if there is a
+	// Token.
+	Hub *join.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
 	// StateDir is the folder of the state, made if it is not there.
@@ -60,6 +64,9 @@ type Config struct {
 	// Trail is how the device follows its trail; without a hook it does not.
 	// Dir, Device, Say and Line are the agent's to set, and Poll where it is 0.
 	Trail trail.Config
+	// ReportFiles are files whose text is reported as device-meta, by key. What
+	// the agent reports itself comes first.
+	ReportFiles map[string]string
 	// UserMetaHook is called as PROGRAM user-meta FILE when the owner has
 	// changed the device's user-meta. Empty: it is only kept in the file.
 	UserMetaHook string
@@ -69,6 +76,9 @@ type Config struct {
 	LogFiles  []string
 	LogSocket string
 	LogReader io.Reader
+	// SetClock, if set, sets the system's clock: where it is evidently wrong, or
+	// behind the hub's.
+	SetClock func(time.Time) error
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
@@ -131,6 +141,22 @@ func New(cfg Config) (*Agent, error) {
 
 // Close releases the state folder.
 func (a *Agent) Close() error { return a.dir.close() }
+
+// hub is a hub whose word may put the clock right.
+func (a *Agent) hub(url, ca string) (*hub, error) {
+	h, err := newHub(url, ca)
+	if err != nil || a.cfg.SetClock == nil {
+		return h, err
+	}
+	h.clock = &clockSetter{set: a.cfg.SetClock, say: func(was, is time.Time, err error) {
+		if err != nil {
+			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
+			return
+		}
+		a.step("clock", "The machine's clock was set from %s to %s, by the hub's.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+	}}
+	return h, nil
+}
 
 func (a *Agent) step(name, format string, args ...any) {
 	a.stepTook(name, 0, format, args...)
@@ -209,8 +235,14 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 		}
 		return &a.state, signer.Close()
 	}
-	if a.cfg.Token == nil {
+	if a.cfg.Token == nil && a.cfg.Hub == nil {
 		return nil, errors.New("agent: the device is not onboarded yet: a join token file is needed")
+	}
+	claimed := a.cfg.Token == nil
+	if claimed {
+		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.otherHub(); err != nil {
 		return nil, err
@@ -232,6 +264,11 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		if err := a.reset(); err != nil {
 			return nil, err
+		}
+		if claimed {
+			if a.cfg.Token, err = a.claim(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 }
@@ -268,7 +305,7 @@ func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, 
 
 // advance goes from the phase on the disk to active.
 func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
-	hub, err := newHub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
+	hub, err := a.hub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
 	if err != nil {
 		return err
 	}

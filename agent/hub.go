@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -25,17 +26,23 @@ import (
 type hub struct {
 	url    string
 	roots  *x509.CertPool
+	certs  []*x509.Certificate // those of roots
+	now    func() time.Time
+	clock  *clockSetter // nil: the clock is somebody else's to set
 	client *http.Client
 
 	connections atomic.Int64 // that were made
 }
 
 func newHub(url, ca string) (*hub, error) {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(ca)) {
-		return nil, errors.New("agent: the hub's CA cannot be read")
+	certs, err := (&join.TokenFile{HubCA: ca}).Roots()
+	if err != nil {
+		return nil, fmt.Errorf("agent: the hub's CA cannot be read: %w", err)
 	}
-	h := &hub{url: url, roots: roots}
+	h := &hub{url: url, roots: x509.NewCertPool(), certs: certs, now: time.Now}
+	for _, c := range certs {
+		h.roots.AddCert(c)
+	}
 	h.client = h.newClient(nil)
 	return h, nil
 }
@@ -44,15 +51,24 @@ func newHub(url, ca string) (*hub, error) {
 // connections are closed.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
-	n := &hub{url: h.url, roots: h.roots}
+	n := &hub{url: h.url, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock}
 	n.client = n.newClient(&tls.Certificate{Certificate: chain, PrivateKey: key})
 	return n
+}
+
+// host is the hub's name in its URL, without the port.
+func (h *hub) host() string {
+	u, err := url.Parse(h.url)
+	if err != nil {
+		return "" // which no certificate is for
+	}
+	return u.Hostname()
 }
 
 func (h *hub) close() { h.client.CloseIdleConnections() }
 
 func (h *hub) newClient(cert *tls.Certificate) *http.Client {
-	config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: h.roots}
+	config := h.trusting(h.host())
 	if cert != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
@@ -89,6 +105,7 @@ func (h *hub) doWithin(req *http.Request, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
+	h.clock.heard(h.now(), h.certs, resp)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
@@ -103,14 +120,19 @@ func (h *hub) doWithin(req *http.Request, limit int64) ([]byte, error) {
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		r := &Refused{Status: resp.StatusCode}
-		if json.Unmarshal(body, r) != nil || r.Code == "" {
-			r.Code, r.Reason = "http", resp.Status
-		}
-		r.Status = resp.StatusCode
-		return nil, r
+		return nil, refused(resp, body)
 	}
 	return body, nil
+}
+
+// refused is what an answer's body says, or its status alone.
+func refused(resp *http.Response, body []byte) *Refused {
+	r := &Refused{Status: resp.StatusCode}
+	if json.Unmarshal(body, r) != nil || r.Code == "" {
+		r.Code, r.Reason = "http", resp.Status
+	}
+	r.Status = resp.StatusCode
+	return r
 }
 
 func (h *hub) send(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {

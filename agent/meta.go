@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"gangway/agent/trail"
 	"gangway/internal/strictjson"
@@ -68,12 +70,38 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 		size := uint64(disk.Bsize)
 		m["storage"] = map[string]uint64{"total": disk.Blocks * size, "free": disk.Bavail * size, "reserved": (disk.Bfree - disk.Bavail) * size, "real_free": disk.Bfree * size}
 	}
+	for key, path := range a.cfg.ReportFiles {
+		if _, is := m[key]; is {
+			continue
+		}
+		if text, err := readReport(path); err == nil {
+			m[key] = text
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			a.cfg.Log.Warn("report", "file", path, "err", err)
+		}
+	}
 	if follower != nil {
 		status := follower.Status()
 		m["pantavisor.revision"] = status.Revision
 		m["pantahub.state"] = pantahubState(status.Phase)
 	}
 	return m
+}
+
+// maxReportFile bounds a file that is reported, in bytes.
+const maxReportFile = 16 << 10
+
+func readReport(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxReportFile+1))
+	if err == nil && (len(b) > maxReportFile || !utf8.Valid(b)) {
+		err = fmt.Errorf("it is no text, or has more than %d bytes", maxReportFile)
+	}
+	return string(b), err
 }
 
 // pantahubState says a follower's phase in Pantavisor's words.

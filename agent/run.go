@@ -30,7 +30,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer s.close()
 	group, ctx := errgroup.WithContext(ctx)
 	var follower *trail.Follower
-	if a.cfg.Trail.Hook != "" {
+	if a.cfg.Trail.Hook != "" || a.cfg.Trail.First != "" {
 		if follower, err = a.follower(s); err != nil {
 			return err
 		}

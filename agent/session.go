@@ -2,9 +2,9 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -46,7 +46,7 @@ func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	h, err := newHub(a.state.Hub, a.state.HubCA)
+	h, err := a.hub(a.state.Hub, a.state.HubCA)
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
@@ -127,7 +127,7 @@ func newBlobClient(h *hub) *http.Client {
 		Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: h.roots},
+			TLSClientConfig:       h.trusting(h.host()),
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
 			MaxConnsPerHost:       8,
@@ -140,6 +140,47 @@ func newBlobClient(h *hub) *http.Client {
 		},
 	}
 }
+
+// Upload puts a content to a path of the hub. It ends with an error if nothing
+// of it goes on its way for a minute.
+func (s *session) Upload(ctx context.Context, path string, content io.Reader, size int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	alarm := time.AfterFunc(uploadIdle, cancel)
+	defer alarm.Stop()
+	body := io.Reader(readerFunc(func(b []byte) (int, error) {
+		alarm.Reset(uploadIdle)
+		return content.Read(b)
+	}))
+	if size == 0 {
+		body = http.NoBody
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.h.url+path, body)
+	if err != nil {
+		return err
+	}
+	req.ContentLength = size
+	req.Header.Set("User-Agent", "gangway-agent")
+	resp, err := s.blobs.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return err
+		}
+		return refused(resp, answer)
+	}
+	return nil
+}
+
+const uploadIdle = time.Minute
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 // Download gets a path of the hub from a byte on.
 func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {

@@ -50,6 +50,10 @@ type State struct {
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
 	// Boot is what the hub said of the last measurement: "matches", "changed".
 	Boot string `json:"boot,omitempty"`
+	// Claim is the address that a person opens to take a machine without a join
+	// token, and ClaimWords what they compare there. Neither is a secret.
+	Claim      string `json:"claim,omitempty"`
+	ClaimWords string `json:"claim-words,omitempty"`
 	// Waiting says in one line what the agent is waiting for.
 	Waiting  string    `json:"waiting,omitempty"`
 	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last took a report

@@ -82,8 +82,8 @@ func TestContractNotSignedIn(t *testing.T) {
 func TestContractAnothersIsNotThere(t *testing.T) {
 	c := newContract(t)
 	nothing := []map[string]string{
-		{"id": strings.Repeat("0", 24), "rev": "0", "sha": strings.Repeat("0", 64), "owner": "nobody", "file": strings.Repeat("0", 24) + ".crt", "token": "AAAA"},
-		{"id": "nothing", "rev": "99", "sha": "x", "owner": "ada", "file": "x", "token": "%41"},
+		{"id": strings.Repeat("0", 24), "rev": "0", "sha": strings.Repeat("0", 64), "owner": "nobody", "file": strings.Repeat("0", 24) + ".crt", "token": "AAAA", "code": "AAAA"},
+		{"id": "nothing", "rev": "99", "sha": "x", "owner": "ada", "file": "x", "token": "%41", "code": "%41"},
 	}
 	c.each(func(method, path string, r row) {
 		if !strings.Contains(path, "{") {

@@ -91,7 +91,11 @@ func newContract(t *testing.T) *contract {
 	step := post(f.ada, f.boatID, `{`+systemSpec+`,"kernel":"`+f.contentSum+`"}`)
 	o := want[hub.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
 	_, address, _ := strings.Cut(o.GetURL, "/local-s3/")
-	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": f.boatID + ".crt", "owner": "ada", "part": "public"}
+	claimed := claimCode(t)
+	if status, body, _ := f.ada.request("POST", "/claim/"+claimed, nil, map[string]string{"Accept": "application/json"}); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": f.boatID + ".crt", "owner": "ada", "part": "public", "code": claimed}
 	return c
 }
 
@@ -269,8 +273,11 @@ func contractRows() map[string]row {
 		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
 
-		"POST /sign-in":  {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
-		"POST /sign-out": {who: "all", status: 303},
+		"GET /claim/{code}":  {who: "all", public: true, other: 400},
+		"POST /claim/{code}": {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"GET /claims/{code}": {who: "all", public: true, other: 400},
+		"POST /sign-in":      {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"POST /sign-out":     {who: "all", status: 303},
 		"POST /decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": c.waiting()["body"]}
 		}},

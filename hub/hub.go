@@ -350,6 +350,10 @@ func (s *Server) routes() http.Handler {
 	handle("POST /sign-in", s.limited(s.logins, s.signIn))
 	handle("POST /sign-out", s.signOut)
 	handle("POST /decide", s.asOwner(s.decideOnPage))
+	// A machine that shows a code.
+	handle("GET /claim/{code}", s.claimPage)
+	handle("POST /claim/{code}", s.limited(s.logins, s.claimOnPage))
+	handle("GET /claims/{code}", s.limited(s.onboards, s.showClaim))
 	handle("GET /style.css", s.styleSheet)
 
 	none := noRoute(mux)

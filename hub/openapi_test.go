@@ -156,12 +156,12 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call := func(p *person, method, route, id string, in any, want int) []byte {
 		t.Helper()
 		path, query, _ := strings.Cut(route, "?")
-		address := strings.NewReplacer("{id}", id, "{file}", id, "{part}", "public").Replace(path)
+		address := strings.NewReplacer("{id}", id, "{file}", id, "{code}", id, "{part}", "public").Replace(path)
 		if query != "" {
 			address += "?" + query
 		}
 		header := map[string]string{}
-		if path == "/sign-in" || path == "/decide" {
+		if path == "/sign-in" || path == "/decide" || path == "/claim/{code}" {
 			header["Content-Type"] = "application/x-www-form-urlencoded"
 		}
 		status, body, h := p.request(method, address, in, header)
@@ -456,6 +456,21 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
 	call(ada, "GET", "/", "", nil, 200)
 	s.Advance(time.Minute) // so as not to be taken for a guesser
+	s.Server.Unlimited()
+	code := claimCode(t)
+	for _, bad := range []string{"x", code + "A", code[:58] + "!"} {
+		call(stranger, "GET", "/claim/{code}", bad, nil, 400)
+		call(stranger, "POST", "/claim/{code}", bad, nil, 400)
+		call(stranger, "GET", "/claims/{code}", bad, nil, 400)
+	}
+	call(stranger, "GET", "/claim/{code}", code, nil, 200)
+	call(stranger, "GET", "/claims/{code}", code, nil, 404)
+	call(stranger, "POST", "/claim/{code}", code, "nick=ada&password=wrong", 401)
+	call(stranger, "POST", "/claim/{code}", code, "nick="+strings.Repeat("a", 70<<10), 413)
+	call(ada, "POST", "/claim/{code}", code, "", 303)
+	call(ada, "POST", "/claim/{code}", code, "", 303)
+	call(s.person(t, "bob"), "POST", "/claim/{code}", code, "", 409)
+	call(stranger, "GET", "/claims/{code}", code, nil, 200)
 	call(stranger, "POST", "/sign-in", "", "nick=ada&password=wrong", 401)
 	call(stranger, "POST", "/sign-in", "", "nick=%zz", 400)
 	call(stranger, "POST", "/sign-in", "", "nick="+strings.Repeat("a", 70<<10), 413)

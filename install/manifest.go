@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"gangway/install/escrow"
 )
 
 // ManifestPath is where a stick has its manifest, in its EFI system partition.
@@ -19,6 +21,10 @@ const ManifestPath = "gangway/manifest.json"
 // system partition, until it is aboard.
 const TokenPath = "gangway/device_autojointoken.json"
 
+// HubPath is where a system without a join token has what it needs to know of
+// its hub (join.HubFile), in its EFI system partition. It is no secret.
+const HubPath = "gangway/hub.json"
+
 // ConsolePath is where a system with a console has the SHA-256 of its password,
 // in hexadecimal, in its initial file system.
 const ConsolePath = "etc/gangway/console"
@@ -27,10 +33,14 @@ const ConsolePath = "etc/gangway/console"
 // initial file system.
 const HookPath = "bin/gangway-hook"
 
+// FirstPath is where the data partition has the first revision until the
+// device's trail has begun with it: state.json, and objects/ by SHA-256.
+const FirstPath = "first-revision"
+
 // Bounds of a manifest.
 const (
-	maxManifest = 64 << 10 // bytes
-	maxPart     = 16 << 30 // bytes of a part, unpacked
+	maxManifest = 256 << 10 // bytes
+	maxPart     = 16 << 30  // bytes of a part, unpacked
 )
 
 // Manifest says what a stick installs. Its SHA-256 is on the installer's
@@ -47,6 +57,11 @@ type Manifest struct {
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
+	// Escrow is the age recipient that the recovery keys of encrypted disks are
+	// kept for; empty: they are not.
+	Escrow string `json:"escrow,omitempty"`
+	// First is the device's first revision, where it is not an empty one.
+	First *First `json:"first,omitempty"`
 	// Parts are the partitions' contents: "esp" and "data".
 	Parts []Part `json:"parts"`
 }
@@ -64,6 +79,15 @@ type Part struct {
 	Size int64 `json:"size"`
 	// Extents say where the blocks go.
 	Extents []Extent `json:"extents"`
+}
+
+// First says what is in the device's first revision, for people: what counts
+// is in the data partition.
+type First struct {
+	SHA256  string   `json:"sha256"`  // of the state's compact text
+	Parts   []string `json:"parts"`   // its folders and files at the top
+	Objects int      `json:"objects"` // how many
+	Size    int64    `json:"size"`    // of them, in bytes
 }
 
 // BlockSize is the unit of extents, in bytes.
@@ -126,6 +150,11 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if err := m.Disk.check(); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	if m.Escrow != "" {
+		if err := escrow.CheckRecipient(m.Escrow); err != nil {
+			return nil, fmt.Errorf("manifest: %w", err)
+		}
 	}
 	names := make([]string, len(m.Parts))
 	for i, p := range m.Parts {

@@ -35,6 +35,9 @@ type evilHub struct {
 	blob    func(w http.ResponseWriter, r *http.Request, content string)
 	reports []report // guarded by mu
 	ranges  []string // guarded by mu: of downloads
+	uploads []string // guarded by mu
+	list    string   // of trails
+	begun   string   // guarded by mu: the state that the trail began with
 }
 
 type report struct {
@@ -45,7 +48,7 @@ type report struct {
 }
 
 func newEvilHub(t *testing.T) *evilHub {
-	h := &evilHub{t: t, objects: map[string]string{}}
+	h := &evilHub{t: t, objects: map[string]string{}, list: "[]\n"}
 	h.record = func(sum, content string) string {
 		return fmt.Sprintf(`{"sha256sum":%q,"size":"%d","signed-geturl":"https://elsewhere.example:1/local-s3/%s","objectname":"x"}`, sum, len(content), sum)
 	}
@@ -54,8 +57,26 @@ func newEvilHub(t *testing.T) *evilHub {
 		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(content))
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /trails/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "[]\n") })
-	mux.HandleFunc("POST /trails/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
+	mux.HandleFunc("GET /trails/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, h.list) })
+	mux.HandleFunc("POST /trails/{$}", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.begun = string(b)
+		io.WriteString(w, "{}")
+	})
+	mux.HandleFunc("POST /objects/{$}", func(w http.ResponseWriter, r *http.Request) {
+		var o struct{ Sha256sum string }
+		if err := json.NewDecoder(r.Body).Decode(&o); err != nil {
+			t.Error(err)
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if _, have := h.objects[o.Sha256sum]; have {
+			w.WriteHeader(http.StatusConflict)
+		}
+		fmt.Fprintf(w, `{"sha256sum":%q,"signed-puturl":"https://elsewhere.example:1/local-s3/%s"}`, o.Sha256sum, o.Sha256sum)
+	})
 	mux.HandleFunc("GET /trails/dev/steps", func(w http.ResponseWriter, _ *http.Request) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -123,6 +144,17 @@ func (h *evilHub) Do(ctx context.Context, method, path string, body []byte, limi
 		return nil, no(resp.StatusCode)
 	}
 	return io.ReadAll(io.LimitReader(resp.Body, limit))
+}
+
+func (h *evilHub) Upload(_ context.Context, path string, content io.Reader, size int64) error {
+	b, err := io.ReadAll(content)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.uploads = append(h.uploads, string(b))
+	return nil
 }
 
 func (h *evilHub) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {

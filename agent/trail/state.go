@@ -208,10 +208,41 @@ func parseRecord(text []byte, sum string) (record, error) {
 	if err != nil || size < 0 || size > maxObject {
 		return record{}, fmt.Errorf("the hub says of object %s that it has %q bytes", sum, clip(digits, 40))
 	}
-	address, _ := object["signed-geturl"].(string)
-	_, token, found := strings.Cut(address, blobs)
-	if !found || !tokenForm.MatchString(token) || len(token) > maxAddress {
-		return record{}, fmt.Errorf("the hub says of object %s that its content is at %q, which is no address of one", sum, clip(address, 100))
+	path, ok := blobPath(object["signed-geturl"])
+	if !ok {
+		return record{}, fmt.Errorf("the hub says of object %s that its content is at %q, which is no address of one", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
 	}
-	return record{size, blobs + token}, nil
+	return record{size, path}, nil
+}
+
+// parseUpload reads the answer to an object's announcement: the path to put it
+// to.
+func parseUpload(text []byte, sum string) (string, error) {
+	_, object, err := strictjson.Object(text)
+	if err != nil {
+		return "", fmt.Errorf("the hub's record of object %s cannot be read: %w", sum, err)
+	}
+	path, ok := blobPath(object["signed-puturl"])
+	if named, _ := object["sha256sum"].(string); named != sum || !ok {
+		return "", fmt.Errorf("the hub gives no address to put object %s to", sum)
+	}
+	return path, nil
+}
+
+// blobPath is the path of an object's address; the rest of it does not count.
+func blobPath(address any) (string, bool) {
+	text, _ := address.(string)
+	_, token, found := strings.Cut(text, blobs)
+	return blobs + token, found && tokenForm.MatchString(token) && len(token) <= maxAddress
+}
+
+// CheckState reads a state as a device does, and returns it without its spaces
+// and the SHA-256 of the objects that it names, each once, sorted. What it lets
+// pass, a device lays out.
+func CheckState(text []byte) (compact []byte, sums []string, err error) {
+	s, err := parseState(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.text, s.sums(), nil
 }

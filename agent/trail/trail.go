@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -33,6 +34,9 @@ type Conn interface {
 	// Download gets a path that is its own permission, from a byte on. The
 	// answer's body is not bounded; any status comes as it is.
 	Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error)
+	// Upload puts a content of size bytes to a path that is its own
+	// permission. An answer other than 200 is a Refusal.
+	Upload(ctx context.Context, path string, content io.Reader, size int64) error
 }
 
 // Refusal is an answer of the hub other than 200, an error.
@@ -52,8 +56,12 @@ type Config struct {
 	Data string
 	// Device is the device's id.
 	Device string
-	// Hook is the installer's program.
+	// Hook is the installer's program. Empty: no step is taken.
 	Hook string
+	// First is a folder with the first revision, for a device that has no
+	// trail yet: state.json, and objects/ by SHA-256. It is removed once the
+	// trail has begun. Empty, or not there: the first revision is empty.
+	First string
 	// Poll is the time between looks for a new step. Default: 30 seconds.
 	Poll time.Duration
 	// HookTimeout bounds each call of the hook. Default: 30 minutes.
@@ -140,8 +148,10 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if err != nil {
 		return nil, fmt.Errorf("trail: %w", err)
 	}
-	if cfg.Hook, err = filepath.Abs(cfg.Hook); err != nil {
-		return nil, fmt.Errorf("trail: %w", err)
+	if cfg.Hook != "" {
+		if cfg.Hook, err = filepath.Abs(cfg.Hook); err != nil {
+			return nil, fmt.Errorf("trail: %w", err)
+		}
 	}
 	f := &Follower{cfg: cfg, conn: conn, dir: dir, data: data, objects: objects{filepath.Join(data, "objects"), filepath.Join(data, "incoming")}, changed: make(chan struct{}, 1)}
 	for _, d := range []struct {
@@ -196,6 +206,9 @@ func (f *Follower) Run(ctx context.Context) error {
 		return err
 	}
 	f.collect()
+	if f.journal.Begun {
+		f.forgetFirst()
+	}
 	wait := newPatience()
 	for {
 		pause, err := f.once(ctx)
@@ -231,6 +244,9 @@ func (f *Follower) once(ctx context.Context) (time.Duration, error) {
 	if !f.journal.Begun {
 		return 0, f.begin(ctx)
 	}
+	if f.cfg.Hook == "" {
+		return jitter(f.cfg.Poll), nil
+	}
 	// A device whose hook is gone stays on the hub, where it can be mended.
 	if err := f.checkHook(); err != nil {
 		return 0, err
@@ -263,25 +279,36 @@ func (f *Follower) begin(ctx context.Context) error {
 		return err
 	}
 	j := f.journal
-	j.Begun = true
 	if strings.TrimSpace(string(have)) == "[]" {
-		s, err := parseState([]byte(factory))
+		s, err := f.firstState(ctx)
 		if err != nil {
 			return err
 		}
-		first := revision{0, s.sum}
-		if err := f.layOut(first, s); err != nil {
+		rev := revision{0, s.sum}
+		if err := f.layOut(rev, s); err != nil {
 			return err
+		}
+		// In the journal before the hub has it: whoever is killed in between
+		// finds a trail, and knows all the same what runs.
+		if j.Current == nil {
+			j.Current = &rev
+			if err := f.save(j); err != nil {
+				return err
+			}
 		}
 		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.text, maxPending); err != nil {
 			return err
 		}
-		if j.Current == nil {
-			j.Current = &first
-		}
-		f.say("The trail begins: revision 0 is empty.")
+		f.say("The trail begins: revision 0 has %d file(s).", len(s.files))
+	} else if j.Current == nil && f.cfg.First != "" {
+		f.say("The hub has a trail of this machine already: the image's first revision is not used.")
 	}
-	return f.save(j)
+	j.Begun = true
+	if err := f.save(j); err != nil {
+		return err
+	}
+	f.forgetFirst()
+	return nil
 }
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"

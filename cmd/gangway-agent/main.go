@@ -21,6 +21,7 @@ import (
 	"gangway/tcg/join"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 the hub refused for
@@ -74,14 +75,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 type usageError struct{ error }
 
 type options struct {
-	token, tpm, state, model, serial, ek, key, output string
-	every                                             time.Duration
+	token, hub, tpm, state, model, serial, ek, key, output string
+	every                                                  time.Duration
 
 	trail        trail.Config
 	poll         time.Duration
 	reserve      int64 // MiB
 	userMetaHook string
+	reportFiles  map[string]string
 	noLog        bool
+	setClock     bool
 	logStdin     bool
 	logFiles     []string
 	logSocket    string
@@ -104,6 +107,7 @@ with that it talks to the hub.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
 	onboard := &cobra.Command{
@@ -131,7 +135,8 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 			return o.print(stdout, s)
 		},
 	}
-	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --hub-file)")
+	onboard.Flags().StringVar(&o.hub, "hub-file", "", "file that says which hub, for a machine without a token: it shows a code for its owner to take there")
 	identityFlags(onboard, &o)
 
 	runCmd := &cobra.Command{
@@ -194,6 +199,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "time between looks for a new revision and new user-meta")
 	f.StringVar(&o.trail.Hook, "hook", "", "the installer's program; without one the machine takes no revisions")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device that has no trail yet; it is removed once the hub has it")
 	f.StringVar(&o.trail.Data, "revisions", "", "folder of revisions and their objects, where others may read them or there is more room (default: in the state folder)")
 	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "longest time for one call of the hook")
 	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back what passed its test but does not reach the hub in this time; -1s: do not ask")
@@ -201,6 +207,7 @@ func runFlags(c *cobra.Command, o *options) {
 	f.IntVar(&o.trail.Parallel, "parallel", 4, "objects downloaded at once")
 	f.Int64Var(&o.reserve, "reserve", 64, "MiB of the state's disk that stay free")
 	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the owner's metadata has changed")
+	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text as device-meta KEY, at most 16 KiB; may be given again")
 	f.BoolVar(&o.noLog, "no-log", false, "send no log to the hub")
 	f.StringArrayVar(&o.logFiles, "log-file", nil, "send the lines appended to this file too; may be given again")
 	f.StringVar(&o.logSocket, "log-socket", "", "make a Unix datagram socket here and send what comes, as 'logger -u PATH' does")
@@ -229,7 +236,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
-		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook,
+		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(s agent.Step) {
 			took := ""
@@ -240,6 +247,9 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		},
 	}
 	cfg.Trail.Reserve = o.reserve << 20
+	if o.setClock {
+		cfg.SetClock = setClock
+	}
 	if o.logStdin {
 		cfg.LogReader = os.Stdin
 	}
@@ -249,7 +259,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	} else if o.output != "text" {
 		return nil, usageError{fmt.Errorf("--output is text or json, not %q", o.output)}
 	}
-	if o.token == "" && needToken {
+	if o.token == "" && o.hub == "" && needToken {
 		return nil, usageError{errors.New("--token-file is needed: the join token file that 'gangway token create' makes")}
 	}
 	if o.token != "" {
@@ -261,7 +271,22 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 			return nil, fmt.Errorf("%s: %w", o.token, err)
 		}
 	}
+	if o.hub != "" && o.token == "" {
+		b, err := readFile(o.hub, join.MaxTokenFile)
+		if err != nil {
+			return nil, err
+		}
+		if cfg.Hub, err = join.ParseHubFile(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", o.hub, err)
+		}
+	}
 	return agent.New(cfg)
+}
+
+// setClock sets the system's clock.
+func setClock(t time.Time) error {
+	tv := unix.NsecToTimeval(t.UnixNano())
+	return unix.Settimeofday(&tv)
 }
 
 func readFile(name string, limit int64) ([]byte, error) {
@@ -302,6 +327,9 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 	line("boot", s.Boot)
 	line("revision", s.Revision)
 	line("step", s.Step)
+	if s.Claim != "" {
+		line("claim", s.Claim+", compare "+s.ClaimWords)
+	}
 	line("waiting", s.Waiting)
 	return nil
 }

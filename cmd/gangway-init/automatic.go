@@ -71,7 +71,7 @@ func tryAutomatic(manifest string, encrypt bool) error {
 	}
 	var keys *diskKeys
 	if encrypt {
-		if keys, err = newDiskKeys(); err != nil {
+		if keys, err = newDiskKeys(s.manifest.Escrow); err != nil {
 			return err
 		}
 		note("Encrypted", "the key is in this machine's TPM")

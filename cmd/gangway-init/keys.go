@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/install/escrow"
 	"gangway/install/luks"
 	"gangway/install/seal"
 )
@@ -14,9 +15,12 @@ type diskKeys struct {
 	passphrase []byte
 	token      map[string]any
 	recovery   string
+	escrow     map[string]any // the recovery key, encrypted; nil: it is kept nowhere
 }
 
-func newDiskKeys() (*diskKeys, error) {
+// newDiskKeys makes a disk's keys. The recovery key is kept for who has the
+// recipient's identity, if there is a recipient.
+func newDiskKeys(recipient string) (*diskKeys, error) {
 	t, err := openTPM()
 	if err != nil {
 		return nil, err
@@ -26,7 +30,13 @@ func newDiskKeys() (*diskKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &diskKeys{passphrase, token, recoveryKey()}, nil
+	k := &diskKeys{passphrase: passphrase, token: token, recovery: recoveryKey()}
+	if recipient != "" {
+		if k.escrow, err = escrow.Token(recipient, k.recovery); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
 }
 
 // slots are none where there is no encryption.
@@ -34,7 +44,7 @@ func (k *diskKeys) slots() []luks.Slot {
 	if k == nil {
 		return nil
 	}
-	return []luks.Slot{{Passphrase: k.passphrase, Token: k.token}, {Passphrase: []byte(k.recovery)}}
+	return []luks.Slot{{Passphrase: k.passphrase, Token: k.token}, {Passphrase: []byte(k.recovery), Token: k.escrow}}
 }
 
 // recoveryKey is as systemd-cryptenroll's: 256 bits in letters that are in the
@@ -57,7 +67,7 @@ func recoveryKey() string {
 // recoveryTime is how long the recovery key is on the screen.
 const recoveryTime = 30 * time.Second
 
-// showRecovery shows it once. It is not kept anywhere.
+// showRecovery shows it once.
 func showRecovery(key string) {
 	half := len(key)/2 + 1
 	now("Installed. RECOVERY KEY of the disk, shown this once:\n%s\n%s\nTake a picture of it. Enter goes on at once.", key[:half-1], key[half:])

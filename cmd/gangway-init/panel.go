@@ -15,6 +15,7 @@ type panel struct {
 	now   string
 	alarm bool
 	lines []string // the last that were said
+	code  []string // a code to be scanned, drawn in characters; none: nil
 }
 
 type fact struct{ name, value string }
@@ -49,6 +50,10 @@ func (p *panel) set(name, value string) {
 const width = 78
 
 func (p *panel) draw(w io.Writer) {
+	if p.code != nil {
+		p.drawCode(w)
+		return
+	}
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\r\n", args...) }
 	b.WriteString(clearScreen)

@@ -101,7 +101,7 @@ func (p prompt) install(name string, yes, list, encrypt bool) error {
 	}
 	var keys *diskKeys
 	if encrypt {
-		if keys, err = newDiskKeys(); err != nil {
+		if keys, err = newDiskKeys(s.manifest.Escrow); err != nil {
 			return err
 		}
 	}

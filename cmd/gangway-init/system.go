@@ -8,9 +8,12 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"gangway/install"
+	"gangway/install/escrow"
+	"gangway/install/luks"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +96,7 @@ func mountSystem(i *install.Installed) error {
 	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
 		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
 	}
+	keepEscrow("/dev/" + i.Data())
 	go func() { // of a large disk it takes a while
 		if err := grow(dev, dataDir); err != nil {
 			say("growing the data partition: %v", err)
@@ -101,16 +105,49 @@ func mountSystem(i *install.Installed) error {
 	return nil
 }
 
+// escrowFile is where the agent finds the encrypted recovery key, in memory.
+const escrowFile = "/run/disk-recovery.age"
+
+// keepEscrow takes the encrypted recovery key out of the disk's header, if
+// there is one.
+func keepEscrow(partition string) {
+	f, err := os.Open(partition)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	token, err := luks.Token(f, escrow.TokenType)
+	if err != nil {
+		return // the disk is not encrypted, or its key is not kept
+	}
+	text, err := escrow.Ciphertext(token)
+	if err == nil {
+		err = os.WriteFile(escrowFile, []byte(text), 0o600)
+	}
+	if err != nil {
+		say("%v", err)
+	}
+}
+
 // aboard onboards and stays connected, until the agent ends.
 func aboard() {
 	token := filepath.Join(espDir, install.TokenPath)
-	args := []string{"--state", agentState}
-	if exists(token) {
+	args := []string{"--set-clock", "--state", agentState}
+	hub := filepath.Join(espDir, install.HubPath)
+	switch {
+	case exists(token):
 		args = append(args, "--token-file", token)
+	case exists(hub):
+		args = append(args, "--hub-file", hub)
 	}
 	if phase() != "active" {
 		now("Joining the hub")
+		stop := make(chan struct{})
+		var offered sync.WaitGroup
+		offered.Go(func() { offerClaim(stop) })
 		code, err := run(agentPath, append([]string{"onboard"}, args...)...)
+		close(stop)
+		offered.Wait()
 		if err != nil || code != 0 {
 			if code == exitRefused {
 				alarm("The hub refuses this machine; its owner can see why.")
@@ -125,7 +162,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--state", agentState, "--hook", "/"+install.HookPath); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--set-clock", "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }
@@ -137,6 +174,8 @@ type agentStatus struct {
 	Nick       string    `json:"nick"`
 	OwnerNick  string    `json:"owner-nick"`
 	Hub        string    `json:"hub"`
+	Claim      string    `json:"claim"`
+	ClaimWords string    `json:"claim-words"`
 	LastReport time.Time `json:"last-report"`
 }
 

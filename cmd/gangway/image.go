@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -18,14 +23,16 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
-	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageEscrowKey())
 	return c
 }
 
 // imageOptions are the options of image build.
 type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
-	debug                                    bool
+	escrow                                   string
+	merge                                    []string
+	debug, claim                             bool
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -38,22 +45,27 @@ into the fleet of the join token's owner, with no key pressed. The target is
 x64-uefi-installer. It needs no privileges, and the same input gives the same
 image to the byte.
 
-The image holds the join token's secret: guard it, and the sticks, like a key.`,
+The image holds the join token's secret: guard it, and the sticks, like a key.
+With --claim it holds none: each machine shows a code, and is the device of who
+takes that to the hub.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img`,
 		Args: args("TARGET"),
-		RunE: func(_ *cobra.Command, arg []string) error {
+		RunE: func(c *cobra.Command, arg []string) error {
 			if arg[0] != stick.Target {
 				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
 			}
-			return a.buildImage(o)
+			return a.buildImage(c.Context(), o)
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required)")
+	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --claim)")
+	f.BoolVar(&o.claim, "claim", false, "no token: the machines show a code, and are the devices of who takes it to the hub that you are signed in to")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
 	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
 	o.partsFlags(f)
+	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
 	return c
 }
@@ -101,15 +113,22 @@ type built struct {
 	Manifest        *install.Manifest `json:"manifest"`
 }
 
-func (a *app) buildImage(o imageOptions) error {
-	if o.token == "" {
-		return usagef("--token-file is needed: the join token file that 'gangway token create' makes")
+func (a *app) buildImage(ctx context.Context, o imageOptions) error {
+	if (o.token == "") != o.claim {
+		return usagef("--token-file is needed, the join token file that 'gangway token create' makes; or --claim, for machines that show a code")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
 		return usageError{err}
 	}
-	token, err := readToken(o.token)
+	if o.claim && o.debug {
+		return usagef("--debug needs --token-file: the console's password follows from the token's secret")
+	}
+	token, hub, err := o.whose()
+	if err != nil {
+		return err
+	}
+	recipient, err := escrowTo(o.escrow)
 	if err != nil {
 		return err
 	}
@@ -117,8 +136,13 @@ func (a *app) buildImage(o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	revision, remove, err := a.firstRevision(ctx, o.merge)
+	if err != nil {
+		return err
+	}
+	defer remove()
 	m, err := stick.Build(parts, stick.Config{
-		Token: token, Disk: rule, Debug: o.debug,
+		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision, Escrow: recipient,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
@@ -144,6 +168,35 @@ func (a *app) buildImage(o imageOptions) error {
 	}
 	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", o.out, info.Size()>>20, o.out)
 	return nil
+}
+
+// whose reads the join token's file, or makes the hub's of the hub that the
+// operator is signed in to.
+func (o *imageOptions) whose() (token, hub []byte, err error) {
+	if o.claim {
+		s, err := loadSignIn()
+		if err != nil {
+			return nil, nil, err
+		}
+		hub, err = s.hubFile()
+		return nil, hub, err
+	}
+	token, err = readToken(o.token)
+	return token, nil, err
+}
+
+// hubFile says which hub it is, without a secret.
+func (s *signIn) hubFile() ([]byte, error) {
+	block, _ := pem.Decode([]byte(s.HubCA))
+	if block == nil {
+		return nil, errors.New("the hub's CA cannot be read; sign in again")
+	}
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the hub's CA cannot be read; sign in again: %w", err)
+	}
+	name := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+	return json.MarshalIndent(join.HubFile{Hub: s.Hub, HubName: hex.EncodeToString(name[:]), HubCA: s.HubCA}, "", "  ")
 }
 
 func (a *app) imageInspect() *cobra.Command {
@@ -172,11 +225,21 @@ shows what it installs, where to, and whose the machine will be.`,
 			for _, p := range m.Parts {
 				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)
 			}
-			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
+			if m.Escrow != "" {
+				a.printf("%-10s recovery keys of encrypted disks, for %s\n", "escrow", m.Escrow)
+			}
+			if r := m.First; r != nil {
+				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)
+			}
+			if m.Token == "" {
+				a.printf("%-10s %s\n%-10s none: the machine shows a code, and is the device of who takes it there\n", "hub", m.Hub, "token")
+				return nil
+			}
 			token, err := json.Marshal(c.Token["token"])
 			if err != nil {
 				return err
 			}
+			a.printf("%-10s %s\n%-10s %s\n", "hub", m.Hub, "owner", m.Owner)
 			a.printf("%-10s %s, secret %s, until %v\n", "token", m.Token, strings.Trim(string(token), `"`), c.Token["expires"])
 			if m.Debug {
 				a.printf("%-10s a console with login on the device\n", "debug")

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"gangway/image"
+	"gangway/image/first"
 	"gangway/install"
 	"gangway/install/slots"
 	"gangway/tcg/join"
@@ -22,10 +23,17 @@ const Target = "x64-uefi-installer"
 
 // Config is what an image is made for.
 type Config struct {
-	// Token is the join token's file, device_autojointoken.json.
+	// Token is the join token's file, device_autojointoken.json. Empty: the
+	// machines show a code, for their owner to take to Hub.
 	Token []byte
+	// Hub is the hub's file (join.HubFile), where there is no Token.
+	Hub []byte
 	// Disk is the rule by which the automatic installation chooses a disk.
 	Disk install.Rule
+	// Escrow is the age recipient that recovery keys are kept for.
+	Escrow string
+	// First is the device's first revision; nil: an empty one.
+	First *first.Revision
 	// Debug gives the device a console with login.
 	Debug bool
 	// Progress, if set, is told what is being made.
@@ -55,7 +63,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if cfg.Progress == nil {
 		cfg.Progress = func(string) {}
 	}
-	token, err := join.ParseTokenFile(cfg.Token)
+	token, err := cfg.token()
 	if err != nil {
 		return nil, err
 	}
@@ -73,13 +81,16 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		return nil, err
 	}
 	cfg.Progress("Making the data partition")
-	data, err := dataImage()
+	data, err := dataImage(cfg.First)
 	if err != nil {
 		return nil, err
 	}
 	m := &install.Manifest{
 		Version: 1, Target: Target, Kernel: p.Release, Disk: cfg.Disk, Debug: cfg.Debug,
-		Hub: token.Hub, Owner: token.Owner, Token: token.ID,
+		Hub: token.Hub, Owner: token.Owner, Token: token.ID, Escrow: cfg.Escrow,
+	}
+	if r := cfg.First; r != nil {
+		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
 	}
 	var files []image.File
 	for _, part := range []struct {
@@ -106,6 +117,22 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	}
 	cfg.Progress("Writing the image")
 	return m, image.Disk{ESP: append(files, boot...)}.Write(path)
+}
+
+// token is the join token, or what is known of one that is not there yet: its
+// hub.
+func (c *Config) token() (*join.TokenFile, error) {
+	if len(c.Hub) == 0 || len(c.Token) > 0 {
+		return join.ParseTokenFile(c.Token)
+	}
+	h, err := join.ParseHubFile(c.Hub)
+	if err != nil {
+		return nil, err
+	}
+	if c.Debug {
+		return nil, errors.New("image: the console's password follows from the join token's secret: there is no console without a token file")
+	}
+	return &join.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
 // ConsolePassword is the console's, of devices whose image was made with Debug:
@@ -148,11 +175,15 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 	if err != nil {
 		return nil, err
 	}
+	whose := image.File{Path: install.TokenPath, Data: cfg.Token}
+	if len(cfg.Token) == 0 {
+		whose = image.File{Path: install.HubPath, Data: cfg.Hub}
+	}
 	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
 		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
 		{Path: slots.LoaderConf, Data: slots.Conf(slots.A)},
-		{Path: install.TokenPath, Data: cfg.Token},
+		whose,
 	}}.FAT()
 }
 

@@ -6,6 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"gangway/image/first"
+	"gangway/install"
 )
 
 const mke2fsConf = `[defaults]
@@ -19,10 +22,10 @@ const mke2fsConf = `[defaults]
 	}
 `
 
-// dataImage makes the data partition's file system: ext4, empty, which the
-// system grows to the disk. It is made by e2fsprogs, whose work a machine's
-// life depends on, and which every Debian has.
-func dataImage() ([]byte, error) {
+// dataImage makes the data partition's file system: ext4, empty but for the
+// first revision, which the system grows to the disk. It is made by e2fsprogs,
+// whose work a machine's life depends on, and which every Debian has.
+func dataImage(r *first.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
 		program = "/usr/sbin/mke2fs"
@@ -43,14 +46,72 @@ func dataImage() ([]byte, error) {
 	}
 	cmd := exec.Command(program, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "gangway-data", "-U", id,
 		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=268435456",
-		name, fmt.Sprintf("%dM", dataSize/mib))
+		name, fmt.Sprintf("%dM", dataMiB(r)))
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=315532800", "MKE2FS_CONFIG="+config, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("image: data partition: mke2fs: %w: %s (apt-get install e2fsprogs)", err, strings.TrimSpace(string(out)))
+	}
+	if r != nil {
+		if err := addFirst(name, dir, r, cmd.Env); err != nil {
+			return nil, err
+		}
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("image: data partition: %w", err)
 	}
 	return b, nil
+}
+
+// dataMiB is the file system's size: with the objects' own there is room for
+// what they become on the device.
+func dataMiB(r *first.Revision) int64 {
+	if r == nil {
+		return dataSize / mib
+	}
+	return dataSize/mib + (r.Size()+r.Size()/16+int64(len(r.Objects))*4096)/mib + 1
+}
+
+// addFirst writes the first revision into the file system, with e2fsprogs'
+// debugfs: it needs no privileges, takes no owner or time from this machine's
+// files, and writes in the order that it is told.
+func addFirst(fs, dir string, r *first.Revision, env []string) error {
+	program, err := exec.LookPath("debugfs")
+	if err != nil {
+		program = "/usr/sbin/debugfs"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "state.json"), r.State, 0o600); err != nil {
+		return fmt.Errorf("image: first revision: %w", err)
+	}
+	objects, err := filepath.Abs(r.Dir)
+	if err != nil {
+		return fmt.Errorf("image: first revision: %w", err)
+	}
+	if strings.ContainsAny(dir+objects, " \t\n\"'\\") {
+		return fmt.Errorf("image: first revision: the folder for temporary files, %s, has a name with spaces or quotes: choose another with TMPDIR", objects)
+	}
+	var script strings.Builder
+	fmt.Fprintf(&script, "mkdir %[1]s\ncd %[1]s\nmkdir objects\nwrite %[2]s state.json\ncd objects\n", install.FirstPath, filepath.Join(dir, "state.json"))
+	for _, o := range r.Objects {
+		fmt.Fprintf(&script, "write %s %s\n", filepath.Join(objects, o.Sum), o.Sum)
+	}
+	cmd := exec.Command(program, "-w", "-f", "-", fs)
+	cmd.Stdin, cmd.Env = strings.NewReader(script.String()), env
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("image: first revision: debugfs: %w: %s (apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
+	}
+	// It says what went wrong, and ends with code 0 all the same.
+	if said := strings.TrimSpace(withoutVersion(complaints.String())); said != "" {
+		return fmt.Errorf("image: first revision: debugfs: %s", said)
+	}
+	return nil
+}
+
+func withoutVersion(s string) string {
+	if strings.HasPrefix(s, "debugfs ") {
+		_, s, _ = strings.Cut(s, "\n")
+	}
+	return s
 }

@@ -63,7 +63,11 @@ func Inspect(name string) (*Contents, error) {
 		if digest(packed) != p.SHA256 {
 			return nil, fmt.Errorf("image: %s is not what the manifest says: the image is damaged", p.File)
 		}
-		if p.Name == install.ESP {
+		if p.Name == install.ESP && c.Manifest.Token == "" {
+			if err := noToken(p, packed); err != nil {
+				return nil, err
+			}
+		} else if p.Name == install.ESP {
 			if c.Token, err = maskedToken(p, packed); err != nil {
 				return nil, err
 			}
@@ -113,6 +117,19 @@ func part(x *pe.File, name string) string {
 		return ""
 	}
 	return string(b[:min(int(s.VirtualSize), len(b))])
+}
+
+// noToken is an error if the system's EFI system partition has a token that the
+// manifest does not name.
+func noToken(p install.Part, packed []byte) error {
+	fat, err := openFAT(p, packed)
+	if err != nil {
+		return err
+	}
+	if _, err := fs.Stat(fat, install.TokenPath); !errors.Is(err, fs.ErrNotExist) {
+		return errors.New("image: it holds a join token that its manifest does not name")
+	}
+	return nil
 }
 
 // maskedToken finds the token in the system's EFI system partition.

@@ -2,21 +2,33 @@ package qemu_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"gangway/image/first"
 	"gangway/image/stick"
 	"gangway/install"
+	"gangway/install/escrow"
 	"gangway/install/luks"
 	"gangway/internal/swtpm"
 )
 
 // With the entry (auto TPM) the data is encrypted: this machine opens it by its
-// TPM, a person by the recovery key, and another machine not at all.
+// TPM, a person by the recovery key, and another machine not at all. The hub has
+// the recovery key for its owner, and cannot read it. The first revision that
+// the image brought is in the trail.
 func TestEncryptedInstallation(t *testing.T) {
-	s := newSite(t, stick.Config{})
+	identity, recipient, err := escrow.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := firstRevision(t, "the first root")
+	s := newSite(t, stick.Config{Escrow: recipient, First: first})
 	m, ctx := boot(t, s.with(true))
 	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
 	if err := m.Type("\x1b[B\r"); err != nil {
@@ -29,10 +41,25 @@ func TestEncryptedInstallation(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 38\d\d MiB`)
+	waitFor(t, ctx, m, `^The trail begins: revision 0 has 1 file`)
 	m.Stop()
 	s.listed(t)
+	device := s.hub.Devices(t, s.hub.Owner)[0]
+	sealed, _ := device.DeviceMeta[escrow.MetaKey].(string)
+	if got, err := escrow.Open(identity, sealed); got != recovery[1] || err != nil {
+		t.Errorf("the hub's recovery key is %q, %v; the screen's %q", got, err, recovery[1])
+	}
+	step, err := s.hub.Store.Step(t.Context(), device.ID, 0)
+	if err != nil || !bytes.Equal(step.State, first.State) {
+		t.Errorf("revision 0: %s, %v; the image brought %s", step.State, err, first.State)
+	}
 
 	data := s.data(t)
+	for _, part := range strings.Split(recovery[1], "-") {
+		if bytes.Contains(data, []byte(part)) {
+			t.Errorf("a part of the recovery key is on the disk: %s", part)
+		}
+	}
 	if bytes.Contains(data, []byte("gangway-agent")) {
 		t.Error("names of files can be read on the disk")
 	}
@@ -64,6 +91,27 @@ func TestEncryptedInstallation(t *testing.T) {
 	// And back.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+}
+
+// firstRevision is one with one object.
+func firstRevision(t *testing.T, content string) *first.Revision {
+	t.Helper()
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
+	dir := t.TempDir()
+	for name, text := range map[string]string{"json": `{"#spec":"pantavisor-service-system@1","app/root":"` + sum + `"}`, "objects/" + sum: content} {
+		path := filepath.Join(dir, ".pvr", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := first.Merge(t.Context(), t.TempDir(), []string{dir}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // data reads the beginning of the disk's data partition.

@@ -47,6 +47,12 @@ const diskSize = 4 << 30 // sparse
 
 func newSite(t *testing.T, cfg stick.Config) *site {
 	t.Helper()
+	return newSiteWith(t, func(*site) stick.Config { return cfg })
+}
+
+// newSiteWith is newSite for an image that depends on the hub.
+func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
+	t.Helper()
 	need(t)
 	if _, err := qemu.InstallerKernelDir(); err != nil {
 		if os.Getenv("CI") != "" {
@@ -67,7 +73,10 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	}
 	dir := t.TempDir()
 	s.stick, s.disk = filepath.Join(dir, "installer.img"), filepath.Join(dir, "disk.img")
-	cfg.Token = token
+	cfg := config(s)
+	if cfg.Hub == nil {
+		cfg.Token = token
+	}
 	if _, err := stick.Build(parts, cfg, s.stick); err != nil {
 		t.Fatal(err)
 	}

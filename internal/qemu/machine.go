@@ -41,11 +41,12 @@ type Config struct {
 	TPM     *swtpm.TPM // nil: none. It is taken off its command socket
 	CRB     bool       // the TPM's interface is CRB instead of TIS
 	Disks   []Disk
-	Memory  int  // MiB. Default: 512
-	CPUs    int  // Default: 2
-	Offline bool // it has no network interface
-	Screen  bool // a screen, for Screenshot
-	Reboot  bool // it may reset itself; otherwise that switches it off
+	Memory  int    // MiB. Default: 512
+	CPUs    int    // Default: 2
+	Clock   string // what its clock says when it is switched on, "1970-01-01T00:00:00". Default: now
+	Offline bool   // it has no network interface
+	Screen  bool   // a screen, for Screenshot
+	Reboot  bool   // it may reset itself; otherwise that switches it off
 }
 
 // Machine is a running machine. Its methods may be called from several
@@ -152,6 +153,9 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
 		"-device", "virtio-rng-pci", // so that nobody waits for randomness
 		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets, as on real boards
+	}
+	if cfg.Clock != "" {
+		args = append(args, "-rtc", "base="+value(cfg.Clock))
 	}
 	if !cfg.Offline {
 		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")

@@ -86,6 +86,11 @@ func (t *TokenFile) check() error {
 	if _, err := t.Secret(); err != nil {
 		return err
 	}
+	return t.checkHub()
+}
+
+// checkHub checks what says which hub it is.
+func (t *TokenFile) checkHub() error {
 	if len(t.HubName) != 2*sha256.Size {
 		return errors.New(`"hub-name" is not 64 hexadecimal digits`)
 	}

@@ -1,0 +1,191 @@
+package trail
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// errDamaged is a first revision that is not what it was.
+var errDamaged = errors.New("the first revision that came with the image is damaged")
+
+// firstState returns the state that the trail begins with. Its objects are in
+// the store, and at the hub. What the disk has lost of them the owner may have
+// at the hub; where it is lost for good the trail begins empty, for a machine
+// that is connected can be mended.
+func (f *Follower) firstState(ctx context.Context) (*state, error) {
+	s, err := f.bring(ctx)
+	if errors.Is(err, errDamaged) {
+		f.say("%s; the trail begins empty.", err)
+		s = nil
+	} else if err != nil {
+		return nil, err
+	}
+	if s == nil {
+		return parseState([]byte(factory))
+	}
+	return s, nil
+}
+
+// bring takes the first revision over, if there is one.
+func (f *Follower) bring(ctx context.Context) (*state, error) {
+	if f.cfg.First == "" {
+		return nil, nil
+	}
+	text, err := readRegular(filepath.Join(f.cfg.First, stateName), maxState)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	s, err := parseState(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+	}
+	for _, sum := range s.sums() {
+		if err := f.bringOne(ctx, sum); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// bringOne puts an object into the store and to the hub. It is repeated as a
+// whole after a kill: what is there already is found there.
+func (f *Follower) bringOne(ctx context.Context, sum string) error {
+	have, err := f.objects.has(sum)
+	if err != nil {
+		return err
+	}
+	if !have {
+		if have, err = f.objects.adopt(filepath.Join(f.cfg.First, "objects", sum), sum); err != nil {
+			return err
+		}
+	}
+	if have {
+		return f.upload(ctx, sum)
+	}
+	r, err := f.record(ctx, sum)
+	if err == nil {
+		err = f.downloadOne(ctx, sum, r, func(int64) {})
+	}
+	if g := (*givenUp)(nil); errors.As(err, &g) {
+		return fmt.Errorf("%w: object %s", errDamaged, sum)
+	}
+	return err
+}
+
+// adopt copies a file into the store if it has the content that its name says.
+// It is hashed as it is copied: what is kept is what was hashed.
+func (o objects) adopt(path, sum string) (bool, error) {
+	from, err := openRegular(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
+		return false, nil
+	}
+	if err != nil {
+		return false, diskError(err)
+	}
+	defer from.Close()
+	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return false, diskError(err)
+	}
+	defer file.Close()
+	h := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, maxObject)); err != nil && !errors.Is(err, unix.EIO) {
+		return false, diskError(errors.Join(err, os.Remove(o.partial(sum))))
+	}
+	if hex.EncodeToString(h.Sum(nil)) != sum {
+		return false, diskError(os.Remove(o.partial(sum)))
+	}
+	return true, diskError(o.keep(file, sum))
+}
+
+// upload brings an object to the hub, unless its owner has it there.
+func (f *Follower) upload(ctx context.Context, sum string) error {
+	file, err := os.Open(f.objects.path(sum))
+	if err != nil {
+		return diskError(err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return diskError(err)
+	}
+	body, err := json.Marshal(map[string]string{"objectname": sum, "sha256sum": sum, "size": strconv.FormatInt(info.Size(), 10)})
+	if err != nil {
+		return err
+	}
+	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, maxRecord)
+	var no Refusal
+	if errors.As(err, &no) && no.HTTPStatus() == http.StatusConflict {
+		return nil // it is there
+	}
+	if err != nil {
+		return fmt.Errorf("the first revision's object %s: %w", sum, err)
+	}
+	path, err := parseUpload(text, sum)
+	if err != nil {
+		return err
+	}
+	if err := f.conn.Upload(ctx, path, file, info.Size()); err != nil {
+		// No refusal of the device: an address may have ended meanwhile.
+		return fmt.Errorf("the first revision's object %s: %v", sum, err)
+	}
+	return nil
+}
+
+// forgetFirst removes what the trail has begun with; the store has the objects.
+func (f *Follower) forgetFirst() {
+	if f.cfg.First == "" {
+		return
+	}
+	if err := os.RemoveAll(f.cfg.First); err != nil {
+		f.say("The first revision that came with the image is not removed: %v.", err)
+	}
+}
+
+var errNoFile = errors.New("it is no file")
+
+// openRegular opens a file, and neither a link nor what would block.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNoFile
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// readRegular reads a file of at most limit bytes.
+func readRegular(path string, limit int64) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, err
+}

@@ -1,0 +1,138 @@
+package trail
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// firstFolder is a first revision as an image brings it.
+func firstFolder(t *testing.T, state string, contents ...string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "first")
+	if err := os.MkdirAll(filepath.Join(dir, "objects"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range contents {
+		putFile(t, filepath.Join(dir, "objects", sumOf(c)), c)
+	}
+	putFile(t, filepath.Join(dir, "state.json"), state)
+	return dir
+}
+
+func sumOf(content string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(content))) }
+
+func putFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// begins runs the follower until its trail has begun, and returns the state.
+func (h *evilHub) begins(f *Follower) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	for ctx.Err() == nil {
+		if j, err := readJournal(f.journalPath(), "dev"); err == nil && j.Begun {
+			if _, err := os.Stat(f.cfg.First); os.IsNotExist(err) {
+				break
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		h.t.Error("the trail never begins")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		h.t.Error(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.begun
+}
+
+// What of a first revision the disk has damaged is got from the hub where the
+// owner has it; else the trail begins empty, and the machine is connected.
+func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
+	sum := sumOf("one")
+	good := stateWith("app/a", sum, "app/b", sumOf("two"))
+	for name, c := range map[string]struct {
+		damage func(dir string)
+		hub    []string // contents that the hub has
+		want   string
+		sent   []string
+	}{
+		"whole":                             {func(string) {}, nil, good, []string{"one", "two"}},
+		"whole, the hub has one":            {func(string) {}, []string{"one"}, good, []string{"two"}},
+		"another content":                   {func(dir string) { putFile(t, filepath.Join(dir, "objects", sum), "One") }, nil, factory, nil},
+		"another content, that the hub has": {func(dir string) { putFile(t, filepath.Join(dir, "objects", sum), "One") }, []string{"one"}, good, []string{"two"}},
+		"an object that is gone":            {func(dir string) { os.Remove(filepath.Join(dir, "objects", sum)) }, nil, factory, nil},
+		"an object that is a link": {func(dir string) {
+			outside := filepath.Join(t.TempDir(), "secret")
+			putFile(t, outside, "one")
+			os.Remove(filepath.Join(dir, "objects", sum))
+			if err := os.Symlink(outside, filepath.Join(dir, "objects", sum)); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, factory, nil},
+		"an object that never ends": {func(dir string) {
+			os.Remove(filepath.Join(dir, "objects", sum))
+			if err := syscall.Mkfifo(filepath.Join(dir, "objects", sum), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, factory, nil},
+		"a state cut short":            {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), good[:50]) }, nil, factory, nil},
+		"a state whose name leads out": {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), stateWith("../../x", sum)) }, nil, factory, nil},
+		"a huge state":                 {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), strings.Repeat(" ", maxState+1)+good) }, nil, factory, nil},
+		"no state":                     {func(dir string) { os.Remove(filepath.Join(dir, "state.json")) }, nil, factory, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newEvilHub(t)
+			for _, content := range c.hub {
+				h.has(content)
+			}
+			dir := firstFolder(t, good, "one", "two")
+			c.damage(dir)
+			f := h.device("", func(cfg *Config) { cfg.First, cfg.Hook = dir, "" })
+			if got := h.begins(f); got != c.want {
+				t.Errorf("it begins with %s; want %s", got, c.want)
+			}
+			slices.Sort(h.uploads)
+			if c.want == good && !slices.Equal(h.uploads, c.sent) {
+				t.Errorf("the hub got %q; want %q", h.uploads, c.sent)
+			}
+			if f.Status().Revision != "0" {
+				t.Errorf("status: %+v", f.Status())
+			}
+			for path, want := range map[string]string{"app/a": "one", "app/b": "two"} {
+				b, err := os.ReadFile(filepath.Join(f.folderOf(*f.journal.Current), filesName, path))
+				if c.want == good && (string(b) != want || err != nil) {
+					t.Errorf("%s: %q, %v", path, b, err)
+				}
+			}
+		})
+	}
+}
+
+// A machine that the hub knows keeps its trail, whatever the stick brought.
+func TestFirstRevisionIsOfNoUseToAMachineWithATrail(t *testing.T) {
+	h := newEvilHub(t)
+	h.list = `[{"id":"dev"}]`
+	dir := firstFolder(t, stateWith("app/a", sumOf("one")), "one")
+	f := h.device("", func(cfg *Config) { cfg.First = dir })
+	if got := h.begins(f); got != "" || len(h.uploads) > 0 || f.Status().Revision != "" {
+		t.Errorf("it began with %q, uploaded %q, runs %q", got, h.uploads, f.Status().Revision)
+	}
+}

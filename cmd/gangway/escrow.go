@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"gangway/install/escrow"
+
+	"github.com/spf13/cobra"
+)
+
+// maxIdentity bounds an identity's file, in bytes.
+const maxIdentity = 64 << 10
+
+func readIdentity(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxIdentity+1))
+	if err == nil && len(b) > maxIdentity {
+		err = fmt.Errorf("%s is no identity file: it is too large", path)
+	}
+	return string(b), err
+}
+
+// publicLine is what age-keygen writes above an identity, and so do we.
+const publicLine = "# public key: "
+
+// escrowTo is a recipient: itself, or that of an identity's file.
+func escrowTo(what string) (string, error) {
+	if what == "" || strings.HasPrefix(what, "age1") {
+		if what == "" {
+			return "", nil
+		}
+		return what, escrow.CheckRecipient(what)
+	}
+	text, err := readIdentity(what)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(text) {
+		if r, ok := strings.CutPrefix(strings.TrimSpace(line), publicLine); ok {
+			return r, escrow.CheckRecipient(r)
+		}
+	}
+	return "", fmt.Errorf("%s names no public key; give the recipient itself, as age1 and what follows", what)
+}
+
+func (a *app) imageEscrowKey() *cobra.Command {
+	return &cobra.Command{
+		Use:   "escrow-key FILE",
+		Short: "Make the key that recovery keys of encrypted disks are kept for",
+		Long: `Escrow-key makes an age identity, as age-keygen does. Images that are built with
+--escrow-to have the recovery keys of their encrypted disks kept at the hub, which
+cannot read them: 'gangway device recovery-key' does, with this file.
+
+Who has the file can open the disks: keep it off line, and do not lose it.`,
+		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
+		Args:    args("FILE"),
+		RunE: func(_ *cobra.Command, arg []string) error {
+			identity, recipient, err := escrow.NewIdentity()
+			if err != nil {
+				return err
+			}
+			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // never over another
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString(publicLine + recipient + "\n" + identity + "\n")
+			if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+				return err
+			}
+			if done, err := a.json(map[string]string{"recipient": recipient}); done {
+				return err
+			}
+			a.printf("%s\n", recipient)
+			return nil
+		},
+	}
+}
+
+func (a *app) deviceRecoveryKey() *cobra.Command {
+	var identity string
+	c := &cobra.Command{
+		Use:   "recovery-key ID|NICK --identity FILE",
+		Short: "Show the recovery key of a device's encrypted disk",
+		Long: `Recovery-key decrypts the recovery key that the device sent to the hub, if its
+image was built with --escrow-to. It opens the disk: cryptsetup open takes it.`,
+		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
+		Args:    args("the device's id or nick"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if identity == "" {
+				return usagef("--identity is needed: the file that 'gangway image escrow-key' made")
+			}
+			text, err := readIdentity(identity)
+			if err != nil {
+				return err
+			}
+			d, err := findDevice(c.Context(), arg[0])
+			if err != nil {
+				return err
+			}
+			meta, err := call[map[string]any](c.Context(), "GET", "/devices/"+d.ID+"/device-meta", nil)
+			if err != nil {
+				return err
+			}
+			sealed, ok := meta[escrow.MetaKey].(string)
+			if !ok {
+				return fmt.Errorf("%s has sent no recovery key: its disk is not encrypted, or its image was built without --escrow-to", d.Nick)
+			}
+			key, err := escrow.Open(text, sealed)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(map[string]string{"recovery-key": key}); done {
+				return err
+			}
+			a.printf("%s\n", key)
+			return nil
+		},
+	}
+	c.Flags().StringVar(&identity, "identity", "", "the age identity's file (required)")
+	return c
+}

@@ -1,0 +1,114 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/agent"
+	"gangway/internal/swtpm"
+	"gangway/tcg/join"
+)
+
+// unclaimed is a machine without a join token.
+type unclaimed struct {
+	t     *testing.T
+	state string
+	proc  *exec.Cmd
+	log   lockedBuffer
+}
+
+func (u *unclaimed) start(tpm *swtpm.TPM, hubFile string) {
+	u.t.Helper()
+	u.proc = exec.Command(agentBinary, "onboard", "--hub-file", hubFile, "--tpm", tpm.Address(), "--state", u.state)
+	u.proc.Stderr = &u.log
+	if err := u.proc.Start(); err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(u.kill)
+}
+
+func (u *unclaimed) kill() {
+	u.proc.Process.Kill()
+	u.proc.Wait()
+}
+
+// code waits until the machine shows one that is another than the last.
+func (u *unclaimed) code(last string) (code string) {
+	u.t.Helper()
+	eventually(u.t, "the machine shows a code", func() bool {
+		s, err := agent.ReadState(u.state)
+		_, code, _ = strings.Cut(s.Claim, "/claim/")
+		return err == nil && code != "" && code != last
+	})
+	return code
+}
+
+// A machine without a token shows a code, and is the device of who takes it to
+// the hub; nothing that it shows or writes lets another in.
+func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	ada := signInAs(t, h, h.Owner.Nick)
+	file := filepath.Join(t.TempDir(), "hub.json")
+	b, err := json.Marshal(join.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := &unclaimed{t: t, state: filepath.Join(t.TempDir(), "state")}
+	u.start(tpm, file)
+	first := u.code("")
+	if n := len(h.Devices(t, h.Owner)); n != 0 {
+		t.Errorf("%d devices before anybody claimed it", n)
+	}
+	// Switched off and on, it shows another: there was nothing on its disk to go
+	// on with.
+	u.kill()
+	u.start(tpm, file)
+	code := u.code(first)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/claim/"+code, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+ada.token)
+	req.Header.Set("Accept", "application/json")
+	resp, err := ada.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		t.Fatalf("%s", resp.Status)
+	}
+	if err := u.proc.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, u.log.String())
+	}
+	devices := h.Devices(t, h.Owner)
+	if len(devices) != 1 {
+		t.Fatalf("devices: %+v", devices)
+	}
+	s, err := agent.ReadState(u.state)
+	if err != nil || s.Phase != agent.PhaseActive || s.Claim != "" || s.OwnerNick != h.Owner.Nick {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// The words on the screen are those of the page.
+	page, err := ada.client.Get(h.URL + "/claim/" + code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Body.Close()
+	var text bytes.Buffer
+	text.ReadFrom(page.Body)
+	if words := join.ClaimWords(code); !strings.Contains(text.String(), words) || !strings.Contains(u.log.String(), words) {
+		t.Errorf("%s is not on both", words)
+	}
+}

@@ -1,0 +1,73 @@
+package qemu_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"crypto/tls"
+	"crypto/x509"
+
+	"gangway/image/stick"
+	"gangway/internal/hubtest"
+	"gangway/tcg/join"
+)
+
+// An image without a token: the machine shows a code, a phone reads it from the
+// screen, and its owner takes the machine.
+func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
+	if _, err := exec.LookPath("zbarimg"); err != nil {
+		t.Skip("not installed: apt-get install zbar-tools")
+	}
+	s := newSiteWith(t, func(s *site) stick.Config {
+		b, err := json.Marshal(join.HubFile{Hub: s.token.Hub, HubName: s.token.HubName, HubCA: s.token.HubCA})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stick.Config{Hub: b}
+	})
+	m, ctx := boot(t, s.with(true))
+	_, shown := waitFor(t, ctx, m, `gangway-init .*: claim: (https://\S+) compare ([A-Z2-7-]{14})`)
+	s.picture(t, m, "claim")
+	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
+		t.Errorf("devices before it was claimed: %+v", devices)
+	}
+	// A screen that is just being drawn is half a code.
+	read, screen := "", filepath.Join(t.TempDir(), "screen.png")
+	for end := time.Now().Add(time.Minute); read == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if err := m.Screenshot(ctx, screen); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(ctx, "zbarimg", "--quiet", "--raw", screen).Output(); err == nil {
+			read = strings.TrimSpace(string(out))
+		}
+	}
+	if read != shown[1] {
+		t.Fatalf("from the screen a phone reads %q; it says %q", read, shown[1])
+	}
+	_, code, _ := strings.Cut(read, "/claim/")
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(s.hub.CA.RootPEM())
+	phone := &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer phone.CloseIdleConnections()
+	resp, err := phone.PostForm(s.hub.URL+"/claim/"+code, url.Values{"nick": {s.hub.Owner.Nick}, "password": {hubtest.Password}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusSeeOther {
+		t.Fatal(resp.Status)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: onboarded`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good`)
+	m.Stop()
+	s.listed(t)
+}

@@ -1,0 +1,36 @@
+package qemu_test
+
+import (
+	"crypto/x509"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+)
+
+// A machine whose clock is of another century comes aboard, and knows the time
+// then: a certificate's dates do not keep it out.
+func TestMachineWithAWrongClockComesAboard(t *testing.T) {
+	need(t)
+	for _, clock := range []string{"1970-01-01T00:00:00", "2090-06-01T00:00:00"} {
+		t.Run(clock[:4], func(t *testing.T) {
+			tpm := newTPM(t, swtpm.P384)
+			h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+			disk := guest{token: guestToken(t, h)}.disk(t)
+			m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), TPM: tpm, Clock: clock, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
+			_, match := waitFor(t, ctx, m, `^The machine's clock was set from (\S+) \S+ to (\S+ \S+), by the hub's\.`)
+			waitFor(t, ctx, m, `^Connected to https://10.0.2.2:\d+ as `)
+			is, err := time.Parse(time.DateTime, match[2])
+			if err != nil || time.Since(is).Abs() > 2*bootTime {
+				t.Errorf("set to %s, %v", match[2], err)
+			}
+			t.Logf("from %s", match[1])
+			m.Stop()
+			if devices := h.Devices(t, h.Owner); len(devices) != 1 {
+				t.Errorf("devices: %+v", devices)
+			}
+		})
+	}
+}
