@@ -107,6 +107,14 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
+// long keeps a test of some minutes for make e2e-full.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("GANGWAY_E2E_FULL") == "" {
+		t.Skip("it takes minutes: make e2e-full has it")
+	}
+}
+
 // From a stick that somebody put in to a machine in its owner's device list,
 // with no key pressed; and from its disk alone the next time.
 func TestStickToDeviceList(t *testing.T) {
@@ -159,6 +167,7 @@ func TestStickToDeviceList(t *testing.T) {
 
 // The machine says what is wrong to the person who stands before it.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
+	long(t)
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
 	waitFor(t, ctx, m, `gangway-init .*: installed in`)
