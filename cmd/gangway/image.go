@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"gangway/image/authenticode"
 	"gangway/image/stick"
 	"gangway/install"
 	"gangway/tcg/join"
@@ -33,6 +34,7 @@ type imageOptions struct {
 	escrow                                   string
 	merge                                    []string
 	debug, claim                             bool
+	signKey, signCert                        string
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -73,6 +75,8 @@ takes that to the hub.`,
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
+	f.StringVar(&o.signKey, "secure-boot-key", "", "sign what firmware starts with this key (PEM, without a password), for Secure Boot; needs osslsigncode")
+	f.StringVar(&o.signCert, "secure-boot-cert", "", "the key's certificate (PEM), which is in the machines' db")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
 }
 
@@ -90,7 +94,14 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		}
 		o.programs = filepath.Dir(self)
 	}
-	return stick.LoadParts(o.kernel, o.boot, o.programs)
+	if (o.signKey == "") != (o.signCert == "") {
+		return nil, usagef("--secure-boot-key and --secure-boot-cert go together")
+	}
+	p, err := stick.LoadParts(o.kernel, o.boot, o.programs)
+	if err == nil && o.signKey != "" {
+		p.Signer, err = authenticode.New(o.signKey, o.signCert)
+	}
+	return p, err
 }
 
 func readToken(name string) ([]byte, error) {
@@ -200,15 +211,17 @@ func (s *signIn) hubFile() ([]byte, error) {
 }
 
 func (a *app) imageInspect() *cobra.Command {
-	return &cobra.Command{
+	var cert string
+	c := &cobra.Command{
 		Use:   "inspect IMAGE",
 		Short: "Show what an installer image will do, without its secret",
 		Long: `Inspect reads an image, or a stick, checks its parts against their hashes, and
-shows what it installs, where to, and whose the machine will be.`,
+shows what it installs, where to, whose the machine will be, and whether it is
+signed for Secure Boot.`,
 		Example: "  gangway image inspect installer.img\n  gangway image inspect /dev/sdb --output json",
 		Args:    args("IMAGE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
-			c, err := stick.Inspect(arg[0])
+			c, err := stick.Inspect(arg[0], cert)
 			if err != nil {
 				return err
 			}
@@ -221,6 +234,7 @@ shows what it installs, where to, and whose the machine will be.`,
 			for _, e := range c.Entries {
 				a.printf("%-10s %s\n%-10s   %s\n", "entry", e.Title, "", e.Cmdline)
 			}
+			a.printf("%-10s %s\n", "signed", signedWords(c.Signed, cert))
 			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
 			for _, p := range m.Parts {
 				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)
@@ -247,6 +261,18 @@ shows what it installs, where to, and whose the machine will be.`,
 			return nil
 		},
 	}
+	c.Flags().StringVar(&cert, "secure-boot-cert", "", "check that all that firmware starts is signed by this certificate (PEM); needs osslsigncode")
+	return c
+}
+
+func signedWords(signed bool, cert string) string {
+	switch {
+	case !signed:
+		return "no: it does not start where Secure Boot is on"
+	case cert == "":
+		return "yes; by whom, --secure-boot-cert checks"
+	}
+	return "yes, by " + cert
 }
 
 func ruleWords(r install.Rule) string {

@@ -179,8 +179,12 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 	if len(cfg.Token) == 0 {
 		whose = image.File{Path: install.HubPath, Data: cfg.Hub}
 	}
+	manager, err := p.signed(p.BootManager, nil)
+	if err != nil {
+		return nil, err
+	}
 	return image.Disk{Label: "GANGWAY-SYS", ESPSize: espSize, ESP: []image.File{
-		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},
 		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
 		{Path: slots.LoaderConf, Data: slots.Conf(slots.A)},
 		whose,
@@ -193,8 +197,16 @@ func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	manager, err := p.signed(p.BootManager, nil)
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := p.kernel()
+	if err != nil {
+		return nil, err
+	}
 	files := []image.File{
-		{Path: "EFI/BOOT/BOOTX64.EFI", Data: p.BootManager},
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},
 		{Path: "loader/loader.conf", Data: []byte("timeout 5\neditor no\ndefault " + entries[0].name + ".efi\n")},
 	}
 	for i, e := range entries {
@@ -202,11 +214,11 @@ func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
 		if e.mode == "manual" {
 			initrd = image.Join(base, shell)
 		}
-		uki, err := image.UKI{
-			Stub: p.Stub, Kernel: p.Kernel, Initrd: initrd,
+		uki, err := p.signed(image.UKI{
+			Stub: p.Stub, Kernel: kernel, Initrd: initrd,
 			Cmdline:   console + "panic=30 gangway.mode=" + e.mode + " gangway.manifest=" + manifest,
 			OSRelease: osRelease(e.title, fmt.Sprintf("gangway-%d", i+1), "1"),
-		}.Build()
+		}.Build())
 		if err != nil {
 			return nil, err
 		}

@@ -48,7 +48,7 @@ func TestFirstRevisionIsInTheImage(t *testing.T) {
 	if sum(t, path) != sum(t, build(t, p, Config{Token: tok, First: revision(t, 70<<20)})) {
 		t.Error("two builds of the same sources differ")
 	}
-	c, err := Inspect(path)
+	c, err := Inspect(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}

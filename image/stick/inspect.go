@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/image/authenticode"
 	"gangway/install"
 
 	"github.com/diskfs/go-diskfs"
@@ -23,6 +24,8 @@ type Contents struct {
 	// ManifestSHA256 is what the entries' command lines name.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
+	// Signed says whether each program that firmware starts has a signature.
+	Signed bool `json:"signed"`
 	// Token is the join token, its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
@@ -36,8 +39,10 @@ type Entry struct {
 }
 
 // Inspect reads an image and checks it: the parts by their hashes, and that
-// each entry installs this manifest.
-func Inspect(name string) (*Contents, error) {
+// each entry installs this manifest. With the file of a certificate it also
+// checks that everything that firmware starts is signed by it, on the stick and
+// in what is installed.
+func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
@@ -63,20 +68,58 @@ func Inspect(name string) (*Contents, error) {
 		if digest(packed) != p.SHA256 {
 			return nil, fmt.Errorf("image: %s is not what the manifest says: the image is damaged", p.File)
 		}
-		if p.Name == install.ESP && c.Manifest.Token == "" {
-			if err := noToken(p, packed); err != nil {
-				return nil, err
-			}
-		} else if p.Name == install.ESP {
-			if c.Token, err = maskedToken(p, packed); err != nil {
-				return nil, err
-			}
+		if p.Name != install.ESP {
+			continue
+		}
+		fat, err := openFAT(p, packed)
+		if err != nil {
+			return nil, err
+		}
+		if c.Token, err = maskedToken(fat, c.Manifest.Token != ""); err != nil {
+			return nil, err
+		}
+		if c.Signed, err = signatures(fat, cert); err != nil {
+			return nil, err
 		}
 	}
+	signed, err := signatures(esp, cert)
+	if err != nil {
+		return nil, err
+	}
+	c.Signed = c.Signed && signed
 	if err := c.readEntries(esp); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// signatures says whether all that firmware starts from an EFI system partition
+// is signed. With a certificate's file, it is an error when that is not by it.
+func signatures(esp fs.FS, cert string) (signed bool, err error) {
+	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
+	files, err := fs.ReadDir(esp, systems)
+	if err != nil {
+		return false, errors.Join(errNoInstaller, err)
+	}
+	signed = true
+	names := []string{manager}
+	for _, f := range files {
+		names = append(names, path.Join(systems, f.Name()))
+	}
+	for _, name := range names {
+		b, err := read(esp, name, 1<<30)
+		if err != nil {
+			return false, err
+		}
+		signed = signed && authenticode.Signed(b)
+		if cert == "" {
+			continue
+		}
+		if err := authenticode.Verify(b, cert); err != nil {
+			return false, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return signed, nil
 }
 
 func (c *Contents) readEntries(esp fs.FS) error {
@@ -119,26 +162,16 @@ func part(x *pe.File, name string) string {
 	return string(b[:min(int(s.VirtualSize), len(b))])
 }
 
-// noToken is an error if the system's EFI system partition has a token that the
-// manifest does not name.
-func noToken(p install.Part, packed []byte) error {
-	fat, err := openFAT(p, packed)
-	if err != nil {
-		return err
+// maskedToken finds the token in the system's EFI system partition. It is an
+// error if there is one that the manifest does not name.
+func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
+	if !named {
+		if _, err := fs.Stat(esp, install.TokenPath); !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.New("image: it holds a join token that its manifest does not name")
+		}
+		return nil, nil
 	}
-	if _, err := fs.Stat(fat, install.TokenPath); !errors.Is(err, fs.ErrNotExist) {
-		return errors.New("image: it holds a join token that its manifest does not name")
-	}
-	return nil
-}
-
-// maskedToken finds the token in the system's EFI system partition.
-func maskedToken(p install.Part, packed []byte) (map[string]any, error) {
-	fat, err := openFAT(p, packed)
-	if err != nil {
-		return nil, err
-	}
-	b, err := read(fat, install.TokenPath, 1<<20)
+	b, err := read(esp, install.TokenPath, 1<<20)
 	if err != nil {
 		return nil, err
 	}

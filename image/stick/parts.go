@@ -1,12 +1,15 @@
 package stick
 
 import (
+	"bytes"
+	"debug/pe"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"gangway/image"
+	"gangway/image/authenticode"
 )
 
 // Parts are what an image is made of: programs of others and our own.
@@ -19,6 +22,16 @@ type Parts struct {
 	Stub, BootManager []byte
 	Init, Agent       []byte // gangway-init and gangway-agent
 	Busybox           []byte // static; the shell of the manual installation
+	// Signer signs what firmware starts, for Secure Boot. Nil: it is not signed.
+	Signer *authenticode.Signer
+}
+
+// signed is an EFI program as an image has it.
+func (p *Parts) signed(efi []byte, err error) ([]byte, error) {
+	if err != nil || p.Signer == nil {
+		return efi, err
+	}
+	return p.Signer.Sign(efi)
 }
 
 // Where Debian's systemd-boot-efi has its programs.
@@ -53,6 +66,16 @@ func LoadParts(kernel, boot, programs string) (*Parts, error) {
 		p.Release = firstLine(b)
 	}
 	return p, nil
+}
+
+// kernel is the kernel as it is in a unified image. It is signed by itself too:
+// systemd's stub, up to version 252 at least, has firmware load it, which asks
+// for a signature.
+func (p *Parts) kernel() ([]byte, error) {
+	if _, err := pe.NewFile(bytes.NewReader(p.Kernel)); err != nil {
+		return p.Kernel, nil // firmware does not load it
+	}
+	return p.signed(p.Kernel, nil)
 }
 
 func firstLine(b []byte) string {

@@ -106,7 +106,7 @@ func TestSameInputGivesTheSameImage(t *testing.T) {
 }
 
 func TestInspectShowsEverythingButTheSecret(t *testing.T) {
-	c, err := Inspect(build(t, parts(t), Config{Token: token(t), Disk: "model:Fast*"}))
+	c, err := Inspect(build(t, parts(t), Config{Token: token(t), Disk: "model:Fast*"}), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,12 +154,12 @@ func TestInspectRefusesAlteredImages(t *testing.T) {
 			if err := os.WriteFile(file, altered, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Inspect(file); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Inspect(file, ""); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
-	if _, err := Inspect(os.Args[0]); err == nil {
+	if _, err := Inspect(os.Args[0], ""); err == nil {
 		t.Error("a program is taken for an image")
 	}
 }
@@ -172,7 +172,7 @@ func TestPartsAreSound(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	c, err := Inspect(path)
+	c, err := Inspect(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,11 +20,15 @@ func (p *Parts) system(base []byte, token *join.TokenFile, debug bool) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return image.UKI{
-		Stub: p.Stub, Kernel: p.Kernel, Initrd: image.Join(base, own),
+	kernel, err := p.kernel()
+	if err != nil {
+		return nil, err
+	}
+	return p.signed(image.UKI{
+		Stub: p.Stub, Kernel: kernel, Initrd: image.Join(base, own),
 		Cmdline:   console + "panic=5 oops=panic gangway.mode=system",
 		OSRelease: osRelease("Gangway", "gangway", "1"),
-	}.Build()
+	}.Build())
 }
 
 // System makes an installed system's file alone, to update machines with: the

@@ -43,6 +43,8 @@ type site struct {
 	cfg   qemu.Config
 }
 
+var started = regexp.MustCompile(`gangway-init .*: up`)
+
 const diskSize = 4 << 30 // sparse
 
 func newSite(t *testing.T, cfg stick.Config) *site {

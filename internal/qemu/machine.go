@@ -47,6 +47,8 @@ type Config struct {
 	Offline bool   // it has no network interface
 	Screen  bool   // a screen, for Screenshot
 	Reboot  bool   // it may reset itself; otherwise that switches it off
+	// SecureBoot has firmware start only what SnakeOil's key signed.
+	SecureBoot bool
 }
 
 // Machine is a running machine. Its methods may be called from several
@@ -117,7 +119,11 @@ func (m *Machine) prepare() error {
 		return fmt.Errorf("qemu: %w", err)
 	}
 	if _, err := os.Stat(m.vars()); errors.Is(err, os.ErrNotExist) {
-		b, err := os.ReadFile(varsPath)
+		vars := varsPath
+		if m.cfg.SecureBoot {
+			vars = signedVarsPath
+		}
+		b, err := os.ReadFile(vars)
 		if err == nil {
 			err = os.WriteFile(m.vars(), b, 0o600)
 		}
@@ -143,16 +149,23 @@ func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 // arguments are QEMU's. Nothing is there that is not named here.
 func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	cfg := m.cfg
+	code, machine := codePath, "q35"
+	if cfg.SecureBoot {
+		code, machine = signedCodePath, "q35,smm=on"
+	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-m", strconv.Itoa(cfg.Memory), "-smp", strconv.Itoa(cfg.CPUs),
-		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + codePath,
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + code,
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
 		"-device", "virtio-rng-pci", // so that nobody waits for randomness
 		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets, as on real boards
+	}
+	if cfg.SecureBoot { // the system itself cannot write the firmware's keys
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
 	if cfg.Clock != "" {
 		args = append(args, "-rtc", "base="+value(cfg.Clock))

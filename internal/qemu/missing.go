@@ -15,6 +15,13 @@ const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	// Firmware with Secure Boot on, and with a key for tests in PK, KEK and db.
+	signedCodePath = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+	signedVarsPath = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
+	// SnakeOilKey and SnakeOilCert are that key, which everybody has, and its
+	// certificate. The key's password is "snakeoil".
+	SnakeOilKey  = "/usr/share/ovmf/PkKek-1-snakeoil.key"
+	SnakeOilCert = "/usr/share/ovmf/PkKek-1-snakeoil.pem"
 	// StubPath is systemd's stub for unified kernel images.
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )
@@ -30,7 +37,7 @@ func Missing() string {
 	if _, err := exec.LookPath(program); err != nil {
 		miss(program, "qemu-system-x86")
 	}
-	for _, f := range []struct{ path, deb string }{{codePath, "ovmf"}, {StubPath, "systemd-boot-efi"}} {
+	for _, f := range []struct{ path, deb string }{{codePath, "ovmf"}, {signedCodePath, "ovmf"}, {StubPath, "systemd-boot-efi"}} {
 		if _, err := os.Stat(f.path); err != nil {
 			miss(f.path, f.deb)
 		}

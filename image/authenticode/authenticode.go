@@ -1,0 +1,156 @@
+// Package authenticode signs EFI programs so that firmware with Secure Boot
+// starts them (UEFI 32.5; Microsoft's "Windows Authenticode Portable Executable
+// Signature Format"). The work is osslsigncode's, a kept program that Debian
+// has; what is here hands it files and reads its verdict.
+package authenticode
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"debug/pe"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const program = "osslsigncode"
+
+// Missing says in one sentence what is not installed. It is empty when nothing
+// is missing.
+func Missing() string {
+	if _, err := exec.LookPath(program); err != nil {
+		return "signing needs osslsigncode: install with `apt-get install osslsigncode`"
+	}
+	return ""
+}
+
+// Signer signs with a key whose certificate is in the firmware's database db.
+type Signer struct {
+	key, cert string // files, PEM
+	Leaf      *x509.Certificate
+}
+
+// New takes a key and its certificate, both PEM, the key without a password.
+func New(key, cert string) (*Signer, error) {
+	if m := Missing(); m != "" {
+		return nil, errors.New("image: " + m)
+	}
+	leaf, err := readCertificate(cert)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(key); err != nil {
+		return nil, fmt.Errorf("image: the key for Secure Boot: %w", err)
+	}
+	return &Signer{key: key, cert: cert, Leaf: leaf}, nil
+}
+
+func readCertificate(name string) (*x509.Certificate, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("image: the certificate for Secure Boot: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("image: %s is no PEM certificate", name)
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("image: %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// Name is a certificate's subject and SHA-256, for people.
+func Name(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return fmt.Sprintf("%s, SHA-256 %s", c.Subject, hex.EncodeToString(sum[:]))
+}
+
+// Sign returns the program with the signature, in the place of others that it
+// may have. The same program and key give the same bytes: the time in the
+// signature is that from which the certificate is good.
+func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
+	err = withFiles(efi, func(in, out string) error {
+		if Signed(efi) {
+			if err := run("remove-signature", "-in", in, "-out", out); err != nil {
+				return err
+			}
+			if err := os.Rename(out, in); err != nil {
+				return fmt.Errorf("image: %w", err)
+			}
+		}
+		err := run("sign", "-h", "sha256", "-certs", s.cert, "-key", s.key, "-time", strconv.FormatInt(s.Leaf.NotBefore.Unix(), 10), "-in", in, "-out", out)
+		if err != nil {
+			return err
+		}
+		signed, err = os.ReadFile(out)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return signed, Verify(signed, s.cert)
+}
+
+// ErrSignature means that a program has no good signature of a certificate.
+var ErrSignature = errors.New("image: it is not signed by this certificate, or altered since")
+
+// Verify checks that a program's signature is good and by the certificate of a
+// file, or by one that it issued.
+func Verify(efi []byte, cert string) error {
+	c, err := readCertificate(cert)
+	if err != nil {
+		return err
+	}
+	if !Signed(efi) {
+		return ErrSignature
+	}
+	return withFiles(efi, func(in, _ string) error {
+		// Firmware asks for no dates; so the check is made when it was good.
+		err := run("verify", "-in", in, "-CAfile", cert, "-time", strconv.FormatInt(c.NotBefore.Unix(), 10))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrSignature, err)
+		}
+		return nil
+	})
+}
+
+// Signed says whether a program has a signature, of whatever worth.
+func Signed(efi []byte) bool {
+	f, err := pe.NewFile(bytes.NewReader(efi))
+	if err != nil {
+		return false
+	}
+	opt, ok := f.OptionalHeader.(*pe.OptionalHeader64)
+	return ok && opt.NumberOfRvaAndSizes > pe.IMAGE_DIRECTORY_ENTRY_SECURITY && opt.DataDirectory[pe.IMAGE_DIRECTORY_ENTRY_SECURITY].Size != 0
+}
+
+func withFiles(efi []byte, do func(in, out string) error) error {
+	dir, err := os.MkdirTemp("", "gangway-sign")
+	if err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	in := filepath.Join(dir, "in.efi")
+	if err := os.WriteFile(in, efi, 0o600); err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	return do(in, filepath.Join(dir, "out.efi"))
+}
+
+func run(args ...string) error {
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("image: osslsigncode %s: %w: %s", args[0], err, strings.Join(lines[max(0, len(lines)-3):], "; "))
+	}
+	return nil
+}
