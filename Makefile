@@ -19,7 +19,7 @@ e2e: install-tools ## from a stick to the device list, on an emulated machine, a
 	$(GO) test -count=1 -v -timeout 20m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation)$$' ./internal/qemu
 
 e2e-full: install-tools ## all of the installer's tests, with CUTS (default 20) power cuts
-	GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 60m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|MachineWithAWrongClockComesAboard|PowerCuts)$$' ./internal/qemu
+	GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 60m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|MachineWithAWrongClockComesAboard|MachineComesAboardByIPv6|PowerCuts)$$' ./internal/qemu
 
 pictures: install-tools ## what the installer shows on a screen, to docs/pictures
 	GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen)$$' ./internal/qemu
