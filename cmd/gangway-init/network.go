@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 )
 
@@ -122,44 +121,19 @@ func safely(f func() error) (err error) {
 	return f()
 }
 
-// configure4 gives the interface what DHCP offers (RFC 2131).
-func configure4(ctx context.Context, link netlink.Link) error {
-	name := link.Attrs().Name
-	client, err := nclient4.New(name, nclient4.WithTimeout(2*time.Second))
-	if err != nil {
-		return fmt.Errorf("DHCP: %w", err)
-	}
-	defer client.Close()
-	lease, err := client.Request(ctx)
-	if err != nil {
-		return fmt.Errorf("DHCP: %w; is the cable in?", err)
-	}
-	ack := lease.ACK
-	address := &net.IPNet{IP: ack.YourIPAddr, Mask: ack.SubnetMask()}
-	if address.Mask == nil {
-		address.Mask = address.IP.DefaultMask()
-	}
-	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: address}); err != nil {
-		return fmt.Errorf("address %s: %w", address, err)
-	}
-	if routers := ack.Router(); len(routers) > 0 {
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: routers[0]}); err != nil {
-			return fmt.Errorf("router %s: %w", routers[0], err)
-		}
-	}
-	var servers []string
-	for _, s := range ack.DNS() {
-		servers = append(servers, s.String())
-	}
-	return got(name, address.String(), 0, servers)
-}
-
 // addressing is what is known of the network, for the screen and for
 // /etc/resolv.conf.
 var addressing struct {
 	sync.Mutex
 	addresses []string
 	servers   [2][]string // by DHCP, and by IPv6
+}
+
+// lost takes an address off what is shown.
+func lost(address string) {
+	addressing.Lock()
+	defer addressing.Unlock()
+	addressing.addresses = slices.DeleteFunc(addressing.addresses, func(a string) bool { return a == address })
 }
 
 // resolvConf is where programs look for name servers.
