@@ -18,14 +18,15 @@ import (
 )
 
 // inNetwork runs a test again in a network of its own, where it may do what it
-// likes, and reports whether this is there.
+// likes, and reports whether this is there. $GANGWAY_NETWORK is a folder that
+// is there for longer than what the test leaves running.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {
 		return true
 	}
 	cmd := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), "GANGWAY_NETWORK=own")
+	cmd.Env = append(os.Environ(), "GANGWAY_NETWORK="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -118,7 +119,7 @@ func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	}
 	go server.Serve()
 	defer server.Close()
-	resolvConf = filepath.Join(t.TempDir(), "resolv.conf")
+	resolvConf = filepath.Join(os.Getenv("GANGWAY_NETWORK"), "resolv.conf")
 	if err := configure4(t.Context(), link); err != nil {
 		t.Fatal(err)
 	}
