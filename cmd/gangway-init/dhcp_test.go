@@ -149,6 +149,8 @@ func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	wait("another address", func() bool { return slices.Equal(addresses(), []string{"10.9.0.20/24"}) })
 	now := renewals()
 	wait("its renewal", func() bool { return renewals() > now })
+	addressing.Lock()
+	defer addressing.Unlock()
 	if got := fmt.Sprint(addressing.addresses); got != "[10.9.0.20/24]" {
 		t.Errorf("shown: %s", got)
 	}
