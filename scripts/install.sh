@@ -34,6 +34,7 @@ if [ "${1:-all}" != demo ]; then
 	need dbus-daemon dbus-daemon
 	need cpio cpio # reads what we write
 	need mcopy mtools
+	need zbarimg zbar-tools # reads the code on a machine's screen
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs

@@ -126,8 +126,14 @@ func noToken(p install.Part, packed []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fs.Stat(fat, install.TokenPath); !errors.Is(err, fs.ErrNotExist) {
-		return errors.New("image: it holds a join token that its manifest does not name")
+	files, err := fs.ReadDir(fat, path.Dir(install.TokenPath))
+	if err != nil {
+		return fmt.Errorf("image: the system's EFI system partition: %w", err)
+	}
+	for _, f := range files {
+		if strings.EqualFold(f.Name(), path.Base(install.TokenPath)) {
+			return errors.New("image: it holds a join token that its manifest does not name")
+		}
 	}
 	return nil
 }
