@@ -427,3 +427,28 @@ func module(depends string) []byte {
 	header(10, 3, namesAt, len(names))
 	return b
 }
+
+// Firmware hashes a signed program section by section: what is between them or
+// behind them would make it another one than was signed.
+func TestUKIHasNothingBesidesItsSections(t *testing.T) {
+	u := sample()
+	u.Stub = append(u.Stub, bytes.Repeat([]byte("symbol"), 2000)...)
+	b, err := u.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := pe.NewFile(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := f.Sections[0].Offset
+	for _, s := range f.Sections {
+		if s.Size > 0 && s.Offset != end {
+			t.Errorf("%s begins at %#x, what is before it ends at %#x", s.Name, s.Offset, end)
+		}
+		end = s.Offset + s.Size
+	}
+	if int(end) != len(b) {
+		t.Errorf("the sections end at %#x, the file at %#x", end, len(b))
+	}
+}

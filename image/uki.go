@@ -64,10 +64,12 @@ func (u UKI) Build() ([]byte, error) {
 	}
 	var memory uint64                                   // end of what is there
 	headers := min(int(opt.SizeOfHeaders), len(u.Stub)) // end of the room for headers
+	end := headers                                      // of what is used of the file
 	for _, s := range f.Sections {
 		memory = max(memory, uint64(s.VirtualAddress)+uint64(max(s.VirtualSize, s.Size)))
 		if s.Size > 0 {
 			headers = min(headers, int(s.Offset))
+			end = max(end, min(int(s.Offset)+int(s.Size), len(u.Stub)))
 		}
 	}
 	coff := int(binary.LittleEndian.Uint32(u.Stub[peOffsetAt:])) + 4
@@ -78,7 +80,10 @@ func (u UKI) Build() ([]byte, error) {
 	}
 
 	le := binary.LittleEndian
-	out := pad(bytes.Clone(u.Stub), int(opt.FileAlignment))
+	// What is behind the sections, debuggers' symbols, is left out: firmware
+	// hashes a signed program section by section, and would take it for more
+	// than was signed.
+	out := pad(bytes.Clone(u.Stub[:end]), int(opt.FileAlignment))
 	data := opt.SizeOfInitializedData
 	for _, p := range parts {
 		memory = (memory + pageSize - 1) &^ (pageSize - 1)
@@ -100,7 +105,7 @@ func (u UKI) Build() ([]byte, error) {
 		data += uint32(len(out)) - at
 	}
 	le.PutUint16(out[coff+numSectionsAt:], uint16(len(f.Sections)+len(parts)))
-	le.PutUint64(out[coff+symbolsAt:], 0) // debuggers' symbols: not measured apart, and of no use
+	le.PutUint64(out[coff+symbolsAt:], 0) // they are gone
 	o := out[coff+coffHeader:]
 	le.PutUint32(o[optSizeInitData:], data)
 	le.PutUint32(o[optSizeOfImage:], uint32((memory+pageSize-1)&^(pageSize-1)))

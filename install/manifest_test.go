@@ -26,6 +26,8 @@ func TestManifestRoundTrip(t *testing.T) {
 func TestRefusesManifestsThatLie(t *testing.T) {
 	for name, change := range map[string]func(*Manifest){
 		"version":          func(m *Manifest) { m.Version = 2 },
+		"a secret escrow":  func(m *Manifest) { m.Escrow = "AGE-SECRET-KEY-1QQQ" },
+		"no escrow":        func(m *Manifest) { m.Escrow = "age1qqq" },
 		"rule":             func(m *Manifest) { m.Disk = "/dev/../sda" },
 		"no data":          func(m *Manifest) { m.Parts = m.Parts[:1] },
 		"other order":      func(m *Manifest) { m.Parts[0], m.Parts[1] = m.Parts[1], m.Parts[0] },

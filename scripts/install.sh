@@ -34,9 +34,11 @@ if [ "${1:-all}" != demo ]; then
 	need dbus-daemon dbus-daemon
 	need cpio cpio # reads what we write
 	need mcopy mtools
+	need zbarimg zbar-tools # reads the code on a machine's screen
 	needfile /usr/sbin/fsck.fat dosfstools
 	needfile /usr/sbin/sgdisk gdisk
 	needfile /usr/sbin/mke2fs e2fsprogs
+	need osslsigncode osslsigncode # signs images for Secure Boot
 	needfile /usr/sbin/cryptsetup cryptsetup-bin # reads the disks that we encrypt
 fi
 # Kernels and a newer curl are unpacked, not installed.

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 )
 
@@ -19,8 +21,8 @@ const (
 	again     = 2 * time.Second
 )
 
-// network brings up the loopback and the first interface that gets an address
-// by DHCP (RFC 2131). It tries until it has one: without it there is nothing
+// network brings up the loopback and the first interface that gets an address,
+// of IPv4 or of IPv6. It tries until it has one: without it there is nothing
 // to do.
 func network() {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
@@ -28,6 +30,11 @@ func network() {
 			say("lo: %v", err)
 		}
 	}
+	go func() {
+		if err := safely(routerServers); err != nil {
+			say("name servers of routers: %v", err)
+		}
+	}()
 	last := ""
 	for {
 		err := firstAddress()
@@ -66,46 +73,98 @@ func firstAddress() error {
 	return errors.Join(errs...)
 }
 
-// configure gives the interface what DHCP offers.
+// fourMore is how much longer IPv4 may take where IPv6 is there: networks with
+// both are told of as both.
+const fourMore = 3 * time.Second
+
+// configure gives the interface what the network offers: an address by DHCP,
+// and by router advertisements or DHCPv6. One of the two will do.
 func configure(link netlink.Link) error {
-	name := link.Attrs().Name
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("up: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
-	defer cancel()
-	client, err := nclient4.New(name, nclient4.WithTimeout(2*time.Second))
-	if err != nil {
-		return fmt.Errorf("DHCP: %w", err)
+	four, six := make(chan error, 1), make(chan error, 1)
+	var both sync.WaitGroup
+	both.Go(func() { four <- safely(func() error { return configure4(ctx, link) }) })
+	both.Go(func() { six <- safely(func() error { return configure6(ctx, link) }) })
+	go func() { both.Wait(); cancel() }() // what is later than the other is still taken
+	select {
+	case err4 := <-four:
+		if err4 == nil {
+			return nil
+		}
+		if err6 := <-six; err6 != nil {
+			return errors.Join(err4, err6)
+		}
+		return nil
+	case err6 := <-six:
+		if err6 != nil {
+			return errors.Join(err6, <-four)
+		}
+		select {
+		case <-four:
+		case <-time.After(fourMore):
+		}
+		return nil
 	}
-	defer client.Close()
-	lease, err := client.Request(ctx)
-	if err != nil {
-		return fmt.Errorf("DHCP: %w; is the cable in?", err)
-	}
-	ack := lease.ACK
-	address := &net.IPNet{IP: ack.YourIPAddr, Mask: ack.SubnetMask()}
-	if address.Mask == nil {
-		address.Mask = address.IP.DefaultMask()
-	}
-	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: address}); err != nil {
-		return fmt.Errorf("address %s: %w", address, err)
-	}
-	if routers := ack.Router(); len(routers) > 0 {
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: routers[0]}); err != nil {
-			return fmt.Errorf("router %s: %w", routers[0], err)
+}
+
+// safely makes an error of a panic: what a network sends must not end the first
+// process, and with it the machine.
+func safely(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("what the network sent cannot be read: %v", v)
+		}
+	}()
+	return f()
+}
+
+// addressing is what is known of the network, for the screen and for
+// /etc/resolv.conf.
+var addressing struct {
+	sync.Mutex
+	addresses []string
+	servers   [2][]string // by DHCP, and by IPv6
+}
+
+// lost takes an address off what is shown.
+func lost(address string) {
+	addressing.Lock()
+	defer addressing.Unlock()
+	addressing.addresses = slices.DeleteFunc(addressing.addresses, func(a string) bool { return a == address })
+}
+
+// resolvConf is where programs look for name servers.
+var resolvConf = "/etc/resolv.conf"
+
+// got notes an address, if there is a new one, and the name servers of a
+// family, 0 for IPv4 and 1 for IPv6.
+func got(name, address string, family int, servers []string) error {
+	n := &addressing
+	n.Lock()
+	defer n.Unlock()
+	if len(servers) > 0 {
+		n.servers[family] = servers
+		var text strings.Builder
+		for i := range 3 { // more are not read
+			for _, list := range n.servers {
+				if i < len(list) {
+					fmt.Fprintf(&text, "nameserver %s\n", list[i])
+				}
+			}
+		}
+		if err := os.MkdirAll(filepath.Dir(resolvConf), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(resolvConf, []byte(text.String()), 0o644); err != nil {
+			return err
 		}
 	}
-	var resolv strings.Builder
-	for _, s := range ack.DNS() {
-		fmt.Fprintf(&resolv, "nameserver %s\n", s)
+	if address != "" && !slices.Contains(n.addresses, address) {
+		n.addresses = append(n.addresses, address)
+		note("Network", fmt.Sprintf("%s has %s", name, strings.Join(n.addresses, ", ")))
 	}
-	if err := os.MkdirAll("/etc", 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile("/etc/resolv.conf", []byte(resolv.String()), 0o644); err != nil {
-		return err
-	}
-	note("Network", fmt.Sprintf("%s has %s", name, address))
 	return nil
 }

@@ -118,6 +118,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	req.Header.Set("User-Agent", "gangway/"+version())
+	req.Header.Set("Accept", "application/json")
 	if s.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+s.Token)
 	}

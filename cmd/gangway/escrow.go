@@ -48,7 +48,7 @@ func escrowTo(what string) (string, error) {
 			return r, escrow.CheckRecipient(r)
 		}
 	}
-	return "", fmt.Errorf("%s names no public key; give the recipient itself, as age1 and what follows", what)
+	return "", fmt.Errorf("%s names no public key; give the recipient itself, which begins with age1", what)
 }
 
 func (a *app) imageEscrowKey() *cobra.Command {

@@ -1,14 +1,13 @@
 package main
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"net/http"
-	"net/http/httptest"
 )
 
 // A source may name another hub, which would like to have the token.

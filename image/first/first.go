@@ -17,8 +17,8 @@ import (
 
 // Bounds of a first revision.
 const (
-	// MaxObjects is how many bytes all objects may have: an installer has them
-	// in its memory.
+	// MaxObjects is how many bytes all objects may have: an image is made in
+	// memory.
 	MaxObjects = 512 << 20
 	// maxSources is how many may be merged.
 	maxSources = 32

@@ -17,7 +17,7 @@ type folder struct {
 	total int64
 }
 
-var errTooLarge = fmt.Errorf("the objects have more than %d MiB: an installer cannot hold them", MaxObjects>>20)
+var errTooLarge = fmt.Errorf("the objects have more than %d MiB: put the rest into a revision that is posted once the device is there", MaxObjects>>20)
 
 // keep reads an object to its end and keeps it if it is what its name says.
 func (f *folder) keep(sum string, from io.Reader) (err error) {

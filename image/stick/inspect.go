@@ -166,8 +166,14 @@ func part(x *pe.File, name string) string {
 // error if there is one that the manifest does not name.
 func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	if !named {
-		if _, err := fs.Stat(esp, install.TokenPath); !errors.Is(err, fs.ErrNotExist) {
-			return nil, errors.New("image: it holds a join token that its manifest does not name")
+		files, err := fs.ReadDir(esp, path.Dir(install.TokenPath))
+		if err != nil {
+			return nil, fmt.Errorf("image: the system's EFI system partition: %w", err)
+		}
+		for _, f := range files {
+			if strings.EqualFold(f.Name(), path.Base(install.TokenPath)) {
+				return nil, errors.New("image: it holds a join token that its manifest does not name")
+			}
 		}
 		return nil, nil
 	}

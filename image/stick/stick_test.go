@@ -132,6 +132,56 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	}
 }
 
+// An image for machines that show a code has no secret, and no console.
+func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
+	p := parts(t)
+	tok, err := join.ParseTokenFile(token(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub, err := json.Marshal(join.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := build(t, p, Config{Hub: hub})
+	c, err := Inspect(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Token != nil || c.Manifest.Token != "" || c.Manifest.Owner != "" || c.Manifest.Hub != tok.Hub {
+		t.Errorf("inspect shows %+v, token %v", c.Manifest, c.Token)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b, []byte(secret)) || bytes.Contains(b, []byte(`"token":"`)) {
+		t.Error("there is a secret in it")
+	}
+	for name, cfg := range map[string]Config{
+		"a console":                 {Hub: hub, Debug: true},
+		"a token in the hub's file": {Hub: token(t)},
+		"nothing":                   {},
+	} {
+		if _, err := Build(p, cfg, filepath.Join(t.TempDir(), "x.img")); err == nil {
+			t.Errorf("%s: it is built", name)
+		}
+	}
+	// With a token, one in the image is named.
+	esp, err := p.systemESP(nil, tok, Config{Token: token(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	extents, packed := install.Pack(esp)
+	fat, err := openFAT(install.Part{Name: install.ESP, Size: int64(len(esp)), Extents: extents}, packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := maskedToken(fat, false); err == nil {
+		t.Error("a token that the manifest does not name is not found")
+	}
+}
+
 // An image whose parts were exchanged is told from one that is whole.
 func TestInspectRefusesAlteredImages(t *testing.T) {
 	path := build(t, parts(t), Config{Token: token(t)})

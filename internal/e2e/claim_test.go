@@ -3,12 +3,14 @@ package e2e_test
 import (
 	"bytes"
 	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"gangway/agent"
 	"gangway/internal/swtpm"
@@ -75,20 +77,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	u.kill()
 	u.start(tpm, file)
 	code := u.code(first)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL+"/claim/"+code, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+ada.token)
-	req.Header.Set("Accept", "application/json")
-	resp, err := ada.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != 200 {
-		t.Fatalf("%s", resp.Status)
-	}
+	ada.claims(code)
 	if err := u.proc.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, u.log.String())
 	}
@@ -110,5 +99,81 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	text.ReadFrom(page.Body)
 	if words := join.ClaimWords(code); !strings.Contains(text.String(), words) || !strings.Contains(u.log.String(), words) {
 		t.Errorf("%s is not on both", words)
+	}
+}
+
+// claims takes a machine by its code.
+func (o *owner) claims(code string) {
+	o.t.Helper()
+	req, err := http.NewRequestWithContext(o.t.Context(), http.MethodPost, o.url+"/claim/"+code, nil)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+o.token)
+	req.Header.Set("Accept", "application/json")
+	resp, err := o.client.Do(req)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 {
+		o.t.Fatalf("%s", resp.Status)
+	}
+}
+
+// A machine that is switched off after somebody took its code goes on, or shows
+// another one; in the end it is one device.
+func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	ada := signInAs(t, h, h.Owner.Nick)
+	file := filepath.Join(t.TempDir(), "hub.json")
+	b, err := json.Marshal(join.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u := &unclaimed{t: t, state: filepath.Join(t.TempDir(), "state")}
+	last, kills := "", 0
+	phase := func() agent.Phase {
+		s, err := agent.ReadState(u.state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Phase
+	}
+	for phase() != agent.PhaseActive {
+		u.start(tpm, file)
+		ended := make(chan struct{})
+		go func() { u.proc.Wait(); close(ended) }()
+		for done := false; !done; {
+			s, err := agent.ReadState(u.state)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, code, _ := strings.Cut(s.Claim, "/claim/"); code != "" && code != last {
+				last = code
+				ada.claims(code)
+			}
+			select {
+			case <-ended:
+				done = true
+			case <-time.After(20 * time.Millisecond):
+			}
+			// It asks every three seconds; then all goes quickly.
+			if s.Claim == "" && s.Phase != agent.PhaseActive && last != "" && kills < 8 && rand.IntN(2) == 0 {
+				kills++
+				u.proc.Process.Kill()
+				<-ended
+				done = true
+			}
+		}
+	}
+	t.Logf("%d kills", kills)
+	if devices := h.Devices(t, h.Owner); len(devices) != 1 {
+		t.Errorf("devices: %+v", devices)
 	}
 }

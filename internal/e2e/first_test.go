@@ -3,20 +3,19 @@ package e2e_test
 import (
 	"archive/tar"
 	"bytes"
-	"os/exec"
-
-	"gangway/image/stick"
-	"gangway/install"
-
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"gangway/image/stick"
+	"gangway/install"
 )
 
 // brings gives the machine a first revision, as an image does, and returns its

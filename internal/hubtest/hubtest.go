@@ -95,7 +95,7 @@ func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Cert
 	h.Service.SetTrust(h.makers)
 	h.Server, err = hub.New(hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
-		Names: []string{"127.0.0.1", "10.0.2.2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Proxy: proxy, Version: "test",
+		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Proxy: proxy, Version: "test",
 	})
 	check()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,6 +1,8 @@
 package qemu_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -9,9 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"crypto/tls"
-	"crypto/x509"
 
 	"gangway/image/stick"
 	"gangway/internal/hubtest"

@@ -45,6 +45,7 @@ type Config struct {
 	CPUs    int    // Default: 2
 	Clock   string // what its clock says when it is switched on, "1970-01-01T00:00:00". Default: now
 	Offline bool   // it has no network interface
+	IPv6    bool   // its network has no IPv4; this one is fec0::2
 	Screen  bool   // a screen, for Screenshot
 	Reboot  bool   // it may reset itself; otherwise that switches it off
 	// SecureBoot has firmware start only what SnakeOil's key signed.
@@ -171,7 +172,11 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		args = append(args, "-rtc", "base="+value(cfg.Clock))
 	}
 	if !cfg.Offline {
-		args = append(args, "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
+		user := "user,id=net"
+		if cfg.IPv6 {
+			user += ",ipv4=off"
+		}
+		args = append(args, "-netdev", user, "-device", "virtio-net-pci,netdev=net,romfile=")
 	}
 	if !cfg.Reboot {
 		args = append(args, "-no-reboot")

@@ -1,0 +1,93 @@
+// Package cast reads and writes recordings of a terminal in the form asciicast
+// v2 (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the
+// header, then a line for each event.
+package cast
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Header is the first line.
+type Header struct {
+	Version int    `json:"version"` // 2
+	Width   int    `json:"width"`   // columns
+	Height  int    `json:"height"`  // rows
+	Title   string `json:"title,omitempty"`
+}
+
+// Event is what was printed at a moment.
+type Event struct {
+	At   time.Duration // since the beginning
+	Text string        // with CR LF at a line's end, as a terminal gets it
+}
+
+// Recording is a header and its events, in their order.
+type Recording struct {
+	Header
+	Events []Event
+}
+
+// Write writes it, times to the millisecond.
+func (r *Recording) Write(w io.Writer) error {
+	out := bufio.NewWriter(w)
+	lines := json.NewEncoder(out)
+	lines.SetEscapeHTML(false)
+	if err := lines.Encode(r.Header); err != nil {
+		return fmt.Errorf("cast: %w", err)
+	}
+	for _, e := range r.Events {
+		if err := lines.Encode([]any{float64(e.At.Milliseconds()) / 1000, "o", e.Text}); err != nil {
+			return fmt.Errorf("cast: %w", err)
+		}
+	}
+	return out.Flush()
+}
+
+// Parse reads a recording strictly: of output alone, its times in order.
+func Parse(b []byte) (*Recording, error) {
+	if !utf8.Valid(b) {
+		return nil, errors.New("cast: it is not UTF-8")
+	}
+	r := new(Recording)
+	for n, line := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
+		if n == 0 {
+			if err := json.Unmarshal(line, &r.Header); err != nil || r.Version != 2 || r.Width < 1 || r.Height < 1 {
+				return nil, fmt.Errorf("cast: the first line is no header of version 2: %w", err)
+			}
+			continue
+		}
+		var event []any
+		if err := json.Unmarshal(line, &event); err != nil || len(event) != 3 {
+			return nil, fmt.Errorf("cast: line %d is no event: %w", n+1, err)
+		}
+		seconds, isTime := event[0].(float64)
+		kind, isKind := event[1].(string)
+		text, isText := event[2].(string)
+		if !isTime || !isKind || !isText || kind != "o" {
+			return nil, fmt.Errorf("cast: line %d is no event of output", n+1)
+		}
+		at := time.Duration(seconds * float64(time.Second))
+		if last := len(r.Events) - 1; at < 0 || last >= 0 && at < r.Events[last].At {
+			return nil, fmt.Errorf("cast: line %d is earlier than the one before it", n+1)
+		}
+		r.Events = append(r.Events, Event{at, text})
+	}
+	return r, nil
+}
+
+// Text is all that was printed, with plain ends of lines.
+func (r *Recording) Text() string {
+	var b strings.Builder
+	for _, e := range r.Events {
+		b.WriteString(e.Text)
+	}
+	return strings.ReplaceAll(b.String(), "\r\n", "\n")
+}

@@ -1,0 +1,189 @@
+// Command record makes a recording of the operator's side of an installation:
+// it runs the real commands, in a folder of their own, against a real hub, and
+// writes down what they print and when. scripts/record.sh calls it.
+//
+//	record PROGRAMS KERNEL OUT
+//
+// PROGRAMS is the folder of gangway and the device's programs, KERNEL what
+// `gangway image fetch` made.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"gangway/internal/cast"
+	"gangway/internal/process"
+)
+
+func main() {
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: record PROGRAMS KERNEL OUT")
+		os.Exit(2)
+	}
+	if err := record(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+		fmt.Fprintf(os.Stderr, "record: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// session is a shell in which somebody types.
+type session struct {
+	dir   string
+	env   []string
+	start time.Time
+	ahead time.Duration // that nobody had to wait
+
+	mu sync.Mutex
+	r  cast.Recording // guarded by mu
+}
+
+// What a person takes to type a character, and to read what came.
+const (
+	typing  = 35 * time.Millisecond
+	reading = 1200 * time.Millisecond
+)
+
+func (s *session) print(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text = strings.ReplaceAll(strings.ReplaceAll(text, s.dir, "~"), "\n", "\r\n")
+	s.r.Events = append(s.r.Events, cast.Event{At: time.Since(s.start) + s.ahead, Text: text})
+}
+
+// types prints a command as it is typed.
+func (s *session) types(line string) {
+	s.ahead += reading
+	s.print("$ ")
+	for _, c := range line {
+		s.ahead += typing
+		s.print(string(c))
+	}
+	s.ahead += 300 * time.Millisecond
+	s.print("\n")
+}
+
+// lines prints what a program prints, line by line, as it comes.
+func (s *session) lines(r io.Reader) {
+	for in := bufio.NewScanner(r); in.Scan(); {
+		s.print(in.Text() + "\n")
+	}
+}
+
+// run types a command and runs it in a shell.
+func (s *session) run(line, input string) error {
+	s.types(line)
+	cmd := exec.Command("/bin/sh", "-c", line)
+	cmd.Dir, cmd.Env, cmd.Stdin = s.dir, s.env, strings.NewReader(input)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	w.Close()
+	s.lines(r)
+	r.Close()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s: %w", line, err)
+	}
+	return nil
+}
+
+func record(programs, kernel, out string) error {
+	dir, err := os.MkdirTemp("", "gangway")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if programs, err = filepath.Abs(programs); err != nil {
+		return err
+	}
+	if kernel, err = filepath.Abs(kernel); err != nil {
+		return err
+	}
+	// What `image fetch` fetched before.
+	cache := filepath.Join(dir, ".cache", "gangway")
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		return err
+	}
+	if err := os.CopyFS(filepath.Join(cache, "kernel"), os.DirFS(kernel)); err != nil {
+		return err
+	}
+	s := &session{dir: dir, start: time.Now(), r: cast.Recording{Header: cast.Header{Version: 2, Width: 120, Height: 36, Title: "Gangway: a stick for zero-touch onboarding"}}}
+	s.env = []string{"PATH=" + programs + ":/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + dir, "TMPDIR=" + dir, "LC_ALL=C.UTF-8"}
+	const address = "127.0.0.1:12443"
+	s.types("gangway serve --data hub --listen " + address + " &")
+	hub := exec.Command(filepath.Join(programs, "gangway"), "serve", "--data", "hub", "--listen", address)
+	hub.Dir, hub.Env = dir, s.env
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	hub.Stdout, hub.Stderr = w, io.Discard // its log is not for this terminal
+	serving, err := process.Start(hub)
+	w.Close()
+	if err != nil {
+		return err
+	}
+	defer func() { serving.Stop(0); <-serving.Done() }()
+	go s.lines(r)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("the hub does not start: %w", err)
+		}
+	}
+	time.Sleep(300 * time.Millisecond) // for what it says at its start
+	const password = "correct horse battery\n"
+	for _, c := range []struct{ line, input string }{
+		{"gangway account create --data hub --nick ada --password-stdin < password", ""},
+		{"gangway login https://" + address + " --data hub --nick ada --password-stdin < password", ""},
+		{"gangway token create > device_autojointoken.json", ""},
+		{"gangway image fetch", ""},
+		{"gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img", ""},
+		{"gangway image inspect installer.img", ""},
+		{"gangway device ls", ""},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "password"), []byte(password), 0o600); err != nil {
+			return err
+		}
+		if err := s.run(c.line, c.input); err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return fmt.Errorf("%w: %s", err, s.r.Text())
+		}
+	}
+	s.ahead += 2 * reading
+	s.print("$ ")
+	return s.save(out)
+}
+
+func (s *session) save(out string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b bytes.Buffer
+	if err := s.r.Write(&b); err != nil {
+		return err
+	}
+	if !json.Valid(b.Bytes()[:bytes.IndexByte(b.Bytes(), '\n')]) {
+		return fmt.Errorf("the header is no JSON")
+	}
+	return os.WriteFile(out, b.Bytes(), 0o644)
+}

@@ -1,0 +1,61 @@
+package qemu_test
+
+import (
+	"crypto/x509"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+)
+
+// A network of IPv6 alone will do.
+func TestMachineComesAboardByIPv6(t *testing.T) {
+	need(t)
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("this system has no IPv6: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	tpm := newTPM(t, swtpm.P384)
+	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	go carry(l, strings.TrimPrefix(h.URL, "https://"))
+	tok := guestToken(t, h)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok.Hub = (&url.URL{Scheme: "https", Host: net.JoinHostPort("fec0::2", port)}).String()
+	disk := guest{token: tok}.disk(t)
+	m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), TPM: tpm, IPv6: true, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has fec0::5054:ff:fe12:3456/64$`)
+	waitFor(t, ctx, m, `^Connected to https://\[fec0::2\]:\d+ as `)
+	m.Stop()
+	if devices := h.Devices(t, h.Owner); len(devices) != 1 {
+		t.Errorf("devices: %+v", devices)
+	}
+}
+
+// carry carries connections to an address, until the listener is closed.
+func carry(l net.Listener, to string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				return
+			}
+			defer far.Close()
+			go func() { io.Copy(far, c); far.Close() }()
+			io.Copy(c, far)
+		}()
+	}
+}

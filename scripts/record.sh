@@ -1,0 +1,16 @@
+#!/bin/sh
+# Records the operator's side of an installation, by really running it against a
+# hub of its own, to docs/recordings/installer.cast. Play it with
+#
+#	asciinema play docs/recordings/installer.cast
+set -eu
+cd "$(dirname "$0")/.."
+
+./scripts/install.sh
+programs=$(mktemp -d)
+trap 'rm -rf "$programs"' EXIT
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$programs/" ./cmd/...
+"$programs/gangway" image fetch --dir build/installer-kernel
+mkdir -p docs/recordings
+go run ./internal/cast/record "$programs" build/installer-kernel docs/recordings/installer.cast
+go test -count=1 ./internal/cast
