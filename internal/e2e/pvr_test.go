@@ -164,6 +164,26 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
 				t.Errorf("%q", files["app/root"])
 			}
+			// A revision of before, copied to the device without a checkout.
+			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
+				t.Errorf("fastcopy: %s", out)
+			}
+			if _, files := device.update("DONE"); string(files["app/root"]) != changed {
+				t.Errorf("copied: %q", files["app/root"])
+			}
+			// What was exported is imported elsewhere, and posted from there.
+			p.run(boat, "export", filepath.Join(work, "boat.tgz"))
+			other := filepath.Join(work, "other")
+			if err := os.Mkdir(other, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			p.run(other, "init")
+			p.run(other, "import", filepath.Join(work, "boat.tgz"))
+			p.run(other, "checkout")
+			p.run(other, "post", "-m", "imported", url)
+			if _, files := device.update("DONE"); string(files["app/root"]) != "put by "+c.name {
+				t.Errorf("imported: %q", files["app/root"])
+			}
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
 			p.follows(work, "a line for "+c.name, "device", "logs", device.id)
 			p.follows(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
