@@ -11,6 +11,10 @@
 #	                   `gangway image build --merge`, with spaces between them
 #	GANGWAY_IMAGE      the image (build/installer.img)
 #	GANGWAY_DISK       which disk, as of `gangway image build --disk`
+#	GANGWAY_RESET      yes: a stick that wipes machines instead, as of
+#	                   `gangway image build --reset-only`
+#	GANGWAY_SECURE_BOOT_KEY, GANGWAY_SECURE_BOOT_CERT
+#	                   sign for Secure Boot, as of --secure-boot-key and -cert
 #
 # It needs no Docker, in spite of its name, and no privileges.
 set -eu
@@ -31,21 +35,30 @@ yesno() { # NAME VALUE
 yesno PANTAVISOR_TPMACA "${PANTAVISOR_TPMACA:-}"
 yesno PANTAVISOR_DEBUG "${PANTAVISOR_DEBUG:-}"
 [ "${PANTAVISOR_TPMACA:-}" = yes ] || fail "set PANTAVISOR_TPMACA=yes: Gangway's devices have their identity in the TPM"
-[ -n "${PV_AUTOTOK_FILE:-}${GANGWAY_CLAIM:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json; or GANGWAY_CLAIM=yes"
+[ -n "${PV_AUTOTOK_FILE:-}${GANGWAY_CLAIM:-}${GANGWAY_RESET:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json; or GANGWAY_CLAIM=yes"
 [ -z "${PV_AUTOTOK_FILE:-}" ] || [ -r "$PV_AUTOTOK_FILE" ] || fail "PV_AUTOTOK_FILE: $PV_AUTOTOK_FILE cannot be read"
 yesno GANGWAY_CLAIM "${GANGWAY_CLAIM:-}"
+yesno GANGWAY_RESET "${GANGWAY_RESET:-}"
 start=$PWD
-case "${PV_AUTOTOK_FILE:-}" in
-"") token= ;;
-/*) token=$PV_AUTOTOK_FILE ;;
-*) token=$PWD/$PV_AUTOTOK_FILE ;;
-esac
+from() { # the file of that name where this was started; nothing for nothing
+	case "$1" in
+	"" | /*) echo "$1" ;;
+	*) echo "$start/$1" ;;
+	esac
+}
+token=$(from "${PV_AUTOTOK_FILE:-}")
+key=$(from "${GANGWAY_SECURE_BOOT_KEY:-}")
+cert=$(from "${GANGWAY_SECURE_BOOT_CERT:-}")
 
 cd "$(dirname "$0")"
 make -s build
 kernel=build/installer-kernel
 ./build/gangway image fetch --dir "$kernel"
-set -- --kernel "$kernel" --disk "${GANGWAY_DISK:-largest}" -o "${GANGWAY_IMAGE:-build/installer.img}"
+set -- --kernel "$kernel" -o "${GANGWAY_IMAGE:-build/installer.img}"
+[ -z "$key" ] || set -- "$@" --secure-boot-key "$key"
+[ -z "$cert" ] || set -- "$@" --secure-boot-cert "$cert"
+[ "${GANGWAY_RESET:-}" != yes ] || set -- "$@" --reset-only
+[ -z "${GANGWAY_DISK:-}" ] || set -- "$@" --disk "$GANGWAY_DISK"
 [ -z "$token" ] || set -- "$@" --token-file "$token"
 [ "${GANGWAY_CLAIM:-}" != yes ] || set -- "$@" --claim
 set -f # a source is a name, and no pattern

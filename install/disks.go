@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"gangway/install/luks"
 )
 
 // Disk is a whole disk that the kernel knows.
@@ -220,7 +222,7 @@ func magic(dev string) string {
 		at         int
 		magic, say string
 	}{
-		{3, "NTFS    ", "Windows (NTFS)"}, {3, "-FVE-FS-", "Windows (BitLocker)"}, {0, "LUKS\xba\xbe", "encrypted (LUKS)"},
+		{3, "NTFS    ", "Windows (NTFS)"}, {3, "-FVE-FS-", "Windows (BitLocker)"}, {0, luks.Magic, "encrypted (LUKS)"},
 		{0x438, "\x53\xef", "Linux (ext4)"}, {0, "XFSB", "Linux (XFS)"}, {0x10040, "_BHRfS_M", "Linux (Btrfs)"},
 		{536, "LVM2 001", "Linux (LVM)"}, {82, "FAT32", "FAT"}, {54, "FAT1", "FAT"}, {3, "EXFAT   ", "exFAT"},
 	} {

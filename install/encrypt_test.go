@@ -2,7 +2,6 @@ package install
 
 import (
 	"bytes"
-	"strings"
 	"testing"
 
 	"gangway/install/luks"
@@ -11,7 +10,6 @@ import (
 func TestInstallsEncrypted(t *testing.T) {
 	m, stick, images := small(t)
 	disk := newMemory(40 * mib)
-	passphrase := []byte(strings.Repeat("passphrase", 3))
 	job := Job{Manifest: m, Stick: stick, Target: disk, Encrypt: []luks.Slot{{Passphrase: passphrase}}}
 	if err := job.Run(t.Context()); err != nil {
 		t.Fatal(err)

@@ -47,7 +47,7 @@ func (f Firmware) read(name, vendor string) ([]byte, error) {
 
 func (f Firmware) write(name string, value []byte) error {
 	b := binary.LittleEndian.AppendUint32(nil, attributes)
-	w, err := os.OpenFile(f.path(name, globalVendor), os.O_WRONLY|os.O_CREATE, 0o644)
+	w, err := os.OpenFile(f.path(name, globalVendor), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return fmt.Errorf("install: the firmware's variable %s: %w", name, err)
 	}
@@ -105,32 +105,75 @@ func (f Firmware) Start(i *Installed) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.entry()
+	n, _, err := f.entry()
 	if err != nil {
 		return err
 	}
 	if err := f.write(fmt.Sprintf("Boot%04X", n), option); err != nil {
 		return err
 	}
+	order, err := f.order(n)
+	if err != nil {
+		return err
+	}
 	number := binary.LittleEndian.AppendUint16(nil, n)
-	order, err := f.read("BootOrder", globalVendor)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("install: the firmware's boot order: %w", err)
-	}
-	all := slices.Clone(number)
-	for ; len(order) >= 2; order = order[2:] {
-		if !slices.Equal(order[:2], number) {
-			all = append(all, order[:2]...)
-		}
-	}
-	if err := f.write("BootOrder", all); err != nil {
+	if err := f.write("BootOrder", append(number[:2:2], order...)); err != nil {
 		return err
 	}
 	return f.write("BootNext", number)
 }
 
-// entry is the number of our boot entry, or a free one.
-func (f Firmware) entry() (uint16, error) {
+// Forget removes our boot entry, and what firmware was told to start next.
+func (f Firmware) Forget() error {
+	for {
+		n, found, err := f.entry()
+		if err != nil {
+			return err
+		}
+		if !found {
+			return f.remove(oneShot, loaderVendor)
+		}
+		if next, err := f.read("BootNext", globalVendor); err == nil && len(next) == 2 && binary.LittleEndian.Uint16(next) == n {
+			if err := f.remove("BootNext", globalVendor); err != nil {
+				return err
+			}
+		}
+		order, err := f.order(n)
+		if err != nil {
+			return err
+		}
+		if len(order) == 0 {
+			err = f.remove("BootOrder", globalVendor)
+		} else {
+			err = f.write("BootOrder", order)
+		}
+		if err != nil {
+			return err
+		}
+		if err := f.remove(fmt.Sprintf("Boot%04X", n), globalVendor); err != nil {
+			return err
+		}
+	}
+}
+
+// order is the firmware's boot order without an entry.
+func (f Firmware) order(without uint16) ([]byte, error) {
+	order, err := f.read("BootOrder", globalVendor)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("install: the firmware's boot order: %w", err)
+	}
+	var rest []byte
+	for ; len(order) >= 2; order = order[2:] {
+		if binary.LittleEndian.Uint16(order) != without {
+			rest = append(rest, order[:2]...)
+		}
+	}
+	return rest, nil
+}
+
+// entry is the number of our boot entry, and whether there is one; if not, it
+// is a number that is free.
+func (f Firmware) entry() (n uint16, ours bool, err error) {
 	free, found := uint16(0), false
 	for n := range uint16(0x100) {
 		b, err := f.read(fmt.Sprintf("Boot%04X", n), globalVendor)
@@ -141,16 +184,16 @@ func (f Firmware) entry() (uint16, error) {
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("install: the firmware's boot entries: %w", err)
+			return 0, false, fmt.Errorf("install: the firmware's boot entries: %w", err)
 		}
 		if len(b) > 6 && slices.Equal(b[6:min(len(b), 6+len(utf16z(bootDescription)))], utf16z(bootDescription)) {
-			return n, nil
+			return n, true, nil
 		}
 	}
 	if !found {
-		return 0, errors.New("install: the firmware has no room for a boot entry")
+		return 0, false, errors.New("install: the firmware has no room for a boot entry")
 	}
-	return free, nil
+	return free, false, nil
 }
 
 func utf16z(s string) []byte {

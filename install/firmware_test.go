@@ -134,3 +134,44 @@ func TestFindsItsOwnWork(t *testing.T) {
 		t.Errorf("an empty disk: %+v", i)
 	}
 }
+
+func TestFirmwareForgetsTheSystem(t *testing.T) {
+	f := Firmware(t.TempDir())
+	for name, value := range map[string]string{"Boot0000": "windows", "Boot0001": "stick", "BootOrder": "\x01\x00\x00\x00"} {
+		if err := f.write(name, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Start(system); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.setOneShot("gangway-b.efi"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // when there is nothing, too
+		if err := f.Forget(); err != nil {
+			t.Fatal(err)
+		}
+		left, err := os.ReadDir(string(f))
+		if err != nil || len(left) != 3 {
+			t.Errorf("left are %v, %v", left, err)
+		}
+		if got := variable(t, f, "BootOrder"); got != "01000000" {
+			t.Errorf("boot order: %s", got)
+		}
+	}
+	// What is next of somebody else's stays, and an order of ours alone goes.
+	f = Firmware(t.TempDir())
+	if err := f.Start(system); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.write("BootNext", []byte{1, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(string(f)); err != nil || len(left) != 1 || !strings.HasPrefix(left[0].Name(), "BootNext-") {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}

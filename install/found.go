@@ -32,6 +32,8 @@ type Installed struct {
 	// lower case, start and size in sectors of 512 bytes.
 	ESPGUID           string
 	ESPStart, ESPSize uint64
+	// DataStart and DataSize are the data partition's, in the same units.
+	DataStart, DataSize uint64
 	// Whole is whether the last sector was written, so that it boots.
 	Whole bool
 }
@@ -72,6 +74,7 @@ func Look(dev, disk string) (*Installed, error) {
 	i := &Installed{
 		Disk: disk, DiskGUID: strings.ToLower(t.GUID), ESPGUID: strings.ToLower(esp.GUID),
 		ESPStart: esp.Start, ESPSize: esp.End - esp.Start + 1,
+		DataStart: data.Start, DataSize: data.End - data.Start + 1,
 	}
 	first := make([]byte, sector)
 	if _, err := f.ReadAt(first, int64(esp.Start)*sector); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -50,8 +51,11 @@ type Manifest struct {
 	Version int    `json:"version"` // 1
 	Target  string `json:"target"`  // x64-uefi-installer
 	Kernel  string `json:"kernel"`  // where it is from, for people
-	Disk    Rule   `json:"disk"`    // which disk the automatic installation takes
-	Debug   bool   `json:"debug"`   // a console with login on the device
+	// Reset has the stick wipe the machine, and install nothing: there is
+	// nothing else in the manifest, then.
+	Reset bool `json:"reset,omitempty"`
+	Disk  Rule `json:"disk,omitempty"` // which disk the automatic installation takes
+	Debug bool `json:"debug"`          // a console with login on the device
 	// Hub, Owner and Token are the join token's, without its secret; empty
 	// where the image carries none.
 	Hub   string `json:"hub,omitempty"`
@@ -147,6 +151,12 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if m.Version != 1 {
 		return nil, fmt.Errorf("manifest: version %d; this installer knows 1", m.Version)
+	}
+	if m.Reset {
+		if !reflect.DeepEqual(*m, Manifest{Version: 1, Target: m.Target, Kernel: m.Kernel, Reset: true}) {
+			return nil, errors.New("manifest: it wipes, and so installs nothing")
+		}
+		return m, nil
 	}
 	if err := m.Disk.check(); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)

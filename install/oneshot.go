@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func (f Firmware) StartOnce(entry string) error {
 			return err
 		}
 	}
-	err := f.removeOneShot()
+	err := f.remove(oneShot, loaderVendor)
 	if err == nil && entry != "" {
 		err = f.setOneShot(entry)
 	}
@@ -65,17 +66,18 @@ func (f Firmware) setOneShot(entry string) error {
 	return nil
 }
 
-func (f Firmware) removeOneShot() error {
-	name := f.path(oneShot, loaderVendor)
-	if err := mutable(name); err != nil {
+// remove removes a variable, if it is there, and looks whether it is gone.
+func (f Firmware) remove(name, vendor string) error {
+	path := f.path(name, vendor)
+	if err := mutable(path); err != nil {
 		return err
 	}
-	err := os.Remove(name)
+	err := os.Remove(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("install: the firmware's variable %s: %w", oneShot, err)
+		return fmt.Errorf("install: the firmware's variable %s: %w", name, err)
 	}
-	if _, err := os.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("install: firmware does not remove the variable %s", oneShot)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("install: firmware does not remove the variable %s", name)
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func mutable(name string) error {
 		return nil
 	}
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags&^immutable); err != nil {
-		return fmt.Errorf("install: the firmware's variable %s: %w", oneShot, err)
+		return fmt.Errorf("install: the firmware's variable %s: %w", filepath.Base(name), err)
 	}
 	return nil
 }

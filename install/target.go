@@ -80,3 +80,15 @@ func (d *Device) Reread() error {
 	}
 	return nil
 }
+
+// Discard tells the device that nobody needs a range any more.
+func (d *Device) Discard(at, size int64) error {
+	if !d.block {
+		return nil
+	}
+	r := [2]uint64{uint64(at), uint64(size)}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), unix.BLKDISCARD, uintptr(unsafe.Pointer(&r))); e != 0 {
+		return fmt.Errorf("BLKDISCARD: %w", e)
+	}
+	return nil
+}

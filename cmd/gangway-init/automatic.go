@@ -66,7 +66,7 @@ func tryAutomatic(manifest string, encrypt bool) error {
 		time.Sleep(2 * time.Second)
 		return efivars.Start(i)
 	}
-	if !count(disk) {
+	if !count("Everything on " + disk.Path()) {
 		return errStopped
 	}
 	var keys *diskKeys
@@ -143,13 +143,13 @@ func ask(disks []install.Disk) (*install.Disk, error) {
 	return nil, errStopped
 }
 
-// count counts down, and says whether nobody stopped it.
-func count(d *install.Disk) bool {
-	say("Everything on %s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", d.Path(), countdown)
+// count counts down to what will be erased, and says whether nobody stopped it.
+func count(what string) bool {
+	say("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for left := countdown; left > 0; left-- {
-		redraw(true, "EVERYTHING ON %s WILL BE ERASED in %d seconds.\nPress Enter to stop, or switch the machine off.", d.Path(), left)
+		redraw(true, "%s WILL BE ERASED in %d seconds.\nPress Enter to stop, or switch the machine off.", what, left)
 		select {
 		case <-typed():
 			return false
@@ -163,15 +163,7 @@ func count(d *install.Disk) bool {
 func installTo(s *stick, d *install.Disk, keys *diskKeys) error {
 	began := time.Now()
 	now("Installing to %s", d.Path())
-	last := ""
-	err := erase(s, d, keys, func(stage install.Stage, done, total int64) {
-		percent := done * 100 / max(total, 1)
-		if text := fmt.Sprintf("%s %d%%", stage, percent/25*25); text != last {
-			last = text
-			redraw(false, "Installing to %s: %s %d%%. Do not switch off.", d.Path(), stage, percent)
-			say("installing: %s", text)
-		}
-	})
+	err := erase(s, d, keys, percentages("installing", "Installing to "+d.Path()+": %s %d%%. Do not switch off."))
 	if err != nil {
 		return fmt.Errorf("Installing failed: %w\nThe stick can be started again, as often as need be.", err) //lint:ignore ST1005 it is shown to a person
 	}
@@ -184,6 +176,20 @@ func installTo(s *stick, d *install.Disk, keys *diskKeys) error {
 		say("%v", err)
 	}
 	return nil
+}
+
+// percentages shows how far something is: on the screen each step, elsewhere
+// each quarter. The format takes the stage and the percentage.
+func percentages(verb, format string) install.Progress {
+	last := ""
+	return func(stage install.Stage, done, total int64) {
+		percent := done * 100 / max(total, 1)
+		if text := fmt.Sprintf("%s %d%%", stage, percent/25*25); text != last {
+			last = text
+			redraw(false, format, stage, percent)
+			say("%s: %s", verb, text)
+		}
+	}
 }
 
 func erase(s *stick, d *install.Disk, keys *diskKeys, progress install.Progress) error {

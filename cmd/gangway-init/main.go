@@ -10,6 +10,7 @@
 //	gangway.mode=auto           install to the disk that the image's rule chooses
 //	gangway.mode=tpm            the same, encrypted
 //	gangway.mode=manual         a shell, and pvf-install
+//	gangway.mode=reset          wipe the machine for another owner
 //	gangway.mode=system         an installed system: state is on its disk
 //	gangway.manifest=SHA256     what the stick installs
 //	gangway.poweroff=onboarded  power off as soon as the machine is aboard
@@ -80,6 +81,8 @@ func main() {
 		automatic(words["gangway.manifest"], true)
 	case "manual":
 		manual(words["gangway.manifest"])
+	case "reset":
+		reset(words["gangway.manifest"])
 	case "system":
 		system()
 	}

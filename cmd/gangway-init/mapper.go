@@ -92,11 +92,11 @@ func clearDevice(partition string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	magic := make([]byte, 6)
+	magic := make([]byte, len(luks.Magic))
 	if _, err := f.ReadAt(magic, 0); err != nil {
 		return "", err
 	}
-	if string(magic) != "LUKS\xba\xbe" {
+	if string(magic) != luks.Magic {
 		return partition, nil
 	}
 	token, err := luks.Token(f, seal.TokenType)

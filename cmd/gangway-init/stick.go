@@ -83,7 +83,11 @@ func readManifest(want string) (*install.Manifest, error) {
 	if h := sha256.Sum256(b); hex.EncodeToString(h[:]) != want {
 		return nil, errors.New("another manifest")
 	}
-	return install.ParseManifest(b)
+	m, err := install.ParseManifest(b)
+	if err == nil && m.Reset != (commandLine()["gangway.mode"] == "reset") {
+		return nil, errors.New("what was started is not what the stick is for")
+	}
+	return m, err
 }
 
 func isFAT(path string) bool {

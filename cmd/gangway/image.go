@@ -33,7 +33,7 @@ type imageOptions struct {
 	token, out, disk, kernel, boot, programs string
 	escrow                                   string
 	merge                                    []string
-	debug, claim                             bool
+	debug, claim, reset                      bool
 	signKey, signCert                        string
 }
 
@@ -49,20 +49,37 @@ image to the byte.
 
 The image holds the join token's secret: guard it, and the sticks, like a key.
 With --claim it holds none: each machine shows a code, and is the device of who
-takes that to the hub.`,
+takes that to the hub.
+
+With --reset-only the stick installs nothing: it wipes a machine for its next
+owner. What Gangway has on its disks is destroyed, and the TPM is cleared. Its
+endorsement key stays; remove the device from your hub, or it comes back to you.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
-  gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img`,
+  gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
+  gangway image build x64-uefi-installer --reset-only -o reset.img`,
 		Args: args("TARGET"),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if arg[0] != stick.Target {
 				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
 			}
+			if o.reset {
+				for _, other := range []string{"token-file", "claim", "disk", "escrow-to", "merge", "debug"} {
+					if c.Flags().Changed(other) {
+						return usagef("--reset-only installs nothing: leave --%s out", other)
+					}
+				}
+				if !c.Flags().Changed("out") {
+					o.out = "reset.img"
+				}
+				return a.buildReset(o)
+			}
 			return a.buildImage(c.Context(), o)
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --claim)")
+	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --claim, or --reset-only)")
 	f.BoolVar(&o.claim, "claim", false, "no token: the machines show a code, and are the devices of who takes it to the hub that you are signed in to")
+	f.BoolVar(&o.reset, "reset-only", false, "a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
 	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
 	o.partsFlags(f)
@@ -126,7 +143,7 @@ type built struct {
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if (o.token == "") != o.claim {
-		return usagef("--token-file is needed, the join token file that 'gangway token create' makes; or --claim, for machines that show a code")
+		return usagef("--token-file is needed, the join token file that 'gangway token create' makes; or --claim, for machines that show a code; or --reset-only, to wipe machines")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
@@ -159,10 +176,6 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(o.out)
-	if err != nil {
-		return err
-	}
 	password := ""
 	if o.debug {
 		t, err := join.ParseTokenFile(token)
@@ -174,10 +187,33 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 		}
 		a.note("The devices have a console; its password is %s.", password)
 	}
-	if done, err := a.json(built{o.out, info.Size(), password, m}); done {
+	return a.built(o.out, password, m)
+}
+
+// buildReset makes the image of a stick that wipes.
+func (a *app) buildReset(o imageOptions) error {
+	parts, err := o.parts()
+	if err != nil {
 		return err
 	}
-	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", o.out, info.Size()>>20, o.out)
+	m, err := stick.BuildReset(parts, func(s string) { a.note("%s", s) }, o.out)
+	if err != nil {
+		return err
+	}
+	a.note("A machine that starts from this stick is WIPED, with no key pressed. Label it.")
+	return a.built(o.out, "", m)
+}
+
+// built prints what was made.
+func (a *app) built(image, password string, m *install.Manifest) error {
+	info, err := os.Stat(image)
+	if err != nil {
+		return err
+	}
+	if done, err := a.json(built{image, info.Size(), password, m}); done {
+		return err
+	}
+	a.note("%s, %d MiB. Write it to a stick: dd if=%s of=/dev/sdX bs=4M conv=fsync", image, info.Size()>>20, image)
 	return nil
 }
 
@@ -216,7 +252,7 @@ func (a *app) imageInspect() *cobra.Command {
 		Use:   "inspect IMAGE",
 		Short: "Show what an installer image will do, without its secret",
 		Long: `Inspect reads an image, or a stick, checks its parts against their hashes, and
-shows what it installs, where to, whose the machine will be, and whether it is
+shows what it installs, or wipes, where to, whose the machine will be, and whether it is
 signed for Secure Boot.`,
 		Example: "  gangway image inspect installer.img\n  gangway image inspect /dev/sdb --output json",
 		Args:    args("IMAGE"),
@@ -235,6 +271,10 @@ signed for Secure Boot.`,
 				a.printf("%-10s %s\n%-10s   %s\n", "entry", e.Title, "", e.Cmdline)
 			}
 			a.printf("%-10s %s\n", "signed", signedWords(c.Signed, cert))
+			if m.Reset {
+				a.printf("%-10s the disks that Gangway is on, and the TPM's owner hierarchy; installs nothing\n", "wipes")
+				return nil
+			}
 			a.printf("%-10s %s\n", "disk", ruleWords(m.Disk))
 			for _, p := range m.Parts {
 				a.printf("%-10s %s, %d MiB, of which %.1f MiB are written, SHA-256 %s\n", "writes", p.Name, p.Size>>20, float64(p.Packed())/(1<<20), p.SHA256)

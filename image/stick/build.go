@@ -50,12 +50,18 @@ const (
 // console has the kernel speak on the screen and on the first serial port.
 const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 
-// entries are the stick's menu, in its order.
-var entries = []struct{ name, title, mode string }{
+// entry is one of a stick's menu.
+type entry struct{ name, title, mode string }
+
+// installs and resets are the menus, in their order. The first is chosen by
+// itself.
+var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
 	{"gangway-manual", "Install Gangway (manual)", "manual"},
 }
+
+var resets = []entry{{"gangway-reset", "Wipe this machine", "reset"}}
 
 // Build makes the image file and returns what it installs. The same parts and
 // configuration give the same bytes.
@@ -102,21 +108,41 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		m.Parts = append(m.Parts, install.Part{Name: part.name, File: file, SHA256: digest(packed), Size: int64(len(part.image)), Extents: extents})
 		files = append(files, image.File{Path: file, Data: packed})
 	}
+	cfg.Progress("Making the installer")
+	return m, p.write(m, base, files, installs, path)
+}
+
+// BuildReset makes the image of a stick that wipes machines. It has no secret
+// and no owner.
+func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest, error) {
+	if progress == nil {
+		progress = func(string) {}
+	}
+	progress("Packing drivers and programs")
+	base, err := p.base()
+	if err != nil {
+		return nil, err
+	}
+	progress("Writing the image")
+	m := &install.Manifest{Version: 1, Target: Target, Kernel: p.Release, Reset: true}
+	return m, p.write(m, base, nil, resets, path)
+}
+
+// write makes the image of a stick with these files and this menu.
+func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := install.ParseManifest(manifest); err != nil {
-		return nil, err // which the installer would refuse
+		return err // which the installer would refuse
+	}
+	boot, err := p.menu(base, digest(manifest), entries)
+	if err != nil {
+		return err
 	}
 	files = append(files, image.File{Path: install.ManifestPath, Data: manifest})
-	cfg.Progress("Making the installer")
-	boot, err := p.menu(base, digest(manifest))
-	if err != nil {
-		return nil, err
-	}
-	cfg.Progress("Writing the image")
-	return m, image.Disk{ESP: append(files, boot...)}.Write(path)
+	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
 // token is the join token, or what is known of one that is not there yet: its
@@ -192,7 +218,7 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 }
 
 // menu is what the stick starts with.
-func (p *Parts) menu(base []byte, manifest string) ([]image.File, error) {
+func (p *Parts) menu(base []byte, manifest string, entries []entry) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
 		return nil, err

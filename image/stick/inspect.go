@@ -39,7 +39,7 @@ type Entry struct {
 }
 
 // Inspect reads an image and checks it: the parts by their hashes, and that
-// each entry installs this manifest. With the file of a certificate it also
+// each entry acts by this manifest, to install or to wipe. With the file of a certificate it also
 // checks that everything that firmware starts is signed by it, on the stick and
 // in what is installed.
 func Inspect(name, cert string) (*Contents, error) {
@@ -86,7 +86,7 @@ func Inspect(name, cert string) (*Contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Signed = c.Signed && signed
+	c.Signed = signed && (c.Signed || c.Manifest.Reset)
 	if err := c.readEntries(esp); err != nil {
 		return nil, err
 	}
@@ -141,7 +141,8 @@ func (c *Contents) readEntries(esp fs.FS) error {
 		e.Cmdline = part(x, ".cmdline")
 		_, title, _ := strings.Cut(part(x, ".osrel"), "PRETTY_NAME=\"")
 		e.Title, _, _ = strings.Cut(title, "\"")
-		if !slices.Contains(strings.Fields(e.Cmdline), "gangway.manifest="+c.ManifestSHA256) {
+		words := strings.Fields(e.Cmdline)
+		if !slices.Contains(words, "gangway.manifest="+c.ManifestSHA256) || slices.Contains(words, "gangway.mode=reset") != c.Manifest.Reset {
 			return fmt.Errorf("image: %s does not install what the image holds: the image is damaged", name)
 		}
 		c.Entries = append(c.Entries, e)

@@ -87,13 +87,7 @@ func TestLiftsALockout(t *testing.T) {
 // What somebody has set a password for is not tried.
 func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	tpm := start(t)
-	set := tpm2.HierarchyChangeAuth{
-		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)},
-		NewAuth:    tpm2.TPM2BAuth{Buffer: []byte("theirs")},
-	}
-	if _, err := set.Execute(tpm); err != nil {
-		t.Fatal(err)
-	}
+	setPassword(t, tpm)
 	lock(t, tpm)
 	if was, err := Lift(tpm); !was || err == nil {
 		t.Errorf("%v, %v", was, err)
@@ -101,5 +95,16 @@ func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	// The password was not tried, so it still works.
 	if err := reset(tpm, []byte("theirs")); err != nil {
 		t.Error(err)
+	}
+}
+
+func setPassword(t *testing.T, tpm transport.TPM) {
+	t.Helper()
+	set := tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: []byte("theirs")},
+	}
+	if _, err := set.Execute(tpm); err != nil {
+		t.Fatal(err)
 	}
 }

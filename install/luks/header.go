@@ -86,7 +86,8 @@ type config struct {
 
 // Magic numbers of the first header and of its copy.
 const (
-	firstMagic  = "LUKS\xba\xbe"
+	// Magic is what an encrypted partition begins with.
+	Magic       = "LUKS\xba\xbe"
 	secondMagic = "SKUL\xba\xbe"
 )
 
@@ -122,7 +123,7 @@ func readHeader(r io.ReaderAt) (*metadata, error) {
 	for _, h := range []struct {
 		magic string
 		at    int64
-	}{{firstMagic, 0}, {secondMagic, headerSize}} {
+	}{{Magic, 0}, {secondMagic, headerSize}} {
 		m, err := parseHeader(r, h.magic, h.at)
 		if err == nil {
 			return m, nil

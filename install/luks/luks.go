@@ -75,7 +75,7 @@ func Format(slots []Slot) (head []byte, key Key, err error) {
 	for _, h := range []struct {
 		magic string
 		at    int64
-	}{{firstMagic, 0}, {secondMagic, headerSize}} {
+	}{{Magic, 0}, {secondMagic, headerSize}} {
 		b, err := header(h.magic, h.at, random(64), id, text)
 		if err != nil {
 			return nil, nil, err

@@ -3,6 +3,8 @@ package qemu_test
 import (
 	"math/rand/v2"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -10,11 +12,14 @@ import (
 	"gangway/image/stick"
 )
 
+// firstBoot is the first moment that is not of the installation.
+const firstBoot = `: network: `
+
 // moments of an installation and of a first boot. From each on, the power may
 // be cut.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
-	`: installed in`, `: restart`, `: network: `, `: Joining the hub`, `^Request signed`, `: onboarded`, `^Connected to`,
+	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Request signed`, `: onboarded`, `^Connected to`,
 }
 
 // Whenever the power is cut, in the installation or in the first boot, the
@@ -36,9 +41,10 @@ func TestPowerCuts(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	for cut := 1; cut <= cuts; {
 		s.empty(t)
-		for range 3 { // cut again in what the last cut left
-			if cut <= cuts {
-				s.cutAt(t, cut, moments[r.IntN(len(moments))], time.Duration(r.Int64N(int64(1500*time.Millisecond))))
+		left := moments
+		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // cut again in what the last cut left
+			var came bool
+			if came, left = s.cutAt(t, cut, left[r.IntN(len(left))], time.Duration(r.Int64N(int64(1500*time.Millisecond)))); came {
 				cut++
 			}
 		}
@@ -49,14 +55,23 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// cutAt cuts the power some time after a moment; where that does not come,
-// since the machine is further, when it is aboard.
-func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) {
+// cutAt cuts the power some time after a moment, and returns which moments may
+// come the next time. Where the machine is further already, the moment does not
+// come; it is cut when it is aboard.
+func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
 	waitFor(t, ctx, m, `(`+moment+`)|: This machine is aboard`)
+	_, _, came = m.Find(regexp.MustCompile(moment))
 	time.Sleep(later)
 	m.Stop()
 	lines := m.Lines()
-	t.Logf("cut %d, %s behind %q; the last line was %q", n, later.Round(time.Millisecond), moment, lines[len(lines)-1].Text)
+	t.Logf("cut %d, %s behind %q (it came: %v); the last line was %q", n, later.Round(time.Millisecond), moment, came, lines[len(lines)-1].Text)
+	if _, _, aboard := m.Find(regexp.MustCompile(`: onboarded|: This machine is aboard`)); aboard {
+		return came, nil
+	}
+	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {
+		return came, moments[slices.Index(moments, firstBoot):]
+	}
+	return came, moments
 }

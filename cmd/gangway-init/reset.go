@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"gangway/install"
+	"gangway/install/lockout"
+
+	"golang.org/x/sys/unix"
+)
+
+// reset makes the machine ready for another owner: what Gangway has on its
+// disks and in its TPM is destroyed. It ends with the machine off.
+func reset(manifest string) {
+	show("Gangway wipe")
+	err := tryReset(manifest)
+	if err == nil {
+		now("Wiped: this machine is nobody's.\nTake the stick out. It switches off in a minute; Enter: at once.")
+		select {
+		case <-typed():
+		case <-time.After(time.Minute):
+		}
+		powerOff()
+	}
+	alarm("%v", err)
+	say("Press Enter to switch off.")
+	<-typed()
+	powerOff()
+}
+
+// tryReset does it in an order in which it can be interrupted: the disks are
+// found again until the TPM is cleared.
+func tryReset(manifest string) error {
+	now("Looking for the stick")
+	s, err := findStick(manifest, stickWait)
+	if err != nil {
+		return err
+	}
+	disks, err := settled(s.disk)
+	if err != nil {
+		return err
+	}
+	ours, wrong := systemsOn(disks)
+	noTPM := hasTPM()
+	if noTPM == "" {
+		note("TPM", "2.0")
+	}
+	switch {
+	case len(ours) > 0:
+		if !count("All that Gangway has on this machine") {
+			return errStopped
+		}
+	case len(wrong) == 0 && !confirmed():
+		return errStopped
+	}
+	progress := percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
+	for _, i := range ours {
+		if err := onDisk(i, func(t *install.Device) error { return install.Erase(context.Background(), t, i, progress) }); err != nil {
+			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
+			continue
+		}
+		say("/dev/%s is erased", i.Disk)
+	}
+	if noTPM != "" {
+		wrong = append(wrong, errors.New(noTPM))
+	} else if err := clearTPM(); err != nil {
+		wrong = append(wrong, err)
+	} else {
+		say("the TPM is cleared")
+	}
+	if err := efivars.Forget(); err != nil { // it names a partition, and no secret
+		say("%v", err)
+	}
+	for _, i := range ours {
+		if err := onDisk(i, func(t *install.Device) error { return install.Unlist(t, progress) }); err != nil {
+			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
+		}
+	}
+	unix.Sync()
+	if len(wrong) > 0 {
+		return fmt.Errorf("NOT ALL IS WIPED:\n%w", errors.Join(wrong...))
+	}
+	return nil
+}
+
+// systemsOn looks for Gangway's systems, and says which it may not touch.
+func systemsOn(disks []install.Disk) (ours []*install.Installed, wrong []error) {
+	for _, d := range disks {
+		i, err := install.Look("/dev", d.Name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			wrong = append(wrong, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
+		case d.Unfit != "":
+			wrong = append(wrong, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
+		default:
+			name := "Disk"
+			if len(ours) > 0 {
+				name = fmt.Sprintf("Disk %d", len(ours)+1)
+			}
+			note(name, d.String())
+			ours = append(ours, i)
+		}
+	}
+	return ours, wrong
+}
+
+// confirmed asks a person where nothing of Gangway's is found: the TPM may be
+// somebody else's.
+func confirmed() bool {
+	alarm("No disk of this machine has Gangway on it.\nTo clear the TPM all the same, type: wipe\nWhat else uses the TPM, as BitLocker does, loses its keys.")
+	return strings.EqualFold(<-typed(), "wipe")
+}
+
+func onDisk(i *install.Installed, f func(*install.Device) error) error {
+	t, err := install.OpenDevice("/dev/" + i.Disk)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(t), t.Close())
+}
+
+func clearTPM() error {
+	t, err := openTPM()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return lockout.Clear(t)
+}

@@ -1,0 +1,155 @@
+package qemu_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"gangway/image/stick"
+	"gangway/install"
+	"gangway/install/luks"
+	"gangway/internal/qemu"
+)
+
+// A stick of --reset-only leaves nothing of an encrypted installation: the
+// recovery key opens the disk no more, the TPM opens not even a copy of it, and
+// firmware has forgotten it. Another disk is not touched. Installed anew, the
+// machine is the same device, for its endorsement key is its maker's.
+func TestResetStick(t *testing.T) {
+	long(t)
+	s := newSite(t, stick.Config{})
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
+	if err := m.Type("\x1b[B\r"); err != nil {
+		t.Fatal(err)
+	}
+	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
+	if err := m.Type("\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
+	id := s.hub.Devices(t, s.hub.Owner)[0].ID
+	at, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := luks.Open(bytes.NewReader(s.data(t)), []byte(recovery[1])); err != nil {
+		t.Fatalf("before: %v", err)
+	}
+	if !s.firmwareNames(t, "Gangway") {
+		t.Error("before, firmware has no entry of the system")
+	}
+	old := filepath.Join(t.TempDir(), "copy.img")
+	if out, err := exec.Command("cp", "--sparse=always", s.disk, old).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+
+	parts := s.parts(t)
+	wipe := filepath.Join(t.TempDir(), "reset.img")
+	if _, err := stick.BuildReset(&parts, nil, wipe); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other.img")
+	if err := os.WriteFile(other, bytes.Repeat([]byte("somebody else's "), 2<<20/16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(other, diskSize); err != nil {
+		t.Fatal(err)
+	}
+	others := read(t, other)
+	reset := s.cfg
+	reset.Disks = []qemu.Disk{{Path: wipe, Bus: qemu.USB, ReadOnly: true}, {Path: s.disk, Bus: qemu.NVMe}, {Path: other, Bus: qemu.NVMe}}
+	m, ctx = boot(t, reset)
+	waitFor(t, ctx, m, `gangway-init .*: All that Gangway has on this machine will be erased in 10 seconds`)
+	s.picture(t, m, "wipe")
+	waitFor(t, ctx, m, `gangway-init .*: /dev/nvme[01]n1 is erased`)
+	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
+	waitFor(t, ctx, m, `gangway-init .*: Wiped: this machine is nobody's`)
+	s.picture(t, m, "wiped")
+	if err := m.Type("\r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.WaitOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	if i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk)); err == nil {
+		t.Errorf("the disk has a system: %+v", i)
+	}
+	f, err := os.Open(s.disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	head := make([]byte, luks.Overhead)
+	if _, err := f.ReadAt(head, int64(at.DataStart)*512); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := luks.Open(bytes.NewReader(head), []byte(recovery[1])); err == nil {
+		t.Error("the recovery key still opens the disk")
+	}
+	if s.firmwareNames(t, "Gangway") {
+		t.Error("firmware still has an entry of the system")
+	}
+	if !bytes.Equal(read(t, other), others) {
+		t.Error("another disk was written to")
+	}
+
+	// Who has copied the disk before has a machine that does not open it.
+	copied := s.cfg
+	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
+	m, ctx = boot(t, copied)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not give out the disk's key`)
+	m.Stop()
+
+	// Where nothing of Gangway's is, a person is asked.
+	m, ctx = boot(t, reset)
+	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has Gangway on it`)
+	if err := m.Type("no\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: Stopped: nothing was erased`)
+	m.Stop()
+
+	m, ctx = boot(t, s.with(true))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
+		t.Error(l.Text)
+	}
+	m.Stop()
+	s.listed(t)
+	if got := s.hub.Devices(t, s.hub.Owner)[0].ID; got != id {
+		t.Errorf("installed anew it is the device %s; it was %s", got, id)
+	}
+}
+
+// firmwareNames reports whether the firmware has a boot entry of a description.
+// Its store keeps deleted variables, marked in their state.
+func (s *site) firmwareNames(t *testing.T, description string) bool {
+	t.Helper()
+	var want []byte
+	for _, r := range description {
+		want = append(want, byte(r), 0)
+	}
+	store := read(t, filepath.Join(s.cfg.Dir, "vars.fd"))
+	const header = 60 // AUTHENTICATED_VARIABLE_HEADER of EDK II
+	for at := 0; at+header <= len(store); at += 4 {
+		if !bytes.HasPrefix(store[at:], []byte{0xAA, 0x55, 0x3F}) { // there, and not deleted
+			continue
+		}
+		name := at + header
+		data := name + int(binary.LittleEndian.Uint32(store[at+36:]))
+		end := data + int(binary.LittleEndian.Uint32(store[at+40:]))
+		if name < data && data < end && end <= len(store) &&
+			bytes.HasPrefix(store[name:], []byte("B\x00o\x00o\x00t\x000\x00")) && bytes.Contains(store[data:end], want) {
+			return true
+		}
+	}
+	return false
+}
