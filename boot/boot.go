@@ -63,6 +63,25 @@ func (m *Measurement) Counters() Counters {
 	return Counters{tcg.ClockInfo{Clock: m.Clock, ResetCount: m.ResetCount, RestartCount: m.RestartCount, Safe: m.ClockSafe}, m.Version}
 }
 
+// SameBoot says whether another measurement is of the same boot: of the machine
+// as it was started then, with nothing measured since. PCR 10, into which a
+// running system measures, does not count. Compare finds the same changes in
+// both.
+func (m *Measurement) SameBoot(o *Measurement) bool {
+	if m.ResetCount != o.ResetCount || m.RestartCount != o.RestartCount || m.Version != o.Version || m.Bank != o.Bank || m.Log != o.Log {
+		return false
+	}
+	for pcr := range PCRs {
+		if pcr == imaPCR {
+			continue
+		}
+		if valueOf(m, pcr) != valueOf(o, pcr) || slices.Contains(m.Unexplained, pcr) != slices.Contains(o.Unexplained, pcr) || !slices.Equal(of(m.Events, pcr), of(o.Events, pcr)) {
+			return false
+		}
+	}
+	return true
+}
+
 // Event is a measurement of the log in a PCR that the log explains.
 type Event struct {
 	PCR    int    `json:"pcr"`

@@ -150,6 +150,41 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 }
 
 // IMA measures into PCR 10 what runs, which never is the same twice.
+// Whatever of a boot can differ makes it another one, but for PCR 10.
+func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
+	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
+	altered := func(alter func(*boot.Measurement)) *boot.Measurement {
+		o := *m
+		o.PCRs, o.Events, o.Unexplained = slices.Clone(m.PCRs), slices.Clone(m.Events), slices.Clone(m.Unexplained)
+		alter(&o)
+		return &o
+	}
+	for name, alter := range map[string]func(*boot.Measurement){
+		"nothing": func(*boot.Measurement) {},
+		"PCR 10":  func(o *boot.Measurement) { o.PCRs[10] = "00" },
+		"clock":   func(o *boot.Measurement) { o.Clock++ },
+	} {
+		if !m.SameBoot(altered(alter)) {
+			t.Errorf("another %s makes it another boot", name)
+		}
+	}
+	for name, alter := range map[string]func(*boot.Measurement){
+		"resets":      func(o *boot.Measurement) { o.ResetCount++ },
+		"restarts":    func(o *boot.Measurement) { o.RestartCount++ },
+		"firmware":    func(o *boot.Measurement) { o.Version++ },
+		"bank":        func(o *boot.Measurement) { o.Bank = "SHA-384" },
+		"PCR 15":      func(o *boot.Measurement) { o.PCRs[15] = "00" },
+		"no log":      func(o *boot.Measurement) { o.Log = false },
+		"no event":    func(o *boot.Measurement) { o.Events = o.Events[1:] },
+		"other event": func(o *boot.Measurement) { o.Events[0].Text += " " },
+		"unexplained": func(o *boot.Measurement) { o.Unexplained = append(o.Unexplained, 12) },
+	} {
+		if m.SameBoot(altered(alter)) {
+			t.Errorf("%s: it is taken for the same boot", name)
+		}
+	}
+}
+
 func TestPCR10IsNotCompared(t *testing.T) {
 	boots := func(ima string) *boot.Measurement {
 		d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -309,6 +310,33 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	}
 	if v := want[hub.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "matches" {
 		t.Errorf("%+v", v)
+	}
+}
+
+// A device that connects again shows the same boot anew. What its owner was
+// looking at is still the latest, and the history is of boots.
+func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, certs, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	booted(t, c, s.victim, another, 2)
+	looked := want[hub.BootView](ada, "GET", path, nil, 200)
+	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer second.Close()
+	booted(t, second, s.victim, another, 2)
+	again := want[hub.BootView](ada, "GET", path, nil, 200)
+	if again.Number != looked.Number || len(again.History) != 2 || bytes.Equal(again.Nonce, looked.Nonce) {
+		t.Errorf("measurement %d after %d, %d in the history, new evidence: %v", again.Number, looked.Number, len(again.History), !bytes.Equal(again.Nonce, looked.Nonce))
+	}
+	if v := want[hub.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked.Number}, 200); v.State != "matches" {
+		t.Errorf("%+v", v)
+	}
+	// The same values after another reset are another boot.
+	booted(t, c, s.victim, another, 3)
+	if v := want[hub.BootView](ada, "GET", path, nil, 200); v.Number <= looked.Number || len(v.History) != 3 {
+		t.Errorf("measurement %d after %d, %d in the history", v.Number, looked.Number, len(v.History))
 	}
 }
 

@@ -29,6 +29,8 @@ type Boots interface {
 	// and keeps the ten before it without their evidence. A device without a
 	// reference gets that one. Where the device has another, because its owner
 	// changed it meanwhile, nothing is stored. It returns the one that is there.
+	// A Number says that this boot was measured before: it takes that
+	// measurement's place, if that is the latest still, and its number.
 	PutBoot(ctx context.Context, b Boot, reference []byte) (is []byte, err error)
 	// LatestBoot is ErrNotFound when the device was never measured.
 	LatestBoot(ctx context.Context, device string) (Boot, error)

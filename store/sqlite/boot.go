@@ -15,6 +15,8 @@ const bootColumns = `SELECT id, device, time, state, measurement, changes, `
 var (
 	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, nonce, attest, signature, log)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	replaceBoot = prepared(`UPDATE boots SET time = ?, state = ?, measurement = ?, changes = ?, nonce = ?, attest = ?, signature = ?, log = ?
+		WHERE device = ? AND id = ?`)
 	stripBoots = prepared(`UPDATE boots SET nonce = x'', attest = x'', signature = x'', log = x''
 		WHERE device = ? AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
 	dropBoots = prepared(`DELETE FROM boots WHERE device = ?1 AND id NOT IN
@@ -56,19 +58,34 @@ func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is
 		} else if _, err := c.exec(upsertBootReference, b.Device, reference); err != nil {
 			return err
 		}
-		if _, err := c.exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
-			return err
-		}
-		if _, err := c.exec(stripBoots, b.Device); err != nil {
-			return err
-		}
-		if _, err := c.exec(dropBoots, b.Device, int64(keptBoots)); err != nil {
+		if err := putBoot(c, b); err != nil {
 			return err
 		}
 		_, err = c.exec(upsertBootState, b.Device, b.State)
 		return err
 	})
 	return is, err
+}
+
+func putBoot(c *conn, b store.Boot) error {
+	if b.Number != 0 {
+		newest, _, err := c.one(selectBootNumber, b.Device)
+		if err != nil {
+			return err
+		}
+		if newest.int64() == b.Number {
+			_, err := c.exec(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
+			return err
+		}
+	}
+	if _, err := c.exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
+		return err
+	}
+	if _, err := c.exec(stripBoots, b.Device); err != nil {
+		return err
+	}
+	_, err := c.exec(dropBoots, b.Device, int64(keptBoots))
+	return err
 }
 
 func readBoot(r *row) store.Boot {

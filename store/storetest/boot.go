@@ -10,6 +10,7 @@ import (
 var bootTests = []test{
 	{"FirstBootIsLearntOnce", firstBootIsLearnt},
 	{"HistoryIsBounded", bootHistoryIsBounded},
+	{"SameBootKeepsItsPlace", sameBootKeepsItsPlace},
 	{"BootsGoWithTheDevice", bootsGo},
 }
 
@@ -92,6 +93,47 @@ func bootHistoryIsBounded(f *fixture) {
 	equal(f, "kept", len(list), 11)
 	equal(f, "newest", string(list[0].Measurement), `{"n":19}`)
 	equal(f, "evidence", list[0].Attest == nil && list[1].Attest == nil, true)
+}
+
+func sameBootKeepsItsPlace(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	put := func(b store.Boot) store.Boot {
+		f.Helper()
+		_, err := f.PutBoot(f.ctx, b, []byte("first"))
+		f.must(err)
+		latest, err := f.LatestBoot(f.ctx, d.ID)
+		f.must(err)
+		return latest
+	}
+	one := put(booted(d.ID, 1))
+	two := put(booted(d.ID, 2))
+	f.must(f.RequestBoot(f.ctx, d.ID))
+	again := booted(d.ID, 3)
+	again.Number, again.Nonce, again.State = two.Number, []byte("another"), "changed"
+	equal(f, "the same boot", put(again), again)
+	asked, err := f.BootRequested(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "requested", asked, false)
+	states, err := f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "changed"})
+	// What is not the latest any more is not put in the latest's place.
+	old := booted(d.ID, 4)
+	old.Number = one.Number
+	latest := put(old)
+	equal(f, "a place of its own", latest.Number > two.Number, true)
+	list, err := f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "kept", len(list), 3)
+	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
+	// Nor is another device's.
+	other := f.onboard(Machine{Name: "buoy"}, f.token)
+	foreign := booted(other.ID, 5)
+	foreign.Number = latest.Number
+	put(foreign)
+	list, err = f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
 }
 
 func bootsGo(f *fixture) {
