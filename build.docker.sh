@@ -15,6 +15,9 @@
 #	                   `gangway image build --reset-only`
 #	GANGWAY_SECURE_BOOT_KEY, GANGWAY_SECURE_BOOT_CERT
 #	                   sign for Secure Boot, as of --secure-boot-key and -cert
+#	GANGWAY_SECURE_BOOT_KEYS, GANGWAY_SECURE_BOOT_ENROL
+#	                   sign with a folder's keys, and have machines take them,
+#	                   as of --secure-boot-keys and --secure-boot-enrol
 #
 # It needs no Docker, in spite of its name, and no privileges.
 set -eu
@@ -49,6 +52,7 @@ from() { # the file of that name where this was started; nothing for nothing
 token=$(from "${PV_AUTOTOK_FILE:-}")
 key=$(from "${GANGWAY_SECURE_BOOT_KEY:-}")
 cert=$(from "${GANGWAY_SECURE_BOOT_CERT:-}")
+keys=$(from "${GANGWAY_SECURE_BOOT_KEYS:-}")
 
 cd "$(dirname "$0")"
 make -s build
@@ -57,6 +61,8 @@ kernel=build/installer-kernel
 set -- --kernel "$kernel" -o "${GANGWAY_IMAGE:-build/installer.img}"
 [ -z "$key" ] || set -- "$@" --secure-boot-key "$key"
 [ -z "$cert" ] || set -- "$@" --secure-boot-cert "$cert"
+[ -z "$keys" ] || set -- "$@" --secure-boot-keys "$keys"
+[ -z "${GANGWAY_SECURE_BOOT_ENROL:-}" ] || set -- "$@" --secure-boot-enrol "$GANGWAY_SECURE_BOOT_ENROL"
 [ "${GANGWAY_RESET:-}" != yes ] || set -- "$@" --reset-only
 [ -z "${GANGWAY_DISK:-}" ] || set -- "$@" --disk "$GANGWAY_DISK"
 [ -z "$token" ] || set -- "$@" --token-file "$token"

@@ -23,6 +23,7 @@ import (
 	"gangway/fleet"
 	"gangway/hub"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 	"gangway/onboard"
 	"gangway/store"
 	"gangway/tcg"
@@ -649,6 +650,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 // 10,000 mutations of a good request, over TLS: none accepted, none answered
 // with 5xx, no panic, and nothing bound.
 func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
+	race.Skip(t)
 	s := newScene(t)
 	good := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	work := make(chan []byte)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"gangway/internal/race"
 )
 
 // pieces are what inputs are made of, apart from good ones: each has broken
@@ -188,6 +190,7 @@ func newMutator(c *contract, seed uint64) *mutator {
 
 // No input of any kind makes a route answer 5xx: a sample, always the same.
 func TestNoInputIsTheHubsFault(t *testing.T) {
+	race.Skip(t)
 	c := newContract(t)
 	rows := contractRows()
 	for seed := range 6000 {
@@ -215,6 +218,7 @@ func FuzzNoInputIsTheHubsFault(f *testing.F) {
 
 // Every piece in every query that a route takes.
 func TestNoQueryIsTheHubsFault(t *testing.T) {
+	race.Skip(t)
 	c := newContract(t)
 	want[map[string]string](c.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
 	rows, calls := contractRows(), 0

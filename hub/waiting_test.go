@@ -12,6 +12,7 @@ import (
 	"gangway/fleet"
 	"gangway/hub"
 	"gangway/internal/hubtest"
+	"gangway/internal/race"
 	"gangway/onboard"
 	"gangway/store"
 	"gangway/tcg"
@@ -195,6 +196,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 }
 
 func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
+	race.Skip(t)
 	s := newScene(t)
 	now := s.Now()
 	for i := range onboard.MaxWaiting {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -64,6 +65,10 @@ type Manifest struct {
 	// Escrow is the age recipient that the recovery keys of encrypted disks are
 	// kept for; empty: they are not.
 	Escrow string `json:"escrow,omitempty"`
+	// Enrol are the keys for Secure Boot that firmware in setup mode takes from
+	// the stick; nil: none. The boot manager has them do so before the installer
+	// starts.
+	Enrol *Enrol `json:"enrol,omitempty"`
 	// First is the device's first revision, where it is not an empty one.
 	First *First `json:"first,omitempty"`
 	// Parts are the partitions' contents: "esp" and "data".
@@ -83,6 +88,20 @@ type Part struct {
 	Size int64 `json:"size"`
 	// Extents say where the blocks go.
 	Extents []Extent `json:"extents"`
+}
+
+// KeysPath is the folder in which a stick's EFI system partition has the signed
+// variables PK.auth, KEK.auth and db.auth (systemd-boot(7)).
+const KeysPath = "loader/keys/auto"
+
+// Enrol says which keys a stick has firmware take.
+type Enrol struct {
+	// Unasked has firmware take them with no key pressed; otherwise it is an
+	// entry of the menu.
+	Unasked bool `json:"unasked"`
+	// SHA256 are of the files in KeysPath, by the variable's name, in lower-case
+	// hexadecimal.
+	SHA256 map[string]string `json:"sha256"`
 }
 
 // First says what is in the device's first revision, for people: what counts
@@ -166,6 +185,16 @@ func ParseManifest(b []byte) (*Manifest, error) {
 			return nil, fmt.Errorf("manifest: %w", err)
 		}
 	}
+	if m.Enrol != nil {
+		if names := slices.Sorted(maps.Keys(m.Enrol.SHA256)); !slices.Equal(names, []string{"KEK", "PK", "db"}) {
+			return nil, fmt.Errorf("manifest: keys for Secure Boot are PK, KEK and db; there are %q", names)
+		}
+		for v, sum := range m.Enrol.SHA256 {
+			if !isSHA256(sum) {
+				return nil, fmt.Errorf("manifest: %s: its SHA-256 is none", v)
+			}
+		}
+	}
 	names := make([]string, len(m.Parts))
 	for i, p := range m.Parts {
 		names[i] = p.Name
@@ -180,9 +209,8 @@ func ParseManifest(b []byte) (*Manifest, error) {
 }
 
 func (p Part) check() error {
-	sum, err := hex.DecodeString(p.SHA256)
 	switch {
-	case err != nil || len(sum) != 32 || p.SHA256 != strings.ToLower(p.SHA256):
+	case !isSHA256(p.SHA256):
 		return errors.New("its SHA-256 is none")
 	case p.Size <= 0 || p.Size > maxPart || p.Size%mib != 0:
 		return fmt.Errorf("%d bytes; a whole number of MiB up to %d is expected", p.Size, maxPart/mib)
@@ -199,6 +227,11 @@ func (p Part) check() error {
 		end = e[0] + e[1]
 	}
 	return nil
+}
+
+func isSHA256(s string) bool {
+	sum, err := hex.DecodeString(s)
+	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
 // part returns the part of a name, which ParseManifest has seen.

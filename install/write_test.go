@@ -16,6 +16,8 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/partition/gpt"
+
+	"gangway/internal/race"
 )
 
 // A small stick: an EFI system partition of 3 MiB, a data partition of 2 MiB.
@@ -185,6 +187,7 @@ func TestInstalls(t *testing.T) {
 // Whenever the power fails, and whatever of the last writes the disk kept: if
 // firmware would start it, all of it is there.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
+	race.Skip(t)
 	m, stick, images := small(t)
 	whole := newMemory(8 * mib)
 	whole.writes = 1 << 40

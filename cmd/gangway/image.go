@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"gangway/image/authenticode"
+	"gangway/image/secureboot"
 	"gangway/image/stick"
 	"gangway/install"
 	"gangway/tcg/join"
@@ -24,7 +25,7 @@ import (
 
 func (a *app) imageCommand() *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
-	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageEscrowKey())
+	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }
 
@@ -34,7 +35,8 @@ type imageOptions struct {
 	escrow                                   string
 	merge                                    []string
 	debug, claim, reset                      bool
-	signKey, signCert                        string
+	signKey, signCert, keys                  string
+	enrol                                    string
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -63,7 +65,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range []string{"token-file", "claim", "disk", "escrow-to", "merge", "debug"} {
+				for _, other := range []string{"token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol"} {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -83,6 +85,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
 	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
 	o.partsFlags(f)
+	f.StringVar(&o.enrol, "secure-boot-enrol", "", "have machines whose firmware is in setup mode take the keys of --secure-boot-keys: ask (an entry of the menu) or always (with no key pressed)")
 	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
@@ -92,6 +95,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
 	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
+	f.StringVar(&o.keys, "secure-boot-keys", "", "sign what firmware starts with the db key of a folder that 'gangway image keys' made, for Secure Boot; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign what firmware starts with this key (PEM, without a password), for Secure Boot; needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "the key's certificate (PEM), which is in the machines' db")
 	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
@@ -110,6 +114,12 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 			return nil, err
 		}
 		o.programs = filepath.Dir(self)
+	}
+	if o.keys != "" {
+		if o.signKey != "" || o.signCert != "" {
+			return nil, usagef("--secure-boot-keys has the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
+		}
+		o.signKey, o.signCert = filepath.Join(o.keys, "db.key"), filepath.Join(o.keys, "db.pem")
 	}
 	if (o.signKey == "") != (o.signCert == "") {
 		return nil, usagef("--secure-boot-key and --secure-boot-cert go together")
@@ -152,6 +162,10 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if o.claim && o.debug {
 		return usagef("--debug needs --token-file: the console's password follows from the token's secret")
 	}
+	enrol, err := o.enrolled()
+	if err != nil {
+		return err
+	}
 	token, hub, err := o.whose()
 	if err != nil {
 		return err
@@ -171,6 +185,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	defer remove()
 	m, err := stick.Build(parts, stick.Config{
 		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision, Escrow: recipient,
+		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
@@ -271,6 +286,14 @@ signed for Secure Boot.`,
 				a.printf("%-10s %s\n%-10s   %s\n", "entry", e.Title, "", e.Cmdline)
 			}
 			a.printf("%-10s %s\n", "signed", signedWords(c.Signed, cert))
+			if m.Enrol != nil {
+				a.printf("%-10s keys for Secure Boot, where firmware is in setup mode; %s\n", "enrols", unaskedWords(m.Enrol.Unasked))
+				for _, v := range []secureboot.Variable{secureboot.PK, secureboot.KEK, secureboot.DB} {
+					for _, name := range c.Enrols[v] {
+						a.printf("%-10s   %-3s %s\n", "", v, name)
+					}
+				}
+			}
 			if m.Reset {
 				a.printf("%-10s the disks that Gangway is on, and the TPM's owner hierarchy; installs nothing\n", "wipes")
 				return nil
@@ -313,6 +336,13 @@ func signedWords(signed bool, cert string) string {
 		return "yes; by whom, --secure-boot-cert checks"
 	}
 	return "yes, by " + cert
+}
+
+func unaskedWords(unasked bool) string {
+	if unasked {
+		return "with no key pressed"
+	}
+	return "by an entry of the menu"
 }
 
 func ruleWords(r install.Rule) string {

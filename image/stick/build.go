@@ -13,6 +13,7 @@ import (
 
 	"gangway/image"
 	"gangway/image/first"
+	"gangway/image/secureboot"
 	"gangway/install"
 	"gangway/install/slots"
 	"gangway/tcg/join"
@@ -34,6 +35,11 @@ type Config struct {
 	Escrow string
 	// First is the device's first revision; nil: an empty one.
 	First *first.Revision
+	// Enrol are the keys that firmware in setup mode takes from the stick; nil:
+	// none. The parts must be signed by one of them.
+	Enrol *secureboot.Set
+	// EnrolUnasked has firmware do so with no key pressed.
+	EnrolUnasked bool
 	// Debug gives the device a console with login.
 	Debug bool
 	// Progress, if set, is told what is being made.
@@ -73,6 +79,9 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Enrol != nil && (p.Signer == nil || !cfg.Enrol.Starts(p.Signer.Leaf)) {
+		return nil, errors.New("image: a machine that takes these keys would not start this image: sign it with their db key")
+	}
 	if cfg.Disk == "" {
 		cfg.Disk = install.Largest
 	}
@@ -99,6 +108,13 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
 	}
 	var files []image.File
+	if cfg.Enrol != nil {
+		m.Enrol = &install.Enrol{Unasked: cfg.EnrolUnasked, SHA256: map[string]string{}}
+		for v, b := range cfg.Enrol.Signed {
+			m.Enrol.SHA256[string(v)] = digest(b)
+			files = append(files, image.File{Path: keyFile(v), Data: b})
+		}
+	}
 	for _, part := range []struct {
 		name  string
 		image []byte
@@ -137,7 +153,7 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	if _, err := install.ParseManifest(manifest); err != nil {
 		return err // which the installer would refuse
 	}
-	boot, err := p.menu(base, digest(manifest), entries)
+	boot, err := p.menu(base, digest(manifest), entries, m.Enrol)
 	if err != nil {
 		return err
 	}
@@ -217,8 +233,12 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 	}}.FAT()
 }
 
+func keyFile(v secureboot.Variable) string {
+	return install.KeysPath + "/" + string(v) + ".auth"
+}
+
 // menu is what the stick starts with.
-func (p *Parts) menu(base []byte, manifest string, entries []entry) ([]image.File, error) {
+func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
 		return nil, err
@@ -231,9 +251,17 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry) ([]image.Fil
 	if err != nil {
 		return nil, err
 	}
+	conf := "timeout 5\neditor no\ndefault " + entries[0].name + ".efi\n"
+	switch {
+	case enrol == nil:
+	case enrol.Unasked:
+		conf += "secure-boot-enroll force\n"
+	default:
+		conf += "secure-boot-enroll manual\n"
+	}
 	files := []image.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},
-		{Path: "loader/loader.conf", Data: []byte("timeout 5\neditor no\ndefault " + entries[0].name + ".efi\n")},
+		{Path: "loader/loader.conf", Data: []byte(conf)},
 	}
 	for i, e := range entries {
 		initrd := base

@@ -11,6 +11,7 @@ import (
 
 	"gangway/image/first"
 	"gangway/install"
+	"gangway/internal/race"
 )
 
 // revision is one with an object of as many bytes.
@@ -42,6 +43,7 @@ func revision(t *testing.T, size int) *first.Revision {
 // The first revision is in the data partition, which is sound, and the same
 // sources give the same image.
 func TestFirstRevisionIsInTheImage(t *testing.T) {
+	race.Skip(t)
 	p, tok := parts(t), token(t)
 	r := revision(t, 70<<20) // more than the partition has otherwise
 	path := build(t, p, Config{Token: tok, First: r})

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"gangway/image/authenticode"
+	"gangway/image/secureboot"
 	"gangway/install"
 
 	"github.com/diskfs/go-diskfs"
@@ -26,6 +27,9 @@ type Contents struct {
 	Entries        []Entry `json:"entries"`
 	// Signed says whether each program that firmware starts has a signature.
 	Signed bool `json:"signed"`
+	// Enrols are the certificates that firmware in setup mode takes, by variable:
+	// their subjects and SHA-256.
+	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
 	// Token is the join token, its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
@@ -86,11 +90,78 @@ func Inspect(name, cert string) (*Contents, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.readKeys(esp); err != nil {
+		return nil, err
+	}
 	c.Signed = signed && (c.Signed || c.Manifest.Reset)
 	if err := c.readEntries(esp); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// readKeys reads the keys that firmware takes, which must be the manifest's.
+func (c *Contents) readKeys(esp fs.FS) error {
+	there, err := keyFiles(esp)
+	if err != nil {
+		return err
+	}
+	e := c.Manifest.Enrol
+	var named []string
+	if e != nil {
+		for v := range e.SHA256 {
+			named = append(named, keyFile(secureboot.Variable(v)))
+		}
+	}
+	slices.Sort(named)
+	if !slices.Equal(there, named) {
+		return fmt.Errorf("image: it has the keys for Secure Boot %q, and its manifest names %q", there, named)
+	}
+	if e == nil {
+		return nil
+	}
+	signed := map[secureboot.Variable][]byte{}
+	for v, sum := range e.SHA256 {
+		name := keyFile(secureboot.Variable(v))
+		b, err := read(esp, name, mib)
+		if err != nil {
+			return err
+		}
+		if digest(b) != sum {
+			return fmt.Errorf("image: %s is not what the manifest says: the image is damaged", name)
+		}
+		signed[secureboot.Variable(v)] = b
+	}
+	set, err := secureboot.NewSet(signed)
+	if err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	c.Enrols = map[secureboot.Variable][]string{}
+	for v, certs := range set.Certificates {
+		for _, cert := range certs {
+			c.Enrols[v] = append(c.Enrols[v], authenticode.Name(cert))
+		}
+	}
+	return nil
+}
+
+// keyFiles are all files from which the boot manager would enrol keys, in order.
+func keyFiles(esp fs.FS) (names []string, err error) {
+	const keys = "loader/keys"
+	err = fs.WalkDir(esp, path.Dir(keys), func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if len(name) > len(keys) && strings.EqualFold(name[:len(keys)+1], keys+"/") {
+			names = append(names, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("image: %w", err)
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // signatures says whether all that firmware starts from an EFI system partition

@@ -10,6 +10,7 @@ import (
 
 	"gangway/image/authenticode"
 	"gangway/install/slots"
+	"gangway/internal/race"
 )
 
 // keys makes a key and its certificate, by OpenSSL as an owner would.
@@ -39,6 +40,7 @@ func signer(t testing.TB, key, cert string) *authenticode.Signer {
 // All that firmware starts is signed, on the stick and on the disk, and nothing
 // else of the image differs by the moment.
 func TestSignedImageIsSignedThroughout(t *testing.T) {
+	race.Skip(t)
 	p, cfg := parts(t), Config{Token: token(t)}
 	unsigned := build(t, p, cfg)
 	key, cert := keys(t, "owner")

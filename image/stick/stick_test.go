@@ -21,6 +21,7 @@ import (
 	"crypto/elliptic"
 
 	"gangway/install"
+	"gangway/internal/race"
 	"gangway/tcg/join"
 )
 
@@ -93,6 +94,7 @@ func sum(t testing.TB, path string) [32]byte {
 }
 
 func TestSameInputGivesTheSameImage(t *testing.T) {
+	race.Skip(t)
 	p, cfg := parts(t), Config{Token: token(t)}
 	one := build(t, p, cfg)
 	time.Sleep(2100 * time.Millisecond) // FAT counts in two seconds
@@ -134,6 +136,7 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 
 // An image for machines that show a code has no secret, and no console.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
+	race.Skip(t)
 	p := parts(t)
 	tok, err := join.ParseTokenFile(token(t))
 	if err != nil {

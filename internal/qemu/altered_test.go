@@ -27,6 +27,7 @@ import (
 //	PCR 10  IMA's aggregate of PCR 0 to 9
 //	PCR 11  the parts of the image, by systemd's stub
 func TestAlteredBootIsMeasured(t *testing.T) {
+	t.Parallel()
 	need(t)
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})

@@ -23,6 +23,7 @@ import (
 // the recovery key for its owner, and cannot read it. The first revision that
 // the image brought is in the trail.
 func TestEncryptedInstallation(t *testing.T) {
+	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()
 	if err != nil {
 		t.Fatal(err)

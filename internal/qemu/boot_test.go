@@ -24,6 +24,7 @@ import (
 // touching it; switched on again, also with another interface to its TPM, it is
 // the same device and measures the same. The firmware's log explains the PCRs.
 func TestMachineComesAboardByItself(t *testing.T) {
+	t.Parallel()
 	need(t)
 	tpm := newTPM(t, swtpm.P384)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})

@@ -20,6 +20,7 @@ import (
 // An image without a token: the machine shows a code, a phone reads it from the
 // screen, and its owner takes the machine.
 func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("zbarimg"); err != nil {
 		t.Skip("not installed: apt-get install zbar-tools")
 	}

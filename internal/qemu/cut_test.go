@@ -29,6 +29,7 @@ var moments = []string{
 // Three cuts; GANGWAY_POWER_CUTS is another number, GANGWAY_POWER_SEED repeats a
 // run.
 func TestPowerCuts(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, stick.Config{})
 	cuts, seed := 3, uint64(time.Now().UnixNano())
 	if n, err := strconv.Atoi(os.Getenv("GANGWAY_POWER_CUTS")); err == nil {

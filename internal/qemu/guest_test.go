@@ -56,15 +56,15 @@ func need(t testing.TB) {
 	}
 }
 
-// programs builds the device's real programs, as `make build` does.
-func programs(dir string) error {
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
+// programs builds the device's real programs in scratch, as `make build` does.
+var programs = sync.OnceValue(func() error {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", scratch+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
-}
+})
 
 // system is what all guests have in their initial file system: programs and
 // modules. It is made once, since it takes a while to compress.
@@ -77,7 +77,7 @@ var system = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := programs(scratch); err != nil {
+	if err := programs(); err != nil {
 		return nil, err
 	}
 	for path, name := range map[string]string{"init": "gangway-init", "bin/gangway-agent": "gangway-agent"} {
@@ -171,6 +171,9 @@ func waitFor(t testing.TB, ctx context.Context, m *qemu.Machine, pattern string)
 	return l, match
 }
 
+// making is held while a TPM is made: they are all of one maker.
+var making sync.Mutex
+
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
@@ -178,6 +181,8 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	making.Lock()
+	defer making.Unlock()
 	tpm, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: ek, Maker: makers})
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 // A network of IPv6 alone will do.
 func TestMachineComesAboardByIPv6(t *testing.T) {
+	t.Parallel()
 	need(t)
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {

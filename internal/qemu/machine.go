@@ -48,7 +48,8 @@ type Config struct {
 	IPv6    bool   // its network has no IPv4; this one is fec0::2
 	Screen  bool   // a screen, for Screenshot
 	Reboot  bool   // it may reset itself; otherwise that switches it off
-	// SecureBoot has firmware start only what SnakeOil's key signed.
+	// SecureBoot is firmware that knows it: in setup mode, until somebody
+	// enrols keys.
 	SecureBoot bool
 }
 
@@ -120,11 +121,7 @@ func (m *Machine) prepare() error {
 		return fmt.Errorf("qemu: %w", err)
 	}
 	if _, err := os.Stat(m.vars()); errors.Is(err, os.ErrNotExist) {
-		vars := varsPath
-		if m.cfg.SecureBoot {
-			vars = signedVarsPath
-		}
-		b, err := os.ReadFile(vars)
+		b, err := os.ReadFile(varsPath)
 		if err == nil {
 			err = os.WriteFile(m.vars(), b, 0o600)
 		}
@@ -147,6 +144,10 @@ func (m *Machine) prepare() error {
 
 func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 
+// cpu is a processor without AVX. With it, which QEMU emulates since 7.2, the
+// kernel's self-tests of its ciphers take longer, and hung once.
+const cpu = "Westmere,+rdrand"
+
 // arguments are QEMU's. Nothing is there that is not named here.
 func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	cfg := m.cfg
@@ -156,7 +157,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-machine", machine, "-accel", "tcg,thread=multi", "-cpu", cpu,
 		"-m", strconv.Itoa(cfg.Memory), "-smp", strconv.Itoa(cfg.CPUs),
 		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + code,
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),

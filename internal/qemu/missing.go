@@ -15,13 +15,8 @@ const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	// Firmware with Secure Boot on, and with a key for tests in PK, KEK and db.
+	// Firmware that knows Secure Boot.
 	signedCodePath = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
-	signedVarsPath = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
-	// SnakeOilKey and SnakeOilCert are that key, which everybody has, and its
-	// certificate. The key's password is "snakeoil".
-	SnakeOilKey  = "/usr/share/ovmf/PkKek-1-snakeoil.key"
-	SnakeOilCert = "/usr/share/ovmf/PkKek-1-snakeoil.pem"
 	// StubPath is systemd's stub for unified kernel images.
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )

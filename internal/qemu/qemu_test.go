@@ -20,6 +20,7 @@ import (
 // A machine without a TPM boots from a stick and says what is wrong; its screen
 // can be looked at.
 func TestMachineWithoutTPMSaysSo(t *testing.T) {
+	t.Parallel()
 	need(t)
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
@@ -48,6 +49,7 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 // A machine whose disk is empty is in the firmware's shell, which can be typed
 // to, finds the disk, and switches off when it is told.
 func TestTypeToTheFirmware(t *testing.T) {
+	t.Parallel()
 	need(t)
 	disk := filepath.Join(t.TempDir(), "a disk, empty")
 	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
@@ -68,6 +70,7 @@ func TestTypeToTheFirmware(t *testing.T) {
 
 // A machine is bounded in time, and ended by Stop.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
+	t.Parallel()
 	need(t)
 	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -100,6 +103,7 @@ func TestMachineEndsWhenItIsTold(t *testing.T) {
 
 // The reset button switches a machine off, unless it may reboot.
 func TestResetMachine(t *testing.T) {
+	t.Parallel()
 	need(t)
 	for _, reboot := range []bool{false, true} {
 		m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), Reboot: reboot})
@@ -118,6 +122,7 @@ func TestResetMachine(t *testing.T) {
 }
 
 func TestMachineRefusesWhatIsNotThere(t *testing.T) {
+	t.Parallel()
 	need(t)
 	if _, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir(), Disks: []qemu.Disk{{Path: "x", Bus: "floppy"}}}); err == nil {
 		t.Error("a floppy is taken")

@@ -20,6 +20,7 @@ import (
 // firmware has forgotten it. Another disk is not touched. Installed anew, the
 // machine is the same device, for its endorsement key is its maker's.
 func TestResetStick(t *testing.T) {
+	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))

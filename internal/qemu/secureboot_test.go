@@ -6,73 +6,49 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"gangway/image/authenticode"
+	"gangway/image/secureboot"
 	"gangway/image/stick"
-	"gangway/internal/qemu"
 )
 
-// A machine that has the owner's own key in its firmware, and Secure Boot on,
-// starts the owner's stick and what it installs; and neither a stick that was
-// altered after it was signed nor one that is not signed.
+// A machine in setup mode takes the owner's own keys from the stick and has
+// Secure Boot on from then on: it starts the owner's stick and what that
+// installs; and neither a stick that was altered after it was signed, nor one
+// that is not signed, nor a system that was altered on the disk.
 func TestSecureBoot(t *testing.T) {
+	t.Parallel()
 	long(t)
 	if m := authenticode.Missing(); m != "" {
 		t.Skip(m)
 	}
 	s := newSite(t, stick.Config{})
 	s.cfg.SecureBoot = true
+	unsigned := s.stick
 
-	const refused = `(?i)access denied|security violation`
-	start := func() {
-		t.Helper()
-		m, ctx := boot(t, s.with(true))
-		waitFor(t, ctx, m, refused)
-		if l, _, ok := m.Find(started); ok {
-			t.Errorf("it started: %s", l.Text)
-		}
-		m.Stop()
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := secureboot.New(keys, "Example Ltd", nil, time.Now()); err != nil {
+		t.Fatal(err)
 	}
-	start() // not signed
-
-	key := filepath.Join(t.TempDir(), "db.key")
-	if out, err := exec.Command("openssl", "pkey", "-in", qemu.SnakeOilKey, "-passin", "pass:snakeoil", "-out", key).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	set, err := secureboot.Load(keys)
+	if err != nil {
+		t.Fatal(err)
 	}
 	parts := s.parts(t)
-	var err error
-	if parts.Signer, err = authenticode.New(key, qemu.SnakeOilCert); err != nil {
+	if parts.Signer, err = authenticode.New(filepath.Join(keys, "db.key"), filepath.Join(keys, "db.pem")); err != nil {
 		t.Fatal(err)
 	}
 	token, err := json.Marshal(s.token)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stick.Build(&parts, stick.Config{Token: token}, s.stick); err != nil {
+	s.stick = filepath.Join(t.TempDir(), "signed.img")
+	if _, err := stick.Build(&parts, stick.Config{Token: token, Enrol: set, EnrolUnasked: true}, s.stick); err != nil {
 		t.Fatal(err)
 	}
-
-	// One bit of the initial file system, in a copy of the stick.
-	signed := s.stick
-	s.stick = filepath.Join(t.TempDir(), "altered.img")
-	b := read(t, signed)
-	if err := os.WriteFile(s.stick, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	const entry = "EFI/Linux/gangway-auto.efi"
-	uki := read(t, filepath.Join(s.contents(t), entry))
-	uki[len(uki)*3/4] ^= 1
-	altered := filepath.Join(t.TempDir(), "altered.efi")
-	if err := os.WriteFile(altered, uki, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mcopy", "-o", "-i", s.stick+"@@1M", altered, "::/"+entry).CombinedOutput(); err != nil {
-		t.Fatalf("mcopy: %v: %s", err, out)
-	}
-	start()
-
-	s.stick = signed
 	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `Custom Secure Boot keys successfully enrolled`)
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
@@ -80,4 +56,48 @@ func TestSecureBoot(t *testing.T) {
 	if _, measured, _ := latestBoot(t, s.hub); measured.SecureBoot != "on" {
 		t.Errorf("the hub reads Secure Boot as %q", measured.SecureBoot)
 	}
+
+	refused := func(what string, withStick bool) {
+		t.Helper()
+		m, ctx := boot(t, s.with(withStick))
+		waitFor(t, ctx, m, `(?i)access denied|security violation`)
+		if l, _, ok := m.Find(started); ok {
+			t.Errorf("%s: it started: %s", what, l.Text)
+		}
+		m.Stop()
+	}
+	// alter changes one bit of an image's entry: of its initial file system.
+	alter := func(image, entry string) string {
+		t.Helper()
+		copied := filepath.Join(t.TempDir(), filepath.Base(image))
+		if out, err := exec.Command("cp", "--sparse=always", image, copied).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		file := filepath.Join(t.TempDir(), "altered.efi")
+		mtools := func(program string, args ...string) {
+			t.Helper()
+			if out, err := exec.Command(program, append([]string{"-i", copied + "@@1M"}, args...)...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v: %s", program, err, out)
+			}
+		}
+		mtools("mcopy", "::/"+entry, file)
+		uki := read(t, file)
+		uki[len(uki)*3/4] ^= 1
+		if err := os.WriteFile(file, uki, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mtools("mcopy", "-o", file, "::/"+entry)
+		return copied
+	}
+	// The disk keeps its file's name, which is its serial number.
+	good := s.disk
+	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
+	refused("the system, altered", false)
+	s.disk = good
+	signed := s.stick
+	s.empty(t)
+	s.stick = alter(signed, "EFI/Linux/gangway-auto.efi")
+	refused("the stick, altered", true)
+	s.stick = unsigned
+	refused("a stick that is not signed", true)
 }

@@ -36,6 +36,7 @@ import (
 // kernel panics falls back by itself, and its owner reads why. What is no
 // system is not tried.
 func TestSystemUpdates(t *testing.T) {
+	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
@@ -98,6 +99,7 @@ func TestSystemUpdates(t *testing.T) {
 // back by itself: its first process restarts the machine, or the watchdog
 // resets it.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
+	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)
@@ -195,6 +197,7 @@ var updateMoments = map[bool][]string{
 // come up never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED are as for
 // TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
+	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{})
 	s.install(t)

@@ -9,10 +9,21 @@ import (
 	"sync"
 	"testing"
 
+	"gangway/internal/race"
 	"gangway/store"
 	"gangway/store/sqlite"
 	"gangway/store/storetest"
 )
+
+func TestModel(t *testing.T) {
+	race.Skip(t)
+	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	storetest.Model(t, s)
+}
 
 func TestSuite(t *testing.T) {
 	// The path of each store, for reopen. Close is idempotent, so the cleanup

@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The model is the rules of onboarding over plain maps. testModel lets random
+// The model is the rules of onboarding over plain maps. Model lets random
 // stories happen to it and to the engine, and wants the same outcome of each
 // step and the same state after it.
 type model struct {
@@ -146,9 +146,9 @@ func (m *model) expire(now time.Time) (n int) {
 	return n
 }
 
-// testModel runs every story on the one store, each with owners, tokens and
+// Model is the part of the contract beside Run that is told by chance: it runs every story on the one store, each with owners, tokens and
 // machines of its own: an empty store for each would cost a migration.
-func testModel(t *testing.T, s store.Store) {
+func Model(t *testing.T, s store.Store) {
 	ctx := context.Background()
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {

@@ -60,7 +60,6 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 			})
 		}
 	})
-	t.Run("Model", func(t *testing.T) { testModel(t, open(t)) })
 }
 
 type test struct {

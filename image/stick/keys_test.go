@@ -1,0 +1,114 @@
+package stick
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/image/secureboot"
+	"gangway/internal/race"
+)
+
+// owner has keys for Secure Boot, by which the parts are signed.
+func owner(t testing.TB, p *Parts) *secureboot.Set {
+	t.Helper()
+	dir := t.TempDir()
+	if err := secureboot.New(dir, "owner", nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	set, err := secureboot.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys(t, "") // skips where nothing can be signed
+	p.Signer = signer(t, filepath.Join(dir, "db.key"), filepath.Join(dir, "db.pem"))
+	return set
+}
+
+func TestStickBringsItsOwnersKeys(t *testing.T) {
+	race.Skip(t)
+	p := parts(t)
+	set := owner(t, p)
+	cfg := Config{Token: token(t), Enrol: set}
+	path := build(t, p, cfg)
+	if sum(t, path) != sum(t, build(t, p, cfg)) {
+		t.Error("two builds differ")
+	}
+	c, err := Inspect(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Enrols) != 3 || len(c.Enrols[secureboot.DB]) != 1 || !strings.HasPrefix(c.Enrols[secureboot.PK][0], "CN=owner PK, SHA-256 ") || c.Manifest.Enrol.Unasked {
+		t.Errorf("%+v, %+v", c.Enrols, c.Manifest.Enrol)
+	}
+	for unasked, want := range map[bool]string{false: "secure-boot-enroll manual", true: "secure-boot-enroll force"} {
+		cfg.EnrolUnasked = unasked
+		out, err := exec.Command("mtype", "-i", build(t, p, cfg)+"@@1M", "::/loader/loader.conf").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want+"\n") {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
+// A machine that takes keys by which nothing is signed that it could start is
+// of no use to anybody.
+func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
+	race.Skip(t)
+	p := parts(t)
+	set := owner(t, p)
+	for name, alter := range map[string]func(){
+		"signed by another": func() { owner(t, p) },
+		"not signed":        func() { p.Signer = nil },
+	} {
+		alter()
+		if _, err := Build(p, Config{Token: token(t), Enrol: set}, filepath.Join(t.TempDir(), "i.img")); err == nil || !strings.Contains(err.Error(), "would not start") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Whatever the boot manager would enrol is the manifest's, or the image is
+// refused.
+func TestInspectRefusesKeysOfAnother(t *testing.T) {
+	race.Skip(t)
+	p := parts(t)
+	set := owner(t, p)
+	other := owner(t, parts(t))
+	file := func(b []byte) string {
+		name := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	without := Config{Token: token(t)}
+	with := without
+	with.Enrol = set
+	for name, c := range map[string]struct {
+		cfg  Config
+		tool []string
+	}{
+		"exchanged":      {with, []string{"mcopy", "-o", "-i", "IMAGE", file(other.Signed[secureboot.PK]), "::/loader/keys/auto/PK.auth"}},
+		"removed":        {with, []string{"mdel", "-i", "IMAGE", "::/loader/keys/auto/db.auth"}},
+		"another file":   {with, []string{"mcopy", "-i", "IMAGE", file([]byte("x")), "::/loader/keys/auto/dbx.auth"}},
+		"another folder": {with, []string{"mmd", "-i", "IMAGE", "::/loader/keys/mine", "AND", "mcopy", "-i", "IMAGE", file(other.Signed[secureboot.PK]), "::/loader/keys/mine/PK.auth"}},
+		"from nowhere":   {without, []string{"mmd", "-i", "IMAGE", "::/loader/KEYS", "::/loader/KEYS/auto", "AND", "mcopy", "-i", "IMAGE", file(other.Signed[secureboot.PK]), "::/loader/KEYS/auto/PK.auth"}},
+	} {
+		path := build(t, p, c.cfg)
+		if _, err := Inspect(path, ""); err != nil {
+			t.Fatalf("%s, before: %v", name, err)
+		}
+		for _, words := range strings.Split(strings.ReplaceAll(strings.Join(c.tool, "\x00"), "IMAGE", path+"@@1M"), "\x00AND\x00") {
+			cmd := strings.Split(words, "\x00")
+			if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%s: %q: %v: %s", name, cmd, err, out)
+			}
+		}
+		if c, err := Inspect(path, ""); err == nil {
+			t.Errorf("%s: %+v", name, c.Enrols)
+		}
+	}
+}
