@@ -18,5 +18,11 @@ fi
 # shellcheck disable=SC2046,SC2086 # lists
 go test -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" $(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
-go test -timeout 20m ./internal/qemu "$@"
+echo "Emulated machines; they say what they do in build/qemu.log" >&2
+if ! go test -v -timeout 20m ./internal/qemu "$@" >build/qemu.log 2>&1; then
+	cat build/qemu.log
+	exit 1
+fi
+grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # results, and seconds
+
 ./scripts/fuzz.sh "${FUZZTIME:-3s}"

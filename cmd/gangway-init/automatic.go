@@ -145,7 +145,7 @@ func ask(disks []install.Disk) (*install.Disk, error) {
 
 // count counts down to what will be erased, and says whether nobody stopped it.
 func count(what string) bool {
-	say("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
+	sayBeside("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for left := countdown; left > 0; left-- {

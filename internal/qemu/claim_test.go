@@ -21,6 +21,7 @@ import (
 // screen, and its owner takes the machine.
 func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	t.Parallel()
+	long(t)
 	if _, err := exec.LookPath("zbarimg"); err != nil {
 		t.Skip("not installed: apt-get install zbar-tools")
 	}

@@ -16,6 +16,7 @@ import (
 // A network of IPv6 alone will do.
 func TestMachineComesAboardByIPv6(t *testing.T) {
 	t.Parallel()
+	long(t)
 	need(t)
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {

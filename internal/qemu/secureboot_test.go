@@ -48,7 +48,7 @@ func TestSecureBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `Custom Secure Boot keys successfully enrolled`)
+	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
