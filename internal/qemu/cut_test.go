@@ -58,11 +58,11 @@ func TestPowerCuts(t *testing.T) {
 
 // cutAt cuts the power some time after a moment, and returns which moments may
 // come the next time. Where the machine is further already, the moment does not
-// come; it is cut when it is aboard.
+// come; it is cut when the hub has its report, which is after all of them.
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `(`+moment+`)|: This machine is aboard`)
+	waitFor(t, ctx, m, `(`+moment+`)|: the hub has taken a report`)
 	_, _, came = m.Find(regexp.MustCompile(moment))
 	time.Sleep(later)
 	m.Stop()
