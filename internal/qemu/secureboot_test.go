@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,10 +45,15 @@ func TestSecureBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.stick = filepath.Join(t.TempDir(), "signed.img")
-	if _, err := stick.Build(&parts, stick.Config{Token: token, Enrol: set, EnrolUnasked: true}, s.stick); err != nil {
-		t.Fatal(err)
+	build := func(unasked bool) string {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "signed.img")
+		if _, err := stick.Build(&parts, stick.Config{Token: token, Enrol: set, EnrolUnasked: unasked}, file); err != nil {
+			t.Fatal(err)
+		}
+		return file
 	}
+	s.stick = build(true)
 	m, ctx := boot(t, s.with(true))
 	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
@@ -100,4 +107,21 @@ func TestSecureBoot(t *testing.T) {
 	refused("the stick, altered", true)
 	s.stick = unsigned
 	refused("a stick that is not signed", true)
+
+	// Another machine, whose keys a person enrols: the menu's last entry.
+	s.cfg.Dir = t.TempDir()
+	s.stick = build(false)
+	m, ctx = boot(t, s.with(true))
+	waitFor(t, ctx, m, `Install Gangway \(manual\)`)
+	if l, _, ok := m.Find(regexp.MustCompile(`Enrolling secure boot keys`)); ok {
+		t.Errorf("nobody was asked: %s", l.Text)
+	}
+	if err := m.Type(strings.Repeat("\x1b[B", 9) + "\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
+	waitFor(t, ctx, m, upPattern) // it is signed by these keys
+	m.Stop()
+	s.stick = unsigned
+	refused("a stick that is not signed, where a person has enrolled the keys", true)
 }
