@@ -12,6 +12,7 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/disk"
 	"github.com/diskfs/go-diskfs/filesystem"
+	"github.com/diskfs/go-diskfs/filesystem/fat32"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"github.com/google/uuid"
 )
@@ -108,7 +109,7 @@ func (d Disk) writeTo(f *os.File, files []File) error {
 		return fmt.Errorf("image: partition table: %w", err)
 	}
 	defer epoch()()
-	esp, err := img.CreateFilesystem(disk.FilesystemSpec{Partition: 1, FSType: filesystem.TypeFat32, VolumeLabel: d.Label, Reproducible: true})
+	esp, err := fat32.Create(img.Backend, fatSize(d.ESPSize), mib, sector, d.Label, true)
 	if err != nil {
 		return fmt.Errorf("image: EFI system partition: %w", err)
 	}

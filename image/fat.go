@@ -6,6 +6,30 @@ import (
 	"io"
 )
 
+// fatSize is how much of a partition its file system takes, in bytes: as much as
+// its tables have entries for. go-diskfs 1.9.4 forgets the first two entries,
+// which name no cluster, so that of some sizes the last cluster has none.
+//
+// Above 260 MiB, where clusters have 4096 bytes, each table is a whole number of
+// these too: so an installer can make the file system one for a disk whose
+// sectors have as many.
+func fatSize(partition int64) int64 {
+	const reserved = 32 // sectors
+	cluster, whole := int64(sector), int64(1)
+	if partition > 260*mib {
+		cluster, whole = 4096, 4096/sector
+	}
+	for size := partition; ; size -= 4096 {
+		// What go-diskfs makes of a size.
+		sectors, per := size/sector-reserved, cluster+8
+		table := (4*sectors + per - 1) / per
+		clusters := (sectors - 2*table) / (cluster / sector)
+		if table%whole == 0 && clusters+2 <= table*sector/4 {
+			return size
+		}
+	}
+}
+
 // fixParents corrects the FAT32 file system that begins at an offset: in the
 // folders of the root the entry ".." must name cluster 0, not the root's own
 // (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the latter,

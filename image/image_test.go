@@ -279,6 +279,26 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 }
 
+// With these sizes, and with many above 260 MiB, all clusters that there is
+// room for would have no entry in the file system's tables.
+func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
+	const fsck = "/usr/sbin/fsck.fat"
+	if _, err := os.Stat(fsck); err != nil {
+		t.Skipf("%s is not installed: apt-get install dosfstools", fsck)
+	}
+	for _, size := range []int64{64 * mib, 129 * mib, 264 * mib} {
+		fat, err := Disk{ESPSize: size, ESP: []File{{Path: "a", Data: []byte("x")}}}.FAT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		esp := filepath.Join(t.TempDir(), "esp")
+		write(t, esp, fat)
+		if out, err := exec.Command(fsck, "-n", esp).CombinedOutput(); err != nil {
+			t.Errorf("%d MiB, fsck.fat: %v: %s", size/mib, err, out)
+		}
+	}
+}
+
 func TestDiskRefuses(t *testing.T) {
 	for name, d := range map[string]Disk{
 		"a label that is too long":  {Label: "ABCDEFGHIJKL"},
