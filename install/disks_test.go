@@ -63,7 +63,7 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 		"sdb":          {"bus": "pci0/usb1", "size": gb(8000)},
 		"sdc":          {"bus": "pci0/ata2", "size": gb(8000), "removable": "1"},
 		"sdd":          {"bus": "pci0/ata3", "size": gb(8000), "ro": "1"},
-		"sde":          {"bus": "pci0/ata4", "size": gb(8000), "queue/logical_block_size": "4096"},
+		"sde":          {"bus": "pci0/ata4", "size": gb(8000), "queue/logical_block_size": "8192"},
 		"sdf":          {"bus": "pci0/ata5", "size": "1000"},
 		"sdg":          {"bus": "pci0/ata6", "size": "0"},
 		"mmcblk0":      {"bus": "mmc", "size": gb(64), "device/type": "MMC", "device/name": "eMMC64"},
@@ -84,7 +84,7 @@ sda: the stick that this was started from
 sdb: on USB
 sdc: removable
 sdd: read-only
-sde: its sectors have 4096 bytes; only 512 can be done
+sde: its sectors have 8192 bytes; only 512 and 4096 can be done
 sdf: too small: 1.1 GB are needed`
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got:\n%s", s)

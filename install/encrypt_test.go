@@ -16,7 +16,7 @@ func TestInstallsEncrypted(t *testing.T) {
 	if err := job.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	table, ok := boots(t, disk.disk)
+	table, ok := boots(t, disk)
 	if !ok {
 		t.Fatal("it would not boot")
 	}

@@ -215,8 +215,8 @@ func loadOption(i *Installed) ([]byte, error) {
 	le := binary.LittleEndian
 	path := []byte{4, 1, 42, 0}
 	path = le.AppendUint32(path, 1) // partition number
-	path = le.AppendUint64(path, i.ESPStart)
-	path = le.AppendUint64(path, i.ESPSize)
+	path = le.AppendUint64(path, uint64(i.ESPStart/i.Sector))
+	path = le.AppendUint64(path, uint64(i.ESPSize/i.Sector))
 	path = append(path, guid[3], guid[2], guid[1], guid[0], guid[5], guid[4], guid[7], guid[6])
 	path = append(path, guid[8:]...)
 	path = append(path, 2, 2) // GPT, by GUID

@@ -9,7 +9,7 @@ import (
 )
 
 var system = &Installed{
-	Disk: "nvme0n1", ESPGUID: "00112233-4455-6677-8899-aabbccddeeff", ESPStart: 2048, ESPSize: 524288,
+	Disk: "nvme0n1", ESPGUID: "00112233-4455-6677-8899-aabbccddeeff", Sector: 512, ESPStart: 2048 * 512, ESPSize: 524288 * 512,
 }
 
 func variable(t *testing.T, f Firmware, name string) string {
@@ -117,7 +117,7 @@ func TestFindsItsOwnWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !i.Whole || i.DiskGUID != guid || i.ESPStart != 2048 || i.ESPSize != 3*mib/sector || i.ESP() != "sda1" || i.Data() != "sda2" {
+	if !i.Whole || i.DiskGUID != guid || i.ESPStart != mib || i.ESPSize != 3*mib || i.ESP() != "sda1" || i.Data() != "sda2" {
 		t.Errorf("found %+v", i)
 	}
 	if (Installed{Disk: "nvme0n1"}).Data() != "nvme0n1p2" {

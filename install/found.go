@@ -3,7 +3,6 @@ package install
 import (
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,12 +27,13 @@ func DiskGUID(manifest string) string {
 type Installed struct {
 	Disk     string // "nvme0n1"
 	DiskGUID string // lower case
+	Sector   int64  // the disk's logical one, in bytes
 	// ESPGUID, ESPStart and ESPSize are its EFI system partition's: the GUID in
-	// lower case, start and size in sectors of 512 bytes.
+	// lower case, start and size in bytes.
 	ESPGUID           string
-	ESPStart, ESPSize uint64
-	// DataStart and DataSize are the data partition's, in the same units.
-	DataStart, DataSize uint64
+	ESPStart, ESPSize int64
+	// DataStart and DataSize are the data partition's, in bytes.
+	DataStart, DataSize int64
 	// Whole is whether the last sector was written, so that it boots.
 	Whole bool
 }
@@ -59,11 +59,12 @@ func Look(dev, disk string) (*Installed, error) {
 		return nil, fmt.Errorf("install: %w", err)
 	}
 	defer f.Close()
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	size, err := sectorSize(f)
+	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
 	none := fmt.Errorf("install: no system of Gangway on /dev/%s: %w", disk, fs.ErrNotExist)
-	t, err := gpt.Read(file.New(f, true), sector, sector)
+	t, err := gpt.Read(file.New(f, true), int(size), int(size))
 	if err != nil || len(t.Partitions) < 2 {
 		return nil, none
 	}
@@ -72,12 +73,12 @@ func Look(dev, disk string) (*Installed, error) {
 		return nil, none
 	}
 	i := &Installed{
-		Disk: disk, DiskGUID: strings.ToLower(t.GUID), ESPGUID: strings.ToLower(esp.GUID),
-		ESPStart: esp.Start, ESPSize: esp.End - esp.Start + 1,
-		DataStart: data.Start, DataSize: data.End - data.Start + 1,
+		Disk: disk, DiskGUID: strings.ToLower(t.GUID), Sector: size, ESPGUID: strings.ToLower(esp.GUID),
+		ESPStart: int64(esp.Start) * size, ESPSize: int64(esp.End-esp.Start+1) * size,
+		DataStart: int64(data.Start) * size, DataSize: int64(data.End-data.Start+1) * size,
 	}
 	first := make([]byte, sector)
-	if _, err := f.ReadAt(first, int64(esp.Start)*sector); err != nil {
+	if _, err := f.ReadAt(first, i.ESPStart); err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
 	i.Whole = first[510] == 0x55 && first[511] == 0xAA

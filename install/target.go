@@ -13,8 +13,8 @@ import (
 // Device is a block device, or an image file, to install to.
 type Device struct {
 	*os.File
-	size  int64
-	block bool
+	size, sector int64
+	block        bool
 }
 
 // OpenDevice opens a disk for itself alone: a disk that is mounted, or in
@@ -31,6 +31,9 @@ func OpenDevice(path string) (*Device, error) {
 	if err == nil {
 		d := &Device{File: f, block: info.Mode()&os.ModeDevice != 0}
 		if d.size, err = f.Seek(0, io.SeekEnd); err == nil {
+			d.sector, err = sectorSize(f)
+		}
+		if err == nil {
 			return d, nil
 		}
 	}
@@ -40,6 +43,30 @@ func OpenDevice(path string) (*Device, error) {
 
 // Size is the device's, in bytes.
 func (d *Device) Size() int64 { return d.size }
+
+// Sector is the size of the device's logical sectors, in bytes.
+func (d *Device) Sector() int64 { return d.sector }
+
+// sectorSize is the size of a device's logical sectors, in bytes; of an image
+// that for which it has a partition table, 512 if it has none.
+func sectorSize(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if info.Mode()&os.ModeDevice != 0 {
+		n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET)
+		if err != nil {
+			return 0, fmt.Errorf("BLKSSZGET: %w", err)
+		}
+		return int64(n), nil
+	}
+	magic := make([]byte, 8)
+	if _, err := f.ReadAt(magic, largeSector); err == nil && string(magic) == "EFI PART" {
+		return largeSector, nil
+	}
+	return sector, nil
+}
 
 // Flush makes the device keep what was written, and the kernel forget it.
 func (d *Device) Flush() error {

@@ -34,8 +34,8 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
 	}
-	esp := [2]int64{int64(i.ESPStart) * sector, int64(i.ESPSize) * sector}
-	data := [2]int64{int64(i.DataStart) * sector, int64(i.DataSize) * sector}
+	esp := [2]int64{i.ESPStart, i.ESPSize}
+	data := [2]int64{i.DataStart, i.DataSize}
 	magic := make([]byte, len(luks.Magic))
 	if _, err := t.ReadAt(magic, data[0]); err != nil {
 		return fmt.Errorf("install: erasing the disk: %w", err)
@@ -43,11 +43,11 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 	ranges := [][2]int64{data, esp}
 	if string(magic) == luks.Magic && data[1] > luks.Overhead {
 		progress(Destroying, 0, 1)
-		if err := scramble(t, data[0]+sector, luks.Overhead-sector); err != nil {
+		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
 		// What says that it is encrypted goes last.
-		if err := scramble(t, data[0], sector); err != nil {
+		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}
 		progress(Destroying, 1, 1)
@@ -99,7 +99,7 @@ func Unlist(t Target, progress Progress) error {
 		progress(Unlisting, 0, 1)
 		defer progress(Unlisting, 1, 1)
 	}
-	size := t.Size() / sector * sector
+	size := t.Size() / t.Sector() * t.Sector()
 	for _, at := range []int64{0, size - mib} {
 		if err := t.Zero(at, mib); err != nil {
 			return fmt.Errorf("install: erasing the disk: %w", err)

@@ -42,7 +42,7 @@ func look(t *testing.T, m *memory) (*Installed, error) {
 	return Look(dev, "sda")
 }
 
-func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart*sector:][:i.DataSize*sector] }
+func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart:][:i.DataSize] }
 
 func TestWipedDiskOpensNoMore(t *testing.T) {
 	race.Skip(t)
@@ -113,7 +113,7 @@ func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk.broken = int(i.DataStart) + 100
+	disk.broken = int(i.DataStart)/sector + 100
 	if err := Erase(t.Context(), disk, i, nil); err == nil || !strings.Contains(err.Error(), "destroy it") {
 		t.Errorf("got %v", err)
 	}

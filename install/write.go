@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	mib    = 1 << 20
+	mib = 1 << 20
+	// sector is the smallest that disks have, and what is encrypted by.
 	sector = 512
+	// largeSector is the other size that disks have ("4K native").
+	largeSector = 4096
 )
 
 // Target is the disk that is written to.
@@ -29,10 +32,13 @@ type Target interface {
 	// Flush brings what was written to the disk itself, and drops what is
 	// kept of it in memory, so that reading reads the disk.
 	Flush() error
-	// Zero makes a range zero. Both are multiples of 512.
+	// Zero makes a range zero. Both are multiples of the sector.
 	Zero(at, size int64) error
 	// Size is in bytes.
 	Size() int64
+	// Sector is the size of the disk's logical sectors, in bytes: each is
+	// written whole or not at all.
+	Sector() int64
 }
 
 // Stage is what an installation is at.
@@ -111,7 +117,9 @@ func (j Job) Run(ctx context.Context) error {
 // run is an installation in work.
 type run struct {
 	Job
-	first []byte // the sector that is written last, as readBack has hashed it
+	// The EFI system partition's head as verify has hashed it, and as this disk
+	// has it. The latter's first sector is written last.
+	packed, head []byte
 }
 
 func (j Job) layout() ([]place, error) {
@@ -143,11 +151,14 @@ func (j Job) total(places []place) (n int64) {
 }
 
 // verify reads all of the stick's files, before anything is written.
-func (j Job) verify(ctx context.Context, places []place) error {
+func (j *run) verify(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
 		h := sha256.New()
-		err := j.blocks(ctx, p, func(_ int64, b []byte) error {
+		err := j.blocks(ctx, p, func(at int64, b []byte) error {
+			if p.Name == ESP && at == 0 {
+				j.packed = bytes.Clone(b[:fatHead])
+			}
 			h.Write(b)
 			done += int64(len(b))
 			j.Progress(Verifying, done, total)
@@ -159,6 +170,10 @@ func (j Job) verify(ctx context.Context, places []place) error {
 		if hex.EncodeToString(h.Sum(nil)) != p.SHA256 {
 			return fmt.Errorf("install: the stick is damaged: %s is not what it should be; nothing was written; make the stick anew", p.File)
 		}
+	}
+	var err error
+	if j.head, err = fatFor(j.Target.Sector(), j.packed); err != nil {
+		return fmt.Errorf("install: %w; nothing was written", err)
 	}
 	return nil
 }
@@ -194,26 +209,30 @@ func (j Job) blocks(ctx context.Context, p place, f func(at int64, b []byte) err
 	return nil
 }
 
-// wipe makes the disk none that firmware boots: first the tables at both ends,
-// then the first sector of the EFI system partition that will be, which may be
-// that of one that is.
+// wipe makes the disk none that firmware boots: first the first sector of the
+// EFI system partition that will be, which may be that of one that is, then the
+// tables at both ends. Between the two the disk is flushed, or it might keep of
+// a system all but what follows its first sector.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
+	sector, esp := j.Target.Sector(), places[0].at
 	size := j.Target.Size() / sector * sector
-	for _, r := range [][2]int64{{0, mib}, {places[0].at, BlockSize}, {size - mib, mib}} {
-		if err := j.Target.Zero(r[0], r[1]); err != nil {
+	for _, ranges := range [][][2]int64{{{esp, sector}}, {{0, mib}, {esp, BlockSize}, {size - mib, mib}}} {
+		for _, r := range ranges {
+			if err := j.Target.Zero(r[0], r[1]); err != nil {
+				return fmt.Errorf("install: wiping the disk: %w", err)
+			}
+		}
+		if err := j.Target.Flush(); err != nil {
 			return fmt.Errorf("install: wiping the disk: %w", err)
 		}
-	}
-	if err := j.Target.Flush(); err != nil {
-		return fmt.Errorf("install: wiping the disk: %w", err)
 	}
 	j.Progress(Wiping, 1, 1)
 	return nil
 }
 
 // write writes the parts, but for the first sector.
-func (j Job) write(ctx context.Context, places []place) error {
+func (j *run) write(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
 		if _, err := j.Target.WriteAt(p.head, p.at); err != nil {
@@ -225,7 +244,7 @@ func (j Job) write(ctx context.Context, places []place) error {
 		err := j.blocks(ctx, p, func(at int64, b []byte) error {
 			done += int64(len(b))
 			if p.Name == ESP && at == 0 {
-				clear(b[:sector])
+				clear(b[:copy(b, j.head)][:j.Target.Sector()])
 			}
 			if _, err := p.to.WriteAt(b, p.offset+at); err != nil {
 				return fmt.Errorf("install: writing %s: %w", p.Name, err)
@@ -256,11 +275,12 @@ func eachGap(p Part, f func(at, size int64) error) error {
 
 func (j Job) table(_ context.Context, places []place) error {
 	esp, data := places[0], places[1]
+	size := j.Target.Sector()
 	t := &gpt.Table{
-		LogicalSectorSize: sector, PhysicalSectorSize: sector, ProtectiveMBR: true, GUID: j.DiskGUID,
+		LogicalSectorSize: int(size), PhysicalSectorSize: int(size), ProtectiveMBR: true, GUID: j.DiskGUID,
 		Partitions: []*gpt.Partition{
-			partition(1, esp, gpt.EFISystemPartition, espName, j.NewGUID()),
-			partition(2, data, gpt.LinuxFilesystem, dataName, j.NewGUID()),
+			partition(1, size, esp, gpt.EFISystemPartition, espName, j.NewGUID()),
+			partition(2, size, data, gpt.LinuxFilesystem, dataName, j.NewGUID()),
 		},
 	}
 	if err := t.Write(tableFile{Target: j.Target}, j.Target.Size()); err != nil {
@@ -272,7 +292,7 @@ func (j Job) table(_ context.Context, places []place) error {
 	return nil
 }
 
-func partition(n int, p place, kind gpt.Type, name, guid string) *gpt.Partition {
+func partition(n int, sector int64, p place, kind gpt.Type, name, guid string) *gpt.Partition {
 	return &gpt.Partition{
 		Index: n, Start: uint64(p.at / sector), End: uint64((p.at+p.room)/sector - 1), Size: uint64(p.room),
 		Type: kind, Name: name, GUID: guid,
@@ -289,13 +309,9 @@ func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.Re
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
 // readBack compares what is on the disk with what should be, but for the first
-// sector, which is still zero: arm will write the stick's, which is hashed in
-// its place.
+// sector, which is still zero. Where the disk has the head in a form of its own,
+// that is compared, and the stick's is hashed in its place.
 func (j *run) readBack(ctx context.Context, places []place) error {
-	var err error
-	if j.first, err = j.firstSector(ctx, places[0]); err != nil {
-		return err
-	}
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)
 	for _, p := range places {
@@ -310,7 +326,10 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 					return fmt.Errorf("install: reading %s back: %w", p.Name, err)
 				}
 				if p.Name == ESP && at == 0 {
-					copy(b, j.first)
+					if s := j.Target.Sector(); !bytes.Equal(b[s:fatHead], j.head[s:]) {
+						return damaged(p)
+					}
+					copy(b, j.packed)
 				}
 				if err := f(b); err != nil {
 					return err
@@ -330,18 +349,17 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 				return err
 			}
 		}
-		damaged := fmt.Errorf("install: the disk does not hold what was written to it (%s): it may be failing", p.Name)
 		head := make([]byte, len(p.head))
 		if _, err := j.Target.ReadAt(head, p.at); err != nil || !bytes.Equal(head, p.head) {
-			return errors.Join(damaged, err)
+			return errors.Join(damaged(p), err)
 		}
 		if hex.EncodeToString(h.Sum(nil)) != p.SHA256 {
-			return damaged
+			return damaged(p)
 		}
 		err := eachGap(p.Part, func(at, size int64) error {
 			return read(at, size, func(b []byte) error {
 				if !bytes.Equal(b, zero[:len(b)]) {
-					return damaged
+					return damaged(p)
 				}
 				return nil
 			})
@@ -353,32 +371,22 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 	return nil
 }
 
-var errEnough = errors.New("enough")
-
-// firstSector is the part's, from the stick.
-func (j Job) firstSector(ctx context.Context, p place) ([]byte, error) {
-	var first []byte
-	err := j.blocks(ctx, p, func(_ int64, b []byte) error {
-		first = bytes.Clone(b[:sector])
-		return errEnough
-	})
-	if err != errEnough {
-		return nil, err
-	}
-	return first, nil
+func damaged(p place) error {
+	return fmt.Errorf("install: the disk does not hold what was written to it (%s): it may be failing", p.Name)
 }
 
 // arm writes the sector that makes the disk boot.
 func (j *run) arm(_ context.Context, places []place) error {
 	j.Progress(Arming, 0, 1)
-	if _, err := j.Target.WriteAt(j.first, places[0].at); err != nil {
+	first := j.head[:j.Target.Sector()]
+	if _, err := j.Target.WriteAt(first, places[0].at); err != nil {
 		return fmt.Errorf("install: the last sector: %w", err)
 	}
 	if err := j.Target.Flush(); err != nil {
 		return fmt.Errorf("install: the last sector: %w", err)
 	}
-	got := make([]byte, sector)
-	if _, err := j.Target.ReadAt(got, places[0].at); err != nil || !bytes.Equal(got, j.first) {
+	got := make([]byte, len(first))
+	if _, err := j.Target.ReadAt(got, places[0].at); err != nil || !bytes.Equal(got, first) {
 		return errors.Join(errors.New("install: the disk does not hold the last sector that was written: it may be failing"), err)
 	}
 	j.Progress(Arming, 1, 1)

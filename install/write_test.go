@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -25,7 +27,18 @@ func small(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte) {
 	t.Helper()
 	esp, data := make([]byte, 3*mib), make([]byte, 2*mib)
 	copy(esp, "boot sector")
+	le := binary.LittleEndian
+	le.PutUint16(esp[fatSector:], 512)
+	esp[fatPerCluster] = 8
+	le.PutUint16(esp[fatReserved:], 32)
+	le.PutUint32(esp[fatTotal:], 3*mib/512)
+	le.PutUint32(esp[fatTableSize:], 8)
+	le.PutUint16(esp[fatInfo:], 1)
+	le.PutUint16(esp[fatBackup:], 6)
 	copy(esp[510:], "\x55\xaa")
+	copy(esp[512:], "information sector")
+	copy(esp[6*512:], esp[:1024])
+	copy(esp[fatHead:], "table")
 	copy(esp[mib+100:], strings.Repeat("kernel", 50000))
 	copy(data[1024:], "superblock")
 	m := &Manifest{Version: 1, Target: "test", Disk: Largest}
@@ -49,14 +62,17 @@ var errCut = errors.New("the power failed")
 // memory is a disk that may lose, in a power cut, any of the sectors that were
 // written since it was last flushed.
 type memory struct {
+	sector  int
 	disk    []byte         // what it holds for sure
 	pending map[int][]byte // sectors written since
 	writes  int            // that are left before the cut; negative: no cut
 	broken  int            // this sector does not keep what is written
 }
 
-func newMemory(size int) *memory {
-	m := &memory{disk: make([]byte, size), pending: map[int][]byte{}, writes: -1, broken: -1}
+func newMemory(size int) *memory { return newMemoryOf(sector, size) }
+
+func newMemoryOf(sector, size int) *memory {
+	m := &memory{sector: sector, disk: make([]byte, size), pending: map[int][]byte{}, writes: -1, broken: -1}
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range m.disk { // what was there
 		m.disk[i] = byte(r.Uint32())
@@ -64,7 +80,8 @@ func newMemory(size int) *memory {
 	return m
 }
 
-func (m *memory) Size() int64 { return int64(len(m.disk)) }
+func (m *memory) Size() int64   { return int64(len(m.disk)) }
+func (m *memory) Sector() int64 { return int64(m.sector) }
 
 func (m *memory) step() error {
 	if m.writes == 0 {
@@ -75,21 +92,16 @@ func (m *memory) step() error {
 }
 
 func (m *memory) WriteAt(p []byte, at int64) (int, error) {
-	if at%sector != 0 { // the protective table, in the middle of sector 0
-		whole := make([]byte, sector)
-		if _, err := m.ReadAt(whole, at/sector*sector); err != nil {
-			return 0, err
-		}
-		n := copy(whole[at%sector:], p)
-		_, err := m.WriteAt(whole, at/sector*sector)
-		return n, err
-	}
-	for i := 0; i < len(p); i += sector {
+	for i := 0; i < len(p); {
 		if err := m.step(); err != nil {
 			return i, err
 		}
-		if n := (int(at) + i) / sector; n != m.broken {
-			m.pending[n] = bytes.Clone(p[i : i+sector])
+		n, in := (int(at)+i)/m.sector, (int(at)+i)%m.sector
+		whole := make([]byte, m.sector) // of which only a part may be written
+		m.ReadAt(whole, int64(n*m.sector))
+		i += copy(whole[in:], p[i:])
+		if n != m.broken {
+			m.pending[n] = whole
 		}
 	}
 	return len(p), nil
@@ -102,8 +114,8 @@ func (m *memory) Zero(at, size int64) error {
 
 func (m *memory) ReadAt(p []byte, at int64) (int, error) {
 	for i := 0; i < len(p); {
-		s, in := (int(at)+i)/sector, (int(at)+i)%sector
-		from := m.disk[s*sector : (s+1)*sector]
+		s, in := (int(at)+i)/m.sector, (int(at)+i)%m.sector
+		from := m.disk[s*m.sector : (s+1)*m.sector]
 		if b, ok := m.pending[s]; ok {
 			from = b
 		}
@@ -124,7 +136,7 @@ func (m *memory) Flush() error {
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {
-			copy(m.disk[s*sector:], b)
+			copy(m.disk[s*m.sector:], b)
 		}
 	}
 	m.pending = map[int][]byte{}
@@ -132,8 +144,9 @@ func (m *memory) keep(luck func() bool) {
 
 // boots reports whether firmware would start the disk: it has a table, in
 // either place, with an EFI system partition that begins as a file system does.
-func boots(t testing.TB, disk []byte) (table *gpt.Table, ok bool) {
+func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
+	disk := m.disk
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
 	if err != nil {
 		t.Fatal(err)
@@ -142,45 +155,68 @@ func boots(t testing.TB, disk []byte) (table *gpt.Table, ok bool) {
 	if _, err := f.Write(disk); err != nil {
 		t.Fatal(err)
 	}
-	table, err = gpt.Read(file.New(f, true), sector, sector)
+	table, err = gpt.Read(file.New(f, true), m.sector, m.sector)
 	if err != nil {
 		return nil, false
 	}
-	at := int64(table.Partitions[0].Start) * sector
+	at := int(table.Partitions[0].Start) * m.sector
 	return table, table.Partitions[0].Type == gpt.EFISystemPartition && bytes.HasPrefix(disk[at:], []byte("boot sector"))
 }
 
 func TestInstalls(t *testing.T) {
-	m, stick, images := small(t)
-	disk := newMemory(12*mib + 4096)
-	var stages []Stage
-	err := Job{Manifest: m, Stick: stick, Target: disk, Progress: func(s Stage, done, total int64) {
-		if len(stages) == 0 || stages[len(stages)-1] != s {
-			stages = append(stages, s)
+	eachSector(t, func(t *testing.T, sector int) {
+		m, stick, images := small(t)
+		disk := newMemoryOf(sector, 12*mib+4096)
+		var stages []Stage
+		err := Job{Manifest: m, Stick: stick, Target: disk, Progress: func(s Stage, done, total int64) {
+			if len(stages) == 0 || stages[len(stages)-1] != s {
+				stages = append(stages, s)
+			}
+			if done > total {
+				t.Errorf("%s: %d of %d", s, done, total)
+			}
+		}}.Run(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		if done > total {
-			t.Errorf("%s: %d of %d", s, done, total)
+		table, ok := boots(t, disk)
+		if !ok {
+			t.Fatal("it would not boot")
 		}
-	}}.Run(t.Context())
-	if err != nil {
-		t.Fatal(err)
+		whole(t, disk, table, images)
+		// The data partition ends with the disk, but for the second table.
+		if end := int(table.Partitions[1].End+1) * sector; end != 11*mib {
+			t.Errorf("the data partition ends at %d", end)
+		}
+		if got := len(stages); got != 6 {
+			t.Errorf("stages: %v", stages)
+		}
+	})
+}
+
+// eachSector runs a test for both sizes of sectors.
+func eachSector(t *testing.T, f func(t *testing.T, sector int)) {
+	for _, size := range []int{sector, largeSector} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) { f(t, size) })
 	}
-	table, ok := boots(t, disk.disk)
-	if !ok {
-		t.Fatal("it would not boot")
-	}
+}
+
+// whole checks that both partitions hold what they should.
+func whole(t *testing.T, disk *memory, table *gpt.Table, images map[string][]byte) {
+	t.Helper()
 	for i, name := range []string{ESP, Data} {
 		p := table.Partitions[i]
-		if p.Name != "gangway-"+name || !bytes.HasPrefix(disk.disk[p.Start*sector:], images[name]) {
-			t.Errorf("partition %d, %s, does not hold what it should", i+1, p.Name)
+		want := bytes.Clone(images[name])
+		if name == ESP {
+			head, err := fatFor(disk.Sector(), want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copy(want, head)
 		}
-	}
-	// The data partition ends with the disk, but for the second table.
-	if end := int64(table.Partitions[1].End+1) * sector; end != 11*mib {
-		t.Errorf("the data partition ends at %d", end)
-	}
-	if got := len(stages); got != 6 {
-		t.Errorf("stages: %v", stages)
+		if p.Name != "gangway-"+name || !bytes.HasPrefix(disk.disk[int(p.Start)*disk.sector:], want) {
+			t.Fatalf("partition %d, %s, does not hold what it should", i+1, p.Name)
+		}
 	}
 }
 
@@ -188,13 +224,17 @@ func TestInstalls(t *testing.T) {
 // firmware would start it, all of it is there.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 	race.Skip(t)
+	eachSector(t, cutAtAnyWrite)
+}
+
+func cutAtAnyWrite(t *testing.T, sector int) {
 	m, stick, images := small(t)
-	whole := newMemory(8 * mib)
-	whole.writes = 1 << 40
-	if err := (Job{Manifest: m, Stick: stick, Target: whole}).Run(t.Context()); err != nil {
+	before := newMemoryOf(sector, 8*mib)
+	before.writes = 1 << 40
+	if err := (Job{Manifest: m, Stick: stick, Target: before}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	steps := 1<<40 - whole.writes
+	steps := 1<<40 - before.writes
 	// There is a system on the disk before, which must not start half erased.
 	r := rand.New(rand.NewPCG(3, 4))
 	started := 0
@@ -203,24 +243,20 @@ func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 		cuts = append(cuts, n*steps/60, steps-n-1) // all over, and each of the last
 	}
 	for _, cut := range cuts {
-		disk := newMemory(8 * mib)
-		copy(disk.disk, whole.disk)
+		disk := newMemoryOf(sector, 8*mib)
+		copy(disk.disk, before.disk)
 		disk.writes = cut
 		err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
 		if err == nil || !strings.Contains(err.Error(), errCut.Error()) { // gpt does not wrap errors
 			t.Fatalf("cut at %d of %d: %v", cut, steps, err)
 		}
 		disk.keep(func() bool { return r.IntN(2) == 0 })
-		table, ok := boots(t, disk.disk)
+		table, ok := boots(t, disk)
 		if !ok {
 			continue
 		}
 		started++
-		for i, name := range []string{ESP, Data} {
-			if at := table.Partitions[i].Start * sector; !bytes.HasPrefix(disk.disk[at:], images[name]) {
-				t.Fatalf("cut at %d of %d: it starts, and %s is not whole", cut, steps, name)
-			}
-		}
+		whole(t, disk, table, images)
 		// Cut again and again, it installs in the end.
 		disk.writes = -1
 		if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
@@ -256,46 +292,89 @@ func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
 	}
 }
 
-// changing is a stick that holds something else when it is read again.
+// changing is a stick whose file for the EFI system partition is another one,
+// by the byte at a place, when it is read again.
 type changing struct {
 	fstest.MapFS
-	opened map[string]int
+	at     int
+	opened *int
 }
 
 func (c changing) Open(name string) (fs.File, error) {
-	c.opened[name]++
-	if c.opened[name] > 1 && name == "gangway/esp.img" {
-		other := bytes.Clone(c.MapFS[name].Data)
-		other[0] ^= 1
-		return fstest.MapFS{name: {Data: other}}.Open(name)
+	if name == "gangway/esp.img" {
+		if *c.opened++; *c.opened > 1 {
+			other := bytes.Clone(c.MapFS[name].Data)
+			other[c.at] ^= 1
+			return fstest.MapFS{name: {Data: other}}.Open(name)
+		}
 	}
 	return c.MapFS.Open(name)
 }
 
 func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
-	m, stick, _ := small(t)
+	m, stick, images := small(t)
 	disk := newMemory(12 * mib)
-	err := Job{Manifest: m, Stick: changing{stick, map[string]int{}}, Target: disk}.Run(t.Context())
+	err := Job{Manifest: m, Stick: changing{stick, 64<<10 + 200, new(int)}, Target: disk}.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "does not hold") {
 		t.Errorf("got %v", err)
 	}
-	if _, ok := boots(t, disk.disk); ok {
+	if _, ok := boots(t, disk); ok {
 		t.Error("it boots")
 	}
+	// The head is written as it was verified.
+	if err := (Job{Manifest: m, Stick: changing{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	table, ok := boots(t, disk)
+	if !ok {
+		t.Fatal("it does not boot")
+	}
+	whole(t, disk, table, images)
 }
 
 func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
-	for _, at := range []int{2*mib + 1024, mib + mib/2, 4*mib + 1024} {
-		m, stick, _ := small(t)
-		disk := newMemory(12 * mib)
-		disk.broken = at / sector
-		err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "may be failing") {
-			t.Errorf("sector %d: %v", disk.broken, err)
+	eachSector(t, func(t *testing.T, sector int) {
+		for _, at := range []int{mib, mib + sector, mib + fatHead, mib + mib/2, 2*mib + 1024, 4*mib + 1024} {
+			m, stick, _ := small(t)
+			disk := newMemoryOf(sector, 12*mib)
+			disk.broken = at / sector
+			err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "may be failing") {
+				t.Errorf("at %d: %v", at, err)
+			}
+			if _, ok := boots(t, disk); ok {
+				t.Errorf("at %d: it boots", at)
+			}
 		}
-		if _, ok := boots(t, disk.disk); ok {
-			t.Errorf("sector %d: it boots", disk.broken)
-		}
+	})
+}
+
+// An image whose file system cannot be on such a disk is found out before the
+// disk is touched.
+func TestImageThatIsNoneForLargeSectorsLeavesTheDiskAsItWas(t *testing.T) {
+	for name, change := range map[string]func(boot []byte){
+		"small clusters":     func(b []byte) { b[fatPerCluster] = 1 },
+		"a table in between": func(b []byte) { b[fatTableSize]++ },
+		"an end in between":  func(b []byte) { b[fatTotal]++ },
+		"another head":       func(b []byte) { b[fatReserved] = 33 },
+		"no information":     func(b []byte) { b[fatInfo] = 0 },
+		"information beyond": func(b []byte) { b[fatInfo], b[fatInfo+1] = 0xFF, 0xFF },
+		"large already":      func(b []byte) { b[fatSector+1] = 16 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, stick, _ := small(t)
+			change(stick["gangway/esp.img"].Data)
+			sum := sha256.Sum256(stick["gangway/esp.img"].Data)
+			m.Parts[0].SHA256 = hex.EncodeToString(sum[:])
+			disk := newMemoryOf(largeSector, 12*mib)
+			before := bytes.Clone(disk.disk)
+			if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "nothing was written") {
+				t.Errorf("got %v", err)
+			}
+			if len(disk.pending) > 0 || !bytes.Equal(disk.disk, before) {
+				t.Error("the disk was written to")
+			}
+		})
 	}
 }
 

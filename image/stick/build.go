@@ -47,8 +47,10 @@ type Config struct {
 }
 
 const (
-	mib     = 1 << 20
-	espSize = 256 * mib // of the installed system: room for both slots, and more
+	mib = 1 << 20
+	// espSize is of the installed system: room for both slots, and more. Above
+	// 260 MiB it can be on disks whose sectors have 4096 bytes too.
+	espSize = 265 * mib
 	// dataSize is the data partition's as it is written; the system grows it.
 	dataSize = 64 * mib
 )

@@ -128,7 +128,7 @@ func (s *site) data(t *testing.T) []byte {
 	}
 	defer f.Close()
 	b := make([]byte, luks.Overhead+64<<20)
-	if _, err := f.ReadAt(b, int64(i.ESPStart+i.ESPSize)*512); err != nil {
+	if _, err := f.ReadAt(b, i.DataStart); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -39,6 +39,7 @@ type site struct {
 	token *join.TokenFile
 	stick string // image
 	disk  string
+	large bool // the disk's sectors have 4096 bytes
 	tpm   *swtpm.TPM
 	cfg   qemu.Config
 }
@@ -119,7 +120,11 @@ func (s *site) with(stick bool) qemu.Config {
 	if stick {
 		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: s.stick, Bus: qemu.USB, ReadOnly: true})
 	}
-	cfg.Disks = append(cfg.Disks, qemu.Disk{Path: s.disk, Bus: qemu.NVMe})
+	disk := qemu.Disk{Path: s.disk, Bus: qemu.NVMe}
+	if s.large {
+		disk.Sector = 4096
+	}
+	cfg.Disks = append(cfg.Disks, disk)
 	return cfg
 }
 

@@ -32,6 +32,7 @@ type Disk struct {
 	Path     string
 	Bus      Bus  // empty: VirtIO
 	ReadOnly bool // not for NVMe, which QEMU has writable alone
+	Sector   int  // logical, in bytes. Default: 512
 }
 
 // Config is a machine. Memory and processors are part of what its firmware
@@ -205,6 +206,9 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 			drive += ",readonly=on"
 		}
 		device := fmt.Sprintf(",drive=%s,bootindex=%d", id, i)
+		if d.Sector != 0 {
+			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
+		}
 		switch d.Bus {
 		case VirtIO, "":
 			device = "virtio-blk-pci" + device

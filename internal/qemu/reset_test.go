@@ -89,7 +89,7 @@ func TestResetStick(t *testing.T) {
 	}
 	defer f.Close()
 	head := make([]byte, luks.Overhead)
-	if _, err := f.ReadAt(head, int64(at.DataStart)*512); err != nil {
+	if _, err := f.ReadAt(head, at.DataStart); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := luks.Open(bytes.NewReader(head), []byte(recovery[1])); err == nil {

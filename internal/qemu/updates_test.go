@@ -266,7 +266,7 @@ func (s *site) sound(t *testing.T) {
 	defer disk.Close()
 	part, err := os.Create(filepath.Join(t.TempDir(), "esp"))
 	if err == nil {
-		_, err = io.Copy(part, io.NewSectionReader(disk, int64(i.ESPStart)*512, int64(i.ESPSize)*512))
+		_, err = io.Copy(part, io.NewSectionReader(disk, i.ESPStart, i.ESPSize))
 		err = errors.Join(err, part.Close())
 	}
 	if err != nil {

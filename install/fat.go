@@ -1,0 +1,67 @@
+package install
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// fatHead is what a FAT file system of an image has before its first table, in
+// bytes: the reserved sectors.
+const fatHead = 16 << 10
+
+// Fields of a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3):
+// two bytes, but for perCluster's one and the four of totals, tableSize and
+// rootCluster.
+const (
+	fatSector     = 11
+	fatPerCluster = 13
+	fatReserved   = 14
+	fatTotal      = 32
+	fatTableSize  = 36
+	fatInfo       = 48
+	fatBackup     = 50
+)
+
+// errNotLarge is that an image was not made for disks with large sectors.
+var errNotLarge = errors.New("the image's file system is none for a disk whose sectors have 4096 bytes: build the image anew")
+
+// fatFor returns the head of a FAT32 file system as it is on a disk with sectors
+// of a size. The tables and all behind them are the same bytes: in an image
+// sectors have 512 bytes and clusters 4096, and all begins at a multiple of
+// that.
+//
+// A disk with larger sectors needs a file system that has them too: Linux and
+// firmware read no other. The boot sector then counts in eights, and its copies
+// and the information sector come where the new sectors 1 to 3 are.
+func fatFor(size int64, head []byte) ([]byte, error) {
+	out := make([]byte, fatHead)
+	if size == sector {
+		copy(out, head)
+		return out, nil
+	}
+	if size != largeSector {
+		return nil, fmt.Errorf("the disk's sectors have %d bytes; only %d and %d can be done", size, sector, largeSector)
+	}
+	const eight = largeSector / sector
+	le := binary.LittleEndian
+	boot := append([]byte(nil), head[:sector]...)
+	total, table := le.Uint32(boot[fatTotal:]), le.Uint32(boot[fatTableSize:])
+	info := int(le.Uint16(boot[fatInfo:])) * sector
+	switch {
+	case le.Uint16(boot[fatSector:]) != sector, boot[fatPerCluster] != eight, le.Uint16(boot[fatReserved:]) != fatHead/sector,
+		total%eight != 0, table%eight != 0, info < sector || info > fatHead-sector:
+		return nil, errNotLarge
+	}
+	le.PutUint16(boot[fatSector:], largeSector)
+	boot[fatPerCluster] = 1
+	le.PutUint16(boot[fatReserved:], fatHead/largeSector)
+	le.PutUint32(boot[fatTotal:], total/eight)
+	le.PutUint32(boot[fatTableSize:], table/eight)
+	le.PutUint16(boot[fatInfo:], 1)
+	le.PutUint16(boot[fatBackup:], 2)
+	for i, b := range [][]byte{boot, head[info:][:sector], boot, head[info:][:sector]} {
+		copy(out[i*largeSector:], b)
+	}
+	return out, nil
+}

@@ -1,0 +1,52 @@
+package qemu_test
+
+import (
+	"testing"
+
+	"gangway/image/stick"
+)
+
+// A disk whose sectors have 4096 bytes is installed to, encrypted, boots, is
+// updated, and boots again.
+func TestDiskWithLargeSectors(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSite(t, stick.Config{})
+	s.large = true
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
+	if err := m.Type("\x1b[B\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: recovery key: `)
+	if err := m.Type("\r"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 38\d\d MiB`)
+	m.Stop()
+	s.listed(t)
+	if state, changes := s.booted(t); state != "matches" {
+		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+	}
+	s.sound(t)
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	o := s.signIn(t)
+	o.begun(ctx)
+	other := s.parts(t)
+	other.Kernel = otherKernel(other.Kernel)
+	rev := o.post(ctx, s.system(t, other))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
+	o.becomes(ctx, m, rev, "DONE")
+	m.Stop()
+	s.sound(t)
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
+}
