@@ -161,7 +161,7 @@ func TestStickToDeviceList(t *testing.T) {
 	network := after(t, ctx, m, installed.At, `gangway-init .*: network: `)
 	aboard := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
 	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
-	waitFor(t, ctx, m, `gangway-init .*: data partition: 3838 MiB`)
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 3829 MiB`)
 	s.picture(t, m, "aboard")
 	m.Stop()
 	sec := func(d time.Duration) float64 { return d.Seconds() }

@@ -44,7 +44,7 @@ func TestManualInstallation(t *testing.T) {
 	typed(`^Installed to /dev/nvme0n1`, "")
 	typed(`gangway# `, "reboot\r")
 	typed(`gangway-init .*: this boot is good`, "")
-	waitFor(t, ctx, m, `gangway-init .*: data partition: 3145470 MiB`)
+	waitFor(t, ctx, m, `gangway-init .*: data partition: 3145461 MiB`)
 	password, err := stick.ConsolePassword(s.token)
 	if err != nil {
 		t.Fatal(err)
