@@ -113,8 +113,8 @@ func unfit(dir string, d Disk, stick string) string {
 		return "a memory card"
 	case text(dir, "ro") != "0":
 		return "read-only"
-	case d.Sector != sector && d.Sector != largeSector:
-		return fmt.Sprintf("its sectors have %d bytes; only %d and %d can be done", d.Sector, sector, largeSector)
+	case oddSectors(d.Sector) != "":
+		return "its " + oddSectors(d.Sector)
 	case d.Size < least:
 		return "too small: " + Size(least) + " are needed"
 	}

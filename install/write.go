@@ -244,7 +244,8 @@ func (j *run) write(ctx context.Context, places []place) error {
 		err := j.blocks(ctx, p, func(at int64, b []byte) error {
 			done += int64(len(b))
 			if p.Name == ESP && at == 0 {
-				clear(b[:copy(b, j.head)][:j.Target.Sector()])
+				copy(b, j.head)
+				clear(b[:j.Target.Sector()])
 			}
 			if _, err := p.to.WriteAt(b, p.offset+at); err != nil {
 				return fmt.Errorf("install: writing %s: %w", p.Name, err)

@@ -183,7 +183,7 @@ func TestInstalls(t *testing.T) {
 		if !ok {
 			t.Fatal("it would not boot")
 		}
-		whole(t, disk, table, images)
+		whole(t, "installed", disk, table, images)
 		// The data partition ends with the disk, but for the second table.
 		if end := int(table.Partitions[1].End+1) * sector; end != 11*mib {
 			t.Errorf("the data partition ends at %d", end)
@@ -201,8 +201,9 @@ func eachSector(t *testing.T, f func(t *testing.T, sector int)) {
 	}
 }
 
-// whole checks that both partitions hold what they should.
-func whole(t *testing.T, disk *memory, table *gpt.Table, images map[string][]byte) {
+// whole checks that both partitions hold what they should. Where they do not,
+// after tells when that is.
+func whole(t *testing.T, after string, disk *memory, table *gpt.Table, images map[string][]byte) {
 	t.Helper()
 	for i, name := range []string{ESP, Data} {
 		p := table.Partitions[i]
@@ -215,7 +216,7 @@ func whole(t *testing.T, disk *memory, table *gpt.Table, images map[string][]byt
 			copy(want, head)
 		}
 		if p.Name != "gangway-"+name || !bytes.HasPrefix(disk.disk[int(p.Start)*disk.sector:], want) {
-			t.Fatalf("partition %d, %s, does not hold what it should", i+1, p.Name)
+			t.Fatalf("%s: partition %d, %s, does not hold what it should", after, i+1, p.Name)
 		}
 	}
 }
@@ -256,7 +257,7 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 			continue
 		}
 		started++
-		whole(t, disk, table, images)
+		whole(t, fmt.Sprintf("cut at %d of %d", cut, steps), disk, table, images)
 		// Cut again and again, it installs in the end.
 		disk.writes = -1
 		if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
@@ -329,7 +330,7 @@ func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
 	if !ok {
 		t.Fatal("it does not boot")
 	}
-	whole(t, disk, table, images)
+	whole(t, "the stick's head changed", disk, table, images)
 }
 
 func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {

@@ -2,6 +2,7 @@ package qemu_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"gangway/install"
 	"gangway/install/escrow"
 	"gangway/install/luks"
+	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
 )
 
@@ -31,14 +33,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	first := firstRevision(t, "the first root")
 	s := newSite(t, stick.Config{Escrow: recipient, First: first})
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
-	if err := m.Type("\x1b[B\r"); err != nil {
-		t.Fatal(err)
-	}
-	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
-	if err := m.Type("\r"); err != nil { // the picture is taken
-		t.Fatal(err)
-	}
+	recovery := chooseAutoTPM(t, ctx, m)
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 38\d\d MiB`)
@@ -47,8 +42,8 @@ func TestEncryptedInstallation(t *testing.T) {
 	s.listed(t)
 	device := s.hub.Devices(t, s.hub.Owner)[0]
 	sealed, _ := device.DeviceMeta[escrow.MetaKey].(string)
-	if got, err := escrow.Open(identity, sealed); got != recovery[1] || err != nil {
-		t.Errorf("the hub's recovery key is %q, %v; the screen's %q", got, err, recovery[1])
+	if got, err := escrow.Open(identity, sealed); got != recovery || err != nil {
+		t.Errorf("the hub's recovery key is %q, %v; the screen's %q", got, err, recovery)
 	}
 	step, err := s.hub.Store.Step(t.Context(), device.ID, 0)
 	if err != nil || !bytes.Equal(step.State, first.State) {
@@ -56,7 +51,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	}
 
 	data := s.data(t)
-	for _, part := range strings.Split(recovery[1], "-") {
+	for _, part := range strings.Split(recovery, "-") {
 		if bytes.Contains(data, []byte(part)) {
 			t.Errorf("a part of the recovery key is on the disk: %s", part)
 		}
@@ -64,11 +59,11 @@ func TestEncryptedInstallation(t *testing.T) {
 	if bytes.Contains(data, []byte("gangway-agent")) {
 		t.Error("names of files can be read on the disk")
 	}
-	key, err := luks.Open(bytes.NewReader(data), []byte(recovery[1]))
+	key, err := luks.Open(bytes.NewReader(data), []byte(recovery))
 	if err != nil {
 		t.Fatalf("the recovery key: %v", err)
 	}
-	cryptsetupOpens(t, data[:luks.Overhead], recovery[1])
+	cryptsetupOpens(t, data[:luks.Overhead], recovery)
 	c, err := key.Cipher()
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +87,21 @@ func TestEncryptedInstallation(t *testing.T) {
 	// And back.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+}
+
+// chooseAutoTPM chooses the menu's entry (auto TPM), and returns the recovery key
+// that the screen shows at the end.
+func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
+	t.Helper()
+	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
+	if err := m.Type("\x1b[B\r"); err != nil {
+		t.Fatal(err)
+	}
+	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
+	if err := m.Type("\r"); err != nil { // the picture is taken
+		t.Fatal(err)
+	}
+	return recovery[1]
 }
 
 // firstRevision is one with one object.

@@ -24,14 +24,7 @@ func TestResetStick(t *testing.T) {
 	long(t)
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
-	if err := m.Type("\x1b[B\r"); err != nil {
-		t.Fatal(err)
-	}
-	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
-	if err := m.Type("\r"); err != nil {
-		t.Fatal(err)
-	}
+	recovery := chooseAutoTPM(t, ctx, m)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	m.Stop()
 	s.listed(t)
@@ -40,7 +33,7 @@ func TestResetStick(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := luks.Open(bytes.NewReader(s.data(t)), []byte(recovery[1])); err != nil {
+	if _, err := luks.Open(bytes.NewReader(s.data(t)), []byte(recovery)); err != nil {
 		t.Fatalf("before: %v", err)
 	}
 	if !s.firmwareNames(t, "Gangway") {
@@ -92,7 +85,7 @@ func TestResetStick(t *testing.T) {
 	if _, err := f.ReadAt(head, at.DataStart); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := luks.Open(bytes.NewReader(head), []byte(recovery[1])); err == nil {
+	if _, err := luks.Open(bytes.NewReader(head), []byte(recovery)); err == nil {
 		t.Error("the recovery key still opens the disk")
 	}
 	if s.firmwareNames(t, "Gangway") {

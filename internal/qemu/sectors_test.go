@@ -14,14 +14,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	s.large = true
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
-	if err := m.Type("\x1b[B\r"); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, ctx, m, `gangway-init .*: recovery key: `)
-	if err := m.Type("\r"); err != nil {
-		t.Fatal(err)
-	}
+	chooseAutoTPM(t, ctx, m)
 	waitFor(t, ctx, m, `gangway-init .*: the disk's key came from the TPM`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 38\d\d MiB`)
