@@ -70,7 +70,16 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 // NewBehind is New for a hub behind a proxy.
 func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	dir := t.TempDir()
+	h := Open(t, t.TempDir(), proxy, roots, intermediates)
+	h.Owner = h.Account(t, "ada")
+	h.Policy(t, store.HubWide, LabPolicy)
+	return h
+}
+
+// Open starts a hub on a data folder, which may be a former hub's. It makes no
+// account and no policy.
+func Open(t testing.TB, dir string, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
 	h := &Hub{dir: dir}
 	var err error
 	check := func() {
@@ -110,8 +119,6 @@ func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Cert
 			t.Error(err)
 		}
 	})
-	h.Owner = h.Account(t, "ada")
-	h.Policy(t, store.HubWide, LabPolicy)
 	return h
 }
 

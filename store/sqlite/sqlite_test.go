@@ -115,21 +115,6 @@ func TestOpensPathsThatLookLikeURIs(t *testing.T) {
 	}
 }
 
-func TestRefusesASchemaFromTheFuture(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "hub.db")
-	s, _ := harbour(t, path)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	query(t, path, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`)
-	if s, err := sqlite.Open(context.Background(), path); err == nil {
-		s.Close()
-		t.Fatal("opened")
-	} else if !strings.Contains(err.Error(), "newer") {
-		t.Errorf("the error is %q", err)
-	}
-}
-
 func TestJournalAndPragmas(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hub.db")
 	harbour(t, path)
