@@ -52,6 +52,9 @@ type Objects interface {
 	FinishUpload(ctx context.Context, owner string, sum Hash, size int64, now time.Time) error
 	// LostContent makes all records of a content not Stored.
 	LostContent(ctx context.Context, sum Hash) error
+	// HasContents reports whether any owner has uploaded a content that was
+	// not lost.
+	HasContents(ctx context.Context) (bool, error)
 	// Usage is what counts against an owner's quota, in bytes: the sizes of
 	// objects and states, and something for each record.
 	Usage(ctx context.Context, owner string) (int64, error)

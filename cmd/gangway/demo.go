@@ -211,7 +211,7 @@ func each(n int, f func(int) error) error {
 // startHub starts the hub and returns how to stop it.
 func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	var err error
-	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), pki.Options{Name: "Demo"}); err != nil {
+	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), openOptions{Options: pki.Options{Name: "Demo"}}); err != nil {
 		return "", nil, err
 	}
 	// Emulators are refused unless named; here they are all there is.

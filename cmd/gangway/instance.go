@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"gangway/hub"
@@ -26,8 +28,18 @@ type instance struct {
 	dir   string
 	ca    *pki.Hub
 	store *sqlite.Store
+	lock  *os.File // held by the one server of the folder; nil for other commands
 
 	objects objects.Store // nil until openObjects
+}
+
+// openOptions say how openInstance opens a data folder.
+type openOptions struct {
+	pki.Options
+	// serve holds the folder, so that no second server starts on it.
+	serve bool
+	// newDatabase allows an empty database beside keys that are there.
+	newDatabase bool
 }
 
 // Files in a data folder.
@@ -35,12 +47,13 @@ const (
 	pkiFolder    = "pki"
 	databaseFile = "gangway.db"
 	objectFolder = "objects"
+	serveFile    = "serve.lock" // holds the server's process id
 )
 
 // openInstance opens a data folder, and makes what is not there: the folder,
 // the authorities, the database. It refuses a folder that others may write,
-// and a database whose authorities are gone.
-func openInstance(ctx context.Context, dir string, o pki.Options) (*instance, error) {
+// a database without its authorities, and authorities without their database.
+func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
 	}
@@ -54,20 +67,65 @@ func openInstance(ctx context.Context, dir string, o pki.Options) (*instance, er
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("others may write to %s (mode %04o): 'chmod 700 %s' and start again", dir, info.Mode().Perm(), dir)
 	}
-	database := filepath.Join(dir, databaseFile)
-	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(database); err == nil {
-			return nil, fmt.Errorf("%s is there and %s is not: restore it from its backup, for without it no device of this database is known again", database, filepath.Join(dir, pkiFolder))
-		}
+	database, keys := filepath.Join(dir, databaseFile), filepath.Join(dir, pkiFolder)
+	switch hasDatabase, hasKeys := exists(database), exists(keys); {
+	case hasDatabase && !hasKeys:
+		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; without it the hub knows no device of this database", database, keys)
+	case hasKeys && !hasDatabase && !o.newDatabase:
+		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; to start with an empty database, in which every device must onboard again, use 'gangway serve --new-database'", keys, database)
 	}
 	i := &instance{dir: dir}
-	if i.ca, err = pki.Open(filepath.Join(dir, pkiFolder), o); err != nil {
+	defer func() {
+		if err != nil {
+			i.close()
+		}
+	}()
+	if o.serve {
+		if i.lock, err = serveAlone(dir); err != nil {
+			return nil, err
+		}
+	}
+	if i.ca, err = pki.Open(keys, o.Options); err != nil {
 		return nil, err
 	}
 	if i.store, err = sqlite.Open(ctx, database); err != nil {
 		return nil, err
 	}
 	return i, nil
+}
+
+// exists reports whether there is something at path. What cannot be looked at
+// is taken to exist: opening it tells why.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// serveAlone locks a data folder for a server, until the file is closed or the
+// process ends. The lock does not depend on where objects are kept.
+func serveAlone(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, serveFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		pid := make([]byte, 20)
+		n, _ := f.ReadAt(pid, 0)
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another 'gangway serve' runs on %s (process %s): stop it first", dir, strings.TrimSpace(string(pid[:n])))
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	if err := f.Truncate(0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if _, err := fmt.Fprintln(f, os.Getpid()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // existing opens a data folder that a hub has been started on before.
@@ -78,23 +136,34 @@ func existing(ctx context.Context, dir string) (*instance, error) {
 	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
 		return nil, fmt.Errorf("%q is no hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
 	}
-	return openInstance(ctx, dir, pki.Options{})
+	return openInstance(ctx, dir, openOptions{})
 }
 
+// close closes what is open.
 func (i *instance) close() error {
-	var err error
+	var errs []error
 	if i.objects != nil {
-		err = i.objects.Close()
+		errs = append(errs, i.objects.Close())
 	}
-	return errors.Join(err, i.store.Close())
+	if i.store != nil {
+		errs = append(errs, i.store.Close())
+	}
+	if i.lock != nil {
+		errs = append(errs, i.lock.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // openObjects opens the contents of objects: the data folder's, or, with an
-// endpoint, those of an S3 service.
-func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err error) {
+// endpoint, those of an S3 service. On an error, i.objects stays nil.
+func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	if c.Endpoint == "" && c.Bucket == "" {
-		i.objects, err = objects.OpenFolder(filepath.Join(i.dir, objectFolder))
-		return err
+		f, err := objects.OpenFolder(filepath.Join(i.dir, objectFolder))
+		if err != nil {
+			return err
+		}
+		i.objects = f
+		return nil
 	}
 	if c.Endpoint == "" || c.Bucket == "" {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
@@ -103,8 +172,21 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) (err err
 		// What a hub does not know it removes: no two may share their keys.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
-	i.objects, err = objects.OpenS3(ctx, c)
-	return err
+	s3, err := objects.OpenS3(ctx, c)
+	if err != nil {
+		return err
+	}
+	i.objects = s3
+	return nil
+}
+
+// objectsGone reports whether the data folder should have objects and has
+// none: their folder was not restored, or its disk is not mounted.
+func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
+	if c.Endpoint != "" || exists(filepath.Join(i.dir, objectFolder)) {
+		return false, nil
+	}
+	return i.store.HasContents(ctx)
 }
 
 // serverOptions are what an operator may choose of a server.

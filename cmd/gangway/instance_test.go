@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"gangway/objects"
-	"gangway/pki"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
@@ -25,7 +24,7 @@ func TestHubsShareABucketButNoKeys(t *testing.T) {
 	text := "an object"
 	sum := sha256.Sum256([]byte(text))
 	for n := range 2 {
-		i, err := openInstance(t.Context(), t.TempDir(), pki.Options{})
+		i, err := openInstance(t.Context(), t.TempDir(), openOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var proxy proxyFlags
 	var quota string
 	var s3 objects.S3Config
+	var newDatabase bool
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
@@ -67,11 +68,18 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if err != nil {
 				return err
 			}
-			i, err := openInstance(ctx, data, pki.Options{Name: name, Curve: crv})
+			i, err := openInstance(ctx, data, openOptions{Options: pki.Options{Name: name, Curve: crv}, serve: true, newDatabase: newDatabase})
 			if err != nil {
 				return err
 			}
 			defer i.close()
+			gone, err := i.objectsGone(ctx, s3)
+			if err != nil {
+				return err
+			}
+			if gone {
+				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore it from its backup; or owners upload their objects again.", filepath.Join(data, objectFolder))
+			}
 			if err := i.openObjects(ctx, s3); err != nil {
 				return err
 			}
@@ -111,6 +119,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
+	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database where the keys exist and the database does not; every device must onboard again")
 	makers.add(f)
 	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")

@@ -29,6 +29,7 @@ var (
 	storeObject    = prepared(`UPDATE objects SET stored = 1, modified = ? WHERE owner = ? AND sum = ?`)
 	loseObjects    = prepared(`UPDATE objects SET stored = 0 WHERE sum = ? AND stored = 1`)
 	deleteObject   = prepared(`DELETE FROM objects AS o WHERE o.owner = ?3 AND o.sum = ?4 AND ` + expired)
+	anyStored      = prepared(`SELECT 1 FROM objects WHERE stored = 1 LIMIT 1`)
 	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
 	expiredObjects = prepared(`SELECT o.owner, o.sum, o.size FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
@@ -186,6 +187,15 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 		return store.Object{}, err
 	}
 	return o, nil
+}
+
+// HasContents implements store.Store.
+func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		_, has, err = c.one(anyStored)
+		return err
+	})
+	return has, err
 }
 
 // LostContent implements store.Store.

@@ -412,6 +412,13 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	equal(f, "the other's", len(list), 0)
 	again := f.announce(f.owner.ID, "secret", 99, Epoch.Add(time.Hour))
 	equal(f, "announced again", again, store.Object{Owner: f.owner.ID, Sum: sum, Size: 10, Stored: true, Name: "secret", MimeType: "text/plain", Created: micros(Epoch), Modified: Epoch.Add(time.Hour)})
+	hasContents := func(want bool) {
+		f.Helper()
+		has, err := f.HasContents(f.ctx)
+		f.must(err)
+		equal(f, "has contents", has, want)
+	}
+	hasContents(true)
 	got, err := f.Object(f.ctx, f.owner.ID, sum)
 	f.must(err)
 	again.Modified = micros(again.Modified)
@@ -437,6 +444,10 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	if got.Stored {
 		f.Error("still stored")
 	}
+	for i := range 5 {
+		f.must(f.LostContent(f.ctx, Hash(fmt.Sprint(i))))
+	}
+	hasContents(false)
 }
 
 func quotaIsKept(f *fixture) {
