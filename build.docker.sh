@@ -38,7 +38,7 @@ yesno() { # NAME VALUE
 yesno PANTAVISOR_TPMACA "${PANTAVISOR_TPMACA:-}"
 yesno PANTAVISOR_DEBUG "${PANTAVISOR_DEBUG:-}"
 [ "${PANTAVISOR_TPMACA:-}" = yes ] || fail "set PANTAVISOR_TPMACA=yes: Gangway's devices have their identity in the TPM"
-[ -n "${PV_AUTOTOK_FILE:-}${GANGWAY_CLAIM:-}${GANGWAY_RESET:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create > device_autojointoken.json; or GANGWAY_CLAIM=yes"
+[ -n "${PV_AUTOTOK_FILE:-}${GANGWAY_CLAIM:-}${GANGWAY_RESET:-}" ] || fail "set PV_AUTOTOK_FILE to the join token's file, of: gangway token create -o device_autojointoken.json; or GANGWAY_CLAIM=yes"
 [ -z "${PV_AUTOTOK_FILE:-}" ] || [ -r "$PV_AUTOTOK_FILE" ] || fail "PV_AUTOTOK_FILE: $PV_AUTOTOK_FILE cannot be read"
 yesno GANGWAY_CLAIM "${GANGWAY_CLAIM:-}"
 yesno GANGWAY_RESET "${GANGWAY_RESET:-}"

@@ -50,7 +50,7 @@ func (a *app) deviceCommand() *cobra.Command {
 				a.printf("\n")
 			}
 			if len(devices) == 0 {
-				a.note("No device yet. Make a join token and onboard one:\n  gangway token create > device_autojointoken.json")
+				a.note("No device yet. Make a join token and onboard one:\n  gangway token create -o device_autojointoken.json")
 				return nil
 			}
 			return printDevices(a.stdout, devices)

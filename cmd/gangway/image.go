@@ -170,6 +170,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	a.warnToken(ctx, token)
 	recipient, err := escrowTo(o.escrow)
 	if err != nil {
 		return err
@@ -249,16 +250,26 @@ func (o *imageOptions) whose() (token, hub []byte, err error) {
 
 // hubFile says which hub it is, without a secret.
 func (s *signIn) hubFile() ([]byte, error) {
+	name := s.hubName()
+	if name == "" {
+		return nil, errors.New("the hub's CA cannot be read; sign in again")
+	}
+	return json.MarshalIndent(join.HubFile{Hub: s.Hub, HubName: name, HubCA: s.HubCA}, "", "  ")
+}
+
+// hubName is the name of the hub that the operator is signed in to; empty if
+// its CA cannot be read.
+func (s *signIn) hubName() string {
 	block, _ := pem.Decode([]byte(s.HubCA))
 	if block == nil {
-		return nil, errors.New("the hub's CA cannot be read; sign in again")
+		return ""
 	}
 	root, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("the hub's CA cannot be read; sign in again: %w", err)
+		return ""
 	}
 	name := sha256.Sum256(root.RawSubjectPublicKeyInfo)
-	return json.MarshalIndent(join.HubFile{Hub: s.Hub, HubName: hex.EncodeToString(name[:]), HubCA: s.HubCA}, "", "  ")
+	return hex.EncodeToString(name[:])
 }
 
 func (a *app) imageInspect() *cobra.Command {

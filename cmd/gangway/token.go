@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
@@ -21,14 +20,17 @@ func (a *app) tokenCommand() *cobra.Command {
 	var n hub.NewToken
 	var life time.Duration
 	var meta []string
+	var out string
 	create := &cobra.Command{
 		Use:   "create",
-		Short: "Make a join token and print its file",
-		Long: `Create prints the join token's file. It is all that a device needs: where the hub
-is, how to know it, whose the device will be, and a secret. The secret is shown
-this once and the hub does not keep it: guard the file like a key.`,
-		Example: `  gangway token create > device_autojointoken.json
-  gangway token create --nick spring-batch --max-uses 50 --expires-in 720h --meta site=oslo > t.json`,
+		Short: "Make a join token and its file",
+		Long: `Create makes a join token and writes its file, or prints it. It is all that a
+device needs: where the hub is, how to know it, whose the device will be, and a
+secret. The secret is shown this once and the hub does not keep it: guard the
+file like a key. With -o only you can read it, and no other file is overwritten.`,
+		Example: `  gangway token create -o device_autojointoken.json
+  gangway token create --nick spring-batch --max-uses 50 --expires-in 720h --meta site=oslo -o t.json
+  gangway token create | ssh device 'cat > /etc/gangway/device_autojointoken.json'`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			n.ExpiresIn = life.String()
@@ -42,17 +44,20 @@ this once and the hub does not keep it: guard the file like a key.`,
 				}
 				n.DefaultUserMeta[k] = v
 			}
+			to, err := newTokenFile(a.stdout, out)
+			if err != nil {
+				return err
+			}
+			defer to.discard()
 			t, err := call[hub.TokenCreated](c.Context(), "POST", "/devices/tokens", n)
 			if err != nil {
 				return err
 			}
-			if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-				a.note("This is a secret, shown once. Save it: gangway token create > device_autojointoken.json")
+			if f, ok := a.stdout.(*os.File); ok && out == "" && term.IsTerminal(int(f.Fd())) {
+				a.note("This is a secret, shown once. Save it with: gangway token create -o device_autojointoken.json")
 			}
-			e := json.NewEncoder(a.stdout)
-			e.SetIndent("", "  ")
-			if err := e.Encode(t); err != nil {
-				return err
+			if err := to.write(t); err != nil {
+				return fmt.Errorf("join token %s was made, and its file cannot be written (disable it with 'gangway token disable %s'): %w", t.ID, t.ID, err)
 			}
 			uses := "any number of devices"
 			if t.MaxUses > 0 {
@@ -63,6 +68,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 		},
 	}
 	f := create.Flags()
+	f.StringVarP(&out, "out", "o", "", "the file to write, which must not exist, for you to read only (default: standard output)")
 	f.StringVar(&n.Nick, "nick", "", "a name, for you")
 	f.IntVar(&n.MaxUses, "max-uses", 0, "how many devices may join with it (0: any number)")
 	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long it is good for")
@@ -82,7 +88,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 				return err
 			}
 			if len(tokens) == 0 {
-				a.note("No join token yet: gangway token create > device_autojointoken.json")
+				a.note("No join token yet: gangway token create -o device_autojointoken.json")
 				return nil
 			}
 			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
@@ -92,16 +98,7 @@ this once and the hub does not keep it: guard the file like a key.`,
 				if t.MaxUses > 0 {
 					uses = fmt.Sprintf("%d/%d", t.Uses, t.MaxUses)
 				}
-				state := "good"
-				switch {
-				case t.Disabled:
-					state = "disabled"
-				case t.Expires.Before(time.Now()):
-					state = "expired"
-				case t.MaxUses > 0 && t.Uses >= t.MaxUses:
-					state = "used up"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, tcg.Printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), state)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", t.ID, tcg.Printable(t.Nick), uses, t.Expires.Local().Format(time.DateTime), tokenState(t, time.Now()))
 			}
 			return w.Flush()
 		},

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"time"
+
+	"gangway/hub"
+	"gangway/tcg/join"
+)
+
+// tokenFile is where a join token is written to: a file of mode 0600, or
+// standard output.
+type tokenFile struct {
+	w    io.Writer
+	file *os.File // nil for standard output, and after write
+}
+
+// newTokenFile makes the file before there is a token, so that no secret is
+// lost to a folder that cannot be written. It overwrites nothing. An empty
+// path is standard output.
+func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
+	if path == "" {
+		return &tokenFile{w: stdout}, nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("%s exists already: choose another name, for it may hold a join token", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &tokenFile{w: f, file: f}, nil
+}
+
+func (t *tokenFile) write(v any) error {
+	e := json.NewEncoder(t.w)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	if t.file == nil {
+		return nil
+	}
+	err := errors.Join(t.file.Sync(), t.file.Close())
+	if err == nil {
+		t.file = nil
+	}
+	return err
+}
+
+// discard removes a file that was not written.
+func (t *tokenFile) discard() {
+	if t.file != nil {
+		t.file.Close()
+		os.Remove(t.file.Name())
+	}
+}
+
+// tokenState says in a word whether a join token still lets devices in.
+func tokenState(t hub.TokenView, now time.Time) string {
+	switch {
+	case t.Disabled:
+		return "disabled"
+	case !t.Expires.After(now):
+		return "expired"
+	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
+		return "used up"
+	}
+	return "good"
+}
+
+// warnToken says what will keep the machines of an image from coming aboard.
+// It asks the hub about the token if this account is signed in to that hub.
+func (a *app) warnToken(ctx context.Context, file []byte) {
+	t, err := join.ParseTokenFile(file)
+	if err != nil {
+		return // the build says so
+	}
+	if u, err := url.Parse(t.Hub); err == nil {
+		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+			a.note("Warning: the join token's hub is %s, which each machine takes for itself. Start the hub with --url https://ADDRESS that machines can reach, and make a new token.", t.Hub)
+		}
+	}
+	s, err := loadSignIn()
+	if err != nil || s.hubName() != t.HubName {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var tokens []hub.TokenView
+	if err := s.do(ctx, "GET", "/devices/tokens", nil, &tokens); err != nil {
+		return
+	}
+	for _, v := range tokens {
+		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "good" {
+			a.note("Warning: the join token %s is %s: no machine can come aboard with it. Make a new one with 'gangway token create'.", v.ID, state)
+		}
+	}
+}
