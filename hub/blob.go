@@ -12,6 +12,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,12 +141,29 @@ const (
 
 // upload is a PUT under way.
 type upload struct {
-	body   io.Reader
-	rc     *http.ResponseController
-	end    time.Time // not later than this
-	mu     sync.Mutex
-	over   bool // guarded by mu: another upload took its place
-	broken error
+	body io.Reader
+	rc   *http.ResponseController
+	size int64     // bytes that count against the owner's quota while it runs
+	end  time.Time // not later than this
+
+	broken error // set by Read: it was the client's side that broke
+
+	mu   sync.Mutex
+	over bool      // guarded by mu: another upload took its place
+	last time.Time // guarded by mu: when something came last
+}
+
+// newUpload is the upload of an object that begins now.
+func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
+	now := time.Now()
+	u := &upload{body: body, rc: http.NewResponseController(w), last: now}
+	// Bounded before it is a time.Duration.
+	seconds := min(o.Size, store.MaxObjectSize) / slowest
+	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
+	if !o.Stored {
+		u.size = o.Size
+	}
+	return u
 }
 
 var errOvertaken = errors.New("hub: a newer upload of the same object took its place")
@@ -158,6 +176,11 @@ func (u *upload) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := u.body.Read(p)
+	if n > 0 {
+		u.mu.Lock()
+		u.last = time.Now()
+		u.mu.Unlock()
+	}
 	if err != nil && err != io.EOF {
 		u.broken = err
 	}
@@ -177,49 +200,101 @@ func (u *upload) wait() error {
 	return u.rc.SetReadDeadline(until)
 }
 
-func (u *upload) stop() {
+// giveWay stops the upload if nothing has come for a while: it is most likely
+// the other end of a broken connection.
+func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if now.Sub(u.last) < stalledFor {
+		return false
+	}
 	u.over = true
 	// A failure leaves it to the deadline that was set before.
-	_ = u.rc.SetReadDeadline(time.Now())
+	_ = u.rc.SetReadDeadline(now)
+	return true
 }
 
-// uploads are those under way, by owner and content. More than two of the same
-// would only fill the disk: the oldest, most likely the other end of a broken
-// connection, gives way.
+// Bounds of the uploads of one object by one owner. More than uploadsOfOne at
+// once would only fill the disk: others wait for their turn, and take the
+// place of one that is stalled.
+const (
+	uploadsOfOne = 2
+	stalledFor   = 3 * time.Second
+	turnFor      = 2 * time.Minute // how long one waits for its turn
+)
+
+var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded over other connections.")
+
+// uploads are those under way.
 type uploads struct {
 	mu      sync.Mutex
-	running map[store.Object][]*upload // guarded by mu; the key has Owner and Sum alone
+	running map[store.Object][]*upload // guarded by mu; the key has Owner and Sum only
+	bytes   map[string]int64           // guarded by mu: sizes of what runs, by owner
+	ended   chan struct{}              // guarded by mu: closed when one ends, and made again
 }
 
-const uploadsOfOne = 2
+// begin waits for an upload's turn. room is how many bytes the owner may still
+// keep: what runs already has taken its part of it.
+func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
+	give := time.Now().Add(turnFor)
+	for {
+		began, ended, err := u.try(key, one, room)
+		if err != nil {
+			return nil, err
+		}
+		if began {
+			return func() { u.finish(key, one) }, nil
+		}
+		if time.Now().After(give) {
+			return nil, errNoTurn
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ended:
+		case <-time.After(stalledFor / 4): // one may be stalled by then
+		}
+	}
+}
 
-func (u *uploads) begin(key store.Object, one *upload) (end func()) {
+// try begins an upload if it is its turn; else ended is closed when another
+// one ends.
+func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.running == nil {
-		u.running = make(map[store.Object][]*upload)
+		u.running, u.bytes, u.ended = make(map[store.Object][]*upload), make(map[string]int64), make(chan struct{})
 	}
-	list := append(u.running[key], one)
-	for len(list) > uploadsOfOne {
-		list[0].stop()
-		list = list[1:]
-	}
-	u.running[key] = list
-	return func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		var left []*upload
-		for _, other := range u.running[key] {
-			if other != one {
-				left = append(left, other)
-			}
+	list, now := u.running[key], time.Now()
+	if len(list) >= uploadsOfOne {
+		i := slices.IndexFunc(list, func(other *upload) bool { return other.giveWay(now) })
+		if i < 0 {
+			return false, u.ended, nil
 		}
-		if u.running[key] = left; len(left) == 0 {
-			delete(u.running, key)
-		}
+		// Its bytes count until it has ended.
+		list = slices.Delete(list, i, i+1)
 	}
+	if one.size > room-u.bytes[key.Owner] {
+		return false, nil, store.ErrQuota
+	}
+	u.running[key] = append(list, one)
+	u.bytes[key.Owner] += one.size
+	return true, nil, nil
+}
+
+func (u *uploads) finish(key store.Object, one *upload) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if list := slices.DeleteFunc(u.running[key], func(other *upload) bool { return other == one }); len(list) > 0 {
+		u.running[key] = list
+	} else {
+		delete(u.running, key)
+	}
+	if u.bytes[key.Owner] -= one.size; u.bytes[key.Owner] == 0 {
+		delete(u.bytes, key.Owner)
+	}
+	close(u.ended)
+	u.ended = make(chan struct{})
 }
 
 // putBlob takes a content. 200 means that it is there, whole, checked and
@@ -234,14 +309,22 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if r.ContentLength < 0 {
-		return problem(http.StatusLengthRequired, "length-required", "Send a Content-Length.", "The upload does not say how long it is.")
-	}
-	if r.ContentLength != o.Size {
+	// Some clients send an empty file in chunks. Whatever the length says, size
+	// and hash decide.
+	if r.ContentLength >= 0 && r.ContentLength != o.Size {
 		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the right one.", "The upload has %d bytes, and %d were announced.", r.ContentLength, o.Size)
 	}
-	one := &upload{body: r.Body, rc: http.NewResponseController(w), end: time.Now().Add(10*time.Minute + time.Duration(o.Size/slowest)*time.Second)}
-	defer s.uploads.begin(key, one)()
+	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
+	if err != nil {
+		return err
+	}
+	one := newUpload(w, r.Body, o)
+	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)
+	if err != nil {
+		_ = one.rc.SetWriteDeadline(time.Now().Add(patience)) // it may have waited long
+		return trailProblem(err)
+	}
+	defer end()
 	err = s.cfg.Objects.Put(r.Context(), o.Sum, o.Size, one)
 	// The server's own deadline may have passed meanwhile. What is left of a
 	// broken body is not waited for.
@@ -258,11 +341,11 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.Now()); {
+	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrCondemned):
 		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "The object was announced anew, with another size, during the upload.")
 	case err != nil:
-		return err
+		return trailProblem(err)
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	return nil

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -421,12 +422,29 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// Without a length.
-	req := must(http.NewRequest("PUT", o.PutURL, struct{ io.Reader }{strings.NewReader(content)}))(t)
-	resp := must(f.ada.client.Do(req))(t)
-	resp.Body.Close()
-	if resp.StatusCode != 411 {
-		t.Errorf("without a length: %d", resp.StatusCode)
+	// In chunks, without a length: size and hash decide all the same.
+	inChunks := func(address, body string) int {
+		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
+		resp := must(f.ada.client.Do(req))(t)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for name, body := range map[string]string{"short": content[1:], "long": content + "x", "empty": ""} {
+		if status := inChunks(o.PutURL, body); status != 400 {
+			t.Errorf("%s, in chunks: %d", name, status)
+		}
+		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
+	}
+	// Released versions of pvr send an empty file so.
+	empty := announce(f.ada, "/objects/", "empty.bin", "", 200)
+	if status := inChunks(empty.PutURL, "x"); status != 400 {
+		t.Errorf("something for an empty file: %d", status)
+	}
+	if status := inChunks(empty.PutURL, ""); status != 200 {
+		t.Errorf("an empty file, in chunks: %d", status)
+	}
+	if status, got, _ := send(f.ada, "GET", empty.GetURL, ""); status != 200 || len(got) != 0 {
+		t.Errorf("the empty file: %d %q", status, got)
 	}
 	for range 2 { // and again
 		if status, answer, _ := send(f.ada, "PUT", o.PutURL, content, "Content-Type", "application/json"); status != 200 {
@@ -492,6 +510,40 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 	if status, answer, _ := send(f.ada, "PUT", o.PutURL, content); status != 200 {
 		t.Errorf("%d %s", status, answer)
 	}
+}
+
+// However many clients upload one object at once, slowly, each succeeds.
+func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
+	f := newFleet(t)
+	content := strings.Repeat("0123456789abcdef", 4096)
+	o := announce(f.ada, "/objects/", "x", content, 200)
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			r, w := io.Pipe()
+			go func() {
+				for part := range slices.Chunk([]byte(content), len(content)/8) {
+					w.Write(part)
+					time.Sleep(50 * time.Millisecond)
+				}
+				w.Close()
+			}()
+			req := must(http.NewRequest("PUT", o.PutURL, r))(t)
+			req.ContentLength = int64(len(content))
+			c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
+			defer c.CloseIdleConnections()
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestStoredObjectIsNeverAPage(t *testing.T) {
@@ -598,6 +650,85 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 		}
 	}
 	code(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
+}
+
+// A device announces sizes that overflow sums, and sizes that fill the quota,
+// and uploads nothing: the owner's room stays as it was.
+func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
+	f := newFleet(t)
+	usage := func() int64 { return must(f.Store.Usage(t.Context(), f.Owner.ID))(t) }
+	before := usage()
+	const quota = 64 << 30
+	for i, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, 1<<50 + 1, quota + 1} {
+		o := map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": size}
+		if got := code(f.boat, "POST", "/objects/", o, 413); got != "quota" {
+			t.Errorf("%d: %s", size, got)
+		}
+	}
+	if n := usage(); n != before {
+		t.Errorf("refused sizes changed the usage by %d", n-before)
+	}
+	for i := range 4 {
+		o := map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", 100+i), "size": quota - 1<<20}
+		want[hub.ObjectView](f.boat, "POST", "/objects/", o, 200)
+	}
+	if n := usage() - before; n < 0 || n > 4*1024 {
+		t.Errorf("four announced sizes count %d bytes", n)
+	}
+	upload(f.ada, "/objects/", "x", "there is room for this")
+}
+
+// What is being uploaded counts before it is stored: an owner's uploads at once
+// do not go past the quota on the disk.
+func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
+	f := newFleet(t)
+	const big = 40 << 30 // two of them are more than 64 GiB
+	var o [2]hub.ObjectView
+	for i := range o {
+		o[i] = want[hub.ObjectView](f.ada, "POST", "/objects/", map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": big}, 200)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	req := must(http.NewRequest("PUT", o[0].PutURL, r))(t)
+	req.ContentLength = big
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
+	defer c.CloseIdleConnections()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if resp, err := c.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	io.WriteString(w, "begun") // the request is on its way
+	second := func() int {
+		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
+		req.ContentLength = -1 // its size is what was announced
+		resp := must(f.ada.client.Do(req))(t)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	status := 0
+	for range 100 { // until the first one has begun
+		if status = second(); status == 413 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if status != 413 {
+		t.Errorf("a second upload past the quota: %d", status)
+	}
+	w.CloseWithError(errors.New("given up"))
+	<-ended
+	for range 100 {
+		if status = second(); status == 400 { // too short, but there is room
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if status != 400 {
+		t.Errorf("after the first one ended: %d", status)
+	}
 }
 
 func TestQuotaBoundsAnOwner(t *testing.T) {

@@ -13,6 +13,10 @@ var (
 	ErrCondemned = errors.New("store: the content is being removed")
 )
 
+// MaxObjectSize is the largest size that an object may announce, in bytes. It
+// keeps sums of sizes far from overflow.
+const MaxObjectSize = 1 << 50
+
 // Object is an owner's record of a content. The content itself is kept once,
 // whoever has it; who has no record of it cannot read it, and nobody gets a
 // record that is Stored without having uploaded the bytes.
@@ -36,7 +40,10 @@ type Object struct {
 // longer than any upload, so what is being uploaded cannot be condemned.
 type Objects interface {
 	// AnnounceObject makes a record, not Stored, or renews Modified (and the
-	// Size, when not Stored) of the one that is there, and returns it. ErrQuota.
+	// Size, when not Stored) of the one that is there, and returns it. ErrQuota
+	// if the content would not fit now, or is larger than MaxObjectSize. Only
+	// the record counts against the quota: a size that was announced and not
+	// uploaded keeps no room from others.
 	AnnounceObject(ctx context.Context, o Object, quota int64) (Object, error)
 	Object(ctx context.Context, owner string, sum Hash) (Object, error)
 	// Objects lists an owner's that are Stored, by Sum after `after` (nil:
@@ -47,16 +54,18 @@ type Objects interface {
 	// BeginUpload renews Modified. ErrNotFound, ErrCondemned.
 	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
 	// FinishUpload makes the record Stored: its content, of that size, is
-	// durable. ErrNotFound, ErrCondemned; ErrStatus when another size was
-	// announced meanwhile.
-	FinishUpload(ctx context.Context, owner string, sum Hash, size int64, now time.Time) error
-	// LostContent makes all records of a content not Stored.
+	// durable. From now on the size counts against the quota. ErrNotFound,
+	// ErrCondemned, ErrQuota; ErrStatus when another size was announced
+	// meanwhile.
+	FinishUpload(ctx context.Context, owner string, sum Hash, size, quota int64, now time.Time) error
+	// LostContent makes all records of a content not Stored, and gives back
+	// what they counted.
 	LostContent(ctx context.Context, sum Hash) error
 	// HasContents reports whether any owner has uploaded a content that was
 	// not lost.
 	HasContents(ctx context.Context) (bool, error)
 	// Usage is what counts against an owner's quota, in bytes: the sizes of
-	// objects and states, and something for each record.
+	// Stored objects and of states, and something for each record.
 	Usage(ctx context.Context, owner string) (int64, error)
 
 	// ExpireObjects removes records that no step names: those that are not

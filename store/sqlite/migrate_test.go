@@ -169,3 +169,24 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 		t.Error("an older program migrated a newer database")
 	}
 }
+
+// A hub whose usage overflowed counts again what there is.
+func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	extract(t, "../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)
+	for _, line := range []string{
+		`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime) VALUES
+			('ada', x'01', 9223372036854775807, 0, 0, 0, '', ''), ('ada', x'02', 1000, 1, 0, 0, '', ''), ('ada', x'03', 1000, 0, 0, 0, '', '')`,
+		`INSERT INTO usage (owner, bytes) VALUES ('ada', -9223372036854775000)`,
+	} {
+		query(t, path, line)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if n, err := s.Usage(t.Context(), "ada"); err != nil || n != 1000+2*512 {
+		t.Errorf("usage %d, %v", n, err)
+	}
+}

@@ -30,8 +30,9 @@ var (
 	loseObjects    = prepared(`UPDATE objects SET stored = 0 WHERE sum = ? AND stored = 1`)
 	deleteObject   = prepared(`DELETE FROM objects AS o WHERE o.owner = ?3 AND o.sum = ?4 AND ` + expired)
 	anyStored      = prepared(`SELECT 1 FROM objects WHERE stored = 1 LIMIT 1`)
+	giveBack       = prepared(`UPDATE usage SET bytes = bytes - o.size FROM objects o WHERE o.sum = ? AND o.stored = 1 AND usage.owner = o.owner`)
 	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
-	expiredObjects = prepared(`SELECT o.owner, o.sum, o.size FROM objects o WHERE ` + expired + ` LIMIT ?3`)
+	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
 	condemn         = prepared(`INSERT OR IGNORE INTO condemned (sum) VALUES (?)`)
 	selectCondemned = prepared(`SELECT sum FROM condemned`)
@@ -70,12 +71,13 @@ func usage(c *conn, owner string) (int64, error) {
 }
 
 // fits says ErrQuota when the owner may not keep so much more. It only reads.
+// more is at most store.MaxObjectSize and a little.
 func fits(c *conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
 	}
 	used, err := usage(c, owner)
-	if err == nil && more > quota-used {
+	if err == nil && (used > quota || more > quota-used) {
 		err = store.ErrQuota
 	}
 	return err
@@ -83,10 +85,13 @@ func fits(c *conn, owner string, more, quota int64) error {
 
 // AnnounceObject implements store.Store.
 func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64) (result store.Object, err error) {
+	if o.Size < 0 || o.Size > store.MaxObjectSize {
+		return store.Object{}, store.ErrQuota
+	}
 	o.Stored, o.Created, o.Modified = false, fromMicro(micro(o.Created)), fromMicro(micro(o.Modified))
 	err = s.writer.do(ctx, func(c *conn) error {
 		result = o
-		cost := o.Size + recordCost
+		cost := int64(recordCost)
 		was, err := oneObject(c, o.Owner, o.Sum)
 		switch {
 		case err == nil && was.Stored:
@@ -95,13 +100,13 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 			_, err := c.exec(touchObject, micro(o.Modified), o.Owner, o.Sum[:])
 			return err
 		case err == nil:
-			cost = o.Size - was.Size
+			cost = 0
 			result = was
 			result.Size, result.Modified = o.Size, o.Modified
 		case err != store.ErrNotFound:
 			return err
 		}
-		if err := fits(c, o.Owner, cost, quota); err != nil {
+		if err := fits(c, o.Owner, o.Size+cost, quota); err != nil {
 			return err
 		}
 		if _, err := c.exec(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
@@ -151,26 +156,32 @@ func (s *Store) objects(ctx context.Context, query *statement, args ...any) (lis
 
 // BeginUpload implements store.Store.
 func (s *Store) BeginUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) (store.Object, error) {
-	return s.upload(ctx, touchObject, owner, sum, now, func(store.Object) error { return nil })
+	return s.upload(ctx, touchObject, owner, sum, now, func(*conn, store.Object) (int64, error) { return 0, nil })
 }
 
 // FinishUpload implements store.Store.
-func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size int64, now time.Time) error {
-	_, err := s.upload(ctx, storeObject, owner, sum, now, func(o store.Object) error {
-		if o.Size != size {
-			return store.ErrStatus
+func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size, quota int64, now time.Time) error {
+	_, err := s.upload(ctx, storeObject, owner, sum, now, func(c *conn, o store.Object) (int64, error) {
+		switch {
+		case o.Size != size:
+			return 0, store.ErrStatus
+		case o.Stored:
+			return 0, nil // counted already
 		}
-		return nil
+		return size, fits(c, owner, size, quota)
 	})
 	return err
 }
 
-func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(store.Object) error) (o store.Object, err error) {
+// upload updates a record that is not condemned, if check lets it, and counts
+// the bytes that check returns.
+func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(*conn, store.Object) (int64, error)) (o store.Object, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if o, err = oneObject(c, owner, sum); err != nil {
 			return err
 		}
-		if err := check(o); err != nil {
+		more, err := check(c, o)
+		if err != nil {
 			return err
 		}
 		_, going, err := c.one(isCondemned, sum[:])
@@ -179,6 +190,11 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 		}
 		if going {
 			return store.ErrCondemned
+		}
+		if more > 0 {
+			if _, err := c.exec(addUsage, owner, more); err != nil {
+				return err
+			}
 		}
 		_, err = c.exec(update, micro(now), owner, sum[:])
 		return err
@@ -201,6 +217,9 @@ func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 // LostContent implements store.Store.
 func (s *Store) LostContent(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
+		if _, err := c.exec(giveBack, sum[:]); err != nil {
+			return err
+		}
 		_, err := c.exec(loseObjects, sum[:])
 		return err
 	})
@@ -225,7 +244,7 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	var found []store.Object
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(expiredObjects, func(r row) (bool, error) {
-			found = append(found, store.Object{Owner: r.text(), Sum: r.hash(), Size: r.int64()})
+			found = append(found, store.Object{Owner: r.text(), Sum: r.hash()})
 			return true, nil
 		}, micro(pending), micro(unused), int64(limit))
 	})
@@ -235,6 +254,13 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	err = s.writer.do(ctx, func(c *conn) error {
 		removed = 0
 		for _, o := range found {
+			was, err := oneObject(c, o.Owner, o.Sum)
+			if err == store.ErrNotFound {
+				continue
+			}
+			if err != nil {
+				return err
+			}
 			n, err := c.exec(deleteObject, micro(pending), micro(unused), o.Owner, o.Sum[:])
 			if err != nil {
 				return err
@@ -243,7 +269,11 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 				continue
 			}
 			removed++
-			if _, err := c.exec(addUsage, o.Owner, -(o.Size + recordCost)); err != nil {
+			cost := int64(recordCost)
+			if was.Stored {
+				cost += was.Size
+			}
+			if _, err := c.exec(addUsage, o.Owner, -cost); err != nil {
 				return err
 			}
 		}

@@ -78,7 +78,7 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 	o := f.announce(owner, name, size, at)
 	_, err := f.BeginUpload(f.ctx, owner, o.Sum, at)
 	f.must(err)
-	f.must(f.FinishUpload(f.ctx, owner, o.Sum, size, at))
+	f.must(f.FinishUpload(f.ctx, owner, o.Sum, size, plenty, at))
 	return o.Sum
 }
 
@@ -401,7 +401,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	sum := f.keep(f.owner.ID, "secret", 10, Epoch)
 	_, err := f.Object(f.ctx, f.other.ID, sum)
 	f.refused(err, store.ErrNotFound)
-	f.refused(f.FinishUpload(f.ctx, f.other.ID, sum, 10, Epoch), store.ErrNotFound)
+	f.refused(f.FinishUpload(f.ctx, f.other.ID, sum, 10, plenty, Epoch), store.ErrNotFound)
 	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
 	f.refused(err, store.ErrNotFound)
 	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
@@ -438,11 +438,18 @@ func recordsAreTheOwnersAlone(f *fixture) {
 		after = &list[len(list)-1].Sum
 	}
 	equal(f, "listed", count, 6)
-	f.must(f.LostContent(f.ctx, sum))
-	got, err = f.Object(f.ctx, f.owner.ID, sum)
+	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	if got.Stored {
-		f.Error("still stored")
+	for range 2 { // the second time, there is nothing left to give back
+		f.must(f.LostContent(f.ctx, sum))
+		got, err = f.Object(f.ctx, f.owner.ID, sum)
+		f.must(err)
+		if got.Stored {
+			f.Error("still stored")
+		}
+		after, err := f.Usage(f.ctx, f.owner.ID)
+		f.must(err)
+		equal(f, "given back", before-after, got.Size)
 	}
 	for i := range 5 {
 		f.must(f.LostContent(f.ctx, Hash(fmt.Sprint(i))))
@@ -455,19 +462,46 @@ func quotaIsKept(f *fixture) {
 		_, err := f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: Hash(name), Size: size, Created: Epoch, Modified: Epoch}, quota)
 		return err
 	}
+	finish := func(name string, size, quota int64) error {
+		_, err := f.BeginUpload(f.ctx, f.owner.ID, Hash(name), Epoch)
+		f.must(err)
+		return f.FinishUpload(f.ctx, f.owner.ID, Hash(name), size, quota, Epoch)
+	}
+	usage := func() int64 {
+		n, err := f.Usage(f.ctx, f.owner.ID)
+		f.must(err)
+		return n
+	}
 	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record counts too
 	f.must(announce("a", 1000, 2000))
-	used, err := f.Usage(f.ctx, f.owner.ID)
-	f.must(err)
-	if used < 1000 || used > 2000 {
-		f.Fatalf("%d bytes are used", used)
+	record := usage()
+	if record < 1 || record > 1000 {
+		f.Fatalf("a record counts %d bytes", record)
 	}
-	f.must(announce("a", 1000, used)) // no more than before
-	f.refused(announce("a", 1001, used), store.ErrQuota)
-	f.must(announce("a", 900, used))
-	f.must(announce("a", 1000, used))
-	f.refused(announce("b", 0, used), store.ErrQuota)
-	f.refused(announce("b", 1<<62, 1<<62), store.ErrQuota) // no overflow
+	// What was announced and not uploaded keeps no room from others.
+	f.must(announce("b", 1000, record+record+1000))
+	equal(f, "usage of two records", usage(), 2*record)
+	f.refused(announce("a", 1001, 2*record+1000), store.ErrQuota)
+	f.must(announce("a", 900, 2*record+1000))
+	f.must(announce("a", 1000, 2*record+1000))
+	f.refused(finish("a", 1000, 2*record+999), store.ErrQuota)
+	f.must(finish("a", 1000, 2*record+1000))
+	f.must(finish("a", 1000, 0)) // again: it counts once
+	equal(f, "usage", usage(), 2*record+1000)
+	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
+	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
+	// No number overflows, nor makes room.
+	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
+		for _, name := range []string{"b", "d"} {
+			f.refused(announce(name, size, 1<<62), store.ErrQuota)
+			f.refused(announce(name, size, 1<<63-1), store.ErrQuota)
+		}
+	}
+	f.must(announce("d", store.MaxObjectSize, 1<<62))
+	f.refused(announce("e", store.MaxObjectSize, store.MaxObjectSize), store.ErrQuota)
+	equal(f, "usage", usage(), 3*record+1000)
+	var used int64
+	var err error
 	f.trail(ID("raft"))
 	used, err = f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
@@ -560,8 +594,8 @@ func wantedContentIsNotCondemned(f *fixture) {
 	f.announce(f.owner.ID, "wanted", 10, Epoch)
 	_, err = f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch)
 	f.refused(err, store.ErrCondemned)
-	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, Epoch), store.ErrCondemned)
-	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 11, Epoch), store.ErrStatus)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, plenty, Epoch), store.ErrCondemned)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 11, plenty, Epoch), store.ErrStatus)
 	f.must(f.Bury(f.ctx, sum))
 	f.keep(f.owner.ID, "wanted", 10, Epoch)
 	list, err = f.Condemned(f.ctx)
@@ -604,7 +638,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 				mu.Lock()
 				bytes[sum] = true
 				mu.Unlock()
-				f.FinishUpload(f.ctx, f.owner.ID, sum, 1, Epoch)
+				f.FinishUpload(f.ctx, f.owner.ID, sum, 1, plenty, Epoch)
 			}
 		})
 	}
