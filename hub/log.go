@@ -155,16 +155,24 @@ type logCursor struct {
 	After     time.Time `json:"a,omitzero"`
 	Before    time.Time `json:"b,omitzero"`
 	Newest    bool      `json:"n,omitempty"`
+	Whole     bool      `json:"w,omitempty"` // only lines of seconds that have ended
 	Page      int       `json:"g"`
 	Created   time.Time `json:"c,omitzero"` // this and Seq: the entry after which to go on
 	Seq       int64     `json:"q,omitempty"`
 }
 
-func (c *logCursor) filter(owner string) store.LogFilter {
+// settledFor is how long a line may take from its time to the database: until
+// then its second is not taken to be complete.
+const settledFor = time.Second
+
+func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	f := store.LogFilter{Owner: owner, Devices: c.Devices, Levels: c.Levels, Sources: c.Sources, Platforms: c.Platforms, Revs: c.Revs,
 		After: c.After, Before: c.Before, NewestFirst: c.Newest, Limit: c.Page, Bytes: logPageBytes}
 	if !c.Created.IsZero() {
 		f.Past = &store.LogEntry{Created: c.Created, Seq: c.Seq}
+	}
+	if end := now.Add(-settledFor).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
+		f.Before = end
 	}
 	return f
 }
@@ -178,6 +186,20 @@ func (c *logCursor) fits() bool {
 
 // storable says whether a time is one that JSON can tell, wherever it is told.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
+
+// bySeconds makes the cursor one for clients that ask again and again with the
+// time of the last line that they saw, cut to whole seconds, as pvr does. Each
+// line must come once: so the second that is named is over, and the lines of
+// one that is not over are kept back until it is.
+func (c *logCursor) bySeconds() {
+	if c.After.Nanosecond() != 0 {
+		return
+	}
+	c.Whole = true
+	if !c.After.IsZero() {
+		c.After = c.After.Add(time.Second - time.Microsecond)
+	}
+}
 
 // listLogs lists a person's devices' lines.
 func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
@@ -244,7 +266,10 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	if !c.fits() || (start > 0 && len(c.Devices) > 1) {
 		return bad("query")
 	}
-	f := c.filter(owner(r).ID)
+	if q.Get("cursor") == "true" && !c.Newest {
+		c.bySeconds()
+	}
+	f := c.filter(owner(r).ID, s.cfg.Now())
 	f.Skip = start
 	var list []store.LogEntry
 	if !none {
@@ -319,7 +344,7 @@ func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, LogPage{Entries: []LogView{}})
 		return nil
 	}
-	list, err := s.cfg.Store.Logs(r.Context(), c.filter(owner(r).ID))
+	list, err := s.cfg.Store.Logs(r.Context(), c.filter(owner(r).ID, s.cfg.Now()))
 	if err != nil {
 		return err
 	}

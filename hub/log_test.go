@@ -28,6 +28,7 @@ func TestLogsAreFollowed(t *testing.T) {
 		batch = append(batch, fmt.Sprintf(`{"tsec":%d,"tnano":5,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"%d"}`, i, i))
 	}
 	want[map[string]string](f.boat, "POST", "/logs/", "["+strings.Join(batch, ",")+"]", 200)
+	f.Advance(2 * time.Second) // until their second is over
 	q := url.Values{"cursor": {"true"}, "page": {"50"}, "sort": {"time-created"}, "dev": {join.DevicePRN + f.boatID}, "after": {time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}}
 	page := want[hub.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
 	seen := lines(page)
@@ -50,6 +51,7 @@ func TestLogsAreFollowed(t *testing.T) {
 	}
 	// The cursor of an empty page goes on when something comes.
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
+	f.Advance(2 * time.Second)
 	if page = want[hub.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
 		t.Errorf("%+v", page)
 	}
@@ -61,6 +63,55 @@ func TestLogsAreFollowed(t *testing.T) {
 	}
 	// Another owner's cursor shows one's own.
 	if page := want[hub.LogPage](f.mallory, "POST", "/logs/cursor", map[string]string{"next-cursor": want[hub.LogPage](f.ada, "GET", "/logs?cursor=true&page=1&dev="+f.boatID, nil, 200).Next}, 200); page.Count != 0 {
+		t.Errorf("%+v", page)
+	}
+}
+
+// pvr follows a log with the time of its last line, cut to whole seconds, and
+// asks again each second, for ever. Each line comes once, whenever it was sent.
+func TestFollowedLogBringsEachLineOnce(t *testing.T) {
+	f := newFleet(t)
+	from := f.Now().Add(-time.Minute)
+	var seen, sent []string
+	poll := func() {
+		take := func(page hub.LogPage) hub.LogPage {
+			for _, e := range page.Entries {
+				seen = append(seen, e.Message)
+				from = e.Created
+			}
+			return page
+		}
+		q := url.Values{"cursor": {"true"}, "page": {"3000"}, "sort": {"time-created"}, "dev": {join.DevicePRN + f.boatID}, "after": {from.UTC().Format(time.RFC3339)}}
+		page := take(want[hub.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200))
+		for {
+			page = take(want[hub.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200))
+			if page.Count == 0 {
+				return
+			}
+		}
+	}
+	for i := range 40 {
+		if i < 30 {
+			msg := fmt.Sprint(i)
+			want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"`+msg+`"}`, 200)
+			sent = append(sent, msg)
+		}
+		if i%3 == 0 {
+			poll()
+		}
+		f.Advance(370 * time.Millisecond)
+	}
+	for range 3 { // the device is quiet
+		poll()
+		f.Advance(time.Second)
+	}
+	if fmt.Sprint(seen) != fmt.Sprint(sent) {
+		t.Errorf("seen %v\nsent %v", seen, sent)
+	}
+	// A client that tells the time exactly waits for nothing.
+	want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"at once"}`, 200)
+	page := want[hub.LogPage](f.ada, "GET", "/logs/?cursor=true&after="+url.QueryEscape(from.UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil, 200)
+	if lines(page) != "at once" {
 		t.Errorf("%+v", page)
 	}
 }
@@ -111,6 +162,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	for range 12 {
 		want[map[string]string](f.boat, "POST", "/logs/", batch, 200)
 	}
+	f.Advance(2 * time.Second)
 	bytes, page := 0, want[hub.LogPage](f.ada, "GET", "/logs/?cursor=true&page=3000", nil, 200)
 	for page.Count > 0 {
 		if n := len(lines(page)); n > 1<<20+15_000 {

@@ -282,6 +282,10 @@ func (s *shell) follows(line, last string, words ...string) {
 	defer c.Wait()
 	defer c.Process.Kill()
 	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
+	time.Sleep(4 * time.Second) // the program asks again each second, while nothing is new
+	if n := strings.Count(seen.String(), last); n != 1 {
+		s.t.Errorf("%q was shown %d times:\n%s", last, n, seen.String())
+	}
 	fmt.Fprintf(&s.text, "\n```\n$ %s\n", line)
 	for _, word := range words {
 		found := ""
