@@ -25,31 +25,85 @@ import (
 // first.
 const addressLife = time.Hour
 
-// An address is /local-s3/ and the base64url form of: version, method, end of
-// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), and the
-// HMAC-SHA256 of those under a key that only the hub has. It stands in the
-// path because devices drop a query.
+// An address is /local-s3/ and the base64url form of: version, method, the kind
+// of its grant, end of life in seconds since 1970 (8 bytes), owner (12), the
+// grant's device or zeros (12), SHA-256 (32), and the HMAC-SHA256 of those under
+// a key that only the hub has. It stands in the path because devices drop a
+// query.
 const (
-	addressVersion = 1
-	addressHead    = 1 + 1 + 8 + 12 + 32
+	addressVersion = 2
+	addressHead    = 1 + 1 + 1 + 8 + 12 + 12 + 32
 	addressSize    = addressHead + sha256.Size
 )
+
+// grant is what an address rests on. It is looked at again each time that the
+// address is used.
+type grant struct {
+	kind   byte
+	device string // Device.ID; empty for toOwner
+}
+
+// Kinds of grants.
+const (
+	toOwner  = 'o' // to the person who owns the object
+	toDevice = 'd' // to a device, while it is its owner's
+	toPublic = 'p' // to a person who reads a device that is public, while it is
+)
+
+// grantTo is for the caller's own objects.
+func grantTo(c caller) grant {
+	if c.Device != nil {
+		return grant{toDevice, c.Device.ID}
+	}
+	return grant{toOwner, ""}
+}
+
+// stepGrant is for the objects of a step that the caller may read.
+func stepGrant(c caller, step store.Step) grant {
+	if c.Owner != step.Owner {
+		return grant{toPublic, step.Device}
+	}
+	return grantTo(c)
+}
+
+// granted reports whether what an address rests on still holds.
+func (s *Server) granted(ctx context.Context, g grant, owner string) (bool, error) {
+	if g.kind == toOwner {
+		return true, nil
+	}
+	d, err := s.cfg.Store.Device(ctx, g.device)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return d.Owner == owner && (g.kind == toDevice || d.Public), err
+}
 
 // addressKey is the key of addresses, derived from the hub's seal key.
 func addressKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-func (s *Server) address(method string, o store.Object, until time.Time) string {
+func (s *Server) address(method string, o store.Object, g grant, until time.Time) string {
 	b := make([]byte, 0, addressSize)
-	b = append(b, addressVersion, method[0])
+	b = append(b, addressVersion, method[0], g.kind)
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
-	owner, err := hex.DecodeString(o.Owner)
-	if err != nil || len(owner) != 12 {
-		panic("hub: an account's id is not 24 hexadecimal digits")
+	b = appendID(b, o.Owner)
+	if g.device == "" {
+		b = append(b, make([]byte, 12)...)
+	} else {
+		b = appendID(b, g.device)
 	}
-	b = append(append(b, owner...), o.Sum[:]...)
+	b = append(b, o.Sum[:]...)
 	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.signAddress(b))
+}
+
+// appendID appends the 12 bytes of an account's or a device's id.
+func appendID(b []byte, id string) []byte {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != 12 {
+		panic("hub: an id is not 24 hexadecimal digits")
+	}
+	return append(b, raw...)
 }
 
 func (s *Server) signAddress(head []byte) []byte {
@@ -58,9 +112,12 @@ func (s *Server) signAddress(head []byte) []byte {
 	return m.Sum(head)
 }
 
+const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
+
 var (
-	errNoAddress      = problem(http.StatusNotFound, "no-such-address", "Ask for a new one: GET /objects/SHA, or POST /objects/.", "This is no address that the hub gave for this method.")
-	errAddressExpired = problem(http.StatusGone, "address-expired", "Ask for a new one: GET /objects/SHA, or POST /objects/.", "The address is no longer good.")
+	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
+	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
+	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The device that the address was given for was deleted, or is no longer public.")
 )
 
 // readAddress checks {token} and returns the object that it is about, of
@@ -73,12 +130,16 @@ func (s *Server) readAddress(r *http.Request, method string) (o store.Object, er
 	if !hmac.Equal(b, s.signAddress(append([]byte(nil), b[:addressHead]...))) || b[0] != addressVersion || b[1] != method[0] {
 		return o, errNoAddress
 	}
-	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
+	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[3:])) {
 		return o, errAddressExpired
 	}
-	o.Owner = hex.EncodeToString(b[10:22])
-	copy(o.Sum[:], b[22:])
-	return o, nil
+	o.Owner = hex.EncodeToString(b[11:23])
+	copy(o.Sum[:], b[35:])
+	ok, err := s.granted(r.Context(), grant{b[2], hex.EncodeToString(b[23:35])}, o.Owner)
+	if err == nil && !ok {
+		err = errAddressRevoked
+	}
+	return o, err
 }
 
 // getBlob serves a content to whoever has its address. It is never a page:

@@ -300,6 +300,20 @@ func (s *Server) trailOf(r *http.Request) (store.Device, error) {
 	return d, nil
 }
 
+// readableTrail is trailOf for a caller who only reads: every person who is
+// signed in may read the trail of a device that its owner has published.
+func (s *Server) readableTrail(r *http.Request) (store.Device, error) {
+	d, err := s.trailOf(r)
+	if who(r).Device != nil || !errors.Is(err, store.ErrNotFound) {
+		return d, err
+	}
+	d, err = s.cfg.Store.Device(r.Context(), r.PathValue("id"))
+	if err == nil && !d.Public {
+		err = store.ErrNotFound
+	}
+	return d, err
+}
+
 // claimed refuses what a device may do only once it is somebody's: states,
 // objects and lines are kept for its owner. 403 makes devices try later.
 func claimed(d store.Device) error {

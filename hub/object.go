@@ -36,17 +36,21 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object) ObjectView {
+func (s *Server) viewObject(o store.Object, g grant) ObjectView {
 	now := s.cfg.Now()
 	until := now.Add(addressLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), join.AccountPRN+o.Owner
 	storage := sha256.Sum256([]byte(owner + "/" + sum))
-	return ObjectView{
+	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		PutURL: s.address(http.MethodPut, o, until), GetURL: s.address(http.MethodGet, o, until),
+		GetURL: s.address(http.MethodGet, o, g, until),
 		Now: now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
+	if g.kind != toPublic {
+		v.PutURL = s.address(http.MethodPut, o, g, until)
+	}
+	return v
 }
 
 // sizeText is a number of bytes, which clients send as a number or as a text.
@@ -112,7 +116,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o))
+		writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
@@ -121,12 +125,12 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.LostContent(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o))
+		writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o))
+	writeJSON(w, http.StatusConflict, s.viewObject(o, grantTo(who(r))))
 	return nil
 }
 
@@ -141,17 +145,21 @@ func (s *Server) createStepObject(w http.ResponseWriter, r *http.Request) error 
 // storedObject finds an object that the caller's owner has uploaded, by
 // {sha}.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
-	sum, err := objects.ParseSum(r.PathValue("sha"))
-	if err != nil {
-		return store.Object{}, store.ErrNotFound
-	}
 	c := who(r)
 	if c.Device != nil {
 		if err := claimed(*c.Device); err != nil {
 			return store.Object{}, err
 		}
 	}
-	o, err := s.cfg.Store.Object(r.Context(), c.Owner, sum)
+	return s.storedObjectOf(r, c.Owner)
+}
+
+func (s *Server) storedObjectOf(r *http.Request, owner string) (store.Object, error) {
+	sum, err := objects.ParseSum(r.PathValue("sha"))
+	if err != nil {
+		return store.Object{}, store.ErrNotFound
+	}
+	o, err := s.cfg.Store.Object(r.Context(), owner, sum)
 	if err == nil && !o.Stored {
 		err = store.ErrNotFound
 	}
@@ -164,55 +172,56 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o))
+	writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
 	return nil
 }
 
-// stepObject finds an object that the step names.
-func (s *Server) stepObject(r *http.Request) (store.Object, error) {
-	step, err := s.stepOf(r)
+// stepObject finds an object that the step names, and what the caller's
+// address of it rests on.
+func (s *Server) stepObject(r *http.Request) (store.Object, grant, error) {
+	step, err := s.readableStep(r)
 	if err != nil {
-		return store.Object{}, err
+		return store.Object{}, grant{}, err
 	}
-	o, err := s.storedObject(r)
+	o, err := s.storedObjectOf(r, step.Owner)
 	if err != nil {
-		return store.Object{}, err
+		return store.Object{}, grant{}, err
 	}
 	list, err := s.cfg.Store.StepObjects(r.Context(), step.Device, step.Rev)
 	if err != nil {
-		return store.Object{}, err
+		return store.Object{}, grant{}, err
 	}
 	for _, named := range list {
 		if named.Sum == o.Sum {
-			return o, nil
+			return o, stepGrant(who(r), step), nil
 		}
 	}
-	return store.Object{}, store.ErrNotFound
+	return store.Object{}, grant{}, store.ErrNotFound
 }
 
 func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
-	o, err := s.stepObject(r)
+	o, g, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o))
+	writeJSON(w, http.StatusOK, s.viewObject(o, g))
 	return nil
 }
 
 // redirectToBlob leads to the content.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
-	o, err := s.stepObject(r)
+	o, g, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.address(http.MethodGet, o, s.cfg.Now().Add(addressLife)), http.StatusFound)
+	http.Redirect(w, r, s.address(http.MethodGet, o, g, s.cfg.Now().Add(addressLife)), http.StatusFound)
 	return nil
 }
 
 func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+	step, err := s.readableStep(r)
 	if err != nil {
 		return err
 	}
@@ -220,7 +229,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list)
+	s.writeObjects(w, list, stepGrant(who(r), step))
 	return nil
 }
 
@@ -244,12 +253,12 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list)
+	s.writeObjects(w, list, grantTo(who(r)))
 	return nil
 }
 
 // writeObjects writes an array one by one: a step may have ten thousand.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object) {
+func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, g grant) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -259,7 +268,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object) {
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o)) != nil {
+		if enc.Encode(s.viewObject(o, g)) != nil {
 			return // the client is gone
 		}
 	}

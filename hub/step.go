@@ -46,6 +46,9 @@ func viewStep(s store.Step, c caller) StepView {
 	if !s.ProgressTime.IsZero() {
 		view.ProgressTime = s.ProgressTime.UTC()
 	}
+	if c.Owner != s.Owner {
+		view.Meta = []byte("{}") // what the owner's programs note for themselves
+	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
 			for _, sum := range state.Objects {
@@ -56,9 +59,21 @@ func viewStep(s store.Step, c caller) StepView {
 	return view
 }
 
-// stepOf finds the step that a request is about: {rev}, or the newest.
+// stepOf finds the step that a request is about: {rev}, or the newest. It is
+// the caller's, who may change it.
 func (s *Server) stepOf(r *http.Request) (store.Step, error) {
 	d, err := s.trailOf(r)
+	return s.stepIn(r, d, err)
+}
+
+// readableStep is stepOf for a caller who only reads.
+func (s *Server) readableStep(r *http.Request) (store.Step, error) {
+	d, err := s.readableTrail(r)
+	return s.stepIn(r, d, err)
+}
+
+// stepIn finds the request's step in the trail of a device that was found.
+func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Step, error) {
 	if err != nil {
 		return store.Step{}, err
 	}
@@ -152,7 +167,7 @@ const stepBytes = 512 << 10
 // listSteps lists by status. Without a filter a device gets the one new step
 // that comes next, and a person all that are not done.
 func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.trailOf(r)
+	d, err := s.readableTrail(r)
 	if err != nil {
 		return err
 	}
@@ -194,7 +209,7 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showStep(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+	step, err := s.readableStep(r)
 	if err != nil {
 		return err
 	}
@@ -203,7 +218,7 @@ func (s *Server) showStep(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+	step, err := s.readableStep(r)
 	if err != nil {
 		return err
 	}

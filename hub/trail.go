@@ -105,7 +105,7 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.trailOf(r)
+	d, err := s.readableTrail(r)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ type RemoteView struct {
 
 // showRemote is for the step in the path, or the newest.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+	step, err := s.readableStep(r)
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,25 @@ func (p *pvr) run(dir string, args ...string) string {
 	return string(out)
 }
 
+// An account clones the device that another account has published.
+func TestPVRClonesAnothersPublicDevice(t *testing.T) {
+	h, device := pantavisorHub(t)
+	tool := needPVR(t, h)
+	device.firstSync(map[string][]byte{"app/root": []byte("to be shared")})
+	ada := signIn(t, h)
+	h.Account(t, "grace")
+	grace := tool.with(signInAs(t, h, "grace").token)
+	work, url := t.TempDir(), h.URL+"/trails/"+device.id
+	if out, err := grace.command(t.Context(), work, "clone", url, "private").CombinedOutput(); err == nil {
+		t.Fatalf("a device that is not public was cloned: %s", out)
+	}
+	ada.call("PUT", "/devices/"+device.id+"/public", nil, new(any))
+	grace.run(work, "clone", url, "boat")
+	if got, err := os.ReadFile(filepath.Join(work, "boat", "app", "root")); err != nil || string(got) != "to be shared" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // The real pvr clones a device, changes a file and posts; the device takes it;
 // pvr sees that it is done, gets it elsewhere, and reads the device's log.
 func TestPVRSession(t *testing.T) {
@@ -116,6 +135,9 @@ func TestPVRSession(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(boat, "app", "new&<>"), []byte("new of "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			if err := os.WriteFile(filepath.Join(boat, "app", "empty.bin"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			p.run(boat, "add", ".")
 			p.run(boat, "commit")
 			out := p.run(boat, "post", "-m", "a change <&>", url)
@@ -123,8 +145,8 @@ func TestPVRSession(t *testing.T) {
 				t.Fatalf("%s", out)
 			}
 			rev, files := device.update("DONE")
-			if string(files["app/root"]) != changed || string(files["app/new&<>"]) != "new of "+c.name || len(files) != 3 {
-				t.Errorf("the device has %q", files["app/root"])
+			if string(files["app/root"]) != changed || string(files["app/new&<>"]) != "new of "+c.name || files["app/empty.bin"] == nil || len(files["app/empty.bin"]) != 0 || len(files) != 4 {
+				t.Errorf("the device has %q and %d files", files["app/root"], len(files))
 			}
 			if out := p.run(work, "ps"); !strings.Contains(out, device.id[:8]) || !strings.Contains(out, "DONE") || !strings.Contains(out, fmt.Sprintf(" %d ", rev)) || !strings.Contains(out, "127.0.0.1") {
 				t.Errorf("ps: %s", out)
