@@ -64,7 +64,14 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 		// No 401 or 403: Pantacor's client would ask for a password in vain.
 		return problem(http.StatusPreconditionFailed, "registration-closed", "Ask its operator for an account ('gangway account create').", "This hub does not let people make accounts by themselves.")
 	}
-	a, err := NewAccount(body.Nick, body.Email, body.Password, s.cfg.Now())
+	var a store.Account
+	var err error
+	if busy := s.passwords.queue.do(r.Context(), stranger, func() error {
+		a, err = NewAccount(body.Nick, body.Email, body.Password, s.cfg.Now())
+		return nil
+	}); busy != nil {
+		return busy
+	}
 	if err != nil {
 		return problem(http.StatusPreconditionFailed, "account-form", "Mend it and send it again.", "The account cannot be made: %v.", err)
 	}

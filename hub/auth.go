@@ -182,15 +182,20 @@ func (s *Server) signInAs(ctx context.Context, login, password, scope, addr stri
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return "", expires, err
 	}
-	ok, err := s.passwords.check(ctx, password, account.PasswordHash)
+	now, from := s.cfg.Now(), network(addr)
+	lane, allowed := s.accounts.allow(login, account.ID, from, now)
+	if !allowed {
+		return "", expires, errTooManyTries
+	}
+	ok, err := s.passwords.check(ctx, lane, password, account.PasswordHash)
 	if err != nil {
 		return "", expires, err
 	}
-	now := s.cfg.Now()
 	if !ok {
 		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
 		return "", expires, errWrongPassword
 	}
+	s.accounts.signedIn(account.ID, from, now)
 	id := rand.Text()
 	session := store.Session{TokenHash: sha256.Sum256([]byte(id)), AccountID: account.ID, Created: now, Expires: now.Add(sessionFor)}
 	if err := s.cfg.Store.CreateSession(ctx, session); err != nil {
@@ -259,7 +264,15 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &body); err != nil {
 		return err
 	}
-	if strings.HasPrefix(body.Username, join.DevicePRN) {
+	device := strings.HasPrefix(body.Username, join.DevicePRN)
+	limits := s.logins
+	if device {
+		limits = s.deviceLogins
+	}
+	if !limits.allow(network(remoteAddr(r)), s.cfg.Now()) {
+		return errTooFast
+	}
+	if device {
 		token, err := s.deviceLogin(r.Context(), body.Username, body.Password)
 		if err != nil {
 			return err

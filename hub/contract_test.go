@@ -131,7 +131,6 @@ func contractRows() map[string]row {
 	return map[string]row{
 		"GET /healthz":      {who: "all"},
 		"GET /readyz":       {who: "all"},
-		"GET /metrics":      {who: "all"},
 		"GET /openapi.json": {who: "all"},
 		"GET /hub-ca.pem":   {who: "all"},
 		"GET /style.css":    {who: "all"},

@@ -1,7 +1,11 @@
 package hub
 
 import (
+	"context"
 	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -43,13 +47,33 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	return err
 }
 
-// metricsPage answers the machine itself alone: numbers tell an outsider
-// things.
-func (s *Server) metricsPage(w http.ResponseWriter, r *http.Request) error {
-	if ip := net.ParseIP(remoteAddr(r)); ip == nil || !ip.IsLoopback() {
-		return problem(http.StatusForbidden, "loopback-only", "Scrape /metrics from the hub's own machine.", "Metrics are for the hub's own machine.")
+// PrivateHandler serves what is for the operator only: GET /metrics, and
+// /healthz and /readyz again. It asks nobody who they are, so it belongs on a
+// listener that outsiders cannot reach.
+func (s *Server) PrivateHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	for path, h := range map[string]handler{"GET /healthz": s.healthz, "GET /readyz": s.readyz} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			if err := h(w, r); err != nil {
+				s.fail(w, r, err)
+			}
+		})
 	}
-	promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	return mux
+}
+
+// ServePrivate serves PrivateHandler over plain HTTP until ctx ends.
+func (s *Server) ServePrivate(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler: s.PrivateHandler(), ReadTimeout: s.cfg.Timeouts.Header, WriteTimeout: s.cfg.Timeouts.Request, IdleTimeout: s.cfg.Timeouts.Idle,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("hub: metrics: %w", err)
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,7 +28,6 @@ import (
 	"gangway/store"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 )
 
 // Config is what a Server is made of. All fields are required unless a
@@ -44,10 +44,14 @@ type Config struct {
 	PublicURL string
 	// Names are the DNS names and IP addresses of the TLS certificate.
 	Names []string
-	// OnboardRate is how many onboarding requests a second one address may
-	// send, OnboardBurst how many at once. Default: 50 and 200.
-	OnboardRate  float64
-	OnboardBurst int
+	// Rates replace some of DefaultRates.
+	Rates Rates
+	// Timeouts bound connections and requests. Default: see Timeouts.
+	Timeouts Timeouts
+	// ProxyProtocol are the addresses of TCP proxies, which begin each
+	// connection with a header of the PROXY protocol, version 2. Connections
+	// from elsewhere have none.
+	ProxyProtocol []netip.Prefix
 	// OpenRegistration lets whoever asks make an account.
 	OpenRegistration bool
 	// TLS12 also lets TLS 1.2 in, for devices whose software has no other. A
@@ -66,6 +70,17 @@ type Config struct {
 	Version string
 }
 
+// Timeouts bound how long a client may take. Zero is the default.
+type Timeouts struct {
+	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
+	Request time.Duration // for a request's body, and for the answer: 60 s. Uploads and downloads have 60 s for each block instead.
+	Idle    time.Duration // between two requests of a connection: 2 min
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{cmp.Or(t.Header, 10*time.Second), cmp.Or(t.Request, 60*time.Second), cmp.Or(t.Idle, 2*time.Minute)}
+}
+
 // Server answers HTTP requests.
 type Server struct {
 	cfg       Config
@@ -74,7 +89,10 @@ type Server struct {
 	passwords *passwords
 	tokens    *bearer.Keys
 	logins    *limiter[netip.Prefix]
+	accounts  *accountLimiter
 	onboards  *limiter[netip.Prefix]
+	// deviceLogins are for devices' secrets, which cost the hub little.
+	deviceLogins *limiter[netip.Prefix]
 	// registrations and claims are for devices that show no TPM.
 	registrations *limiter[netip.Prefix]
 	claims        *limiter[netip.Prefix]
@@ -94,12 +112,11 @@ func New(cfg Config) (*Server, error) {
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
 		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
 	}
-	if cfg.OnboardRate == 0 {
-		cfg.OnboardRate = 50
+	rates, err := DefaultRates().with(cfg.Rates)
+	if err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
 	}
-	if cfg.OnboardBurst == 0 {
-		cfg.OnboardBurst = 200
-	}
+	cfg.Timeouts = cfg.Timeouts.withDefaults()
 	if cfg.ObjectQuota == 0 {
 		cfg.ObjectQuota = 64 << 30
 	}
@@ -128,12 +145,14 @@ func New(cfg Config) (*Server, error) {
 		metrics:       newMetrics(prometheus.NewRegistry()),
 		passwords:     p,
 		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
-		logins:        newLimiter[netip.Prefix](rate.Every(3*time.Second), 10),
-		registrations: newLimiter[netip.Prefix](rate.Every(2*time.Second), 20),
-		claims:        newLimiter[netip.Prefix](rate.Every(6*time.Second), 10),
-		signatures:    newLimiter[netip.Prefix](rate.Every(time.Second), 20),
-		boots:         newLimiter[string](rate.Every(2*time.Second), 30),
-		onboards:      newLimiter[netip.Prefix](rate.Limit(cfg.OnboardRate), cfg.OnboardBurst),
+		logins:        rates.byNetwork("sign-in"),
+		accounts:      newAccountLimiter(rates["account"]),
+		deviceLogins:  rates.byNetwork("device-sign-in"),
+		registrations: rates.byNetwork("register"),
+		claims:        rates.byNetwork("claim"),
+		signatures:    rates.byNetwork("signature"),
+		boots:         limiterOf[string](rates["boot"]),
+		onboards:      rates.byNetwork("onboard"),
 	}
 	if s.addressKey, err = addressKey(cfg.CA.SealKey()); err != nil {
 		return nil, err
@@ -171,10 +190,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         s.TLSConfig(),
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       60 * time.Second,
-		WriteTimeout:      60 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		ReadHeaderTimeout: s.cfg.Timeouts.Header,
+		ReadTimeout:       s.cfg.Timeouts.Request,
+		WriteTimeout:      s.cfg.Timeouts.Request,
+		IdleTimeout:       s.cfg.Timeouts.Idle,
 		MaxHeaderBytes:    16 << 10,
 		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -189,7 +208,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		stopped <- srv.Shutdown(grace)
 	}()
-	if err := srv.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("hub: %w", err)
 	}
 	sweeping.Wait()
@@ -245,7 +264,6 @@ func (s *Server) routes() http.Handler {
 
 	handle("GET /healthz", s.healthz)
 	handle("GET /readyz", s.readyz)
-	handle("GET /metrics", s.metricsPage)
 	handle("GET /openapi.json", s.openAPI)
 	handle("GET /hub-ca.pem", s.hubCA)
 
@@ -267,7 +285,7 @@ func (s *Server) routes() http.Handler {
 	handle("PUT /device/secret", s.asChip(s.keepSecret))
 	handle("POST /auth/x509/login", s.asChip(s.loginByCertificate))
 
-	handle("POST /auth/login", s.limited(s.logins, s.login))
+	handle("POST /auth/login", s.login) // limits people and devices apart
 	handle("GET /auth/login", s.asSignedIn(s.renew))
 	handle("GET /auth/jwks.json", s.jwks)
 	handle("POST /auth/logout", s.asSignedIn(s.logout))

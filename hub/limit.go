@@ -84,11 +84,13 @@ func remoteAddr(r *http.Request) string {
 	return host
 }
 
+var errTooFast = problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
+
 // limited answers 429 when the client is too fast.
 func (s *Server) limited(l *limiter[netip.Prefix], h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
-			return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
+			return errTooFast
 		}
 		return h(w, r)
 	}

@@ -45,7 +45,7 @@ func (s *Server) viewObject(o store.Object, g grant) ObjectView {
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
 		GetURL: s.address(http.MethodGet, o, g, until),
-		Now: now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
+		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
 	if g.kind != toPublic {
 		v.PutURL = s.address(http.MethodPut, o, g, until)
@@ -253,7 +253,7 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, grantTo(who(r)))
+	s.writeObjects(w, list, grant{kind: toOwner})
 	return nil
 }
 

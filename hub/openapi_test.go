@@ -176,7 +176,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	ada, stranger := s.person(t, "ada"), s.person(t, "")
 	large := `{"nick":"` + strings.Repeat("a", 70<<10) + `"}`
 
-	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
+	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
 		call(stranger, "GET", path, "", nil, 200)
 	}
 	// With answers to all that is asked for, and with nothing.

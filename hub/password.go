@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 )
@@ -43,38 +44,42 @@ func HashPassword(password string) (string, error) {
 // passwords checks passwords, a few at a time: each check takes 19 MiB, and
 // many at once must not take the hub down.
 type passwords struct {
-	slots chan struct{}
+	queue lifo
 	// decoy is checked for accounts that do not exist, so that the time
 	// taken does not tell which do.
 	decoy string
 }
+
+// Bounds of the queue for passwords.
+const (
+	passwordsAtOnce  = 4
+	passwordsWait    = 64              // how many wait
+	passwordPatience = 5 * time.Second // how long one waits
+)
 
 func newPasswords() (*passwords, error) {
 	decoy, err := HashPassword("no account has this password")
 	if err != nil {
 		return nil, err
 	}
-	return &passwords{slots: make(chan struct{}, 4), decoy: decoy}, nil
+	return &passwords{queue: lifo{free: passwordsAtOnce, most: passwordsWait, patience: passwordPatience}, decoy: decoy}, nil
 }
 
 // check reports whether password is the one of hash; an empty hash never is,
-// and takes as long.
-func (p *passwords) check(ctx context.Context, password, hash string) (bool, error) {
+// and takes as long. errBusy if there are too many at once.
+func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil
 	}
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
-	known := hash != ""
-	if !known {
+	exists := hash != ""
+	if !exists {
 		hash = p.decoy
 	}
-	ok, err := verifyPassword(password, hash)
-	return ok && known, err
+	err = p.queue.do(ctx, lane, func() error {
+		ok, err = verifyPassword(password, hash)
+		return err
+	})
+	return ok && exists, err
 }
 
 func verifyPassword(password, phc string) (bool, error) {

@@ -1,18 +1,17 @@
 package hub_test
 
 import (
-	"crypto/tls"
-	"io"
-	"net/http"
+	"net/http/httptest"
 	"testing"
 )
 
-// metrics reads /metrics.
+// metrics reads /metrics of the operator's listener.
 func (s *scene) metrics(t testing.TB) string {
 	t.Helper()
-	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.client.Roots}}}
-	defer c.CloseIdleConnections()
-	resp := must(c.Get(s.URL + "/metrics"))(t)
-	defer resp.Body.Close()
-	return string(must(io.ReadAll(resp.Body))(t))
+	w := httptest.NewRecorder()
+	s.Server.PrivateHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("/metrics: %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
 }

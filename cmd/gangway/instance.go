@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -194,6 +195,9 @@ type serverOptions struct {
 	openRegistration, tls12 bool
 	proxy                   *hub.Proxy
 	quota                   int64 // each owner's, in bytes; 0: the default
+	rates                   hub.Rates
+	timeouts                hub.Timeouts
+	proxyProtocol           []netip.Prefix
 }
 
 // server makes the hub's service and HTTP server. makers are the makers'
@@ -201,7 +205,7 @@ type serverOptions struct {
 func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
 }
 

@@ -15,17 +15,19 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"gangway": func() { os.Exit(run()) }})
 }
 
-// The scripts in testdata read like a session at a terminal. Each has a free
-// loopback port in $PORT, and its own configuration folder.
+// The scripts in testdata read like a session at a terminal. Each has free
+// loopback ports in $PORT and $METRICS, and its own configuration folder.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			port, err := freePort()
-			if err != nil {
-				return err
+			for _, name := range []string{"PORT", "METRICS"} {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				e.Setenv(name, port)
 			}
-			e.Setenv("PORT", port)
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
 			e.Setenv("HOME", e.WorkDir)
 			return nil

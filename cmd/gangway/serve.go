@@ -1,16 +1,19 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"path/filepath"
 
+	"gangway/hub"
 	"gangway/objects"
 	"gangway/pki"
 
 	"github.com/dustin/go-humanize"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -20,6 +23,8 @@ func (a *app) serveCommand() *cobra.Command {
 	var web onlineFlags
 	var proxy proxyFlags
 	var quota string
+	var limits limitFlags
+	var metrics string
 	var s3 objects.S3Config
 	var newDatabase bool
 	c := &cobra.Command{
@@ -51,6 +56,9 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if options.proxy, err = proxy.proxy(); err != nil {
 				return err
 			}
+			if err := limits.into(&options); err != nil {
+				return err
+			}
 			online, err := web.online()
 			if err != nil {
 				return err
@@ -64,6 +72,13 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return err
 			}
 			defer l.Close()
+			var private net.Listener
+			if metrics != "" {
+				if private, err = net.Listen("tcp", metrics); err != nil {
+					return err
+				}
+				defer private.Close()
+			}
 			public, names, err := addresses(url, l.Addr())
 			if err != nil {
 				return err
@@ -110,7 +125,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if accounts == 0 {
 				a.note("There is no account yet. Make the first one, on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 			}
-			return server.Serve(ctx, l)
+			return serveAll(ctx, server, l, private)
 		},
 	}
 	f := c.Flags()
@@ -125,6 +140,8 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
 	web.add(f)
 	proxy.add(f)
+	limits.add(f)
+	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444, which outsiders must not reach (default: none)")
 	f.StringVar(&quota, "object-quota", "64GiB", "how much an owner may keep in objects and states")
 	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
 	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")
@@ -132,6 +149,17 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, of this hub alone (default "gangway-" and part of the hub's name)`)
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return c
+}
+
+// serveAll serves devices and people, and on another listener, if there is
+// one, the operator's metrics, until ctx ends or one of them fails.
+func serveAll(ctx context.Context, server *hub.Server, l, private net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(ctx, l) })
+	if private != nil {
+		group.Go(func() error { return server.ServePrivate(ctx, private) })
+	}
+	return group.Wait()
 }
 
 func (a *app) logger(format string) (*slog.Logger, error) {

@@ -200,7 +200,7 @@ func serveChild(dir string) error {
 		return err
 	}
 	s, err := hub.New(hub.Config{Store: h.store, CA: h.ca, Onboard: h.service, Objects: contents, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, OnboardRate: 1e6, OnboardBurst: 1e6})
+		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, Rates: hub.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}})
 	if err != nil {
 		return err
 	}

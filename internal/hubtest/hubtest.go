@@ -64,21 +64,27 @@ const Password = "correct horse battery"
 // the test.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	return NewBehind(t, nil, roots, intermediates)
+	return NewWith(t, nil, roots, intermediates)
 }
 
 // NewBehind is New for a hub behind a proxy.
 func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	h := Open(t, t.TempDir(), proxy, roots, intermediates)
+	return NewWith(t, func(c *hub.Config) { c.Proxy = proxy }, roots, intermediates)
+}
+
+// NewWith is New for a hub whose configuration change alters.
+func NewWith(t testing.TB, change func(*hub.Config), roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
+	h := Open(t, t.TempDir(), change, roots, intermediates)
 	h.Owner = h.Account(t, "ada")
 	h.Policy(t, store.HubWide, LabPolicy)
 	return h
 }
 
 // Open starts a hub on a data folder, which may be a former hub's. It makes no
-// account and no policy.
-func Open(t testing.TB, dir string, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
+// account and no policy. change, unless nil, alters the configuration.
+func Open(t testing.TB, dir string, change func(*hub.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := &Hub{dir: dir}
 	var err error
@@ -102,10 +108,14 @@ func Open(t testing.TB, dir string, proxy *hub.Proxy, roots, intermediates []*x5
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
-	h.Server, err = hub.New(hub.Config{
+	config := hub.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
-		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, OnboardRate: 1e6, OnboardBurst: 1e6, OpenRegistration: true, Proxy: proxy, Version: "test",
-	})
+		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, Rates: hub.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, OpenRegistration: true, Version: "test",
+	}
+	if change != nil {
+		change(&config)
+	}
+	h.Server, err = hub.New(config)
 	check()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

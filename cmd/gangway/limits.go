@@ -1,0 +1,69 @@
+package main
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gangway/hub"
+
+	"github.com/spf13/pflag"
+)
+
+// limitFlags are serve's, for how much a client may do, and who its clients
+// are.
+type limitFlags struct {
+	rates    []string
+	proxies  []string
+	timeouts hub.Timeouts
+}
+
+func (l *limitFlags) add(f *pflag.FlagSet) {
+	names := strings.Join(slices.Sorted(maps.Keys(hub.DefaultRates())), ", ")
+	f.StringArrayVar(&l.rates, "rate", nil, "limit of what one network (account: one account; boot: one device) may send, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200; may be given again; names: "+names)
+	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies, whose connections must begin with a header of the PROXY protocol, version 2 (default: none)")
+	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take for a request's header (default 10s)")
+	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; uploads and downloads may take that long for each block (default 60s)")
+	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
+}
+
+// into checks the flags and writes them into o.
+func (l *limitFlags) into(o *serverOptions) error {
+	o.rates, o.timeouts = hub.Rates{}, l.timeouts
+	for _, text := range l.rates {
+		name, value, ok := strings.Cut(text, "=")
+		perSecond, burst, ok2 := strings.Cut(value, "/")
+		if !ok || !ok2 {
+			return usagef("--rate %q is not NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200", text)
+		}
+		var r hub.Rate
+		var err error
+		if r.PerSecond, err = strconv.ParseFloat(perSecond, 64); err != nil {
+			return usagef("--rate %q: %q is not a number of requests a second", text, perSecond)
+		}
+		if r.Burst, err = strconv.Atoi(burst); err != nil {
+			return usagef("--rate %q: %q is not a number of requests", text, burst)
+		}
+		o.rates[name] = r
+	}
+	if err := o.rates.Check(); err != nil {
+		return usagef("--rate: %v", err)
+	}
+	if l.timeouts.Header < 0 || l.timeouts.Request < 0 || l.timeouts.Idle < 0 {
+		return usagef("--header-timeout, --request-timeout and --idle-timeout are more than 0")
+	}
+	for _, text := range l.proxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			ip, err := netip.ParseAddr(text)
+			if err != nil {
+				return usagef("--proxy-protocol-from %q is neither an address nor a network such as 10.0.0.0/8", text)
+			}
+			p = netip.PrefixFrom(ip, ip.BitLen())
+		}
+		o.proxyProtocol = append(o.proxyProtocol, p.Masked())
+	}
+	return nil
+}
