@@ -41,13 +41,16 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 
 var (
 	// The one statement that answers both questions, is there such a request
-	// and may this one take its place: it changes a row only when yes.
+	// and may this one take its place: it changes a row only when yes. A row
+	// that is replaced gets a new id, so that ids are in the order in which the
+	// enrolments began. No other row refers to one that was never activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
 		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
+		ON CONFLICT (request_hash) DO UPDATE SET id = (SELECT max(id) + 1 FROM enrolments),
+		state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
 		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
