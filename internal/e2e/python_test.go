@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/store"
+	"gangway/tcg"
 	"gangway/tcg/join"
 )
 
@@ -226,5 +229,33 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 	if again := h.Devices(t, h.Owner); len(again) != 1 || again[0].ID == d.ID {
 		t.Errorf("%+v", again)
+	}
+}
+
+// The templates that the Python device makes from what they mean are those of
+// the code, for all algorithms: also for those that no software TPM here has a
+// certificate for.
+func TestPythonTemplates(t *testing.T) {
+	needPython(t)
+	out, err := exec.Command(python, "-B", "-c", `
+import sys
+sys.path.insert(0, "../../examples")
+import tpm
+for t in tpm.EKS + [f(n) for f in (tpm.iak_template, tpm.idevid_template) for n in sorted(tpm.DEVIDS)]:
+    print(t.name, t.public.hex(), "%08x" % (t.certificate or 0), *[b.hex() for b in t.branches or []])
+`).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var want strings.Builder
+	for _, template := range slices.Concat(tcg.EKTemplates, tcg.IAKTemplates, tcg.IDevIDTemplates) {
+		fmt.Fprintf(&want, "%s %x %08x", template.Name, template.Public.Raw, template.CertificateIndex)
+		for _, b := range template.PolicyBranches {
+			fmt.Fprintf(&want, " %x", b)
+		}
+		want.WriteString("\n")
+	}
+	if string(out) != want.String() {
+		t.Errorf("Python has\n%s\nthe code\n%s", out, want.String())
 	}
 }
