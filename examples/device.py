@@ -197,7 +197,7 @@ def send_request(token, request):
 ### The reply (§5) ############################################################
 
 
-def open_reply(chip, ek, iak, request, reply):
+def open_reply(token, chip, ek, iak, idevid, request, reply):
     """Returns IDevID, device CA, IAK and ACA certificate, and the activation key."""
     part = lambda name: base64.b64decode(reply[name], validate=True)
     secret = chip.activate_credential(ek, iak, part("credential-blob"), part("secret"))
@@ -213,6 +213,11 @@ def open_reply(chip, ek, iak, request, reply):
     certificates = certificates_of(opened.stdout)
     if len(certificates) != 4:
         raise ValueError("the reply does not hold four certificates")
+    for (leaf, ca), key in zip((certificates[:2], certificates[2:]), (idevid, iak)):
+        if not tls13.issued(ca, leaf) or not any(tls13.issued(root, ca) for root in token.roots):
+            raise ValueError("a certificate in the reply is not the hub's")
+        if tpm_.public_key_of(leaf) != key.pem():
+            raise ValueError("a certificate in the reply is for another key than this TPM's")
     return certificates, hkdf(secret, salt, b"gangway activation v1")
 
 
@@ -295,7 +300,7 @@ def onboard(token, chip, state, options):
             request = make_request(chip, iak, idevid, prod, ek_certificate or ek.public, options.model, options.serial)
             state.save("request", request)
         reply = send_request(token, request)
-        certificates, activation = open_reply(chip, ek, iak, request, reply)
+        certificates, activation = open_reply(token, chip, ek, iak, idevid, request, reply)
         say("The hub's certificates are sealed to this TPM, and opened by it.")
         with connect(token, chip, idevid, certificates[:2]) as hub:
             activate(hub, token, activation, certificates[0])

@@ -292,7 +292,7 @@ class TPM:
                 continue
             certificates = split_certificates(self.nv_read(template.certificate))
             template = self.stored(template, indices)
-            if certificates and self.makes(template, public_key_of(certificates[0])):
+            if certificates and self.makes(template, key_in(certificates[0])):
                 return template, certificates[0], chain
         for name in [wanted] if wanted else ["L-2", "L-1"]:
             template = self.stored(next(t for t in EKS if t.name == name), indices)
@@ -337,5 +337,14 @@ def split_certificates(content):
     return out
 
 
+def key_in(der):
+    """The key of a certificate in DER; of one that cannot be parsed, nobody's."""
+    try:
+        return public_key_of(x509.load_der_x509_certificate(der))
+    except ValueError:
+        return b""
+
+
 def public_key_of(certificate):
-    return x509.load_der_x509_certificate(certificate).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    """The key of a certificate in PEM, as Key.pem has it."""
+    return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -139,6 +139,7 @@ func TestPythonOnboards(t *testing.T) {
 // again when it is started again, and comes aboard when the owner has decided.
 func TestPythonWaitsForItsOwner(t *testing.T) {
 	needPython(t)
+	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, nil, nil)
 	ada := signIn(t, h)
@@ -189,6 +190,7 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 // may mend, it does by itself.
 func TestPythonSaysWhatIsWrong(t *testing.T) {
 	needPython(t)
+	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
 	for name, c := range map[string]struct {
