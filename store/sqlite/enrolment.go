@@ -49,11 +49,11 @@ var (
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
 		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
 		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT (request_hash) DO UPDATE SET id = (SELECT max(id) + 1 FROM enrolments),
-		state = excluded.state, device = excluded.device,
+		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
 		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		id = (SELECT max(id) + 1 FROM enrolments),
 		created = excluded.created, expires = excluded.expires,
 		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
 		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
