@@ -82,4 +82,5 @@ func TestAnswersToDevicesHaveALength(t *testing.T) {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
 	ask(&tls.Config{Certificates: []tls.Certificate{c.TLS(d)}}, "GET", "/device", nil)
+	ask(&tls.Config{}, "GET", "/openapi.json", nil)
 }
