@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"gangway/hub"
 )
 
 // What docs/protocol.md#10-transport says of TLS, to devices of other makes: the
@@ -73,5 +75,20 @@ func TestRequestsAreExact(t *testing.T) {
 		if status != 400 || !strings.Contains(string(body), `"error":"`+c.want+`"`) || h.Get("Content-Encoding") != "" {
 			t.Errorf("%s: %d %s %v", name, status, body, h)
 		}
+	}
+}
+
+// The same report twice, as after a lost answer, gets the same answer and is one
+// measurement.
+func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
+	s := newScene(t)
+	c, _, id := s.connected(t)
+	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
+	first, second := sendBoot(t, c, r), sendBoot(t, c, r)
+	if first.Status != 200 || second.Status != 200 || string(first.Body) != string(second.Body) {
+		t.Errorf("%d %s, then %d %s", first.Status, first.Body, second.Status, second.Body)
+	}
+	if v := want[hub.BootView](s.person(t, "ada"), "GET", "/devices/"+id+"/boot", nil, 200); len(v.History) != 1 {
+		t.Errorf("%d measurements", len(v.History))
 	}
 }
