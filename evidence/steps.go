@@ -42,7 +42,7 @@ func ParseKeys(in *join.EnrollRequest) (*Request, error) {
 var errAKName = refuse("ak-name", "The AK's name is not the one that was shown: it was computed from another public area.", hintTPM)
 
 const (
-	hintSteps = "See docs/protocol.md, 8, for how each field is written."
+	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for how each field is written."
 	maxCSR    = 16 << 10
 )
 

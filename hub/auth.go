@@ -244,7 +244,9 @@ type tokenAnswer struct {
 func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", "max-age=3600")
-	_, err := w.Write(s.tokens.JWKS(s.cfg.Now()))
+	keys := s.tokens.JWKS(s.cfg.Now())
+	setLength(w, len(keys))
+	_, err := w.Write(keys)
 	return err
 }
 

@@ -21,6 +21,7 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	return taken(s, w, r, tcg.MaxCSR, s.cfg.Onboard.Enrol, func(reply []byte) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
+		setLength(w, len(reply))
 		_, err := w.Write(reply)
 		return err
 	})
@@ -131,6 +132,7 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/pkix-cert")
+	setLength(w, len(aik.Certificate))
 	_, err = w.Write(aik.Certificate)
 	return err
 }

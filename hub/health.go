@@ -35,6 +35,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
+	setLength(w, len(openAPIDocument))
 	_, err := w.Write(openAPIDocument)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"gangway/evidence"
@@ -102,6 +103,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	setLength(w, b.Len())
 	w.WriteHeader(status)
 	w.Write(b.Bytes())
+}
+
+// setLength tells how long an answer is. Go does it only for short ones, and
+// sends the others in chunks, which a device's small HTTP client may not read.
+func setLength(w http.ResponseWriter, n int) {
+	w.Header().Set("Content-Length", strconv.Itoa(n))
 }

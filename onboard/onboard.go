@@ -77,7 +77,7 @@ const (
 
 var (
 	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use the join token file as the hub made it; each proof is good for one device's key."}
-	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "This request was answered before, and the device has onboarded anew since.", Hint: "Onboard with a new request."}
+	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
 	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates were not used in time.", Hint: "Onboard again; the agent does so by itself."}
 	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was removed from the hub.", Hint: "Onboard again with a join token if it is to come back."}
 )
@@ -326,6 +326,8 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 		return d, nil
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
+	case errors.Is(err, store.ErrSuperseded):
+		return refuse(errSuperseded)
 	case errors.Is(err, store.ErrRevoked):
 		return refuse(errRevoked)
 	case errors.Is(err, store.ErrTokenUnusable):

@@ -81,7 +81,7 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	return i, nil
 }
 
-// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md, 7) and
+// IssueIAK issues an IAK certificate (DevID 8; docs/protocol.md#7-certificates) and
 // returns its DER. Bad input is an error; nothing is issued.
 func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {
@@ -104,7 +104,7 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 }
 
 // IssueIDevID issues an IDevID certificate (IEEE 802.1AR, 8; DevID 8;
-// docs/protocol.md, 7) and returns its DER. Bad input is an error; nothing is
+// docs/protocol.md#7-certificates) and returns its DER. Bad input is an error; nothing is
 // issued.
 func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 	if err := checkCommon(r.DeviceID, r.AKName, r.HWSerial, r.NotBefore); err != nil {

@@ -25,6 +25,9 @@ if [ "${1:-all}" != demo ]; then
 	need curl curl
 	need jq jq # examples/onboard.sh is made of these
 	need xxd xxd
+	needfile /usr/bin/python3 python3 # examples/device.py is made of these
+	needfile /usr/lib/python3/dist-packages/cryptography python3-cryptography
+	needfile /usr/lib/python3/dist-packages/tpm2_pytss python3-tpm2-pytss
 	need shellcheck shellcheck
 	need haproxy haproxy # in front of a hub
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl

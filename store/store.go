@@ -27,9 +27,11 @@ var (
 
 	// The next ones are refusals of Activate.
 
-	// ErrEnrolmentExpired: the pending enrolment's time ran out, or a later
-	// enrolment of the same device took its place.
+	// ErrEnrolmentExpired: the pending enrolment's time ran out.
 	ErrEnrolmentExpired = errors.New("store: enrolment expired")
+	// ErrSuperseded: an enrolment of the same device that began later was
+	// activated.
+	ErrSuperseded = errors.New("store: enrolment superseded")
 	// ErrTokenUnusable: the token was disabled or has expired.
 	ErrTokenUnusable = errors.New("store: join token disabled or expired")
 	// ErrTokenUsedUp: the token's last use went to another device.
@@ -123,7 +125,8 @@ const (
 	Pending EnrolmentState = "pending"
 	// Active: proven by an activation; the certificates are valid.
 	Active EnrolmentState = "active"
-	// Superseded: a later enrolment of the same device was activated.
+	// Superseded: it was active, until an enrolment of the same device that
+	// began later was activated.
 	Superseded EnrolmentState = "superseded"
 	// Revoked: the device was deleted or its certificate revoked.
 	Revoked EnrolmentState = "revoked"
@@ -274,7 +277,7 @@ type Store interface {
 	// with the same RequestHash exists and is not Expired, and has not passed
 	// its Expires while Pending, nothing is written and the stored one is
 	// returned: the same request gets the same answer. An expired one is
-	// replaced. Nothing but the enrolment is touched: a pending row takes no
+	// replaced, and begins now. Nothing but the enrolment is touched: a pending row takes no
 	// name, spends no token use, and changes no other row.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds by request. ErrNotFound.
@@ -285,10 +288,14 @@ type Store interface {
 	// device, the AIK to the EK, one use of the token (once a device), and
 	// makes the enrolment Active and its predecessor of the same device
 	// Superseded. It appends a "device.activated" event. Activating an Active
-	// enrolment again changes nothing but LastSeen and returns the device.
-	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
-	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.
-	// A refusal changes nothing.
+	// enrolment again changes nothing but LastSeen and returns the device. A
+	// Pending enrolment that began before the device's Active one is refused:
+	// an activation that was delayed must not retire a newer certificate. The
+	// order is the one in which the store recorded them, not Created: clocks
+	// go back.
+	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked,
+	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK. A refusal
+	// changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
 	// ExpireEnrolments turns Pending enrolments past their Expires into
 	// Expired, drops everything of them but fingerprints, names and times,

@@ -191,7 +191,9 @@ func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
 		return store.ErrRevoked
-	case stateSuperseded, stateExpired:
+	case stateSuperseded:
+		return store.ErrSuperseded
+	case stateExpired:
 		return store.ErrEnrolmentExpired
 	}
 	bound := k.tpmOwner != ""
@@ -202,6 +204,8 @@ func (k *claim) refusal(now time.Time) error {
 		return store.ErrRevoked
 	case bound && k.tpmOwner != k.owner, k.known && k.devOwner != k.owner:
 		return store.ErrOtherOwner
+	case k.known && k.id < k.active: // ids grow in the order of BeginEnrolment
+		return store.ErrSuperseded
 	case k.iakKnown && k.iakEK != k.ek:
 		return store.ErrOtherEK
 	case bound && k.tpmDevice != k.device:

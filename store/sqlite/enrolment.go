@@ -41,7 +41,9 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 
 var (
 	// The one statement that answers both questions, is there such a request
-	// and may this one take its place: it changes a row only when yes.
+	// and may this one take its place: it changes a row only when yes. A row
+	// that is replaced gets a new id, so that ids are in the order in which the
+	// enrolments began. No other row refers to one that was never activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
@@ -51,6 +53,7 @@ var (
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
 		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		id = (SELECT max(id) + 1 FROM enrolments),
 		created = excluded.created, expires = excluded.expires,
 		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
 		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,

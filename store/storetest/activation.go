@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -129,6 +130,29 @@ var activationTests = []test{
 		equal(f, "firmware in the registry", tpm.Firmware, "7.86")
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
+	// A request that is sent again after its enrolment expired begins then, so
+	// it is the newest, whether the sweep saw it in between or not.
+	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
+		for _, swept := range []bool{false, true} {
+			machine := fmt.Sprint("swept ", swept)
+			older := f.begin(Machine{Name: machine}, f.token)
+			newer := f.onboard(Machine{Name: machine, Request: "newer"}, f.token)
+			if swept {
+				_, err := f.ExpireEnrolments(f.ctx, older.Expires, 10)
+				f.must(err)
+			}
+			older.Created, older.Expires = older.Expires, older.Expires.Add(time.Hour)
+			_, err := f.BeginEnrolment(f.ctx, older, older.Created)
+			f.must(err)
+			a := proof(older)
+			a.Now = older.Created.Add(time.Minute)
+			d, err := f.Activate(f.ctx, a)
+			f.must(err)
+			equal(f, "device", d.ID, newer.ID)
+			equal(f, "active", d.Enrolment, older.RequestHash)
+			equal(f, "newer", f.state(Machine{Name: machine, Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)), store.Superseded)
+		}
+	}},
 	{"NewAIKJoinsTheOld", func(f *fixture) {
 		first := f.begin(Machine{Name: "one"}, f.token)
 		_, err := f.activate(first)
@@ -199,12 +223,35 @@ var refusalTests = func() (tests []test) {
 			f.must(err)
 			return proof(e)
 		}},
-		{"Superseded", store.ErrEnrolmentExpired, func(f *fixture) store.Activation {
+		{"Superseded", store.ErrSuperseded, func(f *fixture) store.Activation {
 			e := f.begin(Machine{Name: "one"}, f.token)
 			_, err := f.activate(e)
 			f.must(err)
 			f.onboard(Machine{Name: "one", Request: "again"}, f.token)
 			return proof(e)
+		}},
+		{"LateActivationOfAnOlderRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
+			f.onboard(Machine{Name: "one"}, f.token)
+			older := f.begin(Machine{Name: "one", Request: "older"}, f.token)
+			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
+			return proof(older)
+		}},
+		// The first device of a TPM, too: no activation came before.
+		{"LateActivationOfTheFirstRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
+			older := f.begin(Machine{Name: "one"}, f.token)
+			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
+			return proof(older)
+		}},
+		// The hub's clock went back between the two: the order counts.
+		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
+			older := f.begin(Machine{Name: "one"}, f.token)
+			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
+			newer.Created = newer.Created.Add(-time.Hour)
+			_, err := f.BeginEnrolment(f.ctx, newer, newer.Created)
+			f.must(err)
+			_, err = f.activate(newer)
+			f.must(err)
+			return proof(older)
 		}},
 		{"DeviceDeletedAfterwards", store.ErrRevoked, func(f *fixture) store.Activation {
 			e := f.begin(Machine{Name: "one"}, f.token)

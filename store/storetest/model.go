@@ -22,6 +22,7 @@ type model struct {
 	aiks       map[string]string              // AIK name to machine, while its device lives
 	devices    map[string]*modelDevice
 	counted    map[[2]string]bool // token, device
+	begun      int                // enrolments so far
 }
 
 type modelToken struct {
@@ -35,6 +36,7 @@ type modelToken struct {
 type modelEnrolment struct {
 	store.Enrolment
 	machine string
+	began   int // when, as a count of enrolments
 }
 
 type modelTPM struct {
@@ -71,7 +73,8 @@ func (m *model) begin(e store.Enrolment, machine string, now time.Time) *modelEn
 	old := m.enrolments[e.RequestHash]
 	overdue := old != nil && old.State == store.Pending && !now.Before(old.Expires)
 	if old == nil || old.State == store.Expired || overdue {
-		m.enrolments[e.RequestHash] = &modelEnrolment{Enrolment: e, machine: machine}
+		m.begun++
+		m.enrolments[e.RequestHash] = &modelEnrolment{Enrolment: e, machine: machine, began: m.begun}
 	}
 	return m.enrolments[e.RequestHash]
 }
@@ -85,12 +88,16 @@ func (m *model) activate(e *modelEnrolment, now time.Time) error {
 		return nil
 	case e.State == store.Revoked:
 		return store.ErrRevoked
+	case e.State == store.Superseded:
+		return store.ErrSuperseded
 	case e.State != store.Pending, !now.Before(e.Expires):
 		return store.ErrEnrolmentExpired
 	case e.Generation != tpm.generation:
 		return store.ErrRevoked
 	case tpm.owner != "" && tpm.owner != e.Owner:
 		return store.ErrOtherOwner
+	case device != nil && e.began < m.enrolments[device.active].began:
+		return store.ErrSuperseded
 	case registered && machine != e.machine:
 		return store.ErrOtherEK
 	case token.disabled, !now.Before(token.expires):

@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write the worked example into docs/protocol.md")
 
-const exampleHeading = "## 10. Worked example\n"
+const exampleHeading = "## 12. Worked example\n"
 
 // The worked example of docs/protocol.md is what the code makes of fixed
 // inputs: whoever writes another device can check each step by it.

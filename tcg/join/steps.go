@@ -22,7 +22,7 @@ import (
 )
 
 // Pantacor's two steps: first the attestation key, then the identity. Where
-// Pantacor's own documents are silent, docs/protocol.md, 8 says what was
+// Pantacor's own documents are silent, docs/protocol.md#9-pantacors-two-steps says what was
 // chosen.
 
 // MaxSteps is the largest body of either step, in bytes.

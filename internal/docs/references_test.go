@@ -1,0 +1,102 @@
+package docs_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// References to a section of a page say its heading, as in
+// docs/protocol.md#7-certificates: a number alone would lead elsewhere, and
+// nobody would see it, when sections move. Each leads to a heading that is
+// there, from pages, comments, refusals, openapi.json and help texts.
+func TestReferencesLeadToSections(t *testing.T) {
+	anchors := map[string]map[string]bool{} // of a page, by its name
+	walk(t, ".md", func(path string, content []byte) {
+		name := filepath.Base(path)
+		if anchors[name] == nil {
+			anchors[name] = map[string]bool{}
+		}
+		for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllSubmatch(content, -1) {
+			anchors[name][anchor(string(m[1]))] = true
+		}
+	})
+	reference := regexp.MustCompile(`([A-Za-z][\w-]*\.md)#([a-z0-9-]+)`)
+	within := regexp.MustCompile(`\]\(#([a-z0-9-]+)\)`)
+	number := regexp.MustCompile(`[A-Za-z][\w-]*\.md\)?,? (?:section )?[0-9]`)
+	seen := 0
+	for _, suffix := range []string{".md", ".go", ".json", ".sh", ".py", ".txt"} {
+		walk(t, suffix, func(path string, content []byte) {
+			if strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/testdata/") && suffix != ".txt" {
+				return
+			}
+			for _, m := range reference.FindAllSubmatch(content, -1) {
+				seen++
+				if a := anchors[string(m[1])]; a == nil || !a[string(m[2])] {
+					t.Errorf("%s refers to %s, where no such heading is", path, m[0])
+				}
+			}
+			if suffix == ".md" {
+				for _, m := range within.FindAllSubmatch(content, -1) {
+					if !anchors[filepath.Base(path)][string(m[1])] {
+						t.Errorf("%s refers to its own #%s, which is no heading", path, m[1])
+					}
+				}
+			}
+			for _, m := range number.FindAll(content, -1) {
+				t.Errorf("%s refers to %q by a number: write the heading's anchor", path, m)
+			}
+		})
+	}
+	if seen < 8 {
+		t.Errorf("only %d references were seen", seen)
+	}
+}
+
+// anchor is what a page's viewer makes of a heading.
+func anchor(heading string) string {
+	var b strings.Builder
+	for _, r := range strings.ToLower(heading) {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
+			b.WriteRune(r)
+		case r == ' ':
+			b.WriteByte('-')
+		}
+	}
+	return b.String()
+}
+
+// protocol.md's own references, and those of the examples, are to sections
+// that it has.
+func TestProtocolSectionsExist(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs", "protocol.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^## ([0-9]+)\. `).FindAllSubmatch(page, -1) {
+		have[string(m[1])] = true
+	}
+	for file, pattern := range map[string]string{
+		"docs/protocol.md":    `(?:[Ss]ections? (?:[0-9]+(?:, | and | to ))*)([0-9]+)`,
+		"examples/onboard.sh": `§([0-9]+)`,
+		"examples/device.py":  `§([0-9]+)`,
+	} {
+		content, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(pattern).FindAllSubmatch(content, -1)
+		if len(found) < 5 {
+			t.Errorf("%s: only %d references were found", file, len(found))
+		}
+		for _, m := range found {
+			if !have[string(m[1])] {
+				t.Errorf("%s refers to section %s of docs/protocol.md, which it has not", file, m[1])
+			}
+		}
+	}
+}
