@@ -263,16 +263,17 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		Password string `json:"password"`
 		Scope    string `json:"scope"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
-		return err
-	}
-	device := strings.HasPrefix(body.Username, join.DevicePRN)
+	malformed := readJSON(w, r, &body)
+	device := malformed == nil && strings.HasPrefix(body.Username, join.DevicePRN)
 	limits := s.logins
 	if device {
 		limits = s.deviceLogins
 	}
 	if !limits.allow(network(remoteAddr(r)), s.cfg.Now()) {
 		return errTooFast
+	}
+	if malformed != nil {
+		return malformed
 	}
 	if device {
 		token, err := s.deviceLogin(r.Context(), body.Username, body.Password)

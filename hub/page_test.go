@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"gangway/tcg"
 	"gangway/tcg/join"
@@ -106,16 +108,27 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		}
 	}
 	for _, want := range []struct{ page, code string }{
-		{"| onboarding | 50 a second | 200 |", "cfg.OnboardRate = 50"},
-		{"| onboarding | 50 a second | 200 |", "cfg.OnboardBurst = 200"},
-		{"| signatures | 1 a second | 20 |", "newLimiter[netip.Prefix](rate.Every(time.Second), 20)"},
-		{"| measurements | 1 in 2 seconds | 30 |", "newLimiter[string](rate.Every(2*time.Second), 30)"},
-		{"A header has at most 16 KiB and 10 seconds, a TLS handshake 10 seconds, a request 60 and an answer 60. An idle connection is closed after two minutes", "ReadHeaderTimeout: 10 * time.Second,\n\t\tReadTimeout:       60 * time.Second,\n\t\tWriteTimeout:      60 * time.Second,\n\t\tIdleTimeout:       2 * time.Minute,\n\t\tMaxHeaderBytes:    16 << 10,"},
+		{"A header has at most 16 KiB and", "MaxHeaderBytes:    16 << 10,"},
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(string(doc), want.page) || !strings.Contains(string(source), want.code) {
 			t.Errorf("docs/protocol.md says %q, or does not, and hub.go %q, or does not", want.page, want.code)
 		}
+	}
+	rates := DefaultRates()
+	for page, r := range map[string]Rate{
+		"| onboarding | %v a second | %d |": rates["onboard"], "| signatures | %v a second | %d |": rates["signature"],
+	} {
+		if row := fmt.Sprintf(page, r.PerSecond, r.Burst); !strings.Contains(string(doc), row) {
+			t.Errorf("docs/protocol.md lacks %q", row)
+		}
+	}
+	if row := fmt.Sprintf("| measurements | 1 in %v seconds | %d |", 1/rates["boot"].PerSecond, rates["boot"].Burst); !strings.Contains(string(doc), row) {
+		t.Errorf("docs/protocol.md lacks %q", row)
+	}
+	times := Timeouts{}.withDefaults()
+	if line := fmt.Sprintf("and %v seconds, a TLS handshake %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(string(doc), line) || times.Idle != 2*time.Minute {
+		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != maxMeta || !strings.Contains(string(doc), "together have 256 KiB as JSON") {
 		t.Error("docs/protocol.md says another bound of the metadata")
