@@ -50,7 +50,12 @@ func newScene(t testing.TB) *scene {
 func newSceneBehind(t testing.TB, proxy *hub.Proxy) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
-	s := &scene{maker: maker, Hub: hubtest.NewBehind(t, proxy, maker.Roots(), maker.Intermediates())}
+	return sceneOn(t, hubtest.NewBehind(t, proxy, maker.Roots(), maker.Intermediates()), maker)
+}
+
+func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {
+	t.Helper()
+	s := &scene{maker: maker, Hub: h}
 	s.tok = s.Token(t, s.Owner, nil)
 	s.client = must(fleet.NewHub(s.tok))(t)
 	s.victim = s.device(t)

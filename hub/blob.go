@@ -202,10 +202,11 @@ const (
 
 // upload is a PUT under way.
 type upload struct {
-	body io.Reader
-	rc   *http.ResponseController
-	size int64     // bytes that count against the owner's quota while it runs
-	end  time.Time // not later than this
+	body  io.Reader
+	rc    *http.ResponseController
+	whole int64     // bytes that it takes on the disk
+	size  int64     // of those, the bytes that count against the owner's quota while it runs
+	end   time.Time // not later than this
 
 	broken error // set by Read: it was the client's side that broke
 
@@ -217,7 +218,7 @@ type upload struct {
 // newUpload is the upload of an object that begins now.
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
-	u := &upload{body: body, rc: http.NewResponseController(w), last: now}
+	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
 	// Bounded before it is a time.Duration.
 	seconds := min(o.Size, store.MaxObjectSize) / slowest
 	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
@@ -343,6 +344,18 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 	return true, nil, nil
 }
 
+// all is how many bytes the uploads that run will have taken.
+func (u *uploads) all() (n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, list := range u.running {
+		for _, one := range list {
+			n += one.whole
+		}
+	}
+	return n
+}
+
 func (u *uploads) finish(key store.Object, one *upload) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -378,6 +391,9 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
 	if err != nil {
 		return err
+	}
+	if !s.space.fits(o.Size, s.uploads.all()) {
+		return errStorage
 	}
 	one := newUpload(w, r.Body, o)
 	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)

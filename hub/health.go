@@ -23,16 +23,6 @@ func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// readyz asks the store.
-func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
-	if err := s.cfg.Store.Ping(r.Context()); err != nil {
-		s.log.Error("not ready", "err", err)
-		return problem(http.StatusServiceUnavailable, "not-ready", "The operator finds the cause in the hub's log.", "The hub's store does not answer.")
-	}
-	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
-	return nil
-}
-
 func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/json")
 	setLength(w, len(openAPIDocument))

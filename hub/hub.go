@@ -42,6 +42,9 @@ type Config struct {
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
+	// DataDir is the folder of the database and of the objects, whose disk is
+	// watched; empty: none is.
+	DataDir string
 	// Names are the DNS names and IP addresses of the TLS certificate.
 	Names []string
 	// Rates replace some of DefaultRates.
@@ -102,6 +105,7 @@ type Server struct {
 
 	addressKey []byte // of objects' addresses
 	uploads    uploads
+	space      *space
 }
 
 // New makes a server. It starts nothing.
@@ -141,7 +145,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Log,
+		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:       newMetrics(prometheus.NewRegistry()),
 		passwords:     p,
 		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
@@ -249,6 +253,8 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h handler) {
+		method, _, _ := strings.Cut(pattern, " ")
+		h = s.gated(pattern, method, h)
 		mux.Handle(pattern, s.metrics.timed(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if err := h(w, r); err != nil {
 				s.fail(w, r, err)

@@ -36,7 +36,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var p *Problem
 	var refusal *evidence.Refusal
 	var tooLarge *http.MaxBytesError
+	trouble := s.trouble(r, err)
 	switch {
+	case trouble != nil:
+		p = trouble
 	case errors.As(err, &p):
 	case errors.As(err, &refusal):
 		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
@@ -55,8 +58,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Status == http.StatusUnauthorized {
 		s.setAuthenticate(w)
 	}
-	if p.Status == http.StatusTooManyRequests || p.Status == http.StatusServiceUnavailable {
+	switch p.Status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "5")
+	case http.StatusInsufficientStorage:
+		w.Header().Set("Retry-After", "60")
 	}
 	if strings.Contains(r.Header.Get("Accept"), "text/html") { // a person looks at it
 		var page bytes.Buffer

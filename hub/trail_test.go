@@ -20,6 +20,7 @@ import (
 
 	"gangway/fleet"
 	"gangway/hub"
+	"gangway/internal/hubtest"
 	"gangway/objects"
 	"gangway/store"
 	"gangway/tcg/join"
@@ -57,7 +58,19 @@ type fleetScene struct {
 
 func newFleet(t *testing.T) *fleetScene {
 	t.Helper()
-	s := newScene(t)
+	return fleetOf(t, newScene(t))
+}
+
+// newFleetOn is newFleet on a hub that has no account yet.
+func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
+	t.Helper()
+	h.Owner = h.Account(t, "ada")
+	h.Policy(t, store.HubWide, hubtest.LabPolicy)
+	return fleetOf(t, sceneOn(t, h, maker))
+}
+
+func fleetOf(t *testing.T, s *scene) *fleetScene {
+	t.Helper()
 	f := &fleetScene{scene: s, ada: s.person(t, "ada")}
 	m := s.Account(t, "mallory")
 	f.mallory = s.person(t, "mallory")

@@ -239,7 +239,8 @@ type Store interface {
 	Logs
 
 	Close() error
-	// Ping does a cheap read, for readiness.
+	// Ping reports whether the store can be read and written now. It waits no
+	// longer than ctx, or Patience, allows: ErrBusy, ErrNoSpace.
 	Ping(ctx context.Context) error
 
 	// CreateAccount fails with ErrExists when nick or e-mail is taken

@@ -109,7 +109,7 @@ func Open(t testing.TB, dir string, change func(*hub.Config), roots, intermediat
 	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
 	config := hub.Config{
-		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL,
+		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL, DataDir: dir,
 		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, Rates: hub.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, OpenRegistration: true, Version: "test",
 	}
 	if change != nil {

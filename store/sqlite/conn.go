@@ -14,8 +14,10 @@ import (
 )
 
 // busyTimeout is how long a statement waits for another process that holds
-// the file, such as a backup or the sqlite3 shell.
-const busyTimeout = 10 * time.Second
+// the file, such as a backup or the sqlite3 shell. It is shorter than
+// writePatience, so that a write whose turn has come learns that it did nothing
+// before its caller gives up.
+const busyTimeout = 2 * time.Second
 
 // statement is a line of SQL that each connection prepares at its first use
 // and then keeps.
@@ -61,6 +63,18 @@ type conn struct {
 type engineError struct {
 	code    int32
 	message string
+}
+
+// Is tells store's errors in what SQLite said.
+func (e *engineError) Is(target error) bool {
+	switch e.code & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return target == store.ErrBusy
+	case sqlite3.SQLITE_FULL:
+		return target == store.ErrNoSpace
+	}
+	// The file beside the database that its processes share could not grow.
+	return e.code == sqlite3.SQLITE_IOERR_SHMSIZE && target == store.ErrNoSpace
 }
 
 func (e *engineError) Error() string {

@@ -155,12 +155,16 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// Ping reads one row.
+// Ping reads one row, and waits for a turn to write, writing nothing.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.readers.do(ctx, func(c *conn) error {
+	err := s.readers.do(ctx, func(c *conn) error {
 		_, _, err := c.one(ping)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(*conn) error { return nil })
 }
 
 var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)

@@ -7,6 +7,9 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"gangway/store"
 )
 
 // batchSize bounds a transaction, and so how long a write can wait for its
@@ -74,26 +77,57 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// do queues an operation and waits until it is durable or refused. When ctx
-// ends before the operation was begun, it never happens; once begun, do waits
-// for the outcome, so that the caller knows it.
+// writePatience is how long an operation waits for its turn, unless its context
+// says otherwise (store.Patient).
+const writePatience = 5 * time.Second
+
+// do queues an operation and waits until it is durable or refused. When ctx or
+// its patience ends before the operation was begun, it never happens; once
+// begun, do waits for the outcome, so that the caller knows it. store.ErrBusy
+// says that nothing was written.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
+	patience := time.Now().Add(store.Patience(ctx, writePatience))
+	for {
+		err := w.try(ctx, patience, run)
+		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(patience) {
+			return err
+		}
+		select { // another process has the file: it is not asked without a pause
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (w *writer) try(ctx context.Context, until time.Time, run func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	j := &job{ctx: ctx, run: run, done: make(chan error, 1)}
+	waiting, cancel := context.WithDeadlineCause(ctx, until, store.ErrBusy)
+	defer cancel()
+	j := &job{ctx: waiting, run: run, done: make(chan error, 1)}
 	if err := w.send(j); err != nil {
 		return err
 	}
 	select {
 	case err := <-j.done:
 		return err
-	case <-ctx.Done():
+	case <-waiting.Done():
 		if j.taken.CompareAndSwap(false, true) {
-			return ctx.Err()
+			return gaveUp(waiting)
 		}
 		return <-j.done
 	}
+}
+
+// gaveUp is why a context that waited has ended: its caller's own reason, or
+// store.ErrBusy.
+func gaveUp(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause == store.ErrBusy {
+		return cause
+	}
+	return ctx.Err()
 }
 
 func (w *writer) send(j *job) error {
@@ -106,7 +140,7 @@ func (w *writer) send(j *job) error {
 	case w.queue <- j:
 		return nil
 	case <-j.ctx.Done():
-		return j.ctx.Err()
+		return gaveUp(j.ctx)
 	}
 }
 
@@ -162,8 +196,8 @@ func (j *job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
 	}
-	if err := j.ctx.Err(); err != nil {
-		j.done <- err
+	if j.ctx.Err() != nil {
+		j.done <- gaveUp(j.ctx)
 		return false
 	}
 	return true
@@ -187,6 +221,10 @@ func (w *writer) transact(batch []*job) {
 	if err != nil {
 		// Fails when SQLite has rolled back by itself already.
 		_ = w.conn.control(rollback)
+		if errors.Is(err, store.ErrNoSpace) {
+			// Give back what the log holds; its pages may fit the database.
+			_ = w.conn.pragma("wal_checkpoint(TRUNCATE)")
+		}
 		for _, j := range batch {
 			j.err = fmt.Errorf("sqlite: transaction: %w", err)
 		}
