@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -25,21 +27,67 @@ import (
 const addressLife = time.Hour
 
 // An address is /local-s3/ and the base64url form of: version, method, end of
-// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), and the
-// HMAC-SHA256 of those under a key that only the hub has. It stands in the
-// path because devices drop a query.
+// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), what it stands
+// on (33), and the HMAC-SHA256 of those under a key that only the hub has. It
+// stands in the path because devices drop a query.
 const (
-	addressVersion = 1
-	addressHead    = 1 + 1 + 8 + 12 + 32
+	addressVersion = 2
+	addressHead    = 1 + 1 + 8 + 12 + 32 + standingSize
 	addressSize    = addressHead + sha256.Size
 )
+
+// standing is what an address stands on, and ends with: a person's session, as
+// 's' and its hash (32 bytes); or a device and its certificate, as 'd', the
+// device's id (12) and the start of the certificate's SHA-256 (20; zeros for a
+// device without a TPM).
+type standing [standingSize]byte
+
+const standingSize = 1 + 32
+
+// standingOf is what the caller's addresses stand on.
+func standingOf(r *http.Request) (b standing) {
+	if c, _ := r.Context().Value(callerKey{}).(caller); c.Device != nil {
+		d := c.Device
+		b[0] = 'd'
+		id, err := hex.DecodeString(d.ID)
+		if err != nil || len(id) != 12 {
+			panic("hub: a device's id is not 24 hexadecimal digits")
+		}
+		copy(b[1:13], id)
+		copy(b[13:], d.IDevIDHash[:])
+		return b
+	}
+	b[0] = 's'
+	hash := signed(r).session.TokenHash
+	copy(b[1:], hash[:])
+	return b
+}
+
+// stands reports whether what an address stands on is still there: the session,
+// or the device under the same certificate.
+func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
+	var err error
+	same := true
+	switch b[0] {
+	case 'd':
+		var d store.Device
+		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
+		same = bytes.Equal(b[13:], d.IDevIDHash[:20])
+	default:
+		_, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now())
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return same, err
+}
 
 // addressKey is the key of addresses, derived from the hub's seal key.
 func addressKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-func (s *Server) address(method string, o store.Object, until time.Time) string {
+func (s *Server) address(method string, o store.Object, on standing, until time.Time) string {
 	b := make([]byte, 0, addressSize)
 	b = append(b, addressVersion, method[0])
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
@@ -48,6 +96,7 @@ func (s *Server) address(method string, o store.Object, until time.Time) string 
 		panic("hub: an account's id is not 24 hexadecimal digits")
 	}
 	b = append(append(b, owner...), o.Sum[:]...)
+	b = append(b, on[:]...)
 	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.signAddress(b))
 }
 
@@ -59,31 +108,35 @@ func (s *Server) signAddress(head []byte) []byte {
 
 var (
 	errNoAddress      = problem(http.StatusNotFound, "no-such-address", "Ask for a new one: GET /objects/SHA, or POST /objects/.", "This is no address that the hub gave for this method.")
-	errAddressExpired = problem(http.StatusGone, "address-expired", "Ask for a new one: GET /objects/SHA, or POST /objects/.", "The address is no longer good.")
+	errAddressExpired = problem(http.StatusGone, "address-expired", "Ask for a new one: GET /objects/SHA, or POST /objects/.", "The address has expired, or the session or device that asked for it has ended.")
 )
 
 // readAddress checks {token} and returns the object that it is about, of
-// which Owner and Sum are filled in.
-func (s *Server) readAddress(r *http.Request, method string) (o store.Object, err error) {
+// which Owner and Sum are filled in, and what the address stands on.
+func (s *Server) readAddress(r *http.Request, method string) (o store.Object, on standing, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
 	if err != nil || len(b) != addressSize {
-		return o, errNoAddress
+		return o, on, errNoAddress
 	}
 	if !hmac.Equal(b, s.signAddress(append([]byte(nil), b[:addressHead]...))) || b[0] != addressVersion || b[1] != method[0] {
-		return o, errNoAddress
+		return o, on, errNoAddress
 	}
 	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
-		return o, errAddressExpired
+		return o, on, errAddressExpired
 	}
 	o.Owner = hex.EncodeToString(b[10:22])
 	copy(o.Sum[:], b[22:])
-	return o, nil
+	copy(on[:], b[22+len(o.Sum):])
+	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
+		return o, on, cmp.Or(err, error(errAddressExpired))
+	}
+	return o, on, nil
 }
 
 // getBlob serves a content to whoever has its address. It is never a page:
 // whatever its owner says it is, a browser gets a file to save.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
-	o, err := s.readAddress(r, http.MethodGet)
+	o, _, err := s.readAddress(r, http.MethodGet)
 	if err != nil {
 		return err
 	}
@@ -226,7 +279,7 @@ func (u *uploads) begin(key store.Object, one *upload) (end func()) {
 // durable; anything else that nothing has changed, and that it can be sent
 // again, as often as needed while the address is good.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
-	key, err := s.readAddress(r, http.MethodPut)
+	key, on, err := s.readAddress(r, http.MethodPut)
 	if err != nil {
 		return err
 	}
@@ -257,6 +310,10 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload did not come to its end.")
 	case err != nil:
 		return err
+	}
+	// An upload may take long: who has meanwhile ended leaves nothing.
+	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
+		return cmp.Or(err, error(errAddressExpired))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrCondemned):

@@ -36,15 +36,15 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object) ObjectView {
-	now := s.cfg.Now()
+func (s *Server) viewObject(r *http.Request, o store.Object) ObjectView {
+	now, on := s.cfg.Now(), standingOf(r)
 	until := now.Add(addressLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), join.AccountPRN+o.Owner
 	storage := sha256.Sum256([]byte(owner + "/" + sum))
 	return ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		PutURL: s.address(http.MethodPut, o, until), GetURL: s.address(http.MethodGet, o, until),
+		PutURL: s.address(http.MethodPut, o, on, until), GetURL: s.address(http.MethodGet, o, on, until),
 		Now: now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
 }
@@ -112,7 +112,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o))
+		writeJSON(w, http.StatusOK, s.viewObject(r, o))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
@@ -121,12 +121,12 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.LostContent(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o))
+		writeJSON(w, http.StatusOK, s.viewObject(r, o))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o))
+	writeJSON(w, http.StatusConflict, s.viewObject(r, o))
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o))
+	writeJSON(w, http.StatusOK, s.viewObject(r, o))
 	return nil
 }
 
@@ -196,7 +196,7 @@ func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o))
+	writeJSON(w, http.StatusOK, s.viewObject(r, o))
 	return nil
 }
 
@@ -207,7 +207,7 @@ func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.address(http.MethodGet, o, s.cfg.Now().Add(addressLife)), http.StatusFound)
+	http.Redirect(w, r, s.address(http.MethodGet, o, standingOf(r), s.cfg.Now().Add(addressLife)), http.StatusFound)
 	return nil
 }
 
@@ -220,7 +220,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list)
+	s.writeObjects(w, r, list)
 	return nil
 }
 
@@ -244,12 +244,12 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list)
+	s.writeObjects(w, r, list)
 	return nil
 }
 
 // writeObjects writes an array one by one: a step may have ten thousand.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object) {
+func (s *Server) writeObjects(w http.ResponseWriter, r *http.Request, list []store.Object) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -259,7 +259,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object) {
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o)) != nil {
+		if enc.Encode(s.viewObject(r, o)) != nil {
 			return // the client is gone
 		}
 	}

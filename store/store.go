@@ -284,7 +284,7 @@ type Store interface {
 	// Activate binds, in one transaction: the EK to the enrolment's owner and
 	// device, the AIK to the EK, one use of the token (once a device), and
 	// makes the enrolment Active and its predecessor of the same device
-	// Superseded. It appends a "device.activated" event. Activating an Active
+	// Superseded, whose secret (PutSecret) ends with it. It appends a "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
 	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.
