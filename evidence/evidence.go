@@ -66,6 +66,8 @@ type Request struct {
 	Claims         Claims
 	quote          *tcg.Attest // nil: none was shown
 	quoteSignature *tcg.Signature
+
+	keysOnly bool // see KeysOnly
 }
 
 // Parse parses a request and all the structures in it, and computes the names.

@@ -17,7 +17,7 @@ type Claims struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
-	MAC     []byte // join.OwnershipMAC
+	Owned   []byte // ownership proof: join.OwnershipMAC, or Ed25519 over join.OwnershipMessage
 	Name    string // what the MAC is over
 }
 
@@ -36,33 +36,30 @@ func ParseKeys(in *join.EnrollRequest) (*Request, error) {
 	if !bytes.Equal(r.IAKName, name) {
 		return nil, errAKName
 	}
+	r.keysOnly = true
 	return r, nil
 }
 
 var errAKName = refuse("ak-name", "The AK's name is not the one that was shown: it was computed from another public area.", hintTPM)
 
 const (
-	hintSteps = "See docs/protocol.md, 8, for how each field is written."
+	hintSteps = "See docs/protocol.md, 9, for how each field is written."
 	maxCSR    = 16 << 10
 )
 
-// keyChecks are those of Verify's that are about the EK and the AK alone.
-var keyChecks = only("ek-certificate", "ek-chain", "ek-key", "iak", "hardware")
+// identityChecks are those of Verify's that are about the IDevID key, which the
+// first step does not show yet. Every other check is made in both steps.
+var identityChecks = []string{"idevid", "certify", "signature"}
 
-func only(names ...string) (out []check) {
-	for _, name := range names {
-		for _, c := range checks {
-			if c.name == name {
-				out = append(out, c)
-			}
-		}
-	}
-	return out
-}
+// KeysOnly reports whether the request is a first step: it shows an EK and an
+// AK, and nothing that either has signed.
+func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys judges what ParseKeys read, by those of Verify's checks that are
-// about it. That EK and AK are in one TPM is not among them: see package join.
-func VerifyKeys(v *Verdict, r *Request, in *Input) { verify(v, r, keyChecks, in) }
+// VerifyKeys is Verify for what ParseKeys read: the same table of checks,
+// without those about the IDevID key. What only a TPM's attestation tells, its
+// firmware, is a question where a rule depends on it. That EK and AK are in
+// one TPM is not among the checks: see package join.
+func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
 // parseShown reads the keys that both steps show. akName chooses among the
 // templates that an AK shown as PEM may be of; nil: there is no choice.
@@ -196,7 +193,7 @@ func ParseRegistration(in *join.Registration) (*Request, error) {
 			return nil, malformed("quote-malformed", "The quote's signature cannot be read", err)
 		}
 	}
-	r.Claims = Claims{Owner: string(ext[join.ExtOwner]), TokenID: string(ext[join.ExtToken]), Device: string(ext[join.ExtDevice]), MAC: ext[join.ExtOwnership], Name: in.Name}
+	r.Claims = Claims{Owner: string(ext[join.ExtOwner]), TokenID: string(ext[join.ExtToken]), Device: string(ext[join.ExtDevice]), Owned: ext[join.ExtOwnership], Name: in.Name}
 	return r, nil
 }
 

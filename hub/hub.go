@@ -221,6 +221,9 @@ func (s *Server) sweep(ctx context.Context) {
 			if _, err := s.cfg.Store.RemoveUnclaimed(ctx, s.cfg.Now().Add(-unclaimedFor), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("dropping devices that nobody claims", "err", err)
 			}
+			if _, err := s.cfg.Store.ExpireIssuedAIKs(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
+				s.log.Error("expiring AIK certificates of first steps", "err", err)
+			}
 			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("expiring what waits", "err", err)
 			}

@@ -228,6 +228,7 @@ type EventFilter struct {
 type Store interface {
 	Boots
 	DeviceDesk
+	IssuedAIKs
 	WaitingRoom
 	Rulebook
 	TrustStore

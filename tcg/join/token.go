@@ -139,6 +139,22 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 	return roots, nil
 }
 
+// RootName is the name of the hub that answers under HubCA: HubName, if HubCA
+// holds no other hub's key. A proof that nothing else ties to a connection
+// must name this hub: a token file may claim any HubName, and a relay does.
+func (t *TokenFile) RootName() (string, error) {
+	roots, err := t.Roots()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range roots {
+		if sum := sha256.Sum256(r.RawSubjectPublicKeyInfo); hex.EncodeToString(sum[:]) != t.HubName {
+			return "", errors.New(`"hub-ca" holds another key than the one that "hub-name" names: who answers there need not be that hub`)
+		}
+	}
+	return t.HubName, nil
+}
+
 // IsID reports whether s is an id: 24 lower-case hexadecimal digits.
 func IsID(s string) bool {
 	if len(s) != 24 {
