@@ -84,7 +84,7 @@ func resourceOf(path string) string {
 		return "" // who makes join tokens makes devices
 	case first == "devices", first == "objects", first == "trails":
 		return first
-	case first == "logs":
+	case first == "logs", first == "aca":
 		return "devices"
 	case first == "auth":
 		return "user"

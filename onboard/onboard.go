@@ -145,7 +145,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.Created, e.Expires = now, now.Add(PendingFor)
 	if !verdict.Accepted() {
 		if err := s.judge(ctx, verdict, e, addr); err != nil {
-			return e, err
+			known.DeviceID = s.waitingID(e.EK)
+			return known, err
 		}
 	}
 	if e.Verdict, err = verdict.JSON(); err != nil {
@@ -319,7 +320,12 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, addr)
 }
 
+// refuseActivation tells the owner of the token. Where the TPM is another
+// owner's device, its id is not theirs to know.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
+	if r.Code == CodeOtherOwner {
+		e.DeviceID = s.waitingID(e.EK)
+	}
 	s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
 	return store.Device{}, r
 }

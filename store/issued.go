@@ -19,17 +19,17 @@ type IssuedAIK struct {
 
 // Bounds of what the hub records of first steps.
 const (
-	MaxIssuedOfEK = 8      // the oldest of an EK goes
-	MaxIssued     = 10_000 // ErrFull
+	MaxIssuedOfEK = 8      // rows of an EK; the oldest goes
+	MaxIssued     = 10_000 // rows in all
 )
 
 // IssuedAIKs keeps what first steps issued until it expires.
 type IssuedAIKs interface {
 	// RecordIssuedAIK stores a, in the place of a row of the same EK and Name.
-	// It reports whether a is the only row of its EK that has not expired. An
-	// EK's rows beyond MaxIssuedOfEK go, the oldest first; ErrFull when there
-	// are most rows of other EKs. Any row of an EK makes room for another of
-	// it, so no EK learns of another's by it.
+	// It reports whether a is the only row of its EK that has not expired. Rows
+	// of an EK beyond MaxIssuedOfEK go, the oldest first. ErrFull when there are
+	// most rows already, and none of this EK and Name: whether others are of the
+	// same EK makes no difference, so the answer tells nothing of it.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
 	// IssuedAIK finds a row that has not expired. ErrNotFound.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)

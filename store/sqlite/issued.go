@@ -8,7 +8,9 @@ import (
 )
 
 var (
-	countIssued  = prepared(`SELECT count(*) FROM issued_aiks`)
+	// Those that a row of this EK and name would be added to.
+	countIssued = prepared(`SELECT CASE WHEN EXISTS (SELECT 1 FROM issued_aiks WHERE ek = ? AND name = ?)
+		THEN 0 ELSE (SELECT count(*) FROM issued_aiks) END`)
 	issuedOfEK   = prepared(`SELECT count(*) FROM issued_aiks WHERE ek = ? AND expires > ?`)
 	upsertIssued = prepared(`INSERT INTO issued_aiks (ek, name, device, issued, expires, certificate) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (ek, name) DO UPDATE SET device = excluded.device, issued = excluded.issued,
@@ -28,13 +30,12 @@ func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int
 		if err != nil {
 			return err
 		}
-		if first = r.int() == 0; first {
-			if r, _, err = c.one(countIssued); err != nil {
-				return err
-			}
-			if r.int() >= most {
-				return store.ErrFull
-			}
+		first = r.int() == 0
+		if r, _, err = c.one(countIssued, a.EK[:], a.Name); err != nil {
+			return err
+		}
+		if r.int() >= most {
+			return store.ErrFull
 		}
 		if _, err := c.exec(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
 			return err

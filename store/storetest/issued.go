@@ -39,7 +39,7 @@ var issuedTests = []test{
 		for i := range store.MaxIssuedOfEK + 2 {
 			a := issued("one", fmt.Sprint(i))
 			a.Issued = Epoch.Add(time.Duration(i) * time.Second)
-			_, err := f.RecordIssuedAIK(f.ctx, a, 1) // its own rows do not fill it
+			_, err := f.RecordIssuedAIK(f.ctx, a, store.MaxIssuedOfEK+1)
 			f.must(err)
 		}
 		for i := range store.MaxIssuedOfEK + 2 {
@@ -59,6 +59,8 @@ var issuedTests = []test{
 		_, err := f.RecordIssuedAIK(f.ctx, issued("three", "aik"), 2)
 		f.refused(err, store.ErrFull)
 		_, err = f.RecordIssuedAIK(f.ctx, issued("two", "another"), 2)
+		f.refused(err, store.ErrFull)
+		_, err = f.RecordIssuedAIK(f.ctx, issued("two", "aik"), 2)
 		f.must(err)
 	}},
 }

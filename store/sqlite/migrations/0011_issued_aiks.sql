@@ -12,6 +12,10 @@ CREATE TABLE issued_aiks (
 CREATE UNIQUE INDEX issued_aiks_key ON issued_aiks (ek, name);
 CREATE INDEX issued_aiks_expires ON issued_aiks (expires);
 
+-- Rows were called by the id of the device. Until the machine asks again, which
+-- names its row anew, it has a name without any relation to that.
+UPDATE waiting SET device = lower(hex(randomblob(12)));
+
 -- A denial revokes an owner's pending enrolments of an EK. Pending rows are
 -- few: the index stays small however large the fleet is.
 CREATE INDEX enrolments_pending_ek ON enrolments (ek) WHERE state = 'p';
