@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -78,12 +79,15 @@ func parseShown(in *join.ShownKeys, akName []byte) (*Request, error) {
 	if len(in.EKChain) > join.MaxIntermediates {
 		return nil, refuse("ek-chain-malformed", fmt.Sprintf("ek-chain has more than %d certificates.", join.MaxIntermediates), hintSteps)
 	}
-	for _, text := range in.EKChain {
+	for i, text := range in.EKChain {
 		link, err := readCertificate(text)
-		if err != nil || len(link) > tcg.MaxCertificate {
-			return nil, refuse("ek-chain-malformed", "A certificate of ek-chain cannot be read.", hintSteps)
+		if err != nil {
+			return nil, refuse("ek-chain-malformed", fmt.Sprintf("Certificate %d of ek-chain cannot be read: %v.", i+1, err), hintSteps)
 		}
 		r.Chain = append(r.Chain, link)
+	}
+	if err := r.checkChain("ek-chain-malformed"); err != nil {
+		return nil, err
 	}
 	if err := r.parseEK(ek, certificate); err != nil {
 		return nil, err
@@ -100,10 +104,21 @@ func readCertificate(text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if der, _, ok := join.PEM(b); ok {
-		return der, nil
+	if der, kind, rest, ok := join.PEM(b); ok {
+		return der, onlyPEM("CERTIFICATE", kind, rest)
 	}
 	return b, nil
+}
+
+// onlyPEM refuses PEM of another kind, and what would be ignored behind it.
+func onlyPEM(want, kind string, rest []byte) error {
+	if kind != want {
+		return fmt.Errorf("it is PEM of a %q, %s was expected", tcg.Printable(kind), want)
+	}
+	if len(rest) > 0 {
+		return errors.New("something follows the first PEM block")
+	}
+	return nil
 }
 
 // readPublic reads a public area that travels as TPM2B_PUBLIC, TPMT_PUBLIC, or
@@ -114,7 +129,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	der, kind, isPEM := join.PEM(b)
+	der, kind, rest, isPEM := join.PEM(b)
 	if !isPEM {
 		// A TPMT_PUBLIC begins with its type, which no size is.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
@@ -122,8 +137,8 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 		}
 		return b, nil
 	}
-	if kind != "PUBLIC KEY" {
-		return nil, fmt.Errorf("it is PEM of a %q, PUBLIC KEY was expected", tcg.Printable(kind))
+	if err := onlyPEM("PUBLIC KEY", kind, rest); err != nil {
+		return nil, err
 	}
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {

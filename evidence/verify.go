@@ -84,6 +84,7 @@ var checks = [...]check{
 // first that does not is the refusal, unless the policy leaves it to a person:
 // then it becomes a question, and the rest is checked.
 func Verify(v *Verdict, r *Request, in *Input) {
+	v.Notes = append(v.Notes, r.ignored...)
 	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// Who lists a key's hash vouches for that key: where its certificate

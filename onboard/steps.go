@@ -1,19 +1,18 @@
 package onboard
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
 
 	"gangway/evidence"
+	"gangway/internal/strictjson"
 	"gangway/pki"
 	"gangway/store"
 	"gangway/tcg"
@@ -295,15 +294,9 @@ func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac
 	return token, nil
 }
 
-// parseSteps reads a body of either step. Unknown fields are let pass, as
-// elsewhere for Pantacor's programs; trailing data is not.
+// parseSteps reads a body of either step, as every JSON body is read.
 func parseSteps(body []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	err := d.Decode(v)
-	if err == nil && d.InputOffset() != int64(len(bytes.TrimRight(body, " \t\r\n"))) {
-		err = errors.New("data follows the JSON object")
-	}
-	if err != nil {
+	if err := strictjson.Decode(body, v); err != nil {
 		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for what is expected."}
 	}
 	return nil

@@ -85,13 +85,14 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// PEM returns the content of the first PEM block, if b is PEM.
-func PEM(b []byte) (der []byte, kind string, ok bool) {
-	block, _ := pem.Decode(b)
+// PEM returns the content of a PEM block, if b is PEM, and what follows the
+// block, without white space.
+func PEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
+	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {
-		return nil, "", false
+		return nil, "", nil, false
 	}
-	return block.Bytes, block.Type, true
+	return block.Bytes, block.Type, bytes.TrimSpace(rest), true
 }
 
 // extensionArc is Pantacor's 1.3.6.1.4.1.54621.100, under which a CSR's

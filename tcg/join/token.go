@@ -1,7 +1,6 @@
 package join
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -10,13 +9,13 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
+
+	"gangway/internal/strictjson"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -57,18 +56,15 @@ type TokenFile struct {
 }
 
 // ParseTokenFile reads and checks a join token file. Unknown fields are
-// allowed (Pantacor's own files have more), trailing data is not.
+// ignored (Pantacor's own files have more); a field twice or in another case,
+// and trailing data, are errors.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("join token file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
 	t := new(TokenFile)
-	if err := dec.Decode(t); err != nil {
-		return nil, fmt.Errorf("join token file: not JSON: %w", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("join token file: data follows the JSON object")
+	if err := strictjson.Decode(b, t); err != nil {
+		return nil, fmt.Errorf("join token file: %w", err)
 	}
 	if err := t.check(); err != nil {
 		return nil, fmt.Errorf("join token file: %w", err)
