@@ -72,6 +72,47 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 }
 
+// What becomes of a device says nothing to another owner who has a request of
+// their own with its public EK.
+func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
+	s := newScene(t)
+	mallory := s.Account(t, "mallory")
+	tok := s.Token(t, mallory, nil)
+	eve := s.person(t, "mallory")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	spy := must(s.victim.WithNewIdentity())(t)
+	spy.EK = &fleet.Key{Public: s.victim.EK.Public}
+	body := must(spy.Request(tok, fleet.RequestChange{}))(t)
+	if a := s.post(t, body); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	// One that she approves, and denies again, after it was answered.
+	bare := *spy
+	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
+	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)
+	w := waits(t, s.post(t, undecided), "ek-certificate-none")
+	decide(eve, w.DeviceID, "approve", 200)
+	if a := s.post(t, undecided); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, id, s.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for name, request := range map[string][]byte{"with the certificate": body, "approved": undecided} {
+		if a := s.post(t, request); a.Status != 200 {
+			t.Errorf("%s, after the deletion: %d %s", name, a.Status, a.Body)
+		}
+	}
+	decide(eve, w.DeviceID, "deny", 200)
+	if a := s.post(t, undecided); a.Status == 200 {
+		t.Errorf("denied: %d", a.Status)
+	}
+	if _, events := eve.do("GET", "/events", nil); bytes.Contains(events, []byte(id)) {
+		t.Errorf("mallory sees the device's id: %s", events)
+	}
+}
+
 // A certificate of the AIK registry is found by the IAK's name; by the device's
 // id only by the device and its owner, and everybody else gets one answer.
 func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {

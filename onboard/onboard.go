@@ -166,9 +166,10 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		}
 		return stored, nil
 	case store.Superseded:
-		return stored, errSuperseded
+		return stored, errSuperseded // it was active: its peer has proven to be the TPM
 	default:
-		return stored, errRevoked
+		known.DeviceID = s.waitingID(e.EK)
+		return known, errRevoked
 	}
 }
 

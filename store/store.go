@@ -316,7 +316,9 @@ type Store interface {
 	// PatchUserMeta is the owner's half.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	// DeleteDevice revokes the device's certificates (all enrolments of the
-	// device that are Pending or Active become Revoked), marks it Deleted,
+	// device by owner that are Pending or Active become Revoked; another
+	// owner's Pending ones stay, so that nobody learns of the deletion by
+	// them, and Activate refuses them), marks it Deleted,
 	// and lets its TPM go: the EK may be bound again, by anybody, as another
 	// device (TPM.Generation grows). The AIK leaves the registry, and the
 	// owner's approval of the EK ends.
