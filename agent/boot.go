@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"gangway/identity"
+	"gangway/internal/strictjson"
 	"gangway/tcg/join"
 )
 
@@ -58,7 +59,7 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) error {
 		return err
 	}
 	var challenge join.BootChallenge
-	if err := json.Unmarshal(raw, &challenge); err != nil {
+	if err := strictjson.Decode(raw, &challenge); err != nil {
 		return fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)
 	}
 	log, err := a.eventLog()
@@ -81,7 +82,7 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) error {
 		return err
 	}
 	var verdict join.BootVerdict
-	if err := json.Unmarshal(raw, &verdict); err != nil {
+	if err := strictjson.Decode(raw, &verdict); err != nil {
 		return fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)
 	}
 	a.mu.Lock()

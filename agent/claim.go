@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/internal/strictjson"
 	"gangway/tcg/join"
 )
 
@@ -67,7 +68,7 @@ func (a *Agent) claim(ctx context.Context) (*join.TokenFile, error) {
 			return err
 		})
 		if err == nil {
-			if err := json.Unmarshal(answer, &who); err != nil {
+			if err := strictjson.Decode(answer, &who); err != nil {
 				return nil, errors.New("agent: the hub's answer to the claim cannot be read")
 			}
 			break

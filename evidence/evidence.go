@@ -66,6 +66,9 @@ type Request struct {
 	Claims         Claims
 	quote          *tcg.Attest // nil: none was shown
 	quoteSignature *tcg.Signature
+
+	keysOnly bool     // see KeysOnly
+	ignored  []string // notes: what came along and is of no use
 }
 
 // Parse parses a request and all the structures in it, and computes the names.
@@ -84,6 +87,18 @@ func Parse(raw []byte) (*Request, error) {
 		return nil, malformed("ca-data-malformed", "The prodCaData field is not what this hub understands", err)
 	}
 	r.Chain = r.CAData.Chain
+	if err := r.checkChain(refuse("ca-data-malformed", "", hintChain)); err != nil {
+		return nil, err
+	}
+	// A field that says nothing here, and would be read by nobody.
+	for _, f := range []struct {
+		name  string
+		value []byte
+	}{{"bootEvntLog", csr.EventLog}, {"atCreateTkt", csr.AtCreateTkt}, {"atCertifyInfo", csr.AtCertifyInfo}, {"atCertifyInfoSignature", csr.AtCertifySig}} {
+		if len(f.value) > 0 {
+			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, and has %d bytes.", f.name, len(f.value)), "Leave it empty: docs/protocol.md#2-the-request-post-onboard says what the hub reads. What was booted is shown later, by /device/boot.")
+		}
+	}
 	// A TPM without an EK certificate sends the EK's public area in its place.
 	certificate := csr.EKCert
 	if bytes.Equal(certificate, r.CAData.EKPublic) {
@@ -105,6 +120,25 @@ func Parse(raw []byte) (*Request, error) {
 		return nil, malformed("csr-malformed", "The signature of the request cannot be read", err)
 	}
 	return r, nil
+}
+
+const hintChain = "Send each certificate by itself, without padding; leave out what is none."
+
+// checkChain refuses a chain that holds something else than certificates. A
+// certificate that cannot be parsed is ignored, and said to be: chips have odd
+// ones beside those that are needed. The reason is added to the refusal.
+func (r *Request) checkChain(refused *Refusal) error {
+	for i, der := range r.Chain {
+		if !tcg.IsCertificate(der) {
+			at := *refused
+			at.Reason = fmt.Sprintf("Entry %d of the EK certificate's chain is not one certificate in DER.", i+1)
+			return &at
+		}
+		if _, err := x509.ParseCertificate(der); err != nil {
+			r.ignored = append(r.ignored, tcg.Printable(fmt.Sprintf("certificate %d of the chain that came along cannot be parsed and was ignored: %v", i+1, err)))
+		}
+	}
+	return nil
 }
 
 // parseEK takes the EK's TPMT_PUBLIC and its certificate, nil where it has none.

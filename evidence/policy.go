@@ -171,14 +171,17 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		if rule == nil {
 			continue
 		}
-		why := rule.words()
-		if rule.Then == Accept {
+		then, why := rule.Then, rule.words()
+		if rule.FirmwareBelow != 0 && r.KeysOnly() {
+			then, why = Ask, why+", which depends on the firmware; the second step attests it"
+		}
+		if then == Accept {
 			words = append(words, fmt.Sprintf("By %s: %s.", layer.Name, why))
 			continue
 		}
-		if rule.Then < strictest {
-			strictest = rule.Then
-			refusal = rule.Then.on(refuse("policy", fmt.Sprintf("By %s: %s.", layer.Name, why), hintPolicy))
+		if then < strictest {
+			strictest = then
+			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", layer.Name, why), hintPolicy))
 		}
 	}
 	if refusal != nil {
@@ -213,7 +216,8 @@ func (rule *Rule) fits(r *Request) bool {
 			return false
 		}
 	}
-	return rule.FirmwareBelow == 0 || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
+	// What the first of two steps does not tell may fit: see checkRules.
+	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
 // words says the rule in a clause: what it is about and what it does.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -17,7 +18,7 @@ type Claims struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
-	MAC     []byte // join.OwnershipMAC
+	Owned   []byte // ownership proof: join.OwnershipMAC, or Ed25519 over join.OwnershipMessage
 	Name    string // what the MAC is over
 }
 
@@ -36,6 +37,7 @@ func ParseKeys(in *join.EnrollRequest) (*Request, error) {
 	if !bytes.Equal(r.IAKName, name) {
 		return nil, errAKName
 	}
+	r.keysOnly = true
 	return r, nil
 }
 
@@ -46,23 +48,19 @@ const (
 	maxCSR    = 16 << 10
 )
 
-// keyChecks are those of Verify's that are about the EK and the AK alone.
-var keyChecks = only("ek-certificate", "ek-chain", "ek-key", "iak", "hardware")
+// identityChecks are those of Verify's that are about the IDevID key, which the
+// first step does not show yet. Every other check is made in both steps.
+var identityChecks = []string{"idevid", "certify", "signature"}
 
-func only(names ...string) (out []check) {
-	for _, name := range names {
-		for _, c := range checks {
-			if c.name == name {
-				out = append(out, c)
-			}
-		}
-	}
-	return out
-}
+// KeysOnly reports whether the request is a first step: it shows an EK and an
+// AK, and nothing that either has signed.
+func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys judges what ParseKeys read, by those of Verify's checks that are
-// about it. That EK and AK are in one TPM is not among them: see package join.
-func VerifyKeys(v *Verdict, r *Request, in *Input) { verify(v, r, keyChecks, in) }
+// VerifyKeys is Verify for what ParseKeys read: the same table of checks,
+// without those about the IDevID key. What only a TPM's attestation tells, its
+// firmware, is a question where a rule depends on it. That EK and AK are in
+// one TPM is not among the checks: see package join.
+func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
 // parseShown reads the keys that both steps show. akName chooses among the
 // templates that an AK shown as PEM may be of; nil: there is no choice.
@@ -81,12 +79,15 @@ func parseShown(in *join.ShownKeys, akName []byte) (*Request, error) {
 	if len(in.EKChain) > join.MaxIntermediates {
 		return nil, refuse("ek-chain-malformed", fmt.Sprintf("ek-chain has more than %d certificates.", join.MaxIntermediates), hintSteps)
 	}
-	for _, text := range in.EKChain {
+	for i, text := range in.EKChain {
 		link, err := readCertificate(text)
-		if err != nil || len(link) > tcg.MaxCertificate {
-			return nil, refuse("ek-chain-malformed", "A certificate of ek-chain cannot be read.", hintSteps)
+		if err != nil {
+			return nil, refuse("ek-chain-malformed", fmt.Sprintf("Certificate %d of ek-chain cannot be read: %v.", i+1, err), hintSteps)
 		}
 		r.Chain = append(r.Chain, link)
+	}
+	if err := r.checkChain(refuse("ek-chain-malformed", "", hintChain)); err != nil {
+		return nil, err
 	}
 	if err := r.parseEK(ek, certificate); err != nil {
 		return nil, err
@@ -103,10 +104,21 @@ func readCertificate(text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if der, _, ok := join.PEM(b); ok {
-		return der, nil
+	if der, kind, rest, ok := join.PEM(b); ok {
+		return der, onlyPEM("CERTIFICATE", kind, rest)
 	}
 	return b, nil
+}
+
+// onlyPEM refuses PEM of another kind, and what would be ignored behind it.
+func onlyPEM(want, kind string, rest []byte) error {
+	if kind != want {
+		return fmt.Errorf("it is PEM of a %q, %s was expected", tcg.Printable(kind), want)
+	}
+	if len(rest) > 0 {
+		return errors.New("something follows the first PEM block")
+	}
+	return nil
 }
 
 // readPublic reads a public area that travels as TPM2B_PUBLIC, TPMT_PUBLIC, or
@@ -117,7 +129,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	der, kind, isPEM := join.PEM(b)
+	der, kind, rest, isPEM := join.PEM(b)
 	if !isPEM {
 		// A TPMT_PUBLIC begins with its type, which no size is.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
@@ -125,8 +137,8 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 		}
 		return b, nil
 	}
-	if kind != "PUBLIC KEY" {
-		return nil, fmt.Errorf("it is PEM of a %q, PUBLIC KEY was expected", tcg.Printable(kind))
+	if err := onlyPEM("PUBLIC KEY", kind, rest); err != nil {
+		return nil, err
 	}
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
@@ -196,7 +208,7 @@ func ParseRegistration(in *join.Registration) (*Request, error) {
 			return nil, malformed("quote-malformed", "The quote's signature cannot be read", err)
 		}
 	}
-	r.Claims = Claims{Owner: string(ext[join.ExtOwner]), TokenID: string(ext[join.ExtToken]), Device: string(ext[join.ExtDevice]), MAC: ext[join.ExtOwnership], Name: in.Name}
+	r.Claims = Claims{Owner: string(ext[join.ExtOwner]), TokenID: string(ext[join.ExtToken]), Device: string(ext[join.ExtDevice]), Owned: ext[join.ExtOwnership], Name: in.Name}
 	return r, nil
 }
 

@@ -84,6 +84,7 @@ var checks = [...]check{
 // first that does not is the refusal, unless the policy leaves it to a person:
 // then it becomes a question, and the rest is checked.
 func Verify(v *Verdict, r *Request, in *Input) {
+	v.Notes = append(v.Notes, r.ignored...)
 	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// Who lists a key's hash vouches for that key: where its certificate
@@ -95,6 +96,9 @@ func Verify(v *Verdict, r *Request, in *Input) {
 
 func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	for _, c := range checks {
+		if r.keysOnly && slices.Contains(identityChecks, c.name) {
+			continue
+		}
 		detail, refusal := c.check(v, r, in)
 		if refusal == nil {
 			v.Pass(c.name, detail)

@@ -7,8 +7,7 @@
 #
 #   onboard.sh [options] TOKEN-FILE OUT-DIR
 #
-#   --two-steps      onboard by Pantacor's two steps (§9), not in one round trip;
-#                    the join token must be made --for-pantacor
+#   --two-steps      onboard by Pantacor's two steps (§9), not in one round trip
 #   --ek NAME        endorsement key template: H-2 H-3 L-2 H-4 H-1 L-1 H-6 H-7
 #                    (default: the first of these with a certificate in the TPM)
 #   --model TEXT     the machine's model          (default: from its firmware)
@@ -468,15 +467,11 @@ certificates_of() { # certificates_of FILE NAME: into NAME1.pem, NAME2.pem and s
 	awk -v to="$2" '/BEGIN CERT/ { n++ } n { print > (to n ".pem") }' "$1"
 }
 
-### One round trip ############################################################
-
-one_round_trip() {
-	local seed ca_data certificates fields sizes values value head pad hashed i status
-
-	# A1 (§3): prodCaData says whose the device will be. The ownership proof is
-	# by the token's Ed25519 key, over the TPM name of the IDevID key: it is good
-	# for no other key, hub, owner or token. The key (PKCS #8, RFC 8410) goes to
-	# openssl through a pipe.
+# ownership_proof: into $work/ownership.proof (§3). It is by the token's Ed25519
+# key, over the TPM name of the IDevID key: it is good for no other key, hub, owner
+# or token. The key (PKCS #8, RFC 8410) goes to openssl through a pipe.
+ownership_proof() {
+	local seed
 	seed=$(hkdf "$token_secret" "$(text "$token_id")" "gangway ownership v1")
 	{
 		printf 'gangway ownership v1\0'
@@ -484,7 +479,15 @@ one_round_trip() {
 	} >"$work/ownership.message"
 	openssl pkeyutl -sign -rawin -inkey <(raw <<<"302e020100300506032b657004220420$seed") -keyform DER \
 		-in "$work/ownership.message" -out "$work/ownership.proof" || die "OpenSSL does not sign with the token's key"
-	seed=""
+}
+
+### One round trip ############################################################
+
+one_round_trip() {
+	local ca_data certificates fields sizes values value head pad hashed i status
+
+	# A1 (§3): prodCaData says whose the device will be.
+	ownership_proof
 	certificates=$(for value in "${chain[@]}"; do sized u16 "$value"; done)
 	ca_data=0001$(sized u8 "$(text "$hub_name")"; sized u8 "$(text "$owner")"; sized u8 "$(text "$token_id")"
 		sized u16 "$ek_public"; sized u8 "$(hex <"$work/ownership.proof")"; sized u24 "$certificates")
@@ -553,7 +556,16 @@ one_round_trip() {
 ### Pantacor's two steps ######################################################
 
 two_steps() {
-	local iak_name keys status arc register encryption mac
+	local iak_name keys status arc register encryption mac value
+
+	# B0 (§9): both steps are answered before the TPM's key has been used on a
+	# connection, so the proofs must name the hub that is really there: the one
+	# whose key the connection is verified by, whatever the token's file claims.
+	certificates_of "$work/hub-ca.pem" "$work/hub-root"
+	for value in "$work"/hub-root*.pem; do
+		[ "$(openssl x509 -in "$value" -noout -pubkey | openssl pkey -pubin -outform DER | digest sha256)" = "$hub_name" ] ||
+			die "$token_file: hub-ca holds another key than the one that hub-name names; who answers there could pass this on to that hub"
+	done
 
 	# B1 (§9): the first step shows the keys and asks for the IAK's certificate
 	# (Pantacor calls that key AK). Keys travel as TPM2B_PUBLIC, which is what
@@ -566,9 +578,8 @@ two_steps() {
 	jq --arg name "$iak_name" '. + {"ak-name": $name}' <<<"$keys" >"$work/enroll.json"
 
 	# B2 (§9): the CSR, by OpenSSL, whose TPM provider signs it. Its extensions say
-	# whose the device will be, and that its key is in this TPM. The ownership
-	# HMAC's key is a hash of the token; it is over the hexadecimal text of the TPM
-	# name, once more in hexadecimal.
+	# whose the device will be, and that its key is in this TPM.
+	ownership_proof
 	arc=1.3.6.1.4.1.54621.100
 	cat >"$work/csr.cnf" <<-END
 		[req]
@@ -580,7 +591,7 @@ two_steps() {
 		[extensions]
 		$arc.0 = DER:$(text "$iak_name")
 		$arc.1 = DER:$(text "$owner")
-		$arc.2 = DER:$(hmac "$(raw <<<"$token_secret" | digest sha256)" "$(text "$(text "$idevid_name")")")
+		$arc.2 = DER:$(hex <"$work/ownership.proof")
 		$arc.3 = DER:$(text "$token_id")
 		$arc.4 = DER:$(hex <"$work/certify.info")
 		$arc.5 = DER:$(hex <"$work/certify.signature")
@@ -601,10 +612,10 @@ two_steps() {
 		register=$(hkdf "$secret" "$iak_name" "gangway register v1")
 		secret=""
 
-		# B4 (§9): the second step.
-		jq --arg csr "$(openssl base64 -A -in "$work/csr.der")" --arg name "$idevid_name" \
-			--arg proof "$(hmac "$register" "$(hex <"$work/csr.der")" | raw | openssl base64 -A)" \
-			'. + {"csr": $csr, "name": $name, "proof": $proof}' <<<"$keys" >"$work/register.json"
+		# B4 (§9): the second step. The proof names the hub.
+		jq --arg csr "$(openssl base64 -A -in "$work/csr.der")" --arg name "$idevid_name" --arg hub "$hub_name" \
+			--arg proof "$(hmac "$register" "$(text "gangway register v2")00$(sized u8 "$(text "$hub_name")")$(hex <"$work/csr.der")" | raw | openssl base64 -A)" \
+			'. + {"csr": $csr, "name": $name, "hub-name": $hub, "proof": $proof}' <<<"$keys" >"$work/register.json"
 		status=$(post /register application/json "$work/register.json" "$work/registered.json")
 		[ "$status" = 202 ] || break
 		waits_for_owner "$work/registered.json" # then both steps again: a credential ages
@@ -613,9 +624,10 @@ two_steps() {
 	part "$work/registered.json" crt | openssl x509 -inform DER -out "$work/idevid-cert.pem" || die "the answer holds no certificate"
 	is_for "$work/idevid-cert.pem" idevid
 
-	# B5 (§9): the IAK's certificate came with the first step, unless a person had
-	# to decide; then it is where its address says, by the device's id. The HMAC is checked before anything is decrypted. The key
-	# opens certificates, which are public: it may be an argument.
+	# B5 (§9): the IAK's certificate that came with the first step expires soon: it
+	# shows what the answer's keys are good for. Where a person had to decide there is
+	# none. The HMAC is checked before anything is decrypted. The key opens
+	# certificates, which are public: it may be an argument.
 	if [ -n "$(jq -r '.certificate | strings' "$work/enrolled.json")" ]; then
 		part "$work/enrolled.json" iv >"$work/iv"
 		part "$work/enrolled.json" certificate >"$work/aik.encrypted"
@@ -624,15 +636,14 @@ two_steps() {
 		openssl enc -d -aes-256-cbc -K "$encryption" -iv "$(hex <"$work/iv")" -in "$work/aik.encrypted" -out "$work/aik" ||
 			die "the IAK's certificate does not open"
 		certificates_of "$work/aik" "$work/aik-part"
-		mv "$work/aik-part1.pem" "$work/aik-cert.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
-		is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
-	else
-		device=$(jq -er '.device.id | strings' "$work/registered.json") || die "the hub's answer cannot be read"
-		[[ $device =~ ^[0-9a-f]{24}$ ]] || die "the hub's answer holds no device's id"
-		hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$device.crt" || die "the hub does not give out the IAK's certificate"
-		openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "what the hub gives out is no certificate"
-		is_for "$work/aik-cert.pem" iak
+		mv "$work/aik-part1.pem" "$work/aik-first.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
+		is_ours "$work/aik-first.pem" "$work/aca.pem" iak
 	fi
+	# The lasting one is where its address says, by the IAK's name.
+	hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$iak_name.crt" || die "the hub does not give out the IAK's certificate"
+	openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "what the hub gives out is no certificate"
+	is_for "$work/aik-cert.pem" iak
+	[ ! -e "$work/aca.pem" ] || is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
 	say "The TPM opened the reply: the device is registered."
 
 	# B6 (§6): the device is bound already; its own record over the first

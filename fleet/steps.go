@@ -135,7 +135,13 @@ func (d *Device) Registration(t *join.TokenFile, keys join.StepKeys, change Regi
 	if err != nil {
 		return nil, err
 	}
-	r := &join.Registration{CSR: csr, Name: name, ShownKeys: d.Shown(), Proof: keys.Prove(csr)}
+	hub := t.HubName
+	if t.HubCA != "" {
+		if hub, err = t.RootName(); err != nil {
+			return nil, err
+		}
+	}
+	r := &join.Registration{CSR: csr, Name: name, ShownKeys: d.Shown(), HubName: hub, Proof: keys.Prove(hub, csr)}
 	if change.Sent != nil {
 		change.Sent(r)
 	}

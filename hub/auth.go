@@ -4,14 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 
 	"gangway/bearer"
+	"gangway/internal/strictjson"
 	"gangway/store"
 	"gangway/tcg/join"
 
@@ -84,7 +83,7 @@ func resourceOf(path string) string {
 		return "" // who makes join tokens makes devices
 	case first == "devices", first == "objects", first == "trails":
 		return first
-	case first == "logs":
+	case first == "logs", first == "aca":
 		return "devices"
 	case first == "auth":
 		return "user"
@@ -132,30 +131,20 @@ var (
 	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate it first; if it was revoked or replaced, onboard again.", "The certificate is not an active device's.")
 )
 
-// readJSON reads a body of at most maxBody bytes into v. Unknown fields are
-// let pass, as Pantacor's clients send some; trailing data is not.
+// readJSON reads a body of at most maxBody bytes into v, by the one strict
+// reader. Unknown fields are ignored, as Pantacor's clients send some; a name
+// twice or in another case, null and trailing data are refused.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return readJSONOf(w, r, maxBody, v)
 }
 
-// readJSONOf is readJSON for a body of at most limit bytes. null is refused:
-// it would pass for an object without fields.
+// readJSONOf is readJSON for a body of at most limit bytes.
 func readJSONOf(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
-	var value json.RawMessage
-	if err := dec.Decode(&value); err != nil {
-		return badBody(err)
-	}
-	var tooLarge *http.MaxBytesError
-	if _, err := dec.Token(); errors.As(err, &tooLarge) {
+	body, err := readBody(w, r, limit)
+	if err != nil {
 		return err
-	} else if !errors.Is(err, io.EOF) {
-		return badBody(errors.New("data follows the JSON value"))
 	}
-	if string(value) == "null" {
-		return badBody(errors.New("it is null"))
-	}
-	if err := json.Unmarshal(value, v); err != nil {
+	if err := strictjson.Decode(body, v); err != nil {
 		return badBody(err)
 	}
 	return nil

@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -25,57 +27,67 @@ import (
 // first.
 const addressLife = time.Hour
 
-// An address is /local-s3/ and the base64url form of: version, method, the kind
-// of its grant, end of life in seconds since 1970 (8 bytes), owner (12), the
-// grant's device or zeros (12), SHA-256 (32), and the HMAC-SHA256 of those under
-// a key that only the hub has. It stands in the path because devices drop a
-// query.
+// An address is /local-s3/ and the base64url form of: version, method, end of
+// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), what it stands
+// on (33), and the HMAC-SHA256 of those under a key that only the hub has. It
+// stands in the path because devices drop a query.
 const (
 	addressVersion = 2
-	addressHead    = 1 + 1 + 1 + 8 + 12 + 12 + 32
+	addressHead    = 1 + 1 + 8 + 12 + 32 + standingSize
 	addressSize    = addressHead + sha256.Size
 )
 
-// grant is what an address rests on. It is looked at again each time that the
-// address is used.
-type grant struct {
-	kind   byte
-	device string // Device.ID; empty for toOwner
+// standing is what an address stands on, and ends with: a person's session, as
+// 's' and its hash (32 bytes); a device and its certificate, as 'd', the
+// device's id (12) and the start of the certificate's SHA-256 (20; zeros for a
+// device without a TPM); or a device that its owner published, as 'p', its id
+// and zeros.
+type standing [standingSize]byte
+
+const standingSize = 1 + 32
+
+// standingOf is what the caller's addresses stand on.
+func standingOf(r *http.Request) (b standing) {
+	if c, _ := r.Context().Value(callerKey{}).(caller); c.Device != nil {
+		appendID(append(b[:0], 'd'), c.Device.ID)
+		copy(b[13:], c.Device.IDevIDHash[:])
+		return b
+	}
+	b[0] = 's'
+	hash := signed(r).session.TokenHash
+	copy(b[1:], hash[:])
+	return b
 }
 
-// Kinds of grants.
-const (
-	toOwner  = 'o' // to the person who owns the object
-	toDevice = 'd' // to a device, while it is its owner's
-	toPublic = 'p' // to a person who reads a device that is public, while it is
-)
-
-// grantTo is for the caller's own objects.
-func grantTo(c caller) grant {
-	if c.Device != nil {
-		return grant{toDevice, c.Device.ID}
+// stepStanding is what the caller's addresses of a step's objects stand on.
+func stepStanding(r *http.Request, step store.Step) (b standing) {
+	if who(r).Owner == step.Owner {
+		return standingOf(r)
 	}
-	return grant{toOwner, ""}
+	appendID(append(b[:0], 'p'), step.Device)
+	return b
 }
 
-// stepGrant is for the objects of a step that the caller may read.
-func stepGrant(c caller, step store.Step) grant {
-	if c.Owner != step.Owner {
-		return grant{toPublic, step.Device}
-	}
-	return grantTo(c)
-}
+// reads reports whether the address may only be read.
+func (b standing) reads() bool { return b[0] == 'p' }
 
-// granted reports whether what an address rests on still holds.
-func (s *Server) granted(ctx context.Context, g grant, owner string) (bool, error) {
-	if g.kind == toOwner {
-		return true, nil
+// stands reports whether what an address stands on is still there: the session,
+// the device under the same certificate, or the device that is public.
+func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
+	var err error
+	same := true
+	switch b[0] {
+	case 'd', 'p':
+		var d store.Device
+		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
+		same = b[0] == 'd' && bytes.Equal(b[13:], d.IDevIDHash[:20]) || b[0] == 'p' && d.Public
+	default:
+		_, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now())
 	}
-	d, err := s.cfg.Store.Device(ctx, g.device)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
-	return d.Owner == owner && (g.kind == toDevice || d.Public), err
+	return same, err
 }
 
 // addressKey is the key of addresses, derived from the hub's seal key.
@@ -83,17 +95,13 @@ func addressKey(seal []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
 }
 
-func (s *Server) address(method string, o store.Object, g grant, until time.Time) string {
+func (s *Server) address(method string, o store.Object, on standing, until time.Time) string {
 	b := make([]byte, 0, addressSize)
-	b = append(b, addressVersion, method[0], g.kind)
+	b = append(b, addressVersion, method[0])
 	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
 	b = appendID(b, o.Owner)
-	if g.device == "" {
-		b = append(b, make([]byte, 12)...)
-	} else {
-		b = appendID(b, g.device)
-	}
 	b = append(b, o.Sum[:]...)
+	b = append(b, on[:]...)
 	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.signAddress(b))
 }
 
@@ -117,35 +125,35 @@ const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
 var (
 	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
 	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The device that the address was given for was deleted, or is no longer public.")
+	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session or the device that asked for the address has ended, or the device is no longer public.")
 )
 
 // readAddress checks {token} and returns the object that it is about, of
-// which Owner and Sum are filled in.
-func (s *Server) readAddress(r *http.Request, method string) (o store.Object, err error) {
+// which Owner and Sum are filled in, and what the address stands on.
+func (s *Server) readAddress(r *http.Request, method string) (o store.Object, on standing, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
 	if err != nil || len(b) != addressSize {
-		return o, errNoAddress
+		return o, on, errNoAddress
 	}
 	if !hmac.Equal(b, s.signAddress(append([]byte(nil), b[:addressHead]...))) || b[0] != addressVersion || b[1] != method[0] {
-		return o, errNoAddress
+		return o, on, errNoAddress
 	}
-	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[3:])) {
-		return o, errAddressExpired
+	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
+		return o, on, errAddressExpired
 	}
-	o.Owner = hex.EncodeToString(b[11:23])
-	copy(o.Sum[:], b[35:])
-	ok, err := s.granted(r.Context(), grant{b[2], hex.EncodeToString(b[23:35])}, o.Owner)
-	if err == nil && !ok {
-		err = errAddressRevoked
+	o.Owner = hex.EncodeToString(b[10:22])
+	copy(o.Sum[:], b[22:])
+	copy(on[:], b[22+len(o.Sum):])
+	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
+		return o, on, cmp.Or(err, error(errAddressRevoked))
 	}
-	return o, err
+	return o, on, nil
 }
 
 // getBlob serves a content to whoever has its address. It is never a page:
 // whatever its owner says it is, a browser gets a file to save.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
-	o, err := s.readAddress(r, http.MethodGet)
+	o, _, err := s.readAddress(r, http.MethodGet)
 	if err != nil {
 		return err
 	}
@@ -375,7 +383,7 @@ func (u *uploads) finish(key store.Object, one *upload) {
 // durable; anything else that nothing has changed, and that it can be sent
 // again, as often as needed while the address is good.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
-	key, err := s.readAddress(r, http.MethodPut)
+	key, on, err := s.readAddress(r, http.MethodPut)
 	if err != nil {
 		return err
 	}
@@ -417,6 +425,10 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload did not come to its end.")
 	case err != nil:
 		return err
+	}
+	// An upload may take long: who has meanwhile ended leaves nothing.
+	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
+		return cmp.Or(err, error(errAddressRevoked))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrCondemned):

@@ -214,7 +214,9 @@ func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	secret, hash := makeSecret()
 	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
-	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, hash, expires); err != nil {
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+		return errNotActive // since it was asked
+	} else if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, SecretView{join.DevicePRN + d.ID, secret, expires})
@@ -247,7 +249,9 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
 	}
 	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
-	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, hash, expires); err != nil {
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+		return errNotActive // since it was asked
+	} else if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, KeptView{join.DevicePRN + d.ID, expires})

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -95,7 +96,9 @@ func newContract(t *testing.T) *contract {
 	if status, body, _ := f.ada.request("POST", "/claim/"+claimed, nil, map[string]string{"Accept": "application/json"}); status != 200 {
 		t.Fatalf("%d %s", status, body)
 	}
-	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": f.boatID + ".crt", "owner": "ada", "part": "public", "code": claimed}
+	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
+	aik := hex.EncodeToString(must(f.Store.Enrolment(t.Context(), boat.Enrolment))(t).IAKName)
+	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "part": "public", "code": claimed}
 	return c
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"gangway/evidence"
 	"gangway/onboard"
+	"gangway/store"
 	"gangway/tcg"
 	"gangway/tcg/join"
 )
@@ -107,27 +108,25 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// aikCertificate serves a certificate of the AIK registry by the IAK's name
-// in hexadecimal, or by the device's id: only those that an activation proved
-// are in it.
+// aikCertificate serves a certificate of the AIK registry, which holds only
+// those that an activation proved: by the IAK's name in hexadecimal, which its
+// holder knows; or by the device's id, to the device and its owner. Every other
+// request gets the same answer, so that an id tells nobody which TPM is here.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
-	if ok && join.IsID(name) {
-		d, err := s.cfg.Store.Device(r.Context(), name)
-		if err != nil {
-			return err
-		}
-		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
-		if err != nil {
-			return err
-		}
-		name = hex.EncodeToString(e.IAKName)
-	}
 	raw, err := hex.DecodeString(name)
 	if !ok || err != nil || len(raw) > 66 {
-		return problem(http.StatusNotFound, "not-found", "The address is in the certificate's subject alternative name.", "There is no such certificate.")
+		return errNoAIK
+	}
+	if join.IsID(name) {
+		if raw, err = s.ownIAKName(w, r, name); err != nil {
+			return err
+		}
 	}
 	aik, err := s.cfg.Store.AIK(r.Context(), raw)
+	if errors.Is(err, store.ErrNotFound) {
+		return errNoAIK
+	}
 	if err != nil {
 		return err
 	}
@@ -135,4 +134,27 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	setLength(w, len(aik.Certificate))
 	_, err = w.Write(aik.Certificate)
 	return err
+}
+
+var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the address in the certificate's subject alternative name. By a device's id, only the device and its owner find it.", "There is no such certificate, or it is not yours.")
+
+// ownIAKName is the name of the IAK of a device that the caller is, or owns.
+func (s *Server) ownIAKName(w http.ResponseWriter, r *http.Request, id string) (name []byte, err error) {
+	err = s.asCaller(func(_ http.ResponseWriter, r *http.Request) error {
+		d, err := s.cfg.Store.Device(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		if c := who(r); !c.isDevice(id) && (c.Account == nil || d.Owner != c.Owner) {
+			return store.ErrNotFound
+		}
+		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+		name = e.IAKName
+		return err
+	})(w, r)
+	switch err {
+	case errNotSignedIn, errNoCertificate, errNotActive, errScope, store.ErrNotFound:
+		return nil, errNoAIK
+	}
+	return name, err
 }

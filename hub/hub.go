@@ -166,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Handler returns the routes, for a listener that does TLS as TLSConfig says.
+// A request on a resumed TLS session is refused if it has a client certificate.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
@@ -181,9 +182,12 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
-		// Also of a session that is resumed.
-		VerifyConnection: s.verifyPeer,
-		Time:             s.cfg.Now,
+		// A resumed session carries the client's certificate, and nobody signs:
+		// a copied ticket would be the device without its TPM. Go decides
+		// before it knows the certificate, so nobody gets tickets.
+		SessionTicketsDisabled: true,
+		VerifyConnection:       s.verifyPeer,
+		Time:                   s.cfg.Now,
 	}
 }
 
@@ -239,6 +243,9 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 			if _, err := s.cfg.Store.RemoveUnclaimed(ctx, s.cfg.Now().Add(-unclaimedFor), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("dropping devices that nobody claims", "err", err)
+			}
+			if _, err := s.cfg.Store.ExpireIssuedAIKs(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
+				s.log.Error("expiring AIK certificates of first steps", "err", err)
 			}
 			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("expiring what waits", "err", err)

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 	"gangway/tcg/join"
 )
@@ -116,12 +117,14 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	// A line that is not UTF-8 is not worth its neighbours.
+	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	var lines []logLine
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
 		lines = make([]logLine, 1)
-		err = json.Unmarshal(body, &lines[0])
+		err = strictjson.Decode(body, &lines[0])
 	} else {
-		err = json.Unmarshal(body, &lines)
+		err = strictjson.Decode(body, &lines)
 	}
 	if err != nil {
 		return badBody(err)

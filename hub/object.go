@@ -36,7 +36,7 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object, g grant) ObjectView {
+func (s *Server) viewObject(o store.Object, on standing) ObjectView {
 	now := s.cfg.Now()
 	until := now.Add(addressLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), join.AccountPRN+o.Owner
@@ -44,11 +44,11 @@ func (s *Server) viewObject(o store.Object, g grant) ObjectView {
 	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		GetURL: s.address(http.MethodGet, o, g, until),
+		GetURL: s.address(http.MethodGet, o, on, until),
 		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
-	if g.kind != toPublic {
-		v.PutURL = s.address(http.MethodPut, o, g, until)
+	if !on.reads() {
+		v.PutURL = s.address(http.MethodPut, o, on, until)
 	}
 	return v
 }
@@ -116,7 +116,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
@@ -125,12 +125,12 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.LostContent(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
+		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o, grantTo(who(r))))
+	writeJSON(w, http.StatusConflict, s.viewObject(o, standingOf(r)))
 	return nil
 }
 
@@ -172,51 +172,51 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, grantTo(who(r))))
+	writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
 	return nil
 }
 
 // stepObject finds an object that the step names, and what the caller's
 // address of it rests on.
-func (s *Server) stepObject(r *http.Request) (store.Object, grant, error) {
+func (s *Server) stepObject(r *http.Request) (store.Object, standing, error) {
 	step, err := s.readableStep(r)
 	if err != nil {
-		return store.Object{}, grant{}, err
+		return store.Object{}, standing{}, err
 	}
 	o, err := s.storedObjectOf(r, step.Owner)
 	if err != nil {
-		return store.Object{}, grant{}, err
+		return store.Object{}, standing{}, err
 	}
 	list, err := s.cfg.Store.StepObjects(r.Context(), step.Device, step.Rev)
 	if err != nil {
-		return store.Object{}, grant{}, err
+		return store.Object{}, standing{}, err
 	}
 	for _, named := range list {
 		if named.Sum == o.Sum {
-			return o, stepGrant(who(r), step), nil
+			return o, stepStanding(r, step), nil
 		}
 	}
-	return store.Object{}, grant{}, store.ErrNotFound
+	return store.Object{}, standing{}, store.ErrNotFound
 }
 
 func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
-	o, g, err := s.stepObject(r)
+	o, on, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, g))
+	writeJSON(w, http.StatusOK, s.viewObject(o, on))
 	return nil
 }
 
 // redirectToBlob leads to the content.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
-	o, g, err := s.stepObject(r)
+	o, on, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.address(http.MethodGet, o, g, s.cfg.Now().Add(addressLife)), http.StatusFound)
+	http.Redirect(w, r, s.address(http.MethodGet, o, on, s.cfg.Now().Add(addressLife)), http.StatusFound)
 	return nil
 }
 
@@ -229,7 +229,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, stepGrant(who(r), step))
+	s.writeObjects(w, list, stepStanding(r, step))
 	return nil
 }
 
@@ -253,12 +253,12 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, grant{kind: toOwner})
+	s.writeObjects(w, list, standingOf(r))
 	return nil
 }
 
 // writeObjects writes an array one by one: a step may have ten thousand.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, g grant) {
+func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, on standing) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -268,7 +268,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, g gran
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o, g)) != nil {
+		if enc.Encode(s.viewObject(o, on)) != nil {
 			return // the client is gone
 		}
 	}

@@ -250,7 +250,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(stranger, "POST", route, "", large, 413)
 	}
 	stepperID := s.deviceOf(t, stepper)
-	call(stranger, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 200)
+	call(stranger, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 404)
+	call(ada, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 200)
 	call(ada, "GET", "/devices/{id}/evidence", stepperID, nil, 200)
 	call(ada, "DELETE", "/devices/{id}", stepperID, nil, 200)
 	call(stranger, "POST", "/register", "", second, 410)

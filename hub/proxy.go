@@ -109,16 +109,30 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends handshakes of who has a certificate by the proxy's CA and is
-// not the proxy.
+// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA
+// and is not the proxy, or has not signed in this very handshake.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
+	if inherited(&state) {
+		return errors.New("hub: a resumed session does not prove its certificate's key")
+	}
 	_, err := s.isProxy(&state)
 	return err
+}
+
+// inherited reports whether a connection has its client certificate from an
+// earlier one, by a TLS session that was resumed: the key was not used.
+func inherited(state *tls.ConnectionState) bool {
+	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
 // withOrigin finds out where a request comes from, once, and says so in its
 // context. What only the proxy may say is refused from anybody else.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
+	// Where somebody else's listener ends TLS, see Handler.
+	if inherited(r.TLS) {
+		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
+			"The TLS session was resumed, so the certificate's key was not used on this connection.")
+	}
 	proxied, err := s.isProxy(r.TLS)
 	if err != nil {
 		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name that --proxy-name says.", "The certificate is by the proxy's CA and not the proxy's.")

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 	"gangway/tcg/join"
 	"gangway/trail"
@@ -115,6 +116,7 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 		CommitMsg string          `json:"commit-msg"`
 		Meta      json.RawMessage `json:"meta"`
 	}
+	// Strictly further down: what is wrong with the state has a code of its own.
 	if err := json.Unmarshal(text, &body); err != nil {
 		return badBody(err)
 	}
@@ -137,6 +139,9 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 		if meta, err = trail.ParseMeta(body.Meta); err != nil {
 			return badMeta(err)
 		}
+	}
+	if err := strictjson.Decode(text, &body); err != nil {
+		return badBody(err)
 	}
 	c, now := who(r), s.cfg.Now()
 	step, err := s.cfg.Store.AddStep(r.Context(), store.Step{

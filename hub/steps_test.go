@@ -92,10 +92,10 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		}
 	}
 	id := e.AK.Subject.SerialNumber
-	if name != hex.EncodeToString(s.victim.IAK.Name()) || len(e.AK.URIs) != 1 || e.AK.URIs[0].String() != s.URL+"/aca/certs/"+id+".crt" {
+	if name != hex.EncodeToString(s.victim.IAK.Name()) || len(e.AK.URIs) != 1 || e.AK.URIs[0].String() != s.URL+"/aca/certs/"+name+".crt" {
 		t.Errorf("name %q, URIs %v", name, e.AK.URIs)
 	}
-	where := "/aca/certs/" + id + ".crt"
+	where := "/aca/certs/" + name + ".crt"
 	if status, _ := s.person(t, "").do("GET", where, nil); status != 404 {
 		t.Errorf("an AK certificate before it was proven: %d", status)
 	}

@@ -3,7 +3,6 @@ package hub
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 	"gangway/tcg/join"
 	"gangway/trail"
@@ -119,7 +119,7 @@ func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	}
 	bad := problem(http.StatusBadRequest, "filter", `Write it like {"status":"ERROR"}; see /openapi.json for the fields.`, "The filter is no JSON object of fields and texts.")
 	var wanted map[string]string
-	if len(text) > 4096 || json.Unmarshal([]byte(text), &wanted) != nil {
+	if len(text) > 4096 || strictjson.Decode([]byte(text), &wanted) != nil {
 		return nil, bad
 	}
 	for field := range wanted {

@@ -50,8 +50,8 @@ type NewToken struct {
 	// WithoutTPM lets devices in that show the token and no TPM, where the
 	// policy accepts them.
 	WithoutTPM bool `json:"without-tpm"`
-	// ForPantacor lets devices in by Pantacor's two steps, whose ownership
-	// proof the hub can check only if it keeps its key, encrypted.
+	// ForPantacor also accepts Pantacor's proofs in the two steps. They name no
+	// hub, and the hub can check them only if it keeps their key, encrypted.
 	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }

@@ -694,8 +694,10 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 // What is being uploaded counts before it is stored: an owner's uploads at once
 // do not go past the quota on the disk.
 func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
-	f := newFleet(t)
-	const big = 40 << 30 // two of them are more than 64 GiB
+	maker := must(goodMaker())(t)
+	small := hubtest.Open(t, t.TempDir(), func(c *hub.Config) { c.ObjectQuota = 5 << 20 }, maker.Roots(), maker.Intermediates())
+	f := newFleetOn(t, small, maker)
+	const big = 3 << 20 // two of them are more than the quota
 	var o [2]hub.ObjectView
 	for i := range o {
 		o[i] = want[hub.ObjectView](f.ada, "POST", "/objects/", map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": big}, 200)

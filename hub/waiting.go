@@ -17,7 +17,7 @@ import (
 
 // WaitingView is a machine that waits for its owner's decision, or was denied.
 type WaitingView struct {
-	ID       string      `json:"id"` // of the device that it will be
+	ID       string      `json:"id"` // while it waits: the device gets another one
 	Status   string      `json:"status"`
 	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`

@@ -72,10 +72,10 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	decide(ada, w.DeviceID, "approve", 200)
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	devices := s.Devices(t, s.Owner)
-	if len(devices) != 1 || devices[0].ID != w.DeviceID || s.Uses(t, s.tok) != 1 {
+	if len(devices) != 1 || devices[0].ID == w.DeviceID || s.Uses(t, s.tok) != 1 {
 		t.Fatalf("%+v", devices)
 	}
-	e := want[hub.EvidenceView](ada, "GET", "/devices/"+w.DeviceID+"/evidence", nil, 200)
+	e := want[hub.EvidenceView](ada, "GET", "/devices/"+devices[0].ID+"/evidence", nil, 200)
 	last := e.Verdict.Steps[len(e.Verdict.Steps)-1]
 	if !e.Verdict.Accepted() || last.Check != "approval" || !strings.HasPrefix(last.Detail, "ada approved this EK on ") {
 		t.Errorf("verdict: %+v", e.Verdict)
@@ -174,7 +174,7 @@ func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "approve", 200)
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
-	want[hub.DeviceView](ada, "DELETE", "/devices/"+w.DeviceID, nil, 200)
+	want[hub.DeviceView](ada, "DELETE", "/devices/"+s.deviceOf(t, d), nil, 200)
 	waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 }
 

@@ -3,7 +3,6 @@ package install
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"strings"
 
 	"gangway/install/escrow"
+	"gangway/internal/strictjson"
 )
 
 // ManifestPath is where a stick has its manifest, in its EFI system partition.
@@ -159,14 +159,9 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > maxManifest {
 		return nil, fmt.Errorf("manifest: %d bytes, at most %d are allowed", len(b), maxManifest)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	m := new(Manifest)
-	if err := d.Decode(m); err != nil {
+	if err := strictjson.DecodeKnown(b, m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("manifest: there is more behind it")
 	}
 	if m.Version != 1 {
 		return nil, fmt.Errorf("manifest: version %d; this installer knows 1", m.Version)

@@ -77,6 +77,7 @@ const (
 
 var (
 	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use the join token file as the hub made it; each proof is good for one device's key."}
+	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
 	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
 	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates were not used in time.", Hint: "Onboard again; the agent does so by itself."}
 	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was removed from the hub.", Hint: "Onboard again with a join token if it is to come back."}
@@ -111,7 +112,7 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 		return e, nil, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
-	verdict.Pass("ownership", "Join token "+token.ID+" of this owner signed for this IDevID key and this hub.")
+	verdict.Pass("ownership", passedOwnership(token.ID))
 
 	e.DeviceID, e.Generation = s.deviceID(store.Hash(r.EKHash), generation), generation
 	e.RequestHash, e.Request = store.Hash(r.Hash), r.Raw
@@ -125,16 +126,11 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 // without what is not proven.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
-	input, rules, err := s.input(ctx, e.Owner, now)
+	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
 	if err != nil {
 		return known, err
 	}
-	if len(rules.lists) > 0 {
-		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
-			return known, err
-		}
-	}
-	s.verify(ctx, verdict, r, input)
+	r = x.Request
 	if verdict.Refusal != nil {
 		return known, verdict.Refusal
 	}
@@ -149,7 +145,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.Created, e.Expires = now, now.Add(PendingFor)
 	if !verdict.Accepted() {
 		if err := s.judge(ctx, verdict, e, addr); err != nil {
-			return e, err
+			known.DeviceID = s.waitingID(e.EK)
+			return known, err
 		}
 	}
 	if e.Verdict, err = verdict.JSON(); err != nil {
@@ -169,9 +166,10 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		}
 		return stored, nil
 	case store.Superseded:
-		return stored, errSuperseded
+		return stored, errSuperseded // it was active: its peer has proven to be the TPM
 	default:
-		return stored, errRevoked
+		known.DeviceID = s.waitingID(e.EK)
+		return known, errRevoked
 	}
 }
 
@@ -189,22 +187,34 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, int, error) {
 	d := r.CAData
 	if !join.HubNamesEqual(d.HubName, s.CA.HubName()) {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
+		return store.JoinToken{}, 0, errOtherHub
 	}
-	token, generation, err := s.Store.JoinTokenFor(ctx, d.TokenID, r.EKHash)
+	return s.ownershipOf(ctx, d.Owner, d.TokenID, r, d.Proof, now)
+}
+
+func passedOwnership(token string) string {
+	return "Join token " + token + " of this owner signed for this IDevID key and this hub."
+}
+
+// ownershipOf checks an Ed25519 proof, which names this hub.
+func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.JoinToken, int, error) {
+	if len(owner) > join.MaxOwner || !join.IsID(tokenID) {
+		return store.JoinToken{}, 0, errOwnership
+	}
+	token, generation, err := s.Store.JoinTokenFor(ctx, tokenID, r.EKHash)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
 	}
 	if err != nil {
 		return store.JoinToken{}, 0, err
 	}
-	message := join.OwnershipMessage(s.CA.HubName(), d.Owner, d.TokenID, r.IDevIDName)
-	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, d.Proof) {
+	message := join.OwnershipMessage(s.CA.HubName(), owner, tokenID, r.IDevIDName)
+	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, proof) {
 		return store.JoinToken{}, 0, errOwnership
 	}
 	// Only now is it known that the sender has the token: what follows may
 	// tell about it.
-	if d.Owner != join.AccountPRN+token.Owner {
+	if owner != join.AccountPRN+token.Owner {
 		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
@@ -224,11 +234,10 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) 
 	if err != nil {
 		return err
 	}
-	iakName := hex.EncodeToString(r.IAKName)
 	hw := []byte(r.HardwareSerial())
 	if e.IAKCert, err = s.CA.IssueIAK(pki.IAKRequest{
 		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
-		URI: s.PublicURL + "/aca/certs/" + iakName + ".crt",
+		URI: s.aikAddress(r.IAKName),
 	}); err != nil {
 		return fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
 	}
@@ -312,7 +321,12 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 	return s.bind(ctx, e, addr)
 }
 
+// refuseActivation tells the owner of the token. Where the TPM is another
+// owner's device, its id is not theirs to know.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
+	if r.Code == CodeOtherOwner {
+		e.DeviceID = s.waitingID(e.EK)
+	}
 	s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
 	return store.Device{}, r
 }

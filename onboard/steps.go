@@ -1,17 +1,18 @@
 package onboard
 
 import (
-	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
 
 	"gangway/evidence"
+	"gangway/internal/strictjson"
 	"gangway/pki"
 	"gangway/store"
 	"gangway/tcg"
@@ -23,21 +24,25 @@ const (
 	CodeCredential = "credential-proof"
 	CodeDeviceName = "device-name"
 	CodeDevicePRN  = "device-prn"
+	CodeUnbound    = "proof-unbound"
 	CodeSteps      = "body-malformed"
 )
 
 var (
 	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's own key."}
-	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
+	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof is of the old form, which names no hub: another hub could have passed it on.", Hint: "Update the program on the device: proofs name the hub (docs/protocol.md#9-pantacors-two-steps). For programs that cannot, use a join token made with 'gangway token create --for-pantacor'."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR and this hub, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
 )
 
 // Enroll is the first of Pantacor's two steps: it answers with an AK
-// certificate, encrypted to the TPM that has both EK and AK. Nothing is bound
-// or stored. Who owns the machine is not known yet, so the hub's own policy
-// judges; while that leaves a question, no certificate is made, for it would
-// say what nobody has decided. A refusal is an error of type *evidence.Refusal.
+// certificate, encrypted to the TPM that has both EK and AK. Nothing is bound.
+// The certificate is recorded, and expires with the credential: what lasts is
+// issued by the second step. Who owns the machine is not known yet, so the
+// hub's own policy judges, by the same checks as everywhere. While a question
+// is open, no certificate is made, for it would say what nobody has decided. A
+// refusal is an error of type *evidence.Refusal.
 func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*join.EnrollAnswer, error) {
-	a, err := s.enroll(ctx, body)
+	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
 		s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Addr: addr, Message: refusal.Reason})
@@ -45,7 +50,7 @@ func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*join.E
 	return a, err
 }
 
-func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, error) {
+func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*join.EnrollAnswer, error) {
 	var in join.EnrollRequest
 	if err := parseSteps(body, &in); err != nil {
 		return nil, err
@@ -55,14 +60,14 @@ func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, 
 		return nil, err
 	}
 	now := s.Now()
-	input, _, err := s.input(ctx, store.HubWide, now)
+	verdict := new(evidence.Verdict)
+	x, err := s.examine(ctx, verdict, r, store.HubWide, now, evidence.VerifyKeys)
 	if err != nil {
 		return nil, err
 	}
-	// Nothing is looked up on the web for a stranger: the second step does.
-	verdict := new(evidence.Verdict)
-	evidence.VerifyKeys(verdict, r, input)
-	if verdict.Refusal != nil && verdict.Refusal.Code != evidence.CodeChainExpired {
+	// What the second step may look up is no refusal yet.
+	open := s.Online != nil && (verdict.Has(evidence.CodeUntrusted) || verdict.Has(evidence.CodeChainExpired))
+	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
 	}
 	secret := s.stepSecret(r, hourOf(now))
@@ -78,18 +83,31 @@ func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, 
 	if !verdict.Accepted() {
 		return a, nil
 	}
-	chain, err := s.akCertificate(ctx, r, now)
+	der, err := s.akCertificate(ctx, r, now, addr)
+	if errors.Is(err, store.ErrFull) {
+		return a, nil // the second step needs none
+	}
 	if err != nil {
 		return nil, err
 	}
-	return a, a.SealCertificate(keys, chain)
+	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate makes the first step's certificate and its issuer's, in PEM.
-// Its address is by the device's id, which Pantacor's programs take from it.
-func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now time.Time) ([]byte, error) {
+// akCertificate is the first step's certificate: the recorded one, or one that
+// it issues and records. It expires when the credential is too old to be
+// proven. Its address leads to the certificate of the AIK registry, once the
+// second step has bound the device.
+func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
+		return nil, err
+	}
+	expires := time.Unix((hourOf(now)+2)*3600, 0)
+	was, err := s.Store.IssuedAIK(ctx, r.EKHash, r.IAKName, now)
+	if err == nil && was.DeviceID == id && was.Expires.Equal(expires) {
+		return was.Certificate, nil
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	key, err := r.IAK.Key()
@@ -97,13 +115,25 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now ti
 		return nil, err
 	}
 	der, err := s.CA.IssueIAK(pki.IAKRequest{
-		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial()), NotBefore: now,
-		URI: s.PublicURL + "/aca/certs/" + id + ".crt",
+		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial()), NotBefore: now, NotAfter: expires, URI: s.aikAddress(r.IAKName),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
 	}
-	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...), nil
+	first, err := s.Store.RecordIssuedAIK(ctx, store.IssuedAIK{EK: r.EKHash, Name: r.IAKName, DeviceID: id, Certificate: der, Issued: now, Expires: expires}, store.MaxIssued)
+	if err != nil {
+		return nil, err
+	}
+	if first {
+		s.audit(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. Nobody has proven to be that TPM yet.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+	}
+	return der, nil
+}
+
+// aikAddress is where an AIK's certificate is found once it is proven: by the
+// key's name, which nobody guesses and its holder knows.
+func (s *Service) aikAddress(name []byte) string {
+	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
 // hourOf is what a first step's secret is good for: it is proven in the same
@@ -150,19 +180,27 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
+	if in.HubName != "" && !join.HubNamesEqual(in.HubName, s.CA.HubName()) {
+		return e, errOtherHub
+	}
 	now := s.Now()
-	token, err := s.pantacorToken(ctx, r.Claims.TokenID, r.Claims.Owner, r.Claims.Name, r.Claims.MAC, now)
+	verdict := new(evidence.Verdict)
+	token, err := s.stepsToken(ctx, verdict, r, now)
 	if err != nil {
 		return e, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
-	verdict := new(evidence.Verdict)
-	verdict.Pass("ownership", fmt.Sprintf("Join token %s of this owner vouched for the name of this IDevID key.", token.ID))
-	hour, err := s.provenIn(r, in.Proof, now)
+	if in.HubName == "" && !pantacorsForm(r.Claims.Owned) {
+		return e, errUnbound
+	}
+	hour, err := s.provenIn(r, in.HubName, in.Proof, now)
 	if err != nil {
 		return e, err
 	}
 	verdict.Pass("credential", "The TPM with this EK and this IAK opened what was encrypted to it, and proved it for this request.")
+	if in.HubName == "" {
+		verdict.Notes = append(verdict.Notes, "the proofs are of Pantacor's form and name no hub: another hub could have passed them on")
+	}
 	id, generation, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
 		return e, err
@@ -176,7 +214,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn that this TPM's device has.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := join.Kept{
-		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour,
+		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,
 	}.Encode()
 	if err != nil {
 		return e, err
@@ -187,18 +225,40 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 }
 
 // provenIn says in which hour the credential was made whose secret the proof
-// is by.
-func (s *Service) provenIn(r *evidence.Request, proof []byte, now time.Time) (int64, error) {
+// is by. An empty hubName is the old form's.
+func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := join.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
 		if err != nil {
 			return 0, err
 		}
-		if keys.Proves(r.Signing.Raw, proof) {
+		if keys.Proves(hubName, r.Signing.Raw, proof) {
 			return hour, nil
 		}
 	}
 	return 0, errCredential
+}
+
+// pantacorsForm reports whether an ownership proof is an HMAC, which names no
+// hub, by its size.
+func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
+
+// stepsToken checks the ownership proof of the second step, in either form, and
+// returns the token.
+func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
+	c := &r.Claims
+	if pantacorsForm(c.Owned) {
+		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Owned, now)
+		if err == nil {
+			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner vouched for the name of this IDevID key.", token.ID))
+		}
+		return token, err
+	}
+	token, _, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Owned, now)
+	if err == nil {
+		v.Pass("ownership", passedOwnership(token.ID))
+	}
+	return token, err
 }
 
 // VerifyOwnership checks an ownership proof of Pantacor's form, for who
@@ -234,15 +294,9 @@ func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac
 	return token, nil
 }
 
-// parseSteps reads a body of either step. Unknown fields are let pass, as
-// elsewhere for Pantacor's programs; trailing data is not.
+// parseSteps reads a body of either step, as every JSON body is read.
 func parseSteps(body []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	err := d.Decode(v)
-	if err == nil && d.InputOffset() != int64(len(bytes.TrimRight(body, " \t\r\n"))) {
-		err = errors.New("data follows the JSON object")
-	}
-	if err != nil {
+	if err := strictjson.Decode(body, v); err != nil {
 		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for what is expected."}
 	}
 	return nil

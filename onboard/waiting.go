@@ -2,6 +2,7 @@ package onboard
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ const (
 // Undecided is the answer to a machine that waits for a person. It is an
 // error, and no refusal.
 type Undecided struct {
-	DeviceID   string
+	DeviceID   string // see waitingID
 	EK         store.Hash
 	Questions  []*evidence.Refusal
 	RetryAfter time.Duration
@@ -38,6 +39,14 @@ type Undecided struct {
 
 func (u *Undecided) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
+}
+
+// waitingID is what a machine is called while it waits: the same whenever it
+// asks, and without any relation to the id of the device that it will be, or is
+// at another owner's. Whoever has a join token and somebody's public EK gets it.
+func (s *Service) waitingID(ek store.Hash) string {
+	id := s.derive("gangway waiting id v1\x00", ek[:])
+	return hex.EncodeToString(id[:12])
 }
 
 // judge settles what the evidence left open, by what a person has decided, or
@@ -56,14 +65,15 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		v.Vouched(evidence.Approval{By: was.By, At: was.Decided, Codes: was.Answered})
 		return nil
 	}
-	undecided := &Undecided{DeviceID: e.DeviceID, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
+	id := s.waitingID(e.EK)
+	undecided := &Undecided{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
 	// A machine that only asks again is not worth a write.
 	if was.State == store.Undecided && was.RequestHash == e.RequestHash && e.Created.Sub(was.LastSeen) < time.Minute {
 		undecided.RetryAfter = retryAfter(was, e.Created)
 		return undecided
 	}
 	w := store.Waiting{
-		Owner: e.Owner, EK: e.EK, DeviceID: e.DeviceID, TokenID: e.TokenID, Codes: codes,
+		Owner: e.Owner, EK: e.EK, DeviceID: id, TokenID: e.TokenID, Codes: codes,
 		RequestHash: e.RequestHash, Request: e.Request,
 		Manufacturer: e.Manufacturer, Model: e.Model, Firmware: e.Firmware,
 		ProdModel: e.ProdModel, ProdSerial: e.ProdSerial, KeyAlgorithm: e.KeyAlgorithm,
@@ -85,7 +95,7 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		return nil
 	}
 	if was.State != store.Undecided {
-		s.audit(ctx, store.Event{Kind: "device.waiting", Code: codes[0], Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr,
+		s.audit(ctx, store.Event{Kind: "device.waiting", Code: codes[0], Owner: e.Owner, Token: e.TokenID, Device: id, Addr: addr,
 			Message: fmt.Sprintf("%s waits for your decision. %s", machineWords(w), v.Questions[0].Reason)})
 	}
 	undecided.RetryAfter = retryAfter(w, e.Created)

@@ -16,13 +16,15 @@ import (
 	"time"
 )
 
-// IAKRequest is what an IAK certificate says. All fields but URI are needed.
+// IAKRequest is what an IAK certificate says. All fields but NotAfter and URI
+// are needed.
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber
 	AKName    []byte           // TPM name of the key: nameAlg (SHA-256, -384 or -512), digest; 34, 50 or 66 bytes
 	HWSerial  []byte           // hwSerialNum of the HardwareModuleName, 1 to 128 bytes
 	NotBefore time.Time        // 1970 to 9998, to the second; clocks that are up to five minutes slow are allowed for
+	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; empty: not said
 }
 
@@ -90,9 +92,12 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	if err := checkURI(r.URI); err != nil {
 		return nil, err
 	}
+	if end := r.NotAfter; !end.IsZero() && (!end.After(r.NotBefore) || end.UTC().Year() > 9999) {
+		return nil, fmt.Errorf("pki: a certificate from %s cannot expire at %s", r.NotBefore.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339))
+	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
-	return h.aca.issue(r.PublicKey, r.NotBefore,
+	return h.aca.issue(r.PublicKey, r.NotBefore, r.NotAfter,
 		func(b *buffer) {
 			b.attribute(derCommonName, "IAK ", string(name[4:20]))
 			b.attribute(derSerialNumber, r.DeviceID)
@@ -117,7 +122,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
-	return h.device.issue(r.PublicKey, r.NotBefore,
+	return h.device.issue(r.PublicKey, r.NotBefore, time.Time{},
 		func(b *buffer) {
 			b.attribute(derOrganization, organization)
 			b.attribute(derCommonName, r.DeviceID)
@@ -145,7 +150,7 @@ const certificateSize = 1024
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
 // Certificate. subject and extensions write the certificate's own parts. It
 // does not verify its own signature: tests do, and every peer.
-func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject, extensions func(*buffer)) ([]byte, error) {
+func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
 		return nil, err
@@ -158,7 +163,11 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore time.Time, subject, exten
 	b.add(i.algorithm, i.cert.RawSubject)
 	validity := b.open(tagSequence)
 	b.timestamp(notBefore.Add(-slowClock))
-	b.add(derForever)
+	if notAfter.IsZero() {
+		b.add(derForever)
+	} else {
+		b.timestamp(notAfter)
+	}
 	b.close(validity)
 	name := b.open(tagSequence)
 	subject(&b)

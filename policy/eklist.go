@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 	"gangway/tcg"
 )
@@ -69,7 +70,7 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 
 func listFromJSON(text []byte) ([]Listed, error) {
 	var raw []json.RawMessage
-	if err := json.Unmarshal(text, &raw); err != nil {
+	if err := strictjson.Decode(text, &raw); err != nil {
 		return nil, fmt.Errorf("EK list: %w", err)
 	}
 	out := make([]Listed, len(raw))
@@ -79,9 +80,7 @@ func listFromJSON(text []byte) ([]Listed, error) {
 			out[i] = nameless(value)
 			continue
 		}
-		dec := json.NewDecoder(bytes.NewReader(r))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&out[i]); err != nil {
+		if err := strictjson.DecodeKnown(r, &out[i]); err != nil {
 			return nil, fmt.Errorf("EK list, entry %d: %w", i+1, err)
 		}
 	}

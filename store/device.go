@@ -34,8 +34,10 @@ type DeviceDesk interface {
 	RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (int, error)
 	CountUnclaimed(ctx context.Context) (int, error)
 
-	// PutSecret replaces what a device signs in with. A zero expires is never.
-	PutSecret(ctx context.Context, device string, secret Hash, expires time.Time) error
+	// PutSecret replaces what a device signs in with, if its active certificate
+	// still is the one with this SHA-256 (zero: a device without a TPM). A zero
+	// expires is never. ErrNotFound: no such device, or another certificate.
+	PutSecret(ctx context.Context, device string, idevid, secret Hash, expires time.Time) error
 	// Secret gives the SHA-256 of a device's secret; ErrNotFound when it has
 	// none that is good now.
 	Secret(ctx context.Context, device string, now time.Time) (Hash, error)

@@ -231,6 +231,7 @@ type EventFilter struct {
 type Store interface {
 	Boots
 	DeviceDesk
+	IssuedAIKs
 	WaitingRoom
 	Rulebook
 	TrustStore
@@ -288,7 +289,7 @@ type Store interface {
 	// Activate binds, in one transaction: the EK to the enrolment's owner and
 	// device, the AIK to the EK, one use of the token (once a device), and
 	// makes the enrolment Active and its predecessor of the same device
-	// Superseded. It appends a "device.activated" event. Activating an Active
+	// Superseded, whose secret (PutSecret) ends with it. It appends a "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device. A
 	// Pending enrolment that began before the device's Active one is refused:
 	// an activation that was delayed must not retire a newer certificate. The
@@ -323,7 +324,9 @@ type Store interface {
 	// PatchUserMeta is the owner's half.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
 	// DeleteDevice revokes the device's certificates (all enrolments of the
-	// device that are Pending or Active become Revoked), marks it Deleted,
+	// device by owner that are Pending or Active become Revoked; another
+	// owner's Pending ones stay, so that nobody learns of the deletion by
+	// them, and Activate refuses them), marks it Deleted,
 	// and lets its TPM go: the EK may be bound again, by anybody, as another
 	// device (TPM.Generation grows). The AIK leaves the registry, and the
 	// owner's approval of the EK ends.

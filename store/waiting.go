@@ -32,7 +32,7 @@ const (
 type Waiting struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
-	DeviceID string // the device it will be
+	DeviceID string // what the row is called: an id of its own, not the device's
 	TokenID  string
 	State    WaitState // as to the latest request
 	Codes    []string  // of the questions that the latest request leaves open
@@ -86,13 +86,13 @@ type WaitingRoom interface {
 	// Waiting finds a row; ErrNotFound also when it has expired, as for all
 	// that follow.
 	Waiting(ctx context.Context, owner string, ek Hash, now time.Time) (Waiting, error)
-	// WaitingDevice finds a row by the id of the device that it will be.
+	// WaitingDevice finds a row by its DeviceID.
 	WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (Waiting, error)
 	// WaitingDevices lists an owner's Undecided and Denied rows, the newest
 	// first, at most limit (0: 100, at most 1000). Request is left out.
 	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]Waiting, error)
 	// Decide approves, which adds Codes to Answered, or denies, which takes
-	// all away and revokes the owner's Pending enrolments of the device. It may change an earlier decision. ErrNotFound, ErrChanged.
+	// all away and revokes the owner's Pending enrolments of the EK. It may change an earlier decision. ErrNotFound, ErrChanged.
 	Decide(ctx context.Context, owner, deviceID string, d Decision) (Waiting, error)
 	// ExpireWaiting removes at most limit rows past their Expires and says how
 	// many there were. Rows with Answered stay until their device is deleted.

@@ -92,6 +92,10 @@ func certificateSize(b []byte) int {
 	return len(cert)
 }
 
+// IsCertificate reports whether b is one certificate by its outline (RFC 5280,
+// 4.1), with nothing behind it. A parser may still refuse it.
+func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
+
 // PickChain returns at most MaxIntermediates of the certificates: those that
 // may be above leaf, by their names and nearest first, then others in their
 // order. leaf may be nil.

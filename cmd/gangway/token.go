@@ -73,7 +73,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 	f.IntVar(&n.MaxUses, "max-uses", 0, "how many devices may join with it (0: any number)")
 	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long it is good for")
 	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "devices may show it that show no TPM (Pantavisor's auto-join), where the policy's without_tpm accepts them")
-	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "devices may onboard with it by Pantacor's two steps; the hub then keeps, encrypted, what their proofs are checked with")
+	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's proofs in the two steps: they name no hub, so a relay can use them; the hub keeps, encrypted, what they are checked with")
 	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, KEY=VALUE (repeatable)")
 
 	ls := &cobra.Command{

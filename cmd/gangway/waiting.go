@@ -48,7 +48,7 @@ func (a *app) approveCommand() *cobra.Command {
 		`Approve says that the EK of a machine that waits is a TPM's of yours. Compare its
 SHA-256 with the machine's own first ('gangway-agent status' shows it there). The
 agent goes on by itself. Only the TPM with this EK gets in.`,
-		"Approved. The machine comes aboard when it asks again, within some minutes.")
+		"Approved. The machine comes aboard when it asks again, within some minutes, and has an id of its own then.")
 }
 
 func (a *app) denyCommand() *cobra.Command {

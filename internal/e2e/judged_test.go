@@ -267,7 +267,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	devices := h.Devices(t, h.Owner)
-	if len(devices) != 1 || devices[0].ID != list[0].ID {
+	if len(devices) != 1 || devices[0].ID == list[0].ID {
 		t.Fatalf("%+v", devices)
 	}
 	says(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,6 +29,17 @@ import (
 	"gangway/internal/process"
 	"gangway/tcg/join"
 )
+
+// countingSigner counts what a device's key signs.
+type countingSigner struct {
+	crypto.Signer
+	n int
+}
+
+func (s *countingSigner) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
+	s.n++
+	return s.Signer.Sign(r, digest, o)
+}
 
 // The configuration of docs/operations.md, with names and files filled in, lets
 // a device in through HAProxy, and lets nobody say what only HAProxy may.
@@ -98,31 +110,9 @@ func TestHAProxyPassesDevices(t *testing.T) {
 		t.Fatal("docs/operations.md has no configuration of HAProxy")
 	}
 	config = strings.NewReplacer("/etc/haproxy/", dir+"/", "bind :443", "bind fd@3", "hub.internal:12443", strings.TrimPrefix(h.URL, "https://"), "sni str(hub.internal) verifyhost hub.internal", "").Replace(config)
-	if err := os.WriteFile(filepath.Join(dir, "haproxy.cfg"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	socket, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer socket.Close()
-	cmd := exec.Command("haproxy", "-db", "-f", filepath.Join(dir, "haproxy.cfg"))
-	cmd.ExtraFiles = []*os.File{socket}
-	p, err := process.Start(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.Stop(5 * time.Second) })
-	l.Close() // HAProxy alone accepts
-
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
-	front := "https://" + l.Addr().String()
+	front, p := startHAProxy(t, config)
 	get := func(c *tls.Certificate, method, path string, header http.Header) (int, string) {
 		t.Helper()
 		config := &tls.Config{RootCAs: roots}
@@ -178,10 +168,64 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if status, body := get(&mine, "POST", "/onboard/activate", nil); status != 400 || !strings.Contains(body, "activation-through-proxy") {
 		t.Errorf("%d %s", status, body)
 	}
+	// A copied session is not the device: none is resumed, and without that
+	// setting what is resumed is refused.
+	resuming, _ := startHAProxy(t, strings.NewReplacer("no-tls-tickets", "", "tune.ssl.cachesize 0", "").Replace(config))
+	for _, tc := range []struct {
+		front   string
+		version uint16
+		resumed bool
+	}{{front, tls.VersionTLS12, false}, {front, tls.VersionTLS13, false}, {resuming, tls.VersionTLS12, true}, {resuming, tls.VersionTLS13, true}} {
+		key := &countingSigner{Signer: d.IDevID.Private}
+		config := &tls.Config{RootCAs: roots, MaxVersion: tc.version, ClientSessionCache: tls.NewLRUClientSessionCache(4), Certificates: []tls.Certificate{{Certificate: mine.Certificate, PrivateKey: key}}}
+		for n := 1; n <= 2; n++ {
+			client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config}}
+			resp, err := client.Post(tc.front+"/auth/x509/login", "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			client.CloseIdleConnections()
+			status, signatures, resumed := 200, n, tc.resumed && n == 2
+			if resumed {
+				status, signatures = 403, 1
+			}
+			if resp.StatusCode != status || resp.TLS.DidResume != resumed || key.n != signatures {
+				t.Errorf("TLS version %x, connection %d: %d, resumed %v, %d signatures", tc.version, n, resp.StatusCode, resp.TLS.DidResume, key.n)
+			}
+		}
+	}
 	stolen := fmt.Sprintf(":%s:", base64.StdEncoding.EncodeToString(certs.IDevID.Raw))
 	for _, header := range []http.Header{{"Client-Cert": {stolen}}, {"client-cert": {stolen}}, {"Client-Cert": {stolen}, "Client-Cert-Chain": {stolen}}} {
 		if status, body := get(nil, "GET", "/device", header); status != 401 {
 			t.Errorf("with the certificate in a header of one's own: %d %s", status, body)
 		}
 	}
+}
+
+// startHAProxy starts HAProxy with a configuration that binds fd@3, and returns
+// where it listens.
+func startHAProxy(t *testing.T, config string) (url string, p *process.Process) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close() // HAProxy alone accepts
+	socket, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	cmd := exec.Command("haproxy", "-db", "-f", file)
+	cmd.ExtraFiles = []*os.File{socket}
+	if p, err = process.Start(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Stop(5 * time.Second) })
+	return "https://" + l.Addr().String(), p
 }

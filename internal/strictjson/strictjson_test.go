@@ -1,8 +1,11 @@
 package strictjson
 
 import (
+	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What two readers could take for two things is refused.
@@ -19,4 +22,75 @@ func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
 	if err != nil || string(compact) != `{"b":[1,{"a":"x y"}],"a":null}` || len(object) != 2 {
 		t.Errorf("%s %v %v", compact, object, err)
 	}
+}
+
+type inner struct {
+	Value string `json:"value"`
+}
+
+type shared struct {
+	Keys string `json:"keys"`
+}
+
+type message struct {
+	shared
+	Name    string           `json:"name"`
+	Inner   *inner           `json:"inner"`
+	List    []inner          `json:"list"`
+	Map     map[string]inner `json:"map"`
+	Free    map[string]any   `json:"free"`
+	Raw     json.RawMessage  `json:"raw"`
+	When    time.Time        `json:"when"`
+	Skipped string           `json:"-"`
+	Plain   string
+}
+
+// What encoding/json takes for a field, and another reader for something else,
+// is refused; what no reader knows is ignored.
+func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
+	for _, text := range []string{
+		``, `null`, ` null `, `{} {}`, `{}]`, "{\"\xff\":1}", `{"name":"a","name":"a"}`, `{"name":"a","\u006eame":"b"}`,
+		`{"Name":"a"}`, `{"name":"a","NAME":"b"}`, `{"KEYS":"a"}`, `{"plain":"a"}`, `{"inner":{"Value":"a"}}`, `{"list":[{"value":"a"},{"VALUE":"b"}]}`,
+		`{"map":{"a":{"Value":"b"}}}`, `{"map":{"a":{},"a":{}}}`, `{"free":{"a":1,"a":2}}`, `{"raw":{"a":1,"a":2}}`, `{"unknown":{"a":1,"a":2}}`, `{"name":1}`,
+		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json takes for k
+		`{"unknown":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
+	} {
+		if err := Decode([]byte(text), new(message)); err == nil {
+			t.Errorf("%.60s is taken", text)
+		}
+	}
+	var m message
+	text := `{"keys":"k","name":"n","inner":{"value":"v","Other":1},"list":[{"value":"w"}],"map":{"a":{"value":"x"},"A":{}},"free":{"a":1,"A":2},"raw":{"Value":1},"when":"2026-01-02T03:04:05Z","Plain":"p","unknown":{"Name":1},"-":"s"}` + "\n"
+	if err := Decode([]byte(text), &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.Keys != "k" || m.Name != "n" || m.Inner.Value != "v" || m.List[0].Value != "w" || m.Map["a"].Value != "x" || len(m.Free) != 2 || string(m.Raw) != `{"Value":1}` || m.When.Year() != 2026 || m.Plain != "p" || m.Skipped != "" {
+		t.Errorf("%+v", m)
+	}
+	if err := DecodeKnown([]byte(text), new(message)); err == nil {
+		t.Error("unknown names are known")
+	}
+	if err := DecodeKnown([]byte(`{"name":"n"}`), new(message)); err != nil {
+		t.Error(err)
+	}
+	var list []message
+	if err := Decode([]byte(`[{"name":"n"},{"Name":"n"}]`), &list); err == nil {
+		t.Error("another case in a list is taken")
+	}
+	var text1 string
+	if err := Decode([]byte(`"x"`), &text1); err != nil || text1 != "x" {
+		t.Errorf("%q %v", text1, err)
+	}
+}
+
+// Decode agrees with encoding/json wherever it accepts.
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
+	f.Add([]byte(`{"Name":1}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var got, want message
+		if Decode(text, &got) == nil && (json.Unmarshal(text, &want) != nil || !reflect.DeepEqual(got, want)) {
+			t.Errorf("%q: %+v, and encoding/json reads %+v", text, got, want)
+		}
+	})
 }

@@ -238,6 +238,10 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if _, err := c.exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
+		// It was got by a certificate that has just ended.
+		if _, err := c.exec(deleteSecret, k.device); err != nil {
+			return err
+		}
 	} else {
 		if _, err := c.exec(activateFirst, k.id); err != nil {
 			return err

@@ -21,6 +21,8 @@ var (
 
 	upsertSecret = prepared(`INSERT INTO device_secrets (device, secret, expires) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET secret = excluded.secret, expires = excluded.expires`)
+	selectStanding = prepared(`SELECT 1 FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.id = ? AND d.deleted = 0 AND coalesce(e.idevid_hash, zeroblob(32)) = ?`)
 	deleteSecret = prepared(`DELETE FROM device_secrets WHERE device = ?`)
 	selectSecret = prepared(`SELECT s.secret FROM device_secrets s JOIN devices d ON d.id = s.device
 		WHERE s.device = ? AND d.deleted = 0 AND (s.expires = 0 OR s.expires > ?)`)
@@ -164,13 +166,13 @@ func (s *Store) CountUnclaimed(ctx context.Context) (n int, err error) {
 }
 
 // PutSecret implements store.Store.
-func (s *Store) PutSecret(ctx context.Context, device string, secret store.Hash, expires time.Time) error {
+func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
 	var at int64
 	if !expires.IsZero() {
 		at = micro(expires)
 	}
 	return s.writer.do(ctx, func(c *conn) error {
-		if _, ok, err := c.one(selectDevice, device); err != nil {
+		if _, ok, err := c.one(selectStanding, device, idevid[:]); err != nil {
 			return err
 		} else if !ok {
 			return store.ErrNotFound

@@ -29,7 +29,7 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	revokePending     = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND state = 'p'`)
+	revokePending     = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo          = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
 	deleteAIKs        = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
 			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
@@ -169,7 +169,7 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if _, err := c.exec(revokeEnrolment, active); err != nil {
 			return err
 		}
-		if _, err := c.exec(revokePending, id); err != nil {
+		if _, err := c.exec(revokePending, id, owner); err != nil {
 			return err
 		}
 		if _, err := c.exec(letTPMGo, ek[:]); err != nil {

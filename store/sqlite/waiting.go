@@ -36,7 +36,7 @@ var (
 		last_seen = excluded.last_seen, expires = excluded.expires, decided_by = excluded.decided_by,
 		decided = excluded.decided, verdict = excluded.verdict, request = excluded.request`)
 	deleteWaiting   = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
-	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND owner = ? AND state = 'p'`)
+	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r' WHERE ek = ? AND owner = ? AND state = 'p'`)
 	expireWaiting   = prepared(`DELETE FROM waiting WHERE id IN
 		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
@@ -193,7 +193,7 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
 			// What was issued on an approval and not activated yet ends too.
-			if _, err := c.exec(revokePendingOf, deviceID, owner); err != nil {
+			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}
 		}

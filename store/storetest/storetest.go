@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Devices", deviceTests},
 		{"Meta", metaTests},
 		{"Deletion", deletionTests},
+		{"IssuedAIKs", issuedTests},
 		{"Waiting", waitingTests},
 		{"Desk", deskTests},
 		{"Boots", bootTests},

@@ -1,17 +1,16 @@
 package join
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
+
+	"gangway/internal/strictjson"
 )
 
 // A machine whose image has no join token makes one itself: a secret, an id,
@@ -33,14 +32,10 @@ func ParseHubFile(b []byte) (*HubFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("hub file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields() // a join token in its place would go unused
 	h := new(HubFile)
-	if err := dec.Decode(h); err != nil {
+	// Unknown fields are refused: a join token in its place would go unused.
+	if err := strictjson.DecodeKnown(b, h); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("hub file: data follows the JSON object")
 	}
 	if err := (&TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}).checkHub(); err != nil {
 		return nil, fmt.Errorf("hub file: %w", err)

@@ -117,7 +117,7 @@ func workedExample(t *testing.T) string {
 	dump(ActivationProof(keys, exporter, cert))
 
 	akName := append([]byte{0, 0x0B}, bytes.Repeat([]byte{0xA2}, 32)...)
-	say("In the two steps, with the same token and key, `name` is the 68 characters `000ba1a1…` and extension .2")
+	say("In the two steps, with the same token and key, `name` is the 68 characters `000ba1a1…`, extension .2 is the proof above, and in Pantacor's form")
 	dump(OwnershipMAC(sha256.Sum256(secret), hex.EncodeToString(name)))
 	steps, err := DeriveStepKeys(credential, akName)
 	if err != nil {
@@ -125,8 +125,10 @@ func workedExample(t *testing.T) string {
 	}
 	say("If the credential holds 32 bytes `c5` for an AK of the name `000b` followed by 32 bytes `a2`, the keys encryption, mac and register are")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
-	say("and the proof for a CSR whose DER is the three bytes `csr` is")
-	dump(steps.Prove([]byte("csr")))
+	say("and the proof for a CSR whose DER is the three bytes `csr`, at the same hub, is")
+	dump(steps.Prove(hubName, []byte("csr")))
+	say("and of the old form")
+	dump(steps.ProveUnbound([]byte("csr")))
 	file := CredentialFile([]byte("blob"), []byte("secret"))
 	say("A credential file of the id object `blob` and the encrypted secret `secret`, both as text, is")
 	dump(file)

@@ -7,11 +7,11 @@ import (
 	"crypto/subtle"
 	"encoding/asn1"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
+	"gangway/internal/strictjson"
 	"gangway/tcg"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -43,7 +43,7 @@ func ParseReply(b []byte) (*Reply, error) {
 		return nil, fmt.Errorf("join: reply of %d bytes, at most %d are allowed", len(b), MaxReply)
 	}
 	r := new(Reply)
-	if err := json.Unmarshal(b, r); err != nil {
+	if err := strictjson.Decode(b, r); err != nil {
 		return nil, fmt.Errorf("join: reply: %w", err)
 	}
 	if len(r.CredentialBlob) == 0 || len(r.Secret) == 0 || len(r.Sealed) == 0 {

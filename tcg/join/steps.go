@@ -65,7 +65,10 @@ type Registration struct {
 	// IDevIDPub is the public area of the CSR's key; empty: as its template
 	// makes it.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
-	Proof     []byte `json:"proof"` // see StepKeys.Prove
+	// HubName is the hub that Proof names, as TokenFile.RootName gives it.
+	// Empty: Proof is of the old form, which names none.
+	HubName string `json:"hub-name,omitempty"`
+	Proof   []byte `json:"proof"` // see StepKeys.Prove and ProveUnbound
 }
 
 // DecodeBinary reads a structure that travels as text: PEM, or standard base64
@@ -82,13 +85,14 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// PEM returns the content of the first PEM block, if b is PEM.
-func PEM(b []byte) (der []byte, kind string, ok bool) {
-	block, _ := pem.Decode(b)
+// PEM returns the content of a PEM block, if b is PEM, and what follows the
+// block, without white space.
+func PEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
+	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {
-		return nil, "", false
+		return nil, "", nil, false
 	}
-	return block.Bytes, block.Type, true
+	return block.Bytes, block.Type, bytes.TrimSpace(rest), true
 }
 
 // extensionArc is Pantacor's 1.3.6.1.4.1.54621.100, under which a CSR's
@@ -99,7 +103,7 @@ var extensionArc = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100}
 const (
 	ExtAKName      = 0 // hexadecimal text
 	ExtOwner       = 1 // prn
-	ExtOwnership   = 2 // OwnershipMAC
+	ExtOwnership   = 2 // OwnershipMAC; or Ed25519 over OwnershipMessage, 64 bytes
 	ExtToken       = 3 // id
 	ExtCertify     = 4 // TPMS_ATTEST of TPM2_Certify: the CSR's key, by the AK
 	ExtCertifySig  = 5 // TPMT_SIGNATURE of it
@@ -156,16 +160,38 @@ func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 	return k, nil
 }
 
-// Prove proves that the TPM opened the first step's answer, for one CSR and no
-// other: HMAC-SHA256(register, CSR in DER).
-func (k StepKeys) Prove(csr []byte) []byte {
+// Prove proves that the TPM opened the first step's answer, for one hub and one
+// CSR and no other:
+//
+//	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
+//
+// with the length in one byte. A hub that passes both steps on to another one
+// gets a proof that names the wrong hub.
+func (k StepKeys) Prove(hubName string, csr []byte) []byte {
+	m := hmac.New(sha256.New, k.Register)
+	m.Write([]byte("gangway register v2\x00"))
+	m.Write([]byte{byte(len(hubName))})
+	m.Write([]byte(hubName))
+	m.Write(csr)
+	return m.Sum(nil)
+}
+
+// ProveUnbound is the old form, which names no hub: HMAC-SHA256(register, CSR in
+// DER). Hubs take it only with an ownership proof of Pantacor's form.
+func (k StepKeys) ProveUnbound(csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write(csr)
 	return m.Sum(nil)
 }
 
-// Proves checks a proof in constant time.
-func (k StepKeys) Proves(csr, proof []byte) bool { return hmac.Equal(k.Prove(csr), proof) }
+// Proves checks a proof for a hub in constant time; with an empty hubName, one
+// of the old form.
+func (k StepKeys) Proves(hubName string, csr, proof []byte) bool {
+	if hubName == "" {
+		return hmac.Equal(k.ProveUnbound(csr), proof)
+	}
+	return hmac.Equal(k.Prove(hubName, csr), proof)
+}
 
 // SealCertificate fills Certificate, IV and MAC: encrypted, then
 // authenticated, by what `openssl enc` and `openssl dgst` can undo.
@@ -261,7 +287,8 @@ type Kept struct {
 	IDevIDPub []byte   `json:"idevid-pub"`
 	EKCert    []byte   `json:"ek-cert"` // DER
 	EKChain   [][]byte `json:"ek-chain"`
-	Hour      int64    `json:"hour"` // of the credential, since 1970
+	Hour      int64    `json:"hour"`               // of the credential, since 1970
+	HubName   string   `json:"hub-name,omitempty"` // that the proof named
 }
 
 // Encode makes its JSON: the same for the same values.

@@ -1,7 +1,6 @@
 package join
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -10,13 +9,13 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strings"
+
+	"gangway/internal/strictjson"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -57,18 +56,15 @@ type TokenFile struct {
 }
 
 // ParseTokenFile reads and checks a join token file. Unknown fields are
-// allowed (Pantacor's own files have more), trailing data is not.
+// ignored (Pantacor's own files have more); a field twice or in another case,
+// and trailing data, are errors.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("join token file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
 	t := new(TokenFile)
-	if err := dec.Decode(t); err != nil {
-		return nil, fmt.Errorf("join token file: not JSON: %w", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("join token file: data follows the JSON object")
+	if err := strictjson.Decode(b, t); err != nil {
+		return nil, fmt.Errorf("join token file: %w", err)
 	}
 	if err := t.check(); err != nil {
 		return nil, fmt.Errorf("join token file: %w", err)
@@ -137,6 +133,22 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 		return nil, errors.New(`"hub-ca" holds no PEM certificate`)
 	}
 	return roots, nil
+}
+
+// RootName is the name of the hub that answers under HubCA: HubName, if HubCA
+// holds no other hub's key. A proof that nothing else ties to a connection
+// must name this hub: a token file may claim any HubName, and a relay does.
+func (t *TokenFile) RootName() (string, error) {
+	roots, err := t.Roots()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range roots {
+		if sum := sha256.Sum256(r.RawSubjectPublicKeyInfo); hex.EncodeToString(sum[:]) != t.HubName {
+			return "", errors.New(`"hub-ca" holds another key than the one that "hub-name" names: who answers there need not be that hub`)
+		}
+	}
+	return t.HubName, nil
 }
 
 // IsID reports whether s is an id: 24 lower-case hexadecimal digits.

@@ -11,7 +11,7 @@ type Waiting struct {
 	Code       string `json:"error"`  // of the first question
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
-	DeviceID   string `json:"device-id"`   // the device it will be, for 'gangway device approve'
+	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id when it is let in
 	EK         string `json:"ek-sha256"`   // of the EK's SubjectPublicKeyInfo, hexadecimal: what the person compares
 	RetryAfter int    `json:"retry-after"` // seconds
 }
