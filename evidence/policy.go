@@ -79,11 +79,14 @@ func (v Firmware) String() string {
 // Listing is what the hub found on its EK lists for a request.
 type Listing struct {
 	Kept bool // there is a list at all
-	// ByKey: the hash of the EK itself is listed, which vouches for it as a
-	// person's approval does. BySerial: its certificate's serial number is,
-	// which is worth what the certificate is worth.
+	// ByKey: the hash of the EK itself is listed. BySerial: its certificate's
+	// serial number is, which is worth what the certificate is worth.
 	ByKey, BySerial bool
 	Note            string // what the list says of it
+	// CertificateRequired: a list demands an EK certificate that chains to a
+	// trusted root. CertificateWaived: the owner's own list approves the EK
+	// without one, as a person does who answers the question.
+	CertificateRequired, CertificateWaived bool
 }
 
 // Approval is a person's word that an EK is a TPM's of theirs.
@@ -151,6 +154,9 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	switch {
 	case !in.Listing.Kept:
 		return "There is no list of EKs to be on.", nil
+	case in.Listing.CertificateRequired && (r.EKCertificate == nil || !v.Passed("ek-chain")):
+		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
+			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
 	case in.Listing.ByKey:
 		return "The EK is on the list of expected ones" + note + ".", nil
 	case in.Listing.BySerial && r.EKCertificate != nil && len(v.Questions) == 0:

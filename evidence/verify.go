@@ -51,12 +51,19 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input is what a request is judged by.
+// Input is what a request is judged by. It serves one request at a time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
 	Listing Listing
 	Now     time.Time
+
+	chained struct {
+		request *Request
+		trust   *Trust
+		ca      *verifiedCA
+		err     error
+	}
 }
 
 // check is one of Verify's: a sentence when it holds, a refusal when not.
@@ -86,9 +93,9 @@ var checks = [...]check{
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
-	// Who lists a key's hash vouches for that key: where its certificate
-	// leaves a question, this answers it.
-	if v.Refusal == nil && in.Listing.ByKey {
+	// An owner who waives the certificate of a listed key approves that key
+	// without one. A certificate that is known is judged all the same.
+	if v.Refusal == nil && in.Listing.ByKey && in.Listing.CertificateWaived {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
 }
@@ -110,11 +117,24 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 // later: with more CA certificates, and when a maker's revocation list can be
 // had again.
 const (
-	CodeNoCertificate     = "ek-certificate-none"
-	CodeUntrusted         = "ek-chain-untrusted"
-	CodeChainExpired      = "ek-chain-expired"
-	CodeRevocationUnknown = "ek-revocation-unknown"
+	CodeNoCertificate       = "ek-certificate-none"
+	CodeUntrusted           = "ek-chain-untrusted"
+	CodeChainExpired        = "ek-chain-expired"
+	CodeDistrusted          = "ek-chain-distrusted"
+	CodeRevocationUnknown   = "ek-revocation-unknown"
+	CodeCertificateRequired = "ek-certificate-required"
 )
+
+// Passed reports whether a check was made and held.
+func (v *Verdict) Passed(name string) bool {
+	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && s.OK })
+}
+
+// Failed reports whether a check was made and did not hold, also where a
+// person has answered the question since.
+func (v *Verdict) Failed(name string) bool {
+	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && !s.OK })
+}
 
 // Has reports whether the verdict refuses with a code, or asks about it.
 func (v *Verdict) Has(code string) bool {
@@ -125,18 +145,13 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			"The TPM has no EK certificate: nothing says who made it.", hintApprove))
+			"The TPM came without an EK certificate: nothing says who made it. "+mayHide, hintApprove))
+	}
+	if refusal := notAnEKs(e); refusal != nil {
+		return "", refusal
 	}
 	c, now := e.Certificate, in.Now
 	switch {
-	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
-		return "", refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
-	case len(c.UnhandledCriticalExtensions) > 0:
-		return "", refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
-	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
-		// Some makers leave the usage out; a certificate that then names a
-		// TPM's maker in its SAN is still nothing but an EK certificate.
-		return "", refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
 	case now.Before(c.NotBefore):
 		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
@@ -147,6 +162,26 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	}
 	v.Notes = append(v.Notes, e.Quirks...)
 	return "EK certificate of " + tpmName(e) + ", serial " + c.SerialNumber.Text(16) + ".", nil
+}
+
+// mayHide is what a person must know who approves an EK without a certificate
+// that the hub trusts.
+const mayHide = "A certificate that was left out could have named an emulator, a maker that this hub distrusts, firmware that a rule refuses, or a TPM that its maker revoked or that is another owner's device."
+
+// notAnEKs refuses a certificate that is not an EK certificate.
+func notAnEKs(e *tcg.EKCertificate) *Refusal {
+	c := e.Certificate
+	switch {
+	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
+		return refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
+	case len(c.UnhandledCriticalExtensions) > 0:
+		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
+	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
+		// Some makers leave the usage out; a certificate that then names a
+		// TPM's maker in its SAN is still nothing but an EK certificate.
+		return refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
+	}
+	return nil
 }
 
 func tpmName(e *tcg.EKCertificate) string {
@@ -166,14 +201,14 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
 		return "There is no EK certificate to follow.", nil
 	}
-	issuer, err := in.Trust.chain(r.EKCertificate, r.Chain, in.Now)
+	issuer, err := in.chain(r)
 	switch {
 	case errors.Is(err, errDistrusted):
-		return "", refuse("ek-chain-distrusted", "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
+		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case err != nil:
-		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust))
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. "+mayHide, r.EKCertificate.Certificate.Issuer), hintTrust))
 	}
 	return issuer.words, nil
 }

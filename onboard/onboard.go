@@ -125,16 +125,10 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 // without what is not proven.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
-	input, rules, err := s.input(ctx, e.Owner, now)
+	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
 	if err != nil {
 		return known, err
 	}
-	if len(rules.lists) > 0 {
-		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
-			return known, err
-		}
-	}
-	s.verify(ctx, verdict, r, input)
 	if verdict.Refusal != nil {
 		return known, verdict.Refusal
 	}
@@ -143,6 +137,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	// here: nobody has proven to be that TPM. Activation decides.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
+	e.EKKnown, e.EKLinks = x.known, x.links
 	e.IAKName, e.IAKPublic, e.IDevIDName = r.IAKName, r.IAK.Raw, r.IDevIDName
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()

@@ -119,7 +119,7 @@ func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evid
 }
 
 // listing looks the TPM up on the lists that are kept. It must be on all of
-// them, and is vouched for when one of them has the key itself.
+// them. Any list can demand a certificate; only the owner's own can waive it.
 func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {
 	all := evidence.Listing{Kept: len(f.lists) > 0}
 	var serial []byte
@@ -137,6 +137,12 @@ func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) 
 		missing = missing || !l.ByKey && !l.BySerial
 		if l.Note != "" {
 			all.Note = l.Note
+		}
+		switch l.Certificate {
+		case store.CertificateRequired:
+			all.CertificateRequired = true
+		case store.CertificateWaived:
+			all.CertificateWaived = all.CertificateWaived || l.ByKey && owner != store.HubWide
 		}
 	}
 	if missing {

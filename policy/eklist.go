@@ -26,13 +26,17 @@ type Listed struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
+	// Certificate is "required": without a trusted EK certificate the TPM is
+	// refused; "waived": the owner approves this EK without one; or empty.
+	Certificate string `json:"certificate,omitempty"`
 }
 
 // ParseEKList reads a list of expected TPMs, a JSON array or CSV.
 //
 // JSON: strings, or objects as Listed. CSV: a header with the columns
-// ek_sha256, serial and note, of which one of the first two is there (others
-// are let be); or no header, and lines of a value and perhaps a note. A value
+// ek_sha256, serial, note and certificate, of which one of the first two is
+// there (others are let be); or no header, and lines of a value and perhaps a
+// note. A value
 // without a name is the hash of an EK when it has 64 hexadecimal digits, else
 // a serial number. Colons and spaces between the digits do not matter, nor
 // letters' case. A line that is neither is an error that names it, and nothing
@@ -96,7 +100,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 	if line, _, _ := bytes.Cut(text, []byte("\n")); bytes.Contains(line, []byte(";")) && !bytes.Contains(line, []byte(",")) {
 		r.Comma = ';'
 	}
-	key, serial, note := -1, -1, -1
+	key, serial, note, certificate := -1, -1, -1, -1
 	var out []Listed
 	for first := true; ; first = false {
 		record, err := r.Read()
@@ -110,7 +114,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			column := func(name string) int {
 				return slices.IndexFunc(record, func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), name) })
 			}
-			key, serial, note = column("ek_sha256"), column("serial"), column("note")
+			key, serial, note, certificate = column("ek_sha256"), column("serial"), column("note"), column("certificate")
 			if key >= 0 || serial >= 0 {
 				continue
 			}
@@ -127,7 +131,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			out = append(out, l)
 			continue
 		}
-		out = append(out, Listed{field(key), field(serial), field(note)})
+		out = append(out, Listed{field(key), field(serial), field(note), field(certificate)})
 	}
 }
 
@@ -144,9 +148,14 @@ func digits(s string) string {
 }
 
 func (l Listed) stored() (store.ListedEK, error) {
-	e := store.ListedEK{Note: tcg.Printable(l.Note)}
+	e := store.ListedEK{Note: tcg.Printable(l.Note), Certificate: store.CertificateWord(strings.ToLower(strings.TrimSpace(l.Certificate)))}
 	if len(e.Note) > maxText {
 		return e, fmt.Errorf("the note is longer than %d characters", maxText)
+	}
+	switch e.Certificate {
+	case store.CertificateUnsaid, store.CertificateRequired, store.CertificateWaived:
+	default:
+		return e, fmt.Errorf("certificate is %q; it is required, waived or empty", tcg.Printable(l.Certificate))
 	}
 	switch {
 	case l.EK != "":
@@ -156,6 +165,8 @@ func (l Listed) stored() (store.ListedEK, error) {
 		}
 		h := store.Hash(b)
 		e.Key = &h
+	case l.Serial != "" && e.Certificate == store.CertificateWaived:
+		return e, errors.New("a serial number is read from an EK certificate, which cannot be waived: list ek_sha256 instead")
 	case l.Serial != "":
 		d := digits(l.Serial)
 		b, err := hex.DecodeString(strings.Repeat("0", len(d)%2) + d)
@@ -173,7 +184,7 @@ func (l Listed) stored() (store.ListedEK, error) {
 // WrittenEK is the line as JSON has it.
 func WrittenEK(e store.ListedEK) Listed {
 	if e.Key != nil {
-		return Listed{EK: hex.EncodeToString(e.Key[:]), Note: e.Note}
+		return Listed{EK: hex.EncodeToString(e.Key[:]), Note: e.Note, Certificate: string(e.Certificate)}
 	}
-	return Listed{Serial: hex.EncodeToString(e.Cert), Note: e.Note}
+	return Listed{Serial: hex.EncodeToString(e.Cert), Note: e.Note, Certificate: string(e.Certificate)}
 }

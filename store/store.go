@@ -143,9 +143,14 @@ type Enrolment struct {
 
 	EK            Hash
 	EKCertificate []byte // DER
-	IAKName       []byte
-	IAKPublic     []byte // TPMT_PUBLIC
-	IDevIDName    []byte
+	// EKKnown: the EK certificate's chain leads to a root that the hub knows;
+	// EKLinks are the certificates between, as in KeptCertificate.
+	EKKnown bool
+	EKLinks []byte
+
+	IAKName    []byte
+	IAKPublic  []byte // TPMT_PUBLIC
+	IDevIDName []byte
 
 	IAKCert    []byte // DER
 	IAKHash    Hash   // SHA-256 of IAKCert
@@ -228,6 +233,7 @@ type EventFilter struct {
 type Store interface {
 	Boots
 	DeviceDesk
+	EKCertificates
 	WaitingRoom
 	Rulebook
 	TrustStore
@@ -275,7 +281,8 @@ type Store interface {
 	// its Expires while Pending, nothing is written and the stored one is
 	// returned: the same request gets the same answer. An expired one is
 	// replaced. Nothing but the enrolment is touched: a pending row takes no
-	// name, spends no token use, and changes no other row.
+	// name, spends no token use, and changes no other row. An EK certificate
+	// that is EKKnown is kept as KeepEKCertificate does, for KeptFor.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds by request. ErrNotFound.
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
@@ -284,7 +291,9 @@ type Store interface {
 	// Activate binds, in one transaction: the EK to the enrolment's owner and
 	// device, the AIK to the EK, one use of the token (once a device), and
 	// makes the enrolment Active and its predecessor of the same device
-	// Superseded. It appends a "device.activated" event. Activating an Active
+	// Superseded. The EK is proven: its kept certificate no longer expires,
+	// and becomes the enrolment's where that is EKKnown. It appends a
+	// "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
 	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.

@@ -163,9 +163,17 @@ func (a *app) ekListCommand() *cobra.Command {
 While there is one, a TPM that is not on it is refused (or as unlisted_ek says).
 
 CSV: columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or serial (of
-the EK certificate), both hexadecimal, and note. JSON: an array of such objects.
-A hash also vouches for a TPM that has no certificate, or one of a maker that
-the hub does not know; a serial number does not.`,
+the EK certificate), both hexadecimal, note, and certificate. JSON: an array of
+such objects. certificate says what happens when a listed TPM comes without an EK
+certificate that leads to a trusted root:
+
+  (empty)   the machine waits for your approval
+  required  it is refused
+  waived    you approve this EK without one (ek_sha256 only). A certificate that
+            was left out could have named an emulator, a maker that is not
+            trusted, or a TPM that is another owner's device.
+
+A certificate that the hub knows of this EK is judged in any case.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {
@@ -213,9 +221,9 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 		a.note("There is no list: any TPM that the policy lets in is expected.")
 		return nil
 	}
-	a.printf("ek_sha256,serial,note\n")
+	a.printf("ek_sha256,serial,note,certificate\n")
 	for _, l := range list {
-		a.printf("%s,%s,%q\n", l.EK, l.Serial, l.Note)
+		a.printf("%s,%s,%q,%s\n", l.EK, l.Serial, l.Note, l.Certificate)
 	}
 	return nil
 }

@@ -245,6 +245,13 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	if _, err := c.exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
+	if n, err := c.exec(proveWithCertificate, k.id); err != nil {
+		return err
+	} else if n == 0 {
+		if _, err := c.exec(proveEK, k.ek[:]); err != nil {
+			return err
+		}
+	}
 	if len(k.iakName) != 0 {
 		if _, err := c.exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
 			return err

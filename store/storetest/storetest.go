@@ -36,6 +36,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Meta", metaTests},
 		{"Deletion", deletionTests},
 		{"Waiting", waitingTests},
+		{"EKCertificates", ekCertificateTests},
 		{"Desk", deskTests},
 		{"Boots", bootTests},
 		{"Trails", trailTests},
