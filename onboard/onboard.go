@@ -150,7 +150,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	if e.Verdict, err = verdict.JSON(); err != nil {
 		return e, err
 	}
-	if err := s.issue(&e, r, now); err != nil {
+	if err := s.issue(&e, r, verdict.Resident(r), now); err != nil {
 		return e, err
 	}
 	stored, err := s.Store.BeginEnrolment(ctx, e, now)
@@ -210,7 +210,7 @@ func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.T
 
 var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
 
-func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) error {
+func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
 	iakKey, err := r.IAK.Key()
 	if err != nil {
 		return err
@@ -220,15 +220,15 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) 
 		return err
 	}
 	iakName := hex.EncodeToString(r.IAKName)
-	hw := []byte(r.HardwareSerial())
+	hw := []byte(r.HardwareSerial(resident))
 	if e.IAKCert, err = s.CA.IssueIAK(pki.IAKRequest{
-		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now, Resident: resident,
 		URI: s.PublicURL + "/aca/certs/" + iakName + ".crt",
 	}); err != nil {
 		return fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
 	}
 	if e.IDevIDCert, err = s.CA.IssueIDevID(pki.IDevIDRequest{
-		PublicKey: idevidKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		PublicKey: idevidKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now, Resident: resident,
 		OwnerPRN: join.AccountPRN + e.Owner, TokenID: e.TokenID, DevicePRN: join.DevicePRN + e.DeviceID,
 	}); err != nil {
 		return fmt.Errorf("onboard: issuing the IDevID certificate: %w", err)

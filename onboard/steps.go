@@ -78,7 +78,7 @@ func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, 
 	if !verdict.Accepted() {
 		return a, nil
 	}
-	chain, err := s.akCertificate(ctx, r, now)
+	chain, err := s.akCertificate(ctx, r, verdict.Resident(r), now)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *Service) enroll(ctx context.Context, body []byte) (*join.EnrollAnswer, 
 
 // akCertificate makes the first step's certificate and its issuer's, in PEM.
 // Its address is by the device's id, which Pantacor's programs take from it.
-func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now time.Time) ([]byte, error) {
+func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now ti
 		return nil, err
 	}
 	der, err := s.CA.IssueIAK(pki.IAKRequest{
-		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial()), NotBefore: now,
+		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial(resident)), NotBefore: now, Resident: resident,
 		URI: s.PublicURL + "/aca/certs/" + id + ".crt",
 	})
 	if err != nil {
