@@ -2,6 +2,8 @@ package evidence
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/subtle"
 	"crypto/x509"
@@ -202,11 +204,14 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 		return "There is no EK certificate to follow.", nil
 	}
 	issuer, err := in.chain(r)
+	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
 		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
+	case errors.As(err, &broken):
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
 		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. "+mayHide, r.EKCertificate.Certificate.Issuer), hintTrust))
 	}
@@ -214,6 +219,9 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
+	if r.EK == nil { // VerifyCertificate found no template for the key
+		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key as the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
+	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
 		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own.")
 	}
@@ -224,11 +232,29 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if weak := checkStrength("EK", "ek", r.EK); weak != nil {
 		return "", weak
 	}
+	if r.IAK == nil { // a certificate by itself, of which the template is not known
+		var may []string
+		for _, p := range tcg.FromKey(tcg.EKTemplates, r.EKCertificate.PublicKey) {
+			may = append(may, tcg.Match(tcg.EKTemplates, p).Name)
+		}
+		return fmt.Sprintf("The EK is of template %s (%s).", strings.Join(may, " or "), keyKind(r.EKCertificate.PublicKey)), nil
+	}
 	whose := "the certificate's key"
 	if r.EKCertificate == nil {
 		whose = "a storage key"
 	}
 	return "The EK is " + whose + ", of template " + t.Name + " (" + strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ") + ").", nil
+}
+
+// keyKind says what a public key is, for a person.
+func keyKind(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA of %d bits, exponent %d", k.N.BitLen(), k.E)
+	case *ecdsa.PublicKey:
+		return "ECC " + k.Curve.Params().Name
+	}
+	return "of an unknown kind"
 }
 
 // required are the attributes without which a key may exist outside the TPM,
