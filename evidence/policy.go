@@ -42,6 +42,9 @@ type Policy struct {
 	// Software names the TPMs that are no chip and let in all the same: by
 	// model or maker, without regard to case ("swtpm", "GOOG").
 	Software []string
+	// EKKinds are the hub's and the owner's: an EK must be of a kind that each
+	// of them allows.
+	EKKinds []Kinds
 	// Layers are the hub's rules and the owner's. In each the first rule that
 	// fits decides, and a layer without one that fits accepts; the strictest
 	// layer wins.

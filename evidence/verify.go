@@ -85,6 +85,7 @@ var checks = [...]check{
 	{"certify", checkCertify},
 	{"signature", checkSignature},
 	{"hardware", checkHardware},
+	{"ek-kind", checkKind},
 	{"ek-list", checkList},
 	{"policy", checkRules},
 }
@@ -125,6 +126,7 @@ const (
 	CodeDistrusted          = "ek-chain-distrusted"
 	CodeRevocationUnknown   = "ek-revocation-unknown"
 	CodeCertificateRequired = "ek-certificate-required"
+	CodeKind                = "ek-kind"
 )
 
 // Passed reports whether a check was made and held.

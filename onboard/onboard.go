@@ -315,7 +315,7 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 // bind activates an enrolment whose peer has proven to be the TPM.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: marks(e)})
 	switch {
 	case err == nil:
 		return d, nil
@@ -328,23 +328,13 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used as often as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
+		s.tellOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is registered already, under another of its endorsement keys.", Hint: "Onboard with the endorsement key it was registered with."})
 	case errors.Is(err, store.ErrOtherOwner):
-		s.tellOwner(ctx, e, addr)
+		s.tellOwner(ctx, e, CodeOtherOwner, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
 	}
 	return store.Device{}, err
-}
-
-// tellOwner writes into the trail of the owner whose TPM somebody else's
-// token was tried on: here the peer has proven to be that TPM.
-func (s *Service) tellOwner(ctx context.Context, e store.Enrolment, addr string) {
-	tpm, err := s.Store.TPM(ctx, e.EK)
-	if err != nil {
-		return
-	}
-	s.audit(ctx, store.Event{Kind: "device.other-owner-tried", Code: CodeOtherOwner, Owner: tpm.Owner, Device: tpm.DeviceID, Addr: addr,
-		Message: "Another owner's join token was tried on this device's TPM. It was refused; the device stays yours until you delete it."})
 }
 
 // audit appends to the trail. A trail that cannot be written is reported, and

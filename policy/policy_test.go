@@ -43,6 +43,16 @@ rules:
 	}
 }
 
+func TestReadsEKKinds(t *testing.T) {
+	p := policy.Merge(parse(t, "version: 1\nek_kinds:\n  IFX: [L-1, H-3]\n  none: [L-2]\n  '*': [H-2]\n"), parse(t, `{"version": 1, "ek_kinds": ["L-1"]}`)).Evidence
+	if len(p.EKKinds) != 2 || p.EKKinds[0].Name != "the hub's policy" || p.EKKinds[1].Name != "the owner's policy" {
+		t.Fatalf("%+v", p.EKKinds)
+	}
+	if of := p.EKKinds[0].Of; len(of) != 3 || len(of["ifx"]) != 2 || of["none"][0] != "L-2" || of["*"][0] != "H-2" || p.EKKinds[1].Of["*"][0] != "L-1" {
+		t.Errorf("%+v", p.EKKinds)
+	}
+}
+
 // JSON is YAML.
 func TestReadsJSON(t *testing.T) {
 	d := parse(t, `{"version": 1, "unknown_maker": "refuse", "rules": [{"maker": "STM", "then": "accept"}]}`)
@@ -71,6 +81,13 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 		{"version: 1\nrules: [{firmware_below: 0, then: ask}]\n", `"0"`},
 		{"version: 1\nrules: [{model: '[', then: ask}]\n", "no pattern"},
 		{"version: 1\nsoftware_tpms: ['']\n", "no name"},
+		{"version: 1\nek_kinds: {IFX: [L-1, L-9]}\n", `"L-9" is none of H-1, H-2, H-3, H-4, H-6, H-7, L-1, L-2`},
+		{"version: 1\nek_kinds: {IFX: []}\n", "lists no kind"},
+		{"version: 1\nek_kinds: {IFX: [L-1], ifx: [L-2]}\n", "twice"},
+		{"version: 1\nek_kinds: {'': [L-1]}\n", "empty name"},
+		{"version: 1\nek_kinds: []\n", "lists no kind"},
+		{"version: 1\nek_kinds: L-1\n", "line 2"},
+		{"version: 1\nek_kinds: {IFX: {L-1: x}}\n", "line 2"},
 		{"version: 1\n---\nversion: 1\n", "more than one"},
 		{"version: 1\nrules:\n" + strings.Repeat("  - {then: ask}\n", policy.MaxRules+1), "at most 500"},
 		{"# " + strings.Repeat("x", policy.MaxSize), "at most 65536"},

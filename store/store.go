@@ -205,7 +205,20 @@ type Activation struct {
 	Nick       string // proposed; used only for a new device; must be free or is made so with a suffix
 	Now        time.Time
 	Addr       string // the peer's address, for LastSeenAddr
+	// Marks are what the enrolment's EK certificate says of its chip.
+	Marks []ChipMark
 }
+
+// ChipMark is something by which two EK certificates may be known to be of one
+// chip. It is evidence for a person, and decides nothing.
+type ChipMark struct {
+	Hash Hash
+	What string // in words: "the same serial number"
+}
+
+// EventSameChip tells an owner that a device of theirs may be the same chip as
+// another device.
+const EventSameChip = "device.same-chip"
 
 // Event is a line of the audit trail. Events are only ever appended.
 type Event struct {
@@ -295,6 +308,8 @@ type Store interface {
 	// and becomes the enrolment's where that is EKKnown. It appends a
 	// "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device.
+	// Where a device that is not deleted has one of the Marks, the owners of
+	// both are told by an EventSameChip, once for a mark and a device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
 	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.
 	// A refusal changes nothing.
@@ -331,6 +346,9 @@ type Store interface {
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 
 	AppendEvent(ctx context.Context, e Event) error
+	// AppendEventOnce appends an event about a device, unless one was appended
+	// with the same mark since the device came aboard.
+	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
 	// Events lists newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

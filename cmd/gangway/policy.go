@@ -31,6 +31,7 @@ change holds for the next device that asks.
   expired_ek_certificate: accept  # or ask, refuse
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
+  ek_kinds: {IFX: [L-2]}          # EKs that bind, by maker; none: without certificate
   measured_boot: report           # or require
   without_tpm: refuse             # or accept: devices that show no TPM at all
   rules:                          # the first that fits decides

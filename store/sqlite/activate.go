@@ -267,7 +267,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 			}
 		}
 	}
-	return appendEvent(c, store.Event{
+	if err := appendEvent(c, store.Event{
 		Time:   a.Now,
 		Kind:   "device.activated",
 		Owner:  k.owner,
@@ -276,7 +276,10 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Addr:   a.Addr,
 		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + ".",
-	})
+	}); err != nil {
+		return err
+	}
+	return k.linkChips(c, a)
 }
 
 // createDevice gives the device the proposed nick, or that nick with the
