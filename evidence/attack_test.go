@@ -99,7 +99,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 		if !v.Accepted() {
 			t.Errorf("EK %s: %s", ek, v.Refusal.Reason)
 		}
-		if len(v.Steps) != 11 {
+		if len(v.Steps) != 10 {
 			t.Errorf("EK %s: %d steps", ek, len(v.Steps))
 		}
 		for _, step := range v.Steps {

@@ -47,11 +47,9 @@ var defaultKinds = map[string][]string{
 	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup: RSA 2048, P-384; later RSA 3072
 }
 
-func checkKind(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+// checkKind is made after checkEKKey, so the EK is of a template.
+func checkKind(r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
-	if t == nil {
-		return "", nil // refused already
-	}
 	names := []string{NoMaker}
 	if e := r.EKCertificate; e != nil {
 		_, software := software(e)

@@ -47,7 +47,7 @@ const (
 )
 
 // keyChecks are those of Verify's that are about the EK and the AK alone.
-var keyChecks = only("ek-certificate", "ek-chain", "ek-key", "iak", "hardware", "ek-kind")
+var keyChecks = only("ek-certificate", "ek-chain", "ek-key", "iak", "hardware")
 
 func only(names ...string) (out []check) {
 	for _, name := range names {

@@ -85,7 +85,6 @@ var checks = [...]check{
 	{"certify", checkCertify},
 	{"signature", checkSignature},
 	{"hardware", checkHardware},
-	{"ek-kind", checkKind},
 	{"ek-list", checkList},
 	{"policy", checkRules},
 }
@@ -96,9 +95,9 @@ var checks = [...]check{
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
-	// An owner who waives the certificate of a listed key approves that key
-	// without one. A certificate that is known is judged all the same.
-	if v.Refusal == nil && in.Listing.ByKey && in.Listing.CertificateWaived {
+	// An owner who lists a key's hash approves that key, also without a trusted
+	// certificate. A certificate that is known is judged all the same.
+	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
 }
@@ -149,7 +148,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			"The TPM came without an EK certificate: nothing says who made it. "+mayHide, hintApprove))
+			"The TPM has no EK certificate: nothing says who made it. "+mayHide, hintApprove))
 	}
 	if refusal := notAnEKs(e); refusal != nil {
 		return "", refusal
@@ -170,7 +169,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 
 // mayHide is what a person must know who approves an EK without a certificate
 // that the hub trusts.
-const mayHide = "A certificate that was left out could have named an emulator, a maker that this hub distrusts, firmware that a rule refuses, or a TPM that its maker revoked or that is another owner's device."
+const mayHide = "The TPM's own certificate may have been left out because it names an emulator, a maker that this hub distrusts, firmware that a rule refuses, or a TPM that its maker revoked or that is another owner's device."
 
 // notAnEKs refuses a certificate that is not an EK certificate.
 func notAnEKs(e *tcg.EKCertificate) *Refusal {
@@ -215,7 +214,7 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	case errors.As(err, &broken):
 		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
-		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. "+mayHide, r.EKCertificate.Certificate.Issuer), hintTrust))
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
 	return issuer.words, nil
 }
@@ -233,13 +232,6 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	}
 	if weak := checkStrength("EK", "ek", r.EK); weak != nil {
 		return "", weak
-	}
-	if r.IAK == nil { // a certificate by itself, of which the template is not known
-		var may []string
-		for _, p := range tcg.FromKey(tcg.EKTemplates, r.EKCertificate.PublicKey) {
-			may = append(may, tcg.Match(tcg.EKTemplates, p).Name)
-		}
-		return fmt.Sprintf("The EK is of template %s (%s).", strings.Join(may, " or "), keyKind(r.EKCertificate.PublicKey)), nil
 	}
 	whose := "the certificate's key"
 	if r.EKCertificate == nil {

@@ -92,7 +92,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			c.turn(t, s)
 			refused(t, s.post(t, s.request(t, s.victim)), 403, c.code)
 			h := ekHash(t, s.victim)
-			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}, {{Key: &h, Certificate: store.CertificateWaived}}} {
+			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
 				s.list(t, s.Owner.ID, list...)
 				refused(t, s.post(t, s.request(t, bare(s.victim))), 403, c.code)
 				refused(t, s.post(t, s.request(t, certified(t, s.victim, nobody))), 403, c.code)
@@ -269,36 +269,27 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, bare(aboard))), 403, "policy")
 }
 
-// A list can demand the certificate, or waive it knowingly. To be listed does
-// neither.
-func TestEKListDemandsOrWaivesACertificate(t *testing.T) {
+// An owner's line approves an EK without a certificate, or demands one. The
+// operator's demands one too, and approves nothing in the owner's name.
+func TestEKListDemandsACertificate(t *testing.T) {
 	s := newScene(t)
 	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
 	d := s.nobodys(t)
 	untrusted := certified(t, d, nobody)
-	h := ekHash(t, d)
-	put := func(p *person, word string) {
-		t.Helper()
-		want[map[string]int](p, "PUT", "/policy/ek-list", fmt.Sprintf("ek_sha256,certificate\n%x,%s\n", h, word), 200)
-	}
+	h, vh := ekHash(t, d), ekHash(t, s.victim)
 	ada := s.person(t, "ada")
-	put(ada, "")
-	waits(t, s.post(t, s.request(t, d)), evidence.CodeNoCertificate)
-	waits(t, s.post(t, s.request(t, untrusted)), evidence.CodeUntrusted)
-	put(ada, "required")
+	want[map[string]int](ada, "PUT", "/policy/ek-list", fmt.Sprintf("ek_sha256,certificate\n%x,required\n%x,required\n", h, vh), 200)
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	refused(t, s.post(t, s.request(t, untrusted)), 403, evidence.CodeCertificateRequired)
-	vh := ekHash(t, s.victim)
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &h}, store.ListedEK{Key: &vh, Certificate: store.CertificateRequired})
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	// The operator can demand one of all, and waive none.
-	put(ada, "waived")
-	s.list(t, store.HubWide, store.ListedEK{Key: &h, Certificate: store.CertificateRequired})
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
-	put(ada, "")
-	s.list(t, store.HubWide, store.ListedEK{Key: &h, Certificate: store.CertificateWaived})
+	s.list(t, s.Owner.ID)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeNoCertificate)
-	put(ada, "waived")
+	waits(t, s.post(t, s.request(t, untrusted)), evidence.CodeUntrusted)
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 

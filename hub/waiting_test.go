@@ -291,6 +291,14 @@ func TestEKListKeepsOthersOut(t *testing.T) {
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
+func TestListedEKNeedsNoApproval(t *testing.T) {
+	s := newScene(t)
+	d := s.nobodys(t)
+	key := must(d.EK.Public.Key())(t)
+	want[map[string]int](s.person(t, "ada"), "PUT", "/policy/ek-list", fmt.Sprintf("%x\n", must(tcg.KeyHash(key))(t)), 200)
+	must(d.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
 // A serial number is a word in a certificate: anybody's certificate may have it.
 func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 	s := newScene(t)

@@ -13,8 +13,10 @@ import (
 	"gangway/tcg"
 )
 
-// examined is what is known of a request's EK certificate besides its verdict.
+// examined is a request as it was judged, and what is known of its EK
+// certificate besides the verdict.
 type examined struct {
+	*evidence.Request
 	known bool   // its chain leads to a root that the hub knows
 	links []byte // as in store.KeptCertificate
 }
@@ -24,26 +26,26 @@ type examined struct {
 // can be looked up. Every path to a certificate goes through it. check is
 // evidence.Verify, or evidence.VerifyKeys where there is no more than keys yet.
 // An EK certificate that is worth keeping is kept, whatever the verdict.
-func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (x examined, err error) {
+func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
-		return x, err
+		return nil, err
 	}
 	if len(rules.lists) > 0 {
 		if input.Listing, err = s.listing(ctx, rules, r); err != nil {
-			return x, err
+			return nil, err
 		}
 	}
 	s.verify(ctx, v, r, input, check)
 	links, known := input.Known(r)
-	x.known, x.links = known, slices.Concat(links...)
+	x := &examined{r, known, slices.Concat(links...)}
 	switch {
 	case !known:
 		return x, s.recall(ctx, v, r, input, check)
-	case v.Accepted(): // kept with its enrolment
+	case v.Accepted() && r.IDevID != nil: // kept with its enrolment
 		return x, nil
 	}
-	return x, s.keep(ctx, x, r, now)
+	return x, s.keep(ctx, x, now)
 }
 
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
@@ -75,16 +77,16 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 
 // keep stores the EK certificate of a request that is not accepted. A machine
 // that asks again costs no further write.
-func (s *Service) keep(ctx context.Context, x examined, r *evidence.Request, now time.Time) error {
-	der := r.EKCertificateDER()
-	kept, err := s.Store.EKCertificate(ctx, r.EKHash, now)
+func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
+	der := x.EKCertificateDER()
+	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
 	if err == nil && (kept.Proven || !bytes.Equal(kept.Certificate, der) || kept.Expires.Sub(now) > store.KeptFor/2) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return s.Store.KeepEKCertificate(ctx, store.KeptCertificate{EK: r.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+	return s.Store.KeepEKCertificate(ctx, store.KeptCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
 }
 
 // verify makes the checks, with what can be looked up where that may help.

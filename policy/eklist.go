@@ -27,7 +27,7 @@ type Listed struct {
 	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
 	// Certificate is "required": without a trusted EK certificate the TPM is
-	// refused; "waived": the owner approves this EK without one; or empty.
+	// refused; or empty.
 	Certificate string `json:"certificate,omitempty"`
 }
 
@@ -148,14 +148,15 @@ func digits(s string) string {
 }
 
 func (l Listed) stored() (store.ListedEK, error) {
-	e := store.ListedEK{Note: tcg.Printable(l.Note), Certificate: store.CertificateWord(strings.ToLower(strings.TrimSpace(l.Certificate)))}
+	e := store.ListedEK{Note: tcg.Printable(l.Note)}
 	if len(e.Note) > maxText {
 		return e, fmt.Errorf("the note is longer than %d characters", maxText)
 	}
-	switch e.Certificate {
-	case store.CertificateUnsaid, store.CertificateRequired, store.CertificateWaived:
-	default:
-		return e, fmt.Errorf("certificate is %q; it is required, waived or empty", tcg.Printable(l.Certificate))
+	switch word := strings.TrimSpace(l.Certificate); {
+	case strings.EqualFold(word, CertificateRequired):
+		e.CertificateRequired = true
+	case word != "":
+		return e, fmt.Errorf("certificate is %q; it is %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
@@ -165,8 +166,6 @@ func (l Listed) stored() (store.ListedEK, error) {
 		}
 		h := store.Hash(b)
 		e.Key = &h
-	case l.Serial != "" && e.Certificate == store.CertificateWaived:
-		return e, errors.New("a serial number is read from an EK certificate, which cannot be waived: list ek_sha256 instead")
 	case l.Serial != "":
 		d := digits(l.Serial)
 		b, err := hex.DecodeString(strings.Repeat("0", len(d)%2) + d)
@@ -181,10 +180,19 @@ func (l Listed) stored() (store.ListedEK, error) {
 	return e, nil
 }
 
+// CertificateRequired is the word of a line that demands an EK certificate.
+const CertificateRequired = "required"
+
 // WrittenEK is the line as JSON has it.
 func WrittenEK(e store.ListedEK) Listed {
+	l := Listed{Note: e.Note}
 	if e.Key != nil {
-		return Listed{EK: hex.EncodeToString(e.Key[:]), Note: e.Note, Certificate: string(e.Certificate)}
+		l.EK = hex.EncodeToString(e.Key[:])
+	} else {
+		l.Serial = hex.EncodeToString(e.Cert)
 	}
-	return Listed{Serial: hex.EncodeToString(e.Cert), Note: e.Note, Certificate: string(e.Certificate)}
+	if e.CertificateRequired {
+		l.Certificate = CertificateRequired
+	}
+	return l
 }

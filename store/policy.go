@@ -21,28 +21,17 @@ type ListedEK struct {
 	Key  *Hash  // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Cert []byte // serial number, big-endian without leading zeros; used when Key is nil
 	Note string
-	// Certificate is the line's word about the EK certificate.
-	Certificate CertificateWord
+	// CertificateRequired: a TPM without a trusted EK certificate is refused.
+	CertificateRequired bool
 }
-
-// CertificateWord is what a line of an EK list says about the EK certificate.
-type CertificateWord string
-
-const (
-	// CertificateUnsaid: a TPM without a trusted certificate is asked about.
-	CertificateUnsaid CertificateWord = ""
-	// CertificateRequired: a TPM without a trusted certificate is refused.
-	CertificateRequired CertificateWord = "required"
-	// CertificateWaived: the list's owner approves the EK without one.
-	CertificateWaived CertificateWord = "waived"
-)
 
 // Listing says whether a TPM is on a list.
 type Listing struct {
 	Kept            bool // the list has lines
 	ByKey, BySerial bool
-	Note            string          // of the line found
-	Certificate     CertificateWord // of the line found
+	Note            string // of the line found
+	// CertificateRequired is the found line's.
+	CertificateRequired bool
 }
 
 // Rulebook keeps the policies of the hub and its owners, and their lists of

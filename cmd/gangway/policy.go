@@ -165,16 +165,13 @@ While there is one, a TPM that is not on it is refused (or as unlisted_ek says).
 
 CSV: columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or serial (of
 the EK certificate), both hexadecimal, note, and certificate. JSON: an array of
-such objects. certificate says what happens when a listed TPM comes without an EK
-certificate that leads to a trusted root:
-
-  (empty)   the machine waits for your approval
-  required  it is refused
-  waived    you approve this EK without one (ek_sha256 only). A certificate that
-            was left out could have named an emulator, a maker that is not
-            trusted, or a TPM that is another owner's device.
-
-A certificate that the hub knows of this EK is judged in any case.`,
+such objects. A line with ek_sha256 on an owner's list approves that EK, also
+when the TPM comes without an EK certificate or with one of an unknown maker. A
+missing certificate may hide an emulator, a maker that is not trusted, or a TPM
+that is revoked or another owner's device: write "required" in the column
+certificate to refuse the TPM without a trusted one. What the hub knows of a
+certificate is judged in any case. A serial number counts only in a certificate
+that leads to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {
@@ -202,12 +199,25 @@ A certificate that the hub knows of this EK is judged in any case.`,
 				return err
 			}
 			a.note("%d TPM(s) are expected now, and no others.", len(list))
+			if n := withoutCertificate(list); n > 0 && data == "" {
+				a.note("%d line(s) also approve a TPM that comes without an EK certificate; 'required' in the column certificate demands one.", n)
+			}
 			return nil
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", hubsData)
 	c.Flags().BoolVar(&remove, "remove", false, "remove the list: any TPM is expected")
 	return c
+}
+
+// withoutCertificate counts the lines that approve an EK without a certificate.
+func withoutCertificate(list []store.ListedEK) (n int) {
+	for _, l := range list {
+		if l.Key != nil && !l.CertificateRequired {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *app) printEKList(ctx context.Context, lists ekLists) error {

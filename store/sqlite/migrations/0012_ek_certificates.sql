@@ -14,8 +14,8 @@ CREATE INDEX ek_certificates_expires ON ek_certificates (expires) WHERE proven =
 ALTER TABLE enrolments ADD COLUMN ek_known INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE enrolments ADD COLUMN ek_links BLOB NOT NULL DEFAULT x'';
 
--- Empty, required or waived.
-ALTER TABLE ek_lists ADD COLUMN certificate TEXT NOT NULL DEFAULT '';
+-- Whether a TPM without a trusted EK certificate is refused.
+ALTER TABLE ek_lists ADD COLUMN certificate_required INTEGER NOT NULL DEFAULT 0;
 
 -- TPMs that are bound have proven themselves. The hub judges the certificate
 -- at each use, so one whose chain it did not know does no harm.
@@ -24,7 +24,7 @@ INSERT INTO ek_certificates (ek, proven, expires, certificate, links)
     WHERE length(e.ek_certificate) > 0;
 
 -- +goose Down
-ALTER TABLE ek_lists DROP COLUMN certificate;
+ALTER TABLE ek_lists DROP COLUMN certificate_required;
 ALTER TABLE enrolments DROP COLUMN ek_links;
 ALTER TABLE enrolments DROP COLUMN ek_known;
 DROP TABLE ek_certificates;
