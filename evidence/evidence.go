@@ -51,15 +51,13 @@ type Request struct {
 	Signing *x509.CertificateRequest // two steps only
 	Chain   [][]byte                 // certificates that came along: links, never roots
 
-	EKCertificate *tcg.EKCertificate // nil: none came, and the hub knows of none
-	// Recalled: the EK certificate did not come with the request; see Recall.
-	Recalled   bool
-	EK         *tcg.Public
-	EKHash     [32]byte // tcg.KeyHash of EK
-	IAK        *tcg.Public
-	IAKName    []byte
-	IDevID     *tcg.Public
-	IDevIDName []byte
+	EKCertificate *tcg.EKCertificate // nil: none came
+	EK            *tcg.Public
+	EKHash        [32]byte // tcg.KeyHash of EK
+	IAK           *tcg.Public
+	IAKName       []byte
+	IDevID        *tcg.Public
+	IDevIDName    []byte
 
 	Certify          *tcg.Attest
 	certifySignature *tcg.Signature

@@ -108,7 +108,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			must(first.Onboard(t.Context(), s.client, s.tok))(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// Who has the certificate of the EK and not the TPM links nothing.
+			// A stranger with the EK's certificate and without the TPM links nothing.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
 			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
 				t.Fatalf("told by a request alone: %+v", told)

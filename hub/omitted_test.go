@@ -61,8 +61,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// Who leaves the EK certificate out, or puts another in its place, is refused
-// as with it: on both paths, and whatever the EK list says.
+// A device that leaves the EK certificate out, or puts another in its place, is
+// refused as with it: on both paths, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	const lab = hubtest.LabPolicy
 	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
@@ -85,6 +85,12 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			template.NotAfter = time.Now().Add(-time.Hour)
 			s.victim.EKCert = must(s.maker.Sign(template, s.victim.EK.Private.Public()))(t).Raw
 		}},
+		{"expired CA", evidence.CodeChainExpired, func(t *testing.T, s *scene) {
+			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			say(t, s.Store, store.TrustedRoot, old.Root)
+			say(t, s.Store, store.TrustedLink, old.Intermediate)
+			s.victim = certified(t, s.victim, old)
+		}},
 		{"revoked certificate", "ek-certificate-revoked", func(_ *testing.T, s *scene) { s.Service.Online = revoking{} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -103,6 +109,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 				t.Errorf("in two steps: %v", err)
 			}
 			s.untouched(t)
+			if c.code == evidence.CodeChainExpired {
+				return // for ever
+			}
 			// A certificate is kept, and no verdict.
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
@@ -149,8 +158,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Whoever knows a public EK learns nothing of whether its TPM was here, as long
-// as nothing is held against its certificate.
+// A stranger who knows a public EK does not learn whether its TPM was here, as
+// long as nothing is held against its certificate.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	s := newScene(t)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
@@ -293,7 +302,7 @@ func TestEKListDemandsACertificate(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Whoever approves a machine without a certificate reads what that may hide:
+// An owner who approves a machine without a certificate reads what that may hide:
 // at the machine, on the page and in the command's answer.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	s := newScene(t)
