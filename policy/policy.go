@@ -233,7 +233,7 @@ func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
 		// The hub's replaces the default, looser or stricter.
-		set(&e.Evidence.NoCertificate, hub.NoCertificate)
+		set(&e.Evidence.NoCertificate, hub.noCertificate())
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)
 		set(&e.Evidence.Unlisted, hub.Unlisted)
@@ -244,7 +244,7 @@ func Merge(hub, owner *Document) Effective {
 		e.add("the hub's policy", hub)
 	}
 	if owner != nil {
-		tighten(&e.Evidence.NoCertificate, owner.NoCertificate)
+		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
 		if hub == nil || hub.Unlisted == nil {
@@ -259,6 +259,16 @@ func Merge(hub, owner *Document) Effective {
 		e.add("the owner's policy", owner)
 	}
 	return e
+}
+
+// noCertificate is what the document says of EKs without a certificate. Where it
+// says nothing, they fare no better than those of an unknown maker: else a
+// device that leaves its certificate out would.
+func (d *Document) noCertificate() *Action {
+	if d.NoCertificate == nil {
+		return d.UnknownMaker
+	}
+	return d.NoCertificate
 }
 
 func set(to *evidence.Action, a *Action) {

@@ -142,6 +142,28 @@ func TestReadsEKLists(t *testing.T) {
 	}
 }
 
+// A TPM whose maker nobody knows is no better off without its certificate,
+// unless a document says so.
+func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
+	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"
+	for _, c := range []struct {
+		hub, owner string
+		want       evidence.Action
+	}{
+		{unknown, "version: 1\n", evidence.Refuse},
+		{"version: 1\n", unknown, evidence.Refuse},
+		{explicit, "version: 1\n", evidence.Ask},
+		{explicit, unknown, evidence.Refuse},
+		{"version: 1\n", explicit, evidence.Ask},
+		{"version: 1\nno_ek_certificate: refuse\n", explicit, evidence.Refuse},
+		{"version: 1\nunknown_maker: ask\n", "version: 1\n", evidence.Ask},
+	} {
+		if got := policy.Merge(parse(t, c.hub), parse(t, c.owner)).Evidence.NoCertificate; got != c.want {
+			t.Errorf("%q, %q: %v, want %v", c.hub, c.owner, got, c.want)
+		}
+	}
+}
+
 func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 	hash := strings.Repeat("ab", 32)
 	for text, required := range map[string]bool{
