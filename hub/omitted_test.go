@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,9 @@ import (
 	"gangway/tcg"
 	"gangway/tcg/join"
 )
+
+// nobodyMaker is a maker whom no hub knows.
+var nobodyMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("nobody", fleet.MakerOptions{}) })
 
 // bare is the device without its EK certificate.
 func bare(d *fleet.Device) *fleet.Device {
@@ -65,7 +69,7 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 // refused as with it: on both paths, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	const lab = hubtest.LabPolicy
-	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
+	nobody := must(nobodyMaker())(t)
 	for _, c := range []struct {
 		name, code string
 		turn       func(*testing.T, *scene)
@@ -188,7 +192,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 
 // What a stranger sends about another's EK is true of that EK, or is not kept.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
-	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
+	nobody := must(nobodyMaker())(t)
 	for _, c := range []struct {
 		name  string
 		sends func(*testing.T, *scene) *fleet.Device
@@ -282,7 +286,7 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 // operator's demands one too, and approves nothing in the owner's name.
 func TestEKListDemandsACertificate(t *testing.T) {
 	s := newScene(t)
-	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
+	nobody := must(nobodyMaker())(t)
 	d := s.nobodys(t)
 	untrusted := certified(t, d, nobody)
 	h, vh := ekHash(t, d), ekHash(t, s.victim)
@@ -306,7 +310,7 @@ func TestEKListDemandsACertificate(t *testing.T) {
 // at the machine, on the page and in the command's answer.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	s := newScene(t)
-	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
+	nobody := must(nobodyMaker())(t)
 	for _, d := range []*fleet.Device{s.nobodys(t), certified(t, s.nobodys(t), nobody)} {
 		a := s.post(t, s.request(t, d))
 		var w join.Waiting

@@ -16,7 +16,7 @@ import (
 // What a person approved is no proof that the keys are in a TPM, and a maker
 // that nobody trusts has no name in our certificates.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
-	nobody := must(fleet.NewMaker("nobody", fleet.MakerOptions{}))(t)
+	nobody := must(nobodyMaker())(t)
 	for _, c := range []struct {
 		name     string
 		device   func(*testing.T, *scene) *fleet.Device
