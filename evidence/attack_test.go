@@ -31,11 +31,15 @@ func newScene(t testing.TB) *scene {
 	s.trust = must(evidence.NewTrust(s.maker.Roots(), s.maker.Intermediates()))(t)
 	s.victim = must(fleet.New(s.maker, "H-2"))(t)
 	s.attacker = must(fleet.New(s.maker, "H-2"))(t)
-	s.token = &join.TokenFile{
+	s.token = aToken()
+	return s
+}
+
+func aToken() *join.TokenFile {
+	return &join.TokenFile{
 		ID: join.NewID(), Owner: join.AccountPRN + join.NewID(), HubName: strings.Repeat("ab", 32),
 		Token: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
 	}
-	return s
 }
 
 func must[T any](v T, err error) func(testing.TB) T {

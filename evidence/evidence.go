@@ -19,6 +19,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"gangway/tcg"
 	"gangway/tcg/join"
@@ -50,7 +51,7 @@ type Request struct {
 	Signing *x509.CertificateRequest // two steps only
 	Chain   [][]byte                 // certificates that came along: links, never roots
 
-	EKCertificate *tcg.EKCertificate // nil: the TPM has none
+	EKCertificate *tcg.EKCertificate // nil: none came
 	EK            *tcg.Public
 	EKHash        [32]byte // tcg.KeyHash of EK
 	IAK           *tcg.Public
@@ -238,9 +239,30 @@ func (r *Request) EKCertificateDER() []byte {
 	return r.EKCertificate.Certificate.Raw
 }
 
+// maxMaker bounds the maker's name in certificates, in bytes. The TCG's vendor
+// ids have 4 characters.
+const maxMaker = 32
+
 // HardwareSerial identifies the TPM in certificates (HardwareModuleName,
 // RFC 4108; DevID 8.2): manufacturer, and the first 16 bytes of the EK hash in
-// hexadecimal, because serial numbers are unique for one issuer only.
-func (r *Request) HardwareSerial() string {
-	return r.Maker() + ":" + hex.EncodeToString(r.EKHash[:16])
+// hexadecimal, because serial numbers are unique for one issuer only. The
+// manufacturer is left out unless resident, as Resident has it: otherwise it is
+// the sender's word.
+func (r *Request) HardwareSerial(resident bool) string {
+	maker := ""
+	if resident {
+		maker = r.Maker()
+	}
+	if len(maker) > maxMaker {
+		maker = strings.ToValidUTF8(maker[:maxMaker], "")
+	}
+	return maker + ":" + hex.EncodeToString(r.EKHash[:16])
+}
+
+// Resident reports whether a verdict shows that the request's keys are in a TPM
+// by its maker's word, once the TPM has opened its credential: the EK has a
+// certificate, which leads to a trusted root. A person's approval shows nothing
+// of the kind.
+func (v *Verdict) Resident(r *Request) bool {
+	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }

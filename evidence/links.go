@@ -15,7 +15,7 @@ func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 		origins:       t.origins,
 		intermediates: t.intermediates.Clone(),
 		bySubject:     maps.Clone(t.bySubject),
-		verified:      make(map[[32]byte]*verifiedCA),
+		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range intermediates {
 		c = canonical(c)

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"crypto/x509"
+	"slices"
 
 	"gangway/tcg"
 )
@@ -11,13 +12,20 @@ import (
 // (STMicroelectronics' ECC intermediates and their root). Names only find
 // links: what counts is the signature over the bytes as they were signed,
 // which stay as they are.
+//
+// It takes name constraints off what crypto/x509 has not understood:
+// chainMayIssue and namesHold read all of them.
 func canonical(c *x509.Certificate) *x509.Certificate {
 	subject, issuer := tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)
-	if same(subject, c.RawSubject) && same(issuer, c.RawIssuer) {
+	unread := slices.ContainsFunc(c.UnhandledCriticalExtensions, oidNameConstraints.Equal)
+	if same(subject, c.RawSubject) && same(issuer, c.RawIssuer) && !unread {
 		return c
 	}
 	d := *c
 	d.RawSubject, d.RawIssuer = subject, issuer
+	if unread {
+		d.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(c.UnhandledCriticalExtensions), oidNameConstraints.Equal)
+	}
 	return &d
 }
 

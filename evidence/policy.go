@@ -42,6 +42,9 @@ type Policy struct {
 	// Software names the TPMs that are no chip and let in all the same: by
 	// model or maker, without regard to case ("swtpm", "GOOG").
 	Software []string
+	// EKKinds are the hub's and the owner's: an EK must be of a kind that each
+	// of them allows.
+	EKKinds []Kinds
 	// Layers are the hub's rules and the owner's. In each the first rule that
 	// fits decides, and a layer without one that fits accepts; the strictest
 	// layer wins.
@@ -79,11 +82,15 @@ func (v Firmware) String() string {
 // Listing is what the hub found on its EK lists for a request.
 type Listing struct {
 	Kept bool // there is a list at all
-	// ByKey: the hash of the EK itself is listed, which vouches for it as a
-	// person's approval does. BySerial: its certificate's serial number is,
-	// which is worth what the certificate is worth.
-	ByKey, BySerial bool
-	Note            string // what the list says of it
+	// ByKey: the hash of the EK itself is on the owner's own list, which is the
+	// owner's approval of an EK without a trusted certificate too. ByHub: it is
+	// on the hub's. BySerial: its certificate's serial number is listed, which
+	// is worth what the certificate is worth.
+	ByKey, ByHub, BySerial bool
+	Note                   string // what the list says of it
+	// CertificateRequired: a list demands an EK certificate that chains to a
+	// trusted root.
+	CertificateRequired bool
 }
 
 // Approval is a person's word that an EK is a TPM's of theirs.
@@ -124,7 +131,18 @@ func software(e *tcg.EKCertificate) (kind string, names []string) {
 
 const hintPolicy = "Who may decide it can change the policy; 'gangway policy show' prints what is in force."
 
+// checkHardware is about what TPM it is: a chip or a program, and which of its
+// endorsement keys.
 func checkHardware(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+	made, refusal := checkSoftware(r, in)
+	if refusal != nil {
+		return "", refusal
+	}
+	kind, refusal := checkKind(r, in)
+	return made + " " + kind, refusal
+}
+
+func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 	kind, names := software(r.EKCertificate)
 	if kind == "" {
 		if r.EKCertificate == nil {
@@ -151,7 +169,10 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	switch {
 	case !in.Listing.Kept:
 		return "There is no list of EKs to be on.", nil
-	case in.Listing.ByKey:
+	case in.Listing.CertificateRequired && (r.EKCertificate == nil || !v.Passed("ek-chain")):
+		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
+			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
+	case in.Listing.ByKey, in.Listing.ByHub:
 		return "The EK is on the list of expected ones" + note + ".", nil
 	case in.Listing.BySerial && r.EKCertificate != nil && len(v.Questions) == 0:
 		// A serial number says something only in a certificate that is known

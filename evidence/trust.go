@@ -6,8 +6,10 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,12 +30,13 @@ type Trust struct {
 	// true of the certificate whoever brought it; failures are not, so that
 	// nobody can fill the memory with them.
 	mu       sync.Mutex
-	verified map[[32]byte]*verifiedCA
+	verified map[[32]byte][]*verifiedCA
 
 	origins  map[[32]byte]string // as in Anchors
 	unbarred *Trust              // nil where nothing is distrusted
 }
 
+// verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
 	cert  *x509.Certificate
 	chain []*x509.Certificate // cert, and above it up to the root
@@ -51,7 +54,7 @@ func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
 		roots:         x509.NewCertPool(),
 		intermediates: x509.NewCertPool(),
 		bySubject:     make(map[string][]*x509.Certificate),
-		verified:      make(map[[32]byte]*verifiedCA),
+		verified:      make(map[[32]byte][]*verifiedCA),
 	}
 	for _, c := range a.Roots {
 		if !c.IsCA {
@@ -97,16 +100,20 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 			if !bytes.Equal(issuer.RawSubject, issuerName) {
 				continue
 			}
-			ca, err := t.verifyCA(issuer, sent, now)
-			if err != nil {
-				if errors.Is(err, errExpired) {
-					best = err
-				}
+			chains, err := t.verifyCA(issuer, sent, now)
+			var constrained *constraintError
+			if errors.Is(err, errExpired) || errors.As(err, &constrained) {
+				best = err
+			}
+			if err != nil || issuer.CheckSignature(leaf.Certificate.SignatureAlgorithm, leaf.Certificate.RawTBSCertificate, leaf.Certificate.Signature) != nil {
 				continue
 			}
-			if ca.cert.CheckSignature(leaf.Certificate.SignatureAlgorithm, leaf.Certificate.RawTBSCertificate, leaf.Certificate.Signature) == nil {
-				return ca
+			for _, ca := range chains {
+				if err = namesHold(leaf.Certificate, ca.chain); err == nil {
+					return ca
+				}
 			}
+			best = err
 		}
 		return nil
 	}
@@ -118,8 +125,8 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	t.mu.Lock()
 	var known []*x509.Certificate
 	for _, der := range extra {
-		if ca := t.verified[sha256.Sum256(der)]; ca != nil {
-			known = append(known, ca.cert)
+		if chains := t.verified[sha256.Sum256(der)]; len(chains) > 0 {
+			known = append(known, chains[0].cert)
 		}
 	}
 	t.mu.Unlock()
@@ -143,13 +150,19 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	return nil, best
 }
 
-func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (*verifiedCA, error) {
+// verifyCA returns the chains of a CA certificate to a root, at least one, or
+// an error.
+func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now time.Time) (good []*verifiedCA, err error) {
 	key := sha256.Sum256(ca.Raw)
 	t.mu.Lock()
-	v := t.verified[key]
+	for _, v := range t.verified[key] {
+		if !now.Before(v.from) && !now.After(v.until) {
+			good = append(good, v)
+		}
+	}
 	t.mu.Unlock()
-	if v != nil && !now.Before(v.from) && !now.After(v.until) {
-		return v, nil
+	if len(good) > 0 {
+		return good, nil
 	}
 	if err := mayIssue(ca); err != nil {
 		return nil, err
@@ -165,17 +178,24 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		// The usage of an EK certificate is none that crypto/x509 knows; see
+		// chainMayIssue.
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
 		var invalid x509.CertificateInvalidError
-		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		switch {
+		case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 			return nil, errExpired
+		case errors.As(err, &invalid) && (invalid.Reason == x509.TooManyIntermediates || invalid.Reason == x509.CANotAuthorizedForThisName):
+			return nil, &constraintError{"A CA certificate above it does not allow the ones below it."}
 		}
 		return nil, errUntrusted
 	}
+	err = errUntrusted
 	for _, chain := range chains {
-		if err := chainMayIssue(chain); err != nil {
+		if broken := chainMayIssue(chain); broken != nil {
+			err = broken
 			continue
 		}
 		v := &verifiedCA{cert: ca, chain: chain, from: ca.NotBefore, until: ca.NotAfter,
@@ -189,15 +209,18 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 			}
 		}
 		v.words += t.origin(chain[len(chain)-1])
-		t.mu.Lock()
-		if len(t.verified) >= maxVerified {
-			clear(t.verified)
-		}
-		t.verified[key] = v
-		t.mu.Unlock()
-		return v, nil
+		good = append(good, v)
 	}
-	return nil, errUntrusted
+	if len(good) == 0 {
+		return nil, err
+	}
+	t.mu.Lock()
+	if len(t.verified) >= maxVerified {
+		clear(t.verified)
+	}
+	t.verified[key] = good
+	t.mu.Unlock()
+	return good, nil
 }
 
 // mayIssue checks that a certificate is a CA's. x509.Verify does not ask this
@@ -207,7 +230,8 @@ func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		return errors.New("the issuer is no CA")
 	}
-	if c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0 {
+	said := slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidKeyUsage) })
+	if said && c.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return errors.New("the issuer's key is not for signing certificates")
 	}
 	switch k := c.PublicKey.(type) {
@@ -218,20 +242,6 @@ func mayIssue(c *x509.Certificate) error {
 	case *ecdsa.PublicKey:
 	default:
 		return errors.New("the issuer's key is neither RSA nor ECDSA")
-	}
-	return nil
-}
-
-// chainMayIssue checks each CA of a chain, and the path lengths as they are
-// with an EK leaf below it: chain[i] has i CAs below it (RFC 5280, 4.2.1.9).
-func chainMayIssue(chain []*x509.Certificate) error {
-	for i, c := range chain {
-		if err := mayIssue(c); err != nil {
-			return err
-		}
-		if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < i {
-			return errors.New("a path length constraint is exceeded")
-		}
 	}
 	return nil
 }

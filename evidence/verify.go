@@ -2,6 +2,8 @@ package evidence
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/subtle"
 	"crypto/x509"
@@ -51,12 +53,19 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input is what a request is judged by.
+// Input is what a request is judged by. It serves one request at a time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
 	Listing Listing
 	Now     time.Time
+
+	chained struct {
+		request *Request
+		trust   *Trust
+		ca      *verifiedCA
+		err     error
+	}
 }
 
 // check is one of Verify's: a sentence when it holds, a refusal when not.
@@ -87,8 +96,8 @@ func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Steps = slices.Grow(v.Steps, len(checks)+2)
 	verify(v, r, checks[:], in)
-	// Who lists a key's hash vouches for that key: where its certificate
-	// leaves a question, this answers it.
+	// An owner who lists a key's hash approves that key, also without a trusted
+	// certificate. A certificate that is known is judged all the same.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
@@ -114,11 +123,25 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 // later: with more CA certificates, and when a maker's revocation list can be
 // had again.
 const (
-	CodeNoCertificate     = "ek-certificate-none"
-	CodeUntrusted         = "ek-chain-untrusted"
-	CodeChainExpired      = "ek-chain-expired"
-	CodeRevocationUnknown = "ek-revocation-unknown"
+	CodeNoCertificate       = "ek-certificate-none"
+	CodeUntrusted           = "ek-chain-untrusted"
+	CodeChainExpired        = "ek-chain-expired"
+	CodeDistrusted          = "ek-chain-distrusted"
+	CodeRevocationUnknown   = "ek-revocation-unknown"
+	CodeCertificateRequired = "ek-certificate-required"
+	CodeKind                = "ek-kind"
 )
+
+// Passed reports whether a check was made and held.
+func (v *Verdict) Passed(name string) bool {
+	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && s.OK })
+}
+
+// Failed reports whether a check was made and did not hold, also where a
+// person has answered the question since.
+func (v *Verdict) Failed(name string) bool {
+	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && !s.OK })
+}
 
 // Has reports whether the verdict refuses with a code, or asks about it.
 func (v *Verdict) Has(code string) bool {
@@ -129,18 +152,13 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			"The TPM has no EK certificate: nothing says who made it.", hintApprove))
+			"The TPM has no EK certificate: nothing says who made it. "+mayHide, hintApprove))
+	}
+	if refusal := notAnEKs(e); refusal != nil {
+		return "", refusal
 	}
 	c, now := e.Certificate, in.Now
 	switch {
-	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
-		return "", refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
-	case len(c.UnhandledCriticalExtensions) > 0:
-		return "", refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
-	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
-		// Some makers leave the usage out; a certificate that then names a
-		// TPM's maker in its SAN is still nothing but an EK certificate.
-		return "", refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
 	case now.Before(c.NotBefore):
 		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
@@ -151,6 +169,26 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	}
 	v.Notes = append(v.Notes, e.Quirks...)
 	return "EK certificate of " + tpmName(e) + ", serial " + c.SerialNumber.Text(16) + ".", nil
+}
+
+// mayHide is what a person must know who approves an EK without a certificate
+// that the hub trusts.
+const mayHide = "The TPM's own certificate may have been left out because it names an emulator, a maker that this hub distrusts, firmware that a rule refuses, or a TPM that its maker revoked or that is another owner's device."
+
+// notAnEKs refuses a certificate that is not an EK certificate.
+func notAnEKs(e *tcg.EKCertificate) *Refusal {
+	c := e.Certificate
+	switch {
+	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
+		return refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
+	case len(c.UnhandledCriticalExtensions) > 0:
+		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
+	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
+		// Some makers leave the usage out; a certificate that then names a
+		// TPM's maker in its SAN is still nothing but an EK certificate.
+		return refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
+	}
+	return nil
 }
 
 func tpmName(e *tcg.EKCertificate) string {
@@ -170,19 +208,25 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
 		return "There is no EK certificate to follow.", nil
 	}
-	issuer, err := in.Trust.chain(r.EKCertificate, r.Chain, in.Now)
+	issuer, err := in.chain(r)
+	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
-		return "", refuse("ek-chain-distrusted", "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
+		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
+	case errors.As(err, &broken):
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
-		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts.", r.EKCertificate.Certificate.Issuer), hintTrust))
+		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
 	return issuer.words, nil
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
+	if r.EK == nil { // VerifyCertificate found no template for the key
+		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key as the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
+	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
 		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own.")
 	}
@@ -198,6 +242,17 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 		whose = "a storage key"
 	}
 	return "The EK is " + whose + ", of template " + t.Name + " (" + strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ") + ").", nil
+}
+
+// keyKind says what a public key is, for a person.
+func keyKind(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA of %d bits, exponent %d", k.N.BitLen(), k.E)
+	case *ecdsa.PublicKey:
+		return "ECC " + k.Curve.Params().Name
+	}
+	return "of an unknown kind"
 }
 
 // required are the attributes without which a key may exist outside the TPM,

@@ -36,6 +36,9 @@ type Maker struct {
 type MakerOptions struct {
 	// IntermediateExpires is the intermediate's notAfter; zero: in ten years.
 	IntermediateExpires time.Time
+	// Root alters the root's template, for a root that constrains what is
+	// below it. nil: no change.
+	Root func(*x509.Certificate)
 }
 
 // NewMaker makes a maker's CA.
@@ -51,6 +54,9 @@ func NewMaker(name string, o MakerOptions) (*Maker, error) {
 	m := &Maker{rootKey: rootKey, key: key}
 	now := time.Now()
 	root := caTemplate(name+" FAKE TPM root CA", now.AddDate(20, 0, 0))
+	if o.Root != nil {
+		o.Root(root)
+	}
 	if m.Root, err = Issue(root, root, rootKey.Public(), rootKey); err != nil {
 		return nil, err
 	}
@@ -136,6 +142,14 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 // Sign issues a certificate by the maker's intermediate.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)
+}
+
+// CrossSign issues another certificate of a CA's key, by this maker's root.
+// change alters its template first.
+func (m *Maker) CrossSign(ca *x509.Certificate, change func(*x509.Certificate)) (*x509.Certificate, error) {
+	template := caTemplate(ca.Subject.CommonName, ca.NotAfter)
+	change(template)
+	return Issue(template, m.Root, ca.PublicKey, m.rootKey)
 }
 
 // Roots and Intermediates are what to trust, in a test.

@@ -223,7 +223,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return <-stopped
 }
 
-// sweep expires pending enrolments and machines that wait, every minute.
+// sweep expires pending enrolments, machines that wait and EK certificates of
+// EKs that are not proven, every minute.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -249,6 +250,9 @@ func (s *Server) sweep(ctx context.Context) {
 			}
 			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
 				s.log.Error("expiring what waits", "err", err)
+			}
+			if _, err := s.cfg.Store.ExpireEKCertificates(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
+				s.log.Error("expiring EK certificates", "err", err)
 			}
 		}
 	}

@@ -130,7 +130,6 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	if err != nil {
 		return known, err
 	}
-	r = x.Request
 	if verdict.Refusal != nil {
 		return known, verdict.Refusal
 	}
@@ -139,6 +138,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	// here: nobody has proven to be that TPM. Activation decides.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
+	e.EKKnown, e.EKLinks = x.known, x.links
 	e.IAKName, e.IAKPublic, e.IDevIDName = r.IAKName, r.IAK.Raw, r.IDevIDName
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()
@@ -152,7 +152,7 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	if e.Verdict, err = verdict.JSON(); err != nil {
 		return e, err
 	}
-	if err := s.issue(&e, r, now); err != nil {
+	if err := s.issue(&e, r, verdict.Resident(r), now); err != nil {
 		return e, err
 	}
 	stored, err := s.Store.BeginEnrolment(ctx, e, now)
@@ -225,7 +225,7 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 
 var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
 
-func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) error {
+func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
 	iakKey, err := r.IAK.Key()
 	if err != nil {
 		return err
@@ -234,15 +234,15 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, now time.Time) 
 	if err != nil {
 		return err
 	}
-	hw := []byte(r.HardwareSerial())
+	hw := []byte(r.HardwareSerial(resident))
 	if e.IAKCert, err = s.CA.IssueIAK(pki.IAKRequest{
-		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		PublicKey: iakKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now, Resident: resident,
 		URI: s.aikAddress(r.IAKName),
 	}); err != nil {
 		return fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
 	}
 	if e.IDevIDCert, err = s.CA.IssueIDevID(pki.IDevIDRequest{
-		PublicKey: idevidKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now,
+		PublicKey: idevidKey, DeviceID: e.DeviceID, AKName: r.IAKName, HWSerial: hw, NotBefore: now, Resident: resident,
 		OwnerPRN: join.AccountPRN + e.Owner, TokenID: e.TokenID, DevicePRN: join.DevicePRN + e.DeviceID,
 	}); err != nil {
 		return fmt.Errorf("onboard: issuing the IDevID certificate: %w", err)
@@ -334,7 +334,7 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 // bind activates an enrolment whose peer has proven to be the TPM.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: marks(e)})
 	switch {
 	case err == nil:
 		return d, nil
@@ -349,23 +349,13 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used as often as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
+		s.tellOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is registered already, under another of its endorsement keys.", Hint: "Onboard with the endorsement key it was registered with."})
 	case errors.Is(err, store.ErrOtherOwner):
-		s.tellOwner(ctx, e, addr)
+		s.tellOwner(ctx, e, CodeOtherOwner, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
 	}
 	return store.Device{}, err
-}
-
-// tellOwner writes into the trail of the owner whose TPM somebody else's
-// token was tried on: here the peer has proven to be that TPM.
-func (s *Service) tellOwner(ctx context.Context, e store.Enrolment, addr string) {
-	tpm, err := s.Store.TPM(ctx, e.EK)
-	if err != nil {
-		return
-	}
-	s.audit(ctx, store.Event{Kind: "device.other-owner-tried", Code: CodeOtherOwner, Owner: tpm.Owner, Device: tpm.DeviceID, Addr: addr,
-		Message: "Another owner's join token was tried on this device's TPM. It was refused; the device stays yours until you delete it."})
 }
 
 // audit appends to the trail. A trail that cannot be written is reported, and

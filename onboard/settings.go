@@ -119,7 +119,8 @@ func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evid
 }
 
 // listing looks the TPM up on the lists that are kept. It must be on all of
-// them, and is vouched for when one of them has the key itself.
+// them. Any list can demand a certificate; only the owner's own vouches for an
+// EK without one.
 func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {
 	all := evidence.Listing{Kept: len(f.lists) > 0}
 	var serial []byte
@@ -132,12 +133,17 @@ func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) 
 		if err != nil {
 			return all, err
 		}
-		all.ByKey = all.ByKey || l.ByKey
+		if owner == store.HubWide {
+			all.ByHub = l.ByKey
+		} else {
+			all.ByKey = l.ByKey
+		}
 		all.BySerial = all.BySerial || l.BySerial
 		missing = missing || !l.ByKey && !l.BySerial
 		if l.Note != "" {
 			all.Note = l.Note
 		}
+		all.CertificateRequired = all.CertificateRequired || l.CertificateRequired
 	}
 	if missing {
 		return evidence.Listing{Kept: true}, nil

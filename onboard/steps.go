@@ -83,7 +83,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*join.E
 	if !verdict.Accepted() {
 		return a, nil
 	}
-	der, err := s.akCertificate(ctx, r, now, addr)
+	der, err := s.akCertificate(ctx, r, verdict.Resident(r), now, addr)
 	if errors.Is(err, store.ErrFull) {
 		return a, nil // the second step needs none
 	}
@@ -97,7 +97,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*join.E
 // it issues and records. It expires when the credential is too old to be
 // proven. Its address leads to the certificate of the AIK registry, once the
 // second step has bound the device.
-func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now time.Time, addr string) ([]byte, error) {
+func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, now ti
 		return nil, err
 	}
 	der, err := s.CA.IssueIAK(pki.IAKRequest{
-		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial()), NotBefore: now, NotAfter: expires, URI: s.aikAddress(r.IAKName),
+		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial(resident)), NotBefore: now, NotAfter: expires, Resident: resident, URI: s.aikAddress(r.IAKName),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("onboard: issuing the IAK certificate: %w", err)

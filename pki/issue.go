@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// IAKRequest is what an IAK certificate says. All fields but NotAfter and URI
+// IAKRequest is what an IAK certificate says. All fields but NotAfter, URI and Resident
 // are needed.
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
@@ -26,9 +26,13 @@ type IAKRequest struct {
 	NotBefore time.Time        // 1970 to 9998, to the second; clocks that are up to five minutes slow are allowed for
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
 	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; empty: not said
+	// Resident: the EK certificate shows that the key is in a TPM. Only then
+	// does the certificate state the TCG's policies.
+	Resident bool
 }
 
-// IDevIDRequest is what an IDevID certificate says. All fields are needed.
+// IDevIDRequest is what an IDevID certificate says. All fields but Resident are
+// needed.
 type IDevIDRequest struct {
 	PublicKey crypto.PublicKey // as in IAKRequest
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
@@ -38,6 +42,7 @@ type IDevIDRequest struct {
 	OwnerPRN  string           // the owner: 1 to 128 printable ASCII characters
 	TokenID   string           // the join token: 1 to 128 printable ASCII characters
 	DevicePRN string           // the device: 1 to 128 printable ASCII characters
+	Resident  bool             // as in IAKRequest
 }
 
 // issuer is a CA with everything that is the same in all its certificates
@@ -50,6 +55,7 @@ type issuer struct {
 	algorithm []byte // AlgorithmIdentifier of its signatures
 	hash      crypto.Hash
 	fixed     []byte // the extensions that all certificates have
+	policies  []byte // the extension that states what was verified of the TPM
 }
 
 func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {
@@ -77,9 +83,9 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	i.fixed = slices.Concat(
 		extension(oidKeyUsage, true, []byte{tagBitString, 2, 7, 0x80}), // digitalSignature
 		extension(oidExtKeyUsage, false, der(tagSequence, usage...)),
-		extension(oidPolicies, false, der(tagSequence, policy...)),
 		extension(oidAuthorityKeyID, false, der(tagSequence, der(tagContext0, cert.SubjectKeyId))),
 	)
+	i.policies = extension(oidPolicies, false, der(tagSequence, policy...))
 	return i, nil
 }
 
@@ -97,7 +103,7 @@ func (h *Hub) IssueIAK(r IAKRequest) ([]byte, error) {
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
-	return h.aca.issue(r.PublicKey, r.NotBefore, r.NotAfter,
+	return h.aca.issue(r.PublicKey, r.NotBefore, r.NotAfter, r.Resident,
 		func(b *buffer) {
 			b.attribute(derCommonName, "IAK ", string(name[4:20]))
 			b.attribute(derSerialNumber, r.DeviceID)
@@ -122,7 +128,7 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 	}
 	var hexName [2 * maxTPMName]byte
 	name := hexName[:hex.Encode(hexName[:], r.AKName)]
-	return h.device.issue(r.PublicKey, r.NotBefore, time.Time{},
+	return h.device.issue(r.PublicKey, r.NotBefore, time.Time{}, r.Resident,
 		func(b *buffer) {
 			b.attribute(derOrganization, organization)
 			b.attribute(derCommonName, r.DeviceID)
@@ -150,7 +156,7 @@ const certificateSize = 1024
 // issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
 // Certificate. subject and extensions write the certificate's own parts. It
 // does not verify its own signature: tests do, and every peer.
-func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, subject, extensions func(*buffer)) ([]byte, error) {
+func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
 		return nil, err
@@ -177,6 +183,9 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, subj
 	list := b.open(tagSequence)
 	extensions(&b)
 	b.add(i.fixed)
+	if resident {
+		b.add(i.policies)
+	}
 	b.extension(derSubjectKeyID, func(b *buffer) { b.value(tagOctetString, keyID[:]) })
 	b.close(list)
 	b.close(context)

@@ -132,6 +132,14 @@ func policyOIDs(t testing.TB, last ...uint64) (ids []x509.OID) {
 
 var endOfTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
+// policiesOf are stated where the TPM's certificate shows them.
+func policiesOf(t testing.TB, resident bool, last ...uint64) []x509.OID {
+	if !resident {
+		return nil
+	}
+	return policyOIDs(t, last...)
+}
+
 func iakTemplate(t testing.TB, r IAKRequest) *x509.Certificate {
 	name := hex.EncodeToString(r.AKName)
 	return &x509.Certificate{
@@ -140,7 +148,7 @@ func iakTemplate(t testing.TB, r IAKRequest) *x509.Certificate {
 		NotAfter:           endOfTime,
 		KeyUsage:           x509.KeyUsageDigitalSignature,
 		UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 3}},
-		Policies:           policyOIDs(t, 1, 2, 3),
+		Policies:           policiesOf(t, r.Resident, 1, 2, 3),
 		SubjectKeyId:       keyIdentifier(t, r.PublicKey),
 		ExtraExtensions:    []pkix.Extension{subjectAltName(t, r.HWSerial, r.URI), pantacor(0, name)},
 	}
@@ -153,7 +161,7 @@ func idevidTemplate(t testing.TB, r IDevIDRequest) *x509.Certificate {
 		NotAfter:     endOfTime,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		Policies:     policyOIDs(t, 1, 2),
+		Policies:     policiesOf(t, r.Resident, 1, 2),
 		SubjectKeyId: keyIdentifier(t, r.PublicKey),
 		ExtraExtensions: []pkix.Extension{subjectAltName(t, r.HWSerial, ""), pantacor(0, hex.EncodeToString(r.AKName)),
 			pantacor(1, r.OwnerPRN), pantacor(3, r.TokenID), pantacor(9, r.DevicePRN)},
@@ -239,7 +247,7 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 		}
 		uri := rapid.OneOf(rapid.Just(""), rapid.StringMatching(`https?://([a-z0-9]{1,9}\.){0,3}[a-z]{1,9}(:[0-9]{1,4})?(/[a-z0-9._~-]{0,20}){0,3}`), rapid.Just("https://[2001:db8::1]:8443/x")).Draw(rt, "URI")
 
-		iak := IAKRequest{PublicKey: pub, DeviceID: id, AKName: ak, HWSerial: hw, NotBefore: at, URI: uri}
+		iak := IAKRequest{PublicKey: pub, DeviceID: id, AKName: ak, HWSerial: hw, NotBefore: at, URI: uri, Resident: rapid.Bool().Draw(rt, "resident")}
 		raw, err := h.IssueIAK(iak)
 		c := parse(t, raw, err)
 		checkSameAsX509(t, c, iakTemplate(t, iak), h.aca, pub)
@@ -253,7 +261,7 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 		}
 
 		idevid := IDevIDRequest{PublicKey: pub, DeviceID: id, AKName: ak, HWSerial: hw, NotBefore: at,
-			OwnerPRN: printable.Draw(rt, "owner"), TokenID: printable.Draw(rt, "token"), DevicePRN: printable.Draw(rt, "prn")}
+			OwnerPRN: printable.Draw(rt, "owner"), TokenID: printable.Draw(rt, "token"), DevicePRN: printable.Draw(rt, "prn"), Resident: iak.Resident}
 		raw, err = h.IssueIDevID(idevid)
 		c = parse(t, raw, err)
 		checkSameAsX509(t, c, idevidTemplate(t, idevid), h.device, pub)

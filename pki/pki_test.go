@@ -76,12 +76,12 @@ func akName(alg byte, size int) []byte {
 
 func iakRequest(pub crypto.PublicKey) IAKRequest {
 	return IAKRequest{PublicKey: pub, DeviceID: testDevice, AKName: akName(0x0B, 32), HWSerial: []byte("INTC:00112233"),
-		NotBefore: testNow, URI: "https://hub.example:8443/aca/certs/000b.crt"}
+		NotBefore: testNow, URI: "https://hub.example:8443/aca/certs/000b.crt", Resident: true}
 }
 
 func idevidRequest(pub crypto.PublicKey) IDevIDRequest {
 	return IDevIDRequest{PublicKey: pub, DeviceID: testDevice, AKName: akName(0x0B, 32), HWSerial: []byte("INTC:00112233"),
-		NotBefore: testNow, OwnerPRN: testOwner, TokenID: "bbbbbbbbbbbbbbbbbbbbbbbb", DevicePRN: "prn:::devices:/" + testDevice}
+		NotBefore: testNow, OwnerPRN: testOwner, TokenID: "bbbbbbbbbbbbbbbbbbbbbbbb", DevicePRN: "prn:::devices:/" + testDevice, Resident: true}
 }
 
 func mustIAK(t testing.TB, h *Hub, pub crypto.PublicKey) *x509.Certificate {

@@ -27,13 +27,17 @@ type Listed struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
+	// Certificate is "required": without a trusted EK certificate the TPM is
+	// refused; or empty.
+	Certificate string `json:"certificate,omitempty"`
 }
 
 // ParseEKList reads a list of expected TPMs, a JSON array or CSV.
 //
 // JSON: strings, or objects as Listed. CSV: a header with the columns
-// ek_sha256, serial and note, of which one of the first two is there (others
-// are let be); or no header, and lines of a value and perhaps a note. A value
+// ek_sha256, serial, note and certificate, of which one of the first two is
+// there (others are let be); or no header, and lines of a value and perhaps a
+// note. A value
 // without a name is the hash of an EK when it has 64 hexadecimal digits, else
 // a serial number. Colons and spaces between the digits do not matter, nor
 // letters' case. A line that is neither is an error that names it, and nothing
@@ -95,7 +99,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 	if line, _, _ := bytes.Cut(text, []byte("\n")); bytes.Contains(line, []byte(";")) && !bytes.Contains(line, []byte(",")) {
 		r.Comma = ';'
 	}
-	key, serial, note := -1, -1, -1
+	key, serial, note, certificate := -1, -1, -1, -1
 	var out []Listed
 	for first := true; ; first = false {
 		record, err := r.Read()
@@ -109,7 +113,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			column := func(name string) int {
 				return slices.IndexFunc(record, func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), name) })
 			}
-			key, serial, note = column("ek_sha256"), column("serial"), column("note")
+			key, serial, note, certificate = column("ek_sha256"), column("serial"), column("note"), column("certificate")
 			if key >= 0 || serial >= 0 {
 				continue
 			}
@@ -126,7 +130,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			out = append(out, l)
 			continue
 		}
-		out = append(out, Listed{field(key), field(serial), field(note)})
+		out = append(out, Listed{field(key), field(serial), field(note), field(certificate)})
 	}
 }
 
@@ -146,6 +150,12 @@ func (l Listed) stored() (store.ListedEK, error) {
 	e := store.ListedEK{Note: tcg.Printable(l.Note)}
 	if len(e.Note) > maxText {
 		return e, fmt.Errorf("the note is longer than %d characters", maxText)
+	}
+	switch word := strings.TrimSpace(l.Certificate); {
+	case strings.EqualFold(word, CertificateRequired):
+		e.CertificateRequired = true
+	case word != "":
+		return e, fmt.Errorf("certificate is %q; it is %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
@@ -169,10 +179,19 @@ func (l Listed) stored() (store.ListedEK, error) {
 	return e, nil
 }
 
+// CertificateRequired is the word of a line that demands an EK certificate.
+const CertificateRequired = "required"
+
 // WrittenEK is the line as JSON has it.
 func WrittenEK(e store.ListedEK) Listed {
+	l := Listed{Note: e.Note}
 	if e.Key != nil {
-		return Listed{EK: hex.EncodeToString(e.Key[:]), Note: e.Note}
+		l.EK = hex.EncodeToString(e.Key[:])
+	} else {
+		l.Serial = hex.EncodeToString(e.Cert)
 	}
-	return Listed{Serial: hex.EncodeToString(e.Cert), Note: e.Note}
+	if e.CertificateRequired {
+		l.Certificate = CertificateRequired
+	}
+	return l
 }

@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
 	"gangway/evidence"
+	"gangway/tcg"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -36,6 +38,7 @@ type Document struct {
 	ExpiredEK     *Action   `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
 	Unlisted      *Action   `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
 	Software      *[]string `yaml:"software_tpms,omitempty"`          // names
+	EKKinds       EKKinds   `yaml:"ek_kinds,omitempty"`               // EK templates by maker
 	MeasuredBoot  *Boot     `yaml:"measured_boot,omitempty"`          // report or require
 	WithoutTPM    *Action   `yaml:"without_tpm,omitempty"`            // accept or refuse
 	Rules         []Rule    `yaml:"rules,omitempty"`
@@ -61,6 +64,51 @@ func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 	}
 	*a = Action(v)
 	return nil
+}
+
+// EKKinds lists templates of the EK profile ("L-1") by a TPM's maker or model,
+// "none" for EKs without a certificate, "*" for all others.
+type EKKinds map[string][]string
+
+// UnmarshalYAML implements yaml.Unmarshaler. A list by itself is for all TPMs.
+func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
+	var of map[string][]string
+	if n.Kind == yaml.SequenceNode {
+		of = map[string][]string{evidence.AnyMaker: nil}
+		var list []string
+		if err := n.Decode(&list); err != nil {
+			return err
+		}
+		of[evidence.AnyMaker] = list
+	} else if err := n.Decode(&of); err != nil {
+		return err
+	}
+	*k = make(EKKinds)
+	for name, list := range of {
+		key := strings.ToLower(name)
+		if _, twice := (*k)[key]; twice || name == "" {
+			return fmt.Errorf("line %d: ek_kinds names %q twice, or an empty name", n.Line, name)
+		}
+		if len(list) == 0 {
+			return fmt.Errorf("line %d: ek_kinds of %s lists no kind: refuse it by a rule instead", n.Line, name)
+		}
+		for _, kind := range list {
+			if !slices.ContainsFunc(tcg.EKTemplates, func(t tcg.Template) bool { return t.Name == kind }) {
+				return fmt.Errorf("line %d: ek_kinds: %q is none of %s", n.Line, kind, kinds())
+			}
+		}
+		(*k)[key] = list
+	}
+	return nil
+}
+
+func kinds() string {
+	var names []string
+	for _, t := range tcg.EKTemplates {
+		names = append(names, t.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // Boot is what measured boot is used for: "report" shows what changed,
@@ -142,6 +190,9 @@ func (d *Document) check() error {
 	case len(d.Rules) > MaxRules:
 		return fmt.Errorf("policy: %d rules, at most %d are allowed", len(d.Rules), MaxRules)
 	}
+	if len(d.EKKinds) > MaxSoftware {
+		return fmt.Errorf("policy: ek_kinds names %d, at most %d are allowed", len(d.EKKinds), MaxSoftware)
+	}
 	if d.Software != nil {
 		if len(*d.Software) > MaxSoftware {
 			return fmt.Errorf("policy: software_tpms names %d, at most %d are allowed", len(*d.Software), MaxSoftware)
@@ -182,7 +233,7 @@ func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
 		// The hub's replaces the default, looser or stricter.
-		set(&e.Evidence.NoCertificate, hub.NoCertificate)
+		set(&e.Evidence.NoCertificate, hub.noCertificate())
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)
 		set(&e.Evidence.Unlisted, hub.Unlisted)
@@ -193,7 +244,7 @@ func Merge(hub, owner *Document) Effective {
 		e.add("the hub's policy", hub)
 	}
 	if owner != nil {
-		tighten(&e.Evidence.NoCertificate, owner.NoCertificate)
+		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
 		if hub == nil || hub.Unlisted == nil {
@@ -208,6 +259,16 @@ func Merge(hub, owner *Document) Effective {
 		e.add("the owner's policy", owner)
 	}
 	return e
+}
+
+// noCertificate is what the document says of EKs without a certificate. Where it
+// says nothing, they fare no better than those of an unknown maker: else a
+// device that leaves its certificate out would.
+func (d *Document) noCertificate() *Action {
+	if d.NoCertificate == nil {
+		return d.UnknownMaker
+	}
+	return d.NoCertificate
 }
 
 func set(to *evidence.Action, a *Action) {
@@ -236,6 +297,9 @@ func both(a, b []string) (out []string) {
 func (e *Effective) add(name string, d *Document) {
 	if d.MeasuredBoot != nil && *d.MeasuredBoot == "require" {
 		e.RequireBoot = true
+	}
+	if len(d.EKKinds) > 0 {
+		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.Kinds{Name: name, Of: d.EKKinds})
 	}
 	if len(d.Rules) == 0 {
 		return

@@ -42,6 +42,16 @@ rules:
 	}
 }
 
+func TestReadsEKKinds(t *testing.T) {
+	p := policy.Merge(parse(t, "version: 1\nek_kinds:\n  IFX: [L-1, H-3]\n  none: [L-2]\n  '*': [H-2]\n"), parse(t, `{"version": 1, "ek_kinds": ["L-1"]}`)).Evidence
+	if len(p.EKKinds) != 2 || p.EKKinds[0].Name != "the hub's policy" || p.EKKinds[1].Name != "the owner's policy" {
+		t.Fatalf("%+v", p.EKKinds)
+	}
+	if of := p.EKKinds[0].Of; len(of) != 3 || len(of["ifx"]) != 2 || of["none"][0] != "L-2" || of["*"][0] != "H-2" || p.EKKinds[1].Of["*"][0] != "L-1" {
+		t.Errorf("%+v", p.EKKinds)
+	}
+}
+
 // JSON is YAML.
 func TestReadsJSON(t *testing.T) {
 	d := parse(t, `{"version": 1, "unknown_maker": "refuse", "rules": [{"maker": "STM", "then": "accept"}]}`)
@@ -70,6 +80,13 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 		{"version: 1\nrules: [{firmware_below: 0, then: ask}]\n", `"0"`},
 		{"version: 1\nrules: [{model: '[', then: ask}]\n", "no pattern"},
 		{"version: 1\nsoftware_tpms: ['']\n", "no name"},
+		{"version: 1\nek_kinds: {IFX: [L-1, L-9]}\n", `"L-9" is none of H-1, H-2, H-3, H-4, H-6, H-7, L-1, L-2`},
+		{"version: 1\nek_kinds: {IFX: []}\n", "lists no kind"},
+		{"version: 1\nek_kinds: {IFX: [L-1], ifx: [L-2]}\n", "twice"},
+		{"version: 1\nek_kinds: {'': [L-1]}\n", "empty name"},
+		{"version: 1\nek_kinds: []\n", "lists no kind"},
+		{"version: 1\nek_kinds: L-1\n", "line 2"},
+		{"version: 1\nek_kinds: {IFX: {L-1: x}}\n", "line 2"},
 		{"version: 1\n---\nversion: 1\n", "more than one"},
 		{"version: 1\nrules:\n" + strings.Repeat("  - {then: ask}\n", policy.MaxRules+1), "at most 500"},
 		{"# " + strings.Repeat("x", policy.MaxSize), "at most 65536"},
@@ -125,6 +142,44 @@ func TestReadsEKLists(t *testing.T) {
 	}
 }
 
+// A TPM whose maker nobody knows is no better off without its certificate,
+// unless a document says so.
+func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
+	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"
+	for _, c := range []struct {
+		hub, owner string
+		want       evidence.Action
+	}{
+		{unknown, "version: 1\n", evidence.Refuse},
+		{"version: 1\n", unknown, evidence.Refuse},
+		{explicit, "version: 1\n", evidence.Ask},
+		{explicit, unknown, evidence.Refuse},
+		{"version: 1\n", explicit, evidence.Ask},
+		{"version: 1\nno_ek_certificate: refuse\n", explicit, evidence.Refuse},
+		{"version: 1\nunknown_maker: ask\n", "version: 1\n", evidence.Ask},
+	} {
+		if got := policy.Merge(parse(t, c.hub), parse(t, c.owner)).Evidence.NoCertificate; got != c.want {
+			t.Errorf("%q, %q: %v, want %v", c.hub, c.owner, got, c.want)
+		}
+	}
+}
+
+func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
+	hash := strings.Repeat("ab", 32)
+	for text, required := range map[string]bool{
+		"ek_sha256,certificate\n" + hash + ",required\n":               true,
+		"certificate,ek_sha256,note\nRequired," + hash + ",pallet 7\n": true,
+		"ek_sha256,certificate\n" + hash + ",\n":                       false,
+		`[{"ek_sha256": "` + hash + `", "certificate": "required"}]`:   true,
+		`[{"serial": "0f", "certificate": "required"}]`:                true,
+	} {
+		l, err := policy.ParseEKList([]byte(text))
+		if err != nil || len(l) != 1 || l[0].CertificateRequired != required || (policy.WrittenEK(l[0]).Certificate == "required") != required {
+			t.Errorf("%q: %+v, %v", text, l, err)
+		}
+	}
+}
+
 func TestRefusesAnEKListWithAMistake(t *testing.T) {
 	hash := strings.Repeat("ab", 32)
 	for _, c := range []struct{ text, says string }{
@@ -135,6 +190,7 @@ func TestRefusesAnEKListWithAMistake(t *testing.T) {
 		{"serial\n0\n", "no serial number"},
 		{"serial\n" + strings.Repeat("ab", 65) + "\n", "no serial number"},
 		{`[{"ek": "` + hash + `"}]`, "entry 1"},
+		{"ek_sha256,certificate\n" + hash + ",maybe\n", "required or empty"},
 		{`[1]`, "entry 1"}, {`[`, "EK list"}, {"\"a\n", "EK list"},
 		{`[{"ek_sha256": "` + hash + `", "note": "` + strings.Repeat("x", 300) + `"}]`, "200 characters"},
 	} {

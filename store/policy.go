@@ -21,6 +21,8 @@ type ListedEK struct {
 	Key  *Hash  // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Cert []byte // serial number, big-endian without leading zeros; used when Key is nil
 	Note string
+	// CertificateRequired: a TPM without a trusted EK certificate is refused.
+	CertificateRequired bool
 }
 
 // Listing says whether a TPM is on a list.
@@ -28,6 +30,8 @@ type Listing struct {
 	Kept            bool // the list has lines
 	ByKey, BySerial bool
 	Note            string // of the line found
+	// CertificateRequired is the found line's.
+	CertificateRequired bool
 }
 
 // Rulebook keeps the policies of the hub and its owners, and their lists of

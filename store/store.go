@@ -146,9 +146,14 @@ type Enrolment struct {
 
 	EK            Hash
 	EKCertificate []byte // DER
-	IAKName       []byte
-	IAKPublic     []byte // TPMT_PUBLIC
-	IDevIDName    []byte
+	// EKKnown: the EK certificate's chain leads to a root that the hub knows;
+	// EKLinks are the certificates between, as in KeptCertificate.
+	EKKnown bool
+	EKLinks []byte
+
+	IAKName    []byte
+	IAKPublic  []byte // TPMT_PUBLIC
+	IDevIDName []byte
 
 	IAKCert    []byte // DER
 	IAKHash    Hash   // SHA-256 of IAKCert
@@ -203,7 +208,20 @@ type Activation struct {
 	Nick       string // proposed; used only for a new device; must be free or is made so with a suffix
 	Now        time.Time
 	Addr       string // the peer's address, for LastSeenAddr
+	// Marks are what the enrolment's EK certificate says of its chip.
+	Marks []ChipMark
 }
+
+// ChipMark is something by which two EK certificates may be known to be of one
+// chip. It is evidence for a person, and decides nothing.
+type ChipMark struct {
+	Hash Hash
+	What string // in words: "the same serial number"
+}
+
+// EventSameChip tells an owner that a device of theirs may be the same chip as
+// another device.
+const EventSameChip = "device.same-chip"
 
 // Event is a line of the audit trail. Events are only ever appended.
 type Event struct {
@@ -231,6 +249,7 @@ type EventFilter struct {
 type Store interface {
 	Boots
 	DeviceDesk
+	EKCertificates
 	IssuedAIKs
 	WaitingRoom
 	Rulebook
@@ -279,8 +298,9 @@ type Store interface {
 	// with the same RequestHash exists and is not Expired, and has not passed
 	// its Expires while Pending, nothing is written and the stored one is
 	// returned: the same request gets the same answer. An expired one is
-	// replaced, and begins now. Nothing but the enrolment is touched: a pending row takes no
-	// name, spends no token use, and changes no other row.
+	// replaced, and begins now. Nothing but the enrolment is touched: a pending
+	// row takes no name, spends no token use, and changes no other row. An EK
+	// certificate that is EKKnown is kept as KeepEKCertificate does, for KeptFor.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds by request. ErrNotFound.
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
@@ -289,12 +309,16 @@ type Store interface {
 	// Activate binds, in one transaction: the EK to the enrolment's owner and
 	// device, the AIK to the EK, one use of the token (once a device), and
 	// makes the enrolment Active and its predecessor of the same device
-	// Superseded, whose secret (PutSecret) ends with it. It appends a "device.activated" event. Activating an Active
+	// Superseded, whose secret (PutSecret) ends with it. The EK is proven: its
+	// kept certificate no longer expires, and becomes the enrolment's where that
+	// is EKKnown. It appends a "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device. A
 	// Pending enrolment that began before the device's Active one is refused:
 	// an activation that was delayed must not retire a newer certificate. The
 	// order is the one in which the store recorded them, not Created: clocks
 	// go back.
+	// Where a device that is not deleted has one of the Marks, the owners of
+	// both are told by an EventSameChip, once for a mark and a device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked,
 	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK. A refusal
 	// changes nothing.
@@ -333,6 +357,9 @@ type Store interface {
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 
 	AppendEvent(ctx context.Context, e Event) error
+	// AppendEventOnce appends an event about a device, unless one was appended
+	// with the same mark since the device came aboard.
+	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
 	// Events lists newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

@@ -84,7 +84,7 @@ func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
 
 func isPadding(b []byte) bool {
 	for _, v := range b {
-		if v != b[0] {
+		if v != b[0] || v != 0x00 && v != 0xFF {
 			return false
 		}
 	}

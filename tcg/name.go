@@ -5,6 +5,9 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -142,4 +145,54 @@ func isText(tag casn1.Tag) bool {
 		return true
 	}
 	return false
+}
+
+// WithinName reports whether a DER Name is in the subtree of another one (RFC
+// 5280, 4.2.1.10): whether it begins with the same relative names. Texts are
+// compared without regard to their string type, to case and to how many spaces
+// are in a row (RFC 5280, 7.1). A name that cannot be read is in no subtree.
+func WithinName(name, base []byte) bool {
+	n, err := relativeNames(name)
+	if err != nil {
+		return false
+	}
+	b, err := relativeNames(base)
+	return err == nil && len(b) <= len(n) && slices.Equal(b, n[:len(b)])
+}
+
+// relativeNames returns each relative name as a text that is equal for equal
+// ones.
+func relativeNames(der []byte) (out []string, err error) {
+	s := cryptobyte.String(der)
+	var rdns cryptobyte.String
+	if !s.ReadASN1(&rdns, casn1.SEQUENCE) || !s.Empty() {
+		return nil, errors.New("unreadable directory name")
+	}
+	for !rdns.Empty() {
+		var set cryptobyte.String
+		if !rdns.ReadASN1Element(&set, casn1.SET) {
+			return nil, errors.New("unreadable directory name")
+		}
+		var b cryptobyte.Builder
+		b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(set) })
+		one, err := b.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		var attributes []string
+		if err := eachAttribute(one, func(a *attribute) {
+			var value string
+			if isText(a.tag) {
+				value = strings.ToLower(strings.Join(strings.Fields(a.text()), " "))
+			} else {
+				value = fmt.Sprintf("#%02x%x", uint8(a.tag), a.value)
+			}
+			attributes = append(attributes, fmt.Sprintf("%v=%q", a.id, value))
+		}, func() {}); err != nil {
+			return nil, err
+		}
+		slices.Sort(attributes)
+		out = append(out, strings.Join(attributes, "+"))
+	}
+	return out, nil
 }

@@ -31,6 +31,7 @@ change holds for the next device that asks.
   expired_ek_certificate: accept  # or ask, refuse
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
+  ek_kinds: {IFX: [L-2]}          # EKs that bind, by maker; none: without certificate
   measured_boot: report           # or require
   without_tpm: refuse             # or accept: devices that show no TPM at all
   rules:                          # the first that fits decides
@@ -163,9 +164,14 @@ func (a *app) ekListCommand() *cobra.Command {
 While there is one, a TPM that is not on it is refused (or as unlisted_ek says).
 
 CSV: columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or serial (of
-the EK certificate), both hexadecimal, and note. JSON: an array of such objects.
-A hash also vouches for a TPM that has no certificate, or one of a maker that
-the hub does not know; a serial number does not.`,
+the EK certificate), both hexadecimal, note, and certificate. JSON: an array of
+such objects. A line with ek_sha256 on an owner's list approves that EK, also
+when the TPM comes without an EK certificate or with one of an unknown maker. A
+missing certificate may hide an emulator, a maker that is not trusted, or a TPM
+that is revoked or another owner's device: write "required" in the column
+certificate to refuse the TPM without a trusted one. What the hub knows of a
+certificate is judged in any case. A serial number counts only in a certificate
+that leads to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {
@@ -193,12 +199,25 @@ the hub does not know; a serial number does not.`,
 				return err
 			}
 			a.note("%d TPM(s) are expected now, and no others.", len(list))
+			if n := withoutCertificate(list); n > 0 && data == "" {
+				a.note("%d line(s) also approve a TPM that comes without an EK certificate; 'required' in the column certificate demands one.", n)
+			}
 			return nil
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", hubsData)
 	c.Flags().BoolVar(&remove, "remove", false, "remove the list: any TPM is expected")
 	return c
+}
+
+// withoutCertificate counts the lines that approve an EK without a certificate.
+func withoutCertificate(list []store.ListedEK) (n int) {
+	for _, l := range list {
+		if l.Key != nil && !l.CertificateRequired {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *app) printEKList(ctx context.Context, lists ekLists) error {
@@ -213,9 +232,9 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 		a.note("There is no list: any TPM that the policy lets in is expected.")
 		return nil
 	}
-	a.printf("ek_sha256,serial,note\n")
+	a.printf("ek_sha256,serial,note,certificate\n")
 	for _, l := range list {
-		a.printf("%s,%s,%q\n", l.EK, l.Serial, l.Note)
+		a.printf("%s,%s,%q,%s\n", l.EK, l.Serial, l.Note, l.Certificate)
 	}
 	return nil
 }

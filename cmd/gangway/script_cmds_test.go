@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
@@ -42,7 +45,8 @@ func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // maker makes a maker's certificates in a folder, and a TPM's EK certificate
-// beside it, DIR-ek.crt: maker DIR. The SHA-256 of its root and its intermediate are in $ROOT and $LINK.
+// beside it, DIR-ek.crt, and one of a key that no TPM has by any template,
+// DIR-weak.crt: maker DIR. The SHA-256 of its root and its intermediate are in $ROOT and $LINK.
 func maker(ts *testscript.TestScript, _ bool, args []string) {
 	m, err := fleet.NewMaker(filepath.Base(args[0]), fleet.MakerOptions{})
 	ts.Check(err)
@@ -55,6 +59,13 @@ func maker(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	// As it comes out of an NV index.
 	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
+	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	ts.Check(err)
+	template, err := fleet.EKTemplate(&weak.PublicKey)
+	ts.Check(err)
+	cert, err := m.Sign(template, &weak.PublicKey)
+	ts.Check(err)
+	ts.Check(os.WriteFile(dir+"-weak.crt", cert.Raw, 0o600))
 	ts.Setenv("ROOT", fmt.Sprintf("%x", sha256.Sum256(m.Root.Raw)))
 	ts.Setenv("LINK", fmt.Sprintf("%x", sha256.Sum256(m.Intermediate.Raw)))
 }

@@ -47,7 +47,11 @@ func (a *app) approveCommand() *cobra.Command {
 	return a.decideCommand("approve", "Let a machine in that waits for you",
 		`Approve says that the EK of a machine that waits is a TPM's of yours. Compare its
 SHA-256 with the machine's own first ('gangway-agent status' shows it there). The
-agent goes on by itself. Only the TPM with this EK gets in.`,
+agent goes on by itself. Only the TPM with this EK gets in.
+
+A TPM that comes without an EK certificate may hide what the certificate would
+say: an emulator, a maker that is not trusted, firmware that a rule refuses, or a
+TPM that is revoked or another owner's device. Approve only a machine that you know.`,
 		"Approved. The machine comes aboard when it asks again, within some minutes, and has an id of its own then.")
 }
 

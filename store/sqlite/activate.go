@@ -253,6 +253,13 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	if _, err := c.exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
 	}
+	if n, err := c.exec(proveWithCertificate, k.id); err != nil {
+		return err
+	} else if n == 0 {
+		if _, err := c.exec(proveEK, k.ek[:]); err != nil {
+			return err
+		}
+	}
 	if len(k.iakName) != 0 {
 		if _, err := c.exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
 			return err
@@ -268,7 +275,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 			}
 		}
 	}
-	return appendEvent(c, store.Event{
+	if err := appendEvent(c, store.Event{
 		Time:   a.Now,
 		Kind:   "device.activated",
 		Owner:  k.owner,
@@ -277,7 +284,10 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Addr:   a.Addr,
 		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + ".",
-	})
+	}); err != nil {
+		return err
+	}
+	return k.linkChips(c, a)
 }
 
 // createDevice gives the device the proposed nick, or that nick with the

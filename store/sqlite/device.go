@@ -158,7 +158,7 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if _, err := c.exec(markDeviceDeleted, id); err != nil {
 			return err
 		}
-		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice} {
+		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold} {
 			if _, err := c.exec(of, id); err != nil {
 				return err
 			}

@@ -37,7 +37,7 @@ func stateOf(letter string) (store.EnrolmentState, error) {
 const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
 	ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 	manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
-	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request FROM enrolments `
+	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
 
 var (
 	// The one statement that answers both questions, is there such a request
@@ -47,8 +47,8 @@ var (
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
-		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request)
-		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
 		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
 		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
@@ -59,7 +59,8 @@ var (
 		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
 		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
 		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
-		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request
+		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
+		ek_known = excluded.ek_known, ek_links = excluded.ek_links
 		WHERE state = 'x' OR state = 'p' AND enrolments.expires <= ?`)
 	selectEnrolment = prepared(enrolmentColumns + `WHERE request_hash = ?`)
 	selectByIDevID  = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
@@ -67,7 +68,8 @@ var (
 	// and its owner is nobody's to keep.
 	expireEnrolments = prepared(`UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 		firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
-		ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x''
+		ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
+		ek_known = 0, ek_links = x''
 		WHERE id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
 
@@ -84,13 +86,16 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
 			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
 			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, e.IAKPublic, e.EKCertificate,
-			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, micro(now))
+			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, flag(e.EKKnown), e.EKLinks, micro(now))
 		if err != nil {
 			return existsOr(err)
 		}
 		if changed != 0 {
 			result = e
-			return nil
+			if !e.EKKnown {
+				return nil
+			}
+			return keepCertificate(c, store.KeptCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
 		}
 		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
 		return err
@@ -154,6 +159,8 @@ func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, e
 	e.IDevIDCert = r.blob()
 	e.Verdict = r.blob()
 	e.Request = r.blob()
+	e.EKKnown = r.bool()
+	e.EKLinks = r.blob()
 	return e, nil
 }
 

@@ -13,11 +13,11 @@ var (
 	deletePolicy = prepared(`DELETE FROM policies WHERE owner = ?`)
 
 	deleteEKList = prepared(`DELETE FROM ek_lists WHERE owner = ?`)
-	insertEK     = prepared(`INSERT INTO ek_lists (owner, key, note) VALUES (?, ?, ?)
-		ON CONFLICT (owner, key) DO UPDATE SET note = excluded.note`)
-	selectEKList = prepared(`SELECT key, note FROM ek_lists WHERE owner = ?`)
+	insertEK     = prepared(`INSERT INTO ek_lists (owner, key, note, certificate_required) VALUES (?, ?, ?, ?)
+		ON CONFLICT (owner, key) DO UPDATE SET note = excluded.note, certificate_required = excluded.certificate_required`)
+	selectEKList = prepared(`SELECT key, note, certificate_required FROM ek_lists WHERE owner = ?`)
 	anyEK        = prepared(`SELECT 1 FROM ek_lists WHERE owner = ? LIMIT 1`)
-	findEK       = prepared(`SELECT note FROM ek_lists WHERE owner = ? AND key = ?`)
+	findEK       = prepared(`SELECT note, certificate_required FROM ek_lists WHERE owner = ? AND key = ?`)
 )
 
 // Policy implements store.Store.
@@ -67,7 +67,7 @@ func (s *Store) PutEKList(ctx context.Context, owner string, list []store.Listed
 			if l.Key != nil {
 				key = ekKey(*l.Key)
 			}
-			if _, err := c.exec(insertEK, owner, key, l.Note); err != nil {
+			if _, err := c.exec(insertEK, owner, key, l.Note, flag(l.CertificateRequired)); err != nil {
 				return err
 			}
 		}
@@ -80,7 +80,7 @@ func (s *Store) EKList(ctx context.Context, owner string) (list []store.ListedEK
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectEKList, func(r row) (bool, error) {
 			key := r.blob()
-			l := store.ListedEK{Note: r.text()}
+			l := store.ListedEK{Note: r.text(), CertificateRequired: r.bool()}
 			if key[0] == 'k' {
 				h := store.Hash(key[1:])
 				l.Key = &h
@@ -100,12 +100,12 @@ func (s *Store) FindEK(ctx context.Context, owner string, ek store.Hash, cert []
 		l = store.Listing{}
 		r, ok, err := c.one(findEK, owner, ekKey(ek))
 		if err == nil && ok {
-			l.Kept, l.ByKey, l.Note = true, true, r.text()
+			l = store.Listing{Kept: true, ByKey: true, Note: r.text(), CertificateRequired: r.bool()}
 			return nil
 		}
 		if err == nil && cert != nil {
 			if r, ok, err = c.one(findEK, owner, serialKey(cert)); err == nil && ok {
-				l.Kept, l.BySerial, l.Note = true, true, r.text()
+				l = store.Listing{Kept: true, BySerial: true, Note: r.text(), CertificateRequired: r.bool()}
 				return nil
 			}
 		}

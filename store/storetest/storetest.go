@@ -37,6 +37,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Deletion", deletionTests},
 		{"IssuedAIKs", issuedTests},
 		{"Waiting", waitingTests},
+		{"EKCertificates", ekCertificateTests},
+		{"Chips", chipTests},
 		{"Desk", deskTests},
 		{"Boots", bootTests},
 		{"Trails", trailTests},

@@ -214,13 +214,13 @@ func ekLists(f *fixture) {
 	}
 	find(f.owner.ID, key, serial, store.Listing{})
 	before := f.version()
-	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8"}}
+	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
 		f.Fatal("the settings' version has not grown")
 	}
 	find(f.owner.ID, key, nil, store.Listing{Kept: true, ByKey: true, Note: "pallet 7"})
-	find(f.owner.ID, other, serial, store.Listing{Kept: true, BySerial: true, Note: "pallet 8"})
+	find(f.owner.ID, other, serial, store.Listing{Kept: true, BySerial: true, Note: "pallet 8", CertificateRequired: true})
 	find(f.owner.ID, other, []byte{0x12}, store.Listing{Kept: true})
 	find(f.owner.ID, other, nil, store.Listing{Kept: true})
 	find(f.other.ID, key, serial, store.Listing{})
@@ -229,6 +229,11 @@ func ekLists(f *fixture) {
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "list", len(got), 2)
+	for _, l := range got {
+		if l.CertificateRequired != (l.Key == nil) {
+			f.Fatalf("%+v", l)
+		}
+	}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
 	find(f.owner.ID, key, serial, store.Listing{})
 }

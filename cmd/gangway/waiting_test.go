@@ -1,0 +1,46 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"gangway/fleet"
+)
+
+// An owner who looks at a machine without an EK certificate, or approves it,
+// reads what the missing certificate may hide.
+func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
+	var seen *fleet.Device
+	h, run := onboarded(t, func(d *fleet.Device) { seen = d })
+	bare, err := seen.WithoutCertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := h.Token(t, h.Owner, nil)
+	client, err := fleet.NewHub(tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := bare.Request(tok, fleet.RequestChange{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := client.Post(t.Context(), "/onboard", bytes.NewReader(body)); err != nil || a.Status != 202 {
+		t.Fatal(a, err)
+	}
+	out, _, err := run("", "device", "ls")
+	if err != nil || !strings.Contains(out, "ek-certificate-none") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	list, err := h.Store.WaitingDevices(t.Context(), h.Owner.ID, h.Now(), 10)
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	for _, command := range []string{"show", "approve"} {
+		out, _, err := run("", "device", command, list[0].DeviceID)
+		if err != nil || !strings.Contains(out, "may have been left out because it names an emulator, a maker that this hub distrusts") {
+			t.Errorf("%s: %v: %s", command, err, out)
+		}
+	}
+}

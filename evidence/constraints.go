@@ -1,0 +1,292 @@
+package evidence
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"gangway/tcg"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// constraintError says which constraint of a CA certificate a chain breaks. The
+// chain leads to a root that is trusted, for other purposes than this one.
+type constraintError struct{ reason string }
+
+func (e *constraintError) Error() string { return e.reason }
+
+func breaks(c *x509.Certificate, format string, a ...any) error {
+	return &constraintError{fmt.Sprintf("The CA %q ", c.Subject) + fmt.Sprintf(format, a...)}
+}
+
+var (
+	oidKeyUsage        = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSubjectAltName  = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+	oidEmailAddress    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
+)
+
+// chainMayIssue checks what the CAs of a chain, the EK certificate's issuer
+// first, allow below them: path lengths (RFC 5280, 4.2.1.9), what certificates
+// are for (extended key usage, where one is said, nests), and the names of the
+// CAs (4.2.1.10). The EK certificate's own names are checked by namesHold.
+func chainMayIssue(chain []*x509.Certificate) error {
+	below := 0 // CA certificates, without those that a CA issued to itself
+	for i, c := range chain {
+		if err := mayIssue(c); err != nil {
+			return err
+		}
+		if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
+			return breaks(c, "allows %d CA certificates below it, and there are %d.", c.MaxPathLen, below)
+		}
+		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) &&
+			!slices.ContainsFunc(c.UnknownExtKeyUsage, tcg.OIDEKCertificate.Equal) {
+			return breaks(c, "is for other certificates than those of endorsement keys, by its extended key usage.")
+		}
+		selfIssued := bytes.Equal(c.RawSubject, c.RawIssuer)
+		if !selfIssued {
+			below++
+			if err := namesHold(c, chain[i+1:]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// namesHold checks the names of a certificate against the name constraints of
+// the CAs above it.
+func namesHold(c *x509.Certificate, above []*x509.Certificate) error {
+	var names []generalName
+	for _, ca := range above {
+		limits, critical, err := nameConstraints(ca)
+		if err != nil {
+			return breaks(ca, "has name constraints that cannot be read.")
+		}
+		if limits == nil {
+			continue
+		}
+		if names == nil {
+			if names, err = namesOf(c); err != nil {
+				return breaks(ca, "constrains names, and those of a certificate below it cannot be read.")
+			}
+		}
+		for _, n := range names {
+			if !limits.allow(n, critical) {
+				return breaks(ca, "does not allow the name %s below it.", n)
+			}
+		}
+	}
+	return nil
+}
+
+// generalName is a GeneralName (RFC 5280, 4.2.1.6): its tag and its content.
+// That of a directoryName is a DER Name.
+type generalName struct {
+	tag     uint8
+	content []byte
+}
+
+// Tags of GeneralName.
+const (
+	tagEmail     = 1
+	tagDNS       = 2
+	tagDirectory = 4
+	tagURI       = 6
+	tagIP        = 7
+)
+
+func (n generalName) String() string {
+	switch n.tag {
+	case tagEmail, tagDNS, tagURI:
+		return fmt.Sprintf("%q", tcg.Printable(string(n.content)))
+	case tagDirectory:
+		return "in its subject or its directory names"
+	}
+	return fmt.Sprintf("of type %d", n.tag)
+}
+
+// namesOf lists a certificate's names: its subject unless it is empty, its
+// subject alternative names, and the subject's e-mail addresses.
+func namesOf(c *x509.Certificate) (names []generalName, err error) {
+	if len(c.RawSubject) > 2 {
+		names = append(names, generalName{tagDirectory, c.RawSubject})
+	}
+	for _, a := range c.Subject.Names {
+		if text, ok := a.Value.(string); ok && a.Type.Equal(oidEmailAddress) {
+			names = append(names, generalName{tagEmail, []byte(text)})
+		}
+	}
+	for _, e := range c.Extensions {
+		if !e.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		s := cryptobyte.String(e.Value)
+		var list cryptobyte.String
+		if !s.ReadASN1(&list, casn1.SEQUENCE) || !s.Empty() {
+			return nil, errNames
+		}
+		for !list.Empty() {
+			n, ok := readGeneralName(&list)
+			if !ok {
+				return nil, errNames
+			}
+			names = append(names, n)
+		}
+	}
+	return names, nil
+}
+
+var errNames = errors.New("evidence: unreadable names")
+
+func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
+	var content cryptobyte.String
+	var tag casn1.Tag
+	if !s.ReadAnyASN1(&content, &tag) {
+		return n, false
+	}
+	return generalName{uint8(tag) & 0x1F, content}, uint8(tag)&0xC0 == 0x80
+}
+
+// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly marks the forms
+// of which a subtree has bounds that the RFC does not use.
+type constraints struct {
+	permitted, excluded []generalName
+	partly              map[uint8]bool
+}
+
+// nameConstraints reads a CA's; nil where it has none.
+func nameConstraints(ca *x509.Certificate) (*constraints, bool, error) {
+	for _, e := range ca.Extensions {
+		if !e.Id.Equal(oidNameConstraints) {
+			continue
+		}
+		s := cryptobyte.String(e.Value)
+		var list cryptobyte.String
+		if !s.ReadASN1(&list, casn1.SEQUENCE) || !s.Empty() {
+			return nil, e.Critical, errNames
+		}
+		limits := &constraints{partly: make(map[uint8]bool)}
+		for tag, to := range map[uint8]*[]generalName{0: &limits.permitted, 1: &limits.excluded} {
+			rest := list
+			for !rest.Empty() {
+				var trees cryptobyte.String
+				var got casn1.Tag
+				if !rest.ReadAnyASN1(&trees, &got) {
+					return nil, e.Critical, errNames
+				}
+				if got != casn1.Tag(tag).ContextSpecific().Constructed() {
+					continue
+				}
+				if err := limits.read(trees, to); err != nil {
+					return nil, e.Critical, err
+				}
+			}
+		}
+		return limits, e.Critical, nil
+	}
+	return nil, false, nil
+}
+
+func (l *constraints) read(trees cryptobyte.String, to *[]generalName) error {
+	for !trees.Empty() {
+		var tree cryptobyte.String
+		if !trees.ReadASN1(&tree, casn1.SEQUENCE) {
+			return errNames
+		}
+		base, ok := readGeneralName(&tree)
+		if !ok {
+			return errNames
+		}
+		if !tree.Empty() {
+			l.partly[base.tag] = true
+		}
+		*to = append(*to, base)
+	}
+	return nil
+}
+
+// allow reports whether a name is allowed: in no excluded subtree, and, where
+// there are permitted ones of its form, in one of them. A form that is not
+// understood here is not allowed where the constraint is critical.
+func (l *constraints) allow(n generalName, critical bool) bool {
+	limited := false
+	for _, base := range l.excluded {
+		if base.tag != n.tag {
+			continue
+		}
+		inside, known := n.within(base)
+		if !known || l.partly[n.tag] {
+			return !critical
+		}
+		if inside {
+			return false
+		}
+	}
+	for _, base := range l.permitted {
+		if base.tag != n.tag {
+			continue
+		}
+		limited = true
+		inside, known := n.within(base)
+		if !known || l.partly[n.tag] {
+			return !critical
+		}
+		if inside {
+			return true
+		}
+	}
+	return !limited
+}
+
+// within reports whether a name is in the subtree of base, a name of the same
+// form; known is false for forms that are not understood.
+func (n generalName) within(base generalName) (inside, known bool) {
+	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
+	switch n.tag {
+	case tagDirectory:
+		return tcg.WithinName(n.content, base.content), true
+	case tagDNS:
+		return limit == "" || name == limit || strings.HasSuffix(name, "."+strings.TrimPrefix(limit, ".")), true
+	case tagEmail:
+		_, host, _ := strings.Cut(name, "@")
+		if strings.Contains(limit, "@") {
+			return name == limit, true
+		}
+		return hostWithin(host, limit), true
+	case tagURI:
+		u, err := url.Parse(name)
+		if err != nil || u.Hostname() == "" {
+			return false, false
+		}
+		return hostWithin(u.Hostname(), limit), true
+	case tagIP:
+		ip, net := n.content, base.content
+		if len(net) != 2*len(ip) {
+			return false, len(net) == 8 || len(net) == 32
+		}
+		for i := range ip {
+			if ip[i]&net[len(ip)+i] != net[i]&net[len(ip)+i] {
+				return false, true
+			}
+		}
+		return true, true
+	}
+	return false, false
+}
+
+// hostWithin: a limit with a dot in front is of hosts in a domain, another one
+// of that host.
+func hostWithin(host, limit string) bool {
+	if strings.HasPrefix(limit, ".") {
+		return strings.HasSuffix(host, limit)
+	}
+	return host == limit
+}

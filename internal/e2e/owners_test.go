@@ -1,0 +1,63 @@
+package e2e_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"gangway/agent"
+	"gangway/evidence"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	hubside "gangway/onboard"
+	"gangway/store"
+)
+
+// One real TPM with certificates of two EKs, and two owners: the policy says
+// which of the EKs bind. Where it allows both, nothing in the TPM links them
+// (docs/security.md, "Known limits").
+func TestTwoOwnersOfOneTPM(t *testing.T) {
+	tpm := newTPM(t, swtpm.P384) // RSA 2048 (L-1) and P-384 (H-3)
+	h := newHub(t, tpm)
+	mallory := h.Account(t, "mallory")
+	try := func(who store.Account, ek, key string) string {
+		t.Helper()
+		_, err := onboardWith(t, agent.Config{Token: h.Token(t, who, nil), TPM: tpm.Address(), StateDir: t.TempDir(), EK: ek, Key: key})
+		var refused *agent.Refused
+		switch {
+		case err == nil:
+			return ""
+		case errors.As(err, &refused):
+			return refused.Code
+		}
+		t.Fatal(err)
+		return ""
+	}
+	want := func(when, got, code string) {
+		t.Helper()
+		if got != code {
+			t.Errorf("%s: %q, want %q", when, got, code)
+		}
+	}
+	h.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {swtpm: [L-1]}\n")
+	want("the first owner", try(h.Owner, "L-1", "P-256"), "")
+	want("the other EK, which the policy does not allow", try(mallory, "H-3", "P-384"), evidence.CodeKind)
+	want("the same EK", try(mallory, "L-1", "P-256"), hubside.CodeOtherOwner)
+	// Both kinds may bind by default.
+	h.Policy(t, store.HubWide, hubtest.LabPolicy)
+	want("the other EK with the same IAK", try(mallory, "H-3", "P-256"), hubside.CodeOtherEK)
+	events, err := h.Store.Events(t.Context(), store.EventFilter{Owner: h.Owner.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, e := range events {
+		if e.Kind == "device.other-owner-tried" {
+			told = append(told, e.Code)
+		}
+	}
+	if strings.Join(told, " ") != hubside.CodeOtherEK+" "+hubside.CodeOtherOwner {
+		t.Errorf("the first owner was told %q", told)
+	}
+	want("the other EK with another IAK", try(mallory, "H-3", "P-384"), "")
+}
