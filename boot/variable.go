@@ -29,7 +29,7 @@ func parseVariable(data []byte) (v variable, ok bool) {
 	copy(v.owner[:], data)
 	units, size := le.Uint64(data[16:]), le.Uint64(data[24:])
 	rest := uint64(len(data) - head)
-	if units > 256 || 2*units > rest || size != rest-2*units {
+	if units < 1 || units > 256 || 2*units > rest || size != rest-2*units {
 		return v, false
 	}
 	name := make([]uint16, units)
