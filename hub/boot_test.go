@@ -172,8 +172,9 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	defer second.Close()
 	lie("another connection's nonce", boot.CodeNonce, report(t, s.victim, challenge(t, second).Nonce, usual, 2), c)
 	lie("no nonce", boot.CodeNonce, report(t, s.victim, make([]byte, 32), usual, 2), c)
-	if v := want[hub.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.State != "matches" || len(v.History) != 1 {
-		t.Errorf("a lie was kept: %+v", v)
+	v := want[hub.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200)
+	if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != boot.CodeNonce || len(v.History) != 1 {
+		t.Errorf("a lie was kept, or is not told: %+v", v)
 	}
 }
 
