@@ -77,7 +77,7 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 		if text, err := readReport(path); err == nil {
 			m[key] = text
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			a.cfg.Log.Warn("report", "file", path, "err", err)
+			a.sayOnce("file "+path, "report", "The file %s is not reported: %v.", path, err)
 		}
 	}
 	if follower != nil {
