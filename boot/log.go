@@ -34,7 +34,7 @@ const (
 type logEvent struct {
 	pcr    uint32
 	kind   uint32 // no digest covers it: it decides only that EV_NO_ACTION extends nothing
-	digest []byte // of the quoted bank; nil: the event has none
+	digest []byte // of the quoted bank; nil: the event has none, and extends nothing in it
 	data   []byte
 }
 
@@ -220,8 +220,11 @@ func readEvents(raw []byte, at int, bank tcg.AlgID, algs []algSize, read func(b 
 			l.state, l.why = LogPart, fmt.Sprintf("The event log cannot be read behind event %d, %d of its %d bytes: %v.", len(l.events), at, len(raw), err)
 			break
 		}
-		l.events = append(l.events, e)
 		at += size
+		if e.pcr == 0 && e.kind == 0 && e.digest == nil && len(e.data) == 0 {
+			continue // zeros between two parts of a log
+		}
+		l.events = append(l.events, e)
 	}
 	return l
 }

@@ -16,15 +16,13 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	m.LogState, m.LogWhy = l.state, l.why
 	for pcr, value := range e.PCRs {
 		var events []logEvent
-		known := true // each of the events has a digest of the bank
 		for _, x := range l.events {
-			if x.kind != evNoAction && x.pcr == uint32(pcr) {
+			if x.kind != evNoAction && x.pcr == uint32(pcr) && len(x.digest) == bank.Size() {
 				events = append(events, x)
-				known = known && len(x.digest) == bank.Size()
 			}
 		}
 		start, events, more, ok := explain(pcr, value, events, bank)
-		if !ok || !known {
+		if !ok {
 			m.Unexplained = append(m.Unexplained, pcr)
 			continue
 		}
