@@ -37,7 +37,7 @@ func (a *Agent) eventLog() []byte {
 	if path == "" {
 		path = EventLogPath
 	}
-	log, err := readEventLog(path)
+	log, err := readRegular(path, maxEventLog)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware to read at %s; only the PCRs are shown to the hub.", path)
@@ -51,8 +51,9 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-func readEventLog(path string) ([]byte, error) {
-	// A pipe in its place must not make anyone wait.
+// readRegular reads a regular file of at most limit bytes. A pipe in its place
+// must not make anyone wait.
+func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -63,14 +64,14 @@ func readEventLog(path string) ([]byte, error) {
 	} else if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", path)
 	}
-	log, err := io.ReadAll(io.LimitReader(f, maxEventLog+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(log) > maxEventLog {
-		return nil, fmt.Errorf("%s has more than %d bytes", path, maxEventLog)
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
 	}
-	return log, nil
+	return b, nil
 }
 
 // measure shows the hub what was booted: a quote of the PCRs over the hub's

@@ -199,3 +199,35 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 		})
 	}
 }
+
+// A file that is reported is optional as well.
+func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, content := range map[string][]byte{"good": []byte("text"), "large": make([]byte, maxReportFile+1), "bytes": {0xFF, 0xFE}} {
+		if err := os.WriteFile(path(name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(path("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Step) { said = append(said, s.Detail) },
+		ReportFiles: map[string]string{"good": path("good"), "large": path("large"), "bytes": path("bytes"), "pipe": path("pipe"), "none": path("none")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for range 2 {
+		m := a.meta(&session{h: &hub{url: "https://hub.example"}}, nil)
+		for name := range a.cfg.ReportFiles {
+			if text, ok := m[name]; ok != (name == "good") || ok && text != "text" {
+				t.Errorf("%s is reported as %v", name, text)
+			}
+		}
+	}
+	if len(said) != 3 { // each once, and nothing of the one that is not there
+		t.Errorf("it said %q", said)
+	}
+}
