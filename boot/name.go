@@ -12,6 +12,9 @@ import (
 	"unicode/utf16"
 
 	"gangway/tcg"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 const secureBootPCR = 7
@@ -91,6 +94,8 @@ func (n *namer) afterLog(word string) Event {
 	switch {
 	case word == osSeparator:
 		e.What = whatSeparator
+	case word == nvSeparator:
+		e.What = "systemd's nvpcr-separator"
 	case n.pcr == exitPCR:
 		e.What = fmt.Sprintf("the firmware's step %q", word)
 	}
@@ -180,7 +185,7 @@ func (n *namer) variable(out *Event, v variable) {
 		name = strconv.QuoteToASCII(name) // it may look like another
 	}
 	switch {
-	case n.pcr == secureBootPCR && n.separated:
+	case n.pcr == secureBootPCR && (n.separated || v.owner == imageSecurity && isSignature(v.value)):
 		out.What = whatAuthority + name
 	case n.pcr == secureBootPCR:
 		out.What = whatSecureBoot + name
@@ -195,6 +200,20 @@ func (n *namer) variable(out *Event, v variable) {
 			out.Text = menuText(out.What, v.value)
 		}
 	}
+}
+
+// isSignature reports whether a value is one entry of a signature database
+// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate), as firmware measures
+// it when the entry has allowed an image: for a driver in an option ROM that is
+// before the separator. The database itself is a list of such lists.
+func isSignature(value []byte) bool {
+	const owner = 16
+	if len(value) <= owner {
+		return false
+	}
+	rest := cryptobyte.String(value[owner:])
+	var certificate cryptobyte.String
+	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
 // menu names a variable of the boot menu of which only the value was measured.
@@ -235,7 +254,7 @@ func (n *namer) data(out *Event, data []byte) {
 		out.What, out.Text = whatCommandLine, whole(data)
 	case n.pcr == 5 && bytes.HasPrefix(data, []byte("EFI PART")):
 		out.What = "the disk's partition table"
-	case printable && n.pcr < firmwarePCRs && slices.Contains(steps, text):
+	case printable && n.pcr < firmwarePCRs && isStep(text):
 		out.What, out.Text = fmt.Sprintf("the firmware's step %q", text), text
 	case n.pcr == 4 && !printable:
 		out.What = n.image()
@@ -250,8 +269,12 @@ func (n *namer) data(out *Event, data []byte) {
 // PC Client Platform Firmware Profile, 10.4.4).
 var steps = []string{
 	"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option",
-	exitInvoked, exitSucceeded, exitFailed,
+	exitInvoked, exitSucceeded, exitFailed, "Start Option ROM Scan",
 	"UEFI Debug Mode", "DMA Protection Disabled", "Entering ROM Based Setup", "Calling INT 19h", "Returned INT 19h", "Return via INT 18h",
+}
+
+func isStep(text string) bool {
+	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
 // opaque names what only a digest is known of: by its PCR, its place, and the
@@ -383,7 +406,7 @@ func secureBoot(events []Event) string {
 				return notTold
 			}
 			seen = append(seen, e.What)
-		case strings.HasPrefix(e.What, "another owner's variable "), strings.HasPrefix(e.What, "the firmware's step "):
+		case strings.HasPrefix(e.What, "another owner's variable "), strings.HasPrefix(e.What, whatAuthority), strings.HasPrefix(e.What, "the firmware's step "):
 		default:
 			return notTold
 		}

@@ -129,6 +129,11 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 		{"usual", values, whole, boot.LogWhole, "", nil, "on"},
 		{"systemd 261", func(l eventlog.Log) [][]byte { return osSeparated(l.PCRs()) }, whole, boot.LogWhole, "", nil, "on"},
 		{"systemd 261 after kexec", func(l eventlog.Log) [][]byte { return osSeparated(osSeparated(l.PCRs())) }, whole, boot.LogWhole, "", nil, "on"},
+		{"systemd 261 with its separator of PCR 9", func(l eventlog.Log) [][]byte {
+			pcrs := osSeparated(l.PCRs())
+			pcrs[9] = extend(pcrs[9], "nvpcr-separator")
+			return pcrs
+		}, whole, boot.LogWhole, "", nil, "on"},
 		{"locality 3", begun(3, ""), says(17, 3), boot.LogWhole, "", nil, "on"},
 		{"locality 3 in an entry of 20 bytes", begun(3, ""), says(20, 3), boot.LogWhole, "", nil, "on"},
 		{"locality 3 in an entry of 50 bytes", begun(3, ""), says(50, 3), boot.LogWhole, "", nil, "on"},
@@ -346,6 +351,14 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 		if m := measurement(t, real.PCRs(), l.Bytes()); m.SecureBoot == "on" {
 			t.Errorf("%s: Secure Boot is on", name)
 		}
+	}
+	// A driver in an option ROM that an entry of db allowed is measured before the
+	// separator, under the name of db: that is another thing than db.
+	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
+	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
+	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
+	if m := measurement(t, rom.PCRs(), rom.Bytes()); m.SecureBoot != "on" {
+		t.Errorf("with a driver that was allowed before the separator Secure Boot is %s", m.SecureBoot)
 	}
 	// Each variable once, and nothing unknown before the separator.
 	db := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("db", []byte("keys"))}

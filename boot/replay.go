@@ -119,8 +119,8 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 // What is known to be extended after the log has ended, as the hashes of words:
 //   - by firmware, into PCR 5, when a kernel takes over: kernels before Linux 5.2
 //     have no log of it (UEFI 38.3, the final events table);
-//   - by systemd (systemd-pcrextend), a separator from version 261 on, and the
-//     phases of a boot of a unified kernel image.
+//   - by systemd (systemd-pcrextend), a separator from version 261 on, one in
+//     PCR 9 from 259 on, and the phases of a boot of a unified kernel image.
 //
 // maxSeparators counts starts by kexec, after which the PCRs go on.
 const (
@@ -129,6 +129,8 @@ const (
 	exitFailed    = "Exit Boot Services Returned with Failure"
 	exitPCR       = 5
 	osSeparator   = "os-separator"
+	nvSeparator   = "nvpcr-separator"
+	nvPCR         = 9
 	maxSeparators = 4
 	phasePCR      = 11
 )
@@ -149,13 +151,20 @@ func afterLog(pcr int) (all [][]string) {
 		}
 		return all
 	}
-	all = separatorWords(pcr)
-	if pcr != exitPCR {
-		return all
+	before, after := [][]string{nil}, [][]string{nil} // systemd's separator
+	switch pcr {
+	case exitPCR:
+		before = append(before, []string{exitInvoked}, []string{exitInvoked, exitSucceeded}, []string{exitInvoked, exitFailed, exitInvoked, exitSucceeded})
+	case nvPCR:
+		after = append(after, []string{nvSeparator})
 	}
-	for _, exit := range [][]string{{exitInvoked}, {exitInvoked, exitSucceeded}, {exitInvoked, exitFailed, exitInvoked, exitSucceeded}} {
+	for _, b := range before {
 		for _, separators := range append([][]string{nil}, separatorWords(pcr)...) {
-			all = append(all, slices.Concat(exit, separators))
+			for _, a := range after {
+				if words := slices.Concat(b, separators, a); len(words) > 0 {
+					all = append(all, words)
+				}
+			}
 		}
 	}
 	return all
