@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -94,7 +95,9 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown boo
 		return false, ctx.Err()
 	case errors.As(err, &no):
 		a.sayOnce(onMeasure, "boot", "The hub does not take this machine's measurement (%s): %s %s", no.Code, no.Reason, no.Hint)
-		a.setBoot("refused")
+		if !no.Temporary() || strings.HasPrefix(no.Code, "boot-") {
+			a.setBoot("refused")
+		}
 		return false, nil
 	case errors.As(err, &failed):
 		a.sayOnce(onMeasure, "boot", "What this machine booted cannot be shown to the hub: %v.", failed.error)

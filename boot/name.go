@@ -126,8 +126,11 @@ func (n *namer) name(e logEvent) Event {
 		out.What = sections[section]
 		return out
 	}
-	v, isVariable := parseVariable(e.data)
 	data, measured := n.measured(e)
+	if !measured {
+		data = e.data
+	}
+	v, isVariable := parseVariable(data)
 	switch {
 	case measured && isVariable:
 		n.variable(&out, v)
@@ -143,16 +146,19 @@ func (n *namer) name(e logEvent) Event {
 }
 
 // measured is what an event measured, where it is the event's data. Old versions
-// of systemd-boot leave the last byte of a text, a zero, out of the log.
+// of systemd-boot leave the last byte of a text, a zero, out of the log; firmware
+// whose entries have one size fills them up with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
 	}
 	if len(e.data)%2 == 1 {
-		whole := append(slices.Clone(e.data), 0)
-		return whole, isDigestOf(e, whole, n.bank)
+		if whole := append(slices.Clone(e.data), 0); isDigestOf(e, whole, n.bank) {
+			return whole, true
+		}
 	}
-	return nil, false
+	trimmed := bytes.TrimRight(e.data, "\x00")
+	return trimmed, len(trimmed) > 0 && isDigestOf(e, trimmed, n.bank)
 }
 
 func (n *namer) separator(e logEvent) (what string, ok bool) {

@@ -410,6 +410,28 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
+// Firmware whose log has entries of one size fills them up with zeros: what was
+// measured is told all the same.
+func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
+	usual := eventlog.Boot(true, "linux 1", "quiet")
+	filled := slices.Clone(usual)
+	for i, e := range filled {
+		if e.PCR > 7 || e.PCR == 4 && e.Type == eventlog.EFIBootApplication {
+			continue
+		}
+		filled[i].Digest = sum(e.Data)
+		filled[i].Data = append(slices.Clone(e.Data), make([]byte, 64-len(e.Data)%64)...)
+	}
+	m := measurement(t, usual.PCRs(), filled.Bytes())
+	named := map[string]bool{}
+	for _, e := range m.Events {
+		named[e.What] = true
+	}
+	if len(m.Unexplained) > 0 || !named["the separator in PCR 7"] || !named["the firmware's step \"Calling EFI Application from Boot Option\""] {
+		t.Errorf("unexplained %v, %v", m.Unexplained, named)
+	}
+}
+
 // Firmware that hashes the values of the boot menu's variables, and not their
 // names: the names may lie, the order of the measurements does not.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
