@@ -382,6 +382,7 @@ func (m *Measurement) crossName() {
 	for i := range m.Events {
 		if e := &m.Events[i]; e.PCR == 9 && lines[e.Digest] != "" {
 			e.What, e.Text, e.Label = whatCommandLine, lines[e.Digest], ""
+			delete(lines, e.Digest) // once: a log makes no measurement much larger than itself
 		}
 	}
 }

@@ -410,6 +410,27 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
+// The kernel's stub measures into PCR 9 what the boot manager measured into PCR
+// 12: it is named by its digest, once, so that many such events of a few bytes
+// make no measurement of many megabytes.
+func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
+	line := eventlog.UTF16(strings.Repeat("x", 1000))
+	l := append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: line})
+	for range 1000 {
+		l = append(l, eventlog.Event{PCR: 9, Type: eventlog.IPL, Digest: sum(line)})
+	}
+	m := measurement(t, l.PCRs(), l.Bytes())
+	told := 0
+	for _, e := range m.Events {
+		if e.PCR == 9 && e.What == "the kernel command line" && len(e.Text) == 1000 {
+			told++
+		}
+	}
+	if len(m.Unexplained) > 0 || told != 1 {
+		t.Errorf("it is told %d times, unexplained %v", told, m.Unexplained)
+	}
+}
+
 // Firmware whose log has entries of one size fills them up with zeros: what was
 // measured is told all the same.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
