@@ -125,27 +125,32 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	stop()
 }
 
+// bootedMachine is a machine aboard whose firmware measured a boot and logged it.
+func bootedMachine(t *testing.T, l eventlog.Log) (tpm *swtpm.TPM, h *hubtest.Hub, s *agent.State, cfg agent.Config) {
+	t.Helper()
+	tpm = newTPM(t, swtpm.P384)
+	h = newHub(t, tpm)
+	dir := t.TempDir()
+	cfg = agent.Config{TPM: tpm.Address(), StateDir: filepath.Join(dir, "state"), EventLog: filepath.Join(dir, "log")}
+	if err := l.Extend(tpm.ExtendPCR); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cfg.EventLog, l.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tpm, h, s, cfg
+}
+
 // The log of another boot beside a real TPM's quote says nothing: what changed is
 // told by the values.
 func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	t.Parallel()
-	tpm := newTPM(t, swtpm.P384)
-	h := newHub(t, tpm)
+	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
 	ada := signIn(t, h)
-	dir := t.TempDir()
-	logFile := filepath.Join(dir, "log")
-	usual := eventlog.Boot(true, "linux 1", "quiet")
-	if err := usual.Extend(tpm.ExtendPCR); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(logFile, usual.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "state"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := agent.Config{TPM: tpm.Address(), StateDir: filepath.Join(dir, "state"), EventLog: logFile}
 	stop := running(t, cfg)
 	ada.becomes(s.DeviceID, "matches")
 	stop()
@@ -225,23 +230,8 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 // what that is, accepts it, and the device is back.
 func TestOwnerAcceptsTheSeparatorOfSystemdOfARealTPM(t *testing.T) {
 	t.Parallel()
-	tpm := newTPM(t, swtpm.P384)
-	h := newHub(t, tpm)
+	tpm, h, s, cfg := bootedMachine(t, eventlog.Boot(true, "linux 1", "quiet"))
 	ada := signIn(t, h)
-	dir := t.TempDir()
-	state, logFile := filepath.Join(dir, "state"), filepath.Join(dir, "log")
-	usual := eventlog.Boot(true, "linux 1", "quiet")
-	if err := usual.Extend(tpm.ExtendPCR); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(logFile, usual.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := agent.Config{TPM: tpm.Address(), StateDir: state, EventLog: logFile}
 	stop := running(t, cfg)
 	ada.becomes(s.DeviceID, "matches")
 	h.Policy(t, h.Owner.ID, "version: 1\nmeasured_boot: require\n")
