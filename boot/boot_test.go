@@ -278,6 +278,7 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 		unexplained []int
 	}{
 		{eventlog.Boot(true, "linux 1", "quiet").Bytes(), boot.LogWhole, []int{4, 7, 11}},
+		{append([]byte("CCEL8\x00\x00\x00"), make([]byte, 48)...), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
 		{[]byte("no log"), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
 		{make([]byte, 100), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
 		{make([]byte, boot.MaxLog+1), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},

@@ -66,6 +66,9 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	case len(raw) > MaxLog:
 		return &eventLog{state: LogUnreadable, why: fmt.Sprintf("The event log was not read: it has more than %d bytes.", MaxLog)}
 	}
+	if bytes.HasPrefix(raw, []byte("CCEL")) { // the ACPI table that says where the log is
+		return &eventLog{state: LogUnreadable, why: "What was sent is a confidential machine's ACPI table (CCEL), and not an event log."}
+	}
 	algs, at, err := readHeader(raw)
 	if err == nil && algs != nil {
 		l := readEvents(raw, at, bank, algs, readEvent2)
