@@ -28,6 +28,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,7 +108,8 @@ type Agent struct {
 	mu    sync.Mutex // Run does several things at once; guards what follows
 	state State
 
-	logMissing bool // said once that there is no event log
+	said        map[string]string // the last sentence of each kind that is said once
+	logTooLarge bool              // the hub, or what is before it, takes no event log
 }
 
 // New opens the state folder and takes its lock. Close gives it back.
@@ -171,6 +173,22 @@ func (a *Agent) stepTook(name string, took time.Duration, format string, args ..
 	}
 }
 
+// sayOnce says a sentence, unless it was the last about its subject. An empty
+// one says that all is well again, and nothing is printed.
+func (a *Agent) sayOnce(about, name, format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	a.mu.Lock()
+	if a.said == nil {
+		a.said = make(map[string]string)
+	}
+	news := line != a.said[about]
+	a.said[about] = line
+	a.mu.Unlock()
+	if news && line != "" {
+		a.step(name, "%s", line)
+	}
+}
+
 // log keeps a line for the hub.
 func (a *Agent) log(source, line string) {
 	if a.cfg.SendLog {
@@ -199,8 +217,8 @@ func (r *Refused) HTTPStatus() int { return r.Status }
 
 // Temporary reports whether asking again may help.
 func (r *Refused) Temporary() bool {
-	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" {
-		return true // the owner may accept it
+	if strings.HasPrefix(r.Code, "boot-") {
+		return true // the owner may accept it, and another measurement may hold
 	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }

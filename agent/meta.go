@@ -77,7 +77,7 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 		if text, err := readReport(path); err == nil {
 			m[key] = text
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			a.cfg.Log.Warn("report", "file", path, "err", err)
+			a.sayOnce("file "+path, "report", "The file %s is not reported: %v.", path, err)
 		}
 	}
 	if follower != nil {
@@ -92,14 +92,9 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 const maxReportFile = 16 << 10
 
 func readReport(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxReportFile+1))
-	if err == nil && (len(b) > maxReportFile || !utf8.Valid(b)) {
-		err = fmt.Errorf("it is no text, or has more than %d bytes", maxReportFile)
+	b, err := readRegular(path, maxReportFile)
+	if err == nil && !utf8.Valid(b) {
+		err = fmt.Errorf("%s is not a text", path)
 	}
 	return string(b), err
 }

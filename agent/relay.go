@@ -170,17 +170,17 @@ func bootRefusal(resp *http.Response) string {
 }
 
 // inVain reports whether another measurement now would say what the last one did:
-// that the boot does not match. Programs that ask on and on must not keep the TPM
+// that the boot does not match, or that there is nothing to match. Programs that ask on and on must not keep the TPM
 // busy with it.
 func (r *relay) inVain(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
-	return code == codeBootChanged && time.Since(r.measured) < vainPause
+	return code != codeUnmeasured && time.Since(r.measured) < vainPause
 }
 
 const (
-	codeBootChanged = "boot-changed" // of the hub's refusals
-	vainPause       = 30 * time.Second
+	codeUnmeasured = "boot-unmeasured" // of the hub's refusals: only another measurement ends it
+	vainPause      = 30 * time.Second
 )
 
 // admit finds out, once a connection, whether the hub's policy lets the device in
@@ -214,7 +214,8 @@ func (r *relay) measure(ctx context.Context, h *hub) error {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
 	r.measured = time.Now()
-	return r.agent.measure(ctx, h, r.tpm)
+	_, err := r.agent.measure(ctx, h, r.tpm)
+	return err
 }
 
 // watch ends a request that makes no progress.

@@ -56,7 +56,12 @@ func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })
 	}
 	if a.cfg.LogSocket != "" {
-		group.Go(func() error { return a.logs.Listen(ctx, a.cfg.LogSocket) })
+		group.Go(func() error {
+			if err := a.logs.Listen(ctx, a.cfg.LogSocket); err != nil {
+				a.step("logs", "No lines are taken from the socket: %v.", err)
+			}
+			return nil
+		})
 	}
 	if a.cfg.LogReader != nil {
 		// Nothing ends a read of standard input but its end, or the process's.
@@ -110,6 +115,13 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 		// It was deleted in the middle of this request: the next one is told so.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
+	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
+		// What it says of itself is optional; that it is there is not.
+		a.sayOnce(onReport, "report", "The hub does not take what this machine reports of itself (%s): %s %s Only that it is there is reported.", refused.Code, refused.Reason, refused.Hint)
+		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
+	} else if err == nil {
+		a.sayOnce(onReport, "report", "")
+	}
 	if err != nil {
 		return err
 	}
@@ -119,7 +131,7 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 			return err
 		}
 	}
-	var first bool
+	first := false
 	err = a.edit(func(state *State) {
 		first = state.LastSeen.IsZero() || state.Waiting != ""
 		state.Waiting = ""
@@ -128,7 +140,12 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 	if first {
 		a.step("connected", "Connected to %s as %q.", s.h.url, a.state.Nick)
 	}
-	return err
+	if err != nil { // the report was taken all the same
+		a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)
+	} else {
+		a.sayOnce(onState, "state", "")
+	}
+	return nil
 }
 
 // edit changes the state and writes it.
@@ -163,7 +180,7 @@ func dmi(field string) string {
 	if err != nil {
 		return ""
 	}
-	s := strings.TrimSpace(string(b))
+	s := strings.TrimSpace(tcg.Printable(string(b))) // a blank field may be of 0xFF
 	switch strings.ToLower(s) {
 	case "none", "default string", "not specified", "to be filled by o.e.m.", "system serial number", "0":
 		return ""

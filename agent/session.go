@@ -27,6 +27,9 @@ type session struct {
 
 	mu       sync.Mutex
 	measured int64 // connections that there were when the last was measured; 0: none
+
+	remeasureAt time.Time     // when a measurement that failed is tried again; zero: it did not
+	pause       time.Duration // before that
 }
 
 // dial loads the identity key and makes a session. No connection is made yet.
@@ -74,7 +77,7 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	defer s.mu.Unlock()
 	for again := false; ; again = true {
 		measured := s.h.connections.Load()
-		if again || measured != s.measured || measured == 0 {
+		if again || measured != s.measured || measured == 0 || !s.remeasureAt.IsZero() && !time.Now().Before(s.remeasureAt) {
 			if err := s.measure(ctx); err != nil {
 				return nil, err
 			}
@@ -97,16 +100,20 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 	}
 }
 
-// measure shows the hub what was booted. A measurement that the hub refuses is
-// its owner's to look at; what the device may do then is the policy's.
+// measure shows the hub what was booted. One that it did not take is tried again
+// later on the same connection, and on the next one.
 func (s *session) measure(ctx context.Context) error {
-	var no *Refused
-	err := s.a.measure(ctx, s.h, s.tpm)
-	if errors.As(err, &no) && strings.HasPrefix(no.Code, "boot-") {
-		s.a.step("boot", "The hub does not believe this machine's measurement (%s): %s", no.Code, no.Reason)
+	shown, err := s.a.measure(ctx, s.h, s.tpm)
+	if err != nil {
+		return err
+	}
+	if shown {
+		s.remeasureAt, s.pause = time.Time{}, 0
 		return nil
 	}
-	return err
+	s.pause = min(max(2*s.pause, firstRemeasure), lastRemeasure)
+	s.remeasureAt = time.Now().Add(s.pause)
+	return nil
 }
 
 // remeasure measures at the hub's wish.

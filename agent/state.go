@@ -48,7 +48,8 @@ type State struct {
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
-	// Boot is what the hub said of the last measurement: "matches", "changed".
+	// Boot is what the hub said of the last measurement: "matches", "changed",
+	// "nothing-measured"; "refused", or "unmeasured" where the TPM does not quote.
 	Boot string `json:"boot,omitempty"`
 	// Claim is the address that a person opens to take a machine without a join
 	// token, and ClaimWords what they compare there. Neither is a secret.

@@ -1,15 +1,17 @@
 // Package boot judges what a device has booted: a TPM's quote of its PCRs, and
 // the firmware's event log that explains them. It is pure.
 //
-// What counts are the PCRs, which the quote vouches for. The log is the
-// device's word: it is believed where it replays to a quoted PCR, and then
-// only as far as digests go. An event's type and data are not in the digest,
-// so they name what was measured for a person and decide nothing: two boots
-// match when their PCRs do.
+// What counts are the PCRs, which the quote vouches for: two boots match when
+// their PCRs do. The log is the device's word. It is believed where it replays
+// to a quoted PCR, and then only as far as digests go: an event says what its
+// digest, its PCR and its place show. Its type decides nothing, and what else
+// the log says of it is shown as the log's word. A log that does not replay to
+// a PCR says nothing about it.
 package boot
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -22,7 +24,7 @@ import (
 // PCRs is how many are quoted, from PCR 0.
 const PCRs = 16
 
-// MaxLog bounds an event log, in bytes; MaxEvents the events in it.
+// MaxLog bounds what is read of an event log, in bytes; MaxEvents the events.
 const (
 	MaxLog    = 1 << 20
 	MaxEvents = 4096
@@ -35,7 +37,7 @@ type Evidence struct {
 	Signature []byte // TPMT_SIGNATURE of it, by the IAK
 	Bank      tcg.AlgID
 	PCRs      [][]byte // values of PCR 0 to 15
-	Log       []byte   // crypto-agile event log of the firmware; empty: none
+	Log       []byte   // event log of the firmware; empty: none
 }
 
 // Measurement is what was booted, as far as it is verified.
@@ -43,12 +45,17 @@ type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained are PCRs from 8 on that the log does not replay to: the
-	// operating system measures into them too.
+	// Unexplained are the PCRs that the log does not replay to, or all into which
+	// something was measured where there is no log. They are compared by value.
 	Unexplained []int   `json:"unexplained,omitempty"`
-	Log         bool    `json:"log"` // there was a log
+	Log         bool    `json:"log"`                 // there was a log
+	LogState    string  `json:"log-state,omitempty"` // how far it could be read: LogWhole and others; empty in old measurements
+	LogWhy      string  `json:"log-why,omitempty"`   // a sentence on what is wrong with the log, if something is
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on", "off", "not told"
+	// StartupLocality is the locality of TPM2_Startup, as PCR 0 shows it; 4 after
+	// an H-CRTM sequence.
+	StartupLocality int `json:"startup-locality,omitempty"`
 
 	Clock        uint64            `json:"clock"` // ms, as tcg.ClockInfo
 	ClockSafe    bool              `json:"clock-safe"`
@@ -85,9 +92,10 @@ func (m *Measurement) SameBoot(o *Measurement) bool {
 // Event is a measurement of the log in a PCR that the log explains.
 type Event struct {
 	PCR    int    `json:"pcr"`
-	What   string `json:"what"`           // for a person: "the kernel", "Secure Boot variable db"
-	Digest string `json:"digest"`         // hexadecimal
-	Text   string `json:"text,omitempty"` // what was measured, where its digest shows that it was
+	What   string `json:"what"`            // for a person: "the kernel", "Secure Boot variable db"
+	Digest string `json:"digest"`          // hexadecimal
+	Text   string `json:"text,omitempty"`  // what was measured, where its digest shows that it was
+	Label  string `json:"label,omitempty"` // what the log calls it, which no digest covers: the device's word
 }
 
 // Stable codes of refusals.
@@ -97,90 +105,88 @@ const (
 	CodeNonce     = "boot-nonce"
 	CodeSelection = "boot-selection"
 	CodeValues    = "boot-pcr-values"
-	CodeLog       = "boot-log"
 )
 
 func refuse(code, reason string) *evidence.Refusal {
 	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent measures again by itself; if it happens again, look at the machine."}
 }
 
-// Verify checks that the quote is by the IAK over this nonce and these values,
-// and that the log explains PCR 0 to 7. Its error is of type *evidence.Refusal:
-// a device whose evidence does not hold lies, or is broken.
+// Verify checks that the quote is by the IAK over this nonce, these values and
+// this log, and explains the values by the log as far as it goes. Its error is
+// of type *evidence.Refusal: a device whose quote does not hold lies, or is
+// broken. A log is never a reason to refuse: whatever it says, the values are
+// those that the TPM quoted.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
-	q, err := verifyQuote(iak, e)
+	q, bank, err := verifyQuote(iak, e)
 	if err != nil {
 		return nil, err
 	}
 	m := &Measurement{
-		Bank: bankNames[e.Bank], Log: len(e.Log) > 0, SecureBoot: notTold,
+		Bank: bankNames[e.Bank], Log: len(e.Log) > 0,
 		Clock: q.Clock, ClockSafe: q.Safe, ResetCount: q.ResetCount, RestartCount: q.RestartCount,
 		Firmware: evidence.Firmware(q.FirmwareVersion).String(), Version: evidence.Firmware(q.FirmwareVersion),
 	}
 	for _, v := range e.PCRs {
 		m.PCRs = append(m.PCRs, hex.EncodeToString(v))
 	}
-	if !m.Log {
-		for i, v := range e.PCRs {
-			if i >= firstOfTheSystem && !isZero(v) {
-				m.Unexplained = append(m.Unexplained, i)
-			}
-		}
-		return m, nil
-	}
-	return m, m.replay(e)
+	m.replay(e, bank)
+	return m, nil
 }
 
 const notTold = "not told"
 
-// firstOfTheSystem is the first PCR that is not the firmware's alone (PC
-// Client Platform Firmware Profile, 3.3.4).
-const firstOfTheSystem = 8
-
 var bankNames = map[tcg.AlgID]string{tcg.AlgSHA256: "SHA-256", tcg.AlgSHA384: "SHA-384", tcg.AlgSHA512: "SHA-512"}
 
-func isZero(b []byte) bool { return !slices.ContainsFunc(b, func(v byte) bool { return v != 0 }) }
+// hashOf is the hash of a bank by its name.
+func hashOf(bank string) (crypto.Hash, bool) {
+	for alg, name := range bankNames {
+		if h, err := alg.Hash(); err == nil && name == bank {
+			return h, true
+		}
+	}
+	return 0, false
+}
 
-func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, error) {
+func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error) {
 	q, err := tcg.ParseQuote(e.Attest)
 	if err != nil {
-		return nil, refuse(CodeMalformed, fmt.Sprintf("The quote cannot be read: %v.", err))
+		return nil, 0, refuse(CodeMalformed, fmt.Sprintf("The quote cannot be read: %v.", err))
 	}
 	s, err := tcg.ParseSignature(e.Signature)
 	if err != nil {
-		return nil, refuse(CodeMalformed, fmt.Sprintf("The quote's signature cannot be read: %v.", err))
+		return nil, 0, refuse(CodeMalformed, fmt.Sprintf("The quote's signature cannot be read: %v.", err))
 	}
 	name, err := iak.Name()
 	if err != nil {
-		return nil, refuse(CodeMalformed, "The device's attestation key is unusable.")
+		return nil, 0, refuse(CodeMalformed, "The device's attestation key is unusable.")
 	}
 	signer, err := tcg.EndorsementQualifiedName(name)
 	if err != nil || !bytes.Equal(q.QualifiedSigner, signer) || iak.Verify(e.Attest, s) != nil {
-		return nil, refuse(CodeSigner, "The quote is not by the device's attestation key.")
+		return nil, 0, refuse(CodeSigner, "The quote is not by the device's attestation key.")
 	}
 	if !bytes.Equal(q.ExtraData, join.BootQualifying(e.Nonce, e.Log)) {
-		return nil, refuse(CodeNonce, "The quote is over another nonce than the hub gave, or over another event log than was sent.")
+		return nil, 0, refuse(CodeNonce, "The quote is over another nonce than the hub gave, or over another event log than was sent.")
 	}
 	bank, err := e.Bank.Hash()
 	if err != nil || bankNames[e.Bank] == "" {
-		return nil, refuse(CodeSelection, "The quote is of a PCR bank that is too weak: SHA-256 or better is needed.")
+		return nil, 0, refuse(CodeSelection, "The quote is of a PCR bank that is too weak: SHA-256 or better is needed.")
 	}
 	if len(q.Selection) != 1 || q.Selection[0].Hash != e.Bank || len(q.Selection[0].PCRs) != PCRs || q.Selection[0].PCRs[PCRs-1] != PCRs-1 {
-		return nil, refuse(CodeSelection, "The quote is not of PCR 0 to 15 of one bank.")
+		return nil, 0, refuse(CodeSelection, "The quote is not of PCR 0 to 15 of one bank.")
 	}
 	h, err := iak.SchemeHash.Hash()
 	if err != nil {
-		return nil, refuse(CodeMalformed, "The device's attestation key is unusable.")
+		return nil, 0, refuse(CodeMalformed, "The device's attestation key is unusable.")
 	}
 	d := h.New()
 	for _, v := range e.PCRs {
 		if len(v) != bank.Size() {
-			return nil, refuse(CodeValues, "A PCR's value has another size than its bank's.")
+			return nil, 0, refuse(CodeValues, "A PCR's value has another size than its bank's.")
 		}
 		d.Write(v)
 	}
 	if len(e.PCRs) != PCRs || !bytes.Equal(d.Sum(nil), q.PCRDigest) {
-		return nil, refuse(CodeValues, "The PCR values are not those that were quoted.")
+		return nil, 0, refuse(CodeValues, "The PCR values are not those that were quoted.")
 	}
-	return q, nil
+	return q, bank, nil
 }

@@ -266,13 +266,37 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	refused(t, d, e, boot.CodeValues)
 }
 
-func TestRejectsLogOfAnotherBoot(t *testing.T) {
-	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
-	for _, log := range [][]byte{eventlog.Boot(true, "linux 1", "quiet").Bytes(), []byte("no log"), make([]byte, boot.MaxLog+1)} {
-		e.Log = log
-		refused(t, d, e, boot.CodeNonce) // exchanged on its way
+// A log that was exchanged on its way is refused: the quote is over the log. One
+// that the device itself has quoted is no reason to refuse, and says nothing:
+// the values are those that the TPM quoted.
+func TestLogOfAnotherBootSaysNothing(t *testing.T) {
+	r := boot.ReferenceOf(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
+	d, e := measured(t, eventlog.Boot(false, "evil", "quiet"))
+	for _, c := range []struct {
+		log         []byte
+		state       string
+		unexplained []int
+	}{
+		{eventlog.Boot(true, "linux 1", "quiet").Bytes(), boot.LogWhole, []int{4, 7, 11}},
+		{append([]byte("CCEL8\x00\x00\x00"), make([]byte, 48)...), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
+		{[]byte("no log"), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
+		{make([]byte, 100), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
+		{make([]byte, boot.MaxLog+1), boot.LogUnreadable, []int{0, 1, 2, 3, 4, 5, 6, 7, 11}},
+	} {
+		e.Log = c.log
+		refused(t, d, e, boot.CodeNonce)
 		sign(t, d, e)
-		refused(t, d, e, boot.CodeLog) // by the device itself
+		m := must(boot.Verify(d.IAK.Public, e))(t)
+		if m.LogState != c.state || !slices.Equal(m.Unexplained, c.unexplained) || m.SecureBoot != "not told" {
+			t.Errorf("log %s, PCRs %v are unexplained, Secure Boot %s", m.LogState, m.Unexplained, m.SecureBoot)
+		}
+		changed := map[int]bool{}
+		for _, c := range boot.Compare(r, m) {
+			changed[c.PCR] = true
+		}
+		if !changed[4] || !changed[7] || !changed[11] {
+			t.Errorf("log %s: %v changed", m.LogState, changed)
+		}
 	}
 }
 
@@ -402,6 +426,9 @@ func FuzzVerify(f *testing.F) {
 func FuzzEventLog(f *testing.F) {
 	d, e := measured(f, eventlog.Boot(true, "linux 1", "quiet"))
 	f.Add(e.Log)
+	f.Add(e.Log[headerSize:])
+	f.Add(append(slices.Clone(e.Log), make([]byte, 40)...))
+	f.Add(slices.Concat(old(0, 7, []byte("contents")), old(0, 8, []byte("1.0"))))
 	for _, name := range []string{"uki", "sdboot"} {
 		_, log := real(f, name)
 		f.Add(log)

@@ -25,12 +25,13 @@ type Reference struct {
 // in which it happens to: it never is the same twice.
 const imaPCR = 10
 
-// ReferenceOf makes a reference of a measurement. It compares every PCR that
-// the measurement's log explains.
+// ReferenceOf makes a reference of a measurement. It compares every PCR but
+// that of IMA, by its value; where the measurement's log explains the value, the
+// events are there to say what changed.
 func ReferenceOf(m *Measurement, from string, now time.Time) *Reference {
 	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
 	for i, v := range m.PCRs {
-		if i != imaPCR && !slices.Contains(m.Unexplained, i) {
+		if i != imaPCR {
 			r.PCRs[i] = v
 		}
 	}
@@ -45,18 +46,27 @@ func ReferenceOf(m *Measurement, from string, now time.Time) *Reference {
 // ErrReference means that values cannot be a reference.
 var ErrReference = errors.New("boot: a reference has a bank (SHA-256 or SHA-384) and hexadecimal values of PCR 0 to 15 of its size")
 
+// ErrEmptyReference means that a reference would be matched by a machine into
+// whose TPM nothing is measured.
+var ErrEmptyReference = errors.New("boot: a reference has at least one PCR into which something was measured")
+
 // Check checks a reference that was given as values.
 func (r *Reference) Check() error {
-	size := map[string]int{"SHA-256": 32, "SHA-384": 48, "SHA-512": 64}[r.Bank]
-	if size == 0 || len(r.PCRs) == 0 || len(r.Events) > MaxEvents {
+	bank, ok := hashOf(r.Bank)
+	if !ok || len(r.PCRs) == 0 || len(r.Events) > MaxEvents {
 		return ErrReference
 	}
+	empty, measured := emptyPCRs(bank), false
 	for i, v := range r.PCRs {
 		b, err := hex.DecodeString(v)
-		if err != nil || len(b) != size || i < 0 || i >= PCRs {
+		if err != nil || len(b) != bank.Size() || i < 0 || i >= PCRs {
 			return ErrReference
 		}
 		r.PCRs[i] = strings.ToLower(v)
+		measured = measured || !empty[r.PCRs[i]]
+	}
+	if !measured {
+		return ErrEmptyReference
 	}
 	return nil
 }
@@ -71,35 +81,127 @@ type Change struct {
 }
 
 // Compare says what differs from the reference; nothing where the boot matches
-// it. Every compared PCR whose value differs makes at least one change, whether
-// an event explains it or not.
+// it. Each compared PCR whose value differs has a part in at least one change,
+// whether an event explains it or not. What is no difference: phases of systemd
+// that have gone by since the boot (PCR 11), and entries that went from the boot
+// menu (PCR 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
 		return []Change{{PCR: -1, What: "the PCR bank", Before: r.Bank, After: m.Bank, Words: fmt.Sprintf("The TPM now measures in its %s bank; the reference of %s is of %s.", m.Bank, day, r.Bank)}}
 	}
+	if len(r.PCRs) == 0 {
+		return []Change{{PCR: -1, What: "the reference", Words: fmt.Sprintf("The reference of %s has no PCR to compare.", day)}}
+	}
 	var changes []Change
+	var more, less []int // PCRs that systemd's separator came to, or went from
 	for pcr := range PCRs {
 		want, ok := r.PCRs[pcr]
 		if !ok {
 			continue
 		}
-		same := valueOf(m, pcr) == want
-		events := of(r.Events, pcr)
+		is := valueOf(m, pcr)
+		before, after := of(r.Events, pcr), of(m.Events, pcr)
+		unexplained := slices.Contains(m.Unexplained, pcr)
 		switch {
-		case slices.Contains(m.Unexplained, pcr) && !same:
-			changes = append(changes, Change{PCR: pcr, What: fmt.Sprintf("PCR %d", pcr), Before: want, After: valueOf(m, pcr),
-				Words: fmt.Sprintf("PCR %d differs from the reference of %s, and the event log does not explain it any more.", pcr, day)})
-			continue
-		case slices.Contains(m.Unexplained, pcr) && m.Log && len(events) > 0:
+		case is == want && unexplained && m.Log && len(before) > 0:
 			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log does not explain PCR %d any more, as it did in the reference of %s.", pcr, day)})
-			continue
-		case same, pcr == menuPCR && onlyShorter(events, of(m.Events, pcr)):
-			continue
+		case is == want, pcr == menuPCR && onlyShorter(before, after), pcr == phasePCR && phaseOf(m.Bank, want, is):
+		case extendedBy(m.Bank, want, is, pcr):
+			more = append(more, pcr)
+		case extendedBy(m.Bank, is, want, pcr):
+			less = append(less, pcr)
+		case unexplained:
+			changes = append(changes, Change{PCR: pcr, What: fmt.Sprintf("PCR %d", pcr), Before: want, After: is, Words: unexplainedWords(pcr, day, m.Log, len(before) > 0)})
+		default:
+			was, wasSeparated := withoutUserspace(before)
+			now, nowSeparated := withoutUserspace(after)
+			if nowSeparated && !wasSeparated && len(was) > 0 {
+				more = append(more, pcr)
+			} else if wasSeparated && !nowSeparated {
+				less = append(less, pcr)
+			}
+			changes = append(changes, diff(pcr, was, now, day, want, is)...)
 		}
-		changes = append(changes, diff(pcr, events, of(m.Events, pcr), day, want, valueOf(m, pcr))...)
+	}
+	if len(more) > 0 {
+		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the firmware's log had ended, which the reference of %s does not have. Version 261 of systemd, and later ones, do this.", pcrList(more), day)})
+	}
+	if len(less) > 0 {
+		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator any more, as in the reference of %s.", pcrList(less), day)})
 	}
 	return changes
+}
+
+// withoutUserspace is the events of the firmware's log, and whether systemd's
+// separator is among the others.
+func withoutUserspace(events []Event) (log []Event, separated bool) {
+	for _, e := range events {
+		if e.What != whatSeparator && e.What != whatPhase {
+			log = append(log, e)
+		}
+		separated = separated || e.What == whatSeparator
+	}
+	return log, separated
+}
+
+func unexplainedWords(pcr int, day string, log, explained bool) string {
+	words := fmt.Sprintf("PCR %d differs from the reference of %s", pcr, day)
+	switch {
+	case log && explained:
+		words += ", and the event log does not explain it any more"
+	case log:
+		words += ", and the event log does not explain it"
+	}
+	return words + "."
+}
+
+// extendedBy reports whether a PCR's value, in hexadecimal, is another one
+// extended by systemd's separator.
+func extendedBy(bank, from, to string, pcr int) bool {
+	return reaches(bank, from, to, separatorWords(pcr))
+}
+
+// phaseOf reports whether two values of PCR 11 are of the same boot of an image,
+// in two phases of systemd.
+func phaseOf(bank, a, b string) bool {
+	words := afterLog(phasePCR)
+	return reaches(bank, a, b, words) || reaches(bank, b, a, words)
+}
+
+func reaches(bank, from, to string, words [][]string) bool {
+	h, ok := hashOf(bank)
+	value, err := hex.DecodeString(from)
+	if !ok || err != nil {
+		return false
+	}
+	for _, w := range words {
+		if hex.EncodeToString(extendedByWords(h, value, w)) == to {
+			return true
+		}
+	}
+	return false
+}
+
+// pcrList is PCRs for a person: "PCR 0 to 7, 9 and 12 to 14".
+func pcrList(pcrs []int) string {
+	var ranges []string
+	for i := 0; i < len(pcrs); {
+		last := i
+		for last+1 < len(pcrs) && pcrs[last+1] == pcrs[last]+1 {
+			last++
+		}
+		text := fmt.Sprint(pcrs[i])
+		if last > i {
+			text += fmt.Sprintf(" to %d", pcrs[last])
+		}
+		ranges = append(ranges, text)
+		i = last + 1
+	}
+	if n := len(ranges); n > 1 {
+		ranges = append(ranges[:n-2], ranges[n-2]+" and "+ranges[n-1])
+	}
+	return "PCR " + strings.Join(ranges, ", ")
 }
 
 func valueOf(m *Measurement, pcr int) string {
@@ -123,21 +225,23 @@ func of(events []Event, pcr int) (out []Event) {
 func diff(pcr int, before, after []Event, day, was, is string) (changes []Change) {
 	gone, come := without(before, after), without(after, before)
 	for _, old := range gone {
-		i := slices.IndexFunc(come, func(e Event) bool { return e.What == old.What })
+		i := slices.IndexFunc(come, func(e Event) bool { return e.What == old.What && e.Label == old.Label })
 		if i < 0 {
-			changes = append(changes, Change{PCR: pcr, What: old.What, Before: shown(old), Words: fmt.Sprintf("%s was measured in the reference of %s and is not any more.", upperFirst(old.What), day)})
+			changes = append(changes, Change{PCR: pcr, What: old.What, Before: shown(old), Words: fmt.Sprintf("%s was measured in the reference of %s and is not any more.", called(old), day)})
 			continue
 		}
 		c := Change{PCR: pcr, What: old.What, Before: shown(old), After: shown(come[i]),
 			Words: fmt.Sprintf("%s hash differs from the reference of %s.", possessive(old.What), day)}
 		if old.Text != "" || come[i].Text != "" {
-			c.Words = fmt.Sprintf("%s differs from the reference of %s: %q, then %q.", upperFirst(old.What), day, c.Before, c.After)
+			c.Words = fmt.Sprintf("%s differs from the reference of %s: %q, then %q.", called(old), day, c.Before, c.After)
+		} else if old.Label != "" {
+			c.Words = fmt.Sprintf("%s differs from the reference of %s.", called(old), day)
 		}
 		changes = append(changes, c)
 		come = slices.Delete(come, i, i+1)
 	}
 	for _, e := range come {
-		changes = append(changes, Change{PCR: pcr, What: e.What, After: shown(e), Words: fmt.Sprintf("%s was measured and is not in the reference of %s.", upperFirst(e.What), day)})
+		changes = append(changes, Change{PCR: pcr, What: e.What, After: shown(e), Words: fmt.Sprintf("%s was measured and is not in the reference of %s.", called(e), day)})
 	}
 	if len(changes) == 0 {
 		words := fmt.Sprintf("PCR %d differs from the reference of %s.", pcr, day)
@@ -170,6 +274,15 @@ func shown(e Event) string {
 		return e.Text
 	}
 	return e.Digest
+}
+
+// called names an event at a sentence's beginning; what no digest covers as what
+// it is.
+func called(e Event) string {
+	if e.Label != "" {
+		return fmt.Sprintf("%s, which the log calls %q,", upperFirst(e.What), e.Label)
+	}
+	return upperFirst(e.What)
 }
 
 func upperFirst(s string) string {

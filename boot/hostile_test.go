@@ -31,7 +31,7 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 // A log whose header names 120,000 algorithms, and one event with as many
 // digests, keeps a careless reader busy for a long time. One request of any
 // device would do.
-func TestRejectsLogsThatCostTooMuch(t *testing.T) {
+func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	small := header(120_000, func(i int) (uint16, uint16) {
@@ -53,7 +53,9 @@ func TestRejectsLogsThatCostTooMuch(t *testing.T) {
 	}
 	sign(t, d, e)
 	start := time.Now()
-	refused(t, d, e, boot.CodeLog)
+	if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogState != boot.LogUnreadable || len(m.Events) > 0 {
+		t.Errorf("the log is %s, %d events", m.LogState, len(m.Events))
+	}
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("it took %v", took)
 	}

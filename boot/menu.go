@@ -17,6 +17,8 @@ import (
 const (
 	menuPCR    = 1
 	bootOrder  = "firmware variable BootOrder"
+	whatOrder  = "the boot menu's order"
+	whatEntry  = "an entry of the boot menu"
 	maxEntries = 64
 )
 
@@ -71,8 +73,38 @@ func onlyShorter(before, after []Event) bool {
 }
 
 // menu is the entries of a boot menu in its order, and the events that are
-// nothing of it. There is none where a digest does not show what was measured.
+// nothing of it. There is none where the digests do not show what was measured.
 func menu(events []Event) (entries []string, others []Event) {
+	entries, others, ok := menuByPlace(events)
+	if ok {
+		return entries, others
+	}
+	return menuByName(events)
+}
+
+// menuByPlace is the menu of firmware whose digests are of the variables' values
+// only. Their names are the log's word, so the place counts: the order first,
+// then the entries, as it names them. Whatever names a log gives, it cannot hide
+// an entry here or move it: what it calls no entry is among the others.
+func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
+	order := 0
+	for _, e := range events {
+		switch {
+		case e.What == whatOrder && order == 0:
+			order = len(strings.Fields(e.Text))
+		case e.What == whatEntry && order > 0:
+			entries = append(entries, e.Text)
+		case e.What == whatOrder, e.What == whatEntry, e.What == bootOrder, bootEntry.MatchString(e.What):
+			return nil, nil, false
+		default:
+			others = append(others, e)
+		}
+	}
+	return entries, others, len(entries) > 0 && len(entries) <= order
+}
+
+// menuByName is the menu of firmware whose digests are of names and values.
+func menuByName(events []Event) (entries []string, others []Event) {
 	var order []string
 	text := make(map[string]string)
 	for _, e := range events {

@@ -2,256 +2,231 @@ package boot
 
 import (
 	"bytes"
-	"cmp"
 	"crypto"
-	"encoding/binary"
 	"encoding/hex"
-	"fmt"
+	"iter"
 	"slices"
-	"strings"
-	"unicode/utf16"
-
-	"gangway/tcg"
-
-	"github.com/google/go-eventlog/register"
-	log "github.com/google/go-eventlog/tcg"
 )
 
-// replay fills in the events of the PCRs that the log explains.
-func (m *Measurement) replay(e *Evidence) (err error) {
-	clean, err := scan(e.Log)
-	if err != nil {
-		return refuse(CodeLog, fmt.Sprintf("The event log cannot be read: %v.", err))
-	}
-	// The library's parser is not ours: what it cannot take is a bad log.
-	defer func() {
-		if v := recover(); v != nil {
-			err = refuse(CodeLog, "The event log cannot be read.")
-		}
-	}()
-	parsed, err := log.ParseEventLog(clean, log.ParseOpts{})
-	if err != nil {
-		return refuse(CodeLog, fmt.Sprintf("The event log cannot be read: %v.", err))
-	}
-	bank, err := e.Bank.Hash()
-	if err != nil {
-		return err
-	}
-	var events []log.Event
-	for i, value := range e.PCRs {
-		of, err := parsed.Verify([]register.MR{register.PCR{Index: i, Digest: value, DigestAlg: bank}})
-		// Without events the library takes any value; the empty log explains
-		// the one after a reset.
-		if err != nil || len(of) == 0 && !isZero(value) {
-			if i < firstOfTheSystem {
-				return refuse(CodeLog, fmt.Sprintf("The event log does not explain PCR %d: it is not the log of this boot.", i))
+// replay reads the log and fills in the events of the PCRs that it explains.
+// The quote vouches for a PCR's value and the value for each digest that was
+// extended, in order: a log that does not replay to it says nothing about it.
+func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
+	l := readLog(e.Log, e.Bank)
+	m.LogState, m.LogWhy = l.state, l.why
+	for pcr, value := range e.PCRs {
+		var events []logEvent
+		for _, x := range l.events {
+			if x.kind != evNoAction && x.pcr == uint32(pcr) && len(x.digest) == bank.Size() {
+				events = append(events, x)
 			}
-			m.Unexplained = append(m.Unexplained, i)
+		}
+		start, events, more, ok := explain(pcr, value, events, bank)
+		if !ok {
+			m.Unexplained = append(m.Unexplained, pcr)
 			continue
 		}
-		events = append(events, of...)
+		if len(events) == 0 && len(more) == 0 {
+			continue // as after a reset
+		}
+		if pcr == 0 {
+			m.StartupLocality = int(start[len(start)-1])
+		}
+		m.Events = append(m.Events, nameEvents(pcr, events, more, bank)...)
 	}
-	slices.SortStableFunc(events, func(a, b log.Event) int { return cmp.Compare(a.Num(), b.Num()) })
-	m.name(events, bank)
-	return nil
+	m.crossName()
+	m.SecureBoot = notTold
+	if !slices.Contains(m.Unexplained, secureBootPCR) {
+		m.SecureBoot = secureBoot(m.Events)
+	}
 }
 
-// name says for a person what each event measured. The types and data are the
-// device's word; text is kept only where its digest shows that it was measured.
-func (m *Measurement) name(events []log.Event, bank crypto.Hash) {
-	section := "" // of a unified kernel image: its content follows its name
-	images := 0
-	separated := false // PCR 7 has its separator
-	for _, e := range events {
-		n := Event{PCR: e.Index, Digest: hex.EncodeToString(e.Digest)}
-		switch e.Type {
-		case log.Separator:
-			n.What = fmt.Sprintf("the separator in PCR %d", e.Index)
-			separated = separated || e.Index == 7
-		case log.SCRTMVersion:
-			n.What = "the firmware's version"
-			n.Text = measuredText(e, bank)
-		case log.EFIPlatformFirmwareBlob, log.EFIPlatformFirmwareBlob2, log.SCRTMContents, log.PostCode:
-			n.What = "the firmware"
-		case log.EFIVariableDriverConfig, log.EFIVariableBoot, log.EFIVariableBoot2, log.EFIVariableAuthority:
-			m.nameVariable(&n, e, bank, separated)
-		case log.EFIBootServicesApplication:
-			images++
-			n.What = "the boot image"
-			if images > 1 {
-				n.What = fmt.Sprintf("boot image %d", images)
+// explain finds the start value, the events and the extensions behind the log
+// that replay to a PCR's value.
+func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
+	for _, start := range startValues(pcr, bank) {
+		for n := range withoutRepetition(events, bank) {
+			v := start
+			for _, e := range events[:n] {
+				v = extended(bank, v, e.digest)
 			}
-		case log.EFIBootServicesDriver, log.EFIRuntimeServicesDriver:
-			n.What = "a firmware driver"
-		case log.EFIGPTEvent:
-			n.What = "the disk's partition table"
-		case log.EFIAction:
-			n.What = "a step of the firmware"
-			if n.Text = measuredText(e, bank); n.Text != "" {
-				n.What = fmt.Sprintf("the firmware's step %q", n.Text)
-			}
-		case log.Ipl:
-			section = n.nameIPL(e, bank, section)
-		case log.EventTag:
-			n.What = "something that the kernel's loader measured"
-			if t, err := log.ParseTaggedEventData(e.Data); err == nil {
-				switch t.ID {
-				case 0x8F3B22EC: // LINUX_EFI_INITRD, as the kernel's stub writes it
-					n.What = "the initial RAM disk"
-				case 0x8F3B22ED: // LINUX_EFI_LOADED_IMAGE_LOAD_OPTIONS
-					n.What = "the kernel command line"
+			for _, words := range append([][]string{nil}, afterLog(pcr)...) {
+				if bytes.Equal(extendedByWords(bank, v, words), value) {
+					return start, events[:n], words, true
 				}
 			}
-		default:
-			n.What = fmt.Sprintf("something in PCR %d (%v)", e.Index, e.Type)
 		}
-		m.Events = append(m.Events, n)
+	}
+	return nil, nil, nil, false
+}
+
+// withoutRepetition gives how many of a PCR's events to take: all, or all but a
+// repetition of the firmware's last steps at the end, which some kernels add to
+// a log that has them already.
+func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
+	lastSteps := func(e logEvent) bool {
+		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
+	}
+	return func(yield func(int) bool) {
+		if !yield(len(events)) {
+			return
+		}
+		const most = 8
+		for n := len(events) - 1; n > 0 && n >= len(events)-most && lastSteps(events[n]) && lastSteps(events[n-1]); n-- {
+			if !yield(n) {
+				return
+			}
+		}
 	}
 }
 
-// nameVariable names a firmware variable, and reads Secure Boot's state where
-// the digest shows that it is what was measured. Whoever runs later can extend
-// PCR 7 by the words of a Secure Boot that is on: so it counts before the
-// separator, which ends the firmware's part, and if it is there once.
-func (m *Measurement) nameVariable(n *Event, e log.Event, bank crypto.Hash, separated bool) {
-	v, ok := parseVariable(e.Data)
+// startValues are what a PCR may hold after a reset: zeros. PCR 0 has the
+// locality of TPM2_Startup in its last byte, which is 4 after an H-CRTM sequence
+// (TPM 2.0 Library, Part 1, 34.3). Which one it was follows from the PCR's
+// value: the log's own word on it, which no digest covers, is not needed.
+func startValues(pcr int, bank crypto.Hash) [][]byte {
+	values := [][]byte{make([]byte, bank.Size())}
+	if pcr == 0 {
+		for _, locality := range []byte{3, 4, 1, 2} {
+			v := make([]byte, bank.Size())
+			v[len(v)-1] = locality
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+func extended(bank crypto.Hash, value, digest []byte) []byte {
+	h := bank.New()
+	h.Write(value)
+	h.Write(digest)
+	return h.Sum(nil)
+}
+
+func digestOf(bank crypto.Hash, data []byte) []byte {
+	h := bank.New()
+	h.Write(data)
+	return h.Sum(nil)
+}
+
+func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
+	for _, w := range words {
+		value = extended(bank, value, digestOf(bank, []byte(w)))
+	}
+	return value
+}
+
+// What is known to be extended after the log has ended, as the hashes of words:
+//   - by firmware, into PCR 5, when a kernel takes over: kernels before Linux 5.2
+//     have no log of it (UEFI 38.3, the final events table);
+//   - by systemd (systemd-pcrextend), a separator from version 261 on, one in
+//     PCR 9 from 259 on, and the phases of a boot of a unified kernel image.
+//
+// maxSeparators counts starts by kexec, after which the PCRs go on.
+const (
+	exitInvoked   = "Exit Boot Services Invocation"
+	exitSucceeded = "Exit Boot Services Returned with Success"
+	exitFailed    = "Exit Boot Services Returned with Failure"
+	exitPCR       = 5
+	osSeparator   = "os-separator"
+	nvSeparator   = "nvpcr-separator"
+	nvPCR         = 9
+	maxSeparators = 4
+	phasePCR      = 11
+)
+
+var (
+	separatedPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
+	phases        = []string{"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final"}
+)
+
+// afterLog is the words that may extend a PCR after the log has ended, in each
+// order that is possible.
+func afterLog(pcr int) (all [][]string) {
+	if pcr == phasePCR {
+		for from := range phases {
+			for to := from + 1; to <= len(phases); to++ {
+				all = append(all, phases[from:to])
+			}
+		}
+		return all
+	}
+	before, after := [][]string{nil}, [][]string{nil} // systemd's separator
+	switch pcr {
+	case exitPCR:
+		before = append(before, []string{exitInvoked}, []string{exitInvoked, exitSucceeded}, []string{exitInvoked, exitFailed, exitInvoked, exitSucceeded})
+	case nvPCR:
+		after = append(after, []string{nvSeparator})
+	}
+	for _, b := range before {
+		for _, separators := range append([][]string{nil}, separatorWords(pcr)...) {
+			for _, a := range after {
+				if words := slices.Concat(b, separators, a); len(words) > 0 {
+					all = append(all, words)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// separatorWords is systemd's separator, as often as it may be extended.
+func separatorWords(pcr int) (all [][]string) {
+	if slices.Contains(separatedPCRs, pcr) {
+		for n := 1; n <= maxSeparators; n++ {
+			all = append(all, slices.Repeat([]string{osSeparator}, n))
+		}
+	}
+	return all
+}
+
+// firmwarePCRs are those into which firmware measures what it is and what it
+// starts (PC Client Platform Firmware Profile, 3.3.4), from 0.
+const firmwarePCRs = 8
+
+// NothingMeasured reports whether the firmware measured nothing: PCR 0 to 7 are
+// as after a reset, or extended only by separators, which are the same on every
+// machine. What was measured after such a firmware vouches for nothing, since
+// nothing vouches for the program that measured it.
+func (m *Measurement) NothingMeasured() bool {
+	if len(m.PCRs) < firmwarePCRs {
+		return true
+	}
+	bank, ok := hashOf(m.Bank)
 	if !ok {
-		n.What = fmt.Sprintf("a firmware variable in PCR %d", n.PCR)
-		return
+		return true
 	}
-	name := tcg.Printable(v.name)
-	switch {
-	case e.Type == log.EFIVariableAuthority:
-		n.What = fmt.Sprintf("the key that allowed a boot image (%s)", name)
-	case n.PCR == 7:
-		n.What = "Secure Boot variable " + name
-	default:
-		n.What = "firmware variable " + name
+	empty := emptyPCRs(bank)
+	for _, v := range m.PCRs[:firmwarePCRs] {
+		if !empty[v] {
+			return false
+		}
 	}
-	if n.PCR == menuPCR && v.owner == globalVariable && (isDigestOf(e, v.value, bank) || isDigestOf(e, e.Data, bank)) {
-		n.Text = menuText(n.What, v.value)
-	}
-	if n.PCR != 7 || e.Type != log.EFIVariableDriverConfig || v.name != "SecureBoot" || v.owner != globalVariable || separated || !isDigestOf(e, e.Data, bank) {
-		return
-	}
-	if n.Text = "off"; len(v.value) == 1 && v.value[0] == 1 {
-		n.Text = "on"
-	}
-	if m.SecureBoot != notTold {
-		m.SecureBoot = toldTwice
-		return
-	}
-	m.SecureBoot = n.Text
+	return true
 }
 
-// toldTwice is the state of a Secure Boot whose variable was measured more than
-// once, which no firmware does.
-const toldTwice = "told more than once"
-
-// sections of a unified kernel image, as systemd's stub measures them.
-var sections = map[string]string{
-	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
-	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
-	".sbat": "the stub's generation", ".pcrpkey": "the key for PCR policies",
-}
-
-// nameIPL names what a boot loader measured. It returns the section whose
-// content is measured next.
-func (n *Event) nameIPL(e log.Event, bank crypto.Hash, section string) string {
-	text := utf16Text(e.Data)
-	what, known := sections[text]
-	switch {
-	case n.PCR == 11 && known && isDigestOf(e, append([]byte(text), 0), bank):
-		n.What = "the section name " + text
-		n.Text = text
-		return text
-	case n.PCR == 11 && known && text == section:
-		n.What = what
-	case n.PCR == 12 && text != "":
-		n.What = "the kernel command line"
-		n.Text = measuredText(e, bank)
-	case n.PCR == 8 || n.PCR == 9:
-		n.What = fmt.Sprintf("something that the boot loader measured into PCR %d", n.PCR)
-		// GRUB hashes what follows its own words.
-		plain := strings.TrimRight(string(e.Data), "\x00")
-		for _, prefix := range []string{"kernel_cmdline: ", "module_cmdline: ", "grub_cmd: "} {
-			if rest, ok := strings.CutPrefix(plain, prefix); ok && isDigestOf(e, []byte(rest), bank) {
-				n.Text = whole([]byte(rest))
-				if n.What = "the kernel command line"; prefix != "kernel_cmdline: " {
-					n.What = fmt.Sprintf("a %s", strings.TrimSuffix(prefix, ": "))
-				}
+// emptyPCRs are the values, hexadecimal, of a PCR into which nothing was
+// measured that tells one machine from another: each start value, extended by
+// up to three separators.
+func emptyPCRs(bank crypto.Hash) map[string]bool {
+	words := [][]byte{digestOf(bank, []byte(osSeparator))}
+	for _, s := range separators {
+		words = append(words, digestOf(bank, s.data))
+	}
+	layer := append(startValues(0, bank), bytes.Repeat([]byte{0xFF}, bank.Size()))
+	all := make(map[string]bool)
+	for range 3 {
+		var next [][]byte
+		for _, v := range layer {
+			all[hex.EncodeToString(v)] = true
+			for _, w := range words {
+				next = append(next, extended(bank, v, w))
 			}
 		}
-		if n.PCR == 9 && n.Text == "" && plain != "" {
-			n.What = fmt.Sprintf("a file that the boot loader read (%s)", bounded(plain))
-		}
-	default:
-		n.What = fmt.Sprintf("something that the boot loader measured into PCR %d", n.PCR)
+		layer = next
 	}
-	return ""
-}
-
-func isDigestOf(e log.Event, data []byte, bank crypto.Hash) bool {
-	d := bank.New()
-	d.Write(data)
-	return bytes.Equal(d.Sum(nil), e.Digest)
-}
-
-// measuredText is an event's data where it was measured.
-func measuredText(e log.Event, bank crypto.Hash) string {
-	if !isDigestOf(e, e.Data, bank) {
-		return ""
+	for _, v := range layer {
+		all[hex.EncodeToString(v)] = true
 	}
-	return whole(e.Data)
-}
-
-// maxText bounds a text, in bytes.
-const maxText = 2048
-
-// whole shows data as text, UTF-16 or UTF-8, without its closing zero; in
-// hexadecimal where it is neither, or where a screen would not show all of it:
-// behind a zero, a control or a bidirectional character there could be another
-// command line than the one that is read.
-func whole(data []byte) string {
-	s := string(data)
-	if len(data) >= 2 && len(data)%2 == 0 && data[0] != 0 && data[1] == 0 {
-		units := make([]uint16, len(data)/2)
-		for i := range units {
-			units[i] = binary.LittleEndian.Uint16(data[2*i:])
-		}
-		s = string(utf16.Decode(units))
-	}
-	s = strings.TrimSuffix(s, "\x00")
-	if s != "" && len(s) <= maxText && tcg.Printable(s) == s {
-		return s
-	}
-	if len(data) > 64 {
-		return fmt.Sprintf("%x… (%d bytes)", data[:64], len(data))
-	}
-	return hex.EncodeToString(data)
-}
-
-// utf16Text decodes little-endian UTF-16 that ends with a zero.
-func utf16Text(b []byte) string {
-	if len(b) < 2 || len(b)%2 != 0 {
-		return ""
-	}
-	units := make([]uint16, 0, len(b)/2)
-	for i := 0; i < len(b); i += 2 {
-		u := binary.LittleEndian.Uint16(b[i:])
-		if u == 0 {
-			break
-		}
-		units = append(units, u)
-	}
-	return bounded(string(utf16.Decode(units)))
-}
-
-// bounded keeps what a screen may show of it.
-func bounded(s string) string {
-	s = tcg.Printable(s)
-	if r := []rune(s); len(r) > 512 {
-		s = string(r[:512]) + "…"
-	}
-	return s
+	return all
 }

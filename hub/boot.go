@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -24,13 +25,6 @@ import (
 
 // nonceFor is how long a nonce may be quoted.
 const nonceFor = time.Minute
-
-// States of a device's boot.
-const (
-	bootUnmeasured = "unmeasured"
-	bootMatches    = "matches"
-	bootChanged    = "changed"
-)
 
 // connState is what the hub knows of a connection.
 type connState struct {
@@ -64,7 +58,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 // bootChallenge gives a device a nonce to quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	d, now := peer(r), s.cfg.Now()
-	state, err := s.bootState(r.Context(), d.ID)
+	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
@@ -76,49 +70,86 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) bootState(ctx context.Context, device string) (string, error) {
-	b, err := s.cfg.Store.LatestBoot(ctx, device)
-	if errors.Is(err, store.ErrNotFound) {
-		return bootUnmeasured, nil
-	}
-	return b.State, err
-}
-
-// measure judges what a device booted. A device whose evidence does not hold is
-// refused, and its owner told.
+// measure judges what a device booted. A measurement that does not hold is
+// refused and the device's owner told; what an earlier one said counts no more.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	if !s.boots.allow(d.ID, s.cfg.Now()) {
 		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
 	}
 	var body join.BootReport
+	sent := &watchedBody{ReadCloser: r.Body}
+	r.Body = sent
 	if err := readJSONOf(w, r, join.MaxBootReport, &body); err != nil {
-		return err
+		if sent.lost {
+			return err // the connection broke: nothing was said
+		}
+		return s.refuseBoot(r, d, err)
 	}
 	enrolment, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
 	if err != nil {
 		return err
 	}
 	m, err := s.verifyBoot(r, d, enrolment, &body)
-	var refusal *evidence.Refusal
-	if errors.As(err, &refusal) {
-		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-refused", Code: refusal.Code, Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
-			Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, refusal.Reason)})
-		return err
-	}
 	if err != nil {
-		return err
+		return s.refuseBoot(r, d, err)
 	}
 	verdict, err := s.judgeBoot(r, d, enrolment, m, &body)
 	if err != nil {
 		return err
 	}
-	// A proxy's connection is many devices'.
-	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
-		c.matched.Store(verdict.State == bootMatches)
-	}
+	setMatched(r, verdict.State == store.BootMatches)
 	writeJSON(w, http.StatusOK, verdict)
 	return nil
+}
+
+// setMatched notes whether the newest measurement on a connection matched.
+func setMatched(r *http.Request, matched bool) {
+	// A proxy's connection is many devices'.
+	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
+		c.matched.Store(matched)
+	}
+}
+
+// watchedBody notes that a request's body could not be received to its end.
+type watchedBody struct {
+	io.ReadCloser
+	lost bool
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.lost = b.lost || err != nil && !errors.Is(err, io.EOF)
+	return n, err
+}
+
+// refuseBoot records that a measurement was refused, where err is a refusal, and
+// returns err. The owner is told once of the same.
+func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
+	no := store.BootRefusal{Time: s.cfg.Now()}
+	var refusal *evidence.Refusal
+	var p *Problem
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &refusal):
+		no.Code, no.Reason, no.Hint = refusal.Code, refusal.Reason, refusal.Hint
+	case errors.As(err, &tooLarge):
+		no.Code, no.Reason, no.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "The agent sends no event log of more than 1 MiB; look at what sends this one."
+	case errors.As(err, &p) && p.Status == http.StatusBadRequest:
+		no.Code, no.Reason, no.Hint = p.Code, p.Message, p.Hint
+	default:
+		return err
+	}
+	setMatched(r, false)
+	news, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, no)
+	if failed != nil {
+		return failed
+	}
+	if news {
+		s.record(r.Context(), store.Event{Time: no.Time, Kind: "device.boot-refused", Code: no.Code, Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+			Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, no.Reason)})
+	}
+	return err
 }
 
 func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, body *join.BootReport) (*boot.Measurement, error) {
@@ -155,10 +186,16 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	if err != nil {
 		return nil, err
 	}
-	b := store.Boot{Device: d.ID, Time: now, State: bootMatches, Measurement: text, Changes: []byte("[]"), Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
-	learnt, err := json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC()))
+	was, err := s.cfg.Store.BootState(ctx, d.ID)
 	if err != nil {
 		return nil, err
+	}
+	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
+	var learnt []byte // stays empty where there is nothing to learn
+	if !m.NothingMeasured() {
+		if learnt, err = json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC())); err != nil {
+			return nil, err
+		}
 	}
 	// The same boot, shown anew on another connection, is no other measurement:
 	// what its owner looks at stays the latest.
@@ -166,26 +203,23 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	if before.Measurement != nil && json.Unmarshal(before.Measurement, &earlier) == nil && m.SameBoot(&earlier) {
 		b.Number = before.Number
 	}
-	verdict := &join.BootVerdict{State: bootMatches}
+	isFirst := false
 	for reference := learnt; ; {
+		if err := judge(&b, m, reference); err != nil {
+			return nil, err
+		}
 		is, err := s.cfg.Store.PutBoot(ctx, b, reference)
 		if err != nil {
 			return nil, err
 		}
 		if bytes.Equal(is, reference) {
-			if bytes.Equal(reference, learnt) {
-				s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
-				return verdict, nil
-			}
+			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
 			break
 		}
 		// There is one, or its owner has changed it in this very moment.
 		reference = is
-		if err := judge(&b, m, reference); err != nil {
-			return nil, err
-		}
 	}
-	verdict.State = b.State
+	verdict := &join.BootVerdict{State: b.State}
 	var changes []boot.Change
 	if err := json.Unmarshal(b.Changes, &changes); err != nil {
 		return nil, err
@@ -193,15 +227,26 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	for _, c := range changes {
 		verdict.Changes = append(verdict.Changes, c.Words)
 	}
-	if b.State != before.State || !bytes.Equal(b.Changes, before.Changes) {
-		event := store.Event{Time: now, Kind: "device.boot-matches", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q matches its reference.", d.Nick)}
-		if b.State == bootChanged {
-			event.Kind, event.Code = "device.boot-changed", "boot-changed"
-			event.Message = fmt.Sprintf("The boot of %q changed. %s", d.Nick, strings.Join(verdict.Changes[:min(3, len(verdict.Changes))], " "))
+	if isFirst || b.State != was || !bytes.Equal(b.Changes, before.Changes) {
+		event := bootEvent(d.Nick, verdict)
+		if isFirst {
+			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
 		}
+		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
 		s.record(ctx, event)
 	}
 	return verdict, nil
+}
+
+// bootEvent is what an owner reads of a verdict.
+func bootEvent(nick string, v *join.BootVerdict) store.Event {
+	switch v.State {
+	case store.BootChanged:
+		return store.Event{Kind: "device.boot-changed", Code: "boot-changed", Message: fmt.Sprintf("The boot of %q changed. %s", nick, strings.Join(v.Changes[:min(3, len(v.Changes))], " "))}
+	case store.BootNothing:
+		return store.Event{Kind: "device.boot-nothing-measured", Code: "boot-nothing-measured", Message: fmt.Sprintf("Nothing was measured of the boot of %q. %s", nick, strings.Join(v.Changes, " "))}
+	}
+	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
 // noticeBackwards tells the owner when the TPM's counters went back since it
@@ -224,6 +269,8 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 
 var (
 	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does so by itself.", "The owner's policy admits a device only after it has shown what it booted.")
+	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy asks for a measured boot, and the firmware measured nothing into the TPM.")
+	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees why with 'gangway device boot'. The agent measures again by itself.", "The owner's policy asks for a measured boot, and the device's last measurement was refused.")
 	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees what changed with 'gangway device boot' and may accept it.", "The owner's policy admits a device only when its boot matches its reference.")
 )
 
@@ -236,28 +283,34 @@ func (s *Server) admitted(r *http.Request, d store.Device) error {
 	if err != nil || !force.RequireBoot {
 		return err
 	}
-	state, err := s.bootState(r.Context(), d.ID)
+	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
-	if _, ok := leaf(r); ok && !originOf(r).proxied {
-		c, ok := r.Context().Value(connKey{}).(*connState)
-		if ok && c.matched.Load() && state == bootMatches {
-			return nil
-		}
-	} else if state == bootMatches {
-		return nil
-	}
-	if state == bootChanged {
+	switch state {
+	case store.BootMatches:
+	case store.BootChanged:
 		return errBootChanged
+	case store.BootNothing:
+		return errBootNothing
+	case store.BootRefused:
+		return errBootRefused
+	default:
+		return errUnmeasured
 	}
-	return errUnmeasured
+	if _, ok := leaf(r); ok && !originOf(r).proxied {
+		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
+			return errUnmeasured
+		}
+	}
+	return nil
 }
 
 // BootView is what a device booted, for its owner.
 type BootView struct {
 	Device    string            `json:"device"`
-	State     string            `json:"state"`
+	State     string            `json:"state"`             // as store.BootMatches and the others
+	Refusal   *BootRefusal      `json:"refusal,omitempty"` // in state "refused": why; the rest is of the latest measurement that holds
 	Changes   []boot.Change     `json:"changes"`
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`
@@ -270,6 +323,14 @@ type BootView struct {
 	Attest    []byte `json:"attest,omitempty"`
 	Signature []byte `json:"signature,omitempty"`
 	EventLog  []byte `json:"event-log,omitempty"`
+}
+
+// BootRefusal is why the newest measurement was refused.
+type BootRefusal struct {
+	Time   time.Time `json:"time"`
+	Code   string    `json:"error"`
+	Reason string    `json:"msg"`
+	Hint   string    `json:"hint"`
 }
 
 // BootPast is an earlier measurement.
@@ -288,9 +349,17 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Device) error {
-	view := BootView{Device: d.ID, State: bootUnmeasured, Changes: []boot.Change{}, History: []BootPast{}}
+	view := BootView{Device: d.ID, Changes: []boot.Change{}, History: []BootPast{}}
 	var err error
+	if view.State, err = s.cfg.Store.BootState(r.Context(), d.ID); err != nil {
+		return err
+	}
 	if view.Requested, err = s.cfg.Store.BootRequested(r.Context(), d.ID); err != nil {
+		return err
+	}
+	if no, err := s.cfg.Store.BootRefusal(r.Context(), d.ID); err == nil {
+		view.Refusal = &BootRefusal{no.Time.UTC(), no.Code, no.Reason, no.Hint}
+	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
 	ref, err := s.cfg.Store.BootReference(r.Context(), d.ID)
@@ -308,7 +377,7 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	if err != nil {
 		return err
 	}
-	view.State, view.Measured, view.Number = b.State, &b.Time, b.Number
+	view.Measured, view.Number = &b.Time, b.Number
 	view.Nonce, view.Attest, view.Signature, view.EventLog = b.Nonce, b.Attest, b.Signature, b.Log
 	if err := errors.Join(json.Unmarshal(b.Measurement, &view.Latest), json.Unmarshal(b.Changes, &view.Changes)); err != nil {
 		return err
@@ -415,6 +484,9 @@ func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, lat
 		if err := json.Unmarshal(latest.Measurement, &m); err != nil {
 			return nil, err
 		}
+		if m.NothingMeasured() {
+			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware; or let the device in with measured_boot: report.", "The firmware measured nothing: there is nothing to accept.")
+		}
 		return boot.ReferenceOf(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):
 		ref, err := s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:"))
@@ -455,21 +527,32 @@ func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) 
 	if err := errors.Join(err, json.Unmarshal(stored.Text, &ref)); err != nil {
 		return nil, err
 	}
+	if err := ref.Check(); err != nil {
+		return nil, problem(http.StatusConflict, "boot-reference", "Take another device's, or accept what this one booted.", "The other device's reference cannot be taken: %v.", err)
+	}
 	ref.From, ref.Locked = "device "+other.Nick, false
 	return &ref, nil
 }
 
-// judge gives a measurement its state and changes by a reference.
+// judge gives a measurement its state and changes by a reference; empty: there
+// is none.
 func judge(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
-	var ref boot.Reference
-	if err := json.Unmarshal(reference, &ref); err != nil {
-		return err
+	changes := []boot.Change{}
+	b.State = store.BootMatches
+	switch {
+	case m.NothingMeasured():
+		b.State = store.BootNothing
+		changes = append(changes, boot.Change{PCR: -1, What: "the measurement", Words: fmt.Sprintf("In the TPM's %s bank, PCR 0 to 7 are as after a reset, or have separators only: the firmware measured nothing that tells this boot from another.", m.Bank)})
+	default:
+		var ref boot.Reference
+		if err := json.Unmarshal(reference, &ref); err != nil {
+			return err
+		}
+		if found := boot.Compare(&ref, m); len(found) > 0 {
+			b.State, changes = store.BootChanged, found
+		}
 	}
-	b.State, b.Changes = bootMatches, []byte("[]")
-	if changes := boot.Compare(&ref, m); len(changes) > 0 {
-		b.State = bootChanged
-		b.Changes, err = json.Marshal(changes)
-	}
+	b.Changes, err = json.Marshal(changes)
 	return err
 }
 

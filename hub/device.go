@@ -38,7 +38,7 @@ type DeviceView struct {
 	TPM          TPMView        `json:"tpm"`
 	Machine      MachineView    `json:"machine"`
 	Key          string         `json:"key"`      // algorithm of the IDevID key
-	Boot         string         `json:"boot"`     // "unmeasured", "matches", "changed"
+	Boot         string         `json:"boot"`     // as store.BootMatches and the others
 	TokenID      string         `json:"token-id"` // the join token it first came with
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
@@ -63,7 +63,7 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 		return DeviceView{}, err
 	}
 	view := viewDevice(d, a.Nick)
-	view.Boot, err = s.bootState(ctx, d.ID)
+	view.Boot, err = s.cfg.Store.BootState(ctx, d.ID)
 	return view, err
 }
 
@@ -72,7 +72,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 		ID: d.ID, PRN: join.DevicePRN + d.ID, Nick: d.Nick,
 		Owner: ownerPRN(d.Owner), OwnerNick: ownerNick, Public: d.Public,
 		TimeCreated: d.Created.UTC(), TimeModified: d.Activated.UTC(), Garbage: d.Deleted,
-		Status: "active", Boot: bootUnmeasured, LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
+		Status: "active", Boot: store.BootUnmeasured, LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
 		Machine: MachineView{d.ProdModel, d.ProdSerial},
 		Key:     d.KeyAlgorithm, TokenID: d.TokenID,

@@ -69,7 +69,7 @@ func (t *TPM) readNVWith(auth, nv tpm2.NamedHandle, size uint16) ([]byte, error)
 			return nil, err
 		}
 		if len(rsp.Data.Buffer) == 0 || len(rsp.Data.Buffer) > int(want) {
-			return nil, fmt.Errorf("TPM2_NV_Read returned %d bytes of %d", len(rsp.Data.Buffer), want)
+			return nil, verdict{fmt.Errorf("TPM2_NV_Read returned %d bytes of %d", len(rsp.Data.Buffer), want)}
 		}
 		data = append(data, rsp.Data.Buffer...)
 	}

@@ -13,7 +13,7 @@ import (
 
 // Quoted is the TPM's word on what was booted.
 type Quoted struct {
-	Bank      tcg.AlgID // SHA-384 where the TPM has that bank, else SHA-256
+	Bank      tcg.AlgID // the strongest, SHA-384 or SHA-256, into which something was measured
 	PCRs      [][]byte  // values of PCR 0 to 15
 	Attest    []byte    // TPMS_ATTEST of TPM2_Quote over them
 	Signature []byte    // TPMT_SIGNATURE of it, by the IAK
@@ -33,7 +33,8 @@ const StepQuote Step = "quote"
 // by the IAK, which is made for it and flushed afterwards. Options.Algorithm
 // must be as it was at onboarding. It takes one TPM2_GetCapability, then one
 // TPM2_CreatePrimary, two TPM2_PCR_Read, one TPM2_Quote and one
-// TPM2_FlushContext.
+// TPM2_FlushContext; and one TPM2_PCR_Read more where the strongest bank is empty
+// and there is another.
 //
 // The values returned are those that were quoted: when a PCR changed in
 // between, they are read again.
@@ -146,7 +147,9 @@ func selection(bank tcg.AlgID, pcrs []uint) tpm2.TPMLPCRSelection {
 	}}}
 }
 
-// bestBank returns the strongest bank that has PCRs.
+// bestBank returns the strongest bank that has PCRs. Firmware may measure into
+// one bank only and leave another, which is stronger, as it was after the reset:
+// such a bank says nothing, and is taken only where no other says more.
 func (t *TPM) bestBank() (tcg.AlgID, error) {
 	rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1})
 	if err != nil {
@@ -156,14 +159,58 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 	if err := guarded(func() (err error) { has, err = rsp.CapabilityData.Data.AssignedPCR(); return err }); err != nil {
 		return 0, err
 	}
+	var banks []tcg.AlgID
 	for _, bank := range []tcg.AlgID{tcg.AlgSHA384, tcg.AlgSHA256} {
 		for _, s := range has.PCRSelections {
 			if tcg.AlgID(s.Hash) == bank && len(s.PCRSelect) >= 2 && s.PCRSelect[0] == 0xFF && s.PCRSelect[1] == 0xFF {
-				return bank, nil
+				banks = append(banks, bank)
 			}
 		}
 	}
-	return 0, ErrNoBank
+	if len(banks) == 0 {
+		return 0, ErrNoBank
+	}
+	for _, bank := range banks[:len(banks)-1] {
+		empty, err := t.isEmpty(bank)
+		if err != nil {
+			return 0, err
+		}
+		if !empty {
+			return bank, nil
+		}
+	}
+	// The weakest bank, if it is not empty as well.
+	last := banks[len(banks)-1]
+	if len(banks) > 1 {
+		if empty, err := t.isEmpty(last); err != nil || empty {
+			return banks[0], err
+		}
+	}
+	return last, nil
+}
+
+// isEmpty reports whether firmware measured nothing into PCR 1 to 7 of a bank.
+// PCR 0 may begin with a locality. systemd extends a word into all banks once it
+// runs, which says nothing of the boot.
+func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
+	h, err := bank.Hash()
+	if err != nil {
+		return false, err
+	}
+	zero, word, separated := make([]byte, h.Size()), h.New(), h.New()
+	word.Write([]byte("os-separator"))
+	separated.Write(zero)
+	separated.Write(word.Sum(nil))
+	rsp, err := run(t, tpm2.PCRRead{PCRSelectionIn: selection(bank, allQuoted()[1:8])})
+	if err != nil {
+		return false, err
+	}
+	for _, d := range rsp.PCRValues.Digests {
+		if !bytes.Equal(d.Buffer, zero) && !bytes.Equal(d.Buffer, separated.Sum(nil)) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // readPCRs reads PCR 0 to 15: a TPM gives at most eight at once.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
+	"fmt"
+	"os/exec"
 	"slices"
 	"testing"
 
@@ -69,6 +72,50 @@ func TestQuoteShowsAnExtendedPCR(t *testing.T) {
 		t.Errorf("bank %x, PCR 4 %x", q.Bank, q.PCRs[4])
 	}
 	assertEmpty(t, s)
+}
+
+// Firmware may measure into its SHA-256 bank and leave that of SHA-384 as it is:
+// the one that says something is quoted.
+func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
+	t.Parallel()
+	const tool = "tpm2_pcrallocate"
+	if _, err := exec.LookPath(tool); err != nil {
+		t.Skip(tool + " is not installed: package tpm2-tools")
+	}
+	s := startTPM(t, swtpm.P384)
+	if out, err := exec.Command(tool, "-T", s.TCTI(), "sha256:all+sha384:all").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := s.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	quotes := func(want tcg.AlgID) {
+		t.Helper()
+		q, err := LoadQuote(t.Context(), open(t, s), Options{}, make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if q.Bank != want {
+			t.Errorf("bank %x, %x was expected", q.Bank, want)
+		}
+	}
+	extend := func(what string) {
+		t.Helper()
+		if out, err := exec.Command("tpm2_pcrextend", "-T", s.TCTI(), what).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	word := sha512.Sum384([]byte("os-separator"))
+	quotes(tcg.AlgSHA384) // both are empty
+	event := sha256.Sum256([]byte("event"))
+	if err := s.ExtendPCR(4, event[:]); err != nil {
+		t.Fatal(err)
+	}
+	quotes(tcg.AlgSHA256)
+	extend(fmt.Sprintf("4:sha384=%x", word))
+	quotes(tcg.AlgSHA256)
+	extend(fmt.Sprintf("4:sha384=%x", word)) // firmware's
+	quotes(tcg.AlgSHA384)
 }
 
 func TestQuoteIsCancelled(t *testing.T) {

@@ -21,7 +21,23 @@ var pages embed.FS
 //go:embed style.css
 var StyleSheet []byte
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker}).ParseFS(pages, "*.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
+
+// bootState is a boot's state as the page says it. Each state has words of its
+// own: none falls under another's.
+func bootState(state string) string {
+	switch state {
+	case store.BootMatches:
+		return "boot matches"
+	case store.BootChanged:
+		return "boot changed"
+	case store.BootNothing:
+		return "nothing measured"
+	case store.BootRefused:
+		return "measurement refused"
+	}
+	return "boot " + state
+}
 
 // Home is what the list of devices shows.
 type Home struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"gangway/hub"
@@ -20,7 +21,17 @@ func (a *app) bootCommand() *cobra.Command {
 		Use: "boot ID|NICK", Short: "Show what a device booted, and say what it should", Args: args("the device's id or nick"),
 		Long: `Boot shows what a device's TPM says that it booted, compared with its reference:
 what it booted first, unless you say otherwise. A policy with measured_boot:
-require keeps a device out of the API whose boot differs.
+require admits a device to the API only while its boot matches.
+
+The boot is one of:
+  unmeasured        the device never showed one
+  matches           it matches the reference
+  changed           it differs: see what changed, then --accept it or mend the machine
+  nothing-measured  the firmware measured nothing into the TPM; this matches nothing
+  refused           the newest measurement does not hold; the rest is of the one before
+
+An event's name follows from what was measured. What the machine's event log
+calls it besides is in brackets: the log's word, which nothing vouches for.
 
 --accept takes its last boot as the reference, --like that of another device of
 the same model, --lock keeps the reference from being changed by mistake.`,
@@ -96,14 +107,24 @@ func (a *app) showBoot(ctx context.Context, d hub.DeviceView, path string) error
 	}
 	a.printf("%s\n", d.Nick)
 	a.line("boot", v.State)
+	if no := v.Refusal; no != nil {
+		a.line("refused", fmt.Sprintf("%s: %s (%s)", no.Time.Local().Format(time.DateTime), tcg.Printable(no.Reason), no.Code))
+		a.line("what to do", tcg.Printable(no.Hint))
+	}
 	if v.Measured != nil {
 		a.line("measured", fmt.Sprintf("%s, number %d", v.Measured.Local().Format(time.DateTime), v.Number))
 	}
 	if m := v.Latest; m != nil {
 		a.line("Secure Boot", m.SecureBoot)
 		a.line("PCR bank", m.Bank)
-		if !m.Log {
-			a.line("event log", "none: the PCRs alone are compared")
+		switch {
+		case !m.Log:
+			a.line("event log", "none: only the PCRs are compared")
+		case m.LogWhy != "":
+			a.line("event log", tcg.Printable(m.LogWhy))
+		}
+		if m.Log && len(m.Unexplained) > 0 {
+			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values, which are compared all the same")
 		}
 	}
 	if r := v.Reference; r != nil {
@@ -128,6 +149,9 @@ func (a *app) showBoot(ctx context.Context, d hub.DeviceView, path string) error
 			text := e.Digest
 			if e.Text != "" {
 				text = e.Text
+			}
+			if e.Label != "" {
+				text += fmt.Sprintf("  [log: %s]", e.Label)
 			}
 			a.printf("  PCR %-3d %-38s %s\n", e.PCR, tcg.Printable(e.What), tcg.Printable(text))
 		}

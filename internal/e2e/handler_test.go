@@ -30,13 +30,14 @@ type hooks struct {
 	t   *testing.T
 	dir string
 	hub *hubtest.Hub
+	tpm *swtpm.TPM
 }
 
 // newHooks installs the agent as the handler, with a join token.
 func newHooks(t *testing.T) *hooks {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
-	h := &hooks{t: t, dir: t.TempDir(), hub: newHub(t, tpm)}
+	h := &hooks{t: t, dir: t.TempDir(), hub: newHub(t, tpm), tpm: tpm}
 	for _, d := range []string{"btools", "phconfig", "state"} {
 		if err := os.Mkdir(h.path(d), 0o700); err != nil {
 			t.Fatal(err)
@@ -288,6 +289,9 @@ func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 func TestHandlerShowsWhatWasBooted(t *testing.T) {
 	t.Parallel()
 	h := newHooks(t)
+	if err := h.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // something is measured
+		t.Fatal(err)
+	}
 	h.hub.Policy(t, h.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	h.call("register")
 	p := h.client()

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"bytes"
 	"context"
+	"errors"
 
 	"gangway/store"
 )
@@ -29,12 +30,19 @@ var (
 	selectBootReference = prepared(`SELECT reference FROM boot_devices WHERE device = ? AND reference IS NOT NULL`)
 	selectBootNumber    = prepared(`SELECT coalesce(max(id), 0) FROM boots WHERE device = ?`)
 	updateBoot          = prepared(`UPDATE boots SET state = ?, changes = ? WHERE id = ?`)
-	setBootState        = prepared(`UPDATE boot_devices SET state = ? WHERE device = ?`)
+	setBootState        = prepared(`UPDATE boot_devices SET state = ? WHERE device = ? AND refused IS NULL`)
+	selectBootState     = prepared(`SELECT state FROM boot_devices WHERE device = ?`)
+	selectBootRefusal   = prepared(`SELECT refused, refusal_code, refusal_reason, refusal_hint FROM boot_devices WHERE device = ? AND refused IS NOT NULL`)
 
 	upsertBootReference = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', ?, 0)
 		ON CONFLICT (device) DO UPDATE SET reference = excluded.reference`)
 	upsertBootState = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, ?, NULL, 0)
-		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0`)
+		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0,
+		refused = NULL, refusal_code = '', refusal_reason = '', refusal_hint = ''`)
+	upsertBootRefusal = prepared(`INSERT INTO boot_devices (device, state, reference, requested, refused, refusal_code, refusal_reason, refusal_hint)
+		VALUES (?, ?, NULL, 0, ?, ?, ?, ?)
+		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0, refused = excluded.refused,
+		refusal_code = excluded.refusal_code, refusal_reason = excluded.refusal_reason, refusal_hint = excluded.refusal_hint`)
 	requestBoot = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', NULL, 1)
 		ON CONFLICT (device) DO UPDATE SET requested = 1`)
 	selectBootRequested = prepared(`SELECT requested FROM boot_devices WHERE device = ?`)
@@ -55,8 +63,10 @@ func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is
 			if is = r.blob(); !bytes.Equal(is, reference) {
 				return nil
 			}
-		} else if _, err := c.exec(upsertBootReference, b.Device, reference); err != nil {
-			return err
+		} else if len(reference) > 0 {
+			if _, err := c.exec(upsertBootReference, b.Device, reference); err != nil {
+				return err
+			}
 		}
 		if err := putBoot(c, b); err != nil {
 			return err
@@ -117,6 +127,55 @@ func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Bo
 		}, device)
 	})
 	return list, err
+}
+
+// RefuseBoot implements store.Store.
+func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefusal) (news bool, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		was, err := bootRefusal(c, device)
+		news = was.Code != r.Code || was.Reason != r.Reason
+		if err == nil || errors.Is(err, store.ErrNotFound) {
+			_, err = c.exec(upsertBootRefusal, device, store.BootRefused, micro(r.Time), r.Code, r.Reason, r.Hint)
+		}
+		return err
+	})
+	return news, err
+}
+
+// BootRefusal implements store.Store.
+func (s *Store) BootRefusal(ctx context.Context, device string) (r store.BootRefusal, err error) {
+	err = s.readers.do(ctx, func(c *conn) (err error) {
+		r, err = bootRefusal(c, device)
+		return err
+	})
+	return r, err
+}
+
+func bootRefusal(c *conn, device string) (store.BootRefusal, error) {
+	r, ok, err := c.one(selectBootRefusal, device)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.BootRefusal{}, err
+	}
+	return store.BootRefusal{Time: r.time(), Code: r.text(), Reason: r.text(), Hint: r.text()}, nil
+}
+
+// BootState implements store.Store.
+func (s *Store) BootState(ctx context.Context, device string) (state string, err error) {
+	state = store.BootUnmeasured
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootState, device)
+		if err != nil || !ok {
+			return err
+		}
+		if is := r.text(); is != "" {
+			state = is
+		}
+		return nil
+	})
+	return state, err
 }
 
 // BootStates implements store.Store.

@@ -11,6 +11,8 @@ var bootTests = []test{
 	{"FirstBootIsLearntOnce", firstBootIsLearnt},
 	{"HistoryIsBounded", bootHistoryIsBounded},
 	{"SameBootKeepsItsPlace", sameBootKeepsItsPlace},
+	{"RefusedBootIsNoLongerWhatWasBefore", bootIsRefused},
+	{"BootOfNothingIsLearntByNobody", bootOfNothing},
 	{"BootsGoWithTheDevice", bootsGo},
 }
 
@@ -134,6 +136,90 @@ func sameBootKeepsItsPlace(f *fixture) {
 	list, err = f.BootHistory(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
+}
+
+// A measurement that is refused leaves no older state to be read, until there is
+// one that holds.
+func bootIsRefused(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	state := func(want string) {
+		f.Helper()
+		got, err := f.BootState(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "state", got, want)
+		states, err := f.BootStates(f.ctx, f.owner.ID)
+		f.must(err)
+		if want == store.BootUnmeasured {
+			want = ""
+		}
+		equal(f, "state in the list", states[d.ID], want)
+	}
+	refuse := func(r store.BootRefusal, news bool) {
+		f.Helper()
+		f.must(f.RequestBoot(f.ctx, d.ID))
+		got, err := f.RefuseBoot(f.ctx, d.ID, r)
+		f.must(err)
+		equal(f, "news", got, news)
+		is, err := f.BootRefusal(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "refusal", is, r)
+		asked, err := f.BootRequested(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "requested", asked, false)
+		state(store.BootRefused)
+	}
+	state(store.BootUnmeasured)
+	_, err := f.BootRefusal(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	first := store.BootRefusal{Time: Epoch, Code: "boot-nonce", Reason: "Old.", Hint: "Again."}
+	refuse(first, true) // before there was any
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	state(store.BootMatches)
+	_, err = f.BootRefusal(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	refuse(first, true)
+	later := first
+	later.Time = Epoch.Add(time.Hour)
+	refuse(later, false)
+	later.Reason = "Another."
+	refuse(later, true)
+	// What the owner decides is about the latest that holds.
+	latest, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", latest.State, store.BootMatches)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest))
+	state(store.BootRefused)
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("given"))
+	f.must(err)
+	state(store.BootMatches)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+	state(store.BootUnmeasured)
+}
+
+// A measurement without a reference to learn is kept, and no reference of it.
+func bootOfNothing(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	nothing := booted(d.ID, 1)
+	nothing.State = store.BootNothing
+	is, err := f.PutBoot(f.ctx, nothing, nil)
+	f.must(err)
+	equal(f, "reference", len(is), 0)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	state, err := f.BootState(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "state", state, store.BootNothing)
+	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
+	f.must(err)
+	equal(f, "reference", string(is), "first")
+	// With a reference there, nothing is stored unless it was judged by that.
+	is, err = f.PutBoot(f.ctx, nothing, nil)
+	f.must(err)
+	equal(f, "reference", string(is), "first")
+	b, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", b.State, store.BootMatches)
 }
 
 func bootsGo(f *fixture) {

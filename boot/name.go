@@ -1,0 +1,489 @@
+package boot
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+
+	"gangway/tcg"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+const secureBootPCR = 7
+
+// separators end the firmware's part of a PCR (PC Client Platform Firmware
+// Profile, 10.4.1).
+var separators = []struct {
+	data []byte
+	what string
+}{
+	{[]byte{0, 0, 0, 0}, "the separator in PCR %d"},
+	{[]byte{0xFF, 0xFF, 0xFF, 0xFF}, "the separator in PCR %d"},
+	{[]byte{1, 0, 0, 0}, "the separator in PCR %d that tells of an error of the firmware"},
+}
+
+const likeSeparator = "the same as the separator in PCR %d"
+
+// sections of a unified kernel image, as systemd's stub measures them: the
+// section's name with a zero, then its content.
+var sections = map[string]string{
+	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
+	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
+	".sbat": "the stub's generation", ".pcrpkey": "the key for PCR policies", ".profile": "the image's profile",
+	".dtbauto": "the device tree of this hardware", ".hwids": "the list of hardware", ".efifw": "the firmware in the image",
+}
+
+const (
+	whatCommandLine = "the kernel command line"
+	whatSeparator   = "systemd's os-separator"
+	whatPhase       = "systemd's boot phase"
+	whatVersion     = "the firmware's version"
+	whatAuthority   = "Secure Boot authority "
+	whatSecureBoot  = "Secure Boot variable "
+)
+
+// namer names the events of one PCR, in their order, by what their digests show.
+type namer struct {
+	pcr       int
+	bank      crypto.Hash
+	separated bool           // the firmware's part has ended
+	images    int            // opaque digests so far in PCR 4
+	versioned bool           // the firmware's version was told
+	section   string         // of a unified kernel image, whose content is measured next
+	names     map[string]int // how often a section's name is measured
+	ends      int            // how often a separator's digest is
+}
+
+// nameEvents says for a person what each event of a PCR measured, and what
+// is known to have extended it afterwards. It uses the digests, the
+// data where it is what was measured, and the order; never a type. All else
+// that the log says is in Label.
+func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
+	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
+	for _, e := range events {
+		if name := n.sectionName(e); name != "" {
+			n.names[name]++
+		}
+		if s, ok := n.separator(e); ok && s == separators[0].what {
+			n.ends++
+		}
+	}
+	for _, e := range events {
+		named = append(named, n.name(e))
+	}
+	if pcr == 8 {
+		nameCommandLine(named)
+	}
+	for _, w := range more {
+		named = append(named, n.afterLog(w))
+	}
+	return named
+}
+
+// afterLog is an event that the log does not have.
+func (n *namer) afterLog(word string) Event {
+	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
+	switch {
+	case word == osSeparator:
+		e.What = whatSeparator
+	case word == nvSeparator:
+		e.What = "systemd's nvpcr-separator"
+	case n.pcr == exitPCR:
+		e.What = fmt.Sprintf("the firmware's step %q", word)
+	}
+	return e
+}
+
+// name names one event.
+func (n *namer) name(e logEvent) Event {
+	out := Event{PCR: n.pcr, Digest: hex.EncodeToString(e.digest)}
+	section := n.section
+	n.section = ""
+	if s, ok := n.separator(e); ok {
+		out.What = fmt.Sprintf(s, n.pcr)
+		if n.ends > 1 && s == separators[0].what {
+			out.What = fmt.Sprintf(likeSeparator, n.pcr) // which of them it is no digest says
+		}
+		n.separated = true
+		return out
+	}
+	if name := n.sectionName(e); name != "" {
+		out.What, out.Text = "the section name "+name, name
+		if n.section = name; n.names[name] > 1 {
+			n.section = "" // whose content is it?
+		}
+		return out
+	}
+	if section != "" {
+		out.What = sections[section]
+		return out
+	}
+	data, measured := n.measured(e)
+	if !measured {
+		data = e.data
+	}
+	v, isVariable := parseVariable(data)
+	switch {
+	case measured && isVariable:
+		n.variable(&out, v)
+	case measured:
+		n.data(&out, data)
+	case isVariable && n.pcr == menuPCR && isDigestOf(e, v.value, n.bank):
+		// EV_EFI_VARIABLE_BOOT: the digest is of the value, and not of the name.
+		n.menu(&out, v)
+	default:
+		n.opaque(&out, e, v, isVariable)
+	}
+	return out
+}
+
+// measured is what an event measured, where it is the event's data. Old versions
+// of systemd-boot leave the last byte of a text, a zero, out of the log; firmware
+// whose entries have one size fills them up with zeros.
+func (n *namer) measured(e logEvent) ([]byte, bool) {
+	if isDigestOf(e, e.data, n.bank) {
+		return e.data, true
+	}
+	if len(e.data)%2 == 1 {
+		if whole := append(slices.Clone(e.data), 0); isDigestOf(e, whole, n.bank) {
+			return whole, true
+		}
+	}
+	trimmed := bytes.TrimRight(e.data, "\x00")
+	return trimmed, len(trimmed) > 0 && isDigestOf(e, trimmed, n.bank)
+}
+
+func (n *namer) separator(e logEvent) (what string, ok bool) {
+	for _, s := range separators {
+		if isDigestOf(e, s.data, n.bank) {
+			return s.what, true
+		}
+	}
+	return "", false
+}
+
+// sectionName is the name of a section that an event measured; empty: none.
+func (n *namer) sectionName(e logEvent) string {
+	if n.pcr != phasePCR {
+		return ""
+	}
+	for name := range sections {
+		if isDigestOf(e, append([]byte(name), 0), n.bank) {
+			return name
+		}
+	}
+	return ""
+}
+
+// variable names a firmware variable that was measured whole: owner, name and
+// value (UEFI_VARIABLE_DATA).
+func (n *namer) variable(out *Event, v variable) {
+	name := v.name
+	if tcg.Printable(name) != name {
+		name = strconv.QuoteToASCII(name) // it may look like another
+	}
+	switch {
+	case n.pcr == secureBootPCR && (n.separated || v.owner == imageSecurity && isSignature(v.value)):
+		out.What = whatAuthority + name
+	case n.pcr == secureBootPCR:
+		out.What = whatSecureBoot + name
+		if v.owner == globalVariable && v.name == "SecureBoot" {
+			out.Text = secureBootValue(v.value)
+		} else if v.name == "SecureBoot" {
+			out.What = fmt.Sprintf("another owner's variable %s (%x)", name, v.owner)
+		}
+	default:
+		out.What = "firmware variable " + name
+		if n.pcr == menuPCR && v.owner == globalVariable {
+			out.Text = menuText(out.What, v.value)
+		}
+	}
+}
+
+// isSignature reports whether a value is one entry of a signature database
+// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate), as firmware measures
+// it when the entry has allowed an image: for a driver in an option ROM that is
+// before the separator. The database itself is a list of such lists.
+func isSignature(value []byte) bool {
+	const owner = 16
+	if len(value) <= owner {
+		return false
+	}
+	rest := cryptobyte.String(value[owner:])
+	var certificate cryptobyte.String
+	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
+}
+
+// menu names a variable of the boot menu of which only the value was measured.
+func (n *namer) menu(out *Event, v variable) {
+	named := "firmware variable " + v.name
+	out.Text = menuText(named, v.value)
+	switch {
+	case out.Text == "":
+		out.What = n.something()
+	case named == bootOrder:
+		out.What = whatOrder
+	default:
+		out.What = whatEntry
+	}
+	out.Label = bounded(named)
+}
+
+func secureBootValue(value []byte) string {
+	switch {
+	case len(value) == 1 && value[0] == 1:
+		return "on"
+	case len(value) == 0, len(value) == 1 && value[0] == 0:
+		return "off" // without a value the variable does not exist
+	}
+	return hex.EncodeToString(value[:min(len(value), 8)])
+}
+
+// data names what is measured as it is in the log.
+func (n *namer) data(out *Event, data []byte) {
+	text, printable := asText(data)
+	utf16 := printable && len(data) > 1 && data[1] == 0
+	switch {
+	case n.pcr == 0 && !n.separated && !n.versioned && (utf16 || len(data) == 16 || len(data) == 2 && data[0] == 0):
+		// EV_S_CRTM_VERSION: text, a GUID, or an empty text.
+		out.What, out.Text = whatVersion, whole(data)
+		n.versioned = true
+	case (n.pcr == 8 || n.pcr == 12) && isUTF16(data):
+		out.What, out.Text = whatCommandLine, whole(data)
+	case n.pcr == 5 && bytes.HasPrefix(data, []byte("EFI PART")):
+		out.What = "the disk's partition table"
+	case printable && n.pcr < firmwarePCRs && isStep(text):
+		out.What, out.Text = fmt.Sprintf("the firmware's step %q", text), text
+	case n.pcr == 4 && !printable:
+		out.What = n.image()
+	case printable:
+		out.What, out.Text = n.something(), text
+	default:
+		out.What = n.something()
+	}
+}
+
+// steps are the actions that firmware measures as their text (EV_EFI_ACTION,
+// PC Client Platform Firmware Profile, 10.4.4).
+var steps = []string{
+	"Calling EFI Application from Boot Option", "Returning from EFI Application from Boot Option",
+	exitInvoked, exitSucceeded, exitFailed, "Start Option ROM Scan",
+	"UEFI Debug Mode", "DMA Protection Disabled", "Entering ROM Based Setup", "Calling INT 19h", "Returned INT 19h", "Return via INT 18h",
+}
+
+func isStep(text string) bool {
+	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
+}
+
+// opaque names what only a digest is known of: by its PCR, its place, and the
+// text behind a boot loader's own words.
+func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
+	if text, ok := behindWords(e, n.bank); ok && n.pcr == 8 {
+		out.What, out.Text = "a command of the boot loader", whole(text)
+		return
+	}
+	switch {
+	case n.pcr == 0 && !n.separated:
+		out.What = "the firmware"
+	case n.pcr == 4:
+		out.What = n.image()
+	default:
+		out.What = n.something()
+	}
+	if isVariable {
+		out.Label = bounded("firmware variable " + v.name)
+	} else {
+		out.Label = label(e.data)
+	}
+}
+
+func (n *namer) image() string {
+	if n.images++; n.images > 1 {
+		return fmt.Sprintf("boot image %d", n.images)
+	}
+	return "the boot image"
+}
+
+func (n *namer) something() string {
+	if n.pcr < firmwarePCRs {
+		return fmt.Sprintf("something in PCR %d", n.pcr)
+	}
+	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
+}
+
+// behindWords is what a boot loader measured, where it wrote words of its own
+// before it into the log: GRUB hashes a command, and writes "grub_cmd: " and the
+// command (in older versions "grub_cmd " or "grub_kernel_cmdline ").
+func behindWords(e logEvent, bank crypto.Hash) ([]byte, bool) {
+	rest := e.data
+	for range 2 { // words
+		var ok bool
+		if _, rest, ok = bytes.Cut(rest, []byte(" ")); !ok {
+			break
+		}
+		for _, text := range [][]byte{bytes.TrimSuffix(rest, []byte{0}), rest} {
+			if isDigestOf(e, text, bank) {
+				return text, true
+			}
+		}
+	}
+	return nil, false
+}
+
+// nameCommandLine finds the kernel's command line among what GRUB measured into
+// PCR 8. The words before it in the log are in no digest; but GRUB measures the
+// command that loads a kernel as well, "linux " and then the command line
+// itself. Where no such command is told, a text that begins with a path is one
+// only if everything in the PCR is told and nothing of it loads a module.
+func nameCommandLine(events []Event) {
+	loads := map[string]string{} // what a command loads, by the text behind it
+	told, modules := true, false
+	for _, e := range events {
+		verb, rest, _ := strings.Cut(e.Text, " ")
+		switch verb {
+		case "linux", "linuxefi", "linux16", "kernel", "multiboot", "multiboot2", "xen_hypervisor":
+			loads[rest] = whatCommandLine
+		case "module", "module2", "xen_module":
+			loads[rest] = "a module's command line"
+			modules = true
+		}
+		told = told && (e.Text != "" || strings.HasPrefix(e.What, "the separator"))
+	}
+	for i := range events {
+		e := &events[i]
+		switch what := loads[e.Text]; {
+		case e.Text == "":
+		case what != "":
+			e.What = what
+		case told && !modules && len(loads) == 0 && (strings.HasPrefix(e.Text, "/") || strings.HasPrefix(e.Text, "(")):
+			e.What = whatCommandLine
+		}
+	}
+}
+
+// crossName names what only a digest is known of by the same digest elsewhere:
+// the kernel's stub measures into PCR 9 the command line that the boot manager
+// measured into PCR 12.
+func (m *Measurement) crossName() {
+	lines := map[string]string{}
+	for _, e := range m.Events {
+		if e.What == whatCommandLine && e.Text != "" {
+			lines[e.Digest] = e.Text
+		}
+	}
+	for i := range m.Events {
+		if e := &m.Events[i]; e.PCR == 9 && lines[e.Digest] != "" {
+			e.What, e.Text, e.Label = whatCommandLine, lines[e.Digest], ""
+			delete(lines, e.Digest) // once: a log makes no measurement much larger than itself
+		}
+	}
+}
+
+// secureBoot is the state of Secure Boot by the events of PCR 7, which the log
+// explains. Only the firmware can extend it before the separator; whoever runs
+// later can extend it by the words of a Secure Boot that is on. So everything
+// up to the separator must be told by what was measured, each variable once.
+func secureBoot(events []Event) string {
+	state := notTold
+	var seen []string
+	for _, e := range events {
+		switch {
+		case e.PCR != secureBootPCR:
+		case e.What == fmt.Sprintf(separators[0].what, secureBootPCR), e.What == fmt.Sprintf(likeSeparator, secureBootPCR):
+			return state
+		case e.What == whatSecureBoot+"SecureBoot":
+			if slices.Contains(seen, e.What) {
+				state = toldTwice
+			} else if e.Text == "on" || e.Text == "off" {
+				state = e.Text
+			} else {
+				return notTold
+			}
+			seen = append(seen, e.What)
+		case strings.HasPrefix(e.What, whatSecureBoot):
+			if slices.Contains(seen, e.What) {
+				return notTold
+			}
+			seen = append(seen, e.What)
+		case strings.HasPrefix(e.What, "another owner's variable "), strings.HasPrefix(e.What, whatAuthority), strings.HasPrefix(e.What, "the firmware's step "):
+		default:
+			return notTold
+		}
+	}
+	return notTold // the firmware's part has no end
+}
+
+// toldTwice is the state of a Secure Boot whose variable was measured more than
+// once, which no firmware does.
+const toldTwice = "told more than once"
+
+func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
+	return bytes.Equal(digestOf(bank, data), e.digest)
+}
+
+// label is what the log says of an event whose digest is of something else:
+// a text, or the text in a tagged event (TCG_PCClientTaggedEvent).
+func label(data []byte) string {
+	if s, ok := asText(data); ok {
+		return bounded(s)
+	}
+	const head = 4 + 4
+	if len(data) > head && uint64(le32(data[4:])) == uint64(len(data)-head) {
+		if s, ok := asText(data[head:]); ok {
+			return bounded(s)
+		}
+	}
+	return ""
+}
+
+// maxText bounds a text, in bytes.
+const maxText = 2048
+
+func isUTF16(data []byte) bool {
+	return len(data) >= 2 && len(data)%2 == 0 && data[0] != 0 && data[1] == 0
+}
+
+// asText is data as text, UTF-16 or UTF-8, without its closing zero; not ok
+// where it is neither, or where a screen would not show all of it: behind a
+// zero, a control or a bidirectional character there could be another command
+// line than the one that is read.
+func asText(data []byte) (s string, ok bool) {
+	s = string(data)
+	if isUTF16(data) {
+		units := make([]uint16, len(data)/2)
+		for i := range units {
+			units[i] = binary.LittleEndian.Uint16(data[2*i:])
+		}
+		s = string(utf16.Decode(units))
+	}
+	s = strings.TrimSuffix(s, "\x00")
+	return s, s != "" && len(s) <= maxText && tcg.Printable(s) == s
+}
+
+// whole shows data as text, or else in hexadecimal.
+func whole(data []byte) string {
+	if s, ok := asText(data); ok {
+		return s
+	}
+	if len(data) > 64 {
+		return fmt.Sprintf("%x… (%d bytes)", data[:64], len(data))
+	}
+	return hex.EncodeToString(data)
+}
+
+// bounded keeps what a screen may show of it.
+func bounded(s string) string {
+	s = tcg.Printable(s)
+	if r := []rune(s); len(r) > 512 {
+		s = string(r[:512]) + "…"
+	}
+	return s
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/boot"
+	"gangway/store"
+)
+
+// Each state of a boot has words of its own, what the log alone says is marked,
+// and what a person can do is there.
+func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	shows := func(want ...string) {
+		t.Helper()
+		out, notes, err := run("", "device", "boot", d.ID)
+		if err != nil {
+			t.Fatal(err, notes)
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("%q is not shown in:\n%s", w, out)
+			}
+		}
+		if strings.ContainsAny(out, "\x1b\x07") {
+			t.Errorf("it prints control characters: %q", out)
+		}
+	}
+	encode := func(v any) []byte {
+		t.Helper()
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	shows("unmeasured")
+	zero := make([]string, boot.PCRs)
+	for i := range zero {
+		zero[i] = strings.Repeat("0", 64)
+	}
+	m := boot.Measurement{Bank: "SHA-256", PCRs: zero, SecureBoot: "not told", Log: true, LogState: boot.LogPart, LogWhy: "The event log ends within an event.",
+		Unexplained: []int{4, 7}, Events: []boot.Event{{PCR: 9, What: "something that the boot loader measured into PCR 9", Digest: "aa", Label: "Linux\x1b initrd"}}}
+	put := func(state string, changes ...boot.Change) {
+		t.Helper()
+		if _, err := h.Store.PutBoot(t.Context(), store.Boot{Device: d.ID, Time: time.Now(), State: state, Measurement: encode(m), Changes: encode(changes)}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(store.BootNothing, boot.Change{PCR: -1, Words: "The firmware measured nothing."})
+	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends within an event.", "PCR 4, 7: the log does not explain", "[log: Linux initrd]")
+	if _, _, err := run("", "device", "boot", d.ID, "--accept"); err == nil || !strings.Contains(err.Error(), "boot-nothing-measured") {
+		t.Errorf("%v", err)
+	}
+	put(store.BootMatches)
+	shows("matches")
+	if _, err := h.Store.RefuseBoot(t.Context(), d.ID, store.BootRefusal{Time: time.Now(), Code: "boot-nonce", Reason: "The nonce is too old.", Hint: "Measure \x1b[2Jagain."}); err != nil {
+		t.Fatal(err)
+	}
+	shows("refused", "The nonce is too old. (boot-nonce)", "Measure [2Jagain.")
+	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "refused") || strings.Contains(out, "matches") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
