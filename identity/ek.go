@@ -133,7 +133,7 @@ func isVerdict(err error) bool {
 // template, unless the answer is about the TPM as a whole.
 func judged(err error) error {
 	var rc tpm2.TPMRC
-	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize {
+	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
 		return err
 	}
 	return verdict{err}

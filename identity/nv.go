@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -16,7 +17,8 @@ var nvChunks = []uint16{1024, 768, 512, 256}
 const maxNV = 16 << 10
 
 // readNV reads a whole NV index with whatever authorisation its attributes
-// allow that takes no password: its own, the owner's or the platform's. What
+// allow that takes no password: its own, the owner's or the platform's. Its own
+// comes last where the TPM protects it from guessing (see doc.go, Lockout). What
 // is wrong with the index alone is a verdict, or becomes one by judged.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
@@ -32,9 +34,6 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	}
 	nv := tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: rsp.NVName}
 	var auths []tpm2.NamedHandle
-	if public.Attributes.AuthRead {
-		auths = append(auths, nv)
-	}
 	for _, a := range []struct {
 		allowed bool
 		handle  tpm2.TPMHandle
@@ -42,6 +41,12 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 		if a.allowed {
 			auths = append(auths, tpm2.NamedHandle{Handle: a.handle, Name: tpm2.HandleName(a.handle)})
 		}
+	}
+	switch {
+	case public.Attributes.AuthRead && public.Attributes.NoDA:
+		auths = slices.Insert(auths, 0, nv)
+	case public.Attributes.AuthRead: // a loss of power would count as a guess of it
+		auths = append(auths, nv)
 	}
 	err = verdict{errors.New("its attributes allow no reading without a policy")}
 	for _, auth := range auths {

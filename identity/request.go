@@ -88,13 +88,13 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of
 // the IDevID key by the IAK. The first is authorised for its ADMIN role by
-// the second branch of its policy, the second by its empty password.
+// the second branch of its policy, the second for its USER role by the first.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {
 		rsp, err := run(r.t, tpm2.Certify{
 			ObjectHandle:   i.idevid.with(r.policy(i.IDevID.NameAlg, tpm2.TPMCCCertify, i.idevid.template.PolicyBranches)),
-			SignHandle:     i.iak.with(tpm2.PasswordAuth(nil)),
+			SignHandle:     i.iak.with(r.user(i.iak)),
 			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
 			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
 		})

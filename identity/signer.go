@@ -135,7 +135,7 @@ func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) err
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {
 		rsp, err := run(r.t, tpm2.Sign{
-			KeyHandle: k.with(tpm2.PasswordAuth(nil)),
+			KeyHandle: k.with(r.user(k)),
 			Digest:    tpm2.TPM2BDigest{Buffer: digest},
 			InScheme: tpm2.TPMTSigScheme{
 				Scheme:  tpm2.TPMAlgID(s.alg),
