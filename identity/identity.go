@@ -71,7 +71,7 @@ type Identity struct {
 // chip. ctx bounds it.
 //
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
-// answered, as a tpm2.TPMRC. Nothing stays in the TPM after an error.
+// answered, as a *tpmrc.Cause. Nothing stays in the TPM after an error.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	end, err := t.begin(ctx, StepFindEK)
 	if err != nil {
@@ -80,7 +80,7 @@ func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	defer end()
 	i := &Identity{ring: &ring{t: t, endAuth: o.EndorsementAuth}}
 	if err := i.load(o); err != nil {
-		return nil, errors.Join(err, i.ring.close())
+		return nil, i.ring.explain(errors.Join(err, i.ring.close()))
 	}
 	return i, nil
 }

@@ -52,7 +52,7 @@ func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, e
 		err = closing
 	}
 	if err != nil {
-		return nil, fmt.Errorf("identity: quoting the PCRs: %w", err)
+		return nil, r.explain(fmt.Errorf("identity: quoting the PCRs: %w", err))
 	}
 	return q, nil
 }

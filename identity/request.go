@@ -51,7 +51,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	qualifying := sha256.Sum256(caData)
 	attest, signature, err := i.certify(qualifying[:])
 	if err != nil {
-		return nil, fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err)
+		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err))
 	}
 	csr := tcg.CSR{
 		ProdModel:      []byte(r.Model),
@@ -65,7 +65,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		SgnCertifySig:  signature,
 	}
 	i.ring.t.step = StepSign
-	return csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
+	body, err := csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
 		h, err := i.IDevID.NameAlg.Hash()
 		if err != nil {
 			return nil, err
@@ -84,6 +84,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 			return i.IDevID.Verify(contents, s)
 		})
 	})
+	return body, i.ring.explain(err)
 }
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of

@@ -51,8 +51,14 @@ func TestLiftsALockout(t *testing.T) {
 		t.Errorf("a TPM that is in order: %v, %v", was, err)
 	}
 	lock(t, tpm)
+	if s, err := Read(tpm); err != nil || !s.Locked || s.Password || s.Tries == 0 || s.Tries != s.Max || s.Interval <= 0 {
+		t.Errorf("a TPM in lockout: %+v, %v", s, err)
+	}
 	if was, err := Lift(tpm); !was || err != nil {
 		t.Errorf("a TPM in lockout: %v, %v", was, err)
+	}
+	if s, err := Read(tpm); err != nil || s.Locked || s.Tries != 0 {
+		t.Errorf("a TPM that is out of lockout: %+v, %v", s, err)
 	}
 	if err := swtpm.Guess(tpm, swtpm.GuessedPassword); err != nil {
 		t.Errorf("it is still in lockout: %v", err)
@@ -64,7 +70,7 @@ func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	tpm := start(t)
 	setPassword(t, tpm)
 	lock(t, tpm)
-	if was, err := Lift(tpm); !was || err == nil {
+	if was, err := Lift(tpm); !was || !errors.Is(err, ErrPassword) {
 		t.Errorf("%v, %v", was, err)
 	}
 	// The password was not tried, so it still works.
