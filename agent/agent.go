@@ -288,7 +288,11 @@ func (a *Agent) reset() error {
 
 func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
 	begin := time.Now()
-	id, err := identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key), AllowUnvouched: true})
+	var id *identity.Identity
+	err := a.throughLockout(ctx, t, func() (err error) {
+		id, err = identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key), AllowUnvouched: true})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -483,7 +487,11 @@ func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, 
 	if err != nil {
 		return nil, err
 	}
-	signer, err := identity.LoadSigner(ctx, t, identity.Options{Algorithm: a.state.Algorithm})
+	var signer *identity.Signer
+	err = a.throughLockout(ctx, t, func() (err error) {
+		signer, err = identity.LoadSigner(ctx, t, identity.Options{Algorithm: a.state.Algorithm})
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -77,7 +78,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, Log: slog.New(slog.DiscardHandler)}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return nil, err

@@ -101,7 +101,7 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 // its owner's to look at; what the device may do then is the policy's.
 func (s *session) measure(ctx context.Context) error {
 	var no *Refused
-	err := s.a.measure(ctx, s.h, s.tpm)
+	err := s.a.throughLockout(ctx, s.tpm, func() error { return s.a.measure(ctx, s.h, s.tpm) })
 	if errors.As(err, &no) && strings.HasPrefix(no.Code, "boot-") {
 		s.a.step("boot", "The hub does not believe this machine's measurement (%s): %s", no.Code, no.Reason)
 		return nil
