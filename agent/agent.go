@@ -51,6 +51,9 @@ type Config struct {
 	TPM string
 	// StateDir is the folder of the state, made if it is not there.
 	StateDir string
+	// Again onboards again, whatever the state: a person's word, who may bring
+	// back a device that was deleted. It needs a Token or a Hub.
+	Again bool
 	// Model and Serial name the machine; empty: from the firmware's tables.
 	Model, Serial string
 	// EK and Key choose an endorsement key's template ("L-1", "H-3") and the
@@ -184,6 +187,10 @@ type Refused struct {
 	Code   string `json:"error"`
 	Reason string `json:"msg"`
 	Hint   string `json:"hint"`
+	// Certificate is what became of the connection's certificate, where Code is
+	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
+	// "unknown".
+	Certificate string `json:"certificate"`
 }
 
 func (r *Refused) Error() string {
@@ -209,7 +216,7 @@ func (r *Refused) Temporary() bool {
 // so that a new request may do.
 func (r *Refused) startAnew() bool {
 	switch r.Code {
-	case "enrolment-expired", "enrolment-superseded", "device-revoked", "certificate-unknown", "activation-proof":
+	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
 		return true
 	}
 	return false
@@ -220,7 +227,9 @@ const maxAnew = 3
 
 // Onboard brings the device aboard and returns when it is active, or when the
 // hub refuses for good (*Refused). While the hub is away it waits, and says
-// what for. A device that is active already is checked against its TPM.
+// what for. A device that is active already is checked against its TPM, and the
+// hub is asked: one that it no longer lets in comes back where it may, and is
+// otherwise refused (*Removed).
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	start := time.Now()
 	t, err := identity.Open(a.cfg.TPM)
@@ -228,46 +237,75 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 		return nil, err
 	}
 	defer t.Close()
-	if a.state.Phase == PhaseActive {
-		signer, err := a.signer(ctx, t)
+	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // it was stopped while it onboarded again
+		if err := a.back(); err != nil {
+			return nil, err
+		}
+	}
+	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
+		again, err := a.settled(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		return &a.state, signer.Close()
+		if !again {
+			return &a.state, nil
+		}
 	}
 	if a.cfg.Token == nil && a.cfg.Hub == nil {
-		return nil, errors.New("agent: the device is not onboarded yet: a join token file is needed")
+		return nil, errors.New("agent: onboarding needs a join token file (--token-file)")
 	}
-	claimed := a.cfg.Token == nil
-	if claimed {
-		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved || a.cfg.Again {
+		if err := a.leave(); err != nil {
 			return nil, err
 		}
 	}
+	err = a.comeAboard(ctx, t, start)
+	if err == nil {
+		return &a.state, nil
+	}
+	if ctx.Err() == nil { // else it goes on at the next start
+		err = errors.Join(err, a.back(), a.edit(func(s *State) { s.Waiting = err.Error() }))
+	}
+	return nil, err
+}
+
+// comeAboard goes from whatever phase to active.
+func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time) (err error) {
+	claimed := a.cfg.Token == nil
+	if claimed {
+		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+			return err
+		}
+		defer func() { a.cfg.Token = nil }() // a claim is for once
+	}
 	if err := a.otherHub(); err != nil {
-		return nil, err
+		return err
 	}
 	id, err := a.load(ctx, t)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer id.Close()
 	for anew := 0; ; anew++ {
 		err := a.advance(ctx, id, start)
-		if err == nil {
-			return &a.state, nil
-		}
 		var refused *Refused
-		if !errors.As(err, &refused) || !refused.startAnew() || anew == maxAnew {
-			return nil, err
+		if !errors.As(err, &refused) || anew == maxAnew {
+			return err
+		}
+		if why := removal(err); why != "" { // since the request was made
+			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
+				return removed
+			}
+		} else if !refused.startAnew() {
+			return err
 		}
 		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		if err := a.reset(); err != nil {
-			return nil, err
+			return err
 		}
 		if claimed {
 			if a.cfg.Token, err = a.claim(ctx); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
@@ -282,7 +320,7 @@ func (a *Agent) otherHub() error {
 }
 
 func (a *Agent) reset() error {
-	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips}
+	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former}
 	return a.dir.reset(a.state)
 }
 
@@ -358,7 +396,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
-		return fmt.Errorf("agent: the stored request is damaged; remove the folder %s and onboard again: %w", a.cfg.StateDir, err)
+		return fmt.Errorf("agent: the stored request in %s is damaged: %w. %s", a.cfg.StateDir, err, remedyAgain)
 	}
 	if !bytes.Equal(csr.SigningPub, id.IDevID.Raw) || !bytes.Equal(csr.AttestPub, id.IAK.Raw) {
 		return a.otherTPM()
@@ -367,7 +405,7 @@ func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
 }
 
 func (a *Agent) otherTPM() error {
-	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one; remove the folder and onboard this machine with a join token", a.cfg.StateDir)
+	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
 }
 
 // request makes and stores the request.
@@ -400,7 +438,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	a.state = State{
 		Phase: PhaseRequested, Hub: token.Hub, HubName: token.HubName, HubCA: token.HubCA, TokenID: token.ID, Owner: token.Owner,
 		EK: id.EKTemplate, EKSHA256: ekHash(id.EK), Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
-		RoundTrips: a.state.RoundTrips,
+		RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former,
 	}
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
@@ -470,7 +508,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 	a.state.Phase = PhaseActive
 	a.state.DeviceID, a.state.Nick, a.state.OwnerNick = device.ID, device.Nick, device.OwnerNick
 	a.state.TPM = device.TPM
-	a.state.Waiting = ""
+	a.state.Waiting, a.state.Former = "", nil
 	a.state.OnboardingMS = time.Since(start).Milliseconds()
 	a.state.Onboarded = time.Now().UTC().Truncate(time.Second)
 	if err := a.dir.activate(certs, a.state); err != nil {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -71,7 +70,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	if state.Phase != PhaseActive {
-		return nil, errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+		return nil, state.notAboard()
 	}
 	t, err := identity.Open(cfg.TPM)
 	if err != nil {

@@ -85,7 +85,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	if state.Phase != PhaseActive {
-		return errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+		return state.notAboard()
 	}
 	g, err := newGate(state.DeviceID, cfg.Allow)
 	if err != nil {
