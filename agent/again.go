@@ -120,9 +120,7 @@ func (a *Agent) settled(ctx context.Context, t *identity.TPM) (again bool, err e
 			s.RemovedAt = time.Now().UTC().Truncate(time.Second)
 		}
 		s.Phase, s.Removed = PhaseRemoved, why
-		if removed != nil {
-			s.Waiting = removed.Error()
-		} else {
+		if removed == nil {
 			s.Returned = time.Now().UTC().Truncate(time.Second)
 		}
 	})
@@ -214,7 +212,7 @@ func (a *Agent) Stay(ctx context.Context) error {
 		err := a.Run(ctx)
 		why := removal(err)
 		if why == "" {
-			return err
+			return a.failed(ctx, err)
 		}
 		// Onboard asks the hub itself, and decides.
 		if err := a.edit(func(s *State) { s.Phase = PhaseRemoved }); err != nil {

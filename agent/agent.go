@@ -56,6 +56,12 @@ type Config struct {
 	Again bool
 	// Model and Serial name the machine; empty: from the firmware's tables.
 	Model, Serial string
+	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty:
+	// it has none.
+	EndorsementAuth []byte
+	// WithoutEKCertificate leaves out EK certificates of keys that the TPM does
+	// not make, as after a change of its endorsement seed.
+	WithoutEKCertificate bool
 	// EK and Key choose an endorsement key's template ("L-1", "H-3") and the
 	// identity keys' algorithm (identity.Algorithm); empty: the best.
 	EK, Key string
@@ -231,42 +237,52 @@ const maxAnew = 3
 // hub is asked: one that it no longer lets in comes back where it may, and is
 // otherwise refused (*Removed).
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
+	if err := a.onboard(ctx); err != nil {
+		return nil, a.failed(ctx, err)
+	}
+	return &a.state, nil
+}
+
+// failed notes an error where 'gangway-agent status' finds it, unless the agent
+// was only stopped.
+func (a *Agent) failed(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, a.edit(func(s *State) { s.Waiting = err.Error() }))
+}
+
+func (a *Agent) onboard(ctx context.Context) error {
 	start := time.Now()
 	t, err := identity.Open(a.cfg.TPM)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer t.Close()
 	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // it was stopped while it onboarded again
 		if err := a.back(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
 		again, err := a.settled(ctx, t)
-		if err != nil {
-			return nil, err
-		}
-		if !again {
-			return &a.state, nil
+		if err != nil || !again {
+			return err
 		}
 	}
 	if a.cfg.Token == nil && a.cfg.Hub == nil {
-		return nil, errors.New("agent: onboarding needs a join token file (--token-file)")
+		return errors.New("agent: onboarding needs a join token file (--token-file)")
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved || a.cfg.Again {
 		if err := a.leave(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	err = a.comeAboard(ctx, t, start)
-	if err == nil {
-		return &a.state, nil
+	if err == nil || ctx.Err() != nil { // stopped: it goes on at the next start
+		return err
 	}
-	if ctx.Err() == nil { // else it goes on at the next start
-		err = errors.Join(err, a.back(), a.edit(func(s *State) { s.Waiting = err.Error() }))
-	}
-	return nil, err
+	return errors.Join(err, a.back())
 }
 
 // comeAboard goes from whatever phase to active.
@@ -289,17 +305,24 @@ func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time
 	for anew := 0; ; anew++ {
 		err := a.advance(ctx, id, start)
 		var refused *Refused
-		if !errors.As(err, &refused) || anew == maxAnew {
+		why := removal(err)
+		switch {
+		case err == nil || anew == maxAnew:
 			return err
-		}
-		if why := removal(err); why != "" { // since the request was made
+		case errors.Is(err, errStale):
+			a.step("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
+		case !errors.As(err, &refused):
+			return err
+		case why != "": // since the request was made
 			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
 				return removed
 			}
-		} else if !refused.startAnew() {
+			a.step("anew", "%s Starting anew.", removedWords(why))
+		case refused.startAnew():
+			a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
+		default:
 			return err
 		}
-		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		if err := a.reset(); err != nil {
 			return err
 		}
@@ -324,21 +347,36 @@ func (a *Agent) reset() error {
 	return a.dir.reset(a.state)
 }
 
+// options are for the keys of an algorithm.
+func (a *Agent) options(key identity.Algorithm) identity.Options {
+	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
+}
+
 func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
 	begin := time.Now()
 	var id *identity.Identity
 	err := a.throughLockout(ctx, t, func() (err error) {
-		id, err = identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key), AllowUnvouched: true})
+		o := a.options(identity.Algorithm(a.cfg.Key))
+		o.EK, o.AllowUnvouched, o.WithoutCertificate = a.cfg.EK, true, a.cfg.WithoutEKCertificate
+		id, err = identity.Load(ctx, t, o)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	found := "with its certificate found"
-	if id.EKCertificate == nil {
+	switch {
+	case id.EKCertificate == nil && id.Omission.Why != 0:
+		found = "found, without its certificate"
+	case id.EKCertificate == nil:
 		found = "found, and no certificate of it"
+	case !id.EK.Is(id.EKCertificate.PublicKey):
+		found = "found, and a certificate of another key, which the hub will refuse"
 	}
 	a.stepTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
+	if id.Omission.Why != 0 {
+		a.step("note", "%s The owner is told so.", id.Omission)
+	}
 	for _, note := range id.Notes {
 		a.step("note", "%s", note)
 	}
@@ -401,8 +439,15 @@ func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
 	if !bytes.Equal(csr.SigningPub, id.IDevID.Raw) || !bytes.Equal(csr.AttestPub, id.IAK.Raw) {
 		return a.otherTPM()
 	}
+	if a.state.Phase == PhaseRequested && !bytes.Equal(csr.EKCert, id.EKCert()) {
+		return errStale
+	}
 	return nil
 }
+
+// errStale reports that a stored request, which may have been refused, has another
+// EK certificate than a new one would have: the TPM or an option was changed.
+var errStale = errors.New("agent: the stored request has another EK certificate than the TPM")
 
 func (a *Agent) otherTPM() error {
 	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
@@ -426,7 +471,7 @@ func (a *Agent) request(id *identity.Identity) error {
 		CAData: func(idevidName []byte) ([]byte, error) {
 			d := join.CAData{
 				HubName: token.HubName, Owner: token.Owner, TokenID: token.ID,
-				EKPublic: id.EK.Raw, Chain: id.EKChain,
+				EKPublic: id.EK.Raw, Chain: id.EKChain, Omission: id.Omission,
 				Proof: ed25519.Sign(key, join.OwnershipMessage(token.HubName, token.Owner, token.ID, idevidName)),
 			}
 			return d.Encode()
@@ -527,7 +572,7 @@ func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, 
 	}
 	var signer *identity.Signer
 	err = a.throughLockout(ctx, t, func() (err error) {
-		signer, err = identity.LoadSigner(ctx, t, identity.Options{Algorithm: a.state.Algorithm})
+		signer, err = identity.LoadSigner(ctx, t, a.options(a.state.Algorithm))
 		return err
 	})
 	if err != nil {

@@ -65,7 +65,7 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) error {
 	if err != nil {
 		return err
 	}
-	quoted, err := identity.LoadQuote(ctx, t, identity.Options{Algorithm: a.state.Algorithm}, join.BootQualifying(challenge.Nonce, log))
+	quoted, err := identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), join.BootQualifying(challenge.Nonce, log))
 	if errors.Is(err, identity.ErrNoBank) {
 		a.step("boot", "%v", err)
 		return nil

@@ -48,6 +48,8 @@ type ExportConfig struct {
 	Dir           string // made if it is not there; empty with Remove: no files to take away
 	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: one that is free
 	Remove        bool   // take the key's persistent handle, and the files, away again
+
+	EndorsementAuth []byte // as in Config
 }
 
 // Exported is what Export did.
@@ -77,7 +79,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, Log: slog.New(slog.DiscardHandler)}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, Log: slog.New(slog.DiscardHandler)}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return nil, err

@@ -28,6 +28,7 @@ import (
 // ProxyConfig is what Proxy is made of.
 type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
+	EndorsementAuth         []byte // as in Config
 
 	// Unix is the path of a socket to listen on, which its owner alone may use,
 	// or Group's members too. Exactly one of Unix and TCP is set.
@@ -97,7 +98,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return err

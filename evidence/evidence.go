@@ -210,3 +210,12 @@ func (r *Request) EKCertificateDER() []byte {
 func (r *Request) HardwareSerial() string {
 	return r.Maker() + ":" + hex.EncodeToString(r.EKHash[:16])
 }
+
+// omission is the device's word on why there is no EK certificate, to be put
+// behind another sentence; "" if it says nothing.
+func (r *Request) omission() string {
+	if r.CAData == nil || r.CAData.Omission.Why == 0 {
+		return ""
+	}
+	return " The device says: " + r.CAData.Omission.String()
+}

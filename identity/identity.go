@@ -40,6 +40,12 @@ type Options struct {
 	// its people to judge. A certificate of another key goes along.
 	AllowUnvouched bool
 
+	// WithoutCertificate leaves the EK certificates out where all are of keys
+	// that the TPM does not make, as after TPM2_ChangeEPS: with AllowUnvouched,
+	// one of them goes along otherwise, and a hub refuses it. One that fits goes
+	// along all the same.
+	WithoutCertificate bool
+
 	// EndorsementAuth is the authorisation value of the endorsement
 	// hierarchy, empty on machines whose owner did not set one.
 	EndorsementAuth []byte
@@ -56,6 +62,9 @@ type Identity struct {
 
 	IAK, IDevID         *tcg.Public
 	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
+
+	// Omission is why there is no EKCertificate although the TPM holds one.
+	Omission tcg.Omission
 
 	// Notes says in words for a person what was odd and got around: a
 	// certificate that does not fit, a chain that ends early.

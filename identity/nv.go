@@ -27,10 +27,10 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	}
 	var public *tpm2.TPMSNVPublic
 	if err := guarded(func() (err error) { public, err = rsp.NVPublic.Contents(); return err }); err != nil {
-		return nil, verdict{fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
+		return nil, verdict{error: fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
 	}
 	if public.DataSize > maxNV {
-		return nil, verdict{fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
+		return nil, verdict{error: fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
 	}
 	nv := tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: rsp.NVName}
 	var auths []tpm2.NamedHandle
@@ -48,7 +48,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	case public.Attributes.AuthRead: // a loss of power would count as a guess of it
 		auths = append(auths, nv)
 	}
-	err = verdict{errors.New("its attributes allow no reading without a policy")}
+	err = verdict{error: errors.New("its attributes allow no reading without a policy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {

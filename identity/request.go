@@ -32,10 +32,6 @@ type RequestInfo struct {
 // without an EK certificate has the EK's public area (TPMT_PUBLIC) in its
 // place.
 func (i *Identity) Request(r RequestInfo) ([]byte, error) {
-	ekCert := i.EK.Raw
-	if i.EKCertificate != nil {
-		ekCert = i.EKCertificate.Certificate.Raw
-	}
 	var caData []byte
 	if r.CAData != nil {
 		var err error
@@ -58,7 +54,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		ProdSerial:     []byte(r.Serial),
 		CAData:         caData,
 		EventLog:       r.EventLog,
-		EKCert:         ekCert,
+		EKCert:         i.EKCert(),
 		AttestPub:      i.IAK.Raw,
 		SigningPub:     i.IDevID.Raw,
 		SgnCertifyInfo: attest,
@@ -85,6 +81,15 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		})
 	})
 	return body, i.ring.explain(err)
+}
+
+// EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
+// TPMT_PUBLIC where there is none.
+func (i *Identity) EKCert() []byte {
+	if i.EKCertificate == nil {
+		return i.EK.Raw
+	}
+	return i.EKCertificate.Certificate.Raw
 }
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of

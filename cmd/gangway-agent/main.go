@@ -79,7 +79,8 @@ type usageError struct{ error }
 
 type options struct {
 	token, hub, tpm, state, model, serial, ek, key, output string
-	again, ask                                             bool
+	endorsementAuth                                        string // file
+	again, ask, withoutEKCertificate                       bool
 	every                                                  time.Duration
 
 	trail        trail.Config
@@ -111,6 +112,7 @@ with that it talks to the hub.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, where it has one (mode 0600; \"hex:\" and digits for bytes)")
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
@@ -127,7 +129,9 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 (exit code 3), and says what to do. If --again is refused, all stays as it was.`,
 		Example: `  gangway-agent onboard --token-file device_autojointoken.json
   gangway-agent onboard --again --token-file device_autojointoken.json
-  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state`,
+  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
+  gangway-agent onboard --token-file t.json --endorsement-auth-file /etc/gangway/endorsement-auth
+  gangway-agent onboard --token-file t.json --without-ek-certificate`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, true)
@@ -201,7 +205,11 @@ says why, and 'gangway-agent onboard --again' brings it back.`,
 			if o.ask {
 				ctx, cancel := context.WithTimeout(c.Context(), askWithin)
 				defer cancel()
-				if s.Answer, err = agent.Ask(ctx, agent.Config{TPM: o.tpm, StateDir: o.state}); err != nil {
+				auth, err := readAuth(o.endorsementAuth)
+				if err != nil {
+					return err
+				}
+				if s.Answer, err = agent.Ask(ctx, agent.Config{TPM: o.tpm, StateDir: o.state, EndorsementAuth: auth}); err != nil {
 					return err
 				}
 			}
@@ -240,6 +248,7 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
 	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
 	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, e.g. L-1 or H-3 (default: the best with a certificate)")
+	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate where the TPM's are of other keys, as after a new endorsement seed; the owner is asked")
 	c.Flags().StringVar(&o.key, "key", "", "P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA where the TPM has no other)")
 }
 
@@ -253,7 +262,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 // agent makes the agent of the options. Progress goes to stderr.
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
-		TPM: o.tpm, StateDir: o.state, Again: o.again, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
+		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
 		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(s agent.Step) {
@@ -264,6 +273,11 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 			fmt.Fprintf(stderr, "%s%s\n", s.Detail, took)
 		},
 	}
+	auth, err := readAuth(o.endorsementAuth)
+	if err != nil {
+		return nil, err
+	}
+	cfg.EndorsementAuth = auth
 	cfg.Trail.Reserve = o.reserve << 20
 	if o.setClock {
 		cfg.SetClock = setClock

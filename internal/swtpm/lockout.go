@@ -2,6 +2,7 @@ package swtpm
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -81,6 +82,46 @@ func Guess(link transport.TPM, password string) error {
 		Buffer: tpm2.TPM2BMaxBuffer{Buffer: []byte("x")}, HashAlg: tpm2.TPMAlgSHA256,
 	}.Execute(link)
 	return err
+}
+
+// Commands of the platform that go-tpm has not.
+const (
+	ccHierarchyControl = 0x00000121
+	ccChangeEPS        = 0x00000124
+)
+
+// ChangeEPS gives the TPM a new endorsement seed (Part 3, 24.4). Certificates in
+// its NV memory stay.
+func (t *TPM) ChangeEPS() error { return t.platform(ccChangeEPS, nil) }
+
+// DisableEndorsement disables the endorsement hierarchy, until the TPM is started
+// again (Part 3, 24.2).
+func (t *TPM) DisableEndorsement() error {
+	return t.platform(ccHierarchyControl, []byte{0x40, 0, 0, 0x0B, 0})
+}
+
+// platform sends a command that the platform authorises.
+func (t *TPM) platform(code uint32, params []byte) error {
+	link, err := t.Open()
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	be := binary.BigEndian
+	cmd := be.AppendUint32([]byte{0x80, 0x02}, uint32(10+4+4+9+len(params)))
+	cmd = be.AppendUint32(cmd, code)
+	cmd = be.AppendUint32(cmd, uint32(tpm2.TPMRHPlatform))
+	cmd = be.AppendUint32(cmd, 9) // an empty password
+	cmd = be.AppendUint32(cmd, uint32(tpm2.TPMRSPW))
+	cmd = append(cmd, 0, 0, 0, 0, 0)
+	rsp, err := link.Send(append(cmd, params...))
+	if err != nil {
+		return fmt.Errorf("swtpm: command 0x%08X: %w", code, err)
+	}
+	if rc := tpm2.TPMRC(be.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess {
+		return fmt.Errorf("swtpm: command 0x%08X: %w", code, rc)
+	}
+	return nil
 }
 
 // SetPassword sets a hierarchy's authorisation value, which must be empty.
