@@ -136,7 +136,12 @@ func ExplainWithPassword(err error) error {
 	return err
 }
 
+// layers are the bits in which a resource manager, such as the kernel's, says that
+// a code is its own (TSS 2.0 Overview, 3.6).
+const layers = 0x00FF0000
+
 func find(rc tpm2.TPMRC, h Hierarchy) meaning {
+	rc &^= layers
 	for _, m := range meanings {
 		if m.hierarchy != None && m.hierarchy != h {
 			continue
