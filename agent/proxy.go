@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -131,7 +133,38 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		defer os.Remove(cfg.TokenFile)
 		g.guard(token)
 	}
-	return cfg.serve(ctx, l, newProxyHandler(g, target, r, cfg))
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go dir.watchIdentity(ctx, certs, func() { stop(ErrOnboardedAgain) })
+	err = cfg.serve(ctx, l, newProxyHandler(g, target, r, cfg))
+	if errors.Is(context.Cause(ctx), ErrOnboardedAgain) {
+		return errors.Join(ErrOnboardedAgain, err)
+	}
+	return err
+}
+
+// ErrOnboardedAgain ends a proxy whose machine has another certificate now. It
+// can be started again at once.
+var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again, with another certificate: start the proxy again")
+
+// watchIdentity calls changed when the folder holds another certificate than
+// certs, until ctx ends.
+func (f *folder) watchIdentity(ctx context.Context, certs *certificates, changed func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(stateLook):
+		}
+		text, err := f.load(identityFile)
+		if err != nil {
+			continue // it is being replaced, or was taken away: the hub has the last word
+		}
+		if block, _ := pem.Decode(text); block != nil && !bytes.Equal(block.Bytes, certs.idevid.Raw) {
+			changed()
+			return
+		}
+	}
 }
 
 func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handler) error {

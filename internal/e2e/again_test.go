@@ -328,3 +328,26 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	}
 	runUntilSeen(t, f.h, agent.Config{TPM: f.tpm.Address(), StateDir: f.state, ReportEvery: 50 * time.Millisecond})
 }
+
+// A proxy does not go on with the certificate that the device had before.
+func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
+	t.Parallel()
+	f := aboard(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- agent.Proxy(ctx, agent.ProxyConfig{TPM: f.tpm.Address(), StateDir: f.state, TCP: "127.0.0.1:0", Ready: func(addr string) { ready <- addr }})
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	if _, err := f.again(t, f.tok, f.state); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, agent.ErrOnboardedAgain) {
+		t.Errorf("it ends with %v", err)
+	}
+}
