@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -139,8 +140,12 @@ func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
 		return err
 	}
 	defer closeHub()
+	var device deviceView
 	err = a.patiently(ctx, "the hub at "+h.url, func() error {
-		_, err := h.send(ctx, http.MethodGet, "/device", "", nil)
+		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
+		if err == nil && json.Unmarshal(answer, &device) != nil {
+			device = deviceView{} // what it knew before will do
+		}
 		var no *Refused
 		if errors.As(err, &no) && removal(err) == "" && no.Status == http.StatusForbidden {
 			a.cfg.Log.Info("the hub knows the device", "refusal", no.Code)
@@ -153,6 +158,9 @@ func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
 	}
 	err = a.edit(func(s *State) {
 		s.Phase, s.Removed, s.RemovedAt, s.Waiting = PhaseActive, "", time.Time{}, ""
+		if device.ID != "" {
+			s.DeviceID, s.Nick, s.OwnerNick = device.ID, device.Nick, device.OwnerNick
+		}
 	})
 	a.step("checked", "This machine is aboard already, as %q: the hub at %s said so just now.", a.state.Nick, a.state.Hub)
 	return err

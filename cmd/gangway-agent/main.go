@@ -354,7 +354,7 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
 	}
 	if !s.LastSeen.IsZero() {
-		line("reported", fmt.Sprintf("%s, %s ago: what the hub said until then", s.LastSeen.Format(time.RFC3339), time.Since(s.LastSeen).Round(time.Second)))
+		line("reported", fmt.Sprintf("%s, %s ago", s.LastSeen.Format(time.RFC3339), time.Since(s.LastSeen).Round(time.Second)))
 	}
 	if s.Removed != "" {
 		line("removed", fmt.Sprintf("%s, known since %s", s.Removed, s.RemovedAt.Format(time.RFC3339)))
