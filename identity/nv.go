@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"gangway/identity/tpmrc"
+
 	"github.com/google/go-tpm/tpm2"
 )
 
@@ -53,6 +55,9 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {
 			return data, nil
+		}
+		if auth.Handle == tpm2.TPMRHOwner {
+			err = tpmrc.Explain(err, tpmrc.Owner)
 		}
 		if !isDenied(err) {
 			break

@@ -126,15 +126,16 @@ func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 		name  string
 		spoil func(*swtpm.TPM) error
 		want  tcg.OmissionReason
+		note  string
 	}{
-		{"not a certificate", func(s *swtpm.TPM) error { return s.WriteNV(0x01C00002, []byte("no certificate at all")) }, tcg.CertificateMalformed},
-		{"cut off", func(s *swtpm.TPM) error { return s.WriteNV(0x01C00002, []byte{0x30, 0x82, 0x03, 0x00, 0x30}) }, tcg.CertificateMalformed},
+		{"not a certificate", func(s *swtpm.TPM) error { return s.WriteNV(0x01C00002, []byte("no certificate at all")) }, tcg.CertificateMalformed, ""},
+		{"cut off", func(s *swtpm.TPM) error { return s.WriteNV(0x01C00002, []byte{0x30, 0x82, 0x03, 0x00, 0x30}) }, tcg.CertificateMalformed, ""},
 		{"read by policy only", func(s *swtpm.TPM) error {
 			if err := s.DeleteNV(0x01C00002); err != nil {
 				return err
 			}
 			return s.DefineNV(0x01C00002, []byte("x"), tpm2.TPMANV{PolicyRead: true, PPWrite: true, PlatformCreate: true, NoDA: true})
-		}, tcg.CertificateUnreadable},
+		}, tcg.CertificateUnreadable, "without a policy"},
 		{"by the owner, who has a password", func(s *swtpm.TPM) error {
 			if err := s.DeleteNV(0x01C00002); err != nil {
 				return err
@@ -143,7 +144,7 @@ func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 				return err
 			}
 			return s.SetPassword(tpm2.TPMRHOwner, "theirs")
-		}, tcg.CertificateUnreadable},
+		}, tcg.CertificateUnreadable, "owner hierarchy has a password"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -154,6 +155,9 @@ func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 			id := load(t, open(t, s), Options{AllowUnvouched: true})
 			if id.EKCertificate != nil || id.Omission != (tcg.Omission{Why: c.want, Index: 0x01C00002}) || !strings.Contains(id.Omission.String(), "0x01C00002") {
 				t.Errorf("certificate %v, omission %+v", id.EKCertificate != nil, id.Omission)
+			}
+			if len(id.Notes) != 1 || !strings.Contains(id.Notes[0], c.note) {
+				t.Errorf("notes %q", id.Notes)
 			}
 		})
 	}

@@ -48,10 +48,9 @@ func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {
 	return link
 }
 
-// An encrypted machine takes its disk's key at each start.
-func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
-	chip := startChip(t)
-	tpm := open(t, chip)
+// sealed is the token of a disk's key in the TPM.
+func sealed(t *testing.T, tpm transport.TPM) json.RawMessage {
+	t.Helper()
 	_, token, err := New(tpm)
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +59,14 @@ func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return raw
+}
+
+// An encrypted machine takes its disk's key at each start.
+func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
+	chip := startChip(t)
+	tpm := open(t, chip)
+	raw := sealed(t, tpm)
 	for range 4 {
 		tpm.Close()
 		if err := chip.PowerCut(t.Context()); err != nil {
@@ -88,19 +95,12 @@ func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			chip := startChip(t)
 			tpm := open(t, chip)
-			_, token, err := New(tpm)
-			if err != nil {
-				t.Fatal(err)
-			}
-			raw, err := json.Marshal(token)
-			if err != nil {
-				t.Fatal(err)
-			}
+			raw := sealed(t, tpm)
 			tpm.Close()
 			if err := c.spoil(chip); err != nil {
 				t.Fatal(err)
 			}
-			_, err = Open(open(t, chip), raw)
+			_, err := Open(open(t, chip), raw)
 			var cause *tpmrc.Cause
 			if errors.Is(err, ErrOther) || !errors.As(err, &cause) || cause.Code != c.code {
 				t.Errorf("%v", err)
