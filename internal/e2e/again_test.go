@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"os"
@@ -349,5 +350,39 @@ func TestProxyEndsWhenItsDeviceOnboardsAgain(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, agent.ErrOnboardedAgain) {
 		t.Errorf("it ends with %v", err)
+	}
+}
+
+// A hub that was restored from a backup has no record of the devices that came
+// aboard since; those that have their token come back by themselves.
+func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
+	t.Parallel()
+	f := aboard(t)
+	db, err := sql.Open("sqlite", filepath.Join(f.h.Data(), "gangway.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		"PRAGMA busy_timeout = 5000", "PRAGMA foreign_keys = OFF",
+		"DELETE FROM devices", "DELETE FROM aiks", "DELETE FROM tpms", "DELETE FROM token_uses", "DELETE FROM enrolments", "UPDATE join_tokens SET uses = 0",
+	} {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = onboardWith(t, agent.Config{TPM: f.tpm.Address(), StateDir: f.state})
+	staysOut(t, err, "unknown", "certificate-not-active")
+	s, err := onboard(t, f.tpm, f.tok, f.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.DeviceID != f.first.DeviceID || s.Returned.IsZero() {
+		t.Errorf("it came back as %+v", s)
+	}
+	if n, uses := len(f.h.Devices(t, f.h.Owner)), f.h.Uses(t, f.tok); n != 1 || uses != 1 {
+		t.Errorf("%d devices, %d uses of the token", n, uses)
 	}
 }
