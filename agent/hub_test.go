@@ -57,7 +57,7 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 type muteKey struct{ crypto.Signer }
 
 func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("The TPM is in lockout.") //lint:ignore ST1005 as package tpmrc says it
+	return nil, errors.New("The TPM is in lockout.")
 }
 
 // crypto/tls keeps the text alone of what the key's signer says: it is not taken
