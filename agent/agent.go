@@ -52,8 +52,17 @@ type Config struct {
 	TPM string
 	// StateDir is the folder of the state, made if it is not there.
 	StateDir string
+	// Again onboards again, whatever the state: a person's word, who may bring
+	// back a device that was deleted. It needs a Token or a Hub.
+	Again bool
 	// Model and Serial name the machine; empty: from the firmware's tables.
 	Model, Serial string
+	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty:
+	// it has none.
+	EndorsementAuth []byte
+	// WithoutEKCertificate leaves out EK certificates of keys that the TPM does
+	// not make, as after a change of its endorsement seed.
+	WithoutEKCertificate bool
 	// EK and Key choose an endorsement key's template ("L-1", "H-3") and the
 	// identity keys' algorithm (identity.Algorithm); empty: the best.
 	EK, Key string
@@ -202,6 +211,10 @@ type Refused struct {
 	Code   string `json:"error"`
 	Reason string `json:"msg"`
 	Hint   string `json:"hint"`
+	// Certificate is what became of the connection's certificate, where Code is
+	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
+	// "unknown".
+	Certificate string `json:"certificate"`
 }
 
 func (r *Refused) Error() string {
@@ -227,7 +240,7 @@ func (r *Refused) Temporary() bool {
 // so that a new request may do.
 func (r *Refused) startAnew() bool {
 	switch r.Code {
-	case "enrolment-expired", "enrolment-superseded", "device-revoked", "certificate-unknown", "activation-proof":
+	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
 		return true
 	}
 	return false
@@ -238,54 +251,102 @@ const maxAnew = 3
 
 // Onboard brings the device aboard and returns when it is active, or when the
 // hub refuses for good (*Refused). While the hub is away it waits, and says
-// what for. A device that is active already is checked against its TPM.
+// what for. A device that is active already is checked against its TPM, and the
+// hub is asked: one that it no longer lets in comes back where it may, and is
+// otherwise refused (*Removed).
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
+	if err := a.onboard(ctx); err != nil {
+		return nil, a.failed(ctx, err)
+	}
+	return &a.state, nil
+}
+
+// failed notes an error where 'gangway-agent status' finds it, unless the agent
+// was only stopped.
+func (a *Agent) failed(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, a.edit(func(s *State) { s.Waiting = err.Error() }))
+}
+
+func (a *Agent) onboard(ctx context.Context) error {
 	start := time.Now()
 	t, err := identity.Open(a.cfg.TPM)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer t.Close()
-	if a.state.Phase == PhaseActive {
-		signer, err := a.signer(ctx, t)
-		if err != nil {
-			return nil, err
+	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // it was stopped while it onboarded again
+		if err := a.back(); err != nil {
+			return err
 		}
-		return &a.state, signer.Close()
+	}
+	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
+		again, err := a.settled(ctx, t)
+		if err != nil || !again {
+			return err
+		}
 	}
 	if a.cfg.Token == nil && a.cfg.Hub == nil {
-		return nil, errors.New("agent: the device is not onboarded yet: a join token file is needed")
+		return errors.New("agent: onboarding needs a join token file (--token-file)")
 	}
+	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved || a.cfg.Again {
+		if err := a.leave(); err != nil {
+			return err
+		}
+	}
+	err = a.comeAboard(ctx, t, start)
+	if err == nil || ctx.Err() != nil { // stopped: it goes on at the next start
+		return err
+	}
+	return errors.Join(err, a.back())
+}
+
+// comeAboard goes from whatever phase to active.
+func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time) (err error) {
 	claimed := a.cfg.Token == nil
 	if claimed {
 		if a.cfg.Token, err = a.claimed(ctx); err != nil {
-			return nil, err
+			return err
 		}
+		defer func() { a.cfg.Token = nil }() // a claim is for once
 	}
 	if err := a.otherHub(); err != nil {
-		return nil, err
+		return err
 	}
 	id, err := a.load(ctx, t)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer id.Close()
 	for anew := 0; ; anew++ {
 		err := a.advance(ctx, id, start)
-		if err == nil {
-			return &a.state, nil
-		}
 		var refused *Refused
-		if !errors.As(err, &refused) || !refused.startAnew() || anew == maxAnew {
-			return nil, err
+		why := removal(err)
+		switch {
+		case err == nil || anew == maxAnew:
+			return err
+		case errors.Is(err, errStale):
+			a.step("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
+		case !errors.As(err, &refused):
+			return err
+		case why != "": // since the request was made
+			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
+				return removed
+			}
+			a.step("anew", "%s Starting anew.", removedWords(why))
+		case refused.startAnew():
+			a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
+		default:
+			return err
 		}
-		a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		if err := a.reset(); err != nil {
-			return nil, err
+			return err
 		}
 		if claimed {
 			if a.cfg.Token, err = a.claim(ctx); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
@@ -300,21 +361,40 @@ func (a *Agent) otherHub() error {
 }
 
 func (a *Agent) reset() error {
-	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips}
+	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former}
 	return a.dir.reset(a.state)
+}
+
+// options are for the keys of an algorithm.
+func (a *Agent) options(key identity.Algorithm) identity.Options {
+	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
 
 func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
 	begin := time.Now()
-	id, err := identity.Load(ctx, t, identity.Options{EK: a.cfg.EK, Algorithm: identity.Algorithm(a.cfg.Key), AllowUnvouched: true})
+	var id *identity.Identity
+	err := a.throughLockout(ctx, t, func() (err error) {
+		o := a.options(identity.Algorithm(a.cfg.Key))
+		o.EK, o.AllowUnvouched, o.WithoutCertificate = a.cfg.EK, true, a.cfg.WithoutEKCertificate
+		id, err = identity.Load(ctx, t, o)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
 	found := "with its certificate found"
-	if id.EKCertificate == nil {
+	switch {
+	case id.EKCertificate == nil && id.Omission.Why != 0:
+		found = "found, without its certificate"
+	case id.EKCertificate == nil:
 		found = "found, and no certificate of it"
+	case !id.EK.Is(id.EKCertificate.PublicKey):
+		found = "found, and a certificate of another key, which the hub will refuse"
 	}
 	a.stepTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
+	if id.Omission.Why != 0 {
+		a.step("note", "%s The owner is told so.", id.Omission)
+	}
 	for _, note := range id.Notes {
 		a.step("note", "%s", note)
 	}
@@ -372,16 +452,23 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
-		return fmt.Errorf("agent: the stored request is damaged; remove the folder %s and onboard again: %w", a.cfg.StateDir, err)
+		return fmt.Errorf("agent: the stored request in %s is damaged: %w. %s", a.cfg.StateDir, err, remedyAgain)
 	}
 	if !bytes.Equal(csr.SigningPub, id.IDevID.Raw) || !bytes.Equal(csr.AttestPub, id.IAK.Raw) {
 		return a.otherTPM()
 	}
+	if a.state.Phase == PhaseRequested && !bytes.Equal(csr.EKCert, id.EKCert()) {
+		return errStale
+	}
 	return nil
 }
 
+// errStale reports that a stored request, which may have been refused, has another
+// EK certificate than a new one would have: the TPM or an option was changed.
+var errStale = errors.New("agent: the stored request has another EK certificate than the TPM")
+
 func (a *Agent) otherTPM() error {
-	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one; remove the folder and onboard this machine with a join token", a.cfg.StateDir)
+	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
 }
 
 // request makes and stores the request.
@@ -402,7 +489,7 @@ func (a *Agent) request(id *identity.Identity) error {
 		CAData: func(idevidName []byte) ([]byte, error) {
 			d := join.CAData{
 				HubName: token.HubName, Owner: token.Owner, TokenID: token.ID,
-				EKPublic: id.EK.Raw, Chain: id.EKChain,
+				EKPublic: id.EK.Raw, Chain: id.EKChain, Omission: id.Omission,
 				Proof: ed25519.Sign(key, join.OwnershipMessage(token.HubName, token.Owner, token.ID, idevidName)),
 			}
 			return d.Encode()
@@ -414,7 +501,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	a.state = State{
 		Phase: PhaseRequested, Hub: token.Hub, HubName: token.HubName, HubCA: token.HubCA, TokenID: token.ID, Owner: token.Owner,
 		EK: id.EKTemplate, EKSHA256: ekHash(id.EK), Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
-		RoundTrips: a.state.RoundTrips,
+		RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former,
 	}
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
@@ -484,7 +571,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 	a.state.Phase = PhaseActive
 	a.state.DeviceID, a.state.Nick, a.state.OwnerNick = device.ID, device.Nick, device.OwnerNick
 	a.state.TPM = device.TPM
-	a.state.Waiting = ""
+	a.state.Waiting, a.state.Former = "", nil
 	a.state.OnboardingMS = time.Since(start).Milliseconds()
 	a.state.Onboarded = time.Now().UTC().Truncate(time.Second)
 	if err := a.dir.activate(certs, a.state); err != nil {
@@ -501,7 +588,11 @@ func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, 
 	if err != nil {
 		return nil, err
 	}
-	signer, err := identity.LoadSigner(ctx, t, identity.Options{Algorithm: a.state.Algorithm})
+	var signer *identity.Signer
+	err = a.throughLockout(ctx, t, func() (err error) {
+		signer, err = identity.LoadSigner(ctx, t, a.options(a.state.Algorithm))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

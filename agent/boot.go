@@ -138,7 +138,11 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byt
 	if err := strictjson.Decode(raw, &challenge); err != nil {
 		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
 	}
-	quoted, err := identity.LoadQuote(ctx, t, identity.Options{Algorithm: a.state.Algorithm}, join.BootQualifying(challenge.Nonce, log))
+	var quoted *identity.Quoted
+	err = a.throughLockout(ctx, t, func() (err error) {
+		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), join.BootQualifying(challenge.Nonce, log))
+		return err
+	})
 	if err != nil {
 		return nil, &notShown{err}
 	}

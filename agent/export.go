@@ -3,8 +3,8 @@ package agent
 import (
 	"context"
 	"encoding/pem"
-	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -48,6 +48,8 @@ type ExportConfig struct {
 	Dir           string // made if it is not there; empty with Remove: no files to take away
 	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: one that is free
 	Remove        bool   // take the key's persistent handle, and the files, away again
+
+	EndorsementAuth []byte // as in Config
 }
 
 // Exported is what Export did.
@@ -70,14 +72,14 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	if state.Phase != PhaseActive {
-		return nil, errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+		return nil, state.notAboard()
 	}
 	t, err := identity.Open(cfg.TPM)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, Log: slog.New(slog.DiscardHandler)}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return nil, err

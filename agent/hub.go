@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -299,7 +300,11 @@ func plain(err error) string {
 	var host x509.HostnameError
 	var dns *net.DNSError
 	var op *net.OpError
+	// crypto/tls keeps the text alone of what the key's signer said.
+	_, unsigned, failed := strings.Cut(err.Error(), "failed to sign handshake: ")
 	switch {
+	case failed:
+		return "the TPM does not sign for the connection: " + unsigned
 	case errors.As(err, &unknown):
 		return "who answers there is not the hub that the join token names"
 	case errors.As(err, &host):

@@ -1,7 +1,14 @@
 package agent
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"encoding/pem"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -43,5 +50,35 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	}
 	if _, err := h.send(t.Context(), "GET", "/redirect", "", nil); err == nil || elsewhere {
 		t.Error("a redirect was followed")
+	}
+}
+
+// muteKey is a key whose TPM refuses to sign.
+type muteKey struct{ crypto.Signer }
+
+func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("The TPM is in lockout.")
+}
+
+// crypto/tls keeps the text alone of what the key's signer says: it is not taken
+// for the network's fault.
+func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
+	server.StartTLS()
+	defer server.Close()
+	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h = h.as([][]byte{server.Certificate().Raw}, muteKey{key})
+	defer h.close()
+	_, err = h.send(t.Context(), "GET", "/", "", nil)
+	if err == nil || plain(err) != "the TPM does not sign for the connection: The TPM is in lockout." {
+		t.Errorf("%v", err)
 	}
 }

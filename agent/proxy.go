@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +30,7 @@ import (
 // ProxyConfig is what Proxy is made of.
 type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
+	EndorsementAuth         []byte // as in Config
 
 	// Unix is the path of a socket to listen on, which its owner alone may use,
 	// or Group's members too. Exactly one of Unix and TCP is set.
@@ -85,7 +88,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	if state.Phase != PhaseActive {
-		return errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+		return state.notAboard()
 	}
 	g, err := newGate(state.DeviceID, cfg.Allow)
 	if err != nil {
@@ -97,7 +100,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return err
@@ -130,7 +133,38 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		defer os.Remove(cfg.TokenFile)
 		g.guard(token)
 	}
-	return cfg.serve(ctx, l, newProxyHandler(g, target, r, cfg))
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go dir.watchIdentity(ctx, certs, func() { stop(ErrOnboardedAgain) })
+	err = cfg.serve(ctx, l, newProxyHandler(g, target, r, cfg))
+	if errors.Is(context.Cause(ctx), ErrOnboardedAgain) {
+		return errors.Join(ErrOnboardedAgain, err)
+	}
+	return err
+}
+
+// ErrOnboardedAgain ends a proxy whose machine has another certificate now. It
+// can be started again at once.
+var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again, with another certificate: start the proxy again")
+
+// watchIdentity calls changed when the folder holds another certificate than
+// certs, until ctx ends.
+func (f *folder) watchIdentity(ctx context.Context, certs *certificates, changed func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(stateLook):
+		}
+		text, err := f.load(identityFile)
+		if err != nil {
+			continue // it is being replaced, or was taken away: the hub has the last word
+		}
+		if block, _ := pem.Decode(text); block != nil && !bytes.Equal(block.Bytes, certs.idevid.Raw) {
+			changed()
+			return
+		}
+	}
 }
 
 func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handler) error {

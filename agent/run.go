@@ -148,11 +148,14 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 	return nil
 }
 
-// edit changes the state and writes it.
+// edit changes the state and writes it, if the folder is this agent's to write.
 func (a *Agent) edit(change func(*State)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	change(&a.state)
+	if a.dir.lock == nil {
+		return nil // another agent may be using it
+	}
 	return a.dir.saveState(a.state)
 }
 

@@ -35,7 +35,7 @@ type session struct {
 // dial loads the identity key and makes a session. No connection is made yet.
 func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
-		return nil, errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+		return nil, a.state.notAboard()
 	}
 	t, err := identity.Open(a.cfg.TPM)
 	if err != nil {

@@ -24,6 +24,7 @@ const (
 	PhaseRequested Phase = "requested"
 	PhaseAnswered  Phase = "answered"
 	PhaseActive    Phase = "active"
+	PhaseRemoved   Phase = "removed" // the hub no longer lets the device in; see State.Removed
 )
 
 // State is state.json. There is no secret in it.
@@ -48,6 +49,15 @@ type State struct {
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
+	// Removed is why the hub no longer lets the device in, and since when that
+	// is known: "revoked" (its owner deleted it, or it was denied), "superseded"
+	// (the TPM has onboarded again since), "unknown" (the hub has no record).
+	Removed   string    `json:"removed,omitempty"`
+	RemovedAt time.Time `json:"removed-at,omitzero"`
+	// Returned is when the device last came back by itself after that.
+	Returned time.Time `json:"returned,omitzero"`
+	// Former is what the device was, while it onboards again.
+	Former *State `json:"former,omitempty"`
 	// Boot is what the hub said of the last measurement: "matches", "changed",
 	// "nothing-measured"; "refused", or "unmeasured" where the TPM does not quote.
 	Boot string `json:"boot,omitempty"`
@@ -61,7 +71,9 @@ type State struct {
 	// Revision is what runs, and Step what is being done to get to another.
 	// They are read from the trail's journal (ReadState), and not kept here.
 	Revision string `json:"revision,omitempty"`
-	Step     string `json:"step,omitempty"`
+	// Answer is what the hub answered when it was asked just now (Ask).
+	Answer string `json:"answer,omitempty"`
+	Step   string `json:"step,omitempty"`
 }
 
 // TPM is what the hub read in the TPM's certificate and attestation.
@@ -139,7 +151,7 @@ func (f *folder) read() (State, error) {
 func (f *folder) load(name string) ([]byte, error) {
 	b, err := os.ReadFile(filepath.Join(f.path, name))
 	if err != nil {
-		return nil, fmt.Errorf("agent: %w; remove the folder and onboard again: the TPM makes it the same device", err)
+		return nil, fmt.Errorf("agent: %w. To make the file again, run 'gangway-agent onboard --again --token-file FILE': the TPM makes it the same device", err)
 	}
 	return b, nil
 }
@@ -189,7 +201,11 @@ func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err
 	}
-	return f.remove(requestFile, replyFile, identityFile, aikFile)
+	files := []string{requestFile, replyFile}
+	if s.Former == nil {
+		files = append(files, identityFile, aikFile)
+	}
+	return f.remove(files...)
 }
 
 func (f *folder) activate(c *certificates, s State) error {

@@ -266,3 +266,12 @@ func (r *Request) HardwareSerial(resident bool) string {
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }
+
+// omission is the device's word on why there is no EK certificate, to be put
+// behind another sentence; "" if it says nothing.
+func (r *Request) omission() string {
+	if r.CAData == nil || r.CAData.Omission.Why == 0 {
+		return ""
+	}
+	return " The device says: " + r.CAData.Omission.String()
+}

@@ -152,7 +152,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			"The TPM has no EK certificate: nothing says who made it. "+mayHide, hintApprove))
+			"The TPM came without an EK certificate: nothing says who made it."+r.omission()+" "+mayHide, hintApprove))
 	}
 	if refusal := notAnEKs(e); refusal != nil {
 		return "", refusal
@@ -228,7 +228,8 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key as the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
-		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate.", "Send the EK that the certificate is for: each TPM has its own.")
+		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate: the certificate is another TPM's, or from before this TPM's endorsement seed was changed.",
+			"Send the EK that the certificate is for. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	if t == nil {

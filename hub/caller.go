@@ -52,7 +52,7 @@ func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
 	if hash, ok := leaf(r); ok {
 		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
 		if errors.Is(err, store.ErrNotFound) {
-			return d, errNotActive
+			err = s.notActive(r.Context(), hash)
 		}
 		return d, err
 	}
@@ -87,6 +87,40 @@ func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
 		return store.Device{}, errNotSignedIn
 	}
 	return d, nil
+}
+
+// notActive says what became of a certificate that is not an active device's. The
+// peer has shown that it has the certificate's key.
+func (s *Server) notActive(ctx context.Context, hash store.Hash) error {
+	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
+	if errors.Is(err, store.ErrNotFound) {
+		return inactive("unknown", "The hub has no record of this certificate.", "Onboard again.")
+	}
+	if err != nil {
+		return err
+	}
+	switch e.State {
+	case store.Pending:
+		return inactive("pending", "The certificate was not activated yet.", "Activate it first.")
+	case store.Superseded:
+		_, err := s.cfg.Store.Device(ctx, e.DeviceID)
+		if err == nil {
+			return inactive("superseded", "The device has onboarded again since it got this certificate.", "Use the newer one, or onboard again.")
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	case store.Expired:
+		return inactive("expired", "The certificate was not activated in time.", "Onboard again.")
+	}
+	return inactive("revoked", "The device was deleted, or denied, by its owner.", "Onboard again with a join token if it is to come back.")
+}
+
+// inactive is errNotActive with what became of the certificate.
+func inactive(certificate, message, hint string) *Problem {
+	p := *errNotActive
+	p.Certificate, p.Message, p.Hint = certificate, message, hint
+	return &p
 }
 
 // asDevice lets a request through that comes from an active device, as the

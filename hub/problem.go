@@ -22,6 +22,9 @@ type Problem struct {
 	Code    string `json:"error"`
 	Message string `json:"msg"`
 	Hint    string `json:"hint,omitempty"`
+	// Certificate is what became of the connection's certificate, with the code
+	// "certificate-not-active".
+	Certificate string `json:"certificate,omitempty"`
 }
 
 func (p *Problem) Error() string { return p.Message }

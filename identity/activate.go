@@ -30,7 +30,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	defer end()
 	secret, err := i.activate(idObject, encryptedSecret)
 	if err != nil {
-		return nil, fmt.Errorf("identity: opening the credential: %w", err)
+		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
 	// What cannot be flushed now is flushed by Close; the secret counts.
 	i.ring.t.step = StepRelease

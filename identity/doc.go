@@ -26,19 +26,31 @@
 //	           +1        CreatePrimary, when the maker left no EK in the TPM
 //	           +2        NV_ReadPublic and NV_Read for each index of the maker's chain
 //	make keys  2         CreatePrimary: IAK, IDevID
-//	certify    5         StartAuthSession, PolicySecret, PolicyCommandCode, PolicyOR, Certify
-//	sign       1         Sign
-//	activate   5         StartAuthSession, PolicySecret, PolicyCommandCode, PolicyOR, ActivateCredential
-//	           +2        StartAuthSession, PolicySecret, for an EK of the low range (L-1, L-2)
+//	certify    8         StartAuthSession, PolicySecret, PolicyCommandCode, PolicyOR for the IDevID key,
+//	                     StartAuthSession, PolicySecret, PolicyOR for the IAK, Certify
+//	sign       4         StartAuthSession, PolicySecret, PolicyOR, Sign
+//	activate   8         StartAuthSession, PolicySecret, PolicyCommandCode, PolicyOR for the IAK,
+//	                     StartAuthSession, PolicySecret, PolicyOR for the EK, ActivateCredential
+//	           -1        PolicyOR, for an EK of the low range (L-1, L-2)
 //	release    1         FlushContext: IAK
 //	           +1        FlushContext: EK, when it was made here
-//	handshake  1         Sign, for each TLS handshake
+//	handshake  4         StartAuthSession, PolicySecret, PolicyOR, Sign, for each TLS handshake
 //
 // LoadSigner takes one CreatePrimary. An Options.EndorsementAuth that is not
 // empty adds one StartAuthSession to each CreatePrimary and PolicySecret.
 // Sessions end with the command that they authorise, which costs nothing,
 // and the session of ActivateCredential, which must be salted to the EK to
 // hide the secret on the bus, is the IAK's policy session itself.
+//
+// # Lockout
+//
+// DevID's and the EK profile's templates do not set noDA, so a TPM protects the
+// keys' passwords from guessing, though they are empty. Its count of guesses
+// rises with each loss of power after such a password was used (Part 1, 19.8.6),
+// and at its limit the TPM refuses the keys for minutes or hours. So no key's
+// password is ever used: policies authorise each use, with the endorsement
+// hierarchy, which is not protected from guessing. They are neither counted
+// nor refused.
 //
 // # What is cleaned up
 //

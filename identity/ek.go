@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/identity/tpmrc"
 	"gangway/tcg"
 
 	"github.com/google/go-tpm/tpm2"
@@ -31,6 +32,7 @@ func (i *Identity) findEK(o Options) error {
 		return fmt.Errorf("identity: listing what the TPM's maker stored: %w", err)
 	}
 	var found []string // certificates that were there, and what was wrong
+	var first tcg.Omission
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
 			continue
@@ -43,10 +45,17 @@ func (i *Identity) findEK(o Options) error {
 		if !isVerdict(err) {
 			return fmt.Errorf("identity: endorsement key %s: %w", template.Name, err)
 		}
-		found = append(found, fmt.Sprintf("EK certificate %s (0x%08X): %v", template.Name, template.CertificateIndex, err))
+		found = append(found, fmt.Sprintf("EK certificate %s (0x%08X): %v", template.Name, template.CertificateIndex, tpmrc.Explain(err, tpmrc.None)))
+		if first.Why == 0 {
+			first = tcg.Omission{Why: reasonOf(err), Index: template.CertificateIndex}
+		}
 	}
 	switch {
+	case o.AllowUnvouched && o.WithoutCertificate:
+		i.Omission = first
+		return i.noEKCertificate(templates, indices, found)
 	case o.AllowUnvouched:
+		i.Omission = first
 		return i.unvouchedEK(templates, indices, found)
 	case len(found) > 0:
 		return fmt.Errorf("%w: %s", ErrEKMismatch, strings.Join(found, "; "))
@@ -71,17 +80,30 @@ func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes
 			continue
 		}
 		if err := i.plainEK([]tcg.Template{template}, indices); err == nil {
-			i.EKCertificate, i.Notes = cert, append(notes, i.Notes...)
+			i.EKCertificate, i.Notes, i.Omission = cert, append(notes, i.Notes...), tcg.Omission{}
 			return nil
 		} else if !isVerdict(err) {
 			return err
 		}
 	}
+	return i.noEKCertificate(templates, indices, notes)
+}
+
+func (i *Identity) noEKCertificate(templates []tcg.Template, indices []uint32, notes []string) error {
 	if err := i.plainEK(templates, indices); err != nil {
 		return err
 	}
 	i.Notes = append(notes, i.Notes...)
 	return nil
+}
+
+// reasonOf is why a certificate will not do, as a device says it to its hub.
+func reasonOf(err error) tcg.OmissionReason {
+	var v verdict
+	if errors.As(err, &v) && v.why != 0 {
+		return v.why
+	}
+	return tcg.CertificateOfOtherKey
 }
 
 func (i *Identity) chainOf(indices []uint32, notes []string) ([][]byte, []string) {
@@ -120,7 +142,10 @@ func looked(indices []uint32) string {
 
 // verdict is an error that says that one certificate or key will not do, so
 // that the next is tried; others say that the TPM cannot be talked to.
-type verdict struct{ error }
+type verdict struct {
+	error
+	why tcg.OmissionReason // 0: the key does not fit, or cannot be made
+}
 
 func (v verdict) Unwrap() error { return v.error }
 
@@ -133,22 +158,25 @@ func isVerdict(err error) bool {
 // template, unless the answer is about the TPM as a whole.
 func judged(err error) error {
 	var rc tpm2.TPMRC
-	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize {
+	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
 		return err
 	}
-	return verdict{err}
+	return verdict{error: err}
 }
 
 // tryEK takes the key of one template, if it fits the certificate there.
 func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	t := i.ring.t
 	raw, err := t.readNV(template.CertificateIndex)
+	if err = judged(err); isVerdict(err) {
+		return verdict{err, tcg.CertificateUnreadable}
+	}
 	if err != nil {
-		return judged(err)
+		return err
 	}
 	cert, err := tcg.ParseEKCertificate(raw)
 	if err != nil {
-		return verdict{err}
+		return verdict{err, tcg.CertificateMalformed}
 	}
 	fits := func(p *tcg.Public) bool { return sameKey(p, cert.PublicKey) }
 	k, err := i.persistentEK(template, fits)
@@ -246,9 +274,9 @@ func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*
 		if err == nil {
 			return k, nil
 		}
-		return nil, errors.Join(verdict{err}, i.ring.release(k))
+		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
 	}
-	return nil, errors.Join(verdict{errors.New("it is of another key than this TPM makes from the template")}, i.ring.release(k))
+	return nil, errors.Join(verdict{error: errors.New("it is of another key than this TPM makes from the template")}, i.ring.release(k))
 }
 
 func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
@@ -280,7 +308,7 @@ func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Templ
 		}
 		public, err := tcg.ParsePublic(raw)
 		if err != nil {
-			return template, verdict{fmt.Errorf("the template stored at 0x%08X: %w", templateIndex, err)}
+			return template, verdict{error: fmt.Errorf("the template stored at 0x%08X: %w", templateIndex, err)}
 		}
 		template.Public = *public
 		template.PolicyBranches = nil
@@ -297,7 +325,7 @@ func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Templ
 			p.Y = slices.Concat(p.Y, make([]byte, max(0, size-len(p.Y))))
 		}
 		if len(nonce) > size {
-			return template, verdict{fmt.Errorf("the nonce stored at 0x%08X has %d bytes, the key %d", nonceIndex, len(nonce), size)}
+			return template, verdict{error: fmt.Errorf("the nonce stored at 0x%08X has %d bytes, the key %d", nonceIndex, len(nonce), size)}
 		}
 		filled := slices.Concat(*unique, make([]byte, max(0, size-len(*unique))))
 		copy(filled, nonce)

@@ -3,6 +3,8 @@ package identity
 import (
 	"errors"
 
+	"gangway/identity/tpmrc"
+
 	"github.com/google/go-tpm/tpm2"
 )
 
@@ -29,6 +31,20 @@ var (
 // errForeignKey: a handle of ours did not do what our key does, so it now
 // belongs to another key.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
+
+// explain says in words what the TPM refused, where the error does not yet.
+func (r *ring) explain(err error) error {
+	switch {
+	case errors.Is(err, ErrOtherTPM), errors.Is(err, ErrOwnerAuth), errors.Is(err, ErrKeyChanged):
+		return err
+	case len(r.endAuth) > 0:
+		return tpmrc.ExplainWithPassword(err)
+	}
+	return tpmrc.Explain(err, tpmrc.Endorsement)
+}
+
+// IsLockout reports whether the TPM refused because it is in lockout.
+func IsLockout(err error) bool { return errors.Is(err, tpm2.TPMRCLockout) }
 
 // isFull reports whether the TPM has no room for an object or a session.
 func isFull(err error) bool {

@@ -40,6 +40,12 @@ type Options struct {
 	// its people to judge. A certificate of another key goes along.
 	AllowUnvouched bool
 
+	// WithoutCertificate leaves the EK certificates out where all are of keys
+	// that the TPM does not make, as after TPM2_ChangeEPS: with AllowUnvouched,
+	// one of them goes along otherwise, and a hub refuses it. One that fits goes
+	// along all the same.
+	WithoutCertificate bool
+
 	// EndorsementAuth is the authorisation value of the endorsement
 	// hierarchy, empty on machines whose owner did not set one.
 	EndorsementAuth []byte
@@ -57,6 +63,9 @@ type Identity struct {
 	IAK, IDevID         *tcg.Public
 	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
 
+	// Omission is why there is no EKCertificate although the TPM holds one.
+	Omission tcg.Omission
+
 	// Notes says in words for a person what was odd and got around: a
 	// certificate that does not fit, a chain that ends early.
 	Notes []string
@@ -71,7 +80,7 @@ type Identity struct {
 // chip. ctx bounds it.
 //
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
-// answered, as a tpm2.TPMRC. Nothing stays in the TPM after an error.
+// answered, as a *tpmrc.Cause. Nothing stays in the TPM after an error.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	end, err := t.begin(ctx, StepFindEK)
 	if err != nil {
@@ -80,7 +89,7 @@ func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	defer end()
 	i := &Identity{ring: &ring{t: t, endAuth: o.EndorsementAuth}}
 	if err := i.load(o); err != nil {
-		return nil, errors.Join(err, i.ring.close())
+		return nil, i.ring.explain(errors.Join(err, i.ring.close()))
 	}
 	return i, nil
 }

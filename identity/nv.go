@@ -3,6 +3,9 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"slices"
+
+	"gangway/identity/tpmrc"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -16,7 +19,8 @@ var nvChunks = []uint16{1024, 768, 512, 256}
 const maxNV = 16 << 10
 
 // readNV reads a whole NV index with whatever authorisation its attributes
-// allow that takes no password: its own, the owner's or the platform's. What
+// allow that takes no password: its own, the owner's or the platform's. Its own
+// comes last where the TPM protects it from guessing (see doc.go, Lockout). What
 // is wrong with the index alone is a verdict, or becomes one by judged.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
@@ -25,16 +29,13 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	}
 	var public *tpm2.TPMSNVPublic
 	if err := guarded(func() (err error) { public, err = rsp.NVPublic.Contents(); return err }); err != nil {
-		return nil, verdict{fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
+		return nil, verdict{error: fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
 	}
 	if public.DataSize > maxNV {
-		return nil, verdict{fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
+		return nil, verdict{error: fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
 	}
 	nv := tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: rsp.NVName}
 	var auths []tpm2.NamedHandle
-	if public.Attributes.AuthRead {
-		auths = append(auths, nv)
-	}
 	for _, a := range []struct {
 		allowed bool
 		handle  tpm2.TPMHandle
@@ -43,11 +44,20 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 			auths = append(auths, tpm2.NamedHandle{Handle: a.handle, Name: tpm2.HandleName(a.handle)})
 		}
 	}
-	err = verdict{errors.New("its attributes allow no reading without a policy")}
+	switch {
+	case public.Attributes.AuthRead && public.Attributes.NoDA:
+		auths = slices.Insert(auths, 0, nv)
+	case public.Attributes.AuthRead: // a loss of power would count as a guess of it
+		auths = append(auths, nv)
+	}
+	err = verdict{error: errors.New("its attributes allow no reading without a policy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {
 			return data, nil
+		}
+		if auth.Handle == tpm2.TPMRHOwner {
+			err = tpmrc.Explain(err, tpmrc.Owner)
 		}
 		if !isDenied(err) {
 			break
@@ -69,7 +79,7 @@ func (t *TPM) readNVWith(auth, nv tpm2.NamedHandle, size uint16) ([]byte, error)
 			return nil, err
 		}
 		if len(rsp.Data.Buffer) == 0 || len(rsp.Data.Buffer) > int(want) {
-			return nil, verdict{fmt.Errorf("TPM2_NV_Read returned %d bytes of %d", len(rsp.Data.Buffer), want)}
+			return nil, verdict{error: fmt.Errorf("TPM2_NV_Read returned %d bytes of %d", len(rsp.Data.Buffer), want)}
 		}
 		data = append(data, rsp.Data.Buffer...)
 	}

@@ -144,11 +144,11 @@ func TestOnboarding(t *testing.T) {
 				counts[step] = n.Commands
 			}
 			want := map[Step]int{
-				StepFindEK: 4, StepMakeKeys: 2, StepCertify: 5, StepSign: 1, StepActivate: 5, StepRelease: 1, StepHandshake: 1,
+				StepFindEK: 4, StepMakeKeys: 2, StepCertify: 8, StepSign: 4, StepActivate: 8, StepRelease: 1, StepHandshake: 4,
 			}
 			want[StepFindEK] += (len(id.EKCertificate.Certificate.Raw) - 1) / 1024
 			if c.want == "L-1" {
-				want[StepActivate] += 2
+				want[StepActivate]-- // one branch
 			}
 			if c.made {
 				want[StepFindEK]++

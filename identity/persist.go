@@ -46,7 +46,7 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 		return at, err
 	}
 	err = s.ring.attempt([]*key{s.key}, func() error { return s.evict(s.key.handle, at) })
-	return at, err
+	return at, s.ring.explain(err)
 }
 
 // Drop takes the IDevID key out of the persistent handle, or of all that Keep
@@ -75,7 +75,7 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 			continue
 		}
 		if err := s.evict(h, h); err != nil {
-			return n, err
+			return n, s.ring.explain(err)
 		}
 		n++
 	}

@@ -32,9 +32,9 @@ const StepQuote Step = "quote"
 // LoadQuote quotes PCR 0 to 15 of the best bank over a nonce (16 to 64 bytes)
 // by the IAK, which is made for it and flushed afterwards. Options.Algorithm
 // must be as it was at onboarding. It takes one TPM2_GetCapability, then one
-// TPM2_CreatePrimary, two TPM2_PCR_Read, one TPM2_Quote and one
-// TPM2_FlushContext; and one TPM2_PCR_Read more where the strongest bank is empty
-// and there is another.
+// TPM2_CreatePrimary, two TPM2_PCR_Read, three commands of a policy session,
+// one TPM2_Quote and one TPM2_FlushContext; and one TPM2_PCR_Read more where the
+// strongest bank is empty and there is another.
 //
 // The values returned are those that were quoted: when a PCR changed in
 // between, they are read again.
@@ -53,7 +53,7 @@ func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, e
 		err = closing
 	}
 	if err != nil {
-		return nil, fmt.Errorf("identity: quoting the PCRs: %w", err)
+		return nil, r.explain(fmt.Errorf("identity: quoting the PCRs: %w", err))
 	}
 	return q, nil
 }
@@ -81,7 +81,7 @@ func (r *ring) quote(o Options, nonce []byte) (*Quoted, error) {
 		matches := false
 		err := r.attempt([]*key{iak}, func() error {
 			rsp, err := run(r.t, tpm2.Quote{
-				SignHandle:     iak.with(tpm2.PasswordAuth(nil)),
+				SignHandle:     iak.with(r.user(iak)),
 				QualifyingData: tpm2.TPM2BData{Buffer: nonce},
 				InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
 				PCRSelect:      selection(bank, allQuoted()),

@@ -32,10 +32,6 @@ type RequestInfo struct {
 // without an EK certificate has the EK's public area (TPMT_PUBLIC) in its
 // place.
 func (i *Identity) Request(r RequestInfo) ([]byte, error) {
-	ekCert := i.EK.Raw
-	if i.EKCertificate != nil {
-		ekCert = i.EKCertificate.Certificate.Raw
-	}
 	var caData []byte
 	if r.CAData != nil {
 		var err error
@@ -51,21 +47,21 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	qualifying := sha256.Sum256(caData)
 	attest, signature, err := i.certify(qualifying[:])
 	if err != nil {
-		return nil, fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err)
+		return nil, i.ring.explain(fmt.Errorf("identity: certifying the IDevID key by the IAK: %w", err))
 	}
 	csr := tcg.CSR{
 		ProdModel:      []byte(r.Model),
 		ProdSerial:     []byte(r.Serial),
 		CAData:         caData,
 		EventLog:       r.EventLog,
-		EKCert:         ekCert,
+		EKCert:         i.EKCert(),
 		AttestPub:      i.IAK.Raw,
 		SigningPub:     i.IDevID.Raw,
 		SgnCertifyInfo: attest,
 		SgnCertifySig:  signature,
 	}
 	i.ring.t.step = StepSign
-	return csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
+	body, err := csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
 		h, err := i.IDevID.NameAlg.Hash()
 		if err != nil {
 			return nil, err
@@ -84,17 +80,27 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 			return i.IDevID.Verify(contents, s)
 		})
 	})
+	return body, i.ring.explain(err)
+}
+
+// EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
+// TPMT_PUBLIC where there is none.
+func (i *Identity) EKCert() []byte {
+	if i.EKCertificate == nil {
+		return i.EK.Raw
+	}
+	return i.EKCertificate.Certificate.Raw
 }
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of
 // the IDevID key by the IAK. The first is authorised for its ADMIN role by
-// the second branch of its policy, the second by its empty password.
+// the second branch of its policy, the second for its USER role by the first.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {
 		rsp, err := run(r.t, tpm2.Certify{
 			ObjectHandle:   i.idevid.with(r.policy(i.IDevID.NameAlg, tpm2.TPMCCCertify, i.idevid.template.PolicyBranches)),
-			SignHandle:     i.iak.with(tpm2.PasswordAuth(nil)),
+			SignHandle:     i.iak.with(r.user(i.iak)),
 			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
 			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
 		})

@@ -41,7 +41,7 @@ func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
 	r := &ring{t: t, endAuth: o.EndorsementAuth}
 	_, k, err := r.makeKeys(o.Algorithm, false)
 	if err != nil {
-		return nil, errors.Join(err, r.close())
+		return nil, r.explain(errors.Join(err, r.close()))
 	}
 	s, err := newSigner(r, k, true)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 		}
 	}
 	if _, err := s.ring.sign(s.key, sc, digest, verify); err != nil {
-		return nil, fmt.Errorf("identity: signing with the IDevID key: %w", err)
+		return nil, s.ring.explain(fmt.Errorf("identity: signing with the IDevID key: %w", err))
 	}
 	return out, nil
 }
@@ -135,7 +135,7 @@ func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) err
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {
 		rsp, err := run(r.t, tpm2.Sign{
-			KeyHandle: k.with(tpm2.PasswordAuth(nil)),
+			KeyHandle: k.with(r.user(k)),
 			Digest:    tpm2.TPM2BDigest{Buffer: digest},
 			InScheme: tpm2.TPMTSigScheme{
 				Scheme:  tpm2.TPMAlgID(s.alg),

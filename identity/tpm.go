@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // TPM is an open TPM 2.0. It may be used from several goroutines: each
@@ -318,4 +319,15 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 		}
 		first = out[len(out)-1] + 1
 	}
+}
+
+// Raw calls f with the TPM as a transport of go-tpm, to itself. What f makes in
+// the TPM is flushed afterwards.
+func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
+	end, err := t.begin(ctx, StepRelease)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return errors.Join(f(wire{t}), t.tidy())
 }

@@ -45,6 +45,11 @@ For programs that need no key at all, see 'gangway-agent proxy'.`,
 				}
 				cfg.Handle = uint32(h)
 			}
+			auth, err := readAuth(o.endorsementAuth)
+			if err != nil {
+				return err
+			}
+			cfg.EndorsementAuth = auth
 			done, err := agent.Export(c.Context(), cfg)
 			if err != nil {
 				return err

@@ -72,10 +72,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
+// askWithin is how long the hub may take to answer status --ask.
+const askWithin = 20 * time.Second
+
 type usageError struct{ error }
 
 type options struct {
 	token, hub, tpm, state, model, serial, ek, key, output string
+	endorsementAuth                                        string // file
+	again, ask, withoutEKCertificate                       bool
 	every                                                  time.Duration
 
 	trail        trail.Config
@@ -107,6 +112,7 @@ with that it talks to the hub.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, where it has one (mode 0600; \"hex:\" and digits for bytes)")
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
@@ -115,12 +121,17 @@ with that it talks to the hub.`,
 		Short: "Onboard this machine, once",
 		Long: `Onboard sends one request and makes one connection; then the machine is in the
 token owner's device list. It may be stopped or killed at any moment and be
-started again. A machine that is onboarded already is checked, and left as it is.
+started again. About a machine that is onboarded already the hub is asked. One
+that the hub does not know, or whose TPM has onboarded again since, comes back, at
+most once a day. One that its owner deleted comes back with --again only.
 
 While the hub is away it waits. It gives up only when the hub refuses for good
-(exit code 3), and says what to do.`,
+(exit code 3), and says what to do. If --again is refused, all stays as it was.`,
 		Example: `  gangway-agent onboard --token-file device_autojointoken.json
-  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state`,
+  gangway-agent onboard --again --token-file device_autojointoken.json
+  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
+  gangway-agent onboard --token-file t.json --endorsement-auth-file /etc/gangway/endorsement-auth
+  gangway-agent onboard --token-file t.json --without-ek-certificate`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, true)
@@ -137,6 +148,7 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 	}
 	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --hub-file)")
 	onboard.Flags().StringVar(&o.hub, "hub-file", "", "file that says which hub, for a machine without a token: it shows a code for its owner to take there")
+	onboard.Flags().BoolVar(&o.again, "again", false, "onboard again, also a device that was deleted, or with a state folder of another TPM")
 	identityFlags(onboard, &o)
 
 	runCmd := &cobra.Command{
@@ -156,7 +168,10 @@ checked, and the hook, a program of yours, is called as
 FOLDER/files has the revision's files, FOLDER/state.json its state. Any other
 code than 0 from install, test or commit leads to rollback. A call that the
 machine's power was cut in is made again: the hook must bear that.
-docs/agent.md has the whole contract.`,
+docs/agent.md has the whole contract.
+
+A machine that its owner deleted stays out, and Run waits: 'gangway-agent status'
+says why, and 'gangway-agent onboard --again' brings it back.`,
 		Example: `  gangway-agent run --token-file /etc/gangway/device_autojointoken.json
   gangway-agent run --hook /usr/local/lib/gangway/install --log-file /var/log/app.log
   gangway-agent run --report-every 5m --poll 5m`,
@@ -167,10 +182,7 @@ docs/agent.md has the whole contract.`,
 				return err
 			}
 			defer a.Close()
-			if _, err := a.Onboard(c.Context()); err != nil {
-				return err
-			}
-			return a.Run(c.Context())
+			return a.Stay(c.Context())
 		},
 	}
 	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; needed until the machine is onboarded")
@@ -179,18 +191,32 @@ docs/agent.md has the whole contract.`,
 	identityFlags(runCmd, &o)
 
 	status := &cobra.Command{
-		Use:     "status",
-		Short:   "Show how far this machine is, and what it is waiting for",
-		Example: "  gangway-agent status\n  gangway-agent status --output json",
+		Use:   "status",
+		Short: "Show how far this machine is, and what it is waiting for",
+		Long: `Status shows what the agent last knew, and when it last heard of the hub. With
+--ask it asks the hub now, by the machine's identity.`,
+		Example: "  gangway-agent status\n  gangway-agent status --ask\n  gangway-agent status --output json",
 		Args:    noArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := agent.ReadState(o.state)
 			if err != nil {
 				return err
 			}
+			if o.ask {
+				ctx, cancel := context.WithTimeout(c.Context(), askWithin)
+				defer cancel()
+				auth, err := readAuth(o.endorsementAuth)
+				if err != nil {
+					return err
+				}
+				if s.Answer, err = agent.Ask(ctx, agent.Config{TPM: o.tpm, StateDir: o.state, EndorsementAuth: auth}); err != nil {
+					return err
+				}
+			}
 			return o.print(stdout, s)
 		},
 	}
+	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it lets this machine in")
 	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o))
 	return root
 }
@@ -222,6 +248,7 @@ func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
 	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
 	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, e.g. L-1 or H-3 (default: the best with a certificate)")
+	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate where the TPM's are of other keys, as after a new endorsement seed; the owner is asked")
 	c.Flags().StringVar(&o.key, "key", "", "P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA where the TPM has no other)")
 }
 
@@ -235,7 +262,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 // agent makes the agent of the options. Progress goes to stderr.
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
-		TPM: o.tpm, StateDir: o.state, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
+		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
 		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(s agent.Step) {
@@ -246,6 +273,11 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 			fmt.Fprintf(stderr, "%s%s\n", s.Detail, took)
 		},
 	}
+	auth, err := readAuth(o.endorsementAuth)
+	if err != nil {
+		return nil, err
+	}
+	cfg.EndorsementAuth = auth
 	cfg.Trail.Reserve = o.reserve << 20
 	if o.setClock {
 		cfg.SetClock = setClock
@@ -322,8 +354,12 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 		line("onboarded", fmt.Sprintf("%s, in %d ms and %d request(s)", s.Onboarded.Format(time.RFC3339), s.OnboardingMS, s.RoundTrips))
 	}
 	if !s.LastSeen.IsZero() {
-		line("reported", s.LastSeen.Format(time.RFC3339))
+		line("reported", fmt.Sprintf("%s, %s ago", s.LastSeen.Format(time.RFC3339), time.Since(s.LastSeen).Round(time.Second)))
 	}
+	if s.Removed != "" {
+		line("removed", fmt.Sprintf("%s, known since %s", s.Removed, s.RemovedAt.Format(time.RFC3339)))
+	}
+	line("asked", s.Answer)
 	line("boot", s.Boot)
 	line("revision", s.Revision)
 	line("step", s.Step)

@@ -23,7 +23,7 @@ booted where its policy asks for that.
 
 Only the device's own API passes: its record and meta data, its trail, objects and
 logs. --allow adds a route, --token-file asks for a token, which is another one after
-each start. Restart it when the machine was onboarded anew.
+each start. When the machine has onboarded again it ends, to be started again.
 
 A Unix socket is for its owner alone, or for --group. A TCP port can be reached by
 every user of the machine.`,
@@ -36,6 +36,11 @@ every user of the machine.`,
 				return usageError{fmt.Errorf("one of --unix and --tcp is needed")}
 			}
 			cfg.TPM, cfg.StateDir = o.tpm, o.state
+			auth, err := readAuth(o.endorsementAuth)
+			if err != nil {
+				return err
+			}
+			cfg.EndorsementAuth = auth
 			level := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 			cfg.Log = slog.New(level)
 			cfg.Progress = func(s agent.Step) { fmt.Fprintf(stderr, "%s (%s)\n", s.Detail, s.Took.Round(time.Millisecond)) }

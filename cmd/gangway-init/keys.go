@@ -21,6 +21,7 @@ type diskKeys struct {
 // newDiskKeys makes a disk's keys. The recovery key is kept for who has the
 // recipient's identity, if there is a recipient.
 func newDiskKeys(recipient string) (*diskKeys, error) {
+	liftLockout()
 	t, err := openTPM()
 	if err != nil {
 		return nil, err

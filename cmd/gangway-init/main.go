@@ -125,7 +125,7 @@ func live(poweroff string) {
 		if poweroff != "" {
 			return
 		}
-		for code == exitRefused { // which does not change by itself
+		if code == exitRefused { // a person has to change something first
 			time.Sleep(time.Hour)
 		}
 		time.Sleep(pause)

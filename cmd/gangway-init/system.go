@@ -140,7 +140,7 @@ func aboard() {
 	case exists(hub):
 		args = append(args, "--hub-file", hub)
 	}
-	if phase() != "active" {
+	if !wasAboard() {
 		now("Joining the hub")
 		stop := make(chan struct{})
 		var offered sync.WaitGroup
@@ -160,8 +160,10 @@ func aboard() {
 		}
 		say("onboarded")
 	}
-	showDevice()
 	forget(token)
+	stop := make(chan struct{})
+	defer close(stop)
+	go showAboard(stop)
 	if code, err := run(agentPath, "run", "--set-clock", "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
@@ -176,6 +178,7 @@ type agentStatus struct {
 	Hub        string    `json:"hub"`
 	Claim      string    `json:"claim"`
 	ClaimWords string    `json:"claim-words"`
+	Waiting    string    `json:"waiting"`
 	LastReport time.Time `json:"last-report"`
 }
 
@@ -190,8 +193,41 @@ func status() (s agentStatus) {
 	return s
 }
 
-func phase() string         { return status().Phase }
 func lastReport() time.Time { return status().LastReport }
+
+// wasAboard reports whether the machine has a device's identity, which the hub
+// may have ceased to let in.
+func wasAboard() bool {
+	phase := status().Phase
+	return phase == "active" || phase == removed
+}
+
+const removed = "removed"
+
+// showAboard shows whose device the machine is, or why the hub no longer lets it
+// in. That a person must act stays on the screen until it is settled.
+func showAboard(stop <-chan struct{}) {
+	for last := ""; ; {
+		s := status()
+		text := s.Phase
+		if s.Phase == removed {
+			text = s.Waiting
+		}
+		if text != last {
+			last = text
+			if s.Phase == removed {
+				alarm("%s\nTo give it to another owner, wipe it with a stick; to bring it back, install again.", s.Waiting)
+			} else {
+				showDevice()
+			}
+		}
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
 
 func showDevice() {
 	s := status()

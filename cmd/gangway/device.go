@@ -84,7 +84,10 @@ func (a *app) deviceCommand() *cobra.Command {
 	del := &cobra.Command{
 		Use: "delete ID|NICK", Short: "Remove a device and let its TPM go", Args: args("the device's id or nick"),
 		Long: `Delete revokes the device's certificates at once and lets its TPM go: with a join
-token it may come back, as another device, of any owner.`,
+token it may come back, as another device, of any owner. The agent does not do so
+by itself, though the token's file may still be on the machine: a person must run
+'gangway-agent onboard --again' there. To keep the machine out whatever runs on
+it, disable the token too: 'gangway token disable'.`,
 		Example: "  gangway device delete brave-otter-3fa2\n  gangway device delete 65f0c1d2e3f4a5b6c7d8e9f0 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])

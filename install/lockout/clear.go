@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"gangway/identity/tpmrc"
+
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -29,7 +31,7 @@ func Clear(t transport.TPM) error {
 	}
 	clear := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}
 	if _, err := clear.Execute(t); err != nil {
-		return fmt.Errorf("lockout: clearing the TPM: %w", err)
+		return fmt.Errorf("lockout: clearing the TPM: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}
 	return nil
 }

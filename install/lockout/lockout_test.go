@@ -34,36 +34,11 @@ func start(t *testing.T) transport.TPM {
 	return link
 }
 
-// guess uses a key that is protected against guessing, with a password.
-func guess(t *testing.T, tpm transport.TPM, password string) error {
-	t.Helper()
-	key, err := tpm2.CreatePrimary{
-		PrimaryHandle: tpm2.TPMRHOwner,
-		InSensitive:   tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{UserAuth: tpm2.TPM2BAuth{Buffer: []byte("secret")}}},
-		InPublic: tpm2.New2B(tpm2.TPMTPublic{
-			Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
-			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true},
-			Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{Scheme: tpm2.TPMTKeyedHashScheme{
-				Scheme: tpm2.TPMAlgHMAC, Details: tpm2.NewTPMUSchemeKeyedHash(tpm2.TPMAlgHMAC, &tpm2.TPMSSchemeHMAC{HashAlg: tpm2.TPMAlgSHA256}),
-			}}),
-		}),
-	}.Execute(tpm)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = tpm2.FlushContext{FlushHandle: key.ObjectHandle}.Execute(tpm) }()
-	_, err = tpm2.Hmac{
-		Handle: tpm2.AuthHandle{Handle: key.ObjectHandle, Name: key.Name, Auth: tpm2.PasswordAuth([]byte(password))},
-		Buffer: tpm2.TPM2BMaxBuffer{Buffer: []byte("x")}, HashAlg: tpm2.TPMAlgSHA256,
-	}.Execute(tpm)
-	return err
-}
-
 // lock guesses until the TPM has enough of it.
 func lock(t *testing.T, tpm transport.TPM) {
 	t.Helper()
 	for range 100 {
-		if errors.Is(guess(t, tpm, "wrong"), tpm2.TPMRCLockout) {
+		if errors.Is(swtpm.Guess(tpm, "wrong"), tpm2.TPMRCLockout) {
 			return
 		}
 	}
@@ -76,10 +51,16 @@ func TestLiftsALockout(t *testing.T) {
 		t.Errorf("a TPM that is in order: %v, %v", was, err)
 	}
 	lock(t, tpm)
+	if s, err := Read(tpm); err != nil || !s.Locked || s.Password || s.Tries == 0 || s.Tries != s.Max || s.Interval <= 0 {
+		t.Errorf("a TPM in lockout: %+v, %v", s, err)
+	}
 	if was, err := Lift(tpm); !was || err != nil {
 		t.Errorf("a TPM in lockout: %v, %v", was, err)
 	}
-	if err := guess(t, tpm, "secret"); err != nil {
+	if s, err := Read(tpm); err != nil || s.Locked || s.Tries != 0 {
+		t.Errorf("a TPM that is out of lockout: %+v, %v", s, err)
+	}
+	if err := swtpm.Guess(tpm, swtpm.GuessedPassword); err != nil {
 		t.Errorf("it is still in lockout: %v", err)
 	}
 }
@@ -89,7 +70,7 @@ func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
 	tpm := start(t)
 	setPassword(t, tpm)
 	lock(t, tpm)
-	if was, err := Lift(tpm); !was || err == nil {
+	if was, err := Lift(tpm); !was || !errors.Is(err, ErrPassword) {
 		t.Errorf("%v, %v", was, err)
 	}
 	// The password was not tried, so it still works.

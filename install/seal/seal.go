@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 
+	"gangway/identity/tpmrc"
+
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 )
@@ -55,7 +57,7 @@ type storage struct {
 func load(t transport.TPM) (*storage, error) {
 	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(primary)}.Execute(t)
 	if err != nil {
-		return nil, fmt.Errorf("seal: the TPM's storage key: %w", err)
+		return nil, fmt.Errorf("seal: the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
 	}
 	public, err := rsp.OutPublic.Contents()
 	if err != nil {
@@ -64,7 +66,16 @@ func load(t transport.TPM) (*storage, error) {
 	return &storage{t, rsp.ObjectHandle, rsp.Name, *public}, nil
 }
 
-func (s *storage) close() { flush(s.tpm, s.handle) }
+// close flushes the key and tells the TPM that it may lose its power
+// (TPM2_Shutdown with TPM_SU_CLEAR). systemd's template does not set noDA, so
+// the next loss of power would else count as a guess of the key's password,
+// which is empty, and a few of them would lock the disk's key in (Part 1,
+// 19.8.6). The TPM can be used as before.
+func (s *storage) close() {
+	flush(s.tpm, s.handle)
+	// A TPM that refuses counts a guess; the lockout can be lifted.
+	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(s.tpm)
+}
 
 func flush(t transport.TPM, h tpm2.TPMHandle) {
 	// What stays behind ends with the TPM's restart.
@@ -80,11 +91,11 @@ func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
 func policy(t transport.TPM) ([]byte, error) {
 	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
 	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	defer end()
 	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
-		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, err)
+		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
 	}
 	rsp, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(t)
 	if err != nil {
@@ -129,7 +140,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 		}),
 	}.Execute(t)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal: %w", err)
+		return nil, nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	b, err := json.Marshal(token{
 		Type: TokenType, Blob: append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...),
@@ -151,6 +162,17 @@ func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToStr
 // to.
 var ErrOther = errors.New("this TPM does not give out the disk's key: it is another machine's disk, or Secure Boot was switched on or off")
 
+// refused is why the TPM does not give out a key: what is wrong with the TPM, or
+// else ErrOther.
+func refused(err error) error {
+	explained := tpmrc.Explain(err, tpmrc.None)
+	var cause *tpmrc.Cause
+	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {
+		return fmt.Errorf("seal: %w", explained)
+	}
+	return errors.Join(ErrOther, err)
+}
+
 // Open gets the passphrase of a token.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	var tok token
@@ -171,20 +193,20 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	defer s.close()
 	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(t)
 	if err != nil {
-		return nil, errors.Join(ErrOther, err)
+		return nil, refused(err)
 	}
 	defer flush(t, object.ObjectHandle)
 	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
 	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	defer end()
 	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
-		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, err)
+		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
 	}
 	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
 	if err != nil {
-		return nil, errors.Join(ErrOther, err)
+		return nil, refused(err)
 	}
 	return encode(rsp.OutData.Buffer), nil
 }

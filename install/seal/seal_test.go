@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/identity/tpmrc"
 	"gangway/internal/swtpm"
 
 	"github.com/google/go-tpm/tpm2"
@@ -15,6 +16,11 @@ import (
 )
 
 func start(t *testing.T) transport.TPM {
+	t.Helper()
+	return open(t, startChip(t))
+}
+
+func startChip(t *testing.T) *swtpm.TPM {
 	t.Helper()
 	if m := swtpm.Missing(); m != "" {
 		t.Skip(m)
@@ -29,12 +35,78 @@ func start(t *testing.T) transport.TPM {
 		t.Fatal(err)
 	}
 	t.Cleanup(chip.Stop)
+	return chip
+}
+
+func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {
+	t.Helper()
 	link, err := chip.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { link.Close() })
 	return link
+}
+
+// sealed is the token of a disk's key in the TPM.
+func sealed(t *testing.T, tpm transport.TPM) json.RawMessage {
+	t.Helper()
+	_, token, err := New(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// An encrypted machine takes its disk's key at each start.
+func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
+	chip := startChip(t)
+	tpm := open(t, chip)
+	raw := sealed(t, tpm)
+	for range 4 {
+		tpm.Close()
+		if err := chip.PowerCut(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		tpm = open(t, chip)
+		if _, err := Open(tpm, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tpm.Close()
+	if n, err := chip.FailedTries(); n != 0 || err != nil {
+		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+	}
+}
+
+// What is wrong with the TPM is not said to be wrong with the disk.
+func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*swtpm.TPM) error
+		code  string
+	}{
+		"lockout":          {(*swtpm.TPM).Lock, tpmrc.CodeLockout},
+		"owner's password": {func(chip *swtpm.TPM) error { return chip.SetPassword(tpm2.TPMRHOwner, "theirs") }, tpmrc.CodeOwnerAuth},
+	} {
+		t.Run(name, func(t *testing.T) {
+			chip := startChip(t)
+			tpm := open(t, chip)
+			raw := sealed(t, tpm)
+			tpm.Close()
+			if err := c.spoil(chip); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Open(open(t, chip), raw)
+			var cause *tpmrc.Cause
+			if errors.Is(err, ErrOther) || !errors.As(err, &cause) || cause.Code != c.code {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 }
 
 func TestSameTPMGivesTheKeyBack(t *testing.T) {

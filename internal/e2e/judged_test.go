@@ -259,7 +259,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
 		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
 	}
-	says(t, list[0].Verdict.Steps[1].Detail, "The TPM has no EK certificate: nothing says who made it.")
+	says(t, list[0].Verdict.Steps[1].Detail, "The TPM came without an EK certificate: nothing says who made it.")
 	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
 	var decided hub.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
@@ -285,7 +285,7 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
 		t.Fatalf("error %v", err)
 	}
-	says(t, signIn(t, h).events(), "The EK presented is not the key of the EK certificate.")
+	says(t, signIn(t, h).events(), "The EK presented is not the key of the EK certificate: the certificate is another TPM's, or from before this TPM's endorsement seed was changed.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices", n)
 	}

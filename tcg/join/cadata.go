@@ -10,8 +10,12 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// caDataVersion is the version of the prodCaData format.
-const caDataVersion = 1
+// Versions of the prodCaData format. The second is sent only where there is
+// something to say that the first has no place for.
+const (
+	caDataVersion         = 1
+	caDataVersionOmission = 2
+)
 
 // Bounds of CAData.
 const (
@@ -33,7 +37,10 @@ const (
 //	} GangwayCaData;
 //
 // chain holds the EK certificate's intermediates that the chip has in NV, in
-// any order.
+// any order. Version 2 has one more field, why the EK certificate that the chip
+// has in NV is not in the request:
+//
+//	struct { uint8 why; uint32 nv_index; } omission;  // tcg.Omission, why > 0
 type CAData struct {
 	HubName  string
 	Owner    string
@@ -41,12 +48,17 @@ type CAData struct {
 	EKPublic []byte
 	Proof    []byte
 	Chain    [][]byte
+	Omission tcg.Omission // the zero value: nothing is said
 }
 
 // Encode makes the prodCaData.
 func (d *CAData) Encode() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
-	b.AddUint16(caDataVersion)
+	version := uint16(caDataVersion)
+	if d.Omission.Why != 0 {
+		version = caDataVersionOmission
+	}
+	b.AddUint16(version)
 	for _, field := range []string{d.HubName, d.Owner, d.TokenID} {
 		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(field)) })
 	}
@@ -57,6 +69,10 @@ func (d *CAData) Encode() ([]byte, error) {
 			b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(cert) })
 		}
 	})
+	if version == caDataVersionOmission {
+		b.AddUint8(uint8(d.Omission.Why))
+		b.AddUint32(d.Omission.Index)
+	}
 	out, err := b.Bytes()
 	if err != nil {
 		return nil, fmt.Errorf("join: prodCaData: %w", err)
@@ -74,15 +90,19 @@ func ParseCAData(b []byte) (*CAData, error) {
 	if !s.ReadUint16(&version) {
 		return nil, errors.New("join: prodCaData: empty")
 	}
-	if version != caDataVersion {
-		return nil, fmt.Errorf("join: prodCaData of version %d, %d was expected", version, caDataVersion)
+	if version != caDataVersion && version != caDataVersionOmission {
+		return nil, fmt.Errorf("join: prodCaData of version %d, %d or %d was expected", version, caDataVersion, caDataVersionOmission)
 	}
 	var hub, owner, token, ek, proof, chain cryptobyte.String
 	if !s.ReadUint8LengthPrefixed(&hub) || !s.ReadUint8LengthPrefixed(&owner) || !s.ReadUint8LengthPrefixed(&token) ||
-		!s.ReadUint16LengthPrefixed(&ek) || !s.ReadUint8LengthPrefixed(&proof) || !s.ReadUint24LengthPrefixed(&chain) || !s.Empty() {
+		!s.ReadUint16LengthPrefixed(&ek) || !s.ReadUint8LengthPrefixed(&proof) || !s.ReadUint24LengthPrefixed(&chain) {
 		return nil, errors.New("join: prodCaData: malformed")
 	}
-	d := &CAData{HubName: string(hub), Owner: string(owner), TokenID: string(token), EKPublic: ek, Proof: proof}
+	var omission tcg.Omission
+	if version == caDataVersionOmission && (!s.ReadUint8((*uint8)(&omission.Why)) || !s.ReadUint32(&omission.Index) || omission.Why == 0) || !s.Empty() {
+		return nil, errors.New("join: prodCaData: malformed")
+	}
+	d := &CAData{HubName: string(hub), Owner: string(owner), TokenID: string(token), EKPublic: ek, Proof: proof, Omission: omission}
 	if len(hub) == 0 || len(owner) == 0 || len(owner) > MaxOwner || !IsID(d.TokenID) || len(ek) == 0 || len(ek) > tcg.MaxPublic || len(proof) != ed25519.SignatureSize {
 		return nil, errors.New("join: prodCaData: a field has a wrong size or form")
 	}

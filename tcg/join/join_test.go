@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/tcg"
+
 	"pgregory.net/rapid"
 )
 
@@ -112,6 +114,9 @@ func TestCADataRoundTrips(t *testing.T) {
 		for range rapid.IntRange(0, MaxIntermediates).Draw(r, "n") {
 			d.Chain = append(d.Chain, rapid.SliceOfN(rapid.Byte(), 1, 2000).Draw(r, "cert"))
 		}
+		if why := rapid.Byte().Draw(r, "why"); why != 0 {
+			d.Omission = tcg.Omission{Why: tcg.OmissionReason(why), Index: rapid.Uint32().Draw(r, "index")}
+		}
 		b, err := d.Encode()
 		if err != nil {
 			r.Fatal(err)
@@ -123,6 +128,9 @@ func TestCADataRoundTrips(t *testing.T) {
 		again, err := got.Encode()
 		if err != nil || !bytes.Equal(again, b) {
 			r.Fatal("does not round-trip")
+		}
+		if got.Omission != d.Omission {
+			r.Fatalf("%+v became %+v", d.Omission, got.Omission)
 		}
 		if _, err := ParseCAData(append(b, 0)); err == nil {
 			r.Fatal("a byte behind it was accepted")
@@ -137,6 +145,12 @@ func FuzzParseCAData(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	d.Omission = tcg.Omission{Why: tcg.CertificateOfOtherKey, Index: 0x01C00002}
+	if b, err = d.Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // a reason that says nothing
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseCAData(b)
 		if err != nil {

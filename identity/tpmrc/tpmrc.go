@@ -1,0 +1,156 @@
+// Package tpmrc says what a TPM's response codes mean for the person who stands
+// before the machine: what is wrong with it, and what to do.
+package tpmrc
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// Hierarchy is whose authorisation a command needed.
+type Hierarchy string
+
+// The hierarchies (Part 1, 13). None is for commands that need none.
+const (
+	None        Hierarchy = ""
+	Endorsement Hierarchy = "endorsement"
+	Owner       Hierarchy = "owner"
+	Lockout     Hierarchy = "lockout"
+)
+
+// Stable codes of causes.
+const (
+	CodeLockout             = "tpm-lockout"
+	CodeEndorsementAuth     = "tpm-endorsement-password"
+	CodeEndorsementAuthBad  = "tpm-endorsement-password-wrong"
+	CodeEndorsementDisabled = "tpm-endorsement-disabled"
+	CodeOwnerAuth           = "tpm-owner-password"
+	CodeOwnerDisabled       = "tpm-owner-disabled"
+	CodeLockoutAuth         = "tpm-lockout-password"
+	CodeFailure             = "tpm-failure"
+	CodeNotStarted          = "tpm-not-started"
+	CodeUpgrade             = "tpm-upgrade"
+	CodeBusy                = "tpm-busy"
+	CodeFull                = "tpm-full"
+	CodeNV                  = "tpm-nv"
+	CodeUnsupported         = "tpm-unsupported"
+	CodeOther               = "tpm-refused"
+)
+
+// Cause is a TPM's refusal in words. It is an error; errors.Is and errors.As
+// find the tpm2.TPMRC in it.
+type Cause struct {
+	Code   string // stable
+	Reason string // one sentence
+	Remedy string // one sentence
+	Err    error  // what the TPM answered, and to which command
+}
+
+func (c *Cause) Error() string {
+	return fmt.Sprintf("%s %s (%s: %v)", c.Reason, c.Remedy, c.Code, c.Err)
+}
+
+func (c *Cause) Unwrap() error { return c.Err }
+
+// meaning is what codes mean, for commands that need a hierarchy's
+// authorisation; None: for all.
+type meaning struct {
+	codes                []tpm2.TPMRC
+	hierarchy            Hierarchy
+	code, reason, remedy string
+}
+
+var (
+	denied   = []tpm2.TPMRC{tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail, tpm2.TPMRCAuthMissing, tpm2.TPMRCAuthUnavailable}
+	meanings = []meaning{
+		{[]tpm2.TPMRC{tpm2.TPMRCLockout}, None, CodeLockout,
+			"The TPM is in lockout: it counted too many wrong passwords, or losses of power, which it counts as such.",
+			"Leave the machine switched on until the lockout has ended, or lift it with 'tpm2_dictionarylockout --clear-lockout'."},
+		{[]tpm2.TPMRC{tpm2.TPMRCHierarchy, tpm2.TPMRCDisabled}, Endorsement, CodeEndorsementDisabled,
+			"The TPM's endorsement hierarchy is disabled.",
+			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security)."},
+		{[]tpm2.TPMRC{tpm2.TPMRCHierarchy, tpm2.TPMRCDisabled}, Owner, CodeOwnerDisabled,
+			"The TPM's owner hierarchy is disabled.",
+			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security)."},
+		{denied, Endorsement, CodeEndorsementAuth,
+			"The TPM's endorsement hierarchy has a password.",
+			"Write it into a file that only root may read and name that with --endorsement-auth-file, or clear the TPM, which removes it."},
+		{denied, Owner, CodeOwnerAuth,
+			"The TPM's owner hierarchy has a password.",
+			"Remove it with 'tpm2_changeauth -c owner', or clear the TPM in the firmware's setup."},
+		{denied, Lockout, CodeLockoutAuth,
+			"The TPM's lockout hierarchy has a password.",
+			"Ask the person who set it, or clear the TPM in the firmware's setup."},
+		{[]tpm2.TPMRC{tpm2.TPMRCFailure}, None, CodeFailure,
+			"The TPM is in failure mode: its self-test failed.",
+			"Switch the machine off, wait a few seconds and switch it on; if it fails again, update the TPM's firmware."},
+		{[]tpm2.TPMRC{tpm2.TPMRCInitialize}, None, CodeNotStarted,
+			"The firmware did not start the TPM.",
+			"Enable the TPM in the firmware's setup, or update the machine's firmware."},
+		{[]tpm2.TPMRC{tpm2.TPMRCUpgrade, tpm2.TPMRCReboot}, None, CodeUpgrade,
+			"The TPM's firmware is being updated, or the TPM needs a restart after it.",
+			"Finish the update and restart the machine."},
+		{[]tpm2.TPMRC{tpm2.TPMRCRetry, tpm2.TPMRCYielded, tpm2.TPMRCTesting, tpm2.TPMRCCanceled}, None, CodeBusy,
+			"The TPM is busy.",
+			"Try again; if it stays busy, end the other programs that use it."},
+		{[]tpm2.TPMRC{tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCMemory, tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap}, None, CodeFull,
+			"The TPM has no room for another key or session: other programs fill it.",
+			"End them, or restart the machine, and use /dev/tpmrm0, which programs can share."},
+		{[]tpm2.TPMRC{tpm2.TPMRCNVRate, tpm2.TPMRCNVUnavailable}, None, CodeNV,
+			"The TPM does not write its memory now, to protect it from wear.",
+			"Try again in a few minutes."},
+		{[]tpm2.TPMRC{tpm2.TPMRCCommandCode, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric, tpm2.TPMRCHash, tpm2.TPMRCKeySize, tpm2.TPMRCScheme, tpm2.TPMRCKDF, tpm2.TPMRCType}, None, CodeUnsupported,
+			"The TPM does not support what was asked of it.",
+			"Choose another algorithm with --key or --ek, or update the TPM's firmware."},
+	}
+	other = meaning{code: CodeOther,
+		reason: "The TPM refused a command.",
+		remedy: "Restart the machine; if it happens again, report it with the code that follows."}
+	wrongPassword = meaning{code: CodeEndorsementAuthBad,
+		reason: "The TPM's endorsement hierarchy has another password than the one given.",
+		remedy: "Correct the file that --endorsement-auth-file names: its content, without the last line end, is the password."}
+)
+
+// Explain returns err as a *Cause if a TPM's response code is in it; h is whose
+// authorisation the command needed. Other errors, and those that are explained
+// already, are returned as they are.
+func Explain(err error, h Hierarchy) error {
+	var rc tpm2.TPMRC
+	var cause *Cause
+	if errors.As(err, &cause) || !errors.As(err, &rc) {
+		return err
+	}
+	m := find(rc, h)
+	return &Cause{m.code, m.reason, m.remedy, err}
+}
+
+// ExplainWithPassword is Explain for a command that a password of the
+// endorsement hierarchy was given to.
+func ExplainWithPassword(err error) error {
+	err = Explain(err, Endorsement)
+	if cause := (*Cause)(nil); errors.As(err, &cause) && cause.Code == CodeEndorsementAuth {
+		return &Cause{wrongPassword.code, wrongPassword.reason, wrongPassword.remedy, cause.Err}
+	}
+	return err
+}
+
+// layers are the bits in which a resource manager, such as the kernel's, says that
+// a code is its own (TSS 2.0 Overview, 3.6).
+const layers = 0x00FF0000
+
+func find(rc tpm2.TPMRC, h Hierarchy) meaning {
+	rc &^= layers
+	for _, m := range meanings {
+		if m.hierarchy != None && m.hierarchy != h {
+			continue
+		}
+		for _, c := range m.codes {
+			if rc.Is(c) {
+				return m
+			}
+		}
+	}
+	return other
+}

@@ -1,0 +1,136 @@
+package e2e_test
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// runUntilSeen runs the agent until the hub has taken a report.
+func runUntilSeen(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
+	t.Helper()
+	before, err := agent.ReadState(cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := h.Devices(t, h.Owner)[0].LastSeen
+	a, err := agent.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+	for !h.Devices(t, h.Owner)[0].LastSeen.After(since) {
+		select {
+		case err := <-ran:
+			t.Fatalf("the agent of %s ended: %v", before.DeviceID, err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-ran; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A machine whose plug is pulled while the agent runs.
+func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	state := filepath.Join(t.TempDir(), "state")
+	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 { // swtpm locks at three
+		runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
+		if err := tpm.PowerCut(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := tpm.FailedTries(); n != 0 || err != nil {
+		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+	}
+}
+
+// guarded gives the EK certificate's index attributes with which lockout hides
+// it: its own password, protected from guessing.
+func guarded(t *testing.T, tpm *swtpm.TPM) {
+	t.Helper()
+	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()
+	if err != nil {
+		t.Skipf("needs tpm2-tools: %v", err)
+	}
+	if err := tpm.DeleteNV(0x01C00002); err != nil {
+		t.Fatal(err)
+	}
+	if err := tpm.DefineNV(0x01C00002, out, tpm2.TPMANV{AuthRead: true, PPWrite: true, PlatformCreate: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.RSA2048)
+	h := newHub(t, tpm)
+	guarded(t, tpm)
+	if err := tpm.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.TPM.Manufacturer == "" {
+		t.Error("it came aboard without the certificate that lockout hid")
+	}
+}
+
+func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.RSA2048)
+	h := newHub(t, tpm)
+	guarded(t, tpm)
+	if err := tpm.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tpm2_dictionarylockout", "-T", tpm.TCTI(), "--setup-parameters", "--max-tries=3", "--recovery-time=3", "--lockout-recovery-time=3", "--auth=theirs").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := tpm.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	state := t.TempDir()
+	a, err := agent.New(agent.Config{TPM: tpm.Address(), StateDir: state, Token: h.Token(t, h.Owner, nil), Progress: func(s agent.Step) { said = append(said, s.Name+": "+s.Detail) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	s, err := a.Onboard(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(said, "\n")
+	if !strings.Contains(all, "waiting: The TPM is in lockout") || !strings.Contains(all, "ends by itself within 3s") {
+		t.Errorf("it said:\n%s", all)
+	}
+	if s.TPM.Manufacturer == "" || s.Waiting != "" {
+		t.Errorf("%+v", s)
+	}
+}

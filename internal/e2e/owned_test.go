@@ -1,0 +1,169 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/hub"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/tcg/join"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// program calls gangway-agent on a TPM, with files.
+type program struct {
+	t          *testing.T
+	tpm        *swtpm.TPM
+	dir, state string
+}
+
+func newProgram(t *testing.T, tpm *swtpm.TPM) *program {
+	return &program{t, tpm, t.TempDir(), filepath.Join(t.TempDir(), "state")}
+}
+
+func (p *program) file(name string, content []byte) string {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	return path
+}
+
+func (p *program) token(tok *join.TokenFile) string {
+	p.t.Helper()
+	b, err := json.Marshal(tok)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.file("token.json", b)
+}
+
+func (p *program) start(args ...string) (*exec.Cmd, *strings.Builder) {
+	said := new(strings.Builder)
+	c := exec.CommandContext(p.t.Context(), agentBinary, append(args, "--tpm", p.tpm.Address(), "--state", p.state)...)
+	c.Stdout, c.Stderr = said, said
+	return c, said
+}
+
+func (p *program) call(args ...string) (said string, code int) {
+	c, out := p.start(args...)
+	_ = c.Run() // the code says it
+	return out.String(), c.ProcessState.ExitCode()
+}
+
+// An endorsement hierarchy with a password: a cause, a remedy, and an option on
+// every command that uses the keys.
+func TestTPMWithAnEndorsementPassword(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	const password = "their endorsement password"
+	if err := tpm.SetPassword(tpm2.TPMRHEndorsement, password); err != nil {
+		t.Fatal(err)
+	}
+	p := newProgram(t, tpm)
+	token, auth := p.token(h.Token(t, h.Owner, nil)), p.file("auth", []byte(password+"\n"))
+	for _, args := range [][]string{
+		{"onboard", "--token-file", token},
+		{"run", "--token-file", token},
+	} {
+		said, code := p.call(args...)
+		if code != 1 || !strings.Contains(said, "has a password.") || !strings.Contains(said, "--endorsement-auth-file") || !strings.Contains(said, "tpm-endorsement-password") {
+			t.Errorf("%s: code %d\n%s", args[0], code, said)
+		}
+	}
+	if said, _ := p.call("status"); !strings.Contains(said, "waiting    ") || !strings.Contains(said, "--endorsement-auth-file") {
+		t.Errorf("status:\n%s", said)
+	}
+	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", p.file("wrong", []byte("mine"))); code != 1 || !strings.Contains(said, "tpm-endorsement-password-wrong") {
+		t.Errorf("code %d\n%s", code, said)
+	}
+	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", auth); code != 0 || strings.Contains(said, password) {
+		t.Fatalf("code %d\n%s", code, said)
+	}
+	if said, code := p.call("status", "--ask", "--endorsement-auth-file", auth); code != 0 || !strings.Contains(said, "The device is aboard.") {
+		t.Errorf("status --ask: code %d\n%s", code, said)
+	}
+	if said, code := p.call("export", "--out", filepath.Join(p.dir, "out"), "--endorsement-auth-file", auth); code != 0 {
+		t.Errorf("export: code %d\n%s", code, said)
+	}
+	runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
+}
+
+// waitingOf is the one machine that waits for the hub's owner.
+func waitingOf(t *testing.T, h *hubtest.Hub) hub.WaitingView {
+	t.Helper()
+	ada := signIn(t, h)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var list []hub.WaitingView
+		ada.call("GET", "/devices/waiting", nil, &list)
+		if len(list) == 1 {
+			return list[0]
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d machines wait", len(list))
+		}
+	}
+}
+
+// What keeps a certificate away is said to the owner in the words that the
+// machine has; the machine comes aboard when they approve it.
+func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*swtpm.TPM) error
+		// refused is what the hub says unless the option is given; "": it asks.
+		option, refused, words string
+	}{
+		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",
+			"NV index 0x01C00002 of the TPM holds the certificate of a key that this TPM does not make: its endorsement seed was changed since (TPM2_ChangeEPS), or the certificate is another TPM's."},
+		{"certificate that cannot be read", func(tpm *swtpm.TPM) error { return tpm.WriteNV(0x01C00002, []byte("what is this")) }, "", "",
+			"NV index 0x01C00002 of the TPM holds something that cannot be read as an EK certificate."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			tpm := newTPM(t, swtpm.RSA2048)
+			h := newHub(t, tpm)
+			if err := c.spoil(tpm); err != nil {
+				t.Fatal(err)
+			}
+			p := newProgram(t, tpm)
+			args := []string{"onboard", "--token-file", p.token(h.Token(t, h.Owner, nil))}
+			if c.refused != "" {
+				said, code := p.call(args...)
+				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
+					t.Fatalf("code %d\n%s", code, said)
+				}
+				says(t, signIn(t, h).events(), "from before this TPM's endorsement seed was changed")
+			}
+			if c.option != "" {
+				args = append(args, c.option)
+			}
+			cmd, said := p.start(args...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			w := waitingOf(t, h)
+			says(t, w.Verdict.Steps[1].Detail, c.words)
+			says(t, signIn(t, h).events(), c.words)
+			var decided hub.WaitingView
+			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v\n%s", err, said)
+			}
+			says(t, said.String(), c.words)
+			if d := h.Devices(t, h.Owner); len(d) != 1 || d[0].ID != w.ID {
+				t.Errorf("%+v", d)
+			}
+		})
+	}
+}
