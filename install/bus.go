@@ -105,11 +105,28 @@ func external(name string, l location) string {
 	}
 	// Of a PCI device the kernel says "removable" behind a port that firmware
 	// calls external, as Thunderbolt's is.
+	if l.above(func(dir string) bool { return text(dir, "removable") == "removable" }) != "" {
+		return "on an external port"
+	}
+	return ""
+}
+
+// above returns the nearest folder above the disk's that is so, empty if none is.
+func (l location) above(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
-		if text(dir, "removable") == "removable" {
-			return "on an external port"
+		if is(dir) {
+			return dir
 		}
+	}
+	return ""
+}
+
+// usbSerial is the serial number of the USB device that the disk is in: Linux
+// does not ask the disk for its own.
+func usbSerial(l location) string {
+	if device := l.above(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
+		return text(device, "serial")
 	}
 	return ""
 }

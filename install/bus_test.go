@@ -236,6 +236,32 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	}
 }
 
+// A rule can name each disk that has a serial number, wherever the kernel keeps it.
+func TestFindsTheSerialNumber(t *testing.T) {
+	for _, c := range []struct {
+		name, bus string
+		files     map[string]string
+		want      string
+	}{
+		{"nvme0n1", "pci0/nvme/nvme0", map[string]string{"device/serial": "S63E  "}, "S63E"},
+		{"vda", "pci0/virtio0", map[string]string{"serial": "V1"}, "V1"},
+		{"sda", "pci0/ata1", map[string]string{"device/vpd_pg80": "\x00\x80\x00\x04 WD1"}, "WD1"},
+		{"sda", "pci0/ata1", map[string]string{"device/vpd_pg80": "\x00\x80"}, ""},
+		{"mmcblk0", "pci0/mmc0", map[string]string{"device/serial": "0x1a2b"}, "0x1a2b"},
+		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../serial": "4C53", "../../../../serial": "0000:00:14.0", "../../../../idVendor": "1d6b"}, "4C53"},
+		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../../serial": "0000:00:14.0", "../../../../idVendor": "1d6b"}, ""}, // the controller's is not the disk's
+		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../serial": "bridge", "device/vpd_pg80": "\x00\x80\x00\x04disk"}, "disk"},
+	} {
+		files := map[string]string{"bus": c.bus, "size": gb(256)}
+		for k, v := range c.files {
+			files[k] = v
+		}
+		if got := list(t, "", map[string]map[string]string{c.name: files}); len(got) != 1 || got[0].Serial != c.want {
+			t.Errorf("%s on %s: %+v; want %s", c.name, c.bus, got, c.want)
+		}
+	}
+}
+
 func TestDiskInUseIsLeftAlone(t *testing.T) {
 	got := list(t, "", map[string]map[string]string{
 		"sda": {"bus": "pci0/ata1", "size": gb(256), "holders/md0/x": ""},

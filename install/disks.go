@@ -117,7 +117,7 @@ func enumerate(block string) ([]Disk, error) {
 		if d.Model == "" {
 			d.Model = text(dir, "device/name") // eMMC
 		}
-		d.Serial = first(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir))
+		d.Serial = first(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir), usbSerial(loc))
 		d.wwid = first(text(dir, "wwid") /* NVMe */, text(dir, "device/wwid"))
 		d.Parts = partitions(dir, d.Name)
 		out = append(out, d)
