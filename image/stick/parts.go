@@ -121,7 +121,7 @@ func (p *Parts) base() ([]byte, error) {
 // applets are the shell's commands.
 var applets = []string{
 	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
-	"lspci", "lsusb", "blkid", "hexdump", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
+	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
 // shell is a shell with its commands.
