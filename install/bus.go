@@ -47,7 +47,7 @@ func (l location) user() string {
 var (
 	// Made of other block devices, of memory, of a network or by a program; and
 	// drives for media that are not written to like disks.
-	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|zvol|nullb|pmem|ndblk|vdo)(\d.*)?$`)
+	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
 	// A path to an NVMe namespace (nvme0c1n1): the disk is nvme0n1.
 	nvmePath = regexp.MustCompile(`^nvme\d+c\d+n\d+$`)
 	// An area of an eMMC beside its disk: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.

@@ -28,6 +28,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"sda", "LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/f8b3781a-1e82-4818-a1c3-63d806ec15bb/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"vda", "pci0000:00/0000:00:04.0/virtio1/block", nil, built},
 		{"xvda", "vbd-51712/block", nil, built},
+		{"vdo", "pci0000:00/0000:00:13.0/virtio16/block", nil, built}, // the fifteenth; others call a module so
 		{"hda", "pci0000:00/0000:00:01.1/ide0/0.0/block", nil, built},
 		{"mmcblk0", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block", map[string]string{"device/type": "MMC"}, built},
 		{"nvme0n1", pci + "nvme/nvme0", map[string]string{"device/transport": "pcie"}, built},
@@ -145,6 +146,10 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"nvme0n2": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.02", "size": gb(300)}),
 		}, "nvme0n2"},
 		// Two disks, as a name that a maker gave twice does not make them one.
+		"two sticks with the same names": {map[string]map[string]string{
+			"sda": nvme(map[string]string{"bus": "pci0/usb1/1-1/1-1:1.0", "device/wwid": "t10.Generic Flash Disk"}),
+			"sdb": nvme(map[string]string{"bus": "pci0/usb1/1-2/1-2:1.0", "device/wwid": "t10.Generic Flash Disk"}),
+		}, "sda sdb"},
 		"two serial numbers": {map[string]map[string]string{
 			"nvme0n1": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.0000000000000001"}),
 			"nvme1n1": nvme(map[string]string{"bus": "pci1/nvme/nvme1", "wwid": "eui.0000000000000001", "device/serial": "S63ENX0R2"}),
@@ -198,8 +203,8 @@ func tables(t *testing.T, guids map[string]string) string {
 // another name, its copy, or the other path to it.
 func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	const guid, other = "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0001", "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0002"
-	usb := func(serial string) map[string]string {
-		return map[string]string{"bus": "pci0/usb1/1-" + serial, "size": gb(64), "removable": "1", "device/serial": serial, "device/wwid": "naa.1"}
+	removable := func(serial string) map[string]string {
+		return map[string]string{"bus": "pci0/host" + serial, "size": gb(64), "removable": "1", "device/serial": serial, "device/wwid": "naa.1"}
 	}
 	for what, c := range map[string]struct {
 		stick []string
@@ -215,7 +220,7 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 		"by its other path":               {[]string{"sdc"}, nil, "sdb sdd"},
 		"unknown":                         {[]string{"", ""}, map[string]string{"sda": guid}, "sda sdb sdd"},
 	} {
-		block := machine(t, map[string]map[string]string{"sda": usb("A"), "sdb": usb("B"), "sdc": usb("A"), "sdd": usb("D")})
+		block := machine(t, map[string]map[string]string{"sda": removable("A"), "sdb": removable("B"), "sdc": removable("A"), "sdd": removable("D")})
 		disks, err := Disks(block, tables(t, c.guids), c.stick...)
 		if err != nil {
 			t.Fatal(err)

@@ -152,12 +152,14 @@ func (d Disk) unfit() string {
 }
 
 // onePath drops all but one of the paths to a disk, as they are where a SAS disk
-// has two ports, or NVMe's multipath is off. A path to the stick is the stick.
+// has two ports, or NVMe's multipath is off. A path to the stick is the stick. On
+// USB a disk has one path, and makers give many the same names.
 func onePath(disks []Disk) []Disk {
 	var out []Disk
 	for _, d := range disks {
 		i := slices.IndexFunc(out, func(o Disk) bool {
-			return d.wwid != "" && d.Serial != "" && d.wwid == o.wwid && d.Serial == o.Serial && d.Size == o.Size
+			return d.wwid != "" && d.Serial != "" && d.wwid == o.wwid && d.Serial == o.Serial && d.Size == o.Size &&
+				!usbBus.MatchString(d.loc.bus) && !usbBus.MatchString(o.loc.bus)
 		})
 		if i < 0 {
 			out = append(out, d)
@@ -287,7 +289,7 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 		switch {
 		case !r.fits(d):
 		case d.Unfit != "":
-			why = append(why, d.Path()+" is "+d.Unfit)
+			why = append(why, d.Path()+": "+d.Unfit)
 		case d.External != "":
 			others = append(others, d)
 		default:
@@ -310,9 +312,16 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	case len(others) == 1:
 		return others, nil
 	case len(why) > 0:
-		return nil, fmt.Errorf("no disk to install to: %s: %w", strings.Join(why, "; "), fs.ErrNotExist)
+		return nil, noDisk("No disk to install to: " + strings.Join(why, "; ") + ".")
 	case r != Largest:
-		return nil, fmt.Errorf("no disk matches the image's disk rule (%s): %w", r, fs.ErrNotExist)
+		return nil, noDisk("No disk matches the image's disk rule (" + string(r) + ").")
 	}
-	return nil, fmt.Errorf("no disk to install to: is one built in, and enabled in the firmware's setup? If its storage mode is RAID or RST, set it to AHCI. %w", fs.ErrNotExist)
+	return nil, noDisk("No disk to install to: is one built in, and enabled in the firmware's setup?\nIf its storage mode is RAID or RST, set it to AHCI.")
 }
+
+// noDisk says, to the person at the machine, why no disk is chosen. It is
+// fs.ErrNotExist.
+type noDisk string
+
+func (e noDisk) Error() string { return string(e) }
+func (e noDisk) Unwrap() error { return fs.ErrNotExist }

@@ -116,18 +116,17 @@ func chooseDisk(s *stick) (*install.Disk, error) {
 // settled lists the disks when none has come or changed for a while.
 func settled(s *stick) ([]install.Disk, error) {
 	now("Looking for disks")
-	var last, known []string
+	var last []string
 	for since := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		disks, err := install.Disks(sysBlock, "/dev", known...)
+		disks, err := install.Disks(sysBlock, "/dev", s.disk)
 		if err != nil {
 			return nil, err
 		}
-		if ids := identities(disks); last == nil || !slices.Equal(ids, last) {
-			last, since, known = ids, time.Now(), s.known()
-			continue // so that they are listed with what is known of the stick
+		if ids := identities(disks); !slices.Equal(ids, last) {
+			last, since = ids, time.Now()
 		}
 		if time.Since(since) > settleTime(disks) {
-			return disks, nil
+			return install.Disks(sysBlock, "/dev", s.known()...) // now that its copies can be read
 		}
 	}
 }
