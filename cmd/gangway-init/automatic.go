@@ -63,7 +63,7 @@ func tryAutomatic(manifest string, encrypt bool) error {
 	}
 	note("Disk", disk.String())
 	note("On it", disk.Content)
-	if i, err := install.Look("/dev", disk.Name); err == nil && i.Whole && i.DiskGUID == install.DiskGUID(s.sha256) {
+	if i := s.installedOn(disk); i != nil {
 		now("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install anew, choose (manual).")
 		time.Sleep(2 * time.Second)
 		return efivars.Start(i)
@@ -97,6 +97,11 @@ func chooseDisk(s *stick) (*install.Disk, error) {
 			return nil, err
 		}
 		fit, err := install.Choose(s.manifest.Disk, disks)
+		for i := range fit { // a person has chosen before
+			if s.installedOn(&fit[i]) != nil {
+				return &fit[i], nil
+			}
+		}
 		switch {
 		case errors.Is(err, install.ErrAmbiguous):
 			now("More than one disk fits: which shall be erased?")
@@ -111,6 +116,16 @@ func chooseDisk(s *stick) (*install.Disk, error) {
 			return d, nil
 		}
 	}
+}
+
+// installedOn is the system that this stick has installed to a disk, nil if there
+// is none.
+func (s *stick) installedOn(d *install.Disk) *install.Installed {
+	i, err := install.Look("/dev", d.Name)
+	if err != nil || !i.Whole || i.DiskGUID != install.DiskGUID(s.sha256) {
+		return nil
+	}
+	return i
 }
 
 // settled lists the disks when none has come or changed for a while.

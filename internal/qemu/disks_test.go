@@ -74,6 +74,13 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	m.Stop()
 	s.listed(t)
+
+	// The stick finds its own work, and does not ask again.
+	m, ctx = boot(t, cfg)
+	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
 	if string(read(t, second)) != string(before) {
 		t.Error("the second stick was written to")
 	}
