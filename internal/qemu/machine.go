@@ -29,7 +29,6 @@ const (
 	USBFixed   Bus = "usb-fixed" // which does not say that it is removable
 	SATA       Bus = "sata"
 	MegaRAID   Bus = "megasas-gen2"
-	MPTSAS     Bus = "mptsas1068" // VMware's "LSI Logic SAS" is like it
 	PVSCSI     Bus = "pvscsi"
 	VirtIOSCSI Bus = "virtio-scsi-pci"
 	SDCard     Bus = "sdhci-pci" // its size is a power of two. Firmware does not start it
@@ -240,7 +239,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 			usb = true
 		case SATA:
 			device = fmt.Sprintf("ide-hd,bus=ide.%d", i) + serial + device
-		case MegaRAID, MPTSAS, PVSCSI, VirtIOSCSI:
+		case MegaRAID, PVSCSI, VirtIOSCSI:
 			controllers = []string{string(d.Bus) + ",id=" + id + "c"}
 			device = "scsi-hd,bus=" + id + "c.0" + serial + device
 		case SDCard:
