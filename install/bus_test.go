@@ -52,6 +52,16 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
+		// Of no use, whoever names them.
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 can be done"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 can be done"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "-1"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "99999999999999999999"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"ro": "1"}, "read-only"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097151"}, "too small: 1.1 GB are needed"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097152"}, built},
+
 		// Areas of an eMMC beside its disk.
 		{"mmcblk0boot0", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block/mmcblk0", map[string]string{"device/type": "MMC"}, no},
 		{"mmcblk0boot1", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block/mmcblk0", map[string]string{"device/type": "MMC"}, no},
