@@ -87,20 +87,20 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 }
 
 // Each controller's disk is listed, with what keeps it from being chosen by
-// itself; and a machine that has its disk behind VMware's controller starts from
-// it.
+// itself; and a machine that has its disk behind a SCSI controller which this
+// firmware knows starts from it.
 func TestDisksOfManyControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
 	s := newSite(t, stick.Config{Debug: true})
-	s.bus = qemu.PVSCSI
+	s.bus = qemu.VirtIOSCSI
 	cfg := s.with(true)
 	dir := t.TempDir()
 	for _, d := range []struct {
 		name string
 		bus  qemu.Bus
 	}{
-		{"megaraid", qemu.MegaRAID}, {"virtioscsi", qemu.VirtIOSCSI},
+		{"megaraid", qemu.MegaRAID}, {"pvscsi", qemu.PVSCSI},
 		{"sata", qemu.SATA}, {"virtio", qemu.VirtIO}, {"card", qemu.SDCard}, {"usb", qemu.USBFixed},
 	} {
 		path := filepath.Join(dir, d.name+".img")
@@ -127,7 +127,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 		`^sda +2\.1 GB .* sata +no partitions`, // before the others, and USB's last
 		`^sd[b-i] +4\.3 GB .* disk +no partitions`,
 		`^sd[b-i] +2\.1 GB .* megaraid +no partitions`,
-		`^sd[b-i] +2\.1 GB .* virtioscsi +no partitions`,
+		`^sd[b-i] +2\.1 GB .* pvscsi +no partitions`,
 		`^sd[b-i] +2\.1 GB .* usb +no partitions`,
 		`^ .* only if you name it: on USB`,
 		`^vda +2\.1 GB .*no partitions`,

@@ -28,8 +28,8 @@ const (
 	USB        Bus = "usb"
 	USBFixed   Bus = "usb-fixed" // which does not say that it is removable
 	SATA       Bus = "sata"
-	MegaRAID   Bus = "megasas-gen2"
-	PVSCSI     Bus = "pvscsi"
+	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF starts neither from it
+	PVSCSI     Bus = "pvscsi"       // nor from this one
 	VirtIOSCSI Bus = "virtio-scsi-pci"
 	SDCard     Bus = "sdhci-pci" // its size is a power of two. Firmware does not start it
 )
