@@ -117,21 +117,12 @@ func enumerate(block string) ([]Disk, error) {
 		if d.Model == "" {
 			d.Model = text(dir, "device/name") // eMMC
 		}
-		d.Serial = first(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir), usbSerial(loc))
-		d.wwid = first(text(dir, "wwid") /* NVMe */, text(dir, "device/wwid"))
+		d.Serial = cmp.Or(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir), usbSerial(loc))
+		d.wwid = cmp.Or(text(dir, "wwid") /* NVMe */, text(dir, "device/wwid"))
 		d.Parts = partitions(dir, d.Name)
 		out = append(out, d)
 	}
 	return out, nil
-}
-
-func first(s ...string) string {
-	for _, s := range s {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
 }
 
 // unfit says why a disk that is not the stick is never installed to.
@@ -165,8 +156,8 @@ func onePath(disks []Disk) []Disk {
 			out = append(out, d)
 			continue
 		}
-		out[i].Unfit = first(out[i].Unfit, d.Unfit)
-		out[i].External = first(out[i].External, d.External)
+		out[i].Unfit = cmp.Or(out[i].Unfit, d.Unfit)
+		out[i].External = cmp.Or(out[i].External, d.External)
 	}
 	return out
 }
