@@ -112,8 +112,8 @@ var Modules = []string{
 // base is the initial file system that installer and system share.
 func (p *Parts) base() ([]byte, error) {
 	files, err := image.Modules(p.Modules, Modules...)
-	if err != nil {
-		return nil, err
+	if err != nil { // as with what an earlier version fetched
+		return nil, fmt.Errorf("%w; `gangway image fetch` fetches a kernel with all modules that this version wants", err)
 	}
 	return image.Initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
