@@ -1,6 +1,7 @@
 package install
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,13 +19,23 @@ type Disk struct {
 	Name    string // "nvme0n1", as in /dev and /sys/block
 	Model   string
 	Serial  string
-	Size    int64 // bytes
+	Size    int64 // bytes; 0: the kernel does not know it, or not yet
 	Sector  int64 // logical, bytes
 	Parts   []string
 	Content string // in a few words, for people
-	// Unfit says why it cannot be installed to: it is the stick, or removable.
-	// Empty: it can.
+	// External says why the disk may not be a part of the machine: it is
+	// removable, on USB or a memory card. It is installed to only if a person or
+	// a rule names it. Empty: it is built in.
+	External string
+	// Unfit says why nothing is ever installed to the disk, whoever names it: it
+	// is the stick, read-only or too small. Empty: it is fit.
 	Unfit string
+	// Seq is the kernel's number of the disk (diskseq), which no other disk has
+	// until the next boot, whatever its name. 0: the kernel has none.
+	Seq uint64
+
+	wwid string // the disk's, which is the same on each path to it
+	loc  location
 }
 
 // Path is the disk's in /dev.
@@ -37,6 +48,9 @@ func (d Disk) String() string {
 	}
 	if d.Serial != "" {
 		s += "  serial " + d.Serial
+	}
+	if d.External != "" {
+		s += "  (" + d.External + ")"
 	}
 	return s
 }
@@ -57,61 +71,68 @@ func Size(n int64) string {
 // least is the smallest disk that is installed to.
 const least = 1 << 30
 
-// Disks lists the disks of a folder /sys/block, in their names' order. stick
-// is the name of the disk that the installer runs from, empty if none. dev is
-// /dev, in which the content is looked at.
-func Disks(block, dev, stick string) ([]Disk, error) {
+// Disks lists the disks of a folder /sys/block, in their names' order: each
+// once, even if several paths lead to it. stick tells what the installer runs
+// from: names of disks, and GUIDs of partitions in lower case. The disks that
+// they fit, and copies of these, are unfit. dev is /dev, in which the content is
+// looked at.
+func Disks(block, dev string, stick ...string) ([]Disk, error) {
+	disks, err := enumerate(block)
+	if err != nil {
+		return nil, err
+	}
+	own := sticks(dev, disks, stick)
+	for i := range disks {
+		d := &disks[i]
+		d.Content = content(filepath.Join(dev, d.Name), d.Parts)
+		if d.Unfit = own[d.Name]; d.Unfit == "" {
+			d.Unfit = d.unfit()
+		}
+	}
+	return onePath(disks), nil
+}
+
+// enumerate lists the paths to disks, without a look at their content.
+func enumerate(block string) ([]Disk, error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
 		return nil, fmt.Errorf("disks: %w", err)
 	}
 	var out []Disk
 	for _, e := range entries {
-		d := Disk{Name: e.Name()}
-		if !diskName(d.Name) || virtual(d.Name) {
+		dir := filepath.Join(block, e.Name())
+		loc, err := locate(dir)
+		if err != nil || notDisk(e.Name(), loc) {
 			continue
 		}
-		dir := filepath.Join(block, d.Name)
+		d := Disk{Name: e.Name(), loc: loc}
 		d.Size = number(dir, "size") * 512 // always in these units
-		if d.Size <= 0 {
+		d.External = external(d.Name, loc)
+		if d.Size == 0 && text(dir, "removable") == "1" {
 			continue // a card reader without a card
 		}
 		d.Sector = number(dir, "queue/logical_block_size")
+		d.Seq = uint64(number(dir, "diskseq"))
 		d.Model = strings.TrimSpace(text(dir, "device/vendor") + " " + text(dir, "device/model"))
 		if d.Model == "" {
 			d.Model = text(dir, "device/name") // eMMC
 		}
-		d.Serial = text(dir, "device/serial")
-		if d.Serial == "" {
-			d.Serial = text(dir, "serial") // virtio
-		}
-		if d.Serial == "" {
-			d.Serial = pageSerial(dir)
-		}
+		d.Serial = cmp.Or(text(dir, "device/serial"), text(dir, "serial") /* virtio */, pageSerial(dir), usbSerial(loc))
+		d.wwid = cmp.Or(text(dir, "wwid") /* NVMe */, text(dir, "device/wwid"))
 		d.Parts = partitions(dir, d.Name)
-		d.Content = content(filepath.Join(dev, d.Name), d.Parts)
-		d.Unfit = unfit(dir, d, stick)
 		out = append(out, d)
 	}
 	return out, nil
 }
 
-// unfit says why a disk is not to be touched. What is not known counts as
-// removable.
-func unfit(dir string, d Disk, stick string) string {
-	place, err := filepath.EvalSymlinks(dir)
+// unfit says why a disk that is not the stick is never installed to.
+func (d Disk) unfit() string {
 	switch {
-	case err != nil:
-		return "it cannot be looked at"
-	case d.Name == stick:
-		return "the stick that this was started from"
-	case text(dir, "removable") != "0":
-		return "removable"
-	case strings.Contains(place, "/usb"):
-		return "on USB"
-	case strings.HasPrefix(d.Name, "mmcblk") && text(dir, "device/type") != "MMC":
-		return "a memory card"
-	case text(dir, "ro") != "0":
+	case d.loc.user() != "":
+		return "in use by " + d.loc.user()
+	case d.Size == 0:
+		return "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"
+	case text(d.loc.dir, "ro") != "0":
 		return "read-only"
 	case oddSectors(d.Sector) != "":
 		return "its " + oddSectors(d.Sector)
@@ -121,15 +142,24 @@ func unfit(dir string, d Disk, stick string) string {
 	return ""
 }
 
-// virtual reports whether a block device is made of others, or of memory.
-func virtual(name string) bool {
-	for _, p := range []string{"loop", "ram", "zram", "dm", "md", "sr", "fd", "nbd", "mtdblock"} {
-		if rest, ok := strings.CutPrefix(name, p); ok && (rest == "" || rest[0] >= '0' && rest[0] <= '9') {
-			return true
+// onePath drops all but one of the paths to a disk, as they are where a SAS disk
+// has two ports, or NVMe's multipath is off. A path to the stick is the stick. On
+// USB a disk has one path, and makers give many the same names.
+func onePath(disks []Disk) []Disk {
+	var out []Disk
+	for _, d := range disks {
+		i := slices.IndexFunc(out, func(o Disk) bool {
+			return d.wwid != "" && d.Serial != "" && d.wwid == o.wwid && d.Serial == o.Serial && d.Size == o.Size &&
+				!usbBus.MatchString(d.loc.bus) && !usbBus.MatchString(o.loc.bus)
+		})
+		if i < 0 {
+			out = append(out, d)
+			continue
 		}
+		out[i].Unfit = cmp.Or(out[i].Unfit, d.Unfit)
+		out[i].External = cmp.Or(out[i].External, d.External)
 	}
-	// eMMC's own small areas
-	return strings.HasPrefix(name, "mmcblk") && (strings.Contains(name, "boot") || strings.Contains(name, "rpmb"))
+	return out
 }
 
 func text(dir, name string) string {
@@ -163,7 +193,7 @@ func pageSerial(dir string) string {
 
 func number(dir, name string) int64 {
 	n, err := strconv.ParseInt(text(dir, name), 10, 64)
-	if err != nil || n > 1<<53 {
+	if err != nil || n < 0 || n > 1<<53 {
 		return 0
 	}
 	return n
@@ -224,7 +254,7 @@ func magic(dev string) string {
 	}{
 		{3, "NTFS    ", "Windows (NTFS)"}, {3, "-FVE-FS-", "Windows (BitLocker)"}, {0, luks.Magic, "encrypted (LUKS)"},
 		{0x438, "\x53\xef", "Linux (ext4)"}, {0, "XFSB", "Linux (XFS)"}, {0x10040, "_BHRfS_M", "Linux (Btrfs)"},
-		{536, "LVM2 001", "Linux (LVM)"}, {82, "FAT32", "FAT"}, {54, "FAT1", "FAT"}, {3, "EXFAT   ", "exFAT"},
+		{536, "LVM2 001", "Linux (LVM)"}, {0x1000, "\xfc\x4e\x2b\xa9", "Linux (RAID)"}, {82, "FAT32", "FAT"}, {54, "FAT1", "FAT"}, {3, "EXFAT   ", "exFAT"},
 	} {
 		if m.at+len(m.magic) <= len(b) && string(b[m.at:m.at+len(m.magic)]) == m.magic {
 			return m.say
@@ -233,39 +263,56 @@ func magic(dev string) string {
 	return ""
 }
 
-// ErrAmbiguous is that a rule fits disks equally, so that a person must say
-// which.
-var ErrAmbiguous = errors.New("more than one disk would do")
+// What keeps a rule from choosing a disk, so that a person must.
+var (
+	ErrAmbiguous = errors.New("more than one disk fits")
+	ErrExternal  = errors.New("only disks that may not be built in fit, and the rule names none of them")
+)
 
-// Choose applies a rule. With ErrAmbiguous it returns the disks that it cannot
-// choose from.
+// Choose applies a rule. A disk that is built in goes before one that may not
+// be, and the largest goes first. With ErrAmbiguous and ErrExternal it returns
+// the disks for a person to choose from. If no disk fits, the error is
+// fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
-	var fit []Disk
+	var builtIn, others []Disk
 	var why []string
 	for _, d := range disks {
-		if !r.fits(d) {
-			continue
-		}
-		if d.Unfit != "" {
-			why = append(why, d.Path()+" is "+d.Unfit)
-			continue
-		}
 		switch {
-		case len(fit) == 0 || d.Size > fit[0].Size:
-			fit = []Disk{d}
-		case d.Size == fit[0].Size:
-			fit = append(fit, d)
+		case !r.fits(d):
+		case d.Unfit != "":
+			why = append(why, d.Path()+": "+d.Unfit)
+		case d.External != "":
+			others = append(others, d)
+		default:
+			builtIn = append(builtIn, d)
 		}
+	}
+	if len(builtIn) > 0 {
+		size := slices.MaxFunc(builtIn, func(a, b Disk) int { return cmp.Compare(a.Size, b.Size) }).Size
+		fit := slices.DeleteFunc(builtIn, func(d Disk) bool { return d.Size < size })
+		if len(fit) > 1 {
+			return fit, ErrAmbiguous
+		}
+		return fit, nil
 	}
 	switch {
-	case len(fit) == 1:
-		return fit, nil
-	case len(fit) > 1:
-		return fit, ErrAmbiguous
+	case len(others) > 0 && !r.names():
+		return others, ErrExternal
+	case len(others) > 1:
+		return others, ErrAmbiguous
+	case len(others) == 1:
+		return others, nil
 	case len(why) > 0:
-		return nil, fmt.Errorf("no disk to install to: %s: %w", strings.Join(why, "; "), fs.ErrNotExist)
+		return nil, noDisk("No disk to install to: " + strings.Join(why, "; ") + ".")
 	case r != Largest:
-		return nil, fmt.Errorf("no disk is as the image wants it (%s): %w", r, fs.ErrNotExist)
+		return nil, noDisk("No disk matches the image's disk rule (" + string(r) + ").")
 	}
-	return nil, fmt.Errorf("no disk to install to: is one built in, and on in the firmware's setup? %w", fs.ErrNotExist)
+	return nil, noDisk("No disk to install to: is one built in, and enabled in the firmware's setup?\nIf its storage mode is RAID or RST, set it to AHCI.")
 }
+
+// noDisk says, to the person at the machine, why no disk is chosen. It is
+// fs.ErrNotExist.
+type noDisk string
+
+func (e noDisk) Error() string { return string(e) }
+func (e noDisk) Unwrap() error { return fs.ErrNotExist }

@@ -66,6 +66,7 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 		"sde":          {"bus": "pci0/ata4", "size": gb(8000), "queue/logical_block_size": "8192"},
 		"sdf":          {"bus": "pci0/ata5", "size": "1000"},
 		"sdg":          {"bus": "pci0/ata6", "size": "0"},
+		"sdh":          {"bus": "pci0/usb2", "size": "0", "removable": "1"}, // a card reader without a card
 		"mmcblk0":      {"bus": "mmc", "size": gb(64), "device/type": "MMC", "device/name": "eMMC64"},
 		"mmcblk1":      {"bus": "mmc", "size": gb(9000), "device/type": "SD"},
 		"mmcblk0boot0": {"bus": "mmc", "size": gb(9000), "device/type": "MMC"},
@@ -75,17 +76,18 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 	})
 	var lines []string
 	for _, d := range got {
-		lines = append(lines, d.Name+": "+d.Unfit)
+		lines = append(lines, d.Name+": "+d.External+"|"+d.Unfit)
 	}
-	want := `mmcblk0: 
-mmcblk1: a memory card
-nvme0n1: 
-sda: the stick that this was started from
-sdb: on USB
-sdc: removable
-sdd: read-only
-sde: its sectors have 8192 bytes; only 512 and 4096 can be done
-sdf: too small: 1.1 GB are needed`
+	want := `mmcblk0: |
+mmcblk1: a memory card|
+nvme0n1: |
+sda: |the stick that this was started from
+sdb: on USB|
+sdc: removable|
+sdd: |read-only
+sde: |its sectors have 8192 bytes; only 512 and 4096 can be done
+sdf: |too small: 1.1 GB are needed
+sdg: |without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes`
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got:\n%s", s)
 	}
@@ -99,24 +101,51 @@ sdf: too small: 1.1 GB are needed`
 }
 
 func TestChoosesByTheRule(t *testing.T) {
-	disks := []Disk{
+	ssd := []Disk{
 		{Name: "nvme0n1", Size: 500e9, Model: "Samsung 990", Serial: "A"},
 		{Name: "nvme1n1", Size: 500e9, Model: "Intel", Serial: "B"},
 		{Name: "sda", Size: 100e9, Model: "Samsung 870", Serial: "C"},
-		{Name: "sdb", Size: 900e9, Model: "Stick", Serial: "D", Unfit: "removable"},
+		{Name: "sdb", Size: 900e9, Model: "Samsung T7", Serial: "D", External: "on USB"},
+		{Name: "sdc", Size: 900e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
+		{Name: "sdd", Size: 950e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
+		{Name: "sde", Size: 990e9, Model: "Stick", Serial: "F", External: "removable", Unfit: "the stick that this was started from"},
+		{Name: "sdf", Size: 800e9, Model: "Twin", Serial: "0123456789"},
 	}
-	for rule, want := range map[Rule]string{
-		"largest":        "nvme0n1 nvme1n1 ?",
-		"serial:B":       "nvme1n1",
-		"serial:D":       "!",
-		"serial:E":       "!",
-		"model:Samsung*": "nvme0n1",
-		"model:*":        "nvme0n1 nvme1n1 ?",
-		"/dev/sda":       "sda",
-		"/dev/sdb":       "!",
-		"/dev/sdz":       "!",
+	hotPlug := []Disk{{Name: "sda", Size: 500e9, Model: "WDC", Serial: "A", External: "removable"}, ssd[6]}
+	for _, c := range []struct {
+		rule  Rule
+		disks []Disk
+		want  string // ?: a person chooses; x: a person chooses among external disks; !: none
+	}{
+		{"largest", ssd[:7], "nvme0n1 nvme1n1 ?"},
+		{"serial:B", ssd, "nvme1n1"},
+		{"serial:E", ssd, "!"},
+		{"model:Samsung*", ssd, "nvme0n1"},
+		{"model:*", ssd[:7], "nvme0n1 nvme1n1 ?"},
+		{"/dev/sda", ssd, "sda"},
+		{"/dev/sdz", ssd, "!"},
+		// Named, a disk may be external.
+		{"/dev/sdb", ssd, "sdb"},
+		{"serial:D", ssd, "sdb"},
+		{"model:Samsung T7", ssd, "sdb"},
+		{"model:Samsung T*", ssd, "sdb x"},
+		{"model:Samsung T?", ssd, "sdb x"},
+		{"model:Samsung T[7]", ssd, "sdb x"},
+		{"model:Backup", ssd, "sdc sdd ?"}, // two that are external: never by size
+		{"serial:0123456789", ssd, "sdf"},  // what is built in goes first
+		{"serial:0123456789", ssd[:6], "sdc sdd ?"},
+		{"largest", hotPlug, "sda x"},
+		{"/dev/sda", hotPlug, "sda"},
+		{"serial:A", hotPlug, "sda"},
+		// The stick never, whatever names it.
+		{"/dev/sde", ssd, "!"},
+		{"serial:F", ssd, "!"},
+		{"model:Stick", ssd, "!"},
+		{"model:St*", ssd, "!"},
+		{"largest", hotPlug[1:], "!"},
+		{"largest", nil, "!"},
 	} {
-		got, err := Choose(rule, disks)
+		got, err := Choose(c.rule, c.disks)
 		var words []string
 		for _, d := range got {
 			words = append(words, d.Name)
@@ -124,13 +153,15 @@ func TestChoosesByTheRule(t *testing.T) {
 		switch {
 		case errors.Is(err, ErrAmbiguous):
 			words = append(words, "?")
+		case errors.Is(err, ErrExternal):
+			words = append(words, "x")
 		case errors.Is(err, os.ErrNotExist):
 			words = append(words, "!")
 		case err != nil:
 			t.Error(err)
 		}
-		if s := strings.Join(words, " "); s != want {
-			t.Errorf("%s: %s, %v; want %s", rule, s, err, want)
+		if s := strings.Join(words, " "); s != c.want {
+			t.Errorf("%s: %s, %v; want %s", c.rule, s, err, c.want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -156,6 +157,27 @@ func (f Firmware) Forget() error {
 	}
 }
 
+// Names reports whether our boot entry is for the EFI system partition of a GUID.
+// Each installation has its own, so that the system there is this machine's.
+func (f Firmware) Names(espGUID string) bool {
+	guid, err := uuid.Parse(espGUID)
+	if err != nil {
+		return false
+	}
+	n, found, err := f.entry()
+	if err != nil || !found {
+		return false
+	}
+	option, err := f.read(fmt.Sprintf("Boot%04X", n), globalVendor)
+	return err == nil && bytes.Contains(option, mixedEndian(guid))
+}
+
+// mixedEndian is a GUID as EFI has it in memory: the first three fields little-endian
+// (UEFI 2.10, appendix A).
+func mixedEndian(g uuid.UUID) []byte {
+	return append([]byte{g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]}, g[8:]...)
+}
+
 // order is the firmware's boot order without an entry.
 func (f Firmware) order(without uint16) ([]byte, error) {
 	order, err := f.read("BootOrder", globalVendor)
@@ -217,8 +239,7 @@ func loadOption(i *Installed) ([]byte, error) {
 	path = le.AppendUint32(path, 1) // partition number
 	path = le.AppendUint64(path, uint64(i.ESPStart/i.Sector))
 	path = le.AppendUint64(path, uint64(i.ESPSize/i.Sector))
-	path = append(path, guid[3], guid[2], guid[1], guid[0], guid[5], guid[4], guid[7], guid[6])
-	path = append(path, guid[8:]...)
+	path = append(path, mixedEndian(guid)...)
 	path = append(path, 2, 2) // GPT, by GUID
 	name := utf16z(`\EFI\BOOT\BOOTX64.EFI`)
 	path = append(path, 4, 4)

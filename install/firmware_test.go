@@ -175,3 +175,29 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 		t.Errorf("left are %v, %v", left, err)
 	}
 }
+
+// A system on a disk that may not be built in is this machine's if its firmware
+// starts it, and otherwise another one's.
+func TestFirmwareTellsThisMachinesSystemFromAnothers(t *testing.T) {
+	f := Firmware(t.TempDir())
+	if f.Names(system.ESPGUID) {
+		t.Error("without an entry")
+	}
+	if err := f.Start(system); err != nil {
+		t.Fatal(err)
+	}
+	for guid, want := range map[string]bool{
+		system.ESPGUID: true, strings.ToUpper(system.ESPGUID): true,
+		"00112233-4455-6677-8899-aabbccddeefe": false, "": false, "none": false,
+	} {
+		if got := f.Names(guid); got != want {
+			t.Errorf("%q: %v", guid, got)
+		}
+	}
+	if err := f.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	if f.Names(system.ESPGUID) {
+		t.Error("forgotten, the entry is there")
+	}
+}

@@ -1,11 +1,13 @@
 package install
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -83,4 +85,21 @@ func Look(dev, disk string) (*Installed, error) {
 	}
 	i.Whole = first[510] == 0x55 && first[511] == 0xAA
 	return i, nil
+}
+
+// Find looks for the system whose EFI system partition has a GUID (lower case),
+// on the disks of a folder /sys/block: first on those that are built in, since
+// others may be copies. That there is none is fs.ErrNotExist.
+func Find(block, dev, espGUID string) (*Installed, error) {
+	disks, err := enumerate(block)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(disks, func(a, b Disk) int { return cmp.Compare(min(len(a.External), 1), min(len(b.External), 1)) })
+	for _, d := range disks {
+		if i, err := Look(dev, d.Name); err == nil && i.ESPGUID == espGUID {
+			return i, nil
+		}
+	}
+	return nil, fmt.Errorf("install: no disk has the EFI system partition %s: %w", espGUID, fs.ErrNotExist)
 }

@@ -6,13 +6,15 @@ import (
 	"strings"
 )
 
-// Rule says which disk an automatic installation takes, among those that it
-// may take at all:
+// Rule says which disk an automatic installation takes:
 //
 //	largest          the largest
 //	/dev/NAME        that one
 //	serial:S         the one with this serial number
 //	model:PATTERN    those whose model fits, as in path.Match; the largest of them
+//
+// A disk that may not be built in (Disk.External) is taken only by a rule that
+// names it: by its name, its serial number, or its model without * and the like.
 type Rule string
 
 // Largest is the default.
@@ -52,6 +54,13 @@ func diskName(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// names reports whether the rule is for one disk or model, which its author knew,
+// and not for whatever is there.
+func (r Rule) names() bool {
+	model, ok := strings.CutPrefix(string(r), "model:")
+	return r != Largest && !(ok && strings.ContainsAny(model, `*?[\`))
 }
 
 func (r Rule) fits(d Disk) bool {

@@ -19,6 +19,8 @@ const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
 	diskSettle = 1500 * time.Millisecond // without news, all disks are there
+	diskReady  = 15 * time.Second        // as long as a disk is not ready, or none is there to install to
+	diskNews   = 5 * time.Second         // how often to look for disks while a person is asked
 )
 
 // automatic installs without a person, who may still stop it. It ends with the
@@ -61,7 +63,7 @@ func tryAutomatic(manifest string, encrypt bool) error {
 	}
 	note("Disk", disk.String())
 	note("On it", disk.Content)
-	if i, err := install.Look("/dev", disk.Name); err == nil && i.Whole && i.DiskGUID == install.DiskGUID(s.sha256) {
+	if i := s.installedOn(disk); i != nil {
 		now("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install anew, choose (manual).")
 		time.Sleep(2 * time.Second)
 		return efivars.Start(i)
@@ -87,60 +89,107 @@ func tryAutomatic(manifest string, encrypt bool) error {
 }
 
 // chooseDisk applies the image's rule once all disks are there, and asks where
-// it leaves more than one.
+// the rule does not decide.
 func chooseDisk(s *stick) (*install.Disk, error) {
-	disks, err := settled(s.disk)
-	if err != nil {
-		return nil, err
-	}
-	fit, err := install.Choose(s.manifest.Disk, disks)
-	if errors.Is(err, install.ErrAmbiguous) {
-		return ask(fit)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &fit[0], nil
-}
-
-// settled lists the disks when none has come for a while.
-func settled(stick string) ([]install.Disk, error) {
-	now("Looking for disks")
-	names := func(disks []install.Disk) (out []string) {
-		for _, d := range disks {
-			out = append(out, d.Name)
-		}
-		return out
-	}
-	var last []install.Disk
-	for since := time.Now(); ; time.Sleep(100 * time.Millisecond) {
-		disks, err := install.Disks(sysBlock, "/dev", stick)
+	for {
+		disks, err := settled(s)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Equal(names(disks), names(last)) {
-			last, since = disks, time.Now()
+		fit, err := install.Choose(s.manifest.Disk, disks)
+		for i := range fit { // a person has chosen before
+			if s.installedOn(&fit[i]) != nil {
+				return &fit[i], nil
+			}
 		}
-		if time.Since(since) > diskSettle {
-			return disks, nil
+		switch {
+		case errors.Is(err, install.ErrAmbiguous):
+			now("More than one disk fits: which shall be erased?")
+		case errors.Is(err, install.ErrExternal):
+			alarm("No disk is built in for certain. Shall one of these be erased?")
+		case err != nil:
+			return nil, err
+		default:
+			return &fit[0], nil
+		}
+		if d := ask(s, fit, disks); d != nil {
+			return d, nil
 		}
 	}
 }
 
-func ask(disks []install.Disk) (*install.Disk, error) {
-	now("Two disks are as large: which shall be erased?")
-	for i, d := range disks {
+// installedOn is the system that this stick has installed to a disk, nil if there
+// is none.
+func (s *stick) installedOn(d *install.Disk) *install.Installed {
+	i, err := install.Look("/dev", d.Name)
+	if err != nil || !i.Whole || i.DiskGUID != install.DiskGUID(s.sha256) {
+		return nil
+	}
+	return i
+}
+
+// settled lists the disks when none has come or changed for a while.
+func settled(s *stick) ([]install.Disk, error) {
+	now("Looking for disks")
+	var last []string
+	for since := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		disks, err := install.Disks(sysBlock, "/dev", s.disk)
+		if err != nil {
+			return nil, err
+		}
+		if ids := identities(disks); !slices.Equal(ids, last) {
+			last, since = ids, time.Now()
+		}
+		if time.Since(since) > settleTime(disks) {
+			return install.Disks(sysBlock, "/dev", s.known()...) // now that its copies can be read
+		}
+	}
+}
+
+// settleTime is for how long nothing must happen until all disks are there. A disk
+// that spins up has no size at first, and a RAID controller takes its time.
+func settleTime(disks []install.Disk) time.Duration {
+	built := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
+	waiting := func(d install.Disk) bool { return d.Size == 0 }
+	if slices.ContainsFunc(disks, waiting) || !slices.ContainsFunc(disks, built) {
+		return diskReady
+	}
+	return diskSettle
+}
+
+// identities tell disks apart, and a disk from what it was before.
+func identities(disks []install.Disk) []string {
+	out := []string{}
+	for _, d := range disks {
+		out = append(out, fmt.Sprint(d.Name, " ", d.Seq, " ", d.Size))
+	}
+	return out
+}
+
+// ask has a person choose, and returns nil when other disks are there than those
+// that were listed.
+func ask(s *stick, fit, listed []install.Disk) *install.Disk {
+	for i, d := range fit {
 		say("%d: %s (%s)", i+1, d, d.Content)
 	}
 	say("Type its number and press Enter:")
-	for line := range typed() {
-		n, err := strconv.Atoi(line)
-		if err == nil && n >= 1 && n <= len(disks) {
-			return &disks[n-1], nil
+	tick := time.NewTicker(diskNews)
+	defer tick.Stop()
+	for {
+		select {
+		case line := <-typed():
+			n, err := strconv.Atoi(line)
+			if err == nil && n >= 1 && n <= len(fit) {
+				return &fit[n-1]
+			}
+			say("%q is not a number from 1 to %d:", line, len(fit))
+		case <-tick.C:
+			disks, err := install.Disks(sysBlock, "/dev", s.known()...)
+			if err == nil && !slices.Equal(identities(disks), identities(listed)) {
+				return nil
+			}
 		}
-		say("%q is none of them; 1 to %d:", line, len(disks))
 	}
-	return nil, errStopped
 }
 
 // count counts down to what will be erased, and says whether nobody stopped it.
@@ -193,7 +242,7 @@ func percentages(verb, format string) install.Progress {
 }
 
 func erase(s *stick, d *install.Disk, keys *diskKeys, progress install.Progress) error {
-	target, err := install.OpenDevice(d.Path())
+	target, err := d.Open("/dev")
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 )
 
 // loadModules loads the modules that dir/order names, in its order. One that
-// does not load keeps no other back, and one whose hardware is not there is no
-// error.
+// does not load keeps no other back. If a module's hardware is not there, that is
+// no error, for the modules that depend on it either.
 func loadModules(dir string) (errs []error) {
 	order, err := os.ReadFile(filepath.Join(dir, "order"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -23,7 +23,7 @@ func loadModules(dir string) (errs []error) {
 		return []error{fmt.Errorf("modules: %w", err)}
 	}
 	for name := range strings.FieldsSeq(string(order)) {
-		if err := loadModule(filepath.Join(dir, name)); err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
+		if err := loadModule(filepath.Join(dir, name)); err != nil && !harmless(err) {
 			errs = append(errs, fmt.Errorf("module %s: %w", name, err))
 		}
 	}
@@ -36,5 +36,22 @@ func loadModule(path string) error {
 		return err
 	}
 	defer f.Close()
-	return unix.FinitModule(int(f.Fd()), "", 0)
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil {
+		return initError{err}
+	}
+	return nil
+}
+
+// initError is the kernel's answer to a module.
+type initError struct{ error }
+
+func (e initError) Unwrap() error { return e.error }
+
+// harmless reports whether a module need not be loaded: it is there already, its
+// hardware is not (ENODEV), or what it depends on was not loaded (ENOENT, a symbol
+// is missing), which is an error of that one if it is an error: Hyper-V's drivers
+// elsewhere.
+func harmless(err error) bool {
+	var e initError
+	return errors.As(err, &e) && (errors.Is(e, unix.EEXIST) || errors.Is(e, unix.ENODEV) || errors.Is(e, unix.ENOENT))
 }

@@ -72,7 +72,7 @@ func (p prompt) install(name string, yes, list, encrypt bool) error {
 		m = s.manifest
 	}
 	s := &stick{disk: mountedFrom(stickDir), manifest: m, sha256: want}
-	disks, err := install.Disks(sysBlock, "/dev", s.disk)
+	disks, err := install.Disks(sysBlock, "/dev", s.known()...)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (p prompt) install(name string, yes, list, encrypt bool) error {
 		return err
 	}
 	if !yes {
-		p.printf("\nEverything on %s will be erased: %s.\nType the disk's name, %s, to go on: ", d.Path(), d.Content, d.Name)
+		p.printf("\nEverything on %s will be erased: %s.\nType the disk's name, %s, to go on: ", d, d.Content, d.Name)
 		answer, err := p.line()
 		if err != nil {
 			return err
@@ -111,8 +111,11 @@ func (p prompt) install(name string, yes, list, encrypt bool) error {
 func (p prompt) show(disks []install.Disk) {
 	for _, d := range disks {
 		p.printf("%-12s %10s  %-24s %-20s %s\n", d.Name, install.Size(d.Size), cut(d.Model, 24), cut(d.Serial, 20), d.Content)
-		if d.Unfit != "" {
+		switch {
+		case d.Unfit != "":
 			p.printf("%-12s %10s  not to be installed to: %s\n", "", "", d.Unfit)
+		case d.External != "":
+			p.printf("%-12s %10s  only if you name it: %s\n", "", "", d.External)
 		}
 	}
 }

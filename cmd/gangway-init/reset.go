@@ -41,7 +41,7 @@ func tryReset(manifest string) error {
 	if err != nil {
 		return err
 	}
-	disks, err := settled(s.disk)
+	disks, err := settled(s)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func tryReset(manifest string) error {
 	}
 	progress := percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
 	for _, i := range ours {
-		if err := onDisk(i, func(t *install.Device) error { return install.Erase(context.Background(), t, i, progress) }); err != nil {
+		if err := i.onDisk(func(t *install.Device) error { return install.Erase(context.Background(), t, i.Installed, progress) }); err != nil {
 			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
 			continue
 		}
@@ -77,7 +77,7 @@ func tryReset(manifest string) error {
 		say("%v", err)
 	}
 	for _, i := range ours {
-		if err := onDisk(i, func(t *install.Device) error { return install.Unlist(t, progress) }); err != nil {
+		if err := i.onDisk(func(t *install.Device) error { return install.Unlist(t, progress) }); err != nil {
 			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
 		}
 	}
@@ -88,8 +88,14 @@ func tryReset(manifest string) error {
 	return nil
 }
 
+// found is a system of Gangway with the disk that it is on.
+type found struct {
+	*install.Installed
+	on install.Disk
+}
+
 // systemsOn looks for Gangway's systems, and says which it may not touch.
-func systemsOn(disks []install.Disk) (ours []*install.Installed, wrong []error) {
+func systemsOn(disks []install.Disk) (ours []found, wrong []error) {
 	for _, d := range disks {
 		i, err := install.Look("/dev", d.Name)
 		switch {
@@ -98,16 +104,30 @@ func systemsOn(disks []install.Disk) (ours []*install.Installed, wrong []error) 
 			wrong = append(wrong, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
 		case d.Unfit != "":
 			wrong = append(wrong, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
+		case d.External != "" && !efivars.Names(i.ESPGUID) && !wipeToo(d):
+			wrong = append(wrong, fmt.Errorf("%s is left alone: %s", d.Path(), d.External))
 		default:
 			name := "Disk"
 			if len(ours) > 0 {
 				name = fmt.Sprintf("Disk %d", len(ours)+1)
 			}
 			note(name, d.String())
-			ours = append(ours, i)
+			ours = append(ours, found{i, d})
 		}
 	}
 	return ours, wrong
+}
+
+// wipeToo asks about a disk that may be another machine's: its system is not the one
+// that this firmware starts.
+func wipeToo(d install.Disk) bool {
+	alarm("Gangway is on %s as well,\nwhich this machine may not start from.\nTo wipe it too, type its name: %s\nEnter leaves it alone, as does waiting for a minute.", d, d.Name)
+	select {
+	case line := <-typed():
+		return strings.TrimPrefix(line, "/dev/") == d.Name
+	case <-time.After(time.Minute):
+		return false
+	}
 }
 
 // confirmed asks a person where nothing of Gangway's is found: the TPM may be
@@ -117,12 +137,12 @@ func confirmed() bool {
 	return strings.EqualFold(<-typed(), "wipe")
 }
 
-func onDisk(i *install.Installed, f func(*install.Device) error) error {
-	t, err := install.OpenDevice("/dev/" + i.Disk)
+func (f found) onDisk(do func(*install.Device) error) error {
+	t, err := f.on.Open("/dev")
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(t), t.Close())
+	return errors.Join(do(t), t.Close())
 }
 
 func clearTPM() error {

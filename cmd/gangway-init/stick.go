@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"gangway/install"
@@ -69,9 +70,41 @@ func tryStick(name, want string) (*stick, error) {
 	return &stick{disk: diskOf(name), manifest: m, sha256: want}, nil
 }
 
-// readManifest reads the mounted stick's.
-func readManifest(want string) (*install.Manifest, error) {
-	f, err := os.Open(filepath.Join(stickDir, install.ManifestPath))
+// known is all by which the stick is recognised (install.Disks): its disk's name;
+// the GUID of the partition that firmware started; and the disks that have its
+// manifest, as a second stick of the same image, and the first one after it was
+// plugged in again.
+func (s *stick) known() []string {
+	known := []string{s.disk}
+	if guid, err := efivars.BootedFrom(); err == nil {
+		known = append(known, guid)
+	}
+	entries, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return known
+	}
+	for _, e := range entries {
+		if disk := diskOf(e.Name()); !slices.Contains(known, disk) && holds(e.Name(), s.sha256) {
+			known = append(known, disk)
+		}
+	}
+	return known
+}
+
+// holds reports whether a partition has the manifest of a hash.
+func holds(name, want string) bool {
+	const at = "/run/other"
+	if !isFAT("/dev/"+name) || mountFAT(name, at, unix.MS_RDONLY) != nil {
+		return false
+	}
+	defer unix.Unmount(at, 0)
+	_, err := manifestAt(at, want)
+	return err == nil
+}
+
+// manifestAt reads the manifest of a hash in a mounted partition.
+func manifestAt(dir, want string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(dir, install.ManifestPath))
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +115,15 @@ func readManifest(want string) (*install.Manifest, error) {
 	}
 	if h := sha256.Sum256(b); hex.EncodeToString(h[:]) != want {
 		return nil, errors.New("another manifest")
+	}
+	return b, nil
+}
+
+// readManifest reads the mounted stick's.
+func readManifest(want string) (*install.Manifest, error) {
+	b, err := manifestAt(stickDir, want)
+	if err != nil {
+		return nil, err
 	}
 	m, err := install.ParseManifest(b)
 	if err == nil && m.Reset != (commandLine()["gangway.mode"] == "reset") {

@@ -59,15 +59,12 @@ func findSystem(patience time.Duration) (*install.Installed, error) {
 		return nil, err
 	}
 	for until := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		entries, err := os.ReadDir(sysBlock)
-		if err != nil {
-			return nil, err
+		i, err := install.Find(sysBlock, "/dev", guid)
+		if err == nil && exists("/dev/"+i.Data()) {
+			return i, nil
 		}
-		for _, e := range entries {
-			i, err := install.Look("/dev", e.Name())
-			if err == nil && i.ESPGUID == guid && exists("/dev/"+i.Data()) {
-				return i, nil
-			}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
 		if time.Now().After(until) {
 			return nil, errors.New("The disk that this was started from cannot be found.\nIs its driver's module there?") //lint:ignore ST1005 it is shown to a person

@@ -83,7 +83,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 	f.BoolVar(&o.claim, "claim", false, "no token: the machines show a code, and are the devices of who takes it to the hub that you are signed in to")
 	f.BoolVar(&o.reset, "reset-only", false, "a stick that wipes machines for their next owners, and installs nothing")
 	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
-	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN")
+	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; one that is removable or on USB only if it is named")
 	o.partsFlags(f)
 	f.StringVar(&o.enrol, "secure-boot-enrol", "", "have machines whose firmware is in setup mode take the keys of --secure-boot-keys: ask (an entry of the menu) or always (with no key pressed)")
 	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
@@ -358,7 +358,7 @@ func unaskedWords(unasked bool) string {
 
 func ruleWords(r install.Rule) string {
 	if r == install.Largest {
-		return "the largest that is built in; asks where two are as large"
+		return "the largest that is built in; asks if two have the same size, or if none is built in"
 	}
 	return string(r)
 }

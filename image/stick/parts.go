@@ -90,10 +90,15 @@ func firstLine(b []byte) string {
 // Modules that every image has: common x86-64 hardware, and what the installer
 // needs. What a kernel has built in is left out.
 var Modules = []string{
+	// Disks. They come before USB, so that one that is built in is sda and no stick is.
+	"crc32c_generic", "crc32c_intel", "sd_mod", "vmd", "nvme", "ahci", "ata_piix", "mmc_block", "sdhci_pci", "sdhci_acpi", "ufshcd_pci", "ext4",
+	// Controllers of servers: Broadcom's and LSI's, Microchip's and Adaptec's, HPE's.
+	"megaraid_sas", "mpt3sas", "mpi3mr", "smartpqi", "aacraid", "hpsa",
+	// Virtual machines, with their networks: KVM, Hyper-V, VMware, Xen.
+	"virtio_pci", "virtio_blk", "virtio_scsi", "hv_storvsc", "pci_hyperv", "hv_netvsc", "hyperv_keyboard",
+	"vmw_pvscsi", "mptsas", "mptspi", "vmxnet3", "xen_blkfront", "xen_netfront",
 	// The stick, and what it is read with.
-	"xhci_pci", "ehci_pci", "usb_storage", "uas", "sd_mod", "vfat", "nls_cp437", "nls_ascii",
-	// Disks.
-	"crc32c_generic", "crc32c_intel", "nvme", "ahci", "virtio_pci", "virtio_blk", "virtio_scsi", "mmc_block", "sdhci_pci", "sdhci_acpi", "vmd", "ext4",
+	"xhci_pci", "ehci_pci", "usb_storage", "uas", "vfat", "nls_cp437", "nls_ascii",
 	// Encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
 	// Networks.
@@ -107,8 +112,8 @@ var Modules = []string{
 // base is the initial file system that installer and system share.
 func (p *Parts) base() ([]byte, error) {
 	files, err := image.Modules(p.Modules, Modules...)
-	if err != nil {
-		return nil, err
+	if err != nil { // as with what an earlier version fetched
+		return nil, fmt.Errorf("%w; `gangway image fetch` fetches a kernel with all modules that this version wants", err)
 	}
 	return image.Initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
@@ -116,7 +121,7 @@ func (p *Parts) base() ([]byte, error) {
 // applets are the shell's commands.
 var applets = []string{
 	"sh", "ls", "cat", "more", "less", "grep", "dmesg", "mount", "umount", "df", "free", "ps", "pidof", "ip", "ping",
-	"lspci", "lsusb", "blkid", "hexdump", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
+	"lspci", "lsusb", "blkid", "hexdump", "dd", "vi", "head", "tail", "cp", "mv", "rm", "mkdir", "reboot", "poweroff", "sync", "date", "uname",
 }
 
 // shell is a shell with its commands.

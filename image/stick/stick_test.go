@@ -279,7 +279,7 @@ func TestBuildRefuses(t *testing.T) {
 	}{
 		"no token":         {func(_ *Parts, c *Config) { c.Token = nil }, "join token file"},
 		"a broken token":   {func(_ *Parts, c *Config) { c.Token = []byte("{}") }, "join token file"},
-		"a module missing": {func(p *Parts, _ *Config) { p.Modules = fstest.MapFS{"modules.builtin": {}} }, "has no module"},
+		"a module missing": {func(p *Parts, _ *Config) { p.Modules = fstest.MapFS{"modules.builtin": {}} }, "gangway image fetch"},
 		"no kernel":        {func(p *Parts, _ *Config) { p.Kernel = []byte("MZ") }, "no bzImage"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,11 +20,18 @@ import (
 // Bus is how a disk is attached.
 type Bus string
 
-// The buses. A USB disk is a stick.
+// The buses. A USB disk is a stick, unless it is USBFixed.
 const (
-	VirtIO Bus = "virtio"
-	NVMe   Bus = "nvme"
-	USB    Bus = "usb"
+	VirtIO     Bus = "virtio"
+	NVMe       Bus = "nvme"
+	NVMePaths  Bus = "nvme-subsys" // a namespace with two controllers, which are paths to it
+	USB        Bus = "usb"
+	USBFixed   Bus = "usb-fixed" // which does not say that it is removable
+	SATA       Bus = "sata"
+	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF starts neither from it
+	PVSCSI     Bus = "pvscsi"       // nor from this one
+	VirtIOSCSI Bus = "virtio-scsi-pci"
+	SDCard     Bus = "sdhci-pci" // its size is a power of two. Firmware does not start it
 )
 
 // Disk is a raw disk image. The firmware tries disks in their order.
@@ -209,22 +216,42 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		if d.Sector != 0 {
 			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
+		// Its serial number is its file's name: a disk stays the same in another place.
+		serial := ",serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path)))
+		var controllers []string
 		switch d.Bus {
 		case VirtIO, "":
 			device = "virtio-blk-pci" + device
 		case NVMe:
-			// Its serial number is its file's name: a disk stays the same in another place.
-			device = "nvme,serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path))) + device
-		case USB:
-			device = "usb-storage,removable=on" + device
+			device = "nvme" + serial + device
+		case NVMePaths:
+			controllers = []string{"nvme-subsys,id=" + id + "s", "nvme,id=" + id + "a,subsys=" + id + "s" + serial, "nvme,id=" + id + "b,subsys=" + id + "s" + serial}
+			device = "nvme-ns,nsid=1,shared=on,bus=" + id + "a" + device
+		case USB, USBFixed:
+			removable := ",removable=on"
+			if d.Bus == USBFixed {
+				removable = ",removable=off" + serial
+			}
+			device = "usb-storage" + removable + device
 			if !usb {
-				args = append(args, "-device", "qemu-xhci,addr=0x10") // out of the others' way: they keep their places without it
+				controllers = []string{"qemu-xhci,addr=0x10"} // out of the others' way: they keep their places without it
 			}
 			usb = true
+		case SATA:
+			device = fmt.Sprintf("ide-hd,bus=ide.%d", i) + serial + device
+		case MegaRAID, PVSCSI, VirtIOSCSI:
+			controllers = []string{string(d.Bus) + ",id=" + id + "c"}
+			device = "scsi-hd,bus=" + id + "c.0" + serial + device
+		case SDCard:
+			controllers = []string{string(d.Bus)}
+			device = "sd-card,drive=" + id
 		default:
 			return nil, fmt.Errorf("qemu: there is no bus %q", d.Bus)
 		}
-		args = append(args, "-drive", drive, "-device", device)
+		args = append(args, "-drive", drive)
+		for _, c := range append(controllers, device) {
+			args = append(args, "-device", c)
+		}
 	}
 	return args, nil
 }

@@ -1,0 +1,152 @@
+package qemu_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"gangway/image/stick"
+	"gangway/internal/qemu"
+)
+
+// The kernel has a hidden node for each path to a namespace that two controllers
+// share. The machine takes them for one disk, and installs itself by the default
+// rule with no key pressed.
+func TestNVMeWithTwoControllers(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSite(t, stick.Config{})
+	s.bus = qemu.NVMePaths
+	m, ctx := boot(t, s.with(true))
+	waitFor(t, ctx, m, `gangway-init .*: disk: /dev/nvme[01]n1 +4\.3 GB +QEMU NVMe Ctrl +serial disk`)
+	waitFor(t, ctx, m, `gangway-init .*: installed in`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	if l, _, ok := m.Find(regexp.MustCompile(`fits: which shall be erased`)); ok {
+		t.Error(l.Text)
+	}
+	m.Stop()
+	s.listed(t)
+	if state, changes := s.booted(t); state != "matches" {
+		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+	}
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
+}
+
+// Beside the stick and a second one of the same image a machine has a disk on USB
+// alone. The default rule takes none of them; a person may choose the disk, and
+// neither stick.
+func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSite(t, stick.Config{})
+	s.bus = qemu.USBFixed
+	second := filepath.Join(t.TempDir(), "second.img")
+	if out, err := exec.Command("cp", "--sparse=always", s.stick, second).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	before := read(t, second)
+	cfg := s.with(true)
+	cfg.Disks = append(cfg.Disks, qemu.Disk{Path: second, Bus: qemu.USBFixed})
+	m, ctx := boot(t, cfg)
+	waitFor(t, ctx, m, `gangway-init .*: No disk is built in for certain`)
+	waitFor(t, ctx, m, `gangway-init .*: 1: /dev/sd[a-c] .* serial disk +\(on USB\)`)
+	asked, _ := waitFor(t, ctx, m, `gangway-init .*: Type its number`)
+	if l, _, ok := m.Find(regexp.MustCompile(`gangway-init .*: 2: `)); ok {
+		t.Errorf("a stick can be chosen: %s", l.Text)
+	}
+	typed := func(keys string) {
+		t.Helper()
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	typed("2\r")
+	waitFor(t, ctx, m, `gangway-init .*: "2" is not a number from 1 to 1`)
+	typed("1\r")
+	installed := after(t, ctx, m, asked.At, `gangway-init .*: installed in`)
+	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
+	m.Stop()
+	s.listed(t)
+
+	// The stick finds its own work, and does not ask again.
+	m, ctx = boot(t, cfg)
+	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	m.Stop()
+	s.listed(t)
+	if string(read(t, second)) != string(before) {
+		t.Error("the second stick was written to")
+	}
+}
+
+// Each controller's disk is listed, with what keeps it from being chosen by
+// itself; and a machine that has its disk behind a SCSI controller which this
+// firmware knows starts from it.
+func TestDisksOfManyControllers(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSite(t, stick.Config{Debug: true})
+	s.bus = qemu.VirtIOSCSI
+	cfg := s.with(true)
+	dir := t.TempDir()
+	for _, d := range []struct {
+		name string
+		bus  qemu.Bus
+	}{
+		{"megaraid", qemu.MegaRAID}, {"pvscsi", qemu.PVSCSI},
+		{"sata", qemu.SATA}, {"virtio", qemu.VirtIO}, {"card", qemu.SDCard}, {"usb", qemu.USBFixed},
+	} {
+		path := filepath.Join(dir, d.name+".img")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 2<<30); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Disks = append(cfg.Disks, qemu.Disk{Path: path, Bus: d.bus})
+	}
+	m, ctx := boot(t, cfg)
+	at := time.Duration(0)
+	typed := func(expect, keys string) {
+		t.Helper()
+		at = after(t, ctx, m, at, expect).At
+		if err := m.Type(keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
+	typed(`gangway# `, "pvf-install --list\r")
+	for _, line := range []string{
+		`^sda +2\.1 GB .* sata +no partitions`, // before the others, and USB's last
+		`^sd[b-i] +4\.3 GB .* disk +no partitions`,
+		`^sd[b-i] +2\.1 GB .* megaraid +no partitions`,
+		`^sd[b-i] +2\.1 GB .* pvscsi +no partitions`,
+		`^sd[b-i] +2\.1 GB .* usb +no partitions`,
+		`^ .* only if you name it: on USB`,
+		`^vda +2\.1 GB .*no partitions`,
+		`^mmcblk0 +2\.1 GB .*no partitions`,
+		`^ .* only if you name it: a memory card`,
+		`^ .* not to be installed to: the stick that this was started from`,
+	} {
+		waitFor(t, ctx, m, line)
+	}
+	_, disk := waitFor(t, ctx, m, `^(sd[b-i]) +4\.3 GB `)
+	if err := m.Type("pvf-install --disk " + disk[1] + " --yes\r"); err != nil {
+		t.Fatal(err)
+	}
+	typed(`^Installed to /dev/sd`, "")
+	typed(`gangway# `, "reboot\r")
+	after(t, ctx, m, at, `gangway-init .*: this boot is good`)
+	if l, _, ok := m.Find(regexp.MustCompile(`gangway-init .*: module `)); ok {
+		t.Error(l.Text)
+	}
+	m.Stop()
+	s.listed(t)
+}
