@@ -41,6 +41,9 @@ var (
 	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
 	// ErrRevoked: the device was deleted after the enrolment was made.
 	ErrRevoked = errors.New("store: device revoked")
+	// ErrCloned: the device's owner has said that several machines run with its
+	// TPM's state.
+	ErrCloned = errors.New("store: TPM state runs in several machines")
 )
 
 // Hash is a SHA-256 digest used as a key.
@@ -191,6 +194,7 @@ type Device struct {
 	Activated    time.Time // latest activation
 	LastSeen     time.Time
 	LastSeenAddr string
+	Clone        string // clone.State: whether several machines run with its TPM's state
 	Deleted      bool
 }
 
@@ -227,6 +231,7 @@ type EventFilter struct {
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
 	Boots
+	Clones
 	DeviceDesk
 	WaitingRoom
 	Rulebook
@@ -287,7 +292,8 @@ type Store interface {
 	// Superseded. It appends a "device.activated" event. Activating an Active
 	// enrolment again changes nothing but LastSeen and returns the device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired (also when Superseded),
-	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK.
+	// ErrRevoked, ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK,
+	// ErrCloned.
 	// A refusal changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
 	// ExpireEnrolments turns Pending enrolments past their Expires into

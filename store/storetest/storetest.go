@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Waiting", waitingTests},
 		{"Desk", deskTests},
 		{"Boots", bootTests},
+		{"Clones", cloneTests},
 		{"Trails", trailTests},
 		{"Objects", objectTests},
 		{"Logs", logTests},
