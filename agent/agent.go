@@ -199,8 +199,8 @@ func (r *Refused) HTTPStatus() int { return r.Status }
 
 // Temporary reports whether asking again may help.
 func (r *Refused) Temporary() bool {
-	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" {
-		return true // the owner may accept it
+	if r.Code == "boot-changed" || r.Code == "boot-unmeasured" || r.Code == "tpm-cloned" {
+		return true // the owner may accept it, or take a decision back
 	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
