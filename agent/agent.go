@@ -230,8 +230,8 @@ func (r *Refused) HTTPStatus() int { return r.Status }
 
 // Temporary reports whether asking again may help.
 func (r *Refused) Temporary() bool {
-	if strings.HasPrefix(r.Code, "boot-") {
-		return true // the owner may accept it, and another measurement may hold
+	if strings.HasPrefix(r.Code, "boot-") || r.Code == "tpm-cloned" {
+		return true // the owner may accept it, or take a decision back; and another measurement may hold
 	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }

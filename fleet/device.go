@@ -211,7 +211,12 @@ func (d *Device) Request(t *join.TokenFile, change RequestChange) ([]byte, error
 // Attest makes the TPMS_ATTEST that TPM2_Certify would for two primary keys
 // of the endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
-	out := attest(tcg.AttestCertify, signer)
+	return AttestAt(signer, certified, usualClock)
+}
+
+// AttestAt is Attest with what the TPM says of its clock.
+func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
+	out := attest(tcg.AttestCertify, signer, clock)
 	out = appendSized(out, certified)
 	return appendSized(out, qualified(certified))
 }
@@ -219,21 +224,31 @@ func Attest(signer, certified []byte) []byte {
 // Quote makes the TPMS_ATTEST that TPM2_Quote would for PCR 0 to 7 of the
 // SHA-256 bank.
 func Quote(signer []byte) []byte {
-	out := attest(tcg.AttestQuote, signer)
+	out := attest(tcg.AttestQuote, signer, usualClock)
 	out = append(out, 0, 0, 0, 1, 0, 0x0B, 3, 0xFF, 0, 0)
 	return appendSized(out, make([]byte, 32))
 }
 
-func attest(kind tcg.AttestType, signer []byte) []byte {
+// usualClock is what the TPM of an emulated device says of its clock.
+var usualClock = tcg.ClockInfo{Clock: 1000, ResetCount: 1, Safe: true}
+
+func attest(kind tcg.AttestType, signer []byte, clock tcg.ClockInfo) []byte {
 	out := binary.BigEndian.AppendUint32(nil, tcg.GeneratedValue)
 	out = binary.BigEndian.AppendUint16(out, uint16(kind))
 	out = appendSized(out, qualified(signer))
-	out = appendSized(out, nil)                               // extraData
-	out = binary.BigEndian.AppendUint64(out, 1000)            // clock
-	out = binary.BigEndian.AppendUint32(out, 1)               // resetCount
-	out = binary.BigEndian.AppendUint32(out, 0)               // restartCount
-	out = append(out, 1)                                      // safe
+	out = appendSized(out, nil) // extraData
+	out = appendClock(out, clock)
 	return binary.BigEndian.AppendUint64(out, 0x000100000000) // firmwareVersion
+}
+
+func appendClock(out []byte, clock tcg.ClockInfo) []byte {
+	out = binary.BigEndian.AppendUint64(out, clock.Clock)
+	out = binary.BigEndian.AppendUint32(out, clock.ResetCount)
+	out = binary.BigEndian.AppendUint32(out, clock.RestartCount)
+	if clock.Safe {
+		return append(out, 1)
+	}
+	return append(out, 0)
 }
 
 func qualified(name []byte) []byte {

@@ -7,8 +7,14 @@ import (
 )
 
 // Quote makes the TPMS_ATTEST that TPM2_Quote would by the device's IAK, over
-// PCR 0 to len(pcrs)-1 of a bank, and its signature.
+// PCR 0 to len(pcrs)-1 of a bank, and its signature. The TPM's clock stands at
+// two seconds.
 func (d *Device) Quote(nonce []byte, bank tcg.AlgID, pcrs [][]byte, resets uint32) (attest, signature []byte, err error) {
+	return d.QuoteAt(nonce, bank, pcrs, tcg.ClockInfo{Clock: 2000, ResetCount: resets, Safe: true})
+}
+
+// QuoteAt is Quote with what the TPM says of its clock.
+func (d *Device) QuoteAt(nonce []byte, bank tcg.AlgID, pcrs [][]byte, clock tcg.ClockInfo) (attest, signature []byte, err error) {
 	signer, err := tcg.EndorsementQualifiedName(d.IAK.Name())
 	if err != nil {
 		return nil, nil, err
@@ -30,10 +36,7 @@ func (d *Device) Quote(nonce []byte, bank tcg.AlgID, pcrs [][]byte, resets uint3
 	out = binary.BigEndian.AppendUint16(out, uint16(tcg.AttestQuote))
 	sized(signer)
 	sized(nonce)
-	out = binary.BigEndian.AppendUint64(out, 2000)           // clock
-	out = binary.BigEndian.AppendUint32(out, resets)         // resetCount
-	out = binary.BigEndian.AppendUint32(out, 0)              // restartCount
-	out = append(out, 1)                                     // safe
+	out = appendClock(out, clock)
 	out = binary.BigEndian.AppendUint64(out, 0x000100000000) // firmwareVersion
 	out = binary.BigEndian.AppendUint32(out, 1)
 	out = binary.BigEndian.AppendUint16(out, uint16(bank))

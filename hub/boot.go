@@ -18,9 +18,12 @@ import (
 
 	"gangway/boot"
 	"gangway/evidence"
+	"gangway/onboard"
 	"gangway/store"
 	"gangway/tcg"
 	"gangway/tcg/join"
+
+	"golang.org/x/time/rate"
 )
 
 // nonceFor is how long a nonce may be quoted.
@@ -29,12 +32,18 @@ const nonceFor = time.Minute
 // connState is what the hub knows of a connection.
 type connState struct {
 	matched atomic.Bool // a measurement made on it matched
+	// seen is the version of the device's clone.Record after the connection's
+	// last measurement; 0: none.
+	seen atomic.Int64
+	// asks bounds how often the device is asked on it to measure again because
+	// another connection did.
+	asks *rate.Limiter
 }
 
 type connKey struct{}
 
 func withConnState(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, new(connState))
+	return context.WithValue(ctx, connKey{}, &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)})
 }
 
 // bootNonce is a nonce of a device's connection at a time, in seconds. There is
@@ -181,7 +190,9 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
-	s.noticeBackwards(r, d, e, before, m)
+	if known := s.compareClock(r, d, e, m, body); !known {
+		s.noticeBackwards(r, d, e, before, m)
+	}
 	text, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
@@ -256,10 +267,8 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 	var earlier boot.Measurement
 	if last.Measurement != nil && json.Unmarshal(last.Measurement, &earlier) == nil {
 		before = earlier.Counters()
-	} else if csr, err := tcg.ParseCSR(e.Request); err == nil {
-		if a, err := tcg.ParseCertify(csr.SgnCertifyInfo); err == nil {
-			before = boot.Counters{ClockInfo: tcg.ClockInfo{Clock: a.Clock, ResetCount: a.ResetCount, RestartCount: a.RestartCount, Safe: a.Safe}, Firmware: evidence.Firmware(a.FirmwareVersion)}
-		}
+	} else {
+		before, _ = onboard.Attested(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
 		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gangway/bearer"
+	"gangway/onboard"
 	"gangway/store"
 	"gangway/tcg/join"
 
@@ -47,11 +48,21 @@ func ownerPRN(id string) string {
 }
 
 // deviceOf finds the device that a request comes from: by the certificate of
-// its connection, or by a device's token where that is let.
+// its connection, or by a device's token. It refuses a device whose owner has
+// said that several machines run with its TPM's state.
 func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
+	d, err := s.deviceByProof(r)
+	if err == nil && d.Clone == store.CloneRefused {
+		err = onboard.RefuseCloned
+	}
+	return d, err
+}
+
+func (s *Server) deviceByProof(r *http.Request) (store.Device, error) {
 	if hash, ok := leaf(r); ok {
 		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
 		if errors.Is(err, store.ErrNotFound) {
+			s.usedEarlier(r, hash)
 			err = s.notActive(r.Context(), hash)
 		}
 		return d, err

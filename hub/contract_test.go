@@ -219,6 +219,8 @@ func contractRows() map[string]row {
 		}},
 		"DELETE /devices/{id}":              {who: "owner", before: plain},
 		"GET /devices/{id}/evidence":        {who: "owner"},
+		"GET /devices/{id}/cloned":          {who: "owner"},
+		"PUT /devices/{id}/cloned":          {who: "owner", body: `{"decision":"one"}`, limit: 64 * kib},
 		"GET /devices/{id}/boot":            {who: "owner"},
 		"POST /devices/{id}/boot/reference": {who: "owner", body: `{"from":"values","bank":"SHA-256","pcrs":{` + allPCRs() + `}}`, limit: 64 * kib},
 		"POST /devices/{id}/boot/request":   {who: "owner"},
@@ -282,6 +284,9 @@ func contractRows() map[string]row {
 		"POST /sign-out":     {who: "all", status: 303},
 		"POST /decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
 			return map[string]string{"body": c.waiting()["body"]}
+		}},
+		"POST /decide-cloned": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
 		}},
 	}
 }

@@ -37,9 +37,10 @@ type DeviceView struct {
 	RealIP       string         `json:"real-ip"`
 	TPM          TPMView        `json:"tpm"`
 	Machine      MachineView    `json:"machine"`
-	Key          string         `json:"key"`      // algorithm of the IDevID key
-	Boot         string         `json:"boot"`     // as store.BootMatches and the others
-	TokenID      string         `json:"token-id"` // the join token it first came with
+	Key          string         `json:"key"`              // algorithm of the IDevID key
+	Boot         string         `json:"boot"`             // as store.BootMatches and the others
+	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused": whether several machines run with the TPM's state
+	TokenID      string         `json:"token-id"`         // the join token it first came with
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
 }
@@ -76,7 +77,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
 		Machine: MachineView{d.ProdModel, d.ProdSerial},
 		Key:     d.KeyAlgorithm, TokenID: d.TokenID,
-		UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta),
+		Cloned: d.Clone, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta),
 	}
 	switch {
 	case d.Deleted:
@@ -115,6 +116,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
+		view.Cloned = ""
 		writeJSON(w, http.StatusOK, []DeviceView{view})
 		return nil
 	}
@@ -190,7 +192,7 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 
 // forOthers blanks what is the owner's alone.
 func (v DeviceView) forOthers() DeviceView {
-	v.RealIP, v.TokenID, v.Challenge, v.Boot = "", "", "", ""
+	v.RealIP, v.TokenID, v.Challenge, v.Boot, v.Cloned = "", "", "", "", ""
 	v.Machine, v.TPM = MachineView{}, TPMView{}
 	v.UserMeta, v.DeviceMeta = map[string]any{}, map[string]any{}
 	return v
@@ -266,6 +268,7 @@ func (s *Server) writeSelf(w http.ResponseWriter, r *http.Request, d store.Devic
 	if d.Owner == "" {
 		view.Challenge = s.challenge(d.ID)
 	}
+	view.Cloned = "" // one of the clones may be asking
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }
@@ -450,6 +453,11 @@ func (s *Server) writeTaken(w http.ResponseWriter, r *http.Request, d store.Devi
 	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
 	if err != nil {
 		return err
+	}
+	if !measure {
+		if measure, err = s.askAgain(r, d); err != nil {
+			return err
+		}
 	}
 	writeJSON(w, http.StatusOK, struct {
 		Status  string `json:"status"`

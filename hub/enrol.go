@@ -104,6 +104,7 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	view.Cloned = ""
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }

@@ -343,6 +343,8 @@ func (s *Server) routes() http.Handler {
 	handle("DELETE /devices/{id}", s.asOwner(s.deleteDevice))
 	handle("PATCH /devices/{id}/user-meta", s.asOwner(s.patchUserMeta))
 	handle("GET /devices/{id}/evidence", s.asOwner(s.showEvidence))
+	handle("GET /devices/{id}/cloned", s.asOwner(s.showCloned))
+	handle("PUT /devices/{id}/cloned", s.asOwner(s.decideCloned))
 	handle("GET /devices/{id}/boot", s.asOwner(s.showBoot))
 	handle("POST /devices/{id}/boot/reference", s.asOwner(s.setReference))
 	handle("POST /devices/{id}/boot/request", s.asOwner(s.requestBoot))
@@ -385,6 +387,7 @@ func (s *Server) routes() http.Handler {
 	handle("POST /sign-in", s.limited(s.logins, s.signIn))
 	handle("POST /sign-out", s.signOut)
 	handle("POST /decide", s.asOwner(s.decideOnPage))
+	handle("POST /decide-cloned", s.asOwner(s.decideClonedOnPage))
 	// A machine that shows a code.
 	handle("GET /claim/{code}", s.claimPage)
 	handle("POST /claim/{code}", s.limited(s.logins, s.claimOnPage))

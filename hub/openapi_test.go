@@ -163,7 +163,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 			address += "?" + query
 		}
 		header := map[string]string{}
-		if path == "/sign-in" || path == "/decide" || path == "/claim/{code}" {
+		if path == "/sign-in" || path == "/decide" || path == "/decide-cloned" || path == "/claim/{code}" {
 			header["Content-Type"] = "application/x-www-form-urlencoded"
 		}
 		status, body, h := p.request(method, address, in, header)
@@ -358,6 +358,31 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(p, "GET", "/devices/{id}/boot", which, nil, want)
 		call(p, "POST", "/devices/{id}/boot/reference", which, "{}", want)
 		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
+	}
+
+	call(ada, "GET", "/devices/{id}/cloned", id, nil, 200)
+	call(ada, "PUT", "/devices/{id}/cloned", id, map[string]any{"decision": "one", "findings": []string{"clock-ahead"}}, 409)
+	for _, decision := range []string{"two", "", "one"} {
+		call(ada, "PUT", "/devices/{id}/cloned", id, map[string]string{"decision": decision}, 200)
+	}
+	call(ada, "PUT", "/devices/{id}/cloned", id, "{}", 400)
+	call(ada, "PUT", "/devices/{id}/cloned", id, large, 413)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=two", 303)
+	call(ada, "GET", "/devices/{id}/cloned", id, nil, 200)
+	call(ada, "GET", "/devices/{id}", id, nil, 200)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=back", 303)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=one&finding=clock-ahead", 409)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=", 400)
+	call(ada, "POST", "/decide-cloned", "", "decision=one", 404)
+	call(ada, "POST", "/decide-cloned", "", "id="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "POST", "/decide-cloned", "", "id="+id+"&decision=one", 401)
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}/cloned", which, nil, want)
+		call(p, "PUT", "/devices/{id}/cloned", which, map[string]string{"decision": "one"}, want)
 	}
 
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)

@@ -52,6 +52,20 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 		}
 		h.Waiting = append(h.Waiting, shown)
 	}
+	for _, d := range h.Devices {
+		if d.Clone == "" || len(h.Cloned) == waitingOnPage {
+			continue
+		}
+		view, err := s.cloned(r.Context(), d.ID)
+		if err != nil {
+			return err
+		}
+		shown := ui.Cloned{Device: d, Codes: view.Open()}
+		for _, f := range view.Findings {
+			shown.Reasons = append(shown.Reasons, f.Words)
+		}
+		h.Cloned = append(h.Cloned, shown)
+	}
 	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, Limit: 12}); err != nil {
 		return err
 	}

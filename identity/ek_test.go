@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"math/big"
 	"slices"
@@ -398,5 +399,32 @@ func TestSmallNVBuffer(t *testing.T) {
 	}
 	if refused == 0 || refused > 2 {
 		t.Errorf("%d reads were refused", refused)
+	}
+}
+
+// TestFewHandlesAtATime: a chip with many NV indices, or a small buffer, lists
+// them in parts.
+func TestFewHandlesAtATime(t *testing.T) {
+	t.Parallel()
+	s := startTPM(t, swtpm.P384)
+	want, err := Load(t.Context(), open(t, s), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpm := open(t, s)
+	parts := 0
+	spyOn(tpm).before = func(code uint32, cmd []byte) ([]byte, error) {
+		if code == uint32(tpm2.TPMCCGetCapability) && binary.BigEndian.Uint32(cmd[10:]) == uint32(tpm2.TPMCapHandles) {
+			binary.BigEndian.PutUint32(cmd[18:], 1) // propertyCount
+			parts++
+		}
+		return nil, nil
+	}
+	got, err := Load(t.Context(), tpm, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.EKTemplate != want.EKTemplate || !bytes.Equal(got.EKCertificate.Certificate.Raw, want.EKCertificate.Certificate.Raw) || parts < 3 {
+		t.Errorf("in %d parts: the EK is %s, not %s", parts, got.EKTemplate, want.EKTemplate)
 	}
 }

@@ -334,10 +334,20 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 // bind activates an enrolment whose peer has proven to be the TPM.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
+	before, known, err := s.enrolmentOf(ctx, e.DeviceID)
+	if err != nil {
+		return store.Device{}, err
+	}
 	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: marks(e)})
 	switch {
 	case err == nil:
+		if known && before.RequestHash != e.RequestHash {
+			s.cameAgain(ctx, d, before, e, addr)
+		}
 		return d, nil
+	case errors.Is(err, store.ErrCloned):
+		// The owner has decided it: a line for each try would fill their trail.
+		return store.Device{}, RefuseCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
 	case errors.Is(err, store.ErrSuperseded):

@@ -43,6 +43,9 @@ var (
 	ErrOtherEK = errors.New("store: IAK registered under another endorsement key")
 	// ErrRevoked: the device was deleted after the enrolment was made.
 	ErrRevoked = errors.New("store: device revoked")
+	// ErrCloned: the device's owner has said that several machines run with its
+	// TPM's state.
+	ErrCloned = errors.New("store: TPM state runs in several machines")
 )
 
 // Hash is a SHA-256 digest used as a key.
@@ -199,6 +202,7 @@ type Device struct {
 	Activated    time.Time // latest activation
 	LastSeen     time.Time
 	LastSeenAddr string
+	Clone        string // clone.State: whether several machines run with its TPM's state
 	Deleted      bool
 }
 
@@ -248,6 +252,7 @@ type EventFilter struct {
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
 	Boots
+	Clones
 	DeviceDesk
 	EKCertificates
 	IssuedAIKs
@@ -320,8 +325,8 @@ type Store interface {
 	// Where a device that is not deleted has one of the Marks, the owners of
 	// both are told by an EventSameChip, once for a mark and a device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked,
-	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK. A refusal
-	// changes nothing.
+	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned.
+	// A refusal changes nothing.
 	Activate(ctx context.Context, a Activation) (Device, error)
 	// ExpireEnrolments turns Pending enrolments past their Expires into
 	// Expired, drops everything of them but fingerprints, names and times,

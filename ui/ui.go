@@ -48,6 +48,7 @@ type Home struct {
 	Boots   map[string]string // states of boots, by device; none: unmeasured
 	Total   int               // devices in all; Devices may be the first of them
 	Waiting []Waiting
+	Cloned  []Cloned // devices of which several machines may run
 	Events  []store.Event
 	Now     time.Time
 }
@@ -56,6 +57,13 @@ type Home struct {
 type Waiting struct {
 	store.Waiting
 	Reasons []string
+}
+
+// Cloned is a device whose TPM state may run in several machines: why, in
+// sentences, and the codes of what no decision has answered.
+type Cloned struct {
+	store.Device
+	Reasons, Codes []string
 }
 
 // SignIn is the page for somebody who is not signed in.

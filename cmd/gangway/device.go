@@ -131,7 +131,7 @@ it, disable the token too: 'gangway token disable'.`,
 			return a.printWaitingList(list)
 		},
 	}
-	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.deviceRecoveryKey(), a.deviceClaim(), rename, del)
+	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceClaim(), rename, del)
 	return c
 }
 
@@ -172,7 +172,7 @@ func printDevices(out io.Writer, devices []hub.DeviceView) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NICK\tID\tSTATUS\tBOOT\tTPM\tKEY\tLAST SEEN")
 	for _, d := range devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Nick, d.ID, d.Status, d.Boot, strings.TrimSpace(d.TPM.Manufacturer+" "+d.TPM.Model), d.Key, ago(d.LastSeen))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Nick, d.ID, statusOf(d), d.Boot, strings.TrimSpace(d.TPM.Manufacturer+" "+d.TPM.Model), d.Key, ago(d.LastSeen))
 	}
 	return w.Flush()
 }
@@ -224,7 +224,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	a.printf("%s\n", d.Nick)
 	a.line("id", d.ID)
 	a.line("owner", d.OwnerNick)
-	a.line("status", d.Status)
+	a.line("status", statusOf(d))
 	a.line("boot", d.Boot)
 	a.line("machine", strings.TrimSpace(d.Machine.Model+", serial "+d.Machine.Serial))
 	a.line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/clone"
 	"gangway/fleet"
 	"gangway/internal/hubtest"
 	"gangway/store"
@@ -169,5 +170,51 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	// What was good before still is.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
+	h, run := onboarded(t, nil)
+	d := only(t, h)
+	out, _, err := run("", "device", "cloned", d.Nick)
+	if err != nil || !strings.Contains(out, "cloned         no") {
+		t.Errorf("%v: %s", err, out)
+	}
+	e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = h.Service.Seen(t.Context(), d, e, "192.0.2.9", func(r *clone.Record) {
+		r.UsedEarlier("box\x1b[2J", "B", h.Now(), "192.0.2.9")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		arg          []string
+		shows, notes string
+	}{
+		{[]string{"device", "ls"}, "active, cloned?", ""},
+		{[]string{"device", "show", d.ID}, "active, cloned?", ""},
+		{[]string{"device", "cloned", d.ID}, "✗", "gangway device cloned " + d.Nick + " --one"},
+		{[]string{"device", "cloned", d.Nick, "--two"}, "", "is refused"},
+		{[]string{"device", "ls"}, "refused: cloned", ""},
+		{[]string{"device", "cloned", d.Nick}, "several machines, by ada", ""},
+		{[]string{"device", "cloned", d.Nick, "--undecided"}, "", "taken back"},
+		{[]string{"device", "ls"}, "active, cloned?", ""},
+		{[]string{"device", "cloned", d.Nick, "--one"}, "✗", "is one machine"},
+		{[]string{"device", "cloned", d.Nick}, "· ", ""},
+		{[]string{"device", "cloned", d.Nick, "--output", "json"}, `"decided-by": "ada"`, ""},
+	} {
+		out, notes, err := run("", step.arg...)
+		if err != nil || !strings.Contains(out, step.shows) || !strings.Contains(notes, step.notes) || strings.Contains(out, "\x1b") {
+			t.Errorf("%q: %v\n%s\n%s", step.arg, err, out, notes)
+		}
+	}
+	if out, _, err := run("", "device", "ls"); err != nil || strings.Contains(out, "cloned") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, _, err := run("", "device", "cloned", d.Nick, "--one", "--two"); err == nil || !strings.Contains(err.Error(), "exclude each other") {
+		t.Error(err)
 	}
 }

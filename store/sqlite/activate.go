@@ -21,7 +21,8 @@ var (
 		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token THEN 1
 		ELSE EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) END,
 		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
-		d.last_seen_addr, d.public, d.user_meta, d.device_meta
+		d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta,
+		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment)
 		FROM enrolments e
 		LEFT JOIN tpms t ON t.ek = e.ek
 		LEFT JOIN aiks a ON a.name = e.iak_name
@@ -89,6 +90,8 @@ type claim struct {
 	stored   store.Device // what only its row knows
 	userMeta string
 	devMeta  string
+
+	serialBefore string // of the device's active enrolment
 }
 
 func readClaim(r *row) (k claim) {
@@ -138,8 +141,10 @@ func readClaim(r *row) (k claim) {
 	k.stored.LastSeen = r.time()
 	k.stored.LastSeenAddr = r.text()
 	k.stored.Public = r.bool()
+	k.stored.Clone = r.text()
 	k.userMeta = r.text()
 	k.devMeta = r.text()
+	k.serialBefore = r.text()
 	return k
 }
 
@@ -212,6 +217,8 @@ func (k *claim) refusal(now time.Time) error {
 		return fmt.Errorf("%w: the TPM is device %s", store.ErrExists, k.tpmDevice)
 	case k.known && !bound:
 		return fmt.Errorf("%w: device %s has another TPM", store.ErrExists, k.device)
+	case k.stored.Clone == store.CloneRefused:
+		return store.ErrCloned
 	case !k.ownerKnown, !k.tokenKnown, k.tokenOwner != k.owner, k.tokenDisabled, !now.Before(k.tokenExpires):
 		return store.ErrTokenUnusable
 	case !k.counted && k.tokenMax > 0 && k.tokenUses >= k.tokenMax:
@@ -226,7 +233,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
 	k.stored.LastSeenAddr = a.Addr
-	cameAboard := "came aboard"
+	cameAboard, serial := "came aboard", ""
 	if k.known {
 		cameAboard = "came aboard again"
 		if _, err := c.exec(supersede, k.active); err != nil {
@@ -249,6 +256,9 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if err := k.createDevice(c, a, now); err != nil {
 			return err
 		}
+	}
+	if k.known && k.serialBefore != k.prodSerial {
+		serial = fmt.Sprintf(" Its serial number was %q, and is %q.", k.serialBefore, k.prodSerial)
 	}
 	if _, err := c.exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
 		return err
@@ -283,7 +293,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Token:  k.token,
 		Addr:   a.Addr,
 		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
-			k.manufacturer + " " + k.model + ", join token " + k.token + ".",
+			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}); err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 // a copy.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
-	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.user_meta, d.device_meta `
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
 
 var (
 	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
@@ -109,6 +109,7 @@ func readDevice(r *row) (d store.Device, err error) {
 		LastSeen:     r.time(),
 		LastSeenAddr: r.text(),
 		Public:       r.bool(),
+		Clone:        r.text(),
 	}
 	if d.UserMeta, err = decodeMeta(r.text()); err != nil {
 		return store.Device{}, err
@@ -158,7 +159,7 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 		if _, err := c.exec(markDeviceDeleted, id); err != nil {
 			return err
 		}
-		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold} {
+		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold, deleteClone} {
 			if _, err := c.exec(of, id); err != nil {
 				return err
 			}

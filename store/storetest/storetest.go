@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Chips", chipTests},
 		{"Desk", deskTests},
 		{"Boots", bootTests},
+		{"Clones", cloneTests},
 		{"Trails", trailTests},
 		{"Objects", objectTests},
 		{"Logs", logTests},

@@ -1,0 +1,205 @@
+package e2e_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/clone"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/store"
+	"gangway/tcg/join"
+)
+
+// cloneTPM copies a TPM's state into another one, as the clone of a virtual
+// machine has it, and starts both.
+func cloneTPM(t *testing.T, tpm *swtpm.TPM) (copied *swtpm.TPM) {
+	t.Helper()
+	tpm.Stop()
+	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	from := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	copied, err = swtpm.New(t.Context(), dir, swtpm.Options{Maker: makers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(copied.Stop)
+	if err := tpm.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return copied
+}
+
+// kinds lists the kinds of a device's events about clones, in their order.
+func kinds(t *testing.T, h *hubtest.Hub, device string) (list []string) {
+	t.Helper()
+	events, err := h.Store.Events(t.Context(), store.EventFilter{Device: device, Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range slices.Backward(events) {
+		if strings.HasPrefix(e.Kind, "device.clone") || e.Kind == "device.tpm-went-backwards" {
+			list = append(list, e.Kind)
+		}
+	}
+	return list
+}
+
+// Two virtual machines of one image, disk and TPM: both agents run with the
+// same certificate at once. The owner is told, decides, and takes it back.
+func TestClonedMachinesRunAtOnce(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	states := []string{t.TempDir(), t.TempDir()}
+	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), states[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(states[1], os.DirFS(states[0])); err != nil {
+		t.Fatal(err)
+	}
+	copied := cloneTPM(t, tpm)
+	if err := copied.Restart(t.Context()); err != nil { // it was started once more than the first
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	running := 0
+	defer func() {
+		cancel()
+		for range running {
+			if err := <-ended; err != nil {
+				t.Errorf("an agent ended: %v", err)
+			}
+		}
+	}()
+	for i, of := range []*swtpm.TPM{tpm, copied} {
+		a, err := agent.New(agent.Config{TPM: of.Address(), StateDir: states[i], ReportEvery: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { a.Close() })
+		running++
+		go func() { ended <- a.Run(ctx) }()
+		// The second begins when the first is connected, and looks like it,
+		// restarted.
+		eventually(t, "it has shown its boot", func() bool {
+			k, err := h.Store.Clone(t.Context(), s.DeviceID)
+			return err == nil && k.Version > int64(i)
+		})
+	}
+	device := func() store.Device {
+		d, err := h.Store.Device(t.Context(), s.DeviceID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	defer func() {
+		if t.Failed() {
+			k, err := h.Store.Clone(context.Background(), s.DeviceID)
+			t.Logf("version %d, %q: %s %v", k.Version, k.State, k.Record, err)
+		}
+	}()
+	eventually(t, "the clone is certain", func() bool { return device().Clone == string(clone.Certain) })
+	if got := kinds(t, h, s.DeviceID); !slices.Equal(got, []string{"device.clone-suspected", "device.cloned"}) {
+		t.Errorf("the owner was told %q", got)
+	}
+
+	decide := func(d clone.Decision) {
+		t.Helper()
+		if _, err := h.Service.DecideClone(t.Context(), h.Owner, device(), d, nil, "192.0.2.1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decide(clone.Two)
+	for _, dir := range states {
+		eventually(t, "both are refused, and wait", func() bool {
+			text, err := os.ReadFile(filepath.Join(dir, "state.json"))
+			return err == nil && strings.Contains(string(text), "several machines run with a copy of this TPM's state")
+		})
+	}
+	seen := device().LastSeen
+	decide(clone.One)
+	eventually(t, "they go on", func() bool { return device().LastSeen.After(seen) })
+}
+
+// The second machine takes the device over with a join token, and the first
+// comes back. Each time the owner reads "came aboard again".
+func TestClonedMachinesOnboardByTurns(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	copied := cloneTPM(t, tpm)
+	tok := h.Token(t, h.Owner, nil)
+	var id string
+	for i, m := range []struct {
+		tpm    *swtpm.TPM
+		serial string
+		found  bool
+	}{{tpm, "VM-1", false}, {copied, "VM-2", true}, {tpm, "VM-1", true}} {
+		s := onboardAs(t, m.tpm, tok, m.serial)
+		if id == "" {
+			id = s.DeviceID
+		}
+		d, err := h.Store.Device(t.Context(), s.DeviceID)
+		if err != nil || s.DeviceID != id || (d.Clone == string(clone.Suspected)) != m.found {
+			t.Errorf("onboarding %d: device %s, clone %q, %v", i, s.DeviceID, d.Clone, err)
+		}
+	}
+	if got := kinds(t, h, id); !slices.Equal(got, []string{"device.clone-suspected"}) {
+		t.Errorf("the owner was told %q", got)
+	}
+	if n := len(h.Devices(t, h.Owner)); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+// The same TPM around which a machine is built again: no clone.
+func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	tok := h.Token(t, h.Owner, nil)
+	s := onboardAs(t, tpm, tok, "BOARD-1")
+	if err := tpm.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	onboardAs(t, tpm, tok, "BOARD-2")
+	d, err := h.Store.Device(t.Context(), s.DeviceID)
+	if err != nil || d.Clone != "" || d.ProdSerial != "BOARD-2" {
+		t.Errorf("%+v %v", d, err)
+	}
+	if got := kinds(t, h, s.DeviceID); len(got) != 0 {
+		t.Errorf("the owner was told %q", got)
+	}
+}
+
+func onboardAs(t *testing.T, tpm *swtpm.TPM, tok *join.TokenFile, serial string) *agent.State {
+	t.Helper()
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: serial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := a.Onboard(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
