@@ -121,7 +121,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("what the second step may look up is refused by the first: %v %v", e, err)
 	}
-	// An EK that no credential can be made for is no fault of the hub's.
+	// An EK that no credential can be made for is not the hub's fault.
 	odd := *d
 	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
 	odd.EK.Public.SymmetricBits = 192
@@ -132,7 +132,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// What the first step issues expires, is recorded, and is no more than one
+// What the first step issues expires, is recorded, and is only one
 // certificate for an AK.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	s := newScene(t)
