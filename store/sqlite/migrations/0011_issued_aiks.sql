@@ -13,7 +13,7 @@ CREATE UNIQUE INDEX issued_aiks_key ON issued_aiks (ek, name);
 CREATE INDEX issued_aiks_expires ON issued_aiks (expires);
 
 -- Rows were called by the id of the device. Until the machine asks again, which
--- names its row again, it has a name without any relation to that.
+-- names its row anew, it has a name without any relation to that.
 UPDATE waiting SET device = lower(hex(randomblob(12)));
 
 -- A denial revokes an owner's pending enrolments of an EK. Pending rows are
