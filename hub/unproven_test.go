@@ -28,6 +28,7 @@ import (
 	"gangway/hub"
 	"gangway/onboard"
 	"gangway/store"
+	"gangway/tcg"
 	"gangway/tcg/join"
 )
 
@@ -120,12 +121,18 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("what the second step may look up is refused by the first: %v %v", e, err)
 	}
+	// An EK that no credential can be made for is not the hub's fault.
+	odd := *d
+	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
+	odd.EK.Public.SymmetricBits = 192
+	odd.EK.Public.Raw = odd.EK.Public.Marshal()
+	refused(t, must(s.client.Post(t.Context(), "/enroll/request", bytes.NewReader(must(json.Marshal(odd.EnrollRequest()))(t))))(t), 403, evidence.CodeUntrusted)
 	if web.links+web.lists != 0 {
 		t.Errorf("%d links were fetched, %d lists asked", web.links, web.lists)
 	}
 }
 
-// What the first step issues expires, is recorded, and is no more than one
+// What the first step issues expires, is recorded, and is only one
 // certificate for an AK.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	s := newScene(t)

@@ -76,6 +76,9 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*join.E
 		return nil, err
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
+	if err != nil && verdict.Refusal != nil {
+		return nil, verdict.Refusal // which came before the EK itself was judged
+	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
 	}

@@ -103,7 +103,7 @@ func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 			}
 			name, ok := token.(string)
 			if !ok {
-				return errors.New("a name is no string")
+				return errors.New("a name is not a string")
 			}
 			if names[name] {
 				return fmt.Errorf("it has the name %q twice in one object", name)
