@@ -20,8 +20,8 @@
 // Without a mode, state is in memory: at each boot the machine onboards anew, and its TPM makes
 // it the same device.
 //
-// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent and
-// /lib/modules/order, which names the modules beside it, one a line.
+// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent, perhaps
+// /etc/gangway/network.txt, and /lib/modules/order, which names the modules beside it, one a line.
 package main
 
 import (
@@ -86,7 +86,11 @@ func main() {
 	case "system":
 		system()
 	}
-	network()
+	settings, err := liveNetwork()
+	if err != nil {
+		alarm("%v", err)
+	}
+	network(settings)
 	live(words["gangway.poweroff"])
 	powerOff()
 }

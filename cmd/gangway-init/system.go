@@ -14,6 +14,7 @@ import (
 	"gangway/install"
 	"gangway/install/escrow"
 	"gangway/install/luks"
+	"gangway/install/netfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,7 +45,12 @@ func system() {
 	}
 	before := lastReport()
 	trial()
-	network()
+	settings, err := install.BroughtNetwork(espDir)
+	if err != nil {
+		alarm("The network settings cannot be used: %v", err)
+		settings = &netfile.Settings{}
+	}
+	network(settings)
 	go blessed(before)
 	for {
 		aboard()
