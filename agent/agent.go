@@ -49,6 +49,8 @@ type Config struct {
 	Hub *join.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
+	// Proxy is the proxy by which the hub is reached; nil: none.
+	Proxy *HTTPProxy
 	// StateDir is the folder of the state, made if it is not there.
 	StateDir string
 	// Model and Serial name the machine; empty: from the firmware's tables.
@@ -144,7 +146,7 @@ func (a *Agent) Close() error { return a.dir.close() }
 
 // hub is a hub whose word may put the clock right.
 func (a *Agent) hub(url, ca string) (*hub, error) {
-	h, err := newHub(url, ca)
+	h, err := newHub(url, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
 		return h, err
 	}

@@ -28,7 +28,7 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	}))
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	h, err := newHub(server.URL, string(ca))
+	h, err := newHub(server.URL, string(ca), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

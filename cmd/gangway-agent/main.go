@@ -88,6 +88,7 @@ type options struct {
 	logStdin     bool
 	logFiles     []string
 	logSocket    string
+	network      networkOptions
 }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
@@ -107,6 +108,7 @@ with that it talks to the hub.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
+	o.network.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
@@ -120,7 +122,8 @@ started again. A machine that is onboarded already is checked, and left as it is
 While the hub is away it waits. It gives up only when the hub refuses for good
 (exit code 3), and says what to do.`,
 		Example: `  gangway-agent onboard --token-file device_autojointoken.json
-  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state`,
+  gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
+  gangway-agent onboard --token-file t.json --proxy http://proxy.example:3128`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, true)
@@ -247,6 +250,10 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		},
 	}
 	cfg.Trail.Reserve = o.reserve << 20
+	var err error
+	if cfg.Proxy, err = o.network.httpProxy(); err != nil {
+		return nil, err
+	}
 	if o.setClock {
 		cfg.SetClock = setClock
 	}
