@@ -81,6 +81,8 @@ type Config struct {
 	// SetClock, if set, sets the system's clock: where it is evidently wrong, or
 	// behind the hub's.
 	SetClock func(time.Time) error
+	// NTP are time servers, by which SetClock is called too.
+	NTP []string
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
@@ -110,6 +112,9 @@ type Agent struct {
 	state State
 
 	logMissing bool // said once that there is no event log
+
+	time  *timeKeeper // nil: no time servers
+	timed sync.Once   // they were asked before the hub is
 }
 
 // New opens the state folder and takes its lock. Close gives it back.
@@ -138,7 +143,11 @@ func New(cfg Config) (*Agent, error) {
 		dir.close()
 		return nil, err
 	}
-	return &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}, nil
+	a := &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}
+	if cfg.SetClock != nil && len(cfg.NTP) > 0 {
+		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.step("clock", format, args...) })
+	}
+	return a, nil
 }
 
 // Close releases the state folder.
@@ -150,7 +159,17 @@ func (a *Agent) hub(url, ca string) (*hub, error) {
 	if err != nil || a.cfg.SetClock == nil {
 		return h, err
 	}
-	h.clock = &clockSetter{set: a.cfg.SetClock, say: func(was, is time.Time, err error) {
+	if a.time != nil {
+		a.timed.Do(func() { a.time.complain(a.time.ask(context.Background(), ntpFirst, h.certs)) })
+	}
+	set := func(t time.Time) error {
+		err := a.cfg.SetClock(t)
+		if err == nil {
+			a.time.rebase(t)
+		}
+		return err
+	}
+	h.clock = &clockSetter{set: set, say: func(was, is time.Time, err error) {
 		if err != nil {
 			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return

@@ -250,10 +250,11 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		},
 	}
 	cfg.Trail.Reserve = o.reserve << 20
-	var err error
-	if cfg.Proxy, err = o.network.httpProxy(); err != nil {
+	network, err := o.network.settings()
+	if err != nil {
 		return nil, err
 	}
+	cfg.Proxy, cfg.NTP = httpProxy(network), network.NTP
 	if o.setClock {
 		cfg.SetClock = setClock
 	}

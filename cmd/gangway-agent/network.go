@@ -17,7 +17,7 @@ type networkOptions struct{ proxy, proxyCA, file string }
 func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.proxy, "proxy", "", "proxy by which the hub is reached: http://proxy.example:3128, or https:// with --proxy-ca; the environment's is not used")
 	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA (PEM) of a proxy with https://; it vouches for nothing else")
-	f.StringVar(&o.file, "network-file", "", "file of network settings (network.txt), of which the agent takes the proxy; keeps its password off the command line")
+	f.StringVar(&o.file, "network-file", "", "file of network settings (network.txt), of which the agent takes the proxy, and with --set-clock the time servers; keeps the proxy's password off the command line")
 }
 
 // settings are what the options say together.
@@ -68,10 +68,9 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 }
 
 // httpProxy is the proxy; nil: none.
-func (o *networkOptions) httpProxy() (*agent.HTTPProxy, error) {
-	s, err := o.settings()
-	if err != nil || s.Proxy == nil {
-		return nil, err
+func httpProxy(s *netfile.Settings) *agent.HTTPProxy {
+	if s.Proxy == nil {
+		return nil
 	}
-	return &agent.HTTPProxy{URL: s.Proxy, CA: s.ProxyCA}, nil
+	return &agent.HTTPProxy{URL: s.Proxy, CA: s.ProxyCA}
 }

@@ -36,10 +36,11 @@ every user of the machine.`,
 				return usageError{fmt.Errorf("one of --unix and --tcp is needed")}
 			}
 			cfg.TPM, cfg.StateDir = o.tpm, o.state
-			var err error
-			if cfg.Through, err = o.network.httpProxy(); err != nil {
+			network, err := o.network.settings()
+			if err != nil {
 				return err
 			}
+			cfg.Through = httpProxy(network)
 			level := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 			cfg.Log = slog.New(level)
 			cfg.Progress = func(s agent.Step) { fmt.Fprintf(stderr, "%s (%s)\n", s.Detail, s.Took.Round(time.Millisecond)) }

@@ -112,13 +112,13 @@ func commandLine() map[string]string {
 // live runs the agent until the machine is to be switched off.
 func live(poweroff string) {
 	for {
-		code, err := run(agentPath, "onboard", "--set-clock", "--token-file", tokenPath, "--state", stateDir)
+		code, err := run(agentPath, "onboard", "--set-clock", "--network-file", networkPath, "--token-file", tokenPath, "--state", stateDir)
 		if err == nil && code == 0 {
 			say("onboarded")
 			if poweroff == "onboarded" {
 				return
 			}
-			code, err = run(agentPath, "run", "--set-clock", "--state", stateDir)
+			code, err = run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", stateDir)
 		}
 		switch {
 		case err != nil:

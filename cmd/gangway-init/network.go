@@ -39,6 +39,9 @@ func network(s *netfile.Settings) {
 	if err := nameServers(s.DNS); err != nil {
 		say("name servers: %v", err)
 	}
+	if err := forAgent(s); err != nil {
+		say("the agent's network settings: %v", err)
+	}
 	go func() {
 		if err := safely(routerServers); err != nil {
 			say("name servers of routers: %v", err)
@@ -57,6 +60,14 @@ func network(s *netfile.Settings) {
 		}
 		time.Sleep(again)
 	}
+}
+
+// networkPath is where the agent finds the settings, in memory: the proxy's
+// password is in them.
+const networkPath = "/run/gangway-network.txt"
+
+func forAgent(s *netfile.Settings) error {
+	return os.WriteFile(networkPath, []byte(s.Text()), 0o600)
 }
 
 // advice is what a person may do about a network that does not work.

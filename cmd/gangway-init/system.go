@@ -138,7 +138,7 @@ func keepEscrow(partition string) {
 // aboard onboards and stays connected, until the agent ends.
 func aboard() {
 	token := filepath.Join(espDir, install.TokenPath)
-	args := []string{"--set-clock", "--state", agentState}
+	args := []string{"--set-clock", "--network-file", networkPath, "--state", agentState}
 	hub := filepath.Join(espDir, install.HubPath)
 	switch {
 	case exists(token):
@@ -168,7 +168,7 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--set-clock", "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }

@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/binary"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -63,5 +65,44 @@ func TestDeviceComesAboardThroughAProxy(t *testing.T) {
 		if address != far {
 			t.Errorf("the proxy was asked for %s", address)
 		}
+	}
+}
+
+// The time servers of the settings are asked before the hub is.
+func TestTimeServerIsAskedBeforeTheHub(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	asked := make(chan bool, 1)
+	go func() {
+		b := make([]byte, 1024)
+		n, from, err := c.ReadFrom(b)
+		if err != nil || n < 48 {
+			return
+		}
+		asked <- len(h.Devices(t, h.Owner)) == 0
+		answer := make([]byte, 48)
+		answer[0], answer[1] = 4<<3|4, 1
+		copy(answer[24:32], b[40:48])
+		binary.BigEndian.PutUint32(answer[40:], uint32(time.Now().Add(time.Hour).Unix()+2208988800))
+		c.WriteTo(answer, from)
+	}()
+	var set []time.Duration
+	_, err = onboardWith(t, agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(),
+		NTP:      []string{"127.0.0.1:9", c.LocalAddr().String()}, // the first does not answer
+		SetClock: func(is time.Time) error { set = append(set, time.Until(is)); return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(set) != 1 || (set[0]-time.Hour).Abs() > time.Minute {
+		t.Errorf("the clock was moved by %v", set)
+	}
+	if !<-asked {
+		t.Error("the hub was asked first")
 	}
 }
