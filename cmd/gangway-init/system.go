@@ -14,7 +14,6 @@ import (
 	"gangway/install"
 	"gangway/install/escrow"
 	"gangway/install/luks"
-	"gangway/install/netfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,10 +44,9 @@ func system() {
 	}
 	before := lastReport()
 	trial()
-	settings, err := install.BroughtNetwork(espDir)
-	if err != nil {
-		alarm("The network settings cannot be used: %v", err)
-		settings = &netfile.Settings{}
+	settings, tried := settingsOfSystem()
+	if tried {
+		go judgeNetwork(before)
 	}
 	network(settings)
 	go blessed(before)
@@ -168,7 +166,8 @@ func aboard() {
 	}
 	showDevice()
 	forget(token)
-	if code, err := run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
+		"--report-file", escrow.MetaKey+"="+escrowFile, "--report-file", networkMeta+"="+networkReport, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }
@@ -182,6 +181,7 @@ type agentStatus struct {
 	Hub        string    `json:"hub"`
 	Claim      string    `json:"claim"`
 	ClaimWords string    `json:"claim-words"`
+	Waiting    string    `json:"waiting"`
 	LastReport time.Time `json:"last-report"`
 }
 

@@ -62,11 +62,15 @@ func trial() {
 	}
 }
 
-// systemHook is what the agent calls for a revision: gangway-hook VERB FOLDER.
+// systemHook is what the agent calls for a revision, gangway-hook VERB FOLDER, and
+// for what the owner has set.
 func systemHook(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(os.Stderr, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER")
+		fmt.Fprintln(os.Stderr, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE")
 		return 2
+	}
+	if args[0] == "user-meta" {
+		return userMetaHook(args[1])
 	}
 	return updater.Do(args[0], args[1])
 }

@@ -128,7 +128,7 @@ token it may come back, as another device, of any owner.`,
 			return a.printWaitingList(list)
 		},
 	}
-	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.deviceRecoveryKey(), a.deviceClaim(), rename, del)
+	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
 	return c
 }
 
