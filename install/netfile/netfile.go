@@ -269,6 +269,8 @@ func (p *parser) dns(v string) error {
 	switch {
 	case err != nil || !unicast(a) || a.Zone() != "":
 		return fmt.Errorf("dns %.60q is not an address; write it as 192.0.2.53, one on each line", v)
+	case a.Is6() && a.IsLinkLocalUnicast():
+		return fmt.Errorf("dns %.60q is on one link only; write a name server's global address", v)
 	case len(p.s.DNS) == maxList:
 		return fmt.Errorf("there are more than %d name servers; write at most %d", maxList, maxList)
 	}
@@ -400,6 +402,9 @@ func (p *parser) whole() error {
 		case !near:
 			return fmt.Errorf("gateway %s is not another machine of the address's network; correct the one, or the other's prefix length", g)
 		}
+	}
+	if n := len(s.Text()); n > MaxFile {
+		return fmt.Errorf("the settings have %d bytes; write at most %d", n, MaxFile)
 	}
 	https := s.Proxy != nil && s.Proxy.Scheme == "https"
 	switch {

@@ -80,6 +80,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 	}{
 		"UTF-16":                       {"\xff\xfev\x00e\x00", 0, "save it as plain text in UTF-8"},
 		"too long":                     {v + strings.Repeat("#", MaxFile), 0, "write at most 16384"},
+		"too long as it is written":    {v + "proxy = http://" + strings.Repeat("(", 10000) + "@proxy.example:3128", 0, "write at most 16384"},
 		"no version":                   {"mtu = 1280", 1, "the first setting must be version = 1"},
 		"a later version":              {"# x\nversion = 2", 2, "write version = 1, or update this machine"},
 		"no setting":                   {v + "192.0.2.1", 2, "it is not KEY = VALUE"},
@@ -109,6 +110,7 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		"a gateway of another network": {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the one"},
 		"a gateway that it is itself":  {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "not another machine"},
 		"a name server by name":        {v + "dns = dns.example", 2, "192.0.2.53"},
+		"a name server on a link":      {v + "dns = fe80::53", 2, "a name server's global address"},
 		"four name servers":            {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},
 		"a time server's URL":          {v + "ntp = http://time.example", 2, "a name or an address"},
 		"half an address":              {v + "ntp = 192.0.2", 2, "a name or an address"},
