@@ -60,7 +60,7 @@ func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 		}
 		whole(t, "installed", disk, table, images)
 		r := rand.New(rand.NewPCG(5, 6))
-		for n := range 20 {
+		for n := range 8 {
 			disk := newMemoryOf(sector, 8*mib)
 			disk.writes = steps - 1 - n
 			job.Target = disk

@@ -85,7 +85,9 @@ func firstAddress(s *netfile.Settings) error {
 		return err
 	}
 	if len(s.Addresses) > 0 { // nothing but its carrier tells a network from none
-		links = connected(links)
+		if links = connected(links); len(links) == 0 {
+			return errors.New("no interface has a carrier; is the cable in?")
+		}
 	}
 	var errs []error
 	for _, link := range links {

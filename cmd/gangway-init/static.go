@@ -18,9 +18,8 @@ import (
 
 const (
 	vlanType = "vlan" // of a link, as netlink names it
-	// carrierWait is how long interfaces may take until one has a carrier, and
-	// carrierMore how much longer the others may take then.
-	carrierWait = 10 * time.Second
+	// carrierMore is how much longer the others may take once one interface has a
+	// carrier.
 	carrierMore = 2 * time.Second
 	// duplicateWait is how long the kernel looks for another machine with an
 	// address of IPv6, at most.
@@ -28,8 +27,12 @@ const (
 	step          = 100 * time.Millisecond
 )
 
-// neighbourWait is how long a gateway may take to answer. Tests wait less.
-var neighbourWait = 4 * time.Second
+// carrierWait is how long interfaces may take until one has a carrier, and
+// neighbourWait how long a gateway may take to answer. Tests wait less.
+var (
+	carrierWait   = 10 * time.Second
+	neighbourWait = 4 * time.Second
+)
 
 // liveNetworkPath is where a system without a disk has its network settings.
 const liveNetworkPath = "/etc/gangway/" + netfile.Name

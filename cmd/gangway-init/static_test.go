@@ -299,6 +299,11 @@ func TestStaticAddressWaitsForACable(t *testing.T) {
 	if err := e.LinkSetDown(there); err != nil {
 		t.Fatal(err)
 	}
+	carrierWait = 300 * time.Millisecond
+	if err := firstAddress(settings(t, "address = 192.0.2.10/24")); err == nil || !strings.Contains(err.Error(), "no interface has a carrier") || len(addressesOf(t, "near")) > 0 {
+		t.Errorf("got %v, %q", err, addressesOf(t, "near"))
+	}
+	carrierWait = 10 * time.Second
 	plugged := make(chan error, 1)
 	go func() {
 		time.Sleep(time.Second)

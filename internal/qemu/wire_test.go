@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,17 +45,18 @@ func portOf(t *testing.T, address string) int {
 
 // From a stick to the device list where nothing configures machines, and the
 // hub can be reached through a proxy only: the installed system has the stick's
-// settings, and has them the next time too.
+// settings, and has them the next time too. A person changes them on the stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)
 	var p *connectproxy.Proxy
+	var n *netfile.Settings
 	ca := connectproxy.NewCA(t, "proxy")
 	s := newSiteWith(t, func(s *site) stick.Config {
 		far := strings.TrimPrefix(s.token.Hub, "https://")
 		p = connectproxy.New(t, connectproxy.Config{TLS: ca.Server(t, "10.0.2.2"), Name: "ada", Password: "hunter2",
 			To: map[string]string{far: strings.TrimPrefix(s.hub.URL, "https://")}})
-		n := settings(t, "address = 10.0.2.77/24", "gateway = 10.0.2.2")
+		n = settings(t, "address = 10.0.2.77/24", "gateway = 10.0.2.2")
 		n.Proxy = &url.URL{Scheme: "https", Host: fmt.Sprintf("10.0.2.2:%d", portOf(t, p.Addr)), User: url.UserPassword("ada", "hunter2")}
 		n.ProxyCA = []*x509.Certificate{ca.Certificate}
 		return stick.Config{Network: n}
@@ -68,11 +72,31 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
-	for _, l := range m.Lines() {
-		if strings.Contains(l.Text, "hunter2") {
-			t.Errorf("the password is shown: %s", l.Text)
+	hidden := func() {
+		t.Helper()
+		for _, l := range m.Lines() {
+			if strings.Contains(l.Text, "hunter2") {
+				t.Errorf("the password is shown: %s", l.Text)
+			}
 		}
 	}
+	hidden()
+	m.Stop()
+	s.listed(t)
+
+	// A person edits the stick, and starts the machine from it.
+	edited := filepath.Join(t.TempDir(), netfile.Name)
+	if err := os.WriteFile(edited, []byte(strings.Replace(n.Text(), "10.0.2.77", "10.0.2.78", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mcopy", "-o", "-i", s.stick+"@@1M", edited, "::/"+netfile.Name).CombinedOutput(); err != nil {
+		t.Fatalf("mcopy: %v: %s", err, out)
+	}
+	m, ctx = boot(t, s.with(true))
+	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	after(t, ctx, m, there.At, `gangway-init .*: network: eth0 has 10\.0\.2\.78/24$`)
+	after(t, ctx, m, there.At, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	hidden()
 	m.Stop()
 	s.listed(t)
 	if wire.Lost("port") > 0 {
