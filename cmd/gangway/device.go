@@ -32,6 +32,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			maskNetworks(devices...)
 			if done, err := a.json(devices); done {
 				return err
 			}
@@ -73,6 +74,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			maskNetworks(now)
 			if done, err := a.json(now); done {
 				return err
 			}
@@ -211,6 +213,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
+	maskNetworks(d)
 	if done, err := a.json(struct {
 		Device   hub.DeviceView   `json:"device"`
 		Evidence hub.EvidenceView `json:"evidence"`

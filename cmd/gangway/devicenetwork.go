@@ -100,6 +100,21 @@ func (a *app) showNetwork(d hub.DeviceView) error {
 	return nil
 }
 
+// maskNetworks masks the proxy's password in the network settings that devices'
+// owner has set, before they are printed. What cannot be read is masked whole.
+func maskNetworks(devices ...hub.DeviceView) {
+	for _, d := range devices {
+		text, ok := d.UserMeta[networkMeta].(string)
+		if !ok {
+			continue
+		}
+		d.UserMeta[networkMeta] = "********"
+		if s, err := netfile.Parse([]byte(text)); err == nil {
+			d.UserMeta[networkMeta] = strings.Join(s.Masked(), "\n")
+		}
+	}
+}
+
 // printableLine is a line that a device has sent, without what a terminal would
 // act on.
 func printableLine(line string) string {

@@ -23,6 +23,11 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	if err != nil || s.Proxy.String() != "http://ada:hunter2@proxy.example:3128" || len(s.Addresses) != 1 {
 		t.Errorf("set is %q, %v", text, err)
 	}
+	for _, arg := range [][]string{{"device", "show", nick}, {"device", "ls"}, {"device", "rename", nick, nick}} {
+		if out, notes, err := run("", append(arg, "--output", "json")...); err != nil || strings.Contains(out+notes, "hunter2") || !strings.Contains(out, "ada:********@") {
+			t.Errorf("%q: %s, %v", arg, out, err)
+		}
+	}
 	for name, c := range map[string]struct {
 		arg  []string
 		want string
