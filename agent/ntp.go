@@ -13,8 +13,8 @@ import (
 )
 
 // A time server's answer is not authenticated. So it sets a clock that is
-// evidently wrong, as the hub's word does; one that may be right it moves by a
-// day at most from what it said at the start, for a certificate that has expired
+// evidently wrong, as the hub's word does; one that may be right it moves by at
+// most a day from what it said at the start, for a certificate that has expired
 // must not come back to life. The hub's own word, which is verified, counts more.
 const (
 	ntpMost  = 24 * time.Hour
@@ -48,7 +48,7 @@ func newTimeKeeper(servers []string, set func(time.Time) error, say func(string,
 	return k
 }
 
-// rebase is told that the clock was set by somebody who is believed.
+// rebase notes that the hub has set the clock.
 func (k *timeKeeper) rebase(is time.Time) {
 	if k == nil {
 		return

@@ -8,8 +8,8 @@ import (
 )
 
 // A time server sets a clock that is evidently wrong, and moves one that may be
-// right by a day at most, however often it is asked: who forges its answers
-// brings no expired certificate of the hub back to life.
+// right by at most a day, however many answers come: forged ones bring no expired
+// certificate of the hub back to life.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	ca := newTestCA(t)
 	roots := []*x509.Certificate{ca.cert}

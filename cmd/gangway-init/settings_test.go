@@ -11,8 +11,8 @@ import (
 	"gangway/install/netfile"
 )
 
-// What the owner sets is tried once, when nothing else is under way; what it is
-// not is told.
+// The owner's settings are tried once, when nothing else is under way; a mistake in
+// them is reported.
 func TestOwnersNetworkSettings(t *testing.T) {
 	s := &netchange.Store{Dir: filepath.Join(t.TempDir(), "network")}
 	file := filepath.Join(t.TempDir(), "user-meta.json")

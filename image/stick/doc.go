@@ -12,6 +12,6 @@
 //
 // The entries have a kernel, its modules and gangway-init in common (manual has
 // a shell too), and differ in the command line, which names the manifest's SHA-256: so what is installed is
-// measured with the entry that installs it. The network settings are not: who
-// holds the stick may change them.
+// measured with the entry that installs it. The network settings are not: a
+// person with the stick may edit them.
 package stick

@@ -26,7 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is who offers settings.
+// Source is where offered settings come from.
 type Source string
 
 // The sources.
@@ -161,7 +161,7 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 		t.Boot, settings, tried = boot, parsed, true
 		return news
 	})
-	if err != nil && former != nil { // what is not in the journal is not tried
+	if err != nil && former != nil { // a trial that is not in the journal must not begin
 		return former, false, err
 	}
 	return settings, tried, err

@@ -147,9 +147,9 @@ func TestReportMasksSecrets(t *testing.T) {
 
 type cut struct{}
 
-// The power fails before any write of a change and of its trial. What the next
-// start uses is what was in force, or what is new; never is the new tried twice,
-// and a trial that was cut short falls back.
+// The power fails before any write of a change and of its trial. The next start
+// uses the former settings or the new ones, and nothing else; the new ones are not
+// tried twice, and a trial that was cut short falls back.
 func TestPowerCutAtAnyChangeLeavesSettingsThatWork(t *testing.T) {
 	for at := 1; ; at++ {
 		s := store(t)

@@ -14,8 +14,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A network of IPv6 alone will do: one that configures its machines, and one
-// whose address the settings name.
+// A network that has only IPv6 will do: one that configures its machines, and one
+// whose addresses the settings name.
 func TestMachineComesAboardByIPv6(t *testing.T) {
 	t.Parallel()
 	long(t)
