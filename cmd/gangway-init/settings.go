@@ -29,13 +29,7 @@ const (
 // them. Tests set another one when they build this program.
 var networkTime = "10m"
 
-func networkPatience() time.Duration {
-	d, err := time.ParseDuration(networkTime)
-	if err != nil {
-		return 10 * time.Minute
-	}
-	return d
-}
+func networkPatience() time.Duration { return duration(networkTime, 10*time.Minute) }
 
 // settingsOfSystem returns the network settings for this start. What a stick has
 // brought is taken over first: to be tried, if the machine is aboard already.

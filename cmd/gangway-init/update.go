@@ -30,10 +30,13 @@ var updater = slots.Hook{
 // build this program.
 var trialTime = "20m"
 
-func patience() time.Duration {
-	d, err := time.ParseDuration(trialTime)
+func patience() time.Duration { return duration(trialTime, 20*time.Minute) }
+
+// duration reads a bound that a build may set.
+func duration(text string, otherwise time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
 	if err != nil {
-		return 20 * time.Minute
+		return otherwise
 	}
 	return d
 }
