@@ -159,6 +159,11 @@ func connected(links []netlink.Link) []netlink.Link {
 
 // static gives an interface an address, and its family's gateway.
 func static(link netlink.Link, address netip.Prefix, s *netfile.Settings) error {
+	if address.Addr().Is4() {
+		if err := unused(link, address.Addr()); err != nil {
+			return err
+		}
+	}
 	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(address)}); err != nil {
 		return fmt.Errorf("address %s: %w", address, err)
 	}

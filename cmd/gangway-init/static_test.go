@@ -175,7 +175,7 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	if !inNetwork(t) {
 		return
 	}
-	neighbourWait = 2 * time.Second
+	neighbourWait, probeWait = 2*time.Second, 100*time.Millisecond
 	resolvConf = filepath.Join(os.Getenv("GANGWAY_NETWORK"), "resolv.conf")
 	type want struct {
 		on        string // the interface that has
@@ -242,6 +242,11 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "192.0.2.1/24") },
 			[]string{"interface = eth7", "address = 192.0.2.10/24"},
 			want{on: "near", err: "there is no interface eth7; there are near (02:00:00:00:00:01)"},
+		},
+		"an IPv4 address that another machine has": {
+			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "192.0.2.10/24") },
+			[]string{"address = 192.0.2.10/24"},
+			want{on: "near", err: "another machine, "},
 		},
 		"an address that another machine has": {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "2001:db8::10/64") },
