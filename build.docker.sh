@@ -11,6 +11,7 @@
 #	                   `gangway image build --merge`, with spaces between them
 #	GANGWAY_IMAGE      the image (build/installer.img)
 #	GANGWAY_DISK       which disk, as of `gangway image build --disk`
+#	GANGWAY_NETWORK    a file of network settings, as of --network-file
 #	GANGWAY_RESET      yes: a stick that wipes machines instead, as of
 #	                   `gangway image build --reset-only`
 #	GANGWAY_SECURE_BOOT_KEY, GANGWAY_SECURE_BOOT_CERT
@@ -53,6 +54,7 @@ token=$(from "${PV_AUTOTOK_FILE:-}")
 key=$(from "${GANGWAY_SECURE_BOOT_KEY:-}")
 cert=$(from "${GANGWAY_SECURE_BOOT_CERT:-}")
 keys=$(from "${GANGWAY_SECURE_BOOT_KEYS:-}")
+network=$(from "${GANGWAY_NETWORK:-}")
 
 cd "$(dirname "$0")"
 make -s build
@@ -65,6 +67,7 @@ set -- --kernel "$kernel" -o "${GANGWAY_IMAGE:-build/installer.img}"
 [ -z "${GANGWAY_SECURE_BOOT_ENROL:-}" ] || set -- "$@" --secure-boot-enrol "$GANGWAY_SECURE_BOOT_ENROL"
 [ "${GANGWAY_RESET:-}" != yes ] || set -- "$@" --reset-only
 [ -z "${GANGWAY_DISK:-}" ] || set -- "$@" --disk "$GANGWAY_DISK"
+[ -z "$network" ] || set -- "$@" --network-file "$network"
 [ -z "$token" ] || set -- "$@" --token-file "$token"
 [ "${GANGWAY_CLAIM:-}" != yes ] || set -- "$@" --claim
 set -f # a source is a name, and no pattern

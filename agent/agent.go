@@ -50,6 +50,8 @@ type Config struct {
 	Hub *join.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
+	// Proxy is the proxy by which the hub is reached; nil: none.
+	Proxy *HTTPProxy
 	// StateDir is the folder of the state, made if it is not there.
 	StateDir string
 	// Again onboards again, whatever the state: a person's word, who may bring
@@ -89,6 +91,8 @@ type Config struct {
 	// SetClock, if set, sets the system's clock: where it is evidently wrong, or
 	// behind the hub's.
 	SetClock func(time.Time) error
+	// NTP are time servers, by which SetClock is called too.
+	NTP []string
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
@@ -119,6 +123,9 @@ type Agent struct {
 
 	said        map[string]string // the last sentence of each kind that is said once
 	logTooLarge bool              // the hub, or what is before it, takes no event log
+
+	time  *timeKeeper // nil: no time servers
+	timed sync.Once   // they were asked before the hub is
 }
 
 // New opens the state folder and takes its lock. Close gives it back.
@@ -147,7 +154,11 @@ func New(cfg Config) (*Agent, error) {
 		dir.close()
 		return nil, err
 	}
-	return &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}, nil
+	a := &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}
+	if cfg.SetClock != nil && len(cfg.NTP) > 0 {
+		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.step("clock", format, args...) })
+	}
+	return a, nil
 }
 
 // Close releases the state folder.
@@ -155,11 +166,21 @@ func (a *Agent) Close() error { return a.dir.close() }
 
 // hub is a hub whose word may put the clock right.
 func (a *Agent) hub(url, ca string) (*hub, error) {
-	h, err := newHub(url, ca)
+	h, err := newHub(url, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
 		return h, err
 	}
-	h.clock = &clockSetter{set: a.cfg.SetClock, say: func(was, is time.Time, err error) {
+	if a.time != nil {
+		a.timed.Do(func() { a.time.complain(a.time.ask(context.Background(), ntpFirst, h.certs)) })
+	}
+	set := func(t time.Time) error {
+		err := a.cfg.SetClock(t)
+		if err == nil {
+			a.time.rebase(t)
+		}
+		return err
+	}
+	h.clock = &clockSetter{set: set, say: func(was, is time.Time, err error) {
 		if err != nil {
 			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return

@@ -72,7 +72,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	t.Helper()
 	server := httptest.NewTLSServer(p)
 	t.Cleanup(server.Close)
-	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@ package agent
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -58,6 +58,14 @@ func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 // trusting is a TLS configuration that verifies the hub as crypto/tls does, but
 // for the time. host is the hub's name, or address.
 func (h *hub) trusting(host string) *tls.Config {
+	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
+	verify := config.VerifyConnection
+	config.VerifyConnection = func(s tls.ConnectionState) error { return h.proxy.interception(host, verify(s)) }
+	return config
+}
+
+// verifying is the same for any server, whose CA has these certificates.
+func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// crypto/tls would verify by a clock that may be wrong: VerifyConnection
@@ -65,17 +73,20 @@ func (h *hub) trusting(host string) *tls.Config {
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
-				return errors.New("agent: the hub shows no certificate")
+				return fmt.Errorf("agent: %s shows no certificate", host)
 			}
 			leaf, between := s.PeerCertificates[0], x509.NewCertPool()
 			for _, c := range s.PeerCertificates[1:] {
 				between.AddCert(c)
 			}
 			_, err := leaf.Verify(x509.VerifyOptions{
-				Roots: h.roots, Intermediates: between, DNSName: host,
-				CurrentTime: verifyAt(h.now(), h.certs, s.PeerCertificates),
+				Roots: roots, Intermediates: between,
+				CurrentTime: verifyAt(now(), certs, s.PeerCertificates),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
+			if err == nil { // whose it is comes first: that tells a hub of another name from somebody else
+				err = leaf.VerifyHostname(host)
+			}
 			if err != nil {
 				return &tls.CertificateVerificationError{UnverifiedCertificates: s.PeerCertificates, Err: err}
 			}

@@ -80,7 +80,7 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 // clock was set to.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
-	h, err := newHub(url, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})))
+	h, err := newHub(url, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
 	if err != nil {
 		ca.t.Fatal(err)
 	}

@@ -30,17 +30,18 @@ type hub struct {
 	certs  []*x509.Certificate // those of roots
 	now    func() time.Time
 	clock  *clockSetter // nil: the clock is somebody else's to set
+	proxy  *HTTPProxy   // nil: none
 	client *http.Client
 
 	connections atomic.Int64 // that were made
 }
 
-func newHub(url, ca string) (*hub, error) {
+func newHub(url, ca string, proxy *HTTPProxy) (*hub, error) {
 	certs, err := (&join.TokenFile{HubCA: ca}).Roots()
 	if err != nil {
 		return nil, fmt.Errorf("agent: the hub's CA cannot be read: %w", err)
 	}
-	h := &hub{url: url, roots: x509.NewCertPool(), certs: certs, now: time.Now}
+	h := &hub{url: url, roots: x509.NewCertPool(), certs: certs, now: time.Now, proxy: proxy}
 	for _, c := range certs {
 		h.roots.AddCert(c)
 	}
@@ -52,9 +53,14 @@ func newHub(url, ca string) (*hub, error) {
 // connections are closed.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
-	n := &hub{url: h.url, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock}
+	n := &hub{url: h.url, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
 	n.client = n.newClient(&tls.Certificate{Certificate: chain, PrivateKey: key})
 	return n
+}
+
+// dial connects to the hub, through the proxy if there is one.
+func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return h.proxy.dial(ctx, network, address, h.now)
 }
 
 // host is the hub's name in its URL, without the port.
@@ -76,10 +82,9 @@ func (h *hub) newClient(cert *tls.Certificate) *http.Client {
 	return &http.Client{
 		Timeout: 60 * time.Second,
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment,
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				h.connections.Add(1)
-				return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, address)
+				return h.dial(ctx, network, address)
 			},
 			MaxConnsPerHost:       1, // what is bound to a connection is asked and answered on one
 			TLSClientConfig:       config,
@@ -302,9 +307,15 @@ func plain(err error) string {
 	var op *net.OpError
 	// crypto/tls keeps the text alone of what the key's signer said.
 	_, unsigned, failed := strings.Cut(err.Error(), "failed to sign handshake: ")
+	var proxy *proxyError
+	var opened *intercepted
 	switch {
 	case failed:
 		return "the TPM does not sign for the connection: " + unsigned
+	case errors.As(err, &proxy):
+		return proxy.Error()
+	case errors.As(err, &opened):
+		return opened.Error()
 	case errors.As(err, &unknown):
 		return "who answers there is not the hub that the join token names"
 	case errors.As(err, &host):

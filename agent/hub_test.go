@@ -35,7 +35,7 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	}))
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	h, err := newHub(server.URL, string(ca))
+	h, err := newHub(server.URL, string(ca), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	server.StartTLS()
 	defer server.Close()
-	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,9 @@ type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
 	EndorsementAuth         []byte // as in Config
 
+	// Through is the HTTP proxy by which the hub is reached; nil: none.
+	Through *HTTPProxy
+
 	// Unix is the path of a socket to listen on, which its owner alone may use,
 	// or Group's members too. Exactly one of Unix and TCP is set.
 	Unix, Group string
@@ -114,7 +117,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	if err != nil {
 		return fmt.Errorf("agent: the hub's address: %w", err)
 	}
-	first, err := newHub(state.Hub, state.HubCA)
+	first, err := newHub(state.Hub, state.HubCA, cfg.Through)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.gather(ctx, group)
 		group.Go(func() error { return a.logs.Run(ctx, s) })
 	}
+	if a.time != nil {
+		group.Go(func() error { a.time.keep(ctx, s.h.certs); return nil })
+	}
 	group.Go(func() error { return a.takeUserMeta(ctx, s) })
 	group.Go(func() error { return a.reportAlways(ctx, s, follower) })
 	err = group.Wait()

@@ -357,12 +357,51 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
+// judgedBoot is a device's state, and what it was judged by and from.
+type judgedBoot struct {
+	state     string
+	reference store.BootReference // without Text: there is none
+	latest    *store.Boot         // nil: there is none
+}
+
+// judged reads a device's boot. Measurements and decisions may come between
+// the reads, so it reads until two in a row are the same.
+func (s *Server) judged(ctx context.Context, device string) (j judgedBoot, err error) {
+	for range 10 {
+		last := j
+		if j, err = s.readJudged(ctx, device); err != nil {
+			return j, err
+		}
+		same := last.latest == j.latest || last.latest != nil && j.latest != nil && last.latest.Number == j.latest.Number && bytes.Equal(last.latest.Nonce, j.latest.Nonce)
+		if same && last.state == j.state && bytes.Equal(last.reference.Text, j.reference.Text) {
+			return j, nil
+		}
+	}
+	return j, nil
+}
+
+func (s *Server) readJudged(ctx context.Context, device string) (j judgedBoot, err error) {
+	if j.state, err = s.cfg.Store.BootState(ctx, device); err != nil {
+		return j, err
+	}
+	if j.reference, err = s.cfg.Store.BootReference(ctx, device); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return j, err
+	}
+	b, err := s.cfg.Store.LatestBoot(ctx, device)
+	if errors.Is(err, store.ErrNotFound) {
+		return j, nil
+	}
+	j.latest = &b
+	return j, err
+}
+
 func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	view := BootView{Device: d.ID, Changes: []boot.Change{}, History: []BootPast{}}
-	var err error
-	if view.State, err = s.cfg.Store.BootState(r.Context(), d.ID); err != nil {
+	state, err := s.judged(r.Context(), d.ID)
+	if err != nil {
 		return err
 	}
+	view.State = state.state
 	if view.Requested, err = s.cfg.Store.BootRequested(r.Context(), d.ID); err != nil {
 		return err
 	}
@@ -371,21 +410,16 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	ref, err := s.cfg.Store.BootReference(r.Context(), d.ID)
-	if err == nil {
-		err = json.Unmarshal(ref.Text, &view.Reference)
+	if state.reference.Text != nil {
+		if err := json.Unmarshal(state.reference.Text, &view.Reference); err != nil {
+			return err
+		}
 	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
-	b, err := s.cfg.Store.LatestBoot(r.Context(), d.ID)
-	if errors.Is(err, store.ErrNotFound) {
+	if state.latest == nil {
 		writeJSON(w, http.StatusOK, view)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
+	b := state.latest
 	view.Measured, view.Number = &b.Time, b.Number
 	view.Nonce, view.Attest, view.Signature, view.EventLog = b.Nonce, b.Attest, b.Signature, b.Log
 	if err := errors.Join(json.Unmarshal(b.Measurement, &view.Latest), json.Unmarshal(b.Changes, &view.Changes)); err != nil {

@@ -183,7 +183,7 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 				t.Errorf("activation: %d %s", status, body)
 			}
 			for method, address := range map[string]string{"GET": stored.GetURL, "PUT": open.PutURL} {
-				if status, body, _ := send(s.person(t, ""), method, address, "another content"); status != 410 || !bytes.Contains(body, []byte("address-expired")) {
+				if status, body, _ := send(s.person(t, ""), method, address, "another content"); status != 410 || !bytes.Contains(body, []byte("address-revoked")) {
 					t.Errorf("%s of an object's address: %d %s", method, status, body)
 				}
 			}

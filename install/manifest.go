@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"gangway/install/escrow"
+	"gangway/install/netfile"
 	"gangway/internal/strictjson"
 )
 
@@ -71,6 +72,10 @@ type Manifest struct {
 	Enrol *Enrol `json:"enrol,omitempty"`
 	// First is the device's first revision, where it is not an empty one.
 	First *First `json:"first,omitempty"`
+	// Network is where the installer writes the stick's network settings
+	// (NetworkPath): the offset of the file's content in the part "esp", in bytes.
+	// It has netfile.MaxFile bytes. 0: nowhere.
+	Network int64 `json:"network,omitempty"`
 	// Parts are the partitions' contents: "esp" and "data".
 	Parts []Part `json:"parts"`
 }
@@ -200,6 +205,9 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if !slices.Equal(names, []string{ESP, Data}) {
 		return nil, fmt.Errorf("manifest: the parts are %q; esp and data are expected", names)
 	}
+	if n := m.Network; n != 0 && (n < fatHead || n%largeSector != 0 || !m.part(ESP).has(n, netfile.MaxFile)) {
+		return nil, fmt.Errorf("manifest: the network settings' place %d is not one of the part esp", n)
+	}
 	return m, nil
 }
 
@@ -222,6 +230,16 @@ func (p Part) check() error {
 		end = e[0] + e[1]
 	}
 	return nil
+}
+
+// has reports whether a range, in bytes, is in blocks that are written.
+func (p Part) has(at, size int64) bool {
+	for _, e := range p.Extents { // which are in order
+		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {
+			return size <= to-at && size <= p.Size-at
+		}
+	}
+	return false
 }
 
 func isSHA256(s string) bool {

@@ -49,6 +49,12 @@ func TestRefusesManifestsThatLie(t *testing.T) {
 		"extents overlap":  func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 3}, {2, 1}} },
 		"past the end":     func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {47, 2}} },
 		"overflowing":      func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {1, 1<<63 - 1}} },
+		"network, a gap":   func(m *Manifest) { m.Network = 1 << 20 * 5 / 2 },
+		"network, head":    func(m *Manifest) { m.Network = 4096 },
+		"network, odd":     func(m *Manifest) { m.Network = 1<<20 + 512 },
+		"network, end":     func(m *Manifest) { m.Network = m.Parts[0].Size - 4096 },
+		"network, huge":    func(m *Manifest) { m.Network = 1<<63 - 4096 },
+		"network, below":   func(m *Manifest) { m.Network = -4096 },
 		"far past the end": func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {1<<63 - 1, 1}} },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 
 	"gangway/install/luks"
+	"gangway/install/netfile"
 
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/partition/gpt"
@@ -64,6 +65,9 @@ type Job struct {
 	Target   Target
 	// DiskGUID names the disk: DiskGUID of the manifest's hash.
 	DiskGUID string
+	// Network are the stick's network settings, for the installed system. Nil:
+	// none. The manifest says where they go.
+	Network *netfile.Settings
 	// Encrypt has the data partition encrypted: LUKS2 with these key slots.
 	// None: it is not.
 	Encrypt []luks.Slot
@@ -105,6 +109,9 @@ func (j Job) Run(ctx context.Context) error {
 		return err
 	}
 	r := &run{Job: j}
+	if r.network, err = j.settings(); err != nil {
+		return err
+	}
 	for _, stage := range []func(context.Context, []place) error{r.verify, r.wipe, r.write, r.table, r.readBack, r.arm} {
 		if err := stage(ctx, places); err != nil {
 			return err
@@ -120,6 +127,7 @@ type run struct {
 	// The EFI system partition's head as verify has hashed it, and as this disk
 	// has it. The latter's first sector is written last.
 	packed, head []byte
+	network      network
 }
 
 func (j Job) layout() ([]place, error) {
@@ -158,6 +166,9 @@ func (j *run) verify(ctx context.Context, places []place) error {
 		err := j.blocks(ctx, p, func(at int64, b []byte) error {
 			if p.Name == ESP && at == 0 {
 				j.packed = bytes.Clone(b[:fatHead])
+			}
+			if in, of := j.network.part(p, at, b, j.network.stick); in != nil {
+				copy(of, in)
 			}
 			h.Write(b)
 			done += int64(len(b))
@@ -247,6 +258,9 @@ func (j *run) write(ctx context.Context, places []place) error {
 				copy(b, j.head)
 				clear(b[:j.Target.Sector()])
 			}
+			if in, of := j.network.part(p, at, b, j.network.text); in != nil {
+				copy(in, of)
+			}
 			if _, err := p.to.WriteAt(b, p.offset+at); err != nil {
 				return fmt.Errorf("install: writing %s: %w", p.Name, err)
 			}
@@ -331,6 +345,13 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 						return damaged(p)
 					}
 					copy(b, j.packed)
+				}
+				if in, of := j.network.part(p, at, b, j.network.text); in != nil {
+					if !bytes.Equal(in, of) {
+						return damaged(p)
+					}
+					in, of = j.network.part(p, at, b, j.network.stick)
+					copy(in, of)
 				}
 				if err := f(b); err != nil {
 					return err

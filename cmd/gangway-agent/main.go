@@ -93,6 +93,7 @@ type options struct {
 	logStdin     bool
 	logFiles     []string
 	logSocket    string
+	network      networkOptions
 }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
@@ -113,6 +114,7 @@ with that it talks to the hub.`,
 	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
 	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
 	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, where it has one (mode 0600; \"hex:\" and digits for bytes)")
+	o.network.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
 	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
 
@@ -131,7 +133,8 @@ While the hub is away it waits. It gives up only when the hub refuses for good
   gangway-agent onboard --again --token-file device_autojointoken.json
   gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
   gangway-agent onboard --token-file t.json --endorsement-auth-file /etc/gangway/endorsement-auth
-  gangway-agent onboard --token-file t.json --without-ek-certificate`,
+  gangway-agent onboard --token-file t.json --without-ek-certificate
+  gangway-agent onboard --token-file t.json --proxy http://proxy.example:3128`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := o.agent(stderr, true)
@@ -279,6 +282,11 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 	}
 	cfg.EndorsementAuth = auth
 	cfg.Trail.Reserve = o.reserve << 20
+	network, err := o.network.settings()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Proxy, cfg.NTP = httpProxy(network), network.NTP
 	if o.setClock {
 		cfg.SetClock = setClock
 	}

@@ -66,7 +66,7 @@ func pantavisorCommand(stdout, stderr io.Writer, o *options) *cobra.Command {
 and /btools/ext-gangway.login, without arguments; make both links to
 gangway-agent, and set creds.type=ext-gangway. Settings are in
 /btools/ext-gangway.conf, lines of KEY=VALUE with the keys tpm, state,
-token-file, endorsement-auth-file, config, unclaimed, control, restart. docs/agent.md has the whole.`,
+token-file, endorsement-auth-file, proxy, proxy-ca, network-file, config, unclaimed, control, restart. docs/agent.md has the whole.`,
 	}
 	root.PersistentFlags().StringVar(&h.conf, "conf", defaultConf, "file of settings")
 	add := func(use, short string, run func(ctx context.Context) error) {
@@ -92,7 +92,7 @@ func (h *handler) read(changed func(flag string) bool) error {
 		return fmt.Errorf("the handler's settings: %w", err)
 	}
 	defer f.Close()
-	fields := map[string]*string{"tpm": &h.o.tpm, "state": &h.o.state, "token-file": &h.o.token, "endorsement-auth-file": &h.o.endorsementAuth, "config": &h.Config,
+	fields := map[string]*string{"tpm": &h.o.tpm, "state": &h.o.state, "token-file": &h.o.token, "endorsement-auth-file": &h.o.endorsementAuth, "proxy": &h.o.network.proxy, "proxy-ca": &h.o.network.proxyCA, "network-file": &h.o.network.file, "config": &h.Config,
 		"unclaimed": &h.Unclaimed, "control": &h.control, "restart": &h.restart}
 	for in := bufio.NewScanner(io.LimitReader(f, 64<<10)); in.Scan(); {
 		line := strings.TrimSpace(in.Text())

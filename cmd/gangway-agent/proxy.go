@@ -41,6 +41,11 @@ every user of the machine.`,
 				return err
 			}
 			cfg.EndorsementAuth = auth
+			network, err := o.network.settings()
+			if err != nil {
+				return err
+			}
+			cfg.Through = httpProxy(network)
 			level := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 			cfg.Log = slog.New(level)
 			cfg.Progress = func(s agent.Step) { fmt.Fprintf(stderr, "%s (%s)\n", s.Detail, s.Took.Round(time.Millisecond)) }

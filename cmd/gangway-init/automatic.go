@@ -53,6 +53,9 @@ func tryAutomatic(manifest string, encrypt bool) error {
 	}
 	note("Hub", s.manifest.Hub)
 	note("Owner", s.manifest.Owner)
+	if err := s.readNetwork(); err != nil {
+		return err
+	}
 	if wrong := hasTPM(); wrong != "" {
 		return errors.New(wrong)
 	}
@@ -65,6 +68,9 @@ func tryAutomatic(manifest string, encrypt bool) error {
 	note("On it", disk.Content)
 	if i := s.installedOn(disk); i != nil {
 		now("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install anew, choose (manual).")
+		if err := s.bringNetwork(i); err != nil {
+			return err
+		}
 		time.Sleep(2 * time.Second)
 		return efivars.Start(i)
 	}
@@ -249,7 +255,7 @@ func erase(s *stick, d *install.Disk, keys *diskKeys, progress install.Progress)
 	defer target.Close()
 	return install.Job{
 		Manifest: s.manifest, Stick: stickFS(), Target: target,
-		DiskGUID: install.DiskGUID(s.sha256), Encrypt: keys.slots(), Progress: progress,
+		DiskGUID: install.DiskGUID(s.sha256), Network: s.network, Encrypt: keys.slots(), Progress: progress,
 	}.Run(context.Background())
 }
 

@@ -13,11 +13,15 @@ import (
 const rows = 25
 
 // offerClaim shows the code by which a person takes this machine, for as long
-// as the agent waits for one.
+// as the agent waits for one, and what else it waits for.
 func offerClaim(stop <-chan struct{}) {
-	last := ""
+	last, waiting := "", ""
 	for {
 		s := status()
+		if s.Claim == "" && s.Waiting != waiting {
+			waiting = s.Waiting
+			showWaiting(waiting)
+		}
 		if s.Claim != last {
 			last = s.Claim
 			showCode(s.Claim, s.ClaimWords)
@@ -31,6 +35,16 @@ func offerClaim(stop <-chan struct{}) {
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
+}
+
+// showWaiting shows on the screen what the agent waits for: all of it, since what
+// to do is at its end. On other consoles the agent has said it.
+func showWaiting(what string) {
+	if what == "" {
+		now("Joining the hub")
+		return
+	}
+	redraw(true, "%s", strings.Join(wrapped(what, width-8), "\n"))
 }
 
 // showCode shows an address as a code; an empty one takes it off the screen.

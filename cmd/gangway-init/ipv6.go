@@ -73,11 +73,11 @@ func globalAddress(link netlink.Link) (*net.IPNet, error) {
 	return nil, nil
 }
 
-// named reports whether name servers are known of IPv6.
+// named reports whether name servers are known of IPv6, or no more are wanted.
 func named() bool {
 	addressing.Lock()
 	defer addressing.Unlock()
-	return len(addressing.servers[1]) > 0
+	return addressing.fixed || len(addressing.servers[1]) > 0
 }
 
 // askWait is how long a DHCPv6 server may take.

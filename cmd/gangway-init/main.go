@@ -20,8 +20,8 @@
 // Without a mode, state is in memory: at each boot the machine onboards anew, and its TPM makes
 // it the same device.
 //
-// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent and
-// /lib/modules/order, which names the modules beside it, one a line.
+// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent, perhaps
+// /etc/gangway/network.txt, and /lib/modules/order, which names the modules beside it, one a line.
 package main
 
 import (
@@ -86,7 +86,11 @@ func main() {
 	case "system":
 		system()
 	}
-	network()
+	settings, err := liveNetwork()
+	if err != nil {
+		alarm("%v", err)
+	}
+	network(settings)
 	live(words["gangway.poweroff"])
 	powerOff()
 }
@@ -108,13 +112,13 @@ func commandLine() map[string]string {
 // live runs the agent until the machine is to be switched off.
 func live(poweroff string) {
 	for {
-		code, err := run(agentPath, "onboard", "--set-clock", "--token-file", tokenPath, "--state", stateDir)
+		code, err := run(agentPath, "onboard", "--set-clock", "--network-file", networkPath, "--token-file", tokenPath, "--state", stateDir)
 		if err == nil && code == 0 {
 			say("onboarded")
 			if poweroff == "onboarded" {
 				return
 			}
-			code, err = run(agentPath, "run", "--set-clock", "--state", stateDir)
+			code, err = run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", stateDir)
 		}
 		switch {
 		case err != nil:

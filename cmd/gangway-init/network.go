@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"gangway/install/netfile"
 
 	"github.com/vishvananda/netlink"
 )
@@ -21,14 +24,23 @@ const (
 	again     = 2 * time.Second
 )
 
-// network brings up the loopback and the first interface that gets an address,
-// of IPv4 or of IPv6. It tries until it has one: without it there is nothing
-// to do.
-func network() {
+// network brings up the loopback and the first interface that the settings fit
+// and that gets an address, of IPv4 or of IPv6. It tries until it has one:
+// without it there is nothing to do.
+func network(s *netfile.Settings) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		if err := netlink.LinkSetUp(lo); err != nil {
 			say("lo: %v", err)
 		}
+	}
+	for _, line := range s.Masked() {
+		say("network setting: %s", line)
+	}
+	if err := nameServers(s.DNS); err != nil {
+		say("name servers: %v", err)
+	}
+	if err := forAgent(s); err != nil {
+		say("the agent's network settings: %v", err)
 	}
 	go func() {
 		if err := safely(routerServers); err != nil {
@@ -37,52 +49,127 @@ func network() {
 	}()
 	last := ""
 	for {
-		err := firstAddress()
+		err := firstAddress(s)
 		if err == nil {
 			return
 		}
 		if err.Error() != last { // say the same thing once
 			last = err.Error()
-			alarm("No network: check the cable.")
+			alarm("No network: %s.", advice(s))
 			say("no network yet: %v", err)
 		}
 		time.Sleep(again)
 	}
 }
 
-func firstAddress() error {
-	links, err := netlink.LinkList()
+// networkPath is where the agent finds the settings, in memory: the proxy's
+// password is in them.
+const networkPath = "/run/gangway-network.txt"
+
+func forAgent(s *netfile.Settings) error {
+	return os.WriteFile(networkPath, []byte(s.Text()), 0o600)
+}
+
+// advice is what a person may do about a network that does not work.
+func advice(s *netfile.Settings) string {
+	if s.Empty() {
+		return "check the cable"
+	}
+	return "check the cable, and the network settings (" + netfile.Name + ")"
+}
+
+// firstAddress configures the first interface with which that works.
+func firstAddress(s *netfile.Settings) error {
+	links, err := candidates(s)
 	if err != nil {
 		return err
 	}
+	if len(s.Addresses) > 0 { // nothing but its carrier tells a network from none
+		if links = connected(links); len(links) == 0 {
+			return errors.New("no interface has a carrier; is the cable in?")
+		}
+	}
 	var errs []error
 	for _, link := range links {
-		a := link.Attrs()
-		if a.Flags&net.FlagLoopback != 0 || len(a.HardwareAddr) != 6 {
-			continue
-		}
-		err := configure(link)
+		err := configure(link, s, len(links) == 1)
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", a.Name, err))
-	}
-	if len(errs) == 0 {
-		return errors.New("no network interface; is its driver's module there?")
+		errs = append(errs, fmt.Errorf("%s: %w", link.Attrs().Name, err))
 	}
 	return errors.Join(errs...)
+}
+
+// candidates are the interfaces of the machine that the settings allow.
+func candidates(s *netfile.Settings) ([]netlink.Link, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	var links []netlink.Link
+	var names []string
+	for _, link := range all {
+		a := link.Attrs()
+		if a.Flags&net.FlagLoopback != 0 || len(a.HardwareAddr) != 6 || link.Type() == vlanType {
+			continue
+		}
+		names = append(names, fmt.Sprintf("%s (%s)", a.Name, a.HardwareAddr))
+		if s.Interface == "" || s.Interface == a.Name || s.Interface == a.HardwareAddr.String() {
+			links = append(links, link)
+		}
+	}
+	switch {
+	case len(links) > 0:
+		return links, nil
+	case len(names) == 0:
+		return nil, errors.New("no network interface; is its driver's module there?")
+	}
+	return nil, fmt.Errorf("there is no interface %s; there are %s", s.Interface, strings.Join(names, ", "))
 }
 
 // fourMore is how much longer IPv4 may take where IPv6 is there: networks with
 // both are told of as both.
 const fourMore = 3 * time.Second
 
-// configure gives the interface what the network offers: an address by DHCP,
-// and by router advertisements or DHCPv6. One of the two will do.
-func configure(link netlink.Link) error {
-	if err := netlink.LinkSetUp(link); err != nil {
-		return fmt.Errorf("up: %w", err)
+// configure gives the interface its static addresses, or what the network offers:
+// an address by DHCP, and by router advertisements or DHCPv6. One family will do.
+// Where it is the only one, it is taken although its gateway does not answer: the
+// hub may be nearer.
+func configure(link netlink.Link, s *netfile.Settings, only bool) error {
+	link, err := prepare(link, s)
+	if err != nil {
+		return err
 	}
+	if len(s.Addresses) == 0 {
+		return automaticAddress(link)
+	}
+	for _, a := range s.Addresses {
+		if err := static(link, a, s); err != nil {
+			return errors.Join(err, unset(link, s))
+		}
+	}
+	if g, answered := anyGateway(link, s); !answered {
+		silent := fmt.Errorf("the gateway %s does not answer on %s", g, link.Attrs().Name)
+		if !only {
+			return errors.Join(silent, unset(link, s))
+		}
+		alarm("%v.", silent)
+	}
+	go func() { // the other family is automatic, and may have nothing
+		ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
+		defer cancel()
+		if !s.Static(4) {
+			safely(func() error { return configure4(ctx, link) })
+		}
+		if !s.Static(6) {
+			safely(func() error { return configure6(ctx, link) })
+		}
+	}()
+	return nil
+}
+
+// automaticAddress waits for what the network offers.
+func automaticAddress(link netlink.Link) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
 	var both sync.WaitGroup
@@ -123,10 +210,13 @@ func safely(f func() error) (err error) {
 
 // addressing is what is known of the network, for the screen and for
 // /etc/resolv.conf.
-var addressing struct {
+var addressing known
+
+type known struct {
 	sync.Mutex
 	addresses []string
 	servers   [2][]string // by DHCP, and by IPv6
+	fixed     bool        // the settings name the servers
 }
 
 // lost takes an address off what is shown.
@@ -145,20 +235,9 @@ func got(name, address string, family int, servers []string) error {
 	n := &addressing
 	n.Lock()
 	defer n.Unlock()
-	if len(servers) > 0 {
+	if len(servers) > 0 && !n.fixed {
 		n.servers[family] = servers
-		var text strings.Builder
-		for i := range 3 { // more are not read
-			for _, list := range n.servers {
-				if i < len(list) {
-					fmt.Fprintf(&text, "nameserver %s\n", list[i])
-				}
-			}
-		}
-		if err := os.MkdirAll(filepath.Dir(resolvConf), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(resolvConf, []byte(text.String()), 0o644); err != nil {
+		if err := n.resolve(); err != nil {
 			return err
 		}
 	}
@@ -167,4 +246,35 @@ func got(name, address string, family int, servers []string) error {
 		note("Network", fmt.Sprintf("%s has %s", name, strings.Join(n.addresses, ", ")))
 	}
 	return nil
+}
+
+// resolve writes resolvConf. The caller holds the lock.
+func (n *known) resolve() error {
+	var text strings.Builder
+	for i := range 3 { // more are not read
+		for _, list := range n.servers {
+			if i < len(list) {
+				fmt.Fprintf(&text, "nameserver %s\n", list[i])
+			}
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(resolvConf), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(resolvConf, []byte(text.String()), 0o644)
+}
+
+// nameServers sets the name servers that the settings name, if they do.
+func nameServers(servers []netip.Addr) error {
+	if len(servers) == 0 {
+		return nil
+	}
+	n := &addressing
+	n.Lock()
+	defer n.Unlock()
+	n.fixed, n.servers = true, [2][]string{}
+	for _, s := range servers {
+		n.servers[0] = append(n.servers[0], s.String())
+	}
+	return n.resolve()
 }

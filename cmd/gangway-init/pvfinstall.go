@@ -72,6 +72,9 @@ func (p prompt) install(name string, yes, list, encrypt bool) error {
 		m = s.manifest
 	}
 	s := &stick{disk: mountedFrom(stickDir), manifest: m, sha256: want}
+	if err := s.readNetwork(); err != nil {
+		return err
+	}
 	disks, err := install.Disks(sysBlock, "/dev", s.known()...)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gangway/install"
+	"gangway/install/netfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,8 @@ type stick struct {
 	disk     string // "sda"
 	manifest *install.Manifest
 	sha256   string // of the manifest
+	// network are the stick's network settings; nil: none.
+	network *netfile.Settings
 }
 
 // findStick mounts the partition that holds the manifest of this hash. USB
@@ -68,6 +71,30 @@ func tryStick(name, want string) (*stick, error) {
 		return nil, err
 	}
 	return &stick{disk: diskOf(name), manifest: m, sha256: want}, nil
+}
+
+// readNetwork reads the network settings, which a person may have edited.
+func (s *stick) readNetwork() error {
+	settings, err := install.ReadNetwork(stickDir)
+	if err != nil {
+		return fmt.Errorf("The stick's network settings cannot be used:\n%w", err) //lint:ignore ST1005 it is shown to a person
+	}
+	if s.network = settings; settings.Empty() {
+		s.network = nil
+	}
+	return nil
+}
+
+// bringNetwork hands the stick's network settings to the system that it has
+// installed already. The system looks whether they are other ones.
+func (s *stick) bringNetwork(i *install.Installed) error {
+	if s.network == nil {
+		return nil
+	}
+	if err := mountFAT(i.ESP(), espDir, 0); err != nil {
+		return err
+	}
+	return errors.Join(install.BringNetwork(espDir, s.network), unix.Unmount(espDir, 0))
 }
 
 // known is all by which the stick is recognised (install.Disks): its disk's name;

@@ -44,7 +44,11 @@ func system() {
 	}
 	before := lastReport()
 	trial()
-	network()
+	settings, tried := settingsOfSystem()
+	if tried {
+		go judgeNetwork(before)
+	}
+	network(settings)
 	go blessed(before)
 	for {
 		aboard()
@@ -129,7 +133,7 @@ func keepEscrow(partition string) {
 // aboard onboards and stays connected, until the agent ends.
 func aboard() {
 	token := filepath.Join(espDir, install.TokenPath)
-	args := []string{"--set-clock", "--state", agentState}
+	args := []string{"--set-clock", "--network-file", networkPath, "--state", agentState}
 	hub := filepath.Join(espDir, install.HubPath)
 	switch {
 	case exists(token):
@@ -161,7 +165,8 @@ func aboard() {
 	stop := make(chan struct{})
 	defer close(stop)
 	go showAboard(stop)
-	if code, err := run(agentPath, "run", "--set-clock", "--state", agentState, "--hook", "/"+install.HookPath, "--report-file", escrow.MetaKey+"="+escrowFile, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
+		"--report-file", escrow.MetaKey+"="+escrowFile, "--report-file", networkMeta+"="+networkReport, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }

@@ -30,10 +30,13 @@ var updater = slots.Hook{
 // build this program.
 var trialTime = "20m"
 
-func patience() time.Duration {
-	d, err := time.ParseDuration(trialTime)
+func patience() time.Duration { return duration(trialTime, 20*time.Minute) }
+
+// duration reads a bound that a build may set.
+func duration(text string, otherwise time.Duration) time.Duration {
+	d, err := time.ParseDuration(text)
 	if err != nil {
-		return 20 * time.Minute
+		return otherwise
 	}
 	return d
 }
@@ -62,11 +65,15 @@ func trial() {
 	}
 }
 
-// systemHook is what the agent calls for a revision: gangway-hook VERB FOLDER.
+// systemHook is what the agent calls for a revision, gangway-hook VERB FOLDER, and
+// for what the owner has set.
 func systemHook(args []string) int {
 	if len(args) != 2 {
-		fmt.Fprintln(os.Stderr, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER")
+		fmt.Fprintln(os.Stderr, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE")
 		return 2
+	}
+	if args[0] == "user-meta" {
+		return userMetaHook(args[1])
 	}
 	return updater.Do(args[0], args[1])
 }

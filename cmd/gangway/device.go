@@ -32,6 +32,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			maskNetworks(devices...)
 			if done, err := a.json(devices); done {
 				return err
 			}
@@ -73,6 +74,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			maskNetworks(now)
 			if done, err := a.json(now); done {
 				return err
 			}
@@ -131,7 +133,7 @@ it, disable the token too: 'gangway token disable'.`,
 			return a.printWaitingList(list)
 		},
 	}
-	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceClaim(), rename, del)
+	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
 	return c
 }
 
@@ -214,6 +216,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
+	maskNetworks(d)
 	if done, err := a.json(struct {
 		Device   hub.DeviceView   `json:"device"`
 		Evidence hub.EvidenceView `json:"evidence"`

@@ -37,6 +37,7 @@ type imageOptions struct {
 	debug, claim, reset                      bool
 	signKey, signCert, keys                  string
 	enrol                                    string
+	network                                  networkOptions
 }
 
 func (a *app) imageBuild() *cobra.Command {
@@ -55,9 +56,16 @@ takes that to the hub.
 
 With --reset-only the stick installs nothing: it wipes a machine for its next
 owner. What Gangway has on its disks is destroyed, and the TPM is cleared. Its
-endorsement key stays; remove the device from your hub, or it comes back to you.`,
+endorsement key stays; remove the device from your hub, or it comes back to you.
+
+Where the network does not configure its machines, say how: --address and the
+options beside it, or all of it in a file (--network-file). The settings are on
+the stick as network.txt, which any computer can edit, and the installed system
+keeps them. docs/image.md explains them.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
+  gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42
+  gangway image build x64-uefi-installer --token-file t.json --proxy https://proxy.example:3129 --proxy-ca proxy-ca.pem --ntp ntp.example
   gangway image build x64-uefi-installer --reset-only -o reset.img`,
 		Args: args("TARGET"),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -65,7 +73,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
 			}
 			if o.reset {
-				for _, other := range []string{"token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol"} {
+				for _, other := range append(networkFlags, "token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
 					if c.Flags().Changed(other) {
 						return usagef("--reset-only installs nothing: leave --%s out", other)
 					}
@@ -89,6 +97,7 @@ endorsement key stays; remove the device from your hub, or it comes back to you.
 	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
 	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
 	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
+	o.network.flags(f)
 	return c
 }
 
@@ -175,6 +184,10 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
+	network, err := o.network.settings()
+	if err != nil {
+		return err
+	}
 	parts, err := o.parts()
 	if err != nil {
 		return err
@@ -186,7 +199,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	defer remove()
 	m, err := stick.Build(parts, stick.Config{
 		Token: token, Hub: hub, Disk: rule, Debug: o.debug, First: revision, Escrow: recipient,
-		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways,
+		Enrol: enrol, EnrolUnasked: o.enrol == enrolAlways, Network: network,
 		Progress: func(s string) { a.note("%s", s) },
 	}, o.out)
 	if err != nil {
@@ -318,6 +331,12 @@ signed for Secure Boot.`,
 			}
 			if r := m.First; r != nil {
 				a.printf("%-10s %s; %d object(s), %.1f MiB, state %s\n", "first", strings.Join(printable(r.Parts), ", "), r.Objects, float64(r.Size)/(1<<20), r.SHA256)
+			}
+			for _, line := range c.Network {
+				a.printf("%-10s %s\n", "network", line)
+			}
+			if c.NetworkMistake != "" {
+				a.printf("%-10s cannot be used, so nothing is installed: %s\n", "network", c.NetworkMistake)
 			}
 			if m.Token == "" {
 				a.printf("%-10s %s\n%-10s none: the machine shows a code, and is the device of who takes it there\n", "hub", m.Hub, "token")

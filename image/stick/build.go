@@ -1,6 +1,7 @@
 package stick
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base32"
@@ -15,6 +16,7 @@ import (
 	"gangway/image/first"
 	"gangway/image/secureboot"
 	"gangway/install"
+	"gangway/install/netfile"
 	"gangway/install/slots"
 	"gangway/tcg/join"
 )
@@ -40,6 +42,9 @@ type Config struct {
 	Enrol *secureboot.Set
 	// EnrolUnasked has firmware do so with no key pressed.
 	EnrolUnasked bool
+	// Network are the network settings of the machines; nil: none. They can be
+	// edited on the stick.
+	Network *netfile.Settings
 	// Debug gives the device a console with login.
 	Debug bool
 	// Progress, if set, is told what is being made.
@@ -109,7 +114,10 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if r := cfg.First; r != nil {
 		m.First = &install.First{SHA256: digest(r.State), Parts: r.Parts, Objects: len(r.Objects), Size: r.Size()}
 	}
-	var files []image.File
+	if m.Network, err = networkPlace(esp); err != nil {
+		return nil, err
+	}
+	files := []image.File{networkFile(cfg.Network)}
 	if cfg.Enrol != nil {
 		m.Enrol = &install.Enrol{Unasked: cfg.EnrolUnasked, SHA256: map[string]string{}}
 		for v, b := range cfg.Enrol.Signed {
@@ -231,8 +239,28 @@ func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byt
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: manager},
 		{Path: "EFI/Linux/gangway-a+3.efi", Data: uki},
 		{Path: slots.LoaderConf, Data: slots.Conf(slots.A)},
+		{Path: install.NetworkPath, Data: install.NoNetwork()},
 		whose,
 	}}.FAT()
+}
+
+// networkFile is what a person edits on the stick.
+func networkFile(s *netfile.Settings) image.File {
+	text := netfile.Template
+	if s != nil && !s.Empty() {
+		text = s.Text()
+	}
+	return image.File{Path: netfile.Name, Data: []byte(text)}
+}
+
+// networkPlace finds where the installer writes the settings, in the installed
+// system's EFI system partition.
+func networkPlace(esp []byte) (int64, error) {
+	at := bytes.Index(esp, install.NoNetwork())
+	if at < 0 {
+		return 0, errors.New("image: the file for network settings is in pieces, or has been lost")
+	}
+	return int64(at), nil
 }
 
 func keyFile(v secureboot.Variable) string {

@@ -15,6 +15,7 @@ import (
 	"gangway/image/authenticode"
 	"gangway/image/secureboot"
 	"gangway/install"
+	"gangway/install/netfile"
 
 	"github.com/diskfs/go-diskfs"
 )
@@ -30,6 +31,10 @@ type Contents struct {
 	// Enrols are the certificates that firmware in setup mode takes, by variable:
 	// their subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
+	// Network are the network settings, a line each, passwords masked; and
+	// NetworkMistake is what is wrong with them: such a stick installs nothing.
+	Network        []string `json:"network,omitempty"`
+	NetworkMistake string   `json:"network-mistake,omitempty"`
 	// Token is the join token, its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
@@ -97,7 +102,39 @@ func Inspect(name, cert string) (*Contents, error) {
 	if err := c.readEntries(esp); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c, c.readNetwork(esp)
+}
+
+// readNetwork reads the network settings, which a person may have edited.
+func (c *Contents) readNetwork(esp fs.FS) error {
+	files, err := fs.ReadDir(esp, ".")
+	if err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	for _, f := range files {
+		if !strings.EqualFold(f.Name(), netfile.Name) || c.Manifest.Reset {
+			continue
+		}
+		info, err := f.Info()
+		if err != nil || info.Size() == 0 {
+			return err
+		}
+		if info.Size() > netfile.MaxFile {
+			c.NetworkMistake = fmt.Sprintf("%s has %d bytes; at most %d are possible", netfile.Name, info.Size(), netfile.MaxFile)
+			return nil
+		}
+		text, err := read(esp, f.Name(), netfile.MaxFile)
+		if err != nil {
+			return err
+		}
+		s, err := netfile.Parse(text)
+		if err != nil {
+			c.NetworkMistake = err.Error()
+			return nil
+		}
+		c.Network = s.Masked()
+	}
+	return nil
 }
 
 // readKeys reads the keys that firmware takes, which must be the manifest's.

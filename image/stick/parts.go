@@ -102,7 +102,7 @@ var Modules = []string{
 	// Encrypted disks.
 	"dm_mod", "dm_crypt", "ecb", "xts", "aesni_intel",
 	// Networks.
-	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek",
+	"virtio_net", "e1000e", "e1000", "igb", "igc", "r8169", "realtek", "8021q",
 	// Keyboards, randomness, the firmware's variables.
 	"usbhid", "hid_generic", "virtio_rng", "efivarfs",
 	// Watchdogs: Intel's, with the bridges that it is found by; firmware's; AMD's.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gangway/image"
+	"gangway/install/netfile"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
 	"gangway/tcg/join"
@@ -73,7 +74,7 @@ var system = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := image.Modules(os.DirFS(filepath.Join(kernel, "modules")), "virtio_pci", "virtio_net", "virtio_blk", "virtio_rng")
+	files, err := image.Modules(os.DirFS(filepath.Join(kernel, "modules")), "virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", "8021q")
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +105,7 @@ type guest struct {
 	token   *join.TokenFile
 	cmdline string              // behind what all have
 	kernel  func([]byte) []byte // changes the kernel
+	network *netfile.Settings   // nil: none
 }
 
 // disk makes the guest's disk image.
@@ -121,7 +123,11 @@ func (g guest) disk(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := image.Initramfs([]image.File{{Path: "etc/gangway/device_autojointoken.json", Data: token, Mode: 0o600}})
+	files := []image.File{{Path: "etc/gangway/device_autojointoken.json", Data: token, Mode: 0o600}}
+	if g.network != nil {
+		files = append(files, image.File{Path: "etc/gangway/network.txt", Data: []byte(g.network.Text()), Mode: 0o600})
+	}
+	own, err := image.Initramfs(files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,6 +71,12 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 // newSiteWith is newSite for an image that depends on the hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
+	return newSiteOf(t, func(*stick.Parts) {}, config)
+}
+
+// newSiteOf is newSiteWith for an image of other parts.
+func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
+	t.Helper()
 	need(t)
 	if _, err := qemu.InstallerKernelDir(); err != nil {
 		if os.Getenv("CI") != "" {
@@ -85,17 +91,15 @@ func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts, err := installerParts()
-	if err != nil {
-		t.Fatal(err)
-	}
+	parts := s.parts(t)
+	change(&parts)
 	dir := t.TempDir()
 	s.stick, s.disk = filepath.Join(dir, "installer.img"), filepath.Join(dir, "disk.img")
 	cfg := config(s)
 	if cfg.Hub == nil {
 		cfg.Token = token
 	}
-	if _, err := stick.Build(parts, cfg, s.stick); err != nil {
+	if _, err := stick.Build(&parts, cfg, s.stick); err != nil {
 		t.Fatal(err)
 	}
 	s.empty(t)

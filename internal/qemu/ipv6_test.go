@@ -8,16 +8,30 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/install/netfile"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
 )
 
-// A network of IPv6 alone will do.
+// A network that has only IPv6 will do: one that configures its machines, and one
+// whose addresses the settings name.
 func TestMachineComesAboardByIPv6(t *testing.T) {
 	t.Parallel()
 	long(t)
 	need(t)
+	for name, c := range map[string]struct {
+		network *netfile.Settings
+		address string
+	}{
+		"automatic": {nil, "fec0::5054:ff:fe12:3456/64"},
+		"static":    {settings(t, "address = fec0::77/64", "gateway = fec0::2"), "fec0::77/64"},
+	} {
+		t.Run(name, func(t *testing.T) { byIPv6(t, c.network, c.address) })
+	}
+}
+
+func byIPv6(t *testing.T, network *netfile.Settings, address string) {
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
 		t.Skipf("this system has no IPv6: %v", err)
@@ -32,9 +46,9 @@ func TestMachineComesAboardByIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	tok.Hub = (&url.URL{Scheme: "https", Host: net.JoinHostPort("fec0::2", port)}).String()
-	disk := guest{token: tok}.disk(t)
+	disk := guest{token: tok, network: network}.disk(t)
 	m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), TPM: tpm, IPv6: true, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
-	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has fec0::5054:ff:fe12:3456/64$`)
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has `+address+`$`)
 	waitFor(t, ctx, m, `^Connected to https://\[fec0::2\]:\d+ as `)
 	m.Stop()
 	if devices := h.Devices(t, h.Owner); len(devices) != 1 {

@@ -54,6 +54,7 @@ type Config struct {
 	Clock   string // what its clock says when it is switched on, "1970-01-01T00:00:00". Default: now
 	Offline bool   // it has no network interface
 	IPv6    bool   // its network has no IPv4; this one is fec0::2
+	Wire    *Wire  // what its network loses; nil: nothing
 	Screen  bool   // a screen, for Screenshot
 	Reboot  bool   // it may reset itself; otherwise that switches it off
 	// SecureBoot is firmware that knows it: in setup mode, until somebody
@@ -105,6 +106,14 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		m.log.Close()
 		return nil, fmt.Errorf("qemu: %w", err)
 	}
+	unplug := func() {}
+	if cfg.Wire != nil {
+		if unplug, err = cfg.Wire.lay(filepath.Dir(m.qmp)); err != nil {
+			m.proc.Stop(0)
+			m.log.Close()
+			return nil, err
+		}
+	}
 	off := make(chan struct{})
 	m.Off = off
 	go func() {
@@ -116,6 +125,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 		if cfg.TPM != nil {
 			cfg.TPM.PowerOff()
 		}
+		unplug()
 		m.log.Close()
 		os.RemoveAll(filepath.Dir(m.qmp))
 		close(off)
@@ -181,11 +191,17 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		args = append(args, "-rtc", "base="+value(cfg.Clock))
 	}
 	if !cfg.Offline {
-		user := "user,id=net"
+		user := "user,id=emulated"
 		if cfg.IPv6 {
 			user += ",ipv4=off"
 		}
-		args = append(args, "-netdev", user, "-device", "virtio-net-pci,netdev=net,romfile=")
+		card := "virtio-net-pci,netdev=emulated,romfile="
+		if cfg.Wire != nil {
+			args, card = append(args, netdevs(filepath.Dir(m.qmp), user)...), "virtio-net-pci,netdev=net,romfile="
+		} else {
+			args = append(args, "-netdev", user)
+		}
+		args = append(args, "-device", card)
 	}
 	if !cfg.Reboot {
 		args = append(args, "-no-reboot")

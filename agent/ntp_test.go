@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A time server sets a clock that is evidently wrong, and moves one that may be
+// right by at most a day, however many answers come: forged ones bring no expired
+// certificate of the hub back to life.
+func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
+	ca := newTestCA(t)
+	roots := []*x509.Certificate{ca.cert}
+	for name, c := range map[string]struct {
+		clock time.Time
+		said  []time.Time // one answer after the other
+		want  time.Time   // the clock in the end
+		err   string      // of the last
+	}{
+		"1970":                     {time.Unix(0, 0), []time.Time{day(1550)}, day(1550), ""},
+		"2099":                     {time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), []time.Time{day(1550)}, day(1550), ""},
+		"local time":               {day(1550).Add(2 * time.Hour), []time.Time{day(1550)}, day(1550), ""},
+		"behind":                   {day(1550).Add(-time.Hour), []time.Time{day(1550)}, day(1550), ""},
+		"right":                    {day(1550), []time.Time{day(1550).Add(50 * time.Millisecond)}, day(1550), ""},
+		"back by a month":          {day(1550), []time.Time{day(1520)}, day(1550), "more than a day is not believed"},
+		"forward by a month":       {day(1550), []time.Time{day(1580)}, day(1550), "more than a day is not believed"},
+		"back by day and day":      {day(1550), []time.Time{day(1549).Add(time.Hour), day(1548).Add(2 * time.Hour)}, day(1549).Add(time.Hour), "more than a day is not believed"},
+		"forth, and back":          {day(1550), []time.Time{day(1551).Add(-time.Hour), day(1549).Add(time.Hour)}, day(1549).Add(time.Hour), ""},
+		"before the hub was made":  {time.Unix(0, 0), []time.Time{day(900)}, time.Unix(0, 0), "which cannot be"},
+		"beyond the hub's life":    {time.Unix(0, 0), []time.Time{day(30000)}, time.Unix(0, 0), "which cannot be"},
+		"1970, and then by a year": {time.Unix(0, 0), []time.Time{day(1550), day(1900)}, day(1550), "more than a day is not believed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := c.clock
+			k := newTimeKeeper(nil, func(is time.Time) error { clock = is; return nil }, t.Logf)
+			k.now = func() time.Time { return clock }
+			k.rebase(clock)
+			var err error
+			for _, is := range c.said {
+				err = k.heard("ntp.example", is, roots)
+			}
+			if !clock.Equal(c.want) {
+				t.Errorf("the clock is %s", clock.UTC())
+			}
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// The hub's word counts more than a time server's: what it has set is the new
+// beginning.
+func TestTimeServerFollowsTheHubsWord(t *testing.T) {
+	ca := newTestCA(t)
+	clock := day(1400)
+	k := newTimeKeeper(nil, func(is time.Time) error { clock = is; return nil }, t.Logf)
+	k.now = func() time.Time { return clock }
+	k.rebase(clock)
+	clock = day(1550)
+	k.rebase(clock)
+	if err := k.heard("ntp.example", day(1550).Add(time.Minute), []*x509.Certificate{ca.cert}); err != nil || !clock.Equal(day(1550).Add(time.Minute)) {
+		t.Error(clock, err)
+	}
+}

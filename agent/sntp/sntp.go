@@ -1,0 +1,88 @@
+// Package sntp asks a time server for the time (SNTP, RFC 5905 section 14). The
+// answer is not authenticated: anyone on the way can forge it, and its reader
+// must bound what it does with it.
+package sntp
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+const (
+	port       = "123"
+	packetSize = 48 // bytes, without extensions
+	// clientMode is LI 0, version 4, mode 3; an answer's mode is 4.
+	clientMode = 4<<3 | 3
+	serverMode = 4
+	eraSeconds = 1 << 32
+)
+
+// epoch is that of NTP's first era, in Unix seconds.
+const epoch = -2208988800
+
+// Ask asks a server, a name or an address, perhaps with a port. It waits until
+// ctx ends. NTP's seconds repeat every 136 years: the answer is the first such
+// time that is not before after.
+func Ask(ctx context.Context, server string, after time.Time) (time.Time, error) {
+	if _, _, err := net.SplitHostPort(server); err != nil {
+		server = net.JoinHostPort(server, port)
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "udp", server)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("sntp: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	request := make([]byte, packetSize)
+	request[0] = clientMode
+	cookie := request[40:48] // our transmit timestamp, which the answer repeats
+	rand.Read(cookie)        // never fails
+	sent := time.Now()
+	if _, err := conn.Write(request); err != nil {
+		return time.Time{}, fmt.Errorf("sntp: %w", err)
+	}
+	answer := make([]byte, 1024)
+	for {
+		n, err := conn.Read(answer)
+		if err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("no answer from %s", server)
+			}
+			return time.Time{}, fmt.Errorf("sntp: %w", err)
+		}
+		if n < packetSize || string(answer[24:32]) != string(cookie) {
+			continue // it is no answer to this
+		}
+		at, err := read(answer[:packetSize], after)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("sntp: %s: %w", server, err)
+		}
+		return at.Add(time.Since(sent) / 2), nil
+	}
+}
+
+// read reads an answer's transmit timestamp.
+func read(p []byte, after time.Time) (time.Time, error) {
+	leap, mode, stratum := p[0]>>6, p[0]&7, p[1]
+	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])
+	switch {
+	case mode != serverMode:
+		return time.Time{}, errors.New("it does not answer as a server")
+	case stratum == 0:
+		return time.Time{}, fmt.Errorf("it refuses to answer (%q)", strings.TrimRight(string(p[12:16]), "\x00"))
+	case leap == 3 || stratum > 15 || seconds == 0 && fraction == 0:
+		return time.Time{}, errors.New("it does not know the time itself")
+	}
+	unix := int64(seconds) + epoch
+	for unix < after.Unix() {
+		unix += eraSeconds
+	}
+	return time.Unix(unix, int64(fraction)*int64(time.Second)>>32), nil
+}

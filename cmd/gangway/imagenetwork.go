@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"gangway/install/netfile"
+
+	"github.com/spf13/pflag"
+)
+
+// networkOptions are the network settings of the machines, in one file or by
+// one option each.
+type networkOptions struct {
+	file                             string
+	iface, vlan, mtu, proxy, proxyCA string
+	addresses, gateways, dns, ntp    []string
+}
+
+// networkFlags are the names of the options.
+var networkFlags = []string{"network-file", "interface", "vlan", "mtu", "address", "gateway", "dns", "ntp", "proxy", "proxy-ca"}
+
+func (o *networkOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.file, "network-file", "", "the machines' network settings, all in one file (network.txt, see docs/image.md); keeps a proxy's password off the command line")
+	f.StringVar(&o.iface, "interface", "", "the network interface: a name, eth0, or a MAC address (default: the first that works)")
+	f.StringVar(&o.vlan, "vlan", "", "VLAN id (IEEE 802.1Q), 1 to 4094")
+	f.StringVar(&o.mtu, "mtu", "", "MTU in bytes, 1280 to 9216 (default: the network's)")
+	f.StringArrayVar(&o.addresses, "address", nil, "static address with its prefix length, 192.0.2.10/24; once for IPv4, once for IPv6 (default: automatic)")
+	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway of a static address; once for IPv4, once for IPv6")
+	f.StringArrayVar(&o.dns, "dns", nil, "name server, by address; up to 3")
+	f.StringArrayVar(&o.ntp, "ntp", nil, "time server (NTP), by name or address; up to 3")
+	f.StringVar(&o.proxy, "proxy", "", "proxy by which the hub is reached: http://proxy.example:3128, or https:// with --proxy-ca")
+	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA (PEM) of a proxy with https://")
+}
+
+// settings reads the options; nil: there are none.
+func (o *networkOptions) settings() (*netfile.Settings, error) {
+	var lines []string
+	add := func(key string, values ...string) {
+		for _, v := range values {
+			if v != "" {
+				lines = append(lines, key+" = "+v)
+			}
+		}
+	}
+	add("interface", o.iface)
+	add("vlan", o.vlan)
+	add("mtu", o.mtu)
+	add("address", o.addresses...)
+	add("gateway", o.gateways...)
+	add("dns", o.dns...)
+	add("ntp", o.ntp...)
+	add("proxy", o.proxy)
+	switch {
+	case o.file != "" && (len(lines) > 0 || o.proxyCA != ""):
+		return nil, usagef("--network-file has all of the network settings: leave the other options of the network out")
+	case o.file != "":
+		text, err := readSome(o.file, netfile.MaxFile)
+		if err != nil {
+			return nil, err
+		}
+		s, err := netfile.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.file, err)
+		}
+		return s, nil
+	case len(lines) == 0 && o.proxyCA == "":
+		return nil, nil
+	}
+	for _, l := range lines {
+		if strings.ContainsAny(l, "\r\n") {
+			return nil, usagef("a network setting has a line break in it")
+		}
+	}
+	text := strings.Join(append([]string{fmt.Sprintf("version = %d", netfile.Version)}, lines...), "\n") + "\n"
+	if o.proxyCA != "" {
+		certificates, err := pemBlocks(o.proxyCA)
+		if err != nil {
+			return nil, err
+		}
+		text += certificates
+	}
+	s, err := netfile.Parse([]byte(text))
+	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // its lines are of no file
+		return nil, usagef("%s", m.Text)
+	}
+	return s, err
+}
+
+// pemBlocks is what a file has in PEM, without the text around it.
+func pemBlocks(name string) (string, error) {
+	rest, err := readSome(name, 1<<20)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for block, rest := pem.Decode(rest); block != nil; block, rest = pem.Decode(rest) {
+		out.Write(pem.EncodeToMemory(block))
+	}
+	if out.Len() == 0 {
+		return "", fmt.Errorf("%s has no certificate in PEM: convert it with `openssl x509 -inform DER`", name)
+	}
+	return out.String(), nil
+}
+
+// readSome reads a file of at most limit bytes; of a longer one it returns
+// limit+1.
+func readSome(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit+1))
+}

@@ -1,0 +1,74 @@
+package qemu
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+)
+
+// tcpFrame is a frame of IPv4 and TCP with right checksums.
+func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []byte {
+	f := make([]byte, etherHeader+20+20)
+	binary.BigEndian.PutUint16(f[12:], typeIPv4)
+	ip := f[etherHeader:]
+	ip[0], ip[9] = 0x45, protocolTCP
+	copy(ip[12:], []byte{10, 0, 2, 2, 10, 0, 2, 15})
+	binary.BigEndian.PutUint16(ip[2:], uint16(40+len(options)+len(data)))
+	tcp := ip[20:]
+	binary.BigEndian.PutUint16(tcp, from)
+	binary.BigEndian.PutUint16(tcp[2:], to)
+	binary.BigEndian.PutUint32(tcp[4:], seq)
+	tcp[12], tcp[13] = byte(20+len(options))/4<<4, flags
+	return append(append(f, options...), data...)
+}
+
+// A segment that is larger than the machine wants comes as several, which are
+// the same data; one of a machine that wants no smaller ones is lost.
+func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
+	w := &Wire{MTU: 1280}
+	if w.up(tcpFrame(50000, 443, 1, 2, []byte{1, 1, 2, 4, 0x04, 0xD8, 1, 1}, nil)) == nil { // MSS 1240
+		t.Fatal("the SYN is lost")
+	}
+	data := make([]byte, 1440)
+	for i := range data {
+		data[i] = byte(i * 7)
+	}
+	var got []byte
+	for _, f := range w.obeying(tcpFrame(443, 50000, 1000, 0x19, nil, data)) {
+		if f = w.down(f); f == nil {
+			t.Fatal("a piece is lost")
+		}
+		s, ok := segmentOf(f)
+		if !ok || s.end != len(f) || binary.BigEndian.Uint32(f[s.tcp+4:]) != uint32(1000+len(got)) {
+			t.Fatalf("piece %x", f[:54])
+		}
+		pseudo := append(append([]byte(nil), f[s.ip+12:s.ip+20]...), 0, protocolTCP, byte((len(f)-s.tcp)>>8), byte(len(f)-s.tcp))
+		if checksum(f[s.ip:s.tcp]) != 0 || checksum(append(pseudo, f[s.tcp:]...)) != 0 {
+			t.Error("a checksum is wrong")
+		}
+		got = append(got, f[s.data:]...)
+		if last := len(got) == len(data); (f[s.tcp+13]&1 != 0) != last {
+			t.Error("FIN is not the last one's")
+		}
+	}
+	if !bytes.Equal(got, data) {
+		t.Error("it is other data")
+	}
+	if f := w.obeying(tcpFrame(443, 50001, 1000, 0x18, nil, data)); len(f) != 1 || w.down(f[0]) != nil {
+		t.Error("a machine that wants large segments gets them")
+	}
+}
+
+// A VLAN's tag is taken off and put on, and nothing else passes.
+func TestWireIsOneVLAN(t *testing.T) {
+	w := &Wire{VLAN: 42}
+	plain := tcpFrame(443, 50000, 1, 0x10, nil, []byte("hello"))
+	tagged := w.down(plain)
+	if len(tagged) != len(plain)+etherTag || !bytes.Equal(w.up(tagged), plain) {
+		t.Errorf("%x", tagged)
+	}
+	tagged[15] = 43
+	if w.up(tagged) != nil || w.up(plain) != nil || w.Lost("vlan") != 2 {
+		t.Error("another network passes")
+	}
+}

@@ -1,0 +1,206 @@
+package qemu_test
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/image/stick"
+	"gangway/install/netfile"
+	"gangway/internal/connectproxy"
+	"gangway/internal/hubtest"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+)
+
+func settings(t *testing.T, lines ...string) *netfile.Settings {
+	t.Helper()
+	s, err := netfile.Parse([]byte("version = 1\n" + strings.Join(lines, "\n") + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// From a stick to the device list where nothing configures machines, and the
+// hub can be reached through a proxy only: the installed system has the stick's
+// settings, and has them the next time too. A person changes them on the stick.
+func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
+	t.Parallel()
+	long(t)
+	var p *connectproxy.Proxy
+	var n *netfile.Settings
+	ca := connectproxy.NewCA(t, "proxy")
+	s := newSiteWith(t, func(s *site) stick.Config {
+		far := strings.TrimPrefix(s.token.Hub, "https://")
+		p = connectproxy.New(t, connectproxy.Config{TLS: ca.Server(t, "10.0.2.2"), Name: "ada", Password: "hunter2",
+			To: map[string]string{far: strings.TrimPrefix(s.hub.URL, "https://")}})
+		n = settings(t, "address = 10.0.2.77/24", "gateway = 10.0.2.2")
+		n.Proxy = &url.URL{Scheme: "https", Host: fmt.Sprintf("10.0.2.2:%d", portOf(t, p.Addr)), User: url.UserPassword("ada", "hunter2")}
+		n.ProxyCA = []*x509.Certificate{ca.Certificate}
+		return stick.Config{Network: n}
+	})
+	wire := &qemu.Wire{NoDHCP: true, Only: []int{portOf(t, p.Addr)}}
+	s.cfg.Wire = wire
+	m, ctx := boot(t, s.with(true))
+	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
+	after(t, ctx, m, installed.At, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
+	m.Stop()
+	s.listed(t)
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	hidden := func() {
+		t.Helper()
+		for _, l := range m.Lines() {
+			if strings.Contains(l.Text, "hunter2") {
+				t.Errorf("the password is shown: %s", l.Text)
+			}
+		}
+	}
+	hidden()
+	m.Stop()
+	s.listed(t)
+
+	// A person edits the stick, and starts the machine from it.
+	edited := filepath.Join(t.TempDir(), netfile.Name)
+	if err := os.WriteFile(edited, []byte(strings.Replace(n.Text(), "10.0.2.77", "10.0.2.78", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mcopy", "-o", "-i", s.stick+"@@1M", edited, "::/"+netfile.Name).CombinedOutput(); err != nil {
+		t.Fatalf("mcopy: %v: %s", err, out)
+	}
+	m, ctx = boot(t, s.with(true))
+	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
+	after(t, ctx, m, there.At, `gangway-init .*: network: eth0 has 10\.0\.2\.78/24$`)
+	after(t, ctx, m, there.At, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	hidden()
+	m.Stop()
+	s.listed(t)
+	if wire.Lost("port") > 0 {
+		t.Errorf("%d packets went to the hub without the proxy", wire.Lost("port"))
+	}
+}
+
+// comesAboard boots a machine with these settings on a network, and waits until
+// it is connected.
+func comesAboard(t *testing.T, wire *qemu.Wire, address string, lines ...string) *qemu.Machine {
+	t.Helper()
+	need(t)
+	tpm := newTPM(t, swtpm.P384)
+	h := hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	disk := guest{token: guestToken(t, h), network: settings(t, lines...)}.disk(t)
+	m, ctx := boot(t, qemu.Config{Dir: t.TempDir(), TPM: tpm, Wire: wire, Disks: []qemu.Disk{{Path: disk, ReadOnly: true}}})
+	waitFor(t, ctx, m, `gangway-init .*: network: .*`+address)
+	waitFor(t, ctx, m, `^Connected to https://10\.0\.2\.2:\d+ as `)
+	m.Stop()
+	if devices := h.Devices(t, h.Owner); len(devices) != 1 {
+		t.Errorf("devices: %+v", devices)
+	}
+	return m
+}
+
+// A machine on a VLAN gets its address there, by DHCP, and says nothing without
+// the tag.
+func TestMachineOnAVLAN(t *testing.T) {
+	t.Parallel()
+	long(t)
+	wire := &qemu.Wire{VLAN: 42}
+	comesAboard(t, wire, `vlan42 has 10\.0\.2\.15/24`, "vlan = 42")
+	if n := wire.Lost("vlan"); n > 0 {
+		t.Errorf("%d frames had another tag, or none", n)
+	}
+}
+
+// A network that loses larger packets without a word is no trouble to a machine
+// that was told.
+func TestMachineWithAnMTUOf1280(t *testing.T) {
+	t.Parallel()
+	long(t)
+	wire := &qemu.Wire{MTU: 1280}
+	comesAboard(t, wire, `eth0 has 10\.0\.2\.15/24`, "mtu = 1280")
+	if n := wire.Lost("mtu"); n > 0 {
+		t.Errorf("%d packets were too long", n)
+	}
+}
+
+// The owner changes the network of an installed machine from the hub. What
+// reaches the hub is kept; what does not falls back by itself, also where the
+// power is cut meanwhile, and the owner reads why.
+func TestOwnerChangesTheNetwork(t *testing.T) {
+	t.Parallel()
+	long(t)
+	s := newSiteOf(t, func(p *stick.Parts) { p.Init = otherInit(t, "-X main.networkTime=40s") }, func(*site) stick.Config { return stick.Config{} })
+	s.install(t)
+	m, ctx := boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.15/24$`)
+	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
+	o := s.signIn(t)
+	set := func(lines ...string) time.Duration {
+		seen := m.Lines()[len(m.Lines())-1].At
+		o.call(ctx, "PATCH", "/devices/"+o.device+"/user-meta", map[string]string{"gangway.network": "version = 1\n" + strings.Join(lines, "\n")}, nil)
+		return after(t, ctx, m, seen, `gangway-init .*: The owner has set other network settings`).At
+	}
+	says := func(want string) {
+		t.Helper()
+		for {
+			if text, ok := s.hub.Devices(t, s.hub.Owner)[0].DeviceMeta["gangway.network"].(string); ok && strings.Contains(text, want) {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Fatalf("the device does not report %q but %v", want, s.hub.Devices(t, s.hub.Owner)[0].DeviceMeta["gangway.network"])
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}
+	at := set("address = 10.0.2.77/24", "gateway = 10.0.2.2")
+	after(t, ctx, m, at, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	after(t, ctx, m, at, `gangway-init .*: the new network settings reach the hub, and are kept`)
+	says("from the hub, kept at")
+	m.Stop()
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	at = set("vlan = 7")
+	at = after(t, ctx, m, at, `gangway-init .*: The hub was not reached with the new network settings`).At
+	after(t, ctx, m, at, `gangway-init .*: network settings from the hub of .* were dropped: The hub was not reached within 40s`)
+	after(t, ctx, m, at, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	says("from the hub, dropped at")
+	m.Stop()
+
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	at = set("address = 10.0.2.78/24", "gateway = 10.0.2.2")
+	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
+	m.Stop()
+	m, ctx = boot(t, s.with(false))
+	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine started again before`)
+	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
+	says("The machine started again before it had reached the hub")
+	m.Stop()
+	s.listed(t)
+}
