@@ -69,13 +69,20 @@ func stepGrant(c caller, step store.Step) grant {
 // granted reports whether what an address rests on still holds.
 func (s *Server) granted(ctx context.Context, g grant, owner string) (bool, error) {
 	if g.kind == toOwner {
-		return true, nil
+		a, err := s.cfg.Store.Account(ctx, owner)
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		return !a.Disabled, err
 	}
 	d, err := s.cfg.Store.Device(ctx, g.device)
+	if err == nil && g.kind == toPublic {
+		err = s.published(ctx, d)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
-	return d.Owner == owner && (g.kind == toDevice || d.Public), err
+	return d.Owner == owner, err
 }
 
 // addressKey is the key of addresses, derived from the hub's seal key.
@@ -117,7 +124,7 @@ const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
 var (
 	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
 	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The device that the address was given for was deleted, or is no longer public.")
+	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The device that the address was given for was deleted, or is no longer public, or the account was deleted or disabled.")
 )
 
 // readAddress checks {token} and returns the object that it is about, of

@@ -102,7 +102,7 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	m, err := s.verifyBoot(r, d, enrolment, &body)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-refused", Code: refusal.Code, Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+		s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-refused", Code: refusal.Code, Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, refusal.Reason)})
 		return err
 	}
@@ -174,7 +174,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 		}
 		if bytes.Equal(is, reference) {
 			if bytes.Equal(reference, learnt) {
-				s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
+				s.record(ctx, store.Event{Time: now, Kind: "device.boot-learnt", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)})
 				return verdict, nil
 			}
 			break
@@ -194,7 +194,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 		verdict.Changes = append(verdict.Changes, c.Words)
 	}
 	if b.State != before.State || !bytes.Equal(b.Changes, before.Changes) {
-		event := store.Event{Time: now, Kind: "device.boot-matches", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("The boot of %q matches its reference.", d.Nick)}
+		event := store.Event{Time: now, Kind: "device.boot-matches", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The boot of %q matches its reference.", d.Nick)}
 		if b.State == bootChanged {
 			event.Kind, event.Code = "device.boot-changed", "boot-changed"
 			event.Message = fmt.Sprintf("The boot of %q changed. %s", d.Nick, strings.Join(verdict.Changes[:min(3, len(verdict.Changes))], " "))
@@ -217,7 +217,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		}
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
-		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
 }
@@ -386,7 +386,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
 	return s.writeBoot(w, r, d)
 }
 
@@ -483,5 +483,6 @@ func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.RequestBoot(r.Context(), d.ID); err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-requested", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q was asked to measure its boot.", d.Nick)})
 	return s.writeBoot(w, r, d)
 }
