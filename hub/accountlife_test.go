@@ -277,6 +277,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader, all := ada.apiToken("reader", "devices.readonly"), ada.apiToken("everything", "all")
 	reader.status("GET", "/devices/", nil, 200)
 	reader.status("POST", "/devices/tokens", nil, 403)
+	reader.status("GET", "/", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
 	// The access token of an API token is no more than it.
 	access := s.person(t, "")

@@ -26,6 +26,9 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !in.claims.Allows(r.Method, "") { // the page shows everything
+		return errScope
+	}
 	account := in.account
 	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
 	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
