@@ -469,6 +469,16 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %+v", kind, events)
 		}
 	}
+	// They hide nothing else: not on the page, nor for whoever asks so.
+	for _, e := range ada.events("?routine=false") {
+		if e.Count > 0 && e.Code == "" {
+			t.Errorf("%+v", e)
+		}
+	}
+	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "wrong secret") {
+		t.Errorf("the page shows routine, or not what matters: %s", page)
+	}
+	ada.status("GET", "/events?routine=x", nil, 400)
 	s.Advance(24 * time.Hour)
 	device.status("PATCH", "/device/meta", `{"a":1}`, 200)
 	if events := s.person(t, "ada").events("?kind=device.meta-reported"); len(events) != 2 || events[0].Count != 1 {

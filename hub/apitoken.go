@@ -213,7 +213,9 @@ func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 		return nil, err
 	}
 	if now.Sub(t.Used) >= apiTokenUseEvery {
-		if err := s.cfg.Store.UsedAPIToken(r.Context(), hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
+		ctx, cancel := context.WithTimeout(r.Context(), countFor)
+		defer cancel()
+		if err := s.cfg.Store.UsedAPIToken(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
 			s.log.Error("last use of an API token", "token", t.ID, "err", err)
 		}
 	}

@@ -20,12 +20,21 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 // differ only in time, address and message are one row a day, with their
 // number: see store.CountEvents.
 func (s *Server) count(ctx context.Context, e store.Event) {
-	if first := s.tally.add(e.By(store.ActorIn(ctx))); first != nil {
-		if err := s.cfg.Store.CountEvents(ctx, []store.Event{*first}); err != nil {
-			s.log.Error("audit trail", "kind", e.Kind, "err", err)
-		}
+	first := s.tally.add(e.By(store.ActorIn(ctx)))
+	if first == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countFor)
+	defer cancel()
+	if err := s.cfg.Store.CountEvents(ctx, []store.Event{*first}); err != nil {
+		s.log.Error("audit trail: tried again later", "kind", e.Kind, "err", err)
+		s.tally.putBack([]store.Event{*first})
 	}
 }
+
+// countFor bounds how long a request waits for its count: it goes on while
+// nothing can be written.
+const countFor = 2 * time.Second
 
 // tallyEvery is how often counts are written. A crash loses younger ones.
 const tallyEvery = time.Minute
@@ -40,10 +49,14 @@ type tally struct {
 	held map[store.Event]*store.Event // guarded by mu; by what makes events alike, with the day as Time
 }
 
+func tallyKey(e store.Event) store.Event {
+	e.Time, e.Addr, e.Message, e.Count, e.Last = e.Time.UTC().Truncate(24*time.Hour), "", "", 0, time.Time{}
+	return e
+}
+
 // add returns the event if it is to be written now.
 func (t *tally) add(e store.Event) (first *store.Event) {
-	key := e
-	key.Time, key.Addr, key.Message = e.Time.UTC().Truncate(24*time.Hour), "", ""
+	key := tallyKey(e)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held == nil {
@@ -83,6 +96,22 @@ func (t *tally) take(now time.Time) (events []store.Event) {
 	return events
 }
 
+// putBack keeps events that could not be written for the next time.
+func (t *tally) putBack(events []store.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range events {
+		if e.Count == 0 {
+			e.Count, e.Last = 1, e.Time
+		}
+		if later := t.held[tallyKey(e)]; later != nil {
+			e.Count += later.Count
+			e.Last, e.Addr, e.Message = later.Last, later.Addr, later.Message
+		}
+		t.held[tallyKey(e)] = &e
+	}
+}
+
 // flushTally writes the counts, some hundred at a time so as not to hold up
 // other writers.
 func (s *Server) flushTally(ctx context.Context) {
@@ -90,7 +119,9 @@ func (s *Server) flushTally(ctx context.Context) {
 	for len(events) > 0 {
 		n := min(len(events), 256)
 		if err := s.cfg.Store.CountEvents(ctx, events[:n]); err != nil {
-			s.log.Error("audit trail: counts are lost", "events", n, "err", err)
+			s.log.Error("audit trail: counts are tried again later", "events", len(events), "err", err)
+			s.tally.putBack(events)
+			return
 		}
 		events = events[n:]
 	}

@@ -47,6 +47,13 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 			*to = t
 		}
 	}
+	switch routine := q.Get("routine"); routine {
+	case "", "true":
+	case "false":
+		f.NoRoutine = true
+	default:
+		return problem(http.StatusBadRequest, "routine", "Use true or false.", "\"routine\" is neither true nor false.")
+	}
 	var err error
 	if f.Limit, err = pageSize(q.Get("limit"), 0); err != nil {
 		return err

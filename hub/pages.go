@@ -55,7 +55,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 		}
 		h.Waiting = append(h.Waiting, shown)
 	}
-	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, Limit: 12}); err != nil {
+	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
 	var page bytes.Buffer // so that a failure is answered as one

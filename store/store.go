@@ -244,8 +244,10 @@ type EventFilter struct {
 	Kind   string    // this kind, or, where it ends with ".", all that begin with it
 	Since  time.Time // the event, or the last that it stands for, is not before this
 	Until  time.Time // the event is before this
-	Before int64     // only events with a smaller Seq
-	Limit  int       // 0: 100; at most 1000
+	// NoRoutine leaves out what CountEvents counted, unless it has a Code.
+	NoRoutine bool
+	Before    int64 // only events with a smaller Seq
+	Limit     int   // 0: 100; at most 1000
 }
 
 // Store is the hub's memory. All methods are safe for concurrent use. A

@@ -22,6 +22,7 @@ const eventPage = 1000
 func (a *app) eventsCommand() *cobra.Command {
 	var data, since, until, kind string
 	var limit int
+	var noRoutine bool
 	c := &cobra.Command{
 		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
 		Long: `Events shows your own trail: what happened, who did it, from which address and by
@@ -29,16 +30,17 @@ what means. On the hub's machine, --data shows the whole hub's, with what was
 refused before it could be told whose it was.
 
 Events that come often, such as sign-ins of devices, are one line a day with
-their number and the time of the last one.
+their number and the time of the last one. --no-routine leaves them out.
 
 --output jsonl prints one JSON object a line, for other programs; with --limit 0
 that is the whole trail.`,
 		Example: `  gangway events
   gangway events --since 24h --kind account.
+  gangway events --no-routine
   gangway events --since 2026-11-01 --until 2026-12-01 --limit 0 --output jsonl > november.jsonl
   gangway events --data /var/lib/gangway --output json`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			f := store.EventFilter{Kind: kind}
+			f := store.EventFilter{Kind: kind, NoRoutine: noRoutine}
 			var err error
 			now := time.Now()
 			if f.Since, err = moment("--since", since, now); err != nil {
@@ -85,6 +87,7 @@ that is the whole trail.`,
 	f.StringVar(&since, "since", "", "not before this: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
 	f.StringVar(&until, "until", "", "before this, written as for --since")
 	f.StringVar(&kind, "kind", "", `of this kind, such as device.deleted; with a "." at the end, of all kinds that begin so, such as account.`)
+	f.BoolVar(&noRoutine, "no-routine", false, "leave out what is counted by day, unless it was refused")
 	f.IntVar(&limit, "limit", 100, "how many at most; 0: all")
 	return c
 }
@@ -121,6 +124,9 @@ func eventReader(ctx context.Context, data string) (read func(store.EventFilter)
 	}
 	return func(f store.EventFilter) ([]hub.EventView, error) {
 		q := url.Values{"limit": {strconv.Itoa(f.Limit)}}
+		if f.NoRoutine {
+			q.Set("routine", "false")
+		}
 		if f.Kind != "" {
 			q.Set("kind", f.Kind)
 		}

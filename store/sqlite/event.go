@@ -13,9 +13,11 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// ?1 seq, ?2 limit, ?3 kind, ?4 beginning of kinds as LIKE has it, ?5 since, ?6 until.
+	// ?1 seq, ?2 limit, ?3 kind, ?4 beginning of kinds as LIKE has it, ?5 since,
+	// ?6 until, ?7 whether routine is left out.
 	eventFilter = `seq < ?1 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
-		AND max(time, last) >= ?5 AND time < ?6 ORDER BY seq DESC LIMIT ?2`
+		AND max(time, last) >= ?5 AND time < ?6
+		AND (?7 = 0 OR alike IS NULL OR code <> '') ORDER BY seq DESC LIMIT ?2`
 )
 
 var (
@@ -26,11 +28,11 @@ var (
 		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
 		last = max(last, excluded.last), time = min(time, excluded.time)`)
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
-	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?7 AND ` + eventFilter)
-	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?7 AND device <> '' AND ` + eventFilter)
+	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?8 AND ` + eventFilter)
+	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND ` + eventFilter)
 	// A device has one owner in its life, so the owner is a filter on the
 	// device's events and needs no index of the two.
-	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?7 AND device <> '' AND +owner = ?8 AND ` + eventFilter)
+	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
 )
 
 // AppendEvent implements store.Store.
@@ -85,7 +87,7 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store
 	if !f.Until.IsZero() {
 		until = micro(f.Until)
 	}
-	args := []any{before, pageLimit(f.Limit), kind, kinds, since, until}
+	args := []any{before, pageLimit(f.Limit), kind, kinds, since, until, flag(f.NoRoutine)}
 	read := func(r row) (bool, error) {
 		events = append(events, readEvent(&r))
 		return true, nil

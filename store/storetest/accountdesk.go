@@ -407,6 +407,7 @@ var countedEventTests = []test{
 			f.must(f.AppendEvent(f.ctx, store.Event{Time: Epoch.Add(time.Duration(i) * time.Hour), Kind: kind, Owner: f.owner.ID}))
 		}
 		f.must(f.CountEvents(f.ctx, []store.Event{{Time: Epoch, Kind: "c", Owner: f.owner.ID, Last: Epoch.Add(2 * time.Hour)}}))
+		f.must(f.CountEvents(f.ctx, []store.Event{{Time: Epoch.Add(-time.Hour), Kind: "d", Code: "refused", Owner: f.owner.ID}}))
 		for _, c := range []struct {
 			filter store.EventFilter
 			want   []string
@@ -416,7 +417,9 @@ var countedEventTests = []test{
 			{store.EventFilter{Kind: "a"}, nil},
 			{store.EventFilter{Kind: "a."}, []string{"a.two", "a.one"}},
 			{store.EventFilter{Since: Epoch.Add(2 * time.Hour)}, []string{"c", "a_one", "ab"}},
-			{store.EventFilter{Until: Epoch.Add(time.Hour)}, []string{"c", "a.one"}},
+			{store.EventFilter{Since: Epoch.Add(2 * time.Hour), NoRoutine: true}, []string{"a_one", "ab"}},
+			{store.EventFilter{Kind: "d", NoRoutine: true}, []string{"d"}},
+			{store.EventFilter{Until: Epoch.Add(time.Hour)}, []string{"d", "c", "a.one"}},
 			{store.EventFilter{Since: Epoch.Add(time.Hour), Until: Epoch.Add(2 * time.Hour)}, []string{"c", "a.two"}},
 			{store.EventFilter{Kind: "a.", Since: Epoch.Add(time.Hour), Limit: 1}, []string{"a.two"}},
 		} {
