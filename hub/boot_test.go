@@ -147,13 +147,18 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	ada := s.person(t, "ada")
 	c, certs, id := s.connected(t)
 	booted(t, c, s.victim, usual, 1)
+	lies := map[string]int{}
 	lie := func(what, code string, r *join.BootReport, on *fleet.Conn) {
 		t.Helper()
 		refused(t, sendBoot(t, on, r), 403, code)
-		e := want[[]hub.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]
-		if e.Kind != "device.boot-refused" || e.Code != code {
-			t.Errorf("%s: the owner is not told: %+v", what, e)
+		lies[code]++
+		s.Server.FlushTally(t.Context())
+		for _, e := range want[[]hub.EventView](ada, "GET", "/events?kind=device.boot-refused&device="+id, nil, 200) {
+			if e.Code == code && e.Count == lies[code] {
+				return
+			}
 		}
+		t.Errorf("%s: the owner is not told", what)
 	}
 	// The values and the log of the usual boot beside another's quote.
 	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)

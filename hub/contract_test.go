@@ -187,6 +187,21 @@ func contractRows() map[string]row {
 		"PUT /policy/ek-list":    {who: "owner", body: "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", limit: 24 * mib, text: true},
 		"DELETE /policy/ek-list": {who: "owner"},
 
+		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // of TestPasswordChangeEndsOtherSessions
+		"POST /auth/recover":               {who: "all", status: 412},
+		"GET /auth/sessions":               {who: "owner"},
+		"DELETE /auth/sessions":            {who: "owner"},
+		"DELETE /auth/sessions/{id}":       {who: "owner", before: session},
+		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // of TestDeletedAccountLeavesNothingToOthers
+		"POST /auth/accounts/{id}/delete":  {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own},
+		"POST /tokens":                     {who: "owner", limit: 64 * kib, before: apiToken},
+		"POST /tokens/":                    {who: "owner", limit: 64 * kib, before: apiToken},
+		"GET /tokens":                      {who: "owner"},
+		"GET /tokens/":                     {who: "owner"},
+		"GET /tokens/{id}":                 {who: "owner", before: madeAPIToken},
+		"DELETE /tokens/{id}":              {who: "owner", before: madeAPIToken},
+		"GET /profiles":                    {who: "owner"},
+		"GET /profiles/":                   {who: "owner"},
 		"DELETE /devices/tokens/{id}": {who: "owner", before: func(c *contract) map[string]string {
 			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
 		}},
@@ -303,6 +318,28 @@ func begun(c *contract) map[string]string {
 	v := c.step()
 	want[map[string]any](c.boat, "PUT", "/trails/"+c.boatID+"/steps/"+v["rev"]+"/progress", `{"status":"INPROGRESS"}`, 200)
 	return v
+}
+
+// session is one of ada's that nobody uses.
+func session(c *contract) map[string]string {
+	c.person(c.ada.t, "ada")
+	for _, one := range want[[]hub.SessionView](c.ada, "GET", "/auth/sessions", nil, 200) {
+		if !one.Current {
+			return map[string]string{"id": one.ID}
+		}
+	}
+	c.ada.t.Fatal("there is no other session")
+	return nil
+}
+
+func own(c *contract) map[string]string { return map[string]string{"id": c.Owner.ID} }
+
+func apiToken(*contract) map[string]string {
+	return map[string]string{"body": `{"name":"n` + join.NewID()[:12] + `","scopes":["devices.readonly"]}`}
+}
+
+func madeAPIToken(c *contract) map[string]string {
+	return map[string]string{"id": want[hub.APITokenCreated](c.ada, "POST", "/tokens", apiToken(c)["body"], 200).ID}
 }
 
 func account(c *contract) map[string]string {

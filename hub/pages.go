@@ -26,6 +26,9 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !in.claims.Allows(r.Method, "") { // the page shows everything
+		return errScope
+	}
 	account := in.account
 	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
 	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
@@ -66,7 +69,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 		}
 		h.Cloned = append(h.Cloned, shown)
 	}
-	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, Limit: 12}); err != nil {
+	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
 	var page bytes.Buffer // so that a failure is answered as one
@@ -98,10 +101,13 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	nick := r.PostForm.Get("nick")
-	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), "", remoteAddr(r))
+	token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 	if errors.Is(err, error(errWrongPassword)) {
 		s.setAuthenticate(w)
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
+	}
+	if errors.Is(err, error(errDisabled)) {
+		return s.signInPage(w, http.StatusForbidden, ui.SignIn{Nick: nick, Problem: errDisabled.Message + " " + errDisabled.Hint})
 	}
 	if err != nil {
 		return err
@@ -123,8 +129,8 @@ func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
 		return err
 	}
-	if err == nil {
-		if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
+	if err == nil && in.apiToken == nil {
+		if err := s.signedOut(r, in); err != nil {
 			return err
 		}
 	}
