@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,7 +162,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 				t.Fatalf("%v\n%s", err, said)
 			}
 			says(t, said.String(), c.words)
-			if d := h.Devices(t, h.Owner); len(d) != 1 || d[0].ID != w.ID {
+			if d := h.Devices(t, h.Owner); len(d) != 1 || fmt.Sprintf("%x", d[0].EK) != w.EK {
 				t.Errorf("%+v", d)
 			}
 		})

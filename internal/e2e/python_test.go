@@ -174,12 +174,12 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 	}
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, new(any))
 	record, said, err := onboardByPython(t, t.Context(), tpm, tok, state)
-	if err != nil || !bytes.Contains(record, []byte(list[0].ID)) {
-		t.Fatalf("%v: %s", err, said)
-	}
 	d := h.Devices(t, h.Owner)
 	if len(d) != 1 {
 		t.Fatalf("%d devices", len(d))
+	}
+	if err != nil || !bytes.Contains(record, []byte(d[0].ID)) {
+		t.Fatalf("%v: %s", err, said)
 	}
 	if e, err := h.Store.Enrolment(t.Context(), d[0].Enrolment); err != nil || !bytes.Equal(e.Request, request) {
 		t.Errorf("it made another request: %v", err)
