@@ -133,6 +133,7 @@ it, disable the token too: 'gangway token disable'.`,
 		},
 	}
 	c.AddCommand(ls, show, waiting, a.approveCommand(), a.denyCommand(), a.bootCommand(), a.clonedCommand(), a.deviceRecoveryKey(), a.deviceNetwork(), a.deviceClaim(), rename, del)
+	c.AddCommand(a.publishCommands()...)
 	return c
 }
 

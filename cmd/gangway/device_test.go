@@ -125,6 +125,17 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "flagship") || !strings.Contains(out, "active") {
 		t.Errorf("%v: %s", err, out)
 	}
+	for _, c := range []struct {
+		word   string
+		public bool
+	}{{"publish", true}, {"publish", true}, {"unpublish", false}} {
+		if _, _, err := run("", "device", c.word, "flagship"); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := h.Store.Device(t.Context(), d.ID); err != nil || now.Public != c.public {
+			t.Errorf("%s: public %v, %v", c.word, now.Public, err)
+		}
+	}
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
 		t.Errorf("%v", err)
 	}

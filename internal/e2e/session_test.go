@@ -260,8 +260,20 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	s.follows("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
+	// What `gangway device publish` does.
+	m.ada.call("PUT", "/devices/"+m.id+"/public", nil, new(any))
+	s.say("After `gangway device publish " + m.nick + "` everybody with an account on the hub can read its revisions. Here joan, who has none of grace's devices, clones it.")
+	joan := h.Account(t, "joan")
+	if list, err := h.Store.Devices(t.Context(), joan.ID, "", 10); err != nil || len(list) != 0 {
+		t.Errorf("%d devices, %v", len(list), err)
+	}
+	s.types("pvr login", [2]string{"Username:", "joan"}, [2]string{"Password:", hubtest.Password})
+	if out := s.runs("pvr clone "+url+"/steps/1 shared", "cat shared/app/pump.conf"); !strings.Contains(out, "speed limit 5") {
+		t.Errorf("%s", out)
+	}
+
 	text := s.settle(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
-		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", lines, "/var/log/pump.log", s.dir, "/home/grace")
+		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
 	// The list is in the order of the ids, which were not these.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
 	compareTranscript(t, text)
