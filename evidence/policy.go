@@ -38,7 +38,8 @@ type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept is as Ask
 	UnknownMaker  Action // the chain ends at no trusted root; Accept is as Ask
-	Unlisted      Action // there is an EK list, and the EK is not on it
+	Unlisted      Action // there is an EK list of the owner's, and the EK is not on it
+	UnlistedByHub Action // the same of the hub's list
 	// Software names the TPMs that are no chip and let in all the same: by
 	// model or maker, without regard to case ("swtpm", "GOOG").
 	Software []string
@@ -53,7 +54,7 @@ type Policy struct {
 
 // DefaultPolicy is in force where nobody wrote another.
 func DefaultPolicy() Policy {
-	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse}
+	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
 
 // Layer is a list of rules and whose they are, in words: "the hub's policy".
@@ -85,9 +86,12 @@ type Listing struct {
 	// ByKey: the hash of the EK itself is on the owner's own list, which is the
 	// owner's approval of an EK without a trusted certificate too. ByHub: it is
 	// on the hub's. BySerial: its certificate's serial number is listed, which
-	// is worth what the certificate is worth.
+	// is worth what the certificate is worth: a list has nothing else of it.
 	ByKey, ByHub, BySerial bool
-	Note                   string // what the list says of it
+	// OffHub: the hub's list has neither. HubBySerial: it has the serial number
+	// only.
+	OffHub, HubBySerial bool
+	Note                string // what the list says of it
 	// CertificateRequired: a list demands an EK certificate that chains to a
 	// trusted root.
 	CertificateRequired bool
@@ -166,22 +170,32 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
+	// A serial number says something only in a certificate that is known to be
+	// its maker's.
+	l, trusted := in.Listing, v.trusted(r)
+	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
-	case !in.Listing.Kept:
+	case !l.Kept:
 		return "There is no list of EKs to be on.", nil
-	case in.Listing.CertificateRequired && (r.EKCertificate == nil || !v.Passed("ek-chain")):
+	case l.CertificateRequired && !trusted:
 		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
 			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
-	case in.Listing.ByKey, in.Listing.ByHub:
+	case !unlisted && (l.ByKey || l.ByHub):
 		return "The EK is on the list of expected ones" + note + ".", nil
-	case in.Listing.BySerial && r.EKCertificate != nil && len(v.Questions) == 0:
-		// A serial number says something only in a certificate that is known
-		// to be its maker's.
+	case !unlisted:
 		return "The EK certificate's serial number is on the list of expected ones" + note + ".", nil
 	}
-	return "", in.Policy.Unlisted.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
-		"If the device is yours, add its EK with 'gangway policy ek-list'."))
+	action := in.Policy.Unlisted
+	if l.OffHub || l.HubBySerial && !trusted {
+		action = in.Policy.UnlistedByHub
+	}
+	return "The EK is not on the list of expected ones, and the policy accepts that.", action.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
+		"If the device is yours, add its EK with 'gangway policy ek-list'. On the hub's own list only its operator can."))
 }
+
+// trusted reports whether the request has an EK certificate that leads to a
+// trusted root.
+func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	var words []string

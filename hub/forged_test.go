@@ -1,0 +1,63 @@
+package hub_test
+
+import (
+	"crypto/x509"
+	"testing"
+
+	"gangway/evidence"
+	"gangway/fleet"
+	"gangway/internal/hubtest"
+	"gangway/store"
+	"gangway/tcg"
+)
+
+// certifiedAs is the device with a certificate of its EK by a maker, made of a
+// certificate that it had before: what a forger copies from a real one.
+func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
+	t.Helper()
+	n := *d
+	template := must(fleet.EKTemplate(n.EK.Private.Public()))(t)
+	template.SerialNumber = real.SerialNumber
+	n.EKCert, n.Chain = must(m.Sign(template, n.EK.Private.Public()))(t).Raw, nil
+	return &n
+}
+
+// The operator's list has a serial number. An owner who lists the EK of another
+// TPM and forges a certificate with that serial number gets past no list.
+func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
+	theirs := s.nobodys(t)
+	h := ekHash(t, theirs)
+	s.list(t, store.HubWide, store.ListedEK{Cert: real.SerialNumber.Bytes()})
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, nobody, real))), 403, "ek-unlisted")
+	vh := ekHash(t, s.victim)
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &vh})
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// An owner's document and list loosen nothing of the operator's list: neither
+// whether an EK must be on it, nor that it must have a certificate.
+func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nunlisted_ek: accept\n")
+	d, other := s.nobodys(t), s.device(t)
+	h, oh := ekHash(t, d), ekHash(t, other)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &oh})
+	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
+	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
+	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
+	must(other.Onboard(t.Context(), s.client, s.tok))(t)
+	// Of the owner's own list it is the owner who decides, and of the
+	// operator's where the operator says so.
+	s.list(t, store.HubWide)
+	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
+	s.list(t, s.Owner.ID)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"unlisted_ek: accept\n")
+	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
+}
