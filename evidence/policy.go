@@ -137,12 +137,12 @@ const hintPolicy = "Who may decide it can change the policy; 'gangway policy sho
 
 // checkHardware is about what TPM it is: a chip or a program, and which of its
 // endorsement keys.
-func checkHardware(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	made, refusal := checkSoftware(r, in)
 	if refusal != nil {
 		return "", refusal
 	}
-	kind, refusal := checkKind(r, in)
+	kind, refusal := checkKind(v, r, in)
 	return made + " " + kind, refusal
 }
 
@@ -201,22 +201,18 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	var words []string
 	strictest := Accept
 	var refusal *Refusal
-	for _, layer := range in.Policy.Layers {
-		rule := layer.first(r)
-		if rule == nil {
-			continue
-		}
+	for _, rule := range in.Policy.rulesOf(v, r) {
 		then, why := rule.Then, rule.words()
 		if rule.FirmwareBelow != 0 && r.KeysOnly() {
 			then, why = Ask, why+", which depends on the firmware; the second step attests it"
 		}
 		if then == Accept {
-			words = append(words, fmt.Sprintf("By %s: %s.", layer.Name, why))
+			words = append(words, fmt.Sprintf("By %s: %s.", rule.layer, why))
 			continue
 		}
 		if then < strictest {
 			strictest = then
-			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", layer.Name, why), hintPolicy))
+			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", rule.layer, why), hintPolicy))
 		}
 	}
 	if refusal != nil {
@@ -228,18 +224,42 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	return strings.Join(words, " "), nil
 }
 
-// first returns the rule that decides, or nil.
-func (l *Layer) first(r *Request) *Rule {
+// decisive is a rule that decides about a request, and its layer's name.
+type decisive struct {
+	*Rule
+	layer string
+}
+
+// rulesOf returns the rules that decide: in each layer the first that fits the
+// TPM as its certificate has it. Where that leads to no trusted root, the first
+// that fits a TPM without a certificate decides, too.
+func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decisive) {
+	for _, layer := range p.Layers {
+		rule := layer.first(r, r.Maker(), r.Model())
+		if rule != nil {
+			rules = append(rules, decisive{rule, layer.Name})
+		}
+		if v.trusted(r) {
+			continue
+		}
+		if bare := layer.first(r, "", ""); bare != nil && bare != rule {
+			rules = append(rules, decisive{bare, layer.Name})
+		}
+	}
+	return rules
+}
+
+// first returns the rule that decides about a TPM of a maker and model, or nil.
+func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
-		if l.Rules[i].fits(r) {
+		if l.Rules[i].fits(r, maker, model) {
 			return &l.Rules[i]
 		}
 	}
 	return nil
 }
 
-func (rule *Rule) fits(r *Request) bool {
-	maker, model := r.Maker(), r.Model()
+func (rule *Rule) fits(r *Request, maker, model string) bool {
 	if maker == "" {
 		maker = "none"
 	}

@@ -61,3 +61,40 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"unlisted_ek: accept\n")
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 }
+
+// Anybody can make a certificate. It does not get an EK past what the policy says
+// of EKs without one.
+func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	bareEK := s.nobodys(t) // H-2
+	forged := certified(t, bareEK, nobody)
+	h := ekHash(t, bareEK)
+	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+		s.list(t, s.Owner.ID, list...)
+		for _, scope := range []string{store.HubWide, s.Owner.ID} {
+			for _, c := range []struct{ words, none, forged string }{
+				{"no_ek_certificate: refuse", evidence.CodeNoCertificate, evidence.CodeUntrusted},
+				{"ek_kinds: {none: [L-1]}", evidence.CodeKind, evidence.CodeKind},
+				{"ek_kinds: {none: [L-1], FAKE: [H-2]}", evidence.CodeKind, evidence.CodeKind},
+				{"rules: [{maker: none, then: refuse}]", "policy", "policy"},
+				{"rules: [{maker: FAKE, then: accept}, {maker: none, then: refuse}]", "policy", "policy"},
+			} {
+				s.Policy(t, store.HubWide, hubtest.LabPolicy)
+				s.Policy(t, s.Owner.ID, "version: 1\n")
+				before := "version: 1\n"
+				if scope == store.HubWide {
+					before = hubtest.LabPolicy
+				}
+				s.Policy(t, scope, before+c.words+"\n")
+				t.Log(c.words)
+				refused(t, s.post(t, s.request(t, bareEK)), 403, c.none)
+				refused(t, s.post(t, s.request(t, forged)), 403, c.forged)
+			}
+		}
+	}
+	// A certificate by a trusted maker is judged by what it says.
+	s.list(t, s.Owner.ID)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
