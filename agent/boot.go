@@ -139,7 +139,8 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byt
 		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
 	}
 	var quoted *identity.Quoted
-	err = a.throughLockout(ctx, t, func() (err error) {
+	// Everything else that the device has to say to its hub waits for this.
+	err = a.pastLockout(ctx, t, func() (err error) {
 		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), join.BootQualifying(challenge.Nonce, log))
 		return err
 	})
