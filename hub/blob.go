@@ -72,7 +72,8 @@ func stepStanding(r *http.Request, step store.Step) (b standing) {
 func (b standing) reads() bool { return b[0] == 'p' }
 
 // stands reports whether what an address stands on is still there: the session,
-// the device under the same certificate, or the device that is public.
+// the device under the same certificate, unless its owner said that clones use
+// it, or the device that is public.
 func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 	var err error
 	same := true
@@ -80,7 +81,7 @@ func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 	case 'd', 'p':
 		var d store.Device
 		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
-		same = b[0] == 'd' && bytes.Equal(b[13:], d.IDevIDHash[:20]) || b[0] == 'p' && d.Public
+		same = b[0] == 'd' && bytes.Equal(b[13:], d.IDevIDHash[:20]) && d.Clone != store.CloneRefused || b[0] == 'p' && d.Public
 	default:
 		_, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now())
 	}

@@ -325,6 +325,9 @@ func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, e
 	if err != nil {
 		return "", err
 	}
+	if d.Clone == store.CloneRefused {
+		return "", onboard.RefuseCloned
+	}
 	return s.deviceToken(d, bySecret, hash, time.Time{})
 }
 
