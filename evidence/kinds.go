@@ -10,7 +10,8 @@ import (
 
 // Kinds says of which templates of the EK profile a TPM's EK may be. A TPM has
 // one EK of each, and nothing in it links two of them: with a single kind for
-// each maker, a chip is one device.
+// each maker, a chip is one device. The algorithm is the certificate's word; that
+// an EK is of the low or the high range is the device's, which nothing verifies.
 type Kinds struct {
 	Name string // whose it is, in words: "the hub's policy"
 	// Of lists templates ("L-1", "H-3") by a maker's or model's name in lower
