@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"crypto/x509"
+	"strings"
 	"testing"
 
 	"gangway/evidence"
@@ -96,5 +97,31 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	// A certificate by a trusted maker is judged by what it says.
 	s.list(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// A person who denied a machine has denied its EK: to bring the certificate that
+// was missing does not undo it.
+func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	decide(ada, w.DeviceID, "deny", 200)
+	h := ekHash(t, s.victim)
+	pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
+	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+		s.list(t, s.Owner.ID, list...)
+		refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "device-denied")
+		refused(t, s.post(t, s.request(t, s.victim)), 403, "device-denied")
+		if _, err := s.victim.OnboardInSteps(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), "device-denied") {
+			t.Errorf("in two steps: %v", err)
+		}
+	}
+	// Another owner's word is about their own fleet.
+	mallory := s.Account(t, "mallory")
+	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
+		t.Errorf("of another owner: %d %s", a.Status, a.Body)
+	}
+	decide(ada, w.DeviceID, "approve", 200)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
