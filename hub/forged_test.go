@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"strings"
 	"testing"
+	"time"
 
 	"gangway/evidence"
 	"gangway/fleet"
@@ -124,4 +125,26 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	}
 	decide(ada, w.DeviceID, "approve", 200)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// A CA that the operator distrusts stays distrusted when it expires, or one above
+// or below it does: its certificates do not become those of an unknown maker.
+func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
+	for _, which := range []string{"root", "intermediate"} {
+		t.Run(which, func(t *testing.T) {
+			s := newScene(t)
+			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			say(t, s.Store, store.TrustedRoot, old.Root)
+			say(t, s.Store, store.TrustedLink, old.Intermediate)
+			d := certified(t, s.device(t), old)
+			h := ekHash(t, d)
+			refused(t, s.post(t, s.request(t, certified(t, s.device(t), old))), 403, evidence.CodeChainExpired)
+			say(t, s.Store, store.Distrusted, map[string]*x509.Certificate{"root": old.Root, "intermediate": old.Intermediate}[which])
+			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+				s.list(t, s.Owner.ID, list...)
+				refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeDistrusted)
+				refused(t, s.post(t, s.request(t, bare(d))), 403, evidence.CodeDistrusted)
+			}
+		})
+	}
 }
