@@ -166,6 +166,13 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	always := func(status int, body string) func(*join.BootReport) (int, string) {
 		return func(*join.BootReport) (int, string) { return status, body }
 	}
+	asked := 0
+	lost := func(r *join.BootReport) (int, string) {
+		if asked++; asked == 1 {
+			return 403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`
+		}
+		return matches(r)
+	}
 	for _, c := range []struct {
 		name    string
 		answer  func(*join.BootReport) (int, string)
@@ -175,6 +182,8 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	}{
 		{"too large for a proxy", tooLarge, true, 4, "is too large for the hub"},
 		{"too large whatever it is", always(413, `{"code":413,"error":"body-too-large","msg":"No.","hint":"Less."}`), false, 4, "body-too-large"},
+		{"of another connection once", lost, true, 4, "matches"},
+		{"of another connection always", always(403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`), false, 6, "boot-nonce"},
 		{"refused", always(403, `{"code":403,"error":"boot-pcr-values","msg":"No.","hint":"Look."}`), false, 3, "boot-pcr-values"},
 		{"no such route", always(404, "not found"), false, 3, "does not take"},
 		{"a fault of the hub", always(500, "oops"), false, 3, "does not take"},
