@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"context"
 	"crypto/x509"
 	"strings"
 	"testing"
@@ -8,9 +9,11 @@ import (
 
 	"gangway/evidence"
 	"gangway/fleet"
+	"gangway/hub"
 	"gangway/internal/hubtest"
 	"gangway/store"
 	"gangway/tcg"
+	"gangway/tcg/join"
 )
 
 // certifiedAs is the device with a certificate of its EK by a maker, made of a
@@ -146,5 +149,35 @@ func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 				refused(t, s.post(t, s.request(t, bare(d))), 403, evidence.CodeDistrusted)
 			}
 		})
+	}
+}
+
+// linking finds a maker's intermediate on the web.
+type linking struct {
+	revoking
+	link *x509.Certificate
+}
+
+func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
+	return []*x509.Certificate{l.link}, []string{"fetched"}
+}
+func (linking) ChecksCRLs() bool { return false }
+
+// A chip whose chain must be looked up hides nothing by it of how its device
+// came: that the proofs named no hub stays in the verdict.
+func TestLookedUpChainHidesNoNote(t *testing.T) {
+	s := newSteps(t)
+	far := must(fleet.NewMaker("far", fleet.MakerOptions{}))(t)
+	say(t, s.Store, store.TrustedRoot, far.Root)
+	s.Service.Online = linking{link: far.Intermediate}
+	d := certified(t, s.device(t), far)
+	keys := s.enrolled(t, d).Keys
+	old := func(r *join.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }
+	must(fleet.ParseRegistered(s.send(t, "/register", must(d.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
+	e := want[hub.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
+	for _, words := range []string{"name no hub", "fetched"} {
+		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
+			t.Errorf("%q is said %d times: %q", words, n, e.Verdict.Notes)
+		}
 	}
 }
