@@ -88,7 +88,11 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown boo
 	if errors.As(err, &no) && no.Status == http.StatusRequestEntityTooLarge && len(log) > 0 {
 		a.logTooLarge = true
 		a.sayOnce(onEventLog, "boot", "The firmware's event log of %d bytes is too large for the hub (%s): it is not sent; only the PCRs are shown.", len(log), no.Code)
-		verdict, err = a.showBoot(ctx, h, t, nil)
+		log = nil
+		verdict, err = a.showBoot(ctx, h, t, log)
+	}
+	if errors.As(err, &no) && no.Code == "boot-nonce" { // the connection was lost in between, or the TPM was slow
+		verdict, err = a.showBoot(ctx, h, t, log)
 	}
 	var failed *notShown
 	switch {
@@ -139,7 +143,8 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byt
 		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
 	}
 	var quoted *identity.Quoted
-	err = a.throughLockout(ctx, t, func() (err error) {
+	// Everything else that the device has to say to its hub waits for this.
+	err = a.pastLockout(ctx, t, func() (err error) {
 		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), join.BootQualifying(challenge.Nonce, log))
 		return err
 	})

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,10 +14,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"gangway/identity"
 	"gangway/internal/swtpm"
 	"gangway/tcg/join"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 // pickyHub answers what is asked of a device's measurement, and keeps what it is
@@ -161,6 +166,13 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	always := func(status int, body string) func(*join.BootReport) (int, string) {
 		return func(*join.BootReport) (int, string) { return status, body }
 	}
+	asked := 0
+	lost := func(r *join.BootReport) (int, string) {
+		if asked++; asked == 1 {
+			return 403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`
+		}
+		return matches(r)
+	}
 	for _, c := range []struct {
 		name    string
 		answer  func(*join.BootReport) (int, string)
@@ -170,6 +182,8 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	}{
 		{"too large for a proxy", tooLarge, true, 4, "is too large for the hub"},
 		{"too large whatever it is", always(413, `{"code":413,"error":"body-too-large","msg":"No.","hint":"Less."}`), false, 4, "body-too-large"},
+		{"of another connection once", lost, true, 4, "matches"},
+		{"of another connection always", always(403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`), false, 6, "boot-nonce"},
 		{"refused", always(403, `{"code":403,"error":"boot-pcr-values","msg":"No.","hint":"Look."}`), false, 3, "boot-pcr-values"},
 		{"no such route", always(404, "not found"), false, 3, "does not take"},
 		{"a fault of the hub", always(500, "oops"), false, 3, "does not take"},
@@ -229,5 +243,107 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 	if len(said) != 3 { // each once, and nothing of the one that is not there
 		t.Errorf("it said %q", said)
+	}
+}
+
+// lockedAddress is a way to a TPM that refuses to quote because it is in lockout,
+// as TPMs do that do not see that a key has noDA.
+func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	at := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	// frame reads a command or a response, whose size is its second field.
+	frame := func(c net.Conn) ([]byte, error) {
+		b := make([]byte, 10)
+		if _, err := io.ReadFull(c, b); err != nil {
+			return nil, err
+		}
+		b = append(b, make([]byte, binary.BigEndian.Uint32(b[2:])-10)...)
+		_, err := io.ReadFull(c, b[10:])
+		return b, err
+	}
+	serve := func(c net.Conn) error {
+		defer c.Close()
+		to, err := net.Dial("unix", strings.TrimPrefix(chip.Address(), "unix:"))
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		for {
+			b, err := frame(c)
+			if err != nil {
+				return err
+			}
+			const quote = 0x158 // TPM_CC_Quote
+			if binary.BigEndian.Uint32(b[6:]) == quote {
+				b = []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 0x09, 0x21} // TPM_RC_LOCKOUT
+			} else if _, err = to.Write(b); err == nil {
+				b, err = frame(to)
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return "unix:" + at
+}
+
+// A measurement is optional. A TPM that does not quote while it is in lockout
+// keeps nothing else that the device says to its hub.
+func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
+	chip, direct := realTPM(t)
+	direct.Close() // swtpm serves one connection
+	if err := chip.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	tpm, err := identity.Open(lockedAddress(t, chip))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tpm.Close()
+	hub := &pickyHub{answer: matches}
+	measure, said := measuring(t, chip, tpm, hub, "/nonexistent")
+	done := make(chan bool)
+	go func() {
+		first := measure()
+		done <- measure() || first
+	}()
+	select {
+	case shown := <-done:
+		if shown || len(hub.reports) != 0 {
+			t.Error("the hub was shown something")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for the end of the lockout")
+	}
+	told := 0
+	for _, line := range *said {
+		if strings.Contains(line, "cannot be shown") && strings.Contains(line, "lockout") {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("it said %q", *said)
 	}
 }

@@ -20,26 +20,27 @@ const lockoutPoll = 30 * time.Second
 // (package identity): this is for TPMs whose makers see that otherwise, and for
 // certificates in NV that are protected from guessing.
 func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() error) error {
-	waited := false
-	for lifted := false; ; {
-		err := use()
-		if err == nil && waited {
-			a.waitingNoMore()
-		}
-		if err == nil || !identity.IsLockout(err) {
-			return err
-		}
-		if !lifted {
-			lifted = true
-			if a.lift(ctx, t) {
-				continue
-			}
-		}
+	err, waited := a.pastLockout(ctx, t, use), false
+	for ; identity.IsLockout(err); err = use() {
 		waited = true
 		if err := a.awaitUnlocked(ctx, t); err != nil {
 			return err
 		}
 	}
+	if err == nil && waited {
+		a.waitingNoMore()
+	}
+	return err
+}
+
+// pastLockout is throughLockout for what is optional: a lockout that cannot be
+// lifted is not waited for.
+func (a *Agent) pastLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+	err := use()
+	if identity.IsLockout(err) && a.lift(ctx, t) {
+		err = use()
+	}
+	return err
 }
 
 // lift lifts the lockout where that needs no password, and reports whether it

@@ -285,6 +285,7 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 		"separators":                   {separators.PCRs(), separators.Bytes(), true},
 		"systemd's separator":          {osSeparated(zero.PCRs()), nil, true},
 		"separators and systemd's":     {osSeparated(separators.PCRs()), separators.Bytes(), true},
+		"after four starts by kexec":   {osSeparated(osSeparated(osSeparated(osSeparated(separators.PCRs())))), separators.Bytes(), true},
 		"only what came later":         {late.PCRs(), late.Bytes(), true},
 		"a boot":                       {eventlog.Boot(true, "linux 1", "quiet").PCRs(), nil, false},
 		"one event":                    {eventlog.Log{{PCR: 4, Data: []byte("x")}}.PCRs(), nil, false},

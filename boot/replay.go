@@ -207,26 +207,31 @@ func (m *Measurement) NothingMeasured() bool {
 
 // emptyPCRs are the values, hexadecimal, of a PCR into which nothing was
 // measured that tells one machine from another: each start value, extended by
-// up to three separators.
+// up to three separators, and by systemd's again for each start by kexec.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	words := [][]byte{digestOf(bank, []byte(osSeparator))}
 	for _, s := range separators {
 		words = append(words, digestOf(bank, s.data))
 	}
 	layer := append(startValues(0, bank), bytes.Repeat([]byte{0xFF}, bank.Size()))
-	all := make(map[string]bool)
+	values := slices.Clone(layer)
 	for range 3 {
 		var next [][]byte
 		for _, v := range layer {
-			all[hex.EncodeToString(v)] = true
 			for _, w := range words {
 				next = append(next, extended(bank, v, w))
 			}
 		}
 		layer = next
+		values = append(values, layer...)
 	}
-	for _, v := range layer {
+	all := make(map[string]bool)
+	for _, v := range values {
 		all[hex.EncodeToString(v)] = true
+		for range maxSeparators {
+			v = extended(bank, v, words[0])
+			all[hex.EncodeToString(v)] = true
+		}
 	}
 	return all
 }

@@ -10,7 +10,8 @@ import (
 
 // Kinds says of which templates of the EK profile a TPM's EK may be. A TPM has
 // one EK of each, and nothing in it links two of them: with a single kind for
-// each maker, a chip is one device.
+// each maker, a chip is one device. The algorithm is the certificate's word; that
+// an EK is of the low or the high range is the device's, which nothing verifies.
 type Kinds struct {
 	Name string // whose it is, in words: "the hub's policy"
 	// Of lists templates ("L-1", "H-3") by a maker's or model's name in lower
@@ -47,8 +48,9 @@ var defaultKinds = map[string][]string{
 	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup: RSA 2048, P-384; later RSA 3072
 }
 
-// checkKind is made after checkEKKey, so the EK is of a template.
-func checkKind(r *Request, in *Input) (string, *Refusal) {
+// checkKind is made after checkEKKey, so the EK is of a template. A certificate
+// that leads to no trusted root must hold as what it says and as none.
+func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	names := []string{NoMaker}
 	if e := r.EKCertificate; e != nil {
@@ -58,17 +60,23 @@ func checkKind(r *Request, in *Input) (string, *Refusal) {
 			names = append(names, NoMaker)
 		}
 	}
+	as := [][]string{names}
+	if !v.trusted(r) {
+		as = append(as, []string{NoMaker})
+	}
 	said := false
 	for i := range in.Policy.EKKinds {
 		layer := &in.Policy.EKKinds[i]
-		list, ok := layer.kinds(names)
-		if !ok {
-			continue
-		}
-		said = true
-		if !slices.Contains(list, t.Name) {
-			return "", refuse(CodeKind, fmt.Sprintf("By %s: an EK of this TPM must be of kind %s, and this one is of kind %s.", layer.Name, strings.Join(list, " or "), t.Name),
-				"Onboard with an EK of such a kind ('gangway-agent onboard --ek'), or change the policy's ek_kinds.")
+		for _, names := range as {
+			list, ok := layer.kinds(names)
+			if !ok {
+				continue
+			}
+			said = true
+			if !slices.Contains(list, t.Name) {
+				return "", refuse(CodeKind, fmt.Sprintf("By %s: an EK of this TPM must be of kind %s, and this one is of kind %s.", layer.Name, strings.Join(list, " or "), t.Name),
+					"Onboard with an EK of such a kind ('gangway-agent onboard --ek'), or change the policy's ek_kinds.")
+			}
 		}
 	}
 	if r.EKCertificate == nil || said {

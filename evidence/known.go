@@ -3,6 +3,7 @@ package evidence
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"gangway/tcg"
 )
@@ -22,12 +23,17 @@ func (in *Input) Known(r *Request) (links [][]byte, ok bool) {
 	}
 	ca, err := in.chain(r)
 	if err != nil {
-		then := in.Now
-		if errors.Is(err, errExpired) {
-			then = e.Certificate.NotBefore
+		times := []time.Time{in.Now}
+		if errors.Is(err, errExpired) || errors.Is(err, errDistrusted) {
+			times = append(times, e.Certificate.NotBefore)
 		}
-		if ca, err = t.find(e, r.Chain, then); err != nil && t.unbarred != nil {
-			ca, err = t.unbarred.find(e, r.Chain, then)
+		for _, then := range times {
+			if ca, err = t.find(e, r.Chain, then); err != nil && t.unbarred != nil {
+				ca, err = t.unbarred.find(e, r.Chain, then)
+			}
+			if err == nil {
+				break
+			}
 		}
 	}
 	if err != nil {

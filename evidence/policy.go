@@ -38,7 +38,8 @@ type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
 	NoCertificate Action // the TPM has no EK certificate; Accept is as Ask
 	UnknownMaker  Action // the chain ends at no trusted root; Accept is as Ask
-	Unlisted      Action // there is an EK list, and the EK is not on it
+	Unlisted      Action // there is an EK list of the owner's, and the EK is not on it
+	UnlistedByHub Action // the same of the hub's list
 	// Software names the TPMs that are no chip and let in all the same: by
 	// model or maker, without regard to case ("swtpm", "GOOG").
 	Software []string
@@ -53,7 +54,7 @@ type Policy struct {
 
 // DefaultPolicy is in force where nobody wrote another.
 func DefaultPolicy() Policy {
-	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse}
+	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
 
 // Layer is a list of rules and whose they are, in words: "the hub's policy".
@@ -85,9 +86,12 @@ type Listing struct {
 	// ByKey: the hash of the EK itself is on the owner's own list, which is the
 	// owner's approval of an EK without a trusted certificate too. ByHub: it is
 	// on the hub's. BySerial: its certificate's serial number is listed, which
-	// is worth what the certificate is worth.
+	// is worth what the certificate is worth: a list has nothing else of it.
 	ByKey, ByHub, BySerial bool
-	Note                   string // what the list says of it
+	// OffHub: the hub's list has neither. HubBySerial: it has the serial number
+	// only.
+	OffHub, HubBySerial bool
+	Note                string // what the list says of it
 	// CertificateRequired: a list demands an EK certificate that chains to a
 	// trusted root.
 	CertificateRequired bool
@@ -133,12 +137,12 @@ const hintPolicy = "Who may decide it can change the policy; 'gangway policy sho
 
 // checkHardware is about what TPM it is: a chip or a program, and which of its
 // endorsement keys.
-func checkHardware(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
+func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	made, refusal := checkSoftware(r, in)
 	if refusal != nil {
 		return "", refusal
 	}
-	kind, refusal := checkKind(r, in)
+	kind, refusal := checkKind(v, r, in)
 	return made + " " + kind, refusal
 }
 
@@ -166,43 +170,49 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
+	// A serial number says something only in a certificate that is known to be
+	// its maker's.
+	l, trusted := in.Listing, v.trusted(r)
+	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
-	case !in.Listing.Kept:
+	case !l.Kept:
 		return "There is no list of EKs to be on.", nil
-	case in.Listing.CertificateRequired && (r.EKCertificate == nil || !v.Passed("ek-chain")):
+	case l.CertificateRequired && !trusted:
 		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
 			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
-	case in.Listing.ByKey, in.Listing.ByHub:
+	case !unlisted && (l.ByKey || l.ByHub):
 		return "The EK is on the list of expected ones" + note + ".", nil
-	case in.Listing.BySerial && r.EKCertificate != nil && len(v.Questions) == 0:
-		// A serial number says something only in a certificate that is known
-		// to be its maker's.
+	case !unlisted:
 		return "The EK certificate's serial number is on the list of expected ones" + note + ".", nil
 	}
-	return "", in.Policy.Unlisted.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
-		"If the device is yours, add its EK with 'gangway policy ek-list'."))
+	action := in.Policy.Unlisted
+	if l.OffHub || l.HubBySerial && !trusted {
+		action = in.Policy.UnlistedByHub
+	}
+	return "The EK is not on the list of expected ones, and the policy accepts that.", action.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
+		"If the device is yours, add its EK with 'gangway policy ek-list'. On the hub's own list only its operator can."))
 }
+
+// trusted reports whether the request has an EK certificate that leads to a
+// trusted root.
+func (v *Verdict) trusted(r *Request) bool { return r.EKCertificate != nil && v.Passed("ek-chain") }
 
 func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	var words []string
 	strictest := Accept
 	var refusal *Refusal
-	for _, layer := range in.Policy.Layers {
-		rule := layer.first(r)
-		if rule == nil {
-			continue
-		}
+	for _, rule := range in.Policy.rulesOf(v, r) {
 		then, why := rule.Then, rule.words()
 		if rule.FirmwareBelow != 0 && r.KeysOnly() {
 			then, why = Ask, why+", which depends on the firmware; the second step attests it"
 		}
 		if then == Accept {
-			words = append(words, fmt.Sprintf("By %s: %s.", layer.Name, why))
+			words = append(words, fmt.Sprintf("By %s: %s.", rule.layer, why))
 			continue
 		}
 		if then < strictest {
 			strictest = then
-			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", layer.Name, why), hintPolicy))
+			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", rule.layer, why), hintPolicy))
 		}
 	}
 	if refusal != nil {
@@ -214,18 +224,42 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	return strings.Join(words, " "), nil
 }
 
-// first returns the rule that decides, or nil.
-func (l *Layer) first(r *Request) *Rule {
+// decisive is a rule that decides about a request, and its layer's name.
+type decisive struct {
+	*Rule
+	layer string
+}
+
+// rulesOf returns the rules that decide: in each layer the first that fits the
+// TPM as its certificate has it. Where that leads to no trusted root, the first
+// that fits a TPM without a certificate decides, too.
+func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decisive) {
+	for _, layer := range p.Layers {
+		rule := layer.first(r, r.Maker(), r.Model())
+		if rule != nil {
+			rules = append(rules, decisive{rule, layer.Name})
+		}
+		if v.trusted(r) {
+			continue
+		}
+		if bare := layer.first(r, "", ""); bare != nil && bare != rule {
+			rules = append(rules, decisive{bare, layer.Name})
+		}
+	}
+	return rules
+}
+
+// first returns the rule that decides about a TPM of a maker and model, or nil.
+func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
-		if l.Rules[i].fits(r) {
+		if l.Rules[i].fits(r, maker, model) {
 			return &l.Rules[i]
 		}
 	}
 	return nil
 }
 
-func (rule *Rule) fits(r *Request) bool {
-	maker, model := r.Maker(), r.Model()
+func (rule *Rule) fits(r *Request, maker, model string) bool {
 	if maker == "" {
 		maker = "none"
 	}

@@ -85,7 +85,16 @@ func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*
 	if err == nil || t.unbarred == nil {
 		return ca, err
 	}
-	if _, other := t.unbarred.find(leaf, extra, now); other == nil {
+	_, other := t.unbarred.find(leaf, extra, now)
+	if errors.Is(other, errExpired) {
+		// That a CA has expired makes it neither unknown nor trusted.
+		then := leaf.Certificate.NotBefore
+		if _, trusted := t.find(leaf, extra, then); trusted == nil {
+			return nil, err
+		}
+		_, other = t.unbarred.find(leaf, extra, then)
+	}
+	if other == nil {
 		err = errDistrusted
 	}
 	return nil, err

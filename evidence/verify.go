@@ -209,6 +209,8 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 		return "There is no EK certificate to follow.", nil
 	}
 	issuer, err := in.chain(r)
+	// Anybody can make such a certificate, so it fares no better than none.
+	unknown := min(in.Policy.UnknownMaker, in.Policy.NoCertificate, Ask)
 	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
@@ -216,9 +218,9 @@ func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case errors.As(err, &broken):
-		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
+		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
-		return "", min(in.Policy.UnknownMaker, Ask).on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
+		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
 	return issuer.words, nil
 }

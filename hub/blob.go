@@ -76,7 +76,8 @@ func stepStanding(r *http.Request, step store.Step) (b standing) {
 func (b standing) reads() bool { return b[0] == 'p' }
 
 // stands reports whether what an address stands on is still there: the session,
-// the API token, the device under the same certificate, or the device that is public.
+// the API token, the device under the same certificate, unless its owner said
+// that clones use it, or the device that is public.
 func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 	var err error
 	same := true
@@ -84,7 +85,7 @@ func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 	case 'd':
 		var d store.Device
 		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
-		same = bytes.Equal(b[13:], d.IDevIDHash[:20])
+		same = bytes.Equal(b[13:], d.IDevIDHash[:20]) && d.Clone != store.CloneRefused
 	case 'p':
 		var d store.Device
 		if d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13])); err == nil {

@@ -246,3 +246,48 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// What another connection shows counts for all: a device that once matched keeps
+// no door open, on no connection and by no token.
+func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
+	for name, c := range map[string]struct {
+		show func(*scene, *fleet.Conn)
+		code string
+	}{
+		"nothing measured": {func(s *scene, conn *fleet.Conn) {
+			judged(t, conn, s.victim, eventlog.Log{}.PCRs(), usual.Bytes(), 2)
+		}, "boot-nothing-measured"},
+		"refused": {func(s *scene, conn *fleet.Conn) {
+			r := report(t, s.victim, challenge(t, conn).Nonce, usual, 2)
+			r.Nonce = make([]byte, len(r.Nonce))
+			refused(t, sendBoot(t, conn, r), 403, boot.CodeNonce)
+		}, "boot-refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+			first, certs, id := s.connected(t)
+			booted(t, first, s.victim, usual, 1)
+			var login struct{ Token string }
+			if err := json.Unmarshal(must(first.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Body, &login); err != nil {
+				t.Fatal(err)
+			}
+			holder := s.person(t, "")
+			holder.token = login.Token
+			second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+			defer second.Close()
+			c.show(s, second)
+			for _, conn := range []*fleet.Conn{first, second} {
+				refused(t, secret(t, conn), 403, c.code)
+			}
+			want[hub.Problem](holder, "GET", "/devices/"+id, nil, 403)
+			// A measurement on one connection speaks for no other one that has
+			// shown something else since.
+			booted(t, first, s.victim, usual, 3)
+			if a := secret(t, first); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+			refused(t, secret(t, second), 403, "boot-unmeasured")
+		})
+	}
+}

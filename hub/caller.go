@@ -337,6 +337,9 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
 		return "", errWrongPassword
 	}
+	if d.Clone == store.CloneRefused {
+		return "", onboard.RefuseCloned
+	}
 	token, err := s.deviceToken(d, bySecret, hash, time.Time{})
 	if err != nil {
 		return "", err

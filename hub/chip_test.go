@@ -139,6 +139,31 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
+// Somebody with a chip that was another owner's deletes the device and brings it
+// back, again and again: the other owner's trail does not grow.
+func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
+	s := newScene(t)
+	name := func(c *x509.Certificate) { c.Subject.SerialNumber = "CHIP-0042-17" }
+	first, second := otherEK(t, s, name), otherIAK(t, otherEK(t, s, name))
+	must(first.Onboard(t.Context(), s.client, s.tok))(t)
+	mallory := s.Account(t, "mallory")
+	theirs := s.Token(t, mallory, nil)
+	for range 3 {
+		must(second.Onboard(t.Context(), s.client, theirs))(t)
+		if err := s.Store.DeleteDevice(t.Context(), mallory.ID, s.Devices(t, mallory)[0].ID, s.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 1 {
+		t.Errorf("%+v", told)
+	}
+	carol := s.Account(t, "carol")
+	must(second.Onboard(t.Context(), s.client, s.Token(t, carol, nil)))(t)
+	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 2 {
+		t.Errorf("of a third owner: %+v", told)
+	}
+}
+
 // A policy says which of a TPM's EKs may bind, by its maker.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	s := newScene(t)

@@ -63,6 +63,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
 	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
 	// The TPM itself, at her token: refused, and she still is not told.
+	decide(eve, id(later), "approve", 200)
 	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
 	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
 		t.Fatalf("%v", err)

@@ -147,15 +147,19 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 // connection, addresses of objects, a token and a secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
 	for _, tc := range []struct {
-		name string
-		end  func(*scene, *fleet.Device, string)
+		name   string
+		bearer int // status of a token
+		end    func(*scene, *fleet.Device, string)
 	}{
-		{"deleted", func(s *scene, _ *fleet.Device, id string) {
+		{"deleted", 401, func(s *scene, _ *fleet.Device, id string) {
 			if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, id, s.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{"superseded", func(s *scene, d *fleet.Device, _ string) { must(d.Onboard(t.Context(), s.client, s.tok))(t) }},
+		{"superseded", 401, func(s *scene, d *fleet.Device, _ string) { must(d.Onboard(t.Context(), s.client, s.tok))(t) }},
+		{"cloned, by its owner's word", 403, func(s *scene, _ *fleet.Device, id string) {
+			want[hub.ClonedView](s.person(t, "ada"), "PUT", "/devices/"+id+"/cloned", `{"decision":"two"}`, 200)
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newScene(t)
@@ -182,6 +186,9 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 			if status, body := p.do("POST", "/onboard/activate", `{"proof":"AAAA"}`); status != 403 {
 				t.Errorf("activation: %d %s", status, body)
 			}
+			if a := must(s.victim.Activate(t.Context(), s.client, certs))(t); a.Status != 403 && a.Status != 410 {
+				t.Errorf("activation, with the proof: %d %s", a.Status, a.Body)
+			}
 			for method, address := range map[string]string{"GET": stored.GetURL, "PUT": open.PutURL} {
 				if status, body, _ := send(s.person(t, ""), method, address, "another content"); status != 410 || !bytes.Contains(body, []byte("address-revoked")) {
 					t.Errorf("%s of an object's address: %d %s", method, status, body)
@@ -190,11 +197,11 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 			for name, bearer := range map[string]string{"certificate": token, "secret": bySecret} {
 				holder := s.person(t, "")
 				holder.token = bearer
-				if status, body := holder.do("GET", "/devices/"+id, nil); status != 401 {
+				if status, body := holder.do("GET", "/devices/"+id, nil); status != tc.bearer {
 					t.Errorf("a token by the %s: %d %s", name, status, body)
 				}
 			}
-			want[hub.Problem](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
+			want[hub.Problem](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, tc.bearer)
 		})
 	}
 }

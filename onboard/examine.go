@@ -94,7 +94,7 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 // maker's: links are fetched only in the second. Revocation lists are asked by
 // certificates that chain to a trusted maker, in both.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
-	before := slices.Clone(v.Steps)
+	before := evidence.Verdict{Steps: slices.Clone(v.Steps), Notes: slices.Clone(v.Notes)}
 	check(v, r, in)
 	if s.Online == nil || r.EKCertificate == nil {
 		return
@@ -107,7 +107,7 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		links, notes := s.Online.Links(ctx, leaf)
 		if len(links) > 0 {
 			in.Trust = in.Trust.With(links)
-			*v = evidence.Verdict{Steps: before}
+			*v = before
 			check(v, r, in)
 		}
 		v.Notes = append(v.Notes, notes...)

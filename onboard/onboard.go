@@ -143,11 +143,14 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.Manufacturer, e.Model, e.Firmware = r.Maker(), r.Model(), r.Firmware()
 	e.KeyAlgorithm = r.IDevID.Algorithm()
 	e.Created, e.Expires = now, now.Add(PendingFor)
-	if !verdict.Accepted() {
-		if err := s.judge(ctx, verdict, e, addr); err != nil {
-			known.DeviceID = s.waitingID(e.EK)
-			return known, err
-		}
+	if verdict.Accepted() {
+		err = s.denied(ctx, e)
+	} else {
+		err = s.judge(ctx, verdict, e, addr)
+	}
+	if err != nil {
+		known.DeviceID = s.waitingID(e.EK)
+		return known, err
 	}
 	if e.Verdict, err = verdict.JSON(); err != nil {
 		return e, err

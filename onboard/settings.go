@@ -139,14 +139,17 @@ func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) 
 			all.ByKey = l.ByKey
 		}
 		all.BySerial = all.BySerial || l.BySerial
-		missing = missing || !l.ByKey && !l.BySerial
+		all.HubBySerial = all.HubBySerial || l.BySerial && owner == store.HubWide
+		if !l.ByKey && !l.BySerial {
+			missing, all.OffHub = true, all.OffHub || owner == store.HubWide
+		}
 		if l.Note != "" {
 			all.Note = l.Note
 		}
 		all.CertificateRequired = all.CertificateRequired || l.CertificateRequired
 	}
 	if missing {
-		return evidence.Listing{Kept: true}, nil
+		return evidence.Listing{Kept: true, OffHub: all.OffHub, HubBySerial: all.HubBySerial, CertificateRequired: all.CertificateRequired}, nil
 	}
 	return all, nil
 }

@@ -89,7 +89,7 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	case err != nil:
 		return err
 	case w.State == store.Denied:
-		return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s. %s", w.By, w.Decided.Format(time.DateOnly), v.Questions[0].Reason), Hint: "Who denied it can still approve it."}
+		return refuseDenied(w, " "+v.Questions[0].Reason)
 	case w.State == store.Approved: // in the meantime
 		v.Vouched(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
@@ -100,6 +100,28 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	}
 	undecided.RetryAfter = retryAfter(w, e.Created)
 	return undecided
+}
+
+// denied refuses a machine about which nothing is left to ask, where its owner
+// has denied the EK before: a certificate that is shown later, or a line of an
+// EK list, does not undo what a person decided.
+func (s *Service) denied(ctx context.Context, e store.Enrolment) error {
+	w, err := s.Store.Waiting(ctx, e.Owner, e.EK, e.Created)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case w.State == store.Denied && e.Created.Before(w.Expires):
+		return refuseDenied(w, "")
+	}
+	return nil
+}
+
+// refuseDenied is the refusal of a machine that a person denied. question is put
+// behind the reason.
+func refuseDenied(w store.Waiting, question string) *evidence.Refusal {
+	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "Who denied it can still approve it."}
 }
 
 func retryAfter(w store.Waiting, now time.Time) time.Duration {

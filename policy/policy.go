@@ -237,6 +237,7 @@ func Merge(hub, owner *Document) Effective {
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)
 		set(&e.Evidence.Unlisted, hub.Unlisted)
+		set(&e.Evidence.UnlistedByHub, hub.Unlisted)
 		if hub.Software != nil {
 			e.Evidence.Software = *hub.Software
 		}
@@ -247,6 +248,8 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
+		// About the hub's list an owner cannot say what the operator left out.
+		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
 			set(&e.Evidence.Unlisted, owner.Unlisted)
 		} else {

@@ -356,7 +356,8 @@ type Store interface {
 	// order is the one in which the store recorded them, not Created: clocks
 	// go back.
 	// Where a device that is not deleted has one of the Marks, the owners of
-	// both are told by an EventSameChip, once for a mark and a device.
+	// both are told by an EventSameChip, once for a mark and a device; another
+	// owner's device once for each owner who brings such a device.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked,
 	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned.
 	// A refusal changes nothing.

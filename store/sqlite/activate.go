@@ -167,6 +167,9 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 		}
 		k = readClaim(&r)
 		if already = k.state == stateActive; already {
+			if k.stored.Clone == store.CloneRefused {
+				return store.ErrCloned
+			}
 			return nil
 		}
 		if err := k.refusal(a.Now); err != nil {

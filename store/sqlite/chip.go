@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 
 	"gangway/store"
@@ -30,7 +31,8 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 }
 
 // linkChips stores the marks of a device that activates, and tells the owners
-// of it and of the devices that have an equal one.
+// of it and of the devices that have an equal one. Another device's owner is told
+// once of each owner: who deletes a device and brings it back tells nobody again.
 func (k *claim) linkChips(c *conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
@@ -56,7 +58,16 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 				continue
 			}
 			linked[d.id] = true
-			if d.owner != k.owner {
+			fresh := d.owner != k.owner
+			if fresh {
+				mark := sha256.Sum256([]byte(store.EventSameChip + "\x00" + k.owner))
+				n, err := c.exec(tellOnce, d.id, mark[:])
+				if err != nil {
+					return err
+				}
+				fresh = n > 0
+			}
+			if fresh {
 				event.Owner, event.Device = d.owner, d.id
 				event.Message = fmt.Sprintf("A device of another owner came aboard whose EK certificate has %s as this device's. It may be the same TPM under another endorsement key: if you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {

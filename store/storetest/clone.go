@@ -86,6 +86,8 @@ func clonedIsRefused(f *fixture) {
 	_, err = f.activate(next)
 	f.refused(err, store.ErrCloned)
 	equal(f, "the enrolment's state", f.state(next), store.Pending)
+	_, err = f.activate(store.Enrolment{IDevIDHash: d.IDevIDHash}) // the active one
+	f.refused(err, store.ErrCloned)
 	// The decision is taken back.
 	_, err = f.PutClone(f.ctx, cloned(d.ID, v, "", "{}"))
 	f.must(err)
