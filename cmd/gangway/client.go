@@ -149,7 +149,9 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(b, out); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber() // numbers in metadata stay as they were written
+	if err := dec.Decode(out); err != nil {
 		return fmt.Errorf("the hub's answer cannot be read: %w", err)
 	}
 	return nil

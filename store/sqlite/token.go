@@ -18,17 +18,28 @@ var (
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
 	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
 		FROM join_tokens WHERE id = ?`)
+	anyTokenAt   = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
 	disableToken = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
 )
 
 // CreateJoinToken implements store.Store. Whether the owner exists is not
 // looked at here: Activate refuses the token of an account that is gone.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
-	meta, err := encodeMeta(t.DefaultUserMeta)
+	meta, err := store.EncodeMeta(t.DefaultUserMeta)
 	if err != nil {
 		return err
 	}
 	return s.writer.do(ctx, func(c *conn) error {
+		if _, ok, err := c.one(selectToken, t.ID); err != nil {
+			return err
+		} else if ok {
+			return store.ErrExists
+		}
+		if _, full, err := c.one(anyTokenAt, t.Owner, int64(store.MaxJoinTokens-1)); err != nil {
+			return err
+		} else if full {
+			return store.ErrFull
+		}
 		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
 			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t), pantacorKey(t))
 		return existsOr(err)
@@ -70,8 +81,8 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 		if !ok {
 			return store.ErrNotFound
 		}
-		t, err = readToken(&r)
-		return err
+		t = readToken(&r)
+		return nil
 	})
 	return t, err
 }
@@ -86,9 +97,7 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 		if !ok {
 			return store.ErrNotFound
 		}
-		if t, err = readToken(&r); err != nil {
-			return err
-		}
+		t = readToken(&r)
 		generation = r.int()
 		return nil
 	})
@@ -99,9 +108,8 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectTokens, func(r row) (bool, error) {
-			t, err := readToken(&r)
-			tokens = append(tokens, t)
-			return true, err
+			tokens = append(tokens, readToken(&r))
+			return true, nil
 		}, owner)
 	})
 	if err != nil {
@@ -110,7 +118,7 @@ func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.Jo
 	return tokens, nil
 }
 
-func readToken(r *row) (store.JoinToken, error) {
+func readToken(r *row) store.JoinToken {
 	t := store.JoinToken{
 		ID:        r.text(),
 		Owner:     r.text(),
@@ -121,14 +129,13 @@ func readToken(r *row) (store.JoinToken, error) {
 		Uses:      r.int(),
 		Disabled:  r.bool(),
 	}
-	var err error
-	t.DefaultUserMeta, err = decodeMeta(r.text())
+	t.DefaultUserMeta, t.Unreadable = decodeMeta(r.text(), "/default-user-meta")
 	t.Created = r.time()
 	t.WithoutTPM = !r.null()
 	t.AutoHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
-	return t, err
+	return t
 }
 
 // DisableJoinToken implements store.Store.
