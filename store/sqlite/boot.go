@@ -216,6 +216,15 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 		if newest.int64() != latest.Number {
 			return store.ErrChanged
 		}
+		var is []byte
+		if reference, ok, err := c.one(selectBootReference, r.Device); err != nil {
+			return err
+		} else if ok {
+			is = reference.blob()
+		}
+		if !bytes.Equal(is, r.Was) {
+			return store.ErrChanged
+		}
 		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
 			return err
 		}
