@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"gangway/fleet"
 	"gangway/hub"
 	"gangway/internal/strictjson"
 	"gangway/store"
@@ -213,4 +214,27 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	if after := want[hub.DeviceView](f.ada, "GET", path, nil, 200); after.Nick != before.Nick || after.Public || p.Code != "meta-malformed" {
 		t.Errorf("%+v, %+v", p, after)
 	}
+}
+
+func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	first := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
+	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)
+	defer db.Close()
+	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	waits(t, s.post(t, s.request(t, must(fleet.New(evil, "H-2"))(t))), "ek-chain-untrusted")
+	list := want[[]hub.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
+	if len(list) != 2 {
+		t.Fatalf("%+v", list)
+	}
+	for _, w := range list {
+		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Steps) != 1 || v.Steps[0].OK) {
+			t.Errorf("what cannot be read is shown as %+v", v)
+		}
+	}
+	decide(ada, first.DeviceID, "deny", 200)
 }
