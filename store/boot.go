@@ -41,7 +41,8 @@ type BootRefusal struct {
 	Code, Reason, Hint string
 }
 
-// Boots keeps what devices booted.
+// Boots keeps what devices booted. What writes is ErrNotFound for a device that
+// is not there, or was deleted.
 type Boots interface {
 	// PutBoot stores a measurement, judged by a reference, as a device's latest,
 	// and keeps the ten before it without their evidence. A device without a

@@ -200,6 +200,16 @@ func bootIsRefused(f *fixture) {
 	state(store.BootMatches)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 	state(store.BootUnmeasured)
+	// What was under way when the device was deleted leaves nothing.
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 3), []byte("given"))
+	f.refused(err, store.ErrNotFound)
+	_, err = f.RefuseBoot(f.ctx, d.ID, first)
+	f.refused(err, store.ErrNotFound)
+	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, store.Boot{}), store.ErrNotFound)
+	f.refused(f.RequestBoot(f.ctx, d.ID), store.ErrNotFound)
+	_, err = f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	state(store.BootUnmeasured)
 }
 
 // A measurement without a reference to learn is kept, and no reference of it.
