@@ -22,7 +22,7 @@ import (
 // named in Unreadable; they go when they are set, or the meta is replaced.
 const MaxMeta = 256 << 10
 
-// ErrTooLarge: what would be kept is larger than its bound.
+// ErrTooLarge says that what would be kept is larger than its bound.
 var ErrTooLarge = errors.New("store: larger than the bound")
 
 // MetaError says why a member of a meta cannot be kept.
