@@ -205,8 +205,8 @@ func sysinfo() (map[string]uint64, error) {
 // userMetaFile holds what the owner set for this device, a JSON object.
 const userMetaFile = "user-meta.json"
 
-// maxUserMeta is what a hub keeps of it, in bytes.
-const maxUserMeta = 256 << 10
+// maxUserMeta is what a hub keeps of it, and the answer's newline, in bytes.
+const maxUserMeta = 256<<10 + 1
 
 // takeUserMeta keeps the owner's metadata in a file, and tells a hook of each
 // change, and once at the start.

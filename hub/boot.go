@@ -150,14 +150,11 @@ func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
 		return err
 	}
 	setMatched(r, false)
-	news, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, no)
-	if failed != nil {
+	if _, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, no); failed != nil {
 		return failed
 	}
-	if news {
-		s.record(r.Context(), store.Event{Time: no.Time, Kind: "device.boot-refused", Code: no.Code, Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
-			Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, no.Reason)})
-	}
+	s.count(r.Context(), store.Event{Time: no.Time, Kind: "device.boot-refused", Code: no.Code, Owner: d.Owner, Device: d.ID,
+		Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, no.Reason)})
 	return err
 }
 
@@ -474,7 +471,11 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if body.Measurement != 0 && body.Measurement != latest.Number {
 		return errNewerBoot
 	}
-	ref, err := s.decided(r, d, body, latest, now)
+	was, err := s.cfg.Store.BootReference(r.Context(), d.ID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	ref, err := s.decided(r, d, body, was.Text, latest, now)
 	if err != nil {
 		return err
 	}
@@ -491,7 +492,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	err = s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text}, latest)
+	err = s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text, Was: was.Text}, latest)
 	if errors.Is(err, store.ErrChanged) {
 		return errNewerBoot
 	}
@@ -502,17 +503,16 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at it with 'gangway device boot', and decide again.", "The device has been measured again since.")
+var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at it with 'gangway device boot', and decide again.", "The device has been measured again since, or somebody else has decided.")
 
-// decided is the reference that an owner's decision makes.
-func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, latest store.Boot, now time.Time) (*boot.Reference, error) {
+// decided is the reference that an owner's decision makes, where the text of the
+// one before is had; empty: there is none.
+func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, had []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
-	if stored, err := s.cfg.Store.BootReference(r.Context(), d.ID); err == nil {
-		if err := json.Unmarshal(stored.Text, &was); err != nil {
+	if len(had) > 0 {
+		if err := json.Unmarshal(had, &was); err != nil {
 			return nil, err
 		}
-	} else if !errors.Is(err, store.ErrNotFound) {
-		return nil, err
 	}
 	if was != nil && was.Locked && body.From != "" && (body.Lock == nil || *body.Lock) {
 		return nil, problem(http.StatusConflict, "boot-reference-locked", "Unlock it first, or in the same request.", "The device's reference is locked.")

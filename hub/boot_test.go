@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -380,6 +381,34 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 		}
 	}
 	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
+}
+
+// A lock holds against decisions that were begun before it.
+func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot/reference"
+	booted(t, c, s.victim, usual, 1)
+	for range 10 {
+		want[hub.BootView](ada, "POST", path, `{"from":"latest","lock":false}`, 200)
+		var wg sync.WaitGroup
+		statuses := make([]int, 12)
+		for i := range statuses {
+			wg.Go(func() {
+				body := `{"from":"latest"}`
+				if i == 6 {
+					body = `{"from":"latest","lock":true}`
+				}
+				statuses[i], _ = ada.do("POST", path, body)
+			})
+		}
+		wg.Wait()
+		locked := want[hub.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200).Reference.Locked
+		if locked != (statuses[6] == 200) {
+			t.Fatalf("locked is %v after %v", locked, statuses)
+		}
+	}
 }
 
 func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {

@@ -93,6 +93,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	} else if err == nil {
 		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "A machine's code was claimed: " + join.ClaimWords(code) + "."})
 	}
+	if errors.Is(err, store.ErrFull) {
+		return errTokensFull
+	}
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ type DeviceView struct {
 	TokenID      string         `json:"token-id"`         // the join token it first came with
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
+	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub took and no answer can contain
 }
 
 // TPMView is the TPM, as its EK certificate and its attestation name it.
@@ -76,7 +77,7 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
 		Machine: MachineView{d.ProdModel, d.ProdSerial},
 		Key:     d.KeyAlgorithm, TokenID: d.TokenID,
-		Cloned: d.Clone, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta),
+		Cloned: d.Clone, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta), Unreadable: d.Unreadable,
 	}
 	switch {
 	case d.Deleted:
@@ -198,7 +199,7 @@ func shown(a store.Account, err error) (store.Account, error) {
 func (v DeviceView) forOthers() DeviceView {
 	v.RealIP, v.TokenID, v.Challenge, v.Boot, v.Cloned = "", "", "", "", ""
 	v.Machine, v.TPM = MachineView{}, TPMView{}
-	v.UserMeta, v.DeviceMeta = map[string]any{}, map[string]any{}
+	v.UserMeta, v.DeviceMeta, v.Unreadable = map[string]any{}, map[string]any{}, nil
 	return v
 }
 
@@ -307,6 +308,12 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 			return problem(http.StatusBadRequest, "fixed-field", "Leave it as it is.", "A device's %s cannot be changed.", same.what)
 		}
 	}
+	if body.UserMeta != nil {
+		dropNulls(*body.UserMeta)
+		if _, err := store.EncodeMeta(*body.UserMeta); err != nil {
+			return err // before anything has changed
+		}
+	}
 	if body.Nick != nil && *body.Nick != "" && *body.Nick != d.Nick {
 		if !nickForm.MatchString(*body.Nick) {
 			return errNickForm
@@ -316,7 +323,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if body.UserMeta != nil {
-		if err := s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, dropNulls(*body.UserMeta)); err != nil {
+		if err := s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, *body.UserMeta); err != nil {
 			return err
 		}
 		s.metaChanged(r, d)
@@ -427,7 +434,7 @@ func (s *Server) showDeviceMeta(w http.ResponseWriter, r *http.Request) error {
 // readMeta reads a meta that a request replaces another by, or a patch to it.
 func readMeta(w http.ResponseWriter, r *http.Request) (map[string]any, error) {
 	var m map[string]any
-	return m, readJSONOf(w, r, maxMeta, &m)
+	return m, readJSONOf(w, r, store.MaxMeta, &m)
 }
 
 func dropNulls(m map[string]any) map[string]any {
@@ -473,7 +480,7 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	}
 	if whole {
 		err = s.cfg.Store.ReplaceDeviceMeta(r.Context(), d.ID, dropNulls(m))
-	} else if err = metaFits(d.DeviceMeta, m); err == nil {
+	} else {
 		err = s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, m)
 	}
 	if err != nil {
@@ -545,9 +552,6 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxMeta bounds what a device or an owner may keep, in bytes of JSON.
-const maxMeta = 256 << 10
-
 func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	patch, err := readMeta(w, r)
 	if err != nil {
@@ -557,31 +561,11 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := metaFits(d.UserMeta, patch); err != nil {
-		return err
-	}
 	if err := s.cfg.Store.PatchUserMeta(r.Context(), owner(r).ID, d.ID, patch); err != nil {
 		return err
 	}
 	s.metaChanged(r, d)
 	writeJSON(w, http.StatusOK, patch)
-	return nil
-}
-
-// metaFits bounds the sum of what is there and what comes: repeated patches
-// must not grow a row without end.
-func metaFits(have, patch map[string]any) error {
-	size := 0
-	for _, m := range []map[string]any{have, patch} {
-		b, err := json.Marshal(m)
-		if err != nil {
-			return err
-		}
-		size += len(b)
-	}
-	if size > maxMeta {
-		return problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would be larger than %d bytes.", maxMeta)
-	}
 	return nil
 }
 
@@ -642,9 +626,6 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	d := peer(r)
-	if err := metaFits(d.DeviceMeta, patch); err != nil {
-		return err
-	}
 	if len(patch) > 0 {
 		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
 			return err

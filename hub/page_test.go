@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/store"
 	"gangway/tcg"
 	"gangway/tcg/join"
 )
@@ -130,7 +131,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	if line := fmt.Sprintf("and %v seconds, a TLS handshake %v seconds, a request %v and an answer %v. An idle connection is closed after two minutes", times.Header.Seconds(), times.Header.Seconds(), times.Request.Seconds(), times.Request.Seconds()); !strings.Contains(string(doc), line) || times.Idle != 2*time.Minute {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
-	if size("256 KiB") != maxMeta || !strings.Contains(string(doc), "together have 256 KiB as JSON") {
+	if size("256 KiB") != store.MaxMeta || !strings.Contains(string(doc), "together have 256 KiB as JSON") {
 		t.Error("docs/protocol.md says another bound of the metadata")
 	}
 }

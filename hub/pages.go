@@ -45,12 +45,8 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, one := range waiting {
-		view, err := viewWaiting(one)
-		if err != nil {
-			return err
-		}
 		shown := ui.Waiting{Waiting: one}
-		for _, q := range view.Verdict.Questions {
+		for _, q := range viewWaiting(one).Verdict.Questions {
 			shown.Reasons = append(shown.Reasons, q.Reason)
 		}
 		h.Waiting = append(h.Waiting, shown)

@@ -39,6 +39,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var p *Problem
 	var refusal *evidence.Refusal
 	var tooLarge *http.MaxBytesError
+	var meta *store.MetaError
 	trouble := s.trouble(r, err)
 	switch {
 	case trouble != nil:
@@ -48,6 +49,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
 	case errors.As(err, &tooLarge):
 		p = problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send less.", "The body is larger than the %d bytes that are allowed here.", tooLarge.Limit)
+	case errors.As(err, &meta):
+		p = problem(http.StatusBadRequest, "meta-malformed", "Write it flatter, or as a string with JSON in it.", "The metadata's %.64q cannot be kept: %v.", meta.Name, meta.Err)
+	case errors.Is(err, store.ErrTooLarge):
+		p = problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would be larger than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):
 		p = problem(http.StatusNotFound, "not-found", "Check the id; list yours to see them.", "There is no such thing, or it is not yours.")
 	case errors.Is(err, store.ErrExists):

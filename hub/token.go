@@ -34,6 +34,7 @@ type TokenView struct {
 	WithoutTPM      bool           `json:"without-tpm"`
 	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
+	Unreadable      []string       `json:"unreadable,omitempty"` // as in DeviceView
 }
 
 func viewToken(t store.JoinToken) TokenView {
@@ -41,7 +42,7 @@ func viewToken(t store.JoinToken) TokenView {
 	if meta == nil {
 		meta = map[string]any{}
 	}
-	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta}
+	return TokenView{t.ID, join.TokenPRN + t.ID, t.Nick, join.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
 }
 
 // NewToken is what a caller says of a join token to make.
@@ -101,7 +102,11 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.CreateJoinToken(r.Context(), t); err != nil {
+	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
+	if errors.Is(err, store.ErrFull) {
+		return errTokensFull
+	}
+	if err != nil {
 		return err
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
@@ -111,6 +116,8 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	})
 	return nil
 }
+
+var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed, and let several devices come with one: max-uses.", "You have %d join tokens, as many as may be.", store.MaxJoinTokens)
 
 // listTokens lists join tokens, newest first: ?after=ID goes on after that
 // one, ?limit= is at most 1000, which is also the default.

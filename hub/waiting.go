@@ -35,7 +35,9 @@ type WaitingView struct {
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-func viewWaiting(w store.Waiting) (WaitingView, error) {
+// viewWaiting shows a verdict that cannot be read as a question, so that one
+// machine does not hide the others.
+func viewWaiting(w store.Waiting) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
 		Machine: MachineView{w.ProdModel, w.ProdSerial}, TPM: TPMView{w.Manufacturer, w.Model, w.Firmware}, Key: w.KeyAlgorithm,
@@ -45,7 +47,12 @@ func viewWaiting(w store.Waiting) (WaitingView, error) {
 	if !w.Decided.IsZero() {
 		view.Decided = &w.Decided
 	}
-	return view, json.Unmarshal(w.Verdict, &view.Verdict)
+	if err := json.Unmarshal(w.Verdict, &view.Verdict); err != nil {
+		view.Verdict = evidence.Verdict{}
+		view.Verdict.Fail("verdict", &evidence.Refusal{Code: "verdict-unreadable", Ask: true,
+			Reason: "What was judged of this machine cannot be read.", Hint: "Deny it, or let it come again."})
+	}
+	return view
 }
 
 func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
@@ -55,9 +62,7 @@ func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
 	}
 	views := make([]WaitingView, len(list))
 	for i, one := range list {
-		if views[i], err = viewWaiting(one); err != nil {
-			return err
-		}
+		views[i] = viewWaiting(one)
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
@@ -79,11 +84,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 	if err != nil {
 		return decisionError(err)
 	}
-	view, err := viewWaiting(decided)
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, view)
+	writeJSON(w, http.StatusOK, viewWaiting(decided))
 	return nil
 }
 

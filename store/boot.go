@@ -31,6 +31,7 @@ type Boot struct {
 type BootReference struct {
 	Device string
 	Text   []byte
+	Was    []byte // the Text that a new one is to replace; empty: there is none
 }
 
 // BootRefusal is why a device's newest measurement was refused. It is kept until
@@ -40,7 +41,8 @@ type BootRefusal struct {
 	Code, Reason, Hint string
 }
 
-// Boots keeps what devices booted.
+// Boots keeps what devices booted. What writes is ErrNotFound for a device that
+// is not there, or was deleted.
 type Boots interface {
 	// PutBoot stores a measurement, judged by a reference, as a device's latest,
 	// and keeps the ten before it without their evidence. A device without a
@@ -69,7 +71,7 @@ type Boots interface {
 	// PutBootReference gives a device a reference, and its latest measurement
 	// the State and Changes of latest, which was judged by it; latest.Number 0:
 	// it was never measured. BootRefused stays the state of a device. ErrChanged when another measurement is the latest
-	// by now: nothing was changed.
+	// by now, or another reference than r.Was is there: nothing was changed.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot asks that the device be measured again; BootRequested says
 	// whether it was, since its last measurement.

@@ -94,6 +94,7 @@ type JoinToken struct {
 	Disabled  bool
 	// DefaultUserMeta is what a device's user-meta starts with.
 	DefaultUserMeta map[string]any
+	Unreadable      []string // JSON Pointers, from "/default-user-meta": members that were kept and cannot be shown
 	Created         time.Time
 	// WithoutTPM: devices may show the token's secret itself, with no evidence;
 	// AutoHash is what it is found by then.
@@ -104,6 +105,9 @@ type JoinToken struct {
 	ForPantacor bool
 	PantacorKey []byte
 }
+
+// MaxJoinTokens bounds the join tokens that an owner has, whatever their state.
+const MaxJoinTokens = 10_000
 
 // TPM is an entry of the EK registry: an endorsement key that proved itself
 // at an activation, and whose it is.
@@ -208,6 +212,7 @@ type Device struct {
 	KeyAlgorithm string
 	UserMeta     map[string]any
 	DeviceMeta   map[string]any
+	Unreadable   []string  // JSON Pointers, from "/user-meta" or "/device-meta": members that were kept and cannot be shown
 	Public       bool      // its trail may be read by anybody
 	Created      time.Time // first activation
 	Activated    time.Time // latest activation
@@ -314,6 +319,9 @@ type Store interface {
 	Session(ctx context.Context, token Hash, now time.Time) (Session, error)
 	DeleteSession(ctx context.Context, token Hash) error
 
+	// CreateJoinToken fails with ErrExists when the id is taken, ErrFull when the
+	// owner has MaxJoinTokens, and as PatchDeviceMeta when the user-meta cannot
+	// be kept.
 	CreateJoinToken(ctx context.Context, t JoinToken) error
 	JoinToken(ctx context.Context, id string) (JoinToken, error)
 	// JoinTokenByAuto finds a token that is WithoutTPM.
@@ -382,7 +390,8 @@ type Store interface {
 	// SeenDevice records a contact. It may be batched, and is the one write
 	// that need not be durable when it returns.
 	SeenDevice(ctx context.Context, id, addr string, now time.Time) error
-	// PatchDeviceMeta merges top-level keys; a nil value deletes the key.
+	// PatchDeviceMeta merges top-level keys; a nil value deletes the key. See
+	// MaxMeta for what is refused: *MetaError, ErrTooLarge.
 	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
 	// PatchUserMeta is the owner's half.
 	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error

@@ -9,8 +9,9 @@ import (
 
 // Errors of the waiting room, tested with errors.Is.
 var (
-	// ErrFull: as many machines of the owner wait as may.
-	ErrFull = errors.New("store: too many machines wait for this owner's decision")
+	// ErrFull: there are as many of the kind as may be: machines of the owner that
+	// wait, for one.
+	ErrFull = errors.New("store: as many as may be are there already")
 	// ErrChanged: what a person decided about is no longer what waits.
 	ErrChanged = errors.New("store: what was decided on has changed")
 )

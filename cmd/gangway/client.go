@@ -97,6 +97,10 @@ func (s *signIn) client() (*http.Client, error) {
 // rawBody is sent as it is.
 type rawBody []byte
 
+// maxAnswer bounds an answer, in bytes. A page of devices or of join tokens is
+// smaller with all the metadata that they may have.
+const maxAnswer = 96 << 20
+
 // do sends a request and decodes the answer into out, unless out is nil.
 func (s *signIn) do(ctx context.Context, method, path string, in, out any) error {
 	c, err := s.client()
@@ -135,9 +139,12 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return unreachable(s.Hub, err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return err
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("the hub's answer to %s %s has more than %d MiB", method, path, maxAnswer>>20)
 	}
 	if resp.StatusCode != http.StatusOK {
 		p := new(hub.Problem)
@@ -149,7 +156,9 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(b, out); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber() // numbers in metadata stay as they were written
+	if err := dec.Decode(out); err != nil {
 		return fmt.Errorf("the hub's answer cannot be read: %w", err)
 	}
 	return nil

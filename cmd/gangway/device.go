@@ -137,16 +137,20 @@ it, disable the token too: 'gangway token disable'.`,
 	return c
 }
 
+// devicePage is how many devices are asked for at once: each may have 512 KiB
+// of metadata.
+const devicePage = 100
+
 // allDevices pages through the list.
 func allDevices(ctx context.Context) ([]hub.DeviceView, error) {
 	var all []hub.DeviceView
 	for after := ""; ; {
-		page, err := call[[]hub.DeviceView](ctx, "GET", "/devices?limit=1000&after="+url.QueryEscape(after), nil)
+		page, err := call[[]hub.DeviceView](ctx, "GET", fmt.Sprintf("/devices?limit=%d&after=%s", devicePage, url.QueryEscape(after)), nil)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, page...)
-		if len(page) < 1000 {
+		if len(page) < devicePage {
 			return all, nil
 		}
 		after = page[len(page)-1].Nick
@@ -235,6 +239,9 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	a.line("join token", d.TokenID)
 	a.line("came aboard", d.TimeCreated.Local().Format(time.DateTime))
 	a.line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
+	if len(d.Unreadable) > 0 {
+		a.line("unreadable", tcg.Printable(strings.Join(d.Unreadable, ", "))+": metadata that an older hub kept; replace or delete it")
+	}
 
 	a.printf("\nChain of evidence, judged %s\n", e.Accepted.Local().Format(time.DateTime))
 	a.printVerdict(e.Verdict)

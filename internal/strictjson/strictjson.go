@@ -10,12 +10,18 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep objects and arrays may be in each other.
-const maxDepth = 64
+// maxDepth bounds how deep objects and arrays may be in each other. MaxKept is
+// the bound for what is kept and shown inside other documents, so that whoever
+// reads with maxDepth can read those.
+const (
+	maxDepth = 64
+	MaxKept  = 32
+)
 
 // Object reads one JSON object: UTF-8, no name twice in an object at any
 // depth, at most 64 levels, nothing after it, no number that a float64 cannot
@@ -40,11 +46,59 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	return b.Bytes(), object, nil
 }
 
+// Kept is Object for what is kept and shown inside other documents: at most
+// MaxKept levels.
+func Kept(text []byte) (compact []byte, object map[string]any, err error) {
+	if compact, object, err = Object(text); err == nil {
+		err = Keepable(object)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return compact, object, nil
+}
+
+// Keepable says whether a value that Decode made may be kept and shown inside
+// other documents: at most MaxKept levels, and no number that a float64 cannot
+// hold.
+func Keepable(v any) error { return keepable(v, 0) }
+
+func keepable(v any, depth int) error {
+	switch v := v.(type) {
+	case map[string]any:
+		if depth == MaxKept {
+			return errTooDeep(MaxKept)
+		}
+		for _, member := range v {
+			if err := keepable(member, depth+1); err != nil {
+				return err
+			}
+		}
+	case []any:
+		if depth == MaxKept {
+			return errTooDeep(MaxKept)
+		}
+		for _, element := range v {
+			if err := keepable(element, depth+1); err != nil {
+				return err
+			}
+		}
+	case json.Number:
+		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
+			return fmt.Errorf("it has the number %.40s, which most readers cannot hold; send it as a string", v)
+		}
+	}
+	return nil
+}
+
+func errTooDeep(levels int) error { return fmt.Errorf("it is more than %d levels deep", levels) }
+
 // Decode reads one JSON value into v, as encoding/json does, if every other
 // reader would read the same: with the bounds of Object, no null in the place
 // of the whole value, and each field's name as v has it. encoding/json also
 // takes names in another case, and the last of two. Names that are unknown to v
-// are ignored.
+// are ignored. A number in an any becomes a json.Number, which is as it was
+// written; it may be more than a float64 holds.
 func Decode(text []byte, v any) error {
 	if err := check(text, reflect.TypeOf(v)); err != nil {
 		return err
@@ -52,7 +106,13 @@ func Decode(text []byte, v any) error {
 	if bytes.Equal(bytes.TrimSpace(text), []byte("null")) {
 		return errors.New("it is null")
 	}
-	return json.Unmarshal(text, v)
+	return decoder(text).Decode(v)
+}
+
+func decoder(text []byte) *json.Decoder {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	return dec
 }
 
 // DecodeKnown is Decode that refuses names unknown to v.
@@ -60,7 +120,7 @@ func DecodeKnown(text []byte, v any) error {
 	if err := Decode(text, v); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
+	dec := decoder(text)
 	dec.DisallowUnknownFields()
 	return dec.Decode(v)
 }
@@ -70,8 +130,7 @@ func check(text []byte, t reflect.Type) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
+	dec := decoder(text)
 	if err := namesDiffer(dec, t, 0); errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	} else if err != nil {
@@ -86,7 +145,7 @@ func check(text []byte, t reflect.Type) error {
 // namesDiffer reads one value that is to be decoded into a t.
 func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 	if depth > maxDepth {
-		return fmt.Errorf("it is more than %d levels deep", maxDepth)
+		return errTooDeep(maxDepth)
 	}
 	t, err := dec.Token()
 	if err != nil {

@@ -83,13 +83,52 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
+// nested is an object with arrays in it, levels deep in all.
+func nested(levels int) string {
+	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
+}
+
+// What is kept is shown inside lists and other objects, to readers with the
+// bounds of Object.
+func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
+	compact, _, err := Kept([]byte(nested(MaxKept)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Object([]byte(`{"list":[{"kept":` + string(compact) + `}]}`)); err != nil {
+		t.Error(err)
+	}
+	for _, text := range []string{nested(MaxKept + 1), `{"a":1e400}`} {
+		if _, _, err := Kept([]byte(text)); err == nil {
+			t.Errorf("%.60s is kept", text)
+		}
+	}
+}
+
+func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
+	text := `{"a":[9007199254740993,0.10,-0,1E5,1e-400]}`
+	var v map[string]any
+	if err := Decode([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	if err := Keepable(v); err != nil {
+		t.Error(err)
+	}
+	if b, err := json.Marshal(v); err != nil || string(b) != text {
+		t.Errorf("%s %v", b, err)
+	}
+	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || Keepable(v) == nil {
+		t.Errorf("a number that is too large is kept (%v)", err)
+	}
+}
+
 // Decode agrees with encoding/json wherever it accepts.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"name":"n","inner":{"value":"v"},"list":[{}],"x":null}`))
 	f.Add([]byte(`{"Name":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var got, want message
-		if Decode(text, &got) == nil && (json.Unmarshal(text, &want) != nil || !reflect.DeepEqual(got, want)) {
+		if Decode(text, &got) == nil && (decoder(text).Decode(&want) != nil || !reflect.DeepEqual(got, want)) {
 			t.Errorf("%q: %+v, and encoding/json reads %+v", text, got, want)
 		}
 	})

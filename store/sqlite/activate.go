@@ -185,10 +185,7 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 			return store.Device{}, err
 		}
 	}
-	d, err := k.result(a.IDevIDHash)
-	if err != nil {
-		return store.Device{}, err
-	}
+	d := k.result(a.IDevIDHash)
 	s.seen.overlay(&d)
 	return d, nil
 }
@@ -311,6 +308,13 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.TokenID = k.token
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
+	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
+		// A new device has no use for what nobody can be shown.
+		var err error
+		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
+			return err
+		}
+	}
 	base := a.Nick
 	if base == "" {
 		base = k.device
@@ -368,7 +372,7 @@ func freeNick(c *conn, owner, base string) (string, error) {
 }
 
 // result is the device as a read would find it now.
-func (k *claim) result(idevid store.Hash) (store.Device, error) {
+func (k *claim) result(idevid store.Hash) store.Device {
 	d := k.stored
 	d.ID = k.device
 	d.Owner = k.owner
@@ -381,12 +385,6 @@ func (k *claim) result(idevid store.Hash) (store.Device, error) {
 	d.ProdModel = k.prodModel
 	d.ProdSerial = k.prodSerial
 	d.KeyAlgorithm = k.keyAlgorithm
-	var err error
-	if d.UserMeta, err = decodeMeta(k.userMeta); err != nil {
-		return store.Device{}, err
-	}
-	if d.DeviceMeta, err = decodeMeta(k.devMeta); err != nil {
-		return store.Device{}, err
-	}
-	return d, nil
+	setMetas(&d, k.userMeta, k.devMeta)
+	return d
 }

@@ -47,14 +47,29 @@ var (
 		ON CONFLICT (device) DO UPDATE SET requested = 1`)
 	selectBootRequested = prepared(`SELECT requested FROM boot_devices WHERE device = ?`)
 
+	selectAboard = prepared(`SELECT 1 FROM devices WHERE id = ? AND deleted = 0`)
+
 	deleteBoots      = prepared(`DELETE FROM boots WHERE device = ?`)
 	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
 )
+
+// aboard is store.ErrNotFound for a device that is gone: what is written of one
+// that was deleted meanwhile would stay for ever.
+func aboard(c *conn, device string) error {
+	_, ok, err := c.one(selectAboard, device)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	return err
+}
 
 // PutBoot implements store.Store.
 func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is []byte, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		is = reference
+		if err := aboard(c, b.Device); err != nil {
+			return err
+		}
 		r, ok, err := c.one(selectBootReference, b.Device)
 		if err != nil {
 			return err
@@ -132,6 +147,9 @@ func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Bo
 // RefuseBoot implements store.Store.
 func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefusal) (news bool, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, device); err != nil {
+			return err
+		}
 		was, err := bootRefusal(c, device)
 		news = was.Code != r.Code || was.Reason != r.Reason
 		if err == nil || errors.Is(err, store.ErrNotFound) {
@@ -209,11 +227,23 @@ func (s *Store) BootReference(ctx context.Context, device string) (ref store.Boo
 // PutBootReference implements store.Store.
 func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, latest store.Boot) error {
 	return s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, r.Device); err != nil {
+			return err
+		}
 		newest, _, err := c.one(selectBootNumber, r.Device)
 		if err != nil {
 			return err
 		}
 		if newest.int64() != latest.Number {
+			return store.ErrChanged
+		}
+		var is []byte
+		if reference, ok, err := c.one(selectBootReference, r.Device); err != nil {
+			return err
+		} else if ok {
+			is = reference.blob()
+		}
+		if !bytes.Equal(is, r.Was) {
 			return store.ErrChanged
 		}
 		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
@@ -230,6 +260,9 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 // RequestBoot implements store.Store.
 func (s *Store) RequestBoot(ctx context.Context, device string) error {
 	return s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, device); err != nil {
+			return err
+		}
 		_, err := c.exec(requestBoot, device)
 		return err
 	})

@@ -15,7 +15,7 @@ var (
 		ON CONFLICT (owner, nick) WHERE deleted = 0 DO NOTHING`)
 	selectUnclaimed = prepared(`SELECT nick FROM devices WHERE id = ? AND owner = '' AND deleted = 0`)
 	claimDevice     = prepared(`UPDATE devices SET owner = ?, nick = ?, activated = ? WHERE id = ?`)
-	countUnclaimed  = prepared(`SELECT count(*) FROM devices WHERE owner = '' AND deleted = 0`)
+	anyUnclaimedAt  = prepared(`SELECT 1 FROM devices WHERE owner = '' AND deleted = 0 LIMIT 1 OFFSET ?`)
 	listUnclaimed   = prepared(`SELECT id FROM devices WHERE owner = '' AND deleted = 0 AND last_seen < ? ORDER BY last_seen LIMIT ?`)
 	removeDevice    = prepared(`DELETE FROM devices WHERE id = ?`)
 
@@ -41,7 +41,7 @@ var (
 
 // CreateDevice implements store.Store.
 func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.Hash) (store.Device, error) {
-	meta, err := encodeMeta(d.UserMeta)
+	meta, err := store.EncodeMeta(d.UserMeta)
 	if err != nil {
 		return store.Device{}, err
 	}
@@ -52,13 +52,20 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 		} else if ok {
 			return store.ErrExists
 		}
-		if d.TokenID != "" {
-			if err := spendToken(c, d); err != nil {
+		if d.Owner == "" {
+			if _, full, err := c.one(anyUnclaimedAt, int64(store.MaxUnclaimed-1)); err != nil {
 				return err
+			} else if full {
+				return store.ErrFull
 			}
 		}
 		if d.Owner != "" {
 			if err := takesDevices(c, d.Owner); err != nil {
+				return err
+			}
+		}
+		if d.TokenID != "" {
+			if err := spendToken(c, d); err != nil {
 				return err
 			}
 		}
@@ -101,10 +108,7 @@ func spendToken(c *conn, d store.Device) error {
 	if !ok {
 		return store.ErrTokenUnusable
 	}
-	t, err := readToken(&r)
-	switch {
-	case err != nil:
-		return err
+	switch t := readToken(&r); {
 	case t.Owner != d.Owner, t.Disabled, !d.Created.Before(t.Expires), !t.WithoutTPM:
 		return store.ErrTokenUnusable
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
@@ -170,18 +174,6 @@ func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int
 	return removed, err
 }
 
-// CountUnclaimed implements store.Store.
-func (s *Store) CountUnclaimed(ctx context.Context) (n int, err error) {
-	err = s.readers.do(ctx, func(c *conn) error {
-		r, _, err := c.one(countUnclaimed)
-		if err == nil {
-			n = r.int()
-		}
-		return err
-	})
-	return n, err
-}
-
 // PutSecret implements store.Store.
 func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
 	var at int64
@@ -221,7 +213,7 @@ func (s *Store) SetPublic(ctx context.Context, owner, id string, public bool) er
 
 // ReplaceUserMeta implements store.Store.
 func (s *Store) ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error {
-	text, err := encodeMeta(meta)
+	text, err := store.EncodeMeta(meta)
 	if err != nil {
 		return err
 	}
@@ -230,7 +222,7 @@ func (s *Store) ReplaceUserMeta(ctx context.Context, owner, id string, meta map[
 
 // ReplaceDeviceMeta implements store.Store.
 func (s *Store) ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error {
-	text, err := encodeMeta(meta)
+	text, err := store.EncodeMeta(meta)
 	if err != nil {
 		return err
 	}

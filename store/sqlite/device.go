@@ -57,8 +57,8 @@ func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d
 		if !ok {
 			return store.ErrNotFound
 		}
-		d, err = readDevice(&r)
-		return err
+		d = readDevice(&r)
+		return nil
 	})
 	if err != nil {
 		return store.Device{}, err
@@ -75,9 +75,8 @@ func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]
 func (s *Store) manyDevices(ctx context.Context, query *statement, args ...any) (devices []store.Device, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(query, func(r row) (bool, error) {
-			d, err := readDevice(&r)
-			devices = append(devices, d)
-			return true, err
+			devices = append(devices, readDevice(&r))
+			return true, nil
 		}, args...)
 	})
 	if err != nil {
@@ -89,8 +88,8 @@ func (s *Store) manyDevices(ctx context.Context, query *statement, args ...any) 
 	return devices, nil
 }
 
-func readDevice(r *row) (d store.Device, err error) {
-	d = store.Device{
+func readDevice(r *row) store.Device {
+	d := store.Device{
 		ID:           r.text(),
 		Nick:         r.text(),
 		Owner:        r.text(),
@@ -111,13 +110,16 @@ func readDevice(r *row) (d store.Device, err error) {
 		Public:       r.bool(),
 		Clone:        r.text(),
 	}
-	if d.UserMeta, err = decodeMeta(r.text()); err != nil {
-		return store.Device{}, err
-	}
-	if d.DeviceMeta, err = decodeMeta(r.text()); err != nil {
-		return store.Device{}, err
-	}
-	return d, nil
+	setMetas(&d, r.text(), r.text())
+	return d
+}
+
+// setMetas gives a device its metas, as their columns have them.
+func setMetas(d *store.Device, user, device string) {
+	var more []string
+	d.UserMeta, d.Unreadable = decodeMeta(user, "/user-meta")
+	d.DeviceMeta, more = decodeMeta(device, "/device-meta")
+	d.Unreadable = append(d.Unreadable, more...)
 }
 
 // CountDevices implements store.Store.

@@ -1,35 +1,41 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
+	"gangway/internal/strictjson"
 	"gangway/store"
 )
 
-// encodeMeta writes a meta as its column has it: a JSON object, "{}" for none.
-func encodeMeta(m map[string]any) (string, error) {
-	if len(m) == 0 {
-		return "{}", nil
-	}
-	b, err := json.Marshal(m)
-	if err != nil {
-		return "", fmt.Errorf("sqlite: meta: %w", err)
-	}
-	return string(b), nil
-}
-
-// decodeMeta never returns a nil map without an error.
-func decodeMeta(text string) (map[string]any, error) {
-	m := map[string]any{}
+// decodeMeta reads what store.EncodeMeta wrote, now or with the bounds of an older
+// hub. What cannot be shown is left out and named by its JSON Pointer, from that
+// of the whole; too much to name is named as the whole.
+func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
+	m = map[string]any{}
 	if text == "{}" {
 		return m, nil
 	}
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		return nil, fmt.Errorf("sqlite: stored meta: %w", err)
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&m); err != nil || m == nil {
+		return map[string]any{}, []string{whole}
 	}
-	return m, nil
+	for name, value := range m {
+		if strictjson.Keepable(map[string]any{name: value}) != nil {
+			delete(m, name)
+			unreadable = append(unreadable, whole+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
+		}
+	}
+	slices.Sort(unreadable)
+	if len(unreadable) > 16 || len(strings.Join(unreadable, "")) > 1024 {
+		unreadable = []string{whole}
+	}
+	return m, unreadable
 }
 
 var (
@@ -55,17 +61,9 @@ func (s *Store) PatchUserMeta(ctx context.Context, owner, id string, patch map[s
 
 func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *statement, id string,
 	current func(*conn) (row, bool, error)) error {
-	encoded := make(map[string]json.RawMessage, len(patch))
-	for key, value := range patch {
-		if value == nil {
-			encoded[key] = nil
-			continue
-		}
-		b, err := json.Marshal(value)
-		if err != nil {
-			return fmt.Errorf("sqlite: meta %q: %w", key, err)
-		}
-		encoded[key] = b
+	text, err := store.EncodeMeta(patch)
+	if err != nil {
+		return err
 	}
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := current(c)
@@ -76,32 +74,38 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 			return store.ErrNotFound
 		}
 		before := r.text()
-		after, err := mergeMeta(before, encoded)
+		after, err := mergeMeta(before, text)
 		if err != nil || after == before {
 			return err
+		}
+		if len(after) > store.MaxMeta && len(after) > len(before) {
+			return store.ErrTooLarge
 		}
 		_, err = c.exec(update, after, id)
 		return err
 	})
 }
 
-// mergeMeta leaves the values of other keys as they are, byte for byte: a
-// number too large for a float64 stays whole.
-func mergeMeta(text string, patch map[string]json.RawMessage) (string, error) {
-	m := map[string]json.RawMessage{}
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		return "", fmt.Errorf("sqlite: stored meta: %w", err)
+// mergeMeta leaves the values of other keys as they are, byte for byte. A stored
+// text that is no JSON object begins again as an empty one.
+func mergeMeta(text, patch string) (string, error) {
+	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {
+		m = map[string]json.RawMessage{}
 	}
-	for key, value := range patch {
-		if value == nil {
-			delete(m, key)
+	if err := json.Unmarshal([]byte(patch), &changes); err != nil {
+		return "", fmt.Errorf("sqlite: meta: %w", err)
+	}
+	for name, value := range changes {
+		if bytes.Equal(value, []byte("null")) {
+			delete(m, name)
 		} else {
-			m[key] = value
+			m[name] = value
 		}
 	}
-	b, err := json.Marshal(m)
+	merged, err := store.CompactJSON(m)
 	if err != nil {
 		return "", fmt.Errorf("sqlite: meta: %w", err)
 	}
-	return string(b), nil
+	return merged, nil
 }

@@ -20,6 +20,7 @@ var (
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
 	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
 		FROM join_tokens WHERE id = ?`)
+	anyTokenAt       = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
 	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
 		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
 		ORDER BY created DESC, id DESC LIMIT ?3`)
@@ -32,11 +33,21 @@ var (
 // CreateJoinToken implements store.Store. Whether the owner exists is not
 // looked at here: Activate refuses the token of an account that is gone.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
-	meta, err := encodeMeta(t.DefaultUserMeta)
+	meta, err := store.EncodeMeta(t.DefaultUserMeta)
 	if err != nil {
 		return err
 	}
 	return s.writer.do(ctx, func(c *conn) error {
+		if _, ok, err := c.one(selectToken, t.ID); err != nil {
+			return err
+		} else if ok {
+			return store.ErrExists
+		}
+		if _, full, err := c.one(anyTokenAt, t.Owner, int64(store.MaxJoinTokens-1)); err != nil {
+			return err
+		} else if full {
+			return store.ErrFull
+		}
 		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
 			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t), pantacorKey(t))
 		return existsOr(err)
@@ -78,8 +89,8 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 		if !ok {
 			return store.ErrNotFound
 		}
-		t, err = readToken(&r)
-		return err
+		t = readToken(&r)
+		return nil
 	})
 	return t, err
 }
@@ -94,9 +105,7 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 		if !ok {
 			return store.ErrNotFound
 		}
-		if t, err = readToken(&r); err != nil {
-			return err
-		}
+		t = readToken(&r)
 		generation = r.int()
 		return nil
 	})
@@ -107,9 +116,8 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectTokens, func(r row) (bool, error) {
-			t, err := readToken(&r)
-			tokens = append(tokens, t)
-			return true, err
+			tokens = append(tokens, readToken(&r))
+			return true, nil
 		}, owner)
 	})
 	if err != nil {
@@ -118,7 +126,7 @@ func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.Jo
 	return tokens, nil
 }
 
-func readToken(r *row) (store.JoinToken, error) {
+func readToken(r *row) store.JoinToken {
 	t := store.JoinToken{
 		ID:        r.text(),
 		Owner:     r.text(),
@@ -129,14 +137,13 @@ func readToken(r *row) (store.JoinToken, error) {
 		Uses:      r.int(),
 		Disabled:  r.bool(),
 	}
-	var err error
-	t.DefaultUserMeta, err = decodeMeta(r.text())
+	t.DefaultUserMeta, t.Unreadable = decodeMeta(r.text(), "/default-user-meta")
 	t.Created = r.time()
 	t.WithoutTPM = !r.null()
 	t.AutoHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
-	return t, err
+	return t
 }
 
 // DisableJoinToken implements store.Store.
@@ -161,9 +168,8 @@ func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit i
 			}
 		}
 		return c.each(selectTokensPage, func(r row) (bool, error) {
-			t, err := readToken(&r)
-			tokens = append(tokens, t)
-			return true, err
+			tokens = append(tokens, readToken(&r))
+			return true, nil
 		}, owner, after, pageLimit(limit))
 	})
 	if err != nil {

@@ -2,10 +2,12 @@ package sqlite
 
 import (
 	"context"
-	"encoding/json"
+
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -250,17 +252,103 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	}
 }
 
-func TestLargeNumbersInAMetaStayWhole(t *testing.T) {
-	before := `{"big":9007199254740993,"gone":1}`
-	after, err := mergeMeta(before, map[string]json.RawMessage{"gone": nil, "new": json.RawMessage(`"<&>"`)})
+func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
+	before := `{"big":9007199254740993,"gone":1,"price":0.10}`
+	after, err := mergeMeta(before, `{"gone":null,"new":"<&>","small":-1E-7}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, err := decodeMeta(after)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := `{"big":9007199254740993,"new":"\u003c\u0026\u003e"}`; after != want || meta["new"] != "<&>" {
+	if want := `{"big":9007199254740993,"new":"<&>","price":0.10,"small":-1E-7}`; after != want {
 		t.Errorf("got %s, want %s", after, want)
 	}
+	meta, unreadable := decodeMeta(after, "/user-meta")
+	if again, err := store.EncodeMeta(meta); err != nil || again != after || unreadable != nil {
+		t.Errorf("read and written, %s is %s (%v, %v)", after, again, unreadable, err)
+	}
+}
+
+// What an older hub took does not stand in the way of what can be read, and can
+// be removed.
+func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
+	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
+	for _, c := range []struct{ text, want, unreadable, patch, after string }{
+		{`{"a/b~":` + deep + `,"good":7}`, `{"good":7}`, `[/m/a~1b~0]`, `{"a/b~":null}`, `{"good":7}`},
+		{`{"a":1e400,"good":0.10}`, `{"good":0.10}`, `[/m/a]`, `{"a":1}`, `{"a":1,"good":0.10}`},
+		{`{"a":[` + deep + `,` + deep + `]}`, `{}`, `[/m/a]`, `{"b":1,"a":null}`, `{"b":1}`},
+		{`{"a":[[` + deep + `]]}`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`}, // deeper than encoding/json reads
+		{`[1]`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{`null`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{`{"a":`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{``, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+	} {
+		m, unreadable := decodeMeta(c.text, "/m")
+		if got, err := store.EncodeMeta(m); err != nil || got != c.want || fmt.Sprint(unreadable) != c.unreadable {
+			t.Errorf("%.40s is read as %s without %v (%v)", c.text, got, unreadable, err)
+		}
+		if after, err := mergeMeta(c.text, c.patch); err != nil || after != c.after {
+			t.Errorf("%.40s with %s is %.60s (%v)", c.text, c.patch, after, err)
+		}
+	}
+}
+
+// The last place goes to one of those who come at once.
+func TestLastPlaceIsTakenOnce(t *testing.T) {
+	s, ctx, now := open(t), context.Background(), time.Now()
+	if err := s.writer.do(ctx, func(c *conn) error {
+		for i := range store.MaxJoinTokens - 1 {
+			if _, err := c.exec(insertToken, fmt.Sprintf("%024x", i), "owner", "", []byte{1}, int64(0), int64(0), int64(0), int64(1), "{}", int64(0), []byte{}, []byte{}); err != nil {
+				return err
+			}
+		}
+		for i := range store.MaxUnclaimed - 1 {
+			id := fmt.Sprintf("%024x", i)
+			if _, err := c.exec(newPlainDevice, id, id, "", "", int64(0), int64(0), int64(0), "", "{}"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for what, create := range map[string]func(id string) error{
+		"join tokens": func(id string) error {
+			return s.CreateJoinToken(ctx, store.JoinToken{ID: id, Owner: "owner", PublicKey: []byte(id)})
+		},
+		"unclaimed devices": func(id string) error {
+			_, err := s.CreateDevice(ctx, store.Device{ID: id, Nick: id, Created: now}, store.Hash{1})
+			return err
+		},
+	} {
+		errs := atOnce(func(i int) error { return create(fmt.Sprintf("%024d", 1_000_000+i)) })
+		if made := errs[nil]; made != 1 || errs[store.ErrFull] != 23 {
+			t.Errorf("%s: %v", what, errs)
+		}
+	}
+	other := store.JoinToken{ID: fmt.Sprintf("%024d", 2_000_000), Owner: "another", PublicKey: []byte("k")}
+	if err := s.CreateJoinToken(ctx, other); err != nil {
+		t.Errorf("another owner: %v", err)
+	}
+	if err := s.CreateAccount(ctx, store.Account{ID: "another", Nick: "another", Created: now}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateDevice(ctx, store.Device{ID: other.ID, Nick: "n", Owner: "another", Created: now}, store.Hash{1}); err != nil {
+		t.Errorf("an owner's device: %v", err)
+	}
+}
+
+// atOnce runs f 24 times at once and counts its errors.
+func atOnce(f func(i int) error) map[error]int {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	errs := map[error]int{}
+	for i := range 24 {
+		wg.Go(func() {
+			err := f(i)
+			mu.Lock()
+			defer mu.Unlock()
+			errs[err]++
+		})
+	}
+	wg.Wait()
+	return errs
 }

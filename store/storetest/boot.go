@@ -51,13 +51,16 @@ func firstBootIsLearnt(f *fixture) {
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
 	// The owner decides on what was seen, and on nothing newer.
-	given := store.BootReference{Device: d.ID, Text: []byte("given")}
+	given := store.BootReference{Device: d.ID, Text: []byte("given"), Was: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	latest.State, latest.Changes = "matches", []byte("[1]")
+	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest), store.ErrChanged)
 	f.must(f.PutBootReference(f.ctx, given, latest))
+	// Nor on a reference that somebody has changed since.
+	f.refused(f.PutBootReference(f.ctx, given, latest), store.ErrChanged)
 	now, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", now, latest)
@@ -188,12 +191,24 @@ func bootIsRefused(f *fixture) {
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", latest.State, store.BootMatches)
-	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest))
+	is, err := f.BootReference(f.ctx, d.ID)
+	f.must(err)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given"), Was: is.Text}, latest))
 	state(store.BootRefused)
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("given"))
 	f.must(err)
 	state(store.BootMatches)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+	state(store.BootUnmeasured)
+	// What was under way when the device was deleted leaves nothing.
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 3), []byte("given"))
+	f.refused(err, store.ErrNotFound)
+	_, err = f.RefuseBoot(f.ctx, d.ID, first)
+	f.refused(err, store.ErrNotFound)
+	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, store.Boot{}), store.ErrNotFound)
+	f.refused(f.RequestBoot(f.ctx, d.ID), store.ErrNotFound)
+	_, err = f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
 	state(store.BootUnmeasured)
 }
 

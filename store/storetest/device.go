@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -110,6 +111,9 @@ var metaTests = []test{
 		f.refused(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"a": 1}), store.ErrNotFound)
 		f.refused(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": 1}), store.ErrNotFound)
 	}},
+	{"WhatNoAnswerCouldContainIsRefused", metaThatCannotBeShown},
+	{"NumbersStayAsWritten", numbersStayAsWritten},
+	{"BoundHoldsForWhatIsThereAfterwards", metaBound},
 	{"WhatIsNoJSONIsRefused", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		if err := f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"a": func() {}}); err == nil {
@@ -127,7 +131,7 @@ func testPatches(f *fixture, id string, patch func(map[string]any) error,
 	for _, step := range []struct{ patch, want map[string]any }{
 		{map[string]any{"a": "x", "b": true}, map[string]any{"a": "x", "b": true}},
 		{map[string]any{}, map[string]any{"a": "x", "b": true}},
-		{map[string]any{"a": map[string]any{"deep": 1.5}}, map[string]any{"a": map[string]any{"deep": 1.5}, "b": true}},
+		{map[string]any{"a": map[string]any{"deep": json.Number("1.50")}}, map[string]any{"a": map[string]any{"deep": json.Number("1.50")}, "b": true}},
 		// Only top-level keys merge.
 		{map[string]any{"a": map[string]any{"other": "<&>"}}, map[string]any{"a": map[string]any{"other": "<&>"}, "b": true}},
 		{map[string]any{"b": nil, "never there": nil}, map[string]any{"a": map[string]any{"other": "<&>"}}},

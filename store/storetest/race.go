@@ -2,8 +2,10 @@ package storetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -228,7 +230,7 @@ var raceTests = []test{
 		var run []func()
 		for i := range 30 {
 			key := fmt.Sprint("key ", i)
-			want[key] = float64(i)
+			want[key] = json.Number(strconv.Itoa(i))
 			run = append(run, func() {
 				f.check(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{key: i}))
 			})
@@ -238,6 +240,7 @@ var raceTests = []test{
 		f.must(err)
 		equal(f, "meta", d.DeviceMeta, want)
 	}},
+	{"WritesOfMetasKeepTheBound", writesOfMetas},
 	{"AccountsOfOneName", func(f *fixture) {
 		var mu sync.Mutex
 		made := 0

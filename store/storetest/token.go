@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"time"
 
 	"gangway/store"
@@ -9,7 +10,7 @@ import (
 var tokenTests = []test{
 	{"ByID", func(f *fixture) {
 		want := JoinToken(f.owner.ID, "with everything", 7)
-		want.DefaultUserMeta = map[string]any{"berth": "north", "tide": 2.5, "tags": []any{"a", "b"}, "none": nil}
+		want.DefaultUserMeta = map[string]any{"berth": "north", "tide": json.Number("2.50"), "tags": []any{"a", "b"}, "none": nil}
 		want.ForPantacor, want.PantacorKey = true, []byte("sealed")
 		f.must(f.CreateJoinToken(f.ctx, want))
 		got, err := f.JoinToken(f.ctx, want.ID)
