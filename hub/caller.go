@@ -28,8 +28,11 @@ const (
 	bySecret      = "s:"
 )
 
-// deviceToken signs a token of a device.
+// deviceToken signs a token of a device, unless its owner refuses it as cloned.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
+	if d.Clone == store.CloneRefused {
+		return "", onboard.RefuseCloned
+	}
 	now := s.cfg.Now()
 	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
 		expires = latest
@@ -324,9 +327,6 @@ func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, e
 	}
 	if err != nil {
 		return "", err
-	}
-	if d.Clone == store.CloneRefused {
-		return "", onboard.RefuseCloned
 	}
 	return s.deviceToken(d, bySecret, hash, time.Time{})
 }
