@@ -29,8 +29,11 @@ const (
 	bySecret      = "s:"
 )
 
-// deviceToken signs a token of a device.
+// deviceToken signs a token of a device, unless its owner refuses it as cloned.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
+	if d.Clone == store.CloneRefused {
+		return "", onboard.RefuseCloned
+	}
 	now := s.cfg.Now()
 	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
 		expires = latest
@@ -336,9 +339,6 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 		s.count(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
 			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
 		return "", errWrongPassword
-	}
-	if d.Clone == store.CloneRefused {
-		return "", onboard.RefuseCloned
 	}
 	token, err := s.deviceToken(d, bySecret, hash, time.Time{})
 	if err != nil {
