@@ -26,6 +26,7 @@ import (
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
+	"gangway/tcg/join"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -42,6 +43,9 @@ type Config struct {
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
+	// AlsoURLs are further URLs that lead here, such as the public one before the
+	// hub moved. Devices are told all of them.
+	AlsoURLs []string
 	// DataDir is the folder of the database and of the objects, whose disk is
 	// watched; empty: none is.
 	DataDir string
@@ -116,6 +120,11 @@ func New(cfg Config) (*Server, error) {
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
 		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
 	}
+	for _, u := range cfg.AlsoURLs {
+		if !join.IsHubURL(u) || strings.HasSuffix(u, "/") {
+			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
+		}
+	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
@@ -148,7 +157,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:       newMetrics(prometheus.NewRegistry()),
 		passwords:     p,
-		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
+		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		logins:        rates.byNetwork("sign-in"),
 		accounts:      newAccountLimiter(rates["account"]),
 		deviceLogins:  rates.byNetwork("device-sign-in"),
@@ -445,6 +454,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
 	}))
 	next = origin.Handler(next)
+	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if v := recover(); v != nil {
@@ -462,6 +472,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("Strict-Transport-Security", "max-age=31536000")
+		h.Set(join.AddressesHeader, addresses)
 		from, err := s.withOrigin(r)
 		if err != nil {
 			s.fail(w, r, err)
