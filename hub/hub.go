@@ -29,6 +29,7 @@ import (
 	"gangway/tcg/join"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 )
 
 // Config is what a Server is made of. All fields are required unless a
@@ -200,10 +201,10 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on a TCP listener until ctx ends; then it lets running
-// requests finish, for at most ten seconds. It also expires enrolments that
+// Serve serves on TCP listeners until ctx ends; then it lets running requests
+// finish, for at most ten seconds. It also expires enrolments that
 // nobody activated.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         s.TLSConfig(),
@@ -215,6 +216,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	ctx, failed := context.WithCancel(ctx) // a listener that fails ends the others
+	defer failed()
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collecting(ctx) })
@@ -225,8 +228,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		stopped <- srv.Shutdown(grace)
 	}()
-	if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("hub: %w", err)
+	var serving errgroup.Group
+	for _, l := range listeners {
+		serving.Go(func() error {
+			defer failed()
+			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("hub: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := serving.Wait(); err != nil {
+		return err
 	}
 	sweeping.Wait()
 	return <-stopped
