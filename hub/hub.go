@@ -480,12 +480,12 @@ func (s *Server) secured(next http.Handler) http.Handler {
 			}
 		}()
 		h := w.Header()
+		h.Set(join.AddressesHeader, addresses)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("Strict-Transport-Security", "max-age=31536000")
-		h.Set(join.AddressesHeader, addresses)
 		from, err := s.withOrigin(r)
 		if err != nil {
 			s.fail(w, r, err)
