@@ -39,7 +39,7 @@ type addresses struct {
 }
 
 func newAddresses(urls []string, file string) *addresses {
-	return &addresses{file: file, urls: slices.Clone(urls), saved: slices.Clone(urls)}
+	return &addresses{file: file, urls: distinct(urls), saved: slices.Clone(urls)}
 }
 
 // current is the address in use.

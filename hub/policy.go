@@ -18,7 +18,7 @@ type PolicyView struct {
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
 	// Warnings say what in Policy has no effect, or is about TPMs that nobody
-	// makes.
+	// makes; on the hub's own machine, what in HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 

@@ -67,7 +67,7 @@ func isMaker(name string) bool {
 	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// meant says which makers a name that is none may be meant for, or which there
+// meant says which makers a name that is none may be meant for, and which there
 // are.
 func meant(name string) string {
 	var close []string
@@ -80,10 +80,11 @@ func meant(name string) string {
 			close = append(close, m)
 		}
 	}
+	known := "he known ones are " + strings.Join(makers(), ", ") + ", and none for a TPM whose certificate names no maker."
 	if len(close) > 0 {
-		return "did you mean " + strings.Join(close, " or ") + "?"
+		return "did you mean " + strings.Join(close, " or ") + "? T" + known
 	}
-	return "the known ones are " + strings.Join(makers(), ", ") + ", and none for a TPM whose certificate names no maker."
+	return "t" + known
 }
 
 // within reports whether at most n characters (0 or 1) must be put in, taken out

@@ -156,7 +156,7 @@ func (a *app) showPolicy(ctx context.Context, data string) error {
 	}{{"The hub's", view.HubPolicy, view.HubUpdated}, {"Yours", view.Policy, view.Updated}} {
 		switch {
 		case p.text != "":
-			if p.whose == "Yours" {
+			if data != "" || p.whose == "Yours" {
 				a.warnPolicy(view.Warnings)
 			}
 			a.printf("# %s, of %s\n%s\n", p.whose, p.updated.Local().Format(time.DateTime), strings.TrimSpace(p.text))
@@ -177,7 +177,14 @@ func hubPolicy(ctx context.Context, data string) (view hub.PolicyView, err error
 	if errors.Is(err, store.ErrNotFound) {
 		return view, nil
 	}
-	return hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}, err
+	if err != nil {
+		return view, err
+	}
+	view = hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}
+	if d, err := policy.Parse([]byte(p.Text)); err == nil {
+		view.Warnings = policy.Warnings(d, nil, false)
+	}
+	return view, nil
 }
 
 func putHubPolicy(ctx context.Context, data, text string) error {
