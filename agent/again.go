@@ -141,7 +141,7 @@ func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
 	}
 	defer closeHub()
 	var device deviceView
-	err = a.patiently(ctx, "the hub at "+h.url, func() error {
+	err = a.patiently(ctx, h.at, func() error {
 		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
 		if err == nil && json.Unmarshal(answer, &device) != nil {
 			device = deviceView{} // what it knew before will do
@@ -162,7 +162,11 @@ func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
 			s.DeviceID, s.Nick, s.OwnerNick = device.ID, device.Nick, device.OwnerNick
 		}
 	})
-	a.step("checked", "This machine is aboard already, as %q: the hub at %s said so just now.", a.state.Nick, a.state.Hub)
+	unused := ""
+	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
+		unused = " The join token " + a.cfg.Token.ID + " is not used; 'gangway-agent onboard --again' uses it."
+	}
+	a.step("checked", "This machine is aboard already, as %q: the hub at %s said so just now.%s", a.state.Nick, h.url(), unused)
 	return err
 }
 
@@ -174,7 +178,7 @@ func (a *Agent) leave() error {
 		was := a.state
 		former = &was
 	}
-	a.state = State{Phase: PhaseNew, Returned: a.state.Returned, Former: former}
+	a.state = State{Phase: PhaseNew, Returned: a.state.Returned, Former: former, Addresses: a.state.Addresses}
 	return a.dir.saveState(a.state)
 }
 
@@ -204,6 +208,12 @@ func (s *State) notAboard() error {
 // a person can onboard it again. A *Refused that is none of these ends it.
 func (a *Agent) Stay(ctx context.Context) error {
 	for {
+		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
+			if err := a.takeAddress(); err != nil { // what runs is not to suffer from a file
+				a.step("note", "%v.", err)
+				a.cfg.Token, a.cfg.Hub = nil, nil
+			}
+		}
 		if a.state.Phase != PhaseActive {
 			_, err := a.Onboard(ctx)
 			var removed *Removed
@@ -328,7 +338,7 @@ func (a *Agent) identified(ctx context.Context, t *identity.TPM) (*hub, func(), 
 	if err != nil {
 		return nil, nil, errors.Join(err, signer.Close())
 	}
-	h, err := a.hub(a.state.Hub, a.state.HubCA)
+	h, err := a.hubOf(a.state.HubName, a.state.HubCA)
 	if err != nil {
 		return nil, nil, errors.Join(err, signer.Close())
 	}

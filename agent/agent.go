@@ -165,8 +165,8 @@ func New(cfg Config) (*Agent, error) {
 func (a *Agent) Close() error { return a.dir.close() }
 
 // hub is a hub whose word may put the clock right.
-func (a *Agent) hub(url, ca string) (*hub, error) {
-	h, err := newHub(url, ca, a.cfg.Proxy)
+func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
+	h, err := newHub(at, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
 		return h, err
 	}
@@ -304,6 +304,9 @@ func (a *Agent) onboard(ctx context.Context) error {
 		}
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
+		if err := a.takeAddress(); err != nil && !a.cfg.Again {
+			return err
+		}
 		again, err := a.settled(ctx, t)
 		if err != nil || !again {
 			return err
@@ -326,6 +329,9 @@ func (a *Agent) onboard(ctx context.Context) error {
 
 // comeAboard goes from whatever phase to active.
 func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time) (err error) {
+	if err := a.offerFile(a.cfg.file()); err != nil {
+		return err
+	}
 	claimed := a.cfg.Token == nil
 	if claimed {
 		if a.cfg.Token, err = a.claimed(ctx); err != nil {
@@ -382,7 +388,7 @@ func (a *Agent) otherHub() error {
 }
 
 func (a *Agent) reset() error {
-	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former}
+	a.state = State{Phase: PhaseNew, RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former, Addresses: a.state.Addresses}
 	return a.dir.reset(a.state)
 }
 
@@ -424,7 +430,7 @@ func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, 
 
 // advance goes from the phase on the disk to active.
 func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
-	hub, err := a.hub(a.cfg.Token.Hub, a.cfg.Token.HubCA)
+	hub, err := a.hubOf(a.cfg.Token.HubName, a.cfg.Token.HubCA)
 	if err != nil {
 		return err
 	}
@@ -444,7 +450,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 	if a.state.Phase == PhaseRequested {
 		begin := time.Now()
 		var reply []byte
-		err := a.patiently(ctx, "the hub at "+hub.url, func() (err error) {
+		err := a.patiently(ctx, hub.at, func() (err error) {
 			a.state.RoundTrips++
 			reply, err = hub.post(ctx, "/onboard", "application/octet-stream", request)
 			return err
@@ -522,7 +528,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	a.state = State{
 		Phase: PhaseRequested, Hub: token.Hub, HubName: token.HubName, HubCA: token.HubCA, TokenID: token.ID, Owner: token.Owner,
 		EK: id.EKTemplate, EKSHA256: ekHash(id.EK), Key: id.IDevID.Algorithm(), Algorithm: algorithmOf(id.IDevID),
-		RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former,
+		RoundTrips: a.state.RoundTrips, Returned: a.state.Returned, Former: a.state.Former, Addresses: a.state.Addresses,
 	}
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
@@ -583,7 +589,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 	hub = hub.as(certs.chain(), id.Signer())
 	defer hub.close()
 	var device deviceView
-	err := a.patiently(ctx, "the hub at "+hub.url, func() error {
+	err := a.patiently(ctx, hub.at, func() error {
 		return hub.activate(ctx, keys, sha256.Sum256(certs.idevid.Raw), &device)
 	})
 	if err != nil {

@@ -77,7 +77,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	t.Helper()
 	server := httptest.NewTLSServer(p)
 	t.Cleanup(server.Close)
-	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
+	h, err := newHub(newAddresses([]string{server.URL}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 	defer a.Close()
 	for range 2 {
-		m := a.meta(&session{h: &hub{url: "https://hub.example"}}, nil)
+		m := a.meta(&session{h: &hub{at: newAddresses([]string{"https://hub.example"}, "")}}, nil)
 		for name := range a.cfg.ReportFiles {
 			if text, ok := m[name]; ok != (name == "good") || ok && text != "text" {
 				t.Errorf("%s is reported as %v", name, text)

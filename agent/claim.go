@@ -49,12 +49,12 @@ func (a *Agent) claim(ctx context.Context) (*join.TokenFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := a.hub(a.cfg.Hub.Hub, a.cfg.Hub.HubCA)
+	h, err := a.hubOf(a.cfg.Hub.HubName, a.cfg.Hub.HubCA)
 	if err != nil {
 		return nil, err
 	}
 	defer h.close()
-	address := strings.TrimSuffix(h.url, "/") + "/claim/" + code
+	address := strings.TrimSuffix(h.url(), "/") + "/claim/" + code
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, join.ClaimWords(code) }); err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (a *Agent) claim(ctx context.Context) (*join.TokenFile, error) {
 	shown := time.Now()
 	for {
 		var answer []byte
-		err := a.patiently(ctx, "the hub at "+h.url, func() (err error) {
+		err := a.patiently(ctx, h.at, func() (err error) {
 			answer, err = h.send(ctx, http.MethodGet, "/claims/"+code, "", nil)
 			return err
 		})

@@ -80,7 +80,7 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 // clock was set to.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
-	h, err := newHub(url, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
+	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
 	if err != nil {
 		ca.t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	h.now = func() time.Time { return clock }
 	h.clock = &clockSetter{set: func(t time.Time) error { set = t; return nil }, say: func(time.Time, time.Time, error) {}}
 	_, err = h.send(ca.t.Context(), "GET", "/", "", nil)
-	blobs := newBlobClient(h) // which verifies in the same way
+	blobs := h.newBlobClient(h.url()) // which verifies in the same way
 	defer blobs.CloseIdleConnections()
 	resp, other := blobs.Get(url)
 	if other == nil {

@@ -30,7 +30,7 @@ func behindProxy(t *testing.T, cfg connectproxy.Config, server *httptest.Server,
 	if cfg.TLS != nil {
 		u.Scheme = "https"
 	}
-	h, err := newHub("https://"+behind, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), &HTTPProxy{u, trusted})
+	h, err := newHub(newAddresses([]string{"https://" + behind}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), &HTTPProxy{u, trusted})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 			if n := h.connections.Load(); n != 1 || len(p.Seen()) != 1 {
 				t.Errorf("%d connections, and the proxy made %q", n, p.Seen())
 			}
-			blobs := newBlobClient(h)
+			blobs := h.newBlobClient(h.url())
 			defer blobs.CloseIdleConnections()
 			resp, err := blobs.Get("https://" + behind + "/")
 			if err != nil {
@@ -74,7 +74,8 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 			if got := p.Seen(); !slices.Equal(got, []string{behind, behind}) {
 				t.Errorf("the proxy made %q", got)
 			}
-			if h.client.Transport.(*http.Transport).Proxy != nil || blobs.Transport.(*http.Transport).Proxy != nil {
+			client, _ := h.http.get()
+			if client.Transport.(*http.Transport).Proxy != nil || blobs.Transport.(*http.Transport).Proxy != nil {
 				t.Error("the environment names a proxy too")
 			}
 		})
@@ -110,7 +111,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 			if strings.Contains(said+err.Error(), "hunter2") {
 				t.Errorf("the password is shown: %s, %v", said, err)
 			}
-			blobs := newBlobClient(h)
+			blobs := h.newBlobClient(h.url())
 			defer blobs.CloseIdleConnections()
 			if _, err := blobs.Get("https://" + behind + "/"); !errors.As(err, &wrong) {
 				t.Errorf("contents: %v", err)

@@ -25,27 +25,27 @@ import (
 // hub is a connection to the hub: TLS 1.3, trusting the CA of the join token
 // and nothing else.
 type hub struct {
-	url    string
-	roots  *x509.CertPool
-	certs  []*x509.Certificate // those of roots
-	now    func() time.Time
-	clock  *clockSetter // nil: the clock is somebody else's to set
-	proxy  *HTTPProxy   // nil: none
-	client *http.Client
+	at    *addresses
+	roots *x509.CertPool
+	certs []*x509.Certificate // those of roots
+	now   func() time.Time
+	clock *clockSetter // nil: the clock is somebody else's to set
+	proxy *HTTPProxy   // nil: none
+	http  addressed
 
 	connections atomic.Int64 // that were made
 }
 
-func newHub(url, ca string, proxy *HTTPProxy) (*hub, error) {
+func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	certs, err := (&join.TokenFile{HubCA: ca}).Roots()
 	if err != nil {
 		return nil, fmt.Errorf("agent: the hub's CA cannot be read: %w", err)
 	}
-	h := &hub{url: url, roots: x509.NewCertPool(), certs: certs, now: time.Now, proxy: proxy}
+	h := &hub{at: at, roots: x509.NewCertPool(), certs: certs, now: time.Now, proxy: proxy}
 	for _, c := range certs {
 		h.roots.AddCert(c)
 	}
-	h.client = h.newClient(nil)
+	h.connectAs(nil)
 	return h, nil
 }
 
@@ -53,8 +53,8 @@ func newHub(url, ca string, proxy *HTTPProxy) (*hub, error) {
 // connections are closed.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
-	n := &hub{url: h.url, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
-	n.client = n.newClient(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
+	n.connectAs(&tls.Certificate{Certificate: chain, PrivateKey: key})
 	return n
 }
 
@@ -63,19 +63,27 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// host is the hub's name in its URL, without the port.
-func (h *hub) host() string {
-	u, err := url.Parse(h.url)
+// connectAs has connections made under a client certificate, unless it is nil.
+func (h *hub) connectAs(cert *tls.Certificate) {
+	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
+}
+
+// url is the address in use.
+func (h *hub) url() string { return h.at.current() }
+
+// hostOf is the hub's name in its URL, without the port.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
 	if err != nil {
 		return "" // which no certificate is for
 	}
 	return u.Hostname()
 }
 
-func (h *hub) close() { h.client.CloseIdleConnections() }
+func (h *hub) close() { h.http.close() }
 
-func (h *hub) newClient(cert *tls.Certificate) *http.Client {
-	config := h.trusting(h.host())
+func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
+	config := h.trusting(hostOf(url))
 	if cert != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
 	}
@@ -102,33 +110,57 @@ func (h *hub) newClient(cert *tls.Certificate) *http.Client {
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 1 << 20
 
-// do sends a request. An answer of another status than 200 is a *Refused.
-func (h *hub) do(req *http.Request) ([]byte, error) { return h.doWithin(req, maxAnswer) }
-
-func (h *hub) doWithin(req *http.Request, limit int64) ([]byte, error) {
-	resp, err := h.client.Do(req)
-	if err != nil {
-		return nil, err
+// doWithin sends a request to a path of the hub. An answer of another status than
+// 200 is a *Refused. Where no connection can be made, the hub's other addresses
+// are tried at once; where one breaks, with the next request.
+func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
+	var resp *http.Response
+	var errs []error
+	for range h.at.all() {
+		client, at := h.http.get()
+		connected := false
+		trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }}
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), method, at+path, body)
+		if err != nil {
+			return nil, err
+		}
+		req.Header.Set("User-Agent", "gangway-agent")
+		prepare(req)
+		if resp, err = client.Do(req); err == nil {
+			h.at.worked(at, resp.Header)
+			errs = nil
+			break
+		}
+		errs = append(errs, err)
+		if ctx.Err() == nil {
+			h.at.failed(at)
+		}
+		if connected || ctx.Err() != nil {
+			break
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errs[0] // of the address that was in use
 	}
 	defer resp.Body.Close()
 	h.clock.heard(h.now(), h.certs, resp)
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(body)) > limit {
-		return nil, fmt.Errorf("the hub's answer to %s %s has more than %d bytes", req.Method, req.URL.Path, limit)
+	if int64(len(answer)) > limit {
+		return nil, fmt.Errorf("the hub's answer to %s %s has more than %d bytes", method, path, limit)
 	}
 	if resp.StatusCode == http.StatusAccepted {
 		u := new(undecided)
-		if json.Unmarshal(body, u) == nil && u.Status == join.WaitingStatus {
+		if json.Unmarshal(answer, u) == nil && u.Status == join.WaitingStatus {
 			return nil, u
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, refused(resp, body)
+		return nil, refused(resp, answer)
 	}
-	return body, nil
+	return answer, nil
 }
 
 // refused is what an answer's body says, or its status alone.
@@ -146,15 +178,11 @@ func (h *hub) send(ctx context.Context, method, path, contentType string, body [
 }
 
 func (h *hub) sendWithin(ctx context.Context, method, path, contentType string, body []byte, limit int64) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, h.url+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
-	}
-	req.Header.Set("User-Agent", "gangway-agent")
-	return h.doWithin(req, limit)
+	return h.doWithin(ctx, method, path, bytes.NewReader(body), func(req *http.Request) {
+		if contentType != "" {
+			req.Header.Set("Content-Type", contentType)
+		}
+	}, limit)
 }
 
 func (h *hub) post(ctx context.Context, path, contentType string, body []byte) ([]byte, error) {
@@ -177,13 +205,10 @@ func (h *hub) activate(ctx context.Context, keys join.Keys, certHash [32]byte, d
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { proof.bind(info.Conn) },
 	})
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+"/onboard/activate", proof)
-	if err != nil {
-		return err
-	}
-	req.ContentLength = int64(len(proof.encode(make([]byte, 32))))
-	req.Header.Set("Content-Type", "application/json")
-	body, err := h.do(req)
+	body, err := h.doWithin(ctx, http.MethodPost, "/onboard/activate", proof, func(req *http.Request) {
+		req.ContentLength = int64(len(proof.encode(make([]byte, 32))))
+		req.Header.Set("Content-Type", "application/json")
+	}, maxAnswer)
 	if err != nil {
 		return err
 	}
@@ -238,11 +263,12 @@ const (
 	lastWait  = time.Minute
 )
 
-// patiently tries until it works, ctx ends, or the answer is a refusal that
-// waiting does not change.
-func (a *Agent) patiently(ctx context.Context, what string, try func() error) error {
+// patiently asks the hub at one of its addresses until it works, ctx ends, or the
+// answer is a refusal that waiting does not change.
+func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) error {
 	wait := firstWait
 	for {
+		asked := at.current()
 		err := try()
 		if err == nil || ctx.Err() != nil || !temporary(err) {
 			return err
@@ -253,7 +279,7 @@ func (a *Agent) patiently(ctx context.Context, what string, try func() error) er
 			// Said once: the hub is asked again and again for days.
 			a.waiting(u.Error())
 		} else {
-			a.waiting(fmt.Sprintf("Waiting for %s (%s); next try in %s.", what, plain(err), pause.Round(100*time.Millisecond)))
+			a.waiting(fmt.Sprintf("Waiting for the hub at %s (%s); next try in %s.", asked, plain(err), pause.Round(100*time.Millisecond)))
 		}
 		select {
 		case <-ctx.Done():

@@ -35,7 +35,7 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	}))
 	defer server.Close()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	h, err := newHub(server.URL, string(ca), nil)
+	h, err := newHub(newAddresses([]string{server.URL}, ""), string(ca), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	if _, err := h.sendWithin(t.Context(), "GET", "/endless", "", nil, 1<<20); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
 		t.Errorf("%v", err)
 	}
-	blobs := newBlobClient(h)
+	blobs := h.newBlobClient(h.url())
 	defer blobs.CloseIdleConnections()
 	if resp, err := blobs.Get(server.URL + "/redirect"); err == nil || elsewhere {
 		t.Errorf("%v", resp)
@@ -67,7 +67,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	server.StartTLS()
 	defer server.Close()
-	h, err := newHub(server.URL, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
+	h, err := newHub(newAddresses([]string{server.URL}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 	if host, err := os.Hostname(); err == nil {
 		m["gangway.hostname"] = host
 	}
-	if u, err := url.Parse(s.h.url); err == nil {
+	if u, err := url.Parse(s.h.url()); err == nil {
 		m["pantahub.address"] = u.Host
 	}
 	var u unix.Utsname

@@ -67,8 +67,12 @@ func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart b
 	}
 	if config.get(keyPRN) == join.DevicePRN+a.state.DeviceID {
 		kept, err := s.keepSecret(ctx, config.get(keySecret))
-		if kept || err != nil {
-			return kept, err
+		if err != nil {
+			return false, err
+		}
+		if kept {
+			_, err := a.writeAddress(s, p, config)
+			return true, err
 		}
 	}
 	return true, a.newSecret(ctx, s, p, config)
@@ -86,7 +90,7 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	if err != nil {
 		return err
 	}
-	config, err = config.credentials(raw, s.h.url, a.state.DeviceID)
+	config, err = config.credentials(raw, s.h.url(), a.state.DeviceID)
 	if err != nil {
 		return err
 	}
@@ -109,18 +113,14 @@ func (c config) credentials(raw []byte, address, device string) (config, error) 
 	if err := json.Unmarshal(raw, &answer); err != nil {
 		return nil, fmt.Errorf("agent: the hub's secret cannot be read: %w", err)
 	}
-	hub, err := url.Parse(address)
+	host, port, err := hostAndPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("agent: %w", err)
+		return nil, err
 	}
-	port := hub.Port()
-	if port == "" {
-		port = "443"
-	}
-	if !prnForm.MatchString(answer.PRN) || answer.PRN != join.DevicePRN+device || !secretForm.MatchString(answer.Secret) || !hostForm.MatchString(hub.Hostname()) {
+	if !prnForm.MatchString(answer.PRN) || answer.PRN != join.DevicePRN+device || !secretForm.MatchString(answer.Secret) {
 		return nil, errors.New("agent: what the hub sent is no secret of this device that Pantavisor's file could hold")
 	}
-	return c.with(keyHost, hub.Hostname()).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
+	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
 // keepSecret has the hub make a secret good for another while. false: it knows
@@ -159,10 +159,43 @@ func (a *Agent) keep(ctx context.Context, s *session, p Pantavisor) (restart boo
 		return false, nil // not registered yet
 	}
 	kept, err := s.keepSecret(ctx, config.get(keySecret))
-	if kept || err != nil {
+	if err != nil {
 		return false, err
 	}
+	if kept {
+		return a.writeAddress(s, p, config)
+	}
 	return true, a.newSecret(ctx, s, p, config)
+}
+
+// writeAddress writes the hub's address into Pantavisor's configuration, if it
+// has another one. It reports whether it had.
+func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, err error) {
+	host, port, err := hostAndPort(s.h.url())
+	if err != nil || c.get(keyHost) == host && c.get(keyPort) == port {
+		return false, err
+	}
+	dir := &folder{path: filepath.Dir(p.Config)}
+	if err := dir.write(filepath.Base(p.Config), c.with(keyHost, host).with(keyPort, port).bytes()); err != nil {
+		return false, err
+	}
+	a.step("pantavisor", "The hub's address in %s is %s now.", p.Config, s.h.url())
+	return true, nil
+}
+
+// hostAndPort are those of a hub's address, as Pantavisor's file takes them.
+func hostAndPort(address string) (host, port string, err error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", "", fmt.Errorf("agent: %w", err)
+	}
+	if port = u.Port(); port == "" {
+		port = "443"
+	}
+	if !hostForm.MatchString(u.Hostname()) {
+		return "", "", fmt.Errorf("agent: Pantavisor's file cannot hold the hub's address %s", address)
+	}
+	return u.Hostname(), port, nil
 }
 
 // LoginPantavisor returns what a sign-in answers, {"token":"..."}: a token that

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -103,7 +104,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	defer t.Close()
-	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, Proxy: cfg.Through, EventLog: cfg.EventLog, Log: cfg.Log, Progress: cfg.Progress}, dir: dir, state: state}
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return err
@@ -113,11 +114,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	if err != nil {
 		return err
 	}
-	target, err := url.Parse(state.Hub)
-	if err != nil {
-		return fmt.Errorf("agent: the hub's address: %w", err)
-	}
-	first, err := newHub(state.Hub, state.HubCA, cfg.Through)
+	first, err := a.hubOf(state.HubName, state.HubCA)
 	if err != nil {
 		return err
 	}
@@ -138,8 +135,8 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	go dir.watchIdentity(ctx, certs, func() { stop(ErrOnboardedAgain) })
-	err = cfg.serve(ctx, l, newProxyHandler(g, target, r, cfg))
+	go dir.watchIdentity(ctx, certs, func(s *State) { first.at.offer(s.addressesOf(state.HubName).URLs) }, func() { stop(ErrOnboardedAgain) })
+	err = cfg.serve(ctx, l, newProxyHandler(g, first.at, r, cfg))
 	if errors.Is(context.Cause(ctx), ErrOnboardedAgain) {
 		return errors.Join(ErrOnboardedAgain, err)
 	}
@@ -150,14 +147,21 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 // can be started again at once.
 var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again, with another certificate: start the proxy again")
 
-// watchIdentity calls changed when the folder holds another certificate than
-// certs, until ctx ends.
-func (f *folder) watchIdentity(ctx context.Context, certs *certificates, changed func()) {
+// watchIdentity calls read with each new state of the folder, and changed when the
+// folder holds another certificate than certs, until ctx ends.
+func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read func(*State), changed func()) {
+	var before os.FileInfo
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(stateLook):
+		}
+		if now, err := os.Stat(filepath.Join(f.path, stateFile)); err == nil && (before == nil || !os.SameFile(before, now)) {
+			before = now
+			if s, err := f.read(); err == nil {
+				read(&s)
+			}
 		}
 		text, err := f.load(identityFile)
 		if err != nil {
@@ -196,18 +200,18 @@ func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handle
 }
 
 // newProxyHandler judges each request, and sends on what may pass.
-func newProxyHandler(g *gate, target *url.URL, r http.RoundTripper, cfg ProxyConfig) http.Handler {
+func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfig) http.Handler {
 	forward := &httputil.ReverseProxy{
 		Transport: r,
 		Rewrite: func(p *httputil.ProxyRequest) {
-			p.SetURL(target) // the host too, which is the hub's alone
+			toHub(p.Out, at.current()) // the host too; the relay has the last word
 			p.Out.Header = onward(p.In.Header)
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			for _, name := range []string{"Set-Cookie", "Strict-Transport-Security", "Alt-Svc"} {
 				resp.Header.Del(name)
 			}
-			inward(resp.Header, target)
+			inward(resp.Header, at.all())
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { explain(err, cfg).write(w) },
@@ -252,9 +256,9 @@ func explain(err error, cfg ProxyConfig) *no {
 
 // inward makes an address of the hub's one of the proxy's, so that who follows it
 // comes back here.
-func inward(h http.Header, target *url.URL) {
+func inward(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
-	if err == nil && u.Scheme == target.Scheme && u.Host == target.Host {
+	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
 		u.Scheme, u.Host = "", ""
 		h.Set("Location", u.String())
 	}

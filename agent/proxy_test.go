@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,7 +38,7 @@ func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 		t.Fatal(err)
 	}
 	cfg.Log = slog.New(slog.DiscardHandler)
-	target := &url.URL{Scheme: "https", Host: "hub.example"}
+	target := newAddresses([]string{"https://hub.example"}, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- cfg.serve(ctx, l, newProxyHandler(g, target, hub, cfg)) }()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type relay struct {
 // slot is one connection to the hub, made anew when it is lost.
 type slot struct {
 	hub     *hub
+	at      string    // the hub's address that the last one is to
 	shown   int64     // connections that there were when the last one was found to be admitted
 	used    time.Time // when it was last given back
 	dropped bool      // it is not to be used again: another one takes its place
@@ -112,18 +114,23 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	// For a request without a body a second try costs nothing.
 	replay := req.Body == nil || req.Body == http.NoBody
 	for again := false; ; again = true {
-		if err := r.admit(ctx, s); err != nil {
+		client, err := r.admit(ctx, s)
+		if err != nil {
 			cancel()
 			return nil, err
 		}
 		w := &watch{cancel: cancel}
 		out := req.Clone(ctx)
+		toHub(out, s.at)
 		if !replay {
 			out.Body = &watched{ReadCloser: req.Body, watch: w}
 		}
 		w.start()
-		resp, err := s.hub.client.Transport.RoundTrip(out)
+		resp, err := client.Transport.RoundTrip(out)
 		if err != nil {
+			if ctx.Err() == nil {
+				s.hub.at.failed(s.at)
+			}
 			w.stop()
 			cancel()
 			return nil, err
@@ -184,11 +191,12 @@ const (
 )
 
 // admit finds out, once a connection, whether the hub's policy lets the device in
-// on it, and shows what was booted where it does not.
-func (r *relay) admit(ctx context.Context, s *slot) error {
+// on it, and shows what was booted where it does not. It returns the client for
+// s.at.
+func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
-	if !s.dropped && now > 0 && now == s.shown && time.Since(s.used) < slotFresh {
-		return nil
+	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.shown && at == s.at && time.Since(s.used) < slotFresh {
+		return client, nil
 	}
 	if s.dropped {
 		s.hub.close()
@@ -204,10 +212,18 @@ func (r *relay) admit(ctx context.Context, s *slot) error {
 		err = nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.shown = s.hub.connections.Load()
-	return nil
+	client, at := s.hub.http.get()
+	s.at, s.shown = at, s.hub.connections.Load()
+	return client, nil
+}
+
+// toHub has a request go to the hub at an address.
+func toHub(req *http.Request, address string) {
+	if u, err := url.Parse(address); err == nil {
+		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""
+	}
 }
 
 func (r *relay) measure(ctx context.Context, h *hub) error {

@@ -89,7 +89,7 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Fo
 		changed = follower.Changed()
 	}
 	for {
-		err := a.patiently(ctx, "the hub at "+s.h.url, func() error { return a.report(ctx, s, follower) })
+		err := a.patiently(ctx, s.h.at, func() error { return a.report(ctx, s, follower) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -141,7 +141,7 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 		state.LastSeen = time.Now().UTC().Truncate(time.Second)
 	})
 	if first {
-		a.step("connected", "Connected to %s as %q.", s.h.url, a.state.Nick)
+		a.step("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
 	}
 	if err != nil { // the report was taken all the same
 		a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)

@@ -22,7 +22,7 @@ type session struct {
 	h      *hub
 	tpm    *identity.TPM
 	signer *identity.Signer
-	blobs  *http.Client // for addresses that are their own permission
+	blobs  addressed // for addresses that are their own permission
 
 	mu       sync.Mutex
 	measured int64 // connections that there were when the last was measured; 0: none
@@ -48,12 +48,12 @@ func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	h, err := a.hub(a.state.Hub, a.state.HubCA)
+	h, err := a.hubOf(a.state.HubName, a.state.HubCA)
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	s.h = h.as(certs.chain(), s.signer)
-	s.blobs = newBlobClient(s.h)
+	s.blobs = addressed{at: s.h.at, make: s.h.newBlobClient}
 	return s, nil
 }
 
@@ -61,7 +61,7 @@ func (s *session) close() error {
 	var err error
 	if s.h != nil {
 		s.h.close()
-		s.blobs.CloseIdleConnections()
+		s.blobs.close()
 	}
 	if s.signer != nil {
 		err = s.signer.Close()
@@ -128,11 +128,11 @@ func (s *session) remeasure(ctx context.Context) error {
 
 // newBlobClient shows no certificate: the address is the permission. How long
 // an answer may take is its reader's to say.
-func newBlobClient(h *hub) *http.Client {
+func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			DialContext:           h.dial,
-			TLSClientConfig:       h.trusting(h.host()),
+			TLSClientConfig:       h.trusting(hostOf(url)),
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
 			MaxConnsPerHost:       8,
@@ -160,13 +160,14 @@ func (s *session) Upload(ctx context.Context, path string, content io.Reader, si
 	if size == 0 {
 		body = http.NoBody
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.h.url+path, body)
+	client, at := s.blobs.get()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, at+path, body)
 	if err != nil {
 		return err
 	}
 	req.ContentLength = size
 	req.Header.Set("User-Agent", "gangway-agent")
-	resp, err := s.blobs.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -189,7 +190,8 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
 // Download gets a path of the hub from a byte on.
 func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.h.url+path, nil)
+	client, at := s.blobs.get()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -198,5 +200,5 @@ func (s *session) Download(ctx context.Context, path string, from int64, etag st
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", from))
 		req.Header.Set("If-Range", etag)
 	}
-	return s.blobs.Do(req)
+	return client.Do(req)
 }

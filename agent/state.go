@@ -37,9 +37,12 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	TokenID   string `json:"token-id,omitempty"`
-	TPM       TPM    `json:"tpm"`
-	EK        string `json:"ek,omitempty"` // template of the endorsement key
+	// Addresses are where the hub may be found; Hub is the one in use. They may
+	// be of a hub that the machine has yet to join.
+	Addresses *Addresses `json:"addresses,omitempty"`
+	TokenID   string     `json:"token-id,omitempty"`
+	TPM       TPM        `json:"tpm"`
+	EK        string     `json:"ek,omitempty"` // template of the endorsement key
 	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal:
 	// what an owner compares before approving.
 	EKSHA256 string `json:"ek-sha256,omitempty"`

@@ -56,11 +56,12 @@ const MaxSize = 1016
 type Keys struct {
 	seal []byte
 	url  string
+	also []string // issuers that are accepted besides
 }
 
 // New makes the keys of a hub: its seal key, and its public URL, which is both
-// issuer and audience.
-func New(seal []byte, url string) *Keys { return &Keys{seal, url} }
+// issuer and audience. Tokens that it issued under the URLs in also are valid too.
+func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
 
@@ -114,7 +115,7 @@ func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	if err := t.Claims(k.key(id).Public(), &c); err != nil {
 		return Claims{}, ErrToken
 	}
-	if c.Issuer != k.url || !slices.Contains(c.Audience, k.url) || c.Session == "" || c.Expires == nil || c.Issued == nil || c.Original == nil ||
+	if c.Issuer != k.url && !slices.Contains(k.also, c.Issuer) || !slices.Contains(c.Audience, c.Issuer) || c.Session == "" || c.Expires == nil || c.Issued == nil || c.Original == nil ||
 		!now.Before(c.Expires.Time()) || now.Add(time.Minute).Before(c.Issued.Time()) {
 		return Claims{}, ErrToken
 	}

@@ -158,3 +158,21 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// A hub that moves keeps the sessions of its former URL as long as it names that.
+func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
+	token := sign(t, bearer.New(seal, "https://old.example"), claims())
+	for name, c := range map[string]struct {
+		keys *bearer.Keys
+		ok   bool
+	}{
+		"named":         {bearer.New(seal, url, "https://old.example"), true},
+		"not any more":  {bearer.New(seal, url), false},
+		"another":       {bearer.New(seal, url, "https://other.example"), false},
+		"another's key": {bearer.New(bytes.Repeat([]byte{8}, 32), url, "https://old.example"), false},
+	} {
+		if _, err := c.keys.Verify(token, now); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

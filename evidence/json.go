@@ -8,7 +8,7 @@ import (
 // JSON is what json.Marshal makes of v. Almost every verdict is an acceptance
 // in plain ASCII, which takes no reflection to write.
 func (v *Verdict) JSON() ([]byte, error) {
-	asked := slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Ask })
+	asked := slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Ask || s.OK && s.Skipped })
 	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Steps == nil {
 		return json.Marshal(v)
 	}
@@ -22,9 +22,12 @@ func (v *Verdict) JSON() ([]byte, error) {
 			b = append(b, ',')
 		}
 		b = appendJSONString(append(b, `{"check":`...), s.Check)
-		if s.OK {
+		switch {
+		case s.OK:
 			b = append(b, `,"ok":true,"detail":`...)
-		} else {
+		case s.Skipped:
+			b = append(b, `,"ok":false,"skipped":true,"detail":`...)
+		default:
 			b = append(b, `,"ok":false,"detail":`...)
 		}
 		b = append(appendJSONString(b, s.Detail), '}')

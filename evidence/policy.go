@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -118,6 +119,15 @@ var softwareMakers = map[string]string{
 	"FAKE":        "Gangway's emulation for load tests",
 }
 
+// SoftwareMakers are the makers of software TPMs that a policy may name, sorted.
+func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
+
+// MayBeSoftware reports whether a name is known to be of software TPMs: a maker's,
+// or swtpm's model.
+func MayBeSoftware(name string) bool {
+	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
+}
+
 // software says what kind of program the TPM is by its certificate's word, and
 // the names a policy may allow it by. Empty: a chip, as far as can be told.
 func software(e *tcg.EKCertificate) (kind string, names []string) {
@@ -143,6 +153,9 @@ func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 		return "", refusal
 	}
 	kind, refusal := checkKind(v, r, in)
+	if refusal == nil && r.EKCertificate == nil {
+		refusal = notExamined // what is said of the kind does not make it a chip
+	}
 	return made + " " + kind, refusal
 }
 
@@ -150,7 +163,7 @@ func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 	kind, names := software(r.EKCertificate)
 	if kind == "" {
 		if r.EKCertificate == nil {
-			return "Nothing says what kind of TPM it is.", nil
+			return "Without an EK certificate nothing says whether it is a chip or a program.", nil
 		}
 		return "The EK certificate names no emulator and no virtual TPM.", nil
 	}
@@ -176,7 +189,7 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
 	case !l.Kept:
-		return "There is no list of EKs to be on.", nil
+		return "There is no list of EKs to be on.", notExamined
 	case l.CertificateRequired && !trusted:
 		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
 			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
@@ -218,10 +231,23 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if refusal != nil {
 		return "", refusal
 	}
+	if len(in.Policy.Layers) == 0 {
+		return "No policy has a rule.", notExamined
+	}
 	if len(words) == 0 {
+		if r.EKCertificate == nil && slices.ContainsFunc(in.Policy.Layers, Layer.namesTPMs) {
+			return "No rule fits, but some are about makers or models, and without an EK certificate nothing says which this TPM's are.", notExamined
+		}
 		return "No rule of the policy is against it.", nil
 	}
 	return strings.Join(words, " "), nil
+}
+
+// namesTPMs reports whether a rule is about a maker or a model.
+func (l Layer) namesTPMs() bool {
+	return slices.ContainsFunc(l.Rules, func(r Rule) bool {
+		return r.Model != "" || r.Maker != "" && !strings.EqualFold(r.Maker, NoMaker)
+	})
 }
 
 // decisive is a rule that decides about a request, and its layer's name.
@@ -261,7 +287,7 @@ func (l *Layer) first(r *Request, maker, model string) *Rule {
 
 func (rule *Rule) fits(r *Request, maker, model string) bool {
 	if maker == "" {
-		maker = "none"
+		maker = NoMaker
 	}
 	if rule.Maker != "" && !strings.EqualFold(rule.Maker, maker) {
 		return false

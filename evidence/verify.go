@@ -18,10 +18,13 @@ import (
 
 // Step is one check and its result, in words for a person.
 type Step struct {
-	Check  string `json:"check"` // stable, e.g. "ek-chain"
-	OK     bool   `json:"ok"`
-	Ask    bool   `json:"ask,omitempty"` // not OK, and left to a person
-	Detail string `json:"detail"`        // a sentence
+	Check string `json:"check"` // stable, e.g. "ek-chain"
+	OK    bool   `json:"ok"`
+	Ask   bool   `json:"ask,omitempty"` // not OK, and left to a person
+	// Skipped: there was nothing to examine, so the check neither held nor
+	// failed. OK is false.
+	Skipped bool   `json:"skipped,omitempty"`
+	Detail  string `json:"detail"` // a sentence
 }
 
 // Verdict is the outcome of Verify. Steps holds the checks in the order they
@@ -42,6 +45,15 @@ func (v *Verdict) Accepted() bool { return v.Refusal == nil && len(v.Questions) 
 func (v *Verdict) Pass(check, detail string) {
 	v.Steps = append(v.Steps, Step{Check: check, OK: true, Detail: detail})
 }
+
+// Skip records a check that had nothing to examine, and why.
+func (v *Verdict) Skip(check, detail string) {
+	v.Steps = append(v.Steps, Step{Check: check, Skipped: true, Detail: detail})
+}
+
+// notExamined is what a check returns instead of a refusal where Skip is to
+// record it.
+var notExamined = new(Refusal)
 
 // Fail records the check that did not hold, and refuses or asks.
 func (v *Verdict) Fail(check string, r *Refusal) {
@@ -68,7 +80,8 @@ type Input struct {
 	}
 }
 
-// check is one of Verify's: a sentence when it holds, a refusal when not.
+// check is one of Verify's: a sentence when it holds, a refusal when not, and a
+// sentence with notExamined when there is nothing to examine.
 type check struct {
 	name  string
 	check func(*Verdict, *Request, *Input) (string, *Refusal)
@@ -109,8 +122,12 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 			continue
 		}
 		detail, refusal := c.check(v, r, in)
-		if refusal == nil {
+		switch refusal {
+		case nil:
 			v.Pass(c.name, detail)
+			continue
+		case notExamined:
+			v.Skip(c.name, detail)
 			continue
 		}
 		if v.Fail(c.name, refusal); v.Refusal != nil {
@@ -140,7 +157,7 @@ func (v *Verdict) Passed(name string) bool {
 // Failed reports whether a check was made and did not hold, also where a
 // person has answered the question since.
 func (v *Verdict) Failed(name string) bool {
-	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && !s.OK })
+	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
 
 // Has reports whether the verdict refuses with a code, or asks about it.
@@ -206,7 +223,7 @@ func tpmName(e *tcg.EKCertificate) string {
 
 func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
-		return "There is no EK certificate to follow.", nil
+		return "There is no EK certificate to follow to a maker's root.", notExamined
 	}
 	issuer, err := in.chain(r)
 	// Anybody can make such a certificate, so it fares no better than none.

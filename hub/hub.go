@@ -26,8 +26,10 @@ import (
 	"gangway/onboard"
 	"gangway/pki"
 	"gangway/store"
+	"gangway/tcg/join"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 )
 
 // Config is what a Server is made of. All fields are required unless a
@@ -42,6 +44,9 @@ type Config struct {
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
+	// AlsoURLs are further URLs that lead here, such as the public one before the
+	// hub moved. Devices are told all of them.
+	AlsoURLs []string
 	// DataDir is the folder of the database and of the objects, whose disk is
 	// watched; empty: none is.
 	DataDir string
@@ -117,6 +122,11 @@ func New(cfg Config) (*Server, error) {
 	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
 		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
 	}
+	for _, u := range cfg.AlsoURLs {
+		if !join.IsHubURL(u) || strings.HasSuffix(u, "/") {
+			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
+		}
+	}
 	rates, err := DefaultRates().with(cfg.Rates)
 	if err != nil {
 		return nil, fmt.Errorf("hub: %w", err)
@@ -149,7 +159,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:       newMetrics(prometheus.NewRegistry()),
 		passwords:     p,
-		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
+		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		logins:        rates.byNetwork("sign-in"),
 		accounts:      newAccountLimiter(rates["account"]),
 		deviceLogins:  rates.byNetwork("device-sign-in"),
@@ -192,10 +202,10 @@ func (s *Server) TLSConfig() *tls.Config {
 	}
 }
 
-// Serve serves on a TCP listener until ctx ends; then it lets running
-// requests finish, for at most ten seconds. It also expires enrolments that
+// Serve serves on TCP listeners until ctx ends; then it lets running requests
+// finish, for at most ten seconds. It also expires enrolments that
 // nobody activated.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         s.TLSConfig(),
@@ -207,6 +217,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	ctx, failed := context.WithCancel(ctx) // a listener that fails ends the others
+	defer failed()
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collecting(ctx) })
@@ -218,8 +230,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer cancel()
 		stopped <- srv.Shutdown(grace)
 	}()
-	if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("hub: %w", err)
+	var serving errgroup.Group
+	for _, l := range listeners {
+		serving.Go(func() error {
+			defer failed()
+			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("hub: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := serving.Wait(); err != nil {
+		return err
 	}
 	sweeping.Wait()
 	return <-stopped
@@ -460,6 +482,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
 	}))
 	next = origin.Handler(next)
+	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if v := recover(); v != nil {
@@ -472,6 +495,7 @@ func (s *Server) secured(next http.Handler) http.Handler {
 			}
 		}()
 		h := w.Header()
+		h.Set(join.AddressesHeader, addresses)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")

@@ -17,6 +17,24 @@ type PolicyView struct {
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
+	// Warnings say what in Policy has no effect, or is about TPMs that nobody
+	// makes; on the hub's own machine, what in HubPolicy.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Warn fills Warnings. Texts that cannot be read have none.
+func (v *PolicyView) Warn() {
+	mine, err := policy.Parse([]byte(v.Policy))
+	if err != nil {
+		return
+	}
+	var hubs *policy.Document
+	if v.HubPolicy != "" {
+		if hubs, err = policy.Parse([]byte(v.HubPolicy)); err != nil {
+			return
+		}
+	}
+	v.Warnings = policy.Warnings(mine, hubs, true)
 }
 
 func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
@@ -35,6 +53,7 @@ func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
 		}
 		*p.text, *p.updated = stored.Text, &stored.Updated
 	}
+	view.Warn()
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }

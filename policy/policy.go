@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -172,9 +173,26 @@ func Parse(text []byte) (*Document, error) {
 // plain takes the library's own words out of its messages.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
+	document := strings.Contains(text, " not found in type policy.Document")
+	rule := strings.Contains(text, " not found in type policy.Rule")
 	text = strings.ReplaceAll(text, " in type policy.Document", "")
 	text = strings.ReplaceAll(text, " in type policy.Rule", " in a rule")
+	if document {
+		text += "; the words of a policy are " + strings.Join(words[Document](), ", ")
+	}
+	if rule {
+		text += "; the words of a rule are " + strings.Join(words[Rule](), ", ")
+	}
 	return errors.New("policy: " + strings.TrimSpace(text))
+}
+
+// words are the names of a structure's fields in YAML.
+func words[T any]() (names []string) {
+	for f := range reflect.TypeFor[T]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		names = append(names, name)
+	}
+	return names
 }
 
 func (d *Document) check() error {

@@ -141,7 +141,8 @@ func aboard() {
 	case exists(hub):
 		args = append(args, "--hub-file", hub)
 	}
-	if !wasAboard() {
+	onboarded := !wasAboard()
+	if onboarded {
 		now("Joining the hub")
 		stop := make(chan struct{})
 		var offered sync.WaitGroup
@@ -161,12 +162,19 @@ func aboard() {
 		}
 		say("onboarded")
 	}
-	forget(token)
+	args = []string{"run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/" + install.HookPath, "--user-meta-hook", "/" + install.HookPath,
+		"--report-file", escrow.MetaKey + "=" + escrowFile, "--report-file", networkMeta + "=" + networkReport, "--first-revision", filepath.Join(dataDir, install.FirstPath)}
 	stop := make(chan struct{})
 	defer close(stop)
+	switch {
+	case onboarded:
+		forget(token)
+	case exists(token): // somebody put it there: it may have the hub's new address
+		args = append(args, "--token-file", token)
+		go forgetOnceReported(token, stop)
+	}
 	go showAboard(stop)
-	if code, err := run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", agentState, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
-		"--report-file", escrow.MetaKey+"="+escrowFile, "--report-file", networkMeta+"="+networkReport, "--first-revision", filepath.Join(dataDir, install.FirstPath)); err != nil || code != 0 {
+	if code, err := run(agentPath, args...); err != nil || code != 0 {
 		alarm("The agent ended (code %d). Starting it again.", code)
 	}
 }
@@ -237,6 +245,19 @@ func showDevice() {
 	note("Owner", s.OwnerNick)
 	note("Device", s.Nick+" "+s.DeviceID)
 	now("This machine is aboard.")
+}
+
+// forgetOnceReported removes the join token when the hub has taken a report: the
+// agent has read the file by then.
+func forgetOnceReported(token string, stop <-chan struct{}) {
+	for before := lastReport(); lastReport().Equal(before); {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Second):
+		}
+	}
+	forget(token)
 }
 
 // forget removes the join token, which a machine that is aboard does not need

@@ -222,7 +222,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if err != nil {
 		return "", nil, err
 	}
-	url, names, err := addresses("", l.Addr())
+	urls, names, err := addresses("", nil, l.Addr())
 	if err != nil {
 		return "", nil, err
 	}
@@ -232,16 +232,16 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	}
 	// Their own maker alone: what comes with Gangway is not for emulators.
 	makers := trust.NewSet(trust.Given("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
-	server, service, err := d.hub.server(url, names, makers, log, serverOptions{})
+	server, service, err := d.hub.server(urls, names, makers, log, serverOptions{})
 	if err != nil {
 		return "", nil, err
 	}
 	service.Observe = d.observe
-	d.say("hub", "started", url)
+	d.say("hub", "started", urls[0])
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(serving, l) }()
-	return url, func() {
+	return urls[0], func() {
 		cancel()
 		if err := <-done; err != nil {
 			d.note("hub: %v", err)

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,35 +198,14 @@ type serverOptions struct {
 	proxyProtocol           []netip.Prefix
 }
 
-// server makes the hub's service and HTTP server. makers are the makers'
+// server makes the hub's service and HTTP server. The first of urls is the public
+// one. makers are the makers'
 // certificates before the operator's word in the store.
-func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
-	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
+func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
+	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
-}
-
-// addresses works out the public URL and the names in the TLS certificate.
-func addresses(publicURL string, l net.Addr) (string, []string, error) {
-	if publicURL == "" {
-		tcp := l.(*net.TCPAddr)
-		if !tcp.IP.IsLoopback() {
-			return "", nil, usagef("--url is needed when the hub listens on another address than loopback: the address that devices and people use, e.g. https://hub.example:12443")
-		}
-		publicURL = "https://" + tcp.String()
-	}
-	u, err := url.Parse(publicURL)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
-		return "", nil, usagef("--url %q is not of the form https://host[:port]", publicURL)
-	}
-	names := []string{u.Hostname()}
-	for _, more := range []string{"localhost", "127.0.0.1", "::1"} {
-		if more != u.Hostname() {
-			names = append(names, more)
-		}
-	}
-	return "https://" + u.Host, names, nil
 }
 
 func curveOf(name string) (elliptic.Curve, error) {

@@ -12,6 +12,7 @@ import (
 	"gangway/hub"
 	"gangway/policy"
 	"gangway/store"
+	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
@@ -39,7 +40,7 @@ change holds for the next device that asks.
     - {maker: IFX, then: accept}
     - {then: ask}`,
 	}
-	var data string
+	var data, hubFile string
 	show := &cobra.Command{
 		Use: "show", Short: "Print your policy and the hub's", Args: args(),
 		Example: "  gangway policy show\n  gangway policy show --data /var/lib/gangway",
@@ -54,16 +55,24 @@ change holds for the next device that asks.
 			if err != nil {
 				return err
 			}
-			if _, err := policy.Parse(text); err != nil {
+			d, err := policy.Parse(text)
+			if err != nil {
 				return err
 			}
+			var warnings []string
 			if data == "" {
-				if _, err := call[hub.PolicyView](c.Context(), "PUT", "/policy", rawBody(text)); err != nil {
+				view, err := call[hub.PolicyView](c.Context(), "PUT", "/policy", rawBody(text))
+				if err != nil {
 					return err
 				}
-			} else if err := putHubPolicy(c.Context(), data, string(text)); err != nil {
-				return err
+				warnings = view.Warnings
+			} else {
+				if err := putHubPolicy(c.Context(), data, string(text)); err != nil {
+					return err
+				}
+				warnings = policy.Warnings(d, nil, false)
 			}
+			a.warnPolicy(warnings)
 			a.note("The policy is in force for the next device that asks.")
 			return nil
 		},
@@ -80,8 +89,11 @@ change holds for the next device that asks.
 		},
 	}
 	check := &cobra.Command{
-		Use: "check FILE", Short: "Say whether a policy can be read", Args: args("the policy's file ('-': standard input)"),
-		Example: "  gangway policy check policy.yaml",
+		Use: "check FILE", Short: "Say whether a policy can be read, and what in it has no effect", Args: args("the policy's file ('-': standard input)"),
+		Long: `Check reads a policy and puts nothing into force. It names what has no effect:
+makers that no TPM has, rules that another rule hides and, with the hub's policy
+in --hub-policy, what is looser than that in an owner's.`,
+		Example: "  gangway policy check policy.yaml\n  gangway policy check --hub-policy hub-policy.yaml policy.yaml",
 		RunE: func(_ *cobra.Command, arg []string) error {
 			text, err := a.read(arg[0], policy.MaxSize)
 			if err != nil {
@@ -91,9 +103,21 @@ change holds for the next device that asks.
 			if err != nil {
 				return err
 			}
-			if done, err := a.json(map[string]any{"ok": true, "rules": len(d.Rules)}); done {
+			var hubs *policy.Document
+			if hubFile != "" {
+				text, err := a.read(hubFile, policy.MaxSize)
+				if err != nil {
+					return err
+				}
+				if hubs, err = policy.Parse(text); err != nil {
+					return fmt.Errorf("%s: %w", hubFile, err)
+				}
+			}
+			warnings := policy.Warnings(d, hubs, hubFile != "")
+			if done, err := a.json(map[string]any{"ok": true, "rules": len(d.Rules), "warnings": warnings}); done {
 				return err
 			}
+			a.warnPolicy(warnings)
 			a.printf("It can be read: %d rule(s).\n", len(d.Rules))
 			return nil
 		},
@@ -101,8 +125,15 @@ change holds for the next device that asks.
 	for _, sub := range []*cobra.Command{show, set, remove} {
 		sub.Flags().StringVar(&data, "data", "", hubsData)
 	}
+	check.Flags().StringVar(&hubFile, "hub-policy", "", "the hub's policy: judge FILE as an owner's below it")
 	c.AddCommand(show, set, remove, check, a.ekListCommand())
 	return c
+}
+
+func (a *app) warnPolicy(warnings []string) {
+	for _, w := range warnings {
+		a.note("Warning: %s", tcg.Printable(w))
+	}
 }
 
 func (a *app) showPolicy(ctx context.Context, data string) error {
@@ -125,6 +156,9 @@ func (a *app) showPolicy(ctx context.Context, data string) error {
 	}{{"The hub's", view.HubPolicy, view.HubUpdated}, {"Yours", view.Policy, view.Updated}} {
 		switch {
 		case p.text != "":
+			if data != "" || p.whose == "Yours" {
+				a.warnPolicy(view.Warnings)
+			}
 			a.printf("# %s, of %s\n%s\n", p.whose, p.updated.Local().Format(time.DateTime), strings.TrimSpace(p.text))
 		case data == "" || p.whose != "Yours":
 			a.printf("# %s: none.\n", p.whose)
@@ -143,7 +177,14 @@ func hubPolicy(ctx context.Context, data string) (view hub.PolicyView, err error
 	if errors.Is(err, store.ErrNotFound) {
 		return view, nil
 	}
-	return hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}, err
+	if err != nil {
+		return view, err
+	}
+	view = hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}
+	if d, err := policy.Parse([]byte(p.Text)); err == nil {
+		view.Warnings = policy.Warnings(d, nil, false)
+	}
+	return view, nil
 }
 
 func putHubPolicy(ctx context.Context, data, text string) error {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 
 	"gangway/hub"
 	"gangway/objects"
@@ -17,7 +18,8 @@ import (
 )
 
 func (a *app) serveCommand() *cobra.Command {
-	var data, listen, url, name, curve, logFormat string
+	var data, url, name, curve, logFormat string
+	var listen, also []string
 	var makers makerFlags
 	var options serverOptions
 	var web onlineFlags
@@ -40,6 +42,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 'gangway trust' shows and changes which, also while the hub runs. What
 --tpm-roots and --tpm-intermediates give is trusted besides, until the next start.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
+  gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -67,11 +70,18 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if err != nil {
 				return err
 			}
-			l, err := net.Listen("tcp", listen)
-			if err != nil {
-				return err
+			var listeners []net.Listener
+			for _, at := range listen {
+				l, err := net.Listen("tcp", at)
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				listeners = append(listeners, l)
 			}
-			defer l.Close()
+			if len(listeners) == 0 {
+				return usagef("--listen is empty: give an address and port, such as :12443")
+			}
 			var private net.Listener
 			if metrics != "" {
 				if private, err = net.Listen("tcp", metrics); err != nil {
@@ -79,7 +89,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				}
 				defer private.Close()
 			}
-			public, names, err := addresses(url, l.Addr())
+			urls, names, err := addresses(url, also, listeners[0].Addr())
 			if err != nil {
 				return err
 			}
@@ -102,7 +112,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if err != nil {
 				return err
 			}
-			server, service, err := i.server(public, names, known, log, options)
+			server, service, err := i.server(urls, names, known, log, options)
 			if err != nil {
 				return err
 			}
@@ -117,21 +127,25 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 				a.note("The hub's keys exist already: --curve and --name change nothing.")
 			}
-			a.note("Hub %s", public)
+			a.note("Hub %s", strings.Join(urls, ", also "))
 			a.note("Hub name (its root key): %s", i.ca.HubName())
+			if err := a.noteAddresses(ctx, i, urls, listeners, options.proxy != nil || len(options.proxyProtocol) > 0); err != nil {
+				return err
+			}
 			if err := a.noteMakers(ctx, i, known); err != nil {
 				return err
 			}
 			if accounts == 0 {
 				a.note("There is no account yet. Make the first one, on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 			}
-			return serveAll(ctx, server, l, private)
+			return serveAll(ctx, server, listeners, private)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
-	f.StringVar(&listen, "listen", "127.0.0.1:12443", "address and port to listen on")
+	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads here, such as the one before the hub moved; devices are told all of them (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
 	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database where the keys exist and the database does not; every device must onboard again")
@@ -153,9 +167,9 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 
 // serveAll serves devices and people, and on another listener, if there is
 // one, the operator's metrics, until ctx ends or one of them fails.
-func serveAll(ctx context.Context, server *hub.Server, l, private net.Listener) error {
+func serveAll(ctx context.Context, server *hub.Server, listeners []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return server.Serve(ctx, l) })
+	group.Go(func() error { return server.Serve(ctx, listeners...) })
 	if private != nil {
 		group.Go(func() error { return server.ServePrivate(ctx, private) })
 	}

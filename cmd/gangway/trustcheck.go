@@ -194,11 +194,7 @@ func (a *app) printCheckText(r *checkResult) {
 	line("EK's SHA-256", r.EKSHA256)
 	a.printf("\nVerdict\n")
 	for _, s := range r.Verdict.Steps {
-		mark := "✓"
-		if !s.OK {
-			mark = "✗"
-		}
-		a.printf("  %s %-15s %s\n", mark, s.Check, tcg.Printable(s.Detail))
+		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
 	}
 	for _, n := range r.Verdict.Notes {
 		a.printf("  · noted          %s\n", tcg.Printable(n))

@@ -124,16 +124,23 @@ func (a *app) line(k, v string) {
 
 func (a *app) printVerdict(v evidence.Verdict) {
 	for _, s := range v.Steps {
-		mark := "✓"
-		switch {
-		case s.Ask:
-			mark = "?"
-		case !s.OK:
-			mark = "✗"
-		}
-		a.printf("  %s %-15s %s\n", mark, s.Check, tcg.Printable(s.Detail))
+		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
 	}
 	for _, n := range v.Notes {
 		a.printf("  · noted          %s\n", tcg.Printable(n))
 	}
+}
+
+// markOf is a step's result in one character: it passed, is left to a person, had
+// nothing to examine, or failed.
+func markOf(s evidence.Step) string {
+	switch {
+	case s.OK:
+		return "✓"
+	case s.Ask:
+		return "?"
+	case s.Skipped:
+		return "–"
+	}
+	return "✗"
 }

@@ -42,5 +42,8 @@ func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
 		if err != nil || !strings.Contains(out, "may have been left out because it names an emulator, a maker that this hub distrusts") {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
+		if command == "show" && (!strings.Contains(out, "– ek-chain") || !strings.Contains(out, "? ek-certificate") || !strings.Contains(out, "✓ certify")) {
+			t.Errorf("a step that was not examined is shown as another: %s", out)
+		}
 	}
 }

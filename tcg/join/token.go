@@ -12,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"gangway/internal/strictjson"
@@ -93,11 +92,10 @@ func (t *TokenFile) checkHub() error {
 	if _, err := hex.DecodeString(t.HubName); err != nil || strings.ToLower(t.HubName) != t.HubName {
 		return errors.New(`"hub-name" is not 64 lower-case hexadecimal digits`)
 	}
-	u, err := url.Parse(t.Hub)
-	if err != nil || u.Scheme != "https" || u.Host == "" || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.User != nil {
+	if !IsHubURL(t.Hub) {
 		return errors.New(`"hub" is not an https URL of the form https://host[:port]`)
 	}
-	_, err = t.Roots()
+	_, err := t.Roots()
 	return err
 }
 

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/tcg/join"
+)
+
+// lookupTime bounds how long serve's start may look for the hub's own names.
+const lookupTime = 3 * time.Second
+
+// addresses works out the public URL, the other URLs, and the names in the TLS
+// certificate.
+func addresses(publicURL string, also []string, l net.Addr) (urls, names []string, err error) {
+	if publicURL == "" {
+		tcp := l.(*net.TCPAddr)
+		if !tcp.IP.IsLoopback() {
+			return nil, nil, usagef("--url is needed when the hub listens on another address than loopback: the address that devices and people use, e.g. https://hub.example:12443")
+		}
+		publicURL = "https://" + tcp.String()
+	}
+	if len(also) >= join.MaxAddresses {
+		return nil, nil, usagef("--also-url is given %d times; at most %d are allowed", len(also), join.MaxAddresses-1)
+	}
+	for i, text := range append([]string{publicURL}, also...) {
+		if !join.IsHubURL(text) {
+			return nil, nil, usagef("%s %q is not of the form https://host[:port]", [...]string{"--url", "--also-url"}[min(i, 1)], text)
+		}
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s := "https://" + u.Host; !slices.Contains(urls, s) {
+			urls = append(urls, s)
+		}
+		if !slices.Contains(names, u.Hostname()) {
+			names = append(names, u.Hostname())
+		}
+	}
+	for _, more := range []string{"localhost", "127.0.0.1", "::1"} {
+		if !slices.Contains(names, more) {
+			names = append(names, more)
+		}
+	}
+	return urls, names, nil
+}
+
+// reach says whether a URL can lead to what the hub listens on.
+type reach struct {
+	listens []netip.AddrPort
+	local   []netip.Addr // the machine's own
+	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// newReach looks at this machine.
+func newReach(listeners []net.Listener) (*reach, error) {
+	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	}}
+	for _, l := range listeners {
+		r.listens = append(r.listens, l.Addr().(*net.TCPAddr).AddrPort())
+	}
+	local, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range local {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			r.local = append(r.local, p.Addr())
+		}
+	}
+	return r, nil
+}
+
+// missing is why a URL leads to no address that the hub listens on, as far as
+// this machine can tell; empty: it does.
+func (r *reach) missing(ctx context.Context, address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return err.Error()
+	}
+	host, port := u.Hostname(), u.Port()
+	if port == "" {
+		port = "443"
+	}
+	var open, all []string // the addresses of that port, and all
+	var listens []netip.Addr
+	for _, l := range r.listens {
+		all = append(all, l.String())
+		if fmt.Sprint(l.Port()) == port {
+			open, listens = append(open, l.String()), append(listens, l.Addr().Unmap())
+		}
+	}
+	if len(open) == 0 {
+		return fmt.Sprintf("it names port %s, and the hub listens on %s only", port, strings.Join(all, ", "))
+	}
+	var named []netip.Addr
+	if ip, err := netip.ParseAddr(host); err == nil {
+		named = []netip.Addr{ip}
+	} else {
+		ctx, cancel := context.WithTimeout(ctx, lookupTime)
+		defer cancel()
+		if named, err = r.lookup(ctx, host); err != nil {
+			var dns *net.DNSError
+			if errors.As(err, &dns) {
+				return fmt.Sprintf("the name %s cannot be looked up here: %s", host, dns.Err)
+			}
+			return fmt.Sprintf("the name %s cannot be looked up here: %v", host, err)
+		}
+	}
+	for _, ip := range named {
+		ip = ip.Unmap().WithZone("")
+		for _, l := range listens {
+			if l.WithZone("") == ip || l.IsUnspecified() && (ip.IsLoopback() || slices.Contains(r.local, ip)) {
+				return ""
+			}
+		}
+	}
+	if !slices.ContainsFunc(listens, func(l netip.Addr) bool { return !l.IsLoopback() }) {
+		return fmt.Sprintf("the hub listens on loopback only (%s), which no other machine reaches", strings.Join(open, ", "))
+	}
+	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
+}
+
+// noteAddresses warns of URLs that lead nowhere, and of those that were the hub's
+// at its last start and are not any more. It remembers the present ones.
+func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
+	if !behindProxy {
+		r, err := newReach(listeners)
+		if err != nil {
+			return err
+		}
+		for n, u := range urls {
+			if why := r.missing(ctx, u); why != "" {
+				a.note("Warning: %s %s leads to this hub only if something forwards to it: %s. See --listen.", [...]string{"--url", "--also-url"}[min(n, 1)], u, why)
+			}
+		}
+	}
+	before, err := i.store.URLs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range before {
+		if !slices.Contains(urls, u) {
+			a.note("Warning: the hub was at %s when it was last started, and is at %s now. Devices wait at the old address until they are told of the new one: add --also-url %s for as long as that address leads here, or give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
+		}
+	}
+	if slices.Equal(before, urls) {
+		return nil
+	}
+	return i.store.SetURLs(ctx, urls)
+}

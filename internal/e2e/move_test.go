@@ -1,0 +1,391 @@
+package e2e_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/hub"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+	"gangway/tcg/join"
+)
+
+// address is a TCP address that leads to a hub until it is closed.
+type address struct {
+	URL   string
+	close func()
+}
+
+// leadingTo makes an address of a hub.
+func leadingTo(t *testing.T, to string) *address {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var open []net.Conn // guarded by mu
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			up, err := net.Dial("tcp", strings.TrimPrefix(to, "https://"))
+			if err != nil {
+				c.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, c, up)
+			mu.Unlock()
+			done.Go(func() { io.Copy(up, c); up.Close() })
+			done.Go(func() { io.Copy(c, up); c.Close() })
+		}
+	})
+	a := &address{URL: "https://" + l.Addr().String()}
+	a.close = sync.OnceFunc(func() {
+		l.Close()
+		mu.Lock()
+		for _, c := range open {
+			c.Close()
+		}
+		mu.Unlock()
+		done.Wait()
+	})
+	t.Cleanup(a.close)
+	return a
+}
+
+// moving is a hub with an old address, which it names or not, and a device that
+// came aboard there.
+type moving struct {
+	*fleetOfOne
+	old *address
+}
+
+func aboardAtOldAddress(t *testing.T, named bool) *moving {
+	t.Helper()
+	m := &moving{fleetOfOne: &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
+	m.h = hubtest.NewWith(t, func(c *hub.Config) {
+		m.old = leadingTo(t, c.PublicURL)
+		if named {
+			c.AlsoURLs = []string{m.old.URL}
+		} else {
+			c.PublicURL = m.old.URL
+		}
+	}, m.tpm.Roots(), []*x509.Certificate{m.tpm.Issuer()})
+	m.tok = m.h.Token(t, m.h.Owner, nil)
+	m.tok.Hub = m.old.URL
+	var err error
+	if m.first, err = onboard(t, m.tpm, m.tok, m.state); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// reports checks that a running agent reports to the hub from now on, and that it
+// says so of an address.
+func (m *moving) reports(t *testing.T, at string) {
+	t.Helper()
+	start := time.Now().Truncate(time.Second)
+	time.Sleep(time.Until(start.Add(time.Second))) // last-report has whole seconds
+	for range 400 {
+		if s, err := agent.ReadState(m.state); err == nil && s.LastSeen.After(start) && s.Hub == at {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	s, err := agent.ReadState(m.state)
+	t.Fatalf("the agent does not report at %s: %+v, %v", at, s, err)
+}
+
+func (m *moving) noReplacement(t *testing.T) {
+	t.Helper()
+	if n, uses := len(m.h.Devices(t, m.h.Owner)), m.h.Uses(t, m.tok); n != 1 || uses != 1 {
+		t.Errorf("%d devices, %d uses of the token", n, uses)
+	}
+}
+
+// A hub names its addresses, and a device goes to another one when its own no
+// longer leads to the hub: while it runs, and after a restart. A file of the old
+// address does not take it back.
+func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
+	t.Parallel()
+	m := aboardAtOldAddress(t, true)
+	stop := running(t, agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
+	defer stop()
+	m.reports(t, m.old.URL)
+	m.old.close()
+	m.reports(t, m.h.URL)
+	stop()
+	stopAgain := staying(t, agent.Config{Token: m.tok, TPM: m.tpm.Address(), StateDir: m.state})
+	m.reports(t, m.h.URL)
+	stopAgain()
+	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.h.URL {
+		t.Errorf("at %s, %v", s.Hub, err)
+	}
+	m.noReplacement(t)
+}
+
+// staying is what 'gangway-agent run' does.
+func staying(t *testing.T, cfg agent.Config) (stop func()) {
+	t.Helper()
+	cfg.ReportEvery = 50 * time.Millisecond
+	cfg.Progress = func(s agent.Step) { t.Logf("%-9s %s", s.Name, s.Detail) }
+	a, err := agent.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := cancellable(t)
+	done := make(chan error, 1)
+	go func() { done <- a.Stay(ctx) }()
+	return sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		a.Close()
+	})
+}
+
+// A machine that missed the move gets the new address from a token of the same
+// hub; it stays the same device, and the token is not used.
+func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
+	for name, move := range map[string]func(*moving, *join.TokenFile){
+		"onboard": func(m *moving, tok *join.TokenFile) {
+			s, err := onboard(t, m.tpm, tok, m.state)
+			if err != nil || s.Hub != m.h.URL || s.DeviceID != m.first.DeviceID {
+				t.Errorf("%+v, %v", s, err)
+			}
+		},
+		"run":      func(*moving, *join.TokenFile) {},
+		"hub file": func(*moving, *join.TokenFile) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := aboardAtOldAddress(t, false)
+			m.old.close()
+			tok := m.h.Token(t, m.h.Owner, nil)
+			move(m, tok)
+			cfg := agent.Config{Token: tok, TPM: m.tpm.Address(), StateDir: m.state}
+			if name == "hub file" {
+				cfg.Token, cfg.Hub = nil, &join.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA}
+			}
+			stop := staying(t, cfg)
+			defer stop()
+			m.reports(t, m.h.URL)
+			m.noReplacement(t)
+			if n := m.h.Uses(t, tok); n != 0 {
+				t.Errorf("%d uses of the new token", n)
+			}
+		})
+	}
+}
+
+// A token file is no proof of who answers at its address. One that says the
+// hub's name leads a device nowhere else, and does not keep it from its hub.
+func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
+	t.Parallel()
+	m := aboardAtOldAddress(t, false)
+	evil := newHub(t, m.tpm)
+	var asked atomic.Int32
+	thief := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		w.Header().Set(join.AddressesHeader, "https://thief.example")
+	}))
+	thief.TLS = &tls.Config{GetCertificate: evil.CA.TLSCertificate(time.Now, []string{"127.0.0.1"}), ClientAuth: tls.RequestClientCert}
+	thief.StartTLS()
+	defer thief.Close()
+	before := stateOf(t, m.state)
+
+	mine := *m.tok
+	mine.HubCA, mine.Hub = string(evil.CA.RootPEM()), thief.URL
+	both := mine
+	both.HubCA += m.tok.HubCA
+	other := *evil.Token(t, evil.Owner, nil)
+	for name, c := range map[string]struct {
+		tok  *join.TokenFile
+		says string
+	}{
+		"name of the hub, CA of another": {&mine, "another key"},
+		"name of the hub, CAs of both":   {&both, "another key"},
+		"another hub":                    {&other, "another hub"},
+	} {
+		if _, err := onboard(t, m.tpm, c.tok, m.state); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+		stop := staying(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
+		m.reports(t, m.old.URL)
+		stop()
+		after := stateOf(t, m.state)
+		if after.HubCA != before.HubCA || after.HubName != before.HubName || slices.ContainsFunc(after.Addresses.URLs, func(u string) bool { return u == thief.URL || u == evil.URL }) {
+			t.Errorf("%s: the state is %+v", name, after)
+		}
+	}
+	// The right CA, and an address where somebody else answers.
+	address := *m.tok
+	address.Hub = thief.URL
+	stop := staying(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
+	defer stop()
+	m.reports(t, m.old.URL)
+	if n := asked.Load(); n != 0 {
+		t.Errorf("%d requests reached the other server", n)
+	}
+	if n := len(evil.Devices(t, evil.Owner)); n != 0 {
+		t.Errorf("%d devices at the other hub", n)
+	}
+	m.noReplacement(t)
+}
+
+func stateOf(t *testing.T, dir string) *agent.State {
+	t.Helper()
+	s, err := agent.ReadState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What was begun at an old address goes on at the new one.
+func TestRequestGoesOnAtANewAddress(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	h := newHub(t, tpm)
+	tok := h.Token(t, h.Owner, nil)
+	old := *tok
+	gone := leadingTo(t, h.URL)
+	gone.close()
+	old.Hub = gone.URL
+	state := t.TempDir()
+	ctx, cancel := cancellable(t)
+	a, err := agent.New(agent.Config{Token: &old, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Step) {
+		if s.Name == "waiting" {
+			cancel()
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Onboard(ctx); err == nil {
+		t.Fatal("it is aboard at an address that leads nowhere")
+	}
+	a.Close()
+	request, err := os.ReadFile(filepath.Join(state, "request.bin"))
+	if err != nil || stateOf(t, state).Phase != agent.PhaseRequested {
+		t.Fatalf("%v, %v", stateOf(t, state).Phase, err)
+	}
+	s, err := onboard(t, tpm, tok, state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Hub != h.URL || s.TokenID != tok.ID || len(request) == 0 || h.Uses(t, tok) != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// The proxy and Pantavisor's file go to the new address too.
+func TestProxyFollowsAHubThatMoves(t *testing.T) {
+	t.Parallel()
+	m := aboardAtOldAddress(t, true)
+	ctx, cancel := cancellable(t)
+	defer cancel()
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- agent.Proxy(ctx, agent.ProxyConfig{TPM: m.tpm.Address(), StateDir: m.state, TCP: "127.0.0.1:0", Ready: func(addr string) { ready <- addr }})
+	}()
+	proxy := "http://" + <-ready
+	get := func() string {
+		resp, err := http.Get(proxy + "/device")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var d struct{ ID string }
+		json.NewDecoder(resp.Body).Decode(&d)
+		return d.ID
+	}
+	if id := get(); id != m.first.DeviceID {
+		t.Fatalf("before: %q", id)
+	}
+	m.old.close()
+	id := ""
+	for range 5 { // the connections that break cost their requests
+		if id = get(); id == m.first.DeviceID {
+			break
+		}
+	}
+	if id != m.first.DeviceID {
+		t.Error("the proxy does not reach the hub at its new address")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPantavisorGetsTheNewAddress(t *testing.T) {
+	t.Parallel()
+	m := aboardAtOldAddress(t, true)
+	p := agent.Pantavisor{Config: filepath.Join(t.TempDir(), "pantahub.config")}
+	with := func(do func(*agent.Agent) (bool, error)) bool {
+		t.Helper()
+		a, err := agent.New(agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		restart, err := do(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return restart
+	}
+	port := func(url string) string { return "PH_CREDS_PORT=" + url[strings.LastIndex(url, ":")+1:] + "\n" }
+	has := func(line string) bool {
+		t.Helper()
+		text, err := os.ReadFile(p.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), line)
+	}
+	with(func(a *agent.Agent) (bool, error) { return a.RegisterPantavisor(t.Context(), p) })
+	if !has(port(m.old.URL)) {
+		t.Fatal("the file has no address")
+	}
+	keep := func(a *agent.Agent) (bool, error) { return a.KeepPantavisor(t.Context(), p) }
+	if with(keep) {
+		t.Error("Pantavisor is restarted for nothing")
+	}
+	m.old.close()
+	if !with(keep) || !has(port(m.h.URL)) || has(port(m.old.URL)) {
+		t.Error("the new address is not in the file, or Pantavisor is not restarted to read it")
+	}
+	if with(keep) {
+		t.Error("Pantavisor is restarted again")
+	}
+}
+
+func cancellable(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	return ctx, cancel
+}

@@ -1,0 +1,361 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/agent"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+)
+
+// operator types what a chapter of docs/operations.md says, at a hub of its own:
+// the paths, addresses and names of the page stand for those of the test.
+type operator struct {
+	t     *testing.T
+	dir   string
+	words *strings.Replacer
+	env   []string
+
+	old, new string // addresses
+	stop     func() // ends the hub; nil: none runs
+}
+
+func newOperator(t *testing.T) *operator {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "op")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	o := &operator{t: t, dir: dir}
+	for _, sub := range []string{"bin", "backup", "build"} {
+		if err := os.Mkdir(o.at(sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("go", "build", "-o", o.at("build/gangway"), "gangway/cmd/gangway").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for from, to := range map[string]string{o.at("build/gangway"): o.at("bin/gangway"), agentBinary: o.at("bin/gangway-agent")} {
+		if err := os.Symlink(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, another := loopbackPort(t), loopbackPort(t)
+	o.old, o.new = "https://127.0.0.1:"+one, "https://localhost:"+another
+	// The longest first.
+	o.words = strings.NewReplacer(
+		"--listen :12443", "--listen 127.0.0.1:"+one, "--listen :443", "--listen 127.0.0.1:"+another,
+		"https://hub.example:12443", o.old, "https://new.example", o.new,
+		"/var/lib/gangway", o.at("hub"), "/backup", o.at("backup"), "/usr/local/bin", o.at("bin"), "build/gangway", o.at("build/gangway"),
+	)
+	o.env = append(os.Environ(), "PATH="+o.at("bin")+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+o.at("config"))
+	t.Cleanup(o.end)
+	return o
+}
+
+func (o *operator) at(name string) string { return filepath.Join(o.dir, name) }
+
+func (o *operator) end() {
+	if o.stop != nil {
+		o.stop()
+		o.stop = nil
+	}
+}
+
+// loopbackPort is a port below those that systems give to outgoing connections.
+func loopbackPort(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		port := fmt.Sprint(20000 + rand.IntN(10000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// chapter are the commands of a section.
+func chapter(t *testing.T, title string) (lines []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(text), "\n## "+title+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		if command, ok := strings.CutPrefix(line, "    "); ok {
+			lines = append(lines, strings.TrimSpace(command))
+		}
+	}
+	if !found || len(lines) == 0 {
+		t.Fatalf("no chapter %q with commands", title)
+	}
+	return lines
+}
+
+// types runs one command of the page, and returns what it printed. A hub goes on
+// in the background, in the place of the one before.
+func (o *operator) types(line string, more ...string) string {
+	o.t.Helper()
+	line = o.words.Replace(line)
+	for _, arg := range more {
+		line += " " + arg
+	}
+	o.t.Logf("$ %s", line)
+	if strings.HasPrefix(line, "gangway serve ") {
+		o.serve(line)
+		return ""
+	}
+	c := exec.CommandContext(o.t.Context(), "sh", "-c", line)
+	c.Dir, c.Env = o.dir, o.env
+	out, err := c.CombinedOutput()
+	if err != nil {
+		o.t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return string(out)
+}
+
+func (o *operator) serve(line string) {
+	o.t.Helper()
+	o.end()
+	ctx, cancel := context.WithCancel(context.Background())
+	c := exec.CommandContext(ctx, "sh", "-c", "exec "+line)
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	c.Dir, c.Env = o.dir, o.env
+	var said bytes.Buffer
+	c.Stdout, c.Stderr = &said, &said
+	if err := c.Start(); err != nil {
+		o.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	o.stop = func() {
+		cancel()
+		<-done
+	}
+	for _, m := range regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1) {
+		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			// It listens before it has opened its folder. Whether it is the right hub is
+			// what the commands check.
+			conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", m[1], &tls.Config{InsecureSkipVerify: true})
+			if err == nil {
+				conn.Close()
+				break
+			}
+			if time.Now().After(deadline) {
+				o.end()
+				o.t.Fatalf("no hub at %s: %s", m[1], said.String())
+			}
+		}
+	}
+}
+
+// account makes the page's account and signs it in at the old address, and has
+// the hub trust a TPM's maker.
+func (o *operator) account(tpm *swtpm.TPM) {
+	o.t.Helper()
+	var roots bytes.Buffer
+	for _, c := range append(tpm.Roots(), tpm.Issuer()) {
+		pem.Encode(&roots, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	for name, text := range map[string]string{"makers.pem": roots.String(), "policy.yaml": hubtest.LabPolicy} {
+		if err := os.WriteFile(o.at(name), []byte(text), 0o600); err != nil {
+			o.t.Fatal(err)
+		}
+	}
+	o.types("gangway trust import --data /var/lib/gangway makers.pem")
+	o.types("gangway policy set policy.yaml --data /var/lib/gangway")
+	var a struct {
+		Password string `json:"password"`
+		HubName  string `json:"hub-name"`
+	}
+	if err := json.Unmarshal([]byte(o.types("gangway account create --data /var/lib/gangway --nick ada --generate --output json", "2>&-")), &a); err != nil {
+		o.t.Fatal(err)
+	}
+	if err := os.WriteFile(o.at("password"), []byte(a.Password+"\n"), 0o600); err != nil {
+		o.t.Fatal(err)
+	}
+	if err := os.WriteFile(o.at("hub-name"), []byte(a.HubName), 0o600); err != nil {
+		o.t.Fatal(err)
+	}
+	o.types("gangway login https://hub.example:12443 --hub-name "+a.HubName+" --nick ada", "--password-stdin < password")
+}
+
+// ofMachine is a device's command line for a TPM and a state folder.
+func ofMachine(tpm *swtpm.TPM, state string) string {
+	return "--tpm " + tpm.Address() + " --state " + state
+}
+
+// reports checks that the hub takes a report of the device at an address.
+func (o *operator) reports(tpm *swtpm.TPM, state, at string) {
+	o.t.Helper()
+	before := stateOf(o.t, state).LastSeen
+	time.Sleep(time.Until(before.Add(time.Second))) // it has whole seconds
+	stop := staying(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
+	defer stop()
+	for range 400 {
+		if s := stateOf(o.t, state); s.LastSeen.After(before) && s.Hub == at {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	o.t.Fatalf("no report at %s: %+v", at, stateOf(o.t, state))
+}
+
+// The chapter "Moving", as it is typed: a device follows, one that was off gets
+// the address from a file, and the owner signs in.
+func TestOperationsMoving(t *testing.T) {
+	t.Parallel()
+	tpm := newTPM(t, swtpm.P384)
+	o := newOperator(t)
+	o.types("gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443")
+	o.account(tpm)
+	state, off := o.at("state"), o.at("off")
+	o.types("gangway token create -o first.json")
+	o.types("gangway-agent onboard --token-file first.json", ofMachine(tpm, state))
+	if err := os.CopyFS(off, os.DirFS(state)); err != nil {
+		t.Fatal(err)
+	}
+	serves := 0
+	for _, line := range chapter(t, "Moving") {
+		switch {
+		case strings.HasPrefix(line, "gangway serve"):
+			o.types(line)
+			at := []string{o.old, o.new}[serves]
+			o.reports(tpm, state, at)
+			serves++
+		case strings.HasPrefix(line, "gangway login"):
+			name, err := os.ReadFile(o.at("hub-name"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.types(strings.Replace(line, "5f0c...", string(name), 1), "--password-stdin < password")
+		case strings.HasPrefix(line, "gangway-agent onboard"):
+			out := o.types(line, ofMachine(tpm, off))
+			if !strings.Contains(out, "aboard already") || !strings.Contains(out, o.new) {
+				t.Errorf("%s", out)
+			}
+		default:
+			o.types(line)
+		}
+	}
+	if serves != 2 {
+		t.Errorf("the chapter starts %d hubs", serves)
+	}
+	o.reports(tpm, off, o.new)
+	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+// The chapters "Backup" and "Restoring": the device of the backup reports, and
+// one that came aboard later comes back with its token.
+func TestOperationsRestoring(t *testing.T) {
+	t.Parallel()
+	tpm, later := newTPM(t, swtpm.P384), newTPM(t, swtpm.P384)
+	o := newOperator(t)
+	o.types("gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443")
+	o.account(tpm)
+	o.types("gangway token create -o token.json")
+	o.types("gangway-agent onboard --token-file token.json", ofMachine(tpm, o.at("state")))
+	for _, line := range chapter(t, "Backup") {
+		o.types(line)
+	}
+	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
+	o.end()
+	for _, line := range chapter(t, "Restoring") {
+		o.types(line)
+	}
+	o.reports(tpm, o.at("state"), o.old)
+	if out := o.types("gangway-agent status --ask", ofMachine(later, o.at("later"))); !strings.Contains(out, "does not know this machine's certificate") {
+		t.Errorf("%s", out)
+	}
+	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
+	o.reports(later, o.at("later"), o.old)
+	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 2 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+// The chapter "Upgrading", from a hub of an earlier commit, and back by the
+// backup that it has made first.
+func TestOperationsUpgrading(t *testing.T) {
+	t.Parallel()
+	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
+	if err != nil || len(archives) == 0 {
+		t.Fatal(archives, err)
+	}
+	old := unpack(t, archives[len(archives)-1])
+	if missing := swtpm.Missing(); missing != "" {
+		t.Skip(missing)
+	}
+	tpm, err := swtpm.New(t.Context(), filepath.Join(old, "tpm"), swtpm.Options{Maker: filepath.Join(old, "maker")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tpm.Stop)
+	o := newOperator(t)
+	if err := os.CopyFS(o.at("hub"), os.DirFS(filepath.Join(old, "hub"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(o.at("hub/objects"), 0o700); err != nil { // some had none yet
+		t.Fatal(err)
+	}
+	chmod(t, o.at("hub"))
+	state := filepath.Join(old, "device")
+	moved(t, state, o.old)
+	for _, line := range chapter(t, "Backup") {
+		o.types(line)
+	}
+	if err := os.Remove(o.at("bin/gangway")); err != nil { // the program before
+		t.Fatal(err)
+	}
+	for range 2 { // as it is, and after the backup was restored
+		for _, line := range chapter(t, "Upgrading") {
+			o.types(line)
+		}
+		o.reports(tpm, state, o.old)
+		o.end()
+		for _, line := range chapter(t, "Restoring") {
+			if !strings.HasPrefix(line, "gangway serve") {
+				o.types(strings.Replace(line, "gangway.lost", "gangway.lost-"+fmt.Sprint(time.Now().UnixNano()), 1))
+			}
+		}
+	}
+}
+
+// chmod takes from others what a copy gave them.
+func chmod(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		mode := os.FileMode(0o600)
+		if d.IsDir() {
+			mode = 0o700
+		}
+		return os.Chmod(path, mode)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
