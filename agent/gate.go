@@ -157,9 +157,10 @@ func (g *gate) shown(values []string) bool {
 	if len(values) != 1 {
 		return false
 	}
-	token, ok := strings.CutPrefix(values[0], "Bearer ")
-	hash := sha256.Sum256([]byte(token))
-	return ok && subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1
+	// The scheme's name is compared without regard to case (RFC 9110, 11.1).
+	scheme, token, _ := strings.Cut(values[0], " ")
+	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1
 }
 
 // plainPath reports whether a path means the same to everybody.

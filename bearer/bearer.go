@@ -85,10 +85,13 @@ func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 		return "", fmt.Errorf("bearer: %w", err)
 	}
 	if len(token) > MaxSize {
-		return "", fmt.Errorf("bearer: a token of %d bytes, at most %d are allowed", len(token), MaxSize)
+		return "", fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLong, len(token), MaxSize)
 	}
 	return token, nil
 }
+
+// ErrTooLong means that a token with these claims would be longer than MaxSize.
+var ErrTooLong = errors.New("bearer: the token is too long")
 
 // ErrToken means that a token is none of the hub's, or has expired.
 var ErrToken = errors.New("bearer: no valid token")

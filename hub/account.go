@@ -80,7 +80,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: a.Created, Kind: "account.created", Owner: a.ID, Addr: remoteAddr(r), Message: "The account was made."})
+	s.record(r.Context(), store.Event{Time: a.Created, Kind: "account.created", Owner: a.ID, Actor: join.AccountPRN + a.ID, ActorName: a.Nick, Means: store.ByAPI, Message: "The account was made."})
 	view := viewAccount(a)
 	view.RedirectURI = s.cfg.PublicURL + "/"
 	writeJSON(w, http.StatusOK, view)

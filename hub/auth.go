@@ -37,9 +37,10 @@ type deviceKey struct{}
 
 // signIn is who is signed in, and by what token.
 type signIn struct {
-	account store.Account
-	claims  bearer.Claims
-	session store.Session
+	account  store.Account
+	claims   bearer.Claims
+	session  store.Session   // zero with an API token
+	apiToken *store.APIToken // nil: a person's session
 }
 
 // owner returns the signed-in account; asOwner has put it there.
@@ -56,6 +57,20 @@ func peer(r *http.Request) store.Device { return r.Context().Value(deviceKey{}).
 func (s *Server) asOwner(h handler) handler {
 	return s.asSignedIn(func(w http.ResponseWriter, r *http.Request) error {
 		if claims := signed(r).claims; !claims.Allows(r.Method, resourceOf(r.URL.Path)) {
+			return errScope
+		}
+		return h(w, r)
+	})
+}
+
+// asPerson is asOwner for what only a person may do, in a session without
+// narrower scopes: make API tokens, change the password, end sessions and the
+// account. An API token may not, whatever its scopes.
+func (s *Server) asPerson(h handler) handler {
+	return s.asSignedIn(func(w http.ResponseWriter, r *http.Request) error {
+		if in := signed(r); in.apiToken != nil {
+			return errAPIToken
+		} else if !in.claims.Allows(r.Method, "") {
 			return errScope
 		}
 		return h(w, r)
@@ -85,6 +100,8 @@ func resourceOf(path string) string {
 		return first
 	case first == "logs", first == "aca":
 		return "devices"
+	case first == "profiles":
+		return "profile"
 	case first == "auth":
 		return "user"
 	}
@@ -96,21 +113,45 @@ var (
 	errScope       = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or with one that allows it.", "The token's scopes do not allow this.")
 )
 
-// signedIn verifies the token and looks up its session and account: all three
-// must be there now.
+var errAPIToken = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "An API token may not do this.")
+
+// bearerToken returns the token of the Authorization header. The scheme's name
+// is compared without regard to case (RFC 9110, 11.1).
+func bearerToken(r *http.Request) (string, bool) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
+}
+
+// signedIn verifies the token and looks up what it rests on, a session or an
+// API token, and its account: all must be there now. It puts who it is into the
+// context's store.Actor.
 func (s *Server) signedIn(r *http.Request) (*signIn, error) {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, ok := bearerToken(r)
+	means := store.ByAPI
 	if !ok {
 		c, err := r.Cookie(cookieName)
 		if err != nil {
 			return nil, errNotSignedIn
 		}
-		token = c.Value
+		token, means = c.Value, store.ByPage
+	} else if strings.HasPrefix(token, apiTokenPrefix) {
+		return s.byAPIToken(r, sha256.Sum256([]byte(token)))
 	}
 	now := s.cfg.Now()
 	claims, err := s.tokens.Verify(token, now)
 	if err != nil || claims.Type != bearer.User {
 		return nil, errNotSignedIn
+	}
+	if hash, ok := tokenHash(claims.Session); ok {
+		in, err := s.byAPIToken(r, hash)
+		if err != nil {
+			return nil, err
+		}
+		if in.account.ID != claims.ID {
+			return nil, errNotSignedIn
+		}
+		in.claims = claims // which may be narrower
+		return in, nil
 	}
 	session, err := s.cfg.Store.Session(r.Context(), sha256.Sum256([]byte(claims.Session)), now)
 	if errors.Is(err, store.ErrNotFound) || err == nil && session.AccountID != claims.ID {
@@ -119,11 +160,26 @@ func (s *Server) signedIn(r *http.Request) (*signIn, error) {
 	if err != nil {
 		return nil, err
 	}
-	account, err := s.cfg.Store.Account(r.Context(), session.AccountID)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, errNotSignedIn
+	account, err := s.enabledAccount(r.Context(), session.AccountID)
+	if err != nil {
+		return nil, err
 	}
-	return &signIn{account, claims, session}, err
+	actsAs(r, account, means)
+	return &signIn{account: account, claims: claims, session: session}, nil
+}
+
+// enabledAccount is errNotSignedIn for an account that is gone or disabled.
+func (s *Server) enabledAccount(ctx context.Context, id string) (store.Account, error) {
+	a, err := s.cfg.Store.Account(ctx, id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && a.Disabled {
+		return store.Account{}, errNotSignedIn
+	}
+	return a, err
+}
+
+// actsAs says in the request's context which account it is of.
+func actsAs(r *http.Request, a store.Account, means string) {
+	*store.ActorIn(r.Context()) = store.Actor{ID: join.AccountPRN + a.ID, Name: a.Nick, Means: means, Addr: remoteAddr(r)}
 }
 
 var (
@@ -160,9 +216,12 @@ func badBody(err error) error {
 
 var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check both and try again.", "The name or the password is wrong.")
 
+var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable it.", "The account is disabled.")
+
 // signInAs makes a session and returns its token, good for tokenFor. scope is
-// as bearer.ParseScopes reads it.
-func (s *Server) signInAs(ctx context.Context, login, password, scope, addr string) (token string, expires time.Time, err error) {
+// as bearer.ParseScopes reads it; means is store.ByPage or store.ByAPI.
+func (s *Server) signInAs(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
+	ctx, addr := r.Context(), remoteAddr(r)
 	scopes, err := bearer.ParseScopes(scope)
 	if err != nil {
 		return "", expires, problem(http.StatusBadRequest, "scope", "Leave it out for all.", "%s.", err)
@@ -180,21 +239,30 @@ func (s *Server) signInAs(ctx context.Context, login, password, scope, addr stri
 	if err != nil {
 		return "", expires, err
 	}
+	if ok && account.Disabled {
+		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errDisabled.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in to the disabled account was refused."})
+		return "", expires, errDisabled
+	}
+	if ok {
+		id := rand.Text()
+		session := store.Session{TokenHash: sha256.Sum256([]byte(id)), AccountID: account.ID, Created: now, Expires: now.Add(sessionFor), Addr: addr, Means: means}
+		if token, expires, err = s.userToken(account, session, id, scopes, now); err != nil {
+			return "", expires, err
+		}
+		err = s.cfg.Store.CreateSession(ctx, session, account.PasswordHash)
+		if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
+			ok = false // while the password was being checked
+		} else if err != nil {
+			return "", expires, err
+		}
+	}
 	if !ok {
-		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
+		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
 		return "", expires, errWrongPassword
 	}
 	s.accounts.signedIn(account.ID, from, now)
-	id := rand.Text()
-	session := store.Session{TokenHash: sha256.Sum256([]byte(id)), AccountID: account.ID, Created: now, Expires: now.Add(sessionFor)}
-	if err := s.cfg.Store.CreateSession(ctx, session); err != nil {
-		return "", expires, err
-	}
-	token, expires, err = s.userToken(account, session, id, scopes, now)
-	if err != nil {
-		return "", expires, err
-	}
-	s.record(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Addr: addr, Message: "Signed in."})
+	actsAs(r, account, means)
+	s.record(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Message: "Signed in."})
 	return token, expires, nil
 }
 
@@ -208,17 +276,27 @@ func (s *Server) userToken(a store.Account, session store.Session, id, scopes st
 		Type: bearer.User, Nick: a.Nick, PRN: join.AccountPRN + a.ID, ID: a.ID, Roles: "user", Scopes: scopes,
 		Session: id, Original: jwt.NewNumericDate(session.Created), Expires: jwt.NewNumericDate(expires),
 	}, now)
+	if errors.Is(err, bearer.ErrTooLong) {
+		err = errManyScopes
+	}
 	return token, expires, err
 }
 
 // renew gives a signed-in person another token of the same session, until
-// that ends.
+// that ends; and a program another one of its API token, with the same scopes.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
-	in := signed(r)
-	token, _, err := s.userToken(in.account, in.session, in.claims.Session, in.claims.Scopes, s.cfg.Now())
+	in, now := signed(r), s.cfg.Now()
+	var token string
+	var err error
+	if in.apiToken != nil {
+		token, _, err = s.apiAccessToken(in.account, *in.apiToken, in.claims.Scopes, now)
+	} else {
+		token, _, err = s.userToken(in.account, in.session, in.claims.Session, in.claims.Scopes, now)
+	}
 	if err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: now, Kind: "account.token-renewed", Owner: in.account.ID, Message: "The access token was renewed."})
 	writeJSON(w, http.StatusOK, tokenAnswer{token})
 	return nil
 }
@@ -237,13 +315,6 @@ func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) error {
 	setLength(w, len(keys))
 	_, err := w.Write(keys)
 	return err
-}
-
-// record appends to the audit trail; what cannot be written is reported.
-func (s *Server) record(ctx context.Context, e store.Event) {
-	if err := s.cfg.Store.AppendEvent(ctx, e); err != nil {
-		s.log.Error("audit trail", "kind", e.Kind, "err", err)
-	}
 }
 
 func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
@@ -265,14 +336,26 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		return malformed
 	}
 	if device {
-		token, err := s.deviceLogin(r.Context(), body.Username, body.Password)
+		token, err := s.deviceLogin(r, body.Username, body.Password)
 		if err != nil {
 			return err
 		}
 		writeJSON(w, http.StatusOK, tokenAnswer{token})
 		return nil
 	}
-	token, _, err := s.signInAs(r.Context(), body.Username, body.Password, body.Scope, remoteAddr(r))
+	var token string
+	var err error
+	if strings.HasPrefix(body.Password, apiTokenPrefix) {
+		token, err = s.apiLogin(r, body.Username, body.Password, body.Scope)
+		if !errors.Is(err, error(errWrongPassword)) {
+			if err == nil {
+				writeJSON(w, http.StatusOK, tokenAnswer{token})
+			}
+			return err
+		}
+		// It may be a password that only looks like one.
+	}
+	token, _, err = s.signInAs(r, body.Username, body.Password, body.Scope, store.ByAPI)
 	if err != nil {
 		return err
 	}
@@ -280,11 +363,24 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// logout ends a person's session. A program's API token is not its own to end.
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) error {
-	if err := s.cfg.Store.DeleteSession(r.Context(), signed(r).session.TokenHash); err != nil {
+	in := signed(r)
+	if in.apiToken != nil {
+		return errAPIToken
+	}
+	if err := s.signedOut(r, in); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+func (s *Server) signedOut(r *http.Request, in *signIn) error {
+	if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "account.signed-out", Owner: in.account.ID, Message: "Signed out."})
 	return nil
 }
 

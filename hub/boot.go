@@ -271,7 +271,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		before, _ = onboard.Attested(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
-		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
+		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
 }
@@ -464,7 +464,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
 	return s.writeBoot(w, r, d)
 }
 
@@ -575,5 +575,6 @@ func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.RequestBoot(r.Context(), d.ID); err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.boot-requested", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q was asked to measure its boot.", d.Nick)})
 	return s.writeBoot(w, r, d)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -65,9 +66,10 @@ func (s *Server) deviceByProof(r *http.Request) (store.Device, error) {
 			s.usedEarlier(r, hash)
 			err = s.notActive(r.Context(), hash)
 		}
+		deviceActs(r, d, store.ByCertificate)
 		return d, err
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, ok := bearerToken(r)
 	if !ok {
 		return store.Device{}, errNoCertificate
 	}
@@ -97,6 +99,7 @@ func (s *Server) deviceByProof(r *http.Request) (store.Device, error) {
 		prefix != byCertificate && prefix != bySecret {
 		return store.Device{}, errNotSignedIn
 	}
+	deviceActs(r, d, store.ByToken)
 	return d, nil
 }
 
@@ -132,6 +135,13 @@ func inactive(certificate, message, hint string) *Problem {
 	p := *errNotActive
 	p.Certificate, p.Message, p.Hint = certificate, message, hint
 	return &p
+}
+
+// deviceActs says in the request's context which device it is from.
+func deviceActs(r *http.Request, d store.Device, means string) {
+	if d.ID != "" {
+		*store.ActorIn(r.Context()) = store.Actor{ID: join.DevicePRN + d.ID, Name: d.Nick, Means: means, Addr: remoteAddr(r)}
+	}
 }
 
 // asDevice lets a request through that comes from an active device, as the
@@ -223,7 +233,7 @@ func (s *Server) asCaller(h handler) handler {
 }
 
 func (s *Server) isDeviceToken(r *http.Request) bool {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, ok := bearerToken(r)
 	if !ok {
 		return false
 	}
@@ -239,6 +249,7 @@ func (s *Server) loginByCertificate(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.signed-in", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q signed in with its certificate.", d.Nick)})
 	writeJSON(w, http.StatusOK, tokenAnswer{token})
 	return nil
 }
@@ -264,6 +275,7 @@ func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-made", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q got a secret for its programs.", d.Nick)})
 	writeJSON(w, http.StatusOK, SecretView{join.DevicePRN + d.ID, secret, expires})
 	return nil
 }
@@ -299,25 +311,15 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-renewed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q renewed the secret of its programs.", d.Nick)})
 	writeJSON(w, http.StatusOK, KeptView{join.DevicePRN + d.ID, expires})
 	return nil
 }
 
 // deviceLogin checks a device's secret and returns a token. Secrets are random
 // and long, so their plain hash is enough.
-func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, error) {
-	id := strings.TrimPrefix(prn, join.DevicePRN)
-	have, err := s.cfg.Store.Secret(ctx, id, s.cfg.Now())
-	if errors.Is(err, store.ErrNotFound) {
-		return "", errWrongPassword
-	}
-	if err != nil {
-		return "", err
-	}
-	hash := store.Hash(sha256.Sum256([]byte(secret)))
-	if subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
-		return "", errWrongPassword
-	}
+func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error) {
+	ctx, now, id := r.Context(), s.cfg.Now(), strings.TrimPrefix(prn, join.DevicePRN)
 	d, err := s.cfg.Store.Device(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		return "", errWrongPassword
@@ -325,7 +327,23 @@ func (s *Server) deviceLogin(ctx context.Context, prn, secret string) (string, e
 	if err != nil {
 		return "", err
 	}
-	return s.deviceToken(d, bySecret, hash, time.Time{})
+	have, err := s.cfg.Store.Secret(ctx, id, now)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return "", err
+	}
+	hash := store.Hash(sha256.Sum256([]byte(secret)))
+	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
+		s.count(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
+			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
+		return "", errWrongPassword
+	}
+	token, err := s.deviceToken(d, bySecret, hash, time.Time{})
+	if err != nil {
+		return "", err
+	}
+	deviceActs(r, d, store.BySecret)
+	s.count(ctx, store.Event{Time: now, Kind: "device.signed-in", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q signed in with its secret.", d.Nick)})
+	return token, nil
 }
 
 // trailOf finds the device whose trail a request is about: the caller itself,
@@ -357,10 +375,23 @@ func (s *Server) readableTrail(r *http.Request) (store.Device, error) {
 		return d, err
 	}
 	d, err = s.cfg.Store.Device(r.Context(), r.PathValue("id"))
-	if err == nil && !d.Public {
-		err = store.ErrNotFound
+	if err == nil {
+		err = s.published(r.Context(), d)
 	}
 	return d, err
+}
+
+// published is store.ErrNotFound for a device that not everyone who is signed
+// in may read: it is not public, or its owner is disabled.
+func (s *Server) published(ctx context.Context, d store.Device) error {
+	if !d.Public {
+		return store.ErrNotFound
+	}
+	a, err := s.cfg.Store.Account(ctx, d.Owner)
+	if err == nil && a.Disabled {
+		err = store.ErrNotFound
+	}
+	return err
 }
 
 // claimed refuses what a device may do only once it is somebody's: states,

@@ -64,7 +64,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	default:
 		nick := r.PostForm.Get("nick")
-		token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), "", remoteAddr(r))
+		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
 			s.setAuthenticate(w)
 			return s.writeClaimPage(w, http.StatusUnauthorized, ui.Claim{Code: code, Words: join.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
@@ -91,7 +91,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Somebody has taken this machine's code already.")
 		}
 	} else if err == nil {
-		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Addr: remoteAddr(r), Message: "A machine's code was claimed: " + join.ClaimWords(code) + "."})
+		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "A machine's code was claimed: " + join.ClaimWords(code) + "."})
 	}
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -122,12 +121,9 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	f := store.DeviceFilter{After: q.Get("after")}
-	if v := q.Get("limit"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > 1000 {
-			return problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-		}
-		f.Limit = n
+	var err error
+	if f.Limit, err = pageSize(q.Get("limit"), 0); err != nil {
+		return err
 	}
 	switch nick := q.Get("nick"); {
 	case strings.HasPrefix(nick, "^"):
@@ -173,7 +169,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) ownerNamed(r *http.Request, self store.Account) (store.Account, error) {
 	q := r.URL.Query()
 	if id := strings.TrimPrefix(q.Get("owner"), join.AccountPRN); id != "" && id != self.ID {
-		return s.cfg.Store.Account(r.Context(), id)
+		return shown(s.cfg.Store.Account(r.Context(), id))
 	}
 	if nick := q.Get("owner-nick"); nick != "" && !strings.EqualFold(nick, self.Nick) {
 		return s.accountByNick(r.Context(), nick)
@@ -186,6 +182,14 @@ func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account,
 	a, err := s.cfg.Store.AccountByLogin(ctx, nick)
 	if err == nil && !strings.EqualFold(a.Nick, nick) {
 		err = store.ErrNotFound
+	}
+	return shown(a, err)
+}
+
+// shown hides a disabled account from others.
+func shown(a store.Account, err error) (store.Account, error) {
+	if err == nil && a.Disabled {
+		return store.Account{}, store.ErrNotFound
 	}
 	return a, err
 }
@@ -231,7 +235,7 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	if errors.Is(err, store.ErrNotFound) && join.IsID(r.PathValue("id")) {
 		// An id names a device without its owner.
 		if d, err = s.cfg.Store.Device(r.Context(), r.PathValue("id")); err == nil && d.Public {
-			if of, err = s.cfg.Store.Account(r.Context(), d.Owner); err != nil {
+			if of, err = shown(s.cfg.Store.Account(r.Context(), d.Owner)); err != nil {
 				return err
 			}
 		} else if err == nil {
@@ -307,7 +311,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		if !nickForm.MatchString(*body.Nick) {
 			return errNickForm
 		}
-		if err := s.cfg.Store.RenameDevice(r.Context(), d.Owner, d.ID, *body.Nick); err != nil {
+		if err := s.rename(r, d, *body.Nick); err != nil {
 			return err
 		}
 	}
@@ -315,9 +319,10 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, dropNulls(*body.UserMeta)); err != nil {
 			return err
 		}
+		s.metaChanged(r, d)
 	}
 	if body.Public != nil {
-		if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, *body.Public); err != nil {
+		if err := s.share(r, d, *body.Public); err != nil {
 			return err
 		}
 	}
@@ -351,10 +356,41 @@ func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) 
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, public); err != nil {
+	if err := s.share(r, d, public); err != nil {
 		return err
 	}
 	return s.writeOwn(w, r, d.ID)
+}
+
+// share publishes a device or takes it back.
+func (s *Server) share(r *http.Request, d store.Device, public bool) error {
+	if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, public); err != nil || d.Public == public {
+		return err
+	}
+	e := store.Event{Time: s.cfg.Now(), Kind: "device.unpublished", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q is no longer public.", d.Nick)}
+	if public {
+		e.Kind, e.Message = "device.published", fmt.Sprintf("Device %q was published: everyone who is signed in may read its states and objects.", d.Nick)
+	}
+	s.record(r.Context(), e)
+	return nil
+}
+
+func (s *Server) rename(r *http.Request, d store.Device, nick string) error {
+	if err := s.cfg.Store.RenameDevice(r.Context(), d.Owner, d.ID, nick); err != nil || d.Nick == nick {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.renamed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q was renamed to %q.", d.Nick, nick)})
+	return nil
+}
+
+// metaChanged and metaReported count changes of metadata by the owner and by
+// the device.
+func (s *Server) metaChanged(r *http.Request, d store.Device) {
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of %q was changed.", d.Nick)})
+}
+
+func (s *Server) metaReported(r *http.Request, d store.Device) {
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.meta-reported", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q reported its device-meta.", d.Nick)})
 }
 
 // metaOf finds the device of a meta route: the owner's, by id or nick, or the
@@ -412,6 +448,7 @@ func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.ReplaceUserMeta(r.Context(), owner(r).ID, d.ID, m); err != nil {
 		return err
 	}
+	s.metaChanged(r, d)
 	writeJSON(w, http.StatusOK, orEmpty(m))
 	return nil
 }
@@ -442,6 +479,7 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if err != nil {
 		return err
 	}
+	s.metaReported(r, d)
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
@@ -484,7 +522,7 @@ func (s *Server) renameDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.RenameDevice(r.Context(), owner(r).ID, d.ID, body.Nick); err != nil {
+	if err := s.rename(r, d, body.Nick); err != nil {
 		return err
 	}
 	d.Nick = body.Nick
@@ -501,8 +539,7 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.DeleteDevice(r.Context(), owner(r).ID, d.ID, now); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.deleted", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r),
-		Message: fmt.Sprintf("Device %q was deleted: its certificates are revoked and its TPM is let go.", d.Nick)})
+	s.record(r.Context(), deviceDeleted(d, now))
 	d.Deleted = true
 	writeJSON(w, http.StatusOK, viewDevice(d, owner(r).Nick))
 	return nil
@@ -526,6 +563,7 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.PatchUserMeta(r.Context(), owner(r).ID, d.ID, patch); err != nil {
 		return err
 	}
+	s.metaChanged(r, d)
 	writeJSON(w, http.StatusOK, patch)
 	return nil
 }
@@ -611,6 +649,7 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
 			return err
 		}
+		s.metaReported(r, d)
 	}
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err

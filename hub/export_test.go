@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"net/netip"
 
 	"golang.org/x/time/rate"
@@ -21,3 +22,6 @@ func (l *limiter[K]) unlimited() {
 	l.every, l.burst = rate.Inf, 1
 	clear(l.clients)
 }
+
+// FlushTally writes the counts of frequent events.
+func (s *Server) FlushTally(ctx context.Context) { s.flushTally(ctx) }

@@ -104,6 +104,7 @@ type Server struct {
 	handler       http.Handler
 
 	addressKey []byte // of objects' addresses
+	tally      tally  // of frequent events
 	uploads    uploads
 	space      *space
 }
@@ -209,6 +210,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
 	sweeping.Go(func() { s.collecting(ctx) })
+	sweeping.Go(func() { s.tallying(ctx) })
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -307,13 +309,26 @@ func (s *Server) routes() http.Handler {
 	handle("GET /auth/jwks.json", s.jwks)
 	handle("POST /auth/logout", s.asSignedIn(s.logout))
 	handle("GET /auth/auth_status", s.asSignedIn(s.authStatus))
+	handle("POST /auth/password", s.limited(s.logins, s.asPerson(s.changePassword)))
+	handle("POST /auth/recover", s.limited(s.logins, s.recoverPassword))
+	handle("GET /auth/sessions", s.asPerson(s.listSessions))
+	handle("DELETE /auth/sessions", s.asPerson(s.endSessions))
+	handle("DELETE /auth/sessions/{id}", s.asPerson(s.endSession))
+	handle("POST /auth/accounts/{id}/disable", s.limited(s.logins, s.asPerson(s.disableSelf)))
+	handle("POST /auth/accounts/{id}/delete", s.limited(s.logins, s.asPerson(s.deleteSelf)))
 	both("POST", "/auth/accounts", s.limited(s.logins, s.register))
 	both("GET", "/auth/accounts", s.asOwner(s.listAccounts))
 	handle("GET /auth/{$}", s.asOwner(s.ownAccount))
 
+	both("POST", "/tokens", s.asPerson(s.createAPIToken))
+	both("GET", "/tokens", s.asPerson(s.listAPITokens))
+	handle("GET /tokens/{id}", s.asPerson(s.showAPIToken))
+	handle("DELETE /tokens/{id}", s.asPerson(s.revokeAPIToken))
+	both("GET", "/profiles", s.asOwner(s.listProfiles))
+
 	both("POST", "/devices/tokens", s.asOwner(s.createToken))
 	both("GET", "/devices/tokens", s.asOwner(s.listTokens))
-	handle("DELETE /devices/tokens/{id}", s.asOwner(s.disableToken))
+	handle("DELETE /devices/tokens/{id}", s.asOwner(s.endToken))
 
 	both("GET", "/devices/waiting", s.asOwner(s.listWaiting))
 	handle("POST /devices/{id}/approve", s.asOwner(s.approve))
@@ -461,12 +476,13 @@ func (s *Server) secured(next http.Handler) http.Handler {
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		h.Set("Strict-Transport-Security", "max-age=31536000")
+		// Not Strict-Transport-Security: see docs/security.md.
 		from, err := s.withOrigin(r)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		next.ServeHTTP(w, from)
+		actor := &store.Actor{Addr: remoteAddr(from)}
+		next.ServeHTTP(w, from.WithContext(store.WithActor(from.Context(), actor)))
 	})
 }

@@ -82,7 +82,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := readOpenAPI(t, newScene(t))
-	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asDevice": "idevid", "asChip": "idevid", "asUnmeasured": "idevid", "asCaller": "idevid|session"}
+	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asPerson": "session", "asDevice": "idevid", "asChip": "idevid", "asUnmeasured": "idevid", "asCaller": "idevid|session"}
 	seen := map[string]int{}
 	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)", (?:s\.limited\(s\.\w+, )?s\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
 		method, path, wrapper := m[1], strings.TrimSuffix(m[2], "{$}"), m[3]
@@ -107,6 +107,9 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		}
 		if _, says := op.Responses["401"]; want != "" && !says {
 			t.Errorf("%s %s: the document does not say what a stranger gets", method, path)
+		}
+		if _, says := op.Responses["403"]; !says && slices.Contains([]string{"asOwner", "asCaller", "asPerson"}, wrapper) {
+			t.Errorf("%s %s: the document does not say that a token's scopes may not be enough", method, path)
 		}
 		limited := strings.Contains(m[0], "s.limited(") || slices.Contains([]string{"PUT /devices/{id}", "POST /device/boot", "POST /auth/login"}, method+" "+path) // a claim is, a measurement, and people and devices apart
 		if _, says := op.Responses["429"]; limited != says {
@@ -457,12 +460,25 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "POST", "/devices/tokens", "", map[string]any{"max-uses": -1}, 400)
 	call(ada, "POST", "/devices/tokens", "", large, 413)
 	call(ada, "GET", "/devices/tokens", "", nil, 200)
+	call(ada, "GET", "/devices/tokens?limit=1&after="+token.ID, "", nil, 200)
+	call(ada, "GET", "/devices/tokens?limit=0", "", nil, 400)
+	call(ada, "GET", "/devices/tokens?after=nothing", "", nil, 404)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=true", token.ID, nil, 409)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=x", token.ID, nil, 400)
 	call(ada, "DELETE", "/devices/tokens/{id}", token.ID, nil, 200)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=true", token.ID, nil, 200)
 	call(ada, "DELETE", "/devices/tokens/{id}", "nothing", nil, 404)
 	call(ada, "GET", "/devices", "", nil, 200)
 	call(ada, "GET", "/devices?limit=0", "", nil, 400)
 	call(ada, "GET", "/events", "", nil, 200)
 	call(ada, "GET", "/events?before=x", "", nil, 400)
+	call(ada, "GET", "/events?since=2026-01-01T00:00:00Z&until=2999-01-01T00:00:00Z&kind=account.&limit=5", "", nil, 200)
+	call(ada, "GET", "/events?since=yesterday", "", nil, 400)
+	s.Server.Unlimited()
+	accountAnswers(t, s, func(p *person, method, route, id string, in any, want int) []byte {
+		t.Helper()
+		return call(p, method, route, id, in, want)
+	})
 	for _, p := range []*person{stranger, ada} {
 		want, which := 401, id
 		if p == ada {

@@ -98,10 +98,13 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	nick := r.PostForm.Get("nick")
-	token, expires, err := s.signInAs(r.Context(), nick, r.PostForm.Get("password"), "", remoteAddr(r))
+	token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 	if errors.Is(err, error(errWrongPassword)) {
 		s.setAuthenticate(w)
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
+	}
+	if errors.Is(err, error(errDisabled)) {
+		return s.signInPage(w, http.StatusForbidden, ui.SignIn{Nick: nick, Problem: errDisabled.Message + " " + errDisabled.Hint})
 	}
 	if err != nil {
 		return err
@@ -123,8 +126,8 @@ func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
 		return err
 	}
-	if err == nil {
-		if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
+	if err == nil && in.apiToken == nil {
+		if err := s.signedOut(r, in); err != nil {
 			return err
 		}
 	}

@@ -59,7 +59,7 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb st
 	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: now}); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "policy." + verb, Owner: a.ID, Addr: remoteAddr(r), Message: a.Nick + " " + verb + " the policy."})
+	s.record(r.Context(), store.Event{Time: now, Kind: "policy." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the policy."})
 	return s.showPolicy(w, r)
 }
 
@@ -97,7 +97,7 @@ func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.
 	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Addr: remoteAddr(r), Message: a.Nick + " " + verb + " the list of expected TPMs."})
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the list of expected TPMs."})
 	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
 	return nil
 }

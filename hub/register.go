@@ -132,7 +132,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if d.Owner != "" {
-		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID, Addr: remoteAddr(r),
+		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID,
 			Message: fmt.Sprintf("Device %q joined without showing a TPM.", d.Nick)})
 	}
 	view := Registered{ID: d.ID, PRN: join.DevicePRN + d.ID, Secret: secret, Owner: ownerPRN(d.Owner), Nick: d.Nick,
@@ -182,7 +182,7 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string)
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Device %q was claimed by its challenge.", d.Nick)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed by its challenge.", d.Nick)})
 	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
 	return nil
 }

@@ -152,7 +152,7 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return trailProblem(err)
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Step %d was posted to device %q.", step.Rev, d.Nick)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Step %d was posted to device %q.", step.Rev, d.Nick)})
 	writeJSON(w, http.StatusOK, viewStep(step, c))
 	return nil
 }
@@ -249,6 +249,7 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SetState(r.Context(), step, s.cfg.ObjectQuota); err != nil {
 		return trailProblem(err)
 	}
+	s.count(r.Context(), store.Event{Time: step.Modified, Kind: "step.state-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The state of step %d was replaced.", step.Rev)})
 	writeJSON(w, http.StatusOK, json.RawMessage(step.State))
 	return nil
 }
@@ -278,6 +279,7 @@ func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.SetMeta(r.Context(), step.Device, step.Rev, meta, s.cfg.Now()); err != nil {
 		return err
 	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "step.meta-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The metadata of step %d was replaced.", step.Rev)})
 	writeJSON(w, http.StatusOK, json.RawMessage(meta))
 	return nil
 }
@@ -346,7 +348,7 @@ func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store
 		return err
 	}
 	step.Status, step.Progress, step.Modified = to, progress, now
-	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: step.Owner, Device: step.Device, Addr: remoteAddr(r), Message: fmt.Sprintf("Step %d: %s", step.Rev, message)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("Step %d: %s", step.Rev, message)})
 	writeJSON(w, http.StatusOK, viewStep(step, caller{Owner: step.Owner}))
 	return nil
 }

@@ -1,8 +1,10 @@
 package hub
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"gangway/onboard"
@@ -102,7 +104,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.CreateJoinToken(r.Context(), t); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
 	v := viewToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
 		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
@@ -110,8 +112,15 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// listTokens lists join tokens, newest first: ?after=ID goes on after that
+// one, ?limit= is at most 1000, which is also the default.
 func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
-	tokens, err := s.cfg.Store.JoinTokens(r.Context(), owner(r).ID)
+	q := r.URL.Query()
+	limit, err := pageSize(q.Get("limit"), 1000)
+	if err != nil {
+		return err
+	}
+	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), owner(r).ID, q.Get("after"), limit)
 	if err != nil {
 		return err
 	}
@@ -123,12 +132,41 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) disableToken(w http.ResponseWriter, r *http.Request) error {
-	a, id := owner(r), r.PathValue("id")
-	if err := s.cfg.Store.DisableJoinToken(r.Context(), a.ID, id); err != nil {
-		return err
+// pageSize reads a limit from 1 to 1000; one that is not given is otherwise.
+func pageSize(limit string, otherwise int) (int, error) {
+	if limit == "" {
+		return otherwise, nil
 	}
-	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Addr: remoteAddr(r), Message: "A join token was disabled."})
+	n, err := strconv.Atoi(limit)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
+	}
+	return n, nil
+}
+
+// endToken disables a join token, as Pantacor Hub does; with ?purge=true it
+// deletes one that is disabled.
+func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
+	a, id := owner(r), r.PathValue("id")
+	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
+	switch purge := r.URL.Query().Get("purge"); purge {
+	case "", "false":
+		if err := s.cfg.Store.DisableJoinToken(r.Context(), a.ID, id); err != nil {
+			return err
+		}
+		s.record(r.Context(), e)
+	case "true":
+		e.Kind, e.Message = "token.deleted", "A join token was deleted."
+		err := s.cfg.Store.DeleteJoinToken(r.Context(), a.ID, id, e.By(store.ActorIn(r.Context())))
+		if errors.Is(err, store.ErrStatus) {
+			return problem(http.StatusConflict, "token-not-disabled", "Disable it first ('gangway token disable').", "The join token is not disabled, so devices may still come with it.")
+		}
+		if err != nil {
+			return err
+		}
+	default:
+		return problem(http.StatusBadRequest, "purge", "Use true or false.", "\"purge\" is neither true nor false.")
+	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
 }

@@ -99,7 +99,7 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 		return trailProblem(err)
 	}
 	if made {
-		s.record(r.Context(), store.Event{Time: now, Kind: "trail.created", Owner: d.Owner, Device: d.ID, Addr: remoteAddr(r), Message: fmt.Sprintf("Device %q told its first state.", d.Nick)})
+		s.record(r.Context(), store.Event{Time: now, Kind: "trail.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q told its first state.", d.Nick)})
 	}
 	return s.answerTrail(w, r, t)
 }

@@ -372,7 +372,7 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 // does not turn a refusal into another answer.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
-	if err := s.Store.AppendEvent(ctx, e); err != nil {
+	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
 		s.Log.Error("audit trail", "kind", e.Kind, "code", e.Code, "err", err)
 	}
 }

@@ -13,6 +13,7 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"time"
 )
@@ -48,6 +49,9 @@ var (
 	ErrCloned = errors.New("store: TPM state runs in several machines")
 )
 
+// MaxSessions is how many sessions an account may have.
+const MaxSessions = 200
+
 // Hash is a SHA-256 digest used as a key.
 type Hash [32]byte
 
@@ -59,6 +63,7 @@ type Account struct {
 	Email        string // unique when not empty
 	PasswordHash string // argon2id, PHC string format; never leaves the hub
 	Created      time.Time
+	Disabled     bool // nobody signs in to it, and no new device joins it
 }
 
 // Session is a signed-in account, found by the SHA-256 of its random token:
@@ -68,7 +73,13 @@ type Session struct {
 	AccountID string
 	Created   time.Time
 	Expires   time.Time
+	Addr      string // where it began, an IP address
+	Means     string // ByPage or ByAPI
 }
+
+// ID names a session to its owner: half of its hash, as 32 hexadecimal digits.
+// It opens nothing.
+func (s Session) ID() string { return hex.EncodeToString(s.TokenHash[:16]) }
 
 // JoinToken lets devices into an owner's fleet. The hub has only the public
 // half of the key derived from its secret.
@@ -238,19 +249,34 @@ type Event struct {
 	Token   string
 	Addr    string
 	Message string // one sentence for a person
+
+	// Who did it. See Actor.
+	Actor      string
+	ActorName  string
+	Means      string
+	Credential string
+
+	// Count is how many events of a day this one stands for, the last of them at
+	// Last. 0 and zero: one, at Time. See CountEvents.
+	Count int
+	Last  time.Time
 }
 
 // EventFilter chooses events. Zero fields do not filter.
 type EventFilter struct {
 	Owner  string
 	Device string
-	Before int64 // only events with a smaller Seq
-	Limit  int   // 0: 100; at most 1000
+	Kind   string    // this kind, or, where it ends with ".", all that begin with it
+	Since  time.Time // the event, or the last that it stands for, is not before this
+	Until  time.Time // the event is before this
+	Before int64     // only events with a smaller Seq
+	Limit  int       // 0: 100; at most 1000
 }
 
 // Store is the hub's memory. All methods are safe for concurrent use. A
 // method that writes is one atomic step, durable before it returns.
 type Store interface {
+	AccountDesk
 	Boots
 	Clones
 	DeviceDesk
@@ -269,14 +295,19 @@ type Store interface {
 	Ping(ctx context.Context) error
 
 	// CreateAccount fails with ErrExists when nick or e-mail is taken
-	// (compared without regard to ASCII case).
+	// (compared without regard to ASCII case), or the nick was a deleted
+	// account's.
 	CreateAccount(ctx context.Context, a Account) error
 	Account(ctx context.Context, id string) (Account, error)
 	// AccountByLogin finds an account by nick or e-mail, without regard to
 	// ASCII case.
 	AccountByLogin(ctx context.Context, login string) (Account, error)
 	CountAccounts(ctx context.Context) (int, error)
-	CreateSession(ctx context.Context, s Session) error
+	// CreateSession makes a session for whoever showed the password of verified,
+	// an Account.PasswordHash. ErrChanged: the account has another one by now, or
+	// was disabled. ErrNotFound: the account is gone. At most MaxSessions of an
+	// account are kept; the oldest one ends.
+	CreateSession(ctx context.Context, s Session, verified string) error
 	// Session returns ErrNotFound for a session that expired at or before now.
 	Session(ctx context.Context, token Hash, now time.Time) (Session, error)
 	DeleteSession(ctx context.Context, token Hash) error
@@ -365,6 +396,11 @@ type Store interface {
 	// AppendEventOnce appends an event about a device, unless one was appended
 	// with the same mark since the device came aboard.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
+	// CountEvents appends events of which there may be many. Those that differ
+	// only in Time, Addr and Message, on one day (UTC), become one row with their
+	// Count, the Time of the first, and the Last, Addr and Message of the last.
+	// An event's own Count is how many it stands for, 0 being one, until its Last.
+	CountEvents(ctx context.Context, events []Event) error
 	// Events lists newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

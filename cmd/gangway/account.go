@@ -18,9 +18,13 @@ import (
 )
 
 func (a *app) accountCommand() *cobra.Command {
-	c := &cobra.Command{Use: "account", Short: "Manage accounts, on the hub's machine"}
+	c := &cobra.Command{
+		Use: "account", Short: "Manage accounts: passwords, sessions, disabling, deleting",
+		Long: `With --data, the commands act on any account, on the hub's machine; the hub may
+be running. Without, they act on your own, over the hub's API.`,
+	}
 	var data, nick, email string
-	var fromStdin, generate bool
+	var fromStdin, generate, reuse bool
 	create := &cobra.Command{
 		Use:   "create --data DIR --nick NAME",
 		Short: "Make an account",
@@ -48,9 +52,18 @@ runs on the hub's machine; the hub may be running.`,
 			if err != nil {
 				return err
 			}
+			if reuse {
+				if err := i.store.ReleaseNick(c.Context(), nick); err != nil {
+					return err
+				}
+			}
 			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
-				return fmt.Errorf("there is an account with this nick or e-mail already; choose another")
+				return fmt.Errorf("there is an account with this nick or e-mail already; choose another. The nick of a deleted account is reserved: --reuse-nick takes it")
 			} else if err != nil {
+				return err
+			}
+			by := operator()
+			if err := i.store.AppendEvent(c.Context(), store.Event{Time: account.Created, Kind: "account.created", Owner: account.ID, Message: "The account was made."}.By(&by)); err != nil {
 				return err
 			}
 			view := struct {
@@ -80,7 +93,8 @@ runs on the hub's machine; the hub may be running.`,
 	f.StringVar(&email, "email", "", "e-mail address")
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&generate, "generate", false, "make up a password and print it")
-	c.AddCommand(create)
+	f.BoolVar(&reuse, "reuse-nick", false, "take the nick of a deleted account: the new one may be taken for it")
+	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountDeleteCommand(), a.accountSessionsCommand())
 	return c
 }
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"gangway/hub"
-	"gangway/store"
 	"gangway/tcg"
 	"gangway/tcg/join"
 
@@ -272,57 +271,4 @@ func (a *app) printCertificate(name, text string) {
 	a.printf("  %-12s %s\n", name, subject)
 	a.printf("  %-12s   by %s, %s\n", "", tcg.Printable(c.Issuer.String()), until)
 	a.printf("  %-12s   SHA-256 %x\n", "", sum)
-}
-
-func (a *app) eventsCommand() *cobra.Command {
-	var data string
-	c := &cobra.Command{
-		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
-		Long: `Events shows your own trail. On the hub's machine, --data shows the whole hub's,
-with what was refused before it could be told whose it was.`,
-		Example: "  gangway events\n  gangway events --data /var/lib/gangway --output json",
-		RunE: func(c *cobra.Command, _ []string) error {
-			var events []hub.EventView
-			var err error
-			if data != "" {
-				events, err = allEvents(c.Context(), data)
-			} else {
-				events, err = call[[]hub.EventView](c.Context(), "GET", "/events", nil)
-			}
-			if err != nil {
-				return err
-			}
-			if done, err := a.json(events); done {
-				return err
-			}
-			if len(events) == 0 {
-				a.note("Nothing has happened yet.")
-			}
-			printEvents(a.stdout, events)
-			return nil
-		},
-	}
-	c.Flags().StringVar(&data, "data", "", "the hub's data folder, on its own machine")
-	return c
-}
-
-// allEvents reads the newest events of a whole hub from its database.
-func allEvents(ctx context.Context, data string) ([]hub.EventView, error) {
-	i, err := existing(ctx, data)
-	if err != nil {
-		return nil, err
-	}
-	defer i.close()
-	events, err := i.store.Events(ctx, store.EventFilter{Limit: 1000})
-	return hub.ViewEvents(events), err
-}
-
-func printEvents(out io.Writer, events []hub.EventView) {
-	for _, e := range events {
-		code := ""
-		if e.Code != "" {
-			code = " (" + e.Code + ")"
-		}
-		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), tcg.Printable(e.Message), code)
-	}
 }

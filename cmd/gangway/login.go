@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,7 +15,7 @@ var hubNameForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func (a *app) loginCommand() *cobra.Command {
 	var nick, ca, name, data string
-	var fromStdin bool
+	var fromStdin, apiToken bool
 	c := &cobra.Command{
 		Use:   "login [URL]",
 		Short: "Sign in to a hub",
@@ -26,6 +27,7 @@ The hub is never trusted at first sight. Say how to know it: by its name, which
 it signs in again to the hub that you used last, which is known already.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
+  gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
   gangway login`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -50,7 +52,10 @@ it signs in again to the hub that you used last, which is known already.`,
 			if name = strings.ToLower(name); name != "" && !hubNameForm.MatchString(name) {
 				return usagef("--hub-name is 64 hexadecimal digits, as 'gangway serve' prints them")
 			}
-			if s.Nick == "" {
+			if apiToken && fromStdin {
+				return usagef("--api-token-stdin and --password-stdin exclude each other")
+			}
+			if s.Nick == "" && !apiToken {
 				return usagef("--nick is needed: the account to sign in with")
 			}
 			if data != "" {
@@ -71,17 +76,13 @@ it signs in again to the hub that you used last, which is known already.`,
 			case s.HubCA == "":
 				return usagef("say how to know the hub: --hub-name, --hub-ca or --data")
 			}
-			password, err := a.password(fromStdin, false)
-			if err != nil {
+			use := func() error { return a.useSession(c.Context(), s, fromStdin) }
+			if apiToken {
+				use = func() error { return a.useAPIToken(c.Context(), s) }
+			}
+			if err := use(); err != nil {
 				return err
 			}
-			var answer struct {
-				Token string `json:"token"`
-			}
-			if err := s.do(c.Context(), "POST", "/auth/login", map[string]string{"username": s.Nick, "password": password}, &answer); err != nil {
-				return err
-			}
-			s.Token = answer.Token
 			if err := s.save(); err != nil {
 				return err
 			}
@@ -95,7 +96,41 @@ it signs in again to the hub that you used last, which is known already.`,
 	f.StringVar(&ca, "hub-ca", "", "file of the hub's CA certificate")
 	f.StringVar(&data, "data", "", "the hub's data folder, on its own machine")
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
+	f.BoolVar(&apiToken, "api-token-stdin", false, "read an API token from standard input, and use it instead of a session")
 	return c
+}
+
+// useSession signs in with a password.
+func (a *app) useSession(ctx context.Context, s *signIn, fromStdin bool) error {
+	password, err := a.password(fromStdin, false)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Token string `json:"token"`
+	}
+	if err := s.do(ctx, "POST", "/auth/login", map[string]string{"username": s.Nick, "password": password}, &answer); err != nil {
+		return err
+	}
+	s.Token = answer.Token
+	return nil
+}
+
+// useAPIToken tries an API token, which stays as it is.
+func (a *app) useAPIToken(ctx context.Context, s *signIn) error {
+	token, err := a.password(true, false)
+	if err != nil {
+		return err
+	}
+	s.Token = strings.TrimSpace(token)
+	var who struct {
+		Nick string `json:"nick"`
+	}
+	if err := s.do(ctx, "GET", "/auth/auth_status", nil, &who); err != nil {
+		return err
+	}
+	s.Nick = who.Nick
+	return nil
 }
 
 func (a *app) logoutCommand() *cobra.Command {

@@ -56,24 +56,27 @@ func command(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway",
 		Short: "A hub that brings machines with a TPM 2.0 aboard by themselves",
-		Long: `gangway is the hub ('serve', 'account create', 'trust') and the fleet owner's tool
-('login', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
+		Long: `gangway is the hub ('serve', 'account', 'trust') and the fleet owner's tool
+('login', 'api-token', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version(),
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if a.output != "text" && a.output != "json" {
-				return usagef("--output is text or json, not %q", a.output)
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case a.output == "text", a.output == "json", a.output == "jsonl" && c.Name() == "events":
+				return nil
+			case a.output == "jsonl":
+				return usagef("--output jsonl is for 'gangway events' only; use json")
 			}
-			return nil
+			return usagef("--output is text or json, not %q", a.output)
 		},
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json")
+	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json; 'events' also has jsonl")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand())
+		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand())
 	for _, c := range append(root.Commands(), root) {
 		if c.HasSubCommands() {
 			c.Args, c.RunE = cobra.ArbitraryArgs, group

@@ -152,7 +152,21 @@ func putHubPolicy(ctx context.Context, data, text string) error {
 		return err
 	}
 	defer i.close()
-	return i.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: text, Updated: time.Now()})
+	now := time.Now()
+	if err := i.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: text, Updated: now}); err != nil {
+		return err
+	}
+	return i.told(ctx, "policy", "The hub's policy", text == "", now)
+}
+
+// told appends to the trail that something of the hub's was changed or removed.
+func (i *instance) told(ctx context.Context, kind, what string, removed bool, now time.Time) error {
+	verb := "changed"
+	if removed {
+		verb = "removed"
+	}
+	by := operator()
+	return i.store.AppendEvent(ctx, store.Event{Time: now, Kind: kind + "." + verb, Message: what + " was " + verb + "."}.By(&by))
 }
 
 func (a *app) ekListCommand() *cobra.Command {
@@ -279,7 +293,10 @@ func (l ekLists) put(ctx context.Context, text []byte) error {
 			return err
 		}
 	}
-	return i.store.PutEKList(ctx, store.HubWide, list)
+	if err := i.store.PutEKList(ctx, store.HubWide, list); err != nil {
+		return err
+	}
+	return i.told(ctx, "ek-list", "The hub's list of expected TPMs", text == nil, time.Now())
 }
 
 // read reads a file, or standard input for "-", of at most max bytes.

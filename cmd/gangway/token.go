@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"os"
@@ -80,7 +81,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		Use: "ls", Short: "List join tokens", Args: args(),
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			tokens, err := call[[]hub.TokenView](c.Context(), "GET", "/devices/tokens", nil)
+			tokens, err := allTokens(c.Context(), call[[]hub.TokenView])
 			if err != nil {
 				return err
 			}
@@ -118,6 +119,36 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 			return nil
 		},
 	}
-	c.AddCommand(create, ls, disable)
+	remove := &cobra.Command{
+		Use: "delete ID", Short: "Delete a join token that is disabled; devices that joined with it stay", Args: args("the token's id"),
+		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0\n  gangway token delete 65f0c1d2e3f4a5b6c7d8e9f0",
+		RunE: func(c *cobra.Command, arg []string) error {
+			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0])+"?purge=true", nil)
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(answer); done {
+				return err
+			}
+			a.note("Join token %s is deleted.", arg[0])
+			return nil
+		},
+	}
+	c.AddCommand(create, ls, disable, remove)
 	return c
+}
+
+// allTokens lists all join tokens, page by page.
+func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]hub.TokenView, error)) ([]hub.TokenView, error) {
+	all := []hub.TokenView{}
+	for after := ""; ; after = all[len(all)-1].ID {
+		page, err := get(ctx, "GET", "/devices/tokens?limit=1000&after="+after, nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < 1000 {
+			return all, nil
+		}
+	}
 }

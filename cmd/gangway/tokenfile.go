@@ -46,6 +46,19 @@ func (t *tokenFile) write(v any) error {
 	if err := e.Encode(v); err != nil {
 		return err
 	}
+	return t.finish()
+}
+
+// writeLine writes a text and the end of its line.
+func (t *tokenFile) writeLine(text string) error {
+	if _, err := fmt.Fprintln(t.w, text); err != nil {
+		return err
+	}
+	return t.finish()
+}
+
+// finish makes what was written durable.
+func (t *tokenFile) finish() error {
 	if t.file == nil {
 		return nil
 	}
@@ -95,8 +108,10 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var tokens []hub.TokenView
-	if err := s.do(ctx, "GET", "/devices/tokens", nil, &tokens); err != nil {
+	tokens, err := allTokens(ctx, func(ctx context.Context, method, path string, in any) (page []hub.TokenView, err error) {
+		return page, s.do(ctx, method, path, in, &page)
+	})
+	if err != nil {
 		return
 	}
 	for _, v := range tokens {

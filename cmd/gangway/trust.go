@@ -261,5 +261,6 @@ func described(c trust.Certificate) string {
 }
 
 func trustEvent(kind string, now time.Time, format string, args ...any) store.Event {
-	return store.Event{Time: now, Kind: kind, Message: tcg.Printable(fmt.Sprintf(format, args...)) + "."}
+	by := operator()
+	return store.Event{Time: now, Kind: kind, Message: tcg.Printable(fmt.Sprintf(format, args...)) + "."}.By(&by)
 }

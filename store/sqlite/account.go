@@ -7,7 +7,9 @@ import (
 	"gangway/store"
 )
 
-const accountColumns = `SELECT id, nick, email, password_hash, created FROM accounts `
+const accountColumns = `SELECT id, nick, email, password_hash, created, disabled FROM accounts `
+
+const sessionColumns = `SELECT token_hash, account, created, expires, addr, means FROM sessions `
 
 var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created)
@@ -18,17 +20,25 @@ var (
 	selectAccountByEmail = prepared(accountColumns + `WHERE email = ? AND email <> ''`)
 	countAccounts        = prepared(`SELECT count(*) FROM accounts`)
 
-	insertSession = prepared(`INSERT INTO sessions (token_hash, account, created, expires)
-		VALUES (?, ?, ?, ?)`)
-	selectSession = prepared(`SELECT token_hash, account, created, expires FROM sessions
-		WHERE token_hash = ? AND expires > ?`)
+	nickRetired = prepared(`SELECT 1 FROM retired_nicks WHERE nick = ?`)
+
+	insertSession = prepared(`INSERT INTO sessions (token_hash, account, created, expires, addr, means)
+		VALUES (?, ?, ?, ?, ?, ?)`)
+	selectSession         = prepared(sessionColumns + `WHERE token_hash = ? AND expires > ?`)
 	deleteSession         = prepared(`DELETE FROM sessions WHERE token_hash = ?`)
 	deleteExpiredSessions = prepared(`DELETE FROM sessions WHERE account = ? AND expires <= ?`)
+	deleteOldestSessions  = prepared(`DELETE FROM sessions WHERE token_hash IN (SELECT token_hash FROM sessions
+		WHERE account = ? ORDER BY created DESC, token_hash LIMIT -1 OFFSET ?)`)
 )
 
 // CreateAccount implements store.Store.
 func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
 	return s.writer.do(ctx, func(c *conn) error {
+		if _, retired, err := c.one(nickRetired, a.Nick); err != nil {
+			return err
+		} else if retired {
+			return store.ErrExists
+		}
 		_, err := c.exec(insertAccount, a.ID, a.Nick, a.Email, a.PasswordHash, micro(a.Created))
 		return existsOr(err)
 	})
@@ -64,13 +74,29 @@ func oneAccount(c *conn, query *statement, key string) (store.Account, error) {
 	if !ok {
 		return store.Account{}, store.ErrNotFound
 	}
+	return readAccount(&r), nil
+}
+
+func readAccount(r *row) store.Account {
 	return store.Account{
 		ID:           r.text(),
 		Nick:         r.text(),
 		Email:        r.text(),
 		PasswordHash: r.text(),
 		Created:      r.time(),
-	}, nil
+		Disabled:     r.bool(),
+	}
+}
+
+func readSession(r *row) store.Session {
+	return store.Session{
+		TokenHash: r.hash(),
+		AccountID: r.text(),
+		Created:   r.time(),
+		Expires:   r.time(),
+		Addr:      r.text(),
+		Means:     r.text(),
+	}
 }
 
 // CountAccounts implements store.Store.
@@ -85,21 +111,25 @@ func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// CreateSession implements store.Store. An account that does not exist is
-// store.ErrNotFound. The account's sessions that have expired by then are
-// dropped, which keeps the table from growing.
-func (s *Store) CreateSession(ctx context.Context, ses store.Session) error {
+// CreateSession implements store.Store. The account's sessions that have
+// expired by then are dropped, which keeps the table from growing.
+func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified string) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		if _, ok, err := c.one(selectAccount, ses.AccountID); err != nil {
+		a, err := oneAccount(c, selectAccount, ses.AccountID)
+		if err != nil {
 			return err
-		} else if !ok {
-			return store.ErrNotFound
 		}
-		_, err := c.exec(insertSession, ses.TokenHash[:], ses.AccountID, micro(ses.Created), micro(ses.Expires))
+		if a.Disabled || a.PasswordHash != verified {
+			return store.ErrChanged
+		}
+		if _, err := c.exec(deleteExpiredSessions, ses.AccountID, micro(ses.Created)); err != nil {
+			return err
+		}
+		_, err = c.exec(insertSession, ses.TokenHash[:], ses.AccountID, micro(ses.Created), micro(ses.Expires), ses.Addr, ses.Means)
 		if err != nil {
 			return existsOr(err)
 		}
-		_, err = c.exec(deleteExpiredSessions, ses.AccountID, micro(ses.Created))
+		_, err = c.exec(deleteOldestSessions, ses.AccountID, int64(store.MaxSessions))
 		return err
 	})
 }
@@ -114,12 +144,7 @@ func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (s
 		if !ok {
 			return store.ErrNotFound
 		}
-		ses = store.Session{
-			TokenHash: r.hash(),
-			AccountID: r.text(),
-			Created:   r.time(),
-			Expires:   r.time(),
-		}
+		ses = readSession(&r)
 		return nil
 	})
 	return ses, err

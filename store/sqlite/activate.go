@@ -17,7 +17,7 @@ var (
 		t.owner, t.device, t.generation,
 		a.ek,
 		j.owner, j.expires, j.max_uses, j.uses, j.disabled, j.default_user_meta,
-		EXISTS (SELECT 1 FROM accounts WHERE id = e.owner),
+		EXISTS (SELECT 1 FROM accounts WHERE id = e.owner AND disabled = 0),
 		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token THEN 1
 		ELSE EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) END,
 		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
@@ -292,6 +292,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Device: k.device,
 		Token:  k.token,
 		Addr:   a.Addr,
+		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
 		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}); err != nil {

@@ -57,6 +57,11 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 				return err
 			}
 		}
+		if d.Owner != "" {
+			if err := takesDevices(c, d.Owner); err != nil {
+				return err
+			}
+		}
 		nick := d.Nick
 		for {
 			n, err := c.exec(newPlainDevice, d.ID, nick, d.Owner, d.TokenID, created, created, created, d.LastSeenAddr, meta)
@@ -77,6 +82,15 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 		return store.Device{}, err
 	}
 	return s.Device(ctx, d.ID)
+}
+
+// takesDevices is store.ErrNotFound for an account that is gone or disabled.
+func takesDevices(c *conn, owner string) error {
+	a, err := oneAccount(c, selectAccount, owner)
+	if err == nil && a.Disabled {
+		err = store.ErrNotFound
+	}
+	return err
 }
 
 func spendToken(c *conn, d store.Device) error {
@@ -103,6 +117,9 @@ func spendToken(c *conn, d store.Device) error {
 // ClaimDevice implements store.Store.
 func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time) (store.Device, error) {
 	err := s.writer.do(ctx, func(c *conn) error {
+		if err := takesDevices(c, owner); err != nil {
+			return err
+		}
 		r, ok, err := c.one(selectUnclaimed, id)
 		if err != nil {
 			return err
@@ -240,6 +257,11 @@ func (s *Store) FindDevices(ctx context.Context, f store.DeviceFilter) ([]store.
 	if f.Owner == "" {
 		return nil, nil
 	}
-	prefix := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(f.NickPrefix) + "%"
-	return s.manyDevices(ctx, findDevices, f.Owner, f.After, flag(f.PublicOnly), f.Nick, f.NotNick, prefix, pageLimit(f.Limit))
+	return s.manyDevices(ctx, findDevices, f.Owner, f.After, flag(f.PublicOnly), f.Nick, f.NotNick, likePrefix(f.NickPrefix), pageLimit(f.Limit))
+}
+
+// likePrefix is a LIKE pattern, with \ as its escape, for texts that begin with
+// a prefix.
+func likePrefix(prefix string) string {
+	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix) + "%"
 }

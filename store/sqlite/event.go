@@ -2,24 +2,35 @@ package sqlite
 
 import (
 	"context"
+	"crypto/sha256"
 	"math"
+	"strings"
+	"time"
 
 	"gangway/store"
 )
 
-const eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message FROM events `
+const (
+	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
+		actor, actor_name, means, credential, count, last FROM events `
+	// ?1 seq, ?2 limit, ?3 kind, ?4 beginning of kinds as LIKE has it, ?5 since, ?6 until.
+	eventFilter = `seq < ?1 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
+		AND max(time, last) >= ?5 AND time < ?6 ORDER BY seq DESC LIMIT ?2`
+)
 
 var (
-	insertEvent = prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?)`)
-	selectEvents         = prepared(eventColumns + `WHERE seq < ? ORDER BY seq DESC LIMIT ?`)
-	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ? AND seq < ? ORDER BY seq DESC LIMIT ?`)
-	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ? AND device <> '' AND seq < ?
-		ORDER BY seq DESC LIMIT ?`)
+	insertEvent = prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message,
+		actor, actor_name, means, credential, count, last, alike)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))
+		ON CONFLICT (alike) WHERE alike IS NOT NULL DO UPDATE SET count = count + excluded.count,
+		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
+		last = max(last, excluded.last), time = min(time, excluded.time)`)
+	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
+	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?7 AND ` + eventFilter)
+	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?7 AND device <> '' AND ` + eventFilter)
 	// A device has one owner in its life, so the owner is a filter on the
 	// device's events and needs no index of the two.
-	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ? AND device <> '' AND +owner = ?
-		AND seq < ? ORDER BY seq DESC LIMIT ?`)
+	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?7 AND device <> '' AND +owner = ?8 AND ` + eventFilter)
 )
 
 // AppendEvent implements store.Store.
@@ -28,8 +39,33 @@ func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {
 }
 
 func appendEvent(c *conn, e store.Event) error {
-	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message)
+	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+		e.Actor, e.ActorName, e.Means, e.Credential, int64(1), int64(0), []byte{})
 	return err
+}
+
+// CountEvents implements store.Store.
+func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		for _, e := range events {
+			last := e.Last
+			if last.IsZero() {
+				last = e.Time
+			}
+			if _, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+				e.Actor, e.ActorName, e.Means, e.Credential, int64(max(e.Count, 1)), micro(last), alike(e)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// alike is the key of the row that an event is counted in.
+func alike(e store.Event) []byte {
+	day := e.Time.UTC().Format(time.DateOnly)
+	sum := sha256.Sum256([]byte(strings.Join([]string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}, "\x00")))
+	return sum[:16]
 }
 
 // Events implements store.Store.
@@ -38,37 +74,61 @@ func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	limit := pageLimit(f.Limit)
+	kind, kinds := f.Kind, ""
+	if strings.HasSuffix(kind, ".") {
+		kind, kinds = "", likePrefix(kind)
+	}
+	since, until := int64(math.MinInt64), int64(math.MaxInt64)
+	if !f.Since.IsZero() {
+		since = micro(f.Since)
+	}
+	if !f.Until.IsZero() {
+		until = micro(f.Until)
+	}
+	args := []any{before, pageLimit(f.Limit), kind, kinds, since, until}
 	read := func(r row) (bool, error) {
-		events = append(events, store.Event{
-			Seq:     r.int64(),
-			Time:    r.time(),
-			Kind:    r.text(),
-			Code:    r.text(),
-			Owner:   r.text(),
-			Device:  r.text(),
-			Token:   r.text(),
-			Addr:    r.text(),
-			Message: r.text(),
-		})
+		events = append(events, readEvent(&r))
 		return true, nil
 	}
 	err = s.readers.do(ctx, func(c *conn) error {
 		switch {
 		case f.Owner != "" && f.Device != "":
-			return c.each(selectEventsOfBoth, read, f.Device, f.Owner, before, limit)
+			return c.each(selectEventsOfBoth, read, append(args, f.Device, f.Owner)...)
 		case f.Owner != "":
-			return c.each(selectEventsOfOwner, read, f.Owner, before, limit)
+			return c.each(selectEventsOfOwner, read, append(args, f.Owner)...)
 		case f.Device != "":
-			return c.each(selectEventsOfDevice, read, f.Device, before, limit)
+			return c.each(selectEventsOfDevice, read, append(args, f.Device)...)
 		default:
-			return c.each(selectEvents, read, before, limit)
+			return c.each(selectEvents, read, args...)
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
 	return events, nil
+}
+
+func readEvent(r *row) store.Event {
+	e := store.Event{
+		Seq:        r.int64(),
+		Time:       r.time(),
+		Kind:       r.text(),
+		Code:       r.text(),
+		Owner:      r.text(),
+		Device:     r.text(),
+		Token:      r.text(),
+		Addr:       r.text(),
+		Message:    r.text(),
+		Actor:      r.text(),
+		ActorName:  r.text(),
+		Means:      r.text(),
+		Credential: r.text(),
+	}
+	count := r.int()
+	if last := r.int64(); last != 0 {
+		e.Count, e.Last = count, fromMicro(last)
+	}
+	return e
 }
 
 // pageLimit turns a limit as the interface has it into rows: 100 when not

@@ -6,7 +6,9 @@ import (
 	"gangway/store"
 )
 
-const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses, disabled,
+// A disabled account's tokens are as disabled ones.
+const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
+	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
 
 var (
@@ -18,7 +20,13 @@ var (
 	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
 	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
 		FROM join_tokens WHERE id = ?`)
-	disableToken = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
+		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
+		ORDER BY created DESC, id DESC LIMIT ?3`)
+	tokenOfOwner    = prepared(`SELECT disabled FROM join_tokens WHERE id = ? AND owner = ?`)
+	disableToken    = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+	deleteToken     = prepared(`DELETE FROM join_tokens WHERE id = ?`)
+	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
 // CreateJoinToken implements store.Store. Whether the owner exists is not
@@ -139,5 +147,50 @@ func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 			return store.ErrNotFound
 		}
 		return err
+	})
+}
+
+// JoinTokensPage implements store.Store.
+func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit int) (tokens []store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		if after != "" {
+			if _, ok, err := c.one(tokenOfOwner, after, owner); err != nil {
+				return err
+			} else if !ok {
+				return store.ErrNotFound
+			}
+		}
+		return c.each(selectTokensPage, func(r row) (bool, error) {
+			t, err := readToken(&r)
+			tokens = append(tokens, t)
+			return true, err
+		}, owner, after, pageLimit(limit))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tokens, nil
+}
+
+// DeleteJoinToken implements store.Store.
+func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(tokenOfOwner, id, owner)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		if !r.bool() {
+			return store.ErrStatus
+		}
+		if _, err := c.exec(deleteTokenUses, id); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteToken, id); err != nil {
+			return err
+		}
+		return appendEvent(c, e)
 	})
 }

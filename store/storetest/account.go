@@ -61,7 +61,7 @@ var accountTests = []test{
 var sessionTests = []test{
 	{"UntilItExpires", func(f *fixture) {
 		want := session(f)
-		f.must(f.CreateSession(f.ctx, want))
+		f.must(f.CreateSession(f.ctx, want, f.owner.PasswordHash))
 		got, err := f.Session(f.ctx, want.TokenHash, want.Expires.Add(-time.Microsecond))
 		f.must(err)
 		equal(f, "session", got, want)
@@ -74,7 +74,7 @@ var sessionTests = []test{
 	}},
 	{"DeletedIsGone", func(f *fixture) {
 		ses := session(f)
-		f.must(f.CreateSession(f.ctx, ses))
+		f.must(f.CreateSession(f.ctx, ses, f.owner.PasswordHash))
 		f.must(f.DeleteSession(f.ctx, ses.TokenHash))
 		_, err := f.Session(f.ctx, ses.TokenHash, Epoch)
 		f.refused(err, store.ErrNotFound)
@@ -82,9 +82,9 @@ var sessionTests = []test{
 	}},
 	{"TakenHashExists", func(f *fixture) {
 		ses := session(f)
-		f.must(f.CreateSession(f.ctx, ses))
+		f.must(f.CreateSession(f.ctx, ses, f.owner.PasswordHash))
 		ses.AccountID = f.other.ID
-		f.refused(f.CreateSession(f.ctx, ses), store.ErrExists)
+		f.refused(f.CreateSession(f.ctx, ses, f.owner.PasswordHash), store.ErrExists)
 		got, err := f.Session(f.ctx, ses.TokenHash, Epoch)
 		f.must(err)
 		equal(f, "account", got.AccountID, f.owner.ID)
@@ -92,7 +92,7 @@ var sessionTests = []test{
 	{"OfNobodyIsNotFound", func(f *fixture) {
 		ses := session(f)
 		ses.AccountID = ID("nobody")
-		f.refused(f.CreateSession(f.ctx, ses), store.ErrNotFound)
+		f.refused(f.CreateSession(f.ctx, ses, f.owner.PasswordHash), store.ErrNotFound)
 	}},
 }
 
@@ -102,5 +102,7 @@ func session(f *fixture) store.Session {
 		AccountID: f.owner.ID,
 		Created:   Epoch,
 		Expires:   Epoch.Add(time.Hour),
+		Addr:      "192.0.2.7",
+		Means:     store.ByAPI,
 	}
 }

@@ -79,6 +79,7 @@ var activationTests = []test{
 		equal(f, "event", got, store.Event{
 			Time: a.Now, Kind: "device.activated", Owner: f.owner.ID, Device: e.DeviceID,
 			Token: f.token.ID, Addr: a.Addr,
+			Actor: "prn:::devices:/" + e.DeviceID, ActorName: "brave-otter", Means: store.ByCertificate,
 		})
 	}},
 	{"TwiceIsOnce", func(f *fixture) {

@@ -13,7 +13,7 @@ var durabilityTests = []struct {
 }{
 	{"EverythingIsThereAgain", func(f *fixture, reopen func()) {
 		ses := session(f)
-		f.must(f.CreateSession(f.ctx, ses))
+		f.must(f.CreateSession(f.ctx, ses, f.owner.PasswordHash))
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"berth": "north"}))
 		f.must(f.PatchDeviceMeta(f.ctx, d.ID, map[string]any{"load": 0.5}))

@@ -28,6 +28,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	}{
 		{"Accounts", accountTests},
 		{"Sessions", sessionTests},
+		{"AccountDesk", accountDeskTests},
+		{"APITokens", apiTokenTests},
 		{"JoinTokens", tokenTests},
 		{"Enrolments", enrolmentTests},
 		{"Activation", activationTests},
@@ -46,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Objects", objectTests},
 		{"Logs", logTests},
 		{"Events", eventTests},
+		{"CountedEvents", countedEventTests},
 		{"Trust", trustTests},
 		{"Races", raceTests},
 		{"Cancelled", cancelledTests},

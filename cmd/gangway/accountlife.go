@@ -1,0 +1,492 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"gangway/hub"
+	"gangway/store"
+	"gangway/tcg"
+	"gangway/tcg/join"
+
+	"github.com/spf13/cobra"
+)
+
+// operator is who runs a command on the hub's machine: the user, or who became
+// it with sudo.
+func operator() store.Actor {
+	name := strconv.Itoa(os.Getuid())
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	by := store.Actor{ID: "operator:" + name, Name: name, Means: store.ByCommand}
+	if sudo := os.Getenv("SUDO_USER"); sudo != "" && os.Getuid() == 0 {
+		by.Name = sudo
+	}
+	return by
+}
+
+// atHub opens a hub's data folder and finds an account by its nick or e-mail.
+func atHub(ctx context.Context, data, nick string) (*instance, store.Account, error) {
+	i, err := existing(ctx, data)
+	if err != nil {
+		return nil, store.Account{}, err
+	}
+	account, err := i.store.AccountByLogin(ctx, nick)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("there is no account %q; 'gangway account ls --data %s' lists them", nick, data)
+	}
+	if err != nil {
+		i.close()
+		return nil, store.Account{}, err
+	}
+	return i, account, nil
+}
+
+// self returns the id and nick of the account that is signed in.
+func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
+	return call[struct{ ID, Nick string }](ctx, "GET", "/auth/auth_status", nil)
+}
+
+const dataFlag = "the hub's data folder, on its own machine"
+
+// done prints that something was done, in words or as JSON.
+func (a *app) done(status map[string]any, format string, args ...any) error {
+	status["status"] = "OK"
+	if done, err := a.json(status); done {
+		return err
+	}
+	a.note(format, args...)
+	return nil
+}
+
+func (a *app) accountLsCommand() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "ls --data DIR", Short: "List accounts, on the hub's machine", Args: args(),
+		Example: "  gangway account ls --data /var/lib/gangway\n  gangway account ls --data ./hub --output json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := existing(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			type view struct {
+				ID          string    `json:"id"`
+				PRN         string    `json:"prn"`
+				Nick        string    `json:"nick"`
+				Email       string    `json:"email"`
+				Disabled    bool      `json:"disabled"`
+				Devices     int       `json:"devices"`
+				TimeCreated time.Time `json:"time-created"`
+			}
+			views := []view{}
+			for after := ""; ; {
+				page, err := i.store.Accounts(c.Context(), after, 1000)
+				if err != nil {
+					return err
+				}
+				if len(page) == 0 {
+					break
+				}
+				for _, one := range page {
+					n, err := i.store.CountDevices(c.Context(), one.ID)
+					if err != nil {
+						return err
+					}
+					views = append(views, view{one.ID, join.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
+					after = one.Nick
+				}
+			}
+			if done, err := a.json(views); done {
+				return err
+			}
+			if len(views) == 0 {
+				a.note("No account yet: gangway account create --data %s --nick NAME", data)
+				return nil
+			}
+			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "ID\tNICK\tE-MAIL\tDEVICES\tCREATED\tSTATE")
+			for _, v := range views {
+				state := "enabled"
+				if v.Disabled {
+					state = "disabled"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", v.ID, tcg.Printable(v.Nick), tcg.Printable(v.Email), v.Devices, v.TimeCreated.Local().Format(time.DateTime), state)
+			}
+			return w.Flush()
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
+	return c
+}
+
+func (a *app) accountPasswdCommand() *cobra.Command {
+	var data string
+	var fromStdin, generate, endTokens bool
+	c := &cobra.Command{
+		Use:   "passwd [NICK --data DIR]",
+		Short: "Change your password, or reset an account's on the hub's machine",
+		Long: `Passwd changes your own password: it asks for the current one, and ends all your
+other sessions. API tokens stay, unless --end-api-tokens is given.
+
+With --data it resets the password of the account NICK. Nobody is asked for the
+current one; all of the account's sessions and API tokens end.
+
+--password-stdin reads the new password from standard input; for your own, the
+current one is read before it, on a line of its own.`,
+		Example: `  gangway account passwd
+  gangway account passwd --end-api-tokens
+  gangway account passwd ada --data /var/lib/gangway --generate`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if generate && fromStdin && data != "" {
+				return usagef("--generate and --password-stdin exclude each other")
+			}
+			if (data != "") != (len(arg) == 1) {
+				return usagef("the account's nick and --data belong together; without both, your own password is changed")
+			}
+			if data != "" {
+				return a.resetPassword(c.Context(), data, arg[0], fromStdin, generate)
+			}
+			return a.changePassword(c.Context(), fromStdin, generate, endTokens)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&data, "data", "", dataFlag)
+	f.BoolVar(&fromStdin, "password-stdin", false, "read the passwords from standard input, a line each")
+	f.BoolVar(&generate, "generate", false, "make up the new password and print it")
+	f.BoolVar(&endTokens, "end-api-tokens", false, "revoke your API tokens too (a reset always does)")
+	return c
+}
+
+func (a *app) resetPassword(ctx context.Context, data, nick string, fromStdin, generate bool) error {
+	i, account, err := atHub(ctx, data, nick)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	password := rand.Text()
+	if !generate {
+		if password, err = a.password(fromStdin, true); err != nil {
+			return err
+		}
+	}
+	hash, err := hub.HashPassword(password)
+	if err != nil {
+		return err
+	}
+	by := operator()
+	e := store.Event{Time: time.Now(), Kind: "account.password-reset", Owner: account.ID, Message: "The password was reset; all sessions and API tokens were ended."}
+	if err := i.store.ChangePassword(ctx, store.PasswordChange{Account: account.ID, New: hash, EndAPITokens: true, Event: e.By(&by)}); err != nil {
+		return err
+	}
+	status := map[string]any{"nick": account.Nick}
+	if generate {
+		status["password"] = password
+		if a.output != "json" {
+			a.printf("Password: %s\n", password)
+		}
+	}
+	return a.done(status, "The password of %s is reset, and all sessions and API tokens of the account ended.", account.Nick)
+}
+
+func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens bool) error {
+	var current, password string
+	var err error
+	if fromStdin {
+		in := bufio.NewReader(io.LimitReader(a.stdin, 4096))
+		if current, err = line(in); err == nil && !generate {
+			password, err = line(in)
+		}
+	} else {
+		a.note("Your current password, then the new one.")
+		if current, err = a.password(false, false); err == nil && !generate {
+			password, err = a.password(false, true)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if generate {
+		password = rand.Text()
+	}
+	changed, err := call[hub.PasswordChanged](ctx, "POST", "/auth/password", map[string]any{"current": current, "password": password, "end-api-tokens": endTokens})
+	if err != nil {
+		return err
+	}
+	status := map[string]any{"api-tokens": changed.APITokens}
+	if generate {
+		status["password"] = password
+		if a.output != "json" {
+			a.printf("Password: %s\n", password)
+		}
+	}
+	if changed.APITokens > 0 {
+		a.note("%d API token(s) stay: 'gangway api-token ls' shows them.", changed.APITokens)
+	}
+	return a.done(status, "Your password is changed, and your other sessions ended.")
+}
+
+// line reads a line without its end.
+func line(in *bufio.Reader) (string, error) {
+	text, err := in.ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return strings.TrimRight(text, "\r\n"), nil
+}
+
+func (a *app) accountDisableCommand() *cobra.Command {
+	var data string
+	var fromStdin bool
+	c := &cobra.Command{
+		Use:   "disable NICK [--data DIR]",
+		Short: "Disable an account: nobody signs in to it, and no new device joins",
+		Long: `Disable ends the account's sessions and API tokens, at once and for good, hides
+what it published, and lets no new device in with its join tokens. Its devices
+go on. 'gangway account enable' lets people sign in again.
+
+Without --data, NICK is your own account and your password is asked for; only
+the hub's operator can enable it again.`,
+		Example: "  gangway account disable ada --data /var/lib/gangway\n  gangway account disable ada",
+		Args:    args("the account's nick"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if data == "" {
+				if err := a.endSelf(c.Context(), arg[0], "disable", fromStdin, nil); err != nil {
+					return err
+				}
+				return a.done(map[string]any{"nick": arg[0]}, "Your account is disabled.")
+			}
+			i, account, err := atHub(c.Context(), data, arg[0])
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			by := operator()
+			e := store.Event{Time: time.Now(), Kind: "account.disabled", Owner: account.ID, Message: "The account was disabled: its sessions and API tokens ended."}
+			if err := i.store.DisableAccount(c.Context(), account.ID, e.By(&by)); err != nil {
+				return err
+			}
+			return a.done(map[string]any{"nick": account.Nick}, "Account %s is disabled.", account.Nick)
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", dataFlag)
+	c.Flags().BoolVar(&fromStdin, "password-stdin", false, "read your password from standard input, for your own account")
+	return c
+}
+
+// endSelf posts to the caller's own account, with its password.
+func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
+	who, err := self(ctx)
+	if err != nil {
+		return err
+	}
+	if !strings.EqualFold(nick, who.Nick) {
+		return usagef("you are signed in as %s, not %s; for another account use --data on the hub's machine", who.Nick, nick)
+	}
+	password, err := a.password(fromStdin, false)
+	if err != nil {
+		return err
+	}
+	if body == nil {
+		body = map[string]any{}
+	}
+	body["password"] = password
+	_, err = call[map[string]any](ctx, "POST", "/auth/accounts/"+who.ID+"/"+what, body)
+	return err
+}
+
+func (a *app) accountEnableCommand() *cobra.Command {
+	var data string
+	c := &cobra.Command{
+		Use: "enable NICK --data DIR", Short: "Enable a disabled account, on the hub's machine", Args: args("the account's nick"),
+		Long: `Enable lets people sign in again and devices join. Sessions and API tokens that
+ended when the account was disabled do not come back.`,
+		Example: "  gangway account enable ada --data /var/lib/gangway",
+		RunE: func(c *cobra.Command, arg []string) error {
+			i, account, err := atHub(c.Context(), data, arg[0])
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			by := operator()
+			e := store.Event{Time: time.Now(), Kind: "account.enabled", Owner: account.ID, Message: "The account was enabled."}
+			if err := i.store.EnableAccount(c.Context(), account.ID, e.By(&by)); err != nil {
+				return err
+			}
+			return a.done(map[string]any{"nick": account.Nick}, "Account %s is enabled.", account.Nick)
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", dataFlag+" (required)")
+	return c
+}
+
+func (a *app) accountDeleteCommand() *cobra.Command {
+	var data string
+	var withDevices, fromStdin bool
+	c := &cobra.Command{
+		Use:   "delete NICK [--data DIR]",
+		Short: "Delete an account",
+		Long: `Delete removes an account with its sessions, API tokens, join tokens, policy and
+objects. The audit trail stays. The nick stays reserved, so that nobody is taken
+for its person.
+
+An account that has devices is not deleted, unless --with-devices deletes them
+too: their certificates are revoked, and each must onboard again, with another
+account's join token.
+
+Without --data, NICK is your own account and your password is asked for.`,
+		Example: `  gangway account delete ada --data /var/lib/gangway
+  gangway account delete ada --data /var/lib/gangway --with-devices
+  gangway account delete ada`,
+		Args: args("the account's nick"),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if data == "" {
+				if err := a.endSelf(c.Context(), arg[0], "delete", fromStdin, map[string]any{"with-devices": withDevices}); err != nil {
+					return err
+				}
+				return a.done(map[string]any{"nick": arg[0]}, "Your account is deleted.")
+			}
+			i, account, err := atHub(c.Context(), data, arg[0])
+			if err != nil {
+				return err
+			}
+			defer i.close()
+			devices, err := hub.DeleteAccount(c.Context(), i.store, account, withDevices, operator(), time.Now())
+			var p *hub.Problem
+			if errors.As(err, &p) {
+				return fmt.Errorf("%s Delete them first, or use --with-devices (%s)", p.Message, p.Code)
+			}
+			if err != nil {
+				return err
+			}
+			return a.done(map[string]any{"nick": account.Nick, "devices": devices}, "Account %s is deleted, with %d device(s).", account.Nick, devices)
+		},
+	}
+	c.Flags().StringVar(&data, "data", "", dataFlag)
+	c.Flags().BoolVar(&withDevices, "with-devices", false, "delete the account's devices too")
+	c.Flags().BoolVar(&fromStdin, "password-stdin", false, "read your password from standard input, for your own account")
+	return c
+}
+
+func (a *app) accountSessionsCommand() *cobra.Command {
+	var data, end string
+	var endAll, endOthers bool
+	c := &cobra.Command{
+		Use:   "sessions [NICK --data DIR]",
+		Short: "List sessions, or end them: sign out everywhere",
+		Long: `Sessions lists where you are signed in. --end ends one, --end-others all but the
+one that asks, --end-all all of them.
+
+With --data it is about the account NICK. API tokens are not sessions: see
+'gangway api-token', and 'gangway account disable', which ends both.`,
+		Example: `  gangway account sessions
+  gangway account sessions --end-others
+  gangway account sessions ada --data /var/lib/gangway --end-all`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, arg []string) error {
+			if (data != "") != (len(arg) == 1) {
+				return usagef("the account's nick and --data belong together; without both, it is about your own sessions")
+			}
+			n := 0
+			for _, set := range []bool{end != "", endAll, endOthers} {
+				if set {
+					n++
+				}
+			}
+			if n > 1 {
+				return usagef("--end, --end-others and --end-all exclude each other")
+			}
+			if data != "" {
+				return a.sessionsAtHub(c.Context(), data, arg[0], end, endAll || endOthers)
+			}
+			switch {
+			case end != "":
+				if _, err := call[map[string]any](c.Context(), "DELETE", "/auth/sessions/"+url.PathEscape(end), nil); err != nil {
+					return err
+				}
+				return a.done(map[string]any{"ended": 1}, "Session %s is ended.", end)
+			case endAll, endOthers:
+				ended, err := call[hub.SessionsEnded](c.Context(), "DELETE", fmt.Sprintf("/auth/sessions?all=%t", endAll), nil)
+				if err != nil {
+					return err
+				}
+				return a.done(map[string]any{"ended": ended.Ended}, "%d session(s) ended.", ended.Ended)
+			}
+			sessions, err := call[[]hub.SessionView](c.Context(), "GET", "/auth/sessions", nil)
+			if err != nil {
+				return err
+			}
+			return a.printSessions(sessions)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&data, "data", "", dataFlag)
+	f.StringVar(&end, "end", "", "end the session with this id")
+	f.BoolVar(&endOthers, "end-others", false, "end all sessions but the one that asks")
+	f.BoolVar(&endAll, "end-all", false, "end all sessions")
+	return c
+}
+
+func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll bool) error {
+	i, account, err := atHub(ctx, data, nick)
+	if err != nil {
+		return err
+	}
+	defer i.close()
+	by, now := operator(), time.Now()
+	switch {
+	case end != "":
+		e := store.Event{Time: now, Kind: "account.session-ended", Owner: account.ID, Message: "A session was ended."}
+		if err := i.store.EndSession(ctx, account.ID, end, e.By(&by)); errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("%s has no session %q", account.Nick, end)
+		} else if err != nil {
+			return err
+		}
+		return a.done(map[string]any{"ended": 1}, "Session %s is ended.", end)
+	case endAll:
+		e := store.Event{Time: now, Kind: "account.sessions-ended", Owner: account.ID, Message: "Signed out everywhere."}
+		n, err := i.store.EndSessions(ctx, account.ID, store.Hash{}, e.By(&by))
+		if err != nil {
+			return err
+		}
+		return a.done(map[string]any{"ended": n}, "%d session(s) ended.", n)
+	}
+	sessions, err := i.store.Sessions(ctx, account.ID, now)
+	if err != nil {
+		return err
+	}
+	return a.printSessions(hub.ViewSessions(sessions, store.Hash{}))
+}
+
+func (a *app) printSessions(sessions []hub.SessionView) error {
+	if done, err := a.json(sessions); done {
+		return err
+	}
+	if len(sessions) == 0 {
+		a.note("No sessions.")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tBEGAN\tEXPIRES\tFROM\tBY\t")
+	for _, s := range sessions {
+		this := ""
+		if s.Current {
+			this = "this one"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, s.Created.Local().Format(time.DateTime), s.Expires.Local().Format(time.DateTime), s.Addr, s.Means, this)
+	}
+	return w.Flush()
+}

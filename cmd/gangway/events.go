@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+
+	"gangway/hub"
+	"gangway/store"
+	"gangway/tcg"
+
+	"github.com/spf13/cobra"
+)
+
+// eventPage is how many events are read at a time.
+const eventPage = 1000
+
+func (a *app) eventsCommand() *cobra.Command {
+	var data, since, until, kind string
+	var limit int
+	c := &cobra.Command{
+		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
+		Long: `Events shows your own trail: what happened, who did it, from which address and by
+what means. On the hub's machine, --data shows the whole hub's, with what was
+refused before it could be told whose it was.
+
+Events that come often, such as sign-ins of devices, are one line a day with
+their number and the time of the last one.
+
+--output jsonl prints one JSON object a line, for other programs; with --limit 0
+that is the whole trail.`,
+		Example: `  gangway events
+  gangway events --since 24h --kind account.
+  gangway events --since 2026-11-01 --until 2026-12-01 --limit 0 --output jsonl > november.jsonl
+  gangway events --data /var/lib/gangway --output json`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			f := store.EventFilter{Kind: kind}
+			var err error
+			now := time.Now()
+			if f.Since, err = moment("--since", since, now); err != nil {
+				return err
+			}
+			if f.Until, err = moment("--until", until, now); err != nil {
+				return err
+			}
+			if limit < 0 {
+				return usagef("--limit is 0, for all, or the number of events")
+			}
+			read, done, err := eventReader(c.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer done()
+			n, all := 0, []hub.EventView{}
+			err = eachEvent(f, limit, read, func(e hub.EventView) error {
+				n++
+				switch a.output {
+				case "jsonl":
+					return json.NewEncoder(a.stdout).Encode(e)
+				case "json":
+					all = append(all, e)
+				default:
+					printEvents(a.stdout, []hub.EventView{e})
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if done, err := a.json(all); done {
+				return err
+			}
+			if n == 0 && a.output == "text" {
+				a.note("Nothing has happened, or nothing that you ask for.")
+			}
+			return nil
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&data, "data", "", dataFlag)
+	f.StringVar(&since, "since", "", "not before this: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&until, "until", "", "before this, written as for --since")
+	f.StringVar(&kind, "kind", "", `of this kind, such as device.deleted; with a "." at the end, of all kinds that begin so, such as account.`)
+	f.IntVar(&limit, "limit", 100, "how many at most; 0: all")
+	return c
+}
+
+// moment reads a time: RFC 3339, a day, which begins at midnight here, or a
+// duration before now.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	if t, err := time.ParseInLocation(time.DateOnly, text, time.Local); err == nil {
+		return t, nil
+	}
+	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
+}
+
+// eventReader reads pages of the trail of a data folder, or of who is signed in.
+func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]hub.EventView, error), done func(), err error) {
+	if data != "" {
+		i, err := existing(ctx, data)
+		if err != nil {
+			return nil, nil, err
+		}
+		return func(f store.EventFilter) ([]hub.EventView, error) {
+			events, err := i.store.Events(ctx, f)
+			return hub.ViewEvents(events), err
+		}, func() { i.close() }, nil
+	}
+	return func(f store.EventFilter) ([]hub.EventView, error) {
+		q := url.Values{"limit": {strconv.Itoa(f.Limit)}}
+		if f.Kind != "" {
+			q.Set("kind", f.Kind)
+		}
+		if f.Before > 0 {
+			q.Set("before", strconv.FormatInt(f.Before, 10))
+		}
+		for name, t := range map[string]time.Time{"since": f.Since, "until": f.Until} {
+			if !t.IsZero() {
+				q.Set(name, t.UTC().Format(time.RFC3339Nano))
+			}
+		}
+		return call[[]hub.EventView](ctx, "GET", "/events?"+q.Encode(), nil)
+	}, func() {}, nil
+}
+
+// eachEvent calls show for at most limit events, newest first; 0 is all.
+func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]hub.EventView, error), show func(hub.EventView) error) error {
+	for left := limit; ; {
+		f.Limit = eventPage
+		if limit > 0 {
+			f.Limit = min(left, eventPage)
+		}
+		page, err := read(f)
+		if err != nil {
+			return err
+		}
+		for _, e := range page {
+			if err := show(e); err != nil {
+				return err
+			}
+			f.Before = e.Seq
+		}
+		if left -= len(page); len(page) < f.Limit || limit > 0 && left <= 0 {
+			return nil
+		}
+	}
+}
+
+func printEvents(out io.Writer, events []hub.EventView) {
+	for _, e := range events {
+		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), tcg.Printable(e.Message), aboutEvent(e))
+	}
+}
+
+// aboutEvent is what a line says after an event's message: its code, who did
+// it and how, and how many it stands for.
+func aboutEvent(e hub.EventView) string {
+	text := ""
+	if e.Code != "" {
+		text += " (" + e.Code + ")"
+	}
+	who := e.ActorName
+	if who == "" {
+		who = e.Actor
+	}
+	switch {
+	case e.Credential != "":
+		who += " by API token " + e.Credential
+	case e.Means != "" && who != "":
+		who += " by " + e.Means
+	}
+	if e.Addr != "" && who != "" {
+		who += " from " + e.Addr
+	} else if e.Addr != "" {
+		who = "from " + e.Addr
+	}
+	if who != "" {
+		text += " [" + tcg.Printable(who) + "]"
+	}
+	if e.Count > 1 && e.Last != nil {
+		text += fmt.Sprintf(" (%d times, last %s)", e.Count, e.Last.Local().Format(time.TimeOnly))
+	}
+	return text
+}
