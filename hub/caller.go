@@ -333,7 +333,7 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 	}
 	hash := store.Hash(sha256.Sum256([]byte(secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
-		s.count(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
+		s.unproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
 			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
 		return "", errWrongPassword
 	}

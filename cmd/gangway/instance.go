@@ -198,6 +198,7 @@ type serverOptions struct {
 	rates                   hub.Rates
 	timeouts                hub.Timeouts
 	proxyProtocol           []netip.Prefix
+	eventsAge, unprovenAge  time.Duration
 }
 
 // server makes the hub's service and HTTP server. makers are the makers'
@@ -205,7 +206,7 @@ type serverOptions struct {
 func (i *instance) server(publicURL string, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: publicURL}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
+	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: publicURL, DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, EventsAge: o.eventsAge, UnprovenAge: o.unprovenAge, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
 }
 
