@@ -395,7 +395,7 @@ func (s *Server) published(ctx context.Context, d store.Device) error {
 }
 
 // claimed refuses what a device may do only once it is somebody's: states,
-// objects and lines are kept for its owner. 403 makes devices try later.
+// objects, lines and metadata are kept for its owner. 403 makes devices try later.
 func claimed(d store.Device) error {
 	if d.Owner == "" {
 		return problem(http.StatusForbidden, "unclaimed", "Its owner claims it with the challenge that it shows.", "The device is nobody's yet.")

@@ -467,6 +467,9 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if r.PathValue("id") != d.ID {
 		return store.ErrNotFound
 	}
+	if err := claimed(d); err != nil {
+		return err
+	}
 	m, err := readMeta(w, r)
 	if err != nil {
 		return err
@@ -642,6 +645,9 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	d := peer(r)
+	if err := claimed(d); err != nil {
+		return err
+	}
 	if err := metaFits(d.DeviceMeta, patch); err != nil {
 		return err
 	}

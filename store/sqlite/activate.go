@@ -332,18 +332,12 @@ var (
 // long by more than one, since an earlier version made it, 16 go at a time.
 func forgetSuperseded(c *conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
-	type link struct{ id, previous int64 }
-	chain := make([]link, 0, most+16)
-	if err := c.each(selectSuperseded, func(r row) (bool, error) {
-		chain = append(chain, link{r.int64(), r.int64()})
-		return true, nil
-	}, newest, int64(most+16)); err != nil {
+	chain, err := activated(c, newest, most+16)
+	if err != nil {
 		return err
 	}
-	for i := store.KeptSuperseded; i < min(len(chain), most); i++ {
-		if _, err := c.exec(stripEnrolment, chain[i].id); err != nil {
-			return err
-		}
+	if err := stripAll(c, chain[min(len(chain), store.KeptSuperseded):min(len(chain), most)]); err != nil {
+		return err
 	}
 	if len(chain) <= most {
 		return nil
@@ -447,4 +441,34 @@ func (k *claim) result(idevid store.Hash) (store.Device, error) {
 		return store.Device{}, err
 	}
 	return d, nil
+}
+
+// link is an enrolment and the one that it superseded; 0: none.
+type link struct{ id, previous int64 }
+
+// activated is what a device activated: newest, and at most limit rows in all.
+func activated(c *conn, newest int64, limit int) (chain []link, err error) {
+	err = c.each(selectSuperseded, func(r row) (bool, error) {
+		chain = append(chain, link{r.int64(), r.int64()})
+		return true, nil
+	}, newest, int64(limit))
+	return chain, err
+}
+
+func stripAll(c *conn, chain []link) error {
+	for _, e := range chain {
+		if _, err := c.exec(stripEnrolment, e.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stripSuperseded leaves the evidence of a device's last enrolment only.
+func stripSuperseded(c *conn, last int64) error {
+	chain, err := activated(c, last, 1+store.KeptSuperseded)
+	if err != nil || len(chain) == 0 {
+		return err
+	}
+	return stripAll(c, chain[1:])
 }

@@ -27,7 +27,7 @@ var (
 
 	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
-	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
+	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
 	// Nobody has proven anything by these: see expire.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
@@ -179,6 +179,9 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 			return err
 		}
 		if _, err := c.exec(deleteAIKs, active, id); err != nil {
+			return err
+		}
+		if err := stripSuperseded(c, active); err != nil {
 			return err
 		}
 		_, err = c.exec(deleteWaiting, owner, ek[:])
