@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"gangway/store"
+
+	"golang.org/x/time/rate"
 )
 
 // record appends to the audit trail, with who did it; what cannot be written is
@@ -81,7 +83,7 @@ const (
 type tally struct {
 	mu    sync.Mutex
 	held  map[store.Event]*alike // guarded by mu; by what makes events alike, with the day as Time
-	crowd crowd                  // guarded by mu
+	crowd crowd
 }
 
 // alike are events of a day that are alike.
@@ -164,31 +166,37 @@ func (t *tally) take(now time.Time) (events []store.Event) {
 	return events
 }
 
-// Bounds of the rows that unproven peers make in an hour.
+// Bounds of the rows that unproven peers make: so many at once, and then so
+// many a minute.
 const (
-	maxCrowd        = 256 // in all trails
-	maxCrowdOfOwner = 64  // in one trail; the operator's is one
+	crowdOfNobody = 16 // in the operator's trail, and 1 a minute
+	crowdOfOwner  = 64 // in an owner's, and 1 a minute
+	crowdOfAll    = 64 // in all trails, and 4 a minute
 )
 
 // crowd bounds the rows of unproven peers. Within the bounds, events that are
 // alike are one row for each hour and network; past them, one row for each
 // kind, code, trail and day.
 type crowd struct {
-	hour time.Time
-	of   map[string]int // rows in this hour, by Event.Owner
-	all  int
+	nobodys *limiter[struct{}]
+	owners  *limiter[string]
+	all     *limiter[struct{}]
+}
+
+func newCrowd() crowd {
+	return crowd{
+		nobodys: newLimiter[struct{}](rate.Every(time.Minute), crowdOfNobody),
+		owners:  newLimiter[string](rate.Every(time.Minute), crowdOfOwner),
+		all:     newLimiter[struct{}](rate.Every(time.Minute/4), crowdOfAll),
+	}
 }
 
 func (c *crowd) admits(owner string, now time.Time) bool {
-	if hour := now.UTC().Truncate(time.Hour); !hour.Equal(c.hour) {
-		*c = crowd{hour: hour, of: make(map[string]int)}
+	own := c.owners.allow
+	if owner == "" {
+		own = func(string, time.Time) bool { return c.nobodys.allow(struct{}{}, now) }
 	}
-	if c.all >= maxCrowd || c.of[owner] >= maxCrowdOfOwner {
-		return false
-	}
-	c.all++
-	c.of[owner]++
-	return true
+	return own(owner, now) && c.all.allow(struct{}{}, now)
 }
 
 // flushTally writes the counts, some hundred at a time so as not to hold up

@@ -29,8 +29,8 @@ func (s *Server) FlushTally(ctx context.Context) { s.flushTally(ctx) }
 // SweepOnce removes what has expired or is too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
-// Bounds of what unproven peers make the trail grow by in an hour.
+// Bounds of what unproven peers make the trail grow by.
 const (
-	MaxCrowd        = maxCrowd
-	MaxCrowdOfOwner = maxCrowdOfOwner
+	CrowdOfNobody = crowdOfNobody
+	CrowdADay     = crowdOfAll + 4*24*60
 )

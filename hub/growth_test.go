@@ -64,13 +64,16 @@ func (s *scene) size(t testing.TB) (used, file int) {
 	t.Helper()
 	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
 	defer db.Close()
-	var page, pages, free int
-	for of, to := range map[string]*int{"page_size": &page, "page_count": &pages, "freelist_count": &free} {
+	if err := db.QueryRow("SELECT sum(pgsize - unused) FROM dbstat").Scan(&used); err != nil {
+		t.Fatal(err)
+	}
+	var page, pages int
+	for of, to := range map[string]*int{"page_size": &page, "page_count": &pages} {
 		if err := db.QueryRow("PRAGMA " + of).Scan(to); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return page * (pages - free), page * pages
+	return used, page * pages
 }
 
 func (s *scene) rows(t testing.TB) int {
@@ -103,22 +106,23 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	// The kinds of the day, once; they have rows of their own past the bounds.
 	flood(0, 4000)
 	first := s.rows(t)
-	if first < hub.MaxCrowdOfOwner || first > hub.MaxCrowdOfOwner+3*len(bodies) {
-		t.Errorf("%d rows of the first hour, whose bound is %d", first, hub.MaxCrowdOfOwner)
+	if first < hub.CrowdOfNobody || first > hub.CrowdOfNobody+3*len(bodies) {
+		t.Errorf("%d rows of the first hour, whose bound is %d", first, hub.CrowdOfNobody)
 	}
 	before, _ := s.size(t)
-	const hours = 4
+	const hours = 12
 	for hour := range hours {
 		s.Advance(time.Hour)
-		flood(1+hour, 2000)
+		flood(1+hour, 1000)
 	}
-	if grown := s.rows(t) - first; grown > hours*hub.MaxCrowdOfOwner+3*len(bodies) {
+	grown := s.rows(t) - first
+	if grown < hours*hub.CrowdOfNobody || grown > hours*hub.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// Known accounts' trails take more, up to the bound of all.
+	// Owners' trails take more, up to the bound of all.
 	after, _ := s.size(t)
-	aRow := (after - before) / (hours * hub.MaxCrowdOfOwner)
-	if aDay := 24 * hub.MaxCrowd * aRow; aDay > 50e6 || aRow < 50 {
+	aRow := (after - before) / grown
+	if aDay := hub.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
 	// How many requests there were is known all the same.
@@ -126,7 +130,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count
 	}
-	if want := (4000 + hours*2000) * 7 / len(bodies); total != want {
+	if want := (4000 + hours*1000) * 7 / len(bodies); total != want {
 		t.Errorf("%d refusals are counted, %d were sent", total, want)
 	}
 }
@@ -182,8 +186,12 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	}
 	// One trail that is flooded leaves room in the others.
 	other := s.Account(t, "mary")
-	for i := range 300 {
-		s.from(network(i), "/auth/login", fmt.Sprintf(`{"username":"ada","password":%q}`, strings.Repeat("x", 300))) // refused before it is hashed
+	again := string(s.request(t, s.victim))
+	for i := range 100 {
+		s.from(network(i), "/onboard", again)
+	}
+	if n := len(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused", Limit: 1000}))(t)); n < 30 || n > 70 {
+		t.Errorf("%d rows of 101 refusals from as many networks", n)
 	}
 	s.from("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
 	is = must(s.Store.Events(t.Context(), store.EventFilter{Owner: other.ID, Kind: "account.sign-in-refused"}))(t)
@@ -302,35 +310,38 @@ func TestLargeRequestsCountAsSeveral(t *testing.T) {
 	}
 }
 
-// TestGrowthOfAMinute measures what one network's refused requests, as fast as
-// the rate limits let them, add to the database in GANGWAY_GROWTH, such as 1m,
-// and says what a day would add. `make growth` runs it.
+// TestGrowthOfAMinute measures what refused requests from some networks, as fast
+// as the rate limits let them, add to the database in GANGWAY_GROWTH, such as
+// 1m, and says what a day would add. `make growth` runs it.
 func TestGrowthOfAMinute(t *testing.T) {
 	text := os.Getenv("GANGWAY_GROWTH")
 	if text == "" {
 		t.Skip("set GANGWAY_GROWTH=1m, or run make growth")
 	}
 	long := must(time.ParseDuration(text))(t)
+	const networks = 5
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *hub.Config) { c.Rates = nil }, maker.Roots(), maker.Intermediates()), maker)
 	bodies := s.hostile(t)
 	login, _ := json.Marshal(map[string]string{"username": s.Owner.Nick, "password": "wrong password"})
 	bodies = append(bodies, [2]string{"/auth/login", string(login)})
 	sent, answered := 0, map[int]int{}
+	rows := s.rows(t)
 	before, fileBefore := s.size(t)
 	began := time.Now()
 	for tick := time.NewTicker(100 * time.Millisecond); time.Since(began) < long; <-tick.C {
-		for i := range 30 { // 300 a second, of which the limits let some through
-			b := bodies[i%len(bodies)]
-			answered[s.from("192.0.2.1:1", b[0], b[1])]++
+		for range 60 { // 600 a second, of which the limits let some through
+			b := bodies[sent%len(bodies)]
+			answered[s.from(network(sent/len(bodies)%networks), b[0], b[1])]++
 			sent++
 		}
 	}
 	s.Server.FlushTally(t.Context())
 	after, fileAfter := s.size(t)
 	aDay := func(n int) float64 { return float64(n) * float64(24*time.Hour) / float64(time.Since(began)) / 1e6 }
-	t.Logf("%d requests in %v: %d were judged, %d were over the limit", sent, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])
-	t.Logf("the database grew by %d bytes (its file by %d): %.1f MB (%.1f MB) in 24 hours", after-before, fileAfter-fileBefore, aDay(after-before), aDay(fileAfter-fileBefore))
+	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])
+	t.Logf("%d more rows of the trail; the database grew by %d bytes, and its file by %d", s.rows(t)-rows, after-before, fileAfter-fileBefore)
+	t.Logf("if each minute added as much as the first, 24 hours would add %.1f MB", aDay(after-before))
 	if aDay(after-before) > 50 {
 		t.Error("more than 50 MB in 24 hours")
 	}

@@ -155,6 +155,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:       newMetrics(prometheus.NewRegistry()),
+		tally:         tally{crowd: newCrowd()},
 		passwords:     p,
 		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL),
 		logins:        rates.byNetwork("sign-in"),
