@@ -341,6 +341,9 @@ func TestGrowthOfAMinute(t *testing.T) {
 	aDay := func(n int) float64 { return float64(n) * float64(24*time.Hour) / float64(time.Since(began)) / 1e6 }
 	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])
 	t.Logf("%d more rows of the trail; the database grew by %d bytes, and its file by %d", s.rows(t)-rows, after-before, fileAfter-fileBefore)
+	if log, err := os.Stat(filepath.Join(s.Data(), "gangway.db-wal")); err == nil {
+		t.Logf("SQLite's log beside it has %d bytes; past 32 MiB it begins anew", log.Size())
+	}
 	t.Logf("if each minute added as much as the first, 24 hours would add %.1f MB", aDay(after-before))
 	if aDay(after-before) > 50 {
 		t.Error("more than 50 MB in 24 hours")
