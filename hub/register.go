@@ -21,8 +21,6 @@ import (
 const (
 	// autoTokenHeader is where a device of Pantacor's shows a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// maxUnclaimed bounds the devices that are nobody's.
-	maxUnclaimed = 10_000
 	// unclaimedFor is how long one is kept that no longer shows itself.
 	unclaimedFor = 48 * time.Hour
 )
@@ -112,18 +110,11 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		// Not 403: Pantacor's programs would ask for a password, or try for ever.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard with its TPM, or have the policy's without_tpm changed.", "This hub lets in no device that does not show a TPM.")
 	}
-	if d.Owner == "" {
-		n, err := s.cfg.Store.CountUnclaimed(r.Context())
-		if err != nil {
-			return err
-		}
-		if n >= maxUnclaimed {
-			return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
-		}
-	}
 	secret, hash := makeSecret()
 	d, err = s.cfg.Store.CreateDevice(r.Context(), d, hash)
 	switch {
+	case errors.Is(err, store.ErrFull):
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUnusable):
 		return errAutoToken
 	case errors.Is(err, store.ErrTokenUsedUp):

@@ -16,6 +16,9 @@ type DeviceFilter struct {
 	Limit      int    // 0: 100; at most 1000
 }
 
+// MaxUnclaimed bounds the devices that are nobody's.
+const MaxUnclaimed = 10_000
+
 // DeviceDesk is what a hub that serves Pantacor's clients does with devices
 // besides: devices that came without a TPM, where a policy lets them, secrets
 // that programs sign in with, and claims.
@@ -24,7 +27,8 @@ type DeviceDesk interface {
 	// IDevIDHash are zero. Owner may be empty: nobody's yet. Its Nick must be
 	// free, or is made so with a suffix. secret is the SHA-256 of what it signs
 	// in with. With a TokenID one use of that token is spent, in the same
-	// transaction: ErrTokenUnusable, ErrTokenUsedUp.
+	// transaction: ErrTokenUnusable, ErrTokenUsedUp. ErrFull when it is nobody's
+	// and MaxUnclaimed are already.
 	CreateDevice(ctx context.Context, d Device, secret Hash) (Device, error)
 	// ClaimDevice gives a device that is nobody's to owner. ErrNotFound when
 	// there is no such device, or it is somebody's.
@@ -32,7 +36,6 @@ type DeviceDesk interface {
 	// RemoveUnclaimed deletes at most limit devices that are nobody's and were
 	// last seen before a time, and says how many.
 	RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (int, error)
-	CountUnclaimed(ctx context.Context) (int, error)
 
 	// PutSecret replaces what a device signs in with, if its active certificate
 	// still is the one with this SHA-256 (zero: a device without a TPM). A zero

@@ -61,6 +61,10 @@ func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.H
 			if err := takesDevices(c, d.Owner); err != nil {
 				return err
 			}
+		} else if r, _, err := c.one(countUnclaimed); err != nil {
+			return err
+		} else if r.int() >= store.MaxUnclaimed {
+			return store.ErrFull
 		}
 		nick := d.Nick
 		for {
@@ -168,18 +172,6 @@ func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int
 		return nil
 	})
 	return removed, err
-}
-
-// CountUnclaimed implements store.Store.
-func (s *Store) CountUnclaimed(ctx context.Context) (n int, err error) {
-	err = s.readers.do(ctx, func(c *conn) error {
-		r, _, err := c.one(countUnclaimed)
-		if err == nil {
-			n = r.int()
-		}
-		return err
-	})
-	return n, err
 }
 
 // PutSecret implements store.Store.

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -132,5 +133,52 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 		}
 	}
 }
+
+// The bound of devices that are nobody's is kept where they are written.
+func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.writer.do(t.Context(), func(c *conn) error {
+		_, err := c.exec(manyUnclaimed, int64(store.MaxUnclaimed-3))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan error)
+	for i := range 8 { // at once
+		go func() {
+			d := store.Device{ID: storetest.ID(fmt.Sprint(i)), Nick: fmt.Sprint("d", i), Created: storetest.Epoch}
+			_, err := s.CreateDevice(t.Context(), d, storetest.Hash("secret"))
+			answers <- err
+		}()
+	}
+	made := 0
+	for range 8 {
+		switch err := <-answers; {
+		case err == nil:
+			made++
+		case !errors.Is(err, store.ErrFull):
+			t.Error(err)
+		}
+	}
+	if made != 3 {
+		t.Errorf("%d devices were made where there was room for 3", made)
+	}
+	// An owner's need no such room.
+	owner := storetest.Account("ada")
+	if err := s.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateDevice(t.Context(), store.Device{ID: storetest.ID("hers"), Nick: "hers", Owner: owner.ID, Created: storetest.Epoch}, storetest.Hash("secret")); err != nil {
+		t.Error(err)
+	}
+}
+
+var manyUnclaimed = prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta)
+	WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+	SELECT 'many' || i, 'many' || i, '', '', 0, 0, 0, 0, '', '{}', '{}' FROM n`)
 
 var pageCount = prepared(`PRAGMA page_count`)
