@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test e2e e2e-full pictures bench load-objects lint fuzz vendor-roots clean install-tools
+.PHONY: build demo test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -37,6 +37,9 @@ bench: ## the cost of an enrolment, to the screen and to build/bench.json
 
 load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the memory that it takes
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e
+
+growth: ## what refused requests at the rate limit add to the database in GROWTH (default 1m), and would in a day
+	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub
 
 install-tools:
 	@./scripts/install.sh

@@ -27,7 +27,7 @@ func (s *Server) verifyAgain(r *http.Request, password string) error {
 	if !ok {
 		// Not 401: the session is good, and clients would throw it away.
 		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
-		s.record(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
+		s.often(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
 		return p
 	}
 	return nil

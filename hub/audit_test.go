@@ -15,8 +15,8 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	event := func(n int) store.Event {
 		return store.Event{Time: now.Add(time.Duration(n) * time.Second), Kind: "k", Addr: fmt.Sprint(n), Message: fmt.Sprint(n)}
 	}
-	first := counts.add(event(0))
-	if first == nil || counts.add(event(1)) != nil || counts.add(event(2)) != nil {
+	first := counts.add(event(0), 0)
+	if first == nil || counts.add(event(1), 0) != nil || counts.add(event(2), 0) != nil {
 		t.Fatal("not the first event, and it alone, is to be written at once")
 	}
 	counts.putBack([]store.Event{*first})
@@ -24,7 +24,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	if len(failed) != 1 || failed[0].Count != 3 || !failed[0].Time.Equal(now) || failed[0].Addr != "2" {
 		t.Fatalf("%+v", failed)
 	}
-	counts.add(event(3))
+	counts.add(event(3), 0)
 	counts.putBack(failed)
 	last := counts.take(now)
 	if len(last) != 1 || last[0].Count != 4 || !last[0].Last.Equal(now.Add(3*time.Second)) || last[0].Message != "3" {
@@ -41,10 +41,10 @@ func TestTallyIsBounded(t *testing.T) {
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event { return store.Event{Time: now, Kind: "k", Device: fmt.Sprint(n)} }
 	for n := range maxTally {
-		counts.add(event(n))
+		counts.add(event(n), 0)
 	}
 	for range 2 {
-		if counts.add(event(maxTally)) == nil {
+		if counts.add(event(maxTally), 0) == nil {
 			t.Error("an event that there is no room for is not written at once")
 		}
 	}

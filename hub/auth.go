@@ -240,7 +240,7 @@ func (s *Server) signInAs(r *http.Request, login, password, scope, means string)
 		return "", expires, err
 	}
 	if ok && account.Disabled {
-		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errDisabled.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in to the disabled account was refused."})
+		s.unproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errDisabled.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in to the disabled account was refused."})
 		return "", expires, errDisabled
 	}
 	if ok {
@@ -257,12 +257,12 @@ func (s *Server) signInAs(r *http.Request, login, password, scope, means string)
 		}
 	}
 	if !ok {
-		s.record(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
+		s.unproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
 		return "", expires, errWrongPassword
 	}
 	s.accounts.signedIn(account.ID, from, now)
 	actsAs(r, account, means)
-	s.record(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Message: "Signed in."})
+	s.often(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Message: "Signed in."})
 	return token, expires, nil
 }
 
@@ -380,7 +380,7 @@ func (s *Server) signedOut(r *http.Request, in *signIn) error {
 	if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "account.signed-out", Owner: in.account.ID, Message: "Signed out."})
+	s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "account.signed-out", Owner: in.account.ID, Message: "Signed out."})
 	return nil
 }
 

@@ -38,10 +38,10 @@ const (
 )
 
 // standing is what an address stands on, and ends with: a person's session, as
-// 's' and its hash (32 bytes); an API token, as 't' and its hash; a device and its certificate, as 'd', the
-// device's id (12) and the start of the certificate's SHA-256 (20; zeros for a
-// device without a TPM); or a device that its owner published, as 'p', its id
-// and zeros.
+// 's' and its hash (32 bytes); an API token, as 't' and its hash; a device and
+// its certificate, as 'd', the device's id (12) and the start of the
+// certificate's SHA-256 (20; zeros for a device without a TPM); or a device that
+// its owner published, as 'p', its id and zeros.
 type standing [standingSize]byte
 
 const standingSize = 1 + 32
@@ -75,9 +75,10 @@ func stepStanding(r *http.Request, step store.Step) (b standing) {
 // reads reports whether the address may only be read.
 func (b standing) reads() bool { return b[0] == 'p' }
 
-// stands reports whether what an address stands on is still there: the session,
-// the API token, the device under the same certificate, unless its owner said
-// that clones use it, or the device that is public.
+// stands reports whether what an address stands on is still there: the session
+// or the API token, of an account that is not disabled; the device under the
+// same certificate, unless its owner said that clones use it; or the device that
+// is public.
 func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 	var err error
 	same := true
@@ -92,11 +93,17 @@ func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
 			err = s.published(ctx, d)
 		}
 	case 't':
-		_, err = s.cfg.Store.APIToken(ctx, store.Hash(b[1:]), s.cfg.Now())
+		var t store.APIToken
+		if t, err = s.cfg.Store.APIToken(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
+			_, err = s.enabledAccount(ctx, t.Account)
+		}
 	default:
-		_, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now())
+		var in store.Session
+		if in, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
+			_, err = s.enabledAccount(ctx, in.AccountID)
+		}
 	}
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == error(errNotSignedIn) {
 		return false, nil
 	}
 	return same, err
@@ -137,7 +144,7 @@ const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
 var (
 	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
 	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session, the token or the device that asked for the address has ended, or the device is no longer public.")
+	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session, the API token or the device that asked for the address has ended, the account was disabled, or the device is no longer public.")
 )
 
 // readAddress checks {token} and returns the object that it is about, of

@@ -241,7 +241,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
 		}
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
-		s.record(ctx, event)
+		s.often(ctx, event)
 	}
 	return verdict, nil
 }
@@ -268,7 +268,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		before, _ = onboard.Attested(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
-		s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
+		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
 }

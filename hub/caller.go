@@ -336,7 +336,7 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 	}
 	hash := store.Hash(sha256.Sum256([]byte(secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
-		s.count(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
+		s.unproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
 			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
 		return "", errWrongPassword
 	}
@@ -398,7 +398,7 @@ func (s *Server) published(ctx context.Context, d store.Device) error {
 }
 
 // claimed refuses what a device may do only once it is somebody's: states,
-// objects and lines are kept for its owner. 403 makes devices try later.
+// objects, lines and metadata are kept for its owner. 403 makes devices try later.
 func claimed(d store.Device) error {
 	if d.Owner == "" {
 		return problem(http.StatusForbidden, "unclaimed", "Its owner claims it with the challenge that it shows.", "The device is nobody's yet.")

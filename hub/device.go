@@ -474,6 +474,9 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if r.PathValue("id") != d.ID {
 		return store.ErrNotFound
 	}
+	if err := claimed(d); err != nil {
+		return err
+	}
 	m, err := readMeta(w, r)
 	if err != nil {
 		return err
@@ -626,6 +629,9 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	d := peer(r)
+	if err := claimed(d); err != nil {
+		return err
+	}
 	if len(patch) > 0 {
 		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
 			return err

@@ -28,6 +28,9 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+// weighed is how many bytes of a request count as one, for the rate limit.
+const weighed = 16 << 10
+
 // taken has a request of at most limit bytes judged, counts how it ended, and
 // answers: that it waits for a person, or as answer does.
 func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
@@ -35,6 +38,11 @@ func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
+	}
+	// What is large fills the hub sooner: each further 16 KiB is a request.
+	if more := len(body) / weighed; more > 0 && !s.onboards.charge(network(remoteAddr(r)), more, s.cfg.Now()) {
+		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
+		return errTooFast
 	}
 	made, err := judge(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()

@@ -72,6 +72,11 @@ type Config struct {
 	// long. Default: 20,000 lines, 8 MiB, 30 days.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
+	// EventsAge is how long the audit trail keeps events; negative: for ever.
+	// UnprovenAge is how long it keeps those that peers caused who had proven
+	// nothing, such as refused requests. Default: DefaultEventsAge,
+	// DefaultUnprovenAge.
+	EventsAge, UnprovenAge time.Duration
 	// Proxy is in front of the hub and ends TLS; nil: there is none.
 	Proxy *Proxy
 	// Version is shown to people.
@@ -141,6 +146,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.LogAge == 0 {
 		cfg.LogAge = 30 * 24 * time.Hour
 	}
+	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
+	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)
 	if cfg.Proxy != nil {
 		if err := cfg.Proxy.check(cfg.CA); err != nil {
 			return nil, err
@@ -158,6 +165,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:       newMetrics(prometheus.NewRegistry()),
+		tally:         tally{crowd: newCrowd()},
 		passwords:     p,
 		tokens:        bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		logins:        rates.byNetwork("sign-in"),
@@ -173,6 +181,9 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.handler = s.routes()
+	if cfg.Onboard.Unproven == nil {
+		cfg.Onboard.Unproven = s.unproven
+	}
 	return s, nil
 }
 
@@ -245,41 +256,6 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	sweeping.Wait()
 	return <-stopped
-}
-
-// sweep expires pending enrolments, machines that wait and EK certificates of
-// EKs that are not proven, every minute.
-func (s *Server) sweep(ctx context.Context) {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			for {
-				n, err := s.cfg.Store.ExpireEnrolments(ctx, s.cfg.Now(), 1000)
-				if err != nil && ctx.Err() == nil {
-					s.log.Error("expiring enrolments", "err", err)
-				}
-				if err != nil || n < 1000 {
-					break
-				}
-			}
-			if _, err := s.cfg.Store.RemoveUnclaimed(ctx, s.cfg.Now().Add(-unclaimedFor), 1000); err != nil && ctx.Err() == nil {
-				s.log.Error("dropping devices that nobody claims", "err", err)
-			}
-			if _, err := s.cfg.Store.ExpireIssuedAIKs(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
-				s.log.Error("expiring AIK certificates of first steps", "err", err)
-			}
-			if _, err := s.cfg.Store.ExpireWaiting(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
-				s.log.Error("expiring what waits", "err", err)
-			}
-			if _, err := s.cfg.Store.ExpireEKCertificates(ctx, s.cfg.Now(), 1000); err != nil && ctx.Err() == nil {
-				s.log.Error("expiring EK certificates", "err", err)
-			}
-		}
-	}
 }
 
 // handler is an HTTP handler that returns its error, for fail to answer.

@@ -46,7 +46,10 @@ func network(addr string) netip.Prefix {
 	return key
 }
 
-func (l *limiter[K]) allow(key K, now time.Time) bool {
+func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
+
+// charge is allow for what counts as n requests, as far as the burst allows.
+func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.clients[key]
@@ -58,7 +61,7 @@ func (l *limiter[K]) allow(key K, now time.Time) bool {
 		l.clients[key] = c
 	}
 	c.last = now
-	return c.AllowN(now, 1)
+	return c.AllowN(now, min(n, l.burst))
 }
 
 // forget drops clients that have been idle for a minute, or, when there are

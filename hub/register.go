@@ -113,6 +113,8 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	secret, hash := makeSecret()
 	d, err = s.cfg.Store.CreateDevice(r.Context(), d, hash)
 	switch {
+	case errors.Is(err, store.ErrFull):
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUnusable):
 		return errAutoToken
 	case errors.Is(err, store.ErrFull):

@@ -29,6 +29,9 @@ func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
 		{"GET", at, ""},
 		{"GET", at + "/summary", ""},
 		{"POST", "/logs", `[{"msg":"m"}]`},
+		{"PATCH", "/device/meta", `{"a":"b"}`},
+		{"PUT", "/devices/" + d.ID + "/device-meta", `{"a":"b"}`},
+		{"PATCH", "/devices/" + d.ID + "/device-meta", `{"a":"b"}`},
 	} {
 		status, body, h := device.request(r[0], r[1], r[2], nil)
 		isProblem(t, r[0]+" "+r[1], status, body, h, 403)

@@ -51,6 +51,9 @@ type Service struct {
 	// Observe, if set, is called for each request that was accepted, with the
 	// enrolment as stored, before the reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
+	// Unproven, if set, takes the events that peers cause who have proven
+	// nothing, to bound what they make the trail grow by; nil: each is appended.
+	Unproven func(context.Context, store.Event)
 
 	makers   makers
 	settings atomic.Pointer[settings]
@@ -91,7 +94,7 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	if err != nil {
 		var refusal *evidence.Refusal
 		if errors.As(err, &refusal) {
-			s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
+			s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
 		}
 		return nil, err
 	}
@@ -330,7 +333,7 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)
 	}
-	s.audit(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
+	s.unproven(ctx, store.Event{Kind: "activation.refused", Code: r.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: r.Reason})
 	return store.Device{}, r
 }
 
@@ -369,6 +372,17 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
 	}
 	return store.Device{}, err
+}
+
+// unproven is audit for what a peer caused that has proven nothing.
+func (s *Service) unproven(ctx context.Context, e store.Event) {
+	if s.Unproven == nil {
+		e.Unproven = true
+		s.audit(ctx, e)
+		return
+	}
+	e.Time = s.Now()
+	s.Unproven(ctx, e)
 }
 
 // audit appends to the trail. A trail that cannot be written is reported, and

@@ -45,7 +45,7 @@ func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*join.E
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Addr: addr, Message: refusal.Reason})
+		s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Addr: addr, Message: refusal.Reason})
 	}
 	return a, err
 }
@@ -128,7 +128,7 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 		return nil, err
 	}
 	if first {
-		s.audit(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. Nobody has proven to be that TPM yet.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. Nobody has proven to be that TPM yet.", expires.UTC().Format(time.RFC3339), r.EKHash)})
 	}
 	return der, nil
 }
@@ -165,7 +165,7 @@ func (s *Service) Register(ctx context.Context, body []byte, addr string) (Regis
 	if err != nil {
 		var refusal *evidence.Refusal
 		if errors.As(err, &refusal) {
-			s.audit(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
+			s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
 		}
 		return Registered{}, err
 	}

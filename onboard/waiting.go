@@ -95,7 +95,7 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		return nil
 	}
 	if was.State != store.Undecided {
-		s.audit(ctx, store.Event{Kind: "device.waiting", Code: codes[0], Owner: e.Owner, Token: e.TokenID, Device: id, Addr: addr,
+		s.unproven(ctx, store.Event{Kind: "device.waiting", Code: codes[0], Owner: e.Owner, Token: e.TokenID, Device: id, Addr: addr,
 			Message: fmt.Sprintf("%s waits for your decision. %s", machineWords(w), v.Questions[0].Reason)})
 	}
 	undecided.RetryAfter = retryAfter(w, e.Created)

@@ -148,8 +148,27 @@ const (
 	Superseded EnrolmentState = "superseded"
 	// Revoked: the device was deleted or its certificate revoked.
 	Revoked EnrolmentState = "revoked"
-	// Expired: never activated in its time. Only the fingerprints are kept.
+	// Expired: never activated in its time, or pushed out (MaxPending). Only the
+	// fingerprints are kept, and those not for long: see ForgetEnrolments.
 	Expired EnrolmentState = "expired"
+)
+
+// Bounds of what the hub keeps of enrolments.
+const (
+	// MaxPending bounds an owner's pending enrolments, in bytes of evidence and
+	// certificates and 1024 a row. Who has a join token can make them with
+	// made-up keys, so one more pushes out those that began first.
+	MaxPending = 64 << 20
+	// ExpiredFor is how long a hub remembers an enrolment that has expired, and
+	// MaxExpired how many of them.
+	ExpiredFor = 24 * time.Hour
+	MaxExpired = 10_000
+	// KeptSuperseded is how many superseded enrolments of a device are kept
+	// whole, besides the active one; KeptFingerprints, how many older ones
+	// without their evidence. Still older ones go, with the AIKs that were
+	// registered by them and by none since.
+	KeptSuperseded   = 2
+	KeptFingerprints = 20
 )
 
 // Enrolment is one accepted request: the evidence, and the certificates that
@@ -265,6 +284,12 @@ type Event struct {
 	// Last. 0 and zero: one, at Time. See CountEvents.
 	Count int
 	Last  time.Time
+
+	// Unproven: a peer caused it that had proven nothing. Such an event is kept
+	// for a shorter time. Group keeps CountEvents from counting events in one row
+	// whose Group differs. Neither is read back.
+	Unproven bool
+	Group    string
 }
 
 // EventFilter chooses events. Zero fields do not filter.
@@ -347,6 +372,8 @@ type Store interface {
 	// replaced, and begins now. Nothing but the enrolment is touched: a pending
 	// row takes no name, spends no token use, and changes no other row. An EK
 	// certificate that is EKKnown is kept as KeepEKCertificate does, for KeptFor.
+	// Where the owner's Pending enrolments exceed MaxPending, those that began
+	// first become Expired.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds by request. ErrNotFound.
 	Enrolment(ctx context.Context, request Hash) (Enrolment, error)
@@ -366,6 +393,9 @@ type Store interface {
 	// Where a device that is not deleted has one of the Marks, the owners of
 	// both are told by an EventSameChip, once for a mark and a device; another
 	// owner's device once for each owner who brings such a device.
+	// Of what the device activated before, as much is kept as KeptSuperseded and
+	// KeptFingerprints say. An event of a device that comes again is counted, as
+	// CountEvents does.
 	// Refusals: ErrNotFound, ErrEnrolmentExpired, ErrSuperseded, ErrRevoked,
 	// ErrTokenUnusable, ErrTokenUsedUp, ErrOtherOwner, ErrOtherEK, ErrCloned.
 	// A refusal changes nothing.
@@ -374,6 +404,10 @@ type Store interface {
 	// Expired, drops everything of them but fingerprints, names and times,
 	// and says how many there were. At most limit at a time.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
+	// ForgetEnrolments removes Expired enrolments whose Expires is not after
+	// before, and of the others those beyond the keep that expire last: at most
+	// limit, those that expired first. It says how many.
+	ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (int, error)
 
 	// Device finds a device that is not deleted.
 	Device(ctx context.Context, id string) (Device, error)
@@ -413,6 +447,10 @@ type Store interface {
 	// Count, the Time of the first, and the Last, Addr and Message of the last.
 	// An event's own Count is how many it stands for, 0 being one, until its Last.
 	CountEvents(ctx context.Context, events []Event) error
+	// ForgetEvents removes at most limit events whose Time and Last are before a
+	// time: Unproven ones before unproven, any before all. Zero times remove
+	// nothing. It says how many there were.
+	ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

@@ -64,6 +64,9 @@ func (w *Waiting) Approves(codes []string) bool {
 	return len(codes) > 0 && w.State != Denied && !slices.ContainsFunc(codes, func(c string) bool { return !slices.Contains(w.Answered, c) })
 }
 
+// MaxWaitingBytes bounds the evidence of the machines that wait for one owner.
+const MaxWaitingBytes = 32 << 20
+
 // Decision is a person's.
 type Decision struct {
 	Approve bool
@@ -81,8 +84,8 @@ type WaitingRoom interface {
 	// Wait stores w, or renews what the row of its owner and EK says of the
 	// machine; the row's first time, what was answered, and a denial stay. It
 	// is Approved when all of its Codes are Answered, else Undecided unless
-	// Denied. ErrFull when limit rows of the owner are Undecided and this
-	// would be another.
+	// Denied. ErrFull when limit other rows of the owner are Undecided, or when
+	// the evidence of all that are would be more than MaxWaitingBytes.
 	Wait(ctx context.Context, w Waiting, limit int) (Waiting, error)
 	// Waiting finds a row; ErrNotFound also when it has expired, as for all
 	// that follow.

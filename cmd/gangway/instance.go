@@ -196,6 +196,7 @@ type serverOptions struct {
 	rates                   hub.Rates
 	timeouts                hub.Timeouts
 	proxyProtocol           []netip.Prefix
+	eventsAge, unprovenAge  time.Duration
 }
 
 // server makes the hub's service and HTTP server. The first of urls is the public

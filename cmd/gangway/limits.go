@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"gangway/hub"
 
@@ -18,6 +19,8 @@ type limitFlags struct {
 	rates    []string
 	proxies  []string
 	timeouts hub.Timeouts
+
+	eventsAge, refusalsAge time.Duration
 }
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
@@ -26,6 +29,8 @@ func (l *limitFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies, whose connections must begin with a header of the PROXY protocol, version 2 (default: none)")
 	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take for a request's header (default 10s)")
 	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; uploads and downloads may take that long for each block (default 60s)")
+	f.DurationVar(&l.eventsAge, "events-age", hub.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: for ever")
+	f.DurationVar(&l.refusalsAge, "refusals-age", hub.DefaultUnprovenAge, "how long it keeps what peers caused that had proven nothing: refused requests, wrong passwords")
 	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
 }
 
@@ -54,6 +59,15 @@ func (l *limitFlags) into(o *serverOptions) error {
 	if l.timeouts.Header < 0 || l.timeouts.Request < 0 || l.timeouts.Idle < 0 {
 		return usagef("--header-timeout, --request-timeout and --idle-timeout are more than 0")
 	}
+	switch {
+	case l.eventsAge != 0 && l.eventsAge < 24*time.Hour, l.refusalsAge < 24*time.Hour:
+		return usagef("--events-age and --refusals-age are a day (24h) or more")
+	case l.eventsAge != 0 && l.eventsAge < l.refusalsAge:
+		return usagef("--refusals-age %v is longer than --events-age %v", l.refusalsAge, l.eventsAge)
+	case l.eventsAge == 0:
+		l.eventsAge = -1 // hub.Config's for ever
+	}
+	o.eventsAge, o.unprovenAge = l.eventsAge, l.refusalsAge
 	for _, text := range l.proxies {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {

@@ -249,6 +249,9 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if _, err := c.exec(deleteSecret, k.device); err != nil {
 			return err
 		}
+		if err := forgetSuperseded(c, k.active); err != nil {
+			return err
+		}
 	} else {
 		if _, err := c.exec(activateFirst, k.id); err != nil {
 			return err
@@ -285,7 +288,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 			}
 		}
 	}
-	if err := appendEvent(c, store.Event{
+	event := store.Event{
 		Time:   a.Now,
 		Kind:   "device.activated",
 		Owner:  k.owner,
@@ -295,10 +298,62 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
 		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
-	}); err != nil {
+	}
+	tell := appendEvent
+	if k.known { // as often as it likes
+		tell = countEvent
+		if serial != "" {
+			event.Group = "serial"
+		}
+	}
+	if err := tell(c, event); err != nil {
 		return err
 	}
 	return k.linkChips(c, a)
+}
+
+var (
+	// The newest first. Their long columns are not read.
+	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
+			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
+			UNION ALL
+			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
+		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
+	// What the AIK registry shows stays.
+	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
+		ek_links = x'' WHERE id = ? AND length(request) > 0`)
+	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
+	deleteAIKsOf    = prepared(`DELETE FROM aiks WHERE enrolment = ?`)
+	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
+)
+
+// forgetSuperseded strips, and in the end removes, what a device activated long
+// ago. newest is the enrolment that was superseded last. Of a chain that is too
+// long by more than one, since an earlier version made it, 16 go at a time.
+func forgetSuperseded(c *conn, newest int64) error {
+	const most = store.KeptSuperseded + store.KeptFingerprints
+	chain, err := activated(c, newest, most+16)
+	if err != nil {
+		return err
+	}
+	if err := stripAll(c, chain[min(len(chain), store.KeptSuperseded):min(len(chain), most)]); err != nil {
+		return err
+	}
+	if len(chain) <= most {
+		return nil
+	}
+	if _, err := c.exec(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
+		return err
+	}
+	for _, old := range chain[most:] {
+		if _, err := c.exec(deleteAIKsOf, old.id); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteEnrolment, old.id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // createDevice gives the device the proposed nick, or that nick with the
@@ -387,4 +442,34 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	d.KeyAlgorithm = k.keyAlgorithm
 	setMetas(&d, k.userMeta, k.devMeta)
 	return d
+}
+
+// link is an enrolment and the one that it superseded; 0: none.
+type link struct{ id, previous int64 }
+
+// activated is what a device activated: newest, and at most limit rows in all.
+func activated(c *conn, newest int64, limit int) (chain []link, err error) {
+	err = c.each(selectSuperseded, func(r row) (bool, error) {
+		chain = append(chain, link{r.int64(), r.int64()})
+		return true, nil
+	}, newest, int64(limit))
+	return chain, err
+}
+
+func stripAll(c *conn, chain []link) error {
+	for _, e := range chain {
+		if _, err := c.exec(stripEnrolment, e.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stripSuperseded leaves the evidence of a device's last enrolment only.
+func stripSuperseded(c *conn, last int64) error {
+	chain, err := activated(c, last, 1+store.KeptSuperseded)
+	if err != nil || len(chain) == 0 {
+		return err
+	}
+	return stripAll(c, chain[1:])
 }

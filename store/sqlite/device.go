@@ -27,11 +27,13 @@ var (
 
 	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
-	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1 WHERE id = ?`)
+	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	revokePending     = prepared(`UPDATE enrolments SET state = 'r' WHERE device = ? AND owner = ? AND state = 'p'`)
-	letTPMGo          = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
-	deleteAIKs        = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
+	// Nobody has proven anything by these: see expire.
+	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
+		WHERE device = ? AND owner = ? AND state = 'p'`)
+	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
+	deleteAIKs = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
 			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
 			UNION ALL
 			SELECT e.id, e.iak_name, e.previous FROM activated a JOIN enrolments e ON e.id = a.previous)
@@ -179,6 +181,9 @@ func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time)
 			return err
 		}
 		if _, err := c.exec(deleteAIKs, active, id); err != nil {
+			return err
+		}
+		if err := stripSuperseded(c, active); err != nil {
 			return err
 		}
 		_, err = c.exec(deleteWaiting, owner, ek[:])

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"gangway/store"
@@ -62,16 +63,24 @@ var (
 		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
 		ek_known = excluded.ek_known, ek_links = excluded.ek_links
 		WHERE state = 'x' OR state = 'p' AND enrolments.expires <= ?`)
-	selectEnrolment = prepared(enrolmentColumns + `WHERE request_hash = ?`)
-	selectByIDevID  = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
-	// No proof was ever given for these rows, so what they claim of a machine
-	// and its owner is nobody's to keep.
-	expireEnrolments = prepared(`UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
-		firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
-		ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
-		ek_known = 0, ek_links = x''
-		WHERE id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
+	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+
+	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
+	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
+
+	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
+		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
+	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
 )
+
+// expire leaves the fingerprints. No proof was ever given for these rows, so
+// what they claim of a machine and its owner is nobody's to keep.
+const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
+	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
+	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
+	ek_known = 0, ek_links = x'' WHERE `
 
 // BeginEnrolment implements store.Store. Times come back in UTC, cut to
 // microseconds. An IDevID certificate that another request has already is
@@ -92,8 +101,8 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		}
 		if changed != 0 {
 			result = e
-			if !e.EKKnown {
-				return nil
+			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
+				return err
 			}
 			return keepCertificate(c, store.KeptCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
 		}
@@ -104,6 +113,21 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 		return store.Enrolment{}, err
 	}
 	return result, nil
+}
+
+// makeRoom pushes out pending enrolments of an owner that has too many: in the
+// long run one for each that begins. More at a time would hold up other writers.
+func makeRoom(c *conn, owner string) error {
+	for range 256 {
+		r, ok, err := c.one(selectPendingUsage, owner)
+		if err != nil || !ok || r.int64() <= store.MaxPending {
+			return err
+		}
+		if _, err := c.exec(pushOutEnrolment, owner); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Enrolment implements store.Store.
@@ -179,4 +203,31 @@ func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) 
 		return 0, err
 	}
 	return expired, nil
+}
+
+// ForgetEnrolments implements store.Store. No row refers to one that was never
+// activated.
+func (s *Store) ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(forgetExpired, micro(before), int64(limit))
+		if removed = int(n); err != nil || removed == limit {
+			return err
+		}
+		r, _, err := c.one(countExpired)
+		if err != nil {
+			return err
+		}
+		if over := min(r.int()-keep, limit-removed); over > 0 {
+			n, err = c.exec(forgetExpired, int64(math.MaxInt64), int64(over))
+			removed += int(n)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return removed, nil
 }

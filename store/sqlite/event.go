@@ -22,8 +22,8 @@ const (
 
 var (
 	insertEvent = prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message,
-		actor, actor_name, means, credential, count, last, alike)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))
+		actor, actor_name, means, credential, count, last, unproven, alike)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))
 		ON CONFLICT (alike) WHERE alike IS NOT NULL DO UPDATE SET count = count + excluded.count,
 		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
 		last = max(last, excluded.last), time = min(time, excluded.time)`)
@@ -33,6 +33,11 @@ var (
 	// A device has one owner in its life, so the owner is a filter on the
 	// device's events and needs no index of the two.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
+
+	forgetUnproven = prepared(`DELETE FROM events WHERE seq IN
+		(SELECT seq FROM events WHERE unproven = 1 AND max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
+	forgetEvents = prepared(`DELETE FROM events WHERE seq IN
+		(SELECT seq FROM events WHERE max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
 )
 
 // AppendEvent implements store.Store.
@@ -42,7 +47,17 @@ func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {
 
 func appendEvent(c *conn, e store.Event) error {
 	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
-		e.Actor, e.ActorName, e.Means, e.Credential, int64(1), int64(0), []byte{})
+		e.Actor, e.ActorName, e.Means, e.Credential, int64(1), int64(0), flag(e.Unproven), []byte{})
+	return err
+}
+
+func countEvent(c *conn, e store.Event) error {
+	last := e.Last
+	if last.IsZero() {
+		last = e.Time
+	}
+	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+		e.Actor, e.ActorName, e.Means, e.Credential, int64(max(e.Count, 1)), micro(last), flag(e.Unproven), alike(e))
 	return err
 }
 
@@ -50,12 +65,7 @@ func appendEvent(c *conn, e store.Event) error {
 func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		for _, e := range events {
-			last := e.Last
-			if last.IsZero() {
-				last = e.Time
-			}
-			if _, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
-				e.Actor, e.ActorName, e.Means, e.Credential, int64(max(e.Count, 1)), micro(last), alike(e)); err != nil {
+			if err := countEvent(c, e); err != nil {
 				return err
 			}
 		}
@@ -66,8 +76,40 @@ func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
 // alike is the key of the row that an event is counted in.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
-	sum := sha256.Sum256([]byte(strings.Join([]string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}, "\x00")))
+	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
+	if e.Group != "" {
+		fields = append(fields, e.Group)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(fields, "\x00")))
 	return sum[:16]
+}
+
+// ForgetEvents implements store.Store.
+func (s *Store) ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		removed = 0
+		for _, of := range []struct {
+			forget *statement
+			before time.Time
+		}{{forgetUnproven, unproven}, {forgetEvents, all}} {
+			if of.before.IsZero() {
+				continue
+			}
+			n, err := c.exec(of.forget, micro(of.before), int64(limit-removed))
+			if err != nil {
+				return err
+			}
+			removed += int(n)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return removed, nil
 }
 
 // Events implements store.Store.

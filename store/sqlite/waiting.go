@@ -22,7 +22,8 @@ var (
 	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND (answered <> '[]' OR expires > ?)`)
 	selectWaitingList   = prepared(waitingColumns + `NULL FROM waiting WHERE owner = ? AND state <> 'a' AND expires > ?
 		ORDER BY since DESC, id DESC LIMIT ?`)
-	countWaiting  = prepared(`SELECT count(*) FROM waiting WHERE owner = ? AND state = 'w' AND expires > ?`)
+	countWaiting = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
+		WHERE owner = ? AND ek <> ? AND state = 'w' AND expires > ?`)
 	upsertWaiting = prepared(`INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires,
 		decided_by, decided, verdict, request)
@@ -36,8 +37,9 @@ var (
 		last_seen = excluded.last_seen, expires = excluded.expires, decided_by = excluded.decided_by,
 		decided = excluded.decided, verdict = excluded.verdict, request = excluded.request`)
 	deleteWaiting   = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
-	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r' WHERE ek = ? AND owner = ? AND state = 'p'`)
-	expireWaiting   = prepared(`DELETE FROM waiting WHERE id IN
+	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
+		WHERE ek = ? AND owner = ? AND state = 'p'`)
+	expireWaiting = prepared(`DELETE FROM waiting WHERE id IN
 		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
 
@@ -127,12 +129,12 @@ func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result st
 				result.State = store.Approved
 			}
 		}
-		if result.State == store.Undecided && (!known || was.State != store.Undecided) {
-			r, _, err := c.one(countWaiting, w.Owner, micro(w.LastSeen))
+		if result.State == store.Undecided {
+			r, _, err := c.one(countWaiting, w.Owner, w.EK[:], micro(w.LastSeen))
 			if err != nil {
 				return err
 			}
-			if r.int() >= limit {
+			if r.int() >= limit || r.int64()+int64(len(w.Verdict)+len(w.Request)) > store.MaxWaitingBytes {
 				return store.ErrFull
 			}
 		}

@@ -395,12 +395,13 @@ var countedEventTests = []test{
 			func(e *store.Event) { e.Actor = "x" },
 			func(e *store.Event) { e.Means = "x" },
 			func(e *store.Event) { e.Credential = "x" },
+			func(e *store.Event) { e.Group = "x" },
 		} {
 			other := e
 			change(&other)
 			f.must(f.CountEvents(f.ctx, []store.Event{other}))
 		}
-		equal(f, "events", len(f.kinds()), 10)
+		equal(f, "events", len(f.kinds()), 11)
 	}},
 	{"FilteredByKindAndTime", func(f *fixture) {
 		for i, kind := range []string{"a.one", "a.two", "ab", "a_one"} {

@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"Logs", logTests},
 		{"Events", eventTests},
 		{"CountedEvents", countedEventTests},
+		{"Growth", growthTests},
 		{"Trust", trustTests},
 		{"Races", raceTests},
 		{"Cancelled", cancelledTests},
