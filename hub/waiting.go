@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"gangway/evidence"
@@ -50,7 +49,7 @@ func viewWaiting(w store.Waiting) WaitingView {
 	}
 	if err := json.Unmarshal(w.Verdict, &view.Verdict); err != nil {
 		view.Verdict = evidence.Verdict{}
-		view.Verdict.Fail("verdict", &evidence.Refusal{Code: strings.Join(w.Codes, " "), Ask: true,
+		view.Verdict.Fail("verdict", &evidence.Refusal{Code: "verdict-unreadable", Ask: true,
 			Reason: "What was judged of this machine cannot be read.", Hint: "Deny it, or let it come again."})
 	}
 	return view
