@@ -155,7 +155,7 @@ func record(programs, kernel, out string) error {
 	for _, c := range []struct{ line, input string }{
 		{"gangway account create --data hub --nick ada --password-stdin < password", ""},
 		{"gangway login https://" + address + " --data hub --nick ada --password-stdin < password", ""},
-		{"gangway token create > device_autojointoken.json", ""},
+		{"gangway token create -o device_autojointoken.json", ""},
 		{"gangway image fetch", ""},
 		{"gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img", ""},
 		{"gangway image inspect installer.img", ""},
