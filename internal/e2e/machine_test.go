@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/store"
@@ -61,17 +63,21 @@ esac
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
-	h := newHub(t, tpm)
-	return machineOf(t, tpm, h, h.Owner)
+	w := newWire(t, "")
+	// The hub names the wire as its address: a device must not find another way
+	// to it.
+	h := hubtest.NewWith(t, func(c *hub.Config) { c.PublicURL = "https://" + w.addr() }, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	w.leadsTo(strings.TrimPrefix(h.URL, "https://"))
+	return machineOf(t, tpm, h, w, h.Owner)
 }
 
-// machineOf is newMachine for another owner.
-func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, owner store.Account) *machine {
+// machineOf is newMachine for another owner, at a hub that there is.
+func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *wire, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
 	m.ada = signInAs(t, h, owner.Nick)
 	m.files = &uploader{url: h.URL, client: m.ada.client, token: m.ada.token}
-	m.wire = newWire(t, strings.TrimPrefix(h.URL, "https://"))
+	m.wire = w
 	tok := h.Token(t, owner, nil)
 	tok.Hub = "https://" + m.wire.addr()
 	s, err := onboard(t, m.tpm, tok, m.path("state"))
@@ -249,10 +255,10 @@ func (l *lockedBuffer) String() string {
 
 // wire carries TCP connections to an address, until it is cut.
 type wire struct {
-	l  net.Listener
-	to string
+	l net.Listener
 
 	mu    sync.Mutex
+	to    string     // guarded by mu
 	cut   bool       // guarded by mu
 	limit int64      // guarded by mu: bytes to the device after which a connection breaks, once; 0: none
 	stall int64      // guarded by mu: bytes to the device after which they all stop; 0: none
@@ -274,6 +280,13 @@ func newWire(t *testing.T, to string) *wire {
 }
 
 func (w *wire) addr() string { return w.l.Addr().String() }
+
+// leadsTo sets the address that the wire carries connections to.
+func (w *wire) leadsTo(to string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.to = to
+}
 
 // away cuts the wire, or mends it.
 func (w *wire) away(cut bool) {
@@ -339,7 +352,10 @@ func (w *wire) serve() {
 
 func (w *wire) carry(c net.Conn) {
 	defer c.Close()
-	far, err := net.Dial("tcp", w.to)
+	w.mu.Lock()
+	to := w.to
+	w.mu.Unlock()
+	far, err := net.Dial("tcp", to)
 	if err != nil {
 		return
 	}
