@@ -16,7 +16,7 @@ test: install-tools lint ## everything, with the race detector
 	./scripts/test.sh
 
 e2e: install-tools ## from a stick to the device list, on an emulated machine, and the seconds that it takes
-	GANGWAY_TIMED=yes $(GO) test -count=1 -v -timeout 20m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation)$$' ./internal/qemu
+	GANGWAY_E2E_FULL=yes GANGWAY_TIMED=yes $(GO) test -count=1 -v -timeout 20m -run '^Test(StickToDeviceList|ManualInstallation|EncryptedInstallation)$$' ./internal/qemu
 
 e2e-full: install-tools ## all that is tried on emulated machines, with CUTS (default 20) power cuts: two hours
 	GANGWAY_E2E_FULL=yes GANGWAY_POWER_CUTS=$(or $(CUTS),20) $(GO) test -count=1 -v -timeout 180m ./internal/qemu

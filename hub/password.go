@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -57,8 +58,11 @@ const (
 	passwordPatience = 5 * time.Second // how long one waits
 )
 
+// decoyHash is made once for all servers of a process: no account has it.
+var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
+
 func newPasswords() (*passwords, error) {
-	decoy, err := HashPassword("no account has this password")
+	decoy, err := decoyHash()
 	if err != nil {
 		return nil, err
 	}

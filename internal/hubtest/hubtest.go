@@ -6,12 +6,15 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,8 +25,11 @@ import (
 	"gangway/pki"
 	"gangway/store"
 	"gangway/store/sqlite"
+	"gangway/store/sqlite/sqlitetest"
 	"gangway/tcg/join"
 	"gangway/trust"
+
+	"golang.org/x/crypto/argon2"
 )
 
 // Hub is a running hub.
@@ -96,7 +102,10 @@ func Open(t testing.TB, dir string, change func(*hub.Config), roots, intermediat
 	}
 	h.CA, err = pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Test"})
 	check()
-	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "gangway.db"))
+	database := filepath.Join(dir, "gangway.db")
+	err = sqlitetest.CopyEmpty(database)
+	check()
+	db, err := sqlite.Open(t.Context(), database)
 	check()
 	h.Store = db
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -177,16 +186,21 @@ func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 // Account makes an account with Password.
 func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	t.Helper()
-	hash, err := hub.HashPassword(Password)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := store.Account{ID: join.NewID(), Nick: nick, PasswordHash: hash, Created: h.Now()}
+	a := store.Account{ID: join.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: h.Now()}
 	if err := h.Store.CreateAccount(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
+
+// passwordHash is Password's, by parameters of argon2id that cost nothing: each
+// test signs in, and the race detector makes the real ones take half a second.
+var passwordHash = sync.OnceValue(func() string {
+	salt := []byte("sixteen bytes ok")
+	key := argon2.IDKey([]byte(Password), salt, 1, 8, 1, 32)
+	enc := base64.RawStdEncoding.EncodeToString
+	return fmt.Sprintf("$argon2id$v=%d$m=8,t=1,p=1$%s$%s", argon2.Version, enc(salt), enc(key))
+})
 
 // Token makes a join token of an owner and returns its file. change may alter
 // the stored token first.

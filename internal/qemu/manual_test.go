@@ -14,6 +14,7 @@ import (
 // a mistake, and installs. The disk is larger than what its file system was
 // made for. The image is one for debugging, so the system has a console.
 func TestManualInstallation(t *testing.T) {
+	long(t)
 	t.Parallel()
 	s := newSite(t, stick.Config{Debug: true})
 	if err := os.Truncate(s.disk, 3<<40); err != nil {

@@ -12,6 +12,7 @@ import (
 	"gangway/internal/race"
 	"gangway/store"
 	"gangway/store/sqlite"
+	"gangway/store/sqlite/sqlitetest"
 	"gangway/store/storetest"
 )
 
@@ -30,6 +31,9 @@ func TestSuite(t *testing.T) {
 	// may close what reopen closed.
 	paths := make(map[store.Store]string)
 	at := func(t *testing.T, path string) store.Store {
+		if err := sqlitetest.CopyEmpty(path); err != nil {
+			t.Fatal(err)
+		}
 		s, err := sqlite.Open(context.Background(), path)
 		if err != nil {
 			t.Fatal(err)
