@@ -66,14 +66,6 @@ func keepCertificate(c *conn, k store.KeptCertificate, now time.Time, limit int)
 }
 
 // ExpireEKCertificates implements store.Store.
-func (s *Store) ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (removed int, err error) {
-	if limit <= 0 {
-		return 0, nil
-	}
-	err = s.writer.do(ctx, func(c *conn) error {
-		n, err := c.exec(expireEKCertificates, micro(now), int64(limit))
-		removed = int(n)
-		return err
-	})
-	return removed, err
+func (s *Store) ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireEKCertificates, now, limit)
 }

@@ -190,19 +190,8 @@ func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, e
 
 // ExpireEnrolments implements store.Store. What stays of a row: its hashes,
 // TPM names, ids, generation and times.
-func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (expired int, err error) {
-	if limit <= 0 {
-		return 0, nil
-	}
-	err = s.writer.do(ctx, func(c *conn) error {
-		n, err := c.exec(expireEnrolments, micro(now), int64(limit))
-		expired = int(n)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return expired, nil
+func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
 // ForgetEnrolments implements store.Store. No row refers to one that was never

@@ -62,14 +62,6 @@ func (s *Store) IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now t
 }
 
 // ExpireIssuedAIKs implements store.Store.
-func (s *Store) ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (removed int, err error) {
-	if limit <= 0 {
-		return 0, nil
-	}
-	err = s.writer.do(ctx, func(c *conn) error {
-		n, err := c.exec(expireIssued, micro(now), int64(limit))
-		removed = int(n)
-		return err
-	})
-	return removed, err
+func (s *Store) ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireIssued, now, limit)
 }

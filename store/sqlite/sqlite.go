@@ -11,8 +11,8 @@
 // write that was acknowledged before they began.
 //
 // The file has mode 0600. Beside it SQLite keeps two more with the suffixes
-// "-wal" and "-shm", and the store an empty one with ".lock"; a copy of the database while the hub runs needs SQLite's
-// own backup, not cp.
+// "-wal" and "-shm", and the store an empty one with ".lock"; a copy of the
+// database while the hub runs needs SQLite's own backup, not cp.
 package sqlite
 
 import (
@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"gangway/store"
 
@@ -153,6 +154,23 @@ func (s *Store) Close() error {
 		s.closeErr = errors.Join(s.seen.close(), s.readers.close(), s.writer.close(), err)
 	})
 	return s.closeErr
+}
+
+// expire runs a statement that removes, or empties, what expired before now, at
+// most limit rows, and returns how many those were.
+func (s *Store) expire(ctx context.Context, statement *statement, now time.Time, limit int) (int, error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	var n int64
+	err := s.writer.do(ctx, func(c *conn) (err error) {
+		n, err = c.exec(statement, micro(now), int64(limit))
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return int(n), nil
 }
 
 // Ping reads one row, and waits for a turn to write, writing nothing.

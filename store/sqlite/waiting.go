@@ -209,14 +209,6 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 }
 
 // ExpireWaiting implements store.Store.
-func (s *Store) ExpireWaiting(ctx context.Context, now time.Time, limit int) (removed int, err error) {
-	if limit <= 0 {
-		return 0, nil
-	}
-	err = s.writer.do(ctx, func(c *conn) error {
-		n, err := c.exec(expireWaiting, micro(now), int64(limit))
-		removed = int(n)
-		return err
-	})
-	return removed, err
+func (s *Store) ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireWaiting, now, limit)
 }
