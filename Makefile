@@ -39,7 +39,7 @@ load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the me
 	GANGWAY_LOAD_MIB=$(or $(LOAD_MIB),10240) $(GO) test -count=1 -v -timeout 60m -run '^TestObjectsGoThroughLittleMemory$$' ./internal/e2e
 
 growth: ## what refused requests at the rate limit add to the database in GROWTH (default 1m), and would in a day
-	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub
+	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
 
 install-tools:
 	@./scripts/install.sh

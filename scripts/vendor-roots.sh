@@ -1,12 +1,12 @@
 #!/bin/sh
 # Takes the TPM makers' certificates that come with Gangway from Debian's
-# package ruby-tpm-key-attestation into trust/roots, and makes their table.
+# package ruby-tpm-key-attestation into hub/trust/roots, and makes their table.
 # The same package gives the same files, byte for byte: 'git diff' after it
 # shows what a newer one changes. Needs apt-get, dpkg-deb, openssl and Go.
 set -eu
 cd "$(dirname "$0")/.."
 package=ruby-tpm-key-attestation
-roots="$PWD/trust/roots"
+roots="$PWD/hub/trust/roots"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,4 +29,4 @@ cp /usr/share/common-licenses/Apache-2.0 "$roots/LICENSE"
 		openssl x509 -in "$from/$file" -outform PEM
 	} > "$roots/$maker/$name.pem"
 done
-go test ./trust -count=1 -run '^TestTableIsTrue$' -update
+go test ./hub/trust -count=1 -run '^TestTableIsTrue$' -update

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"testing"
 
-	"gangway/fleet"
+	"gangway/internal/fleet"
 	"gangway/tcg"
 )
 

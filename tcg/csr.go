@@ -40,7 +40,7 @@ const (
 type CSR struct {
 	ProdModel      []byte // UTF-8
 	ProdSerial     []byte // UTF-8
-	CAData         []byte // prodCaData: what the CA asks for, see package join
+	CAData         []byte // prodCaData: what the CA asks for, see package wire
 	EventLog       []byte // bootEvntLog, may be empty
 	EKCert         []byte // X.509 DER
 	AttestPub      []byte // TPMT_PUBLIC of the IAK

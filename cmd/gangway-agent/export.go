@@ -7,7 +7,7 @@ import (
 	"io"
 	"strconv"
 
-	"gangway/agent"
+	"gangway/device/agent"
 
 	"github.com/spf13/cobra"
 )

@@ -16,9 +16,9 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/agent"
-	"gangway/agent/trail"
-	"gangway/tcg/join"
+	"gangway/device/agent"
+	"gangway/device/agent/trail"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -303,20 +303,20 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		return nil, usageError{errors.New("--token-file is needed: the join token file that 'gangway token create' makes")}
 	}
 	if o.token != "" {
-		b, err := readFile(o.token, join.MaxTokenFile)
+		b, err := readFile(o.token, wire.MaxTokenFile)
 		if err != nil {
 			return nil, err
 		}
-		if cfg.Token, err = join.ParseTokenFile(b); err != nil {
+		if cfg.Token, err = wire.ParseTokenFile(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.token, err)
 		}
 	}
 	if o.hub != "" && o.token == "" {
-		b, err := readFile(o.hub, join.MaxTokenFile)
+		b, err := readFile(o.hub, wire.MaxTokenFile)
 		if err != nil {
 			return nil, err
 		}
-		if cfg.Hub, err = join.ParseHubFile(b); err != nil {
+		if cfg.Hub, err = wire.ParseHubFile(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.hub, err)
 		}
 	}

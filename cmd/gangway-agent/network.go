@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"gangway/agent"
-	"gangway/install/netfile"
+	"gangway/device/agent"
+	"gangway/device/install/netfile"
 
 	"github.com/spf13/pflag"
 )

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 
 	"github.com/spf13/cobra"
 )

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 
 	"github.com/spf13/cobra"
 )

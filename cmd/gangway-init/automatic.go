@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"gangway/install"
+	"gangway/device/install"
 
 	"golang.org/x/sys/unix"
 )

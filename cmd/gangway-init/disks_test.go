@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/install"
+	"gangway/device/install"
 )
 
 // The installer waits for a disk that spins up and for a controller that takes

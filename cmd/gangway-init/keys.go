@@ -5,9 +5,9 @@ import (
 	"strings"
 	"time"
 
-	"gangway/install/escrow"
-	"gangway/install/luks"
-	"gangway/install/seal"
+	"gangway/device/install/escrow"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
 )
 
 // diskKeys open an encrypted data partition: the TPM's, and one for the drawer.

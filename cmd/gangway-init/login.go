@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/install"
+	"gangway/device/install"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"

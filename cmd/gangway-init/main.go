@@ -31,7 +31,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/install"
+	"gangway/device/install"
 
 	"golang.org/x/sys/unix"
 )

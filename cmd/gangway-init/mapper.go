@@ -8,8 +8,8 @@ import (
 	"os"
 	"unsafe"
 
-	"gangway/install/luks"
-	"gangway/install/seal"
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
 
 	"golang.org/x/sys/unix"
 )

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
 
 	"github.com/vishvananda/netlink"
 )

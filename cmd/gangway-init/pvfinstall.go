@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"gangway/install"
+	"gangway/device/install"
 )
 
 const pvfUsage = `pvf-install installs Gangway from the stick to a disk, and erases the disk.

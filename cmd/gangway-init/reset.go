@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"gangway/install"
-	"gangway/install/lockout"
+	"gangway/device/install"
+	"gangway/device/install/lockout"
 
 	"golang.org/x/sys/unix"
 )

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"gangway/agent/trail"
-	"gangway/install"
-	"gangway/install/netchange"
-	"gangway/install/netfile"
+	"gangway/device/agent/trail"
+	"gangway/device/install"
+	"gangway/device/install/netchange"
+	"gangway/device/install/netfile"
 )
 
 // networks keeps the network settings of this machine, once its disk is mounted.

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/install/netchange"
-	"gangway/install/netfile"
+	"gangway/device/install/netchange"
+	"gangway/device/install/netfile"
 )
 
 // The owner's settings are tried once, when nothing else is under way; a mistake in

@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"gangway/install"
-	"gangway/install/netfile"
+	"gangway/device/install"
+	"gangway/device/install/netfile"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"

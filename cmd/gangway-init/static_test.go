@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"

@@ -11,8 +11,8 @@ import (
 	"slices"
 	"time"
 
-	"gangway/install"
-	"gangway/install/netfile"
+	"gangway/device/install"
+	"gangway/device/install/netfile"
 
 	"golang.org/x/sys/unix"
 )

@@ -11,9 +11,9 @@ import (
 	"sync"
 	"time"
 
-	"gangway/install"
-	"gangway/install/escrow"
-	"gangway/install/luks"
+	"gangway/device/install"
+	"gangway/device/install/escrow"
+	"gangway/device/install/luks"
 
 	"golang.org/x/sys/unix"
 )

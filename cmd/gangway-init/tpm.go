@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"gangway/install/lockout"
+	"gangway/device/install/lockout"
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"

@@ -6,7 +6,7 @@ import (
 	"os"
 	"time"
 
-	"gangway/install/slots"
+	"gangway/device/install/slots"
 
 	"golang.org/x/sys/unix"
 )

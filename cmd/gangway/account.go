@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub"
-	"gangway/store"
-	"gangway/tcg/join"
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -48,7 +48,7 @@ runs on the hub's machine; the hub may be running.`,
 			} else if password, err = a.password(fromStdin, true); err != nil {
 				return err
 			}
-			account, err := hub.NewAccount(nick, email, password, time.Now())
+			account, err := api.NewAccount(nick, email, password, time.Now())
 			if err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ runs on the hub's machine; the hub may be running.`,
 				Nick     string `json:"nick"`
 				HubName  string `json:"hub-name"`
 				Password string `json:"password,omitempty"`
-			}{account.ID, join.AccountPRN + account.ID, nick, i.ca.HubName(), ""}
+			}{account.ID, wire.AccountPRN + account.ID, nick, i.ca.HubName(), ""}
 			if generate {
 				view.Password = password
 			}

@@ -15,10 +15,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/hub"
-	"gangway/store"
+	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/tcg"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -105,7 +105,7 @@ func (a *app) accountLsCommand() *cobra.Command {
 					if err != nil {
 						return err
 					}
-					views = append(views, view{one.ID, join.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
+					views = append(views, view{one.ID, wire.AccountPRN + one.ID, one.Nick, one.Email, one.Disabled, n, one.Created.UTC()})
 					after = one.Nick
 				}
 			}
@@ -183,7 +183,7 @@ func (a *app) resetPassword(ctx context.Context, data, nick string, fromStdin, g
 			return err
 		}
 	}
-	hash, err := hub.HashPassword(password)
+	hash, err := api.HashPassword(password)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 	if generate {
 		password = rand.Text()
 	}
-	changed, err := call[hub.PasswordChanged](ctx, "POST", "/auth/password", map[string]any{"current": current, "password": password, "end-api-tokens": endTokens})
+	changed, err := call[api.PasswordChanged](ctx, "POST", "/auth/password", map[string]any{"current": current, "password": password, "end-api-tokens": endTokens})
 	if err != nil {
 		return err
 	}
@@ -364,8 +364,8 @@ Without --data, NICK is your own account and your password is asked for.`,
 				return err
 			}
 			defer i.close()
-			devices, err := hub.DeleteAccount(c.Context(), i.store, account, withDevices, operator(), time.Now())
-			var p *hub.Problem
+			devices, err := api.DeleteAccount(c.Context(), i.store, account, withDevices, operator(), time.Now())
+			var p *api.Problem
 			if errors.As(err, &p) {
 				return fmt.Errorf("%s Delete them first, or use --with-devices (%s)", p.Message, p.Code)
 			}
@@ -419,13 +419,13 @@ With --data it is about the account NICK. API tokens are not sessions: see
 				}
 				return a.done(map[string]any{"ended": 1}, "Session %s is ended.", end)
 			case endAll, endOthers:
-				ended, err := call[hub.SessionsEnded](c.Context(), "DELETE", fmt.Sprintf("/auth/sessions?all=%t", endAll), nil)
+				ended, err := call[api.SessionsEnded](c.Context(), "DELETE", fmt.Sprintf("/auth/sessions?all=%t", endAll), nil)
 				if err != nil {
 					return err
 				}
 				return a.done(map[string]any{"ended": ended.Ended}, "%d session(s) ended.", ended.Ended)
 			}
-			sessions, err := call[[]hub.SessionView](c.Context(), "GET", "/auth/sessions", nil)
+			sessions, err := call[[]api.SessionView](c.Context(), "GET", "/auth/sessions", nil)
 			if err != nil {
 				return err
 			}
@@ -468,10 +468,10 @@ func (a *app) sessionsAtHub(ctx context.Context, data, nick, end string, endAll 
 	if err != nil {
 		return err
 	}
-	return a.printSessions(hub.ViewSessions(sessions, store.Hash{}))
+	return a.printSessions(api.ViewSessions(sessions, store.Hash{}))
 }
 
-func (a *app) printSessions(sessions []hub.SessionView) error {
+func (a *app) printSessions(sessions []api.SessionView) error {
 	if done, err := a.json(sessions); done {
 		return err
 	}

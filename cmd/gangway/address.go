@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // lookupTime bounds how long serve's start may look for the hub's own names.
@@ -27,11 +27,11 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 		}
 		publicURL = "https://" + tcp.String()
 	}
-	if len(also) >= join.MaxAddresses {
-		return nil, nil, usagef("--also-url is given %d times; at most %d are allowed", len(also), join.MaxAddresses-1)
+	if len(also) >= wire.MaxAddresses {
+		return nil, nil, usagef("--also-url is given %d times; at most %d are allowed", len(also), wire.MaxAddresses-1)
 	}
 	for i, text := range append([]string{publicURL}, also...) {
-		if !join.IsHubURL(text) {
+		if !wire.IsHubURL(text) {
 			return nil, nil, usagef("%s %q is not of the form https://host[:port]", [...]string{"--url", "--also-url"}[min(i, 1)], text)
 		}
 		u, err := url.Parse(text)

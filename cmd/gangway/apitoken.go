@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 
 	"github.com/spf13/cobra"
 )
@@ -24,7 +24,7 @@ devices in, are another thing: see 'gangway token'.`,
 }
 
 func (a *app) apiTokenCreateCommand() *cobra.Command {
-	var n hub.NewAPIToken
+	var n api.NewAPIToken
 	var life time.Duration
 	var out string
 	c := &cobra.Command{
@@ -52,7 +52,7 @@ of your password (pvr does), or uses 'gangway login --api-token-stdin'.`,
 				return err
 			}
 			defer to.discard()
-			t, err := call[hub.APITokenCreated](c.Context(), "POST", "/tokens", n)
+			t, err := call[api.APITokenCreated](c.Context(), "POST", "/tokens", n)
 			if err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 		Use: "ls", Short: "List your API tokens", Args: args(),
 		Example: "  gangway api-token ls\n  gangway api-token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			list, err := call[hub.APITokens](c.Context(), "GET", "/tokens", nil)
+			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)
 			if err != nil {
 				return err
 			}
@@ -118,7 +118,7 @@ func (a *app) apiTokenRevokeCommand() *cobra.Command {
 		Long:    "Revoke ends an API token, and whatever a program got with it, at once.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
-			list, err := call[hub.APITokens](c.Context(), "GET", "/tokens", nil)
+			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)
 			if err != nil {
 				return err
 			}

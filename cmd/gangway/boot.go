@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 	"gangway/tcg"
 
 	"github.com/spf13/cobra"
@@ -56,7 +56,7 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 			switch {
 			case accept:
 				if number == 0 {
-					v, err := call[hub.BootView](c.Context(), "GET", path, nil)
+					v, err := call[api.BootView](c.Context(), "GET", path, nil)
 					if err != nil {
 						return err
 					}
@@ -74,13 +74,13 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 				change["lock"] = lock
 			}
 			if again {
-				if _, err := call[hub.BootView](c.Context(), "POST", path+"/request", nil); err != nil {
+				if _, err := call[api.BootView](c.Context(), "POST", path+"/request", nil); err != nil {
 					return err
 				}
 				a.note("%s is asked to measure again with its next report.", d.Nick)
 			}
 			if len(change) > 0 {
-				if _, err := call[hub.BootView](c.Context(), "POST", path+"/reference", change); err != nil {
+				if _, err := call[api.BootView](c.Context(), "POST", path+"/reference", change); err != nil {
 					return err
 				}
 			}
@@ -97,8 +97,8 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 	return c
 }
 
-func (a *app) showBoot(ctx context.Context, d hub.DeviceView, path string) error {
-	v, err := call[hub.BootView](ctx, "GET", path, nil)
+func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error {
+	v, err := call[api.BootView](ctx, "GET", path, nil)
 	if err != nil {
 		return err
 	}

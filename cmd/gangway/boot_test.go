@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"gangway/boot"
-	"gangway/store"
+	"gangway/hub/boot"
+	"gangway/hub/store"
 )
 
 // Each state of a boot has words of its own, what the log alone says is marked,

@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"strings"
 
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -31,7 +31,7 @@ them before you take a machine that you do not see.`,
 				return usagef("%q is no address", arg[0])
 			}
 			code, ok := strings.CutPrefix(address.Path, "/claim/")
-			if _, _, err := join.ParseClaimCode(code); !ok || err != nil {
+			if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
 				return usagef("%.100q is no address of a machine's screen: https://HUB/claim/CODE", arg[0])
 			}
 			if hub, err := url.Parse(s.Hub); err != nil || hub.Host != address.Host {
@@ -39,14 +39,14 @@ them before you take a machine that you do not see.`,
 				// hub's: the code is good at its own alone.
 				a.note("The machine names %s; you are signed in to %s.", address.Host, s.Hub)
 			}
-			var who join.Claim
+			var who wire.Claim
 			if err := s.do(c.Context(), http.MethodPost, "/claim/"+code, nil, &who); err != nil {
 				return err
 			}
-			if done, err := a.json(map[string]string{"words": join.ClaimWords(code), "owner": who.Owner, "owner-nick": who.OwnerNick}); done {
+			if done, err := a.json(map[string]string{"words": wire.ClaimWords(code), "owner": who.Owner, "owner-nick": who.OwnerNick}); done {
 				return err
 			}
-			a.note("The machine that shows %s is yours, %s; it comes to the list by itself.", join.ClaimWords(code), who.OwnerNick)
+			a.note("The machine that shows %s is yours, %s; it comes to the list by itself.", wire.ClaimWords(code), who.OwnerNick)
 			return nil
 		},
 	}

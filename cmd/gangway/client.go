@@ -19,7 +19,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 )
 
 // signIn is the owner's configuration file: which hub, how to know it again,
@@ -147,7 +147,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return fmt.Errorf("the hub's answer to %s %s has more than %d MiB", method, path, maxAnswer>>20)
 	}
 	if resp.StatusCode != http.StatusOK {
-		p := new(hub.Problem)
+		p := new(api.Problem)
 		if json.Unmarshal(b, p) != nil || p.Code == "" {
 			return fmt.Errorf("the hub answered %s", resp.Status)
 		}

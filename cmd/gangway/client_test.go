@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/store"
+	"gangway/hub/store"
 )
 
 // signedInTo makes a hub of a handler, and this program signed in to it.

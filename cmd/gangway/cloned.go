@@ -5,14 +5,14 @@ import (
 	"net/url"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 	"gangway/tcg"
 
 	"github.com/spf13/cobra"
 )
 
 // statusOf is a device's status, with what its owner must look at besides.
-func statusOf(d hub.DeviceView) string {
+func statusOf(d api.DeviceView) string {
 	switch d.Cloned {
 	case "":
 		return d.Status
@@ -58,7 +58,7 @@ either decision back.`,
 				return err
 			}
 			path := "/devices/" + url.PathEscape(d.ID) + "/cloned"
-			v, err := call[hub.ClonedView](c.Context(), "GET", path, nil)
+			v, err := call[api.ClonedView](c.Context(), "GET", path, nil)
 			if err != nil {
 				return err
 			}
@@ -70,7 +70,7 @@ either decision back.`,
 					}
 					change["findings"] = v.Open()
 				}
-				if v, err = call[hub.ClonedView](c.Context(), "PUT", path, change); err != nil {
+				if v, err = call[api.ClonedView](c.Context(), "PUT", path, change); err != nil {
 					return err
 				}
 			}
@@ -97,7 +97,7 @@ either decision back.`,
 	return c
 }
 
-func (a *app) printCloned(d hub.DeviceView, v hub.ClonedView) {
+func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	a.printf("%s\n", d.Nick)
 	state := map[string]string{
 		"": "no", "suspected": "suspected: something does not fit one machine", "certain": "yes: several machines use its TPM state by turns", "refused": "yes, as you decided: it is refused",

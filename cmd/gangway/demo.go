@@ -16,16 +16,16 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/agent"
-	"gangway/evidence"
-	"gangway/hub"
+	"gangway/device/agent"
+	"gangway/hub/api"
+	"gangway/hub/evidence"
+	"gangway/hub/objects"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/hub/trust"
 	"gangway/internal/swtpm"
-	"gangway/objects"
-	"gangway/onboard"
-	"gangway/pki"
-	"gangway/store"
-	"gangway/tcg/join"
-	"gangway/trust"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -42,7 +42,7 @@ type demoDevice struct {
 	Nick         string      `json:"nick"`
 	Owner        string      `json:"owner"`
 	Status       string      `json:"status"`
-	TPM          hub.TPMView `json:"tpm"`
+	TPM          api.TPMView `json:"tpm"`
 	Key          string      `json:"key"`
 	OnboardingMS int64       `json:"onboarding_ms"`
 	RoundTrips   int         `json:"round_trips"`
@@ -266,13 +266,13 @@ func (d *demo) observe(e store.Enrolment, v *evidence.Verdict) {
 	d.say(who, "IDevID issued", fmt.Sprintf("for device %s, sealed to its TPM", e.DeviceID))
 }
 
-func (d *demo) token(ctx context.Context, url string) (*join.TokenFile, error) {
+func (d *demo) token(ctx context.Context, url string) (*wire.TokenFile, error) {
 	d.pass = rand.Text()
-	hash, err := hub.HashPassword(d.pass)
+	hash, err := api.HashPassword(d.pass)
 	if err != nil {
 		return nil, err
 	}
-	d.owner = store.Account{ID: join.NewID(), Nick: "captain", PasswordHash: hash, Created: time.Now()}
+	d.owner = store.Account{ID: wire.NewID(), Nick: "captain", PasswordHash: hash, Created: time.Now()}
 	if err := d.hub.store.CreateAccount(ctx, d.owner); err != nil {
 		return nil, err
 	}
@@ -289,7 +289,7 @@ func (d *demo) token(ctx context.Context, url string) (*join.TokenFile, error) {
 	return file, nil
 }
 
-func (d *demo) onboardAll(ctx context.Context, tok *join.TokenFile, agents []*agent.Agent, states []*agent.State) error {
+func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*agent.Agent, states []*agent.State) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return each(d.n, func(i int) error {
@@ -332,7 +332,7 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 		}
 		r.Devices = append(r.Devices, demoDevice{
 			ID: v.ID, Nick: v.Nick, Owner: d.owner.Nick, Status: "active",
-			TPM: hub.TPMView{Manufacturer: v.TPMMaker, Model: v.TPMModel, Firmware: v.TPMFirmware},
+			TPM: api.TPMView{Manufacturer: v.TPMMaker, Model: v.TPMModel, Firmware: v.TPMFirmware},
 			Key: v.KeyAlgorithm, OnboardingMS: s.OnboardingMS, RoundTrips: s.RoundTrips,
 		})
 	}

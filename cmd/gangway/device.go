@@ -13,9 +13,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 	"gangway/tcg"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -69,7 +69,7 @@ func (a *app) deviceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			now, err := call[hub.DeviceView](c.Context(), "PATCH", "/devices/"+d.ID, map[string]string{"nick": arg[1]})
+			now, err := call[api.DeviceView](c.Context(), "PATCH", "/devices/"+d.ID, map[string]string{"nick": arg[1]})
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ it, disable the token too: 'gangway token disable'.`,
 					return fmt.Errorf("that is not its nick; nothing was done")
 				}
 			}
-			gone, err := call[hub.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
+			gone, err := call[api.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
 			if err != nil {
 				return err
 			}
@@ -142,10 +142,10 @@ it, disable the token too: 'gangway token disable'.`,
 const devicePage = 100
 
 // allDevices pages through the list.
-func allDevices(ctx context.Context) ([]hub.DeviceView, error) {
-	var all []hub.DeviceView
+func allDevices(ctx context.Context) ([]api.DeviceView, error) {
+	var all []api.DeviceView
 	for after := ""; ; {
-		page, err := call[[]hub.DeviceView](ctx, "GET", fmt.Sprintf("/devices?limit=%d&after=%s", devicePage, url.QueryEscape(after)), nil)
+		page, err := call[[]api.DeviceView](ctx, "GET", fmt.Sprintf("/devices?limit=%d&after=%s", devicePage, url.QueryEscape(after)), nil)
 		if err != nil {
 			return nil, err
 		}
@@ -158,23 +158,23 @@ func allDevices(ctx context.Context) ([]hub.DeviceView, error) {
 }
 
 // findDevice takes an id or a nick.
-func findDevice(ctx context.Context, which string) (hub.DeviceView, error) {
-	if join.IsID(which) {
-		return call[hub.DeviceView](ctx, "GET", "/devices/"+which, nil)
+func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
+	if wire.IsID(which) {
+		return call[api.DeviceView](ctx, "GET", "/devices/"+which, nil)
 	}
 	devices, err := allDevices(ctx)
 	if err != nil {
-		return hub.DeviceView{}, err
+		return api.DeviceView{}, err
 	}
 	for _, d := range devices {
 		if d.Nick == which {
 			return d, nil
 		}
 	}
-	return hub.DeviceView{}, fmt.Errorf("you have no device %q; 'gangway device ls' lists yours", which)
+	return api.DeviceView{}, fmt.Errorf("you have no device %q; 'gangway device ls' lists yours", which)
 }
 
-func printDevices(out io.Writer, devices []hub.DeviceView) error {
+func printDevices(out io.Writer, devices []api.DeviceView) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NICK\tID\tSTATUS\tBOOT\tTPM\tKEY\tLAST SEEN")
 	for _, d := range devices {
@@ -199,7 +199,7 @@ func ago(t time.Time) string {
 }
 
 func (a *app) showDevice(ctx context.Context, which string) error {
-	if join.IsID(which) {
+	if wire.IsID(which) {
 		if w, err := findWaiting(ctx, which); err == nil {
 			if done, err := a.json(w); done {
 				return err
@@ -212,19 +212,19 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	if err != nil {
 		return err
 	}
-	e, err := call[hub.EvidenceView](ctx, "GET", "/devices/"+d.ID+"/evidence", nil)
+	e, err := call[api.EvidenceView](ctx, "GET", "/devices/"+d.ID+"/evidence", nil)
 	if err != nil {
 		return err
 	}
-	events, err := call[[]hub.EventView](ctx, "GET", "/events?device="+d.ID, nil)
+	events, err := call[[]api.EventView](ctx, "GET", "/events?device="+d.ID, nil)
 	if err != nil {
 		return err
 	}
 	maskNetworks(d)
 	if done, err := a.json(struct {
-		Device   hub.DeviceView   `json:"device"`
-		Evidence hub.EvidenceView `json:"evidence"`
-		Events   []hub.EventView  `json:"events"`
+		Device   api.DeviceView   `json:"device"`
+		Evidence api.EvidenceView `json:"evidence"`
+		Events   []api.EventView  `json:"events"`
 	}{d, e, events}); done {
 		return err
 	}

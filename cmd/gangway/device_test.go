@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/clone"
-	"gangway/fleet"
+	"gangway/hub/clone"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
-	"gangway/store"
 )
 
 // onboarded starts a hub with one device of ada's, who is signed in, and

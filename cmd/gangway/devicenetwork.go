@@ -5,8 +5,8 @@ import (
 	"strings"
 	"unicode"
 
-	"gangway/hub"
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
+	"gangway/hub/api"
 
 	"github.com/spf13/cobra"
 )
@@ -71,7 +71,7 @@ minutes, it goes back to the former ones by itself, and says so here.`,
 	return c
 }
 
-func (a *app) showNetwork(d hub.DeviceView) error {
+func (a *app) showNetwork(d api.DeviceView) error {
 	n := deviceNetwork{Device: d.ID}
 	n.Report, _ = d.DeviceMeta[networkMeta].(string)
 	if text, ok := d.UserMeta[networkMeta].(string); ok {
@@ -102,7 +102,7 @@ func (a *app) showNetwork(d hub.DeviceView) error {
 
 // maskNetworks masks the proxy's password in the network settings that devices'
 // owner has set, before they are printed. What cannot be read is masked whole.
-func maskNetworks(devices ...hub.DeviceView) {
+func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
 		if !ok {

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
 )
 
 // The owner sets a device's network, is told of mistakes before anything is

@@ -7,7 +7,7 @@ import (
 	"os"
 	"strings"
 
-	"gangway/install/escrow"
+	"gangway/device/install/escrow"
 
 	"github.com/spf13/cobra"
 )

@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"time"
 
-	"gangway/hub"
-	"gangway/store"
+	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/tcg"
 
 	"github.com/spf13/cobra"
@@ -57,8 +57,8 @@ that is the whole trail.`,
 				return err
 			}
 			defer done()
-			n, all := 0, []hub.EventView{}
-			err = eachEvent(f, limit, read, func(e hub.EventView) error {
+			n, all := 0, []api.EventView{}
+			err = eachEvent(f, limit, read, func(e api.EventView) error {
 				n++
 				switch a.output {
 				case "jsonl":
@@ -66,7 +66,7 @@ that is the whole trail.`,
 				case "json":
 					all = append(all, e)
 				default:
-					printEvents(a.stdout, []hub.EventView{e})
+					printEvents(a.stdout, []api.EventView{e})
 				}
 				return nil
 			})
@@ -111,18 +111,18 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 }
 
 // eventReader reads pages of the trail of a data folder, or of who is signed in.
-func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]hub.EventView, error), done func(), err error) {
+func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)
 		if err != nil {
 			return nil, nil, err
 		}
-		return func(f store.EventFilter) ([]hub.EventView, error) {
+		return func(f store.EventFilter) ([]api.EventView, error) {
 			events, err := i.store.Events(ctx, f)
-			return hub.ViewEvents(events), err
+			return api.ViewEvents(events), err
 		}, func() { i.close() }, nil
 	}
-	return func(f store.EventFilter) ([]hub.EventView, error) {
+	return func(f store.EventFilter) ([]api.EventView, error) {
 		q := url.Values{"limit": {strconv.Itoa(f.Limit)}}
 		if f.NoRoutine {
 			q.Set("routine", "false")
@@ -138,12 +138,12 @@ func eventReader(ctx context.Context, data string) (read func(store.EventFilter)
 				q.Set(name, t.UTC().Format(time.RFC3339Nano))
 			}
 		}
-		return call[[]hub.EventView](ctx, "GET", "/events?"+q.Encode(), nil)
+		return call[[]api.EventView](ctx, "GET", "/events?"+q.Encode(), nil)
 	}, func() {}, nil
 }
 
 // eachEvent calls show for at most limit events, newest first; 0 is all.
-func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]hub.EventView, error), show func(hub.EventView) error) error {
+func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]api.EventView, error), show func(api.EventView) error) error {
 	for left := limit; ; {
 		f.Limit = eventPage
 		if limit > 0 {
@@ -165,7 +165,7 @@ func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]h
 	}
 }
 
-func printEvents(out io.Writer, events []hub.EventView) {
+func printEvents(out io.Writer, events []api.EventView) {
 	for _, e := range events {
 		fmt.Fprintf(out, "  %s  %s%s\n", e.Time.Local().Format(time.DateTime), tcg.Printable(e.Message), aboutEvent(e))
 	}
@@ -173,7 +173,7 @@ func printEvents(out io.Writer, events []hub.EventView) {
 
 // aboutEvent is what a line says after an event's message: its code, who did
 // it and how, and how many it stands for.
-func aboutEvent(e hub.EventView) string {
+func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {
 		text += " (" + e.Code + ")"

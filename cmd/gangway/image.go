@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"gangway/device/install"
 	"gangway/image/authenticode"
 	"gangway/image/secureboot"
 	"gangway/image/stick"
-	"gangway/install"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -145,7 +145,7 @@ func readToken(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > join.MaxTokenFile {
+	if info.Size() > wire.MaxTokenFile {
 		return nil, fmt.Errorf("%s is no join token file: it has %d bytes", name, info.Size())
 	}
 	return os.ReadFile(name)
@@ -207,7 +207,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	}
 	password := ""
 	if o.debug {
-		t, err := join.ParseTokenFile(token)
+		t, err := wire.ParseTokenFile(token)
 		if err == nil {
 			password, err = stick.ConsolePassword(t)
 		}
@@ -267,7 +267,7 @@ func (s *signIn) hubFile() ([]byte, error) {
 	if name == "" {
 		return nil, errors.New("the hub's CA cannot be read; sign in again")
 	}
-	return json.MarshalIndent(join.HubFile{Hub: s.Hub, HubName: name, HubCA: s.HubCA}, "", "  ")
+	return json.MarshalIndent(wire.HubFile{Hub: s.Hub, HubName: name, HubCA: s.HubCA}, "", "  ")
 }
 
 // hubName is the name of the hub that the operator is signed in to; empty if

@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
 
 	"github.com/spf13/pflag"
 )

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"gangway/device/install/slots"
 	"gangway/image/stick"
-	"gangway/install/slots"
 
 	"github.com/spf13/cobra"
 )

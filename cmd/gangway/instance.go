@@ -14,12 +14,12 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/hub"
-	"gangway/objects"
-	"gangway/onboard"
-	"gangway/pki"
-	"gangway/store/sqlite"
-	"gangway/trust"
+	"gangway/hub/api"
+	"gangway/hub/objects"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/trust"
 )
 
 // instance is a hub's data folder, opened.
@@ -191,10 +191,10 @@ func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, e
 // serverOptions are what an operator may choose of a server.
 type serverOptions struct {
 	openRegistration, tls12 bool
-	proxy                   *hub.Proxy
+	proxy                   *api.Proxy
 	quota                   int64 // each owner's, in bytes; 0: the default
-	rates                   hub.Rates
-	timeouts                hub.Timeouts
+	rates                   api.Rates
+	timeouts                api.Timeouts
 	proxyProtocol           []netip.Prefix
 	eventsAge, unprovenAge  time.Duration
 }
@@ -202,10 +202,10 @@ type serverOptions struct {
 // server makes the hub's service and HTTP server. The first of urls is the public
 // one. makers are the makers'
 // certificates before the operator's word in the store.
-func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*hub.Server, *onboard.Service, error) {
+func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
-	s, err := hub.New(hub.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
+	s, err := api.New(api.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
 }
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/objects"
+	"gangway/hub/objects"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 
 	"github.com/spf13/pflag"
 )
@@ -18,32 +18,32 @@ import (
 type limitFlags struct {
 	rates    []string
 	proxies  []string
-	timeouts hub.Timeouts
+	timeouts api.Timeouts
 
 	eventsAge, refusalsAge time.Duration
 }
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
-	names := strings.Join(slices.Sorted(maps.Keys(hub.DefaultRates())), ", ")
+	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
 	f.StringArrayVar(&l.rates, "rate", nil, "limit of what one network (account: one account; boot: one device) may send, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200; may be given again; names: "+names)
 	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies, whose connections must begin with a header of the PROXY protocol, version 2 (default: none)")
 	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take for a request's header (default 10s)")
 	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; uploads and downloads may take that long for each block (default 60s)")
-	f.DurationVar(&l.eventsAge, "events-age", hub.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: for ever")
-	f.DurationVar(&l.refusalsAge, "refusals-age", hub.DefaultUnprovenAge, "how long it keeps what peers caused that had proven nothing: refused requests, wrong passwords")
+	f.DurationVar(&l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: for ever")
+	f.DurationVar(&l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long it keeps what peers caused that had proven nothing: refused requests, wrong passwords")
 	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
 }
 
 // into checks the flags and writes them into o.
 func (l *limitFlags) into(o *serverOptions) error {
-	o.rates, o.timeouts = hub.Rates{}, l.timeouts
+	o.rates, o.timeouts = api.Rates{}, l.timeouts
 	for _, text := range l.rates {
 		name, value, ok := strings.Cut(text, "=")
 		perSecond, burst, ok2 := strings.Cut(value, "/")
 		if !ok || !ok2 {
 			return usagef("--rate %q is not NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200", text)
 		}
-		var r hub.Rate
+		var r api.Rate
 		var err error
 		if r.PerSecond, err = strconv.ParseFloat(perSecond, 64); err != nil {
 			return usagef("--rate %q: %q is not a number of requests a second", text, perSecond)

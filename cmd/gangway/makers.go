@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"gangway/trust"
+	"gangway/hub/trust"
 
 	"github.com/spf13/pflag"
 )

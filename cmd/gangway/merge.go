@@ -11,12 +11,12 @@ import (
 	"path"
 	"strings"
 
-	"gangway/image/first"
+	"gangway/image/factory"
 )
 
 // firstRevision merges sources into a folder, which remove removes. Without a
 // source there is no first revision.
-func (a *app) firstRevision(ctx context.Context, sources []string) (r *first.Revision, remove func(), err error) {
+func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.Revision, remove func(), err error) {
 	if len(sources) == 0 {
 		return nil, func() {}, nil
 	}
@@ -25,7 +25,7 @@ func (a *app) firstRevision(ctx context.Context, sources []string) (r *first.Rev
 		return nil, nil, err
 	}
 	remove = func() { os.RemoveAll(dir) }
-	r, err = first.Merge(ctx, dir, sources, trails{}, func(s string) { a.note("%s", s) })
+	r, err = factory.Merge(ctx, dir, sources, trails{}, func(s string) { a.note("%s", s) })
 	if err != nil {
 		remove()
 		return nil, nil, err
@@ -48,7 +48,7 @@ func printable(names []string) []string {
 type trails struct{}
 
 // Trail takes https://HUB/trails/ID, the same with /steps/REV, and OWNER/NICK.
-func (trails) Trail(ctx context.Context, name string) (first.Trail, error) {
+func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	s, err := loadSignIn()
 	if err != nil {
 		return nil, err

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"gangway/fetch"
-	"gangway/onboard"
+	"gangway/hub/fetch"
+	"gangway/hub/onboard"
 
 	"github.com/spf13/pflag"
 )

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"gangway/hub"
-	"gangway/policy"
-	"gangway/store"
+	"gangway/hub/api"
+	"gangway/hub/policy"
+	"gangway/hub/store"
 	"gangway/tcg"
 
 	"github.com/spf13/cobra"
@@ -61,7 +61,7 @@ change holds for the next device that asks.
 			}
 			var warnings []string
 			if data == "" {
-				view, err := call[hub.PolicyView](c.Context(), "PUT", "/policy", rawBody(text))
+				view, err := call[api.PolicyView](c.Context(), "PUT", "/policy", rawBody(text))
 				if err != nil {
 					return err
 				}
@@ -84,7 +84,7 @@ change holds for the next device that asks.
 			if data != "" {
 				return putHubPolicy(c.Context(), data, "")
 			}
-			_, err := call[hub.PolicyView](c.Context(), "DELETE", "/policy", nil)
+			_, err := call[api.PolicyView](c.Context(), "DELETE", "/policy", nil)
 			return err
 		},
 	}
@@ -137,10 +137,10 @@ func (a *app) warnPolicy(warnings []string) {
 }
 
 func (a *app) showPolicy(ctx context.Context, data string) error {
-	var view hub.PolicyView
+	var view api.PolicyView
 	var err error
 	if data == "" {
-		view, err = call[hub.PolicyView](ctx, "GET", "/policy", nil)
+		view, err = call[api.PolicyView](ctx, "GET", "/policy", nil)
 	} else {
 		view, err = hubPolicy(ctx, data)
 	}
@@ -167,7 +167,7 @@ func (a *app) showPolicy(ctx context.Context, data string) error {
 	return nil
 }
 
-func hubPolicy(ctx context.Context, data string) (view hub.PolicyView, err error) {
+func hubPolicy(ctx context.Context, data string) (view api.PolicyView, err error) {
 	i, err := existing(ctx, data)
 	if err != nil {
 		return view, err
@@ -180,7 +180,7 @@ func hubPolicy(ctx context.Context, data string) (view hub.PolicyView, err error
 	if err != nil {
 		return view, err
 	}
-	view = hub.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}
+	view = api.PolicyView{HubPolicy: p.Text, HubUpdated: &p.Updated}
 	if d, err := policy.Parse([]byte(p.Text)); err == nil {
 		view.Warnings = policy.Warnings(d, nil, false)
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	"gangway/hub"
+	"gangway/hub/api"
 
 	"github.com/spf13/pflag"
 )
@@ -20,7 +20,7 @@ func (p *proxyFlags) add(f *pflag.FlagSet) {
 }
 
 // proxy is who may send the header Client-Cert, nil if nobody.
-func (p *proxyFlags) proxy() (*hub.Proxy, error) {
+func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if p.ca == "" && p.name == "" {
 		return nil, nil
 	}
@@ -46,5 +46,5 @@ func (p *proxyFlags) proxy() (*hub.Proxy, error) {
 	if len(certs) == 0 {
 		return nil, fmt.Errorf("the proxy's CA: %s holds no PEM certificate", p.ca)
 	}
-	return &hub.Proxy{CAs: certs, Name: p.name}, nil
+	return &api.Proxy{CAs: certs, Name: p.name}, nil
 }

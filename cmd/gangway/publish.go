@@ -3,7 +3,7 @@ package main
 import (
 	"net/url"
 
-	"gangway/hub"
+	"gangway/hub/api"
 
 	"github.com/spf13/cobra"
 )
@@ -19,7 +19,7 @@ func (a *app) publishCommands() []*cobra.Command {
 				if err != nil {
 					return err
 				}
-				now, err := call[hub.DeviceView](c.Context(), method, "/devices/"+url.PathEscape(d.ID)+"/public", nil)
+				now, err := call[api.DeviceView](c.Context(), method, "/devices/"+url.PathEscape(d.ID)+"/public", nil)
 				if err != nil {
 					return err
 				}

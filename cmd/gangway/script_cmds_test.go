@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/fleet"
+	"gangway/internal/fleet"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"gangway/hub"
-	"gangway/objects"
-	"gangway/pki"
+	"gangway/hub/api"
+	"gangway/hub/objects"
+	"gangway/hub/pki"
 
 	"github.com/dustin/go-humanize"
 
@@ -167,7 +167,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 
 // serveAll serves devices and people, and on another listener, if there is
 // one, the operator's metrics, until ctx ends or one of them fails.
-func serveAll(ctx context.Context, server *hub.Server, listeners []net.Listener, private net.Listener) error {
+func serveAll(ctx context.Context, server *api.Server, listeners []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
 	if private != nil {

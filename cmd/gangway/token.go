@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
 	"gangway/tcg"
 
 	"github.com/spf13/cobra"
@@ -18,7 +18,7 @@ import (
 
 func (a *app) tokenCommand() *cobra.Command {
 	c := &cobra.Command{Use: "token", Short: "Manage join tokens, which let devices into your fleet"}
-	var n hub.NewToken
+	var n api.NewToken
 	var life time.Duration
 	var meta []string
 	var out string
@@ -50,7 +50,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 				return err
 			}
 			defer to.discard()
-			t, err := call[hub.TokenCreated](c.Context(), "POST", "/devices/tokens", n)
+			t, err := call[api.TokenCreated](c.Context(), "POST", "/devices/tokens", n)
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		Use: "ls", Short: "List join tokens", Args: args(),
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			tokens, err := allTokens(c.Context(), call[[]hub.TokenView])
+			tokens, err := allTokens(c.Context(), call[[]api.TokenView])
 			if err != nil {
 				return err
 			}
@@ -139,8 +139,8 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 }
 
 // allTokens lists all join tokens, page by page.
-func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]hub.TokenView, error)) ([]hub.TokenView, error) {
-	all := []hub.TokenView{}
+func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]api.TokenView, error)) ([]api.TokenView, error) {
+	all := []api.TokenView{}
 	for after := ""; ; after = all[len(all)-1].ID {
 		page, err := get(ctx, "GET", "/devices/tokens?limit=1000&after="+after, nil)
 		if err != nil {

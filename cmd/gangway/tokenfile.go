@@ -12,8 +12,8 @@ import (
 	"os"
 	"time"
 
-	"gangway/hub"
-	"gangway/tcg/join"
+	"gangway/hub/api"
+	"gangway/wire"
 )
 
 // tokenFile is where a join token is written to: a file of mode 0600, or
@@ -78,7 +78,7 @@ func (t *tokenFile) discard() {
 }
 
 // tokenState says in a word whether a join token still lets devices in.
-func tokenState(t hub.TokenView, now time.Time) string {
+func tokenState(t api.TokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
 		return "disabled"
@@ -93,7 +93,7 @@ func tokenState(t hub.TokenView, now time.Time) string {
 // warnToken says what will keep the machines of an image from coming aboard.
 // It asks the hub about the token if this account is signed in to that hub.
 func (a *app) warnToken(ctx context.Context, file []byte) {
-	t, err := join.ParseTokenFile(file)
+	t, err := wire.ParseTokenFile(file)
 	if err != nil {
 		return // the build says so
 	}
@@ -108,7 +108,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	tokens, err := allTokens(ctx, func(ctx context.Context, method, path string, in any) (page []hub.TokenView, err error) {
+	tokens, err := allTokens(ctx, func(ctx context.Context, method, path string, in any) (page []api.TokenView, err error) {
 		return page, s.do(ctx, method, path, in, &page)
 	})
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/store"
+	"gangway/hub/store"
+	"gangway/hub/trust"
 	"gangway/tcg"
-	"gangway/trust"
 
 	"github.com/spf13/cobra"
 )

@@ -11,9 +11,9 @@ import (
 	"fmt"
 	"time"
 
-	"gangway/evidence"
+	"gangway/hub/evidence"
+	"gangway/hub/trust"
 	"gangway/tcg"
-	"gangway/trust"
 
 	"github.com/spf13/cobra"
 )

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"time"
 
-	"gangway/store"
+	"gangway/hub/store"
+	"gangway/hub/trust"
 	"gangway/tcg"
-	"gangway/trust"
 
 	"github.com/spf13/cobra"
 )

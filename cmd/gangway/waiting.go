@@ -7,10 +7,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gangway/evidence"
-	"gangway/hub"
+	"gangway/hub/api"
+	"gangway/hub/evidence"
 	"gangway/tcg"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +30,7 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if a.output != "json" {
 				a.printWaiting(w)
 			}
-			decided, err := call[hub.WaitingView](c.Context(), "POST", "/devices/"+w.ID+"/"+verb, map[string][]string{"questions": w.Questions})
+			decided, err := call[api.WaitingView](c.Context(), "POST", "/devices/"+w.ID+"/"+verb, map[string][]string{"questions": w.Questions})
 			if err != nil {
 				return err
 			}
@@ -62,27 +62,27 @@ approve it later. A device that is aboard already is removed by 'delete'.`,
 		"Denied.")
 }
 
-func allWaiting(ctx context.Context) ([]hub.WaitingView, error) {
-	return call[[]hub.WaitingView](ctx, "GET", "/devices/waiting", nil)
+func allWaiting(ctx context.Context) ([]api.WaitingView, error) {
+	return call[[]api.WaitingView](ctx, "GET", "/devices/waiting", nil)
 }
 
-func findWaiting(ctx context.Context, id string) (hub.WaitingView, error) {
-	if !join.IsID(id) {
-		return hub.WaitingView{}, usagef("%q is no device id: 24 hexadecimal digits", id)
+func findWaiting(ctx context.Context, id string) (api.WaitingView, error) {
+	if !wire.IsID(id) {
+		return api.WaitingView{}, usagef("%q is no device id: 24 hexadecimal digits", id)
 	}
 	list, err := allWaiting(ctx)
 	if err != nil {
-		return hub.WaitingView{}, err
+		return api.WaitingView{}, err
 	}
 	for _, w := range list {
 		if w.ID == id {
 			return w, nil
 		}
 	}
-	return hub.WaitingView{}, fmt.Errorf("no machine with id %s waits for you; 'gangway device ls' lists those that do", id)
+	return api.WaitingView{}, fmt.Errorf("no machine with id %s waits for you; 'gangway device ls' lists those that do", id)
 }
 
-func (a *app) printWaitingList(list []hub.WaitingView) error {
+func (a *app) printWaitingList(list []api.WaitingView) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tSTATUS\tMACHINE\tTPM\tSINCE\tWHY")
 	for _, one := range list {
@@ -100,7 +100,7 @@ func orNot(s string) string {
 	return s
 }
 
-func (a *app) printWaiting(w hub.WaitingView) {
+func (a *app) printWaiting(w api.WaitingView) {
 	a.printf("%s\n", w.ID)
 	a.line("status", w.Status)
 	a.line("machine", w.Machine.Model+", serial "+w.Machine.Serial)

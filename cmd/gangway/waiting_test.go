@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/fleet"
+	"gangway/internal/fleet"
 )
 
 // An owner who looks at a machine without an EK certificate, or approves it,

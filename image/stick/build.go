@@ -12,13 +12,13 @@ import (
 	"io/fs"
 	"strings"
 
+	"gangway/device/install"
+	"gangway/device/install/netfile"
+	"gangway/device/install/slots"
 	"gangway/image"
-	"gangway/image/first"
+	"gangway/image/factory"
 	"gangway/image/secureboot"
-	"gangway/install"
-	"gangway/install/netfile"
-	"gangway/install/slots"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // Target is the image's name among those that can be built.
@@ -36,7 +36,7 @@ type Config struct {
 	// Escrow is the age recipient that recovery keys are kept for.
 	Escrow string
 	// First is the device's first revision; nil: an empty one.
-	First *first.Revision
+	First *factory.Revision
 	// Enrol are the keys that firmware in setup mode takes from the stick; nil:
 	// none. The parts must be signed by one of them.
 	Enrol *secureboot.Set
@@ -173,24 +173,24 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 
 // token is the join token, or what is known of one that is not there yet: its
 // hub.
-func (c *Config) token() (*join.TokenFile, error) {
+func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
-		return join.ParseTokenFile(c.Token)
+		return wire.ParseTokenFile(c.Token)
 	}
-	h, err := join.ParseHubFile(c.Hub)
+	h, err := wire.ParseHubFile(c.Hub)
 	if err != nil {
 		return nil, err
 	}
 	if c.Debug {
 		return nil, errors.New("image: the console's password follows from the join token's secret: there is no console without a token file")
 	}
-	return &join.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
+	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
 // ConsolePassword is the console's, of devices whose image was made with Debug:
 // 100 bits that follow from the join token's secret, so that who has the
 // token's file has it, and the same input gives the same image.
-func ConsolePassword(t *join.TokenFile) (string, error) {
+func ConsolePassword(t *wire.TokenFile) (string, error) {
 	secret, err := t.Secret()
 	if err != nil {
 		return "", err
@@ -203,7 +203,7 @@ func ConsolePassword(t *join.TokenFile) (string, error) {
 // systemFiles are what the system has besides the base: the agent and, for
 // debugging, a shell behind a password. The image has the password's hash; 100
 // bits are not guessed.
-func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, error) {
+func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
 		{Path: install.HookPath, Data: []byte("/init"), Mode: fs.ModeSymlink},
@@ -222,7 +222,7 @@ func (p *Parts) systemFiles(token *join.TokenFile, debug bool) ([]image.File, er
 // systemESP is the installed system's EFI system partition. The first slot is
 // tried three times before it counts as bad (systemd's Automatic Boot
 // Assessment).
-func (p *Parts) systemESP(base []byte, token *join.TokenFile, cfg Config) ([]byte, error) {
+func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
 	uki, err := p.system(base, token, cfg.Debug)
 	if err != nil {
 		return nil, err

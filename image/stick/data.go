@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"gangway/image/first"
-	"gangway/install"
+	"gangway/device/install"
+	"gangway/image/factory"
 )
 
 const mke2fsConf = `[defaults]
@@ -25,7 +25,7 @@ const mke2fsConf = `[defaults]
 // dataImage makes the data partition's file system: ext4, empty but for the
 // first revision, which the system grows to the disk. It is made by e2fsprogs,
 // whose work a machine's life depends on, and which every Debian has.
-func dataImage(r *first.Revision) ([]byte, error) {
+func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
 		program = "/usr/sbin/mke2fs"
@@ -65,7 +65,7 @@ func dataImage(r *first.Revision) ([]byte, error) {
 
 // dataMiB is the file system's size: with the objects' own there is room for
 // what they become on the device.
-func dataMiB(r *first.Revision) int64 {
+func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib
 	}
@@ -75,7 +75,7 @@ func dataMiB(r *first.Revision) int64 {
 // addFirst writes the first revision into the file system, with e2fsprogs'
 // debugfs: it needs no privileges, takes no owner or time from this machine's
 // files, and writes in the order that it is told.
-func addFirst(fs, dir string, r *first.Revision, env []string) error {
+func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	program, err := exec.LookPath("debugfs")
 	if err != nil {
 		program = "/usr/sbin/debugfs"

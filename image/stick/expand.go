@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 
-	"gangway/install"
+	"gangway/device/install"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/fat32"

@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"testing"
 
-	"gangway/image/first"
-	"gangway/install"
+	"gangway/device/install"
+	"gangway/image/factory"
 	"gangway/internal/race"
 )
 
 // revision is one with an object of as many bytes.
-func revision(t *testing.T, size int) *first.Revision {
+func revision(t *testing.T, size int) *factory.Revision {
 	t.Helper()
 	content := bytes.Repeat([]byte("0123456789abcde\n"), size/16)
 	h := sha256.Sum256(content)
@@ -33,7 +33,7 @@ func revision(t *testing.T, size int) *first.Revision {
 			t.Fatal(err)
 		}
 	}
-	r, err := first.Merge(t.Context(), t.TempDir(), []string{dir}, nil, nil)
+	r, err := factory.Merge(t.Context(), t.TempDir(), []string{dir}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

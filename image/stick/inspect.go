@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 
+	"gangway/device/install"
+	"gangway/device/install/netfile"
 	"gangway/image/authenticode"
 	"gangway/image/secureboot"
-	"gangway/install"
-	"gangway/install/netfile"
 
 	"github.com/diskfs/go-diskfs"
 )

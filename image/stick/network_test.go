@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/install"
-	"gangway/install/netfile"
+	"gangway/device/install"
+	"gangway/device/install/netfile"
 	"gangway/internal/race"
 )
 

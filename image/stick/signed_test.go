@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"gangway/device/install/slots"
 	"gangway/image/authenticode"
-	"gangway/install/slots"
 	"gangway/internal/race"
 )
 

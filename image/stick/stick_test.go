@@ -20,9 +20,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 
-	"gangway/install"
+	"gangway/device/install"
 	"gangway/internal/race"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // parts are real programs for EFI, with a kernel and modules that are none.
@@ -64,8 +64,8 @@ func token(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := json.Marshal(join.TokenFile{
-		ID: strings.Repeat("a", 24), PRN: join.TokenPRN + strings.Repeat("a", 24), Owner: join.AccountPRN + strings.Repeat("b", 24),
+	b, err := json.Marshal(wire.TokenFile{
+		ID: strings.Repeat("a", 24), PRN: wire.TokenPRN + strings.Repeat("a", 24), Owner: wire.AccountPRN + strings.Repeat("b", 24),
 		Token: secret, Hub: "https://hub.example:12443", HubName: strings.Repeat("c", 64),
 		HubCA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 	})
@@ -138,11 +138,11 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	race.Skip(t)
 	p := parts(t)
-	tok, err := join.ParseTokenFile(token(t))
+	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	hub, err := json.Marshal(join.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA})
+	hub, err := json.Marshal(wire.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +300,7 @@ func TestBuildRefuses(t *testing.T) {
 // the image does not hold.
 func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	p := parts(t)
-	tok, err := join.ParseTokenFile(token(t))
+	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 	if err != nil || !bytes.Equal(update, again) {
 		t.Errorf("two builds differ, %v", err)
 	}
-	tok, err := join.ParseTokenFile(token(t))
+	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,15 +3,15 @@ package stick
 import (
 	"bytes"
 
+	"gangway/device/install/slots"
 	"gangway/image"
-	"gangway/install/slots"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // system is the installed system: all of it is one unified kernel image, and
 // nothing in it is of one machine. The token is for the console's password
 // alone.
-func (p *Parts) system(base []byte, token *join.TokenFile, debug bool) ([]byte, error) {
+func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
 		return nil, err
@@ -35,10 +35,10 @@ func (p *Parts) system(base []byte, token *join.TokenFile, debug bool) ([]byte, 
 // same as Build installs with the same parts. A token gives it a console with
 // the password of images that were made for debugging with that token.
 func System(p *Parts, token []byte) ([]byte, error) {
-	var t *join.TokenFile
+	var t *wire.TokenFile
 	if token != nil {
 		var err error
-		if t, err = join.ParseTokenFile(token); err != nil {
+		if t, err = wire.ParseTokenFile(token); err != nil {
 			return nil, err
 		}
 	}

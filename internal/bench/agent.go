@@ -8,9 +8,9 @@ import (
 	"os"
 	"time"
 
-	"gangway/identity"
+	"gangway/device/identity"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -72,12 +72,12 @@ func measureAgent(ek swtpm.EK) (*AgentRun, error) {
 		return nil, err
 	}
 	defer id.Close()
-	key, err := join.OwnershipKey(join.NewSecret(), join.NewID())
+	key, err := wire.OwnershipKey(wire.NewSecret(), wire.NewID())
 	if err != nil {
 		return nil, err
 	}
 	if _, err := id.Request(identity.RequestInfo{Model: "bench", Serial: "0", CAData: func(name []byte) ([]byte, error) {
-		d := join.CAData{HubName: "h", Owner: "o", TokenID: join.NewID(), EKPublic: id.EK.Raw, Proof: ed25519.Sign(key, name), Chain: id.EKChain}
+		d := wire.CAData{HubName: "h", Owner: "o", TokenID: wire.NewID(), EKPublic: id.EK.Raw, Proof: ed25519.Sign(key, name), Chain: id.EKChain}
 		return d.Encode()
 	}}); err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func measureAgent(ek swtpm.EK) (*AgentRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	blob, secret, err := tpm2.CreateCredential(rand.Reader, enc, id.IAKName, make([]byte, join.CredentialSize))
+	blob, secret, err := tpm2.CreateCredential(rand.Reader, enc, id.IAKName, make([]byte, wire.CredentialSize))
 	if err != nil {
 		return nil, err
 	}

@@ -13,8 +13,8 @@ import (
 	"errors"
 	"math/big"
 
-	"gangway/evidence"
-	"gangway/fleet"
+	"gangway/hub/evidence"
+	"gangway/internal/fleet"
 	"gangway/tcg"
 )
 

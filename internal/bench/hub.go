@@ -17,15 +17,15 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/fleet"
-	"gangway/hub"
-	"gangway/objects"
-	"gangway/onboard"
-	"gangway/pki"
-	"gangway/store"
-	"gangway/store/sqlite"
-	"gangway/tcg/join"
-	"gangway/trust"
+	"gangway/hub/api"
+	"gangway/hub/objects"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/trust"
+	"gangway/internal/fleet"
+	"gangway/wire"
 )
 
 // testHub is a hub on a real disk with one owner and one token.
@@ -34,7 +34,7 @@ type testHub struct {
 	store   store.Store
 	ca      *pki.Hub
 	service *onboard.Service
-	token   *join.TokenFile
+	token   *wire.TokenFile
 }
 
 // openHub makes a hub in a folder; empty: a temporary one below build/, which
@@ -76,8 +76,8 @@ rules:
   - {then: ask}
 `
 
-func newToken(s store.Store, ca *pki.Hub) (*join.TokenFile, error) {
-	owner := store.Account{ID: join.NewID(), Nick: "owner" + join.NewID()[:6], Created: time.Now()}
+func newToken(s store.Store, ca *pki.Hub) (*wire.TokenFile, error) {
+	owner := store.Account{ID: wire.NewID(), Nick: "owner" + wire.NewID()[:6], Created: time.Now()}
 	if err := s.CreateAccount(context.Background(), owner); err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 		return nil, err
 	}
 	defer child.Process.Kill()
-	tok := new(join.TokenFile)
+	tok := new(wire.TokenFile)
 	if err := json.NewDecoder(pipe).Decode(tok); err != nil {
 		return nil, fmt.Errorf("the hub's process did not start: %w", err)
 	}
@@ -199,8 +199,8 @@ func serveChild(dir string) error {
 	if err != nil {
 		return err
 	}
-	s, err := hub.New(hub.Config{Store: h.store, CA: h.ca, Onboard: h.service, Objects: contents, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, Rates: hub.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}})
+	s, err := api.New(api.Config{Store: h.store, CA: h.ca, Onboard: h.service, Objects: contents, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		PublicURL: h.token.Hub, Names: []string{"127.0.0.1"}, Rates: api.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}})
 	if err != nil {
 		return err
 	}

@@ -13,11 +13,11 @@ import (
 	"slices"
 	"time"
 
-	"gangway/evidence"
-	"gangway/fleet"
-	"gangway/policy"
-	"gangway/store"
-	"gangway/trust"
+	"gangway/hub/evidence"
+	"gangway/hub/policy"
+	"gangway/hub/store"
+	"gangway/hub/trust"
+	"gangway/internal/fleet"
 )
 
 // Judged is the cost of judging one request's evidence, in microseconds of

@@ -25,8 +25,8 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/fleet"
-	"gangway/tcg/join"
+	"gangway/internal/fleet"
+	"gangway/wire"
 )
 
 // Result is build/bench.json. Times are microseconds of CPU an enrolment
@@ -204,7 +204,7 @@ type load struct {
 // makeLoad makes n devices. RSA keys take long to make, so RSA endorsement
 // keys are shared by several, which then are the same machine with other
 // keys; their requests cost the hub the same.
-func makeLoad(maker *fleet.Maker, ek string, n int, tok *join.TokenFile) (*load, error) {
+func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
 	if ek == "L-1" {
@@ -323,8 +323,8 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		if err != nil {
 			return err
 		}
-		acts[i] = activation{sha256.Sum256(c.IDevID.Raw), make([]byte, join.ExporterSize), nil}
-		acts[i].proof = join.ActivationProof(c.Keys, acts[i].exporter, acts[i].hash)
+		acts[i] = activation{sha256.Sum256(c.IDevID.Raw), make([]byte, wire.ExporterSize), nil}
+		acts[i].proof = wire.ActivationProof(c.Keys, acts[i].exporter, acts[i].hash)
 		return nil
 	}); err != nil {
 		return nil, err

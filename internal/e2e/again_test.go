@@ -13,18 +13,18 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // fleetOfOne is a hub, a TPM that is aboard, and its state folder.
 type fleetOfOne struct {
 	h     *hubtest.Hub
 	tpm   *swtpm.TPM
-	tok   *join.TokenFile
+	tok   *wire.TokenFile
 	state string
 	first *agent.State
 }
@@ -49,7 +49,7 @@ func (f *fleetOfOne) delete(t *testing.T, id string) {
 }
 
 // again is what 'gangway-agent onboard --again' does.
-func (f *fleetOfOne) again(t *testing.T, tok *join.TokenFile, state string) (*agent.State, error) {
+func (f *fleetOfOne) again(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: f.tpm.Address(), StateDir: state, Again: true})
 }

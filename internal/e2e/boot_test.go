@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/hub"
+	"gangway/device/agent"
+	"gangway/hub/api"
 	"gangway/internal/eventlog"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
@@ -49,9 +49,9 @@ func runningWith(t *testing.T, cfg agent.Config, look func(agent.Step)) (stop fu
 }
 
 // becomes waits until the owner reads a state of the device's boot.
-func (o *owner) becomes(id, state string) hub.BootView {
+func (o *owner) becomes(id, state string) api.BootView {
 	o.t.Helper()
-	var v hub.BootView
+	var v api.BootView
 	for range 200 {
 		if o.call("GET", "/devices/"+id+"/boot", nil, &v); v.State == state {
 			return v

@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/evidence"
-	"gangway/fleet"
-	"gangway/identity"
+	"gangway/device/agent"
+	"gangway/device/identity"
+	"gangway/hub/evidence"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // unclaimed is a machine without a join token.
@@ -59,7 +59,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	h := newHub(t, tpm)
 	ada := signInAs(t, h, h.Owner.Nick)
 	file := filepath.Join(t.TempDir(), "hub.json")
-	b, err := json.Marshal(join.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
+	b, err := json.Marshal(wire.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	defer page.Body.Close()
 	var text bytes.Buffer
 	text.ReadFrom(page.Body)
-	if words := join.ClaimWords(code); !strings.Contains(text.String(), words) || !strings.Contains(u.log.String(), words) {
+	if words := wire.ClaimWords(code); !strings.Contains(text.String(), words) || !strings.Contains(u.log.String(), words) {
 		t.Errorf("%s is not on both", words)
 	}
 }
@@ -129,7 +129,7 @@ func TestClaimedMachineIsKilledAtAnyInstant(t *testing.T) {
 	h := newHub(t, tpm)
 	ada := signInAs(t, h, h.Owner.Nick)
 	file := filepath.Join(t.TempDir(), "hub.json")
-	b, err := json.Marshal(join.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
+	b, err := json.Marshal(wire.HubFile{Hub: h.URL, HubName: h.CA.HubName(), HubCA: string(h.CA.RootPEM())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/clone"
+	"gangway/device/agent"
+	"gangway/hub/clone"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // cloneTPM copies a TPM's state into another one, as the clone of a virtual
@@ -188,7 +188,7 @@ func TestReplacedBoardIsNotTakenForAClone(t *testing.T) {
 	}
 }
 
-func onboardAs(t *testing.T, tpm *swtpm.TPM, tok *join.TokenFile, serial string) *agent.State {
+func onboardAs(t *testing.T, tpm *swtpm.TPM, tok *wire.TokenFile, serial string) *agent.State {
 	t.Helper()
 	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: serial})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/identity"
+	"gangway/device/agent"
+	"gangway/device/identity"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )

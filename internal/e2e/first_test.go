@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/install"
 	"gangway/image/stick"
-	"gangway/install"
 )
 
 // brings gives the machine a first revision, as an image does, and returns its

@@ -20,9 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 )
 
 // hooks is a Pantavisor's root as far as its credential handler sees it.

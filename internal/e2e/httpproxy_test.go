@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 	"gangway/internal/connectproxy"
 	"gangway/internal/swtpm"
 )

@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/fleet"
-	"gangway/hub"
-	"gangway/identity"
+	"gangway/device/agent"
+	"gangway/device/identity"
+	"gangway/hub/api"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/tcg"
@@ -79,7 +79,7 @@ func (o *owner) call(method, path string, in, out any) {
 // evidence is all that the owner reads of how a device was judged.
 func (o *owner) evidence(id string) string {
 	o.t.Helper()
-	var e hub.EvidenceView
+	var e api.EvidenceView
 	o.call("GET", "/devices/"+id+"/evidence", nil, &e)
 	var words []string
 	for _, s := range e.Verdict.Steps {
@@ -90,7 +90,7 @@ func (o *owner) evidence(id string) string {
 
 func (o *owner) events() string {
 	o.t.Helper()
-	var events []hub.EventView
+	var events []api.EventView
 	o.call("GET", "/events", nil, &events)
 	var words []string
 	for _, e := range events {
@@ -246,7 +246,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	case err := <-done:
 		t.Fatalf("it does not wait: %v", err)
 	}
-	var list []hub.WaitingView
+	var list []api.WaitingView
 	ada.call("GET", "/devices/waiting", nil, &list)
 	if len(list) != 1 {
 		t.Fatalf("%d wait", len(list))
@@ -261,7 +261,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	}
 	says(t, list[0].Verdict.Steps[1].Detail, "The TPM came without an EK certificate: nothing says who made it.")
 	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
-	var decided hub.WaitingView
+	var decided api.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -20,11 +20,11 @@ import (
 	"testing"
 	"time"
 
-	"gangway/fleet"
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
-	"gangway/store"
-	"gangway/store/sqlite"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // hubProcess is the real `gangway serve`, to be killed and started again on
@@ -115,7 +115,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 	h.run("correct horse battery\n", "account", "create", "--data", h.data, "--nick", "ada", "--password-stdin")
 	h.run("correct horse battery\n", "login", "https://"+h.addr, "--data", h.data, "--nick", "ada", "--password-stdin")
 	h.run(hubtest.LabPolicy, "policy", "set", "-", "--data", h.data)
-	tok, err := join.ParseTokenFile(h.run("", "token", "create", "--max-uses", fmt.Sprint(devices)))
+	tok, err := wire.ParseTokenFile(h.run("", "token", "create", "--max-uses", fmt.Sprint(devices)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ killing:
 // persist onboards as the agent does: the same request until it is answered,
 // then the same activation until that is. It returns the device's id and the
 // hashes of all certificates that it was ever given.
-func persist(ctx context.Context, d *fleet.Device, tok *join.TokenFile) (id string, given [][32]byte, err error) {
+func persist(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})
 	if err != nil {
 		return "", nil, err

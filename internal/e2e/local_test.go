@@ -24,7 +24,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 	"gangway/internal/hubtest"
 	"gangway/internal/process"
 	"gangway/internal/swtpm"

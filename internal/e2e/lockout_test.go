@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 

@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 )
 
 // machine is a device: a software TPM, the real agent as a process, an
@@ -31,7 +31,7 @@ type machine struct {
 	hub   *hubtest.Hub
 	ada   *owner
 	files *uploader
-	wire  *wire
+	wire  *link
 	tpm   *swtpm.TPM
 	dir   string
 	id    string
@@ -63,16 +63,16 @@ esac
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	tpm := newTPM(t, swtpm.P384)
-	w := newWire(t, "")
+	w := newLink(t, "")
 	// The hub names the wire as its address: a device must not find another way
 	// to it.
-	h := hubtest.NewWith(t, func(c *hub.Config) { c.PublicURL = "https://" + w.addr() }, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
+	h := hubtest.NewWith(t, func(c *api.Config) { c.PublicURL = "https://" + w.addr() }, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 	w.leadsTo(strings.TrimPrefix(h.URL, "https://"))
 	return machineOf(t, tpm, h, w, h.Owner)
 }
 
 // machineOf is newMachine for another owner, at a hub that there is.
-func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *wire, owner store.Account) *machine {
+func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
 	m.ada = signInAs(t, h, owner.Nick)
@@ -253,8 +253,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// wire carries TCP connections to an address, until it is cut.
-type wire struct {
+// link carries TCP connections to an address, until it is cut.
+type link struct {
 	l net.Listener
 
 	mu    sync.Mutex
@@ -267,29 +267,29 @@ type wire struct {
 	carried atomic.Int64 // bytes to the device
 }
 
-func newWire(t *testing.T, to string) *wire {
+func newLink(t *testing.T, to string) *link {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wire{l: l, to: to}
+	w := &link{l: l, to: to}
 	go w.serve()
 	t.Cleanup(func() { l.Close(); w.away(true) })
 	return w
 }
 
-func (w *wire) addr() string { return w.l.Addr().String() }
+func (w *link) addr() string { return w.l.Addr().String() }
 
 // leadsTo sets the address that the wire carries connections to.
-func (w *wire) leadsTo(to string) {
+func (w *link) leadsTo(to string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.to = to
 }
 
 // away cuts the wire, or mends it.
-func (w *wire) away(cut bool) {
+func (w *link) away(cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut = cut
@@ -300,7 +300,7 @@ func (w *wire) away(cut bool) {
 }
 
 // breaksAfter lets one connection break after so many bytes to the device.
-func (w *wire) breaksAfter(n int64) {
+func (w *link) breaksAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
@@ -308,7 +308,7 @@ func (w *wire) breaksAfter(n int64) {
 
 // stalls lets every connection stop after so many bytes to the device more, or
 // go on.
-func (w *wire) stalls(n int64) {
+func (w *link) stalls(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stall = n
@@ -318,7 +318,7 @@ func (w *wire) stalls(n int64) {
 }
 
 // stalled waits while the wire is.
-func (w *wire) stalled(c net.Conn) {
+func (w *link) stalled(c net.Conn) {
 	for {
 		w.mu.Lock()
 		still := w.stall > 0 && w.carried.Load() >= w.stall && slices.Contains(w.open, c)
@@ -330,7 +330,7 @@ func (w *wire) stalled(c net.Conn) {
 	}
 }
 
-func (w *wire) serve() {
+func (w *link) serve() {
 	for {
 		c, err := w.l.Accept()
 		if err != nil {
@@ -350,7 +350,7 @@ func (w *wire) serve() {
 	}
 }
 
-func (w *wire) carry(c net.Conn) {
+func (w *link) carry(c net.Conn) {
 	defer c.Close()
 	w.mu.Lock()
 	to := w.to
@@ -376,7 +376,7 @@ func (w *wire) carry(c net.Conn) {
 }
 
 // breaks counts bytes to the device.
-func (w *wire) breaks(n int64) bool {
+func (w *link) breaks(n int64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.limit == 0 {

@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/hub"
+	"gangway/device/agent"
+	"gangway/hub/api"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // address is a TCP address that leads to a hub until it is closed.
@@ -83,7 +83,7 @@ type moving struct {
 func aboardAtOldAddress(t *testing.T, named bool) *moving {
 	t.Helper()
 	m := &moving{fleetOfOne: &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
-	m.h = hubtest.NewWith(t, func(c *hub.Config) {
+	m.h = hubtest.NewWith(t, func(c *api.Config) {
 		m.old = leadingTo(t, c.PublicURL)
 		if named {
 			c.AlsoURLs = []string{m.old.URL}
@@ -168,15 +168,15 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 // A machine that missed the move gets the new address from a token of the same
 // hub; it stays the same device, and the token is not used.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
-	for name, move := range map[string]func(*moving, *join.TokenFile){
-		"onboard": func(m *moving, tok *join.TokenFile) {
+	for name, move := range map[string]func(*moving, *wire.TokenFile){
+		"onboard": func(m *moving, tok *wire.TokenFile) {
 			s, err := onboard(t, m.tpm, tok, m.state)
 			if err != nil || s.Hub != m.h.URL || s.DeviceID != m.first.DeviceID {
 				t.Errorf("%+v, %v", s, err)
 			}
 		},
-		"run":      func(*moving, *join.TokenFile) {},
-		"hub file": func(*moving, *join.TokenFile) {},
+		"run":      func(*moving, *wire.TokenFile) {},
+		"hub file": func(*moving, *wire.TokenFile) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,7 +186,7 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 			move(m, tok)
 			cfg := agent.Config{Token: tok, TPM: m.tpm.Address(), StateDir: m.state}
 			if name == "hub file" {
-				cfg.Token, cfg.Hub = nil, &join.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA}
+				cfg.Token, cfg.Hub = nil, &wire.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA}
 			}
 			stop := staying(t, cfg)
 			defer stop()
@@ -208,7 +208,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	var asked atomic.Int32
 	thief := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		w.Header().Set(join.AddressesHeader, "https://thief.example")
+		w.Header().Set(wire.AddressesHeader, "https://thief.example")
 	}))
 	thief.TLS = &tls.Config{GetCertificate: evil.CA.TLSCertificate(time.Now, []string{"127.0.0.1"}), ClientAuth: tls.RequestClientCert}
 	thief.StartTLS()
@@ -221,7 +221,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	both.HubCA += m.tok.HubCA
 	other := *evil.Token(t, evil.Owner, nil)
 	for name, c := range map[string]struct {
-		tok  *join.TokenFile
+		tok  *wire.TokenFile
 		says string
 	}{
 		"name of the hub, CA of another": {&mine, "another key"},

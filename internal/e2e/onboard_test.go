@@ -20,13 +20,13 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/identity"
+	"gangway/device/agent"
+	"gangway/device/identity"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 	"gangway/tcg"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
 	epb "github.com/openconfig/attestz/proto/tpm_enrollz"
@@ -81,7 +81,7 @@ func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
 	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 }
 
-func onboard(t testing.TB, tpm *swtpm.TPM, tok *join.TokenFile, state string) (*agent.State, error) {
+func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
 }
@@ -320,7 +320,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply, err := join.ParseReply(raw)
+	reply, err := wire.ParseReply(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +335,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	}
 }
 
-func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *join.Reply) ([]byte, error) {
+func activateCredential(t *testing.T, tpm *swtpm.TPM, reply *wire.Reply) ([]byte, error) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/evidence"
-	"gangway/fetch"
+	"gangway/device/agent"
+	"gangway/hub/evidence"
+	"gangway/hub/fetch"
+	"gangway/hub/store"
+	"gangway/hub/trust"
 	"gangway/internal/hubtest"
-	"gangway/store"
-	"gangway/trust"
 )
 
 // web is a maker's web site on loopback, under the name localhost.

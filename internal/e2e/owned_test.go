@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
-	"gangway/hub"
+	"gangway/device/agent"
+	"gangway/hub/api"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -39,7 +39,7 @@ func (p *program) file(name string, content []byte) string {
 	return path
 }
 
-func (p *program) token(tok *join.TokenFile) string {
+func (p *program) token(tok *wire.TokenFile) string {
 	p.t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
@@ -101,11 +101,11 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 }
 
 // waitingOf is the one machine that waits for the hub's owner.
-func waitingOf(t *testing.T, h *hubtest.Hub) hub.WaitingView {
+func waitingOf(t *testing.T, h *hubtest.Hub) api.WaitingView {
 	t.Helper()
 	ada := signIn(t, h)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var list []hub.WaitingView
+		var list []api.WaitingView
 		ada.call("GET", "/devices/waiting", nil, &list)
 		if len(list) == 1 {
 			return list[0]
@@ -156,7 +156,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			w := waitingOf(t, h)
 			says(t, w.Verdict.Steps[1].Detail, c.words)
 			says(t, signIn(t, h).events(), c.words)
-			var decided hub.WaitingView
+			var decided api.WaitingView
 			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)
 			if err := cmd.Wait(); err != nil {
 				t.Fatalf("%v\n%s", err, said)

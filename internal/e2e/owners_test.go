@@ -5,12 +5,12 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/agent"
-	"gangway/evidence"
+	"gangway/device/agent"
+	"gangway/hub/evidence"
+	hubside "gangway/hub/onboard"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	hubside "gangway/onboard"
-	"gangway/store"
 )
 
 // One real TPM with certificates of two EKs, and two owners: the policy says

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/fleet"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 
 	"github.com/chromedp/chromedp"

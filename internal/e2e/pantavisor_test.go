@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/fleet"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 )
 

@@ -23,11 +23,11 @@ import (
 	"testing"
 	"time"
 
-	"gangway/fleet"
-	"gangway/hub"
+	"gangway/hub/api"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/process"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // countingSigner counts what a device's key signs.
@@ -94,7 +94,7 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := hubtest.NewBehind(t, &hub.Proxy{CAs: []*x509.Certificate{ca}, Name: "proxy.internal"}, maker.Roots(), maker.Intermediates())
+	h := hubtest.NewBehind(t, &api.Proxy{CAs: []*x509.Certificate{ca}, Name: "proxy.internal"}, maker.Roots(), maker.Intermediates())
 	write("inner.pem", cert(inner), inPEM)
 	write("outer.pem", cert(outer), outPEM)
 	write("devices.pem", cert(h.CA.DeviceCA()), cert(h.CA.Root()))
@@ -159,7 +159,7 @@ func TestHAProxyPassesDevices(t *testing.T) {
 	}
 	mine := certs.TLS(d)
 	id := h.Devices(t, h.Owner)[0].ID
-	if status, body := get(&mine, "GET", "/device", nil); status != 200 || !strings.Contains(body, join.DevicePRN+id) {
+	if status, body := get(&mine, "GET", "/device", nil); status != 200 || !strings.Contains(body, wire.DevicePRN+id) {
 		t.Errorf("%d %s", status, body)
 	}
 	if status, body := get(&mine, "POST", "/auth/x509/login", nil); status != 200 {

@@ -17,11 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 	"gangway/tcg"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // python is Debian's: its packages are that interpreter's, whatever other one
@@ -47,7 +47,7 @@ func needPython(t testing.TB) {
 
 // onboardByPython runs examples/device.py on a TPM, and returns the record that
 // it prints and what it says.
-func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *join.TokenFile, state string, args ...string) (record []byte, said string, err error) {
+func onboardByPython(t testing.TB, ctx context.Context, tpm *swtpm.TPM, tok *wire.TokenFile, state string, args ...string) (record []byte, said string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
@@ -194,16 +194,16 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
 	for name, c := range map[string]struct {
-		tok  *join.TokenFile
+		tok  *wire.TokenFile
 		want string
 	}{
 		"a disabled token": {h.Token(t, h.Owner, func(t *store.JoinToken) { t.Disabled = true }), "(token-unusable)"},
-		"another hub's CA": {func() *join.TokenFile {
+		"another hub's CA": {func() *wire.TokenFile {
 			other := *h.Token(t, h.Owner, nil)
 			other.HubCA = hubtest.New(t, nil, nil).Token(t, h.Owner, nil).HubCA
 			return &other
 		}(), "is not by the hub's CA"},
-		"a token without a secret": {&join.TokenFile{ID: strings.Repeat("0", 24)}, "device.py: "},
+		"a token without a secret": {&wire.TokenFile{ID: strings.Repeat("0", 24)}, "device.py: "},
 	} {
 		_, said, err := onboardByPython(t, t.Context(), tpm, c.tok, t.TempDir())
 		if err == nil || !strings.Contains(said, c.want) || strings.Contains(said, "Traceback") {

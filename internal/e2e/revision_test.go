@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/store"
+	"gangway/hub/store"
 )
 
 // A revision is downloaded, installed, tested, made permanent, and reported;

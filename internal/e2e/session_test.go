@@ -17,9 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 
 	"golang.org/x/sys/unix"
 )
@@ -189,7 +189,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := machineOf(t, tpm, h, newWire(t, strings.TrimPrefix(h.URL, "https://")), grace)
+	m := machineOf(t, tpm, h, newLink(t, strings.TrimPrefix(h.URL, "https://")), grace)
 	lines := m.path("pump.log")
 	if err := os.WriteFile(lines, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"gangway/identity"
+	"gangway/device/identity"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // needShell skips where the programs that examples/onboard.sh is made of are
@@ -49,14 +49,14 @@ func needShell(t testing.TB) {
 // onboardByShell runs examples/onboard.sh on a TPM behind a resource manager,
 // and returns what it said and its output folder. Afterwards the TPM answers
 // again as before.
-func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *join.TokenFile, args ...string) (said, out string, err error) {
+func onboardByShell(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	return onboardByShellIn(t, t.Context(), t.TempDir(), tpm, tok, args...)
 }
 
 // onboardByShellIn does it with a folder for what is temporary, in which nothing
 // may be left. When ctx ends, the script is asked to end.
-func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *join.TokenFile, args ...string) (said, out string, err error) {
+func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm.TPM, tok *wire.TokenFile, args ...string) (said, out string, err error) {
 	t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
@@ -248,7 +248,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key, err := join.OwnershipKey(secret, tok.ID)
+			key, err := wire.OwnershipKey(secret, tok.ID)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -311,17 +311,17 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 	before := persistent(t, tpm)
 	good := h.Token(t, h.Owner, nil)
 	for name, c := range map[string]struct {
-		tok  *join.TokenFile
+		tok  *wire.TokenFile
 		args []string
 		want string
 	}{
-		"another hub's CA": {func() *join.TokenFile {
+		"another hub's CA": {func() *wire.TokenFile {
 			other := *good
 			other.HubCA = hubtest.New(t, nil, nil).Token(t, h.Owner, nil).HubCA
 			return &other
 		}(), nil, "is not the hub that the join token names"},
 		"a disabled token": {h.Token(t, h.Owner, func(t *store.JoinToken) { t.Disabled = true }), nil, "(token-unusable)"},
-		"a file that claims another hub's name": {func() *join.TokenFile {
+		"a file that claims another hub's name": {func() *wire.TokenFile {
 			other := *good
 			other.HubName = strings.Repeat("0", 64)
 			return &other

@@ -17,10 +17,10 @@ import (
 	"testing"
 	"time"
 
-	"gangway/hub"
+	"gangway/hub/api"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/process"
-	"gangway/store"
 )
 
 // visitor is a client with an address of its own on loopback.
@@ -51,7 +51,7 @@ func TestTCPProxyNamesItsClients(t *testing.T) {
 		t.Skip("haproxy is not installed: apt-get install haproxy")
 	}
 	const proxyAddr = "127.0.0.9"
-	h := hubtest.NewWith(t, func(c *hub.Config) { c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix(proxyAddr + "/32")} }, nil, nil)
+	h := hubtest.NewWith(t, func(c *api.Config) { c.ProxyProtocol = []netip.Prefix{netip.MustParsePrefix(proxyAddr + "/32")} }, nil, nil)
 	dir := t.TempDir()
 	config := fmt.Sprintf(`defaults
     mode tcp

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"gangway/agent"
+	"gangway/device/agent"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
-	"gangway/store"
 )
 
 // Data folders of earlier commits, each with a device and its software TPM

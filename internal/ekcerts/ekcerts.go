@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/evidence"
+	"gangway/hub/evidence"
 	"gangway/tcg"
 )
 

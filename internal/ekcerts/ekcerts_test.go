@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"gangway/evidence"
+	"gangway/hub/evidence"
 )
 
 var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")

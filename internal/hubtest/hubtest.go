@@ -19,15 +19,15 @@ import (
 	"testing"
 	"time"
 
-	"gangway/hub"
-	"gangway/objects"
-	"gangway/onboard"
-	"gangway/pki"
-	"gangway/store"
-	"gangway/store/sqlite"
-	"gangway/store/sqlite/sqlitetest"
-	"gangway/tcg/join"
-	"gangway/trust"
+	"gangway/hub/api"
+	"gangway/hub/objects"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/hub/store/sqlite"
+	"gangway/hub/store/sqlite/sqlitetest"
+	"gangway/hub/trust"
+	"gangway/wire"
 
 	"golang.org/x/crypto/argon2"
 )
@@ -39,7 +39,7 @@ type Hub struct {
 	CA      *pki.Hub
 	Service *onboard.Service
 	Owner   store.Account // with password Password
-	Server  *hub.Server
+	Server  *api.Server
 	Objects objects.Store
 
 	dir    string
@@ -74,13 +74,13 @@ func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 }
 
 // NewBehind is New for a hub behind a proxy.
-func NewBehind(t testing.TB, proxy *hub.Proxy, roots, intermediates []*x509.Certificate) *Hub {
+func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	return NewWith(t, func(c *hub.Config) { c.Proxy = proxy }, roots, intermediates)
+	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
 }
 
 // NewWith is New for a hub whose configuration change alters.
-func NewWith(t testing.TB, change func(*hub.Config), roots, intermediates []*x509.Certificate) *Hub {
+func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := Open(t, t.TempDir(), change, roots, intermediates)
 	h.Owner = h.Account(t, "ada")
@@ -90,7 +90,7 @@ func NewWith(t testing.TB, change func(*hub.Config), roots, intermediates []*x50
 
 // Open starts a hub on a data folder, which may be a former hub's. It makes no
 // account and no policy. change, unless nil, alters the configuration.
-func Open(t testing.TB, dir string, change func(*hub.Config), roots, intermediates []*x509.Certificate) *Hub {
+func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := &Hub{dir: dir}
 	var err error
@@ -117,14 +117,14 @@ func Open(t testing.TB, dir string, change func(*hub.Config), roots, intermediat
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
 	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
-	config := hub.Config{
+	config := api.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL, DataDir: dir,
-		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, Rates: hub.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, OpenRegistration: true, Version: "test",
+		Names: []string{"127.0.0.1", "10.0.2.2", "fec0::2"}, Rates: api.Rates{"onboard": {PerSecond: 1e6, Burst: 1e6}}, OpenRegistration: true, Version: "test",
 	}
 	if change != nil {
 		change(&config)
 	}
-	h.Server, err = hub.New(config)
+	h.Server, err = api.New(config)
 	check()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -186,7 +186,7 @@ func (h *Hub) Advance(d time.Duration) { h.ahead.Add(int64(d)) }
 // Account makes an account with Password.
 func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	t.Helper()
-	a := store.Account{ID: join.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: h.Now()}
+	a := store.Account{ID: wire.NewID(), Nick: nick, PasswordHash: passwordHash(), Created: h.Now()}
 	if err := h.Store.CreateAccount(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ var passwordHash = sync.OnceValue(func() string {
 
 // Token makes a join token of an owner and returns its file. change may alter
 // the stored token first.
-func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *join.TokenFile {
+func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinToken)) *wire.TokenFile {
 	t.Helper()
 	s, file, err := onboard.NewToken(h.CA, h.URL, store.JoinToken{Owner: owner.ID, Nick: "test", Created: h.Now(), Expires: h.Now().Add(24 * time.Hour)})
 	if err != nil {
@@ -232,7 +232,7 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 }
 
 // Uses says how often a token was used.
-func (h *Hub) Uses(t testing.TB, tok *join.TokenFile) int {
+func (h *Hub) Uses(t testing.TB, tok *wire.TokenFile) int {
 	t.Helper()
 	s, err := h.Store.JoinToken(t.Context(), tok.ID)
 	if err != nil {

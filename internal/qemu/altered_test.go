@@ -11,11 +11,11 @@ import (
 	"strings"
 	"testing"
 
-	bootlog "gangway/boot"
+	bootlog "gangway/hub/boot"
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
-	"gangway/store"
 )
 
 // Another command line, or a kernel with one byte altered, boots and onboards

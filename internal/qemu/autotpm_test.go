@@ -11,11 +11,11 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/image/first"
+	"gangway/device/install"
+	"gangway/device/install/escrow"
+	"gangway/device/install/luks"
+	"gangway/image/factory"
 	"gangway/image/stick"
-	"gangway/install"
-	"gangway/install/escrow"
-	"gangway/install/luks"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
 )
@@ -105,7 +105,7 @@ func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 }
 
 // firstRevision is one with one object.
-func firstRevision(t *testing.T, content string) *first.Revision {
+func firstRevision(t *testing.T, content string) *factory.Revision {
 	t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
 	dir := t.TempDir()
@@ -118,7 +118,7 @@ func firstRevision(t *testing.T, content string) *first.Revision {
 			t.Fatal(err)
 		}
 	}
-	r, err := first.Merge(t.Context(), t.TempDir(), []string{dir}, nil, nil)
+	r, err := factory.Merge(t.Context(), t.TempDir(), []string{dir}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

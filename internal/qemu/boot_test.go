@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"gangway/hub/store"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
-	"gangway/store"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // A machine boots from nothing and is in its owner's device list, with nobody
@@ -66,7 +66,7 @@ func TestMachineComesAboardByItself(t *testing.T) {
 
 // guestToken is a token's file for emulated machines, which know this one by
 // another address.
-func guestToken(t *testing.T, h *hubtest.Hub) *join.TokenFile {
+func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
 	tok.Hub = strings.Replace(tok.Hub, "127.0.0.1", "10.0.2.2", 1)

@@ -14,7 +14,7 @@ import (
 
 	"gangway/image/stick"
 	"gangway/internal/hubtest"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // An image without a token: the machine shows a code, a phone reads it from the
@@ -26,7 +26,7 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 		t.Skip("not installed: apt-get install zbar-tools")
 	}
 	s := newSiteWith(t, func(s *site) stick.Config {
-		b, err := json.Marshal(join.HubFile{Hub: s.token.Hub, HubName: s.token.HubName, HubCA: s.token.HubCA})
+		b, err := json.Marshal(wire.HubFile{Hub: s.token.Hub, HubName: s.token.HubName, HubCA: s.token.HubCA})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/install/netfile"
 	"gangway/image"
-	"gangway/install/netfile"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // makers is one maker's folder for all TPMs of a test run, and scratch a folder
@@ -102,7 +102,7 @@ func read(t testing.TB, path string) []byte {
 
 // guest is what a machine boots.
 type guest struct {
-	token   *join.TokenFile
+	token   *wire.TokenFile
 	cmdline string              // behind what all have
 	kernel  func([]byte) []byte // changes the kernel
 	network *netfile.Settings   // nil: none

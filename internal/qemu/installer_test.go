@@ -17,7 +17,7 @@ import (
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"
-	"gangway/tcg/join"
+	"gangway/wire"
 )
 
 // installerParts are the real kernel and the device's real programs.
@@ -36,7 +36,7 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 // machine with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
-	token *join.TokenFile
+	token *wire.TokenFile
 	stick string // image
 	disk  string
 	large bool // the disk's sectors have 4096 bytes

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"gangway/install/netfile"
+	"gangway/device/install/netfile"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 	"gangway/internal/swtpm"

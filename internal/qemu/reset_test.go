@@ -9,9 +9,9 @@ import (
 	"regexp"
 	"testing"
 
+	"gangway/device/install"
+	"gangway/device/install/luks"
 	"gangway/image/stick"
-	"gangway/install"
-	"gangway/install/luks"
 	"gangway/internal/qemu"
 )
 

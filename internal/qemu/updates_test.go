@@ -24,9 +24,9 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/install"
+	"gangway/device/install/slots"
 	"gangway/image/stick"
-	"gangway/install"
-	"gangway/install/slots"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"
 )

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"gangway/device/install/netfile"
 	"gangway/image/stick"
-	"gangway/install/netfile"
 	"gangway/internal/connectproxy"
 	"gangway/internal/hubtest"
 	"gangway/internal/qemu"

@@ -1,0 +1,183 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"gangway/device/identity"
+	"gangway/internal/strictjson"
+	"gangway/wire"
+)
+
+// EventLogPath is where Linux shows the firmware's event log.
+const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+// maxEventLog bounds what is sent of it, in bytes.
+const maxEventLog = 1 << 20
+
+// What the agent says once, until it is something else (Agent.sayOnce).
+const (
+	onEventLog = "event log"
+	onMeasure  = "measurement"
+	onReport   = "report"
+	onState    = "state"
+)
+
+// eventLog reads the firmware's event log. It is optional: where it cannot be
+// read, the agent says so once, and only the PCRs are shown to the hub.
+func (a *Agent) eventLog() []byte {
+	path := a.cfg.EventLog
+	if path == "" {
+		path = EventLogPath
+	}
+	log, err := readRegular(path, maxEventLog)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware to read at %s; only the PCRs are shown to the hub.", path)
+	case err != nil:
+		a.sayOnce(onEventLog, "boot", "The firmware's event log is not sent: %v; only the PCRs are shown to the hub.", err)
+	case a.logTooLarge:
+		return nil
+	default:
+		a.sayOnce(onEventLog, "boot", "")
+	}
+	return log
+}
+
+// readRegular reads a regular file of at most limit bytes. A pipe in its place
+// must not make anyone wait.
+func readRegular(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// measure shows the hub what was booted: a quote of the PCRs over the hub's
+// nonce, and the event log. Its error is that of the connection. A measurement
+// that cannot be made, or that the hub does not take, is said once and is no
+// error: what the device may do without it is the owner's policy. It is shown
+// only where the hub took it.
+func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown bool, err error) {
+	log := a.eventLog()
+	verdict, err := a.showBoot(ctx, h, t, log)
+	var no *Refused
+	if errors.As(err, &no) && no.Status == http.StatusRequestEntityTooLarge && len(log) > 0 {
+		a.logTooLarge = true
+		a.sayOnce(onEventLog, "boot", "The firmware's event log of %d bytes is too large for the hub (%s): it is not sent; only the PCRs are shown.", len(log), no.Code)
+		log = nil
+		verdict, err = a.showBoot(ctx, h, t, log)
+	}
+	if errors.As(err, &no) && no.Code == "boot-nonce" { // the connection was lost in between, or the TPM was slow
+		verdict, err = a.showBoot(ctx, h, t, log)
+	}
+	var failed *notShown
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case errors.As(err, &no):
+		a.sayOnce(onMeasure, "boot", "The hub does not take this machine's measurement (%s): %s %s", no.Code, no.Reason, no.Hint)
+		if !no.Temporary() || strings.HasPrefix(no.Code, "boot-") {
+			a.setBoot("refused")
+		}
+		return false, nil
+	case errors.As(err, &failed):
+		a.sayOnce(onMeasure, "boot", "What this machine booted cannot be shown to the hub: %v.", failed.error)
+		a.setBoot("unmeasured")
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	a.sayOnce(onMeasure, "boot", "")
+	if a.setBoot(verdict.State) {
+		a.step("boot", "The hub has seen what this machine booted: %s.", bootWords(verdict))
+	}
+	return true, nil
+}
+
+// setBoot keeps the boot's state, which is saved with the next report, and
+// reports whether it is another one.
+func (a *Agent) setBoot(state string) (news bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	news = state != a.state.Boot
+	a.state.Boot = state
+	return news
+}
+
+// notShown is of a TPM that does not quote, or a hub that answers something else.
+type notShown struct{ error }
+
+func (e *notShown) Unwrap() error { return e.error }
+
+func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byte) (*wire.BootVerdict, error) {
+	raw, err := h.send(ctx, http.MethodGet, "/device/boot", "", nil)
+	if err != nil {
+		return nil, err
+	}
+	var challenge wire.BootChallenge
+	if err := strictjson.Decode(raw, &challenge); err != nil {
+		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
+	}
+	var quoted *identity.Quoted
+	// Everything else that the device has to say to its hub waits for this.
+	err = a.pastLockout(ctx, t, func() (err error) {
+		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
+		return err
+	})
+	if err != nil {
+		return nil, &notShown{err}
+	}
+	body, err := json.Marshal(wire.BootReport{Nonce: challenge.Nonce, Bank: uint16(quoted.Bank), PCRs: quoted.PCRs, Attest: quoted.Attest, Signature: quoted.Signature, EventLog: log})
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = h.post(ctx, "/device/boot", "application/json", body); err != nil {
+		return nil, err
+	}
+	verdict := new(wire.BootVerdict)
+	if err := strictjson.Decode(raw, verdict); err != nil {
+		return nil, &notShown{fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)}
+	}
+	return verdict, nil
+}
+
+func bootWords(v *wire.BootVerdict) string {
+	switch {
+	case v.State == "nothing-measured":
+		return "the firmware measured nothing into the TPM"
+	case len(v.Changes) == 0:
+		return "it " + v.State + " the reference"
+	}
+	return fmt.Sprintf("%s, %d difference(s), the first: %s", v.State, len(v.Changes), v.Changes[0])
+}
+
+// Pauses before a measurement that failed is tried again on a connection that
+// lasts: the first, doubled up to the last.
+const (
+	firstRemeasure = time.Minute
+	lastRemeasure  = time.Hour
+)

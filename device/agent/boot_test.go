@@ -1,0 +1,349 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/device/identity"
+	"gangway/internal/swtpm"
+	"gangway/wire"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// pickyHub answers what is asked of a device's measurement, and keeps what it is
+// sent.
+type pickyHub struct {
+	answer  func(r *wire.BootReport) (status int, body string)
+	reports []*wire.BootReport
+}
+
+func (p *pickyHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		json.NewEncoder(w).Encode(wire.BootChallenge{Nonce: make([]byte, wire.BootNonceSize)})
+		return
+	}
+	report := new(wire.BootReport)
+	body, err := io.ReadAll(r.Body)
+	if err != nil || json.Unmarshal(body, report) != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	p.reports = append(p.reports, report)
+	status, text := p.answer(report)
+	w.WriteHeader(status)
+	io.WriteString(w, text)
+}
+
+// realTPM is a software TPM, and the connection to it.
+func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
+	t.Helper()
+	if missing := swtpm.Missing(); missing != "" {
+		t.Skip(missing)
+	}
+	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	chip, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: swtpm.P384})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { chip.Stop() })
+	tpm, err := identity.Open(chip.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tpm.Close() })
+	return chip, tpm
+}
+
+// measuring is an agent that shows a TPM's boot to a picky hub. What it says is
+// in the returned lines.
+func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
+	t.Helper()
+	server := httptest.NewTLSServer(p)
+	t.Cleanup(server.Close)
+	h, err := newHub(newAddresses([]string{server.URL}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.close)
+	said = new([]string)
+	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Step) { *said = append(*said, s.Detail) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return func() bool {
+		t.Helper()
+		shown, err := a.measure(t.Context(), h, tpm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return shown
+	}, said
+}
+
+func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}` }
+
+// The firmware's event log is optional. Whatever is in its place, the PCRs are
+// shown, and what is wrong with it is said once.
+func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
+	chip, tpm := realTPM(t)
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, content := range map[string][]byte{"good": []byte("a log"), "large": make([]byte, maxEventLog+1), "largest": make([]byte, maxEventLog)} {
+		if err := os.WriteFile(path(name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(path("folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path("loop"), path("loop")); err != nil {
+		t.Fatal(err)
+	}
+	for name, says := range map[string]string{
+		"good": "", "largest": "", "none": "There is no event log", "large": "has more than 1048576 bytes",
+		"folder": "is not a regular file", "pipe": "is not a regular file", "loop": "too many levels",
+	} {
+		t.Run(name, func(t *testing.T) {
+			hub := &pickyHub{answer: matches}
+			measure, said := measuring(t, chip, tpm, hub, path(name))
+			for range 3 {
+				if !measure() {
+					t.Error("the hub was not shown what was booted")
+				}
+			}
+			if len(hub.reports) != 3 || (len(hub.reports[0].EventLog) > 0) != (says == "") || len(hub.reports[0].PCRs) != 16 {
+				t.Errorf("%d reports", len(hub.reports))
+			}
+			told := 0
+			for _, line := range *said {
+				if says != "" && strings.Contains(line, says) {
+					told++
+				}
+			}
+			if says != "" && told != 1 || says == "" && len(*said) != 1 {
+				t.Errorf("it said %q", *said)
+			}
+		})
+	}
+}
+
+// What the hub has against a measurement is said once and ends nothing: what the
+// device may do is decided with its next request. A log that is too large for
+// whatever is in between is left out.
+func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
+	chip, tpm := realTPM(t)
+	log := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(log, bytes.Repeat([]byte("log"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tooLarge := func(r *wire.BootReport) (int, string) {
+		if len(r.EventLog) > 0 {
+			return 413, "<html>too large</html>"
+		}
+		return matches(r)
+	}
+	always := func(status int, body string) func(*wire.BootReport) (int, string) {
+		return func(*wire.BootReport) (int, string) { return status, body }
+	}
+	asked := 0
+	lost := func(r *wire.BootReport) (int, string) {
+		if asked++; asked == 1 {
+			return 403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`
+		}
+		return matches(r)
+	}
+	for _, c := range []struct {
+		name    string
+		answer  func(*wire.BootReport) (int, string)
+		shown   bool
+		reports int // of three measurements
+		says    string
+	}{
+		{"too large for a proxy", tooLarge, true, 4, "is too large for the hub"},
+		{"too large whatever it is", always(413, `{"code":413,"error":"body-too-large","msg":"No.","hint":"Less."}`), false, 4, "body-too-large"},
+		{"of another connection once", lost, true, 4, "matches"},
+		{"of another connection always", always(403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`), false, 6, "boot-nonce"},
+		{"refused", always(403, `{"code":403,"error":"boot-pcr-values","msg":"No.","hint":"Look."}`), false, 3, "boot-pcr-values"},
+		{"no such route", always(404, "not found"), false, 3, "does not take"},
+		{"a fault of the hub", always(500, "oops"), false, 3, "does not take"},
+		{"something else", always(200, "<html>hello</html>"), false, 3, "cannot be shown"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hub := &pickyHub{answer: c.answer}
+			measure, said := measuring(t, chip, tpm, hub, log)
+			for range 3 {
+				if measure() != c.shown {
+					t.Errorf("shown is %v", !c.shown)
+				}
+			}
+			told := 0
+			for _, line := range *said {
+				if strings.Contains(line, c.says) {
+					told++
+				}
+			}
+			want := 1
+			if c.name == "too large whatever it is" {
+				want = 2 // the log, and then the measurement
+			}
+			if told != want || len(hub.reports) != c.reports {
+				t.Errorf("%d reports, it said %q", len(hub.reports), *said)
+			}
+		})
+	}
+}
+
+// A file that is reported is optional as well.
+func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for name, content := range map[string][]byte{"good": []byte("text"), "large": make([]byte, maxReportFile+1), "bytes": {0xFF, 0xFE}} {
+		if err := os.WriteFile(path(name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(path("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Step) { said = append(said, s.Detail) },
+		ReportFiles: map[string]string{"good": path("good"), "large": path("large"), "bytes": path("bytes"), "pipe": path("pipe"), "none": path("none")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for range 2 {
+		m := a.meta(&session{h: &hub{at: newAddresses([]string{"https://hub.example"}, "")}}, nil)
+		for name := range a.cfg.ReportFiles {
+			if text, ok := m[name]; ok != (name == "good") || ok && text != "text" {
+				t.Errorf("%s is reported as %v", name, text)
+			}
+		}
+	}
+	if len(said) != 3 { // each once, and nothing of the one that is not there
+		t.Errorf("it said %q", said)
+	}
+}
+
+// lockedAddress is a way to a TPM that refuses to quote because it is in lockout,
+// as TPMs do that do not see that a key has noDA.
+func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	at := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	// frame reads a command or a response, whose size is its second field.
+	frame := func(c net.Conn) ([]byte, error) {
+		b := make([]byte, 10)
+		if _, err := io.ReadFull(c, b); err != nil {
+			return nil, err
+		}
+		b = append(b, make([]byte, binary.BigEndian.Uint32(b[2:])-10)...)
+		_, err := io.ReadFull(c, b[10:])
+		return b, err
+	}
+	serve := func(c net.Conn) error {
+		defer c.Close()
+		to, err := net.Dial("unix", strings.TrimPrefix(chip.Address(), "unix:"))
+		if err != nil {
+			return err
+		}
+		defer to.Close()
+		for {
+			b, err := frame(c)
+			if err != nil {
+				return err
+			}
+			const quote = 0x158 // TPM_CC_Quote
+			if binary.BigEndian.Uint32(b[6:]) == quote {
+				b = []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 0x09, 0x21} // TPM_RC_LOCKOUT
+			} else if _, err = to.Write(b); err == nil {
+				b, err = frame(to)
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return "unix:" + at
+}
+
+// A measurement is optional. A TPM that does not quote while it is in lockout
+// keeps nothing else that the device says to its hub.
+func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
+	chip, direct := realTPM(t)
+	direct.Close() // swtpm serves one connection
+	if err := chip.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	tpm, err := identity.Open(lockedAddress(t, chip))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tpm.Close()
+	hub := &pickyHub{answer: matches}
+	measure, said := measuring(t, chip, tpm, hub, "/nonexistent")
+	done := make(chan bool)
+	go func() {
+		first := measure()
+		done <- measure() || first
+	}()
+	select {
+	case shown := <-done:
+		if shown || len(hub.reports) != 0 {
+			t.Error("the hub was shown something")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for the end of the lockout")
+	}
+	told := 0
+	for _, line := range *said {
+		if strings.Contains(line, "cannot be shown") && strings.Contains(line, "lockout") {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("it said %q", *said)
+	}
+}

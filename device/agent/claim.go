@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/internal/strictjson"
+	"gangway/wire"
+)
+
+// How often a machine asks whether it was claimed: at first a person stands
+// before it, later it may wait for days.
+const (
+	claimSoon  = 3 * time.Second
+	claimLater = 15 * time.Second
+	claimLong  = 10 * time.Minute
+)
+
+// claimed returns the token that somebody has taken, and waits for it. What was
+// begun with an earlier one is gone on with: its request is signed already.
+func (a *Agent) claimed(ctx context.Context) (*wire.TokenFile, error) {
+	s := &a.state
+	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {
+		return &wire.TokenFile{ID: s.TokenID, Owner: s.Owner, Hub: s.Hub, HubName: s.HubName, HubCA: s.HubCA}, nil
+	}
+	if err := a.reset(); err != nil {
+		return nil, err
+	}
+	return a.claim(ctx)
+}
+
+// claim makes a token, shows its code, and waits until somebody has taken it to
+// the hub. The token's secret is in memory alone: after a restart there is
+// another code.
+func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
+	secret, id := wire.NewSecret(), wire.NewID()
+	key, err := wire.OwnershipKey(secret, id)
+	if err != nil {
+		return nil, err
+	}
+	code, err := wire.ClaimCode(id, key.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	h, err := a.hubOf(a.cfg.Hub.HubName, a.cfg.Hub.HubCA)
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	address := strings.TrimSuffix(h.url(), "/") + "/claim/" + code
+	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
+		return nil, err
+	}
+	a.step("claim", "This machine has no owner yet: open %s and compare %s.", address, wire.ClaimWords(code))
+	var who wire.Claim
+	shown := time.Now()
+	for {
+		var answer []byte
+		err := a.patiently(ctx, h.at, func() (err error) {
+			answer, err = h.send(ctx, http.MethodGet, "/claims/"+code, "", nil)
+			return err
+		})
+		if err == nil {
+			if err := strictjson.Decode(answer, &who); err != nil {
+				return nil, errors.New("agent: the hub's answer to the claim cannot be read")
+			}
+			break
+		}
+		var no *Refused
+		if !errors.As(err, &no) || no.Code != "not-claimed" {
+			return nil, err
+		}
+		pause := claimSoon
+		if time.Since(shown) > claimLong {
+			pause = claimLater
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+	text, err := json.Marshal(wire.TokenFile{
+		ID: id, PRN: wire.TokenPRN + id, Owner: who.Owner, Token: base64.StdEncoding.EncodeToString(secret),
+		Hub: a.cfg.Hub.Hub, HubName: a.cfg.Hub.HubName, HubCA: a.cfg.Hub.HubCA,
+	})
+	if err != nil {
+		return nil, err
+	}
+	token, err := wire.ParseTokenFile(text)
+	if err != nil {
+		return nil, fmt.Errorf("agent: the hub says whose this machine is in a way that cannot be read: %w", err)
+	}
+	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords, s.Waiting = "", "", "" }); err != nil {
+		return nil, err
+	}
+	a.step("claimed", "%q has taken this machine.", clip(who.OwnerNick))
+	return token, nil
+}

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"gangway/device/identity"
+)
+
+// Names of the files that Export writes. None holds a secret.
+const (
+	ExportChain   = "identity.pem" // IDevID certificate and its issuer
+	ExportCA      = "hub-ca.pem"   // the hub's root
+	ExportKey     = "key.uri"      // where the key is: handle:0x81020000
+	ExportOpenSSL = "openssl.cnf"  // OpenSSL with its TPM provider
+)
+
+// openSSLConfig is a configuration of OpenSSL 3 that uses the TPM for signatures
+// and for nothing else. The default provider comes first: OpenSSL keeps the first
+// digests that it finds, and those of a TPM are slow and few at once.
+const openSSLConfig = `# OpenSSL 3 with its TPM provider (Debian: tpm2-openssl), for the key in key.uri.
+# Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI chooses the TPM; it should
+# be one with a resource manager, such as device:/dev/tpmrm0.
+openssl_conf = gangway
+
+[gangway]
+providers = providers
+alg_section = algorithms
+
+[providers]
+default = use
+tpm2 = use
+
+[use]
+activate = 1
+
+[algorithms]
+default_properties = ?tpm2.signature=yes
+`
+
+// ExportConfig says what to export, and where to.
+type ExportConfig struct {
+	TPM, StateDir string // as in Config
+	Dir           string // made if it is not there; empty with Remove: no files to take away
+	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: one that is free
+	Remove        bool   // take the key's persistent handle, and the files, away again
+
+	EndorsementAuth []byte // as in Config
+}
+
+// Exported is what Export did.
+type Exported struct {
+	Key     string `json:"key,omitempty"` // URI for OpenSSL
+	Dir     string `json:"dir,omitempty"`
+	Removed int    `json:"removed,omitempty"` // persistent handles that were given back
+}
+
+// Export makes the identity usable for programs with OpenSSL's TPM provider: the
+// key at a persistent handle, and files that name it. The key is a primary key of
+// the endorsement hierarchy: it has no private part outside the TPM, wrapped or
+// not, that a TSS2 PRIVATE KEY file could hold.
+//
+// It takes no lock: the agent may run meanwhile.
+func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
+	dir := &folder{path: cfg.StateDir}
+	state, err := dir.read()
+	if err != nil {
+		return nil, err
+	}
+	if state.Phase != PhaseActive {
+		return nil, state.notAboard()
+	}
+	t, err := identity.Open(cfg.TPM)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	a := &Agent{cfg: Config{TPM: cfg.TPM, StateDir: cfg.StateDir, EndorsementAuth: cfg.EndorsementAuth, Log: slog.New(slog.DiscardHandler)}, dir: dir, state: state}
+	signer, err := a.signer(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	defer signer.Close()
+	if cfg.Remove {
+		return remove(ctx, cfg, signer)
+	}
+	certs, err := dir.certificates(state.HubCA)
+	if err != nil {
+		return nil, err
+	}
+	handle, err := signer.Keep(ctx, cfg.Handle)
+	if err != nil {
+		return nil, err
+	}
+	var chain []byte
+	for _, der := range certs.chain() {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	out := &Exported{Key: fmt.Sprintf("handle:0x%08X", handle), Dir: cfg.Dir}
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	to := &folder{path: cfg.Dir}
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{
+		{ExportChain, chain}, {ExportCA, []byte(state.HubCA)}, {ExportOpenSSL, []byte(openSSLConfig)}, {ExportKey, []byte(out.Key + "\n")},
+	} {
+		if err := to.write(f.name, f.content); err != nil {
+			return nil, err
+		}
+		// For any program that may use the TPM; there is no secret in it.
+		if err := os.Chmod(filepath.Join(cfg.Dir, f.name), 0o644); err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func remove(ctx context.Context, cfg ExportConfig, signer *identity.Signer) (*Exported, error) {
+	n, err := signer.Drop(ctx, cfg.Handle)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Dir != "" {
+		if err := (&folder{path: cfg.Dir}).remove(ExportChain, ExportCA, ExportKey, ExportOpenSSL); err != nil {
+			return nil, err
+		}
+	}
+	return &Exported{Removed: n, Dir: cfg.Dir}, nil
+}

@@ -1,0 +1,108 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gangway/device/identity"
+	"gangway/device/install/lockout"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// lockoutPoll is how often the TPM is asked whether its lockout has ended.
+const lockoutPoll = 30 * time.Second
+
+// throughLockout calls use, and again after a lockout that made the TPM refuse
+// it. A lockout that can be lifted without a password is lifted, once; else it
+// is waited for. The device's keys are used so that lockout does not refuse them
+// (package identity): this is for TPMs whose makers see that otherwise, and for
+// certificates in NV that are protected from guessing.
+func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+	err, waited := a.pastLockout(ctx, t, use), false
+	for ; identity.IsLockout(err); err = use() {
+		waited = true
+		if err := a.awaitUnlocked(ctx, t); err != nil {
+			return err
+		}
+	}
+	if err == nil && waited {
+		a.waitingNoMore()
+	}
+	return err
+}
+
+// pastLockout is throughLockout for what is optional: a lockout that cannot be
+// lifted is not waited for.
+func (a *Agent) pastLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+	err := use()
+	if identity.IsLockout(err) && a.lift(ctx, t) {
+		err = use()
+	}
+	return err
+}
+
+// lift lifts the lockout where that needs no password, and reports whether it
+// did.
+func (a *Agent) lift(ctx context.Context, t *identity.TPM) bool {
+	var was bool
+	err := t.Raw(ctx, func(link transport.TPM) (err error) {
+		was, err = lockout.Lift(link)
+		return err
+	})
+	switch {
+	case err != nil:
+		a.cfg.Log.Warn("lockout", "err", err)
+	case was:
+		a.step("lockout", "The TPM was in lockout, after losses of power or wrong passwords; it was lifted.")
+	}
+	return was && err == nil
+}
+
+// awaitUnlocked waits until the TPM says that the lockout has ended, or, where it
+// does not say that it is in one, for a moment.
+func (a *Agent) awaitUnlocked(ctx context.Context, t *identity.TPM) error {
+	for {
+		var s lockout.State
+		err := t.Raw(ctx, func(link transport.TPM) (err error) {
+			s, err = lockout.Read(link)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		a.waiting(lockoutWords(s))
+		pause := lockoutPoll
+		if s.Interval > 0 {
+			pause = min(pause, max(s.Interval/4, 250*time.Millisecond))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+		if !s.Locked {
+			return nil
+		}
+	}
+}
+
+func lockoutWords(s lockout.State) string {
+	ends := "It ends when the person who knows the lockout password lifts it, or the TPM is cleared."
+	if s.Interval > 0 {
+		ends = fmt.Sprintf("It ends by itself within %s, if the machine stays switched on.", s.Interval)
+	}
+	password := ""
+	if s.Password {
+		password = " It cannot be lifted here: the TPM's lockout hierarchy has a password."
+	}
+	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or losses of power, and %d are too many.%s %s", s.Tries, s.Max, password, ends)
+}
+
+// waitingNoMore takes back what waiting said.
+func (a *Agent) waitingNoMore() {
+	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
+		a.cfg.Log.Warn("state", "err", err)
+	}
+}

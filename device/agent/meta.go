@@ -1,0 +1,273 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"gangway/device/agent/trail"
+	"gangway/internal/strictjson"
+
+	"golang.org/x/sys/unix"
+)
+
+// meta is what the device reports of itself. Under Pantavisor's keys stands
+// what Pantavisor means by them; what is the agent's own begins with
+// "gangway.". "pantavisor.version" is not among them: this is not Pantavisor.
+func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
+	m := map[string]any{
+		"gangway.version":     a.cfg.Version,
+		"gangway.uptime-s":    int(time.Since(a.started).Seconds()),
+		"gangway.arch":        runtime.GOARCH,
+		"pantavisor.arch":     pantavisorArch(),
+		"pantavisor.cpumodel": cpuModel(),
+		"pantavisor.dtmodel":  readText("/proc/device-tree/model"),
+		"pantavisor.mode":     "remote",
+		"pantahub.claimed":    "1",
+		"pantahub.online":     "1",
+		"pantahub.state":      "idle",
+		"interfaces":          interfaces(),
+		"time":                clock(),
+	}
+	if host, err := os.Hostname(); err == nil {
+		m["gangway.hostname"] = host
+	}
+	if u, err := url.Parse(s.h.url()); err == nil {
+		m["pantahub.address"] = u.Host
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m["gangway.kernel"] = unix.ByteSliceToString(u.Release[:])
+		m["pantavisor.uname"] = map[string]string{
+			"kernel.name": unix.ByteSliceToString(u.Sysname[:]), "kernel.release": unix.ByteSliceToString(u.Release[:]),
+			"kernel.version": unix.ByteSliceToString(u.Version[:]), "node.name": unix.ByteSliceToString(u.Nodename[:]),
+			"machine": unix.ByteSliceToString(u.Machine[:]),
+		}
+	}
+	if info, err := sysinfo(); err == nil {
+		m["sysinfo"] = info
+	}
+	var disk unix.Statfs_t
+	if unix.Statfs(a.cfg.StateDir, &disk) == nil {
+		size := uint64(disk.Bsize)
+		m["storage"] = map[string]uint64{"total": disk.Blocks * size, "free": disk.Bavail * size, "reserved": (disk.Bfree - disk.Bavail) * size, "real_free": disk.Bfree * size}
+	}
+	for key, path := range a.cfg.ReportFiles {
+		if _, is := m[key]; is {
+			continue
+		}
+		if text, err := readReport(path); err == nil {
+			m[key] = text
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			a.sayOnce("file "+path, "report", "The file %s is not reported: %v.", path, err)
+		}
+	}
+	if follower != nil {
+		status := follower.Status()
+		m["pantavisor.revision"] = status.Revision
+		m["pantahub.state"] = pantahubState(status.Phase)
+	}
+	return m
+}
+
+// maxReportFile bounds a file that is reported, in bytes.
+const maxReportFile = 16 << 10
+
+func readReport(path string) (string, error) {
+	b, err := readRegular(path, maxReportFile)
+	if err == nil && !utf8.Valid(b) {
+		err = fmt.Errorf("%s is not a text", path)
+	}
+	return string(b), err
+}
+
+// pantahubState says a follower's phase in Pantavisor's words.
+func pantahubState(phase string) string {
+	switch phase {
+	case "queued":
+		return "download"
+	case "idle":
+		return "idle"
+	}
+	return "report"
+}
+
+func pantavisorArch() string {
+	end := "EL"
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		end = "EB"
+	}
+	arch := runtime.GOARCH
+	if other, ok := map[string]string{"amd64": "x86_64", "386": "x86", "arm64": "aarch64"}[arch]; ok {
+		arch = other
+	}
+	return fmt.Sprintf("%s/%d/%s", arch, strconv.IntSize, end)
+}
+
+func cpuModel() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for in := bufio.NewScanner(io.LimitReader(f, 64<<10)); in.Scan(); {
+		name, value, _ := strings.Cut(in.Text(), ":")
+		if n := strings.TrimSpace(name); n == "model name" || n == "Model" || n == "cpu model" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+func readText(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.ToValidUTF8(strings.TrimRight(string(b), "\x00\n"), "")
+}
+
+// maxInterfaces bounds what is told of them: a machine may have thousands.
+const maxInterfaces = 64
+
+func interfaces() map[string][]string {
+	found := map[string][]string{}
+	list, err := net.Interfaces()
+	if err != nil {
+		return found
+	}
+	for i, card := range list {
+		if i == maxInterfaces {
+			break
+		}
+		if mac := card.HardwareAddr.String(); mac != "" {
+			found[card.Name+".mac"] = []string{mac}
+		}
+		addresses, err := card.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, address := range addresses[:min(len(addresses), 16)] {
+			network, ok := address.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			family := ".ipv6"
+			if network.IP.To4() != nil {
+				family = ".ipv4"
+			}
+			found[card.Name+family] = append(found[card.Name+family], network.IP.String())
+		}
+	}
+	return found
+}
+
+func clock() map[string]any {
+	now := time.Now()
+	_, offset := now.Zone()
+	return map[string]any{
+		"timeval":  map[string]int64{"tv_sec": now.Unix(), "tv_usec": int64(now.Nanosecond() / 1000)},
+		"timezone": map[string]int{"tz_minuteswest": -offset / 60, "tz_dsttime": 0},
+	}
+}
+
+func sysinfo() (map[string]uint64, error) {
+	var i unix.Sysinfo_t
+	if err := unix.Sysinfo(&i); err != nil {
+		return nil, err
+	}
+	return map[string]uint64{
+		"uptime": uint64(i.Uptime), "loads.0": uint64(i.Loads[0]), "loads.1": uint64(i.Loads[1]), "loads.2": uint64(i.Loads[2]),
+		"totalram": uint64(i.Totalram), "freeram": uint64(i.Freeram), "sharedram": uint64(i.Sharedram), "bufferram": uint64(i.Bufferram),
+		"totalswap": uint64(i.Totalswap), "freeswap": uint64(i.Freeswap), "procs": uint64(i.Procs),
+		"totalhigh": uint64(i.Totalhigh), "freehigh": uint64(i.Freehigh), "mem_unit": uint64(i.Unit),
+	}, nil
+}
+
+// userMetaFile holds what the owner set for this device, a JSON object.
+const userMetaFile = "user-meta.json"
+
+// maxUserMeta is what a hub keeps of it, and the answer's newline, in bytes.
+const maxUserMeta = 256<<10 + 1
+
+// takeUserMeta keeps the owner's metadata in a file, and tells a hook of each
+// change, and once at the start.
+func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
+	told := false
+	complained := ""
+	for {
+		changed, err := a.fetchUserMeta(ctx, s)
+		if err == nil && (changed || !told) {
+			told = false
+			if err = a.tellUserMeta(ctx); err == nil {
+				told = true
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			complained = ""
+		} else if line := err.Error(); line != complained {
+			complained = line
+			a.step("user-meta", "The owner's metadata: %s", line)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(a.cfg.Poll*9/10 + rand.N(a.cfg.Poll/5+1)):
+		}
+	}
+}
+
+// fetchUserMeta gets it, and writes it if it has changed.
+func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, err error) {
+	text, err := s.Do(ctx, http.MethodGet, "/devices/"+a.state.DeviceID+"/user-meta", nil, maxUserMeta)
+	if err != nil {
+		return false, err
+	}
+	if text, _, err = strictjson.Object(text); err != nil {
+		return false, fmt.Errorf("what the hub sent cannot be read: %w", err)
+	}
+	text = append(text, '\n')
+	if have, err := os.ReadFile(filepath.Join(a.cfg.StateDir, userMetaFile)); err == nil && bytes.Equal(have, text) {
+		return false, nil
+	}
+	return true, a.dir.write(userMetaFile, text)
+}
+
+// tellUserMeta calls the hook: PROGRAM user-meta FILE.
+func (a *Agent) tellUserMeta(ctx context.Context) error {
+	if a.cfg.UserMetaHook == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, a.cfg.UserMetaHook, "user-meta", filepath.Join(a.cfg.StateDir, userMetaFile))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return fmt.Errorf("the hook %s: %w; it is called again", a.cfg.UserMetaHook, err)
+	}
+	a.step("user-meta", "The owner's metadata was handed to %s.", a.cfg.UserMetaHook)
+	return nil
+}

@@ -1,0 +1,284 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gangway/device/identity"
+)
+
+const (
+	// relaySlots is how many connections to the hub there are at most; each
+	// carries one request at a time.
+	relaySlots = 8
+	// slotWait is how long a request waits for one of them.
+	slotWait = 10 * time.Second
+	// relayStall is how long a request may be without any progress.
+	relayStall = time.Minute
+	// slotFresh is how long a connection may lie idle before it is asked again
+	// whether the hub admits it: it may have ended.
+	slotFresh = 20 * time.Second
+)
+
+var errBusy = errors.New("agent: all of the proxy's connections to the hub are in use")
+
+// relay carries requests to the hub under the IDevID. It is an
+// http.RoundTripper.
+type relay struct {
+	agent *Agent
+	tpm   *identity.TPM
+	slots chan *slot
+
+	measuring sync.Mutex // guards agent's state and measured: one measurement at a time
+	measured  time.Time  // when the last one was
+}
+
+// slot is one connection to the hub, made anew when it is lost.
+type slot struct {
+	hub     *hub
+	at      string    // the hub's address that the last one is to
+	shown   int64     // connections that there were when the last one was found to be admitted
+	used    time.Time // when it was last given back
+	dropped bool      // it is not to be used again: another one takes its place
+}
+
+func newRelay(a *Agent, t *identity.TPM, connect func() *hub) *relay {
+	r := &relay{agent: a, tpm: t, slots: make(chan *slot, relaySlots)}
+	for range relaySlots {
+		r.slots <- &slot{hub: connect()}
+	}
+	return r
+}
+
+func (r *relay) close() {
+	for {
+		select {
+		case s := <-r.slots:
+			s.hub.close()
+		default:
+			return
+		}
+	}
+}
+
+// RoundTrip sends one request on a connection that the hub admits.
+func (r *relay) RoundTrip(req *http.Request) (*http.Response, error) {
+	s, err := r.take(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.on(s, req)
+	if err != nil {
+		s.dropped = true
+		r.give(s)
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (r *relay) give(s *slot) {
+	if s.dropped {
+		s.hub.close()
+	}
+	s.used = time.Now()
+	r.slots <- s
+}
+
+func (r *relay) take(ctx context.Context) (*slot, error) {
+	timer := time.NewTimer(slotWait)
+	defer timer.Stop()
+	select {
+	case s := <-r.slots:
+		return s, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-timer.C:
+		return nil, errBusy
+	}
+}
+
+// on sends a request on a slot. The slot goes back when the answer's body is
+// closed.
+func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	// For a request without a body a second try costs nothing.
+	replay := req.Body == nil || req.Body == http.NoBody
+	for again := false; ; again = true {
+		client, err := r.admit(ctx, s)
+		if err != nil {
+			cancel()
+			return nil, err
+		}
+		w := &watch{cancel: cancel}
+		out := req.Clone(ctx)
+		toHub(out, s.at)
+		if !replay {
+			out.Body = &watched{ReadCloser: req.Body, watch: w}
+		}
+		w.start()
+		resp, err := client.Transport.RoundTrip(out)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.hub.at.failed(s.at)
+			}
+			w.stop()
+			cancel()
+			return nil, err
+		}
+		if code := bootRefusal(resp); code != "" && !r.inVain(code) {
+			// The policy changed, or the owner accepted what was booted, or the
+			// connection is another one than was asked before: the next one shows it.
+			s.dropped = true
+			if replay && !again {
+				w.stop()
+				resp.Body.Close()
+				continue
+			}
+		}
+		resp.Body = &watched{ReadCloser: resp.Body, watch: w, done: func(whole bool) {
+			w.stop()
+			cancel()
+			s.dropped = s.dropped || !whole // HTTP closes what was not read
+			r.give(s)
+		}}
+		return resp, nil
+	}
+}
+
+// bootRefusal is the code of an answer by which the hub does not admit the device
+// because of what it booted, or has not shown; empty: it is another answer. The
+// body can be read again afterwards.
+func bootRefusal(resp *http.Response) string {
+	if resp.StatusCode != http.StatusForbidden {
+		return ""
+	}
+	const most = 64 << 10
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	rest := resp.Body
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(text), rest), rest}
+	var refused Refused
+	if err != nil || json.Unmarshal(text, &refused) != nil || !strings.HasPrefix(refused.Code, "boot-") {
+		return ""
+	}
+	return refused.Code
+}
+
+// inVain reports whether another measurement now would say what the last one did:
+// that the boot does not match, or that there is nothing to match. Programs that ask on and on must not keep the TPM
+// busy with it.
+func (r *relay) inVain(code string) bool {
+	r.measuring.Lock()
+	defer r.measuring.Unlock()
+	return code != codeUnmeasured && time.Since(r.measured) < vainPause
+}
+
+const (
+	codeUnmeasured = "boot-unmeasured" // of the hub's refusals: only another measurement ends it
+	vainPause      = 30 * time.Second
+)
+
+// admit finds out, once a connection, whether the hub's policy lets the device in
+// on it, and shows what was booted where it does not. It returns the client for
+// s.at.
+func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
+	now := s.hub.connections.Load()
+	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.shown && at == s.at && time.Since(s.used) < slotFresh {
+		return client, nil
+	}
+	if s.dropped {
+		s.hub.close()
+		s.dropped = false
+	}
+	_, err := s.hub.send(ctx, http.MethodGet, "/devices/"+r.agent.state.DeviceID, "", nil)
+	var refused *Refused
+	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.inVain(refused.Code) {
+		err = r.measure(ctx, s.hub)
+	}
+	// What else the hub has against the device, it says to who asks.
+	if errors.As(err, &refused) {
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	client, at := s.hub.http.get()
+	s.at, s.shown = at, s.hub.connections.Load()
+	return client, nil
+}
+
+// toHub has a request go to the hub at an address.
+func toHub(req *http.Request, address string) {
+	if u, err := url.Parse(address); err == nil {
+		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""
+	}
+}
+
+func (r *relay) measure(ctx context.Context, h *hub) error {
+	r.measuring.Lock()
+	defer r.measuring.Unlock()
+	r.measured = time.Now()
+	_, err := r.agent.measure(ctx, h, r.tpm)
+	return err
+}
+
+// watch ends a request that makes no progress.
+type watch struct {
+	cancel context.CancelFunc
+	timer  atomic.Pointer[time.Timer]
+}
+
+func (w *watch) start() { w.timer.Store(time.AfterFunc(relayStall, w.cancel)) }
+
+func (w *watch) progress() {
+	if t := w.timer.Load(); t != nil {
+		t.Reset(relayStall)
+	}
+}
+
+func (w *watch) stop() {
+	if t := w.timer.Swap(nil); t != nil {
+		t.Stop()
+	}
+}
+
+// watched is a body whose reads are progress.
+type watched struct {
+	io.ReadCloser
+	watch *watch
+	done  func(whole bool) // once, when it is closed, with whether all was read; may be nil
+	whole bool
+	once  sync.Once
+}
+
+func (b *watched) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		b.watch.progress()
+	}
+	b.whole = b.whole || err == io.EOF
+	return n, err
+}
+
+func (b *watched) Close() error {
+	err := b.ReadCloser.Close()
+	if b.done != nil {
+		b.once.Do(func() { b.done(b.whole) })
+	}
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,336 @@
+package identity
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gangway/device/identity/tpmrc"
+	"gangway/tcg"
+
+	"github.com/google/go-tpm/tpm2"
+)
+
+// nvEndorsement is where NV indices of the EK profile begin, and
+// nvEndorsementLast where those that are used here end.
+const (
+	nvEndorsement     = 0x01C00000
+	nvEndorsementLast = tcg.ChainLast
+)
+
+// findEK sets i.EK and what belongs to it: the first of the templates whose
+// certificate the TPM holds and whose key fits it.
+func (i *Identity) findEK(o Options) error {
+	templates, err := ekTemplates(o.EK)
+	if err != nil {
+		return err
+	}
+	indices, err := i.ring.t.listHandles(nvEndorsement, func(index uint32) bool { return index <= nvEndorsementLast })
+	if err != nil {
+		return fmt.Errorf("identity: listing what the TPM's maker stored: %w", err)
+	}
+	var found []string // certificates that were there, and what was wrong
+	var first tcg.Omission
+	for _, template := range templates {
+		if !slices.Contains(indices, template.CertificateIndex) {
+			continue
+		}
+		err := i.tryEK(template, indices)
+		if err == nil {
+			i.EKChain, i.Notes = i.chainOf(indices, found)
+			return nil
+		}
+		if !isVerdict(err) {
+			return fmt.Errorf("identity: endorsement key %s: %w", template.Name, err)
+		}
+		found = append(found, fmt.Sprintf("EK certificate %s (0x%08X): %v", template.Name, template.CertificateIndex, tpmrc.Explain(err, tpmrc.None)))
+		if first.Why == 0 {
+			first = tcg.Omission{Why: reasonOf(err), Index: template.CertificateIndex}
+		}
+	}
+	switch {
+	case o.AllowUnvouched && o.WithoutCertificate:
+		i.Omission = first
+		return i.noEKCertificate(templates, indices, found)
+	case o.AllowUnvouched:
+		i.Omission = first
+		return i.unvouchedEK(templates, indices, found)
+	case len(found) > 0:
+		return fmt.Errorf("%w: %s", ErrEKMismatch, strings.Join(found, "; "))
+	}
+	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
+}
+
+// unvouchedEK takes the key that the first readable certificate should have
+// been of, with that certificate, so that the hub sees both; or else a key
+// without one.
+func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
+	for _, template := range templates {
+		if !slices.Contains(indices, template.CertificateIndex) {
+			continue
+		}
+		raw, err := i.ring.t.readNV(template.CertificateIndex)
+		if err != nil {
+			continue
+		}
+		cert, err := tcg.ParseEKCertificate(raw)
+		if err != nil {
+			continue
+		}
+		if err := i.plainEK([]tcg.Template{template}, indices); err == nil {
+			i.EKCertificate, i.Notes, i.Omission = cert, append(notes, i.Notes...), tcg.Omission{}
+			return nil
+		} else if !isVerdict(err) {
+			return err
+		}
+	}
+	return i.noEKCertificate(templates, indices, notes)
+}
+
+func (i *Identity) noEKCertificate(templates []tcg.Template, indices []uint32, notes []string) error {
+	if err := i.plainEK(templates, indices); err != nil {
+		return err
+	}
+	i.Notes = append(notes, i.Notes...)
+	return nil
+}
+
+// reasonOf is why a certificate will not do, as a device says it to its hub.
+func reasonOf(err error) tcg.OmissionReason {
+	var v verdict
+	if errors.As(err, &v) && v.why != 0 {
+		return v.why
+	}
+	return tcg.CertificateOfOtherKey
+}
+
+func (i *Identity) chainOf(indices []uint32, notes []string) ([][]byte, []string) {
+	var leaf []byte
+	if i.EKCertificate != nil {
+		leaf = i.EKCertificate.Certificate.Raw
+	}
+	chain, more := i.ring.t.readChain(indices, leaf)
+	return chain, append(notes, more...)
+}
+
+func ekTemplates(name string) ([]tcg.Template, error) {
+	if name == "" {
+		return tcg.EKTemplates, nil
+	}
+	var names []string
+	for _, t := range tcg.EKTemplates {
+		if t.Name == name {
+			return []tcg.Template{t}, nil
+		}
+		names = append(names, t.Name)
+	}
+	return nil, fmt.Errorf("identity: no EK template is named %q: there are %s", name, strings.Join(names, ", "))
+}
+
+func looked(indices []uint32) string {
+	if len(indices) == 0 {
+		return "it has nothing at NV 0x01C00000 to 0x01C001FF"
+	}
+	var s []string
+	for _, index := range indices {
+		s = append(s, fmt.Sprintf("0x%08X", index))
+	}
+	return "of the maker's NV it has " + strings.Join(s, ", ")
+}
+
+// verdict is an error that says that one certificate or key will not do, so
+// that the next is tried; others say that the TPM cannot be talked to.
+type verdict struct {
+	error
+	why tcg.OmissionReason // 0: the key does not fit, or cannot be made
+}
+
+func (v verdict) Unwrap() error { return v.error }
+
+func isVerdict(err error) bool {
+	var v verdict
+	return errors.As(err, &v)
+}
+
+// judged makes a verdict of what the TPM answered about one NV index or one
+// template, unless the answer is about the TPM as a whole.
+func judged(err error) error {
+	var rc tpm2.TPMRC
+	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
+		return err
+	}
+	return verdict{error: err}
+}
+
+// tryEK takes the key of one template, if it fits the certificate there.
+func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
+	t := i.ring.t
+	raw, err := t.readNV(template.CertificateIndex)
+	if err = judged(err); isVerdict(err) {
+		return verdict{err, tcg.CertificateUnreadable}
+	}
+	if err != nil {
+		return err
+	}
+	cert, err := tcg.ParseEKCertificate(raw)
+	if err != nil {
+		return verdict{err, tcg.CertificateMalformed}
+	}
+	fits := func(p *tcg.Public) bool { return sameKey(p, cert.PublicKey) }
+	k, err := i.persistentEK(template, fits)
+	if err != nil {
+		return err
+	}
+	if k == nil {
+		if template, err = t.storedTemplate(template, indices); err != nil {
+			return err
+		}
+		if k, err = i.madeEK(template, fits); err != nil {
+			return err
+		}
+	}
+	i.setEK(k, template.Name, cert)
+	return nil
+}
+
+// plainEK takes a key without a certificate: the one asked for, or that of
+// template L-2 or, if the chip has no such curve, L-1. Those are the ones that
+// makers who keep certificates on the web know; and always the same, so that
+// the hub knows the device again.
+func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
+	if len(templates) > 1 {
+		templates = nil
+		for _, name := range []string{"L-2", "L-1"} {
+			one, err := ekTemplates(name)
+			if err != nil {
+				return err
+			}
+			templates = append(templates, one...)
+		}
+	}
+	var errs []error
+	for _, template := range templates {
+		template, err := i.ring.t.storedTemplate(template, indices)
+		if err == nil {
+			var k *key
+			if k, err = i.persistentEK(template, template.Matches); err == nil && k == nil {
+				k, err = i.madeEK(template, template.Matches)
+			}
+			if err == nil {
+				i.setEK(k, template.Name, nil)
+				i.EKChain, i.Notes = i.chainOf(indices, nil)
+				return nil
+			}
+		}
+		errs = append(errs, fmt.Errorf("identity: endorsement key %s: %w", template.Name, err))
+		if !isVerdict(err) {
+			break
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (i *Identity) setEK(k *key, name string, cert *tcg.EKCertificate) {
+	i.ek, i.EK, i.EKTemplate, i.EKCertificate = k, k.public, name, cert
+}
+
+// persistentEK returns the key at the usual handle if it fits; nil if not, or
+// if there is none.
+func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
+	if template.Handle == 0 {
+		return nil, nil
+	}
+	rsp, err := run(i.ring.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(template.Handle)})
+	var rc tpm2.TPMRC
+	if errors.As(err, &rc) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	public, name, err := parsePublic(rsp.OutPublic.Bytes(), rsp.Name.Buffer)
+	if err != nil || !fits(public) {
+		return nil, nil
+	}
+	if _, err := i.ring.ekSession(public); err != nil {
+		return nil, nil
+	}
+	return &key{template: template, public: public, name: name, handle: template.Handle, persistent: true}, nil
+}
+
+// madeEK makes the template's key and returns it if it fits.
+func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
+	k := &key{template: template}
+	i.ring.keys = append(i.ring.keys, k)
+	if err := i.ring.attempt([]*key{k}, nil); isUnsupported(err) {
+		return nil, judged(err)
+	} else if err != nil {
+		return nil, err
+	}
+	if fits(k.public) {
+		_, err := i.ring.ekSession(k.public)
+		if err == nil {
+			return k, nil
+		}
+		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
+	}
+	return nil, errors.Join(verdict{error: errors.New("it is of another key than this TPM makes from the template")}, i.ring.release(k))
+}
+
+func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
+	own, err := p.Key()
+	if err != nil {
+		return false
+	}
+	k, ok := own.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(want)
+}
+
+// storedTemplate applies the template and the nonce that some chips store for
+// L-1 and L-2 (EK profile 2.2.1.4): the template replaces the default one,
+// the nonce the start of its unique field.
+func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
+	var templateIndex, nonceIndex uint32
+	switch template.Name {
+	case "L-1":
+		templateIndex, nonceIndex = tcg.RSATemplateIndex, tcg.RSANonceIndex
+	case "L-2":
+		templateIndex, nonceIndex = tcg.ECCTemplateIndex, tcg.ECCNonceIndex
+	default:
+		return template, nil
+	}
+	if slices.Contains(indices, templateIndex) {
+		raw, err := t.readNV(templateIndex)
+		if err != nil {
+			return template, judged(err)
+		}
+		public, err := tcg.ParsePublic(raw)
+		if err != nil {
+			return template, verdict{error: fmt.Errorf("the template stored at 0x%08X: %w", templateIndex, err)}
+		}
+		template.Public = *public
+		template.PolicyBranches = nil
+	}
+	if slices.Contains(indices, nonceIndex) {
+		nonce, err := t.readNV(nonceIndex)
+		if err != nil {
+			return template, judged(err)
+		}
+		p := &template.Public
+		unique, size := &p.Modulus, int(p.KeyBits)/8
+		if p.Type == tcg.AlgECC {
+			unique, size = &p.X, max(len(p.X), 32)
+			p.Y = slices.Concat(p.Y, make([]byte, max(0, size-len(p.Y))))
+		}
+		if len(nonce) > size {
+			return template, verdict{error: fmt.Errorf("the nonce stored at 0x%08X has %d bytes, the key %d", nonceIndex, len(nonce), size)}
+		}
+		filled := slices.Concat(*unique, make([]byte, max(0, size-len(*unique))))
+		copy(filled, nonce)
+		*unique = filled
+		p.Raw = p.Marshal()
+	}
+	return template, nil
+}

@@ -1,0 +1,62 @@
+package install
+
+import (
+	"bytes"
+
+	"gangway/device/install/luks"
+
+	"golang.org/x/crypto/xts"
+)
+
+// encrypt makes a place an encrypted one.
+func (j Job) encrypt(p *place) error {
+	head, key, err := luks.Format(j.Encrypt)
+	if err != nil {
+		return err
+	}
+	c, err := key.Cipher()
+	if err != nil {
+		return err
+	}
+	p.head, p.to, p.offset = head, &encrypted{Target: j.Target, at: p.at + luks.Overhead, cipher: c}, 0
+	return nil
+}
+
+// encrypted is a part of a disk, from a place on, that is encrypted by sectors.
+type encrypted struct {
+	Target
+	at     int64
+	cipher *xts.Cipher
+}
+
+func (e *encrypted) WriteAt(p []byte, at int64) (int, error) {
+	out := make([]byte, len(p))
+	for i := 0; i < len(p); i += sector {
+		e.cipher.Encrypt(out[i:i+sector], p[i:i+sector], uint64(at+int64(i))/sector)
+	}
+	return e.Target.WriteAt(out, e.at+at)
+}
+
+func (e *encrypted) ReadAt(p []byte, at int64) (int, error) {
+	n, err := e.Target.ReadAt(p, e.at+at)
+	if err != nil {
+		return n, err
+	}
+	for i := 0; i < len(p); i += sector {
+		e.cipher.Decrypt(p[i:i+sector], bytes.Clone(p[i:i+sector]), uint64(at+int64(i))/sector)
+	}
+	return n, nil
+}
+
+// Zero writes zeros, encrypted: nobody shall see what is in use.
+func (e *encrypted) Zero(at, size int64) error {
+	zero := make([]byte, mib)
+	for size > 0 {
+		n, err := e.WriteAt(zero[:min(size, mib)], at)
+		if err != nil {
+			return err
+		}
+		at, size = at+int64(n), size-int64(n)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+// Package lockout does what a TPM's lockout hierarchy may do: it lifts the
+// lockout, and clears the TPM.
+//
+// A TPM counts a loss of power as a guess (Part 1, 19.8.6) if the password of a
+// key that is protected against guessing was used since the TPM was started or
+// shut down, and after some of them refuses such passwords for minutes or hours.
+// Empty passwords count, too. The device's identity keys are used by policy and
+// never by password (package identity). The storage key that a disk's key is
+// under has a password only; package seal tells the TPM after each use that it
+// may lose its power.
+package lockout
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"gangway/device/identity/tpmrc"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// Bits of TPMA_PERMANENT (Part 2, 8.6).
+const (
+	lockoutAuthSet = 1 << 2
+	disableClear   = 1 << 8
+	inLockout      = 1 << 9
+)
+
+// Lift lifts the lockout if the TPM is in it, and reports whether it was. Where
+// the lockout hierarchy has a password, it is somebody's to lift, and is not
+// tried: a wrong password there would lock the hierarchy itself.
+func Lift(t transport.TPM) (bool, error) {
+	state, err := permanent(t)
+	if err != nil {
+		return false, err
+	}
+	if state&inLockout == 0 {
+		return false, nil
+	}
+	if state&lockoutAuthSet != 0 {
+		return true, ErrPassword
+	}
+	return true, reset(t, nil)
+}
+
+// ErrPassword is that the lockout hierarchy has a password, so that only the
+// person who knows it can lift a lockout.
+var ErrPassword = errors.New("lockout: the TPM is in lockout, and its lockout password is set: wait, or clear the TPM in the firmware's setup")
+
+// State is what a TPM says of its protection against guessing (Part 2, 6.13).
+type State struct {
+	Locked   bool // no password that is protected against guessing is accepted
+	Password bool // the lockout hierarchy has one
+	// Tries is the count of guesses, and Max where lockout begins. Interval is
+	// how long the TPM must be switched on for the count to fall by one, which
+	// ends a lockout.
+	Tries, Max uint32
+	Interval   time.Duration
+}
+
+// Read reads it, with two commands.
+func Read(t transport.TPM) (State, error) {
+	bits, err := permanent(t)
+	if err != nil {
+		return State{}, err
+	}
+	s := State{Locked: bits&inLockout != 0, Password: bits&lockoutAuthSet != 0}
+	list, err := properties(t, tpm2.TPMPTLockoutCounter, 3)
+	if err != nil {
+		return s, err
+	}
+	for _, p := range list {
+		switch p.Property {
+		case tpm2.TPMPTLockoutCounter:
+			s.Tries = p.Value
+		case tpm2.TPMPTMaxAuthFail:
+			s.Max = p.Value
+		case tpm2.TPMPTLockoutInterval:
+			s.Interval = time.Duration(p.Value) * time.Second
+		}
+	}
+	return s, nil
+}
+
+// permanent reads TPMA_PERMANENT.
+func permanent(t transport.TPM) (uint32, error) {
+	list, err := properties(t, tpm2.TPMPTPermanent, 1)
+	if err != nil {
+		return 0, err
+	}
+	if len(list) != 1 || list[0].Property != tpm2.TPMPTPermanent {
+		return 0, errors.New("lockout: the TPM does not say what its lockout is")
+	}
+	return list[0].Value, nil
+}
+
+func properties(t transport.TPM, first tpm2.TPMPT, count uint32) ([]tpm2.TPMSTaggedProperty, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: count}.Execute(t)
+	if err != nil {
+		return nil, fmt.Errorf("lockout: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	list, err := rsp.CapabilityData.Data.TPMProperties()
+	if err != nil {
+		return nil, fmt.Errorf("lockout: the TPM's properties cannot be read: %w", err)
+	}
+	return list.TPMProperty, nil
+}
+
+// reset is TPM2_DictionaryAttackLockReset (Part 3, 25.2), which go-tpm has not.
+func reset(t transport.TPM, password []byte) error {
+	const dictionaryAttackLockReset = 0x0139
+	if err := command(t, dictionaryAttackLockReset, password, nil); err != nil {
+		return fmt.Errorf("lockout: lifting it: %w", tpmrc.Explain(err, tpmrc.Lockout))
+	}
+	return nil
+}
+
+// command sends a command of the lockout hierarchy.
+func command(t transport.TPM, code uint32, password, params []byte) error {
+	const sessions, lockout, passwordSession = 0x8002, 0x4000000A, 0x40000009
+	be := binary.BigEndian
+	auth := be.AppendUint32(nil, passwordSession)
+	auth = append(auth, 0, 0, 0) // no nonce, no attributes
+	auth = be.AppendUint16(auth, uint16(len(password)))
+	auth = append(auth, password...)
+	cmd := be.AppendUint16(nil, sessions)
+	cmd = be.AppendUint32(cmd, uint32(18+len(auth)+len(params)))
+	cmd = be.AppendUint32(cmd, code)
+	cmd = be.AppendUint32(cmd, lockout)
+	cmd = be.AppendUint32(cmd, uint32(len(auth)))
+	cmd = append(cmd, auth...)
+	rsp, err := t.Send(append(cmd, params...))
+	if err != nil {
+		return err
+	}
+	if len(rsp) < 10 {
+		return errors.New("the TPM's answer is cut off")
+	}
+	if rc := tpm2.TPMRC(be.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess {
+		return rc
+	}
+	return nil
+}

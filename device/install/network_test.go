@@ -1,0 +1,148 @@
+package install
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"gangway/device/install/netfile"
+	"gangway/internal/race"
+)
+
+// networkAt is across two of the pieces in which an installation is done.
+const networkAt = mib - 8192
+
+// withNetwork is small with a place for network settings, and the settings. The
+// images are as they are on the disk then.
+func withNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
+	t.Helper()
+	m, stick, images := small(t)
+	copy(images[ESP][networkAt:], NoNetwork())
+	extents, packed := Pack(images[ESP])
+	sum := sha256.Sum256(packed)
+	m.Parts[0].Extents, m.Parts[0].SHA256, m.Network = extents, hex.EncodeToString(sum[:]), networkAt
+	stick[m.Parts[0].File] = &fstest.MapFile{Data: packed}
+	s, err := netfile.Parse([]byte("version = 1\nmtu = 1280\naddress = 192.0.2.10/24\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := Padded(s.Text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(images[ESP][networkAt:], text)
+	return m, stick, images, s
+}
+
+// Whenever the power fails: a disk that starts has the stick's network settings.
+func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
+	race.Skip(t)
+	eachSector(t, func(t *testing.T, sector int) {
+		m, stick, images, s := withNetwork(t)
+		job := Job{Manifest: m, Stick: stick, Network: s}
+		disk := newMemoryOf(sector, 8*mib)
+		disk.writes = 1 << 40
+		job.Target = disk
+		if err := job.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		steps := 1<<40 - disk.writes
+		table, ok := boots(t, disk)
+		if !ok {
+			t.Fatal("it would not boot")
+		}
+		whole(t, "installed", disk, table, images)
+		r := rand.New(rand.NewPCG(5, 6))
+		for n := range 8 {
+			disk := newMemoryOf(sector, 8*mib)
+			disk.writes = steps - 1 - n
+			job.Target = disk
+			if err := job.Run(t.Context()); err == nil {
+				t.Fatal("it was not cut")
+			}
+			disk.keep(func() bool { return r.IntN(2) == 0 })
+			if table, ok := boots(t, disk); ok {
+				whole(t, "cut", disk, table, images)
+			}
+		}
+	})
+}
+
+// Settings are written to the disk as they are, or the disk does not start; a
+// stick without a place for them is not used with some.
+func TestNetworkSettingsAreReadBack(t *testing.T) {
+	m, stick, images, s := withNetwork(t)
+	disk := newMemory(12 * mib)
+	disk.broken = (mib + networkAt) / sector
+	err := Job{Manifest: m, Stick: stick, Target: disk, Network: s}.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "does not hold") {
+		t.Errorf("got %v", err)
+	}
+	if _, ok := boots(t, disk); ok {
+		t.Error("it boots")
+	}
+	disk = newMemory(12 * mib)
+	if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	table, _ := boots(t, disk)
+	copy(images[ESP][networkAt:], NoNetwork())
+	whole(t, "without settings", disk, table, images)
+	m.Network = 0
+	if err := (Job{Manifest: m, Stick: stick, Target: newMemory(12 * mib), Network: s}).Run(t.Context()); err == nil {
+		t.Error("settings are left out without a word")
+	}
+}
+
+// What a stick brings to a system that is there is read whole, or not at all.
+func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	if s, err := BroughtNetwork(dir); err != nil || !s.Empty() {
+		t.Fatal(s, err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "gangway"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := netfile.Parse([]byte("version = 1\nvlan = 7\nproxy = http://ada:secret@proxy.example:3128\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := BringNetwork(dir, s); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := BroughtNetwork(dir); err != nil || !got.Equal(s) {
+		t.Fatal(got, err)
+	}
+	name := filepath.Join(dir, NetworkPath)
+	before, err := os.ReadFile(name)
+	if err != nil || len(before) != netfile.MaxFile {
+		t.Fatalf("%d bytes, %v", len(before), err)
+	}
+	if err := TakenNetwork(dir); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(name)
+	if err != nil || len(after) != netfile.MaxFile || bytes.Contains(after, []byte("secret")) {
+		t.Errorf("%d bytes, %q, %v", len(after), bytes.TrimSpace(after), err)
+	}
+	if s, err := BroughtNetwork(dir); err != nil || !s.Empty() {
+		t.Error(s, err)
+	}
+	// Cut short before the first sector: what stands behind it is not settings.
+	half := append(bytes.Clone(NoNetwork()[:largeSector]), before[largeSector:]...)
+	copy(half[largeSector:], "mtu = 1280\n")
+	if err := os.WriteFile(name, half, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var m *netfile.Mistake
+	if s, err := BroughtNetwork(dir); !errors.As(err, &m) {
+		t.Error(s, err)
+	}
+}

@@ -1,0 +1,233 @@
+// Package seal keeps the key of an encrypted disk in the machine's TPM, in the
+// form of systemd-cryptenroll (version 252): a token of the type systemd-tpm2
+// in the LUKS2 header, which systemd opens too.
+//
+// The key is bound to PCR 7, which holds the state of Secure Boot: so it
+// survives updates of the system. Without Secure Boot that says little of what
+// was started: the disk alone is safe then, the whole machine is not.
+package seal
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"gangway/device/identity/tpmrc"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// TokenType is the LUKS2 token's.
+const TokenType = "systemd-tpm2"
+
+const (
+	secretSize = 32
+	pcr        = 7
+)
+
+// primary is systemd's template of the storage key that the secret is under.
+var primary = tpm2.TPMTPublic{
+	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
+	ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, Decrypt: true},
+	Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES,
+			KeyBits:   tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)),
+			Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		CurveID: tpm2.TPMECCNistP256,
+	}),
+}
+
+var selection = tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcr)}}}
+
+// storage is the storage key, loaded.
+type storage struct {
+	tpm    transport.TPM
+	handle tpm2.TPMHandle
+	name   tpm2.TPM2BName
+	public tpm2.TPMTPublic
+}
+
+func load(t transport.TPM) (*storage, error) {
+	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(primary)}.Execute(t)
+	if err != nil {
+		return nil, fmt.Errorf("seal: the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
+	}
+	public, err := rsp.OutPublic.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("seal: the TPM's storage key: %w", err)
+	}
+	return &storage{t, rsp.ObjectHandle, rsp.Name, *public}, nil
+}
+
+// close flushes the key and tells the TPM that it may lose its power
+// (TPM2_Shutdown with TPM_SU_CLEAR). systemd's template does not set noDA, so
+// the next loss of power would else count as a guess of the key's password,
+// which is empty, and a few of them would lock the disk's key in (Part 1,
+// 19.8.6). The TPM can be used as before.
+func (s *storage) close() {
+	flush(s.tpm, s.handle)
+	// A TPM that refuses counts a guess; the lockout can be lifted.
+	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(s.tpm)
+}
+
+func flush(t transport.TPM, h tpm2.TPMHandle) {
+	// What stays behind ends with the TPM's restart.
+	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
+}
+
+// encrypted makes what goes over the TPM's wires unreadable.
+func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
+	return []tpm2.AuthOption{tpm2.Salted(s.handle, s.public), dir}
+}
+
+// policy is the digest that the PCR has today.
+func policy(t transport.TPM) ([]byte, error) {
+	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
+		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
+	}
+	rsp, err := tpm2.PolicyGetDigest{PolicySession: session.Handle()}.Execute(t)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return rsp.PolicyDigest.Buffer, nil
+}
+
+// token is systemd's, but for the list of key slots.
+type token struct {
+	Type    string `json:"type"`
+	Blob    []byte `json:"tpm2-blob"`
+	PCRs    []int  `json:"tpm2-pcrs"`
+	Bank    string `json:"tpm2-pcr-bank"`
+	Primary string `json:"tpm2-primary-alg"`
+	Policy  string `json:"tpm2-policy-hash"`
+}
+
+// New makes a passphrase and the token by which this TPM, and no other, gives
+// it back.
+func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
+	secret := make([]byte, secretSize)
+	rand.Read(secret)
+	s, err := load(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.close()
+	digest, err := policy(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	rsp, err := tpm2.Create{
+		ParentHandle: tpm2.AuthHandle{Handle: s.handle, Name: s.name, Auth: tpm2.HMAC(tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptIn))...)},
+		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
+			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: secret}),
+		}},
+		InPublic: tpm2.New2B(tpm2.TPMTPublic{
+			Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
+			ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true},
+			AuthPolicy:       tpm2.TPM2BDigest{Buffer: digest},
+		}),
+	}.Execute(t)
+	if err != nil {
+		return nil, nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	b, err := json.Marshal(token{
+		Type: TokenType, Blob: append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...),
+		PCRs: []int{pcr}, Bank: "sha256", Primary: "ecc", Policy: hex.EncodeToString(digest),
+	})
+	if err == nil {
+		err = json.Unmarshal(b, &tok)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("seal: %w", err)
+	}
+	return encode(secret), tok, nil
+}
+
+// encode makes the passphrase of a secret, as systemd does.
+func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
+
+// ErrOther is that this TPM, or what was booted, is not what the key was given
+// to.
+var ErrOther = errors.New("this TPM does not give out the disk's key: it is another machine's disk, or Secure Boot was switched on or off")
+
+// refused is why the TPM does not give out a key: what is wrong with the TPM, or
+// else ErrOther.
+func refused(err error) error {
+	explained := tpmrc.Explain(err, tpmrc.None)
+	var cause *tpmrc.Cause
+	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {
+		return fmt.Errorf("seal: %w", explained)
+	}
+	return errors.Join(ErrOther, err)
+}
+
+// Open gets the passphrase of a token.
+func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
+	var tok token
+	if err := json.Unmarshal(raw, &tok); err != nil {
+		return nil, fmt.Errorf("seal: the token: %w", err)
+	}
+	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
+		return nil, errors.New("seal: the token is another than the installer's")
+	}
+	private, public, err := split(tok.Blob)
+	if err != nil {
+		return nil, err
+	}
+	s, err := load(t)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	object, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: s.handle, Name: s.name}, InPrivate: *private, InPublic: *public}.Execute(t)
+	if err != nil {
+		return nil, refused(err)
+	}
+	defer flush(t, object.ObjectHandle)
+	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, s.encrypted(tpm2.AESEncryption(128, tpm2.EncryptOut))...)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+	}
+	defer end()
+	if _, err := (tpm2.PolicyPCR{PolicySession: session.Handle(), Pcrs: selection}).Execute(t); err != nil {
+		return nil, fmt.Errorf("seal: PCR %d: %w", pcr, tpmrc.Explain(err, tpmrc.None))
+	}
+	rsp, err := tpm2.Unseal{ItemHandle: tpm2.AuthHandle{Handle: object.ObjectHandle, Name: object.Name, Auth: session}}.Execute(t)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return encode(rsp.OutData.Buffer), nil
+}
+
+// split takes apart a TPM2B_PRIVATE and the TPM2B_PUBLIC behind it.
+func split(blob []byte) (*tpm2.TPM2BPrivate, *tpm2.TPM2BPublic, error) {
+	broken := errors.New("seal: the token's blob is broken")
+	if len(blob) < 2 {
+		return nil, nil, broken
+	}
+	n := 2 + int(blob[0])<<8 + int(blob[1])
+	if n > len(blob) {
+		return nil, nil, broken
+	}
+	private, err := tpm2.Unmarshal[tpm2.TPM2BPrivate](blob[:n])
+	if err != nil {
+		return nil, nil, errors.Join(broken, err)
+	}
+	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](blob[n:])
+	if err != nil || !bytes.Equal(tpm2.Marshal(public), blob[n:]) {
+		return nil, nil, errors.Join(broken, err)
+	}
+	return private, public, nil
+}

@@ -1,0 +1,177 @@
+package seal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"gangway/device/identity/tpmrc"
+	"gangway/internal/swtpm"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+func start(t *testing.T) transport.TPM {
+	t.Helper()
+	return open(t, startChip(t))
+}
+
+func startChip(t *testing.T) *swtpm.TPM {
+	t.Helper()
+	if m := swtpm.Missing(); m != "" {
+		t.Skip(m)
+	}
+	dir, err := os.MkdirTemp("", "tpm") // Unix sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	chip, err := swtpm.New(t.Context(), dir, swtpm.Options{EK: swtpm.None})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(chip.Stop)
+	return chip
+}
+
+func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {
+	t.Helper()
+	link, err := chip.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { link.Close() })
+	return link
+}
+
+// sealed is the token of a disk's key in the TPM.
+func sealed(t *testing.T, tpm transport.TPM) json.RawMessage {
+	t.Helper()
+	_, token, err := New(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// An encrypted machine takes its disk's key at each start.
+func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
+	chip := startChip(t)
+	tpm := open(t, chip)
+	raw := sealed(t, tpm)
+	for range 4 {
+		tpm.Close()
+		if err := chip.PowerCut(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		tpm = open(t, chip)
+		if _, err := Open(tpm, raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tpm.Close()
+	if n, err := chip.FailedTries(); n != 0 || err != nil {
+		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+	}
+}
+
+// What is wrong with the TPM is not said to be wrong with the disk.
+func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(*swtpm.TPM) error
+		code  string
+	}{
+		"lockout":          {(*swtpm.TPM).Lock, tpmrc.CodeLockout},
+		"owner's password": {func(chip *swtpm.TPM) error { return chip.SetPassword(tpm2.TPMRHOwner, "theirs") }, tpmrc.CodeOwnerAuth},
+	} {
+		t.Run(name, func(t *testing.T) {
+			chip := startChip(t)
+			tpm := open(t, chip)
+			raw := sealed(t, tpm)
+			tpm.Close()
+			if err := c.spoil(chip); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Open(open(t, chip), raw)
+			var cause *tpmrc.Cause
+			if errors.Is(err, ErrOther) || !errors.As(err, &cause) || cause.Code != c.code {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestSameTPMGivesTheKeyBack(t *testing.T) {
+	tpm := start(t)
+	passphrase, token, err := New(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(raw), string(passphrase)) {
+		t.Error("the token holds the passphrase")
+	}
+	for range 5 { // nothing is left in the TPM, which holds three objects
+		got, err := Open(tpm, raw)
+		if err != nil || !bytes.Equal(got, passphrase) {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+}
+
+func TestAnotherTPMDoesNotOpenTheDisk(t *testing.T) {
+	_, token, err := New(start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := json.Marshal(token)
+	if _, err := Open(start(t), raw); !errors.Is(err, ErrOther) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOtherStateOfSecureBootDoesNotOpenTheDisk(t *testing.T) {
+	tpm := start(t)
+	_, token, err := New(tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _ := json.Marshal(token)
+	extend := tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: pcr, Auth: tpm2.PasswordAuth(nil)},
+		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: make([]byte, 32)}}},
+	}
+	if _, err := extend.Execute(tpm); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(tpm, raw); !errors.Is(err, ErrOther) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRefusesBrokenTokens(t *testing.T) {
+	tpm := start(t)
+	for name, raw := range map[string]string{
+		"not JSON": "x", "another type": `{"type":"clevis"}`,
+		"no blob":        `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-blob":""}`,
+		"a cut blob":     `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-blob":"//8A"}`,
+		"no PCR at all":  `{"type":"systemd-tpm2","tpm2-pcrs":[],"tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-blob":"AAAAAA=="}`,
+		"an empty blob":  `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha256","tpm2-primary-alg":"ecc","tpm2-blob":"AAAAAA=="}`,
+		"another's bank": `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha1","tpm2-primary-alg":"ecc","tpm2-blob":"AAAAAA=="}`,
+	} {
+		if _, err := Open(tpm, json.RawMessage(raw)); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package slots
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gangway/device/install"
+
+	"golang.org/x/sys/unix"
+)
+
+// Slot is one of the two places of a system.
+type Slot byte
+
+// The slots. None is that of no entry of ours.
+const (
+	None Slot = 0
+	A    Slot = 'a'
+	B    Slot = 'b'
+)
+
+func (s Slot) String() string {
+	if s == None {
+		return "none"
+	}
+	return string(rune(s))
+}
+
+// Other is the slot beside it.
+func (s Slot) Other() Slot { return A + B - s }
+
+// Entry is the boot manager's name of the slot's system, and its file's.
+func (s Slot) Entry() string { return "gangway-" + string(rune(s)) + ".efi" }
+
+// folder is where the boot manager looks for systems.
+const folder = "EFI/Linux"
+
+// LoaderConf is the boot manager's settings, in the EFI system partition.
+const LoaderConf = "loader/loader.conf"
+
+// Conf is the content of LoaderConf that has a slot started.
+func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
+
+// of is the slot of an entry, whose attempts may be counted.
+func of(entry string) Slot {
+	name, _ := install.Uncounted(strings.ToLower(entry))
+	for _, s := range []Slot{A, B} {
+		if name == s.Entry() {
+			return s
+		}
+	}
+	return None
+}
+
+// ESP is a machine's EFI system partition, with what its firmware knows.
+type ESP struct {
+	Dir      string // where it is mounted
+	Firmware install.Firmware
+	// before, if set, is called before each change, with what it is. Tests cut
+	// the power there.
+	before func(change string)
+	free   func() (int64, error) // bytes; if set, in the place of statfs(2)
+}
+
+func (e *ESP) changing(format string, args ...any) {
+	if e.before != nil {
+		e.before(fmt.Sprintf(format, args...))
+	}
+}
+
+func (e *ESP) path(s Slot) string { return filepath.Join(e.Dir, folder, s.Entry()) }
+
+// Running is the slot that the boot manager has started.
+func (e *ESP) Running() (Slot, error) {
+	name, err := e.Firmware.Selected()
+	if err != nil {
+		return None, err
+	}
+	if s := of(name); s != None {
+		return s, nil
+	}
+	return None, fmt.Errorf("the boot manager has started %q, which is no slot", name)
+}
+
+// Default is the slot that is started unless a trial is asked for.
+func (e *ESP) Default() (Slot, error) {
+	s, _, err := e.named()
+	return s, err
+}
+
+// named finds the slot that LoaderConf names, and where its letter is.
+func (e *ESP) named() (s Slot, at int64, err error) {
+	b, err := os.ReadFile(filepath.Join(e.Dir, LoaderConf))
+	if err != nil {
+		return None, 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if words := bytes.Fields(line); len(words) == 2 && string(words[0]) == "default" {
+			if s := of(string(words[1])); s != None && string(words[1]) == s.Entry() {
+				return s, at + int64(bytes.Index(line, words[1])+len("gangway-")), nil
+			}
+		}
+		at += int64(len(line))
+	}
+	return None, 0, fmt.Errorf("%s names no slot", LoaderConf)
+}
+
+// SetDefault has a slot started from now on. It changes one letter.
+func (e *ESP) SetDefault(s Slot) error {
+	was, at, err := e.named()
+	if err != nil || was == s {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(e.Dir, LoaderConf), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	e.changing("default %s", s)
+	_, err = f.WriteAt([]byte{byte(s)}, at)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Try has a slot started the next time, and that time alone.
+func (e *ESP) Try(s Slot) error {
+	e.changing("try %s", s)
+	return e.Firmware.StartOnce(s.Entry())
+}
+
+// DoNotTry takes Try back.
+func (e *ESP) DoNotTry() error {
+	e.changing("do not try")
+	return e.Firmware.StartOnce("")
+}
+
+// Sum is the SHA-256 of what a slot holds, in lower-case hexadecimal; empty if
+// it holds nothing.
+func (e *ESP) Sum(s Slot) (string, error) {
+	f, err := os.Open(e.path(s))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return digest(f)
+}
+
+// Remove makes a slot one that does not start, and then empty.
+func (e *ESP) Remove(s Slot) error {
+	f, err := os.OpenFile(e.path(s), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(e.disarm(f, s), f.Close()); err != nil {
+		return err
+	}
+	e.changing("remove %s", s)
+	return errors.Join(os.Remove(e.path(s)), e.flush())
+}
+
+// flush brings names to the disk.
+func (e *ESP) flush() error {
+	d, err := os.Open(filepath.Join(e.Dir, folder))
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
+}
+
+// Fits says whether a slot has room for a system of size bytes.
+func (e *ESP) Fits(s Slot, size int64) error {
+	free := e.free
+	if free == nil {
+		free = e.statfs
+	}
+	room, err := free()
+	if err != nil {
+		return err
+	}
+	room -= reserve
+	if info, err := os.Stat(e.path(s)); err == nil {
+		room += info.Size()
+	}
+	if size > room {
+		return fmt.Errorf("it has %d MiB; beside the system that runs there is room for %d", size>>20, max(room, 0)>>20)
+	}
+	return nil
+}
+
+func (e *ESP) statfs() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.Dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// reserve stays free on the EFI system partition, in bytes.
+const reserve = 1 << 20

@@ -1,0 +1,183 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/device/install/luks"
+	"gangway/internal/race"
+)
+
+var passphrase = []byte(strings.Repeat("passphrase", 3))
+
+// installed is a disk with a system.
+func installed(t *testing.T, encrypted bool) *memory {
+	t.Helper()
+	m, stick, _ := small(t)
+	job := Job{Manifest: m, Stick: stick, Target: newMemory(24 * mib)}
+	if encrypted {
+		job.Encrypt = []luks.Slot{{Passphrase: passphrase}}
+	}
+	if err := job.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return job.Target.(*memory)
+}
+
+// look is Look for a disk in memory.
+func look(t *testing.T, m *memory) (*Installed, error) {
+	t.Helper()
+	dev := t.TempDir()
+	defer os.RemoveAll(dev)
+	if err := os.WriteFile(filepath.Join(dev, "sda"), m.disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Look(dev, "sda")
+}
+
+func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart:][:i.DataSize] }
+
+func TestWipedDiskOpensNoMore(t *testing.T) {
+	race.Skip(t)
+	disk := installed(t, true)
+	i, err := look(t, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := luks.Open(bytes.NewReader(dataOf(disk, i)), passphrase); err != nil {
+		t.Fatalf("before: %v", err)
+	}
+	slots := bytes.Clone(dataOf(disk, i)[:luks.Overhead])
+	var stages []Stage
+	progress := func(s Stage, done, total int64) {
+		if done > total {
+			t.Errorf("%s: %d of %d", s, done, total)
+		}
+		if !slices.Contains(stages, s) {
+			stages = append(stages, s)
+		}
+	}
+	if err := Erase(t.Context(), disk, i, progress); err != nil {
+		t.Fatal(err)
+	}
+	// A wipe that ends here is gone on with: the disk is still known.
+	if again, err := look(t, disk); err != nil || again.Whole || again.DataStart != i.DataStart {
+		t.Errorf("erased: %+v, %v", again, err)
+	}
+	for at := 0; at < len(slots); at += sector {
+		if s := slots[at : at+sector]; !bytes.Equal(s, make([]byte, sector)) && bytes.Contains(disk.disk, s) {
+			t.Fatalf("what was at %d of the header is still on the disk", at)
+		}
+	}
+	if err := Unlist(disk, progress); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := look(t, disk); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("wiped: %v", err)
+	}
+	if !slices.Equal(stages, []Stage{Destroying, Erasing, Unlisting}) {
+		t.Errorf("stages: %v", stages)
+	}
+}
+
+func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
+	disk := installed(t, false)
+	i, err := look(t, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(disk.disk, []byte("superblock")) || !bytes.Contains(disk.disk, []byte("kernel")) {
+		t.Fatal("nothing is on it before")
+	}
+	if err := errors.Join(Erase(t.Context(), disk, i, nil), Unlist(disk, nil)); err != nil {
+		t.Fatal(err)
+	}
+	// All that the system had, and the tables.
+	if !bytes.Equal(disk.disk, make([]byte, len(disk.disk))) {
+		t.Error("something is left")
+	}
+}
+
+// A disk that keeps its keys, whatever is written, is not said to be wiped.
+func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
+	race.Skip(t)
+	disk := installed(t, true)
+	i, err := look(t, disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.broken = int(i.DataStart)/sector + 100
+	if err := Erase(t.Context(), disk, i, nil); err == nil || !strings.Contains(err.Error(), "destroy it") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Whenever the power fails in a wipe, a disk is found again until its keys are
+// gone.
+func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
+	race.Skip(t)
+	whole := installed(t, true)
+	i, err := look(t, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wipe := func(m *memory) error {
+		i, err := look(t, m)
+		if err != nil {
+			return err
+		}
+		if err := Erase(t.Context(), m, i, nil); err != nil {
+			return err
+		}
+		return Unlist(m, nil)
+	}
+	disk := func(writes int) *memory {
+		m := newMemory(len(whole.disk))
+		copy(m.disk, whole.disk)
+		m.writes = writes
+		return m
+	}
+	count := disk(1 << 40)
+	if err := wipe(count); err != nil {
+		t.Fatal(err)
+	}
+	steps := 1<<40 - count.writes
+	r := rand.New(rand.NewPCG(5, 6))
+	found, lost := 0, 0
+	for n := range 12 {
+		for _, cut := range []int{n * steps / 12, steps - 1 - n} { // all over, and at the end, when the tables go
+			m := disk(cut)
+			if err := wipe(m); !errors.Is(err, errCut) {
+				t.Fatalf("cut at %d of %d: %v", cut, steps, err)
+			}
+			m.keep(func() bool { return r.IntN(2) == 0 })
+			_, open := luks.Open(bytes.NewReader(dataOf(m, i)), passphrase)
+			m.writes = -1
+			switch err := wipe(m); {
+			case err == nil:
+				found++
+			case !errors.Is(err, fs.ErrNotExist):
+				t.Fatalf("cut at %d of %d: %v", cut, steps, err)
+			default:
+				lost++
+				if open == nil {
+					t.Fatalf("cut at %d of %d: the disk is not found again, and opens", cut, steps)
+				}
+			}
+			if _, err := luks.Open(bytes.NewReader(dataOf(m, i)), passphrase); err == nil {
+				t.Fatalf("cut at %d of %d: wiped, it opens", cut, steps)
+			}
+		}
+	}
+	if found == 0 || lost == 0 {
+		t.Errorf("found again %d times, %d times not: one of them was not tried", found, lost)
+	}
+	t.Logf("%d steps; found again %d times, %d times not", steps, found, lost)
+}

@@ -1,0 +1,279 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// verifyAgain asks for a person's password again, before what a stolen
+// session must not do. It takes the same places and limits as a sign-in.
+func (s *Server) verifyAgain(r *http.Request, password string) error {
+	in, now := signed(r), s.cfg.Now()
+	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
+	if !allowed {
+		return errTooManyTries
+	}
+	ok, err := s.passwords.check(r.Context(), lane, password, in.account.PasswordHash)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		// Not 401: the session is good, and clients would throw it away.
+		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
+		s.often(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
+		return p
+	}
+	return nil
+}
+
+// PasswordChanged says what a change of the password left.
+type PasswordChanged struct {
+	Status    string `json:"status"`
+	APITokens int    `json:"api-tokens"` // how many there still are
+}
+
+// changePassword replaces the password of whoever knows the current one. All
+// other sessions end.
+func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Current      string `json:"current"`
+		Password     string `json:"password"`
+		EndAPITokens bool   `json:"end-api-tokens"`
+		Token        string `json:"token"` // Pantacor's form, with a token from a mail
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	if body.Token != "" {
+		return errNoMail
+	}
+	in, now := signed(r), s.cfg.Now()
+	if err := s.verifyAgain(r, body.Current); err != nil {
+		return err
+	}
+	var hash string
+	var bad error
+	if err := s.passwords.queue.do(r.Context(), known, func() error {
+		hash, bad = HashPassword(body.Password)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if bad != nil {
+		return problem(http.StatusBadRequest, "password-form", "Choose another one.", "The new password is not accepted: %v.", bad)
+	}
+	e := store.Event{Time: now, Kind: "account.password-changed", Owner: in.account.ID, Message: "The password was changed, and all other sessions were ended."}
+	switch err := s.cfg.Store.ChangePassword(r.Context(), store.PasswordChange{
+		Account: in.account.ID, Was: in.account.PasswordHash, New: hash, Keep: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
+	}); {
+	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
+		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account disabled, in the meantime.")
+	case err != nil:
+		return err
+	}
+	left, err := s.cfg.Store.APITokens(r.Context(), in.account.ID)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, PasswordChanged{"OK", len(left)})
+	return nil
+}
+
+var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub sends no mail, so it cannot reset a password by one.")
+
+// recoverPassword answers where Pantacor Hub sends a mail. The answer is the
+// same for every address, so that it tells nothing.
+func (s *Server) recoverPassword(http.ResponseWriter, *http.Request) error { return errNoMail }
+
+// SessionView is a session of the account.
+type SessionView struct {
+	ID      string    `json:"id"`
+	Current bool      `json:"current"` // the one that asks
+	Created time.Time `json:"time-created"`
+	Expires time.Time `json:"expires"`
+	Addr    string    `json:"addr"`  // where it began
+	Means   string    `json:"means"` // "page" or "api"
+}
+
+// ViewSessions turns sessions into what people see of them. current may be
+// zero.
+func ViewSessions(sessions []store.Session, current store.Hash) []SessionView {
+	views := make([]SessionView, len(sessions))
+	for i, one := range sessions {
+		views[i] = SessionView{one.ID(), one.TokenHash == current, one.Created.UTC(), one.Expires.UTC(), one.Addr, one.Means}
+	}
+	return views
+}
+
+func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) error {
+	sessions, err := s.cfg.Store.Sessions(r.Context(), owner(r).ID, s.cfg.Now())
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, ViewSessions(sessions, signed(r).session.TokenHash))
+	return nil
+}
+
+func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: owner(r).ID, Message: "A session was ended."}
+	if err := s.cfg.Store.EndSession(r.Context(), owner(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+// SessionsEnded says how many sessions were ended.
+type SessionsEnded struct {
+	Status string `json:"status"`
+	Ended  int    `json:"ended"`
+}
+
+// endSessions signs out everywhere else; with ?all=true here too.
+func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
+	keep := signed(r).session.TokenHash
+	if all := r.URL.Query().Get("all"); all == "true" {
+		keep = store.Hash{}
+	} else if all != "" && all != "false" {
+		return problem(http.StatusBadRequest, "all", "Use true or false.", "\"all\" is neither true nor false.")
+	}
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: owner(r).ID, Message: "Signed out everywhere."}
+	n, err := s.cfg.Store.EndSessions(r.Context(), owner(r).ID, keep, e.By(store.ActorIn(r.Context())))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, SessionsEnded{"OK", n})
+	return nil
+}
+
+// readOwn reads the body of what a person does to their own account, and
+// checks that it is theirs and the password is right.
+func (s *Server) readOwn(w http.ResponseWriter, r *http.Request, body any, password *string) error {
+	if err := readJSON(w, r, body); err != nil {
+		return err
+	}
+	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != owner(r).ID {
+		return store.ErrNotFound
+	}
+	return s.verifyAgain(r, *password)
+}
+
+// disableSelf locks a person's account, for when somebody else may be in it.
+// Only the operator enables it again.
+func (s *Server) disableSelf(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Password string `json:"password"`
+	}
+	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+		return err
+	}
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: owner(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
+	if err := s.cfg.Store.DisableAccount(r.Context(), owner(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Password    string `json:"password"`
+		WithDevices bool   `json:"with-devices"`
+	}
+	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+		return err
+	}
+	if _, err := DeleteAccount(r.Context(), s.cfg.Store, owner(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+// DeleteAccount deletes an account, if it has no devices or they go with it, and
+// says how many those were. Stopped half-way, the account is disabled, and
+// deleting it again goes on.
+func DeleteAccount(ctx context.Context, st store.Store, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
+	if n, err := st.CountDevices(ctx, a.ID); err != nil {
+		return 0, err
+	} else if n > 0 && !withDevices {
+		return 0, errHasDevices(n)
+	}
+	if withDevices {
+		// So that no device comes meanwhile.
+		disabled := store.Event{Time: now, Kind: "account.disabled", Owner: a.ID, Message: fmt.Sprintf("Account %q was disabled, to be deleted with its devices.", a.Nick)}
+		if err := st.DisableAccount(ctx, a.ID, disabled.By(&by)); err != nil {
+			return 0, err
+		}
+		if devices, err = deleteDevices(ctx, st, a, by, now); err != nil {
+			return devices, err
+		}
+	}
+	deleted := store.Event{Time: now, Kind: "account.deleted", Owner: a.ID, Message: fmt.Sprintf("Account %q was deleted.", a.Nick)}
+	err = st.DeleteAccount(ctx, a.ID, deleted.By(&by))
+	if errors.Is(err, store.ErrDevices) { // one came just now
+		err = errHasDevices(1)
+	}
+	return devices, err
+}
+
+func errHasDevices(n int) error {
+	return problem(http.StatusConflict, "account-has-devices", "Delete them first, or with the account ('with-devices'); they will have to onboard again.", "The account has %d device(s).", n)
+}
+
+func deleteDevices(ctx context.Context, st store.Store, a store.Account, by store.Actor, now time.Time) (n int, err error) {
+	for {
+		page, err := st.Devices(ctx, a.ID, "", 100)
+		if err != nil || len(page) == 0 {
+			return n, err
+		}
+		for _, d := range page {
+			if err := st.DeleteDevice(ctx, a.ID, d.ID, now); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return n, err
+			}
+			n++
+			if err := st.AppendEvent(ctx, deviceDeleted(d, now).By(&by)); err != nil {
+				return n, err
+			}
+		}
+	}
+}
+
+func deviceDeleted(d store.Device, now time.Time) store.Event {
+	return store.Event{Time: now, Kind: "device.deleted", Owner: d.Owner, Device: d.ID,
+		Message: fmt.Sprintf("Device %q was deleted: its certificates are revoked and its TPM is let go.", d.Nick)}
+}
+
+// profilesShown is how many profiles are listed.
+const profilesShown = 100
+
+// Profile is what others may see of an account.
+type Profile struct {
+	Nick string `json:"nick"`
+}
+
+// listProfiles lists accounts that have something public, and the caller's, for
+// Pantacor's client to complete names: ?nick=NICK, or "^" and how it begins.
+func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
+	nick := r.URL.Query().Get("nick")
+	prefix, begins := strings.CutPrefix(nick, "^")
+	nicks, err := s.cfg.Store.PublicOwners(r.Context(), prefix, owner(r).ID, profilesShown)
+	if err != nil {
+		return err
+	}
+	profiles := []Profile{}
+	for _, one := range nicks {
+		if begins || nick == "" || strings.EqualFold(one, nick) {
+			profiles = append(profiles, Profile{one})
+		}
+	}
+	writeJSON(w, http.StatusOK, profiles)
+	return nil
+}

@@ -1,0 +1,294 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"gangway/hub/bearer"
+	"gangway/hub/store"
+	"gangway/wire"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+const (
+	// apiTokenPrefix lets people, and programs that look for secrets, know an
+	// API token.
+	apiTokenPrefix = "gwt_"
+	// onAPIToken is what the session of an access token begins with that was got
+	// with an API token; the token's hash follows, hexadecimal.
+	onAPIToken = "t:"
+
+	apiTokenPRN      = "prn:::tokens:/"
+	apiTokenLife     = 90 * 24 * time.Hour
+	maxAPITokenLife  = 366 * 24 * time.Hour
+	maxAPITokens     = 100 // of an account
+	apiTokenUseEvery = 10 * time.Minute
+)
+
+var apiTokenName = regexp.MustCompile(`^[a-zA-Z0-9_.+\-]{1,64}$`)
+
+// APITokenView is an API token, without its secret.
+type APITokenView struct {
+	ID          string     `json:"id"`
+	PRN         string     `json:"prn"`
+	Name        string     `json:"name"`
+	Type        string     `json:"type"` // bearer.User
+	Owner       string     `json:"owner"`
+	Scopes      []string   `json:"scopes"`
+	TimeCreated time.Time  `json:"time-created"`
+	ExpireAt    time.Time  `json:"expire-at"`
+	Expired     bool       `json:"expired"`
+	LastUsed    *time.Time `json:"last-used,omitempty"` // up to ten minutes old
+	LastAddr    string     `json:"last-addr,omitempty"`
+}
+
+func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
+	v := APITokenView{
+		ID: t.ID, PRN: apiTokenPRN + t.ID, Name: t.Name, Type: bearer.User, Owner: wire.AccountPRN + t.Account,
+		Scopes: strings.Fields(t.Scopes), TimeCreated: t.Created.UTC(), ExpireAt: t.Expires.UTC(), Expired: !now.Before(t.Expires), LastAddr: t.UsedAddr,
+	}
+	if !t.Used.IsZero() {
+		used := t.Used.UTC()
+		v.LastUsed = &used
+	}
+	return v
+}
+
+// NewAPIToken is what a person says of an API token to make. Its names are
+// those of Pantacor Hub; ExpiresIn is Gangway's.
+type NewAPIToken struct {
+	Name      string     `json:"name"`
+	Type      string     `json:"type,omitempty"` // ignored: all are bearer.User
+	Scopes    []string   `json:"scopes"`
+	ExpireAt  *time.Time `json:"expire-at,omitempty"`
+	ExpiresIn string     `json:"expires-in,omitempty"` // Go duration, e.g. "720h"
+}
+
+// APITokenCreated is the answer. The secret in it is shown this once.
+type APITokenCreated struct {
+	APITokenView
+	Secret string `json:"secret"`
+}
+
+// APITokens is a list of API tokens.
+type APITokens struct {
+	Items []APITokenView `json:"items"`
+}
+
+func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
+	life := apiTokenLife
+	switch {
+	case n.ExpiresIn != "" && n.ExpireAt != nil:
+		return now, problem(http.StatusBadRequest, "expires", "Use one of them.", "Both expires-in and expire-at are given.")
+	case n.ExpiresIn != "":
+		d, err := time.ParseDuration(n.ExpiresIn)
+		if err != nil {
+			return now, problem(http.StatusBadRequest, "expires", "Write it like 720h.", "expires-in is not a duration.")
+		}
+		life = d
+	case n.ExpireAt != nil:
+		life = n.ExpireAt.Sub(now)
+	}
+	if life <= 0 || life > maxAPITokenLife {
+		return now, problem(http.StatusBadRequest, "expires", "Choose a time within 366 days.", "The API token would expire in the past, or in more than 366 days.")
+	}
+	return now.Add(life), nil
+}
+
+// createAPIToken makes a token for a program. Only a person who is signed in
+// may: see asPerson.
+func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
+	var body NewAPIToken
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	if !apiTokenName.MatchString(body.Name) {
+		return problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters, digits, and the signs . _ - +", "The API token's name has characters that are not allowed, or is empty or too long.")
+	}
+	if len(body.Scopes) == 0 {
+		return problem(http.StatusBadRequest, "scope", `Name what it may do, such as "devices.readonly"; "all" is everything.`, "The API token has no scope.")
+	}
+	scopes, err := bearer.ParseScopes(strings.Join(body.Scopes, " "))
+	if err != nil {
+		return problem(http.StatusBadRequest, "scope", "See docs/operations.md for the scopes.", "%s.", err)
+	}
+	now, in := s.cfg.Now(), signed(r)
+	expires, err := body.expires(now)
+	if err != nil {
+		return err
+	}
+	secret := apiTokenPrefix + rand.Text()
+	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
+	// The access tokens that it will get must have room for its scopes.
+	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
+		return err
+	}
+	e := store.Event{Time: now, Kind: "api-token.created", Owner: in.account.ID,
+		Message: fmt.Sprintf("API token %q was made (%s), until %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
+	switch err := s.cfg.Store.CreateAPIToken(r.Context(), t, in.session.TokenHash, maxAPITokens, e.By(store.ActorIn(r.Context()))); {
+	case errors.Is(err, store.ErrExists):
+		return problem(http.StatusConflict, "exists", "Choose another name, or revoke that one first.", "You have an API token of this name.")
+	case errors.Is(err, store.ErrTooMany):
+		return problem(http.StatusConflict, "too-many-api-tokens", "Revoke some that are no longer used.", "You have %d API tokens, and no more are allowed.", maxAPITokens)
+	case errors.Is(err, store.ErrNotFound): // the session ended meanwhile
+		return errNotSignedIn
+	case err != nil:
+		return err
+	}
+	writeJSON(w, http.StatusOK, APITokenCreated{viewAPIToken(t, now), secret})
+	return nil
+}
+
+func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
+	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	if err != nil {
+		return err
+	}
+	list := APITokens{Items: make([]APITokenView, len(tokens))}
+	for i, t := range tokens {
+		list.Items[i] = viewAPIToken(t, s.cfg.Now())
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) ownAPIToken(r *http.Request) (store.APIToken, error) {
+	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	if err != nil {
+		return store.APIToken{}, err
+	}
+	i := slices.IndexFunc(tokens, func(t store.APIToken) bool { return t.ID == r.PathValue("id") })
+	if i < 0 {
+		return store.APIToken{}, store.ErrNotFound
+	}
+	return tokens[i], nil
+}
+
+func (s *Server) showAPIToken(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.ownAPIToken(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewAPIToken(t, s.cfg.Now()))
+	return nil
+}
+
+// revokeAPIToken ends a token, and all access tokens that it got, at once.
+func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.ownAPIToken(r)
+	if err != nil {
+		return err
+	}
+	e := store.Event{Time: s.cfg.Now(), Kind: "api-token.revoked", Owner: t.Account, Message: fmt.Sprintf("API token %q was revoked.", t.Name)}
+	if err := s.cfg.Store.DeleteAPIToken(r.Context(), t.Account, t.ID, e.By(store.ActorIn(r.Context()))); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}
+
+// byAPIToken finds the account that an API token is for. Its claims are those
+// of an access token that it could get.
+func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
+	now := s.cfg.Now()
+	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errNotSignedIn
+	}
+	if err != nil {
+		return nil, err
+	}
+	account, err := s.enabledAccount(r.Context(), t.Account)
+	if err != nil {
+		return nil, err
+	}
+	if now.Sub(t.Used) >= apiTokenUseEvery {
+		ctx, cancel := context.WithTimeout(r.Context(), countFor)
+		defer cancel()
+		if err := s.cfg.Store.UsedAPIToken(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.Error("last use of an API token", "token", t.ID, "err", err)
+		}
+	}
+	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}
+	c := apiClaims(account, t, t.Scopes)
+	c.Issuer, c.Subject, c.Audience, c.Issued, c.Expires = s.cfg.PublicURL, c.PRN, jwt.Audience{s.cfg.PublicURL}, jwt.NewNumericDate(t.Created), jwt.NewNumericDate(t.Expires)
+	return &signIn{account: account, claims: c, apiToken: &t}, nil
+}
+
+func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
+	return bearer.Claims{
+		Type: bearer.User, Nick: a.Nick, PRN: wire.AccountPRN + a.ID, ID: a.ID, Roles: "user", Scopes: scopes,
+		Session: onAPIToken + hex.EncodeToString(t.Hash[:]), Original: jwt.NewNumericDate(t.Created),
+	}
+}
+
+// apiAccessToken signs an access token that ends with the API token.
+func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string, now time.Time) (string, time.Time, error) {
+	expires := now.Add(tokenFor)
+	if expires.After(t.Expires) {
+		expires = t.Expires
+	}
+	c := apiClaims(a, t, scopes)
+	c.Expires = jwt.NewNumericDate(expires)
+	token, err := s.tokens.Sign(c, now)
+	if errors.Is(err, bearer.ErrTooLong) {
+		err = errManyScopes
+	}
+	return token, expires, err
+}
+
+var errManyScopes = problem(http.StatusBadRequest, "scope", "Ask for fewer.", "The scopes do not fit into a token.")
+
+// apiLogin is a sign-in with an API token for the password, for programs that
+// know no other way. The name is the account's or the token's.
+func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string, error) {
+	in, err := s.byAPIToken(r, sha256.Sum256([]byte(secret)))
+	if errors.Is(err, error(errNotSignedIn)) {
+		return "", errWrongPassword
+	}
+	if err != nil {
+		return "", err
+	}
+	if !strings.EqualFold(login, in.account.Nick) && login != in.apiToken.Name && login != wire.AccountPRN+in.account.ID && (login == "" || !strings.EqualFold(login, in.account.Email)) {
+		return "", errWrongPassword
+	}
+	scopes := in.claims.Scopes
+	if scope != "" {
+		if scopes, err = bearer.ParseScopes(scope); err != nil {
+			return "", problem(http.StatusBadRequest, "scope", "Leave it out for all that the API token has.", "%s.", err)
+		}
+		has := strings.Fields(in.claims.Scopes)
+		for _, one := range strings.Fields(scopes) {
+			if !slices.Contains(has, one) && !slices.Contains(has, bearer.AllScopes) {
+				return "", errScope
+			}
+		}
+	}
+	now := s.cfg.Now()
+	token, _, err := s.apiAccessToken(in.account, *in.apiToken, scopes, now)
+	if err != nil {
+		return "", err
+	}
+	s.count(r.Context(), store.Event{Time: now, Kind: "account.signed-in", Owner: in.account.ID, Message: fmt.Sprintf("Signed in with API token %q.", in.apiToken.Name)})
+	return token, nil
+}
+
+// tokenHash reads the hash of an API token from an access token's session.
+func tokenHash(session string) (h store.Hash, ok bool) {
+	text, ok := strings.CutPrefix(session, onAPIToken)
+	if !ok {
+		return h, false
+	}
+	b, err := hex.DecodeString(text)
+	return h, err == nil && copy(h[:], b) == len(h)
+}

@@ -1,0 +1,54 @@
+package api
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// What could not be written is counted the next time, and nothing twice.
+func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
+	var counts tally
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	event := func(n int) store.Event {
+		return store.Event{Time: now.Add(time.Duration(n) * time.Second), Kind: "k", Addr: fmt.Sprint(n), Message: fmt.Sprint(n)}
+	}
+	first := counts.add(event(0), 0)
+	if first == nil || counts.add(event(1), 0) != nil || counts.add(event(2), 0) != nil {
+		t.Fatal("not the first event, and it alone, is to be written at once")
+	}
+	counts.putBack([]store.Event{*first})
+	failed := counts.take(now)
+	if len(failed) != 1 || failed[0].Count != 3 || !failed[0].Time.Equal(now) || failed[0].Addr != "2" {
+		t.Fatalf("%+v", failed)
+	}
+	counts.add(event(3), 0)
+	counts.putBack(failed)
+	last := counts.take(now)
+	if len(last) != 1 || last[0].Count != 4 || !last[0].Last.Equal(now.Add(3*time.Second)) || last[0].Message != "3" {
+		t.Fatalf("%+v", last)
+	}
+	if again := counts.take(now); len(again) != 0 {
+		t.Errorf("%+v", again)
+	}
+}
+
+// The memory for counts is bounded, by number and by day.
+func TestTallyIsBounded(t *testing.T) {
+	var counts tally
+	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	event := func(n int) store.Event { return store.Event{Time: now, Kind: "k", Device: fmt.Sprint(n)} }
+	for n := range maxTally {
+		counts.add(event(n), 0)
+	}
+	for range 2 {
+		if counts.add(event(maxTally), 0) == nil {
+			t.Error("an event that there is no room for is not written at once")
+		}
+	}
+	if counts.take(now.Add(24 * time.Hour)); len(counts.held) != 0 {
+		t.Errorf("%d are held the day after", len(counts.held))
+	}
+}

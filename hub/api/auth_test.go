@@ -1,0 +1,123 @@
+package api_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/hubtest"
+)
+
+func signInFor(p *person, scope string) string {
+	p.t.Helper()
+	status, body := p.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": scope})
+	var answer struct{ Token string }
+	if err := json.Unmarshal(body, &answer); err != nil || status != 200 {
+		p.t.Fatalf("%d %s", status, body)
+	}
+	return answer.Token
+}
+
+func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "")
+	p.token = signInFor(p, "devices.readonly")
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/devices", 200}, {"GET", "/auth/auth_status", 200}, {"GET", "/auth/login", 200},
+		{"DELETE", "/devices/0123456789abcdef01234567", 403}, {"POST", "/devices/0123456789abcdef01234567/approve", 403},
+		// Who makes join tokens, or policies, makes devices.
+		{"GET", "/devices/tokens", 403}, {"POST", "/devices/tokens", 403}, {"PUT", "/policy", 403}, {"GET", "/events", 403}, {"GET", "/auth/accounts", 403},
+	} {
+		if got, body := p.do(c.method, c.path, "{}"); got != c.want {
+			t.Errorf("%s %s: %d %s", c.method, c.path, got, body)
+		}
+	}
+	// A renewed token has no more than it had.
+	again := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200)
+	p.token = again.Token
+	if got, _ := p.do("GET", "/events", nil); got != 403 {
+		t.Errorf("renewal widens the scopes: %d", got)
+	}
+}
+
+func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "ada")
+	other := s.person(t, "ada") // another session
+	first := p.token
+	renewed := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200).Token
+	want[map[string]string](p, "POST", "/auth/logout", nil, 200)
+	for _, token := range []string{first, renewed} {
+		p.token = token
+		if got, _ := p.do("GET", "/devices", nil); got != 401 {
+			t.Errorf("a token of the ended session: %d", got)
+		}
+	}
+	if got, _ := other.do("GET", "/devices", nil); got != 200 {
+		t.Errorf("another session ended with it: %d", got)
+	}
+}
+
+func TestTokenExpiresAndSessionsEnd(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "ada")
+	for range 20 { // renewed twice a day, for a week and more
+		s.Advance(11 * time.Hour)
+		status, body := p.do("GET", "/auth/login", nil)
+		if status == 401 {
+			break
+		}
+		var answer struct{ Token string }
+		if err := json.Unmarshal(body, &answer); err != nil {
+			t.Fatal(err)
+		}
+		p.token = answer.Token
+	}
+	if got, _ := p.do("GET", "/devices", nil); got != 401 {
+		t.Errorf("the session has no end: %d", got)
+	}
+	p = s.person(t, "ada")
+	s.Advance(13 * time.Hour)
+	if got, _ := p.do("GET", "/devices", nil); got != 401 {
+		t.Errorf("the token has no end: %d", got)
+	}
+}
+
+// Pantacor's client signs in as "anon" when it has no login, and keeps what it
+// gets in the place of the person's own.
+func TestNobodySignsInAsAnon(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "")
+	const anon = "prn:pantahub.com:auth:/anon"
+	status, body, header := p.request("POST", "/auth/login", map[string]string{"username": anon, "password": anon, "scope": "devices.readonly objects.readonly trails.readonly"}, nil)
+	if status != 401 || !json.Valid(body) || header.Get("WWW-Authenticate") != `JWT realm="pantahub services", ph-aeps="`+s.URL+`/auth"` {
+		t.Errorf("%d %s %v", status, body, header)
+	}
+	for _, login := range []string{"admin", "user1", "prn:pantahub.com:auth:/admin", "ada==>eve", "admin==>ada"} {
+		if status, body := p.do("POST", "/auth/login", map[string]string{"username": login, "password": login}); status != 401 {
+			t.Errorf("%s: %d %s", login, status, body)
+		}
+	}
+}
+
+func TestRegistrationIsTheOperatorsChoice(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "")
+	for _, c := range []struct {
+		nick, email, password string
+		want                  int
+	}{
+		{"grace", "grace@example.org", "correct horse", 200},
+		{"GRACE", "", "correct horse", 412}, {"hedy", "Grace@example.org", "correct horse", 412},
+		{"ab", "", "correct horse", 412}, {"not a nick", "", "correct horse", 412}, {"hedy", "no address", "correct horse", 412}, {"hedy", "", "short", 412},
+	} {
+		status, body := p.do("POST", "/auth/accounts/", map[string]string{"nick": c.nick, "email": c.email, "password": c.password})
+		if status != c.want || strings.Contains(string(body), "argon2") {
+			t.Errorf("%+v: %d %s", c, status, body)
+		}
+	}
+}

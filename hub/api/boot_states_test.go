@@ -1,0 +1,293 @@
+package api_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/hub/boot"
+	"gangway/hub/store"
+	"gangway/internal/eventlog"
+	"gangway/internal/fleet"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// reportOf is what a device sends of these PCRs and this log.
+func reportOf(t testing.TB, d *fleet.Device, nonce []byte, pcrs [][]byte, log []byte, resets uint32) *wire.BootReport {
+	t.Helper()
+	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: pcrs, EventLog: log}
+	var err error
+	if r.Attest, r.Signature, err = d.Quote(wire.BootQualifying(nonce, log), tcg.AlgSHA256, pcrs, resets); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func judged(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log []byte, resets uint32) wire.BootVerdict {
+	t.Helper()
+	a := sendBoot(t, c, reportOf(t, d, challenge(t, c).Nonce, pcrs, log, resets))
+	var v wire.BootVerdict
+	if err := json.Unmarshal(a.Body, &v); err != nil || a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	return v
+}
+
+// pageSays looks at the list of devices, whose only boot is in this state.
+func (s *scene) pageSays(t *testing.T, state string) {
+	t.Helper()
+	b := s.browser(t)
+	b.signIn()
+	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, `<span class="state bad">`+state+`</span>`) || strings.Contains(page, "boot matches") {
+		t.Errorf("the page does not say %q", state)
+	}
+}
+
+// secret asks for what a policy of measured boot guards.
+func secret(t testing.TB, c *fleet.Conn) *fleet.Answer {
+	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
+}
+
+// A TPM into which nothing was measured says the same of every boot: it is no
+// reference, and matches none.
+func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
+	var separators eventlog.Log
+	for pcr := range 8 {
+		separators = append(separators, eventlog.Event{PCR: pcr, Type: eventlog.Separator, Data: make([]byte, 4)})
+	}
+	started := eventlog.Log{}.PCRs()
+	started[0][31] = 3
+	for name, boots := range map[string]struct {
+		pcrs [][]byte
+		log  []byte
+	}{
+		"zeros":                        {eventlog.Log{}.PCRs(), nil},
+		"zeros and a log of no event":  {eventlog.Log{}.PCRs(), eventlog.Log{}.Bytes()},
+		"zeros and another boot's log": {eventlog.Log{}.PCRs(), usual.Bytes()},
+		"a start value":                {started, nil},
+		"separators":                   {separators.PCRs(), separators.Bytes()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			ada := s.person(t, "ada")
+			c, _, id := s.connected(t)
+			path := "/devices/" + id + "/boot"
+			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+			v := judged(t, c, s.victim, boots.pcrs, boots.log, 1)
+			if v.State != "nothing-measured" || len(v.Changes) != 1 {
+				t.Errorf("%+v", v)
+			}
+			refused(t, secret(t, c), 403, "boot-nothing-measured")
+			view := want[api.BootView](ada, "GET", path, nil, 200)
+			if view.State != "nothing-measured" || view.Reference != nil || len(view.History) != 1 {
+				t.Errorf("%+v", view)
+			}
+			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "nothing-measured" {
+				t.Errorf("the list says %q", list[0].Boot)
+			}
+			s.pageSays(t, "nothing measured")
+			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
+				t.Errorf("the owner is not told: %+v", e)
+			}
+			// It cannot be accepted, nor given as values.
+			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
+				t.Errorf("%+v", p)
+			}
+			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
+			// The first boot of which something was measured is learnt; nothing
+			// afterwards is not "matches" again.
+			if v := judged(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
+				t.Errorf("%+v", v)
+			}
+			if a := secret(t, c); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+			judged(t, c, s.victim, boots.pcrs, boots.log, 3)
+			refused(t, secret(t, c), 403, "boot-nothing-measured")
+			// The owner can let it in all the same.
+			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
+			if a := secret(t, c); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+		})
+	}
+}
+
+// After a measurement that was refused nobody reads what an older one said, and
+// nobody is let in by it.
+func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
+	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
+		r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
+		r.EventLog = make([]byte, wire.MaxBootReport)
+		return r
+	}
+	lie := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
+		r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
+		r.PCRs = usual.PCRs()
+		return r
+	}
+	for name, c := range map[string]struct {
+		report func(testing.TB, *scene, *fleet.Conn) *wire.BootReport
+		status int
+		code   string
+	}{"values that were not quoted": {lie, 403, boot.CodeValues}, "a report that is too large": {big, 413, "body-too-large"}} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			ada := s.person(t, "ada")
+			conn, certs, id := s.connected(t)
+			path := "/devices/" + id + "/boot"
+			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+			booted(t, conn, s.victim, usual, 1)
+			for range 3 {
+				refused(t, sendBoot(t, conn, c.report(t, s, conn)), c.status, c.code)
+				if c.status == 413 { // which ends the connection
+					conn = must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+					defer conn.Close()
+				}
+			}
+			refused(t, secret(t, conn), 403, "boot-refused")
+			v := want[api.BootView](ada, "GET", path, nil, 200)
+			if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != c.code || v.Refusal.Reason == "" || v.Refusal.Hint == "" || v.Latest == nil {
+				t.Errorf("%+v", v)
+			}
+			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "refused" {
+				t.Errorf("the list says %q", list[0].Boot)
+			}
+			if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Boot != "refused" {
+				t.Errorf("the device's record says %q", d.Boot)
+			}
+			s.pageSays(t, "measurement refused")
+			told := 0
+			for _, e := range want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200) {
+				if e.Kind == "device.boot-refused" {
+					told++
+				}
+			}
+			if told != 1 {
+				t.Errorf("the owner is told %d times of the same", told)
+			}
+			// A decision about the one before it does not hide it.
+			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
+				t.Errorf("%+v", v)
+			}
+			refused(t, secret(t, conn), 403, "boot-refused")
+			// One that holds ends it, and the owner is told.
+			booted(t, conn, s.victim, usual, 1)
+			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
+				t.Errorf("%+v", v)
+			}
+			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-matches" {
+				t.Errorf("%+v", e)
+			}
+			if a := secret(t, conn); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+		})
+	}
+}
+
+// systemd 261 extends PCRs after the firmware's log has ended: a change that has
+// a name, which the owner accepts once.
+func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+	booted(t, c, s.victim, usual, 1)
+	word := sha256.Sum256([]byte("os-separator"))
+	pcrs := usual.PCRs()
+	for _, i := range []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14} {
+		v := sha256.Sum256(slices.Concat(pcrs[i], word[:]))
+		pcrs[i] = v[:]
+	}
+	v := judged(t, c, s.victim, pcrs, usual.Bytes(), 2)
+	if v.State != "changed" || len(v.Changes) != 1 || !strings.Contains(v.Changes[0], "systemd's os-separator") {
+		t.Fatalf("%+v", v)
+	}
+	refused(t, secret(t, c), 403, "boot-changed")
+	view := want[api.BootView](ada, "GET", path, nil, 200)
+	if view.State != "changed" || view.Latest.SecureBoot != "on" || len(view.Latest.Unexplained) != 0 {
+		t.Errorf("%+v", view)
+	}
+	want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": view.Number}, 200)
+	if v := judged(t, c, s.victim, pcrs, usual.Bytes(), 3); v.State != "matches" {
+		t.Errorf("%+v", v)
+	}
+	if a := secret(t, c); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}
+
+// A log that the hub cannot read is the device's to mend, and no reason to
+// refuse it: the values are compared.
+func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+	c, _, id := s.connected(t)
+	for n, log := range [][]byte{[]byte("no log"), bytes.Repeat([]byte{0xFF}, 4096), make([]byte, boot.MaxLog+1), usual.Bytes()[:100], nil} {
+		if v := judged(t, c, s.victim, usual.PCRs(), log, uint32(n+1)); v.State != "matches" {
+			t.Errorf("log %d: %+v", n, v)
+		}
+	}
+	if v := judged(t, c, s.victim, another.PCRs(), []byte("no log"), 9); v.State != "changed" {
+		t.Errorf("%+v", v)
+	}
+	ada := s.person(t, "ada")
+	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogWhy == "" {
+		t.Errorf("%+v", v.Latest)
+	}
+	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200); v.State != store.BootMatches {
+		t.Errorf("%+v", v)
+	}
+}
+
+// What another connection shows counts for all: a device that once matched keeps
+// no door open, on no connection and by no token.
+func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
+	for name, c := range map[string]struct {
+		show func(*scene, *fleet.Conn)
+		code string
+	}{
+		"nothing measured": {func(s *scene, conn *fleet.Conn) {
+			judged(t, conn, s.victim, eventlog.Log{}.PCRs(), usual.Bytes(), 2)
+		}, "boot-nothing-measured"},
+		"refused": {func(s *scene, conn *fleet.Conn) {
+			r := report(t, s.victim, challenge(t, conn).Nonce, usual, 2)
+			r.Nonce = make([]byte, len(r.Nonce))
+			refused(t, sendBoot(t, conn, r), 403, boot.CodeNonce)
+		}, "boot-refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+			first, certs, id := s.connected(t)
+			booted(t, first, s.victim, usual, 1)
+			var login struct{ Token string }
+			if err := json.Unmarshal(must(first.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Body, &login); err != nil {
+				t.Fatal(err)
+			}
+			holder := s.person(t, "")
+			holder.token = login.Token
+			second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+			defer second.Close()
+			c.show(s, second)
+			for _, conn := range []*fleet.Conn{first, second} {
+				refused(t, secret(t, conn), 403, c.code)
+			}
+			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
+			// A measurement on one connection speaks for no other one that has
+			// shown something else since.
+			booted(t, first, s.victim, usual, 3)
+			if a := secret(t, first); a.Status != 200 {
+				t.Errorf("%d %s", a.Status, a.Body)
+			}
+			refused(t, secret(t, second), 403, "boot-unmeasured")
+		})
+	}
+}

@@ -1,0 +1,427 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/boot"
+	"gangway/hub/store"
+	"gangway/internal/eventlog"
+	"gangway/internal/fleet"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// connected onboards the scene's victim and returns its connection and its id.
+func (s *scene) connected(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
+	t.Helper()
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	t.Cleanup(func() { conn.Close() })
+	return conn, certs, s.deviceOf(t, s.victim)
+}
+
+func challenge(t testing.TB, c *fleet.Conn) wire.BootChallenge {
+	t.Helper()
+	a := must(c.Do(t.Context(), "GET", "/device/boot", nil))(t)
+	var out wire.BootChallenge
+	if err := json.Unmarshal(a.Body, &out); err != nil || a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	return out
+}
+
+// report is what a device sends of a boot, for a nonce.
+func report(t testing.TB, d *fleet.Device, nonce []byte, l eventlog.Log, resets uint32) *wire.BootReport {
+	t.Helper()
+	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: l.PCRs(), EventLog: l.Bytes()}
+	var err error
+	if r.Attest, r.Signature, err = d.Quote(wire.BootQualifying(nonce, r.EventLog), tcg.AlgSHA256, r.PCRs, resets); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func sendBoot(t testing.TB, c *fleet.Conn, r *wire.BootReport) *fleet.Answer {
+	t.Helper()
+	return must(c.Do(t.Context(), "POST", "/device/boot", must(json.Marshal(r))(t)))(t)
+}
+
+// booted measures a boot and returns the verdict.
+func booted(t testing.TB, c *fleet.Conn, d *fleet.Device, l eventlog.Log, resets uint32) wire.BootVerdict {
+	t.Helper()
+	a := sendBoot(t, c, report(t, d, challenge(t, c).Nonce, l, resets))
+	var v wire.BootVerdict
+	if err := json.Unmarshal(a.Body, &v); err != nil || a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	return v
+}
+
+var (
+	usual   = eventlog.Boot(true, "linux 1", "quiet")
+	another = eventlog.Boot(true, "linux 2", "quiet")
+)
+
+func TestBootIsLearntComparedAndAccepted(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "unmeasured" || v.Reference != nil {
+		t.Errorf("%+v", v)
+	}
+	if v := booted(t, c, s.victim, usual, 1); v.State != "matches" {
+		t.Fatalf("%+v", v)
+	}
+	if v := booted(t, c, s.victim, usual, 2); v.State != "matches" || len(v.Changes) != 0 {
+		t.Fatalf("%+v", v)
+	}
+	v := booted(t, c, s.victim, another, 3)
+	if v.State != "changed" || !strings.Contains(strings.Join(v.Changes, " "), "The kernel's hash differs from the reference of ") {
+		t.Fatalf("%+v", v)
+	}
+	view := want[api.BootView](ada, "GET", path, nil, 200)
+	if view.State != "changed" || len(view.Changes) == 0 || view.Reference.From != "the first boot" || view.Latest.SecureBoot != "on" || len(view.History) != 3 || len(view.EventLog) == 0 {
+		t.Errorf("%+v", view)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Boot != "changed" {
+		t.Errorf("%+v", d)
+	}
+	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "changed" {
+		t.Errorf("%+v", list)
+	}
+	events := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)
+	if events[0].Kind != "device.boot-changed" || !strings.Contains(events[0].Message, "kernel") {
+		t.Errorf("the owner is not told: %+v", events[0])
+	}
+	// The owner accepts it, and locks it.
+	view = want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "lock": true}, 200)
+	if view.State != "matches" || !view.Reference.Locked {
+		t.Errorf("%+v", view)
+	}
+	want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409)
+	if v := booted(t, c, s.victim, usual, 4); v.State != "changed" {
+		t.Errorf("%+v", v)
+	}
+	// Or says what it is to be.
+	pcrs := map[string]string{"4": want[api.BootView](ada, "GET", path, nil, 200).Latest.PCRs[4]}
+	if view := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": pcrs, "lock": false}, 200); view.State != "matches" {
+		t.Errorf("%+v", view)
+	}
+}
+
+func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	booted(t, c, s.victim, usual, 1)
+	other := s.device(t)
+	stranger := s.device(t)
+	stranger.Model = "another model"
+	for _, d := range []*fleet.Device{other, stranger} {
+		certs := must(d.Onboard(t.Context(), s.client, s.tok))(t)
+		conn := must(s.client.Dial(t.Context(), certs.TLS(d)))(t)
+		defer conn.Close()
+		path := "/devices/" + s.deviceOf(t, d) + "/boot"
+		status := 200
+		if d == stranger {
+			status = 409
+		}
+		want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "device:" + id}, status)
+		if d == other {
+			if v := booted(t, conn, d, another, 1); v.State != "changed" {
+				t.Errorf("%+v", v)
+			}
+		}
+	}
+}
+
+// A measurement that does not hold is refused, and the owner told.
+func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, certs, id := s.connected(t)
+	booted(t, c, s.victim, usual, 1)
+	lies := map[string]int{}
+	lie := func(what, code string, r *wire.BootReport, on *fleet.Conn) {
+		t.Helper()
+		refused(t, sendBoot(t, on, r), 403, code)
+		lies[code]++
+		s.Server.FlushTally(t.Context())
+		for _, e := range want[[]api.EventView](ada, "GET", "/events?kind=device.boot-refused&device="+id, nil, 200) {
+			if e.Code == code && e.Count == lies[code] {
+				return
+			}
+		}
+		t.Errorf("%s: the owner is not told", what)
+	}
+	// The values and the log of the usual boot beside another's quote.
+	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
+	r.PCRs = usual.PCRs()
+	lie("values", boot.CodeValues, r, c)
+	r = report(t, s.victim, challenge(t, c).Nonce, another, 2)
+	r.EventLog = usual.Bytes()
+	lie("log that was exchanged", boot.CodeNonce, r, c)
+	// A quote by a key that is not this device's.
+	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)
+	// An old nonce, one of another connection, and one of its own making.
+	old := challenge(t, c).Nonce
+	s.Advance(2 * time.Minute)
+	lie("old nonce", boot.CodeNonce, report(t, s.victim, old, usual, 2), c)
+	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer second.Close()
+	lie("another connection's nonce", boot.CodeNonce, report(t, s.victim, challenge(t, second).Nonce, usual, 2), c)
+	lie("no nonce", boot.CodeNonce, report(t, s.victim, make([]byte, 32), usual, 2), c)
+	v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200)
+	if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != boot.CodeNonce || len(v.History) != 1 {
+		t.Errorf("a lie was kept, or is not told: %+v", v)
+	}
+}
+
+func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
+	s := newScene(t)
+	c, _, _ := s.connected(t)
+	other := s.device(t)
+	certs := must(other.Onboard(t.Context(), s.client, s.tok))(t)
+	conn := must(s.client.Dial(t.Context(), certs.TLS(other)))(t)
+	defer conn.Close()
+	refused(t, sendBoot(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
+}
+
+// The API admits a device alone that has shown, on this very connection, that
+// its boot matches.
+func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
+	s := newScene(t)
+	c, certs, id := s.connected(t)
+	report := func(c *fleet.Conn) *fleet.Answer {
+		return must(c.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":"b"}`)))(t)
+	}
+	booted(t, c, s.victim, usual, 1)
+	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+	booted(t, c, s.victim, usual, 2)
+	if a := report(c); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	token := must(c.Do(t.Context(), "POST", "/auth/x509/login", nil))(t)
+	var answer struct{ Token string }
+	if err := json.Unmarshal(token.Body, &answer); err != nil {
+		t.Fatal(err)
+	}
+	p := s.person(t, "")
+	p.token = answer.Token
+	want[api.DeviceView](p, "GET", "/devices/"+id, nil, 200)
+	// A new connection may be of another boot.
+	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer second.Close()
+	refused(t, report(second), 403, "boot-unmeasured")
+	refused(t, must(second.Do(t.Context(), "POST", "/device/secret", nil))(t), 403, "boot-unmeasured")
+	if a := must(second.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
+		t.Errorf("its own record: %d %s", a.Status, a.Body)
+	}
+	if v := booted(t, second, s.victim, another, 3); v.State != "changed" {
+		t.Fatalf("%+v", v)
+	}
+	refused(t, report(second), 403, "boot-changed")
+	// Neither is the first admitted any more, nor who has a token.
+	refused(t, report(c), 403, "boot-changed")
+	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
+	// The owner accepts it: it must be shown again.
+	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
+	refused(t, report(second), 403, "boot-unmeasured")
+	booted(t, second, s.victim, another, 4)
+	if a := report(second); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}
+
+func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, store.HubWide, withoutTPM)
+	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
+	d := s.register(t, auto.Token, 200)
+	p := s.signedInAs(t, d)
+	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
+	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 403)
+}
+
+func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	booted(t, c, s.victim, usual, 5)
+	booted(t, c, s.victim, usual, 4)
+	found := false
+	for _, e := range want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200) {
+		found = found || e.Kind == "device.tpm-went-backwards" && strings.Contains(e.Message, "reset count went back from 5 to 4")
+	}
+	if !found {
+		t.Error("nobody is told")
+	}
+}
+
+func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	asked := func(wanted bool) {
+		t.Helper()
+		a := must(c.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
+		if got := strings.Contains(string(a.Body), `"measure":true`); got != wanted || a.Status != 200 {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+	}
+	asked(false)
+	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/request", nil, 200); !v.Requested {
+		t.Errorf("%+v", v)
+	}
+	asked(true)
+	booted(t, c, s.victim, usual, 1)
+	asked(false)
+}
+
+func TestReportThatIsTooLargeIsRefused(t *testing.T) {
+	s := newScene(t)
+	c, _, _ := s.connected(t)
+	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
+	r.EventLog = make([]byte, wire.MaxBootReport)
+	if a := sendBoot(t, c, r); a.Status != 413 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+}
+
+// An owner decides on what was looked at. What the device booted since is not
+// taken in its place.
+func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	looked := want[api.BootView](ada, "GET", path, nil, 200).Number
+	booted(t, c, s.victim, another, 2)
+	p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked}, 409)
+	v := want[api.BootView](ada, "GET", path, nil, 200)
+	if p.Code != "boot-newer" || v.State != "changed" || v.Number <= looked {
+		t.Errorf("%+v, %s after %d: %d", p, v.State, looked, v.Number)
+	}
+	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "matches" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A device that connects again shows the same boot anew. What its owner was
+// looking at is still the latest, and the history is of boots.
+func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, certs, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	booted(t, c, s.victim, another, 2)
+	looked := want[api.BootView](ada, "GET", path, nil, 200)
+	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer second.Close()
+	booted(t, second, s.victim, another, 2)
+	again := want[api.BootView](ada, "GET", path, nil, 200)
+	if again.Number != looked.Number || len(again.History) != 2 || bytes.Equal(again.Nonce, looked.Nonce) {
+		t.Errorf("measurement %d after %d, %d in the history, new evidence: %v", again.Number, looked.Number, len(again.History), !bytes.Equal(again.Nonce, looked.Nonce))
+	}
+	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked.Number}, 200); v.State != "matches" {
+		t.Errorf("%+v", v)
+	}
+	// The same values after another reset are another boot.
+	booted(t, c, s.victim, another, 3)
+	if v := want[api.BootView](ada, "GET", path, nil, 200); v.Number <= looked.Number || len(v.History) != 3 {
+		t.Errorf("measurement %d after %d, %d in the history", v.Number, looked.Number, len(v.History))
+	}
+}
+
+// However decisions and measurements come between each other, the state is
+// that of the latest measurement by the reference that is there.
+func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot"
+	booted(t, c, s.victim, usual, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 30 {
+			l := usual
+			if n%2 == 0 {
+				l = another
+			}
+			booted(t, c, s.victim, l, uint32(n+2))
+		}
+	}()
+	rounds, newer := 0, 0
+	for running := true; running; rounds++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		answer, _ := ada.do("POST", path+"/reference", map[string]any{"from": "latest"})
+		if answer == 409 {
+			newer++
+		} else if answer != 200 {
+			t.Fatal(answer)
+		}
+		v := want[api.BootView](ada, "GET", path, nil, 200)
+		if differs := len(boot.Compare(v.Reference, v.Latest)) > 0; differs != (v.State == "changed") {
+			t.Fatalf("%q although differs is %v", v.State, differs)
+		}
+	}
+	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
+}
+
+// A lock holds against decisions that were begun before it.
+func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	c, _, id := s.connected(t)
+	path := "/devices/" + id + "/boot/reference"
+	booted(t, c, s.victim, usual, 1)
+	for range 10 {
+		want[api.BootView](ada, "POST", path, `{"from":"latest","lock":false}`, 200)
+		var wg sync.WaitGroup
+		statuses := make([]int, 12)
+		for i := range statuses {
+			wg.Go(func() {
+				body := `{"from":"latest"}`
+				if i == 6 {
+					body = `{"from":"latest","lock":true}`
+				}
+				statuses[i], _ = ada.do("POST", path, body)
+			})
+		}
+		wg.Wait()
+		locked := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200).Reference.Locked
+		if locked != (statuses[6] == 200) {
+			t.Fatalf("locked is %v after %v", locked, statuses)
+		}
+	}
+}
+
+func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
+	s := newScene(t)
+	c, _, _ := s.connected(t)
+	for n := range 31 {
+		a := sendBoot(t, c, &wire.BootReport{Nonce: make([]byte, 32)})
+		if tooOften := a.Status == 429; tooOften != (n == 30) {
+			t.Fatalf("measurement %d: %d %s", n+1, a.Status, a.Body)
+		}
+	}
+	s.Advance(2 * time.Second)
+	if a := sendBoot(t, c, &wire.BootReport{Nonce: make([]byte, 32)}); a.Status == 429 {
+		t.Error("it may never again")
+	}
+}

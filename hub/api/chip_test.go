@@ -1,0 +1,214 @@
+package api_test
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"gangway/hub/evidence"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/tcg"
+)
+
+// toldOf lists what an owner's trail says of a kind of event.
+func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []store.Event) {
+	t.Helper()
+	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID, Limit: 1000}))(t) {
+		if e.Kind == kind {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// otherEK is the same chip under another of its endorsement keys. change alters
+// the EK certificate first.
+func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
+	t.Helper()
+	d := *s.victim
+	d.EK = must(fleet.NewKey(tcg.EKTemplates[1], nil))(t)
+	template := must(fleet.EKTemplate(d.EK.Private.Public()))(t)
+	if change != nil {
+		change(template)
+	}
+	d.EKCert = must(s.maker.Sign(template, d.EK.Private.Public()))(t).Raw
+	return &d
+}
+
+// otherIAK is the device with the IAK and IDevID key of another template.
+func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
+	t.Helper()
+	n := *d
+	n.IAK = must(fleet.NewKey(tcg.IAKTemplates[2], nil))(t)
+	n.IDevID = must(fleet.NewKey(tcg.IDevIDTemplates[2], nil))(t)
+	return &n
+}
+
+// The first owner of a chip is told when another owner's token is tried under
+// the chip's other EK, or under the same: once each, however often it is tried.
+func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
+	s := newScene(t)
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	mallory, carol := s.Account(t, "mallory"), s.Account(t, "carol")
+	second := otherEK(t, s, nil)
+	try := func(d *fleet.Device, who store.Account, code string) {
+		t.Helper()
+		tok := s.Token(t, who, nil)
+		c := must(d.Enrol(t.Context(), s.client, must(d.Request(tok, fleet.RequestChange{}))(t)))(t)
+		refused(t, must(d.Activate(t.Context(), s.client, c))(t), 409, code)
+	}
+	for range 3 {
+		try(second, mallory, onboard.CodeOtherEK)
+	}
+	told := s.toldOf(t, s.Owner, "device.other-owner-tried")
+	if len(told) != 1 || told[0].Device != s.deviceOf(t, s.victim) || told[0].Code != onboard.CodeOtherEK || !strings.Contains(told[0].Message, "another endorsement key") {
+		t.Fatalf("%+v", told)
+	}
+	for range 2 {
+		try(s.victim, mallory, onboard.CodeOtherOwner)
+		try(second, carol, onboard.CodeOtherEK)
+	}
+	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
+		t.Errorf("%+v", told)
+	}
+	// An owner who tries it with their own machine reads the refusal.
+	try(second, s.Owner, onboard.CodeOtherEK)
+	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
+		t.Errorf("%+v", told)
+	}
+}
+
+// Two EKs whose certificates name one chip are linked when the second is
+// proven, and both owners are told, once. The machine's serial number links
+// nothing: the device says it.
+func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		first  func(*x509.Certificate)
+		second func(*x509.Certificate, *x509.Certificate)
+		linked bool
+	}{
+		{"same serial number", nil, func(c, first *x509.Certificate) { c.SerialNumber = first.SerialNumber }, true},
+		{"same device id in the subject", func(c *x509.Certificate) { c.Subject.SerialNumber = "CHIP-0042-17" },
+			func(c, _ *x509.Certificate) { c.Subject.SerialNumber = "chip-0042-17" }, true},
+		{"same UUID as name", func(c *x509.Certificate) { c.Subject.CommonName = "vm:2f1a8c1e-6f0e-4a55-9a3c-0e5f1d2c3b4a" },
+			func(c, first *x509.Certificate) { c.Subject.CommonName = first.Subject.CommonName }, true},
+		{"same word as name", func(c *x509.Certificate) { c.Subject.CommonName = "unknown" },
+			func(c, first *x509.Certificate) { c.Subject.CommonName = first.Subject.CommonName }, false},
+		{"nothing but the machine's serial", nil, func(_, _ *x509.Certificate) {}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			first := otherEK(t, s, c.first)
+			cert := must(x509.ParseCertificate(first.EKCert))(t)
+			second := otherIAK(t, otherEK(t, s, func(t *x509.Certificate) { c.second(t, cert) }))
+			must(first.Onboard(t.Context(), s.client, s.tok))(t)
+			mallory := s.Account(t, "mallory")
+			theirs := s.Token(t, mallory, nil)
+			// A stranger with the EK's certificate and without the TPM links nothing.
+			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
+			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
+				t.Fatalf("told by a request alone: %+v", told)
+			}
+			for range 2 {
+				must(second.Onboard(t.Context(), s.client, theirs))(t)
+				must(first.Onboard(t.Context(), s.client, s.tok))(t)
+			}
+			want := 0
+			if c.linked {
+				want = 1
+			}
+			for _, who := range []struct {
+				store.Account
+				device *fleet.Device
+			}{{s.Owner, first}, {mallory, second}} {
+				told := s.toldOf(t, who.Account, store.EventSameChip)
+				if len(told) != want || want > 0 && told[0].Device != s.Devices(t, who.Account)[0].ID {
+					t.Errorf("%s: %+v", who.Nick, told)
+				}
+				for _, e := range told {
+					if strings.Contains(e.Message, "ada") || strings.Contains(e.Message, "mallory") {
+						t.Errorf("%s is told who the other one is: %q", who.Nick, e.Message)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Somebody with a chip that was another owner's deletes the device and brings it
+// back, again and again: the other owner's trail does not grow.
+func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
+	s := newScene(t)
+	name := func(c *x509.Certificate) { c.Subject.SerialNumber = "CHIP-0042-17" }
+	first, second := otherEK(t, s, name), otherIAK(t, otherEK(t, s, name))
+	must(first.Onboard(t.Context(), s.client, s.tok))(t)
+	mallory := s.Account(t, "mallory")
+	theirs := s.Token(t, mallory, nil)
+	for range 3 {
+		must(second.Onboard(t.Context(), s.client, theirs))(t)
+		if err := s.Store.DeleteDevice(t.Context(), mallory.ID, s.Devices(t, mallory)[0].ID, s.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 1 {
+		t.Errorf("%+v", told)
+	}
+	carol := s.Account(t, "carol")
+	must(second.Onboard(t.Context(), s.client, s.Token(t, carol, nil)))(t)
+	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 2 {
+		t.Errorf("of a third owner: %+v", told)
+	}
+}
+
+// A policy says which of a TPM's EKs may bind, by its maker.
+func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
+	s := newScene(t)
+	low := must(fleet.New(s.maker, "L-2"))(t)
+	for _, c := range []struct{ hub, owner, code string }{
+		{"", "", ""},
+		{"ek_kinds: {FAKE: [H-2]}", "", ""},
+		{"ek_kinds: {fake: [L-2, H-3]}", "", evidence.CodeKind},
+		{"", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind},
+		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both count
+		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // by model
+		{"ek_kinds: {IFX: [L-2]}", "", ""},
+		{"ek_kinds: {'*': [L-2]}", "", evidence.CodeKind},
+		{"ek_kinds: {'*': [L-2], FAKE: [H-2]}", "", ""},
+		{"ek_kinds: [L-2]", "", evidence.CodeKind},
+	} {
+		s.Policy(t, store.HubWide, hubtest.LabPolicy+c.hub+"\n")
+		s.Policy(t, s.Owner.ID, "version: 1\n"+c.owner+"\n")
+		a := s.post(t, s.request(t, s.victim)) // H-2
+		if c.code == "" && a.Status != 200 || c.code != "" && (a.Status != 403 || a.Code() != c.code) {
+			t.Errorf("%q, %q: %d %s", c.hub, c.owner, a.Status, a.Body)
+		}
+	}
+	if a := s.post(t, s.request(t, low)); a.Status != 200 {
+		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
+	}
+	// An EK without a certificate is asked about, or refused for its kind.
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
+	s.Policy(t, s.Owner.ID, "version: 1\n")
+	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, evidence.CodeKind)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-2]}\n")
+	waits(t, s.post(t, s.request(t, s.nobodys(t))), evidence.CodeNoCertificate)
+}
+
+// With one kind for each maker, a chip's other EK does not make it a second
+// owner's device.
+func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {FAKE: [H-2]}\n")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	mallory := s.Account(t, "mallory")
+	theirs := s.Token(t, mallory, nil)
+	second := otherIAK(t, otherEK(t, s, nil)) // H-3
+	refused(t, s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t)), 403, evidence.CodeKind)
+	if n := len(s.Devices(t, mallory)); n != 0 {
+		t.Errorf("%d devices", n)
+	}
+}

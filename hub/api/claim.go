@@ -1,0 +1,137 @@
+package api
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/hub/ui"
+	"gangway/wire"
+)
+
+var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is no code of a machine.")
+
+// claimPage asks who has scanned a machine's code whether it shall be theirs.
+// Nothing is kept of having looked.
+func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
+	code := r.PathValue("code")
+	if _, _, err := wire.ParseClaimCode(code); err != nil {
+		return errClaimCode
+	}
+	in, err := s.signedIn(r)
+	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
+		return err
+	}
+	p := ui.Claim{Code: code, Words: wire.ClaimWords(code)}
+	if err == nil {
+		p.Nick = in.account.Nick
+	}
+	return s.writeClaimPage(w, http.StatusOK, p)
+}
+
+func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.Claim) error {
+	var page bytes.Buffer
+	if err := ui.WriteClaim(&page, p); err != nil {
+		return err
+	}
+	return s.html(w, status, page.Bytes())
+}
+
+// claimOnPage makes a machine's own token that of who is signed in, or signs in
+// with this form: a phone that scanned a code seldom is.
+func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
+	code := r.PathValue("code")
+	id, key, err := wire.ParseClaimCode(code)
+	if err != nil {
+		return errClaimCode
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		return badBody(err)
+	}
+	var account store.Account
+	in, err := s.signedIn(r)
+	switch {
+	case err == nil:
+		if !in.claims.Allows(r.Method, "") { // who takes machines makes devices
+			return errScope
+		}
+		account = in.account
+	case !errors.Is(err, error(errNotSignedIn)):
+		return err
+	default:
+		nick := r.PostForm.Get("nick")
+		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
+		if errors.Is(err, error(errWrongPassword)) {
+			s.setAuthenticate(w)
+			return s.writeClaimPage(w, http.StatusUnauthorized, ui.Claim{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
+		}
+		if err != nil {
+			return err
+		}
+		if account, err = s.cfg.Store.AccountByLogin(r.Context(), nick); err != nil {
+			return err
+		}
+		s.setCookie(w, token, expires)
+	}
+	now := s.cfg.Now()
+	t := store.JoinToken{
+		ID: id, PublicKey: key, Owner: account.ID, Nick: "machine " + wire.ClaimWords(code),
+		MaxUses: 1, Created: now, Expires: now.Add(wire.ClaimLife),
+	}
+	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
+	if errors.Is(err, store.ErrExists) {
+		// Once more by the same person is no mistake.
+		if had, e := s.cfg.Store.JoinToken(r.Context(), id); e == nil && had.Owner == account.ID && subtle.ConstantTimeCompare(had.PublicKey, key) == 1 {
+			err = nil
+		} else {
+			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Somebody has taken this machine's code already.")
+		}
+	} else if err == nil {
+		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "A machine's code was claimed: " + wire.ClaimWords(code) + "."})
+	}
+	if errors.Is(err, store.ErrFull) {
+		return errTokensFull
+	}
+	if err != nil {
+		return err
+	}
+	if strings.Contains(r.Header.Get("Accept"), "application/json") {
+		writeJSON(w, http.StatusOK, wire.Claim{Owner: wire.AccountPRN + account.ID, OwnerNick: account.Nick})
+		return nil
+	}
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
+// showClaim tells a machine who has taken its code here. Who asks knows the
+// token's public key, which the hub shows of no token.
+func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
+	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
+	id, key, err := wire.ParseClaimCode(r.PathValue("code"))
+	if err != nil {
+		return errClaimCode
+	}
+	t, err := s.cfg.Store.JoinToken(r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return none
+	}
+	if err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare(t.PublicKey, key) != 1 || t.Disabled || !s.cfg.Now().Before(t.Expires) {
+		return none
+	}
+	account, err := s.cfg.Store.Account(r.Context(), t.Owner)
+	if errors.Is(err, store.ErrNotFound) {
+		return none
+	}
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, wire.Claim{Owner: wire.AccountPRN + account.ID, OwnerNick: account.Nick})
+	return nil
+}

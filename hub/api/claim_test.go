@@ -1,0 +1,114 @@
+package api_test
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+)
+
+// ownToken is a token that a machine has made itself.
+func ownToken(t testing.TB) (secret []byte, id, code string) {
+	t.Helper()
+	secret, id = wire.NewSecret(), wire.NewID()
+	key := must(wire.OwnershipKey(secret, id))(t)
+	return secret, id, must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
+}
+
+func claimCode(t testing.TB) string {
+	t.Helper()
+	_, _, code := ownToken(t)
+	return code
+}
+
+// Who reads a code on a screen, and has no account here, gets nowhere; and
+// looking leaves nothing.
+func TestClaimNeedsAnAccount(t *testing.T) {
+	s := newScene(t)
+	code := claimCode(t)
+	stranger := s.person(t, "")
+	for _, body := range []string{"", "nick=ada", "nick=ada&password=wrong", "nick=nobody&password=x"} {
+		if status, page, _ := stranger.request("POST", "/claim/"+code, body, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}); status != 401 {
+			t.Errorf("%q: %d %s", body, status, page)
+		}
+	}
+	stranger.request("GET", "/claim/"+code, nil, nil)
+	if status, _, _ := stranger.request("GET", "/claims/"+code, nil, nil); status != 404 {
+		t.Errorf("it is claimed: %d", status)
+	}
+	narrow := signInFor(s.person(t, "ada"), "metrics")
+	if status, body, _ := stranger.request("POST", "/claim/"+code, nil, map[string]string{"Authorization": "Bearer " + narrow}); status != 403 {
+		t.Errorf("a token for something else claims: %d %s", status, body)
+	}
+	status, page, _ := stranger.request("POST", "/claim/"+code, nil, map[string]string{"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"})
+	if status != 403 {
+		t.Errorf("another site's page claims: %d %s", status, page)
+	}
+}
+
+// A code that was taken is not taken by another, and tells nobody but its
+// machine whose it is.
+func TestClaimedCodeIsNotTakenAway(t *testing.T) {
+	s := newScene(t)
+	_, id, code := ownToken(t)
+	s.Account(t, "mallory")
+	ada, mallory := s.person(t, "ada"), s.person(t, "mallory")
+	if status, body, _ := ada.request("POST", "/claim/"+code, nil, map[string]string{"Accept": "application/json"}); status != 200 || !strings.Contains(string(body), `"owner-nick":"ada"`) {
+		t.Fatalf("%d %s", status, body)
+	}
+	if status, body, _ := mallory.request("POST", "/claim/"+code, nil, nil); status != 409 {
+		t.Errorf("%d %s", status, body)
+	}
+	// The same id under another key is another code.
+	key := must(wire.OwnershipKey(wire.NewSecret(), id))(t)
+	other := must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
+	if status, body, _ := mallory.request("POST", "/claim/"+other, nil, nil); status != 409 {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
+		t.Errorf("who does not know the key learns the owner: %d %s", status, body)
+	}
+	// No other token tells its owner, nor is it taken over.
+	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
+	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
+		t.Errorf("%d %s", status, body)
+	}
+	if status, body, _ := mallory.request("POST", "/claim/"+guess, nil, nil); status != 409 {
+		t.Errorf("%d %s", status, body)
+	}
+	s.Advance(wire.ClaimLife + time.Second)
+	if status, body, _ := mallory.request("GET", "/claims/"+code, nil, nil); status != 404 {
+		t.Errorf("an hour later: %d %s", status, body)
+	}
+}
+
+// The machine that shows the code joins with what never left it, once; who saw
+// the code alone does not.
+func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
+	s := newScene(t)
+	secret, id, code := ownToken(t)
+	ada := s.person(t, "ada")
+	tok := *s.tok
+	tok.ID, tok.PRN, tok.Token = id, wire.TokenPRN+id, base64.StdEncoding.EncodeToString(secret)
+	if a := s.post(t, must(s.victim.Request(&tok, fleet.RequestChange{}))(t)); a.Status == http.StatusOK {
+		t.Errorf("it joins before anybody claimed it: %s", a.Body)
+	}
+	status, _, h := ada.request("POST", "/claim/"+code, "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
+	if status != 303 || h.Get("Location") != "/" {
+		t.Fatalf("%d", status)
+	}
+	saw := tok
+	saw.Token = base64.StdEncoding.EncodeToString(wire.NewSecret())
+	if a := s.post(t, must(s.victim.Request(&saw, fleet.RequestChange{}))(t)); a.Status != http.StatusForbidden {
+		t.Errorf("who saw the code joins: %d %s", a.Status, a.Body)
+	}
+	if a := s.post(t, must(s.victim.Request(&tok, fleet.RequestChange{}))(t)); a.Status != http.StatusOK {
+		t.Errorf("the machine does not join: %d %s", a.Status, a.Body)
+	}
+}

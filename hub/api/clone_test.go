@@ -1,0 +1,445 @@
+package api_test
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// copyOf is a machine with a state of the device's TPM: its keys, and a clock
+// of its own.
+type copyOf struct {
+	s     *scene
+	d     *fleet.Device
+	conn  *fleet.Conn
+	reset uint32
+	start time.Time // when its TPM's clock stood at zero
+}
+
+func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ran time.Duration) *copyOf {
+	t.Helper()
+	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	t.Cleanup(func() { conn.Close() })
+	return &copyOf{s, s.victim, conn, reset, s.Now().Add(-ran)}
+}
+
+// clock is what the TPM attests of its clock now.
+func (k *copyOf) clock() tcg.ClockInfo {
+	return tcg.ClockInfo{Clock: uint64(k.s.Now().Sub(k.start).Milliseconds()), ResetCount: k.reset, Safe: true}
+}
+
+func (k *copyOf) measure(t *testing.T) {
+	t.Helper()
+	nonce := challenge(t, k.conn).Nonce
+	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: usual.PCRs(), EventLog: usual.Bytes()}
+	var err error
+	if r.Attest, r.Signature, err = k.d.QuoteAt(wire.BootQualifying(nonce, r.EventLog), tcg.AlgSHA256, r.PCRs, k.clock()); err != nil {
+		t.Fatal(err)
+	}
+	if a := sendBoot(t, k.conn, r); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+}
+
+// report sends what a device reports, and measures again where the hub asks.
+func (k *copyOf) report(t *testing.T) (asked bool) {
+	t.Helper()
+	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
+	if a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	if asked = strings.Contains(string(a.Body), `"measure":true`); asked {
+		k.measure(t)
+	}
+	return asked
+}
+
+// told are the events of these kinds, the oldest first.
+func told(p *person, device string, kinds ...string) (list []api.EventView) {
+	p.t.Helper()
+	for _, e := range want[[]api.EventView](p, "GET", "/events?device="+device, nil, 200) {
+		if slices.Contains(kinds, e.Kind) {
+			list = append(list, e)
+		}
+	}
+	slices.Reverse(list)
+	return list
+}
+
+var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tpm-went-backwards"}
+
+// Two virtual machines, disk and TPM copied: both use the one certificate at
+// once. The second looks like the first, restarted, until the first is still
+// there.
+func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	first := s.copyOf(t, certs, 5, time.Hour)
+	first.measure(t)
+	s.Advance(time.Minute)
+	second := s.copyOf(t, certs, 6, time.Hour)
+	second.measure(t)
+	if list := told(ada, id, clonedKinds...); len(list) != 0 {
+		t.Fatalf("a machine that restarted is suspected: %+v", list)
+	}
+	for i := range 6 {
+		s.Advance(time.Minute)
+		if asked := first.report(t); i == 0 && !asked {
+			t.Fatal("a connection that outlived its boot is not asked to show it again")
+		}
+		s.Advance(time.Minute)
+		second.report(t)
+	}
+	list := told(ada, id, clonedKinds...)
+	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
+		t.Fatalf("%+v", list)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" || d.Status != "active" {
+		t.Errorf("%+v", d)
+	}
+	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Cloned != "certain" {
+		t.Errorf("%+v", list)
+	}
+	v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
+	if v.State != "certain" || len(v.Findings) != 2 || v.Decision != "" {
+		t.Errorf("%+v", v)
+	}
+	// Nothing is asked for any more.
+	if first.report(t) || second.report(t) {
+		t.Error("what is certain is asked again")
+	}
+}
+
+// Cloned from a machine that ran for seconds, so that at first the clock of one
+// is explained by a TPM that was cleared.
+func TestClonesOfAYoungMachineAreFound(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	first := s.copyOf(t, certs, 2, 3*time.Second)
+	first.measure(t)
+	second := s.copyOf(t, certs, 3, 3*time.Second)
+	second.measure(t)
+	for range 8 {
+		s.Advance(20 * time.Second)
+		first.report(t)
+		second.report(t)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" {
+		t.Errorf("%q", d.Cloned)
+	}
+}
+
+// What honest machines do costs them nothing, and nobody is told.
+func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	// Two programs with a connection each; then reboots, each with a new one.
+	agent := s.copyOf(t, certs, 2, time.Minute)
+	proxy := s.copyOf(t, certs, 2, time.Minute)
+	proxy.start = agent.start
+	agent.measure(t)
+	proxy.measure(t)
+	asked := 0
+	for range 10 { // only the agent reports
+		s.Advance(time.Minute)
+		if agent.report(t) {
+			asked++
+		}
+	}
+	if asked != 1 { // because the other connection measured later
+		t.Errorf("asked %d times to measure again", asked)
+	}
+	asked = 0
+	for range 30 { // also where both report, it is bounded
+		s.Advance(time.Second)
+		for _, k := range []*copyOf{agent, proxy} {
+			if k.report(t) {
+				asked++
+			}
+		}
+	}
+	if asked > 8 {
+		t.Errorf("asked %d times to measure again", asked)
+	}
+	for reset := uint32(3); reset < 12; reset++ {
+		s.Advance(time.Hour)
+		k := s.copyOf(t, certs, reset, 0)
+		k.start = agent.start
+		k.measure(t)
+		k.report(t)
+	}
+	if list := told(ada, id, clonedKinds...); len(list) != 0 {
+		t.Errorf("%+v", list)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
+		t.Errorf("%+v", d)
+	}
+}
+
+// suspected is a scene in which the victim's TPM attested less than before.
+func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
+	t.Helper()
+	s = newScene(t)
+	ada = s.person(t, "ada")
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id = s.deviceOf(t, s.victim)
+	s.copyOf(t, certs, 5, 10*time.Hour).measure(t)
+	k = s.copyOf(t, certs, 5, 9*time.Hour)
+	k.measure(t)
+	return s, ada, k, id
+}
+
+func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
+	s, ada, k, id := suspected(t)
+	for range 3 {
+		k.measure(t)
+		k.report(t)
+	}
+	for range 3 { // one machine on its only connection is asked for nothing
+		s.Advance(time.Minute)
+		if k.report(t) {
+			t.Error("asked to measure again")
+		}
+	}
+	for _, path := range []string{"/device", "/devices", "/devices/" + id} {
+		if a := must(k.conn.Do(t.Context(), "GET", path, nil))(t); a.Status != 200 || strings.Contains(string(a.Body), "cloned") {
+			t.Errorf("%s tells a clone that it is suspected: %d %s", path, a.Status, a.Body)
+		}
+	}
+	list := told(ada, id, "device.clone-suspected", "device.cloned")
+	if back := told(ada, id, "device.tpm-went-backwards"); len(back) != 1 {
+		t.Errorf("%+v", back)
+	}
+	if len(list) != 1 || !strings.Contains(list[0].Message, "gangway device cloned "+id) {
+		t.Errorf("%+v", list)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "suspected" || d.Status != "active" {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
+	_, ada, k, id := suspected(t)
+	path := "/devices/" + id + "/cloned"
+	p := want[api.Problem](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{}}, 409)
+	if p.Code != "cloned-changed" {
+		t.Errorf("%+v", p)
+	}
+	v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{"counters-back"}}, 200)
+	if v.State != "" || v.Decision != "one" || v.By != "ada" || !v.Findings[0].Answered {
+		t.Errorf("%+v", v)
+	}
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
+		t.Errorf("%+v", d)
+	}
+	k.measure(t)
+	k.report(t)
+	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": ""}, 200); v.State != "suspected" || v.Decision != "" {
+		t.Errorf("%+v", v)
+	}
+	for _, bad := range []any{map[string]any{"decision": "three"}, map[string]any{}} {
+		if p := want[api.Problem](ada, "PUT", path, bad, 400); p.Code != "decision" {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
+// Refused is everything that the device's identity opens: connections, tokens,
+// secrets, and a new onboarding with the same TPM. The decision can be taken
+// back, and a new TPM state is another device.
+func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
+	s, ada, _, id := suspected(t)
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer conn.Close()
+	var login struct{ Token string }
+	if err := json.Unmarshal(must(conn.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Body, &login); err != nil || login.Token == "" {
+		t.Fatalf("%v %+v", err, login)
+	}
+	program := &person{t: t, s: s, client: ada.client, token: login.Token}
+	want[api.DeviceView](program, "GET", "/devices/"+id, nil, 200)
+
+	path := "/devices/" + id + "/cloned"
+	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "two"}, 200); v.State != "refused" {
+		t.Errorf("%+v", v)
+	}
+	refused := func(a *fleet.Answer) {
+		t.Helper()
+		var p api.Problem
+		if err := json.Unmarshal(a.Body, &p); err != nil || a.Status != 403 || p.Code != "tpm-cloned" || p.Hint == "" {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+	}
+	for _, route := range []string{"GET /device", "GET /device/boot", "PATCH /device/meta", "POST /device/secret", "POST /auth/x509/login", "GET /trails"} {
+		method, path, _ := strings.Cut(route, " ")
+		refused(must(conn.Do(t.Context(), method, path, []byte("{}")))(t))
+	}
+	if p := want[api.Problem](program, "GET", "/devices/"+id, nil, 403); p.Code != "tpm-cloned" {
+		t.Errorf("%+v", p)
+	}
+	again := must(s.victim.WithNewIdentity())(t)
+	again.IAK = s.victim.IAK
+	request := must(again.Request(s.tok, fleet.RequestChange{}))(t)
+	pending := must(again.Enrol(t.Context(), s.client, request))(t)
+	refused(must(again.Activate(t.Context(), s.client, pending))(t))
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "refused" {
+		t.Errorf("%+v", d)
+	}
+
+	// Another TPM is another device.
+	other := s.device(t)
+	must(other.Onboard(t.Context(), s.client, s.tok))(t)
+	if d := want[api.DeviceView](ada, "GET", "/devices/"+s.deviceOf(t, other), nil, 200); d.Cloned != "" || d.ID == id {
+		t.Errorf("%+v", d)
+	}
+
+	want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one"}, 200)
+	if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if list := told(ada, id, "device.clone-decided", "activation.refused"); len(list) != 2 {
+		t.Errorf("%+v", list)
+	}
+}
+
+// enrolled onboards the victim again as a machine of this serial number, whose
+// TPM's clock stands so, and returns what it connects with.
+func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
+	t.Helper()
+	d := must(s.victim.WithNewIdentity())(t)
+	d.IAK, d.Serial = s.victim.IAK, serial
+	request := must(d.Request(s.tok, fleet.RequestChange{Attest: func([]byte) []byte { return fleet.AttestAt(d.IAK.Name(), d.IDevID.Name(), clock) }}))(t)
+	certs := must(d.Enrol(t.Context(), s.client, request))(t)
+	if a := must(d.Activate(t.Context(), s.client, certs))(t); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	return certs.TLS(d)
+}
+
+func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
+	running := func(reset uint32, ran time.Duration) tcg.ClockInfo {
+		return tcg.ClockInfo{Clock: uint64(ran.Milliseconds()), ResetCount: reset, Safe: true}
+	}
+	for name, c := range map[string]struct {
+		serial string
+		clock  tcg.ClockInfo
+		code   string // of the finding; empty: none
+	}{
+		"another serial number in the same boot": {"B", running(5, 10*time.Hour+time.Second), "serial-in-boot"},
+		"a clock that went back":                 {"A", running(5, 9*time.Hour), "counters-back"},
+		"the same machine, installed again":      {"A", running(6, 10*time.Hour+time.Second), ""},
+		"a new board around the same TPM":        {"B", running(6, 10*time.Hour+time.Second), ""},
+		"a TPM that was cleared":                 {"A", running(0, time.Second), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			ada := s.person(t, "ada")
+			s.enrolled(t, "A", running(5, 10*time.Hour))
+			id := s.deviceOf(t, s.victim)
+			s.Advance(time.Second)
+			s.enrolled(t, c.serial, c.clock)
+			v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
+			if c.code == "" && len(v.Findings) > 0 || c.code != "" && (len(v.Findings) != 1 || v.Findings[0].Code != c.code || v.State != "suspected") {
+				t.Errorf("%+v", v)
+			}
+			if list := told(ada, id, clonedKinds...); len(list) != len(v.Findings) {
+				t.Errorf("%+v", list)
+			}
+			again := told(ada, id, "device.activated")[1].Message
+			if says := strings.Contains(again, `Its serial number was "A", and is "B".`); says != (c.serial == "B") {
+				t.Errorf("%s", again)
+			}
+		})
+	}
+}
+
+// A board that was replaced does not go on with the certificate from before.
+func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
+	for serial, found := range map[string]int{"A": 0, "B": 1} {
+		s := newScene(t)
+		ada := s.person(t, "ada")
+		clock := tcg.ClockInfo{Clock: 1000, ResetCount: 5}
+		first := s.enrolled(t, "A", clock)
+		id := s.deviceOf(t, s.victim)
+		clock.ResetCount = 6
+		s.enrolled(t, serial, clock)
+		conn := must(s.client.Dial(t.Context(), first))(t)
+		defer conn.Close()
+		for range 3 {
+			if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 403 || !strings.Contains(string(a.Body), "certificate-not-active") {
+				t.Fatalf("%d %s", a.Status, a.Body)
+			}
+		}
+		if list := told(ada, id, clonedKinds...); len(list) != found {
+			t.Errorf("serial %s: %+v", serial, list)
+		}
+	}
+}
+
+// Whoever has not proven to be the TPM raises no suspicion.
+func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	s.enrolled(t, "A", tcg.ClockInfo{Clock: 36_000_000, ResetCount: 5})
+	id := s.deviceOf(t, s.victim)
+	d := must(s.victim.WithNewIdentity())(t)
+	d.IAK, d.Serial = s.victim.IAK, "B"
+	request := must(d.Request(s.tok, fleet.RequestChange{Attest: func([]byte) []byte {
+		return fleet.AttestAt(d.IAK.Name(), d.IDevID.Name(), tcg.ClockInfo{Clock: 1, ResetCount: 5})
+	}}))(t)
+	certs := must(d.Enrol(t.Context(), s.client, request))(t) // pending, and no more
+	conn := must(s.client.Dial(t.Context(), certs.TLS(d)))(t)
+	defer conn.Close()
+	if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 403 {
+		t.Errorf("%d %s", a.Status, a.Body)
+	}
+	if v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200); len(v.Findings) != 0 {
+		t.Errorf("%+v", v)
+	}
+	if _, err := s.Store.Clone(t.Context(), id); err != store.ErrNotFound {
+		t.Errorf("a row was written: %v", err)
+	}
+}
+
+func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
+	s, ada, _, id := suspected(t)
+	b := s.browser(t)
+	b.signIn()
+	status, page, _ := b.send("GET", "/", "")
+	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock went back") || !strings.Contains(page, "cloned?") {
+		t.Fatalf("%d %s", status, page)
+	}
+	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
+		t.Errorf("decided on what was not shown: %d", status)
+	}
+	for _, step := range []struct{ form, state, shows string }{
+		{"decision=two&finding=counters-back", "refused", "Take the decision back"},
+		{"decision=back&finding=counters-back", "suspected", "One machine: go on"},
+		{"decision=one&finding=counters-back", "", ">active</span></td>"},
+	} {
+		if status, page, h := b.send("POST", "/decide-cloned", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/" {
+			t.Fatalf("%s: %d %s", step.form, status, page)
+		}
+		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
+			t.Errorf("%s: %q", step.form, d.Cloned)
+		}
+		if _, page, _ := b.send("GET", "/", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
+			t.Errorf("%s: %s", step.form, page)
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/internal/race"
+)
+
+// Who may, can; by whatever content type, for Pantacor's clients send their own.
+func TestContractAllowed(t *testing.T) {
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		for _, contentType := range []string{"", "text/plain; charset=utf-8"} {
+			if r.form && contentType != "" || path == "/auth/logout" && contentType != "" {
+				continue
+			}
+			values := map[string]string{}
+			if r.before != nil {
+				values = r.before(c)
+			}
+			body := r.body
+			if b, ok := values["body"]; ok {
+				body = b
+			}
+			h := header(r)
+			if contentType != "" {
+				h = map[string]string{"Content-Type": contentType}
+			}
+			p := c.caller(r)
+			if path == "/auth/logout" {
+				p = c.person(t, "ada")
+			}
+			wanted := r.status
+			if wanted == 0 {
+				wanted = 200
+			}
+			status, answer, _ := p.request(method, c.at(path, values), body, h)
+			if status != wanted {
+				t.Errorf("%s %s (%s): %d, not %d: %.300s", method, path, contentType, status, wanted, answer)
+			}
+		}
+	})
+}
+
+// Who is not signed in gets 401, and a way to sign in.
+func TestContractNotSignedIn(t *testing.T) {
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		if r.who == "all" || r.public {
+			return
+		}
+		bearers := map[string]string{"none": "", "garbage": "Bearer garbage", "empty": "Bearer ", "expired": "Bearer " + c.expired, "another key": "Bearer " + c.forged, "basic": "Basic YWRhOmFkYQ=="}
+		switch r.who {
+		case "owner", "self":
+			bearers["a device's"] = "Bearer " + c.byDevice
+		case "device", "chip":
+			bearers["a person's"] = "Bearer " + c.ada.token
+		}
+		for name, value := range bearers {
+			h := header(r)
+			if h == nil {
+				h = map[string]string{}
+			}
+			if value != "" {
+				h["Authorization"] = value
+			}
+			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, h)
+			isProblem(t, method+" "+path+" with "+name, status, body, got, 401)
+		}
+		if r.who == "owner" || r.who == "caller" {
+			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
+			isProblem(t, method+" "+path+" with another scope", status, body, got, 403)
+		}
+	})
+}
+
+// What is another's is as what is not there, to the byte.
+func TestContractAnothersIsNotThere(t *testing.T) {
+	c := newContract(t)
+	nothing := []map[string]string{
+		{"id": strings.Repeat("0", 24), "rev": "0", "sha": strings.Repeat("0", 64), "owner": "nobody", "file": strings.Repeat("0", 24) + ".crt", "token": "AAAA", "code": "AAAA"},
+		{"id": "nothing", "rev": "99", "sha": "x", "owner": "ada", "file": "x", "token": "%41", "code": "%41"},
+	}
+	c.each(func(method, path string, r row) {
+		if !strings.Contains(path, "{") {
+			return
+		}
+		wanted := r.other
+		if wanted == 0 {
+			wanted = 404
+		}
+		p := c.caller(r)
+		var missing []byte
+		for _, values := range nothing {
+			status, body, h := p.request(method, c.at(path, values), r.body, header(r))
+			isProblem(t, method+" "+path+" of what is missing", status, body, h, wanted)
+			if missing == nil {
+				missing = body
+			}
+		}
+		if r.who == "all" {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		for name, other := range map[string]*person{"another owner": c.mallory, "another's device": c.pirate, "the owner's other device": c.second} {
+			mayAsk := name == "another owner" && r.who != "device" && r.who != "chip" || name != "another owner" && r.who != "owner" && r.who != "self"
+			if strings.HasPrefix(path, "/objects/") && name == "the owner's other device" {
+				continue // a device may read any object of its owner
+			}
+			status, body, h := other.request(method, c.at(path, values), r.body, header(r))
+			if !mayAsk {
+				isProblem(t, method+" "+path+" as "+name, status, body, h, 401)
+				continue
+			}
+			isProblem(t, method+" "+path+" as "+name, status, body, h, wanted)
+			if !bytes.Equal(body, missing) {
+				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, missing)
+			}
+		}
+	})
+}
+
+// malformed are bodies that no route takes that wants a JSON object.
+var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`, `{"a":1}}`, `{"a":1}{}`, "\xff\xfe", "\x00", `{"a":"` + "\x00" + `"}`, `{'a':1}`, `{"a":1,}`, "[[" + strings.Repeat("[", 12000),
+	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
+
+func TestContractMalformed(t *testing.T) {
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		if r.body == "" && r.before == nil || r.text && !strings.HasPrefix(path, "/onboard") || r.form {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		if _, own := values["body"]; r.body == "" && !own {
+			return
+		}
+		for _, body := range malformed {
+			if strings.HasPrefix(path, "/logs") && body == "[]" || strings.HasPrefix(path, "/devices") && (path == "/devices" || path == "/devices/" || strings.HasPrefix(path, "/devices/tokens")) && body == "" || path == "/logs/cursor" && body == "null" {
+				continue // no mistakes there
+			}
+			status, answer, h := c.caller(r).request(method, c.at(path, values), body, nil)
+			isProblem(t, method+" "+path+" of "+cut(body), status, answer, h, 400)
+		}
+	})
+}
+
+func cut(s string) string { return s[:min(len(s), 40)] }
+
+func TestContractTooLarge(t *testing.T) {
+	race.Skip(t)
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		if r.limit == 0 {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		large := `{"a":"` + strings.Repeat("x", 2*r.limit) + `"}`
+		if r.form {
+			large = "id=" + large
+		}
+		for _, chunked := range []bool{false, true} {
+			req := must(http.NewRequestWithContext(t.Context(), method, c.URL+c.at(path, values), strings.NewReader(large)))(t)
+			if chunked {
+				req.Body, req.ContentLength = http.NoBody, -1
+				req.Body = &slowBody{strings.NewReader(large)}
+			}
+			p := c.caller(r)
+			for k, v := range header(r) {
+				req.Header.Set(k, v)
+			}
+			if p.token != "" {
+				req.Header.Set("Authorization", "Bearer "+p.token)
+			}
+			resp, err := p.client.Do(req)
+			if err != nil {
+				// The hub answers and closes before it has read it all.
+				if !strings.Contains(err.Error(), "broken pipe") && !strings.Contains(err.Error(), "reset") && !strings.Contains(err.Error(), "closed") {
+					t.Errorf("%s %s: %v", method, path, err)
+				}
+				continue
+			}
+			var b bytes.Buffer
+			b.ReadFrom(resp.Body)
+			resp.Body.Close()
+			statuses := []int{413}
+			if strings.HasPrefix(path, "/local-s3") {
+				statuses = []int{400}
+			}
+			isProblem(t, method+" "+path+" with too much", resp.StatusCode, b.Bytes(), resp.Header, statuses...)
+		}
+	})
+}
+
+type slowBody struct{ r *strings.Reader }
+
+func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
+func (b *slowBody) Close() error               { return nil }
+
+// A method that an address does not have is told so, with those that it has.
+func TestContractWrongMethod(t *testing.T) {
+	c := newContract(t)
+	has := map[string][]string{}
+	for _, route := range c.routes {
+		method, path, _ := strings.Cut(route, " ")
+		at := c.at(path, nil)
+		has[at] = append(has[at], method)
+		if method == "GET" {
+			has[at] = append(has[at], "HEAD")
+		}
+	}
+	for path, methods := range has {
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"} {
+			if slices.Contains(methods, method) || method == "DELETE" && path == "/devices/register" || method == "DELETE" && strings.HasPrefix(path, "/devices/tokens/") {
+				continue
+			}
+			// /devices/{id} takes what its neighbours do not.
+			if strings.Count(path, "/") == 2 && strings.HasPrefix(path, "/devices/") || strings.HasPrefix(path, "/trails/summary") || strings.HasPrefix(path, "/devices/np/") {
+				continue
+			}
+			status, body, h := c.ada.request(method, path, nil, nil)
+			isProblem(t, method+" "+path, status, body, h, 405)
+			allow := strings.Split(h.Get("Allow"), ", ")
+			for _, m := range methods {
+				if !slices.Contains(allow, m) {
+					t.Errorf("%s %s: Allow is %q and lacks %s", method, path, h.Get("Allow"), m)
+				}
+			}
+		}
+	}
+	status, body, h := c.ada.request("GET", "/nothing/of/this", nil, nil)
+	isProblem(t, "no address", status, body, h, 404)
+}
+
+// Each field with each wrong type: refused, or let pass as if it were not
+// there, and never the hub's fault.
+func TestContractWrongTypes(t *testing.T) {
+	race.Skip(t)
+	c := newContract(t)
+	wrong := []string{"null", "true", "[]", "[null]", "{}", `""`, `"\u0000"`, "\"\xff\"", "-1", "1.5", "1e999", "123456789012345678901234567890", `"` + strings.Repeat("x", 5000) + `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)}
+	c.each(func(method, path string, r row) {
+		if r.limit == 0 || r.text || r.form {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		body := r.body
+		if b, ok := values["body"]; ok {
+			body = b
+		}
+		var fields map[string]json.RawMessage
+		if json.Unmarshal([]byte(body), &fields) != nil {
+			return // an array: TestLogsOfOthersMachinesAreRead
+		}
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			for _, v := range wrong {
+				for _, altered := range []string{
+					strings.Replace(body, string(fields[name]), v, 1),
+					`{"` + name + `":` + v + `,` + body[1:], // twice
+				} {
+					status, answer, h := c.caller(r).request(method, c.at(path, values), altered, nil)
+					if status < 400 || status == 409 && h.Get("Pantahub-Object-Type") != "" {
+						continue
+					}
+					isProblem(t, method+" "+path+" of "+cut(altered), status, answer, h)
+				}
+			}
+		}
+	})
+	if !strings.Contains(c.metrics(t), "gangway_panics_total 0") {
+		t.Error("there was a panic")
+	}
+}

@@ -1,0 +1,86 @@
+package api_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/internal/race"
+)
+
+// raw sends a request as it is written, closes its half of the connection, and
+// returns the answer; nil: there is none.
+func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
+	t.Helper()
+	config := p.client.Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	conn := must(tls.Dial("tcp", strings.TrimPrefix(c.URL, "https://"), config))(t)
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.CloseWrite() // it fails where the hub has refused and closed already
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return nil
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp
+}
+
+// A body that ends before its length, lengths that contradict each other, and
+// chunks that are none: 400 or no answer, and nothing is done.
+func TestContractLengthThatLies(t *testing.T) {
+	race.Skip(t)
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		if r.limit == 0 {
+			return
+		}
+		values := map[string]string{}
+		if r.before != nil {
+			values = r.before(c)
+		}
+		body := r.body
+		if b, ok := values["body"]; ok {
+			body = b
+		}
+		p := c.caller(r)
+		head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: test\r\n", method, c.at(path, values), strings.TrimPrefix(c.URL, "https://"))
+		if p.token != "" {
+			head += "Authorization: Bearer " + p.token + "\r\n"
+		}
+		if r.form {
+			head += "Content-Type: application/x-www-form-urlencoded\r\n"
+		}
+		// Cut in the middle: nothing that it says may count.
+		half := body[:len(body)/2]
+		for name, text := range map[string]string{
+			"too long a length":     head + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(body)) + half,
+			"a huge length":         head + "Content-Length: 9223372036854775807\r\n\r\n" + half,
+			"two lengths":           head + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n" + half,
+			"a negative length":     head + "Content-Length: -1\r\n\r\n" + half,
+			"chunks without an end": head + fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", len(body)) + half,
+			"chunks that are none":  head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n" + half,
+		} {
+			resp := c.raw(t, p, text)
+			if resp == nil {
+				continue
+			}
+			b := must(io.ReadAll(resp.Body))(t)
+			if resp.StatusCode < 400 || resp.StatusCode >= 500 {
+				t.Errorf("%s %s with %s: %d %.200s", method, path, name, resp.StatusCode, b)
+			}
+		}
+	})
+}

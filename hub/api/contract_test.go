@@ -1,0 +1,438 @@
+package api_test
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/bearer"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// row is what a route's contract is made of.
+type row struct {
+	// who may call: "all"; "owner", a person; "self", a person whatever the
+	// token's scopes; "caller", a person or a device; "device"; "chip", a
+	// device by its certificate alone.
+	who string
+	// body is a good one; empty: the route reads none.
+	body string
+	// status of the good call. Default: 200.
+	status int
+	// limit bounds the body, in bytes, at least roughly: one of twice the size
+	// is too large.
+	limit int
+	// other is the status for an id that is not there or somebody else's.
+	// Default: 404 where there is an id.
+	other int
+	// before makes what the good call needs, and may say other values for the
+	// path, or the body in "body".
+	before func(c *contract) map[string]string
+	// form: the body is one of a page, and not JSON. text: it is neither.
+	form, text bool
+
+	// public: what is shown is no secret, so others get it too.
+	public bool
+}
+
+// contract is a scene in which every route has something to show.
+type contract struct {
+	*fleetScene
+	second             *person // ada's other device
+	secondID           string
+	nobody             *person
+	secrets            map[string]string // path values of ada's
+	routes             []string          // "METHOD /path"
+	expired, forged    string            // bearers
+	byDevice, narrowed string
+}
+
+// routesOf reads hub.go, where each route is a line.
+func routesOf(t testing.TB) (routes []string) {
+	t.Helper()
+	source := must(os.ReadFile("hub.go"))(t)
+	for _, m := range regexp.MustCompile(`(?m)^\s+(handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)"`).FindAllSubmatch(source, -1) {
+		path := strings.TrimSuffix(string(m[3]), "{$}")
+		routes = append(routes, string(m[2])+" "+path)
+		if string(m[1]) == "both" {
+			routes = append(routes, string(m[2])+" "+path+"/")
+		}
+	}
+	return routes
+}
+
+func newContract(t *testing.T) *contract {
+	t.Helper()
+	f := newFleet(t)
+	f.Server.Unlimited()
+	f.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	c := &contract{fleetScene: f, nobody: f.person(t, ""), routes: routesOf(t)}
+	c.second, c.secondID = f.aboard(t, f.tok)
+	claims := bearer.Claims{Type: bearer.User, Nick: "ada", PRN: wire.AccountPRN + f.Owner.ID, ID: f.Owner.ID, Scopes: bearer.AllScopes, Session: "s",
+		Original: jwt.NewNumericDate(f.Now()), Expires: jwt.NewNumericDate(f.Now().Add(time.Hour))}
+	c.forged = must(bearer.New(make([]byte, 32), f.URL).Sign(claims, f.Now()))(t)
+	claims.Expires = jwt.NewNumericDate(f.Now().Add(-time.Second))
+	c.expired = must(bearer.New(f.CA.SealKey(), f.URL).Sign(claims, f.Now()))(t)
+	c.narrowed = signInFor(f.ada, "metrics")
+	c.byDevice = want[struct{ Token string }](f.boat, "POST", "/auth/x509/login", nil, 200).Token
+	step := post(f.ada, f.boatID, `{`+systemSpec+`,"kernel":"`+f.contentSum+`"}`)
+	o := want[api.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
+	_, address, _ := strings.Cut(o.GetURL, "/local-s3/")
+	claimed := claimCode(t)
+	if status, body, _ := f.ada.request("POST", "/claim/"+claimed, nil, map[string]string{"Accept": "application/json"}); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	boat := must(f.Store.Device(t.Context(), f.boatID))(t)
+	aik := hex.EncodeToString(must(f.Store.Enrolment(t.Context(), boat.Enrolment))(t).IAKName)
+	c.secrets = map[string]string{"id": f.boatID, "rev": fmt.Sprint(step.Rev), "sha": f.contentSum, "token": address, "file": aik + ".crt", "owner": "ada", "part": "public", "code": claimed}
+	return c
+}
+
+// plain makes a device of ada's that nobody misses.
+func (c *contract) plain() map[string]string {
+	d := want[api.Registered](c.ada, "POST", "/devices", "{}", 200)
+	return map[string]string{"id": d.ID}
+}
+
+func (c *contract) step() map[string]string {
+	return map[string]string{"rev": fmt.Sprint(post(c.ada, c.boatID, `{`+systemSpec+`}`).Rev)}
+}
+
+// waiting brings a machine that waits for ada.
+func (c *contract) waiting() map[string]string {
+	d := c.nobodys(c.ada.t)
+	const question = "ek-certificate-none"
+	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
+	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
+}
+
+const (
+	kib  = 1 << 10
+	mib  = 1 << 20
+	good = `{}`
+)
+
+func contractRows() map[string]row {
+	state := `{` + systemSpec + `}`
+	object := `{"sha256sum":"` + strings.Repeat("ab", 32) + `","size":"7","objectname":"n"}`
+	plain := func(c *contract) map[string]string { return c.plain() }
+	step := func(c *contract) map[string]string { return c.step() }
+	return map[string]row{
+		"GET /healthz":      {who: "all"},
+		"GET /readyz":       {who: "all"},
+		"GET /openapi.json": {who: "all"},
+		"GET /hub-ca.pem":   {who: "all"},
+		"GET /style.css":    {who: "all"},
+		"GET /":             {who: "all"},
+
+		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
+			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
+		}},
+		"POST /onboard/activate": {who: "chip", body: `{"proof":"AAAA"}`, status: 403, limit: 64 * kib}, // of TestOnboards
+		"GET /aca/certs/{file}":  {who: "all", public: true},
+
+		"POST /enroll/request": {who: "all", limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": string(must(json.Marshal(c.device(c.ada.t).EnrollRequest()))(c.ada.t))}
+		}},
+		"POST /register":         {who: "all", limit: 64 * kib, before: registration},
+		"POST /devices/register": {who: "all", limit: 64 * kib, before: registration},
+		"POST /auth/signature/verify": {who: "all", limit: 64 * kib, body: `{"token-id":"x","owner":"y","idevid-name":"n","signature":"AAAA"}`,
+			status: 400}, // good ones: TestSignatureVerifyTellsGoodFromBadAndNoMore
+
+		"GET /device":         {who: "chip"},
+		"GET /device/boot":    {who: "chip"},
+		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // of TestBootIsLearntComparedAndAccepted
+		"PATCH /device/meta":  {who: "device", body: `{"a":"b"}`, limit: 64 * kib},
+		"POST /device/secret": {who: "chip"},
+		"PUT /device/secret": {who: "chip", limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := want[api.SecretView](c.boat, "POST", "/device/secret", nil, 200)
+			return map[string]string{"body": string(must(json.Marshal(map[string]string{"secret": v.Secret}))(c.ada.t))}
+		}},
+		"POST /auth/x509/login": {who: "chip"},
+
+		"POST /auth/login":       {who: "all", body: `{"username":"ada","password":"` + hubtest.Password + `"}`, limit: 64 * kib},
+		"GET /auth/login":        {who: "self"},
+		"GET /auth/jwks.json":    {who: "all"},
+		"GET /auth/auth_status":  {who: "self"},
+		"POST /auth/logout":      {who: "self"},
+		"POST /auth/accounts":    {who: "all", limit: 64 * kib, before: account},
+		"POST /auth/accounts/":   {who: "all", limit: 64 * kib, before: account},
+		"GET /auth/accounts":     {who: "owner"},
+		"GET /auth/accounts/":    {who: "owner"},
+		"GET /auth/":             {who: "owner"},
+		"POST /devices/tokens":   {who: "owner", body: `{"nick":"t"}`, limit: 64 * kib},
+		"POST /devices/tokens/":  {who: "owner", body: `{"nick":"t"}`, limit: 64 * kib},
+		"GET /devices/tokens":    {who: "owner"},
+		"GET /devices/tokens/":   {who: "owner"},
+		"GET /devices/waiting":   {who: "owner"},
+		"GET /devices/waiting/":  {who: "owner"},
+		"GET /policy":            {who: "owner"},
+		"PUT /policy":            {who: "owner", body: "version: 1\n", limit: 64 * kib, text: true},
+		"DELETE /policy":         {who: "owner"},
+		"GET /policy/ek-list":    {who: "owner"},
+		"PUT /policy/ek-list":    {who: "owner", body: "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", limit: 24 * mib, text: true},
+		"DELETE /policy/ek-list": {who: "owner"},
+
+		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // of TestPasswordChangeEndsOtherSessions
+		"POST /auth/recover":               {who: "all", status: 412},
+		"GET /auth/sessions":               {who: "owner"},
+		"DELETE /auth/sessions":            {who: "owner"},
+		"DELETE /auth/sessions/{id}":       {who: "owner", before: session},
+		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // of TestDeletedAccountLeavesNothingToOthers
+		"POST /auth/accounts/{id}/delete":  {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own},
+		"POST /tokens":                     {who: "owner", limit: 64 * kib, before: apiToken},
+		"POST /tokens/":                    {who: "owner", limit: 64 * kib, before: apiToken},
+		"GET /tokens":                      {who: "owner"},
+		"GET /tokens/":                     {who: "owner"},
+		"GET /tokens/{id}":                 {who: "owner", before: madeAPIToken},
+		"DELETE /tokens/{id}":              {who: "owner", before: madeAPIToken},
+		"GET /profiles":                    {who: "owner"},
+		"GET /profiles/":                   {who: "owner"},
+		"DELETE /devices/tokens/{id}": {who: "owner", before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.Token(c.ada.t, c.Owner, nil).ID}
+		}},
+		"POST /devices/{id}/approve": {who: "owner", body: good, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.waiting()["id"]}
+		}},
+		"POST /devices/{id}/deny": {who: "owner", body: good, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"id": c.waiting()["id"]}
+		}},
+
+		"POST /devices":                   {who: "owner", body: good, limit: 64 * kib, public: true}, // also by nobody, for nobody: TestDeviceOfNobodyIsClaimed
+		"POST /devices/":                  {who: "owner", body: good, limit: 64 * kib, public: true},
+		"GET /devices":                    {who: "caller"},
+		"GET /devices/":                   {who: "caller"},
+		"GET /devices/np/{owner}/{id}":    {who: "caller"}, // to a device, the public ones
+		"GET /devices/{id}":               {who: "caller"},
+		"PUT /devices/{id}":               {who: "owner", body: `{"public":false}`, limit: 64 * kib},
+		"PUT /devices/{id}/public":        {who: "owner", before: plain},
+		"DELETE /devices/{id}/{part}":     {who: "owner"},
+		"GET /devices/{id}/user-meta":     {who: "caller"},
+		"PUT /devices/{id}/user-meta":     {who: "owner", body: `{"a":"b"}`, limit: 256 * kib},
+		"PATCH /devices/{id}/user-meta":   {who: "owner", body: `{"a":"b"}`, limit: 256 * kib},
+		"GET /devices/{id}/device-meta":   {who: "caller"},
+		"PUT /devices/{id}/device-meta":   {who: "device", body: `{"a":"b"}`, limit: 256 * kib},
+		"PATCH /devices/{id}/device-meta": {who: "device", body: `{"a":"b"}`, limit: 256 * kib},
+		"PATCH /devices/{id}": {who: "owner", body: `{"nick":"anew"}`, limit: 64 * kib, before: func(c *contract) map[string]string {
+			v := c.plain()
+			v["body"] = `{"nick":"n` + v["id"] + `"}`
+			return v
+		}},
+		"DELETE /devices/{id}":              {who: "owner", before: plain},
+		"GET /devices/{id}/evidence":        {who: "owner"},
+		"GET /devices/{id}/cloned":          {who: "owner"},
+		"PUT /devices/{id}/cloned":          {who: "owner", body: `{"decision":"one"}`, limit: 64 * kib},
+		"GET /devices/{id}/boot":            {who: "owner"},
+		"POST /devices/{id}/boot/reference": {who: "owner", body: `{"from":"values","bank":"SHA-256","pcrs":{` + allPCRs() + `}}`, limit: 64 * kib},
+		"POST /devices/{id}/boot/request":   {who: "owner"},
+		"GET /events":                       {who: "owner"},
+
+		"POST /trails":                                    {who: "device", body: state, limit: 2 * mib},
+		"POST /trails/":                                   {who: "device", body: state, limit: 2 * mib},
+		"GET /trails":                                     {who: "caller"},
+		"GET /trails/":                                    {who: "caller"},
+		"GET /trails/summary":                             {who: "owner"},
+		"GET /trails/summary/":                            {who: "owner"},
+		"GET /trails/{id}":                                {who: "caller"},
+		"GET /trails/{id}/":                               {who: "caller"},
+		"GET /trails/{id}/summary":                        {who: "caller"},
+		"GET /trails/{id}/.pvrremote":                     {who: "caller"},
+		"POST /trails/{id}/steps":                         {who: "caller", body: `{"state":` + state + `}`, limit: 2 * mib},
+		"POST /trails/{id}/steps/":                        {who: "caller", body: `{"state":` + state + `}`, limit: 2 * mib},
+		"GET /trails/{id}/steps":                          {who: "caller"},
+		"GET /trails/{id}/steps/":                         {who: "caller"},
+		"GET /trails/{id}/steps/{rev}":                    {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/":                   {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/.pvrremote":         {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/state":              {who: "caller"},
+		"PUT /trails/{id}/steps/{rev}/state":              {who: "caller", body: state, limit: 2 * mib, before: step},
+		"GET /trails/{id}/steps/{rev}/meta":               {who: "caller"},
+		"PUT /trails/{id}/steps/{rev}/meta":               {who: "owner", body: `{"a":1}`, limit: 64 * kib},
+		"PUT /trails/{id}/steps/{rev}/progress":           {who: "device", body: `{"status":"DOWNLOADING"}`, limit: 64 * kib, before: step},
+		"PUT /trails/{id}/steps/{rev}/cancel":             {who: "owner", before: step},
+		"PUT /trails/{id}/steps/{rev}/wontgo":             {who: "owner", before: begun},
+		"POST /trails/{id}/steps/{rev}/objects":           {who: "caller", body: object, limit: 64 * kib},
+		"POST /trails/{id}/steps/{rev}/objects/":          {who: "caller", body: object, limit: 64 * kib},
+		"GET /trails/{id}/steps/{rev}/objects":            {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/objects/":           {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/objects/{sha}":      {who: "caller"},
+		"GET /trails/{id}/steps/{rev}/objects/{sha}/blob": {who: "caller", status: 302},
+
+		"POST /objects":         {who: "caller", body: object, limit: 64 * kib},
+		"POST /objects/":        {who: "caller", body: object, limit: 64 * kib},
+		"GET /objects":          {who: "owner"},
+		"GET /objects/":         {who: "owner"},
+		"GET /objects/{sha}":    {who: "caller"},
+		"GET /local-s3/{token}": {who: "all"}, // what is in the address is the permission
+		"PUT /local-s3/{token}": {who: "all", text: true, limit: 24, before: func(c *contract) map[string]string {
+			content := wire.NewID()
+			o := announce(c.ada, "/objects", "n", content, 200)
+			_, token, _ := strings.Cut(o.PutURL, "/local-s3/")
+			return map[string]string{"token": token, "body": content}
+		}},
+
+		"POST /logs":         {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"POST /logs/":        {who: "device", body: `[{"msg":"m"}]`, limit: mib},
+		"GET /logs":          {who: "owner"},
+		"GET /logs/":         {who: "owner"},
+		"POST /logs/cursor":  {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+		"POST /logs/cursor/": {who: "owner", body: `{"next-cursor":"x"}`, limit: 64 * kib},
+
+		"GET /claim/{code}":  {who: "all", public: true, other: 400},
+		"POST /claim/{code}": {who: "all", public: true, other: 400, form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"GET /claims/{code}": {who: "all", public: true, other: 400},
+		"POST /sign-in":      {who: "all", form: true, body: "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+"), status: 303, limit: 64 * kib},
+		"POST /sign-out":     {who: "all", status: 303},
+		"POST /decide": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": c.waiting()["body"]}
+		}},
+		"POST /decide-cloned": {who: "owner", form: true, status: 303, limit: 64 * kib, before: func(c *contract) map[string]string {
+			return map[string]string{"body": "id=" + c.boatID + "&decision=one"}
+		}},
+	}
+}
+
+func allPCRs() string {
+	var list []string
+	for i := range 16 {
+		list = append(list, fmt.Sprintf(`"%d":"%064x"`, i, i))
+	}
+	return strings.Join(list, ",")
+}
+
+func begun(c *contract) map[string]string {
+	v := c.step()
+	want[map[string]any](c.boat, "PUT", "/trails/"+c.boatID+"/steps/"+v["rev"]+"/progress", `{"status":"INPROGRESS"}`, 200)
+	return v
+}
+
+// session is one of ada's that nobody uses.
+func session(c *contract) map[string]string {
+	c.person(c.ada.t, "ada")
+	for _, one := range want[[]api.SessionView](c.ada, "GET", "/auth/sessions", nil, 200) {
+		if !one.Current {
+			return map[string]string{"id": one.ID}
+		}
+	}
+	c.ada.t.Fatal("there is no other session")
+	return nil
+}
+
+func own(c *contract) map[string]string { return map[string]string{"id": c.Owner.ID} }
+
+func apiToken(*contract) map[string]string {
+	return map[string]string{"body": `{"name":"n` + wire.NewID()[:12] + `","scopes":["devices.readonly"]}`}
+}
+
+func madeAPIToken(c *contract) map[string]string {
+	return map[string]string{"id": want[api.APITokenCreated](c.ada, "POST", "/tokens", apiToken(c)["body"], 200).ID}
+}
+
+func account(c *contract) map[string]string {
+	return map[string]string{"body": `{"nick":"n` + wire.NewID()[:12] + `","password":"` + hubtest.Password + `"}`}
+}
+
+func registration(c *contract) map[string]string {
+	t := c.ada.t
+	d := c.device(t)
+	tok := c.Token(t, c.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
+	first := must(json.Marshal(d.EnrollRequest()))(t)
+	status, body := c.nobody.do("POST", "/enroll/request", string(first))
+	if status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	e := must(d.OpenEnrolled(body))(t)
+	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
+}
+
+// at fills in a path; what values do not say is ada's.
+func (c *contract) at(path string, values map[string]string) string {
+	all := maps.Clone(c.secrets)
+	maps.Copy(all, values)
+	for k, v := range all {
+		path = strings.ReplaceAll(path, "{"+k+"}", v)
+	}
+	return path
+}
+
+// who gives the person or device that a route is for.
+func (c *contract) caller(r row) *person {
+	switch r.who {
+	case "all":
+		return c.nobody
+	case "device", "chip":
+		return c.boat
+	}
+	return c.ada
+}
+
+func header(r row) map[string]string {
+	if r.form {
+		return map[string]string{"Content-Type": "application/x-www-form-urlencoded"}
+	}
+	return nil
+}
+
+var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+
+// isProblem checks that an answer is an error of the client's, in the form that
+// all have: a code, a sentence, a hint.
+func isProblem(t *testing.T, what string, status int, body []byte, h http.Header, statuses ...int) {
+	t.Helper()
+	if len(statuses) > 0 && !slices.Contains(statuses, status) || status < 400 || status >= 500 {
+		t.Errorf("%s: %d, not %v: %.300s", what, status, statuses, body)
+		return
+	}
+	if status == 401 && h.Get("WWW-Authenticate") == "" {
+		t.Errorf("%s: a 401 without WWW-Authenticate", what)
+	}
+	if strings.HasPrefix(h.Get("Content-Type"), "text/html") {
+		return
+	}
+	var p api.Problem
+	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || !codeForm.MatchString(p.Code) || !strings.HasSuffix(p.Message, ".") || p.Hint == "" {
+		t.Errorf("%s: no problem as it should be (%v): %.300s", what, err, body)
+	}
+}
+
+// Each route is in the table, and nothing else.
+func TestContractHasARowForEveryRoute(t *testing.T) {
+	rows, routes := contractRows(), routesOf(t)
+	for _, r := range routes {
+		if _, ok := rows[r]; !ok {
+			t.Errorf("%s has no row", r)
+		}
+	}
+	for r := range rows {
+		if !slices.Contains(routes, r) {
+			t.Errorf("%s is in the table and no route", r)
+		}
+	}
+}
+
+// each calls f for every route, in a fixed order.
+func (c *contract) each(f func(method, path string, r row)) {
+	rows := contractRows()
+	for _, route := range c.routes {
+		r, ok := rows[route]
+		if !ok {
+			continue // TestContractHasARowForEveryRoute
+		}
+		method, path, _ := strings.Cut(route, " ")
+		f(method, path, r)
+	}
+}

@@ -1,0 +1,183 @@
+package api_test
+
+import (
+	"context"
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/evidence"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// certifiedAs is the device with a certificate of its EK by a maker, made of a
+// certificate that it had before: what a forger copies from a real one.
+func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
+	t.Helper()
+	n := *d
+	template := must(fleet.EKTemplate(n.EK.Private.Public()))(t)
+	template.SerialNumber = real.SerialNumber
+	n.EKCert, n.Chain = must(m.Sign(template, n.EK.Private.Public()))(t).Raw, nil
+	return &n
+}
+
+// The operator's list has a serial number. An owner who lists the EK of another
+// TPM and forges a certificate with that serial number gets past no list.
+func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
+	theirs := s.nobodys(t)
+	h := ekHash(t, theirs)
+	s.list(t, store.HubWide, store.ListedEK{Cert: real.SerialNumber.Bytes()})
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, nobody, real))), 403, "ek-unlisted")
+	vh := ekHash(t, s.victim)
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &vh})
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// An owner's document and list loosen nothing of the operator's list: neither
+// whether an EK must be on it, nor that it must have a certificate.
+func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nunlisted_ek: accept\n")
+	d, other := s.nobodys(t), s.device(t)
+	h, oh := ekHash(t, d), ekHash(t, other)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &oh})
+	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
+	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
+	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
+	must(other.Onboard(t.Context(), s.client, s.tok))(t)
+	// Of the owner's own list it is the owner who decides, and of the
+	// operator's where the operator says so.
+	s.list(t, store.HubWide)
+	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
+	s.list(t, s.Owner.ID)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"unlisted_ek: accept\n")
+	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// Anybody can make a certificate. It does not get an EK past what the policy says
+// of EKs without one.
+func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	bareEK := s.nobodys(t) // H-2
+	forged := certified(t, bareEK, nobody)
+	h := ekHash(t, bareEK)
+	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+		s.list(t, s.Owner.ID, list...)
+		for _, scope := range []string{store.HubWide, s.Owner.ID} {
+			for _, c := range []struct{ words, none, forged string }{
+				{"no_ek_certificate: refuse", evidence.CodeNoCertificate, evidence.CodeUntrusted},
+				{"ek_kinds: {none: [L-1]}", evidence.CodeKind, evidence.CodeKind},
+				{"ek_kinds: {none: [L-1], FAKE: [H-2]}", evidence.CodeKind, evidence.CodeKind},
+				{"rules: [{maker: none, then: refuse}]", "policy", "policy"},
+				{"rules: [{maker: FAKE, then: accept}, {maker: none, then: refuse}]", "policy", "policy"},
+			} {
+				s.Policy(t, store.HubWide, hubtest.LabPolicy)
+				s.Policy(t, s.Owner.ID, "version: 1\n")
+				before := "version: 1\n"
+				if scope == store.HubWide {
+					before = hubtest.LabPolicy
+				}
+				s.Policy(t, scope, before+c.words+"\n")
+				t.Log(c.words)
+				refused(t, s.post(t, s.request(t, bareEK)), 403, c.none)
+				refused(t, s.post(t, s.request(t, forged)), 403, c.forged)
+			}
+		}
+	}
+	// A certificate by a trusted maker is judged by what it says.
+	s.list(t, s.Owner.ID)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// A person who denied a machine has denied its EK: to bring the certificate that
+// was missing does not undo it.
+func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	decide(ada, w.DeviceID, "deny", 200)
+	h := ekHash(t, s.victim)
+	pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
+	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+		s.list(t, s.Owner.ID, list...)
+		refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "device-denied")
+		refused(t, s.post(t, s.request(t, s.victim)), 403, "device-denied")
+		if _, err := s.victim.OnboardInSteps(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), "device-denied") {
+			t.Errorf("in two steps: %v", err)
+		}
+	}
+	// Another owner's word is about their own fleet.
+	mallory := s.Account(t, "mallory")
+	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
+		t.Errorf("of another owner: %d %s", a.Status, a.Body)
+	}
+	decide(ada, w.DeviceID, "approve", 200)
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// A CA that the operator distrusts stays distrusted when it expires, or one above
+// or below it does: its certificates do not become those of an unknown maker.
+func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
+	for _, which := range []string{"root", "intermediate"} {
+		t.Run(which, func(t *testing.T) {
+			s := newScene(t)
+			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			say(t, s.Store, store.TrustedRoot, old.Root)
+			say(t, s.Store, store.TrustedLink, old.Intermediate)
+			d := certified(t, s.device(t), old)
+			h := ekHash(t, d)
+			refused(t, s.post(t, s.request(t, certified(t, s.device(t), old))), 403, evidence.CodeChainExpired)
+			say(t, s.Store, store.Distrusted, map[string]*x509.Certificate{"root": old.Root, "intermediate": old.Intermediate}[which])
+			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+				s.list(t, s.Owner.ID, list...)
+				refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeDistrusted)
+				refused(t, s.post(t, s.request(t, bare(d))), 403, evidence.CodeDistrusted)
+			}
+		})
+	}
+}
+
+// linking finds a maker's intermediate on the web.
+type linking struct {
+	revoking
+	link *x509.Certificate
+}
+
+func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
+	return []*x509.Certificate{l.link}, []string{"fetched"}
+}
+func (linking) ChecksCRLs() bool { return false }
+
+// A chip whose chain must be looked up hides nothing by it of how its device
+// came: that the proofs named no hub stays in the verdict.
+func TestLookedUpChainHidesNoNote(t *testing.T) {
+	s := newSteps(t)
+	far := must(fleet.NewMaker("far", fleet.MakerOptions{}))(t)
+	say(t, s.Store, store.TrustedRoot, far.Root)
+	s.Service.Online = linking{link: far.Intermediate}
+	d := certified(t, s.device(t), far)
+	keys := s.enrolled(t, d).Keys
+	old := func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }
+	must(fleet.ParseRegistered(s.send(t, "/register", must(d.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
+	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
+	for _, words := range []string{"name no hub", "fetched"} {
+		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
+			t.Errorf("%q is said %d times: %q", words, n, e.Verdict.Notes)
+		}
+	}
+}

@@ -1,0 +1,351 @@
+package api_test
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/hubtest"
+
+	_ "modernc.org/sqlite"
+)
+
+// hostile are requests that anybody may send, and that the hub refuses. Each
+// ends in a kind and code of its own in the trail.
+func (s *scene) hostile(t testing.TB) [][2]string {
+	t.Helper()
+	request := s.request(t, s.victim)
+	rogue := s.request(t, s.device(t))
+	return [][2]string{
+		{"/onboard", "no TCG-CSR-IDEVID"},
+		{"/onboard", string(request[:len(request)-1])},
+		{"/onboard", string(rogue[:len(rogue)/2])},
+		{"/enroll/request", "{"},
+		{"/enroll/request", `{"ak-pub":"AAAA"}`},
+		{"/register", "{"},
+		{"/devices/register", `{"csr":"AAAA"}`},
+		{"/onboard/activate", `{"proof":"AAAA"}`},
+		{"/auth/signature/verify", "{}"},
+		{"/devices", ""},
+	}
+}
+
+// from sends a request from an address to the hub's handler, and returns the
+// status.
+func (s *scene) from(addr, path, body string) int {
+	r := httptest.NewRequest("POST", s.URL+path, strings.NewReader(body))
+	r.RemoteAddr = addr
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", "stranger")
+	w := httptest.NewRecorder()
+	s.Server.Handler().ServeHTTP(w, r)
+	return w.Code
+}
+
+// network is the n-th of as many networks as an attacker likes.
+func network(n int) string {
+	if n%2 == 0 {
+		return fmt.Sprintf("198.%d.%d.%d:4000", 18+n>>17&1, n>>9&255, n>>1&255)
+	}
+	return fmt.Sprintf("[2001:db8:%x:%x::1]:4000", n>>16&0xffff, n&0xffff)
+}
+
+// size is how many bytes of the database are in use, and how large its file is.
+func (s *scene) size(t testing.TB) (used, file int) {
+	t.Helper()
+	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
+	defer db.Close()
+	if err := db.QueryRow("SELECT sum(pgsize - unused) FROM dbstat").Scan(&used); err != nil {
+		t.Fatal(err)
+	}
+	var page, pages int
+	for of, to := range map[string]*int{"page_size": &page, "page_count": &pages} {
+		if err := db.QueryRow("PRAGMA " + of).Scan(to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return used, page * pages
+}
+
+func (s *scene) rows(t testing.TB) int {
+	t.Helper()
+	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
+	defer db.Close()
+	var n int
+	if err := db.QueryRow("SELECT count(*) FROM events").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A day of requests that are refused, from whatever networks, in whatever
+// number, grows the database by 50 MB at most.
+func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	bodies := s.hostile(t)
+	flood := func(hour, requests int) {
+		t.Helper()
+		for i := range requests {
+			b := bodies[i%len(bodies)]
+			if status := s.from(network(hour<<12+i/len(bodies)), b[0], b[1]); status < 400 || status >= 500 {
+				t.Fatalf("%s: %d", b[0], status)
+			}
+		}
+		s.Server.FlushTally(t.Context())
+	}
+	// The kinds of the day, once; they have rows of their own past the bounds.
+	flood(0, 4000)
+	first := s.rows(t)
+	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
+		t.Errorf("%d rows of the first hour, whose bound is %d", first, api.CrowdOfNobody)
+	}
+	before, _ := s.size(t)
+	const hours = 12
+	for hour := range hours {
+		s.Advance(time.Hour)
+		flood(1+hour, 1000)
+	}
+	grown := s.rows(t) - first
+	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
+		t.Errorf("%d more rows in %d hours", grown, hours)
+	}
+	// Owners' trails take more, up to the bound of all.
+	after, _ := s.size(t)
+	aRow := (after - before) / grown
+	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
+		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
+	}
+	// How many requests there were is known all the same.
+	total := 0
+	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
+		total += e.Count
+	}
+	if want := (4000 + hours*1000) * 7 / len(bodies); total != want {
+		t.Errorf("%d refusals are counted, %d were sent", total, want)
+	}
+}
+
+// What an operator sees of an attack is there at once, with how often it came.
+func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	events := func() []store.Event {
+		return must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused"}))(t)
+	}
+	s.from("192.0.2.1:1", "/onboard", "nothing")
+	if is := events(); len(is) != 1 || is[0].Count != 1 || is[0].Addr != "192.0.2.1" || is[0].Code == "" || is[0].Message == "" {
+		t.Fatalf("%+v", is)
+	}
+	for range 99 {
+		s.from("192.0.2.1:2", "/onboard", "nothing")
+	}
+	s.from("192.0.2.2:2", "/onboard", "nothing") // another network, another row
+	s.Server.FlushTally(t.Context())
+	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
+		t.Fatalf("%+v", is)
+	}
+	// A device of an IPv6 network has as many addresses as it likes.
+	for i := range 10 {
+		s.from(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
+	}
+	if is := events(); len(is) != 3 {
+		t.Errorf("%d rows", len(is))
+	}
+	// Not even a message is as long as a stranger likes.
+	s.from("192.0.2.3:1", "/register", `{"csr":"`+strings.Repeat("\u00e4", 20000)+`"}`)
+	for _, e := range events() {
+		if len(e.Message) > 500 || strings.ToValidUTF8(e.Message, "") != e.Message {
+			t.Errorf("a message of %d bytes: %q", len(e.Message), e.Message)
+		}
+	}
+}
+
+// A crowd of strangers does not keep an owner from seeing what concerns them.
+func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	for i := range 500 {
+		s.from(network(i), "/onboard", "nothing")
+	}
+	// Its ownership is proven, its evidence does not hold.
+	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
+	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
+	is := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused"}))(t)
+	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
+		t.Errorf("%+v", is)
+	}
+	// One trail that is flooded leaves room in the others.
+	other := s.Account(t, "mary")
+	again := string(s.request(t, s.victim))
+	for i := range 100 {
+		s.from(network(i), "/onboard", again)
+	}
+	if n := len(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused", Limit: 1000}))(t)); n < 30 || n > 70 {
+		t.Errorf("%d rows of 101 refusals from as many networks", n)
+	}
+	s.from("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
+	is = must(s.Store.Events(t.Context(), store.EventFilter{Owner: other.ID, Kind: "account.sign-in-refused"}))(t)
+	if len(is) != 1 || is[0].Addr != "192.0.2.77" {
+		t.Errorf("%+v", is)
+	}
+}
+
+// What strangers caused is forgotten after a time, what owners did much later,
+// and the room is used again.
+func TestOldEventsAreForgotten(t *testing.T) {
+	s := newScene(t)
+	s.Server.Unlimited()
+	count := func(kind string) int {
+		return len(must(s.Store.Events(t.Context(), store.EventFilter{Kind: kind, Limit: 1000}))(t))
+	}
+	var files []int
+	for range 4 {
+		for i := range 200 {
+			s.from(network(i), "/onboard", "nothing")
+			s.Advance(time.Minute)
+		}
+		if err := s.Store.AppendEvent(t.Context(), store.Event{Time: s.Now(), Kind: "account.signed-in", Owner: s.Owner.ID}); err != nil {
+			t.Fatal(err)
+		}
+		_, file := s.size(t)
+		files = append(files, file)
+		if count("enrolment.refused") < 200 {
+			t.Fatal("they were not there")
+		}
+		s.Advance(api.DefaultUnprovenAge)
+		s.Server.SweepOnce(t.Context())
+		if n := count("enrolment.refused"); n != 0 {
+			t.Errorf("%d old refusals are left", n)
+		}
+	}
+	if files[3] > files[0]+64<<10 {
+		t.Errorf("the file grows: %d", files)
+	}
+	if count("account.signed-in") != 4 {
+		t.Error("what an owner did is gone with it")
+	}
+	s.Advance(api.DefaultEventsAge)
+	s.Server.SweepOnce(t.Context())
+	if n := count(""); n != 0 {
+		t.Errorf("%d events are left", n)
+	}
+}
+
+// An operator may keep the trail for ever, and never what strangers did.
+func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
+	maker := must(goodMaker())(t)
+	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.EventsAge, c.UnprovenAge = -1, 48*time.Hour }, maker.Roots(), maker.Intermediates()), maker)
+	s.person(t, "ada")
+	s.from("192.0.2.1:1", "/onboard", "nothing")
+	kinds := func() (kinds []string) {
+		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
+			kinds = append(kinds, e.Kind)
+		}
+		return kinds
+	}
+	s.Advance(47 * time.Hour)
+	s.Server.SweepOnce(t.Context())
+	if got := fmt.Sprint(kinds()); got != "[enrolment.refused account.signed-in]" {
+		t.Error(got)
+	}
+	s.Advance(50 * 365 * 24 * time.Hour)
+	s.Server.SweepOnce(t.Context())
+	if got := fmt.Sprint(kinds()); got != "[account.signed-in]" {
+		t.Error(got)
+	}
+}
+
+// One device that onboards again and again, with other keys each time, is worth
+// a bounded number of rows.
+func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
+	s := newScene(t)
+	again := func(times int) {
+		t.Helper()
+		for range times {
+			d := must(s.victim.WithNewIdentity())(t)
+			must(d.Onboard(t.Context(), s.client, s.tok))(t)
+		}
+	}
+	again(store.KeptSuperseded + store.KeptFingerprints + 1)
+	before, _ := s.size(t)
+	again(20)
+	after, _ := s.size(t)
+	if grown := after - before; grown > 32<<10 {
+		t.Errorf("20 more onboardings of one device grow the database by %d bytes", grown)
+	}
+	if is := must(s.Store.Events(t.Context(), store.EventFilter{Kind: "device.activated"}))(t); len(is) != 2 {
+		t.Errorf("%d rows of the trail", len(is))
+	}
+	if n := len(s.Devices(t, s.Owner)); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+// What is large fills the hub sooner, so it counts as several requests.
+func TestLargeRequestsCountAsSeveral(t *testing.T) {
+	maker := must(goodMaker())(t)
+	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.Rates = api.Rates{"onboard": {PerSecond: 1e-6, Burst: 20}} }, maker.Roots(), maker.Intermediates()), maker)
+	large := strings.Repeat("x", 255<<10) // 15 times 16 KiB, and a rest
+	for i, want := range []int{400, 429, 400, 400, 400, 429} {
+		body := large
+		if i > 1 {
+			body = "small"
+		}
+		if status := s.from("192.0.2.1:1", "/onboard", body); status != want {
+			t.Errorf("request %d: %d, want %d", i, status, want)
+		}
+	}
+	if status := s.from("192.0.2.2:1", "/onboard", large); status != 400 {
+		t.Errorf("from another network: %d", status)
+	}
+}
+
+// TestGrowthOfAMinute measures what refused requests from some networks, as fast
+// as the rate limits let them, add to the database in GANGWAY_GROWTH, such as
+// 1m, and says what a day would add. `make growth` runs it.
+func TestGrowthOfAMinute(t *testing.T) {
+	text := os.Getenv("GANGWAY_GROWTH")
+	if text == "" {
+		t.Skip("set GANGWAY_GROWTH=1m, or run make growth")
+	}
+	long := must(time.ParseDuration(text))(t)
+	const networks = 5
+	maker := must(goodMaker())(t)
+	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.Rates = nil }, maker.Roots(), maker.Intermediates()), maker)
+	bodies := s.hostile(t)
+	login, _ := json.Marshal(map[string]string{"username": s.Owner.Nick, "password": "wrong password"})
+	bodies = append(bodies, [2]string{"/auth/login", string(login)})
+	sent, answered := 0, map[int]int{}
+	rows := s.rows(t)
+	before, fileBefore := s.size(t)
+	began := time.Now()
+	for tick := time.NewTicker(100 * time.Millisecond); time.Since(began) < long; <-tick.C {
+		for range 60 { // 600 a second, of which the limits let some through
+			b := bodies[sent%len(bodies)]
+			answered[s.from(network(sent/len(bodies)%networks), b[0], b[1])]++
+			sent++
+		}
+	}
+	s.Server.FlushTally(t.Context())
+	after, fileAfter := s.size(t)
+	aDay := func(n int) float64 { return float64(n) * float64(24*time.Hour) / float64(time.Since(began)) / 1e6 }
+	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])
+	t.Logf("%d more rows of the trail; the database grew by %d bytes, and its file by %d", s.rows(t)-rows, after-before, fileAfter-fileBefore)
+	if log, err := os.Stat(filepath.Join(s.Data(), "gangway.db-wal")); err == nil {
+		t.Logf("SQLite's log beside it has %d bytes; past 32 MiB it begins anew", log.Size())
+	}
+	t.Logf("if each minute added as much as the first, 24 hours would add %.1f MB", aDay(after-before))
+	if aDay(after-before) > 50 {
+		t.Error("more than 50 MB in 24 hours")
+	}
+}

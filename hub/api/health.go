@@ -1,0 +1,104 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+//go:embed openapi.json
+var openAPIDocument []byte
+
+func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return nil
+}
+
+func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	setLength(w, len(openAPIDocument))
+	_, err := w.Write(openAPIDocument)
+	return err
+}
+
+// hubCA serves the root certificate. It is no secret, and whoever fetches it
+// must compare it with what they know: the hub's name.
+func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, err := w.Write(s.cfg.CA.RootPEM())
+	return err
+}
+
+// PrivateHandler serves what is for the operator only: GET /metrics, and
+// /healthz and /readyz again. It asks nobody who they are, so it belongs on a
+// listener that outsiders cannot reach.
+func (s *Server) PrivateHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	for path, h := range map[string]handler{"GET /healthz": s.healthz, "GET /readyz": s.readyz} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			if err := h(w, r); err != nil {
+				s.fail(w, r, err)
+			}
+		})
+	}
+	return mux
+}
+
+// ServePrivate serves PrivateHandler over plain HTTP until ctx ends.
+func (s *Server) ServePrivate(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler: s.PrivateHandler(), ReadTimeout: s.cfg.Timeouts.Header, WriteTimeout: s.cfg.Timeouts.Request, IdleTimeout: s.cfg.Timeouts.Idle,
+		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("hub: metrics: %w", err)
+	}
+	return nil
+}
+
+type metrics struct {
+	registry    *prometheus.Registry
+	enrolments  *prometheus.CounterVec
+	activations *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+	panics      prometheus.Counter
+}
+
+func newMetrics(r *prometheus.Registry) *metrics {
+	m := &metrics{
+		registry: r,
+		enrolments: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_enrolments_total", Help: "Onboarding requests by outcome: accepted, or the refusal's code."}, []string{"outcome"}),
+		activations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "gangway_activations_total", Help: "Activations by outcome: accepted, or the refusal's code."}, []string{"outcome"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gangway_request_seconds", Help: "Time to answer, by route.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"route"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "gangway_panics_total", Help: "Requests that ended in a panic. Anything but 0 is a defect."}),
+	}
+	r.MustRegister(m.enrolments, m.activations, m.duration, m.panics,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// timed observes how long a route takes.
+func (m *metrics) timed(route string, next http.Handler) http.Handler {
+	o := m.duration.WithLabelValues(route)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		defer func() { o.Observe(time.Since(start).Seconds()) }()
+		next.ServeHTTP(w, r)
+	})
+}

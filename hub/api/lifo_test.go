@@ -1,0 +1,98 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Under a flood the last that came is served next, the oldest are turned away
+// when too many wait, and nobody waits longer than is of use.
+func TestQueueServesTheLastThatCameFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		finish := make(chan struct{})
+		var order []int
+		results := make([]error, 6)
+		for i := range 6 {
+			go func() {
+				results[i] = l.do(t.Context(), stranger, func() error {
+					order = append(order, i)
+					<-finish
+					return nil
+				})
+			}()
+			synctest.Wait()
+		}
+		// 0 runs; 1 and 2 were turned away by 4 and 5.
+		for _, i := range []int{1, 2} {
+			if !errors.Is(results[i], error(errBusy)) {
+				t.Errorf("%d: %v", i, results[i])
+			}
+		}
+		for range 4 {
+			finish <- struct{}{}
+			synctest.Wait()
+		}
+		if want := []int{0, 5, 4, 3}; len(order) != 4 || order[0] != want[0] || order[1] != want[1] || order[2] != want[2] || order[3] != want[3] {
+			t.Errorf("served in the order %v, want %v", order, want)
+		}
+	})
+}
+
+func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		finish := make(chan struct{})
+		var order []string
+		run := func(lane int, name string) {
+			go l.do(t.Context(), lane, func() error {
+				order = append(order, name)
+				<-finish
+				return nil
+			})
+			synctest.Wait()
+		}
+		run(stranger, "runs")
+		run(known, "known")
+		for range 9 { // more than may wait: the known one stays
+			run(stranger, "stranger")
+		}
+		for range 5 {
+			finish <- struct{}{}
+			synctest.Wait()
+		}
+		if len(order) != 5 || order[1] != "known" {
+			t.Errorf("served in the order %v", order)
+		}
+	})
+}
+
+func TestQueueLetsNobodyWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		finish := make(chan struct{})
+		go l.do(t.Context(), stranger, func() error { <-finish; return nil })
+		synctest.Wait()
+		start := time.Now()
+		if err := l.do(t.Context(), stranger, func() error { return nil }); !errors.Is(err, error(errBusy)) || time.Since(start) != l.patience {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.do(ctx, stranger, func() error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		close(finish)
+		synctest.Wait()
+		// Who gave up holds no place.
+		if len(l.lanes[stranger]) != 0 || l.free != 1 {
+			t.Errorf("%d wait, %d are free", len(l.lanes[stranger]), l.free)
+		}
+		if err := l.do(t.Context(), stranger, func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+}

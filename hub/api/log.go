@@ -1,0 +1,372 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"gangway/hub/store"
+	"gangway/internal/strictjson"
+	"gangway/wire"
+)
+
+// Bounds of one report, and of one answer.
+const (
+	maxLogBody    = 1 << 20 // bytes; devices send at most 256 KiB
+	maxLogEntries = 1000    // devices send at most 200
+	maxLogText    = 16 << 10
+	maxLogField   = 256
+	logPage       = 50
+	maxLogPage    = 5000
+	logPageBytes  = 1 << 20
+	maxLogDevices = 20
+	maxLogValues  = 50
+)
+
+// LogView is a line of a device's log.
+type LogView struct {
+	ID       string    `json:"id"` // 24 hexadecimal digits
+	Device   string    `json:"dev"`
+	Owner    string    `json:"own"`
+	Created  time.Time `json:"time-created"`
+	Sec      int64     `json:"tsec"`
+	Nano     int64     `json:"tnano"`
+	Rev      string    `json:"rev"`
+	Platform string    `json:"plat"`
+	Source   string    `json:"src"`
+	Level    string    `json:"lvl"`
+	Message  string    `json:"msg"`
+}
+
+// LogPage is an answer of entries.
+type LogPage struct {
+	Start   int       `json:"start"`
+	Page    int       `json:"page"`
+	Count   int       `json:"count"` // of entries in this answer
+	Next    string    `json:"next-cursor,omitempty"`
+	Entries []LogView `json:"entries"`
+}
+
+// scalar is a text, or a number or anything else that a device writes in the
+// place of one.
+type scalar string
+
+func (s *scalar) UnmarshalJSON(b []byte) error {
+	var text string
+	if err := json.Unmarshal(b, &text); err != nil {
+		text = string(b)
+		if text == "null" {
+			text = ""
+		}
+	}
+	*s = scalar(text)
+	return nil
+}
+
+// number is a whole number, or a text of one; anything else is 0, for the
+// time of a line is not worth the line.
+type number int64
+
+func (n *number) UnmarshalJSON(b []byte) error {
+	v, err := strconv.ParseInt(strings.Trim(string(b), `"`), 10, 64)
+	if err == nil {
+		*n = number(v)
+	}
+	return nil
+}
+
+type logLine struct {
+	Sec      number `json:"tsec"`
+	Nano     number `json:"tnano"`
+	Level    scalar `json:"lvl"`
+	Source   scalar `json:"src"`
+	Platform scalar `json:"plat"`
+	Rev      scalar `json:"rev"`
+	Message  scalar `json:"msg"`
+}
+
+// cut shortens a text, between runes, and says so.
+func cutText(s scalar, most int) string {
+	text := printable(string(s))
+	if len(text) <= most {
+		return text
+	}
+	end := most
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
+}
+
+// report takes a device's lines: an array, or one of them. A line that is too
+// long is cut, not refused: a device would throw its neighbours away.
+func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
+	d := peer(r)
+	s.sawDevice(r, d.ID)
+	if err := claimed(d); err != nil {
+		return err
+	}
+	body, err := readBody(w, r, maxLogBody)
+	if err != nil {
+		return err
+	}
+	// A line that is not UTF-8 is not worth its neighbours.
+	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
+	var lines []logLine
+	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
+		lines = make([]logLine, 1)
+		err = strictjson.Decode(body, &lines[0])
+	} else {
+		err = strictjson.Decode(body, &lines)
+	}
+	if err != nil {
+		return badBody(err)
+	}
+	if lines == nil {
+		return badBody(errors.New("it is null"))
+	}
+	if len(lines) > maxLogEntries {
+		return problem(http.StatusRequestEntityTooLarge, "too-many-lines", "Send fewer at once.", "More than %d lines came at once.", maxLogEntries)
+	}
+	entries := make([]store.LogEntry, len(lines))
+	for i, l := range lines {
+		entries[i] = store.LogEntry{Sec: int64(l.Sec), Nano: int64(l.Nano), Level: cutText(l.Level, maxLogField), Source: cutText(l.Source, maxLogField),
+			Platform: cutText(l.Platform, maxLogField), Rev: cutText(l.Rev, maxLogField), Message: cutText(l.Message, maxLogText)}
+	}
+	if err := s.cfg.Store.AppendLogs(r.Context(), d.ID, d.Owner, entries, s.cfg.LogBounds, s.cfg.Now()); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	return nil
+}
+
+// logCursor is what "next-cursor" holds. It gives nothing that its reader
+// could not ask for: whose entries are read is decided by the sign-in.
+type logCursor struct {
+	Devices   []string  `json:"d,omitempty"`
+	Levels    []string  `json:"l,omitempty"`
+	Sources   []string  `json:"s,omitempty"`
+	Platforms []string  `json:"p,omitempty"`
+	Revs      []string  `json:"r,omitempty"`
+	After     time.Time `json:"a,omitzero"`
+	Before    time.Time `json:"b,omitzero"`
+	Newest    bool      `json:"n,omitempty"`
+	Whole     bool      `json:"w,omitempty"` // only lines of seconds that have ended
+	Page      int       `json:"g"`
+	Created   time.Time `json:"c,omitzero"` // this and Seq: the entry after which to go on
+	Seq       int64     `json:"q,omitempty"`
+}
+
+// settledFor is how long a line may take from its time to the database: until
+// then its second is not taken to be complete.
+const settledFor = time.Second
+
+func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
+	f := store.LogFilter{Owner: owner, Devices: c.Devices, Levels: c.Levels, Sources: c.Sources, Platforms: c.Platforms, Revs: c.Revs,
+		After: c.After, Before: c.Before, NewestFirst: c.Newest, Limit: c.Page, Bytes: logPageBytes}
+	if !c.Created.IsZero() {
+		f.Past = &store.LogEntry{Created: c.Created, Seq: c.Seq}
+	}
+	if end := now.Add(-settledFor).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
+		f.Before = end
+	}
+	return f
+}
+
+func (c *logCursor) fits() bool {
+	if c.Page < 1 || c.Page > maxLogPage || len(c.Devices) > maxLogDevices || !storable(c.After) || !storable(c.Before) || !storable(c.Created) {
+		return false
+	}
+	return len(c.Levels) <= maxLogValues && len(c.Sources) <= 2*maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
+}
+
+// storable says whether a time is one that JSON can tell, wherever it is told.
+func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
+
+// bySeconds makes the cursor one for clients that ask again and again with the
+// time of the last line that they saw, cut to whole seconds, as pvr does. Each
+// line must come once: so the second that is named is over, and the lines of
+// one that is not over are kept back until it is.
+func (c *logCursor) bySeconds() {
+	if c.After.Nanosecond() != 0 {
+		return
+	}
+	c.Whole = true
+	if !c.After.IsZero() {
+		c.After = c.After.Add(time.Second - time.Microsecond)
+	}
+}
+
+// listLogs lists a person's devices' lines.
+func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	bad := func(name string) error {
+		return problem(http.StatusBadRequest, "query", "See /openapi.json for what can be asked.", "%q cannot be understood.", name)
+	}
+	c := logCursor{Page: logPage}
+	count := func(name string, into *int, least, most int) error {
+		v := q.Get(name)
+		if v == "" {
+			return nil
+		}
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least || n > most {
+			return bad(name)
+		}
+		*into = n
+		return nil
+	}
+	start := 0
+	if err := errors.Join(count("page", &c.Page, 1, maxLogPage), count("start", &start, 0, 1_000_000)); err != nil {
+		return err
+	}
+	for name, into := range map[string]*time.Time{"after": &c.After, "before": &c.Before} {
+		if v := q.Get(name); v != "" {
+			t, err := time.Parse(time.RFC3339Nano, v)
+			if err != nil || t.IsZero() || !storable(t) {
+				return bad(name)
+			}
+			*into = t.UTC() // an offset of a day can be read, and not written
+		}
+	}
+	for name, into := range map[string]*[]string{"lvl": &c.Levels, "src": &c.Sources, "plat": &c.Platforms, "rev": &c.Revs} {
+		if v := q.Get(name); v != "" {
+			*into = strings.Split(v, ",")
+		}
+	}
+	// A source is often a path, and pvr's DEVICE/SOURCE cannot say its slash.
+	for _, source := range c.Sources {
+		if !strings.HasPrefix(source, "/") {
+			c.Sources = append(c.Sources, "/"+source)
+		}
+	}
+	switch q.Get("sort") {
+	case "", "time-created":
+	case "-time-created":
+		c.Newest = true
+	default:
+		return bad("sort")
+	}
+	none := false
+	if v := q.Get("dev"); v != "" {
+		names := strings.Split(v, ",")
+		if len(names) > maxLogDevices {
+			return bad("dev")
+		}
+		var err error
+		if c.Devices, err = s.devicesNamed(r, names); err != nil {
+			return err
+		}
+		none = len(c.Devices) == 0
+	}
+	if !c.fits() || (start > 0 && len(c.Devices) > 1) {
+		return bad("query")
+	}
+	if q.Get("cursor") == "true" && !c.Newest {
+		c.bySeconds()
+	}
+	f := c.filter(owner(r).ID, s.cfg.Now())
+	f.Skip = start
+	var list []store.LogEntry
+	if !none {
+		var err error
+		if list, err = s.cfg.Store.Logs(r.Context(), f); err != nil {
+			return err
+		}
+	}
+	page := viewLogs(&c, list)
+	page.Start = start
+	if q.Get("cursor") != "true" || none {
+		page.Next = ""
+	}
+	writeJSON(w, http.StatusOK, page)
+	return nil
+}
+
+// devicesNamed finds the caller's devices by prn, id or nick; others and those
+// that are not there are left out.
+func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, err error) {
+	var nicks map[string]string
+	for _, name := range names {
+		id := strings.TrimPrefix(name, wire.DevicePRN)
+		d, err := s.cfg.Store.Device(r.Context(), id)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && d.Owner == owner(r).ID {
+			ids = append(ids, d.ID)
+			continue
+		}
+		if nicks == nil {
+			if nicks, err = s.nicks(r); err != nil {
+				return nil, err
+			}
+		}
+		if id, ok := nicks[name]; ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (s *Server) nicks(r *http.Request) (map[string]string, error) {
+	found := map[string]string{}
+	for after := ""; ; {
+		list, err := s.cfg.Store.Devices(r.Context(), owner(r).ID, after, 1000)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			found[d.Nick], after = d.ID, d.Nick
+		}
+		if len(list) < 1000 {
+			return found, nil
+		}
+	}
+}
+
+// followLogs goes on where a cursor ends. A cursor that is none any more ends
+// the list, for clients ask for a password at anything but 200.
+func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Next string `json:"next-cursor"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	var c logCursor
+	text, err := base64.RawURLEncoding.DecodeString(body.Next)
+	if err != nil || json.Unmarshal(text, &c) != nil || !c.fits() {
+		writeJSON(w, http.StatusOK, LogPage{Entries: []LogView{}})
+		return nil
+	}
+	list, err := s.cfg.Store.Logs(r.Context(), c.filter(owner(r).ID, s.cfg.Now()))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, viewLogs(&c, list))
+	return nil
+}
+
+// viewLogs makes an answer, and moves the cursor behind its last entry.
+func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
+	page := LogPage{Page: c.Page, Count: len(list), Entries: make([]LogView, len(list))}
+	for i, e := range list {
+		page.Entries[i] = LogView{fmt.Sprintf("%024x", e.Seq), wire.DevicePRN + e.Device, wire.AccountPRN + e.Owner, e.Created.UTC(), e.Sec, e.Nano,
+			e.Rev, e.Platform, e.Source, e.Level, e.Message}
+		c.Created, c.Seq = e.Created, e.Seq
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // texts, numbers, and times that storable let pass
+	}
+	page.Next = base64.RawURLEncoding.EncodeToString(b)
+	return page
+}

@@ -1,0 +1,203 @@
+package api_test
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/wire"
+)
+
+func lines(page api.LogPage) string {
+	var all []string
+	for _, e := range page.Entries {
+		all = append(all, e.Message)
+	}
+	return strings.Join(all, " ")
+}
+
+// As `pvr logs` reads: a page, then its cursor until nothing comes, then again
+// from the last time.
+func TestLogsAreFollowed(t *testing.T) {
+	f := newFleet(t)
+	var batch []string
+	for i := range 120 {
+		batch = append(batch, fmt.Sprintf(`{"tsec":%d,"tnano":5,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"%d"}`, i, i))
+	}
+	want[map[string]string](f.boat, "POST", "/logs/", "["+strings.Join(batch, ",")+"]", 200)
+	f.Advance(2 * time.Second) // until their second is over
+	q := url.Values{"cursor": {"true"}, "page": {"50"}, "sort": {"time-created"}, "dev": {wire.DevicePRN + f.boatID}, "after": {time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}}
+	page := want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
+	seen := lines(page)
+	if page.Count != 50 || page.Page != 50 || page.Next == "" {
+		t.Fatalf("%+v", page)
+	}
+	if e := page.Entries[7]; e.Device != wire.DevicePRN+f.boatID || e.Owner != wire.AccountPRN+f.Owner.ID || e.Sec != 7 || e.Nano != 5 || e.Rev != "1" || e.Platform != "pantavisor" || e.Source != "/pantavisor.log" || e.Level != "INFO" || len(e.ID) != 24 || time.Since(e.Created) > time.Minute {
+		t.Errorf("%+v", e)
+	}
+	for page.Count > 0 {
+		page = want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200)
+		seen += " " + lines(page)
+	}
+	var all []string
+	for i := range 120 {
+		all = append(all, fmt.Sprint(i))
+	}
+	if strings.TrimSpace(seen) != strings.Join(all, " ") {
+		t.Errorf("%s", seen)
+	}
+	// The cursor of an empty page goes on when something comes.
+	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
+	f.Advance(2 * time.Second)
+	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
+		t.Errorf("%+v", page)
+	}
+	// One that is none ends the list, and asks for no password.
+	for _, bad := range []string{"", "x", "e30", page.Next + "x", "bnVsbA"} {
+		if page := want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": bad}, 200); page.Count != 0 || page.Entries == nil {
+			t.Errorf("%q: %+v", bad, page)
+		}
+	}
+	// Another owner's cursor shows one's own.
+	if page := want[api.LogPage](f.mallory, "POST", "/logs/cursor", map[string]string{"next-cursor": want[api.LogPage](f.ada, "GET", "/logs?cursor=true&page=1&dev="+f.boatID, nil, 200).Next}, 200); page.Count != 0 {
+		t.Errorf("%+v", page)
+	}
+}
+
+// pvr follows a log with the time of its last line, cut to whole seconds, and
+// asks again each second, for ever. Each line comes once, whenever it was sent.
+func TestFollowedLogBringsEachLineOnce(t *testing.T) {
+	f := newFleet(t)
+	from := f.Now().Add(-time.Minute)
+	var seen, sent []string
+	poll := func() {
+		take := func(page api.LogPage) api.LogPage {
+			for _, e := range page.Entries {
+				seen = append(seen, e.Message)
+				from = e.Created
+			}
+			return page
+		}
+		q := url.Values{"cursor": {"true"}, "page": {"3000"}, "sort": {"time-created"}, "dev": {wire.DevicePRN + f.boatID}, "after": {from.UTC().Format(time.RFC3339)}}
+		page := take(want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200))
+		for {
+			page = take(want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200))
+			if page.Count == 0 {
+				return
+			}
+		}
+	}
+	for i := range 40 {
+		if i < 30 {
+			msg := fmt.Sprint(i)
+			want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"`+msg+`"}`, 200)
+			sent = append(sent, msg)
+		}
+		if i%3 == 0 {
+			poll()
+		}
+		f.Advance(370 * time.Millisecond)
+	}
+	for range 3 { // the device is quiet
+		poll()
+		f.Advance(time.Second)
+	}
+	if fmt.Sprint(seen) != fmt.Sprint(sent) {
+		t.Errorf("seen %v\nsent %v", seen, sent)
+	}
+	// A client that tells the time exactly waits for nothing.
+	want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"at once"}`, 200)
+	page := want[api.LogPage](f.ada, "GET", "/logs/?cursor=true&after="+url.QueryEscape(from.UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil, 200)
+	if lines(page) != "at once" {
+		t.Errorf("%+v", page)
+	}
+}
+
+func TestLogsAreFiltered(t *testing.T) {
+	f := newFleet(t)
+	second, secondID := f.aboard(t, f.tok)
+	want[api.DeviceView](f.ada, "PATCH", "/devices/"+secondID, map[string]string{"nick": "second"}, 200)
+	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"1","lvl":"INFO","src":"a","plat":"x","rev":3},{"msg":"2","lvl":"ERROR","src":"b","plat":"y","rev":"4"}]`, 200)
+	want[map[string]string](second, "POST", "/logs/", `[{"msg":"3","lvl":"INFO","src":"a","plat":"y","rev":4}]`, 200)
+	for query, wanted := range map[string]string{
+		"":                                   "1 2 3",
+		"sort=-time-created":                 "3 2 1",
+		"lvl=ERROR":                          "2",
+		"lvl=ERROR,INFO&src=a":               "1 3",
+		"rev=4":                              "2 3",
+		"plat=x,y":                           "1 2 3",
+		"dev=second":                         "3",
+		"dev=" + wire.DevicePRN + secondID:   "3",
+		"dev=second," + f.boatID:             "1 2 3",
+		"dev=" + f.pirateID:                  "",
+		"dev=nothing":                        "",
+		"dev=nothing&cursor=true":            "",
+		"page=1&start=1":                     "2",
+		"after=2999-01-01T00:00:00Z":         "",
+		"before=2001-01-01T00:00:00%2B02:00": "",
+	} {
+		if got := lines(want[api.LogPage](f.ada, "GET", "/logs/?"+query, nil, 200)); got != wanted {
+			t.Errorf("%s: %q", query, got)
+		}
+	}
+}
+
+func TestLogIsBoundedForEachDevice(t *testing.T) {
+	f := newFleet(t)
+	long := strings.Repeat("é", 20_000)
+	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"`+long+`","lvl":"`+long+`","tsec":"no time","rev":{"a":1}},{"msg":"nul\u0000"},{}]`, 200)
+	got := want[api.LogPage](f.ada, "GET", "/logs/", nil, 200).Entries
+	if len(got) != 3 || len(got[0].Message) > 17<<10 || !strings.HasSuffix(got[0].Message, "é…") || len(got[0].Level) > 300 || got[0].Rev != `{"a":1}` || strings.Contains(got[1].Message, "\x00") {
+		t.Errorf("%d entries, the first of %d bytes", len(got), len(got[0].Message))
+	}
+	code(f.boat, "POST", "/logs/", "["+strings.Repeat("{},", 1000)+"{}]", 413)
+	code(f.boat, "POST", "/logs/", `{"msg":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
+	code(f.boat, "POST", "/logs/", `"text"`, 400)
+	// 8 MiB are kept, and read back a mebibyte at a time.
+	big := strings.Repeat("x", 15_000)
+	batch := "[" + strings.TrimSuffix(strings.Repeat(`{"msg":"`+big+`"},`, 60), ",") + "]"
+	for range 12 {
+		want[map[string]string](f.boat, "POST", "/logs/", batch, 200)
+	}
+	f.Advance(2 * time.Second)
+	bytes, page := 0, want[api.LogPage](f.ada, "GET", "/logs/?cursor=true&page=3000", nil, 200)
+	for page.Count > 0 {
+		if n := len(lines(page)); n > 1<<20+15_000 {
+			t.Fatalf("a page of %d bytes", n)
+		}
+		bytes += len(lines(page))
+		page = want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200)
+	}
+	if bytes > 8<<20 || bytes < 7<<20 {
+		t.Errorf("%d bytes are kept", bytes)
+	}
+	// And not for ever.
+	f.Advance(31 * 24 * time.Hour)
+	if err := f.Server.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := want[api.LogPage](f.person(t, "ada"), "GET", "/logs/", nil, 200); got.Count != 0 {
+		t.Errorf("%d lines", got.Count)
+	}
+}
+
+// Times that can be read and not written are refused, or written another way.
+func TestLogsTakeAnyOffset(t *testing.T) {
+	f := newFleet(t)
+	want[map[string]string](f.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
+	for query, status := range map[string]int{
+		"after=2026-01-01T00:00:00%2B24:00":  200,
+		"before=2126-01-01T00:00:00-24:00":   200,
+		"after=0000-01-01T00:00:00%2B24:00":  400,
+		"before=9999-12-31T23:59:59-24:00":   400,
+		"before=9999-12-31T23:59:59%2B24:00": 200,
+	} {
+		got, body := f.ada.do("GET", "/logs?cursor=true&"+query, nil)
+		if got != status {
+			t.Errorf("%s: %d %s", query, got, body)
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package api_test
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/strictjson"
+
+	_ "modernc.org/sqlite" // for what an older hub left in a database
+)
+
+// arrays is a text of arrays in each other.
+func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
+
+// keeper is a request by which JSON of somebody's is kept: %s stands for a
+// member's value.
+type keeper struct {
+	p            *person
+	method, path string
+	body         string
+	codes        []string // of a value that cannot be kept
+}
+
+func (f *fleetScene) keepers(t *testing.T) []keeper {
+	t.Helper()
+	step := want[api.StepView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"state":{`+systemSpec+`}}`, 200)
+	device, at := "/devices/"+f.boatID, fmt.Sprintf("/trails/%s/steps/%d", f.boatID, step.Rev)
+	meta, body := []string{"meta-malformed", "body-malformed"}, "body-malformed"
+	return []keeper{
+		{f.boat, "PATCH", "/device/meta", `{"a":%s}`, meta},
+		{f.boat, "PATCH", device + "/device-meta", `{"a":%s}`, meta},
+		{f.boat, "PUT", device + "/device-meta", `{"a":%s}`, meta},
+		{f.ada, "PATCH", device + "/user-meta", `{"a":%s}`, meta},
+		{f.ada, "PUT", device + "/user-meta", `{"a":%s}`, meta},
+		{f.ada, "PUT", device, `{"user-meta":{"a":%s}}`, meta},
+		{f.ada, "POST", "/devices", `{"user-meta":{"a":%s}}`, meta},
+		{f.ada, "POST", "/devices/tokens", `{"default-user-meta":{"a":%s}}`, meta},
+		{f.ada, "PUT", at + "/state", `{` + systemSpec + `,"a.json":%s}`, []string{"state-malformed"}},
+		{f.ada, "PUT", at + "/meta", `{"a":%s}`, []string{"meta-malformed"}},
+		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // the state is fixed from here on
+		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `,"a.json":%s}}`, []string{"state-malformed", body}},
+		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `},"meta":{"a":%s}}`, []string{"meta-malformed", body}},
+	}
+}
+
+// answersWithKept are the answers that contain what the keepers keep.
+func (f *fleetScene) answersWithKept() []keeper {
+	steps := "/trails/" + f.boatID + "/steps"
+	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
+	return []keeper{
+		{p: f.ada, path: "/devices"}, {p: f.ada, path: "/devices/" + f.boatID}, {p: f.ada, path: "/devices/tokens"},
+		{p: f.ada, path: "/devices/" + f.boatID + "/user-meta"}, {p: f.ada, path: "/devices/" + f.boatID + "/device-meta"},
+		{p: f.boat, path: "/device"}, {p: f.boat, path: "/devices/" + f.boatID}, {p: f.boat, path: "/devices/" + f.boatID + "/user-meta"},
+		{p: f.ada, path: steps + filter}, {p: f.boat, path: steps + filter},
+	}
+}
+
+// An answer around what was accepted is read by everybody who reads as strictly
+// as the hub does, and by Pantacor's client, which holds numbers as float64.
+func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
+	f := newFleet(t)
+	f.Policy(t, store.HubWide, withoutTPM)
+	for _, k := range f.keepers(t) {
+		for _, value := range []string{arrays(strictjson.MaxKept), arrays(9998), arrays(9999), strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40), "1e400", `[-1e999]`} {
+			what := fmt.Sprintf("%s %s of %.20s", k.method, k.path, value)
+			status, body, h := k.p.request(k.method, k.path, fmt.Sprintf(k.body, value), nil)
+			isProblem(t, what, status, body, h, 400)
+			var p api.Problem
+			if err := json.Unmarshal(body, &p); err != nil || !slices.Contains(k.codes, p.Code) || p.Hint == "" {
+				t.Errorf("%s: %s", what, body)
+			}
+		}
+		if status, body, _ := k.p.request(k.method, k.path, fmt.Sprintf(k.body, arrays(strictjson.MaxKept-1)), nil); status != 200 {
+			t.Errorf("%s %s of what may be kept: %d %s", k.method, k.path, status, body)
+		}
+	}
+	for _, a := range f.answersWithKept() {
+		status, body, _ := a.p.request("GET", a.path, nil, nil)
+		var strict, free any
+		if err := strictjson.Decode(body, &strict); status != 200 || err != nil {
+			t.Errorf("GET %s: %d, %v: %.200s", a.path, status, err, body)
+		}
+		if err := json.Unmarshal(body, &free); err != nil {
+			t.Errorf("GET %s: %v", a.path, err)
+		}
+	}
+}
+
+func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
+	f := newFleet(t)
+	f.Policy(t, store.HubWide, withoutTPM)
+	const numbers = `[9007199254740993,0.10,-0,1E5,1e-400,18446744073709551616]`
+	for _, k := range f.keepers(t) {
+		if status, body, _ := k.p.request(k.method, k.path, fmt.Sprintf(k.body, numbers), nil); status != 200 {
+			t.Errorf("%s %s: %d %s", k.method, k.path, status, body)
+		}
+	}
+	for _, a := range f.answersWithKept() {
+		if _, body, _ := a.p.request("GET", a.path, nil, nil); !strings.Contains(string(body), `:`+numbers) {
+			t.Errorf("GET %s: %s", a.path, body)
+		}
+	}
+}
+
+// What an older hub kept, deep or broken, hides itself and nothing else, and
+// its owner can be rid of it.
+func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
+	f := newFleet(t)
+	second, secondID := f.aboard(t, f.Token(t, f.Owner, nil))
+	token := want[api.TokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
+	db := must(sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db")))(t)
+	defer db.Close()
+	deep := `{"deep":` + arrays(9999) + `,"good":0.10}`
+	for _, stored := range []struct{ text, user, device, token, unreadable string }{
+		{deep, `{"good":0.10}`, `{"good":0.10}`, `{"good":0.10}`, "/deep"},
+		{`{"deep":[` + arrays(9999) + `]}`, `{}`, `{}`, `{}`, ""},
+		{`{"deep":1e400}`, `{}`, `{}`, `{}`, "/deep"},
+		{`{"deep":`, `{}`, `{}`, `{}`, ""},
+		{`[]`, `{}`, `{}`, `{}`, ""},
+	} {
+		what := fmt.Sprintf("%.20s", stored.text)
+		for _, q := range []string{`UPDATE devices SET user_meta = ?, device_meta = ?1 WHERE id = '` + f.boatID + `'`, `UPDATE join_tokens SET default_user_meta = ? WHERE id = '` + token.ID + `'`} {
+			if _, err := db.Exec(q, stored.text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		found := 0
+		for _, d := range want[[]api.DeviceView](f.ada, "GET", "/devices", nil, 200) {
+			switch d.ID {
+			case secondID:
+				if d.Unreadable != nil {
+					t.Errorf("%s: the other device has %v", what, d.Unreadable)
+				}
+				found++
+			case f.boatID:
+				if !slices.Equal(d.Unreadable, []string{"/user-meta" + stored.unreadable, "/device-meta" + stored.unreadable}) {
+					t.Errorf("%s: unreadable is %v", what, d.Unreadable)
+				}
+				found++
+			}
+		}
+		if found != 2 {
+			t.Fatalf("%s: %d of the two devices are listed", what, found)
+		}
+		for _, v := range want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
+			if v.ID == token.ID && !slices.Equal(v.Unreadable, []string{"/default-user-meta" + stored.unreadable}) {
+				t.Errorf("%s: the token's unreadable is %v", what, v.Unreadable)
+			}
+		}
+		if _, body := f.ada.do("GET", "/devices/"+f.boatID+"/user-meta", nil); strings.TrimSpace(string(body)) != stored.user {
+			t.Errorf("%s: user-meta is %s", what, body)
+		}
+		want[map[string]any](f.boat, "PATCH", "/device/meta", `{"deep":null}`, 200)
+		want[map[string]any](f.ada, "PATCH", "/devices/"+f.boatID+"/user-meta", `{"deep":null}`, 200)
+		if d := want[api.DeviceView](f.ada, "GET", "/devices/"+f.boatID, nil, 200); d.Unreadable != nil {
+			t.Errorf("%s: still unreadable: %v", what, d.Unreadable)
+		}
+	}
+	// A device that comes with such a token begins with the rest.
+	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
+		t.Fatal(err)
+	}
+	_, id := f.aboard(t, &token.TokenFile)
+	if d := want[api.DeviceView](f.ada, "GET", "/devices/"+id, nil, 200); d.Unreadable != nil || len(d.UserMeta) != 1 {
+		t.Errorf("%+v", d)
+	}
+	want[api.DeviceView](second, "GET", "/device", nil, 200)
+}
+
+// The bound counts what is there when a patch is written, not when it came.
+func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
+	f := newFleet(t)
+	for _, by := range []struct {
+		p    *person
+		path string
+	}{{f.ada, "user-meta"}, {f.boat, "device-meta"}} {
+		path := "/devices/" + f.boatID + "/" + by.path
+		var mu sync.Mutex
+		codes := map[int]int{}
+		var wg sync.WaitGroup
+		for i := range 24 {
+			wg.Go(func() {
+				status, _ := by.p.do("PATCH", path, fmt.Sprintf(`{"key %d":"%s"}`, i, strings.Repeat("x", 200_000)))
+				mu.Lock()
+				defer mu.Unlock()
+				codes[status]++
+			})
+		}
+		wg.Wait()
+		if codes[200] != 1 || codes[413] != 23 {
+			t.Errorf("%s: %v", by.path, codes)
+		}
+		if _, body := by.p.do("GET", path, nil); len(body) > store.MaxMeta {
+			t.Errorf("%s has %d bytes", by.path, len(body))
+		}
+	}
+}
+
+// A request that is refused for its metadata has changed nothing else.
+func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
+	f := newFleet(t)
+	path := "/devices/" + f.boatID
+	before := want[api.DeviceView](f.ada, "GET", path, nil, 200)
+	p := want[api.Problem](f.ada, "PUT", path, `{"nick":"another","public":true,"user-meta":{"a":`+arrays(strictjson.MaxKept)+`}}`, 400)
+	if after := want[api.DeviceView](f.ada, "GET", path, nil, 200); after.Nick != before.Nick || after.Public || p.Code != "meta-malformed" {
+		t.Errorf("%+v, %+v", p, after)
+	}
+}
+
+func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	first := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
+	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)
+	defer db.Close()
+	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	waits(t, s.post(t, s.request(t, must(fleet.New(evil, "H-2"))(t))), "ek-chain-untrusted")
+	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
+	if len(list) != 2 {
+		t.Fatalf("%+v", list)
+	}
+	for _, w := range list {
+		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Steps) != 1 || v.Steps[0].OK) {
+			t.Errorf("what cannot be read is shown as %+v", v)
+		}
+	}
+	decide(ada, first.DeviceID, "deny", 200)
+}

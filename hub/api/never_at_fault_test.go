@@ -1,0 +1,250 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/internal/race"
+)
+
+// pieces are what inputs are made of, apart from good ones: each has broken
+// some program.
+var pieces = []string{"", "\x00", "\xff\xfe", "%00", "%ff", "../..", "..%2f..", "'", "\"", ";--", "%", "_", "^", "!", "^\x00", "$", "{}", "[]", "null", "-1", "0", "1", "2147483648", "9223372036854775807", "9223372036854775808", "1e999", "-0", "NaN",
+	"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-01-01T00:00:00+24:00", "99999-01-01T00:00:00Z", "\u202e", "\ud7ff", "😀", `{"$ne":"x"}`, `{"$where":"1"}`, `{"$in":[null]}`, `{"$in":["NEW"]}`, "device:", "latest", "values", "prn:::devices:/", "prn:::accounts:/",
+	"eyJnIjoxLCJjIjoiOTk5OTktMDEtMDFUMDA6MDA6MDBaIn0", "eyJnIjo1MDAwLCJjIjoiMDAwMC0wMS0wMVQwMDowMDowMFoiLCJxIjotMX0", strings.Repeat("a", 300), strings.Repeat("a,", 100), strings.Repeat("0", 24), strings.Repeat("f", 64)}
+
+var queryNames = []string{"owner", "owner-nick", "nick", "device", "dev", "after", "before", "limit", "page", "start", "sort", "filter", "progress.status", "cursor", "lvl", "src", "plat", "rev", "challenge", "autolink"}
+
+// mutator makes requests of a seed.
+type mutator struct {
+	*rand.Rand
+	c    *contract
+	good []string // ids and the like that exist
+}
+
+func (m *mutator) piece() string {
+	if m.IntN(3) == 0 {
+		return m.good[m.IntN(len(m.good))]
+	}
+	return pieces[m.IntN(len(pieces))]
+}
+
+// value is a JSON value of no particular form.
+func (m *mutator) value(depth int) string {
+	switch n := m.IntN(10); {
+	case n < 2 && depth > 0:
+		return "[" + m.value(depth-1) + "," + m.value(depth-1) + "]"
+	case n < 5 && depth > 0:
+		return m.object(depth - 1)
+	case n < 8:
+		return string(quoted(m.piece()))
+	case n < 9:
+		return []string{"null", "true", "0", "-1", "1e400", "1.5", "9223372036854775808", "12345678901234567890123"}[m.IntN(8)]
+	}
+	return m.piece()
+}
+
+func quoted(s string) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+var fieldNames = []string{"id", "prn", "nick", "owner", "public", "user-meta", "state", "rev", "commit-msg", "meta", "status", "progress", "status-msg", "downloads", "sha256sum", "size", "sizeint", "objectname", "mime-type", "username", "password", "scope", "email",
+	"questions", "from", "bank", "pcrs", "lock", "max-uses", "expires-in", "default-user-meta", "without-tpm", "for-pantacor", "next-cursor", "msg", "tsec", "tnano", "lvl", "src", "plat", "nonce", "attest", "signature", "event-log", "proof", "csr", "name", "device-name",
+	"ak-pub", "ak-name", "ek-cert", "ek-pub", "token-id", "idevid-name", "#spec", "a.json", "kernel"}
+
+func (m *mutator) object(depth int) string {
+	var b strings.Builder
+	for i := range m.IntN(5) {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.Write(quoted(fieldNames[m.IntN(len(fieldNames))]))
+		b.WriteByte(':')
+		b.WriteString(m.value(depth))
+	}
+	return "{" + b.String() + "}"
+}
+
+// body alters a good one, or makes up another.
+func (m *mutator) body(good string) string {
+	switch m.IntN(4) {
+	case 0:
+		return good
+	case 1:
+		var fields map[string]json.RawMessage
+		if json.Unmarshal([]byte(good), &fields) != nil || len(fields) == 0 {
+			return m.object(3)
+		}
+		name := slices.Sorted(maps.Keys(fields))[m.IntN(len(fields))]
+		// Not by Marshal: the value may be no JSON.
+		return strings.Replace(good, string(fields[name]), m.value(3), 1)
+	case 2:
+		b := []byte(good)
+		for range 1 + m.IntN(3) {
+			if len(b) > 0 {
+				b[m.IntN(len(b))] = byte(m.IntN(256))
+			}
+		}
+		return string(b[:len(b)-m.IntN(len(b)+1)/2])
+	}
+	return m.object(4)
+}
+
+// walk sends one request and reports what is the hub's fault.
+func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
+	t.Helper()
+	route := routes[m.IntN(len(routes))]
+	r := rows[route]
+	method, path, _ := strings.Cut(route, " ")
+	values := map[string]string{}
+	for name := range m.c.secrets {
+		if m.IntN(3) == 0 {
+			values[name] = url.PathEscape(m.piece())
+		}
+	}
+	address := m.c.at(path, values)
+	q := url.Values{}
+	for range m.IntN(4) {
+		q.Add(queryNames[m.IntN(len(queryNames))], m.piece())
+	}
+	raw := q.Encode()
+	if m.IntN(20) == 0 {
+		raw += "&" + url.QueryEscape(m.piece()) + "=%zz;;&&="
+	}
+	body := m.body(r.body)
+	u, err := url.Parse(m.c.URL + address)
+	if err != nil {
+		return // such an address comes through no server
+	}
+	u.RawQuery = raw
+	p := []*person{m.c.caller(r), m.c.ada, m.c.boat, m.c.mallory, m.c.nobody}[m.IntN(5)]
+	if path == "/auth/logout" || path == "/sign-out" {
+		p = m.c.nobody // others go on
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, u.String(), strings.NewReader(body))
+	if err != nil {
+		return
+	}
+	if p.token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.token)
+	}
+	for k, v := range header(r) {
+		req.Header.Set(k, v)
+	}
+	for _, name := range []string{"Authorization", "Cookie", "Accept", "Range", "If-Range", "Content-Type", "X-Forwarded-For", "Client-Cert", "Pantahub-Devices-Auto-Token-V1", "User-Agent", "Origin", "Sec-Fetch-Site", "If-None-Match", "Expect"} {
+		if m.IntN(15) == 0 {
+			v := m.piece()
+			if name == "Range" {
+				v = "bytes=" + v
+			}
+			if name == "Cookie" {
+				v = "__Host-gangway=" + v
+			}
+			if !strings.ContainsAny(v, "\x00\r\n") {
+				req.Header.Set(name, v)
+			}
+		}
+	}
+	if m.IntN(10) == 0 {
+		req.ContentLength = -1
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return // what the client itself does not send
+	}
+	defer resp.Body.Close()
+	answer, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode >= 500 {
+		t.Errorf("%s %s as %T\n%q\n%.300q: %d %s", method, u, p, req.Header, body, resp.StatusCode, answer)
+	}
+	if resp.StatusCode >= 400 && strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		isProblemOr409(t, method+" "+path, resp, answer)
+	}
+}
+
+// isProblemOr409 knows the one answer of this status that is none: the object
+// that the caller has.
+func isProblemOr409(t *testing.T, what string, resp *http.Response, body []byte) {
+	t.Helper()
+	if resp.StatusCode == 409 && resp.Header.Get("Pantahub-Object-Type") != "" || resp.StatusCode >= 500 {
+		return
+	}
+	isProblem(t, what, resp.StatusCode, body, resp.Header)
+}
+
+func newMutator(c *contract, seed uint64) *mutator {
+	return &mutator{Rand: rand.New(rand.NewPCG(seed, 4)), c: c, good: []string{c.boatID, c.pirateID, c.secondID, c.contentSum, c.Owner.ID, "ada", "mallory", c.secrets["token"], c.expired, c.ada.token, "1", "0", "sha256", "DONE", "NEW", systemSpec}}
+}
+
+// No input of any kind makes a route answer 5xx: a sample, always the same.
+func TestNoInputIsTheHubsFault(t *testing.T) {
+	race.Skip(t)
+	c := newContract(t)
+	rows := contractRows()
+	for seed := range 6000 {
+		newMutator(c, uint64(seed)).walk(t, c.routes, rows)
+	}
+	if !strings.Contains(c.metrics(t), "gangway_panics_total 0") {
+		t.Error("there was a panic")
+	}
+}
+
+// FuzzNoInputIsTheHubsFault is the same with other seeds, each for a new hub.
+func FuzzNoInputIsTheHubsFault(f *testing.F) {
+	f.Add(uint64(1) << 40)
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		c := newContract(t)
+		rows := contractRows()
+		for i := range uint64(500) {
+			newMutator(c, seed+i).walk(t, c.routes, rows)
+		}
+		if !strings.Contains(c.metrics(t), "gangway_panics_total 0") {
+			t.Error("there was a panic")
+		}
+	})
+}
+
+// Every piece in every query that a route takes.
+func TestNoQueryIsTheHubsFault(t *testing.T) {
+	race.Skip(t)
+	c := newContract(t)
+	want[map[string]string](c.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
+	rows, calls := contractRows(), 0
+	for _, route := range c.routes {
+		method, path, _ := strings.Cut(route, " ")
+		r := rows[route]
+		if method != "GET" || r.who == "all" || r.who == "self" || r.who == "chip" || path != "/" && strings.HasSuffix(path, "/") || strings.Count(path, "/") > 3 || strings.HasPrefix(path, "/policy") {
+			continue
+		}
+		for _, name := range queryNames {
+			for _, piece := range pieces {
+				for _, p := range []*person{c.ada, c.boat} {
+					if p == c.boat && r.who == "owner" {
+						continue
+					}
+					calls++
+					status, body, h := p.request(method, c.at(path, nil)+"?cursor=true&"+name+"="+url.QueryEscape(piece), nil, nil)
+					if status >= 400 {
+						isProblem(t, path+"?"+name+"="+piece, status, body, h, 400, 404)
+					}
+				}
+			}
+		}
+	}
+	if !strings.Contains(c.metrics(t), "gangway_panics_total 0") {
+		t.Error("there was a panic")
+	}
+	t.Logf("%d calls", calls)
+}

@@ -1,0 +1,347 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/evidence"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// nobodyMaker is a maker whom no hub knows.
+var nobodyMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("nobody", fleet.MakerOptions{}) })
+
+// bare is the device without its EK certificate.
+func bare(d *fleet.Device) *fleet.Device {
+	n := *d
+	n.EKCert, n.Chain = n.EK.Public.Raw, nil
+	return &n
+}
+
+func ekHash(t testing.TB, d *fleet.Device) store.Hash {
+	t.Helper()
+	return must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
+}
+
+// certified is the device with a certificate of its EK by a maker.
+func certified(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
+	t.Helper()
+	n := *d
+	template := must(fleet.EKTemplate(n.EK.Private.Public()))(t)
+	n.EKCert, n.Chain = must(m.Sign(template, n.EK.Private.Public()))(t).Raw, nil
+	return &n
+}
+
+func (s *scene) list(t testing.TB, owner string, lines ...store.ListedEK) {
+	t.Helper()
+	if err := s.Store.PutEKList(t.Context(), owner, lines); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// revoking says that every EK certificate is revoked.
+type revoking struct{}
+
+func (revoking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
+	return nil, nil
+}
+func (revoking) ChecksCRLs() bool { return true }
+func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certificate) ([]string, *evidence.Refusal) {
+	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
+}
+
+// A device that leaves the EK certificate out, or puts another in its place, is
+// refused as with it: on both paths, and whatever the EK list says.
+func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
+	const lab = hubtest.LabPolicy
+	nobody := must(nobodyMaker())(t)
+	for _, c := range []struct {
+		name, code string
+		turn       func(*testing.T, *scene)
+	}{
+		{"software TPM", "tpm-software", func(t *testing.T, s *scene) { s.Policy(t, store.HubWide, "version: 1\n") }},
+		{"distrusted maker", evidence.CodeDistrusted, func(t *testing.T, s *scene) { say(t, s.Store, store.Distrusted, s.maker.Root) }},
+		{"distrusted link", evidence.CodeDistrusted, func(t *testing.T, s *scene) { say(t, s.Store, store.Distrusted, s.maker.Intermediate) }},
+		{"maker's rule", "policy", func(t *testing.T, s *scene) {
+			s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
+		}},
+		{"firmware rule", "policy", func(t *testing.T, s *scene) {
+			s.Policy(t, store.HubWide, lab+"rules: [{maker: FAKE, firmware_below: \"9.0\", then: refuse}]\n")
+		}},
+		{"expired certificate", "ek-certificate-expired", func(t *testing.T, s *scene) {
+			s.Policy(t, s.Owner.ID, "version: 1\nexpired_ek_certificate: refuse\n")
+			template := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
+			template.NotAfter = time.Now().Add(-time.Hour)
+			s.victim.EKCert = must(s.maker.Sign(template, s.victim.EK.Private.Public()))(t).Raw
+		}},
+		{"expired CA", evidence.CodeChainExpired, func(t *testing.T, s *scene) {
+			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			say(t, s.Store, store.TrustedRoot, old.Root)
+			say(t, s.Store, store.TrustedLink, old.Intermediate)
+			s.victim = certified(t, s.victim, old)
+		}},
+		{"revoked certificate", "ek-certificate-revoked", func(_ *testing.T, s *scene) { s.Service.Online = revoking{} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			c.turn(t, s)
+			refused(t, s.post(t, s.request(t, s.victim)), 403, c.code)
+			h := ekHash(t, s.victim)
+			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
+				s.list(t, s.Owner.ID, list...)
+				refused(t, s.post(t, s.request(t, bare(s.victim))), 403, c.code)
+				refused(t, s.post(t, s.request(t, certified(t, s.victim, nobody))), 403, c.code)
+			}
+			s.list(t, s.Owner.ID)
+			pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
+			if _, err := bare(s.victim).OnboardInSteps(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), c.code) {
+				t.Errorf("in two steps: %v", err)
+			}
+			s.untouched(t)
+			if c.code == evidence.CodeChainExpired {
+				return // for ever
+			}
+			// A certificate is kept, and no verdict.
+			s.Service.Online = nil
+			s.Policy(t, store.HubWide, lab)
+			s.Policy(t, s.Owner.ID, "version: 1\n")
+			say(t, s.Store, store.TrustedRoot, s.maker.Root)
+			say(t, s.Store, store.TrustedLink, s.maker.Intermediate)
+			waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+		})
+	}
+}
+
+// Where the CA certificates came with the chip, they are kept with it.
+func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
+	s := newScene(t)
+	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	say(t, s.Store, store.TrustedRoot, other.Root)
+	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
+	d := certified(t, s.victim, other)
+	d.Chain = [][]byte{other.Intermediate.Raw}
+	refused(t, s.post(t, s.request(t, d)), 403, "policy")
+	refused(t, s.post(t, s.request(t, bare(d))), 403, "policy")
+	d.Chain = nil
+	refused(t, s.post(t, s.request(t, d)), 403, "policy")
+	s.Policy(t, s.Owner.ID, "version: 1\n")
+	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
+}
+
+// A question that the certificate raises is asked too, and an approval that was
+// given without knowing it does not answer it.
+func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
+	s := newScene(t)
+	ada := s.person(t, "ada")
+	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	decide(ada, w.DeviceID, "approve", 200)
+	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: ask, reason: \"lab only\"}]\n")
+	waits(t, s.post(t, s.request(t, s.victim)), "policy")
+	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
+	if len(list) != 1 || !slices.Equal(list[0].Questions, []string{evidence.CodeNoCertificate, "policy"}) {
+		t.Fatalf("%+v", list)
+	}
+	decide(ada, w.DeviceID, "approve", 200)
+	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// A stranger who knows a public EK does not learn whether its TPM was here, as
+// long as nothing is held against its certificate.
+func TestKeptCertificateRevealsNothing(t *testing.T) {
+	s := newScene(t)
+	theirs := s.Token(t, s.Account(t, "mallory"), nil)
+	ask := func() string {
+		t.Helper()
+		d := must(bare(s.victim).WithNewIdentity())(t)
+		d.Serial = "spy"
+		a := s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t))
+		waits(t, a, evidence.CodeNoCertificate)
+		list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200)
+		if len(list) != 1 {
+			t.Fatalf("%+v", list)
+		}
+		return string(a.Body) + string(must(json.Marshal(list[0].Verdict))(t))
+	}
+	before := ask()
+	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{then: ask}]\n")
+	waits(t, s.post(t, s.request(t, s.victim)), "policy") // shown
+	shown := ask()
+	s.Policy(t, s.Owner.ID, "version: 1\n")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	if aboard := ask(); before != shown || before != aboard {
+		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", before, shown, aboard)
+	}
+}
+
+// What a stranger sends about another's EK is true of that EK, or is not kept.
+func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
+	nobody := must(nobodyMaker())(t)
+	for _, c := range []struct {
+		name  string
+		sends func(*testing.T, *scene) *fleet.Device
+		kept  bool
+	}{
+		{"no certificate", func(_ *testing.T, s *scene) *fleet.Device { return bare(s.victim) }, false},
+		{"a certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certified(t, s.victim, nobody) }, false},
+		{"another TPM's certificate", func(t *testing.T, s *scene) *fleet.Device {
+			d := bare(s.victim)
+			d.EKCert = s.device(t).EKCert
+			return d
+		}, false},
+		{"a CA's certificate of the EK", func(t *testing.T, s *scene) *fleet.Device {
+			d := bare(s.victim)
+			template := must(fleet.EKTemplate(d.EK.Private.Public()))(t)
+			template.IsCA = true
+			d.EKCert = must(s.maker.Sign(template, d.EK.Private.Public()))(t).Raw
+			return d
+		}, false},
+		{"the EK's own certificate", func(t *testing.T, s *scene) *fleet.Device { return s.victim }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t)
+			mallory := s.Account(t, "mallory")
+			theirs := s.Token(t, mallory, nil)
+			// Mallory's own policy refuses, which is Mallory's.
+			s.Policy(t, mallory.ID, "version: 1\nrules: [{then: refuse}]\n")
+			sent := must(must(c.sends(t, s).WithNewIdentity())(t).Request(theirs, fleet.RequestChange{}))(t)
+			if a := s.post(t, sent); a.Status != 403 {
+				t.Fatalf("%d %s", a.Status, a.Body)
+			}
+			k, err := s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now())
+			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
+				t.Errorf("kept: %x, %v", k.Certificate, err)
+			}
+			if !c.kept { // then the owner's machine is asked about, as before
+				waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+			}
+			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+			if list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
+				t.Errorf("%+v", list)
+			}
+		})
+	}
+}
+
+// The certificate that the TPM itself brought takes the place of what others
+// sent about it, and nobody displaces it again.
+func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
+	s := newScene(t)
+	rival := must(fleet.NewMaker("rival", fleet.MakerOptions{}))(t)
+	say(t, s.Store, store.TrustedRoot, rival.Root)
+	say(t, s.Store, store.TrustedLink, rival.Intermediate)
+	theirs := s.Token(t, s.Account(t, "mallory"), nil)
+	sent := func() {
+		t.Helper()
+		d := must(certified(t, s.victim, rival).WithNewIdentity())(t)
+		if a := s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)); a.Status != 200 {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+	}
+	sent()
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	sent()
+	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
+	if !k.Proven || !bytes.Equal(k.Certificate, s.victim.EKCert) {
+		t.Errorf("proven %v, %x", k.Proven, k.Certificate)
+	}
+}
+
+func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
+	aboard := s.device(t)
+	s.Policy(t, s.Owner.ID, "version: 1\n")
+	must(aboard.Onboard(t.Context(), s.client, s.tok))(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
+	refused(t, s.post(t, s.request(t, s.victim)), 403, "policy")
+	s.Advance(store.KeptFor - time.Hour)
+	s.tok = s.Token(t, s.Owner, nil)
+	refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "policy")
+	s.Advance(2 * time.Hour)
+	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	if n := must(s.Store.ExpireEKCertificates(t.Context(), s.Now(), 10))(t); n != 1 {
+		t.Errorf("%d rows were dropped", n)
+	}
+	refused(t, s.post(t, s.request(t, bare(aboard))), 403, "policy")
+}
+
+// An owner's line approves an EK without a certificate, or demands one. The
+// operator's demands one too, and approves nothing in the owner's name.
+func TestEKListDemandsACertificate(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	d := s.nobodys(t)
+	untrusted := certified(t, d, nobody)
+	h, vh := ekHash(t, d), ekHash(t, s.victim)
+	ada := s.person(t, "ada")
+	want[map[string]int](ada, "PUT", "/policy/ek-list", fmt.Sprintf("ek_sha256,certificate\n%x,required\n%x,required\n", h, vh), 200)
+	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
+	refused(t, s.post(t, s.request(t, untrusted)), 403, evidence.CodeCertificateRequired)
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true})
+	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
+	s.list(t, s.Owner.ID)
+	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	waits(t, s.post(t, s.request(t, d)), evidence.CodeNoCertificate)
+	waits(t, s.post(t, s.request(t, untrusted)), evidence.CodeUntrusted)
+	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	must(d.Onboard(t.Context(), s.client, s.tok))(t)
+}
+
+// An owner who approves a machine without a certificate reads what that may hide:
+// at the machine, on the page and in the command's answer.
+func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
+	s := newScene(t)
+	nobody := must(nobodyMaker())(t)
+	for _, d := range []*fleet.Device{s.nobodys(t), certified(t, s.nobodys(t), nobody)} {
+		a := s.post(t, s.request(t, d))
+		var w wire.Waiting
+		if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != 202 {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		ada := s.person(t, "ada")
+		_, page := ada.do("GET", "/", nil)
+		_, api := ada.do("GET", "/devices/waiting", nil)
+		for where, text := range map[string]string{"the machine's answer": w.Reason, "the page": string(page), "the API": string(api)} {
+			for _, words := range []string{"emulator", "distrusts", "revoked", "another owner"} {
+				if !strings.Contains(text, words) {
+					t.Errorf("%s says nothing of %q", where, words)
+				}
+			}
+		}
+		decide(ada, w.DeviceID, "deny", 200)
+	}
+}
+
+// A request that comes often costs one row.
+func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, store.HubWide, "version: 1\n")
+	for range 3 {
+		d := must(s.victim.WithNewIdentity())(t)
+		refused(t, s.post(t, s.request(t, d)), 403, "tpm-software")
+	}
+	s.Advance(onboard.PendingFor)
+	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
+	if k.Proven || hex.EncodeToString(k.Certificate) != hex.EncodeToString(s.victim.EKCert) {
+		t.Errorf("%+v", k)
+	}
+}

@@ -1,0 +1,623 @@
+package api_test
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/internal/race"
+	"gangway/wire"
+)
+
+// The document says what there is: each route is in it, and nothing else.
+func TestOpenAPIDescribesEveryRoute(t *testing.T) {
+	source, err := os.ReadFile("hub.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routes []string
+	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)"`).FindAllSubmatch(source, -1) {
+		routes = append(routes, string(m[1])+" "+strings.TrimSuffix(string(m[2]), "{$}"))
+	}
+	if len(routes) < 25 {
+		t.Fatalf("only %d routes were found in hub.go: %q", len(routes), routes)
+	}
+	_, body := newScene(t).person(t, "").do("GET", "/openapi.json", nil)
+	var doc struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			Summary   string
+			Responses map[string]any
+		}
+		Components struct{ Schemas map[string]any }
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for path, ops := range doc.Paths {
+		for method, op := range ops {
+			documented = append(documented, strings.ToUpper(method)+" "+path)
+			if op.Summary == "" || len(op.Responses) == 0 {
+				t.Errorf("%s %s has no summary or no answer", method, path)
+			}
+		}
+	}
+	for _, r := range routes {
+		if !slices.Contains(documented, r) {
+			t.Errorf("%s is not in the document", r)
+		}
+	}
+	for _, d := range documented {
+		if !slices.Contains(routes, d) {
+			t.Errorf("%s is in the document and no route", d)
+		}
+	}
+	for _, m := range regexp.MustCompile(`#/components/schemas/(\w+)`).FindAllSubmatch(body, -1) {
+		if doc.Components.Schemas[string(m[1])] == nil {
+			t.Errorf("schema %s is not there", m[1])
+		}
+	}
+}
+
+// Who may call a route is in the document as it is in the code.
+func TestOpenAPISaysWhoMayCall(t *testing.T) {
+	source, err := os.ReadFile("hub.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := readOpenAPI(t, newScene(t))
+	schemes := map[string]string{"asOwner": "session", "asSignedIn": "session", "asPerson": "session", "asDevice": "idevid", "asChip": "idevid", "asUnmeasured": "idevid", "asCaller": "idevid|session"}
+	seen := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^\s+(?:handle|both)\("([A-Z]+)(?: |", ")(/[^"]*)", (?:s\.limited\(s\.\w+, )?s\.(\w+)`).FindAllStringSubmatch(string(source), -1) {
+		method, path, wrapper := m[1], strings.TrimSuffix(m[2], "{$}"), m[3]
+		op, ok := doc.Paths[path][strings.ToLower(method)]
+		if !ok {
+			t.Errorf("%s %s is not in the document", method, path)
+			continue
+		}
+		want := schemes[wrapper]
+		if path == "/onboard/activate" {
+			want = "idevid" // its certificate is not active yet, so asDevice would refuse it
+		}
+		seen[want]++
+		var alternatives []string
+		for _, alternative := range op.Security {
+			alternatives = append(alternatives, strings.Join(slices.Sorted(maps.Keys(alternative)), "+"))
+		}
+		slices.Sort(alternatives)
+		got := strings.Join(alternatives, "|")
+		if got != want {
+			t.Errorf("%s %s: the document wants %q, the code %q", method, path, got, want)
+		}
+		if _, says := op.Responses["401"]; want != "" && !says {
+			t.Errorf("%s %s: the document does not say what a stranger gets", method, path)
+		}
+		if _, says := op.Responses["403"]; !says && slices.Contains([]string{"asOwner", "asCaller", "asPerson"}, wrapper) {
+			t.Errorf("%s %s: the document does not say that a token's scopes may not be enough", method, path)
+		}
+		limited := strings.Contains(m[0], "s.limited(") || slices.Contains([]string{"PUT /devices/{id}", "POST /device/boot", "POST /auth/login"}, method+" "+path) // a claim is, a measurement, and people and devices apart
+		if _, says := op.Responses["429"]; limited != says {
+			t.Errorf("%s %s: the document is wrong about 429", method, path)
+		}
+	}
+	if seen["session"] < 10 || seen["idevid"] < 6 || seen["idevid|session"] < 15 || seen[""] < 8 {
+		t.Errorf("hub.go is read wrongly: %v", seen)
+	}
+}
+
+// The hub's answers, good and bad, have the status, the type and exactly the
+// fields that the document says.
+func TestAnswersAreAsTheDocumentSays(t *testing.T) {
+	race.Skip(t)
+	s := newScene(t)
+	doc := readOpenAPI(t, s)
+	answered := map[string]bool{}
+	check := func(method, route string, status int, contentType string, body []byte) {
+		t.Helper()
+		answered[method+" "+route] = true
+		what := fmt.Sprintf("%s %s: %d", method, route, status)
+		r, ok := doc.Paths[route][strings.ToLower(method)].Responses[fmt.Sprint(status)]
+		if !ok {
+			t.Errorf("%s is not in the document: %s", what, body)
+			return
+		}
+		contentType, _, _ = strings.Cut(contentType, ";")
+		if len(r.Content) == 0 {
+			return // a redirect
+		}
+		media, ok := r.Content[contentType]
+		if !ok {
+			t.Errorf("%s: %q is none of the types in the document", what, contentType)
+			return
+		}
+		if contentType != "application/json" {
+			return
+		}
+		var v any
+		if err := json.Unmarshal(body, &v); err != nil {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+		for _, problem := range doc.mismatches(media.Schema, v, "") {
+			t.Errorf("%s: %s in %s", what, problem, body)
+		}
+	}
+	call := func(p *person, method, route, id string, in any, want int) []byte {
+		t.Helper()
+		path, query, _ := strings.Cut(route, "?")
+		address := strings.NewReplacer("{id}", id, "{file}", id, "{code}", id, "{part}", "public").Replace(path)
+		if query != "" {
+			address += "?" + query
+		}
+		header := map[string]string{}
+		if path == "/sign-in" || path == "/decide" || path == "/decide-cloned" || path == "/claim/{code}" {
+			header["Content-Type"] = "application/x-www-form-urlencoded"
+		}
+		status, body, h := p.request(method, address, in, header)
+		if status != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, route, status, want, body)
+		}
+		check(method, path, status, h.Get("Content-Type"), body)
+		return body
+	}
+	ada, stranger := s.person(t, "ada"), s.person(t, "")
+	large := `{"nick":"` + strings.Repeat("a", 70<<10) + `"}`
+
+	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
+		call(stranger, "GET", path, "", nil, 200)
+	}
+	// With answers to all that is asked for, and with nothing.
+	call(stranger, "POST", "/onboard", "", "nonsense", 400)
+	call(stranger, "POST", "/onboard", "", strings.Repeat("a", 300<<10), 413)
+	call(stranger, "POST", "/onboard/activate", "", "{}", 401)
+	call(stranger, "GET", "/device", "", nil, 401)
+	call(stranger, "PATCH", "/device/meta", "", "{}", 401)
+	call(stranger, "GET", "/aca/certs/{file}", "000b.crt", nil, 404)
+
+	// A device comes aboard and reports.
+	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
+	reply := call(stranger, "POST", "/onboard", "", string(request), 200)
+	certs := must(s.victim.Open(request, reply))(t)
+	device := func(method, path, body string, want int) {
+		t.Helper()
+		cert := certs.TLS(s.victim)
+		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.client.Roots, Certificates: []tls.Certificate{cert}}}}
+		defer c.CloseIdleConnections()
+		resp := must(c.Do(must(http.NewRequestWithContext(t.Context(), method, s.URL+path, strings.NewReader(body)))(t)))(t)
+		defer resp.Body.Close()
+		b := must(io.ReadAll(resp.Body))(t)
+		if resp.StatusCode != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+		}
+		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
+	}
+	device("GET", "/device", "", 403)
+	device("POST", "/onboard/activate", "nonsense", 400)
+	device("POST", "/onboard/activate", `{"proof":"AAAA"}`, 403)
+	device("POST", "/onboard/activate", `{"proof":"`+strings.Repeat("A", 70<<10)+`"}`, 413)
+	activated := must(s.victim.Activate(t.Context(), s.client, certs))(t)
+	check("POST", "/onboard/activate", activated.Status, "application/json", activated.Body)
+	device("GET", "/device", "", 200)
+	device("PATCH", "/device/meta", `{"kernel":"6.12","nested":{"id":1}}`, 200)
+	device("PATCH", "/device/meta", "[]", 400)
+	device("PATCH", "/device/meta", large, 413)
+	device("PUT", "/device/secret", `{"secret":"a guess"}`, 409)
+	device("POST", "/device/secret", "", 200)
+	device("PUT", "/device/secret", `{"secret":"a guess"}`, 409)
+	device("PUT", "/device/secret", `[`, 400)
+	device("PUT", "/device/secret", large, 413)
+	call(stranger, "PUT", "/device/secret", "", `{"secret":""}`, 401)
+	device("POST", "/auth/x509/login", "", 200)
+	call(stranger, "POST", "/device/secret", "", nil, 401)
+	call(stranger, "POST", "/auth/x509/login", "", nil, 401)
+	id := s.deviceOf(t, s.victim)
+	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
+
+	// The same by Pantacor's two steps.
+	pan := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
+	stepper := s.device(t)
+	first := must(json.Marshal(stepper.EnrollRequest()))(t)
+	enrolled := must(stepper.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(first), 200)))(t)
+	undecided := s.nobodys(t)
+	toDecide := must(undecided.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(must(json.Marshal(undecided.EnrollRequest()))(t)), 200)))(t)
+	bad := stepper.EnrollRequest()
+	bad.EKCert = s.victim.Shown().EKCert
+	call(stranger, "POST", "/enroll/request", "", bad, 403)
+	call(stranger, "POST", "/enroll/request", "", "nonsense", 400)
+	call(stranger, "POST", "/enroll/request", "", large, 413)
+	s.Account(t, "bob")
+	bobs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "bob"))(t), func(t *store.JoinToken) { t.ForPantacor = true })
+	second := string(must(stepper.Registration(pan, enrolled.Keys, fleet.RegistrationChange{}))(t))
+	for _, route := range []string{"/register", "/devices/register"} {
+		call(stranger, "POST", route, "", second, 200)
+		call(stranger, "POST", route, "", string(must(undecided.Registration(bobs, toDecide.Keys, fleet.RegistrationChange{}))(t)), 202)
+		call(stranger, "POST", route, "", "nonsense", 400)
+		call(stranger, "POST", route, "", string(must(stepper.Registration(s.tok, enrolled.Keys, fleet.RegistrationChange{}))(t)), 403)
+		call(stranger, "POST", route, "", string(must(stepper.Registration(bobs, enrolled.Keys, fleet.RegistrationChange{}))(t)), 409)
+		call(stranger, "POST", route, "", large, 413)
+	}
+	stepperID := s.deviceOf(t, stepper)
+	call(stranger, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 404)
+	call(ada, "GET", "/aca/certs/{file}", stepperID+".crt", nil, 200)
+	call(ada, "GET", "/devices/{id}/evidence", stepperID, nil, 200)
+	call(ada, "DELETE", "/devices/{id}", stepperID, nil, 200)
+	call(stranger, "POST", "/register", "", second, 410)
+	question := map[string]any{"token-id": pan.ID, "owner": pan.Owner, "idevid-name": "n", "signature": wire.OwnershipMAC(sha256.Sum256(must(pan.Secret())(t)), "n")}
+	call(stranger, "POST", "/auth/signature/verify", "", question, 200)
+	call(stranger, "POST", "/auth/signature/verify", "", "{}", 400)
+	call(stranger, "POST", "/auth/signature/verify", "", large, 413)
+
+	// What Pantacor's programs do with devices.
+	huge := `{"a":"` + strings.Repeat("a", 300<<10) + `"}`
+	for _, which := range []string{"user-meta", "device-meta"} {
+		route := "/devices/{id}/" + which
+		call(ada, "GET", route, id, nil, 200)
+		call(ada, "GET", route, "nothing", nil, 404)
+		call(stranger, "GET", route, id, nil, 401)
+	}
+	call(ada, "PUT", "/devices/{id}/user-meta", id, map[string]any{"a": "b", "gone": nil}, 200)
+	call(ada, "PUT", "/devices/{id}/user-meta", id, "[]", 400)
+	call(ada, "PUT", "/devices/{id}/user-meta", id, huge, 413)
+	call(ada, "PUT", "/devices/{id}/user-meta", "nothing", "{}", 404)
+	call(stranger, "PUT", "/devices/{id}/user-meta", id, "{}", 401)
+	deviceAt := func(method, path, body string, want int) {
+		t.Helper()
+		cert := certs.TLS(s.victim)
+		c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.client.Roots, Certificates: []tls.Certificate{cert}}}}
+		defer c.CloseIdleConnections()
+		resp := must(c.Do(must(http.NewRequestWithContext(t.Context(), method, s.URL+strings.ReplaceAll(path, "{id}", id), strings.NewReader(body)))(t)))(t)
+		defer resp.Body.Close()
+		b := must(io.ReadAll(resp.Body))(t)
+		if resp.StatusCode != want {
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+		}
+		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
+	}
+	for _, method := range []string{"PUT", "PATCH"} {
+		deviceAt(method, "/devices/{id}/device-meta", `{"a.b":"c"}`, 200)
+		deviceAt(method, "/devices/{id}/device-meta", "[]", 400)
+		deviceAt(method, "/devices/{id}/device-meta", huge, 413)
+		call(stranger, method, "/devices/{id}/device-meta", id, "{}", 401)
+		call(ada, method, "/devices/{id}/device-meta", id, "{}", 401)
+	}
+	for _, path := range []string{"/devices", "/devices/{id}", "/devices/{id}/user-meta", "/devices/{id}/device-meta"} {
+		deviceAt("GET", path, "", 200)
+	}
+	nick := s.Devices(t, s.Owner)[0].Nick
+	call(ada, "GET", "/devices/{id}", nick, nil, 200)
+	named := func(p *person, want int) {
+		t.Helper()
+		status, body, h := p.request("GET", "/devices/np/ada/"+nick, nil, nil)
+		if status != want {
+			t.Errorf("np: %d %s", status, body)
+		}
+		check("GET", "/devices/np/{owner}/{id}", status, h.Get("Content-Type"), body)
+	}
+	named(ada, 200)
+	named(stranger, 401)
+	call(ada, "PUT", "/devices/{id}/public", id, nil, 200)
+	call(ada, "DELETE", "/devices/{id}/{part}", id, nil, 200)
+	call(ada, "DELETE", "/devices/{id}/{part}", "nothing", nil, 404)
+	call(stranger, "DELETE", "/devices/{id}/{part}", id, nil, 401)
+	call(stranger, "PUT", "/devices/{id}/public", id, nil, 401)
+	call(ada, "PUT", "/devices/{id}", id, map[string]any{"nick": nick + "x", "public": false, "user-meta": map[string]any{}}, 200)
+	call(ada, "PUT", "/devices/{id}", id, map[string]any{"owner": "prn:::accounts:/0"}, 400)
+	call(ada, "PUT", "/devices/{id}", id, large, 413)
+	call(ada, "PUT", "/devices/{id}", "nothing", "{}", 404)
+	call(stranger, "PUT", "/devices/{id}", id, "{}", 401)
+	call(ada, "PUT", "/devices/{id}?challenge=aaaa-bbbb-cccc", id, nil, 412)
+	call(stranger, "POST", "/devices", "", nil, 400) // no TPM
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	var plain struct{ ID, Challenge string }
+	if err := json.Unmarshal(call(stranger, "POST", "/devices", "", nil, 200), &plain); err != nil {
+		t.Fatal(err)
+	}
+	call(ada, "PUT", "/devices/{id}?challenge="+plain.Challenge, plain.ID, nil, 200)
+	call(ada, "DELETE", "/devices/{id}", plain.ID, nil, 200)
+	call(ada, "POST", "/devices", "", "[]", 400)
+	call(ada, "POST", "/devices", "", large, 413)
+
+	// What it booted.
+	deviceAt("GET", "/device/boot", "", 200)
+	deviceAt("POST", "/device/boot", "nonsense", 400)
+	deviceAt("POST", "/device/boot", `{"nonce":"AAAA"}`, 403)
+	deviceAt("POST", "/device/boot", `{"event-log":"`+strings.Repeat("A", 3<<20)+`"}`, 413)
+	call(stranger, "GET", "/device/boot", "", nil, 401)
+	call(stranger, "POST", "/device/boot", "", "{}", 401)
+	call(ada, "GET", "/devices/{id}/boot", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "latest"}, 409)
+	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
+	defer conn.Close()
+	measured := sendBoot(t, conn, report(t, s.victim, challenge(t, conn).Nonce, usual, 1))
+	check("POST", "/device/boot", measured.Status, "application/json", measured.Body)
+	measured = sendBoot(t, conn, report(t, s.victim, challenge(t, conn).Nonce, another, 2))
+	check("POST", "/device/boot", measured.Status, "application/json", measured.Body)
+	call(ada, "GET", "/devices/{id}/boot", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/request", id, nil, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "latest"}, 200)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, map[string]string{"from": "nowhere"}, 400)
+	call(ada, "POST", "/devices/{id}/boot/reference", id, large, 413)
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}/boot", which, nil, want)
+		call(p, "POST", "/devices/{id}/boot/reference", which, "{}", want)
+		call(p, "POST", "/devices/{id}/boot/request", which, nil, want)
+	}
+
+	call(ada, "GET", "/devices/{id}/cloned", id, nil, 200)
+	call(ada, "PUT", "/devices/{id}/cloned", id, map[string]any{"decision": "one", "findings": []string{"clock-ahead"}}, 409)
+	for _, decision := range []string{"two", "", "one"} {
+		call(ada, "PUT", "/devices/{id}/cloned", id, map[string]string{"decision": decision}, 200)
+	}
+	call(ada, "PUT", "/devices/{id}/cloned", id, "{}", 400)
+	call(ada, "PUT", "/devices/{id}/cloned", id, large, 413)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=two", 303)
+	call(ada, "GET", "/devices/{id}/cloned", id, nil, 200)
+	call(ada, "GET", "/devices/{id}", id, nil, 200)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=back", 303)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=one&finding=clock-ahead", 409)
+	call(ada, "POST", "/decide-cloned", "", "id="+id+"&decision=", 400)
+	call(ada, "POST", "/decide-cloned", "", "decision=one", 404)
+	call(ada, "POST", "/decide-cloned", "", "id="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "POST", "/decide-cloned", "", "id="+id+"&decision=one", 401)
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}/cloned", which, nil, want)
+		call(p, "PUT", "/devices/{id}/cloned", which, map[string]string{"decision": "one"}, want)
+	}
+
+	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
+
+	// Another waits, and its owner decides.
+	nobody := must(s.victim.WithoutCertificate())(t)
+	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
+	var waits []struct {
+		ID        string
+		Questions []string
+	}
+	if err := json.Unmarshal(call(ada, "GET", "/devices/waiting", "", nil, 200), &waits); err != nil || len(waits) != 1 {
+		t.Fatalf("%v: %v", waits, err)
+	}
+	for _, decision := range []string{"deny", "approve"} {
+		route := "/devices/{id}/" + decision
+		call(stranger, "POST", route, waits[0].ID, "{}", 401)
+		call(ada, "POST", route, id, "{}", 404)
+		call(ada, "POST", route, waits[0].ID, "[]", 400)
+		call(ada, "POST", route, waits[0].ID, large, 413)
+		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": []string{"another"}}, 409)
+		call(stranger, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision, 401)
+		call(ada, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision, 409)
+		call(ada, "POST", "/decide", "", "id="+waits[0].ID+"&decision="+decision+"&question="+waits[0].Questions[0], 303)
+		call(ada, "POST", route, waits[0].ID, map[string]any{"questions": waits[0].Questions}, 200)
+		call(ada, "GET", "/devices/waiting", "", nil, 200)
+	}
+	call(ada, "POST", "/decide", "", "id="+id+"&decision=deny", 404)
+	call(ada, "POST", "/decide", "", "decision=perhaps", 400)
+	call(ada, "POST", "/decide", "", "id="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "GET", "/devices/waiting", "", nil, 401)
+
+	for _, p := range []struct{ path, good, bad, large string }{
+		{"/policy", "version: 1\nrules: [{then: accept}]\n", "version: 2\n", "# " + strings.Repeat("a", 70<<10)},
+		{"/policy/ek-list", "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", "ek_sha256\nnothing\n", strings.Repeat(" ", 25<<20)},
+	} {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			call(stranger, method, p.path, "", p.good, 401)
+		}
+		call(ada, "GET", p.path, "", nil, 200)
+		call(ada, "PUT", p.path, "", p.bad, 400)
+		call(ada, "PUT", p.path, "", p.large, 413)
+		call(ada, "PUT", p.path, "", p.good, 200)
+		call(ada, "GET", p.path, "", nil, 200)
+		call(ada, "DELETE", p.path, "", nil, 200)
+	}
+
+	// Its owner.
+	login := map[string]string{"username": "ada", "password": hubtest.Password}
+	call(stranger, "POST", "/auth/login", "", login, 200)
+	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)
+	call(stranger, "POST", "/auth/login", "", "nonsense", 400)
+	call(stranger, "POST", "/auth/login", "", large, 413)
+	call(ada, "GET", "/auth/auth_status", "", nil, 200)
+	call(ada, "GET", "/auth/login", "", nil, 200)
+	call(stranger, "GET", "/auth/login", "", nil, 401)
+	call(stranger, "GET", "/auth/jwks.json", "", nil, 200)
+	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada", "password": "x", "scope": "everything"}, 400)
+	call(ada, "GET", "/auth/accounts", "", nil, 200)
+	call(ada, "GET", "/auth/", "", nil, 200)
+	call(stranger, "GET", "/auth/accounts", "", nil, 401)
+	call(stranger, "GET", "/auth/", "", nil, 401)
+	call(stranger, "POST", "/auth/accounts", "", map[string]string{"nick": "eve", "email": "eve@example.org", "password": "correct horse"}, 200)
+	call(stranger, "POST", "/auth/accounts", "", map[string]string{"nick": "eve", "password": "correct horse"}, 412)
+	call(stranger, "POST", "/auth/accounts", "", "nonsense", 400)
+	call(stranger, "POST", "/auth/accounts", "", large, 413)
+	var token struct{ ID string }
+	if err := json.Unmarshal(call(ada, "POST", "/devices/tokens", "", map[string]any{"nick": "a", "default-user-meta": map[string]any{"site": "oslo"}}, 200), &token); err != nil {
+		t.Fatal(err)
+	}
+	call(ada, "POST", "/devices/tokens", "", nil, 200)
+	call(ada, "POST", "/devices/tokens", "", map[string]any{"max-uses": -1}, 400)
+	call(ada, "POST", "/devices/tokens", "", large, 413)
+	call(ada, "GET", "/devices/tokens", "", nil, 200)
+	call(ada, "GET", "/devices/tokens?limit=1&after="+token.ID, "", nil, 200)
+	call(ada, "GET", "/devices/tokens?limit=0", "", nil, 400)
+	call(ada, "GET", "/devices/tokens?after=nothing", "", nil, 404)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=true", token.ID, nil, 409)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=x", token.ID, nil, 400)
+	call(ada, "DELETE", "/devices/tokens/{id}", token.ID, nil, 200)
+	call(ada, "DELETE", "/devices/tokens/{id}?purge=true", token.ID, nil, 200)
+	call(ada, "DELETE", "/devices/tokens/{id}", "nothing", nil, 404)
+	call(ada, "GET", "/devices", "", nil, 200)
+	call(ada, "GET", "/devices?limit=0", "", nil, 400)
+	call(ada, "GET", "/events", "", nil, 200)
+	call(ada, "GET", "/events?before=x", "", nil, 400)
+	call(ada, "GET", "/events?since=2026-01-01T00:00:00Z&until=2999-01-01T00:00:00Z&kind=account.&limit=5", "", nil, 200)
+	call(ada, "GET", "/events?since=yesterday", "", nil, 400)
+	s.Server.Unlimited()
+	accountAnswers(t, s, func(p *person, method, route, id string, in any, want int) []byte {
+		t.Helper()
+		return call(p, method, route, id, in, want)
+	})
+	for _, p := range []*person{stranger, ada} {
+		want, which := 401, id
+		if p == ada {
+			want, which = 404, "nothing"
+		}
+		call(p, "GET", "/devices/{id}", which, nil, want)
+		call(p, "PATCH", "/devices/{id}", which, map[string]string{"nick": "x"}, want)
+		call(p, "PATCH", "/devices/{id}/user-meta", which, map[string]any{"a": 1}, want)
+		call(p, "GET", "/devices/{id}/evidence", which, nil, want)
+		call(p, "DELETE", "/devices/{id}", which, nil, want)
+	}
+	call(ada, "GET", "/devices/{id}", id, nil, 200)
+	call(ada, "PATCH", "/devices/{id}", id, map[string]string{"nick": "flagship"}, 200)
+	call(ada, "PATCH", "/devices/{id}", id, map[string]string{"nick": "not a nick"}, 400)
+	call(ada, "PATCH", "/devices/{id}", id, large, 413)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, map[string]any{"a": 1, "b": nil}, 200)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, "[]", 400)
+	call(ada, "PATCH", "/devices/{id}/user-meta", id, huge, 413)
+	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
+	call(ada, "GET", "/", "", nil, 200)
+	s.Advance(time.Minute) // so as not to be taken for a guesser
+	s.Server.Unlimited()
+	code := claimCode(t)
+	for _, bad := range []string{"x", code + "A", code[:58] + "!"} {
+		call(stranger, "GET", "/claim/{code}", bad, nil, 400)
+		call(stranger, "POST", "/claim/{code}", bad, nil, 400)
+		call(stranger, "GET", "/claims/{code}", bad, nil, 400)
+	}
+	call(stranger, "GET", "/claim/{code}", code, nil, 200)
+	call(stranger, "GET", "/claims/{code}", code, nil, 404)
+	call(stranger, "POST", "/claim/{code}", code, "nick=ada&password=wrong", 401)
+	call(stranger, "POST", "/claim/{code}", code, "nick="+strings.Repeat("a", 70<<10), 413)
+	call(ada, "POST", "/claim/{code}", code, "", 303)
+	call(ada, "POST", "/claim/{code}", code, "", 303)
+	call(s.person(t, "bob"), "POST", "/claim/{code}", code, "", 409)
+	call(stranger, "GET", "/claims/{code}", code, nil, 200)
+	call(stranger, "POST", "/sign-in", "", "nick=ada&password=wrong", 401)
+	call(stranger, "POST", "/sign-in", "", "nick=%zz", 400)
+	call(stranger, "POST", "/sign-in", "", "nick="+strings.Repeat("a", 70<<10), 413)
+	call(stranger, "POST", "/sign-in", "", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), 303)
+	call(stranger, "POST", "/sign-out", "", nil, 303)
+	call(ada, "DELETE", "/devices/{id}", id, nil, 200)
+	device("GET", "/device", "", 403)
+	call(ada, "POST", "/auth/logout", "", nil, 200)
+	call(ada, "POST", "/auth/logout", "", nil, 401)
+
+	for path, ops := range doc.Paths {
+		for method := range ops {
+			if m := strings.ToUpper(method) + " " + path; !answered[m] {
+				t.Errorf("nobody has called %s", m)
+			}
+		}
+	}
+}
+
+// openAPI is what these tests read of the document.
+type openAPI struct {
+	Paths map[string]map[string]struct {
+		Security  []map[string]any
+		Responses map[string]struct {
+			Content map[string]struct{ Schema map[string]any }
+		}
+	}
+	Components struct{ Schemas map[string]map[string]any }
+}
+
+func readOpenAPI(t *testing.T, s *scene) *openAPI {
+	t.Helper()
+	_, body := s.person(t, "").do("GET", "/openapi.json", nil)
+	doc := new(openAPI)
+	if err := json.Unmarshal(body, doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// mismatches says where a value is not what a schema describes. It knows the
+// keywords that the document uses, and is stricter than JSON Schema in one: a
+// property that is not described is a mismatch.
+func (d *openAPI) mismatches(schema map[string]any, v any, at string) (found []string) {
+	add := func(format string, a ...any) { found = append(found, at+": "+fmt.Sprintf(format, a...)) }
+	if ref, ok := schema["$ref"].(string); ok {
+		return d.mismatches(d.Components.Schemas[strings.TrimPrefix(ref, "#/components/schemas/")], v, at)
+	}
+	if c, ok := schema["const"]; ok && c != v {
+		add("%v is not %v", v, c)
+	}
+	if e, ok := schema["enum"].([]any); ok && !slices.Contains(e, v) {
+		add("%v is none of %v", v, e)
+	}
+	switch kind := schema["type"]; v := v.(type) {
+	case map[string]any:
+		if kind != "object" {
+			add("an object, not %v", kind)
+		}
+		properties, _ := schema["properties"].(map[string]any)
+		required, _ := schema["required"].([]any)
+		for _, name := range required {
+			if _, ok := v[name.(string)]; !ok {
+				add("no %v", name)
+			}
+		}
+		for name, x := range v {
+			if p, ok := properties[name].(map[string]any); ok {
+				found = append(found, d.mismatches(p, x, at+"."+name)...)
+			} else if schema["additionalProperties"] != true {
+				add("%q is not described", name)
+			}
+		}
+	case []any:
+		if kind != "array" {
+			add("an array, not %v", kind)
+		}
+		items, _ := schema["items"].(map[string]any)
+		for i, x := range v {
+			found = append(found, d.mismatches(items, x, fmt.Sprintf("%s[%d]", at, i))...)
+		}
+	case string:
+		if kind != "string" && schema["enum"] == nil && schema["const"] == nil {
+			add("a string, not %v", kind)
+		}
+		if p, ok := schema["pattern"].(string); ok && !regexp.MustCompile(p).MatchString(v) {
+			add("%q does not match %s", v, p)
+		}
+		if schema["format"] == "date-time" {
+			if _, err := time.Parse(time.RFC3339Nano, v); err != nil {
+				add("%v", err)
+			}
+		}
+	case float64:
+		if kind != "number" && (kind != "integer" || v != math.Trunc(v)) {
+			add("%v, not %v", v, kind)
+		}
+	case bool:
+		if kind != "boolean" {
+			add("a boolean, not %v", kind)
+		}
+	default:
+		add("%v, not %v", v, kind)
+	}
+	return found
+}

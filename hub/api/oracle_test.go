@@ -1,0 +1,154 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"gangway/hub/onboard"
+	"gangway/internal/fleet"
+	"gangway/wire"
+)
+
+// Somebody with a join token and a public EK learns neither the id of its
+// device nor whether it is here.
+func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
+	s := newScene(t)
+	mallory := s.Account(t, "mallory")
+	tok := s.Token(t, mallory, nil)
+	eve := s.person(t, "mallory")
+	// What mallory sees: the answer, her events and her waiting room.
+	look := func() string {
+		spy := s.device(t) // made-up keys
+		spy.Serial = "spy"
+		spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
+		a := s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t))
+		if a.Status != 202 {
+			t.Fatalf("%d %s", a.Status, a.Body)
+		}
+		_, events := eve.do("GET", "/events", nil)
+		_, waiting := eve.do("GET", "/devices/waiting", nil)
+		return string(a.Body) + string(events) + string(waiting)
+	}
+	id := func(seen string) string {
+		var w wire.Waiting
+		if err := json.NewDecoder(strings.NewReader(seen)).Decode(&w); err != nil {
+			t.Fatal(err)
+		}
+		return w.DeviceID
+	}
+	before := look()
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	device := s.deviceOf(t, s.victim)
+	aboard := look()
+	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, device, s.Now()); err != nil {
+		t.Fatal(err)
+	}
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	again := s.deviceOf(t, s.victim)
+	later := look()
+	if id(before) != id(aboard) || id(before) != id(later) {
+		t.Errorf("the id tells what becomes of the device: %s, %s, %s", id(before), id(aboard), id(later))
+	}
+	for _, seen := range []string{before, aboard, later} {
+		if strings.Contains(seen, device) || strings.Contains(seen, again) {
+			t.Errorf("mallory sees the device's id: %s", seen)
+		}
+	}
+	// A denied machine's refusals call it by the same id.
+	decide(eve, id(later), "deny", 200)
+	spy := s.device(t)
+	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
+	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
+	// The TPM itself, at her token: refused, and she still is not told.
+	decide(eve, id(later), "approve", 200)
+	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
+	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
+		t.Fatalf("%v", err)
+	}
+	if _, events := eve.do("GET", "/events", nil); bytes.Contains(events, []byte(again)) || !bytes.Contains(events, []byte(onboard.CodeOtherOwner)) || !bytes.Contains(events, []byte(onboard.CodeDenied)) {
+		t.Errorf("%s", events)
+	}
+}
+
+// What becomes of a device says nothing to another owner who has a request of
+// their own with its public EK.
+func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
+	s := newScene(t)
+	mallory := s.Account(t, "mallory")
+	tok := s.Token(t, mallory, nil)
+	eve := s.person(t, "mallory")
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	spy := must(s.victim.WithNewIdentity())(t)
+	spy.EK = &fleet.Key{Public: s.victim.EK.Public}
+	body := must(spy.Request(tok, fleet.RequestChange{}))(t)
+	if a := s.post(t, body); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	// One that she approves, and denies again, after it was answered.
+	bare := *spy
+	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
+	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)
+	w := waits(t, s.post(t, undecided), "ek-certificate-none")
+	decide(eve, w.DeviceID, "approve", 200)
+	if a := s.post(t, undecided); a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, id, s.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for name, request := range map[string][]byte{"with the certificate": body, "approved": undecided} {
+		if a := s.post(t, request); a.Status != 200 {
+			t.Errorf("%s, after the deletion: %d %s", name, a.Status, a.Body)
+		}
+	}
+	decide(eve, w.DeviceID, "deny", 200)
+	if a := s.post(t, undecided); a.Status == 200 {
+		t.Errorf("denied: %d", a.Status)
+	}
+	if _, events := eve.do("GET", "/events", nil); bytes.Contains(events, []byte(id)) {
+		t.Errorf("mallory sees the device's id: %s", events)
+	}
+}
+
+// A certificate of the AIK registry is found by the IAK's name; by the device's
+// id only by the device and its owner, and everybody else gets one answer.
+func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
+	s := newScene(t)
+	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	id := s.deviceOf(t, s.victim)
+	s.Account(t, "mallory")
+	other, _ := s.aboard(t, s.tok)
+	device := s.asDevice(t, s.victim, certs)
+	byToken := s.person(t, "")
+	byToken.token = want[struct{ Token string }](device, "POST", "/auth/x509/login", nil, 200).Token
+	bad := s.person(t, "")
+	bad.token = "nonsense"
+	at := "/aca/certs/" + id + ".crt"
+	for name, p := range map[string]*person{"owner": s.person(t, "ada"), "device": device, "device's token": byToken} {
+		if status, body := p.do("GET", at, nil); status != 200 || !bytes.Equal(body, certs.IAK.Raw) {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+	nobody := s.person(t, "")
+	if status, body := nobody.do("GET", "/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt", nil); status != 200 || !bytes.Equal(body, certs.IAK.Raw) {
+		t.Errorf("by the IAK's name: %d", status)
+	}
+	if got := certs.IAK.URIs[0].String(); got != s.URL+"/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt" {
+		t.Errorf("its address is %s", got)
+	}
+	for name, p := range map[string]*person{"nobody": nobody, "another owner": s.person(t, "mallory"), "another device of the owner": other, "a bad token": bad} {
+		status, body, h := p.request("GET", at, nil, nil)
+		for _, unknown := range []string{strings.Repeat("0", 24) + ".crt", strings.Repeat("0", 68) + ".crt", "x", id, "zz.crt"} {
+			s2, b2, h2 := p.request("GET", "/aca/certs/"+unknown, nil, nil)
+			h.Del("Date")
+			h2.Del("Date")
+			if status != 404 || s2 != 404 || !bytes.Equal(body, b2) || len(h) != len(h2) {
+				t.Errorf("%s: %d %s %v; of %s: %d %s %v", name, status, body, h, unknown, s2, b2, h2)
+			}
+		}
+	}
+}

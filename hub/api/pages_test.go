@@ -1,0 +1,165 @@
+package api_test
+
+import (
+	"html"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gangway/internal/hubtest"
+)
+
+// browser is a person who uses the pages: forms and a cookie, and no bearer
+// token.
+type browser struct {
+	*person
+	cookie string
+}
+
+func (s *scene) browser(t *testing.T) *browser { return &browser{person: s.person(t, "")} }
+
+func (b *browser) send(method, path, form string) (int, string, http.Header) {
+	b.t.Helper()
+	header := map[string]string{}
+	var body any
+	if method == "POST" {
+		header["Content-Type"], header["Origin"], body = "application/x-www-form-urlencoded", b.s.URL, form
+	}
+	if b.cookie != "" {
+		header["Cookie"] = b.cookie
+	}
+	status, page, h := b.request(method, path, body, header)
+	for _, line := range h.Values("Set-Cookie") {
+		b.cookie, _, _ = strings.Cut(line, ";")
+	}
+	return status, string(page), h
+}
+
+// signIn signs in as ada.
+func (b *browser) signIn() {
+	b.t.Helper()
+	status, page, h := b.send("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
+	if status != 303 || h.Get("Location") != "/" {
+		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), page)
+	}
+}
+
+func TestPersonSignsInAndOutOnThePage(t *testing.T) {
+	s := newScene(t)
+	b := s.browser(t)
+	status, page, h := b.send("GET", "/", "")
+	if status != 200 || !strings.Contains(page, `action="/sign-in"`) || !strings.HasPrefix(h.Get("Content-Type"), "text/html") || h.Get("Cache-Control") != "no-store" {
+		t.Fatalf("%d %v: %s", status, h, page)
+	}
+	if status, page, h := b.send("POST", "/sign-in", "nick=ada&password=wrong"); status != 401 || h.Get("Set-Cookie") != "" ||
+		!strings.Contains(page, `role="alert"`) || !strings.Contains(page, `value="ada"`) {
+		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), page)
+	}
+	b.signIn()
+	if status, page, _ := b.send("GET", "/", ""); status != 200 || !strings.Contains(page, "No device yet") ||
+		!strings.Contains(page, "--hub-name "+s.CA.HubName()) || !strings.Contains(page, "gangway token create &gt; device_autojointoken.json") {
+		t.Fatalf("no hint on how to begin: %d %s", status, page)
+	}
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	nick := s.Devices(t, s.Owner)[0].Nick
+	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
+		t.Fatalf("the device is not on the page: %s", page)
+	}
+
+	signedIn := b.cookie
+	if status, _, h := b.send("POST", "/sign-out", ""); status != 303 || !strings.Contains(h.Get("Set-Cookie"), "Max-Age=0") {
+		t.Errorf("sign-out: %d %q", status, h.Get("Set-Cookie"))
+	}
+	// The session has ended on the hub, not only in this browser.
+	b.cookie = signedIn
+	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, nick) {
+		t.Error("the cookie is good after signing out")
+	}
+	if status, _, _ := b.send("POST", "/sign-out", ""); status != 303 {
+		t.Errorf("signing out twice: %d", status)
+	}
+}
+
+func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
+	s := newScene(t)
+	s.Account(t, "mallory")
+	theirs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "mallory"))(t), nil)
+	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
+	id := s.deviceOf(t, s.victim)
+	nick := must(s.Store.Device(t.Context(), id))(t).Nick
+	b := s.browser(t)
+	b.signIn()
+	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, id) || strings.Contains(page, nick) || !strings.Contains(page, "No device yet") {
+		t.Errorf("ada sees mallory's device: %s", page)
+	}
+}
+
+// What a device says of itself, and what anybody types into the form, is text
+// on the page and never markup.
+func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
+	s := newScene(t)
+	const attack = `"><script>alert(1)</script><img src=x onerror=alert(2)>`
+	s.victim.Model, s.victim.Serial = attack, attack
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	b := s.browser(t)
+	_, form, _ := b.send("POST", "/sign-in", "password=x&nick=%22%3E%3Cscript%3Ealert(1)%3C/script%3E%3Cimg+src=x+onerror=alert(2)%3E")
+	b.signIn()
+	_, list, _ := b.send("GET", "/", "")
+	for name, page := range map[string]string{"form": form, "list": list} {
+		if strings.Contains(page, "<script") || strings.Contains(page, "<img") {
+			t.Errorf("%s: markup went through: %s", name, page)
+		}
+		if !strings.Contains(html.UnescapeString(page), attack) {
+			t.Errorf("%s: the text is not shown: %s", name, page)
+		}
+	}
+}
+
+// The policy sent along forbids scripts and inline styles; a page that had one
+// would be broken.
+func TestPagesKeepToTheirContentPolicy(t *testing.T) {
+	s := newScene(t)
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	b := s.browser(t)
+	inline := regexp.MustCompile(`(?i)<script|<style|\sstyle=|\son[a-z]+=|javascript:`)
+	check := func(what string) {
+		t.Helper()
+		_, page, h := b.send("GET", "/", "")
+		if found := inline.FindString(page); found != "" {
+			t.Errorf("%s has %q", what, found)
+		}
+		for _, want := range []string{"default-src 'none'", "style-src 'self'", "form-action 'self'", "frame-ancestors 'none'"} {
+			if csp := h.Get("Content-Security-Policy"); !strings.Contains(csp, want) {
+				t.Errorf("%s: %q lacks %q", what, csp, want)
+			}
+		}
+	}
+	check("the sign-in")
+	b.signIn()
+	check("the list")
+	if status, sheet, h := b.send("GET", "/style.css", ""); status != 200 || !strings.HasPrefix(h.Get("Content-Type"), "text/css") || !strings.Contains(sheet, "prefers-color-scheme: dark") {
+		t.Errorf("style sheet: %d %v", status, h)
+	}
+}
+
+func TestOversizedFormIsRefused(t *testing.T) {
+	b := newScene(t).browser(t)
+	if status, page, _ := b.send("POST", "/sign-in", "nick=ada&password="+strings.Repeat("x", 1<<20)); status != 413 {
+		t.Errorf("%d %s", status, page)
+	}
+}
+
+// A browser gets a page also for what could not be done; programs get JSON.
+func TestBrowserGetsAPageForAProblem(t *testing.T) {
+	s := newScene(t)
+	p := s.person(t, "")
+	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
+		t.Errorf("%d %v %s", status, header, body)
+	}
+	status, _, header = p.request("GET", "/nothing", nil, nil)
+	if status != 404 || header.Get("Content-Type") != "application/json" {
+		t.Errorf("%d %v", status, header)
+	}
+}

@@ -1,0 +1,111 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// Parameters of argon2id (RFC 9106, 4, second recommended option with less
+// memory traded for one more pass, as OWASP lists it).
+const (
+	argonTime    = 3
+	argonMemory  = 19 << 10 // KiB
+	argonThreads = 1
+	argonKey     = 32
+)
+
+// MinPassword and MaxPassword bound a password's length in bytes.
+const (
+	MinPassword = 8
+	MaxPassword = 256
+)
+
+// HashPassword makes the PHC string of a password:
+// $argon2id$v=19$m=19456,t=3,p=1$salt$key.
+func HashPassword(password string) (string, error) {
+	if len(password) < MinPassword || len(password) > MaxPassword {
+		return "", fmt.Errorf("a password has %d to %d characters", MinPassword, MaxPassword)
+	}
+	salt := make([]byte, 16)
+	rand.Read(salt) // never fails
+	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, argonKey)
+	enc := base64.RawStdEncoding.EncodeToString
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, enc(salt), enc(key)), nil
+}
+
+// passwords checks passwords, a few at a time: each check takes 19 MiB, and
+// many at once must not take the hub down.
+type passwords struct {
+	queue lifo
+	// decoy is checked for accounts that do not exist, so that the time
+	// taken does not tell which do.
+	decoy string
+}
+
+// Bounds of the queue for passwords.
+const (
+	passwordsAtOnce  = 4
+	passwordsWait    = 64              // how many wait
+	passwordPatience = 5 * time.Second // how long one waits
+)
+
+// decoyHash is made once for all servers of a process: no account has it.
+var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
+
+func newPasswords() (*passwords, error) {
+	decoy, err := decoyHash()
+	if err != nil {
+		return nil, err
+	}
+	return &passwords{queue: lifo{free: passwordsAtOnce, most: passwordsWait, patience: passwordPatience}, decoy: decoy}, nil
+}
+
+// check reports whether password is the one of hash; an empty hash never is,
+// and takes as long. errBusy if there are too many at once.
+func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
+	if len(password) > MaxPassword {
+		return false, nil
+	}
+	exists := hash != ""
+	if !exists {
+		hash = p.decoy
+	}
+	err = p.queue.do(ctx, lane, func() error {
+		ok, err = verifyPassword(password, hash)
+		return err
+	})
+	return ok && exists, err
+}
+
+func verifyPassword(password, phc string) (bool, error) {
+	parts := strings.Split(phc, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" {
+		return false, errors.New("hub: stored password is not argon2id")
+	}
+	var version, memory, passes, threads int
+	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
+		return false, errors.New("hub: stored password of another argon2 version")
+	}
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &threads); err != nil || memory > 1<<20 || passes > 64 || threads > 64 || memory < 8 || passes < 1 || threads < 1 {
+		return false, errors.New("hub: stored password with unusable parameters")
+	}
+	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
+	if err != nil {
+		return false, errors.New("hub: stored password with unreadable salt")
+	}
+	want, err := base64.RawStdEncoding.DecodeString(parts[5])
+	if err != nil || len(want) < 16 {
+		return false, errors.New("hub: stored password with unreadable key")
+	}
+	got := argon2.IDKey([]byte(password), salt, uint32(passes), uint32(memory), uint8(threads), uint32(len(want)))
+	return subtle.ConstantTimeCompare(got, want) == 1, nil
+}

@@ -1,0 +1,122 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"gangway/hub/policy"
+	"gangway/hub/store"
+)
+
+// PolicyView is an owner's policy, and the hub's above it. Texts are YAML,
+// empty where there is none.
+type PolicyView struct {
+	Policy     string     `json:"policy"`
+	Updated    *time.Time `json:"updated,omitempty"`
+	HubPolicy  string     `json:"hub-policy"`
+	HubUpdated *time.Time `json:"hub-updated,omitempty"`
+	// Warnings say what in Policy has no effect, or is about TPMs that nobody
+	// makes; on the hub's own machine, what in HubPolicy.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Warn fills Warnings. Texts that cannot be read have none.
+func (v *PolicyView) Warn() {
+	mine, err := policy.Parse([]byte(v.Policy))
+	if err != nil {
+		return
+	}
+	var hubs *policy.Document
+	if v.HubPolicy != "" {
+		if hubs, err = policy.Parse([]byte(v.HubPolicy)); err != nil {
+			return
+		}
+	}
+	v.Warnings = policy.Warnings(mine, hubs, true)
+}
+
+func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
+	var view PolicyView
+	for _, p := range []struct {
+		owner   string
+		text    *string
+		updated **time.Time
+	}{{owner(r).ID, &view.Policy, &view.Updated}, {store.HubWide, &view.HubPolicy, &view.HubUpdated}} {
+		stored, err := s.cfg.Store.Policy(r.Context(), p.owner)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		*p.text, *p.updated = stored.Text, &stored.Updated
+	}
+	view.Warn()
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxSize))
+	if err != nil {
+		return readError(err)
+	}
+	if _, err := policy.Parse(text); err != nil {
+		return problem(http.StatusBadRequest, "policy-malformed", "Mend it and send it again; what was in force still is.", "%s.", err)
+	}
+	return s.setPolicy(w, r, string(text), "changed")
+}
+
+func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request) error {
+	return s.setPolicy(w, r, "", "removed")
+}
+
+func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb string) error {
+	a, now := owner(r), s.cfg.Now()
+	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: now}); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "policy." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the policy."})
+	return s.showPolicy(w, r)
+}
+
+func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
+	list, err := s.cfg.Store.EKList(r.Context(), owner(r).ID)
+	if err != nil {
+		return err
+	}
+	view := make([]policy.Listed, len(list))
+	for i, l := range list {
+		view[i] = policy.WrittenEK(l)
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+func (s *Server) putEKList(w http.ResponseWriter, r *http.Request) error {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxListSize))
+	if err != nil {
+		return readError(err)
+	}
+	list, err := policy.ParseEKList(text)
+	if err != nil {
+		return problem(http.StatusBadRequest, "ek-list-malformed", "Mend it and send it again; the list that was there still is.", "%s.", err)
+	}
+	return s.setEKList(w, r, list, "changed")
+}
+
+func (s *Server) deleteEKList(w http.ResponseWriter, r *http.Request) error {
+	return s.setEKList(w, r, nil, "removed")
+}
+
+func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.ListedEK, verb string) error {
+	a := owner(r)
+	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the list of expected TPMs."})
+	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
+	return nil
+}

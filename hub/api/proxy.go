@@ -1,0 +1,232 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// Proxy is a TLS-terminating proxy in front of the hub that may say which
+// client certificate a request came with, by RFC 9440. It is known by a client
+// certificate of its own, and by nothing else.
+type Proxy struct {
+	// CAs sign the proxy's certificate. None of them is one of the hub's own.
+	CAs []*x509.Certificate
+	// Name is the DNS name, or the IP address, in that certificate.
+	Name string
+}
+
+// The headers of RFC 9440.
+const (
+	clientCert      = "Client-Cert"
+	clientCertChain = "Client-Cert-Chain"
+)
+
+// check refuses a proxy that could be taken for a device, or a device for it.
+func (p *Proxy) check(ca *pki.Hub) error {
+	if p.Name == "" || len(p.CAs) == 0 {
+		return errors.New("hub: a proxy needs both a CA and a name")
+	}
+	own := []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()}
+	for _, c := range p.CAs {
+		if !c.BasicConstraintsValid || !c.IsCA {
+			return fmt.Errorf("hub: the proxy's CA %q is no CA", c.Subject)
+		}
+		for _, o := range own {
+			if slices.Equal(c.RawSubjectPublicKeyInfo, o.RawSubjectPublicKeyInfo) || c.CheckSignatureFrom(o) == nil {
+				return fmt.Errorf("hub: the proxy's CA %q is the hub's own, or signed by it: a device could pass for the proxy; use another CA", c.Subject)
+			}
+		}
+	}
+	return nil
+}
+
+// origin is where a request comes from: which client certificate, and whether
+// its key was proven to this hub or to the proxy.
+type origin struct {
+	certificate store.Hash // SHA-256 of the leaf
+	known       bool       // there is one
+	proxied     bool
+}
+
+type originKey struct{}
+
+// leaf returns the SHA-256 of the client certificate whose key the peer
+// proved: the first, never another one of the chain it sent. Where the request
+// came through the proxy, it is the proxy's word.
+func leaf(r *http.Request) (store.Hash, bool) {
+	o := originOf(r)
+	return o.certificate, o.known
+}
+
+func originOf(r *http.Request) origin {
+	o, _ := r.Context().Value(originKey{}).(origin)
+	return o
+}
+
+// isProxy reports whether a connection is the proxy's: its verified chains all
+// end at the proxy's CAs, and it has the proxy's name. A chain to the device
+// CA makes it a device's, whatever else there is.
+func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
+	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
+		return false, nil
+	}
+	for _, chain := range state.VerifiedChains {
+		last := chain[len(chain)-1]
+		if !slices.ContainsFunc(s.cfg.Proxy.CAs, last.Equal) {
+			return false, nil
+		}
+	}
+	if err := state.PeerCertificates[0].VerifyHostname(s.cfg.Proxy.Name); err != nil {
+		return false, fmt.Errorf("hub: a certificate by the proxy's CA, of another name: %w", err)
+	}
+	return true, nil
+}
+
+// clientCAs are whom client certificates may chain to.
+func (s *Server) clientCAs() *x509.CertPool {
+	pool := s.cfg.CA.ClientCAs()
+	if s.cfg.Proxy != nil {
+		pool = pool.Clone()
+		for _, c := range s.cfg.Proxy.CAs {
+			pool.AddCert(c)
+		}
+	}
+	return pool
+}
+
+// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA
+// and is not the proxy, or has not signed in this very handshake.
+func (s *Server) verifyPeer(state tls.ConnectionState) error {
+	if inherited(&state) {
+		return errors.New("hub: a resumed session does not prove its certificate's key")
+	}
+	_, err := s.isProxy(&state)
+	return err
+}
+
+// inherited reports whether a connection has its client certificate from an
+// earlier one, by a TLS session that was resumed: the key was not used.
+func inherited(state *tls.ConnectionState) bool {
+	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
+}
+
+// withOrigin finds out where a request comes from, once, and says so in its
+// context. What only the proxy may say is refused from anybody else.
+func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
+	// Where somebody else's listener ends TLS, see Handler.
+	if inherited(r.TLS) {
+		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
+			"The TLS session was resumed, so the certificate's key was not used on this connection.")
+	}
+	proxied, err := s.isProxy(r.TLS)
+	if err != nil {
+		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name that --proxy-name says.", "The certificate is by the proxy's CA and not the proxy's.")
+	}
+	cert, chain := r.Header.Values(clientCert), r.Header.Values(clientCertChain)
+	o := origin{proxied: proxied}
+	switch {
+	case !proxied && len(cert)+len(chain) > 0:
+		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the certificate itself; a proxy must show its own, see docs/operations.md.",
+			"The request says which client certificate it came with, and does not come from the hub's proxy.")
+	case !proxied && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && len(r.TLS.VerifiedChains) > 0:
+		o.certificate, o.known = sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
+	case proxied && len(cert)+len(chain) > 0:
+		raw, err := s.forwarded(cert, chain)
+		if err != nil {
+			return r, problem(http.StatusBadRequest, "client-cert-header", "The proxy must send both headers as RFC 9440 says, after it verified the certificate against the device CA.",
+				"The client certificate that the proxy passed on is not accepted: %s.", err)
+		}
+		o.certificate, o.known = sha256.Sum256(raw), true
+	}
+	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
+	if proxied {
+		if addr, ok := forwardedFor(r.Header.Values("X-Forwarded-For")); ok {
+			r.RemoteAddr = net.JoinHostPort(addr, "0")
+		}
+	}
+	return r, nil
+}
+
+// forwarded reads the headers of RFC 9440 and verifies the certificate as a
+// handshake here would have.
+func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
+	if len(cert) != 1 {
+		return nil, fmt.Errorf("there are %d %s headers", len(cert), clientCert)
+	}
+	raw, err := byteSequence(cert[0])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clientCert, err)
+	}
+	c, err := x509.ParseCertificate(raw)
+	if err != nil || c.IsCA {
+		return nil, fmt.Errorf("%s is no device's certificate", clientCert)
+	}
+	links := x509.NewCertPool()
+	if len(chain) > 0 {
+		items := strings.Split(strings.Join(chain, ","), ",")
+		if len(items) > wire.MaxIntermediates {
+			return nil, fmt.Errorf("%s has more than %d certificates", clientCertChain, wire.MaxIntermediates)
+		}
+		for _, item := range items {
+			der, err := byteSequence(strings.Trim(item, " \t"))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", clientCertChain, err)
+			}
+			link, err := x509.ParseCertificate(der)
+			if err != nil {
+				return nil, fmt.Errorf("%s holds what is no certificate", clientCertChain)
+			}
+			links.AddCert(link)
+		}
+	}
+	if _, err := c.Verify(x509.VerifyOptions{
+		Roots: s.cfg.CA.ClientCAs(), Intermediates: links, CurrentTime: s.cfg.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return nil, errors.New("the certificate does not chain to the device CA for client authentication")
+	}
+	return c.Raw, nil
+}
+
+// byteSequence reads an Item of RFC 8941 that is a Byte Sequence (3.3.5),
+// strictly: with its padding, and without parameters.
+func byteSequence(v string) ([]byte, error) {
+	v = strings.Trim(v, " ")
+	if len(v) < 2 || v[0] != ':' || v[len(v)-1] != ':' || strings.ContainsAny(v, "\r\n") {
+		return nil, errors.New("it is no byte sequence")
+	}
+	b, err := base64.StdEncoding.Strict().DecodeString(v[1 : len(v)-1])
+	if err != nil || len(b) == 0 || len(b) > tcg.MaxCertificate {
+		return nil, errors.New("it is not the base64 of a certificate")
+	}
+	return b, nil
+}
+
+// forwardedFor is the address that the proxy itself saw, the last of the list:
+// those before it are the client's words.
+func forwardedFor(values []string) (string, bool) {
+	if len(values) == 0 {
+		return "", false
+	}
+	last := values[len(values)-1]
+	last = strings.TrimSpace(last[strings.LastIndex(last, ",")+1:])
+	ip, err := netip.ParseAddr(last)
+	if err != nil {
+		return "", false
+	}
+	return ip.Unmap().WithZone("").String(), true
+}

@@ -1,0 +1,66 @@
+package api
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/time/rate"
+)
+
+// Rate is how many requests a client may send: PerSecond in the long run,
+// Burst at once.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+// Rates are the limits by name. See DefaultRates.
+type Rates map[string]Rate
+
+// DefaultRates returns the limits of a hub whose operator names none. Each is
+// for one network (an IPv4 address, or an IPv6 /64), but for boot, which is for
+// one device, and account, which is for one account.
+func DefaultRates() Rates {
+	return Rates{
+		"onboard":        {50, 200},      // onboarding requests and activations
+		"sign-in":        {1.0 / 3, 10},  // passwords of people
+		"account":        {1.0 / 10, 20}, // passwords for one account, from networks that it was never signed in from
+		"device-sign-in": {20, 100},      // secrets of devices
+		"register":       {1.0 / 2, 20},  // registrations of devices without a TPM
+		"claim":          {1.0 / 6, 10},  // claims of devices
+		"signature":      {1, 20},        // Pantacor's signatures
+		"boot":           {1.0 / 2, 30},  // boot measurements
+	}
+}
+
+// with returns the rates with some of them replaced. An unknown name and a rate
+// that lets nothing through are errors, for an operator.
+func (r Rates) with(other Rates) (Rates, error) {
+	all := maps.Clone(r)
+	for name, rate := range other {
+		if _, ok := all[name]; !ok {
+			return nil, fmt.Errorf("there is no rate %q; the rates are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+		}
+		if !(rate.PerSecond > 0) || rate.PerSecond > 1e9 || rate.Burst < 1 {
+			return nil, fmt.Errorf("the rate %q needs more than 0 requests a second and a burst of at least 1", name)
+		}
+		all[name] = rate
+	}
+	return all, nil
+}
+
+// Check reports a name or a rate that a hub would refuse.
+func (r Rates) Check() error {
+	_, err := DefaultRates().with(r)
+	return err
+}
+
+// byNetwork makes the limiter of a name, for networks.
+func (r Rates) byNetwork(name string) *limiter[netip.Prefix] { return limiterOf[netip.Prefix](r[name]) }
+
+func limiterOf[K comparable](r Rate) *limiter[K] {
+	return newLimiter[K](rate.Limit(r.PerSecond), r.Burst)
+}

@@ -1,0 +1,188 @@
+package api
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+const (
+	// autoTokenHeader is where a device of Pantacor's shows a join token.
+	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
+	// unclaimedFor is how long one is kept that no longer shows itself.
+	unclaimedFor = 48 * time.Hour
+)
+
+// Registered is the answer to a registration. Its fields are in the order in
+// which Pantavisor looks for them: it takes the first of a name anywhere.
+type Registered struct {
+	ID           string         `json:"id"`
+	PRN          string         `json:"prn"`
+	Secret       string         `json:"secret"` // shown this once
+	Owner        string         `json:"owner"`  // empty: nobody's yet
+	Challenge    string         `json:"challenge,omitempty"`
+	Nick         string         `json:"nick"`
+	TimeCreated  time.Time      `json:"time-created"`
+	TimeModified time.Time      `json:"time-modified"`
+	Public       bool           `json:"public"`
+	Garbage      bool           `json:"garbage"`
+	UserMeta     map[string]any `json:"user-meta"`
+	DeviceMeta   map[string]any `json:"device-meta"`
+}
+
+// makeSecret makes what a device signs in with, and its hash.
+func makeSecret() (string, store.Hash) {
+	raw := make([]byte, 24)
+	rand.Read(raw) // never fails
+	secret := base64.RawURLEncoding.EncodeToString(raw)
+	return secret, sha256.Sum256([]byte(secret))
+}
+
+// challenge is what a person shows to claim a device that is nobody's: 60
+// bits, the same whenever the device asks, and in no database.
+func (s *Server) challenge(id string) string {
+	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
+	m.Write([]byte("gangway claim challenge v1\x00" + id))
+	text := strings.ToLower(base32.StdEncoding.EncodeToString(m.Sum(nil)[:10]))[:12]
+	return text[:4] + "-" + text[4:8] + "-" + text[8:]
+}
+
+// registerDevice makes a device that shows no TPM: for a person, by a join
+// token that was made for that, or for nobody yet. All of it is off unless the
+// policy accepts it.
+func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
+	if r.UserAgent() == "" {
+		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent.", "The request does not say which program sends it.")
+	}
+	now := s.cfg.Now()
+	d := store.Device{ID: wire.NewID(), Created: now, LastSeenAddr: remoteAddr(r)}
+	d.Nick = onboard.Nick(d.ID)
+	switch {
+	case r.Header.Get(autoTokenHeader) != "":
+		t, err := s.autoToken(r)
+		if err != nil {
+			return err
+		}
+		d.Owner, d.TokenID, d.UserMeta = t.Owner, t.ID, t.DefaultUserMeta
+	case r.Header.Get("Authorization") != "":
+		in, err := s.signedIn(r)
+		if err != nil {
+			return err
+		}
+		if !in.claims.Allows(r.Method, "devices") {
+			return errScope
+		}
+		d.Owner = in.account.ID
+		var body struct {
+			Nick     string         `json:"nick"`
+			UserMeta map[string]any `json:"user-meta"`
+		}
+		if r.ContentLength != 0 {
+			if err := readJSON(w, r, &body); err != nil {
+				return err
+			}
+		}
+		if body.Nick != "" {
+			if !nickForm.MatchString(body.Nick) {
+				return errNickForm
+			}
+			d.Nick = body.Nick
+		}
+		d.UserMeta = body.UserMeta
+	}
+	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	if err != nil {
+		return err
+	}
+	if !force.WithoutTPM {
+		// Not 403: Pantacor's programs would ask for a password, or try for ever.
+		return problem(http.StatusBadRequest, "without-tpm", "Onboard with its TPM, or have the policy's without_tpm changed.", "This hub lets in no device that does not show a TPM.")
+	}
+	secret, hash := makeSecret()
+	d, err = s.cfg.Store.CreateDevice(r.Context(), d, hash)
+	switch {
+	case errors.Is(err, store.ErrFull):
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
+	case errors.Is(err, store.ErrTokenUnusable):
+		return errAutoToken
+	case errors.Is(err, store.ErrFull):
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
+	case errors.Is(err, store.ErrTokenUsedUp):
+		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new one with 'gangway token create'.", "The join token has been used as often as it allows.")
+	case err != nil:
+		return err
+	}
+	if d.Owner != "" {
+		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID,
+			Message: fmt.Sprintf("Device %q joined without showing a TPM.", d.Nick)})
+	}
+	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+		TimeCreated: d.Created, TimeModified: d.Activated, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)}
+	if d.Owner == "" {
+		view.Challenge = s.challenge(d.ID)
+	}
+	writeJSON(w, http.StatusOK, view)
+	return nil
+}
+
+var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make one with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or was not made for devices that show no TPM.")
+
+func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
+	secret, err := base64.StdEncoding.DecodeString(r.Header.Get(autoTokenHeader))
+	if err != nil || len(secret) != wire.SecretSize {
+		return store.JoinToken{}, errAutoToken
+	}
+	t, err := s.cfg.Store.JoinTokenByAuto(r.Context(), onboard.AutoHash(secret))
+	if errors.Is(err, store.ErrNotFound) || err == nil && (t.Disabled || !t.Expires.After(s.cfg.Now())) {
+		return store.JoinToken{}, errAutoToken
+	}
+	return t, err
+}
+
+// claim gives a device to whoever shows its challenge.
+func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string) error {
+	a, id, now := owner(r), r.PathValue("id"), s.cfg.Now()
+	if !s.claims.allow(network(remoteAddr(r)), now) {
+		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
+	}
+	wrong := problem(http.StatusPreconditionFailed, "claim", "Take both from the device's own screen; a device is claimed once.", "There is no such device to claim, or the challenge is another.")
+	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
+		return wrong
+	}
+	force, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
+	if err != nil {
+		return err
+	}
+	if !force.WithoutTPM {
+		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard it with its TPM, or have the policy's without_tpm changed.", "Your policy lets in no device that does not show a TPM.")
+	}
+	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
+	if errors.Is(err, store.ErrNotFound) {
+		return wrong
+	}
+	if err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed by its challenge.", d.Nick)})
+	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
+	return nil
+}
+
+func orEmpty(m map[string]any) map[string]any {
+	if m == nil {
+		return map[string]any{}
+	}
+	return m
+}

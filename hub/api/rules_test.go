@@ -1,0 +1,172 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/hubtest"
+)
+
+// What Pantacor's clients need, where no other test says it; see
+// docs/pantahub-compat.md.
+
+// Devices take any text that begins with "token" for the key, and the last
+// value that they find.
+func TestLoginAnswersATokenAlone(t *testing.T) {
+	c := newContract(t)
+	secret := want[api.SecretView](c.boat, "POST", "/device/secret", nil, 200)
+	only := regexp.MustCompile(`^\{"token":"[A-Za-z0-9_.-]+"\}\n$`)
+	for name, body := range map[string][]byte{
+		"person":      second(c.nobody.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password})),
+		"device":      second(c.nobody.do("POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret})),
+		"certificate": second(c.boat.do("POST", "/auth/x509/login", nil)),
+		"renewed":     second(c.ada.do("GET", "/auth/login", nil)),
+	} {
+		if !only.Match(body) {
+			t.Errorf("%s: %s", name, body)
+		}
+	}
+}
+
+func second(_ int, body []byte) []byte { return body }
+
+// Devices have 1016 bytes for a token, and 66 for a join token.
+func TestTokensFitDevices(t *testing.T) {
+	c := newContract(t)
+	want[map[string]any](c.ada, "PATCH", "/devices/"+c.boatID, map[string]string{"nick": strings.Repeat("n", 64)}, 200)
+	token := want[struct{ Token string }](c.boat, "POST", "/auth/x509/login", nil, 200).Token
+	if len(token) > 1016 {
+		t.Errorf("a device's token has %d bytes", len(token))
+	}
+	join := want[api.TokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"without-tpm": true, "nick": strings.Repeat("n", 64)}, 200)
+	if n := len(join.Token); n == 0 || n > 66 {
+		t.Errorf("a join token has %d characters", n)
+	}
+}
+
+// The first text that equals a key is the key: also where an owner has written
+// the same words into what devices are given.
+func TestDeviceRecordsComeInOrder(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	ada := s.person(t, "ada")
+	hostile := map[string]any{"id": "x", "prn": "x", "secret": "x", "owner": "x", "a": "secret", "b": "owner", "challenge": "x"}
+	made := second(ada.do("POST", "/devices", map[string]any{"user-meta": hostile}))
+	var d api.Registered
+	if err := json.Unmarshal(made, &d); err != nil {
+		t.Fatal(err)
+	}
+	device := s.person(t, "")
+	device.token = want[struct{ Token string }](device, "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 200).Token
+	for name, c := range map[string]struct {
+		body []byte
+		keys []string
+	}{
+		"registration": {made, []string{"id", "prn", "secret", "owner"}},
+		"record":       {second(device.do("GET", "/devices/"+d.ID, nil)), []string{"id", "prn", "owner"}},
+	} {
+		var before []int
+		for _, key := range append(c.keys, "user-meta") {
+			at := bytes.Index(c.body, []byte(`"`+key+`"`))
+			if at < 0 || !bytes.HasPrefix(c.body[at+len(key)+2:], []byte(":")) {
+				t.Fatalf("%s: the first %q is no key in %s", name, key, c.body)
+			}
+			before = append(before, at)
+		}
+		if !slices.IsSorted(before) {
+			t.Errorf("%s: %s", name, c.body)
+		}
+	}
+}
+
+// Devices drop a query, and take https alone.
+func TestAddressIsInThePath(t *testing.T) {
+	c := newContract(t)
+	o := want[api.ObjectView](c.boat, "GET", "/objects/"+c.contentSum, nil, 200)
+	for _, address := range []string{o.GetURL, o.PutURL} {
+		u := must(url.Parse(address))(t)
+		if u.Scheme != "https" || !strings.HasPrefix(u.Path, "/local-s3/") || u.RawQuery != "" || strings.Count(u.Path, "/") != 2 || strings.Contains(address, `\`) {
+			t.Errorf("%s", address)
+		}
+	}
+}
+
+// Devices follow no redirects, so each collection answers with and without a
+// trailing slash.
+func TestCollectionsTakeATrailingSlash(t *testing.T) {
+	c := newContract(t)
+	for _, route := range []string{"/devices", "/devices/tokens", "/objects", "/logs", "/trails", "/trails/" + c.boatID + "/steps", "/trails/" + c.boatID + "/steps/1/objects"} {
+		for _, method := range []string{"GET", "POST"} {
+			p := c.ada
+			if method == "POST" && (route == "/logs" || route == "/trails") {
+				p = c.boat
+			}
+			for _, body := range []string{"{", `{}`} {
+				with, _ := p.do(method, route+"/", body)
+				without, _ := p.do(method, route, body)
+				if with != without || with/100 == 3 || with == 404 || with == 405 {
+					t.Errorf("%s %s: %d, with a slash %d", method, route, without, with)
+				}
+			}
+		}
+	}
+}
+
+// No other site's page reads an answer, whatever its origin: not by a plain
+// request, nor by asking first.
+func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
+	c := newContract(t)
+	c.each(func(method, path string, r row) {
+		if path == "/auth/logout" {
+			return
+		}
+		for _, m := range []string{method, "OPTIONS"} {
+			status, _, h := c.ada.request(m, c.at(path, nil), r.body, map[string]string{"Origin": "https://elsewhere.example", "Access-Control-Request-Method": method})
+			for name := range h {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("%s %s: %s", m, path, name)
+				}
+			}
+			if m == "OPTIONS" && status < 400 || m != "GET" && m != "OPTIONS" && status != 403 {
+				t.Errorf("%s %s: %d", m, path, status)
+			}
+		}
+	})
+}
+
+// Keys of a meta have dots, and stay as they are, also in a patch.
+func TestMetaKeysKeepTheirDots(t *testing.T) {
+	c := newContract(t)
+	at := "/devices/" + c.boatID
+	const text = `{"a.b":{"c.d":"e"},"pantavisor.version":"1"}`
+	for _, r := range []struct {
+		p            *person
+		method, meta string
+	}{{c.ada, "PUT", "/user-meta"}, {c.ada, "PATCH", "/user-meta"}, {c.boat, "PUT", "/device-meta"}, {c.boat, "PATCH", "/device-meta"}} {
+		want[map[string]any](r.p, r.method, at+r.meta, text, 200)
+		if _, got := c.boat.do("GET", at+r.meta, nil); strings.TrimSpace(string(got)) != text {
+			t.Errorf("%s %s: %s", r.method, r.meta, got)
+		}
+	}
+}
+
+// A token gives another one with the scopes that it has, whatever is asked.
+func TestRenewedTokenHasNoMoreScopes(t *testing.T) {
+	c := newContract(t)
+	p := c.person(t, "")
+	p.token = signInFor(c.ada, "devices.readonly")
+	p.token = want[struct{ Token string }](p, "GET", "/auth/login?scope=all", `{"scope":"all"}`, 200).Token
+	want[[]api.DeviceView](p, "GET", "/devices", nil, 200)
+	for _, r := range [][2]string{{"POST", "/devices"}, {"POST", "/devices/tokens"}, {"GET", "/trails"}, {"GET", "/policy"}} {
+		if status, body := p.do(r[0], r[1], nil); status != 403 {
+			t.Errorf("%s %s: %d %s", r[0], r[1], status, body)
+		}
+	}
+}

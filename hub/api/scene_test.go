@@ -1,0 +1,17 @@
+package api_test
+
+import (
+	"net/http/httptest"
+	"testing"
+)
+
+// metrics reads /metrics of the operator's listener.
+func (s *scene) metrics(t testing.TB) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.Server.PrivateHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("/metrics: %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}

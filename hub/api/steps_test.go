@@ -1,0 +1,648 @@
+package api_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// steps is a scene with a token for Pantacor's two steps.
+type steps struct {
+	*scene
+	pan *wire.TokenFile
+}
+
+func newSteps(t testing.TB) *steps {
+	t.Helper()
+	s := &steps{scene: newScene(t)}
+	s.pan = s.pantacorToken(t, s.Owner)
+	return s
+}
+
+func (s *steps) pantacorToken(t testing.TB, owner store.Account) *wire.TokenFile {
+	t.Helper()
+	return s.Token(t, owner, func(t *store.JoinToken) { t.ForPantacor = true })
+}
+
+func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
+	t.Helper()
+	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
+}
+
+// enrolled does a device's first step.
+func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
+	t.Helper()
+	return must(d.Enroll(t.Context(), s.client))(t)
+}
+
+// registration is the victim's second step after its first, altered.
+func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
+	t.Helper()
+	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
+}
+
+// rejected sends an altered second step, which must be refused and bind nothing.
+func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
+	t.Helper()
+	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
+	s.untouched(t)
+}
+
+func (s *steps) untouched(t testing.TB) {
+	t.Helper()
+	s.scene.untouched(t)
+	if n := s.Uses(t, s.pan); n != 0 {
+		t.Errorf("%d uses of the token", n)
+	}
+}
+
+func TestOnboardsInTwoSteps(t *testing.T) {
+	s := newSteps(t)
+	e := s.enrolled(t, s.victim)
+	s.untouched(t)
+	if e.AK == nil || e.AK.CheckSignatureFrom(s.CA.ACA()) != nil || !s.victim.IAK.Public.Is(e.AK.PublicKey) {
+		t.Fatalf("AK certificate: %v", e.AK)
+	}
+	name := ""
+	for _, x := range e.AK.Extensions {
+		if x.Id.Equal(wire.ExtensionOID(wire.ExtAKName)) {
+			name = string(x.Value)
+		}
+	}
+	id := e.AK.Subject.SerialNumber
+	if name != hex.EncodeToString(s.victim.IAK.Name()) || len(e.AK.URIs) != 1 || e.AK.URIs[0].String() != s.URL+"/aca/certs/"+name+".crt" {
+		t.Errorf("name %q, URIs %v", name, e.AK.URIs)
+	}
+	where := "/aca/certs/" + name + ".crt"
+	if status, _ := s.person(t, "").do("GET", where, nil); status != 404 {
+		t.Errorf("an AK certificate before it was proven: %d", status)
+	}
+
+	body := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{
+		Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) },
+		Sent:       func(r *wire.Registration) { r.DeviceName = id },
+	}))(t)
+	for _, path := range []string{"/devices/register", "/register"} { // twice the same is once
+		a := s.send(t, path, body)
+		cert := must(fleet.ParseRegistered(a))(t)
+		var answer api.TPMRegistered
+		if err := json.Unmarshal(a.Body, &answer); err != nil {
+			t.Fatal(err)
+		}
+		d := s.Devices(t, s.Owner)
+		if len(d) != 1 || d[0].ID != id || answer.Device.ID != id || answer.Device.Secret != "" || answer.Device.Owner != s.pan.Owner ||
+			d[0].IDevIDHash != store.Hash(sha256.Sum256(cert.Raw)) || s.Uses(t, s.pan) != 1 {
+			t.Fatalf("%+v, %+v", d, answer.Device)
+		}
+		conn := must(s.client.Dial(t.Context(), tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: s.victim.IDevID.Private}))(t)
+		if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+		conn.Close()
+	}
+	status, der := s.person(t, "").do("GET", where, nil)
+	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
+		t.Errorf("AK certificate: %d", status)
+	}
+	// The one round trip finds the same device.
+	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
+	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
+	s := newSteps(t)
+	key := func(k *fleet.Key) string {
+		der := must(x509.MarshalPKIXPublicKey(k.Private.Public()))(t)
+		return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	}
+	in := s.victim.EnrollRequest()
+	in.AKPub, in.EKPub = key(s.victim.IAK), base64.StdEncoding.EncodeToString([]byte(key(s.victim.EK)))
+	in.EKCert = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.victim.EKCert}))
+	a := s.send(t, "/enroll/request", must(json.Marshal(in))(t))
+	e := must(s.victim.OpenEnrolled(a.Body))(t)
+	body := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) {
+		r.ShownKeys = in.ShownKeys
+		r.IDevIDPub = base64.StdEncoding.EncodeToString(s.victim.IDevID.Public.Raw)
+	}}))(t)
+	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
+}
+
+// The weaknesses of the hub that this contract is from: each is absent here.
+
+// 1: nothing showed that the CSR's key is in a TPM.
+func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
+	s := newSteps(t)
+	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	// A software key in the CSR, all else the victim's: its name is another.
+	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
+	// With its own name, and with the TPM's public area beside it.
+	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
+	name := must(public.Name())(t)
+	secret := must(s.pan.Secret())(t)
+	own := func(x map[int][]byte) {
+		x[wire.ExtOwnership] = wire.OwnershipMAC(sha256.Sum256(secret), hex.EncodeToString(name))
+	}
+	s.rejected(t, 403, "certify-name", fleet.RegistrationChange{Signer: soft, Extensions: own, Sent: func(r *wire.Registration) { r.Name = hex.EncodeToString(name) }})
+	s.rejected(t, 403, "idevid-mismatch", fleet.RegistrationChange{Signer: soft, Sent: func(r *wire.Registration) {
+		r.IDevIDPub = base64.StdEncoding.EncodeToString(s.victim.IDevID.Public.Raw)
+	}})
+}
+
+// 1: the certification was parsed and dropped.
+func TestTwoStepsRefuseBadCertifications(t *testing.T) {
+	s := newSteps(t)
+	other := s.device(t)
+	magic := func(b []byte) []byte { b = bytes.Clone(b); b[0] ^= 1; return b }
+	quote := func(b []byte) []byte { b = bytes.Clone(b); b[5] = 0x18; return b }
+	s.rejected(t, 403, "certify-magic", fleet.RegistrationChange{Attest: magic})
+	s.rejected(t, 403, "certify-type", fleet.RegistrationChange{Attest: quote})
+	s.rejected(t, 403, "certify-name", fleet.RegistrationChange{Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), other.IDevID.Name()) }})
+	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
+		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
+	}})
+	// Another TPM's AK vouches for a key: it must show that it is that TPM.
+	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
+		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
+	}})
+	for _, missing := range []int{wire.ExtAKName, wire.ExtOwner, wire.ExtOwnership, wire.ExtToken, wire.ExtCertify, wire.ExtCertifySig} {
+		s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { delete(x, missing) }})
+	}
+	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
+}
+
+// 1: a quote that is shown is the AK's, or refused.
+func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
+	s := newSteps(t)
+	other := s.device(t)
+	quote := fleet.Quote(s.victim.IAK.Name())
+	s.rejected(t, 403, "quote-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
+		x[wire.ExtQuote], x[wire.ExtQuoteSig] = quote, must(other.IAK.Sign(quote))(t)
+	}})
+	foreign := fleet.Quote(other.IAK.Name())
+	s.rejected(t, 403, "quote-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
+		x[wire.ExtQuote], x[wire.ExtQuoteSig] = foreign, must(s.victim.IAK.Sign(foreign))(t)
+	}})
+	s.rejected(t, 400, "quote-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[wire.ExtQuote] = quote }})
+	a := s.send(t, "/register", s.registration(t, fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
+		x[wire.ExtQuote], x[wire.ExtQuoteSig], x[wire.ExtPCRs] = quote, must(s.victim.IAK.Sign(quote))(t), []byte("sha256:0")
+	}}))
+	must(fleet.ParseRegistered(a))(t)
+}
+
+// 1: there was no freshness, and the AK's TPM never had to show itself.
+func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
+	s := newSteps(t)
+	// Keys of software, under the victim's (public) EK certificate.
+	thief := must(s.victim.WithNewIdentity())(t)
+	thief.EK = must(fleet.NewKey(tcg.EKTemplates[0], nil))(t)
+	in := thief.EnrollRequest()
+	in.EKPub = s.victim.EnrollRequest().EKPub
+	a := s.send(t, "/enroll/request", must(json.Marshal(in))(t))
+	if a.Status != 200 {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	if _, err := thief.OpenEnrolled(a.Body); err == nil {
+		t.Fatal("the thief opened the victim's credential")
+	}
+	for _, proof := range [][]byte{nil, make([]byte, 32), []byte("x")} {
+		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
+		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
+	}
+	// The keys of its own TPM's credential, or of another AK's in it, do not do.
+	own := s.device(t)
+	keys := s.enrolled(t, own).Keys
+	body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub = in.EKPub }}))(t)
+	refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
+	again := must(own.WithNewIdentity())(t)
+	refused(t, s.send(t, "/register", must(again.Registration(s.pan, keys, fleet.RegistrationChange{}))(t)), 403, onboard.CodeCredential)
+	s.untouched(t)
+}
+
+func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
+	s := newSteps(t)
+	keys := s.enrolled(t, s.victim).Keys
+	var one, other wire.Registration
+	for _, r := range []*wire.Registration{&one, &other} {
+		if err := json.Unmarshal(must(s.victim.Registration(s.pan, keys, fleet.RegistrationChange{}))(t), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one.CSR = other.CSR
+	refused(t, s.send(t, "/register", must(json.Marshal(one))(t)), 403, onboard.CodeCredential)
+	s.untouched(t)
+}
+
+func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
+	s := newSteps(t)
+	body := s.registration(t, fleet.RegistrationChange{})
+	s.Advance(2 * time.Hour)
+	refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
+	s.untouched(t)
+}
+
+func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
+	s := newSteps(t)
+	other := s.device(t)
+	lie := func(shown *wire.ShownKeys) { shown.EKCert = other.Shown().EKCert }
+	in := s.victim.EnrollRequest()
+	lie(&in.ShownKeys)
+	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 403, "ek-key-mismatch")
+	s.rejected(t, 403, "ek-key-mismatch", fleet.RegistrationChange{Sent: func(r *wire.Registration) { lie(&r.ShownKeys) }})
+}
+
+func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
+	s := newSteps(t)
+	s.victim.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.Restricted }))(t)
+	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "iak-not-restricted")
+	in := s.device(t).EnrollRequest()
+	in.AKName = hex.EncodeToString(s.victim.IAK.Name())
+	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
+}
+
+// 2: the ownership HMAC is of a name that the caller gave, and was seen in the
+// CSR: with it, any key could be registered.
+func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
+	s := newSteps(t)
+	var seen wire.Registration
+	if err := json.Unmarshal(s.registration(t, fleet.RegistrationChange{}), &seen); err != nil {
+		t.Fatal(err)
+	}
+	csr := must(x509.ParseCertificateRequest(seen.CSR))(t)
+	var mac []byte
+	for _, x := range csr.Extensions {
+		if x.Id.Equal(wire.ExtensionOID(wire.ExtOwnership)) {
+			mac = x.Value
+		}
+	}
+	thief := s.device(t) // with a good TPM even
+	keys := s.enrolled(t, thief).Keys
+	for _, name := range []string{seen.Name, hex.EncodeToString(thief.IDevID.Name())} {
+		body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{
+			Extensions: func(x map[int][]byte) { x[wire.ExtOwnership] = mac },
+			Sent:       func(r *wire.Registration) { r.Name = name },
+		}))(t)
+		if a := s.send(t, "/register", body); a.Code() != "idevid-name" && a.Code() != onboard.CodeOwnership {
+			t.Errorf("%d %s", a.Status, a.Body)
+		}
+	}
+	s.untouched(t)
+}
+
+// 2: the HMAC became the device's password.
+func TestTwoStepsHMACIsNoPassword(t *testing.T) {
+	s := newSteps(t)
+	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	mac := wire.OwnershipMAC(sha256.Sum256(must(s.pan.Secret())(t)), hex.EncodeToString(s.victim.IDevID.Name()))
+	prn := wire.DevicePRN + s.deviceOf(t, s.victim)
+	for _, password := range []string{base64.RawStdEncoding.EncodeToString(mac), base64.StdEncoding.EncodeToString(mac), ""} {
+		want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": prn, "password": password}, 401)
+	}
+}
+
+// 3: device-name was the device's id, and what was there was overwritten.
+func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
+	s := newSteps(t)
+	theirs := s.device(t)
+	must(theirs.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	id := s.deviceOf(t, theirs)
+	before := must(s.Store.Device(t.Context(), id))(t)
+	mallory := s.Account(t, "mallory")
+	tok := s.pantacorToken(t, mallory)
+	keys := s.enrolled(t, s.victim).Keys
+	for _, name := range []string{id, strings.ToUpper(id), "not hexadecimal", strings.Repeat("0", 24), strings.Repeat("a", 1000)} {
+		body := must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.DeviceName = name }}))(t)
+		refused(t, s.send(t, "/devices/register", body), 400, onboard.CodeDeviceName)
+	}
+	body := must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) }}))(t)
+	refused(t, s.send(t, "/devices/register", body), 400, onboard.CodeDevicePRN)
+	if after := must(s.Store.Device(t.Context(), id))(t); after.Owner != before.Owner || after.IDevIDHash != before.IDevIDHash || after.Activated != before.Activated {
+		t.Errorf("%+v became %+v", before, after)
+	}
+	if n := len(s.Devices(t, mallory)); n != 0 {
+		t.Errorf("%d devices", n)
+	}
+	// Nor does the victim's own TPM with another owner's token.
+	keys = s.enrolled(t, theirs).Keys
+	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
+	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
+		t.Errorf("the owner was told %d times", len(e))
+	}
+}
+
+func (s *steps) events(t testing.TB, owner store.Account, kind string) (found []store.Event) {
+	t.Helper()
+	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID}))(t) {
+		if e.Kind == kind {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// 4: a leaked database had the key of every ownership proof, and tokens had
+// neither an end nor a count.
+func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
+	s := newSteps(t)
+	stored := s.token(t, s.pan)
+	secret := must(s.pan.Secret())(t)
+	key := sha256.Sum256(secret)
+	// What is stored opens nothing, also under another token's id.
+	if len(stored.PantacorKey) != 12+32+16 {
+		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
+	}
+	files := must(filepath.Glob(filepath.Join(s.Data(), "gangway.db*")))(t)
+	if len(files) == 0 {
+		t.Fatal("there is no database")
+	}
+	for _, file := range files {
+		content := must(os.ReadFile(file))(t)
+		for _, needle := range [][]byte{key[:], secret, []byte(s.pan.Token), []byte(hex.EncodeToString(key[:]))} {
+			if bytes.Contains(content, needle) {
+				t.Errorf("%s has the key of the token's proofs", filepath.Base(file))
+			}
+		}
+	}
+	// A row's key moved to another token is no key.
+	moved := stored
+	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
+	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
+		t.Fatal(err)
+	}
+	file := *s.pan
+	file.ID, file.Owner = moved.ID, wire.AccountPRN+moved.Owner
+	body := must(s.victim.Registration(&file, s.enrolled(t, s.victim).Keys, fleet.RegistrationChange{}))(t)
+	if a := s.send(t, "/register", body); a.Status == 200 {
+		t.Error("a stored key served another token")
+	}
+	s.untouched(t)
+}
+
+func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
+	t.Helper()
+	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
+}
+
+// 4, and what the owner asked for: only tokens made for it, while they are good.
+func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
+	s := newSteps(t)
+	keys := s.enrolled(t, s.victim).Keys
+	try := func(tok *wire.TokenFile, status int, code string, change func(map[int][]byte)) {
+		t.Helper()
+		refused(t, s.send(t, "/register", must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: change}))(t)), status, code)
+	}
+	try(s.tok, 403, onboard.CodeOwnership, nil) // an ordinary one
+	unknown := *s.pan
+	unknown.ID = wire.NewID()
+	try(&unknown, 403, onboard.CodeOwnership, nil)
+	try(s.pan, 403, onboard.CodeOwnership, func(x map[int][]byte) { x[wire.ExtOwner] = []byte(wire.AccountPRN + s.Account(t, "mallory").ID) })
+	try(s.pan, 403, onboard.CodeOwnership, func(x map[int][]byte) { x[wire.ExtOwnership][0] ^= 1 })
+	try(s.pan, 403, onboard.CodeOwnership, func(x map[int][]byte) { x[wire.ExtOwnership] = x[wire.ExtOwnership][:16] })
+	once := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor, t.MaxUses = true, 1 })
+	must(s.device(t).OnboardInSteps(t.Context(), s.client, once))(t)
+	try(once, 403, onboard.CodeTokenUsedUp, nil)
+	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.pan.ID); err != nil {
+		t.Fatal(err)
+	}
+	try(s.pan, 403, onboard.CodeTokenUnusable, nil)
+	short := s.Token(t, s.Owner, func(tok *store.JoinToken) { tok.ForPantacor, tok.Expires = true, s.Now().Add(time.Minute) })
+	s.Advance(time.Minute)
+	keys = s.enrolled(t, s.victim).Keys
+	try(short, 403, onboard.CodeTokenUnusable, nil)
+}
+
+func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
+	s := newSteps(t)
+	once := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor, t.MaxUses = true, 1 })
+	var bodies [][]byte
+	for range 8 {
+		d := s.device(t)
+		bodies = append(bodies, must(d.Registration(once, s.enrolled(t, d).Keys, fleet.RegistrationChange{}))(t))
+	}
+	status := make([]int, len(bodies))
+	var wg sync.WaitGroup
+	for i, body := range bodies {
+		wg.Go(func() {
+			if a, err := s.client.Post(t.Context(), "/register", bytes.NewReader(body)); err == nil {
+				status[i] = a.Status
+			}
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, code := range status {
+		if code == 200 {
+			won++
+		} else if code != 403 {
+			t.Errorf("answered %d", code)
+		}
+	}
+	if won != 1 || len(s.Devices(t, s.Owner)) != 1 || s.Uses(t, once) != 1 {
+		t.Errorf("%d devices, %d uses", won, s.Uses(t, once))
+	}
+}
+
+// 5: a revoked certificate could sign in.
+func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
+	s := newSteps(t)
+	body := s.registration(t, fleet.RegistrationChange{})
+	cert := must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
+	login := func() int {
+		conn := must(s.client.Dial(t.Context(), tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: s.victim.IDevID.Private}))(t)
+		defer conn.Close()
+		return must(conn.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Status
+	}
+	if got := login(); got != 200 {
+		t.Fatalf("%d", got)
+	}
+	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := login(); got != 403 {
+		t.Errorf("answered %d after the device was deleted", got)
+	}
+	// Nor does the registration, sent again however written, bring it back.
+	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
+		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
+	}
+	// The device itself comes back, as another one.
+	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+}
+
+func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
+	s := newSteps(t)
+	d := s.nobodys(t)
+	e := s.enrolled(t, d)
+	if e.AK != nil {
+		t.Error("an AK certificate says what nobody has decided")
+	}
+	body := must(d.Registration(s.pan, e.Keys, fleet.RegistrationChange{}))(t)
+	a := s.send(t, "/register", body)
+	var w wire.Waiting
+	if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != 202 || w.DeviceID == "" {
+		t.Fatalf("%d %s", a.Status, a.Body)
+	}
+	s.untouched(t)
+	want[api.WaitingView](s.person(t, "ada"), "POST", "/devices/"+w.DeviceID+"/approve", map[string]any{}, 200)
+	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
+}
+
+func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
+	s := newSteps(t)
+	s.Policy(t, store.HubWide, "version: 1\n")
+	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
+}
+
+func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
+	s := newSteps(t)
+	s.Policy(t, s.Owner.ID, "version: 1\nrules:\n  - maker: FAKE\n    then: refuse\n    reason: no\n")
+	s.rejected(t, 403, "policy", fleet.RegistrationChange{})
+}
+
+func TestTwoStepsRejectMalformedBodies(t *testing.T) {
+	s := newSteps(t)
+	e := s.enrolled(t, s.victim)
+	first := must(json.Marshal(s.victim.EnrollRequest()))(t)
+	second := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{}))(t)
+	for path, good := range map[string][]byte{"/enroll/request": first, "/register": second, "/devices/register": second} {
+		if a := s.send(t, path, bytes.Repeat([]byte(" "), wire.MaxSteps+1)); a.Status != 413 {
+			t.Errorf("%s: %d", path, a.Status)
+		}
+		if a := s.send(t, path, append(bytes.Clone(good), "{}"...)); a.Status != 400 {
+			t.Errorf("%s: data behind the body: %d", path, a.Status)
+		}
+		for _, bad := range []string{"", "null", "[]", "{}", `"x"`, strings.Repeat("[", 10000), `{"csr":"AAAA"}`, `{"csr":7}`} {
+			if a := s.send(t, path, []byte(bad)); a.Status != 400 {
+				t.Errorf("%s: %.20s: %d %s", path, bad, a.Status, a.Body)
+			}
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(good, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for field := range fields {
+			for _, bad := range []any{"", "!", "AAAA", "-----BEGIN PUBLIC KEY-----", strings.Repeat("A", 30000), 7, nil, []string{"A"}} {
+				changed := map[string]any{}
+				for k, v := range fields {
+					changed[k] = v
+				}
+				changed[field] = bad
+				a := s.send(t, path, must(json.Marshal(changed))(t))
+				if a.Status < 400 || a.Status > 499 {
+					// A machine without an EK certificate waits; what does not
+					// travel is a first step that is good.
+					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
+						continue
+					}
+					t.Errorf("%s: %s %.20v: %d %s", path, field, bad, a.Status, a.Body)
+				}
+			}
+		}
+	}
+	if len(s.Devices(t, s.Owner)) != 0 {
+		t.Error("something was bound")
+	}
+}
+
+func TestTwoStepsRejectMutations(t *testing.T) {
+	s := newSteps(t)
+	good := s.registration(t, fleet.RegistrationChange{})
+	var r wire.Registration
+	if err := json.Unmarshal(good, &r); err != nil {
+		t.Fatal(err)
+	}
+	n := 400
+	if testing.Short() {
+		n = 50
+	}
+	for i := range n {
+		changed := r
+		changed.CSR = bytes.Clone(r.CSR)
+		changed.CSR[i*len(r.CSR)/n] ^= 1 << (i % 8)
+		if a := s.send(t, "/register", must(json.Marshal(changed))(t)); a.Status != 400 && a.Status != 403 {
+			t.Errorf("bit of byte %d: %d %s", i*len(r.CSR)/n, a.Status, a.Body)
+		}
+	}
+	s.untouched(t)
+}
+
+func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
+	s := newSteps(t)
+	secret := must(s.pan.Secret())(t)
+	name := hex.EncodeToString(s.victim.IDevID.Name())
+	mac := wire.OwnershipMAC(sha256.Sum256(secret), name)
+	ask := func(change func(*api.SignatureQuestion)) (int, string) {
+		q := api.SignatureQuestion{Service: "aca", TokenID: s.pan.ID, Owner: s.pan.Owner, IDevIDName: name, Signature: mac}
+		if change != nil {
+			change(&q)
+		}
+		status, body := s.person(t, "").do("POST", "/auth/signature/verify", q)
+		return status, string(body)
+	}
+	if status, body := ask(nil); status != 200 || body != "ok" {
+		t.Errorf("%d %q", status, body)
+	}
+	plainSecret := must(s.tok.Secret())(t)
+	var answers []string
+	for _, change := range []func(*api.SignatureQuestion){
+		func(q *api.SignatureQuestion) { q.TokenID = wire.NewID() },
+		func(q *api.SignatureQuestion) { q.TokenID = "x" },
+		func(q *api.SignatureQuestion) { q.Owner = wire.AccountPRN + wire.NewID() },
+		func(q *api.SignatureQuestion) { q.IDevIDName = strings.ToUpper(name) },
+		func(q *api.SignatureQuestion) { q.Signature = nil },
+		func(q *api.SignatureQuestion) { q.Signature = mac[:31] },
+		func(q *api.SignatureQuestion) { // a token of the other kind
+			q.TokenID, q.Signature = s.tok.ID, wire.OwnershipMAC(sha256.Sum256(plainSecret), name)
+		},
+	} {
+		status, body := ask(change)
+		if status != 400 {
+			t.Errorf("%d %s", status, body)
+		}
+		answers = append(answers, body)
+	}
+	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.pan.ID); err != nil {
+		t.Fatal(err)
+	}
+	status, body := ask(nil)
+	if status != 400 {
+		t.Errorf("disabled: %d", status)
+	}
+	for _, a := range append(answers, body) {
+		if a != answers[0] {
+			t.Errorf("answers differ: %s, %s", a, answers[0])
+		}
+	}
+	slow := 0
+	for range 60 {
+		if status, _ := ask(nil); status == http.StatusTooManyRequests {
+			slow++
+		}
+	}
+	if slow == 0 {
+		t.Error("asking is not slowed down")
+	}
+}

@@ -1,0 +1,44 @@
+package api_test
+
+import (
+	"crypto/tls"
+	"net/http"
+	"testing"
+
+	"gangway/hub/api"
+)
+
+// TLS 1.2 is for old devices' API calls where the operator lets it in, and
+// never for what is bound to a connection.
+func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
+	s := newScene(t)
+	serve := func(server *api.Server) string {
+		l := must(tls.Listen("tcp", "127.0.0.1:0", server.TLSConfig()))(t)
+		h := &http.Server{Handler: server.Handler()}
+		go h.Serve(l)
+		t.Cleanup(func() { h.Close() })
+		return l.Addr().String()
+	}
+	old := must(api.New(api.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, TLS12: true}))(t)
+	lax, strict := serve(old), s.URL[len("https://"):]
+	config := &tls.Config{RootCAs: s.client.Roots, MaxVersion: tls.VersionTLS12}
+	if c, err := tls.Dial("tcp", strict, config); err == nil {
+		c.Close()
+		t.Error("TLS 1.2 is let in")
+	}
+	c, err := tls.Dial("tcp", lax, config)
+	if err != nil {
+		t.Fatalf("TLS 1.2 is not let in: %v", err)
+	}
+	c.Close()
+	certs := must(s.victim.Enrol(t.Context(), s.client, s.request(t, s.victim)))(t)
+	config.Certificates = []tls.Certificate{certs.TLS(s.victim)}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config}}
+	defer client.CloseIdleConnections()
+	resp := must(client.Post("https://"+lax+"/onboard/activate", "application/json", nil))(t)
+	defer resp.Body.Close()
+	if resp.StatusCode != 400 {
+		t.Errorf("%s", resp.Status)
+	}
+	s.untouched(t)
+}

@@ -1,0 +1,179 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// Defaults of a join token.
+const (
+	defaultTokenLife = 30 * 24 * time.Hour
+	maxTokenLife     = 10 * 366 * 24 * time.Hour
+	maxTokenUses     = 1_000_000
+)
+
+// TokenView is a join token without its secret.
+type TokenView struct {
+	ID              string         `json:"id"`
+	PRN             string         `json:"prn"`
+	Nick            string         `json:"nick"`
+	Owner           string         `json:"owner"`
+	Disabled        bool           `json:"disabled"`
+	Expires         time.Time      `json:"expires"`
+	MaxUses         int            `json:"max-uses"` // 0: no limit
+	Uses            int            `json:"uses"`
+	TimeCreated     time.Time      `json:"time-created"`
+	TimeModified    time.Time      `json:"time-modified"`
+	WithoutTPM      bool           `json:"without-tpm"`
+	ForPantacor     bool           `json:"for-pantacor"`
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+	Unreadable      []string       `json:"unreadable,omitempty"` // as in DeviceView
+}
+
+func viewToken(t store.JoinToken) TokenView {
+	meta := t.DefaultUserMeta
+	if meta == nil {
+		meta = map[string]any{}
+	}
+	return TokenView{t.ID, wire.TokenPRN + t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
+}
+
+// NewToken is what a caller says of a join token to make.
+type NewToken struct {
+	Nick      string `json:"nick"`
+	MaxUses   int    `json:"max-uses"`
+	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
+	// WithoutTPM lets devices in that show the token and no TPM, where the
+	// policy accepts them.
+	WithoutTPM bool `json:"without-tpm"`
+	// ForPantacor also accepts Pantacor's proofs in the two steps. They name no
+	// hub, and the hub can check them only if it keeps their key, encrypted.
+	ForPantacor     bool           `json:"for-pantacor"`
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+}
+
+// TokenCreated is the answer to it: the token's view and the file for devices
+// in one object. The secret in it is shown this once.
+type TokenCreated struct {
+	wire.TokenFile
+	Disabled        bool           `json:"disabled"`
+	MaxUses         int            `json:"max-uses"`
+	Uses            int            `json:"uses"`
+	TimeCreated     time.Time      `json:"time-created"`
+	TimeModified    time.Time      `json:"time-modified"`
+	WithoutTPM      bool           `json:"without-tpm"`
+	ForPantacor     bool           `json:"for-pantacor"`
+	DefaultUserMeta map[string]any `json:"default-user-meta"`
+}
+
+func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
+	var body NewToken
+	if r.ContentLength != 0 {
+		if err := readJSON(w, r, &body); err != nil {
+			return err
+		}
+	}
+	life := defaultTokenLife
+	if body.ExpiresIn != "" {
+		d, err := time.ParseDuration(body.ExpiresIn)
+		if err != nil || d <= 0 || d > maxTokenLife {
+			return problem(http.StatusBadRequest, "expires-in", "Write it like 24h or 30m.", "The token's life is no duration of up to ten years.")
+		}
+		life = d
+	}
+	if body.MaxUses < 0 || body.MaxUses > maxTokenUses {
+		return problem(http.StatusBadRequest, "max-uses", "0 means no limit.", "The number of uses is not from 0 to %d.", maxTokenUses)
+	}
+	if len(body.Nick) > 64 {
+		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
+	}
+	a := owner(r)
+	now := s.cfg.Now()
+	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
+		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM, ForPantacor: body.ForPantacor,
+	})
+	if err != nil {
+		return err
+	}
+	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
+	if errors.Is(err, store.ErrFull) {
+		return errTokensFull
+	}
+	if err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
+	v := viewToken(t)
+	writeJSON(w, http.StatusOK, TokenCreated{
+		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
+	})
+	return nil
+}
+
+var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed, and let several devices come with one: max-uses.", "You have %d join tokens, as many as may be.", store.MaxJoinTokens)
+
+// listTokens lists join tokens, newest first: ?after=ID goes on after that
+// one, ?limit= is at most 1000, which is also the default.
+func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	limit, err := pageSize(q.Get("limit"), 1000)
+	if err != nil {
+		return err
+	}
+	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), owner(r).ID, q.Get("after"), limit)
+	if err != nil {
+		return err
+	}
+	views := make([]TokenView, len(tokens))
+	for i, t := range tokens {
+		views[i] = viewToken(t)
+	}
+	writeJSON(w, http.StatusOK, views)
+	return nil
+}
+
+// pageSize reads a limit from 1 to 1000; one that is not given is otherwise.
+func pageSize(limit string, otherwise int) (int, error) {
+	if limit == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(limit)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
+	}
+	return n, nil
+}
+
+// endToken disables a join token, as Pantacor Hub does; with ?purge=true it
+// deletes one that is disabled.
+func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
+	a, id := owner(r), r.PathValue("id")
+	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
+	switch purge := r.URL.Query().Get("purge"); purge {
+	case "", "false":
+		if err := s.cfg.Store.DisableJoinToken(r.Context(), a.ID, id); err != nil {
+			return err
+		}
+		s.record(r.Context(), e)
+	case "true":
+		e.Kind, e.Message = "token.deleted", "A join token was deleted."
+		err := s.cfg.Store.DeleteJoinToken(r.Context(), a.ID, id, e.By(store.ActorIn(r.Context())))
+		if errors.Is(err, store.ErrStatus) {
+			return problem(http.StatusConflict, "token-not-disabled", "Disable it first ('gangway token disable').", "The join token is not disabled, so devices may still come with it.")
+		}
+		if err != nil {
+			return err
+		}
+	default:
+		return problem(http.StatusBadRequest, "purge", "Use true or false.", "\"purge\" is neither true nor false.")
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
+	return nil
+}

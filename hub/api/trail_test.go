@@ -1,0 +1,1002 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/hub/api"
+	"gangway/hub/objects"
+	"gangway/hub/store"
+	"gangway/internal/fleet"
+	"gangway/internal/hubtest"
+	"gangway/wire"
+)
+
+const systemSpec = `"#spec":"pantavisor-service-system@1"`
+
+// aboard onboards a device with a token and returns its connection.
+func (s *scene) aboard(t *testing.T, tok *wire.TokenFile) (p *person, id string) {
+	t.Helper()
+	d := s.device(t)
+	certs := must(d.Onboard(t.Context(), s.client, tok))(t)
+	return s.asDevice(t, d, certs), s.deviceOf(t, d)
+}
+
+func (s *scene) asDevice(t *testing.T, d *fleet.Device, certs *fleet.Certificates) *person {
+	p := &person{t: t, s: s, client: &http.Client{
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.client.Roots, Certificates: []tls.Certificate{certs.TLS(d)}}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	t.Cleanup(p.client.CloseIdleConnections)
+	return p
+}
+
+func sumOf(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
+
+// fleetScene has two owners with a device each; each device has told its first state.
+type fleetScene struct {
+	*scene
+	ada, mallory        *person
+	boat, pirate        *person // their devices
+	boatID, pirateID    string
+	content, contentSum string // of ada, uploaded
+}
+
+func newFleet(t *testing.T) *fleetScene {
+	t.Helper()
+	return fleetOf(t, newScene(t))
+}
+
+// newFleetOn is newFleet on a hub that has no account yet.
+func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
+	t.Helper()
+	h.Owner = h.Account(t, "ada")
+	h.Policy(t, store.HubWide, hubtest.LabPolicy)
+	return fleetOf(t, sceneOn(t, h, maker))
+}
+
+func fleetOf(t *testing.T, s *scene) *fleetScene {
+	t.Helper()
+	f := &fleetScene{scene: s, ada: s.person(t, "ada")}
+	m := s.Account(t, "mallory")
+	f.mallory = s.person(t, "mallory")
+	f.boat, f.boatID = s.aboard(t, s.tok)
+	f.pirate, f.pirateID = s.aboard(t, s.Token(t, m, nil))
+	for _, d := range []*person{f.boat, f.pirate} {
+		want[api.TrailView](d, "POST", "/trails/", `{`+systemSpec+`}`, 200)
+	}
+	f.content = "the owner's own kernel"
+	f.contentSum = upload(f.ada, "/objects/", "kernel", f.content)
+	return f
+}
+
+// announce posts an object and returns what the hub says.
+func announce(p *person, path, name, content string, status int) api.ObjectView {
+	p.t.Helper()
+	return want[api.ObjectView](p, "POST", path, map[string]any{"objectname": name, "size": fmt.Sprint(len(content)), "sha256sum": sumOf([]byte(content)), "id": "", "owner": "", "signed-puturl": "", "mime-type": "text/html"}, status)
+}
+
+// send requests an address that the hub gave, with nothing but the address.
+func send(p *person, method, address, body string, header ...string) (int, []byte, http.Header) {
+	p.t.Helper()
+	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: p.s.client.Roots}}}
+	defer c.CloseIdleConnections()
+	resp := must(c.Do(req))(p.t)
+	defer resp.Body.Close()
+	return resp.StatusCode, must(io.ReadAll(resp.Body))(p.t), resp.Header
+}
+
+func upload(p *person, path, name, content string) string {
+	p.t.Helper()
+	o := announce(p, path, name, content, 200)
+	if status, body, _ := send(p, "PUT", o.PutURL, content); status != 200 {
+		p.t.Fatalf("PUT: %d %s", status, body)
+	}
+	return o.Sum
+}
+
+func post(p *person, device, state string) api.StepView {
+	p.t.Helper()
+	return want[api.StepView](p, "POST", "/trails/"+device+"/steps", `{"rev":-1,"commit-msg":"m","state":`+state+`}`, 200)
+}
+
+func code(p *person, method, path string, in any, status int) string {
+	p.t.Helper()
+	return want[api.Problem](p, method, path, in, status).Code
+}
+
+// A day as pvr and a device see it.
+func TestStateReachesItsDevice(t *testing.T) {
+	f := newFleet(t)
+	remote := want[api.RemoteView](f.ada, "GET", "/trails/"+f.boatID+"/.pvrremote", nil, 200)
+	base := f.URL + "/trails/" + f.boatID + "/steps"
+	if remote.JSONGetURL != base+"/0/state" || remote.Objects != base+"/0/objects" || remote.PostURL != base || remote.Spec != "pvr-pantahub-1" {
+		t.Errorf("%+v", remote)
+	}
+	sum := upload(f.ada, "/trails/"+f.boatID+"/steps/0/objects", "rootfs", "a new root")
+	state := `{` + systemSpec + `,"app.json":{"name":"a<&>b","n":1.50},"root":"` + sum + `"}`
+	step := post(f.ada, f.boatID, state)
+	if step.Rev != 1 || step.ID != f.boatID+"-1" || step.TrailID != f.boatID || step.CommitMsg != "m" || len(step.StateSha) != 64 || !slices.Equal(step.UsedObjects, []string{sum}) || step.Committer != wire.AccountPRN+f.Owner.ID {
+		t.Errorf("%+v", step)
+	}
+	list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps?progress.status=%7B%22$in%22:%5B%22NEW%22,%22DOWNLOADING%22,%22INPROGRESS%22,%22TESTING%22,%22QUEUED%22%5D%7D", nil, 200)
+	if len(list) != 1 || string(list[0].State) != state {
+		t.Fatalf("the device is offered %+v", list)
+	}
+	o := want[api.ObjectView](f.boat, "GET", "/objects/"+sum, nil, 200)
+	status, got, h := send(f.boat, "GET", o.GetURL, "")
+	if status != 200 || string(got) != "a new root" || h.Get("Content-Length") != "10" || !strings.HasPrefix(h.Get("Content-Disposition"), "attachment") {
+		t.Errorf("%d %q %v", status, got, h)
+	}
+	progress := `{"status":"DONE","status-msg":"<ok>","progress":100,"retries":2,"logs":"l","downloads":{"total":{"object_name":"total"}}}`
+	want[map[string]any](f.boat, "PUT", "/trails/"+f.boatID+"/steps/1/progress", progress, 200)
+	if s := want[api.StepView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
+		t.Errorf("progress: %s", s.Progress)
+	}
+	line := want[[]api.SummaryView](f.ada, "GET", "/trails/summary", nil, 200)
+	if len(line) != 1 || line[0].DeviceID != f.boatID || line[0].Status != "DONE" || line[0].StatusMsg != "<ok>" || line[0].ProgressRev != 1 || line[0].Revision != 1 || line[0].Progress != 100 || line[0].RealIP != "127.0.0.1" || line[0].StateSha != step.StateSha {
+		t.Errorf("%+v", line)
+	}
+	one := want[api.SummaryView](f.ada, "GET", "/trails/"+f.boatID+"/summary", nil, 200)
+	one.Timestamp, line[0].Timestamp = time.Time{}, time.Time{}
+	if one != line[0] {
+		t.Errorf("%+v\n%+v", one, line[0])
+	}
+	if events := want[[]api.EventView](f.ada, "GET", "/events?device="+f.boatID, nil, 200); !slices.ContainsFunc(events, func(e api.EventView) bool { return e.Kind == "step.created" }) {
+		t.Error("no event of the step")
+	}
+}
+
+// Devices look for the first match of a key, anywhere; what people write must
+// not come first.
+func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
+	f := newFleet(t)
+	sum := upload(f.ada, "/objects/", "signed-geturl", "size")
+	post(f.ada, f.boatID, `{`+systemSpec+`,"rev.json":{"rev":7,"commit-msg":"x","progress":"y"},"state":"`+sum+`"}`)
+	want[map[string]any](f.ada, "PUT", "/trails/"+f.boatID+"/steps/1/meta", `{"rev":99,"state":1,"progress":2,"id":3}`, 200)
+	for _, c := range []struct {
+		path  string
+		order []string
+	}{
+		{"/trails/" + f.boatID + "/steps", []string{"id", "owner", "device", "trail-id", "rev", "progress", "state", "commit-msg", "meta"}},
+		{"/trails/" + f.boatID + "/steps/1", []string{"id", "owner", "device", "trail-id", "rev", "progress", "state", "commit-msg", "meta"}},
+		{"/objects/" + sum, []string{"id", "sha256sum", "size", "signed-geturl", "mime-type", "objectname"}},
+		{"/trails/" + f.boatID + "/steps/1/objects", []string{"id", "sha256sum", "size", "signed-geturl", "mime-type", "objectname"}},
+		{"/trails/" + f.boatID, []string{"id", "owner", "device", "factory-state"}},
+	} {
+		_, body := f.boat.do("GET", c.path, nil)
+		var places []int
+		for _, key := range c.order {
+			at := bytes.Index(body, []byte(`"`+key+`"`)) // the first string of this text, key or value
+			if at < 0 || !bytes.HasPrefix(body[at+len(key)+2:], []byte(":")) {
+				t.Fatalf("%s: the first %q is no key in %s", c.path, key, body)
+			}
+			places = append(places, at)
+		}
+		if !slices.IsSorted(places) {
+			t.Errorf("%s: %v are at %v in %s", c.path, c.order, places, body)
+		}
+	}
+	// And nothing in it is escaped more than it must be.
+	if _, body := f.boat.do("GET", "/objects/"+sum, nil); bytes.Contains(body, []byte(`\u`)) {
+		t.Errorf("%s", body)
+	}
+}
+
+func TestFirstStateIsToldOnce(t *testing.T) {
+	f := newFleet(t)
+	for range 3 {
+		got := want[api.TrailView](f.boat, "POST", "/trails", `{`+systemSpec+`,"a.json":{}}`, 200)
+		if string(got.Factory) != `{`+systemSpec+`}` || got.Rev != 0 {
+			t.Errorf("%+v", got)
+		}
+	}
+	if list := want[[]api.TrailView](f.boat, "GET", "/trails/", nil, 200); len(list) != 1 || list[0].ID != f.boatID {
+		t.Errorf("%+v", list)
+	}
+	step := want[api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps/0", nil, 200)
+	if !bytes.Contains(step.Progress, []byte(`"DONE"`)) || step.CommitMsg != "Factory State (rev 0)" {
+		t.Errorf("%+v", step)
+	}
+	// A device without a trail is told so by an empty list.
+	young, id := f.aboard(t, f.tok)
+	if _, body := young.do("GET", "/trails/", nil); strings.TrimSpace(string(body)) != "[]" {
+		t.Errorf("%s", body)
+	}
+	if got := code(f.ada, "GET", "/trails/"+id+"/steps", nil, 404); got != "not-found" {
+		t.Error(got)
+	}
+	line := want[api.SummaryView](f.ada, "GET", "/trails/"+id+"/summary", nil, 200)
+	if line.Revision != -1 || line.DeviceID != id {
+		t.Errorf("%+v", line)
+	}
+}
+
+// Weakness 15 of the original hub: no state machine, what was reported is
+// lost, concurrent posts fail, a look-up that fails answers {}.
+func TestProgressFollowsTheStateMachine(t *testing.T) {
+	f := newFleet(t)
+	put := func(p *person, rev int, status string, want int) {
+		t.Helper()
+		if got, body := p.do("PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", f.boatID, rev), `{"status":"`+status+`","retries":7}`); got != want {
+			t.Errorf("%s: %d %s", status, got, body)
+		}
+	}
+	for _, final := range []string{"DONE", "UPDATED", "ERROR", "WONTGO"} {
+		rev := post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev
+		for _, s := range []string{"QUEUED", "DOWNLOADING", "QUEUED", "INPROGRESS", "TESTING", final, final} {
+			put(f.boat, rev, s, 200)
+		}
+		for _, s := range []string{"QUEUED", "INPROGRESS", "TESTING"} {
+			put(f.boat, rev, s, 409)
+		}
+		put(f.boat, rev, "NEW", 400)
+		put(f.boat, rev, "CANCEL", 400)
+		if s := want[api.StepView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
+			t.Errorf("%s", s.Progress)
+		}
+	}
+	if list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
+		t.Errorf("a final step is offered: %+v", list)
+	}
+	// The owner's two.
+	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
+	at := "/trails/" + f.boatID + "/steps/" + rev
+	if got := code(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
+		t.Error(got)
+	}
+	want[api.StepView](f.ada, "PUT", at+"/cancel", nil, 200)
+	code(f.ada, "PUT", at+"/cancel", nil, 400)
+	code(f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 409)
+	rev = fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
+	at = "/trails/" + f.boatID + "/steps/" + rev
+	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"INPROGRESS"}`, 200)
+	code(f.ada, "PUT", at+"/cancel", nil, 400)
+	if s := want[api.StepView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
+		t.Errorf("%s", s.Progress)
+	}
+}
+
+func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
+	f := newFleet(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	revs := map[int]int{}
+	for i := range 30 {
+		wg.Go(func() {
+			p := []*person{f.ada, f.boat}[i%2]
+			body := `{"state":{` + systemSpec + `}}`
+			if i%3 == 0 {
+				body = `{"rev":1,"state":{` + systemSpec + `}}`
+			}
+			status, answer := p.do("POST", "/trails/"+f.boatID+"/steps/", body)
+			mu.Lock()
+			defer mu.Unlock()
+			var step api.StepView
+			switch {
+			case status == 200 && json.Unmarshal(answer, &step) == nil:
+				revs[step.Rev]++
+			case status == 409 && i%3 == 0:
+			default:
+				t.Errorf("%d %s", status, answer)
+			}
+		})
+	}
+	wg.Wait()
+	for rev := 1; rev <= len(revs); rev++ {
+		if revs[rev] != 1 {
+			t.Errorf("rev %d was given %d times", rev, revs[rev])
+		}
+	}
+	if len(revs) < 20 {
+		t.Errorf("only %d steps", len(revs))
+	}
+}
+
+func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
+	f := newFleet(t)
+	for _, path := range []string{"/trails/" + f.boatID + "/steps/7/state", "/trails/" + f.boatID + "/steps/-1/state", "/trails/" + f.boatID + "/steps/+0/state", "/trails/" + f.boatID + "/steps/00/state",
+		"/trails/" + f.boatID + "/steps/x/state", "/trails/" + f.boatID + "/steps/99999999999999999999/state", "/trails/" + f.pirateID + "/steps/0/state", "/trails/nothing/steps/0/state", "/trails/" + f.boatID + "/steps/7/.pvrremote"} {
+		code(f.ada, "GET", path, nil, 404)
+	}
+}
+
+// Weakness 16: what a device uploads was its own, not its owner's.
+func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
+	f := newFleet(t)
+	sum := upload(f.boat, "/objects", "modules", "modules of the factory")
+	o := want[api.ObjectView](f.ada, "GET", "/objects/"+sum, nil, 200)
+	owner := wire.AccountPRN + f.Owner.ID
+	if o.Owner != owner || o.StorageID != sumOf([]byte(owner+"/"+sum)) {
+		t.Errorf("%+v", o)
+	}
+	announce(f.ada, "/objects/", "again", "modules of the factory", 409)
+	post(f.ada, f.boatID, `{`+systemSpec+`,"modules":"`+sum+`"}`)
+	if list := want[[]api.ObjectView](f.ada, "GET", "/objects/", nil, 200); len(list) != 2 {
+		t.Errorf("%+v", list)
+	}
+	code(f.boat, "GET", "/objects/", nil, 401) // a device knows those of its steps
+}
+
+// Knowing a hash gives nobody another owner's bytes.
+func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
+	f := newFleet(t)
+	for _, p := range []*person{f.mallory, f.pirate} {
+		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+		// To announce it looks the same as for a content that nobody has, and
+		// gives an address that serves nothing.
+		o := announce(p, "/objects/", "guess", f.content, 200)
+		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
+			t.Errorf("%d %s", status, body)
+		}
+		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+		// Nor does a state that names it.
+		for _, try := range []struct{ method, path, body string }{
+			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
+			{"PUT", "/trails/" + f.pirateID + "/steps/0/state", `{` + systemSpec + `,"k":"` + f.contentSum + `"}`},
+		} {
+			if status, body := p.do(try.method, try.path, try.body); status != 400 && status != 409 {
+				t.Errorf("%s %s: %d %s", try.method, try.path, status, body)
+			}
+		}
+		code(p, "GET", "/trails/"+f.pirateID+"/steps/0/objects/"+f.contentSum, nil, 404)
+		// Other bytes of the same length do not open it either.
+		if status, _, _ := send(p, "PUT", o.PutURL, strings.Repeat("x", len(f.content))); status != 400 {
+			t.Errorf("another content was taken: %d", status)
+		}
+		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+	}
+	young, _ := f.aboard(t, f.tok)
+	_ = young
+	late, _ := f.aboard(t, f.Token(t, must(f.Store.AccountByLogin(t.Context(), "mallory"))(t), nil))
+	if got := code(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
+		t.Error(got)
+	}
+	// Who has the bytes may keep them, and one's end is not the other's.
+	upload(f.mallory, "/objects/", "mine too", f.content)
+	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
+	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
+		t.Errorf("%+v", o)
+	}
+}
+
+// Weakness 17: addresses lived for a day, and extra bytes were ignored.
+func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
+	f := newFleet(t)
+	o := want[api.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
+	if !strings.HasPrefix(o.GetURL, f.URL+"/local-s3/") || !strings.HasPrefix(o.GetURL, "https://") || strings.Contains(o.GetURL, "?") {
+		t.Fatal(o.GetURL)
+	}
+	if status, _, _ := send(f.ada, "PUT", o.GetURL, f.content); status != 404 {
+		t.Errorf("an address for GET takes PUT: %d", status)
+	}
+	if status, _, _ := send(f.ada, "GET", o.PutURL, ""); status != 404 {
+		t.Errorf("an address for PUT takes GET: %d", status)
+	}
+	for i := len(f.URL) + len("/local-s3/"); i < len(o.GetURL); i++ {
+		other := []byte(o.GetURL)
+		other[i] = "AB"[btoi(other[i] == 'A')]
+		if status, body, _ := send(f.ada, "GET", string(other), ""); status != 404 {
+			t.Errorf("altered at %d: %d %s", i, status, body)
+		}
+	}
+	for _, bad := range []string{"", "x", o.GetURL[len(f.URL)+10:] + "A", strings.Repeat("A", 2000)} {
+		if status, _, _ := send(f.ada, "GET", f.URL+"/local-s3/"+bad, ""); status != 404 {
+			t.Errorf("%.20s: %d", bad, status)
+		}
+	}
+	f.Advance(59 * time.Minute)
+	if status, _, _ := send(f.ada, "GET", o.GetURL, ""); status != 200 {
+		t.Errorf("within the hour: %d", status)
+	}
+	f.Advance(2 * time.Minute)
+	for method, address := range map[string]string{"GET": o.GetURL, "PUT": o.PutURL} {
+		if status, _, _ := send(f.ada, method, address, f.content); status != 410 {
+			t.Errorf("%s after the hour: %d", method, status)
+		}
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestUploadIsWholeOrNothing(t *testing.T) {
+	f := newFleet(t)
+	content := strings.Repeat("0123456789", 1000)
+	o := announce(f.ada, "/objects/", "x", content, 200)
+	for name, body := range map[string]string{"short": content[1:], "long": content + "x", "empty": "", "other": "x" + content[1:]} {
+		if status, answer, _ := send(f.ada, "PUT", o.PutURL, body); status != 400 {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+		if status, _, _ := send(f.ada, "GET", o.GetURL, ""); status != 404 {
+			t.Errorf("%s is served", name)
+		}
+		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
+	}
+	// In chunks, without a length: size and hash decide all the same.
+	inChunks := func(address, body string) int {
+		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
+		resp := must(f.ada.client.Do(req))(t)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for name, body := range map[string]string{"short": content[1:], "long": content + "x", "empty": ""} {
+		if status := inChunks(o.PutURL, body); status != 400 {
+			t.Errorf("%s, in chunks: %d", name, status)
+		}
+		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
+	}
+	// Released versions of pvr send an empty file so.
+	empty := announce(f.ada, "/objects/", "empty.bin", "", 200)
+	if status := inChunks(empty.PutURL, "x"); status != 400 {
+		t.Errorf("something for an empty file: %d", status)
+	}
+	if status := inChunks(empty.PutURL, ""); status != 200 {
+		t.Errorf("an empty file, in chunks: %d", status)
+	}
+	if status, got, _ := send(f.ada, "GET", empty.GetURL, ""); status != 200 || len(got) != 0 {
+		t.Errorf("the empty file: %d %q", status, got)
+	}
+	for range 2 { // and again
+		if status, answer, _ := send(f.ada, "PUT", o.PutURL, content, "Content-Type", "application/json"); status != 200 {
+			t.Errorf("%d %s", status, answer)
+		}
+	}
+	if status, got, _ := send(f.ada, "GET", o.GetURL, "", "Range", "bytes=10-19"); status != 206 || string(got) != "0123456789" {
+		t.Errorf("a part: %d %q", status, got)
+	}
+	if status, _, _ := send(f.ada, "GET", o.GetURL, "", "Range", "bytes=99999-"); status != 416 {
+		t.Errorf("no such part: %d", status)
+	}
+	if status, _, _ := send(f.ada, "PUT", o.PutURL, content[1:]); status != 400 {
+		t.Errorf("%d", status)
+	}
+	if _, got, _ := send(f.ada, "GET", o.GetURL, ""); string(got) != content {
+		t.Error("a bad upload harmed the good one")
+	}
+}
+
+// A connection that hangs in the middle of an upload does not keep others from
+// it, nor the disk full.
+func TestHangingUploadsGiveWay(t *testing.T) {
+	f := newFleet(t)
+	content := strings.Repeat("0123456789", 1000)
+	o := announce(f.ada, "/objects/", "x", content, 200)
+	var wg sync.WaitGroup
+	ended := make(chan int, 4)
+	for range 4 {
+		r, w := io.Pipe()
+		req := must(http.NewRequest("PUT", o.PutURL, r))(t)
+		req.ContentLength = int64(len(content))
+		begun := make(chan struct{})
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
+		wg.Go(func() {
+			defer c.CloseIdleConnections()
+			resp, err := c.Do(req)
+			if err == nil {
+				resp.Body.Close()
+				ended <- resp.StatusCode
+			} else {
+				ended <- 0
+			}
+			r.Close()
+		})
+		go func() {
+			io.WriteString(w, content[:5000])
+			close(begun)
+		}()
+		<-begun
+		t.Cleanup(func() { w.Close() })
+	}
+	for range 2 {
+		select {
+		case status := <-ended:
+			if status == 200 {
+				t.Error("taken")
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("the oldest uploads did not give way")
+		}
+	}
+	if status, answer, _ := send(f.ada, "PUT", o.PutURL, content); status != 200 {
+		t.Errorf("%d %s", status, answer)
+	}
+}
+
+// However many clients upload one object at once, slowly, each succeeds.
+func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
+	f := newFleet(t)
+	content := strings.Repeat("0123456789abcdef", 4096)
+	o := announce(f.ada, "/objects/", "x", content, 200)
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			r, w := io.Pipe()
+			go func() {
+				for part := range slices.Chunk([]byte(content), len(content)/8) {
+					w.Write(part)
+					time.Sleep(50 * time.Millisecond)
+				}
+				w.Close()
+			}()
+			req := must(http.NewRequest("PUT", o.PutURL, r))(t)
+			req.ContentLength = int64(len(content))
+			c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
+			defer c.CloseIdleConnections()
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 200 {
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestStoredObjectIsNeverAPage(t *testing.T) {
+	f := newFleet(t)
+	page := "<html><script>alert(1)</script></html>"
+	o := announce(f.ada, "/objects/", "\"page\r\nX-Evil: 1\".html", page, 200)
+	if status, _, _ := send(f.ada, "PUT", o.PutURL, page); status != 200 {
+		t.Fatal(status)
+	}
+	_, _, h := send(f.ada, "GET", o.GetURL, "")
+	if h.Get("Content-Type") != "application/octet-stream" || h.Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(h.Get("Content-Disposition"), "attachment") ||
+		h.Get("X-Evil") != "" || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Errorf("%v", h)
+	}
+}
+
+// Weakness 11 of the original: filters went to the database as they came.
+func TestFiltersAreOfAFixedSet(t *testing.T) {
+	f := newFleet(t)
+	for _, q := range []string{`{"$where":"sleep(9999)"}`, `{"$regex":"^a"}`, `{"$in":[{"$gt":""}]}`, `DONE'--`, `{"$in":"NEW"}`} {
+		if got := code(f.ada, "GET", "/trails/"+f.boatID+"/steps?progress.status="+escape(q), nil, 400); got != "filter" {
+			t.Error(got)
+		}
+	}
+	for _, q := range []string{`{"$where":"1"}`, `{"owner":"x"}`, `{"status":{"$ne":""}}`, `[]`, `{"status":1}`} {
+		code(f.ada, "GET", "/trails/summary?filter="+escape(q), nil, 400)
+	}
+	for _, q := range []string{"owner", "--status", "status;drop", "secret"} {
+		code(f.ada, "GET", "/trails/summary?sort="+escape(q), nil, 400)
+	}
+	if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary/?sort=-device-nick&filter="+escape(`{"status":"DONE"}`), nil, 200); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary?filter="+escape(`{"status":"ERROR"}`), nil, 200); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func escape(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		fmt.Fprintf(&b, "%%%02X", c)
+	}
+	return b.String()
+}
+
+// Weakness 17: the sign of a sort was never looked at.
+func TestSummariesSortBothWays(t *testing.T) {
+	f := newFleet(t)
+	_, second := f.aboard(t, f.tok)
+	for nick, id := range map[string]string{"aft": f.boatID, "bow": second} {
+		want[api.DeviceView](f.ada, "PATCH", "/devices/"+id, map[string]string{"nick": nick}, 200)
+	}
+	for sort, first := range map[string]string{"device-nick": "aft", "-device-nick": "bow", "revision": "bow", "-revision": "aft"} {
+		if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary?sort="+sort, nil, 200); len(got) != 2 || got[0].Nick != first {
+			t.Errorf("%s: %+v", sort, got)
+		}
+	}
+}
+
+func TestStateNamesOnlyUploadedObjects(t *testing.T) {
+	f := newFleet(t)
+	missing := strings.Repeat("0a", 32)
+	answer := want[api.Problem](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+missing+`","b":"`+f.contentSum+`"}}`, 400)
+	if answer.Code != "objects-missing" || !strings.Contains(answer.Message, missing) || strings.Contains(answer.Message, f.contentSum) {
+		t.Errorf("%+v", answer)
+	}
+	announce(f.ada, "/objects/", "a", "announced, not uploaded", 200)
+	code(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+sumOf([]byte("announced, not uploaded"))+`"}}`, 400)
+	step := post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+f.contentSum+`"}`)
+	at := fmt.Sprintf("/trails/%s/steps/%d", f.boatID, step.Rev)
+	if list := want[[]api.ObjectView](f.ada, "GET", at+"/objects/", nil, 200); len(list) != 1 || list[0].Sum != f.contentSum {
+		t.Errorf("%+v", list)
+	}
+	want[api.ObjectView](f.boat, "GET", at+"/objects/"+f.contentSum, nil, 200)
+	other := upload(f.ada, "/objects/", "other", "not in the step")
+	code(f.ada, "GET", at+"/objects/"+other, nil, 404)
+	status, _, h := f.ada.request("GET", at+"/objects/"+f.contentSum+"/blob", nil, nil)
+	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
+		t.Errorf("%d %q", status, got)
+	}
+	// While it is new it can be exchanged, and then no more.
+	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
+	code(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
+	if s := want[api.StepView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
+		t.Errorf("%+v", s)
+	}
+	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 200)
+	if got := code(f.ada, "PUT", at+"/state", `{`+systemSpec+`}`, 409); got != "step-status" {
+		t.Error(got)
+	}
+}
+
+// What is checked is what a device reads: a text that two readers take for two
+// things is refused.
+func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
+	f := newFleet(t)
+	for _, state := range []string{
+		`{` + systemSpec + `,"k":"` + f.contentSum + `","k":"` + strings.Repeat("0b", 32) + `"}`,
+		`{` + systemSpec + `,"k":"` + f.contentSum + `","\u006b":"` + strings.Repeat("0b", 32) + `"}`,
+	} {
+		if got := code(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":`+state+`}`, 400); got != "state-malformed" {
+			t.Error(got)
+		}
+	}
+	code(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
+}
+
+// A device announces sizes that overflow sums, and sizes that fill the quota,
+// and uploads nothing: the owner's room stays as it was.
+func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
+	f := newFleet(t)
+	usage := func() int64 { return must(f.Store.Usage(t.Context(), f.Owner.ID))(t) }
+	before := usage()
+	const quota = 64 << 30
+	for i, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, 1<<50 + 1, quota + 1} {
+		o := map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": size}
+		if got := code(f.boat, "POST", "/objects/", o, 413); got != "quota" {
+			t.Errorf("%d: %s", size, got)
+		}
+	}
+	if n := usage(); n != before {
+		t.Errorf("refused sizes changed the usage by %d", n-before)
+	}
+	for i := range 4 {
+		o := map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", 100+i), "size": quota - 1<<20}
+		want[api.ObjectView](f.boat, "POST", "/objects/", o, 200)
+	}
+	if n := usage() - before; n < 0 || n > 4*1024 {
+		t.Errorf("four announced sizes count %d bytes", n)
+	}
+	upload(f.ada, "/objects/", "x", "there is room for this")
+}
+
+// What is being uploaded counts before it is stored: an owner's uploads at once
+// do not go past the quota on the disk.
+func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
+	maker := must(goodMaker())(t)
+	small := hubtest.Open(t, t.TempDir(), func(c *api.Config) { c.ObjectQuota = 5 << 20 }, maker.Roots(), maker.Intermediates())
+	f := newFleetOn(t, small, maker)
+	const big = 3 << 20 // two of them are more than the quota
+	var o [2]api.ObjectView
+	for i := range o {
+		o[i] = want[api.ObjectView](f.ada, "POST", "/objects/", map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": big}, 200)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	req := must(http.NewRequest("PUT", o[0].PutURL, r))(t)
+	req.ContentLength = big
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.client.Roots}}}
+	defer c.CloseIdleConnections()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if resp, err := c.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	io.WriteString(w, "begun") // the request is on its way
+	second := func() int {
+		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
+		req.ContentLength = -1 // its size is what was announced
+		resp := must(f.ada.client.Do(req))(t)
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	status := 0
+	for range 100 { // until the first one has begun
+		if status = second(); status == 413 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if status != 413 {
+		t.Errorf("a second upload past the quota: %d", status)
+	}
+	w.CloseWithError(errors.New("given up"))
+	<-ended
+	for range 100 {
+		if status = second(); status == 400 { // too short, but there is room
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if status != 400 {
+		t.Errorf("after the first one ended: %d", status)
+	}
+}
+
+func TestQuotaBoundsAnOwner(t *testing.T) {
+	f := newFleet(t)
+	o := map[string]any{"objectname": "x", "sha256sum": strings.Repeat("0c", 32), "size": "99999999999999"}
+	if got := code(f.ada, "POST", "/objects/", o, 413); got != "quota" {
+		t.Error(got)
+	}
+	for _, size := range []any{-1, "-1", "1e3", 1.5, "x", "", nil, "9223372036854775808", []int{1}} {
+		o["size"] = size
+		if status, body := f.ada.do("POST", "/objects/", o); status != 400 {
+			t.Errorf("%v: %d %s", size, status, body)
+		}
+	}
+	for _, sum := range []string{"", "x", strings.Repeat("0C", 32), strings.Repeat("0c", 33), "../../../../etc/passwd"} {
+		o["size"], o["sha256sum"] = 1, sum
+		if got := code(f.ada, "POST", "/objects/", o, 400); got != "object-sum" {
+			t.Error(got)
+		}
+	}
+	o["sha256sum"], o["id"] = strings.Repeat("0c", 32), "other"
+	code(f.ada, "POST", "/objects/", o, 400)
+	o["id"], o["objectname"] = "", strings.Repeat("x", 2000)
+	code(f.ada, "POST", "/objects/", o, 400)
+	o["objectname"], o["size"] = "x", 7 // a number does as well
+	want[api.ObjectView](f.ada, "POST", "/objects", o, 200)
+}
+
+// What nobody needs goes, in its time, and what somebody needs stays.
+func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
+	f := newFleet(t)
+	used := upload(f.ada, "/objects/", "used", "used by a step")
+	post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+used+`"}`)
+	both := upload(f.ada, "/objects/", "both", "of two owners")
+	upload(f.mallory, "/objects/", "both", "of two owners")
+	post(f.mallory, f.pirateID, `{`+systemSpec+`,"k":"`+both+`"}`)
+	there := func(sum string) bool {
+		var h store.Hash
+		hex.Decode(h[:], []byte(sum))
+		_, err := f.Objects.Stat(t.Context(), h)
+		return err == nil
+	}
+	collect := func() {
+		t.Helper()
+		if err := f.Server.Collect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.Advance(6 * 24 * time.Hour)
+	collect()
+	for _, sum := range []string{used, both, f.contentSum} {
+		if !there(sum) {
+			t.Fatal("too early")
+		}
+	}
+	f.Advance(2 * 24 * time.Hour)
+	collect()
+	if !there(used) || !there(both) || there(f.contentSum) {
+		t.Fatalf("used %v, of two owners %v, unused %v", there(used), there(both), there(f.contentSum))
+	}
+	f.ada, f.mallory = f.person(t, "ada"), f.person(t, "mallory") // their sign-ins ended
+	code(f.ada, "GET", "/objects/"+both, nil, 404)
+	want[api.ObjectView](f.mallory, "GET", "/objects/"+both, nil, 200)
+	code(f.ada, "GET", "/objects/"+f.contentSum, nil, 404)
+	upload(f.ada, "/objects/", "kernel", f.content) // and again
+	if !there(f.contentSum) {
+		t.Fatal("uploaded, and not there")
+	}
+	// A deleted device's states need nothing.
+	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
+	f.Advance(8 * 24 * time.Hour)
+	collect()
+	if there(used) || !there(both) {
+		t.Error("the deleted device's object is there, or another owner's is gone")
+	}
+	if n := must(f.Store.Usage(t.Context(), f.Owner.ID))(t); n != 0 {
+		t.Errorf("%d bytes count for an owner who has nothing", n)
+	}
+}
+
+// The collector at work beside uploads: what was answered with 200 can be read.
+func TestCollectorRacesWithUploads(t *testing.T) {
+	f := newFleet(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				// Records that are not Stored, and contents, have no grace.
+				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
+				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
+				for sum := range f.contents(t) {
+					if ok, err := f.Store.Condemn(t.Context(), sum); err == nil && ok {
+						f.Objects.Delete(t.Context(), sum)
+						f.Store.Bury(t.Context(), sum)
+					}
+				}
+				time.Sleep(rand.N(5 * time.Millisecond))
+			}
+		}
+	})
+	// On a busy machine the collector may win very often.
+	for i, good := 0, 0; i < 150 || good < 10; i++ {
+		if i == 5000 {
+			t.Error("hardly anything was ever there: the test is too rough")
+			break
+		}
+		content := fmt.Sprint("raced ", i%5)
+		status, body := f.ada.do("POST", "/objects/", map[string]any{"size": len(content), "sha256sum": sumOf([]byte(content))})
+		var o api.ObjectView
+		if err := json.Unmarshal(body, &o); err != nil || (status != 200 && status != 409) {
+			t.Fatalf("%d %s", status, body)
+		}
+		if status, body, _ := send(f.ada, "PUT", o.PutURL, content); status >= 500 {
+			t.Fatalf("%d %s", status, body)
+		}
+		// Whatever became of the record: while it says that it is there, it is.
+		if sum := must(hex.DecodeString(o.Sum))(t); true {
+			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
+			if err == nil && record.Stored {
+				_, statErr := f.Objects.Stat(t.Context(), store.Hash(sum))
+				again, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
+				if err == nil && again == record && statErr != nil {
+					t.Fatal("the record is there, and the content is gone")
+				}
+				good++
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
+	found := map[store.Hash]bool{}
+	if err := f.Objects.Walk(t.Context(), func(sum [32]byte, _ objects.Info) error { found[sum] = true; return nil }); err != nil {
+		t.Error(err)
+	}
+	return found
+}
+
+// Every route about trails, objects and logs, as another owner, as another's
+// device, and as nobody.
+func TestNobodySeesAnothersTrail(t *testing.T) {
+	f := newFleet(t)
+	sum := upload(f.ada, "/objects/", "secret-name", "secret-content")
+	post(f.ada, f.boatID, `{`+systemSpec+`,"secret-file":"`+sum+`"}`)
+	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"secret-line"}]`, 200)
+	second, secondID := f.aboard(t, f.tok) // the same owner's
+	at := "/trails/" + f.boatID
+	routes := []struct {
+		method, path, body string
+		device             bool // may be asked by a device
+		person             bool
+	}{
+		{"GET", at, "", true, true},
+		{"GET", at + "/", "", true, true},
+		{"GET", at + "/summary", "", true, true},
+		{"GET", at + "/.pvrremote", "", true, true},
+		{"POST", at + "/steps", `{"state":{` + systemSpec + `}}`, true, true},
+		{"GET", at + "/steps", "", true, true},
+		{"GET", at + "/steps/1", "", true, true},
+		{"GET", at + "/steps/1/.pvrremote", "", true, true},
+		{"GET", at + "/steps/1/state", "", true, true},
+		{"PUT", at + "/steps/1/state", `{` + systemSpec + `}`, true, true},
+		{"GET", at + "/steps/1/meta", "", true, true},
+		{"PUT", at + "/steps/1/meta", `{}`, false, true},
+		{"PUT", at + "/steps/1/progress", `{"status":"DONE"}`, true, false},
+		{"PUT", at + "/steps/1/cancel", "", false, true},
+		{"PUT", at + "/steps/1/wontgo", "", false, true},
+		{"POST", at + "/steps/1/objects", `{"sha256sum":"` + sum + `","size":"14"}`, true, true},
+		{"GET", at + "/steps/1/objects", "", true, true},
+		{"GET", at + "/steps/1/objects/" + sum, "", true, true},
+		{"GET", at + "/steps/1/objects/" + sum + "/blob", "", true, true},
+	}
+	nobody := f.person(t, "")
+	for _, r := range routes {
+		expect := func(who string, p *person, status int) {
+			t.Helper()
+			got, body := p.do(r.method, r.path, r.body)
+			if got != status || bytes.Contains(body, []byte("secret")) {
+				t.Errorf("%s %s as %s: %d %s", r.method, r.path, who, got, body)
+			}
+		}
+		expect("nobody", nobody, 401)
+		strange := map[bool]int{true: 404, false: 401}
+		expect("another owner", f.mallory, strange[r.person])
+		expect("another's device", f.pirate, strange[r.device])
+		expect("another device of the owner", second, strange[r.device])
+	}
+	// Only the step's own device reports on it, not even its owner.
+	code(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
+	for _, p := range []*person{f.mallory, f.pirate} {
+		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
+			if _, body := p.do("GET", path, nil); bytes.Contains(body, []byte("secret")) || bytes.Contains(body, []byte(f.boatID)) {
+				t.Errorf("%s: %s", path, body)
+			}
+		}
+	}
+	if s := want[api.StepView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
+		t.Errorf("changed: %+v", s)
+	}
+	_ = secondID
+}
+
+// A session counts, whatever certificate the connection has: a device that
+// forwards somebody's request is not taken for them, nor they for it.
+func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
+	f := newFleet(t)
+	status, body, _ := f.boat.request("GET", "/trails/", nil, map[string]string{"Authorization": "Bearer nonsense"})
+	if status != 401 {
+		t.Errorf("%d %s", status, body)
+	}
+	status, body, _ = f.boat.request("GET", "/trails/"+f.pirateID, nil, map[string]string{"Authorization": "Bearer " + f.mallory.token})
+	if status != 200 {
+		t.Errorf("%d %s", status, body)
+	}
+	status, _, _ = f.boat.request("GET", "/trails/"+f.boatID, nil, map[string]string{"Authorization": "Bearer " + f.mallory.token})
+	if status != 404 {
+		t.Errorf("%d", status)
+	}
+}
+
+// No input makes a route of these fail: a random sample of bodies and queries.
+func TestBadInputToTrailsIsNeverTheHubsFault(t *testing.T) {
+	f := newFleet(t)
+	post(f.ada, f.boatID, `{`+systemSpec+`}`)
+	at := "/trails/" + f.boatID
+	bodies := []string{"", "null", "[]", "{}", "1", `"x"`, "{", `{"state":null}`, `{"state":[]}`, `{"state":{` + systemSpec + `},"rev":"1"}`, `{"state":{` + systemSpec + `},"rev":-2}`, `{"state":{` + systemSpec + `},"rev":1e99}`,
+		`{"state":{` + systemSpec + `},"meta":[]}`, `{"state":{` + systemSpec + `},"commit-msg":7}`, `{"status":null}`, `{"next-cursor":7}`, `{"next-cursor":"eyJnIjoxLCJjIjoiOTk5OTktMDEtMDFUMDA6MDA6MDBaIn0"}`, "\xff\xfe", strings.Repeat("[", 20_000), `{"a":"` + strings.Repeat("x", 3<<20) + `"}`}
+	for _, r := range []struct {
+		p            *person
+		method, path string
+	}{
+		{f.boat, "POST", "/trails/"}, {f.ada, "POST", at + "/steps"}, {f.ada, "PUT", at + "/steps/1/state"}, {f.ada, "PUT", at + "/steps/1/meta"}, {f.boat, "PUT", at + "/steps/1/progress"},
+		{f.ada, "PUT", at + "/steps/1/wontgo"}, {f.ada, "POST", "/objects"}, {f.ada, "POST", at + "/steps/1/objects"}, {f.boat, "POST", "/logs/"}, {f.ada, "POST", "/logs/cursor"},
+	} {
+		for _, body := range bodies {
+			if status, answer := r.p.do(r.method, r.path, body); status >= 500 {
+				t.Errorf("%s %s %.40q: %d %s", r.method, r.path, body, status, answer)
+			}
+		}
+	}
+	for _, path := range []string{"/logs?page=0", "/logs?page=x", "/logs?start=-1", "/logs?after=yesterday", "/logs?before=99999-01-01T00:00:00Z", "/logs?sort=msg", "/logs?dev=" + strings.Repeat("a,", 50), "/logs?lvl=" + strings.Repeat(",", 100),
+		"/objects?after=x", "/objects?limit=0", "/trails?limit=1001", at + "/steps?after=x", at + "/steps?after=-9", at + "/steps?limit=x", "/trails/%00", "/trails/%ff/steps/1", "/objects/%00", "/logs?dev=%00&src=%ff", at + "/steps?progress.status=%00"} {
+		if status, answer := f.ada.do("GET", path, nil); status >= 500 {
+			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+	if strings.Contains(f.metrics(t), "gangway_panics_total 1") {
+		t.Error("there was a panic")
+	}
+}

@@ -1,0 +1,169 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/hub/trust"
+	"gangway/internal/fleet"
+)
+
+// say is the operator's word on a certificate.
+func say(t testing.TB, s store.Store, kind store.TrustKind, certs ...*x509.Certificate) {
+	t.Helper()
+	var change store.TrustChange
+	for _, c := range certs {
+		change.Put = append(change.Put, store.TrustedCertificate{Fingerprint: sha256.Sum256(c.Raw), DER: c.Raw, Kind: kind, Source: "test"})
+	}
+	if err := s.ChangeTrust(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enrols sends a new device's request, and returns the code of the refusal.
+func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string {
+	t.Helper()
+	body := must(d.Request(sc.tok, fleet.RequestChange{}))(t)
+	_, err := s.Enrol(t.Context(), body, "192.0.2.1:1")
+	var r *evidence.Refusal
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &r):
+		return r.Code
+	}
+	t.Fatal(err)
+	return ""
+}
+
+// What the operator removes lets nobody in any more, from the next request on,
+// whichever replica it was told to, and whatever was verified before.
+func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
+	s := newScene(t)
+	replica := s.Replica(t)
+	evil := must(fleet.NewMaker("evil", fleet.MakerOptions{}))(t)
+	stranger := must(fleet.New(evil, "H-2"))(t)
+	stranger.Chain = [][]byte{evil.Intermediate.Raw}
+	both := func(when, wantGood, wantEvil string) {
+		t.Helper()
+		for name, service := range map[string]*onboard.Service{"first": s.Service, "replica": replica} {
+			if got := enrols(t, service, s, s.device(t)); got != wantGood {
+				t.Errorf("%s, %s: the good maker's device got %q, want %q", when, name, got, wantGood)
+			}
+			if got := enrols(t, service, s, stranger); got != wantEvil {
+				t.Errorf("%s, %s: the other maker's device got %q, want %q", when, name, got, wantEvil)
+			}
+		}
+	}
+	s.Policy(t, s.Owner.ID, "version: 1\nunknown_maker: refuse\n")
+	both("at first", "", "ek-chain-untrusted")
+	say(t, s.Store, store.TrustedRoot, evil.Root)
+	both("after an import", "", "")
+	say(t, replica.Store, store.Distrusted, evil.Intermediate)
+	both("after a link of it was distrusted", "", "ek-chain-distrusted")
+	say(t, replica.Store, store.TrustedLink, evil.Intermediate)
+	both("after that was trusted again", "", "")
+	say(t, s.Store, store.Distrusted, s.maker.Root)
+	both("after the first maker was distrusted", "ek-chain-distrusted", "")
+	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Forget: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
+		t.Fatal(err)
+	}
+	both("after all was taken back", "", "ek-chain-untrusted")
+}
+
+// When what the operator said cannot be read, nobody is let in by the rest.
+func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
+	s := newScene(t)
+	if got := enrols(t, s.Service, s, s.device(t)); got != "" {
+		t.Fatal(got)
+	}
+	err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Put: []store.TrustedCertificate{{Fingerprint: store.Hash{1}, DER: []byte("?"), Kind: store.Distrusted}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := must(s.device(t).Request(s.tok, fleet.RequestChange{}))(t)
+	a := must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
+	if a.Status != 500 {
+		t.Errorf("answer %d: %s", a.Status, a.Body)
+	}
+}
+
+// crowd is a store whose certificates are read only when so many requests
+// have found that they changed.
+type crowd struct {
+	store.Store
+	size  int32
+	asked atomic.Int32 // ConfigVersion
+	reads atomic.Int32 // TrustedCertificates
+}
+
+func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
+	c.asked.Add(1)
+	return c.Store.ConfigVersion(ctx)
+}
+
+func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {
+	c.reads.Add(1)
+	for range 10_000 {
+		if c.asked.Load() > c.size { // each once, and the one that is here again
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return c.Store.TrustedCertificates(ctx)
+}
+
+// However many requests come after a change, the certificates are read once.
+func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
+	s := newScene(t)
+	const requests = 16
+	c := &crowd{Store: s.Store, size: requests}
+	service := &onboard.Service{Store: c, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
+	service.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), s.maker.Intermediates())...))
+	body := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
+	for change := range int32(3) {
+		say(t, s.Store, store.TrustedLink, s.maker.Intermediate)
+		c.asked.Store(0)
+		var wg sync.WaitGroup
+		for range requests {
+			wg.Go(func() {
+				if _, err := service.Enrol(t.Context(), body, "192.0.2.1:1"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := c.reads.Load(); n != change+1 {
+			t.Errorf("%d reads after %d changes", n, change+1)
+		}
+	}
+}
+
+func BenchmarkTrustUnchanged(b *testing.B) {
+	s := newScene(b)
+	for b.Loop() {
+		if _, err := s.Store.ConfigVersion(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// What the operator distrusts is no question for an owner.
+func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
+	s := newScene(t)
+	say(t, s.Store, store.Distrusted, s.maker.Root)
+	refused(t, s.post(t, s.request(t, s.victim)), 403, "ek-chain-distrusted")
+	if list := want[[]map[string]any](s.person(t, "ada"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
+		t.Errorf("it waits: %v", list)
+	}
+}

@@ -1,0 +1,220 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/internal/race"
+	"gangway/wire"
+)
+
+// canary is in everything of ada's that nobody else may read.
+const canary = "canary-of-ada"
+
+// estate is one of everything that an owner can have.
+type estate struct {
+	*contract
+	ids      map[string]string // what is ada's, by what it is
+	publicID string
+}
+
+func newEstate(t *testing.T) *estate {
+	t.Helper()
+	c := newContract(t)
+	e := &estate{contract: c}
+	at := "/devices/" + c.boatID
+	put := func(p *person, method, path string, in any) {
+		t.Helper()
+		if status, body := p.do(method, path, in); status != 200 {
+			t.Fatalf("%s %s: %d %s", method, path, status, body)
+		}
+	}
+	meta := map[string]any{canary: canary + "-meta"}
+	put(c.ada, "PATCH", at, map[string]string{"nick": "boat-of-ada"})
+	put(c.ada, "PUT", at+"/user-meta", meta)
+	put(c.boat, "PUT", at+"/device-meta", meta)
+	public := c.plain()["id"]
+	put(c.ada, "PUT", "/devices/"+public+"/public", nil)
+	put(c.ada, "PUT", "/devices/"+public+"/user-meta", meta)
+	token := want[api.TokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"nick": canary, "default-user-meta": meta}, 200)
+	sum := upload(c.ada, "/objects", canary+"-object", canary+"-content")
+	step := want[api.StepView](c.ada, "POST", "/trails/"+c.boatID+"/steps",
+		`{"commit-msg":"`+canary+`","meta":{"m":"`+canary+`"},"state":{`+systemSpec+`,"`+canary+`.json":"`+canary+`","f":"`+sum+`"}}`, 200)
+	put(c.boat, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", c.boatID, step.Rev), `{"status":"DOWNLOADING","status-msg":"`+canary+`"}`)
+	put(c.boat, "POST", "/logs", `[{"msg":"`+canary+`","src":"`+canary+`"}]`)
+	put(c.ada, "PUT", "/policy", "version: 1\n# "+canary+"\n")
+	waiting := c.waiting()["id"] // before the list, which keeps others out
+	put(c.ada, "PUT", "/policy/ek-list", "ek_sha256,note\n"+strings.Repeat("ab", 32)+","+canary+"\n")
+
+	e.publicID = public
+	e.secrets["rev"], e.secrets["sha"] = fmt.Sprint(step.Rev), sum
+	e.ids = map[string]string{"device": c.boatID, "nick": "boat-of-ada", "token": token.ID, "waiting": waiting, "object": sum}
+	return e
+}
+
+// volatile is what changes by itself, or by looking.
+var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)`)
+
+// snapshot is all that ada and her device see of what is theirs.
+func (e *estate) snapshot() map[string]string {
+	seen := map[string]string{}
+	e.each(func(method, path string, r row) {
+		if method != "GET" || r.who == "all" || path == "/auth/login" || path == "/device/boot" || strings.HasSuffix(path, "/blob") {
+			return
+		}
+		for name, p := range map[string]*person{"ada": e.ada, "boat": e.boat} {
+			for what, id := range map[string]string{"": e.boatID, "public": e.publicID, "second": e.secondID} {
+				_, body := p.do(method, e.at(path, map[string]string{"id": id}), nil)
+				seen[name+" "+path+" "+what] = volatile.ReplaceAllString(string(body), "")
+			}
+		}
+	})
+	return seen
+}
+
+// Mallory, Mallory's device by its certificate and by its token, and a
+// stranger go through every route with everything of Ada's.
+func TestTwoOwnersNeverMeet(t *testing.T) {
+	race.Skip(t)
+	e := newEstate(t)
+	before := e.snapshot()
+	all := strings.Builder{}
+	for _, text := range before {
+		all.WriteString(text)
+	}
+	if strings.Count(all.String(), canary) < 30 {
+		t.Fatalf("ada sees only %d canaries of hers", strings.Count(all.String(), canary))
+	}
+	byToken := e.person(t, "")
+	byToken.token = want[struct{ Token string }](e.pirate, "POST", "/auth/x509/login", nil, 200).Token
+	walkers := map[string]*person{"mallory": e.mallory, "mallory's device": e.pirate, "the device's token": byToken, "a stranger": e.nobody}
+	ids := []string{e.boatID, e.ids["token"], e.ids["waiting"], e.ids["nick"]}
+	reading := true
+
+	calls := 0
+	call := func(name string, p *person, method, address, body string, r row) (int, []byte) {
+		t.Helper()
+		calls++
+		status, answer, h := p.request(method, address, body, header(r))
+		if status >= 500 {
+			t.Errorf("%s %s as %s: %d %s", method, address, name, status, answer)
+		}
+		shown := string(answer) + fmt.Sprint(h)
+		if strings.Contains(shown, canary) {
+			t.Errorf("%s %s as %s: %.300s", method, address, name, shown)
+		}
+		for _, id := range ids {
+			// What a request says may be told again, and what mallory wrote be read.
+			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
+				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
+			}
+		}
+		return status, answer
+	}
+	walk := func(method, path string, r row) {
+		if reading != (method == "GET") {
+			return
+		}
+		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
+			return // of the walker's own session; for the machine; the address is the permission; public, and has no canary; the code is the permission
+		}
+		// In the path: all of it ada's, and her object in mallory's trail.
+		var paths []map[string]string
+		switch {
+		case strings.Contains(path, "{id}"):
+			for what, id := range e.ids {
+				if what != "object" {
+					paths = append(paths, map[string]string{"id": id})
+				}
+			}
+			paths = append(paths, map[string]string{"id": e.publicID})
+			if strings.Contains(path, "{sha}") {
+				paths = append(paths, map[string]string{"id": e.pirateID, "rev": "0"})
+			}
+		default:
+			paths = append(paths, nil)
+		}
+		fields := map[string]string{"id": e.boatID, "prn": wire.DevicePRN + e.boatID, "device": e.boatID, "owner": wire.AccountPRN + e.Owner.ID, "owner-nick": "ada", "nick": "^boat",
+			"dev": e.boatID + "," + wire.DevicePRN + e.boatID + "," + e.ids["nick"], "after": e.ids["device"], "token-id": e.ids["token"], "from": "device:" + e.boatID, "sha256sum": strings.Repeat("cd", 32), "size": "1",
+			"filter": `{"deviceid":"` + e.boatID + `"}`, "progress.status": `{"$ne":"x"}`, "cursor": "true"}
+		var queries []string
+		whole := url.Values{}
+		for k, v := range fields {
+			queries = append(queries, url.Values{k: {v}}.Encode())
+			if k != "filter" && k != "after" {
+				whole.Set(k, v)
+			}
+		}
+		queries = append(queries, "", whole.Encode())
+		slices.Sort(queries)
+		inBody := string(must(json.Marshal(fields))(t))
+		for name, p := range walkers {
+			for _, values := range paths {
+				address := e.at(path, values)
+				missing := e.at(path, map[string]string{"id": "ffffffffffffffffffffffff", "sha": strings.Repeat("f", 64), "rev": "0", "owner": "nobody"})
+				if values["id"] == e.pirateID {
+					missing = e.at(path, map[string]string{"id": e.pirateID, "rev": "0", "sha": strings.Repeat("f", 64)})
+				}
+				body := r.body
+				if r.who == "all" {
+					body = inBody
+				}
+				status, answer := call(name, p, method, address, body, r)
+				shown := values["id"] == e.publicID && method == "GET" && (path == "/devices/{id}" || path == "/devices/np/{owner}/{id}")
+				if strings.Contains(path, "{") && !shown {
+					wanted, there := call(name, p, method, missing, body, r)
+					if status < 300 || status != wanted || !bytes.Equal(answer, there) {
+						t.Errorf("%s %s as %s: %d %.200s\nof what is not there: %d %.200s", method, address, name, status, answer, wanted, there)
+					}
+				}
+				for _, q := range queries {
+					if method == "GET" && q != "" {
+						call(name, p, method, address+"?"+q, "", r)
+					}
+				}
+				if method != "GET" && r.limit > 0 && !r.text {
+					status, answer := call(name, p, method, address, inBody, r)
+					if strings.Contains(path, "{id}") && status < 300 && values["id"] != e.pirateID {
+						t.Errorf("%s %s as %s with ada's fields: %d %s", method, address, name, status, answer)
+					}
+				}
+			}
+		}
+	}
+	e.each(walk)
+	reading = false
+	e.each(walk)
+	// What mallory has, pointed at what ada has.
+	own := "/devices/" + e.pirateID
+	for _, r := range []struct {
+		method, path string
+		body         any
+	}{
+		{"POST", own + "/boot/reference", map[string]string{"from": "device:" + e.boatID}},
+		{"POST", own + "/boot/reference", map[string]string{"from": "device:" + e.ids["nick"]}},
+		{"PUT", own, map[string]string{"id": e.boatID}},
+		{"PUT", own, map[string]string{"owner": wire.AccountPRN + e.Owner.ID}},
+		{"PUT", "/devices/" + e.boatID + "?challenge=aaaa-bbbb-cccc", nil},
+		{"POST", "/trails/" + e.pirateID + "/steps", `{"state":{` + systemSpec + `,"f":"` + e.ids["object"] + `"}}`},
+	} {
+		if status, body := e.mallory.do(r.method, r.path, r.body); status < 400 || status >= 500 || bytes.Contains(body, []byte(canary)) {
+			t.Errorf("%s %s: %d %s", r.method, r.path, status, body)
+		}
+	}
+	for what, text := range e.snapshot() {
+		if text != before[what] {
+			t.Errorf("%s changed:\n%.600s\n%.600s", what, before[what], text)
+		}
+	}
+	if calls < 2000 {
+		t.Errorf("only %d calls", calls)
+	}
+	t.Logf("%d calls", calls)
+}

@@ -1,0 +1,45 @@
+package api_test
+
+import (
+	"strings"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/hub/store"
+	"gangway/internal/hubtest"
+)
+
+// A device that is nobody's keeps nothing at the hub: two of them would share
+// it, and no owner would pay for it.
+func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
+	s := newScene(t)
+	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
+	nobody := s.person(t, "")
+	d := want[api.Registered](nobody, "POST", "/devices", nil, 200)
+	token := want[struct{ Token string }](nobody, "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 200).Token
+	device := s.person(t, "")
+	device.token = token
+	at := "/trails/" + d.ID
+	sum := sumOf([]byte("x"))
+	for _, r := range [][3]string{
+		{"POST", "/objects", `{"sha256sum":"` + sum + `","size":"1"}`},
+		{"GET", "/objects/" + sum, ""},
+		{"POST", "/trails", `{` + systemSpec + `}`},
+		{"POST", at + "/steps", `{"state":{` + systemSpec + `}}`},
+		{"GET", at, ""},
+		{"GET", at + "/summary", ""},
+		{"POST", "/logs", `[{"msg":"m"}]`},
+		{"PATCH", "/device/meta", `{"a":"b"}`},
+		{"PUT", "/devices/" + d.ID + "/device-meta", `{"a":"b"}`},
+		{"PATCH", "/devices/" + d.ID + "/device-meta", `{"a":"b"}`},
+	} {
+		status, body, h := device.request(r[0], r[1], r[2], nil)
+		isProblem(t, r[0]+" "+r[1], status, body, h, 403)
+		if !strings.Contains(string(body), `"unclaimed"`) {
+			t.Errorf("%s %s: %s", r[0], r[1], body)
+		}
+	}
+	if strings.Contains(s.metrics(t), "gangway_panics_total 1") {
+		t.Error("there was a panic")
+	}
+}

@@ -1,0 +1,129 @@
+package api
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// WaitingView is a machine that waits for its owner's decision, or was denied.
+type WaitingView struct {
+	ID       string      `json:"id"` // while it waits: the device gets another one
+	Status   string      `json:"status"`
+	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
+	Machine  MachineView `json:"machine"`
+	TPM      TPMView     `json:"tpm"`
+	Key      string      `json:"key"`
+	TokenID  string      `json:"token-id"`
+	RealIP   string      `json:"real-ip"`
+	Since    time.Time   `json:"since"`
+	LastSeen time.Time   `json:"last-seen"`
+	Expires  time.Time   `json:"expires"`
+	// Questions are the codes that a decision is about.
+	Questions []string         `json:"questions"`
+	DecidedBy string           `json:"decided-by,omitempty"`
+	Decided   *time.Time       `json:"decided,omitempty"`
+	Verdict   evidence.Verdict `json:"verdict"`
+}
+
+// viewWaiting shows a verdict that cannot be read as a question, so that one
+// machine does not hide the others.
+func viewWaiting(w store.Waiting) WaitingView {
+	view := WaitingView{
+		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
+		Machine: MachineView{w.ProdModel, w.ProdSerial}, TPM: TPMView{w.Manufacturer, w.Model, w.Firmware}, Key: w.KeyAlgorithm,
+		TokenID: w.TokenID, RealIP: w.Addr, Since: w.Since, LastSeen: w.LastSeen, Expires: w.Expires,
+		Questions: w.Codes, DecidedBy: w.By,
+	}
+	if !w.Decided.IsZero() {
+		view.Decided = &w.Decided
+	}
+	if err := json.Unmarshal(w.Verdict, &view.Verdict); err != nil {
+		view.Verdict = evidence.Verdict{}
+		view.Verdict.Fail("verdict", &evidence.Refusal{Code: "verdict-unreadable", Ask: true,
+			Reason: "What was judged of this machine cannot be read.", Hint: "Deny it, or let it come again."})
+	}
+	return view
+}
+
+func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
+	list, err := s.cfg.Store.WaitingDevices(r.Context(), owner(r).ID, s.cfg.Now(), 1000)
+	if err != nil {
+		return err
+	}
+	views := make([]WaitingView, len(list))
+	for i, one := range list {
+		views[i] = viewWaiting(one)
+	}
+	writeJSON(w, http.StatusOK, views)
+	return nil
+}
+
+func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, true) }
+func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
+
+// decide takes a person's decision. Who names the questions that they saw is
+// told when the machine asks others by now.
+func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
+	var body struct {
+		Questions []string `json:"questions"`
+	}
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	decided, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PathValue("id"), approve, body.Questions, remoteAddr(r))
+	if err != nil {
+		return decisionError(err)
+	}
+	writeJSON(w, http.StatusOK, viewWaiting(decided))
+	return nil
+}
+
+func decisionError(err error) error {
+	switch {
+	case errors.Is(err, store.ErrChanged):
+		return problem(http.StatusConflict, "waiting-changed", "Look at it again, then decide.", "The machine came again in the meantime and leaves other questions open than you saw.")
+	case errors.Is(err, store.ErrNotFound):
+		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists what waits.", "No machine of yours with this id waits for a decision.")
+	}
+	return err
+}
+
+// decideOnPage is decide for the page's form.
+func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		return badBody(err)
+	}
+	decision := r.PostForm.Get("decision")
+	if decision != "approve" && decision != "deny" {
+		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
+	}
+	// An absent list is an empty one: a page always says what it showed.
+	questions := append([]string{}, r.PostForm["question"]...)
+	if _, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
+		return decisionError(err)
+	}
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+	return nil
+}
+
+// answerUndecided tells a machine to come again.
+func answerUndecided(w http.ResponseWriter, u *onboard.Undecided) {
+	q := u.Questions[0]
+	seconds := int(math.Ceil(u.RetryAfter.Seconds()))
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	writeJSON(w, http.StatusAccepted, wire.Waiting{
+		Status: wire.WaitingStatus, Code: q.Code, Reason: q.Reason, Hint: q.Hint,
+		DeviceID: u.DeviceID, EK: hex.EncodeToString(u.EK[:]), RetryAfter: seconds,
+	})
+}

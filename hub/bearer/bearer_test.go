@@ -1,0 +1,178 @@
+package bearer_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/bearer"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+var (
+	seal = bytes.Repeat([]byte{7}, 32)
+	now  = time.Date(2026, 11, 30, 23, 50, 0, 0, time.UTC)
+)
+
+const url = "https://hub.example"
+
+func claims() bearer.Claims {
+	return bearer.Claims{Type: bearer.User, Nick: "ada", PRN: "prn:::accounts:/65f0c1d2e3f4a5b6c7d8e9f0", ID: "65f0c1d2e3f4a5b6c7d8e9f0", Scopes: bearer.AllScopes,
+		Session: "s1", Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(now.Add(time.Hour))}
+}
+
+func sign(t testing.TB, k *bearer.Keys, c bearer.Claims) string {
+	t.Helper()
+	token, err := k.Sign(c, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func TestTokenIsGoodUntilItExpires(t *testing.T) {
+	k := bearer.New(seal, url)
+	token := sign(t, k, claims())
+	if len(token) > bearer.MaxSize {
+		t.Errorf("%d bytes", len(token))
+	}
+	// Also over the end of the month, in another replica.
+	for _, at := range []time.Time{now, now.Add(59 * time.Minute)} {
+		c, err := bearer.New(seal, url).Verify(token, at)
+		if err != nil || c.Nick != "ada" || c.Session != "s1" || c.Type != bearer.User {
+			t.Errorf("at %s: %v, %+v", at, err, c)
+		}
+	}
+	for _, at := range []time.Time{now.Add(time.Hour), now.Add(70 * 24 * time.Hour), now.Add(-time.Hour)} {
+		if _, err := k.Verify(token, at); err == nil {
+			t.Errorf("accepted at %s", at)
+		}
+	}
+}
+
+func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
+	k := bearer.New(seal, url)
+	good := sign(t, k, claims())
+	parts := strings.Split(good, ".")
+	header := func(h string) string { return base64.RawURLEncoding.EncodeToString([]byte(h)) }
+	own := func(typ string, key any, alg jose.SignatureAlgorithm, kid string) string {
+		s, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := claims()
+		c.Issuer, c.Audience, c.Issued = url, jwt.Audience{url}, jwt.NewNumericDate(now)
+		token, err := jwt.Signed(s).Claims(c).Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	_, stranger, _ := ed25519.GenerateKey(nil)
+	var public struct{ Keys []struct{ X string } }
+	if err := json.Unmarshal(k.JWKS(now), &public); err != nil {
+		t.Fatal(err)
+	}
+	published, _ := base64.RawURLEncoding.DecodeString(public.Keys[1].X)
+	for name, token := range map[string]string{
+		"empty":                        "",
+		"garbage":                      "a.b.c",
+		"without signature":            parts[0] + "." + parts[1] + ".",
+		"alg none":                     header(`{"alg":"none","kid":"2026-11","typ":"at+jwt"}`) + "." + parts[1] + ".",
+		"altered":                      parts[0] + "." + parts[1][:20] + "A" + parts[1][21:] + "." + parts[2],
+		"stranger's key":               own("at+jwt", stranger, jose.EdDSA, "2026-11"),
+		"public key as an HMAC secret": own("at+jwt", append(published, published...), jose.HS256, "2026-11"),
+		"another hub's":                sign(t, bearer.New(bytes.Repeat([]byte{8}, 32), url), claims()),
+		"same hub, another audience":   sign(t, bearer.New(seal, "https://other.example"), claims()),
+		"oversized":                    good + strings.Repeat("A", bearer.MaxSize),
+	} {
+		if c, err := k.Verify(token, now); err == nil {
+			t.Errorf("%s: accepted: %+v", name, c)
+		}
+	}
+	// A token of another kind by the right key, and one of a key not yet or no
+	// longer in use.
+	for _, typ := range []string{"JWT", "id+jwt"} {
+		if _, err := k.Verify(own(typ, stranger, jose.EdDSA, "2026-11"), now); err == nil {
+			t.Errorf("type %s accepted", typ)
+		}
+	}
+	if _, err := k.Verify(good, now.AddDate(0, 2, 0)); err == nil {
+		t.Error("a key of two months ago is accepted")
+	}
+	noSession := claims()
+	noSession.Session = ""
+	if _, err := k.Verify(sign(t, k, noSession), now); err == nil {
+		t.Error("a token without a session is accepted")
+	}
+}
+
+func TestScopes(t *testing.T) {
+	for _, c := range []struct {
+		scopes, method, resource string
+		want                     bool
+	}{
+		{"", "DELETE", "devices", true}, {"", "GET", "", true},
+		{"devices", "DELETE", "devices", true}, {"devices", "GET", "trails", false}, {"devices", "GET", "", false},
+		{"devices.readonly", "GET", "devices", true}, {"devices.readonly", "PATCH", "devices", false},
+		{"trails.write", "POST", "trails", true}, {"trails.write", "GET", "trails", false},
+		{"prn:pantahub.com:apis:/base/objects.change", "PUT", "objects", true}, {"objects.change", "DELETE", "objects", false},
+		{"devices.readonly trails.write", "POST", "trails", true},
+	} {
+		full, err := bearer.ParseScopes(c.scopes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims := bearer.Claims{Scopes: full}
+		if got := claims.Allows(c.method, c.resource); got != c.want {
+			t.Errorf("%q allows %s %q: %v", c.scopes, c.method, c.resource, got)
+		}
+	}
+	for _, s := range []string{"everything", "devices.admin", "devicesreadonly"} {
+		if _, err := bearer.ParseScopes(s); err == nil {
+			t.Errorf("%q is a scope", s)
+		}
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	k := bearer.New(seal, url)
+	good := sign(f, k, claims())
+	want, err := k.Verify(good, now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, token string) {
+		// The last character of base64 has bits that mean nothing, so another
+		// text can be the same token, but never another one.
+		if c, err := k.Verify(token, now); err == nil && !reflect.DeepEqual(c, want) {
+			t.Fatalf("accepted %q: %+v", token, c)
+		}
+	})
+}
+
+// A hub that moves keeps the sessions of its former URL as long as it names that.
+func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
+	token := sign(t, bearer.New(seal, "https://old.example"), claims())
+	for name, c := range map[string]struct {
+		keys *bearer.Keys
+		ok   bool
+	}{
+		"named":         {bearer.New(seal, url, "https://old.example"), true},
+		"not any more":  {bearer.New(seal, url), false},
+		"another":       {bearer.New(seal, url, "https://other.example"), false},
+		"another's key": {bearer.New(bytes.Repeat([]byte{8}, 32), url, "https://old.example"), false},
+	} {
+		if _, err := c.keys.Verify(token, now); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

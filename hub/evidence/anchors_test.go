@@ -1,0 +1,91 @@
+package evidence_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/internal/fleet"
+	"gangway/tcg"
+)
+
+// A link that the operator distrusts is in no chain: not from the hub's own
+// set, and not when a device brings it.
+func TestDistrustedLinkIsInNoChain(t *testing.T) {
+	s := newScene(t)
+	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
+		Roots:      []*x509.Certificate{s.maker.Root, other.Root},
+		Distrusted: s.maker.Intermediates(),
+	}))(t)
+	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
+	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw}
+	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
+	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw, s.maker.Root.Raw}
+	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
+	// Others are none the worse.
+	d := must(fleet.New(other, "H-2"))(t)
+	d.Chain = [][]byte{other.Intermediate.Raw}
+	if v := s.judge(s.request(t, d, fleet.RequestChange{})); !v.Accepted() {
+		t.Error(v.Refusal.Reason)
+	}
+}
+
+// A distrusted root does not come back under another certificate of its key,
+// signed by a maker that is trusted; unless the operator trusts that one.
+func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
+	s := newScene(t)
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: s.maker.Root.Subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	template.Subject.CommonName = "the one that signs across"
+	across := must(fleet.Issue(template, template, key.Public(), key))(t)
+	template = &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: s.maker.Root.Subject, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	again := must(fleet.Issue(template, across, s.maker.Root.PublicKey, key))(t)
+	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw, again.Raw}
+
+	anchors := evidence.Anchors{Roots: []*x509.Certificate{across}}
+	s.trust = must(evidence.NewTrustOf(anchors))(t)
+	if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
+		t.Fatal("the chain itself is no good:", v.Refusal.Reason)
+	}
+	anchors.Distrusted = s.maker.Roots()
+	s.trust = must(evidence.NewTrustOf(anchors))(t)
+	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
+	anchors.Intermediates = []*x509.Certificate{again}
+	s.trust = must(evidence.NewTrustOf(anchors))(t)
+	if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
+		t.Error("the operator trusts the other certificate:", v.Refusal.Reason)
+	}
+}
+
+func TestVerdictSaysWhereTheRootIsFrom(t *testing.T) {
+	s := newScene(t)
+	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
+		Roots: s.maker.Roots(), Intermediates: s.maker.Intermediates(),
+		Origins: map[[32]byte]string{sha256.Sum256(s.maker.Root.Raw): "import of makers.pem"},
+	}))(t)
+	for range 2 { // verified, then remembered
+		v := new(evidence.Verdict)
+		ek := must(tcg.ParseEKCertificate(s.victim.EKCert))(t)
+		evidence.VerifyCertificate(v, ek, nil, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})
+		if !v.Accepted() || len(v.Steps) != 2 || v.Steps[0].Check != "ek-certificate" || v.Steps[1].Check != "ek-chain" {
+			t.Fatalf("%+v", v)
+		}
+		if !strings.HasSuffix(v.Steps[1].Detail, "The root's source: import of makers.pem.") {
+			t.Error(v.Steps[1].Detail)
+		}
+	}
+}

@@ -1,0 +1,394 @@
+package objects_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/iotest"
+
+	"gangway/hub/objects"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+)
+
+// The same tests for every engine.
+func TestEngines(t *testing.T) {
+	for _, engine := range []struct {
+		name string
+		open func(t *testing.T) objects.Store
+	}{
+		{"Folder", func(t *testing.T) objects.Store { return folder(t, filepath.Join(t.TempDir(), "objects")) }},
+		{"S3", s3},
+	} {
+		t.Run(engine.name, func(t *testing.T) {
+			for _, test := range []struct {
+				name string
+				run  func(*testing.T, objects.Store)
+			}{
+				{"KeepsWhatItWasGiven", keepsWhatItWasGiven},
+				{"RefusesWhatWasNotAnnounced", refusesWhatWasNotAnnounced},
+				{"BrokenUploadLeavesNothing", brokenUploadLeavesNothing},
+				{"BadUploadLeavesTheGoodOne", badUploadLeavesTheGoodOne},
+				{"ManyAtOnce", manyAtOnce},
+				{"DeletedWhileOpen", deletedWhileOpen},
+			} {
+				t.Run(test.name, func(t *testing.T) { test.run(t, engine.open(t)) })
+			}
+		})
+	}
+}
+
+func folder(t *testing.T, dir string) *objects.Folder {
+	t.Helper()
+	f, err := objects.OpenFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// s3 is the engine against an S3 server in this process.
+func s3(t *testing.T) objects.Store {
+	t.Helper()
+	backend := s3mem.New()
+	if err := backend.CreateBucket("fleet"); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewTLSServer(gofakes3.New(backend).Server())
+	t.Cleanup(server.Close)
+	c := objects.S3Config{Endpoint: server.URL, Region: "us-east-1", Bucket: "fleet", Prefix: "hub/", AccessKey: "key", SecretKey: "secret", Spool: t.TempDir(), Transport: server.Client().Transport}
+	s, err := objects.OpenS3(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if left, _ := os.ReadDir(c.Spool); len(left) != 0 {
+			t.Errorf("left in the spool: %v", left)
+		}
+	})
+	return s
+}
+
+func content(seed string, size int) (objects.Sum, []byte) {
+	b := bytes.Repeat([]byte(seed+"\n"), size/(len(seed)+1)+1)[:size]
+	return sha256.Sum256(b), b
+}
+
+func put(t *testing.T, s objects.Store, b []byte) objects.Sum {
+	t.Helper()
+	sum := sha256.Sum256(b)
+	if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(b)); err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+func read(t *testing.T, s objects.Store, sum objects.Sum) []byte {
+	t.Helper()
+	r, err := s.Open(t.Context(), sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func walk(t *testing.T, s objects.Store) map[objects.Sum]int64 {
+	t.Helper()
+	found := map[objects.Sum]int64{}
+	if err := s.Walk(t.Context(), func(sum objects.Sum, i objects.Info) error {
+		if i.Modified.IsZero() {
+			t.Error("no time")
+		}
+		found[sum] = i.Size
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func keepsWhatItWasGiven(t *testing.T, s objects.Store) {
+	for _, size := range []int{0, 1, 4096, 5<<20 + 7} {
+		sum, b := content("kept", size)
+		put(t, s, b)
+		put(t, s, b) // again
+		if got := read(t, s, sum); !bytes.Equal(got, b) {
+			t.Errorf("%d bytes came back as %d others", size, len(got))
+		}
+		if info, err := s.Stat(t.Context(), sum); err != nil || info.Size != int64(size) {
+			t.Errorf("%+v, %v", info, err)
+		}
+		r, err := s.Open(t.Context(), sum)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := r.Seek(int64(size)/2, io.SeekStart); err != nil || n != int64(size)/2 {
+			t.Fatal(n, err)
+		}
+		if rest, err := io.ReadAll(r); err != nil || !bytes.Equal(rest, b[size/2:]) {
+			t.Errorf("from the middle: %d bytes, %v", len(rest), err)
+		}
+		r.Close()
+	}
+	found := walk(t, s)
+	if len(found) != 4 {
+		t.Errorf("%d contents are there, not 4", len(found))
+	}
+	for sum := range found {
+		for range 2 {
+			if err := s.Delete(t.Context(), sum); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Open(t.Context(), sum); !errors.Is(err, objects.ErrNotFound) {
+			t.Error(err)
+		}
+		if _, err := s.Stat(t.Context(), sum); !errors.Is(err, objects.ErrNotFound) {
+			t.Error(err)
+		}
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func refusesWhatWasNotAnnounced(t *testing.T, s objects.Store) {
+	sum, b := content("announced", 100_000)
+	other := bytes.Clone(b)
+	other[len(other)-1] ^= 1
+	for _, c := range []struct {
+		name  string
+		size  int64
+		bytes []byte
+		want  error
+	}{
+		{"short", int64(len(b)), b[:len(b)-1], objects.ErrSize},
+		{"empty", int64(len(b)), nil, objects.ErrSize},
+		{"one byte too many", int64(len(b)), append(bytes.Clone(b), 0), objects.ErrSize},
+		{"much too many", 10, b, objects.ErrSize},
+		{"negative", -1, nil, objects.ErrSize},
+		{"altered", int64(len(b)), other, objects.ErrSum},
+		{"announced as less than it is", int64(len(b) - 1), b[:len(b)-1], objects.ErrSum},
+	} {
+		if err := s.Put(t.Context(), sum, c.size, bytes.NewReader(c.bytes)); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+	if found := walk(t, s); len(found) != 0 {
+		t.Errorf("%d contents are there", len(found))
+	}
+}
+
+func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
+	sum, b := content("broken", 100_000)
+	cut := errors.New("the line is cut")
+	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
+		t.Error(err)
+	}
+	// Also when all bytes have come.
+	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Put(ctx, sum, int64(len(b)), bytes.NewReader(b)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if found := walk(t, s); len(found) != 0 {
+		t.Errorf("%d contents are there", len(found))
+	}
+}
+
+func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
+	sum, b := content("good", 100_000)
+	put(t, s, b)
+	for _, bad := range [][]byte{nil, b[:10], bytes.Repeat([]byte("x"), len(b)), append(bytes.Clone(b), 'x')} {
+		if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(bad)); err == nil {
+			t.Error("taken")
+		}
+		if !bytes.Equal(read(t, s, sum), b) {
+			t.Fatal("the good one is gone")
+		}
+	}
+}
+
+// Uploads of the same and of other contents, good and bad, at once with
+// readers: whoever can open a content reads all of it.
+func manyAtOnce(t *testing.T, s objects.Store) {
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			sum, b := content(fmt.Sprint("at once ", i%4), 300_000)
+			if i%3 == 0 {
+				if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(b[1:])); !errors.Is(err, objects.ErrSize) {
+					t.Error(err)
+				}
+			}
+			if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(b)); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			sum, b := content(fmt.Sprint("at once ", i%4), 300_000)
+			for range 20 {
+				r, err := s.Open(t.Context(), sum)
+				if errors.Is(err, objects.ErrNotFound) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(r)
+				if err != nil || !bytes.Equal(got, b) {
+					t.Errorf("read %d bytes: %v", len(got), err)
+				}
+				r.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if found := walk(t, s); len(found) != 4 {
+		t.Errorf("%d contents are there", len(found))
+	}
+}
+
+func deletedWhileOpen(t *testing.T, s objects.Store) {
+	if _, ok := s.(*objects.Folder); !ok {
+		t.Skip("a service decides for itself what becomes of a running download")
+	}
+	_, b := content("open", 300_000)
+	sum := put(t, s, b)
+	r, err := s.Open(t.Context(), sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := s.Delete(t.Context(), sum); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+func TestFolderIsTheOwnersAlone(t *testing.T) {
+	// A umask that takes nothing away shows the modes that are asked for.
+	defer syscall.Umask(syscall.Umask(0))
+	dir := filepath.Join(t.TempDir(), "objects")
+	_, b := content("private", 10)
+	put(t, folder(t, dir), b)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		want := fs.FileMode(0o600)
+		if d.IsDir() {
+			want = 0o700
+		}
+		if info.Mode().Perm() != want {
+			t.Errorf("%s has mode %o", path, info.Mode().Perm())
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	f := folder(t, dir)
+	_, b := content("kept", 10)
+	sum := put(t, f, b)
+	f.Close()
+	half := filepath.Join(dir, "incoming", "12345")
+	if err := os.WriteFile(half, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f = folder(t, dir)
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("it is still there")
+	}
+	if !bytes.Equal(read(t, f, sum), b) {
+		t.Error("a whole one is gone")
+	}
+}
+
+func TestFolderIsOneProcessesAtATime(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	folder(t, dir)
+	if _, err := objects.OpenFolder(dir); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Error(err)
+	}
+}
+
+func TestWalkPassesByWhatIsNoContent(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "objects")
+	f := folder(t, dir)
+	_, b := content("one", 10)
+	put(t, f, b)
+	for _, name := range []string{"aa/note.txt", "aa/" + strings.Repeat("A", 62), "readme"} {
+		os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700)
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := walk(t, f); len(found) != 1 {
+		t.Errorf("%d contents", len(found))
+	}
+	stop := errors.New("enough")
+	if err := f.Walk(t.Context(), func(objects.Sum, objects.Info) error { return stop }); !errors.Is(err, stop) {
+		t.Error(err)
+	}
+}
+
+func TestS3SaysWhatIsWrong(t *testing.T) {
+	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())
+	defer server.Close()
+	for _, c := range []struct{ endpoint, says string }{
+		{server.URL, "no bucket"},
+		{"ftp://example", "https://host"},
+		{"https://user:pass@example", "https://host"},
+		{"https://example/bucket", "https://host"},
+		{"", "https://host"},
+	} {
+		if _, err := objects.OpenS3(t.Context(), objects.S3Config{Endpoint: c.endpoint, Region: "us-east-1", Bucket: "fleet", AccessKey: "a", SecretKey: "b"}); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%q: %v", c.endpoint, err)
+		}
+	}
+}
+
+func TestParseSum(t *testing.T) {
+	sum, err := objects.ParseSum(strings.Repeat("0a", 32))
+	if err != nil || sum[31] != 10 {
+		t.Error(sum, err)
+	}
+	for _, bad := range []string{"", "0a", strings.Repeat("0A", 32), strings.Repeat("0g", 32), strings.Repeat("0a", 33), "../" + strings.Repeat("a", 61), strings.Repeat("é", 32)} {
+		if _, err := objects.ParseSum(bad); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}

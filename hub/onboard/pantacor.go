@@ -1,0 +1,72 @@
+package onboard
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+
+	"gangway/hub/pki"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// Ownership proofs of Pantacor's form are HMACs, so the hub must have their
+// key, from which anybody could make one. It is kept for tokens alone that were
+// made for them, and encrypted: who reads the database has none of them.
+
+// SealOwnershipKey encrypts the SHA-256 of a join token's secret: AES-256-GCM
+// under a key of the hub's seal key, the token's id as additional data; nonce
+// (12 bytes) || ciphertext || tag.
+func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error) {
+	aead, err := ownershipAEAD(ca.SealKey())
+	if err != nil {
+		return nil, err
+	}
+	nonce := make([]byte, aead.NonceSize())
+	rand.Read(nonce) // never fails
+	key := sha256.Sum256(secret)
+	return aead.Seal(nonce, nonce, key[:], []byte(tokenID)), nil
+}
+
+var errOwnershipKey = errors.New("onboard: a join token's stored key does not open: it was altered, or the hub's seal key is another")
+
+func openOwnershipKey(sealKey, sealed []byte, tokenID string) (key [32]byte, err error) {
+	aead, err := ownershipAEAD(sealKey)
+	if err != nil {
+		return key, err
+	}
+	if len(sealed) < aead.NonceSize() {
+		return key, errOwnershipKey
+	}
+	plain, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], []byte(tokenID))
+	if err != nil || len(plain) != len(key) {
+		return key, errOwnershipKey
+	}
+	return [32]byte(plain), nil
+}
+
+func ownershipAEAD(sealKey []byte) (cipher.AEAD, error) {
+	key := tcg.HMACSHA256(sealKey, []byte("gangway pantacor ownership key v1\x00"), nil)
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("onboard: %w", err)
+	}
+	return cipher.NewGCM(block)
+}
+
+// owns reports whether mac is the ownership proof over name by the token with
+// this stored key.
+func owns(sealKey, sealed []byte, tokenID, name string, mac []byte) (bool, error) {
+	if len(sealed) == 0 {
+		return false, nil
+	}
+	key, err := openOwnershipKey(sealKey, sealed, tokenID)
+	if err != nil {
+		return false, err
+	}
+	return subtle.ConstantTimeCompare(wire.OwnershipMAC(key, name), mac) == 1, nil
+}

@@ -1,0 +1,155 @@
+package onboard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/hub/policy"
+	"gangway/hub/store"
+)
+
+// settings are the policies as of one version of the hub's configuration. They
+// are read when they are first needed and dropped when the version grows, so
+// that a change holds for the next request, in every replica.
+type settings struct {
+	version int64
+
+	mu     sync.Mutex
+	hub    *scope
+	owners map[string]*inForce
+}
+
+// scope is the hub's or an owner's part.
+type scope struct {
+	policy *policy.Document // nil: none
+	listed bool             // there is an EK list
+}
+
+// inForce is what an owner's devices are judged by.
+type inForce struct {
+	policy.Effective
+	lists []string // whose EK lists are kept: store.HubWide, the owner
+}
+
+// inForce is what holds for an owner at a version of the configuration, which
+// the caller has just read.
+func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *inForce, err error) {
+	now := s.settings.Load()
+	if now == nil || now.version != version {
+		now = &settings{version: version, owners: make(map[string]*inForce)}
+		s.settings.Store(now)
+	}
+	now.mu.Lock()
+	defer now.mu.Unlock()
+	if f := now.owners[owner]; f != nil {
+		return f, nil
+	}
+	if now.hub == nil {
+		if now.hub, err = s.scope(ctx, store.HubWide); err != nil {
+			return nil, err
+		}
+	}
+	own, err := s.scope(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	f := &inForce{Effective: policy.Merge(now.hub.policy, own.policy)}
+	if now.hub.listed {
+		f.lists = append(f.lists, store.HubWide)
+	}
+	if own.listed {
+		f.lists = append(f.lists, owner)
+	}
+	now.owners[owner] = f
+	return f, nil
+}
+
+func (s *Service) scope(ctx context.Context, owner string) (*scope, error) {
+	list, err := s.Store.FindEK(ctx, owner, store.Hash{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := &scope{listed: list.Kept}
+	p, err := s.Store.Policy(ctx, owner)
+	if errors.Is(err, store.ErrNotFound) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.policy, err = policy.Parse([]byte(p.Text)); err != nil {
+		return nil, fmt.Errorf("onboard: a stored policy cannot be read, so nothing is let in by it: %w", err)
+	}
+	return c, nil
+}
+
+// Policy is what is in force for an owner now.
+func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, error) {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return policy.Effective{}, err
+	}
+	f, err := s.inForce(ctx, version, owner)
+	if err != nil {
+		return policy.Effective{}, err
+	}
+	return f.Effective, nil
+}
+
+// input is what an owner's requests are judged by, all of one version of the
+// configuration.
+func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evidence.Input, *inForce, error) {
+	version, err := s.Store.ConfigVersion(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := s.inForce(ctx, version, owner)
+	if err != nil {
+		return nil, nil, err
+	}
+	makers, err := s.trust(ctx, version)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}, rules, nil
+}
+
+// listing looks the TPM up on the lists that are kept. It must be on all of
+// them. Any list can demand a certificate; only the owner's own vouches for an
+// EK without one.
+func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {
+	all := evidence.Listing{Kept: len(f.lists) > 0}
+	var serial []byte
+	if r.EKCertificate != nil {
+		serial = r.EKCertificate.Certificate.SerialNumber.Bytes()
+	}
+	missing := false
+	for _, owner := range f.lists {
+		l, err := s.Store.FindEK(ctx, owner, r.EKHash, serial)
+		if err != nil {
+			return all, err
+		}
+		if owner == store.HubWide {
+			all.ByHub = l.ByKey
+		} else {
+			all.ByKey = l.ByKey
+		}
+		all.BySerial = all.BySerial || l.BySerial
+		all.HubBySerial = all.HubBySerial || l.BySerial && owner == store.HubWide
+		if !l.ByKey && !l.BySerial {
+			missing, all.OffHub = true, all.OffHub || owner == store.HubWide
+		}
+		if l.Note != "" {
+			all.Note = l.Note
+		}
+		all.CertificateRequired = all.CertificateRequired || l.CertificateRequired
+	}
+	if missing {
+		return evidence.Listing{Kept: true, OffHub: all.OffHub, HubBySerial: all.HubBySerial, CertificateRequired: all.CertificateRequired}, nil
+	}
+	return all, nil
+}

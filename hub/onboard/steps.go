@@ -1,0 +1,306 @@
+package onboard
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"gangway/hub/evidence"
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/internal/strictjson"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// Codes of refusals in Pantacor's two steps.
+const (
+	CodeCredential = "credential-proof"
+	CodeDeviceName = "device-name"
+	CodeDevicePRN  = "device-prn"
+	CodeUnbound    = "proof-unbound"
+	CodeSteps      = "body-malformed"
+)
+
+var (
+	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's own key."}
+	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof is of the old form, which names no hub: another hub could have passed it on.", Hint: "Update the program on the device: proofs name the hub (docs/protocol.md#9-pantacors-two-steps). For programs that cannot, use a join token made with 'gangway token create --for-pantacor'."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR and this hub, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
+)
+
+// Enroll is the first of Pantacor's two steps: it answers with an AK
+// certificate, encrypted to the TPM that has both EK and AK. Nothing is bound.
+// The certificate is recorded, and expires with the credential: what lasts is
+// issued by the second step. Who owns the machine is not known yet, so the
+// hub's own policy judges, by the same checks as everywhere. While a question
+// is open, no certificate is made, for it would say what nobody has decided. A
+// refusal is an error of type *evidence.Refusal.
+func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
+	a, err := s.enroll(ctx, body, addr)
+	var refusal *evidence.Refusal
+	if errors.As(err, &refusal) {
+		s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Addr: addr, Message: refusal.Reason})
+	}
+	return a, err
+}
+
+func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
+	var in wire.EnrollRequest
+	if err := parseSteps(body, &in); err != nil {
+		return nil, err
+	}
+	r, err := evidence.ParseKeys(&in)
+	if err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	verdict := new(evidence.Verdict)
+	x, err := s.examine(ctx, verdict, r, store.HubWide, now, evidence.VerifyKeys)
+	if err != nil {
+		return nil, err
+	}
+	// What the second step may look up is no refusal yet.
+	open := s.Online != nil && (verdict.Has(evidence.CodeUntrusted) || verdict.Has(evidence.CodeChainExpired))
+	if r = x.Request; verdict.Refusal != nil && !open {
+		return nil, verdict.Refusal
+	}
+	secret := s.stepSecret(r, hourOf(now))
+	keys, err := wire.DeriveStepKeys(secret, r.IAKName)
+	if err != nil {
+		return nil, err
+	}
+	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
+	if err != nil && verdict.Refusal != nil {
+		return nil, verdict.Refusal // which came before the EK itself was judged
+	}
+	if err != nil {
+		return nil, fmt.Errorf("onboard: %w", err)
+	}
+	a := &wire.EnrollAnswer{Certificate: []byte{}, Credential: wire.CredentialFile(blob, encrypted), IV: []byte{}, MAC: []byte{}}
+	if !verdict.Accepted() {
+		return a, nil
+	}
+	der, err := s.akCertificate(ctx, r, verdict.Resident(r), now, addr)
+	if errors.Is(err, store.ErrFull) {
+		return a, nil // the second step needs none
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
+}
+
+// akCertificate is the first step's certificate: the recorded one, or one that
+// it issues and records. It expires when the credential is too old to be
+// proven. Its address leads to the certificate of the AIK registry, once the
+// second step has bound the device.
+func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
+	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
+	if err != nil {
+		return nil, err
+	}
+	expires := time.Unix((hourOf(now)+2)*3600, 0)
+	was, err := s.Store.IssuedAIK(ctx, r.EKHash, r.IAKName, now)
+	if err == nil && was.DeviceID == id && was.Expires.Equal(expires) {
+		return was.Certificate, nil
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	key, err := r.IAK.Key()
+	if err != nil {
+		return nil, err
+	}
+	der, err := s.CA.IssueIAK(pki.IAKRequest{
+		PublicKey: key, DeviceID: id, AKName: r.IAKName, HWSerial: []byte(r.HardwareSerial(resident)), NotBefore: now, NotAfter: expires, Resident: resident, URI: s.aikAddress(r.IAKName),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("onboard: issuing the IAK certificate: %w", err)
+	}
+	first, err := s.Store.RecordIssuedAIK(ctx, store.IssuedAIK{EK: r.EKHash, Name: r.IAKName, DeviceID: id, Certificate: der, Issued: now, Expires: expires}, store.MaxIssued)
+	if err != nil {
+		return nil, err
+	}
+	if first {
+		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. Nobody has proven to be that TPM yet.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+	}
+	return der, nil
+}
+
+// aikAddress is where an AIK's certificate is found once it is proven: by the
+// key's name, which nobody guesses and its holder knows.
+func (s *Service) aikAddress(name []byte) string {
+	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
+}
+
+// hourOf is what a first step's secret is good for: it is proven in the same
+// hour or in the next.
+func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
+
+// stepSecret is what the first step encrypts to a TPM: the same for the same EK
+// and AK within an hour, and known to nobody without the seal key.
+func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
+	secret := s.derive("gangway enroll credential v1\x00", append(binary.BigEndian.AppendUint64(r.EKHash[:], uint64(hour)), r.IAKName...))
+	return secret[:wire.CredentialSize]
+}
+
+// Registered is what the second step answers with.
+type Registered struct {
+	Certificate []byte // IDevID, DER
+	Device      store.Device
+}
+
+// Register is the second of Pantacor's two steps. It proves, by the AK's word,
+// that the CSR's key is in the TPM that opened the first step's credential;
+// then it judges, issues and binds as Enrol and Activate do. Errors are of the
+// types that theirs are.
+func (s *Service) Register(ctx context.Context, body []byte, addr string) (Registered, error) {
+	e, err := s.register(ctx, body, addr)
+	if err != nil {
+		var refusal *evidence.Refusal
+		if errors.As(err, &refusal) {
+			s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
+		}
+		return Registered{}, err
+	}
+	d, err := s.bind(ctx, e, addr)
+	return Registered{e.IDevIDCert, d}, err
+}
+
+// register returns the stored enrolment, as enrol does.
+func (s *Service) register(ctx context.Context, body []byte, addr string) (e store.Enrolment, err error) {
+	var in wire.Registration
+	if err := parseSteps(body, &in); err != nil {
+		return e, err
+	}
+	r, err := evidence.ParseRegistration(&in)
+	if err != nil {
+		return e, err
+	}
+	if in.HubName != "" && !wire.HubNamesEqual(in.HubName, s.CA.HubName()) {
+		return e, errOtherHub
+	}
+	now := s.Now()
+	verdict := new(evidence.Verdict)
+	token, err := s.stepsToken(ctx, verdict, r, now)
+	if err != nil {
+		return e, err
+	}
+	e.Owner, e.TokenID = token.Owner, token.ID
+	if in.HubName == "" && !pantacorsForm(r.Claims.Owned) {
+		return e, errUnbound
+	}
+	hour, err := s.provenIn(r, in.HubName, in.Proof, now)
+	if err != nil {
+		return e, err
+	}
+	verdict.Pass("credential", "The TPM with this EK and this IAK opened what was encrypted to it, and proved it for this request.")
+	if in.HubName == "" {
+		verdict.Notes = append(verdict.Notes, "the proofs are of Pantacor's form and name no hub: another hub could have passed them on")
+	}
+	id, generation, err := s.deviceOf(ctx, store.Hash(r.EKHash))
+	if err != nil {
+		return e, err
+	}
+	// What a device is called is the hub's to say: who names another device
+	// wants to be that one.
+	if in.DeviceName != "" && in.DeviceName != id {
+		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id that this TPM's device has.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
+	}
+	if r.Claims.Device != "" && r.Claims.Device != wire.DevicePRN+id {
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn that this TPM's device has.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
+	}
+	kept, err := wire.Kept{
+		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,
+	}.Encode()
+	if err != nil {
+		return e, err
+	}
+	e.RequestHash, e.Request = sha256.Sum256(kept), kept
+	e.DeviceID, e.Generation = id, generation
+	return s.accept(ctx, verdict, r, e, now, addr)
+}
+
+// provenIn says in which hour the credential was made whose secret the proof
+// is by. An empty hubName is the old form's.
+func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
+	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
+		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
+		if err != nil {
+			return 0, err
+		}
+		if keys.Proves(hubName, r.Signing.Raw, proof) {
+			return hour, nil
+		}
+	}
+	return 0, errCredential
+}
+
+// pantacorsForm reports whether an ownership proof is an HMAC, which names no
+// hub, by its size.
+func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
+
+// stepsToken checks the ownership proof of the second step, in either form, and
+// returns the token.
+func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
+	c := &r.Claims
+	if pantacorsForm(c.Owned) {
+		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Owned, now)
+		if err == nil {
+			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner vouched for the name of this IDevID key.", token.ID))
+		}
+		return token, err
+	}
+	token, _, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Owned, now)
+	if err == nil {
+		v.Pass("ownership", passedOwnership(token.ID))
+	}
+	return token, err
+}
+
+// VerifyOwnership checks an ownership proof of Pantacor's form, for who
+// registers devices elsewhere. It says nothing of the key whose name it is
+// over. A refusal is an error of type *evidence.Refusal, the same for all that
+// may be wrong before the proof is known to be right.
+func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
+	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
+	return err
+}
+
+func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac []byte, now time.Time) (store.JoinToken, error) {
+	if !wire.IsID(id) {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	token, err := s.Store.JoinToken(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	if err != nil {
+		return store.JoinToken{}, err
+	}
+	good, err := owns(s.CA.SealKey(), token.PantacorKey, token.ID, name, mac)
+	if err != nil {
+		return store.JoinToken{}, err
+	}
+	if !good || owner != wire.AccountPRN+token.Owner {
+		return store.JoinToken{}, errStepsOwnership
+	}
+	if token.Disabled || !token.Expires.After(now) {
+		return store.JoinToken{}, refuseToken
+	}
+	return token, nil
+}
+
+// parseSteps reads a body of either step, as every JSON body is read.
+func parseSteps(body []byte, v any) error {
+	if err := strictjson.Decode(body, v); err != nil {
+		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for what is expected."}
+	}
+	return nil
+}

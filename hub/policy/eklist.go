@@ -1,0 +1,197 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/internal/strictjson"
+	"gangway/tcg"
+)
+
+// Bounds of a list of expected TPMs.
+const (
+	MaxListSize = 24 << 20 // bytes
+	MaxListed   = 200_000
+)
+
+// Listed is a line of a list as JSON has it; one of the first two is given.
+type Listed struct {
+	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
+	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
+	Note   string `json:"note,omitempty"`
+	// Certificate is "required": without a trusted EK certificate the TPM is
+	// refused; or empty.
+	Certificate string `json:"certificate,omitempty"`
+}
+
+// ParseEKList reads a list of expected TPMs, a JSON array or CSV.
+//
+// JSON: strings, or objects as Listed. CSV: a header with the columns
+// ek_sha256, serial, note and certificate, of which one of the first two is
+// there (others are let be); or no header, and lines of a value and perhaps a
+// note. A value
+// without a name is the hash of an EK when it has 64 hexadecimal digits, else
+// a serial number. Colons and spaces between the digits do not matter, nor
+// letters' case. A line that is neither is an error that names it, and nothing
+// of the list is used.
+func ParseEKList(text []byte) ([]store.ListedEK, error) {
+	if len(text) > MaxListSize {
+		return nil, fmt.Errorf("EK list of %d bytes, at most %d are allowed", len(text), MaxListSize)
+	}
+	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) // spreadsheets write a byte order mark
+	var lines []Listed
+	var err error
+	if bytes.HasPrefix(text, []byte("[")) {
+		lines, err = listFromJSON(text)
+	} else {
+		lines, err = listFromCSV(text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(lines) == 0 {
+		return nil, errors.New("the EK list is empty: to have none, remove it")
+	}
+	if len(lines) > MaxListed {
+		return nil, fmt.Errorf("EK list of %d lines, at most %d are allowed", len(lines), MaxListed)
+	}
+	out := make([]store.ListedEK, len(lines))
+	for i, l := range lines {
+		if out[i], err = l.stored(); err != nil {
+			return nil, fmt.Errorf("EK list, entry %d: %w", i+1, err)
+		}
+	}
+	return out, nil
+}
+
+func listFromJSON(text []byte) ([]Listed, error) {
+	var raw []json.RawMessage
+	if err := strictjson.Decode(text, &raw); err != nil {
+		return nil, fmt.Errorf("EK list: %w", err)
+	}
+	out := make([]Listed, len(raw))
+	for i, r := range raw {
+		var value string
+		if json.Unmarshal(r, &value) == nil {
+			out[i] = nameless(value)
+			continue
+		}
+		if err := strictjson.DecodeKnown(r, &out[i]); err != nil {
+			return nil, fmt.Errorf("EK list, entry %d: %w", i+1, err)
+		}
+	}
+	return out, nil
+}
+
+func listFromCSV(text []byte) ([]Listed, error) {
+	r := csv.NewReader(bytes.NewReader(text))
+	r.Comment = '#'
+	r.FieldsPerRecord = -1
+	r.TrimLeadingSpace = true
+	if line, _, _ := bytes.Cut(text, []byte("\n")); bytes.Contains(line, []byte(";")) && !bytes.Contains(line, []byte(",")) {
+		r.Comma = ';'
+	}
+	key, serial, note, certificate := -1, -1, -1, -1
+	var out []Listed
+	for first := true; ; first = false {
+		record, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("EK list: %w", err)
+		}
+		if first {
+			column := func(name string) int {
+				return slices.IndexFunc(record, func(s string) bool { return strings.EqualFold(strings.TrimSpace(s), name) })
+			}
+			key, serial, note, certificate = column("ek_sha256"), column("serial"), column("note"), column("certificate")
+			if key >= 0 || serial >= 0 {
+				continue
+			}
+		}
+		field := func(i int) string {
+			if i < 0 || i >= len(record) {
+				return ""
+			}
+			return strings.TrimSpace(record[i])
+		}
+		if key < 0 && serial < 0 {
+			l := nameless(field(0))
+			l.Note = field(1)
+			out = append(out, l)
+			continue
+		}
+		out = append(out, Listed{field(key), field(serial), field(note), field(certificate)})
+	}
+}
+
+func nameless(value string) Listed {
+	if len(digits(value)) == 64 {
+		return Listed{EK: value}
+	}
+	return Listed{Serial: value}
+}
+
+func digits(s string) string {
+	s = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(s)), "0x")
+	return strings.NewReplacer(":", "", " ", "").Replace(s)
+}
+
+func (l Listed) stored() (store.ListedEK, error) {
+	e := store.ListedEK{Note: tcg.Printable(l.Note)}
+	if len(e.Note) > maxText {
+		return e, fmt.Errorf("the note is longer than %d characters", maxText)
+	}
+	switch word := strings.TrimSpace(l.Certificate); {
+	case strings.EqualFold(word, CertificateRequired):
+		e.CertificateRequired = true
+	case word != "":
+		return e, fmt.Errorf("certificate is %q; it is %s or empty", tcg.Printable(word), CertificateRequired)
+	}
+	switch {
+	case l.EK != "":
+		b, err := hex.DecodeString(digits(l.EK))
+		if err != nil || len(b) != len(store.Hash{}) {
+			return e, fmt.Errorf("%q is no SHA-256 in hexadecimal, 64 digits", tcg.Printable(l.EK))
+		}
+		h := store.Hash(b)
+		e.Key = &h
+	case l.Serial != "":
+		d := digits(l.Serial)
+		b, err := hex.DecodeString(strings.Repeat("0", len(d)%2) + d)
+		b = bytes.TrimLeft(b, "\x00")
+		if err != nil || len(b) == 0 || len(b) > 64 {
+			return e, fmt.Errorf("%q is no serial number in hexadecimal", tcg.Printable(l.Serial))
+		}
+		e.Cert = b
+	default:
+		return e, errors.New("there is neither ek_sha256 nor serial")
+	}
+	return e, nil
+}
+
+// CertificateRequired is the word of a line that demands an EK certificate.
+const CertificateRequired = "required"
+
+// WrittenEK is the line as JSON has it.
+func WrittenEK(e store.ListedEK) Listed {
+	l := Listed{Note: e.Note}
+	if e.Key != nil {
+		l.EK = hex.EncodeToString(e.Key[:])
+	} else {
+		l.Serial = hex.EncodeToString(e.Cert)
+	}
+	if e.CertificateRequired {
+		l.Certificate = CertificateRequired
+	}
+	return l
+}

@@ -1,0 +1,336 @@
+// Package policy reads the documents in which a hub's operator and an owner
+// say which TPMs they let in, and makes of the two what is in force.
+//
+// An owner's document only tightens the hub's: of two answers the stricter
+// counts, and a software TPM needs both to name it. What a document leaves out
+// is as the other has it, and as evidence.DefaultPolicy where neither does.
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gangway/hub/evidence"
+	"gangway/tcg"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Bounds of a document.
+const (
+	MaxSize     = 64 << 10 // bytes
+	MaxRules    = 500
+	MaxSoftware = 50
+	maxText     = 200 // characters of a name or a reason
+)
+
+// Document is a policy as it is written, in YAML or JSON.
+type Document struct {
+	Version       int       `yaml:"version"`                          // 1
+	NoCertificate *Action   `yaml:"no_ek_certificate,omitempty"`      // ask or refuse
+	UnknownMaker  *Action   `yaml:"unknown_maker,omitempty"`          // ask or refuse
+	ExpiredEK     *Action   `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
+	Unlisted      *Action   `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
+	Software      *[]string `yaml:"software_tpms,omitempty"`          // names
+	EKKinds       EKKinds   `yaml:"ek_kinds,omitempty"`               // EK templates by maker
+	MeasuredBoot  *Boot     `yaml:"measured_boot,omitempty"`          // report or require
+	WithoutTPM    *Action   `yaml:"without_tpm,omitempty"`            // accept or refuse
+	Rules         []Rule    `yaml:"rules,omitempty"`
+}
+
+// Rule is evidence.Rule as it is written.
+type Rule struct {
+	Maker         string   `yaml:"maker,omitempty"`
+	Model         string   `yaml:"model,omitempty"`
+	FirmwareBelow Firmware `yaml:"firmware_below,omitempty"`
+	Then          *Action  `yaml:"then"`
+	Reason        string   `yaml:"reason,omitempty"`
+}
+
+// Action is "accept", "ask" or "refuse".
+type Action evidence.Action
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (a *Action) UnmarshalYAML(n *yaml.Node) error {
+	v, ok := evidence.ParseAction(n.Value)
+	if n.Kind != yaml.ScalarNode || !ok {
+		return fmt.Errorf("line %d: %q is none of accept, ask, refuse", n.Line, n.Value)
+	}
+	*a = Action(v)
+	return nil
+}
+
+// EKKinds lists templates of the EK profile ("L-1") by a TPM's maker or model,
+// "none" for EKs without a certificate, "*" for all others.
+type EKKinds map[string][]string
+
+// UnmarshalYAML implements yaml.Unmarshaler. A list by itself is for all TPMs.
+func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
+	var of map[string][]string
+	if n.Kind == yaml.SequenceNode {
+		of = map[string][]string{evidence.AnyMaker: nil}
+		var list []string
+		if err := n.Decode(&list); err != nil {
+			return err
+		}
+		of[evidence.AnyMaker] = list
+	} else if err := n.Decode(&of); err != nil {
+		return err
+	}
+	*k = make(EKKinds)
+	for name, list := range of {
+		key := strings.ToLower(name)
+		if _, twice := (*k)[key]; twice || name == "" {
+			return fmt.Errorf("line %d: ek_kinds names %q twice, or an empty name", n.Line, name)
+		}
+		if len(list) == 0 {
+			return fmt.Errorf("line %d: ek_kinds of %s lists no kind: refuse it by a rule instead", n.Line, name)
+		}
+		for _, kind := range list {
+			if !slices.ContainsFunc(tcg.EKTemplates, func(t tcg.Template) bool { return t.Name == kind }) {
+				return fmt.Errorf("line %d: ek_kinds: %q is none of %s", n.Line, kind, kinds())
+			}
+		}
+		(*k)[key] = list
+	}
+	return nil
+}
+
+func kinds() string {
+	var names []string
+	for _, t := range tcg.EKTemplates {
+		names = append(names, t.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// Boot is what measured boot is used for: "report" shows what changed,
+// "require" also keeps devices out of the API that do not match.
+type Boot string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (b *Boot) UnmarshalYAML(n *yaml.Node) error {
+	if n.Value != "report" && n.Value != "require" {
+		return fmt.Errorf("line %d: measured_boot is report or require, not %q", n.Line, n.Value)
+	}
+	*b = Boot(n.Value)
+	return nil
+}
+
+// Firmware is up to four numbers with dots between, "7.85": what is missing
+// is 0. It is read as it is written, never as a decimal fraction.
+type Firmware evidence.Firmware
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (f *Firmware) UnmarshalYAML(n *yaml.Node) error {
+	parts := strings.Split(n.Value, ".")
+	var v uint64
+	for i := range 4 {
+		var part uint64
+		if i < len(parts) {
+			var err error
+			if part, err = strconv.ParseUint(parts[i], 10, 16); err != nil {
+				return fmt.Errorf("line %d: the firmware version %q is not up to four numbers below 65536 with dots between", n.Line, n.Value)
+			}
+		}
+		v = v<<16 | part
+	}
+	if n.Kind != yaml.ScalarNode || len(parts) > 4 || v == 0 {
+		return fmt.Errorf("line %d: the firmware version %q is not up to four numbers below 65536 with dots between", n.Line, n.Value)
+	}
+	*f = Firmware(v)
+	return nil
+}
+
+// Parse reads a document. Unknown words are errors: a policy with a spelling
+// mistake in it would let in what it was to keep out.
+func Parse(text []byte) (*Document, error) {
+	if len(text) > MaxSize {
+		return nil, fmt.Errorf("policy of %d bytes, at most %d are allowed", len(text), MaxSize)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	d := new(Document)
+	if err := dec.Decode(d); errors.Is(err, io.EOF) {
+		return nil, errors.New("the policy is empty; the least is 'version: 1'")
+	} else if err != nil {
+		return nil, plain(err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the policy holds more than one YAML document")
+	}
+	return d, d.check()
+}
+
+// plain takes the library's own words out of its messages.
+func plain(err error) error {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
+	document := strings.Contains(text, " not found in type policy.Document")
+	rule := strings.Contains(text, " not found in type policy.Rule")
+	text = strings.ReplaceAll(text, " in type policy.Document", "")
+	text = strings.ReplaceAll(text, " in type policy.Rule", " in a rule")
+	if document {
+		text += "; the words of a policy are " + strings.Join(words[Document](), ", ")
+	}
+	if rule {
+		text += "; the words of a rule are " + strings.Join(words[Rule](), ", ")
+	}
+	return errors.New("policy: " + strings.TrimSpace(text))
+}
+
+// words are the names of a structure's fields in YAML.
+func words[T any]() (names []string) {
+	for f := range reflect.TypeFor[T]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+func (d *Document) check() error {
+	switch {
+	case d.Version != 1:
+		return fmt.Errorf("policy: version is %d, and 1 is the one there is", d.Version)
+	case d.NoCertificate != nil && *d.NoCertificate == Action(evidence.Accept):
+		return errors.New("policy: no_ek_certificate is ask or refuse: nothing vouches for such a TPM but a person")
+	case d.UnknownMaker != nil && *d.UnknownMaker == Action(evidence.Accept):
+		return errors.New("policy: unknown_maker is ask or refuse: anybody can be a maker that nobody knows")
+	case d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Ask):
+		return errors.New("policy: without_tpm is accept or refuse")
+	case len(d.Rules) > MaxRules:
+		return fmt.Errorf("policy: %d rules, at most %d are allowed", len(d.Rules), MaxRules)
+	}
+	if len(d.EKKinds) > MaxSoftware {
+		return fmt.Errorf("policy: ek_kinds names %d, at most %d are allowed", len(d.EKKinds), MaxSoftware)
+	}
+	if d.Software != nil {
+		if len(*d.Software) > MaxSoftware {
+			return fmt.Errorf("policy: software_tpms names %d, at most %d are allowed", len(*d.Software), MaxSoftware)
+		}
+		for _, name := range *d.Software {
+			if name == "" || len(name) > maxText {
+				return fmt.Errorf("policy: software_tpms: %q is no name", name)
+			}
+		}
+	}
+	for i, r := range d.Rules {
+		if r.Then == nil {
+			return fmt.Errorf("policy: rule %d does not say what then: accept, ask or refuse", i+1)
+		}
+		if _, err := path.Match(r.Model, ""); err != nil {
+			return fmt.Errorf("policy: rule %d: %q is no pattern", i+1, r.Model)
+		}
+		if max(len(r.Maker), len(r.Model), len(r.Reason)) > maxText {
+			return fmt.Errorf("policy: rule %d: a text is longer than %d characters", i+1, maxText)
+		}
+	}
+	return nil
+}
+
+// Effective is what is in force for an owner.
+type Effective struct {
+	Evidence evidence.Policy
+	// RequireBoot: the API admits devices alone whose measured boot matches.
+	RequireBoot bool
+	// WithoutTPM: devices may join that show no TPM at all, by a join token
+	// made for that, by their owner's hand, or to be claimed.
+	WithoutTPM bool
+}
+
+// Merge makes of the hub's document and an owner's what is in force. Either
+// may be nil.
+func Merge(hub, owner *Document) Effective {
+	e := Effective{Evidence: evidence.DefaultPolicy()}
+	if hub != nil {
+		// The hub's replaces the default, looser or stricter.
+		set(&e.Evidence.NoCertificate, hub.noCertificate())
+		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
+		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)
+		set(&e.Evidence.Unlisted, hub.Unlisted)
+		set(&e.Evidence.UnlistedByHub, hub.Unlisted)
+		if hub.Software != nil {
+			e.Evidence.Software = *hub.Software
+		}
+		e.WithoutTPM = hub.WithoutTPM != nil && *hub.WithoutTPM == Action(evidence.Accept)
+		e.add("the hub's policy", hub)
+	}
+	if owner != nil {
+		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
+		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
+		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
+		// About the hub's list an owner cannot say what the operator left out.
+		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
+		if hub == nil || hub.Unlisted == nil {
+			set(&e.Evidence.Unlisted, owner.Unlisted)
+		} else {
+			tighten(&e.Evidence.Unlisted, owner.Unlisted)
+		}
+		if owner.Software != nil {
+			e.Evidence.Software = both(e.Evidence.Software, *owner.Software)
+		}
+		e.WithoutTPM = e.WithoutTPM && (owner.WithoutTPM == nil || *owner.WithoutTPM == Action(evidence.Accept))
+		e.add("the owner's policy", owner)
+	}
+	return e
+}
+
+// noCertificate is what the document says of EKs without a certificate. Where it
+// says nothing, they fare no better than those of an unknown maker: else a
+// device that leaves its certificate out would.
+func (d *Document) noCertificate() *Action {
+	if d.NoCertificate == nil {
+		return d.UnknownMaker
+	}
+	return d.NoCertificate
+}
+
+func set(to *evidence.Action, a *Action) {
+	if a != nil {
+		*to = evidence.Action(*a)
+	}
+}
+
+func tighten(to *evidence.Action, a *Action) {
+	if a != nil {
+		*to = min(*to, evidence.Action(*a))
+	}
+}
+
+func both(a, b []string) (out []string) {
+	for _, name := range a {
+		for _, other := range b {
+			if strings.EqualFold(name, other) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+func (e *Effective) add(name string, d *Document) {
+	if d.MeasuredBoot != nil && *d.MeasuredBoot == "require" {
+		e.RequireBoot = true
+	}
+	if len(d.EKKinds) > 0 {
+		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.Kinds{Name: name, Of: d.EKKinds})
+	}
+	if len(d.Rules) == 0 {
+		return
+	}
+	layer := evidence.Layer{Name: name}
+	for _, r := range d.Rules {
+		layer.Rules = append(layer.Rules, evidence.Rule{
+			Maker: r.Maker, Model: r.Model, FirmwareBelow: evidence.Firmware(r.FirmwareBelow),
+			Then: evidence.Action(*r.Then), Reason: r.Reason,
+		})
+	}
+	e.Evidence.Layers = append(e.Evidence.Layers, layer)
+}

@@ -1,0 +1,160 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+const accountColumns = `SELECT id, nick, email, password_hash, created, disabled FROM accounts `
+
+const sessionColumns = `SELECT token_hash, account, created, expires, addr, means FROM sessions `
+
+var (
+	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created)
+		VALUES (?, ?, ?, ?, ?)`)
+	selectAccount = prepared(accountColumns + `WHERE id = ?`)
+	// The columns' collation makes both comparisons blind to ASCII case.
+	selectAccountByNick  = prepared(accountColumns + `WHERE nick = ?`)
+	selectAccountByEmail = prepared(accountColumns + `WHERE email = ? AND email <> ''`)
+	countAccounts        = prepared(`SELECT count(*) FROM accounts`)
+
+	nickRetired = prepared(`SELECT 1 FROM retired_nicks WHERE nick = ?`)
+
+	insertSession = prepared(`INSERT INTO sessions (token_hash, account, created, expires, addr, means)
+		VALUES (?, ?, ?, ?, ?, ?)`)
+	selectSession         = prepared(sessionColumns + `WHERE token_hash = ? AND expires > ?`)
+	deleteSession         = prepared(`DELETE FROM sessions WHERE token_hash = ?`)
+	deleteExpiredSessions = prepared(`DELETE FROM sessions WHERE account = ? AND expires <= ?`)
+	deleteOldestSessions  = prepared(`DELETE FROM sessions WHERE token_hash IN (SELECT token_hash FROM sessions
+		WHERE account = ? ORDER BY created DESC, token_hash LIMIT -1 OFFSET ?)`)
+)
+
+// CreateAccount implements store.Store.
+func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if _, retired, err := c.one(nickRetired, a.Nick); err != nil {
+			return err
+		} else if retired {
+			return store.ErrExists
+		}
+		_, err := c.exec(insertAccount, a.ID, a.Nick, a.Email, a.PasswordHash, micro(a.Created))
+		return existsOr(err)
+	})
+}
+
+// Account implements store.Store.
+func (s *Store) Account(ctx context.Context, id string) (a store.Account, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		a, err = oneAccount(c, selectAccount, id)
+		return err
+	})
+	return a, err
+}
+
+// AccountByLogin implements store.Store. A nick goes before an e-mail that
+// reads the same.
+func (s *Store) AccountByLogin(ctx context.Context, login string) (a store.Account, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {
+			return err
+		}
+		a, err = oneAccount(c, selectAccountByEmail, login)
+		return err
+	})
+	return a, err
+}
+
+func oneAccount(c *conn, query *statement, key string) (store.Account, error) {
+	r, ok, err := c.one(query, key)
+	if err != nil {
+		return store.Account{}, err
+	}
+	if !ok {
+		return store.Account{}, store.ErrNotFound
+	}
+	return readAccount(&r), nil
+}
+
+func readAccount(r *row) store.Account {
+	return store.Account{
+		ID:           r.text(),
+		Nick:         r.text(),
+		Email:        r.text(),
+		PasswordHash: r.text(),
+		Created:      r.time(),
+		Disabled:     r.bool(),
+	}
+}
+
+func readSession(r *row) store.Session {
+	return store.Session{
+		TokenHash: r.hash(),
+		AccountID: r.text(),
+		Created:   r.time(),
+		Expires:   r.time(),
+		Addr:      r.text(),
+		Means:     r.text(),
+	}
+}
+
+// CountAccounts implements store.Store.
+func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, _, err := c.one(countAccounts)
+		if err == nil {
+			n = r.int()
+		}
+		return err
+	})
+	return n, err
+}
+
+// CreateSession implements store.Store. The account's sessions that have
+// expired by then are dropped, which keeps the table from growing.
+func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		a, err := oneAccount(c, selectAccount, ses.AccountID)
+		if err != nil {
+			return err
+		}
+		if a.Disabled || a.PasswordHash != verified {
+			return store.ErrChanged
+		}
+		if _, err := c.exec(deleteExpiredSessions, ses.AccountID, micro(ses.Created)); err != nil {
+			return err
+		}
+		_, err = c.exec(insertSession, ses.TokenHash[:], ses.AccountID, micro(ses.Created), micro(ses.Expires), ses.Addr, ses.Means)
+		if err != nil {
+			return existsOr(err)
+		}
+		_, err = c.exec(deleteOldestSessions, ses.AccountID, int64(store.MaxSessions))
+		return err
+	})
+}
+
+// Session implements store.Store.
+func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (ses store.Session, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectSession, token[:], micro(now))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		ses = readSession(&r)
+		return nil
+	})
+	return ses, err
+}
+
+// DeleteSession implements store.Store. A session that is not there is gone:
+// no error.
+func (s *Store) DeleteSession(ctx context.Context, token store.Hash) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(deleteSession, token[:])
+		return err
+	})
+}

@@ -1,0 +1,198 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/hex"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var (
+	selectAccounts = prepared(accountColumns + `WHERE nick > ? ORDER BY nick LIMIT ?`)
+	publicOwners   = prepared(`SELECT nick FROM accounts a WHERE nick LIKE ?1 ESCAPE '\' AND disabled = 0
+		AND (id = ?2 OR EXISTS (SELECT 1 FROM devices d WHERE d.owner = a.id AND d.public = 1 AND d.deleted = 0))
+		ORDER BY nick LIMIT ?3`)
+	updatePassword = prepared(`UPDATE accounts SET password_hash = ? WHERE id = ?`)
+	updateDisabled = prepared(`UPDATE accounts SET disabled = ?1 WHERE id = ?2 AND disabled <> ?1`)
+	hasDevices     = prepared(`SELECT 1 FROM devices WHERE owner = ? AND deleted = 0 LIMIT 1`)
+	retireNick     = prepared(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`)
+	releaseNick    = prepared(`DELETE FROM retired_nicks WHERE nick = ?`)
+
+	// What is an account's own and goes with it. Sessions and API tokens go by
+	// their foreign keys.
+	dropOfAccount = []*statement{
+		prepared(`DELETE FROM token_uses WHERE token IN (SELECT id FROM join_tokens WHERE owner = ?)`),
+		prepared(`DELETE FROM join_tokens WHERE owner = ?`),
+		prepared(`DELETE FROM policies WHERE owner = ?`),
+		prepared(`DELETE FROM ek_lists WHERE owner = ?`),
+		prepared(`DELETE FROM waiting WHERE owner = ?`),
+		prepared(`DELETE FROM accounts WHERE id = ?`),
+	}
+
+	selectSessions = prepared(sessionColumns + `WHERE account = ? AND expires > ? ORDER BY created DESC, token_hash`)
+	endSession     = prepared(`DELETE FROM sessions WHERE account = ? AND substr(token_hash, 1, 16) = ?`)
+	countSessions  = prepared(`SELECT count(*) FROM sessions WHERE account = ? AND token_hash <> ? AND expires > ?`)
+	endSessions    = prepared(`DELETE FROM sessions WHERE account = ? AND token_hash <> ?`)
+)
+
+// Accounts implements store.Store.
+func (s *Store) Accounts(ctx context.Context, after string, limit int) (accounts []store.Account, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectAccounts, func(r row) (bool, error) {
+			accounts = append(accounts, readAccount(&r))
+			return true, nil
+		}, after, pageLimit(limit))
+	})
+	return accounts, err
+}
+
+// PublicOwners implements store.Store.
+func (s *Store) PublicOwners(ctx context.Context, prefix, self string, limit int) (nicks []string, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(publicOwners, func(r row) (bool, error) {
+			nicks = append(nicks, r.text())
+			return true, nil
+		}, likePrefix(prefix), self, pageLimit(limit))
+	})
+	return nicks, err
+}
+
+// ChangePassword implements store.Store.
+func (s *Store) ChangePassword(ctx context.Context, p store.PasswordChange) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		a, err := oneAccount(c, selectAccount, p.Account)
+		if err != nil {
+			return err
+		}
+		if p.Was != "" && (a.PasswordHash != p.Was || a.Disabled) {
+			return store.ErrChanged
+		}
+		if _, err := c.exec(updatePassword, p.New, p.Account); err != nil {
+			return err
+		}
+		if _, err := c.exec(endSessions, p.Account, p.Keep[:]); err != nil {
+			return err
+		}
+		if p.EndAPITokens {
+			if _, err := c.exec(deleteAPITokens, p.Account); err != nil {
+				return err
+			}
+		}
+		return appendEvent(c, p.Event)
+	})
+}
+
+// DisableAccount implements store.Store.
+func (s *Store) DisableAccount(ctx context.Context, id string, e store.Event) error {
+	return s.setDisabled(ctx, id, true, e)
+}
+
+// EnableAccount implements store.Store.
+func (s *Store) EnableAccount(ctx context.Context, id string, e store.Event) error {
+	return s.setDisabled(ctx, id, false, e)
+}
+
+func (s *Store) setDisabled(ctx context.Context, id string, disabled bool, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if _, err := oneAccount(c, selectAccount, id); err != nil {
+			return err
+		}
+		n, err := c.exec(updateDisabled, flag(disabled), id)
+		if err != nil || n == 0 {
+			return err
+		}
+		if disabled {
+			if _, err := c.exec(endSessions, id, []byte{}); err != nil {
+				return err
+			}
+			if _, err := c.exec(deleteAPITokens, id); err != nil {
+				return err
+			}
+		}
+		return appendEvent(c, e)
+	})
+}
+
+// DeleteAccount implements store.Store.
+func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		a, err := oneAccount(c, selectAccount, id)
+		if err != nil {
+			return err
+		}
+		if _, some, err := c.one(hasDevices, id); err != nil {
+			return err
+		} else if some {
+			return store.ErrDevices
+		}
+		for _, of := range dropOfAccount {
+			if _, err := c.exec(of, id); err != nil {
+				return err
+			}
+		}
+		if _, err := c.exec(retireNick, a.Nick, id, micro(e.Time)); err != nil {
+			return err
+		}
+		// Its policy and its list are gone.
+		if err := bumpConfig(c); err != nil {
+			return err
+		}
+		return appendEvent(c, e)
+	})
+}
+
+// ReleaseNick implements store.Store.
+func (s *Store) ReleaseNick(ctx context.Context, nick string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(releaseNick, nick)
+		return err
+	})
+}
+
+// Sessions implements store.Store.
+func (s *Store) Sessions(ctx context.Context, account string, now time.Time) (sessions []store.Session, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectSessions, func(r row) (bool, error) {
+			sessions = append(sessions, readSession(&r))
+			return true, nil
+		}, account, micro(now))
+	})
+	return sessions, err
+}
+
+// EndSession implements store.Store.
+func (s *Store) EndSession(ctx context.Context, account, id string, e store.Event) error {
+	half, err := hex.DecodeString(id)
+	if err != nil || len(half) != 16 {
+		return store.ErrNotFound
+	}
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(endSession, account, half)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return store.ErrNotFound
+		}
+		return appendEvent(c, e)
+	})
+}
+
+// EndSessions implements store.Store.
+func (s *Store) EndSessions(ctx context.Context, account string, keep store.Hash, e store.Event) (ended int, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		r, _, err := c.one(countSessions, account, keep[:], micro(e.Time))
+		if err != nil {
+			return err
+		}
+		if ended = r.int(); ended == 0 {
+			return nil
+		}
+		if _, err := c.exec(endSessions, account, keep[:]); err != nil {
+			return err
+		}
+		return appendEvent(c, e)
+	})
+	return ended, err
+}

@@ -1,0 +1,475 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var (
+	// All that Activate judges by, in one look-up by primary keys.
+	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
+		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
+		e.key_algorithm,
+		t.owner, t.device, t.generation,
+		a.ek,
+		j.owner, j.expires, j.max_uses, j.uses, j.disabled, j.default_user_meta,
+		EXISTS (SELECT 1 FROM accounts WHERE id = e.owner AND disabled = 0),
+		CASE WHEN d.token IS NULL THEN 0 WHEN d.token = e.token THEN 1
+		ELSE EXISTS (SELECT 1 FROM token_uses WHERE token = e.token AND device = e.device) END,
+		coalesce(d.enrolment, 0 * d.deleted), d.owner, d.deleted, d.nick, d.token, d.created, d.activated, d.last_seen,
+		d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta,
+		(SELECT prod_serial FROM enrolments WHERE id = d.enrolment)
+		FROM enrolments e
+		LEFT JOIN tpms t ON t.ek = e.ek
+		LEFT JOIN aiks a ON a.name = e.iak_name
+		LEFT JOIN join_tokens j ON j.id = e.token
+		LEFT JOIN devices d ON d.id = e.device
+		WHERE e.idevid_hash = ?`)
+
+	activateFirst = prepared(`UPDATE enrolments SET state = 'a' WHERE id = ?`)
+	activateLater = prepared(`UPDATE enrolments SET state = 'a', previous = ? WHERE id = ?`)
+	supersede     = prepared(`UPDATE enrolments SET state = 's' WHERE id = ? AND state = 'a'`)
+	bindTPM       = prepared(`INSERT INTO tpms (ek, owner, device, generation, enrolment, first_seen)
+		VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT (ek) DO UPDATE SET owner = excluded.owner,
+		device = excluded.device, enrolment = excluded.enrolment`)
+	bindAIK = prepared(`INSERT INTO aiks (name, ek, device, enrolment, registered)
+		VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET device = excluded.device,
+		enrolment = excluded.enrolment`)
+	spendUse  = prepared(`INSERT INTO token_uses (token, device) VALUES (?, ?)`)
+	countUse  = prepared(`UPDATE join_tokens SET uses = uses + 1 WHERE id = ?`)
+	newDevice = prepared(`INSERT INTO devices (id, nick, owner, token, enrolment, deleted, created,
+		activated, last_seen, last_seen_addr, user_meta, device_meta)
+		VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, '{}')
+		ON CONFLICT (owner, nick) WHERE deleted = 0 DO NOTHING`)
+	nickTaken   = prepared(`SELECT 1 FROM devices WHERE owner = ? AND nick = ? AND deleted = 0`)
+	renewDevice = prepared(`UPDATE devices SET enrolment = ?, activated = ?, last_seen = ?,
+		last_seen_addr = ? WHERE id = ?`)
+)
+
+// claim is what an activation claims and what the registries say to it.
+type claim struct {
+	id          int64 // of the enrolment's row
+	requestHash store.Hash
+	state       string
+	device      string
+	owner       string
+	token       string
+	generation  int
+	ek          store.Hash
+	iakName     []byte
+	expires     time.Time
+
+	manufacturer, model, firmware       string
+	prodModel, prodSerial, keyAlgorithm string
+
+	tpmOwner, tpmDevice string // empty: not bound
+	tpmGeneration       int    // 0 too when the EK is unknown
+
+	iakKnown bool
+	iakEK    store.Hash // where the IAK is registered
+
+	tokenKnown    bool
+	tokenOwner    string
+	tokenExpires  time.Time
+	tokenMax      int
+	tokenUses     int
+	tokenDisabled bool
+	tokenMeta     string
+
+	ownerKnown bool
+	counted    bool // the token has counted this device
+
+	known    bool  // there is a row for the device, deleted or not
+	active   int64 // its active enrolment's row
+	devOwner string
+	deleted  bool
+	stored   store.Device // what only its row knows
+	userMeta string
+	devMeta  string
+
+	serialBefore string // of the device's active enrolment
+}
+
+func readClaim(r *row) (k claim) {
+	k.id = r.int64()
+	k.requestHash = r.hash()
+	k.state = r.text()
+	k.device = r.text()
+	k.owner = r.text()
+	k.token = r.text()
+	k.generation = r.int()
+	k.ek = r.hash()
+	k.iakName = r.blob()
+	k.expires = r.time()
+	k.manufacturer = r.text()
+	k.model = r.text()
+	k.firmware = r.text()
+	k.prodModel = r.text()
+	k.prodSerial = r.text()
+	k.keyAlgorithm = r.text()
+
+	k.tpmOwner = r.text()
+	k.tpmDevice = r.text()
+	k.tpmGeneration = r.int()
+
+	k.iakKnown = !r.null()
+	k.iakEK = r.hash()
+
+	k.tokenKnown = !r.null()
+	k.tokenOwner = r.text()
+	k.tokenExpires = r.time()
+	k.tokenMax = r.int()
+	k.tokenUses = r.int()
+	k.tokenDisabled = r.bool()
+	k.tokenMeta = r.text()
+
+	k.ownerKnown = r.bool()
+	k.counted = r.bool()
+
+	k.known = !r.null()
+	k.active = r.int64()
+	k.devOwner = r.text()
+	k.deleted = r.bool()
+	k.stored.Nick = r.text()
+	k.stored.TokenID = r.text()
+	k.stored.Created = r.time()
+	k.stored.Activated = r.time()
+	k.stored.LastSeen = r.time()
+	k.stored.LastSeenAddr = r.text()
+	k.stored.Public = r.bool()
+	k.stored.Clone = r.text()
+	k.userMeta = r.text()
+	k.devMeta = r.text()
+	k.serialBefore = r.text()
+	return k
+}
+
+// Activate implements store.Store. Besides the refusals that the interface
+// names, it fails with store.ErrExists when the enrolment would make a bound
+// TPM another device of the same owner: one chip is one device.
+func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
+	now := micro(a.Now)
+	var (
+		k       claim
+		already bool
+	)
+	err := s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectClaim, a.IDevIDHash[:])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		k = readClaim(&r)
+		if already = k.state == stateActive; already {
+			if k.stored.Clone == store.CloneRefused {
+				return store.ErrCloned
+			}
+			return nil
+		}
+		if err := k.refusal(a.Now); err != nil {
+			return err
+		}
+		return k.accept(c, a, now)
+	})
+	if err != nil {
+		return store.Device{}, err
+	}
+	if already {
+		if err := s.seen.record(k.device, sighting{at: now, addr: a.Addr}); err != nil {
+			return store.Device{}, err
+		}
+	}
+	d := k.result(a.IDevIDHash)
+	s.seen.overlay(&d)
+	return d, nil
+}
+
+// refusal judges a claim that is not active yet. It is a pure function of
+// what was read, in the order in which a caller wants to hear the reasons.
+func (k *claim) refusal(now time.Time) error {
+	switch k.state {
+	case stateRevoked:
+		return store.ErrRevoked
+	case stateSuperseded:
+		return store.ErrSuperseded
+	case stateExpired:
+		return store.ErrEnrolmentExpired
+	}
+	bound := k.tpmOwner != ""
+	switch {
+	case !now.Before(k.expires):
+		return store.ErrEnrolmentExpired
+	case k.generation != k.tpmGeneration, k.known && k.deleted:
+		return store.ErrRevoked
+	case bound && k.tpmOwner != k.owner, k.known && k.devOwner != k.owner:
+		return store.ErrOtherOwner
+	case k.known && k.id < k.active: // ids grow in the order of BeginEnrolment
+		return store.ErrSuperseded
+	case k.iakKnown && k.iakEK != k.ek:
+		return store.ErrOtherEK
+	case bound && k.tpmDevice != k.device:
+		return fmt.Errorf("%w: the TPM is device %s", store.ErrExists, k.tpmDevice)
+	case k.known && !bound:
+		return fmt.Errorf("%w: device %s has another TPM", store.ErrExists, k.device)
+	case k.stored.Clone == store.CloneRefused:
+		return store.ErrCloned
+	case !k.ownerKnown, !k.tokenKnown, k.tokenOwner != k.owner, k.tokenDisabled, !now.Before(k.tokenExpires):
+		return store.ErrTokenUnusable
+	case !k.counted && k.tokenMax > 0 && k.tokenUses >= k.tokenMax:
+		return store.ErrTokenUsedUp
+	}
+	return nil
+}
+
+// accept writes what a claim that stood binds, and makes k say what the rows
+// say.
+func (k *claim) accept(c *conn, a store.Activation, now int64) error {
+	k.stored.Activated = fromMicro(now)
+	k.stored.LastSeen = k.stored.Activated
+	k.stored.LastSeenAddr = a.Addr
+	cameAboard, serial := "came aboard", ""
+	if k.known {
+		cameAboard = "came aboard again"
+		if _, err := c.exec(supersede, k.active); err != nil {
+			return err
+		}
+		if _, err := c.exec(activateLater, k.active, k.id); err != nil {
+			return err
+		}
+		if _, err := c.exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
+			return err
+		}
+		// It was got by a certificate that has just ended.
+		if _, err := c.exec(deleteSecret, k.device); err != nil {
+			return err
+		}
+		if err := forgetSuperseded(c, k.active); err != nil {
+			return err
+		}
+	} else {
+		if _, err := c.exec(activateFirst, k.id); err != nil {
+			return err
+		}
+		if err := k.createDevice(c, a, now); err != nil {
+			return err
+		}
+	}
+	if k.known && k.serialBefore != k.prodSerial {
+		serial = fmt.Sprintf(" Its serial number was %q, and is %q.", k.serialBefore, k.prodSerial)
+	}
+	if _, err := c.exec(bindTPM, k.ek[:], k.owner, k.device, k.id, now); err != nil {
+		return err
+	}
+	if n, err := c.exec(proveWithCertificate, k.id); err != nil {
+		return err
+	} else if n == 0 {
+		if _, err := c.exec(proveEK, k.ek[:]); err != nil {
+			return err
+		}
+	}
+	if len(k.iakName) != 0 {
+		if _, err := c.exec(bindAIK, k.iakName, k.ek[:], k.device, k.id, now); err != nil {
+			return err
+		}
+	}
+	if !k.counted {
+		if _, err := c.exec(countUse, k.token); err != nil {
+			return err
+		}
+		if k.known {
+			if _, err := c.exec(spendUse, k.token, k.device); err != nil {
+				return err
+			}
+		}
+	}
+	event := store.Event{
+		Time:   a.Now,
+		Kind:   "device.activated",
+		Owner:  k.owner,
+		Device: k.device,
+		Token:  k.token,
+		Addr:   a.Addr,
+		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
+		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
+			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
+	}
+	tell := appendEvent
+	if k.known { // as often as it likes
+		tell = countEvent
+		if serial != "" {
+			event.Group = "serial"
+		}
+	}
+	if err := tell(c, event); err != nil {
+		return err
+	}
+	return k.linkChips(c, a)
+}
+
+var (
+	// The newest first. Their long columns are not read.
+	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
+			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
+			UNION ALL
+			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
+		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
+	// What the AIK registry shows stays.
+	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
+		ek_links = x'' WHERE id = ? AND length(request) > 0`)
+	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
+	deleteAIKsOf    = prepared(`DELETE FROM aiks WHERE enrolment = ?`)
+	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
+)
+
+// forgetSuperseded strips, and in the end removes, what a device activated long
+// ago. newest is the enrolment that was superseded last. Of a chain that is too
+// long by more than one, since an earlier version made it, 16 go at a time.
+func forgetSuperseded(c *conn, newest int64) error {
+	const most = store.KeptSuperseded + store.KeptFingerprints
+	chain, err := activated(c, newest, most+16)
+	if err != nil {
+		return err
+	}
+	if err := stripAll(c, chain[min(len(chain), store.KeptSuperseded):min(len(chain), most)]); err != nil {
+		return err
+	}
+	if len(chain) <= most {
+		return nil
+	}
+	if _, err := c.exec(setPrevious, chain[len(chain)-1].previous, chain[most-1].id); err != nil {
+		return err
+	}
+	for _, old := range chain[most:] {
+		if _, err := c.exec(deleteAIKsOf, old.id); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteEnrolment, old.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createDevice gives the device the proposed nick, or that nick with the
+// first suffix "-2", "-3", ... that is free. With no nick proposed the id
+// serves as one.
+func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
+	k.stored.TokenID = k.token
+	k.stored.Created = k.stored.Activated
+	k.userMeta, k.devMeta = k.tokenMeta, "{}"
+	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
+		// A new device has no use for what nobody can be shown.
+		var err error
+		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
+			return err
+		}
+	}
+	base := a.Nick
+	if base == "" {
+		base = k.device
+	}
+	nick := base
+	for {
+		n, err := c.exec(newDevice, k.device, nick, k.owner, k.token, k.id, now, now, now, a.Addr, k.userMeta)
+		if err != nil {
+			return err
+		}
+		if n != 0 {
+			k.stored.Nick = nick
+			return nil
+		}
+		if nick, err = freeNick(c, k.owner, base); err != nil {
+			return err
+		}
+	}
+}
+
+// freeNick finds a suffix that makes base free. Its steps double until they
+// pass the taken ones and then halve, so a fleet whose machines all propose
+// the same nick costs each of them the logarithm of its size. Where deleted
+// devices left gaps it may find one of those or the end.
+func freeNick(c *conn, owner, base string) (string, error) {
+	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
+	taken := func(n int) (bool, error) {
+		_, ok, err := c.one(nickTaken, owner, with(n))
+		return ok, err
+	}
+	last, free := 1, 2 // base itself is number 1
+	for {
+		is, err := taken(free)
+		if err != nil {
+			return "", err
+		}
+		if !is {
+			break
+		}
+		last, free = free, 2*free
+	}
+	for free-last > 1 {
+		middle := last + (free-last)/2
+		is, err := taken(middle)
+		if err != nil {
+			return "", err
+		}
+		if is {
+			last = middle
+		} else {
+			free = middle
+		}
+	}
+	return with(free), nil
+}
+
+// result is the device as a read would find it now.
+func (k *claim) result(idevid store.Hash) store.Device {
+	d := k.stored
+	d.ID = k.device
+	d.Owner = k.owner
+	d.EK = k.ek
+	d.Enrolment = k.requestHash
+	d.IDevIDHash = idevid
+	d.TPMMaker = k.manufacturer
+	d.TPMModel = k.model
+	d.TPMFirmware = k.firmware
+	d.ProdModel = k.prodModel
+	d.ProdSerial = k.prodSerial
+	d.KeyAlgorithm = k.keyAlgorithm
+	setMetas(&d, k.userMeta, k.devMeta)
+	return d
+}
+
+// link is an enrolment and the one that it superseded; 0: none.
+type link struct{ id, previous int64 }
+
+// activated is what a device activated: newest, and at most limit rows in all.
+func activated(c *conn, newest int64, limit int) (chain []link, err error) {
+	err = c.each(selectSuperseded, func(r row) (bool, error) {
+		chain = append(chain, link{r.int64(), r.int64()})
+		return true, nil
+	}, newest, int64(limit))
+	return chain, err
+}
+
+func stripAll(c *conn, chain []link) error {
+	for _, e := range chain {
+		if _, err := c.exec(stripEnrolment, e.id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stripSuperseded leaves the evidence of a device's last enrolment only.
+func stripSuperseded(c *conn, last int64) error {
+	chain, err := activated(c, last, 1+store.KeptSuperseded)
+	if err != nil || len(chain) == 0 {
+		return err
+	}
+	return stripAll(c, chain[1:])
+}

@@ -1,0 +1,115 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+const apiTokenColumns = `SELECT id, hash, account, name, scopes, created, expires, used, used_addr FROM api_tokens `
+
+var (
+	insertAPIToken = prepared(`INSERT INTO api_tokens (hash, id, account, name, scopes, created, expires)
+		VALUES (?, ?, ?, ?, ?, ?, ?)`)
+	selectAPIToken   = prepared(apiTokenColumns + `WHERE hash = ? AND expires > ?`)
+	selectAPITokens  = prepared(apiTokenColumns + `WHERE account = ? ORDER BY created DESC, id DESC`)
+	countAPITokens   = prepared(`SELECT count(*) FROM api_tokens WHERE account = ?`)
+	touchAPIToken    = prepared(`UPDATE api_tokens SET used = ?, used_addr = ? WHERE hash = ?`)
+	deleteAPIToken   = prepared(`DELETE FROM api_tokens WHERE account = ? AND id = ?`)
+	deleteAPITokens  = prepared(`DELETE FROM api_tokens WHERE account = ?`)
+	expireAPITokens  = prepared(`DELETE FROM api_tokens WHERE account = ? AND expires <= ?`)
+	sessionOfAccount = prepared(`SELECT 1 FROM sessions s JOIN accounts a ON a.id = s.account
+		WHERE s.token_hash = ? AND s.account = ? AND a.disabled = 0`)
+)
+
+func readAPIToken(r *row) store.APIToken {
+	t := store.APIToken{
+		ID:      r.text(),
+		Hash:    r.hash(),
+		Account: r.text(),
+		Name:    r.text(),
+		Scopes:  r.text(),
+		Created: r.time(),
+		Expires: r.time(),
+	}
+	if used := r.int64(); used != 0 {
+		t.Used = fromMicro(used)
+	}
+	t.UsedAddr = r.text()
+	return t
+}
+
+// CreateAPIToken implements store.Store.
+func (s *Store) CreateAPIToken(ctx context.Context, t store.APIToken, session store.Hash, max int, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if _, ok, err := c.one(sessionOfAccount, session[:], t.Account); err != nil {
+			return err
+		} else if !ok {
+			return store.ErrNotFound
+		}
+		if _, err := c.exec(expireAPITokens, t.Account, micro(t.Created)); err != nil {
+			return err
+		}
+		r, _, err := c.one(countAPITokens, t.Account)
+		if err != nil {
+			return err
+		}
+		if r.int() >= max {
+			return store.ErrTooMany
+		}
+		if _, err := c.exec(insertAPIToken, t.Hash[:], t.ID, t.Account, t.Name, t.Scopes, micro(t.Created), micro(t.Expires)); err != nil {
+			return existsOr(err)
+		}
+		return appendEvent(c, e)
+	})
+}
+
+// APIToken implements store.Store.
+func (s *Store) APIToken(ctx context.Context, hash store.Hash, now time.Time) (t store.APIToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectAPIToken, hash[:], micro(now))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		t = readAPIToken(&r)
+		return nil
+	})
+	return t, err
+}
+
+// APITokens implements store.Store.
+func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.APIToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectAPITokens, func(r row) (bool, error) {
+			tokens = append(tokens, readAPIToken(&r))
+			return true, nil
+		}, account)
+	})
+	return tokens, err
+}
+
+// UsedAPIToken implements store.Store.
+func (s *Store) UsedAPIToken(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(touchAPIToken, micro(now), addr, hash[:])
+		return err
+	})
+}
+
+// DeleteAPIToken implements store.Store.
+func (s *Store) DeleteAPIToken(ctx context.Context, account, id string, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(deleteAPIToken, account, id)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return store.ErrNotFound
+		}
+		return appendEvent(c, e)
+	})
+}

@@ -1,0 +1,281 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"gangway/hub/store"
+)
+
+// keptBoots is how many measurements of a device are kept.
+const keptBoots = 11
+
+const bootColumns = `SELECT id, device, time, state, measurement, changes, `
+
+var (
+	insertBoot = prepared(`INSERT INTO boots (device, time, state, measurement, changes, nonce, attest, signature, log)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	replaceBoot = prepared(`UPDATE boots SET time = ?, state = ?, measurement = ?, changes = ?, nonce = ?, attest = ?, signature = ?, log = ?
+		WHERE device = ? AND id = ?`)
+	stripBoots = prepared(`UPDATE boots SET nonce = x'', attest = x'', signature = x'', log = x''
+		WHERE device = ? AND id < (SELECT max(id) FROM boots WHERE device = ?1) AND length(attest) > 0`)
+	dropBoots = prepared(`DELETE FROM boots WHERE device = ?1 AND id NOT IN
+		(SELECT id FROM boots WHERE device = ?1 ORDER BY id DESC LIMIT ?2)`)
+	selectLatestBoot = prepared(bootColumns + `nonce, attest, signature, log FROM boots WHERE device = ? ORDER BY id DESC LIMIT 1`)
+	selectBoots      = prepared(bootColumns + `NULL, NULL, NULL, NULL FROM boots WHERE device = ? ORDER BY id DESC`)
+	selectBootStates = prepared(`SELECT b.device, b.state FROM boot_devices b JOIN devices d ON d.id = b.device
+		WHERE d.owner = ? AND d.deleted = 0 AND b.state <> ''`)
+
+	selectBootReference = prepared(`SELECT reference FROM boot_devices WHERE device = ? AND reference IS NOT NULL`)
+	selectBootNumber    = prepared(`SELECT coalesce(max(id), 0) FROM boots WHERE device = ?`)
+	updateBoot          = prepared(`UPDATE boots SET state = ?, changes = ? WHERE id = ?`)
+	setBootState        = prepared(`UPDATE boot_devices SET state = ? WHERE device = ? AND refused IS NULL`)
+	selectBootState     = prepared(`SELECT state FROM boot_devices WHERE device = ?`)
+	selectBootRefusal   = prepared(`SELECT refused, refusal_code, refusal_reason, refusal_hint FROM boot_devices WHERE device = ? AND refused IS NOT NULL`)
+
+	upsertBootReference = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', ?, 0)
+		ON CONFLICT (device) DO UPDATE SET reference = excluded.reference`)
+	upsertBootState = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, ?, NULL, 0)
+		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0,
+		refused = NULL, refusal_code = '', refusal_reason = '', refusal_hint = ''`)
+	upsertBootRefusal = prepared(`INSERT INTO boot_devices (device, state, reference, requested, refused, refusal_code, refusal_reason, refusal_hint)
+		VALUES (?, ?, NULL, 0, ?, ?, ?, ?)
+		ON CONFLICT (device) DO UPDATE SET state = excluded.state, requested = 0, refused = excluded.refused,
+		refusal_code = excluded.refusal_code, refusal_reason = excluded.refusal_reason, refusal_hint = excluded.refusal_hint`)
+	requestBoot = prepared(`INSERT INTO boot_devices (device, state, reference, requested) VALUES (?, '', NULL, 1)
+		ON CONFLICT (device) DO UPDATE SET requested = 1`)
+	selectBootRequested = prepared(`SELECT requested FROM boot_devices WHERE device = ?`)
+
+	selectAboard = prepared(`SELECT 1 FROM devices WHERE id = ? AND deleted = 0`)
+
+	deleteBoots      = prepared(`DELETE FROM boots WHERE device = ?`)
+	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
+)
+
+// aboard is store.ErrNotFound for a device that is gone: what is written of one
+// that was deleted meanwhile would stay for ever.
+func aboard(c *conn, device string) error {
+	_, ok, err := c.one(selectAboard, device)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	return err
+}
+
+// PutBoot implements store.Store.
+func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is []byte, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		is = reference
+		if err := aboard(c, b.Device); err != nil {
+			return err
+		}
+		r, ok, err := c.one(selectBootReference, b.Device)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if is = r.blob(); !bytes.Equal(is, reference) {
+				return nil
+			}
+		} else if len(reference) > 0 {
+			if _, err := c.exec(upsertBootReference, b.Device, reference); err != nil {
+				return err
+			}
+		}
+		if err := putBoot(c, b); err != nil {
+			return err
+		}
+		_, err = c.exec(upsertBootState, b.Device, b.State)
+		return err
+	})
+	return is, err
+}
+
+func putBoot(c *conn, b store.Boot) error {
+	if b.Number != 0 {
+		newest, _, err := c.one(selectBootNumber, b.Device)
+		if err != nil {
+			return err
+		}
+		if newest.int64() == b.Number {
+			_, err := c.exec(replaceBoot, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log, b.Device, b.Number)
+			return err
+		}
+	}
+	if _, err := c.exec(insertBoot, b.Device, micro(b.Time), b.State, b.Measurement, b.Changes, b.Nonce, b.Attest, b.Signature, b.Log); err != nil {
+		return err
+	}
+	if _, err := c.exec(stripBoots, b.Device); err != nil {
+		return err
+	}
+	_, err := c.exec(dropBoots, b.Device, int64(keptBoots))
+	return err
+}
+
+func readBoot(r *row) store.Boot {
+	return store.Boot{Number: r.int64(), Device: r.text(), Time: r.time(), State: r.text(), Measurement: r.blob(), Changes: r.blob(),
+		Nonce: r.blob(), Attest: r.blob(), Signature: r.blob(), Log: r.blob()}
+}
+
+// LatestBoot implements store.Store.
+func (s *Store) LatestBoot(ctx context.Context, device string) (b store.Boot, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectLatestBoot, device)
+		if err == nil && !ok {
+			err = store.ErrNotFound
+		}
+		if err == nil {
+			b = readBoot(&r)
+		}
+		return err
+	})
+	return b, err
+}
+
+// BootHistory implements store.Store.
+func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Boot, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectBoots, func(r row) (bool, error) {
+			list = append(list, readBoot(&r))
+			return true, nil
+		}, device)
+	})
+	return list, err
+}
+
+// RefuseBoot implements store.Store.
+func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefusal) (news bool, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, device); err != nil {
+			return err
+		}
+		was, err := bootRefusal(c, device)
+		news = was.Code != r.Code || was.Reason != r.Reason
+		if err == nil || errors.Is(err, store.ErrNotFound) {
+			_, err = c.exec(upsertBootRefusal, device, store.BootRefused, micro(r.Time), r.Code, r.Reason, r.Hint)
+		}
+		return err
+	})
+	return news, err
+}
+
+// BootRefusal implements store.Store.
+func (s *Store) BootRefusal(ctx context.Context, device string) (r store.BootRefusal, err error) {
+	err = s.readers.do(ctx, func(c *conn) (err error) {
+		r, err = bootRefusal(c, device)
+		return err
+	})
+	return r, err
+}
+
+func bootRefusal(c *conn, device string) (store.BootRefusal, error) {
+	r, ok, err := c.one(selectBootRefusal, device)
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.BootRefusal{}, err
+	}
+	return store.BootRefusal{Time: r.time(), Code: r.text(), Reason: r.text(), Hint: r.text()}, nil
+}
+
+// BootState implements store.Store.
+func (s *Store) BootState(ctx context.Context, device string) (state string, err error) {
+	state = store.BootUnmeasured
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootState, device)
+		if err != nil || !ok {
+			return err
+		}
+		if is := r.text(); is != "" {
+			state = is
+		}
+		return nil
+	})
+	return state, err
+}
+
+// BootStates implements store.Store.
+func (s *Store) BootStates(ctx context.Context, owner string) (map[string]string, error) {
+	states := make(map[string]string)
+	err := s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectBootStates, func(r row) (bool, error) {
+			id := r.text()
+			states[id] = r.text()
+			return true, nil
+		}, owner)
+	})
+	return states, err
+}
+
+// BootReference implements store.Store.
+func (s *Store) BootReference(ctx context.Context, device string) (ref store.BootReference, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootReference, device)
+		if err == nil && !ok {
+			err = store.ErrNotFound
+		}
+		if err == nil {
+			ref = store.BootReference{Device: device, Text: r.blob()}
+		}
+		return err
+	})
+	return ref, err
+}
+
+// PutBootReference implements store.Store.
+func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, latest store.Boot) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, r.Device); err != nil {
+			return err
+		}
+		newest, _, err := c.one(selectBootNumber, r.Device)
+		if err != nil {
+			return err
+		}
+		if newest.int64() != latest.Number {
+			return store.ErrChanged
+		}
+		var is []byte
+		if reference, ok, err := c.one(selectBootReference, r.Device); err != nil {
+			return err
+		} else if ok {
+			is = reference.blob()
+		}
+		if !bytes.Equal(is, r.Was) {
+			return store.ErrChanged
+		}
+		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
+			return err
+		}
+		if _, err := c.exec(updateBoot, latest.State, latest.Changes, latest.Number); err != nil {
+			return err
+		}
+		_, err = c.exec(setBootState, latest.State, r.Device)
+		return err
+	})
+}
+
+// RequestBoot implements store.Store.
+func (s *Store) RequestBoot(ctx context.Context, device string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if err := aboard(c, device); err != nil {
+			return err
+		}
+		_, err := c.exec(requestBoot, device)
+		return err
+	})
+}
+
+// BootRequested implements store.Store.
+func (s *Store) BootRequested(ctx context.Context, device string) (asked bool, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectBootRequested, device)
+		if err == nil && ok {
+			asked = r.bool()
+		}
+		return err
+	})
+	return asked, err
+}

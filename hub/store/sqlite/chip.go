@@ -1,0 +1,93 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+
+	"gangway/hub/store"
+)
+
+var (
+	tellOnce   = prepared(`INSERT INTO told (device, mark) VALUES (?, ?) ON CONFLICT (device, mark) DO NOTHING`)
+	deleteTold = prepared(`DELETE FROM told WHERE device = ?`)
+
+	putMark     = prepared(`INSERT INTO chip_marks (mark, device) VALUES (?, ?) ON CONFLICT (mark, device) DO NOTHING`)
+	deleteMarks = prepared(`DELETE FROM chip_marks WHERE device = ?`)
+	// The earliest first, and no more than a person would read.
+	sameChip = prepared(`SELECT d.id, d.owner, d.nick FROM chip_marks c JOIN devices d ON d.id = c.device
+		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
+)
+
+// AppendEventOnce implements store.Store.
+func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.Hash) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(tellOnce, e.Device, mark[:])
+		if err != nil || n == 0 {
+			return err
+		}
+		return appendEvent(c, e)
+	})
+}
+
+// linkChips stores the marks of a device that activates, and tells the owners
+// of it and of the devices that have an equal one. Another device's owner is told
+// once of each owner: who deletes a device and brings it back tells nobody again.
+func (k *claim) linkChips(c *conn, a store.Activation) error {
+	told := false
+	linked := map[string]bool{}
+	for _, m := range a.Marks {
+		n, err := c.exec(putMark, m.Hash[:], k.device)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			continue // a device that comes again
+		}
+		type device struct{ id, owner, nick string }
+		var others []device
+		if err := c.each(sameChip, func(r row) (bool, error) {
+			others = append(others, device{r.text(), r.text(), r.text()})
+			return true, nil
+		}, m.Hash[:], k.device); err != nil {
+			return err
+		}
+		event := store.Event{Time: a.Now, Kind: store.EventSameChip, Addr: a.Addr}
+		for _, d := range others {
+			if linked[d.id] {
+				continue
+			}
+			linked[d.id] = true
+			fresh := d.owner != k.owner
+			if fresh {
+				mark := sha256.Sum256([]byte(store.EventSameChip + "\x00" + k.owner))
+				n, err := c.exec(tellOnce, d.id, mark[:])
+				if err != nil {
+					return err
+				}
+				fresh = n > 0
+			}
+			if fresh {
+				event.Owner, event.Device = d.owner, d.id
+				event.Message = fmt.Sprintf("A device of another owner came aboard whose EK certificate has %s as this device's. It may be the same TPM under another endorsement key: if you did not give this machine away, find out who uses it.", m.What)
+				if err := appendEvent(c, event); err != nil {
+					return err
+				}
+			}
+			if told {
+				continue
+			}
+			told = true
+			whose := "a device of another owner"
+			if d.owner == k.owner {
+				whose = fmt.Sprintf("your device %q (%s)", d.nick, d.id)
+			}
+			event.Owner, event.Device = k.owner, k.device
+			event.Message = fmt.Sprintf("This device's EK certificate has %s as that of %s. They may be one TPM under two endorsement keys.", m.What, whose)
+			if err := appendEvent(c, event); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

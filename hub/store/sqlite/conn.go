@@ -1,0 +1,354 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+	"unsafe"
+
+	"gangway/hub/store"
+
+	"modernc.org/libc"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// busyTimeout is how long a statement waits for another process that holds
+// the file, such as a backup or the sqlite3 shell. It is shorter than
+// writePatience, so that a write whose turn has come learns that it did nothing
+// before its caller gives up.
+const busyTimeout = 2 * time.Second
+
+// statement is a line of SQL that each connection prepares at its first use
+// and then keeps.
+type statement struct {
+	index int
+	sql   string
+}
+
+// statements counts the prepared ones, each a package variable.
+var statements int
+
+func prepared(sql string) *statement {
+	s := &statement{index: statements, sql: sql}
+	statements++
+	return s
+}
+
+// conn is one connection, on SQLite's own interface as modernc.org/sqlite/lib
+// has it. The driver above that library asks for the name and type of every
+// column at every query and allocates each argument by itself, which was a
+// quarter of the processor time of an activation.
+//
+// A conn serves one goroutine at a time, and one statement: nothing may use it
+// while each runs.
+type conn struct {
+	tls   *libc.TLS
+	db    uintptr // sqlite3*
+	stmts []uintptr
+	dest  []any // the row that a query is at
+
+	// arena holds the text and blob arguments of the statement that runs,
+	// outside of Go's memory. What a statement still points to when it has
+	// been reset is never read: it is bound anew first.
+	arena     uintptr
+	arenaSize int
+
+	// wrote is set by a statement that changed a row, or that failed in a way
+	// that may have. The writer clears and reads it.
+	wrote bool
+}
+
+// engineError is what SQLite said. code is its extended result code.
+type engineError struct {
+	code    int32
+	message string
+}
+
+// Is tells store's errors in what SQLite said.
+func (e *engineError) Is(target error) bool {
+	switch e.code & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return target == store.ErrBusy
+	case sqlite3.SQLITE_FULL:
+		return target == store.ErrNoSpace
+	}
+	// The file beside the database that its processes share could not grow.
+	return e.code == sqlite3.SQLITE_IOERR_SHMSIZE && target == store.ErrNoSpace
+}
+
+func (e *engineError) Error() string {
+	return fmt.Sprintf("sqlite: %s (%d)", e.message, e.code)
+}
+
+func dsn(path string) string {
+	// A URI, so that '?', '#' and '%' in a path are part of the path.
+	u := url.URL{Scheme: "file", Path: path}
+	return u.String()
+}
+
+func openConn(path string, pragmas ...string) (_ *conn, err error) {
+	c := &conn{tls: libc.NewTLS(), stmts: make([]uintptr, statements)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("sqlite: open %s: %w", path, err), c.close())
+		}
+	}()
+	name, err := libc.CString(dsn(path))
+	if err != nil {
+		return nil, err
+	}
+	defer libc.Xfree(c.tls, name)
+	out := libc.Xcalloc(c.tls, 1, pointerSize)
+	defer libc.Xfree(c.tls, out)
+	// NOMUTEX: the rule that one goroutine at a time uses a conn is the mutex.
+	rc := sqlite3.Xsqlite3_open_v2(c.tls, name, out, sqlite3.SQLITE_OPEN_READWRITE|
+		sqlite3.SQLITE_OPEN_URI|sqlite3.SQLITE_OPEN_NOMUTEX|sqlite3.SQLITE_OPEN_EXRESCODE, 0)
+	c.db = *(*uintptr)(pointer(out))
+	if rc != sqlite3.SQLITE_OK {
+		return nil, c.failure(rc)
+	}
+	sqlite3.Xsqlite3_busy_timeout(c.tls, c.db, int32(busyTimeout.Milliseconds()))
+	for _, p := range pragmas {
+		if err := c.pragma(p); err != nil {
+			return nil, fmt.Errorf("PRAGMA %s: %w", p, err)
+		}
+	}
+	return c, nil
+}
+
+func (c *conn) close() error {
+	for _, st := range c.stmts {
+		if st != 0 {
+			sqlite3.Xsqlite3_finalize(c.tls, st)
+		}
+	}
+	var err error
+	if rc := sqlite3.Xsqlite3_close_v2(c.tls, c.db); rc != sqlite3.SQLITE_OK {
+		err = c.failure(rc)
+	}
+	libc.Xfree(c.tls, c.arena)
+	c.tls.Close()
+	return err
+}
+
+const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
+
+// pointer turns an address outside of Go's memory into a pointer.
+func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
+
+func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
+
+// failure describes the result code of the call that was made last.
+func (c *conn) failure(rc int32) error {
+	if c.db == 0 {
+		return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errstr(c.tls, rc))}
+	}
+	return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errmsg(c.tls, c.db))}
+}
+
+func (c *conn) prepare(sql string) (uintptr, error) {
+	text, err := libc.CString(sql)
+	if err != nil {
+		return 0, err
+	}
+	defer libc.Xfree(c.tls, text)
+	out := libc.Xcalloc(c.tls, 1, pointerSize)
+	defer libc.Xfree(c.tls, out)
+	rc := sqlite3.Xsqlite3_prepare_v3(c.tls, c.db, text, -1, sqlite3.SQLITE_PREPARE_PERSISTENT, out, 0)
+	if rc != sqlite3.SQLITE_OK {
+		return 0, fmt.Errorf("prepare %q: %w", sql, c.failure(rc))
+	}
+	return *(*uintptr)(pointer(out)), nil
+}
+
+func (c *conn) pragma(p string) error {
+	st, err := c.prepare("PRAGMA " + p)
+	if err != nil {
+		return err
+	}
+	for {
+		switch rc := sqlite3.Xsqlite3_step(c.tls, st); rc {
+		case sqlite3.SQLITE_ROW:
+		case sqlite3.SQLITE_DONE:
+			sqlite3.Xsqlite3_finalize(c.tls, st)
+			return nil
+		default:
+			err := c.failure(rc)
+			sqlite3.Xsqlite3_finalize(c.tls, st)
+			return err
+		}
+	}
+}
+
+// bound returns the statement, ready to step. Arguments are of the types
+// int64, string and []byte; a nil slice is an empty blob, not NULL.
+func (c *conn) bound(s *statement, args []any) (uintptr, error) {
+	st := c.stmts[s.index]
+	if st == 0 {
+		var err error
+		if st, err = c.prepare(s.sql); err != nil {
+			return 0, err
+		}
+		c.stmts[s.index] = st
+	}
+	c.reserve(args)
+	at := c.arena
+	for i, a := range args {
+		var rc int32
+		place := int32(i + 1)
+		switch a := a.(type) {
+		case int64:
+			rc = sqlite3.Xsqlite3_bind_int64(c.tls, st, place, a)
+		case string:
+			copy(memory(at, len(a)), a)
+			rc = sqlite3.Xsqlite3_bind_text(c.tls, st, place, at, int32(len(a)), sqlite3.SQLITE_STATIC)
+			at += uintptr(len(a))
+		case []byte:
+			copy(memory(at, len(a)), a)
+			rc = sqlite3.Xsqlite3_bind_blob(c.tls, st, place, at, int32(len(a)), sqlite3.SQLITE_STATIC)
+			at += uintptr(len(a))
+		default:
+			return 0, fmt.Errorf("sqlite: argument %d of %q is a %T", place, s.sql, a)
+		}
+		if rc != sqlite3.SQLITE_OK {
+			return 0, c.failure(rc)
+		}
+	}
+	return st, nil
+}
+
+// reserve makes the arena large enough for all arguments at once, before the
+// first of them is bound to a place in it. It is never nil, for SQLite takes
+// a nil pointer for NULL.
+func (c *conn) reserve(args []any) {
+	size := 1
+	for _, a := range args {
+		switch a := a.(type) {
+		case string:
+			size += len(a)
+		case []byte:
+			size += len(a)
+		}
+	}
+	if size <= c.arenaSize {
+		return
+	}
+	size = max(2*c.arenaSize, size, 4096)
+	libc.Xfree(c.tls, c.arena)
+	c.arena = libc.Xmalloc(c.tls, libc.Tsize_t(size))
+	c.arenaSize = size
+}
+
+// exec runs a statement that returns no rows and says how many it changed.
+func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
+	st, err := c.bound(s, args)
+	if err != nil {
+		return 0, err
+	}
+	rc := sqlite3.Xsqlite3_step(c.tls, st)
+	if rc != sqlite3.SQLITE_DONE {
+		err = c.failure(rc)
+		// SQLite undoes a statement that breaks a constraint, and nothing but
+		// that statement. After any other error the state is unknown.
+		if !isConstraint(err) {
+			c.wrote = true
+		}
+		sqlite3.Xsqlite3_reset(c.tls, st)
+		return 0, err
+	}
+	changed = sqlite3.Xsqlite3_changes64(c.tls, c.db)
+	if changed != 0 {
+		c.wrote = true
+	}
+	sqlite3.Xsqlite3_reset(c.tls, st)
+	return changed, nil
+}
+
+// control runs BEGIN, COMMIT and their like, which change no row.
+func (c *conn) control(s *statement) error {
+	st, err := c.bound(s, nil)
+	if err != nil {
+		return err
+	}
+	rc := sqlite3.Xsqlite3_step(c.tls, st)
+	if rc != sqlite3.SQLITE_DONE {
+		err = c.failure(rc)
+	}
+	sqlite3.Xsqlite3_reset(c.tls, st)
+	return err
+}
+
+// one returns the first row, and whether there is one. The row is valid until
+// the connection's next use; the values read from it are the caller's.
+func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
+	err = c.each(s, func(first row) (more bool, _ error) {
+		r, ok = first, true
+		return false, nil
+	}, args...)
+	return r, ok, err
+}
+
+// each calls f with every row until f says that it needs no more. f must not
+// use the connection.
+func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
+	st, err := c.bound(s, args)
+	if err != nil {
+		return err
+	}
+	defer sqlite3.Xsqlite3_reset(c.tls, st)
+	for {
+		switch rc := sqlite3.Xsqlite3_step(c.tls, st); rc {
+		case sqlite3.SQLITE_DONE:
+			return nil
+		case sqlite3.SQLITE_ROW:
+			more, err := f(row{values: c.columns(st)})
+			if err != nil || !more {
+				return err
+			}
+		default:
+			return c.failure(rc)
+		}
+	}
+}
+
+// columns copies the row that st is at.
+func (c *conn) columns(st uintptr) []any {
+	n := int(sqlite3.Xsqlite3_data_count(c.tls, st))
+	c.dest = c.dest[:0]
+	for i := range int32(n) {
+		var v any
+		switch sqlite3.Xsqlite3_column_type(c.tls, st, i) {
+		case sqlite3.SQLITE_INTEGER:
+			v = sqlite3.Xsqlite3_column_int64(c.tls, st, i)
+		case sqlite3.SQLITE_TEXT:
+			p := sqlite3.Xsqlite3_column_text(c.tls, st, i)
+			v = string(memory(p, int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i))))
+		case sqlite3.SQLITE_BLOB:
+			p := sqlite3.Xsqlite3_column_blob(c.tls, st, i)
+			if size := int(sqlite3.Xsqlite3_column_bytes(c.tls, st, i)); size != 0 {
+				b := make([]byte, size)
+				copy(b, memory(p, size))
+				v = b
+			}
+		}
+		c.dest = append(c.dest, v)
+	}
+	return c.dest
+}
+
+// isConstraint tells an error that says "this breaks a constraint of the
+// schema" from trouble with the disk.
+func isConstraint(err error) bool {
+	e, ok := errors.AsType[*engineError](err)
+	return ok && e.code&0xff == sqlite3.SQLITE_CONSTRAINT
+}
+
+// existsOr turns a broken constraint into store.ErrExists. It is for
+// statements whose only constraints that can break are unique ones.
+func existsOr(err error) error {
+	if err != nil && isConstraint(err) {
+		return fmt.Errorf("%w: %w", store.ErrExists, err)
+	}
+	return err
+}

@@ -1,0 +1,192 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// The last columns, read by readMetas, are the only ones that cost more than
+// a copy.
+const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
+	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
+	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
+
+var (
+	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.id = ? AND d.deleted = 0`)
+	// CROSS JOIN: SQLite keeps the order, the certificate first.
+	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
+		ON d.id = e.device AND d.enrolment = e.id
+		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
+	selectDevices = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.owner = ? AND d.nick > ? AND d.deleted = 0 ORDER BY d.nick LIMIT ?`)
+	countDevices = prepared(`SELECT count(*) FROM devices WHERE owner = ? AND deleted = 0`)
+	renameDevice = prepared(`UPDATE devices SET nick = ? WHERE id = ? AND owner = ? AND deleted = 0`)
+
+	selectDeviceForDelete = prepared(`SELECT e.id, e.ek FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
+		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
+	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
+	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
+	// Nobody has proven anything by these: see expire.
+	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
+		WHERE device = ? AND owner = ? AND state = 'p'`)
+	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
+	deleteAIKs = prepared(`WITH RECURSIVE activated (id, iak_name, previous) AS (
+			SELECT id, iak_name, previous FROM enrolments WHERE id = ?
+			UNION ALL
+			SELECT e.id, e.iak_name, e.previous FROM activated a JOIN enrolments e ON e.id = a.previous)
+		DELETE FROM aiks WHERE name IN (SELECT iak_name FROM activated) AND device = ?`)
+)
+
+// Device implements store.Store.
+func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
+	return s.oneDevice(ctx, selectDevice, id)
+}
+
+// DeviceByCertificate implements store.Store.
+func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (store.Device, error) {
+	return s.oneDevice(ctx, selectDeviceByIDevID, idevid[:])
+}
+
+func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d store.Device, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(query, args...)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		d = readDevice(&r)
+		return nil
+	})
+	if err != nil {
+		return store.Device{}, err
+	}
+	s.seen.overlay(&d)
+	return d, nil
+}
+
+// Devices implements store.Store. Nicks are in the order of their bytes.
+func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
+	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
+}
+
+func (s *Store) manyDevices(ctx context.Context, query *statement, args ...any) (devices []store.Device, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(query, func(r row) (bool, error) {
+			devices = append(devices, readDevice(&r))
+			return true, nil
+		}, args...)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range devices {
+		s.seen.overlay(&devices[i])
+	}
+	return devices, nil
+}
+
+func readDevice(r *row) store.Device {
+	d := store.Device{
+		ID:           r.text(),
+		Nick:         r.text(),
+		Owner:        r.text(),
+		TokenID:      r.text(),
+		EK:           r.hash(),
+		Enrolment:    r.hash(),
+		IDevIDHash:   r.hash(),
+		TPMMaker:     r.text(),
+		TPMModel:     r.text(),
+		TPMFirmware:  r.text(),
+		ProdModel:    r.text(),
+		ProdSerial:   r.text(),
+		KeyAlgorithm: r.text(),
+		Created:      r.time(),
+		Activated:    r.time(),
+		LastSeen:     r.time(),
+		LastSeenAddr: r.text(),
+		Public:       r.bool(),
+		Clone:        r.text(),
+	}
+	setMetas(&d, r.text(), r.text())
+	return d
+}
+
+// setMetas gives a device its metas, as their columns have them.
+func setMetas(d *store.Device, user, device string) {
+	var more []string
+	d.UserMeta, d.Unreadable = decodeMeta(user, "/user-meta")
+	d.DeviceMeta, more = decodeMeta(device, "/device-meta")
+	d.Unreadable = append(d.Unreadable, more...)
+}
+
+// CountDevices implements store.Store.
+func (s *Store) CountDevices(ctx context.Context, owner string) (n int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, _, err := c.one(countDevices, owner)
+		if err == nil {
+			n = r.int()
+		}
+		return err
+	})
+	return n, err
+}
+
+// RenameDevice implements store.Store.
+func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(renameDevice, nick, id, owner)
+		if err == nil && n == 0 {
+			return store.ErrNotFound
+		}
+		return existsOr(err)
+	})
+}
+
+// DeleteDevice implements store.Store. The time is for engines that keep it;
+// here the caller's event is the record of when.
+func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectDeviceForDelete, id, owner)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		evidence := !r.null()
+		active, ek := r.int64(), r.hash()
+		if _, err := c.exec(markDeviceDeleted, id); err != nil {
+			return err
+		}
+		for _, of := range []*statement{deleteSecret, deleteBoots, deleteBootDevice, deleteMarks, deleteTold, deleteClone} {
+			if _, err := c.exec(of, id); err != nil {
+				return err
+			}
+		}
+		if !evidence {
+			return nil
+		}
+		if _, err := c.exec(revokeEnrolment, active); err != nil {
+			return err
+		}
+		if _, err := c.exec(revokePending, id, owner); err != nil {
+			return err
+		}
+		if _, err := c.exec(letTPMGo, ek[:]); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteAIKs, active, id); err != nil {
+			return err
+		}
+		if err := stripSuperseded(c, active); err != nil {
+			return err
+		}
+		_, err = c.exec(deleteWaiting, owner, ek[:])
+		return err
+	})
+}

@@ -1,0 +1,222 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// The letters of the column enrolments.state; see the migration for why they
+// are letters.
+const (
+	statePending    = "p"
+	stateActive     = "a"
+	stateSuperseded = "s"
+	stateRevoked    = "r"
+	stateExpired    = "x"
+)
+
+func stateOf(letter string) (store.EnrolmentState, error) {
+	switch letter {
+	case statePending:
+		return store.Pending, nil
+	case stateActive:
+		return store.Active, nil
+	case stateSuperseded:
+		return store.Superseded, nil
+	case stateRevoked:
+		return store.Revoked, nil
+	case stateExpired:
+		return store.Expired, nil
+	}
+	return "", fmt.Errorf("sqlite: stored enrolment has the unknown state %q", letter)
+}
+
+const enrolmentColumns = `SELECT request_hash, state, device, owner, token, generation,
+	ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+	manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
+
+var (
+	// The one statement that answers both questions, is there such a request
+	// and may this one take its place: it changes a row only when yes. A row
+	// that is replaced gets a new id, so that ids are in the order in which the
+	// enrolments began. No other row refers to one that was never activated.
+	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
+		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
+		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
+		iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links)
+		VALUES (?, 'p', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (request_hash) DO UPDATE SET state = excluded.state, device = excluded.device,
+		owner = excluded.owner, token = excluded.token, generation = excluded.generation,
+		ek = excluded.ek, iak_name = excluded.iak_name, idevid_name = excluded.idevid_name,
+		iak_hash = excluded.iak_hash, idevid_hash = excluded.idevid_hash,
+		id = (SELECT max(id) + 1 FROM enrolments),
+		created = excluded.created, expires = excluded.expires,
+		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
+		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
+		key_algorithm = excluded.key_algorithm, iak_public = excluded.iak_public,
+		ek_certificate = excluded.ek_certificate, iak_cert = excluded.iak_cert,
+		idevid_cert = excluded.idevid_cert, verdict = excluded.verdict, request = excluded.request,
+		ek_known = excluded.ek_known, ek_links = excluded.ek_links
+		WHERE state = 'x' OR state = 'p' AND enrolments.expires <= ?`)
+	selectEnrolment  = prepared(enrolmentColumns + `WHERE request_hash = ?`)
+	selectByIDevID   = prepared(enrolmentColumns + `WHERE idevid_hash = ?`)
+	expireEnrolments = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND expires <= ? ORDER BY expires LIMIT ?)`)
+
+	selectPendingUsage = prepared(`SELECT bytes FROM pending_usage WHERE owner = ?`)
+	pushOutEnrolment   = prepared(expire + `id IN (SELECT id FROM enrolments WHERE state = 'p' AND owner = ? ORDER BY id LIMIT 1)`)
+
+	forgetExpired = prepared(`DELETE FROM enrolments WHERE id IN
+		(SELECT id FROM enrolments WHERE state = 'x' AND expires <= ? ORDER BY expires LIMIT ?)`)
+	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
+)
+
+// expire leaves the fingerprints. No proof was ever given for these rows, so
+// what they claim of a machine and its owner is nobody's to keep.
+const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
+	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
+	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
+	ek_known = 0, ek_links = x'' WHERE `
+
+// BeginEnrolment implements store.Store. Times come back in UTC, cut to
+// microseconds. An IDevID certificate that another request has already is
+// store.ErrExists.
+func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
+	e.State = store.Pending
+	e.Created = fromMicro(micro(e.Created))
+	e.Expires = fromMicro(micro(e.Expires))
+	result := e
+	err := s.writer.do(ctx, func(c *conn) error {
+		changed, err := c.exec(upsertEnrolment, e.RequestHash[:], e.DeviceID, e.Owner, e.TokenID,
+			int64(e.Generation), e.EK[:], e.IAKName, e.IDevIDName, e.IAKHash[:], e.IDevIDHash[:],
+			micro(e.Created), micro(e.Expires), e.Manufacturer, e.Model, e.Firmware,
+			e.ProdModel, e.ProdSerial, e.KeyAlgorithm, e.IAKPublic, e.EKCertificate,
+			e.IAKCert, e.IDevIDCert, e.Verdict, e.Request, flag(e.EKKnown), e.EKLinks, micro(now))
+		if err != nil {
+			return existsOr(err)
+		}
+		if changed != 0 {
+			result = e
+			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
+				return err
+			}
+			return keepCertificate(c, store.KeptCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+		}
+		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
+		return err
+	})
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	return result, nil
+}
+
+// makeRoom pushes out pending enrolments of an owner that has too many: in the
+// long run one for each that begins. More at a time would hold up other writers.
+func makeRoom(c *conn, owner string) error {
+	for range 256 {
+		r, ok, err := c.one(selectPendingUsage, owner)
+		if err != nil || !ok || r.int64() <= store.MaxPending {
+			return err
+		}
+		if _, err := c.exec(pushOutEnrolment, owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Enrolment implements store.Store.
+func (s *Store) Enrolment(ctx context.Context, request store.Hash) (e store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		e, err = oneEnrolment(c, selectEnrolment, request)
+		return err
+	})
+	return e, err
+}
+
+// EnrolmentByCertificate implements store.Store.
+func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (e store.Enrolment, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		e, err = oneEnrolment(c, selectByIDevID, idevid)
+		return err
+	})
+	return e, err
+}
+
+func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, error) {
+	r, ok, err := c.one(query, key[:])
+	if err != nil {
+		return store.Enrolment{}, err
+	}
+	if !ok {
+		return store.Enrolment{}, store.ErrNotFound
+	}
+	e := store.Enrolment{RequestHash: r.hash()}
+	if e.State, err = stateOf(r.text()); err != nil {
+		return store.Enrolment{}, err
+	}
+	e.DeviceID = r.text()
+	e.Owner = r.text()
+	e.TokenID = r.text()
+	e.Generation = r.int()
+	e.EK = r.hash()
+	e.IAKName = r.blob()
+	e.IDevIDName = r.blob()
+	e.IAKHash = r.hash()
+	e.IDevIDHash = r.hash()
+	e.Created = r.time()
+	e.Expires = r.time()
+	e.Manufacturer = r.text()
+	e.Model = r.text()
+	e.Firmware = r.text()
+	e.ProdModel = r.text()
+	e.ProdSerial = r.text()
+	e.KeyAlgorithm = r.text()
+	e.IAKPublic = r.blob()
+	e.EKCertificate = r.blob()
+	e.IAKCert = r.blob()
+	e.IDevIDCert = r.blob()
+	e.Verdict = r.blob()
+	e.Request = r.blob()
+	e.EKKnown = r.bool()
+	e.EKLinks = r.blob()
+	return e, nil
+}
+
+// ExpireEnrolments implements store.Store. What stays of a row: its hashes,
+// TPM names, ids, generation and times.
+func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireEnrolments, now, limit)
+}
+
+// ForgetEnrolments implements store.Store. No row refers to one that was never
+// activated.
+func (s *Store) ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(forgetExpired, micro(before), int64(limit))
+		if removed = int(n); err != nil || removed == limit {
+			return err
+		}
+		r, _, err := c.one(countExpired)
+		if err != nil {
+			return err
+		}
+		if over := min(r.int()-keep, limit-removed); over > 0 {
+			n, err = c.exec(forgetExpired, int64(math.MaxInt64), int64(over))
+			removed += int(n)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return removed, nil
+}

@@ -1,0 +1,185 @@
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"math"
+	"strings"
+	"time"
+
+	"gangway/hub/store"
+)
+
+const (
+	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
+		actor, actor_name, means, credential, count, last FROM events `
+	// ?1 seq, ?2 limit, ?3 kind, ?4 beginning of kinds as LIKE has it, ?5 since,
+	// ?6 until, ?7 whether routine is left out.
+	eventFilter = `seq < ?1 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
+		AND max(time, last) >= ?5 AND time < ?6
+		AND (?7 = 0 OR alike IS NULL OR code <> '') ORDER BY seq DESC LIMIT ?2`
+)
+
+var (
+	insertEvent = prepared(`INSERT INTO events (time, kind, code, owner, device, token, addr, message,
+		actor, actor_name, means, credential, count, last, unproven, alike)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''))
+		ON CONFLICT (alike) WHERE alike IS NOT NULL DO UPDATE SET count = count + excluded.count,
+		addr = iif(excluded.last >= last, excluded.addr, addr), message = iif(excluded.last >= last, excluded.message, message),
+		last = max(last, excluded.last), time = min(time, excluded.time)`)
+	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
+	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?8 AND ` + eventFilter)
+	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND ` + eventFilter)
+	// A device has one owner in its life, so the owner is a filter on the
+	// device's events and needs no index of the two.
+	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
+
+	forgetUnproven = prepared(`DELETE FROM events WHERE seq IN
+		(SELECT seq FROM events WHERE unproven = 1 AND max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
+	forgetEvents = prepared(`DELETE FROM events WHERE seq IN
+		(SELECT seq FROM events WHERE max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
+)
+
+// AppendEvent implements store.Store.
+func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error { return appendEvent(c, e) })
+}
+
+func appendEvent(c *conn, e store.Event) error {
+	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+		e.Actor, e.ActorName, e.Means, e.Credential, int64(1), int64(0), flag(e.Unproven), []byte{})
+	return err
+}
+
+func countEvent(c *conn, e store.Event) error {
+	last := e.Last
+	if last.IsZero() {
+		last = e.Time
+	}
+	_, err := c.exec(insertEvent, micro(e.Time), e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Addr, e.Message,
+		e.Actor, e.ActorName, e.Means, e.Credential, int64(max(e.Count, 1)), micro(last), flag(e.Unproven), alike(e))
+	return err
+}
+
+// CountEvents implements store.Store.
+func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		for _, e := range events {
+			if err := countEvent(c, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// alike is the key of the row that an event is counted in.
+func alike(e store.Event) []byte {
+	day := e.Time.UTC().Format(time.DateOnly)
+	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
+	if e.Group != "" {
+		fields = append(fields, e.Group)
+	}
+	sum := sha256.Sum256([]byte(strings.Join(fields, "\x00")))
+	return sum[:16]
+}
+
+// ForgetEvents implements store.Store.
+func (s *Store) ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		removed = 0
+		for _, of := range []struct {
+			forget *statement
+			before time.Time
+		}{{forgetUnproven, unproven}, {forgetEvents, all}} {
+			if of.before.IsZero() {
+				continue
+			}
+			n, err := c.exec(of.forget, micro(of.before), int64(limit-removed))
+			if err != nil {
+				return err
+			}
+			removed += int(n)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return removed, nil
+}
+
+// Events implements store.Store.
+func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store.Event, err error) {
+	before := f.Before
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	kind, kinds := f.Kind, ""
+	if strings.HasSuffix(kind, ".") {
+		kind, kinds = "", likePrefix(kind)
+	}
+	since, until := int64(math.MinInt64), int64(math.MaxInt64)
+	if !f.Since.IsZero() {
+		since = micro(f.Since)
+	}
+	if !f.Until.IsZero() {
+		until = micro(f.Until)
+	}
+	args := []any{before, pageLimit(f.Limit), kind, kinds, since, until, flag(f.NoRoutine)}
+	read := func(r row) (bool, error) {
+		events = append(events, readEvent(&r))
+		return true, nil
+	}
+	err = s.readers.do(ctx, func(c *conn) error {
+		switch {
+		case f.Owner != "" && f.Device != "":
+			return c.each(selectEventsOfBoth, read, append(args, f.Device, f.Owner)...)
+		case f.Owner != "":
+			return c.each(selectEventsOfOwner, read, append(args, f.Owner)...)
+		case f.Device != "":
+			return c.each(selectEventsOfDevice, read, append(args, f.Device)...)
+		default:
+			return c.each(selectEvents, read, args...)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return events, nil
+}
+
+func readEvent(r *row) store.Event {
+	e := store.Event{
+		Seq:        r.int64(),
+		Time:       r.time(),
+		Kind:       r.text(),
+		Code:       r.text(),
+		Owner:      r.text(),
+		Device:     r.text(),
+		Token:      r.text(),
+		Addr:       r.text(),
+		Message:    r.text(),
+		Actor:      r.text(),
+		ActorName:  r.text(),
+		Means:      r.text(),
+		Credential: r.text(),
+	}
+	count := r.int()
+	if last := r.int64(); last != 0 {
+		e.Count, e.Last = count, fromMicro(last)
+	}
+	return e
+}
+
+// pageLimit turns a limit as the interface has it into rows: 100 when not
+// given, at most 1000.
+func pageLimit(n int) int64 {
+	if n <= 0 {
+		return 100
+	}
+	return int64(min(n, 1000))
+}

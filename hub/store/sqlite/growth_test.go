@@ -1,0 +1,184 @@
+package sqlite
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+	"gangway/hub/store/storetest"
+)
+
+// What removes and bounds rows finds them by an index: it costs no more because
+// the fleet is larger.
+func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	db, err := sql.Open("sqlite", dsn(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, st := range []*statement{
+		expireEnrolments, pushOutEnrolment, selectPendingUsage, forgetExpired, countExpired, forgetUnproven, forgetEvents,
+		selectSuperseded, stripEnrolment, setPrevious, deleteAIKsOf, deleteEnrolment, revokePending, revokePendingOf,
+		expireIssued, expireWaiting, expireEKCertificates, countWaiting, listUnclaimed,
+	} {
+		args := make([]any, strings.Count(st.sql, "?"))
+		for i := range args {
+			args[i] = 1
+		}
+		for n := 9; n > 0; n-- { // numbered ones are given once
+			if strings.Contains(st.sql, fmt.Sprint("?", n)) {
+				args = args[:n]
+				break
+			}
+		}
+		rows, err := db.Query("EXPLAIN QUERY PLAN "+st.sql, args...)
+		if err != nil {
+			t.Fatalf("%s: %v", st.sql, err)
+		}
+		for rows.Next() {
+			var id, parent, unused int
+			var detail string
+			if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+				t.Fatal(err)
+			}
+			if st == forgetUnproven && strings.Contains(detail, "events_age") {
+				t.Errorf("strangers' events are looked for among all: %s", detail)
+			}
+			// A partial index is as large as what it is for.
+			if strings.HasPrefix(detail, "SCAN ") && !strings.Contains(detail, "USING COVERING INDEX enrolments_expired") && detail != "SCAN chain" && detail != "SCAN c" {
+				t.Errorf("%s:\n%s", st.sql, detail)
+			}
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// SQLite looks for what refers to a row that goes.
+	rows, err := db.Query(`SELECT m.name, f."from" FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
+		WHERE m.type = 'table' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(m.name) i, pragma_index_info(i.name) c
+		WHERE c.seqno = 0 AND c.name = f."from")`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var table, column string
+		if err := rows.Scan(&table, &column); err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("%s.%s refers to another table, and no index begins with it", table, column)
+	}
+}
+
+// Rows that go leave their room to others: the file grows no more.
+func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	owner := storetest.Account("ada")
+	if err := s.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	now := storetest.Epoch
+	var first int64
+	for round := range 4 {
+		for i := range 300 {
+			e := storetest.Machine{Name: fmt.Sprint(round, i)}.Enrolment(owner.ID, "")
+			e.Created, e.Expires = now, now.Add(time.Hour)
+			if _, err := s.BeginEnrolment(t.Context(), e, now); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.AppendEvent(t.Context(), store.Event{Time: now, Kind: "enrolment.refused", Unproven: true, Message: strings.Repeat("m", 200)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now = now.Add(48 * time.Hour)
+		for what, remove := range map[string]func() (int, error){
+			"pending enrolments": func() (int, error) { return s.ExpireEnrolments(t.Context(), now, 1000) },
+			"events":             func() (int, error) { return s.ForgetEvents(t.Context(), now, time.Time{}, 1000) },
+		} {
+			if n, err := remove(); err != nil || n != 300 {
+				t.Fatalf("%s: %d %v", what, n, err)
+			}
+		}
+		if n, err := s.ForgetEnrolments(t.Context(), now, 0, 1000); err != nil || n != 300 {
+			t.Fatalf("expired enrolments: %d %v", n, err)
+		}
+		var pages int64
+		if err := s.readers.do(t.Context(), func(c *conn) error {
+			r, _, err := c.one(pageCount)
+			pages = r.int64()
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if round == 0 {
+			first = pages
+		} else if pages > first+16 {
+			t.Errorf("round %d: %d pages, %d after the first", round, pages, first)
+		}
+	}
+}
+
+// The bound of devices that are nobody's is kept where they are written.
+func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.writer.do(t.Context(), func(c *conn) error {
+		_, err := c.exec(manyUnclaimed, int64(store.MaxUnclaimed-3))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan error)
+	for i := range 8 { // at once
+		go func() {
+			d := store.Device{ID: storetest.ID(fmt.Sprint(i)), Nick: fmt.Sprint("d", i), Created: storetest.Epoch}
+			_, err := s.CreateDevice(t.Context(), d, storetest.Hash("secret"))
+			answers <- err
+		}()
+	}
+	made := 0
+	for range 8 {
+		switch err := <-answers; {
+		case err == nil:
+			made++
+		case !errors.Is(err, store.ErrFull):
+			t.Error(err)
+		}
+	}
+	if made != 3 {
+		t.Errorf("%d devices were made where there was room for 3", made)
+	}
+	// An owner's need no such room.
+	owner := storetest.Account("ada")
+	if err := s.CreateAccount(t.Context(), owner); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateDevice(t.Context(), store.Device{ID: storetest.ID("hers"), Nick: "hers", Owner: owner.ID, Created: storetest.Epoch}, storetest.Hash("secret")); err != nil {
+		t.Error(err)
+	}
+}
+
+var manyUnclaimed = prepared(`INSERT INTO devices (id, nick, owner, token, deleted, created, activated, last_seen, last_seen_addr, user_meta, device_meta)
+	WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+	SELECT 'many' || i, 'many' || i, '', '', 0, 0, 0, 0, '', '{}', '{}' FROM n`)
+
+var pageCount = prepared(`PRAGMA page_count`)

@@ -1,0 +1,217 @@
+package sqlite
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"slices"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// logCost is what each entry counts besides its texts, in bytes.
+const logCost = 64
+
+// logColumns, and what follows: an empty list of values lets all pass.
+const (
+	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
+	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
+		AND (?5 = '[]' OR source IN (SELECT value FROM json_each(?5)))
+		AND (?6 = '[]' OR plat IN (SELECT value FROM json_each(?6)))
+		AND (?7 = '[]' OR rev IN (SELECT value FROM json_each(?7)))
+		AND created > ?8 AND created < ?9 AND owner = ?10 `
+	logForth = ` AND (created, seq) > (?2, ?3)` + logFilter + `ORDER BY created, seq LIMIT ?11 OFFSET ?12`
+	logBack  = ` AND (created, seq) < (?2, ?3)` + logFilter + `ORDER BY created DESC, seq DESC LIMIT ?11 OFFSET ?12`
+)
+
+var (
+	selectLogsOfOwner      = prepared(logColumns + `WHERE owner = ?1` + logForth)
+	selectLogsOfDevice     = prepared(logColumns + `WHERE device = ?1` + logForth)
+	selectLogsOfOwnerBack  = prepared(logColumns + `WHERE owner = ?1` + logBack)
+	selectLogsOfDeviceBack = prepared(logColumns + `WHERE device = ?1` + logBack)
+
+	insertLog = prepared(`INSERT INTO logs (device, owner, created, sec, nano, level, source, plat, rev, message)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	lastLog        = prepared(`SELECT max(created) FROM logs WHERE owner = ?`)
+	selectLogUsage = prepared(`SELECT rows, bytes FROM log_usage WHERE device = ?`)
+	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
+		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
+	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
+	// The oldest of a device, with what each counts.
+	oldestLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
+		WHERE device = ? ORDER BY created, seq`)
+	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
+	expiredLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)), device FROM logs
+		WHERE created < ? ORDER BY created LIMIT ?`)
+	dropLogs     = prepared(`DELETE FROM logs WHERE device = ?`)
+	dropLogUsage = prepared(`DELETE FROM log_usage WHERE device = ?`)
+)
+
+func logSize(e store.LogEntry) int64 {
+	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
+}
+
+// maxLogSkew bounds how far the time of new entries follows earlier ones of a
+// clock that was ahead.
+const maxLogSkew = time.Minute
+
+// AppendLogs implements store.Store.
+func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []store.LogEntry, bounds store.LogBounds, now time.Time) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	return s.writer.do(ctx, func(c *conn) error {
+		// Who reads on from an entry must find all that come later, so times
+		// grow in the order of the commits, whatever the callers' clocks do.
+		created := micro(now)
+		r, _, err := c.one(lastLog, owner)
+		if err != nil {
+			return err
+		}
+		if last := r.int64(); last > created && last < created+maxLogSkew.Microseconds() {
+			created = last
+		}
+		var rows, bytes int64
+		if r, ok, err := c.one(selectLogUsage, device); err != nil {
+			return err
+		} else if ok {
+			rows, bytes = r.int64(), r.int64()
+		}
+		for _, e := range entries {
+			if _, err := c.exec(insertLog, device, owner, created, e.Sec, e.Nano, e.Level, e.Source, e.Platform, e.Rev, e.Message); err != nil {
+				return err
+			}
+			rows, bytes = rows+1, bytes+logSize(e)
+		}
+		if rows > int64(bounds.Rows) || bytes > bounds.Bytes {
+			var gone []int64
+			err := c.each(oldestLogs, func(r row) (bool, error) {
+				gone = append(gone, r.int64())
+				rows, bytes = rows-1, bytes-r.int64()-logCost
+				return rows > int64(bounds.Rows) || bytes > bounds.Bytes, nil
+			}, device)
+			if err != nil {
+				return err
+			}
+			for _, seq := range gone {
+				if _, err := c.exec(deleteLog, seq); err != nil {
+					return err
+				}
+			}
+		}
+		_, err = c.exec(putLogUsage, device, rows, bytes)
+		return err
+	})
+}
+
+// Logs implements store.Store. Several devices are read one after the other
+// and merged, so that each is found by its index.
+func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
+	var lists [4]string
+	for i, values := range [][]string{f.Levels, f.Sources, f.Platforms, f.Revs} {
+		b, err := json.Marshal(append([]string{}, values...))
+		if err != nil {
+			return nil, err
+		}
+		lists[i] = string(b)
+	}
+	after, before := int64(math.MinInt64), int64(math.MaxInt64)
+	if !f.After.IsZero() {
+		after = micro(f.After)
+	}
+	if !f.Before.IsZero() {
+		before = micro(f.Before)
+	}
+	if f.Skip > 0 && len(f.Devices) > 1 {
+		return nil, errors.New("sqlite: Skip is for one device, or all")
+	}
+	byOwner, byDevice, at, seq := selectLogsOfOwner, selectLogsOfDevice, int64(math.MinInt64), int64(0)
+	if f.NewestFirst {
+		if f.Skip > 0 && len(f.Devices) > 1 {
+			return nil, errors.New("sqlite: Skip is for one device, or all")
+		}
+		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
+	}
+	if f.Past != nil {
+		at, seq = micro(f.Past.Created), f.Past.Seq
+	}
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
+	}
+	limit = min(limit, 5000)
+	read := func(c *conn, query *statement, key string) error {
+		size := 0
+		return c.each(query, func(r row) (bool, error) {
+			e := store.LogEntry{Seq: r.int64(), Device: r.text(), Owner: r.text(), Created: r.time(), Sec: r.int64(), Nano: r.int64(),
+				Level: r.text(), Source: r.text(), Platform: r.text(), Rev: r.text(), Message: r.text()}
+			list = append(list, e)
+			size += int(logSize(e))
+			return f.Bytes == 0 || size < f.Bytes, nil
+		}, key, at, seq, lists[0], lists[1], lists[2], lists[3], after, before, f.Owner, int64(limit), int64(max(f.Skip, 0)))
+	}
+	err = s.readers.do(ctx, func(c *conn) error {
+		if len(f.Devices) == 0 {
+			return read(c, byOwner, f.Owner)
+		}
+		for _, device := range f.Devices {
+			if err := read(c, byDevice, device); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list, func(a, b store.LogEntry) int {
+		order := cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Seq, b.Seq))
+		if f.NewestFirst {
+			return -order
+		}
+		return order
+	})
+	size := 0
+	for i, e := range list {
+		size += int(logSize(e))
+		if i == limit || (f.Bytes != 0 && i > 0 && size > f.Bytes) {
+			return list[:i], nil
+		}
+	}
+	return list, nil
+}
+
+// ExpireLogs implements store.Store.
+func (s *Store) ExpireLogs(ctx context.Context, before time.Time, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		type old struct {
+			seq, size int64
+			device    string
+		}
+		var gone []old
+		err := c.each(expiredLogs, func(r row) (bool, error) {
+			gone = append(gone, old{r.int64(), r.int64() + logCost, r.text()})
+			return true, nil
+		}, micro(before), int64(limit))
+		if err != nil {
+			return err
+		}
+		for _, e := range gone {
+			if _, err := c.exec(deleteLog, e.seq); err != nil {
+				return err
+			}
+			if _, err := c.exec(takeLogUsage, e.size, e.device); err != nil {
+				return err
+			}
+		}
+		removed = len(gone)
+		return nil
+	})
+	return removed, err
+}

@@ -1,0 +1,111 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/internal/strictjson"
+)
+
+// decodeMeta reads what store.EncodeMeta wrote, now or with the bounds of an older
+// hub. What cannot be shown is left out and named by its JSON Pointer, from that
+// of the whole; too much to name is named as the whole.
+func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
+	m = map[string]any{}
+	if text == "{}" {
+		return m, nil
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&m); err != nil || m == nil {
+		return map[string]any{}, []string{whole}
+	}
+	for name, value := range m {
+		if strictjson.Keepable(map[string]any{name: value}) != nil {
+			delete(m, name)
+			unreadable = append(unreadable, whole+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
+		}
+	}
+	slices.Sort(unreadable)
+	if len(unreadable) > 16 || len(strings.Join(unreadable, "")) > 1024 {
+		unreadable = []string{whole}
+	}
+	return m, unreadable
+}
+
+var (
+	selectDeviceMeta = prepared(`SELECT device_meta FROM devices WHERE id = ? AND deleted = 0`)
+	updateDeviceMeta = prepared(`UPDATE devices SET device_meta = ? WHERE id = ?`)
+	selectUserMeta   = prepared(`SELECT user_meta FROM devices WHERE id = ? AND deleted = 0 AND owner = ?`)
+	updateUserMeta   = prepared(`UPDATE devices SET user_meta = ? WHERE id = ?`)
+)
+
+// PatchDeviceMeta implements store.Store.
+func (s *Store) PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error {
+	return s.patchMeta(ctx, patch, updateDeviceMeta, id, func(c *conn) (row, bool, error) {
+		return c.one(selectDeviceMeta, id)
+	})
+}
+
+// PatchUserMeta implements store.Store.
+func (s *Store) PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error {
+	return s.patchMeta(ctx, patch, updateUserMeta, id, func(c *conn) (row, bool, error) {
+		return c.one(selectUserMeta, id, owner)
+	})
+}
+
+func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *statement, id string,
+	current func(*conn) (row, bool, error)) error {
+	text, err := store.EncodeMeta(patch)
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := current(c)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		before := r.text()
+		after, err := mergeMeta(before, text)
+		if err != nil || after == before {
+			return err
+		}
+		if len(after) > store.MaxMeta && len(after) > len(before) {
+			return store.ErrTooLarge
+		}
+		_, err = c.exec(update, after, id)
+		return err
+	})
+}
+
+// mergeMeta leaves the values of other keys as they are, byte for byte. A stored
+// text that is no JSON object begins again as an empty one.
+func mergeMeta(text, patch string) (string, error) {
+	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {
+		m = map[string]json.RawMessage{}
+	}
+	if err := json.Unmarshal([]byte(patch), &changes); err != nil {
+		return "", fmt.Errorf("sqlite: meta: %w", err)
+	}
+	for name, value := range changes {
+		if bytes.Equal(value, []byte("null")) {
+			delete(m, name)
+		} else {
+			m[name] = value
+		}
+	}
+	merged, err := store.CompactJSON(m)
+	if err != nil {
+		return "", fmt.Errorf("sqlite: meta: %w", err)
+	}
+	return merged, nil
+}

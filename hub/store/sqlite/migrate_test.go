@@ -1,0 +1,192 @@
+package sqlite_test
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/hub/store/sqlite"
+)
+
+// A migration that hubs have run stays as it is, and new ones follow it.
+func TestLandedMigrationsStay(t *testing.T) {
+	list, err := os.Open("migrations/landed.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	var landed []string
+	for lines := bufio.NewScanner(list); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "#") {
+			continue
+		}
+		sum, name, _ := strings.Cut(lines.Text(), "  ")
+		if n := len(landed); n > 0 && name[:4] <= landed[n-1][:4] {
+			t.Errorf("%s comes after %s: a new migration has a higher number than all that landed", name, landed[n-1])
+		}
+		landed = append(landed, name)
+		text, err := os.ReadFile(filepath.Join("migrations", name))
+		if err != nil {
+			t.Errorf("%v: a landed migration is never removed", err)
+		} else if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != sum {
+			t.Errorf("%s was changed (SHA-256 %s): put it back, and make a new migration", name, got)
+		}
+	}
+	files, err := filepath.Glob("migrations/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if name := filepath.Base(file); !slices.Contains(landed, name) {
+			t.Errorf("%s is not in migrations/landed.txt: append its line", name)
+		}
+	}
+}
+
+// Whatever version made a database, its schema is that of a new one.
+func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new.db")
+	harbour(t, path)
+	want := schema(t, path)
+	old, err := filepath.Glob("../../../internal/e2e/testdata/hubs/*.tar.gz")
+	if err != nil || len(old) < 6 {
+		t.Fatalf("%d old hubs, %v", len(old), err)
+	}
+	for _, archive := range old {
+		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "hub.db")
+			extract(t, archive, "./hub/gangway.db", path)
+			for range 2 { // the second time, nothing is left to do
+				s, err := sqlite.Open(t.Context(), path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if n := query(t, path, `SELECT count(*) FROM devices WHERE deleted = 0`); n != "2" {
+					t.Errorf("%s devices, want 2", n)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := schema(t, path); got != want {
+				t.Errorf("the schema differs from a new database's:\n%s\nwant:\n%s", got, want)
+			}
+		})
+	}
+}
+
+// extract writes a file of an archive to path.
+func extract(t *testing.T, archive, name, path string) {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatalf("%s in %s: %v", name, archive, err)
+		}
+		if h.Name != name {
+			continue
+		}
+		text, err := io.ReadAll(r)
+		if err == nil {
+			err = os.WriteFile(path, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+}
+
+// schema is one line for each column and index, sorted: the order of columns
+// depends on that of the migrations.
+func schema(t *testing.T, path string) string {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rows, err := db.Query(`
+		SELECT m.name || '.' || c.name || ' ' || c.type || ' notnull=' || c."notnull" || ' pk=' || c.pk || ' default=' || ifnull(c.dflt_value, '-')
+		FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'
+		UNION ALL SELECT sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL
+		UNION ALL SELECT 'migration ' || version_id FROM goose_db_version`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var lines []string
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, strings.ReplaceAll(line, "IF NOT EXISTS ", ""))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func TestRefusesASchemaFromTheFuture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, _ := harbour(t, path)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	query(t, path, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`)
+	query(t, path, `DELETE FROM goose_db_version WHERE version_id = 11`)
+	s, err := sqlite.Open(t.Context(), path)
+	if err == nil {
+		s.Close()
+		t.Fatal("opened")
+	}
+	if !errors.Is(err, sqlite.ErrNewerSchema) {
+		t.Errorf("the error is %q", err)
+	}
+	if n := query(t, path, `SELECT count(*) FROM goose_db_version WHERE version_id = 11`); n != "0" {
+		t.Error("an older program migrated a newer database")
+	}
+}
+
+// A hub whose usage overflowed counts again what there is.
+func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	extract(t, "../../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)
+	for _, line := range []string{
+		`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime) VALUES
+			('ada', x'01', 9223372036854775807, 0, 0, 0, '', ''), ('ada', x'02', 1000, 1, 0, 0, '', ''), ('ada', x'03', 1000, 0, 0, 0, '', '')`,
+		`INSERT INTO usage (owner, bytes) VALUES ('ada', -9223372036854775000)`,
+	} {
+		query(t, path, line)
+	}
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if n, err := s.Usage(t.Context(), "ada"); err != nil || n != 1000+2*512 {
+		t.Errorf("usage %d, %v", n, err)
+	}
+}

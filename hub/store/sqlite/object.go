@@ -1,0 +1,325 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// recordCost is what each record counts besides its object's size, in bytes.
+const recordCost = 512
+
+const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified FROM `
+
+// expired says of a record that it may go; ?1 and ?2 are ExpireObjects' times.
+const expired = `o.modified < max(?1, ?2) AND o.modified < iif(o.stored, ?2, ?1)
+	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
+
+var (
+	selectObject  = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum = ?`)
+	selectObjects = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum > ? AND o.stored = 1 ORDER BY o.sum LIMIT ?`)
+	// CROSS JOIN: SQLite keeps the order, the step first.
+	selectStepObjects = prepared(objectColumns + `step_objects s CROSS JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
+		WHERE s.device = ? AND s.rev = ? ORDER BY o.sum`)
+	upsertObject = prepared(`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime)
+		VALUES (?, ?, ?, 0, ?, ?, ?, ?)
+		ON CONFLICT (owner, sum) DO UPDATE SET size = excluded.size, modified = excluded.modified`)
+	touchObject    = prepared(`UPDATE objects SET modified = ? WHERE owner = ? AND sum = ?`)
+	storeObject    = prepared(`UPDATE objects SET stored = 1, modified = ? WHERE owner = ? AND sum = ?`)
+	loseObjects    = prepared(`UPDATE objects SET stored = 0 WHERE sum = ? AND stored = 1`)
+	deleteObject   = prepared(`DELETE FROM objects AS o WHERE o.owner = ?3 AND o.sum = ?4 AND ` + expired)
+	anyStored      = prepared(`SELECT 1 FROM objects WHERE stored = 1 LIMIT 1`)
+	giveBack       = prepared(`UPDATE usage SET bytes = bytes - o.size FROM objects o WHERE o.sum = ? AND o.stored = 1 AND usage.owner = o.owner`)
+	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
+	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
+
+	condemn         = prepared(`INSERT OR IGNORE INTO condemned (sum) VALUES (?)`)
+	selectCondemned = prepared(`SELECT sum FROM condemned`)
+	isCondemned     = prepared(`SELECT 1 FROM condemned WHERE sum = ?`)
+	bury            = prepared(`DELETE FROM condemned WHERE sum = ?`)
+
+	selectUsage = prepared(`SELECT bytes FROM usage WHERE owner = ?`)
+	addUsage    = prepared(`INSERT INTO usage (owner, bytes) VALUES (?, ?)
+		ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes`)
+)
+
+func readObject(r *row) store.Object {
+	return store.Object{
+		Owner: r.text(), Sum: r.hash(), Size: r.int64(), Stored: r.bool(),
+		Name: r.text(), MimeType: r.text(), Created: r.time(), Modified: r.time(),
+	}
+}
+
+func oneObject(c *conn, owner string, sum store.Hash) (store.Object, error) {
+	r, ok, err := c.one(selectObject, owner, sum[:])
+	if err != nil {
+		return store.Object{}, err
+	}
+	if !ok {
+		return store.Object{}, store.ErrNotFound
+	}
+	return readObject(&r), nil
+}
+
+func usage(c *conn, owner string) (int64, error) {
+	r, ok, err := c.one(selectUsage, owner)
+	if err != nil || !ok {
+		return 0, err
+	}
+	return r.int64(), nil
+}
+
+// fits says ErrQuota when the owner may not keep so much more. It only reads.
+// more is at most store.MaxObjectSize and a little.
+func fits(c *conn, owner string, more, quota int64) error {
+	if more <= 0 {
+		return nil
+	}
+	used, err := usage(c, owner)
+	if err == nil && (used > quota || more > quota-used) {
+		err = store.ErrQuota
+	}
+	return err
+}
+
+// AnnounceObject implements store.Store.
+func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64) (result store.Object, err error) {
+	if o.Size < 0 || o.Size > store.MaxObjectSize {
+		return store.Object{}, store.ErrQuota
+	}
+	o.Stored, o.Created, o.Modified = false, fromMicro(micro(o.Created)), fromMicro(micro(o.Modified))
+	err = s.writer.do(ctx, func(c *conn) error {
+		result = o
+		cost := int64(recordCost)
+		was, err := oneObject(c, o.Owner, o.Sum)
+		switch {
+		case err == nil && was.Stored:
+			was.Modified = o.Modified
+			result = was
+			_, err := c.exec(touchObject, micro(o.Modified), o.Owner, o.Sum[:])
+			return err
+		case err == nil:
+			cost = 0
+			result = was
+			result.Size, result.Modified = o.Size, o.Modified
+		case err != store.ErrNotFound:
+			return err
+		}
+		if err := fits(c, o.Owner, o.Size+cost, quota); err != nil {
+			return err
+		}
+		if _, err := c.exec(upsertObject, o.Owner, o.Sum[:], o.Size, micro(o.Created), micro(o.Modified), o.Name, o.MimeType); err != nil {
+			return err
+		}
+		_, err = c.exec(addUsage, o.Owner, cost)
+		return err
+	})
+	if err != nil {
+		return store.Object{}, err
+	}
+	return result, nil
+}
+
+// Object implements store.Store.
+func (s *Store) Object(ctx context.Context, owner string, sum store.Hash) (o store.Object, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		o, err = oneObject(c, owner, sum)
+		return err
+	})
+	return o, err
+}
+
+// Objects implements store.Store.
+func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, limit int) ([]store.Object, error) {
+	var from []byte // less than any sum
+	if after != nil {
+		from = after[:]
+	}
+	return s.objects(ctx, selectObjects, owner, from, pageLimit(limit))
+}
+
+// StepObjects implements store.Store.
+func (s *Store) StepObjects(ctx context.Context, device string, rev int) ([]store.Object, error) {
+	return s.objects(ctx, selectStepObjects, device, int64(rev))
+}
+
+func (s *Store) objects(ctx context.Context, query *statement, args ...any) (list []store.Object, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(query, func(r row) (bool, error) {
+			list = append(list, readObject(&r))
+			return true, nil
+		}, args...)
+	})
+	return list, err
+}
+
+// BeginUpload implements store.Store.
+func (s *Store) BeginUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) (store.Object, error) {
+	return s.upload(ctx, touchObject, owner, sum, now, func(*conn, store.Object) (int64, error) { return 0, nil })
+}
+
+// FinishUpload implements store.Store.
+func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size, quota int64, now time.Time) error {
+	_, err := s.upload(ctx, storeObject, owner, sum, now, func(c *conn, o store.Object) (int64, error) {
+		switch {
+		case o.Size != size:
+			return 0, store.ErrStatus
+		case o.Stored:
+			return 0, nil // counted already
+		}
+		return size, fits(c, owner, size, quota)
+	})
+	return err
+}
+
+// upload updates a record that is not condemned, if check lets it, and counts
+// the bytes that check returns.
+func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(*conn, store.Object) (int64, error)) (o store.Object, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		if o, err = oneObject(c, owner, sum); err != nil {
+			return err
+		}
+		more, err := check(c, o)
+		if err != nil {
+			return err
+		}
+		_, going, err := c.one(isCondemned, sum[:])
+		if err != nil {
+			return err
+		}
+		if going {
+			return store.ErrCondemned
+		}
+		if more > 0 {
+			if _, err := c.exec(addUsage, owner, more); err != nil {
+				return err
+			}
+		}
+		_, err = c.exec(update, micro(now), owner, sum[:])
+		return err
+	})
+	if err != nil {
+		return store.Object{}, err
+	}
+	return o, nil
+}
+
+// HasContents implements store.Store.
+func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		_, has, err = c.one(anyStored)
+		return err
+	})
+	return has, err
+}
+
+// LostContent implements store.Store.
+func (s *Store) LostContent(ctx context.Context, sum store.Hash) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		if _, err := c.exec(giveBack, sum[:]); err != nil {
+			return err
+		}
+		_, err := c.exec(loseObjects, sum[:])
+		return err
+	})
+}
+
+// Usage implements store.Store.
+func (s *Store) Usage(ctx context.Context, owner string) (bytes int64, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		bytes, err = usage(c, owner)
+		return err
+	})
+	return bytes, err
+}
+
+// ExpireObjects implements store.Store.
+func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (removed int, err error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	// Found beside the writer, for there may be many to look at, and looked at
+	// again where nothing comes between.
+	var found []store.Object
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(expiredObjects, func(r row) (bool, error) {
+			found = append(found, store.Object{Owner: r.text(), Sum: r.hash()})
+			return true, nil
+		}, micro(pending), micro(unused), int64(limit))
+	})
+	if err != nil || len(found) == 0 {
+		return 0, err
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		removed = 0
+		for _, o := range found {
+			was, err := oneObject(c, o.Owner, o.Sum)
+			if err == store.ErrNotFound {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			n, err := c.exec(deleteObject, micro(pending), micro(unused), o.Owner, o.Sum[:])
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				continue
+			}
+			removed++
+			cost := int64(recordCost)
+			if was.Stored {
+				cost += was.Size
+			}
+			if _, err := c.exec(addUsage, o.Owner, -cost); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return removed, err
+}
+
+// Condemn implements store.Store.
+func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, err error) {
+	wanted := false
+	ask := func(c *conn) error {
+		_, wanted, err = c.one(recordOf, sum[:])
+		return err
+	}
+	// Most contents are wanted: the writer is not bothered for those.
+	if err := s.readers.do(ctx, ask); err != nil || wanted {
+		return false, err
+	}
+	err = s.writer.do(ctx, func(c *conn) error {
+		condemned = false
+		if err := ask(c); err != nil || wanted {
+			return err
+		}
+		_, err := c.exec(condemn, sum[:])
+		condemned = err == nil
+		return err
+	})
+	return condemned, err
+}
+
+// Condemned implements store.Store.
+func (s *Store) Condemned(ctx context.Context) (sums []store.Hash, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectCondemned, func(r row) (bool, error) {
+			sums = append(sums, r.hash())
+			return true, nil
+		})
+	})
+	return sums, err
+}
+
+// Bury implements store.Store.
+func (s *Store) Bury(ctx context.Context, sum store.Hash) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		_, err := c.exec(bury, sum[:])
+		return err
+	})
+}

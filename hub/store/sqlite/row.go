@@ -1,0 +1,61 @@
+package sqlite
+
+import (
+	"time"
+
+	"gangway/hub/store"
+)
+
+// row is read from left to right, each call taking the next column. NULL
+// reads as the zero value, an empty blob as nil.
+type row struct {
+	values []any
+	next   int
+}
+
+func (r *row) value() any {
+	v := r.values[r.next]
+	r.next++
+	return v
+}
+
+// null says whether the next column is NULL, and takes none.
+func (r *row) null() bool { return r.values[r.next] == nil }
+
+func (r *row) text() string {
+	s, _ := r.value().(string)
+	return s
+}
+
+func (r *row) int64() int64 {
+	n, _ := r.value().(int64)
+	return n
+}
+
+func (r *row) int() int { return int(r.int64()) }
+
+func (r *row) bool() bool { return r.int64() != 0 }
+
+func (r *row) blob() []byte {
+	b, _ := r.value().([]byte)
+	return b
+}
+
+func (r *row) hash() (h store.Hash) {
+	copy(h[:], r.blob())
+	return h
+}
+
+func (r *row) time() time.Time { return fromMicro(r.int64()) }
+
+// fromMicro and micro are the two ways between a time and its column.
+func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
+
+func micro(t time.Time) int64 { return t.UnixMicro() }
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,200 @@
+// Package sqlite keeps the hub's memory in one SQLite file: the engine for a
+// hub that runs on one machine. It needs no C compiler and no other service.
+//
+// All writes go through one connection, owned by one goroutine, and share
+// their flushes: what was queued while the last transaction was being flushed
+// makes up the next one. No caller is answered before the flush that covers
+// its write, so the promise of package store holds, at the price of one flush
+// for many devices.
+//
+// Reads run beside the writer, on connections of their own, and see every
+// write that was acknowledged before they began.
+//
+// The file has mode 0600. Beside it SQLite keeps two more with the suffixes
+// "-wal" and "-shm", and the store an empty one with ".lock"; a copy of the
+// database while the hub runs needs SQLite's own backup, not cp.
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"gangway/hub/store"
+
+	"modernc.org/sqlite"
+)
+
+// errClosed answers every call after Close.
+var errClosed = errors.New("sqlite: store is closed")
+
+// Store is a store.Store in a SQLite file. Make one with Open.
+type Store struct {
+	path    string
+	writer  *writer
+	readers *readers
+	seen    *sightings
+
+	closing  sync.Once
+	closeErr error
+}
+
+var _ store.Store = (*Store)(nil)
+
+// An Option changes how Open sets the store up.
+type Option func(*options)
+
+type options struct {
+	readers int
+}
+
+// WithReaders sets how many reads run at once; 4 when not given.
+func WithReaders(n int) Option {
+	return func(o *options) { o.readers = max(n, 1) }
+}
+
+// Open opens the database in the file at path, makes it when there is none,
+// and brings its schema up to date. The folder must exist already. A file
+// whose schema is newer than this program is refused.
+func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
+	o := options{readers: 4}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	path, err := prepareFile(path)
+	if err != nil {
+		return nil, err
+	}
+	// fdatasync makes the data and the file's length durable, all that a
+	// commit needs; fsync would wait for timestamps as well. Where the
+	// platform has only fsync the error says so and fsync it is.
+	_, _ = sqlite.Fdatasync(true)
+
+	unlock, err := takeTurn(path)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := migrate(ctx, path); err != nil {
+		return nil, err
+	}
+	w, err := openWriter(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openReaders(path, o.readers)
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return &Store{path: path, writer: w, readers: r, seen: newSightings(w)}, nil
+}
+
+// takeTurn makes processes that open or close the same file take turns, the
+// hub and an operator's command for example: SQLite's own locks do not cover
+// the look at the schema's version and what follows from it, and the last one
+// to close and the first to open meet at the log. The lock is on a file
+// beside the database, because closing another descriptor of the database
+// itself would drop SQLite's locks.
+func takeTurn(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("sqlite: lock %s.lock: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// prepareFile makes the file, so that it never exists with a wider mode than
+// 0600, and returns its absolute path.
+func prepareFile(path string) (string, error) {
+	if path == "" || path == ":memory:" {
+		return "", fmt.Errorf("sqlite: %q is not a file: the store must outlive the process", path)
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("sqlite: %w", err)
+	}
+	folder := filepath.Dir(path)
+	switch info, err := os.Stat(folder); {
+	case errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("sqlite: the folder %s does not exist: make it first", folder)
+	case err != nil:
+		return "", fmt.Errorf("sqlite: %w", err)
+	case !info.IsDir():
+		return "", fmt.Errorf("sqlite: %s is not a folder", folder)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", fmt.Errorf("sqlite: %w", err)
+	}
+	defer f.Close()
+	if err := f.Chmod(0o600); err != nil {
+		return "", fmt.Errorf("sqlite: %w", err)
+	}
+	return path, nil
+}
+
+// Close waits for the writes that are queued, makes them and the pending
+// sightings durable, and closes the file. Later calls fail.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		unlock, err := takeTurn(s.path)
+		if err == nil {
+			defer unlock()
+		}
+		s.closeErr = errors.Join(s.seen.close(), s.readers.close(), s.writer.close(), err)
+	})
+	return s.closeErr
+}
+
+// expire runs a statement that removes, or empties, what expired before now, at
+// most limit rows, and returns how many those were.
+func (s *Store) expire(ctx context.Context, statement *statement, now time.Time, limit int) (int, error) {
+	if limit <= 0 {
+		return 0, nil
+	}
+	var n int64
+	err := s.writer.do(ctx, func(c *conn) (err error) {
+		n, err = c.exec(statement, micro(now), int64(limit))
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return int(n), nil
+}
+
+// Ping reads one row, and waits for a turn to write, writing nothing.
+func (s *Store) Ping(ctx context.Context) error {
+	err := s.readers.do(ctx, func(c *conn) error {
+		_, _, err := c.one(ping)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(*conn) error { return nil })
+}
+
+var ping = prepared(`SELECT count(*) FROM goose_db_version WHERE id = 1`)
+
+// Stats counts the writer's work since Open.
+type Stats struct {
+	Commits uint64 // transactions that had something to make durable
+	Ops     uint64 // writes asked for, refused ones too
+}
+
+// Stats tells how well writes share their flushes: Ops over Commits is the
+// mean number of writes a flush.
+func (s *Store) Stats() Stats {
+	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.ops.Load()}
+}

@@ -1,0 +1,202 @@
+package sqlite
+
+import (
+	"context"
+
+	"gangway/hub/store"
+)
+
+// A disabled account's tokens are as disabled ones.
+const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
+	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
+	default_user_meta, created, auto_hash, pantacor_key`
+
+var (
+	insertToken = prepared(`INSERT INTO join_tokens (id, owner, nick, public_key, expires, max_uses,
+		uses, disabled, default_user_meta, created, auto_hash, pantacor_key)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, x''), nullif(?, x''))`)
+	selectToken       = prepared(tokenColumns + ` FROM join_tokens WHERE id = ?`)
+	selectTokens      = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ? ORDER BY created DESC, id DESC`)
+	selectTokenByAuto = prepared(tokenColumns + ` FROM join_tokens WHERE auto_hash = ?`)
+	selectTokenFor    = prepared(tokenColumns + `, (SELECT generation FROM tpms WHERE ek = ?)
+		FROM join_tokens WHERE id = ?`)
+	anyTokenAt       = prepared(`SELECT 1 FROM join_tokens WHERE owner = ? LIMIT 1 OFFSET ?`)
+	selectTokensPage = prepared(tokenColumns + ` FROM join_tokens WHERE owner = ?1
+		AND (?2 = '' OR (created, id) < (SELECT created, id FROM join_tokens WHERE id = ?2 AND owner = ?1))
+		ORDER BY created DESC, id DESC LIMIT ?3`)
+	tokenOfOwner    = prepared(`SELECT disabled FROM join_tokens WHERE id = ? AND owner = ?`)
+	disableToken    = prepared(`UPDATE join_tokens SET disabled = 1 WHERE id = ? AND owner = ?`)
+	deleteToken     = prepared(`DELETE FROM join_tokens WHERE id = ?`)
+	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
+)
+
+// CreateJoinToken implements store.Store. Whether the owner exists is not
+// looked at here: Activate refuses the token of an account that is gone.
+func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
+	meta, err := store.EncodeMeta(t.DefaultUserMeta)
+	if err != nil {
+		return err
+	}
+	return s.writer.do(ctx, func(c *conn) error {
+		if _, ok, err := c.one(selectToken, t.ID); err != nil {
+			return err
+		} else if ok {
+			return store.ErrExists
+		}
+		if _, full, err := c.one(anyTokenAt, t.Owner, int64(store.MaxJoinTokens-1)); err != nil {
+			return err
+		} else if full {
+			return store.ErrFull
+		}
+		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
+			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t), pantacorKey(t))
+		return existsOr(err)
+	})
+}
+
+// autoHash is the column's value, empty for NULL.
+func autoHash(t store.JoinToken) []byte {
+	if !t.WithoutTPM {
+		return []byte{}
+	}
+	return t.AutoHash[:]
+}
+
+// pantacorKey is the column's value, empty for NULL.
+func pantacorKey(t store.JoinToken) []byte {
+	if !t.ForPantacor {
+		return []byte{}
+	}
+	return t.PantacorKey
+}
+
+// JoinToken implements store.Store.
+func (s *Store) JoinToken(ctx context.Context, id string) (store.JoinToken, error) {
+	return s.oneToken(ctx, selectToken, id)
+}
+
+// JoinTokenByAuto implements store.Store.
+func (s *Store) JoinTokenByAuto(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
+	return s.oneToken(ctx, selectTokenByAuto, hash[:])
+}
+
+func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(query, key)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		t = readToken(&r)
+		return nil
+	})
+	return t, err
+}
+
+// JoinTokenFor implements store.Store.
+func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(selectTokenFor, ek[:], id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		t = readToken(&r)
+		generation = r.int()
+		return nil
+	})
+	return t, generation, err
+}
+
+// JoinTokens implements store.Store.
+func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectTokens, func(r row) (bool, error) {
+			tokens = append(tokens, readToken(&r))
+			return true, nil
+		}, owner)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tokens, nil
+}
+
+func readToken(r *row) store.JoinToken {
+	t := store.JoinToken{
+		ID:        r.text(),
+		Owner:     r.text(),
+		Nick:      r.text(),
+		PublicKey: r.blob(),
+		Expires:   r.time(),
+		MaxUses:   r.int(),
+		Uses:      r.int(),
+		Disabled:  r.bool(),
+	}
+	t.DefaultUserMeta, t.Unreadable = decodeMeta(r.text(), "/default-user-meta")
+	t.Created = r.time()
+	t.WithoutTPM = !r.null()
+	t.AutoHash = r.hash()
+	t.ForPantacor = !r.null()
+	t.PantacorKey = r.blob()
+	return t
+}
+
+// DisableJoinToken implements store.Store.
+func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(disableToken, id, owner)
+		if err == nil && n == 0 {
+			return store.ErrNotFound
+		}
+		return err
+	})
+}
+
+// JoinTokensPage implements store.Store.
+func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit int) (tokens []store.JoinToken, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		if after != "" {
+			if _, ok, err := c.one(tokenOfOwner, after, owner); err != nil {
+				return err
+			} else if !ok {
+				return store.ErrNotFound
+			}
+		}
+		return c.each(selectTokensPage, func(r row) (bool, error) {
+			tokens = append(tokens, readToken(&r))
+			return true, nil
+		}, owner, after, pageLimit(limit))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tokens, nil
+}
+
+// DeleteJoinToken implements store.Store.
+func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.Event) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		r, ok, err := c.one(tokenOfOwner, id, owner)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		if !r.bool() {
+			return store.ErrStatus
+		}
+		if _, err := c.exec(deleteTokenUses, id); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteToken, id); err != nil {
+			return err
+		}
+		return appendEvent(c, e)
+	})
+}

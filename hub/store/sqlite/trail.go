@@ -1,0 +1,426 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// stepCost is what each step counts against the quota besides its state, in
+// bytes: its progress and meta, which the hub bounds, and its rows.
+const stepCost = 128 << 10
+
+const (
+	stepHead = `s.device, s.owner, s.rev, s.status, s.step_time, s.progress_time, s.modified, s.state_sum,
+		s.committer, s.commit_msg, s.progress`
+	stepColumns  = `SELECT ` + stepHead + `, s.meta, s.state FROM steps s `
+	trailColumns = `t.device, t.owner, t.rev, t.reported, t.created, t.touched`
+	summary      = `SELECT ` + trailColumns + `, ` + stepHead + `
+		FROM trails t CROSS JOIN steps s ON s.device = t.device AND s.rev = t.reported `
+)
+
+var (
+	selectTrail     = prepared(`SELECT ` + trailColumns + ` FROM trails t WHERE t.device = ?`)
+	selectSummary   = prepared(summary + `WHERE t.device = ?`)
+	selectSummaries = prepared(summary + `WHERE t.owner = ? AND t.device > ? ORDER BY t.device LIMIT ?`)
+	selectStep      = prepared(stepColumns + `WHERE s.device = ? AND s.rev = ?`)
+	selectSteps     = prepared(stepColumns + `WHERE s.device = ? AND s.rev > ?
+		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
+	selectOpenSteps = prepared(stepColumns + `INDEXED BY steps_open WHERE s.device = ? AND s.rev > ?
+		AND s.status IN ('NEW', 'QUEUED', 'DOWNLOADING', 'SYNCING', 'INPROGRESS', 'TESTING')
+		AND s.status IN (SELECT value FROM json_each(?)) ORDER BY s.rev LIMIT ?`)
+
+	insertTrail = prepared(`INSERT INTO trails (device, owner, rev, reported, created, touched) VALUES (?, ?, 0, 0, ?, ?)`)
+	touchTrail  = prepared(`UPDATE trails SET rev = ?, reported = ?, touched = ? WHERE device = ?`)
+	insertStep  = prepared(`INSERT INTO steps (device, owner, rev, status, step_time, progress_time, modified, state_sum,
+		committer, commit_msg, progress, meta, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	insertStepObject  = prepared(`INSERT INTO step_objects (owner, sum, device, rev) VALUES (?, ?, ?, ?)`)
+	deleteStepObjects = prepared(`DELETE FROM step_objects WHERE device = ? AND rev = ?`)
+	storedObject      = prepared(`SELECT 1 FROM objects WHERE owner = ? AND sum = ? AND stored = 1`)
+	updateState       = prepared(`UPDATE steps SET state = ?, state_sum = ?, modified = ? WHERE device = ? AND rev = ?`)
+	updateStepMeta    = prepared(`UPDATE steps SET meta = ?, modified = ? WHERE device = ? AND rev = ?`)
+	selectStatus      = prepared(`SELECT status, owner, length(state) FROM steps WHERE device = ? AND rev = ?`)
+	updateProgress    = prepared(`UPDATE steps SET status = ?, progress = ?, progress_time = ?, modified = ? WHERE device = ? AND rev = ?`)
+	updateMoved       = prepared(`UPDATE steps SET status = ?, progress = ?, modified = ? WHERE device = ? AND rev = ?`)
+
+	abandonedTrails = prepared(`SELECT d.id FROM devices d WHERE d.deleted = 1 AND (
+		EXISTS (SELECT 1 FROM trails t WHERE t.device = d.id) OR
+		EXISTS (SELECT 1 FROM log_usage l WHERE l.device = d.id)) LIMIT ?`)
+	trailCost       = prepared(`SELECT owner, sum(length(state)), count(*) FROM steps WHERE device = ? GROUP BY owner`)
+	dropStepObjects = prepared(`DELETE FROM step_objects WHERE device = ?`)
+	dropSteps       = prepared(`DELETE FROM steps WHERE device = ?`)
+	dropTrail       = prepared(`DELETE FROM trails WHERE device = ?`)
+)
+
+func readTrail(r *row) store.Trail {
+	return store.Trail{Device: r.text(), Owner: r.text(), Rev: r.int(), Reported: r.int(), Created: r.time(), Touched: r.time()}
+}
+
+// readStepHead reads what stepHead selects.
+func readStepHead(r *row) store.Step {
+	s := store.Step{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: store.StepStatus(r.text()), StepTime: r.time()}
+	if at := r.int64(); at != 0 {
+		s.ProgressTime = fromMicro(at)
+	}
+	s.Modified = r.time()
+	s.StateSum = r.hash()
+	s.Committer = r.text()
+	s.CommitMsg = r.text()
+	s.Progress = r.blob()
+	return s
+}
+
+func readStep(r *row) store.Step {
+	s := readStepHead(r)
+	s.Meta = r.blob()
+	s.State = r.blob()
+	return s
+}
+
+func oneTrail(c *conn, device string) (store.Trail, error) {
+	r, ok, err := c.one(selectTrail, device)
+	if err != nil {
+		return store.Trail{}, err
+	}
+	if !ok {
+		return store.Trail{}, store.ErrNotFound
+	}
+	return readTrail(&r), nil
+}
+
+// haveObjects says MissingObjects unless the owner has all of them, whole.
+func haveObjects(c *conn, owner string, sums []store.Hash) error {
+	var missing store.MissingObjects
+	for _, sum := range sums {
+		_, there, err := c.one(storedObject, owner, sum[:])
+		if err != nil {
+			return err
+		}
+		switch {
+		case there:
+		case len(missing.Sums) < 10:
+			missing.Sums = append(missing.Sums, sum)
+		default:
+			missing.More++
+		}
+	}
+	if len(missing.Sums) > 0 {
+		return &missing
+	}
+	return nil
+}
+
+// putStep writes a step that was checked to have its place.
+func putStep(c *conn, s store.Step) error {
+	var progressed int64
+	if !s.ProgressTime.IsZero() {
+		progressed = micro(s.ProgressTime)
+	}
+	if _, err := c.exec(insertStep, s.Device, s.Owner, int64(s.Rev), string(s.Status), micro(s.StepTime), progressed, micro(s.Modified),
+		s.StateSum[:], s.Committer, s.CommitMsg, s.Progress, s.Meta, s.State); err != nil {
+		return err
+	}
+	if err := putStepObjects(c, s); err != nil {
+		return err
+	}
+	_, err := c.exec(addUsage, s.Owner, int64(len(s.State)+stepCost))
+	return err
+}
+
+func putStepObjects(c *conn, s store.Step) error {
+	for _, sum := range s.Objects {
+		if _, err := c.exec(insertStepObject, s.Owner, sum[:], s.Device, int64(s.Rev)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cutStep(s store.Step) store.Step {
+	s.StepTime, s.Modified = fromMicro(micro(s.StepTime)), fromMicro(micro(s.Modified))
+	if !s.ProgressTime.IsZero() {
+		s.ProgressTime = fromMicro(micro(s.ProgressTime))
+	}
+	return s
+}
+
+// CreateTrail implements store.Store.
+func (s *Store) CreateTrail(ctx context.Context, first store.Step, quota int64) (t store.Trail, made bool, err error) {
+	first.Rev = 0
+	err = s.writer.do(ctx, func(c *conn) error {
+		made = false
+		if t, err = oneTrail(c, first.Device); err != store.ErrNotFound {
+			return err
+		}
+		if err := fits(c, first.Owner, int64(len(first.State)+stepCost), quota); err != nil {
+			return err
+		}
+		if err := haveObjects(c, first.Owner, first.Objects); err != nil {
+			return err
+		}
+		now := fromMicro(micro(first.StepTime))
+		t, made = store.Trail{Device: first.Device, Owner: first.Owner, Created: now, Touched: now}, true
+		if _, err := c.exec(insertTrail, first.Device, first.Owner, micro(now), micro(now)); err != nil {
+			return err
+		}
+		return putStep(c, first)
+	})
+	if err != nil {
+		return store.Trail{}, false, err
+	}
+	return t, made, nil
+}
+
+// Trail implements store.Store.
+func (s *Store) Trail(ctx context.Context, device string) (t store.Trail, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		t, err = oneTrail(c, device)
+		return err
+	})
+	return t, err
+}
+
+// Summary implements store.Store.
+func (s *Store) Summary(ctx context.Context, device string) (store.TrailSummary, error) {
+	list, err := s.summaries(ctx, selectSummary, device)
+	if err == nil && len(list) == 0 {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.TrailSummary{}, err
+	}
+	return list[0], nil
+}
+
+// Summaries implements store.Store.
+func (s *Store) Summaries(ctx context.Context, owner, after string, limit int) ([]store.TrailSummary, error) {
+	return s.summaries(ctx, selectSummaries, owner, after, pageLimit(limit))
+}
+
+func (s *Store) summaries(ctx context.Context, query *statement, args ...any) (list []store.TrailSummary, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(query, func(r row) (bool, error) {
+			list = append(list, store.TrailSummary{Trail: readTrail(&r), Step: readStepHead(&r)})
+			return true, nil
+		}, args...)
+	})
+	return list, err
+}
+
+// AddStep implements store.Store.
+func (s *Store) AddStep(ctx context.Context, step store.Step, quota int64) (result store.Step, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		t, err := oneTrail(c, step.Device)
+		if err != nil {
+			return err
+		}
+		result = cutStep(step)
+		switch {
+		case step.Rev < 0:
+			result.Rev = t.Rev + 1
+		case step.Rev <= t.Rev:
+			return store.ErrExists
+		case step.Rev > t.Rev+1:
+			return store.ErrGap
+		}
+		if err := fits(c, step.Owner, int64(len(step.State)+stepCost), quota); err != nil {
+			return err
+		}
+		if err := haveObjects(c, step.Owner, step.Objects); err != nil {
+			return err
+		}
+		if err := putStep(c, result); err != nil {
+			return err
+		}
+		_, err = c.exec(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.StepTime), step.Device)
+		return err
+	})
+	if err != nil {
+		return store.Step{}, err
+	}
+	return result, nil
+}
+
+// Step implements store.Store.
+func (s *Store) Step(ctx context.Context, device string, rev int) (step store.Step, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		if rev < 0 {
+			t, err := oneTrail(c, device)
+			if err != nil {
+				return err
+			}
+			rev = t.Rev
+		}
+		r, ok, err := c.one(selectStep, device, int64(rev))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return store.ErrNotFound
+		}
+		step = readStep(&r)
+		return nil
+	})
+	return step, err
+}
+
+// Steps implements store.Store.
+func (s *Store) Steps(ctx context.Context, f store.StepFilter) (list []store.Step, err error) {
+	statuses, err := json.Marshal(append([]store.StepStatus{}, f.Statuses...))
+	if err != nil {
+		return nil, err
+	}
+	query := selectOpenSteps
+	if slices.ContainsFunc(f.Statuses, store.StepStatus.Final) {
+		query = selectSteps
+	}
+	err = s.readers.do(ctx, func(c *conn) error {
+		size := 0
+		return c.each(query, func(r row) (bool, error) {
+			step := readStep(&r)
+			list = append(list, step)
+			size += len(step.State) + len(step.Meta) + len(step.Progress) + len(step.CommitMsg)
+			return f.Bytes == 0 || size < f.Bytes, nil
+		}, f.Device, int64(f.After), string(statuses), pageLimit(f.Limit))
+	})
+	return list, err
+}
+
+// statusOf returns a step's status, its owner, and the length of its state.
+func statusOf(c *conn, device string, rev int) (status store.StepStatus, owner string, size int64, err error) {
+	r, ok, err := c.one(selectStatus, device, int64(rev))
+	if err == nil && !ok {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return "", "", 0, err
+	}
+	return store.StepStatus(r.text()), r.text(), r.int64(), nil
+}
+
+// SetState implements store.Store.
+func (s *Store) SetState(ctx context.Context, step store.Step, quota int64) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		status, owner, size, err := statusOf(c, step.Device, step.Rev)
+		if err != nil {
+			return err
+		}
+		if status != store.StepNew {
+			return store.ErrStatus
+		}
+		step.Owner = owner
+		more := int64(len(step.State)) - size
+		if err := fits(c, owner, more, quota); err != nil {
+			return err
+		}
+		if err := haveObjects(c, owner, step.Objects); err != nil {
+			return err
+		}
+		if _, err := c.exec(deleteStepObjects, step.Device, int64(step.Rev)); err != nil {
+			return err
+		}
+		if err := putStepObjects(c, step); err != nil {
+			return err
+		}
+		if _, err := c.exec(addUsage, owner, more); err != nil {
+			return err
+		}
+		_, err = c.exec(updateState, step.State, step.StateSum[:], micro(step.Modified), step.Device, int64(step.Rev))
+		return err
+	})
+}
+
+// SetMeta implements store.Store.
+func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		n, err := c.exec(updateStepMeta, meta, micro(now), device, int64(rev))
+		if err == nil && n == 0 {
+			err = store.ErrNotFound
+		}
+		return err
+	})
+}
+
+// SetProgress implements store.Store.
+func (s *Store) SetProgress(ctx context.Context, device string, rev int, status store.StepStatus, progress []byte, now time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		was, _, _, err := statusOf(c, device, rev)
+		if err != nil {
+			return err
+		}
+		if was.Final() {
+			if was != status {
+				return store.ErrStatus
+			}
+			return nil
+		}
+		t, err := oneTrail(c, device)
+		if err != nil {
+			return err
+		}
+		if _, err := c.exec(updateProgress, string(status), progress, micro(now), micro(now), device, int64(rev)); err != nil {
+			return err
+		}
+		_, err = c.exec(touchTrail, int64(t.Rev), int64(rev), micro(now), device)
+		return err
+	})
+}
+
+// MoveStep implements store.Store.
+func (s *Store) MoveStep(ctx context.Context, device string, rev int, from, to store.StepStatus, progress []byte, now time.Time) error {
+	return s.writer.do(ctx, func(c *conn) error {
+		was, _, _, err := statusOf(c, device, rev)
+		if err != nil {
+			return err
+		}
+		if was != from {
+			return store.ErrStatus
+		}
+		_, err = c.exec(updateMoved, string(to), progress, micro(now), device, int64(rev))
+		return err
+	})
+}
+
+// DropTrails implements store.Store.
+func (s *Store) DropTrails(ctx context.Context, limit int) (dropped int, err error) {
+	var devices []string
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(abandonedTrails, func(r row) (bool, error) {
+			devices = append(devices, r.text())
+			return true, nil
+		}, int64(max(limit, 0)))
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, device := range devices {
+		// A deleted device stays deleted, so there is nothing to check again.
+		if err := s.writer.do(ctx, func(c *conn) error { return drop(c, device) }); err != nil {
+			return dropped, err
+		}
+		dropped++
+	}
+	return dropped, nil
+}
+
+func drop(c *conn, device string) error {
+	r, ok, err := c.one(trailCost, device)
+	if err != nil {
+		return err
+	}
+	if ok {
+		owner, states, steps := r.text(), r.int64(), r.int64()
+		if _, err := c.exec(addUsage, owner, -(states + steps*stepCost)); err != nil {
+			return err
+		}
+	}
+	for _, statement := range []*statement{dropStepObjects, dropSteps, dropTrail, dropLogs, dropLogUsage} {
+		if _, err := c.exec(statement, device); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// The letters of the column waiting.state.
+var waitLetters = map[store.WaitState]string{store.Undecided: "w", store.Approved: "a", store.Denied: "d"}
+
+const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered, request_hash, manufacturer, model,
+	firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided,
+	verdict, `
+
+var (
+	selectWaiting       = prepared(waitingColumns + `request FROM waiting WHERE owner = ? AND ek = ? AND (answered <> '[]' OR expires > ?)`)
+	selectWaitingDevice = prepared(waitingColumns + `request FROM waiting WHERE device = ? AND owner = ? AND (answered <> '[]' OR expires > ?)`)
+	selectWaitingList   = prepared(waitingColumns + `NULL FROM waiting WHERE owner = ? AND state <> 'a' AND expires > ?
+		ORDER BY since DESC, id DESC LIMIT ?`)
+	countWaiting = prepared(`SELECT count(*), coalesce(sum(length(verdict) + length(request)), 0) FROM waiting
+		WHERE owner = ? AND ek <> ? AND state = 'w' AND expires > ?`)
+	upsertWaiting = prepared(`INSERT INTO waiting (owner, ek, device, token, state, codes, answered, request_hash,
+		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires,
+		decided_by, decided, verdict, request)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (owner, ek) DO UPDATE SET device = excluded.device, token = excluded.token,
+		state = excluded.state, codes = excluded.codes,
+		answered = excluded.answered, request_hash = excluded.request_hash,
+		manufacturer = excluded.manufacturer, model = excluded.model, firmware = excluded.firmware,
+		prod_model = excluded.prod_model, prod_serial = excluded.prod_serial,
+		key_algorithm = excluded.key_algorithm, addr = excluded.addr, since = excluded.since,
+		last_seen = excluded.last_seen, expires = excluded.expires, decided_by = excluded.decided_by,
+		decided = excluded.decided, verdict = excluded.verdict, request = excluded.request`)
+	deleteWaiting   = prepared(`DELETE FROM waiting WHERE owner = ? AND ek = ?`)
+	revokePendingOf = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
+		WHERE ek = ? AND owner = ? AND state = 'p'`)
+	expireWaiting = prepared(`DELETE FROM waiting WHERE id IN
+		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
+)
+
+func readWaiting(r *row) (w store.Waiting, err error) {
+	w = store.Waiting{Owner: r.text(), EK: r.hash(), DeviceID: r.text(), TokenID: r.text()}
+	letter := r.text()
+	for state, l := range waitLetters {
+		if l == letter {
+			w.State = state
+		}
+	}
+	if w.State == "" {
+		return w, fmt.Errorf("sqlite: stored waiting machine has the unknown state %q", letter)
+	}
+	for _, list := range []*[]string{&w.Codes, &w.Answered} {
+		if err := json.Unmarshal([]byte(r.text()), list); err != nil {
+			return w, fmt.Errorf("sqlite: stored waiting machine: %w", err)
+		}
+	}
+	w.RequestHash = r.hash()
+	w.Manufacturer = r.text()
+	w.Model = r.text()
+	w.Firmware = r.text()
+	w.ProdModel = r.text()
+	w.ProdSerial = r.text()
+	w.KeyAlgorithm = r.text()
+	w.Addr = r.text()
+	w.Since = r.time()
+	w.LastSeen = r.time()
+	w.Expires = r.time()
+	w.By = r.text()
+	if at := r.int64(); at != 0 {
+		w.Decided = fromMicro(at)
+	}
+	w.Verdict = r.blob()
+	w.Request = r.blob()
+	return w, nil
+}
+
+func oneWaiting(c *conn, query *statement, args ...any) (store.Waiting, error) {
+	r, ok, err := c.one(query, args...)
+	if err != nil {
+		return store.Waiting{}, err
+	}
+	if !ok {
+		return store.Waiting{}, store.ErrNotFound
+	}
+	return readWaiting(&r)
+}
+
+func putWaiting(c *conn, w store.Waiting) error {
+	codes, err := json.Marshal(append([]string{}, w.Codes...)) // never null
+	if err != nil {
+		return err
+	}
+	answered, err := json.Marshal(append([]string{}, w.Answered...))
+	if err != nil {
+		return err
+	}
+	var decided int64
+	if !w.Decided.IsZero() {
+		decided = micro(w.Decided)
+	}
+	_, err = c.exec(upsertWaiting, w.Owner, w.EK[:], w.DeviceID, w.TokenID, waitLetters[w.State], string(codes), string(answered),
+		w.RequestHash[:], w.Manufacturer, w.Model, w.Firmware, w.ProdModel, w.ProdSerial, w.KeyAlgorithm, w.Addr,
+		micro(w.Since), micro(w.LastSeen), micro(w.Expires), w.By, decided, w.Verdict, w.Request)
+	return err
+}
+
+// Wait implements store.Store.
+func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result store.Waiting, err error) {
+	w.Since, w.LastSeen, w.Expires = fromMicro(micro(w.Since)), fromMicro(micro(w.LastSeen)), fromMicro(micro(w.Expires))
+	err = s.writer.do(ctx, func(c *conn) error {
+		result = w
+		result.State, result.Answered, result.By, result.Decided = store.Undecided, nil, "", time.Time{}
+		was, err := oneWaiting(c, selectWaiting, w.Owner, w.EK[:], micro(w.LastSeen))
+		known := err == nil
+		if err != nil && err != store.ErrNotFound {
+			return err
+		}
+		if known {
+			result.Since, result.Answered, result.By, result.Decided = was.Since, was.Answered, was.By, was.Decided
+			switch {
+			case was.State == store.Denied:
+				result.State, result.Expires = was.State, was.Expires
+			case was.Approves(w.Codes):
+				result.State = store.Approved
+			}
+		}
+		if result.State == store.Undecided {
+			r, _, err := c.one(countWaiting, w.Owner, w.EK[:], micro(w.LastSeen))
+			if err != nil {
+				return err
+			}
+			if r.int() >= limit || r.int64()+int64(len(w.Verdict)+len(w.Request)) > store.MaxWaitingBytes {
+				return store.ErrFull
+			}
+		}
+		return putWaiting(c, result)
+	})
+	if err != nil {
+		return store.Waiting{}, err
+	}
+	return result, nil
+}
+
+// Waiting implements store.Store.
+func (s *Store) Waiting(ctx context.Context, owner string, ek store.Hash, now time.Time) (w store.Waiting, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		w, err = oneWaiting(c, selectWaiting, owner, ek[:], micro(now))
+		return err
+	})
+	return w, err
+}
+
+// WaitingDevice implements store.Store.
+func (s *Store) WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (w store.Waiting, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(now))
+		return err
+	})
+	return w, err
+}
+
+// WaitingDevices implements store.Store.
+func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) (list []store.Waiting, err error) {
+	err = s.readers.do(ctx, func(c *conn) error {
+		return c.each(selectWaitingList, func(r row) (bool, error) {
+			w, err := readWaiting(&r)
+			list = append(list, w)
+			return true, err
+		}, owner, micro(now), pageLimit(limit))
+	})
+	return list, err
+}
+
+// Decide implements store.Store.
+func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Decision) (w store.Waiting, err error) {
+	err = s.writer.do(ctx, func(c *conn) error {
+		if w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(d.At)); err != nil {
+			return err
+		}
+		if d.Codes != nil && !slices.Equal(slices.Sorted(slices.Values(d.Codes)), slices.Sorted(slices.Values(w.Codes))) {
+			return store.ErrChanged
+		}
+		if d.Approve {
+			w.State = store.Approved
+			for _, code := range w.Codes {
+				if !slices.Contains(w.Answered, code) {
+					w.Answered = append(w.Answered, code)
+				}
+			}
+		} else {
+			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
+			// What was issued on an approval and not activated yet ends too.
+			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
+				return err
+			}
+		}
+		w.By, w.Decided = d.By, fromMicro(micro(d.At))
+		return putWaiting(c, w)
+	})
+	if err != nil {
+		return store.Waiting{}, err
+	}
+	return w, nil
+}
+
+// ExpireWaiting implements store.Store.
+func (s *Store) ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error) {
+	return s.expire(ctx, expireWaiting, now, limit)
+}

@@ -1,0 +1,354 @@
+package sqlite
+
+import (
+	"context"
+
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+)
+
+func open(t *testing.T) *Store {
+	t.Helper()
+	s, err := Open(context.Background(), filepath.Join(t.TempDir(), "hub.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// hold keeps the writer busy until the returned function is called, so that
+// a test decides what the next batch is.
+func hold(t *testing.T, s *Store) (letGo func()) {
+	t.Helper()
+	held, release := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- s.writer.do(context.Background(), func(*conn) error {
+			close(held)
+			<-release
+			return nil
+		})
+	}()
+	<-held
+	return func() {
+		close(release)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// queue starts a write and returns when it is in the queue.
+func queue(t *testing.T, s *Store, write func() error) (outcome <-chan error) {
+	t.Helper()
+	before := len(s.writer.queue)
+	done := make(chan error, 1)
+	go func() { done <- write() }()
+	for len(s.writer.queue) == before {
+		time.Sleep(10 * time.Microsecond)
+	}
+	return done
+}
+
+func event(kind string) store.Event { return store.Event{Kind: kind, Time: time.Unix(0, 0)} }
+
+func TestQueuedWritesShareOneCommit(t *testing.T) {
+	s := open(t)
+	letGo := hold(t, s)
+	var outcomes []<-chan error
+	const writes = 100
+	for i := range writes {
+		outcomes = append(outcomes, queue(t, s, func() error {
+			return s.AppendEvent(context.Background(), event(fmt.Sprint(i)))
+		}))
+	}
+	before := s.Stats()
+	letGo()
+	for _, done := range outcomes {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	after := s.Stats()
+	if commits := after.Commits - before.Commits; commits != 1 {
+		t.Errorf("%d commits for %d writes", commits, writes)
+	}
+	if ops := after.Ops - before.Ops; ops != writes {
+		t.Errorf("%d operations counted for %d writes", ops, writes)
+	}
+}
+
+func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
+	s := open(t)
+	ctx := context.Background()
+	letGo := hold(t, s)
+	broken := errors.New("broken off")
+	writeAnd := func(kind string, then error) func() error {
+		return func() error {
+			return s.writer.do(ctx, func(c *conn) error {
+				if err := appendEvent(c, event(kind)); err != nil {
+					return err
+				}
+				return then
+			})
+		}
+	}
+	account := func() error { return s.CreateAccount(ctx, store.Account{ID: "1", Nick: "anne"}) }
+	writes := []struct {
+		write func() error
+		want  error
+	}{
+		{writeAnd("a", nil), nil},
+		{account, nil},
+		{writeAnd("b", broken), broken},
+		{account, store.ErrExists}, // sees what the batch did before it
+		{writeAnd("c", nil), nil},
+		{func() error { return s.DisableJoinToken(ctx, "x", "y") }, store.ErrNotFound},
+		{writeAnd("d", broken), broken},
+		{writeAnd("e", nil), nil},
+	}
+	var outcomes []<-chan error
+	for _, w := range writes {
+		outcomes = append(outcomes, queue(t, s, w.write))
+	}
+	before := s.Stats().Commits
+	letGo()
+	for i, w := range writes {
+		if err := <-outcomes[i]; !errors.Is(err, w.want) {
+			t.Errorf("write %d: %v, want %v", i, err, w.want)
+		}
+	}
+	if commits := s.Stats().Commits - before; commits != 1 {
+		t.Errorf("%d commits", commits)
+	}
+	events, err := s.Events(ctx, store.EventFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := ""
+	for _, e := range events {
+		kinds += e.Kind
+	}
+	if kinds != "eca" {
+		t.Errorf("events %q, want those of the whole operations, newest first: eca", kinds)
+	}
+}
+
+func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
+	s := open(t)
+	ctx := context.Background()
+	letGo := hold(t, s)
+	outcomes := []<-chan error{
+		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
+		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
+		// Ends the transaction behind the writer's back, as SQLite does by
+		// itself when the disk is full: nothing is left to commit.
+		queue(t, s, func() error {
+			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
+		}),
+	}
+	letGo()
+	for i, done := range outcomes {
+		err := <-done
+		if err == nil {
+			t.Errorf("write %d is acknowledged", i)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			t.Errorf("write %d is refused on the ground of what is undone", i)
+		}
+	}
+	if events, err := s.Events(ctx, store.EventFilter{}); err != nil || len(events) != 0 {
+		t.Errorf("events %v, %v", events, err)
+	}
+	if err := s.AppendEvent(ctx, event("next")); err != nil {
+		t.Error("the writer does not go on:", err)
+	}
+}
+
+func TestCancelledInTheQueueNeverHappens(t *testing.T) {
+	s := open(t)
+	letGo := hold(t, s)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancelled := queue(t, s, func() error { return s.AppendEvent(ctx, event("cancelled")) })
+	kept := queue(t, s, func() error { return s.AppendEvent(context.Background(), event("kept")) })
+	cancel()
+	if err := <-cancelled; !errors.Is(err, context.Canceled) {
+		t.Errorf("the cancelled write: %v", err)
+	}
+	letGo()
+	if err := <-kept; err != nil {
+		t.Error(err)
+	}
+	events, err := s.Events(context.Background(), store.EventFilter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(events) != 1 || events[0].Kind != "kept" {
+		t.Errorf("events %v", events)
+	}
+}
+
+func TestCloseAnswersWhatIsQueued(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	s, err := Open(context.Background(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	letGo := hold(t, s)
+	var outcomes []<-chan error
+	for range 10 {
+		outcomes = append(outcomes, queue(t, s, func() error {
+			return s.AppendEvent(context.Background(), event("queued"))
+		}))
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	letGo()
+	for _, done := range outcomes {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if s, err = Open(context.Background(), path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if events, err := s.Events(context.Background(), store.EventFilter{}); err != nil || len(events) != 10 {
+		t.Errorf("%d events, %v", len(events), err)
+	}
+}
+
+func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
+	s := open(t)
+	// More than one chunk, of devices that are not there: nothing is written,
+	// and nothing is kept.
+	for i := range 3 * flushChunk {
+		if err := s.seen.record(fmt.Sprint(i), sighting{at: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.seen.flush(); err != nil {
+		t.Fatal(err)
+	}
+	s.seen.mu.RLock()
+	defer s.seen.mu.RUnlock()
+	if n := len(s.seen.latest); n != 0 {
+		t.Errorf("%d sightings are still held", n)
+	}
+}
+
+func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
+	before := `{"big":9007199254740993,"gone":1,"price":0.10}`
+	after, err := mergeMeta(before, `{"gone":null,"new":"<&>","small":-1E-7}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"big":9007199254740993,"new":"<&>","price":0.10,"small":-1E-7}`; after != want {
+		t.Errorf("got %s, want %s", after, want)
+	}
+	meta, unreadable := decodeMeta(after, "/user-meta")
+	if again, err := store.EncodeMeta(meta); err != nil || again != after || unreadable != nil {
+		t.Errorf("read and written, %s is %s (%v, %v)", after, again, unreadable, err)
+	}
+}
+
+// What an older hub took does not stand in the way of what can be read, and can
+// be removed.
+func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
+	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
+	for _, c := range []struct{ text, want, unreadable, patch, after string }{
+		{`{"a/b~":` + deep + `,"good":7}`, `{"good":7}`, `[/m/a~1b~0]`, `{"a/b~":null}`, `{"good":7}`},
+		{`{"a":1e400,"good":0.10}`, `{"good":0.10}`, `[/m/a]`, `{"a":1}`, `{"a":1,"good":0.10}`},
+		{`{"a":[` + deep + `,` + deep + `]}`, `{}`, `[/m/a]`, `{"b":1,"a":null}`, `{"b":1}`},
+		{`{"a":[[` + deep + `]]}`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`}, // deeper than encoding/json reads
+		{`[1]`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{`null`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{`{"a":`, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+		{``, `{}`, `[/m]`, `{"b":1}`, `{"b":1}`},
+	} {
+		m, unreadable := decodeMeta(c.text, "/m")
+		if got, err := store.EncodeMeta(m); err != nil || got != c.want || fmt.Sprint(unreadable) != c.unreadable {
+			t.Errorf("%.40s is read as %s without %v (%v)", c.text, got, unreadable, err)
+		}
+		if after, err := mergeMeta(c.text, c.patch); err != nil || after != c.after {
+			t.Errorf("%.40s with %s is %.60s (%v)", c.text, c.patch, after, err)
+		}
+	}
+}
+
+// The last place goes to one of those who come at once.
+func TestLastPlaceIsTakenOnce(t *testing.T) {
+	s, ctx, now := open(t), context.Background(), time.Now()
+	if err := s.writer.do(ctx, func(c *conn) error {
+		for i := range store.MaxJoinTokens - 1 {
+			if _, err := c.exec(insertToken, fmt.Sprintf("%024x", i), "owner", "", []byte{1}, int64(0), int64(0), int64(0), int64(1), "{}", int64(0), []byte{}, []byte{}); err != nil {
+				return err
+			}
+		}
+		for i := range store.MaxUnclaimed - 1 {
+			id := fmt.Sprintf("%024x", i)
+			if _, err := c.exec(newPlainDevice, id, id, "", "", int64(0), int64(0), int64(0), "", "{}"); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for what, create := range map[string]func(id string) error{
+		"join tokens": func(id string) error {
+			return s.CreateJoinToken(ctx, store.JoinToken{ID: id, Owner: "owner", PublicKey: []byte(id)})
+		},
+		"unclaimed devices": func(id string) error {
+			_, err := s.CreateDevice(ctx, store.Device{ID: id, Nick: id, Created: now}, store.Hash{1})
+			return err
+		},
+	} {
+		errs := atOnce(func(i int) error { return create(fmt.Sprintf("%024d", 1_000_000+i)) })
+		if made := errs[nil]; made != 1 || errs[store.ErrFull] != 23 {
+			t.Errorf("%s: %v", what, errs)
+		}
+	}
+	other := store.JoinToken{ID: fmt.Sprintf("%024d", 2_000_000), Owner: "another", PublicKey: []byte("k")}
+	if err := s.CreateJoinToken(ctx, other); err != nil {
+		t.Errorf("another owner: %v", err)
+	}
+	if err := s.CreateAccount(ctx, store.Account{ID: "another", Nick: "another", Created: now}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateDevice(ctx, store.Device{ID: other.ID, Nick: "n", Owner: "another", Created: now}, store.Hash{1}); err != nil {
+		t.Errorf("an owner's device: %v", err)
+	}
+}
+
+// atOnce runs f 24 times at once and counts its errors.
+func atOnce(f func(i int) error) map[error]int {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	errs := map[error]int{}
+	for i := range 24 {
+		wg.Go(func() {
+			err := f(i)
+			mu.Lock()
+			defer mu.Unlock()
+			errs[err]++
+		})
+	}
+	wg.Wait()
+	return errs
+}

@@ -1,0 +1,249 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var bootTests = []test{
+	{"FirstBootIsLearntOnce", firstBootIsLearnt},
+	{"HistoryIsBounded", bootHistoryIsBounded},
+	{"SameBootKeepsItsPlace", sameBootKeepsItsPlace},
+	{"RefusedBootIsNoLongerWhatWasBefore", bootIsRefused},
+	{"BootOfNothingIsLearntByNobody", bootOfNothing},
+	{"BootsGoWithTheDevice", bootsGo},
+}
+
+func booted(device string, n int) store.Boot {
+	return store.Boot{Device: device, Time: Epoch.Add(time.Duration(n) * time.Hour), State: "matches", Measurement: []byte(fmt.Sprintf(`{"n":%d}`, n)), Changes: []byte("[]"),
+		Nonce: []byte("nonce"), Attest: []byte("attest"), Signature: []byte("signature"), Log: []byte("log")}
+}
+
+func firstBootIsLearnt(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	_, err := f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	equal(f, "reference", string(ref), "first")
+	// Two that learn at once: the second is told of the first's, and nothing of
+	// it is stored. So is one that was judged by a reference of before.
+	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
+	f.must(err)
+	equal(f, "reference", string(ref), "first")
+	b, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", string(b.Measurement), `{"n":1}`)
+	equal(f, "evidence", string(b.Attest)+string(b.Log), "attestlog")
+	changed := booted(d.ID, 3)
+	changed.State = "changed"
+	ref, err = f.PutBoot(f.ctx, changed, []byte("first"))
+	f.must(err)
+	equal(f, "reference", string(ref), "first")
+	states, err := f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "changed"})
+	states, err = f.BootStates(f.ctx, f.other.ID)
+	f.must(err)
+	equal(f, "the other's states", len(states), 0)
+	// The owner decides on what was seen, and on nothing newer.
+	given := store.BootReference{Device: d.ID, Text: []byte("given"), Was: []byte("first")}
+	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
+	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
+	latest, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	latest.State, latest.Changes = "matches", []byte("[1]")
+	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest), store.ErrChanged)
+	f.must(f.PutBootReference(f.ctx, given, latest))
+	// Nor on a reference that somebody has changed since.
+	f.refused(f.PutBootReference(f.ctx, given, latest), store.ErrChanged)
+	now, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", now, latest)
+	states, err = f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "matches"})
+	r, err := f.BootReference(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "reference", string(r.Text), "given")
+	asked := func(want bool) {
+		f.Helper()
+		got, err := f.BootRequested(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "requested", got, want)
+	}
+	asked(false)
+	f.must(f.RequestBoot(f.ctx, d.ID))
+	asked(true)
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), []byte("given"))
+	f.must(err)
+	asked(false)
+	// One that was never measured.
+	other := f.onboard(Machine{Name: "buoy"}, f.token)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: other.ID, Text: []byte("x")}, store.Boot{}))
+}
+
+func bootHistoryIsBounded(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	for n := range 20 {
+		_, err := f.PutBoot(f.ctx, booted(d.ID, n), []byte("first"))
+		f.must(err)
+	}
+	list, err := f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "kept", len(list), 11)
+	equal(f, "newest", string(list[0].Measurement), `{"n":19}`)
+	equal(f, "evidence", list[0].Attest == nil && list[1].Attest == nil, true)
+}
+
+func sameBootKeepsItsPlace(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	put := func(b store.Boot) store.Boot {
+		f.Helper()
+		_, err := f.PutBoot(f.ctx, b, []byte("first"))
+		f.must(err)
+		latest, err := f.LatestBoot(f.ctx, d.ID)
+		f.must(err)
+		return latest
+	}
+	one := put(booted(d.ID, 1))
+	two := put(booted(d.ID, 2))
+	f.must(f.RequestBoot(f.ctx, d.ID))
+	again := booted(d.ID, 3)
+	again.Number, again.Nonce, again.State = two.Number, []byte("another"), "changed"
+	equal(f, "the same boot", put(again), again)
+	asked, err := f.BootRequested(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "requested", asked, false)
+	states, err := f.BootStates(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "states", states, map[string]string{d.ID: "changed"})
+	// What is not the latest any more is not put in the latest's place.
+	old := booted(d.ID, 4)
+	old.Number = one.Number
+	latest := put(old)
+	equal(f, "a place of its own", latest.Number > two.Number, true)
+	list, err := f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "kept", len(list), 3)
+	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
+	// Nor is another device's.
+	other := f.onboard(Machine{Name: "buoy"}, f.token)
+	foreign := booted(other.ID, 5)
+	foreign.Number = latest.Number
+	put(foreign)
+	list, err = f.BootHistory(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
+}
+
+// A measurement that is refused leaves no older state to be read, until there is
+// one that holds.
+func bootIsRefused(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	state := func(want string) {
+		f.Helper()
+		got, err := f.BootState(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "state", got, want)
+		states, err := f.BootStates(f.ctx, f.owner.ID)
+		f.must(err)
+		if want == store.BootUnmeasured {
+			want = ""
+		}
+		equal(f, "state in the list", states[d.ID], want)
+	}
+	refuse := func(r store.BootRefusal, news bool) {
+		f.Helper()
+		f.must(f.RequestBoot(f.ctx, d.ID))
+		got, err := f.RefuseBoot(f.ctx, d.ID, r)
+		f.must(err)
+		equal(f, "news", got, news)
+		is, err := f.BootRefusal(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "refusal", is, r)
+		asked, err := f.BootRequested(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "requested", asked, false)
+		state(store.BootRefused)
+	}
+	state(store.BootUnmeasured)
+	_, err := f.BootRefusal(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	first := store.BootRefusal{Time: Epoch, Code: "boot-nonce", Reason: "Old.", Hint: "Again."}
+	refuse(first, true) // before there was any
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	state(store.BootMatches)
+	_, err = f.BootRefusal(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	refuse(first, true)
+	later := first
+	later.Time = Epoch.Add(time.Hour)
+	refuse(later, false)
+	later.Reason = "Another."
+	refuse(later, true)
+	// What the owner decides is about the latest that holds.
+	latest, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", latest.State, store.BootMatches)
+	is, err := f.BootReference(f.ctx, d.ID)
+	f.must(err)
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given"), Was: is.Text}, latest))
+	state(store.BootRefused)
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("given"))
+	f.must(err)
+	state(store.BootMatches)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+	state(store.BootUnmeasured)
+	// What was under way when the device was deleted leaves nothing.
+	_, err = f.PutBoot(f.ctx, booted(d.ID, 3), []byte("given"))
+	f.refused(err, store.ErrNotFound)
+	_, err = f.RefuseBoot(f.ctx, d.ID, first)
+	f.refused(err, store.ErrNotFound)
+	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, store.Boot{}), store.ErrNotFound)
+	f.refused(f.RequestBoot(f.ctx, d.ID), store.ErrNotFound)
+	_, err = f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	state(store.BootUnmeasured)
+}
+
+// A measurement without a reference to learn is kept, and no reference of it.
+func bootOfNothing(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	nothing := booted(d.ID, 1)
+	nothing.State = store.BootNothing
+	is, err := f.PutBoot(f.ctx, nothing, nil)
+	f.must(err)
+	equal(f, "reference", len(is), 0)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	state, err := f.BootState(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "state", state, store.BootNothing)
+	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
+	f.must(err)
+	equal(f, "reference", string(is), "first")
+	// With a reference there, nothing is stored unless it was judged by that.
+	is, err = f.PutBoot(f.ctx, nothing, nil)
+	f.must(err)
+	equal(f, "reference", string(is), "first")
+	b, err := f.LatestBoot(f.ctx, d.ID)
+	f.must(err)
+	equal(f, "latest", b.State, store.BootMatches)
+}
+
+func bootsGo(f *fixture) {
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	_, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
+	f.must(err)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+	_, err = f.LatestBoot(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.BootReference(f.ctx, d.ID)
+	f.refused(err, store.ErrNotFound)
+}

@@ -1,0 +1,134 @@
+package storetest
+
+import (
+	"fmt"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var ekCertificateTests = []test{
+	{"OneForAnEK", oneCertificateForAnEK},
+	{"ExpiresUnlessProven", certificateExpiresUnlessProven},
+	{"ActivationsOwnIsKept", activationsOwnCertificateIsKept},
+	{"UnprovenAreBounded", unprovenCertificatesAreBounded},
+	{"SurvivesLettingGo", certificateSurvivesLettingGo},
+}
+
+func kept(name, certificate string, until time.Time) store.KeptCertificate {
+	return store.KeptCertificate{EK: Hash("ek " + name), Certificate: []byte(certificate), Links: []byte("links of " + certificate), Expires: until}
+}
+
+func (f *fixture) keepEK(k store.KeptCertificate, now time.Time, limit int) {
+	f.Helper()
+	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
+}
+
+// keepsEK checks which certificate is kept; empty: none.
+func (f *fixture) keepsEK(name, certificate string, proven bool, now time.Time) {
+	f.Helper()
+	k, err := f.EKCertificate(f.ctx, Hash("ek "+name), now)
+	if certificate == "" {
+		f.refused(err, store.ErrNotFound)
+		return
+	}
+	f.must(err)
+	equal(f, "certificate", string(k.Certificate), certificate)
+	equal(f, "proven", k.Proven, proven)
+	if k.Proven != k.Expires.IsZero() {
+		f.Fatalf("proven %v, expires %v", k.Proven, k.Expires)
+	}
+}
+
+func oneCertificateForAnEK(f *fixture) {
+	f.keepsEK("raft", "", false, Epoch)
+	until := micros(Epoch.Add(week))
+	first := kept("raft", "first", until)
+	f.keepEK(first, Epoch, 10)
+	got, err := f.EKCertificate(f.ctx, first.EK, Epoch)
+	f.must(err)
+	got.Expires = micros(got.Expires)
+	first.Expires = first.Expires.UTC()
+	equal(f, "kept", got, first)
+	// Neither another certificate nor an earlier end takes its place.
+	f.keepEK(kept("raft", "second", until.Add(week)), Epoch, 10)
+	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
+	f.keepsEK("raft", "first", false, until.Add(-time.Second))
+	f.keepsEK("raft", "", false, until)
+	// The same one shown again is kept longer; once expired, another may come.
+	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
+	f.keepsEK("raft", "first", false, until)
+	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)
+	f.keepsEK("raft", "second", false, until.Add(week))
+}
+
+func certificateExpiresUnlessProven(f *fixture) {
+	late := Epoch.Add(week)
+	f.keepEK(kept("barge", "barge's", late), Epoch, 10)
+	f.keepEK(kept("raft", "raft's", late), Epoch, 10)
+	f.onboard(Machine{Name: "raft"}, f.token) // with a certificate that nobody knows
+	f.keepsEK("raft", "raft's", true, late)
+	f.keepEK(kept("raft", "another", late.Add(week)), late, 10)
+	f.keepsEK("raft", "raft's", true, late)
+	n, err := f.ExpireEKCertificates(f.ctx, late.Add(-time.Second), 10)
+	f.must(err)
+	equal(f, "expired too early", n, 0)
+	n, err = f.ExpireEKCertificates(f.ctx, late, 10)
+	f.must(err)
+	equal(f, "expired", n, 1)
+	f.keepsEK("raft", "raft's", true, late)
+	f.keepsEK("barge", "", false, Epoch)
+}
+
+func activationsOwnCertificateIsKept(f *fixture) {
+	m := Machine{Name: "raft"}
+	f.keepEK(kept("raft", "a stranger's", Epoch.Add(week)), Epoch, 10)
+	e := m.Enrolment(f.owner.ID, f.token.ID)
+	e.EKKnown, e.EKLinks = true, []byte("links")
+	e, err := f.BeginEnrolment(f.ctx, e, Epoch)
+	f.must(err)
+	f.keepsEK("raft", "a stranger's", false, Epoch)
+	_, err = f.activate(e)
+	f.must(err)
+	f.keepsEK("raft", string(e.EKCertificate), true, Epoch)
+	stored, err := f.Enrolment(f.ctx, e.RequestHash)
+	f.must(err)
+	equal(f, "known", stored.EKKnown, true)
+	equal(f, "links", string(stored.EKLinks), "links")
+	// A pending enrolment keeps its certificate, for a time; one whose
+	// certificate nobody knows keeps none.
+	barge := Machine{Name: "barge"}.Enrolment(f.owner.ID, f.token.ID)
+	barge.EKKnown = true
+	_, err = f.BeginEnrolment(f.ctx, barge, Epoch)
+	f.must(err)
+	f.keepsEK("barge", string(barge.EKCertificate), false, Epoch.Add(store.KeptFor-time.Second))
+	f.keepsEK("barge", "", false, Epoch.Add(store.KeptFor+time.Second))
+	f.begin(Machine{Name: "tug"}, f.token)
+	f.keepsEK("tug", "", false, Epoch)
+}
+
+func unprovenCertificatesAreBounded(f *fixture) {
+	f.keepEK(kept("raft", "raft's", Epoch.Add(week)), Epoch, 3)
+	f.onboard(Machine{Name: "raft"}, f.token)
+	for i := range 5 {
+		name := fmt.Sprint("barge ", i)
+		f.keepEK(kept(name, name, Epoch.Add(time.Duration(i+1)*time.Hour)), Epoch, 3)
+	}
+	// Those that expire first made room, and what is proven stays.
+	for i := range 5 {
+		name := fmt.Sprint("barge ", i)
+		certificate := name
+		if i < 2 {
+			certificate = ""
+		}
+		f.keepsEK(name, certificate, false, Epoch)
+	}
+	f.keepsEK("raft", "raft's", true, Epoch)
+}
+
+func certificateSurvivesLettingGo(f *fixture) {
+	f.keepEK(kept("raft", "raft's", Epoch.Add(week)), Epoch, 3)
+	d := f.onboard(Machine{Name: "raft"}, f.token)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
+	f.keepsEK("raft", "raft's", true, Epoch.Add(2*week))
+}

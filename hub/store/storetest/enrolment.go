@@ -1,0 +1,186 @@
+package storetest
+
+import (
+	"time"
+
+	"gangway/hub/store"
+)
+
+var enrolmentTests = []test{
+	{"StoredAsPending", func(f *fixture) {
+		want := Machine{Name: "one"}.Enrolment(f.owner.ID, f.token.ID)
+		e := want
+		e.State = store.Active // is the store's to say
+		got, err := f.BeginEnrolment(f.ctx, e, Epoch)
+		f.must(err)
+		equal(f, "answer", got, want)
+		got, err = f.Enrolment(f.ctx, want.RequestHash)
+		f.must(err)
+		equal(f, "by request", got, want)
+		got, err = f.EnrolmentByCertificate(f.ctx, want.IDevIDHash)
+		f.must(err)
+		equal(f, "by certificate", got, want)
+	}},
+	{"UnknownIsNotFound", func(f *fixture) {
+		_, err := f.Enrolment(f.ctx, Hash("nothing"))
+		f.refused(err, store.ErrNotFound)
+		_, err = f.EnrolmentByCertificate(f.ctx, Hash("nothing"))
+		f.refused(err, store.ErrNotFound)
+	}},
+	{"BareOneComesBackBare", func(f *fixture) {
+		e := store.Enrolment{
+			RequestHash: Hash("bare"), IDevIDHash: Hash("bare certificate"),
+			Created: Epoch, Expires: Epoch.Add(time.Hour),
+		}
+		_, err := f.BeginEnrolment(f.ctx, e, Epoch)
+		f.must(err)
+		got, err := f.Enrolment(f.ctx, e.RequestHash)
+		f.must(err)
+		e.State = store.Pending
+		equal(f, "enrolment", got, e)
+	}},
+	{"SameRequestSameAnswer", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		for _, now := range []time.Time{Epoch, first.Expires.Add(-time.Microsecond)} {
+			got, err := f.BeginEnrolment(f.ctx, reissued(first), now)
+			f.must(err)
+			equal(f, "answer", got, first)
+		}
+	}},
+	{"SameRequestAfterActivation", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		_, err := f.activate(first)
+		f.must(err)
+		got, err := f.BeginEnrolment(f.ctx, reissued(first), first.Expires.Add(time.Hour))
+		f.must(err)
+		first.State = store.Active
+		equal(f, "answer", got, first)
+	}},
+	{"SameRequestAfterDeletionStaysRevoked", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		d, err := f.activate(first)
+		f.must(err)
+		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
+		got, err := f.BeginEnrolment(f.ctx, reissued(first), Epoch)
+		f.must(err)
+		first.State = store.Revoked
+		equal(f, "answer", got, first)
+	}},
+	{"OverduePendingIsReplaced", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		second := reissued(first)
+		got, err := f.BeginEnrolment(f.ctx, second, first.Expires)
+		f.must(err)
+		equal(f, "answer", got, second)
+		_, err = f.EnrolmentByCertificate(f.ctx, first.IDevIDHash)
+		f.refused(err, store.ErrNotFound)
+	}},
+	{"ExpiredIsReplaced", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		n, err := f.ExpireEnrolments(f.ctx, first.Expires, 10)
+		f.must(err)
+		equal(f, "expired", n, 1)
+		second := reissued(first)
+		got, err := f.BeginEnrolment(f.ctx, second, first.Expires)
+		f.must(err)
+		equal(f, "answer", got, second)
+		a := proof(second)
+		a.Now = first.Expires
+		_, err = f.Activate(f.ctx, a)
+		f.must(err)
+	}},
+	{"CertificateOfAnotherRequestExists", func(f *fixture) {
+		first := f.begin(Machine{Name: "one"}, f.token)
+		e := Machine{Name: "two"}.Enrolment(f.owner.ID, f.token.ID)
+		e.IDevIDHash = first.IDevIDHash
+		_, err := f.BeginEnrolment(f.ctx, e, Epoch)
+		f.refused(err, store.ErrExists)
+	}},
+	{"PendingTouchesNothing", func(f *fixture) {
+		once := f.newToken("once", 1)
+		d := f.onboard(Machine{Name: "one"}, once)
+		before, err := f.TPM(f.ctx, d.EK)
+		f.must(err)
+		f.begin(Machine{Name: "one", Request: "again", IAK: "new"}, once)
+		stranger := f.begin(Machine{Name: "two"}, once)
+		after, err := f.TPM(f.ctx, d.EK)
+		f.must(err)
+		equal(f, "TPM", after, before)
+		again, err := f.Device(f.ctx, d.ID)
+		f.must(err)
+		equal(f, "device", again, d)
+		equal(f, "uses", f.uses(once), 1)
+		_, err = f.TPM(f.ctx, stranger.EK)
+		f.refused(err, store.ErrNotFound)
+		_, err = f.AIK(f.ctx, stranger.IAKName)
+		f.refused(err, store.ErrNotFound)
+		_, err = f.Device(f.ctx, stranger.DeviceID)
+		f.refused(err, store.ErrNotFound)
+		_, err = f.DeviceByCertificate(f.ctx, stranger.IDevIDHash)
+		f.refused(err, store.ErrNotFound)
+	}},
+	{"ExpireKeepsFingerprints", func(f *fixture) {
+		e := f.begin(Machine{Name: "one"}, f.token)
+		n, err := f.ExpireEnrolments(f.ctx, e.Expires, 10)
+		f.must(err)
+		equal(f, "expired", n, 1)
+		got, err := f.Enrolment(f.ctx, e.RequestHash)
+		f.must(err)
+		equal(f, "expired enrolment", got, store.Enrolment{
+			RequestHash: e.RequestHash,
+			State:       store.Expired,
+			DeviceID:    e.DeviceID,
+			Owner:       e.Owner,
+			TokenID:     e.TokenID,
+			Generation:  e.Generation,
+			EK:          e.EK,
+			IAKName:     e.IAKName,
+			IDevIDName:  e.IDevIDName,
+			IAKHash:     e.IAKHash,
+			IDevIDHash:  e.IDevIDHash,
+			Created:     e.Created,
+			Expires:     e.Expires,
+		})
+	}},
+	{"ExpireSparesTheRest", func(f *fixture) {
+		active := f.begin(Machine{Name: "one"}, f.token)
+		_, err := f.activate(active)
+		f.must(err)
+		young := Machine{Name: "two"}.Enrolment(f.owner.ID, f.token.ID)
+		young.Expires = young.Expires.Add(time.Microsecond)
+		_, err = f.BeginEnrolment(f.ctx, young, Epoch)
+		f.must(err)
+		n, err := f.ExpireEnrolments(f.ctx, active.Expires, 10)
+		f.must(err)
+		equal(f, "expired", n, 0)
+		equal(f, "active one", f.state(active), store.Active)
+		equal(f, "young one", f.state(young), store.Pending)
+	}},
+	{"ExpireInPortions", func(f *fixture) {
+		var all []store.Enrolment
+		for _, name := range []string{"one", "two", "three", "four", "five"} {
+			all = append(all, f.begin(Machine{Name: name}, f.token))
+		}
+		for _, want := range []int{2, 2, 1, 0} {
+			n, err := f.ExpireEnrolments(f.ctx, Epoch.Add(2*time.Hour), 2)
+			f.must(err)
+			equal(f, "expired", n, want)
+		}
+		for _, e := range all {
+			equal(f, "state", f.state(e), store.Expired)
+		}
+	}},
+}
+
+// reissued is the same request judged once more: other certificates, another
+// end.
+func reissued(e store.Enrolment) store.Enrolment {
+	e.State = store.Pending
+	e.IAKCert = append([]byte("reissued "), e.IAKCert...)
+	e.IDevIDCert = append([]byte("reissued "), e.IDevIDCert...)
+	e.IAKHash = Hash(string(e.IAKCert))
+	e.IDevIDHash = Hash(string(e.IDevIDCert))
+	e.Created = e.Created.Add(time.Minute)
+	e.Expires = e.Expires.Add(time.Hour)
+	return e
+}

@@ -1,0 +1,111 @@
+package storetest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Epoch is when the samples' stories begin. The suite passes all time in, so
+// it runs the same in any year.
+var Epoch = time.Date(2026, 3, 14, 9, 26, 53, 589793000, time.UTC)
+
+// ID makes a well-formed id, 24 hexadecimal digits, out of a name.
+func ID(name string) string {
+	sum := sha256.Sum256([]byte("id " + name))
+	return hex.EncodeToString(sum[:12])
+}
+
+// Hash makes a hash out of a name.
+func Hash(name string) store.Hash { return sha256.Sum256([]byte(name)) }
+
+// bytesOf makes n bytes that depend on the name.
+func bytesOf(name string, n int) []byte {
+	sum := sha256.Sum256([]byte(name))
+	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
+}
+
+// Machine is a computer with a TPM, as far as a store can see one. Two
+// machines differ in Name.
+type Machine struct {
+	Name string
+	// IAK distinguishes the attestation keys of one machine; empty is its
+	// first.
+	IAK string
+	// Request distinguishes the requests of one machine; empty is its first.
+	Request string
+	// Generation is how often the TPM was let go.
+	Generation int
+}
+
+// DeviceID is the device that the machine is for owner.
+func (m Machine) DeviceID(owner string) string {
+	return ID(fmt.Sprint("device ", m.Name, owner, m.Generation))
+}
+
+// Enrolment is the machine's request with a token of owner, pending for an
+// hour from Epoch, and as large as a real one.
+func (m Machine) Enrolment(owner, token string) store.Enrolment {
+	request := fmt.Sprint(m.Name, " ", m.IAK, " ", m.Request, " ", m.Generation, " ", owner, " ", token)
+	name := func(of string) []byte {
+		digest := Hash(of)
+		return append([]byte{0x00, 0x0b}, digest[:]...) // TPM_ALG_SHA256
+	}
+	e := store.Enrolment{
+		RequestHash:   Hash("request " + request),
+		State:         store.Pending,
+		DeviceID:      m.DeviceID(owner),
+		Owner:         owner,
+		TokenID:       token,
+		Generation:    m.Generation,
+		EK:            Hash("ek " + m.Name),
+		EKCertificate: bytesOf("ek certificate "+m.Name, 1100),
+		IAKName:       name("iak " + m.Name + m.IAK),
+		IAKPublic:     bytesOf("iak public "+m.Name+m.IAK, 90),
+		IDevIDName:    name("idevid " + m.Name),
+		IAKCert:       bytesOf("iak certificate "+request, 700),
+		IDevIDCert:    bytesOf("idevid certificate "+request, 750),
+		Request:       bytesOf("request body "+request, 2800),
+		Verdict:       []byte(`{"ok":true,"reasons":[]}`),
+		Manufacturer:  "IFX",
+		Model:         "SLB9670",
+		Firmware:      "7.85",
+		ProdModel:     "Gangplank 4",
+		ProdSerial:    "SN-" + m.Name,
+		KeyAlgorithm:  "ECDSA P-256",
+		Created:       Epoch,
+		Expires:       Epoch.Add(time.Hour),
+	}
+	e.IAKHash = sha256.Sum256(e.IAKCert)
+	e.IDevIDHash = sha256.Sum256(e.IDevIDCert)
+	return e
+}
+
+// Account is an account with that nick.
+func Account(nick string) store.Account {
+	return store.Account{
+		ID:           ID("account " + nick),
+		Nick:         nick,
+		Email:        nick + "@harbour.example",
+		PasswordHash: "$argon2id$v=19$m=65536,t=1,p=4$c2FsdA$aGFzaA",
+		Created:      Epoch,
+	}
+}
+
+// JoinToken is a token of owner with that nick, good for a day from Epoch.
+// maxUses 0 is no limit.
+func JoinToken(owner, nick string, maxUses int) store.JoinToken {
+	return store.JoinToken{
+		ID:        ID("token " + owner + nick),
+		Owner:     owner,
+		Nick:      nick,
+		PublicKey: bytesOf("token key "+owner+nick, 32),
+		Expires:   Epoch.Add(24 * time.Hour),
+		MaxUses:   maxUses,
+		Created:   Epoch,
+	}
+}

@@ -1,0 +1,175 @@
+// Package storetest is what every engine under package store must do, as
+// tests. An engine's own test calls Run; when all of it passes, the engine
+// may serve a hub.
+//
+// The suite knows the interface and nothing of an engine. It passes all time
+// in, sleeps nowhere, and leaves an engine free where the interface does: a
+// time may come back cut to microseconds, and a LastSeen that SeenDevice gave
+// may come back late.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Run tests an engine. open gives an empty store each time and closes it when
+// its test ends. reopen closes s, as a hub that stops does, and gives a store
+// on the same data.
+func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
+	for _, group := range []struct {
+		name  string
+		tests []test
+	}{
+		{"Accounts", accountTests},
+		{"Sessions", sessionTests},
+		{"AccountDesk", accountDeskTests},
+		{"APITokens", apiTokenTests},
+		{"JoinTokens", tokenTests},
+		{"Enrolments", enrolmentTests},
+		{"Activation", activationTests},
+		{"Refusals", refusalTests},
+		{"Devices", deviceTests},
+		{"Meta", metaTests},
+		{"Deletion", deletionTests},
+		{"IssuedAIKs", issuedTests},
+		{"Waiting", waitingTests},
+		{"EKCertificates", ekCertificateTests},
+		{"Chips", chipTests},
+		{"Desk", deskTests},
+		{"Boots", bootTests},
+		{"Clones", cloneTests},
+		{"Trails", trailTests},
+		{"Objects", objectTests},
+		{"Logs", logTests},
+		{"Events", eventTests},
+		{"CountedEvents", countedEventTests},
+		{"Growth", growthTests},
+		{"Trust", trustTests},
+		{"Races", raceTests},
+		{"Cancelled", cancelledTests},
+	} {
+		t.Run(group.name, func(t *testing.T) {
+			for _, test := range group.tests {
+				t.Run(test.name, func(t *testing.T) { test.run(board(t, open(t))) })
+			}
+		})
+	}
+	t.Run("Durability", func(t *testing.T) {
+		for _, test := range durabilityTests {
+			t.Run(test.name, func(t *testing.T) {
+				f := board(t, open(t))
+				test.run(f, func() { f.Store = reopen(t, f.Store) })
+			})
+		}
+	})
+}
+
+type test struct {
+	name string
+	run  func(*fixture)
+}
+
+// fixture is a store with two owners, and a token of the first without limit.
+type fixture struct {
+	*testing.T
+	store.Store
+	ctx   context.Context
+	owner store.Account
+	other store.Account
+	token store.JoinToken
+}
+
+func board(t *testing.T, s store.Store) *fixture {
+	f := &fixture{
+		T:     t,
+		Store: s,
+		ctx:   context.Background(),
+		owner: Account("anne"),
+		other: Account("mary"),
+	}
+	f.token = JoinToken(f.owner.ID, "fleet", 0)
+	f.must(s.CreateAccount(f.ctx, f.owner))
+	f.must(s.CreateAccount(f.ctx, f.other))
+	f.must(s.CreateJoinToken(f.ctx, f.token))
+	return f
+}
+
+func (f *fixture) must(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// refused fails the test unless err is the wanted refusal; nil wants success.
+func (f *fixture) refused(err, want error) {
+	f.Helper()
+	if !errors.Is(err, want) {
+		f.Fatalf("got error %v, want %v", err, want)
+	}
+}
+
+func equal[V any](f *fixture, what string, got, want V) {
+	f.Helper()
+	if !reflect.DeepEqual(got, want) {
+		f.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
+	}
+}
+
+// newToken stores another token of the first owner.
+func (f *fixture) newToken(nick string, maxUses int) store.JoinToken {
+	f.Helper()
+	t := JoinToken(f.owner.ID, nick, maxUses)
+	f.must(f.CreateJoinToken(f.ctx, t))
+	return t
+}
+
+// begin stores an enrolment of the machine with the token.
+func (f *fixture) begin(m Machine, t store.JoinToken) store.Enrolment {
+	f.Helper()
+	e, err := f.BeginEnrolment(f.ctx, m.Enrolment(t.Owner, t.ID), Epoch)
+	f.must(err)
+	return e
+}
+
+// activate proves the enrolment a minute after Epoch.
+func (f *fixture) activate(e store.Enrolment) (store.Device, error) {
+	return f.Activate(f.ctx, proof(e))
+}
+
+func proof(e store.Enrolment) store.Activation {
+	return store.Activation{
+		IDevIDHash: e.IDevIDHash,
+		Nick:       e.ProdSerial,
+		Now:        Epoch.Add(time.Minute),
+		Addr:       "192.0.2.7:51000",
+	}
+}
+
+// onboard does both halves, and must succeed.
+func (f *fixture) onboard(m Machine, t store.JoinToken) store.Device {
+	f.Helper()
+	d, err := f.activate(f.begin(m, t))
+	f.must(err)
+	return d
+}
+
+func (f *fixture) state(e store.Enrolment) store.EnrolmentState {
+	f.Helper()
+	e, err := f.Enrolment(f.ctx, e.RequestHash)
+	f.must(err)
+	return e.State
+}
+
+func (f *fixture) uses(t store.JoinToken) int {
+	f.Helper()
+	t, err := f.JoinToken(f.ctx, t.ID)
+	f.must(err)
+	return t.Uses
+}

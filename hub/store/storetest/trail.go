@@ -1,0 +1,821 @@
+package storetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var trailTests = []test{
+	{"TrailIsMadeOnce", trailIsMadeOnce},
+	{"StepsAreNumberedWithoutAGap", stepsAreNumberedWithoutAGap},
+	{"ConcurrentStepsEachGetANumber", concurrentStepsEachGetANumber},
+	{"StateNamesOnlyWhatItsOwnerHas", stateNamesOnlyWhatItsOwnerHas},
+	{"FinalStepsStayFinal", finalStepsStayFinal},
+	{"StateOfANewStepAlone", stateOfANewStepAlone},
+	{"StepsByStatus", stepsByStatus},
+	{"Summaries", summaries},
+	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
+}
+
+var objectTests = []test{
+	{"RecordsAreTheOwnersAlone", recordsAreTheOwnersAlone},
+	{"QuotaIsKept", quotaIsKept},
+	{"UnusedRecordsExpire", unusedRecordsExpire},
+	{"WantedContentIsNotCondemned", wantedContentIsNotCondemned},
+	{"UploadsRaceWithCondemning", uploadsRaceWithCondemning},
+}
+
+var logTests = []test{
+	{"EntriesComeBackInOrder", entriesComeBackInOrder},
+	{"EntriesByFilter", entriesByFilter},
+	{"ReadingOnMissesNothing", readingOnMissesNothing},
+	{"LogIsBounded", logIsBounded},
+	{"OldEntriesExpire", oldEntriesExpire},
+}
+
+const plenty = 1 << 40
+
+func (f *fixture) step(device string, objects ...store.Hash) store.Step {
+	return store.Step{
+		Device: device, Owner: f.owner.ID, Rev: -1, Committer: "prn:::accounts:/" + f.owner.ID, CommitMsg: "a change", Status: store.StepNew,
+		StateSum: Hash("state"), Objects: objects, State: []byte(`{"#spec":"x"}`), Meta: []byte(`{}`), Progress: []byte(`{"status":"NEW"}`),
+		StepTime: micros(Epoch), Modified: micros(Epoch),
+	}
+}
+
+func (f *fixture) trail(device string) {
+	f.Helper()
+	first := f.step(device)
+	first.Status = store.StepDone
+	_, made, err := f.CreateTrail(f.ctx, first, plenty)
+	f.must(err)
+	if !made {
+		f.Fatal("the trail was there")
+	}
+}
+
+func (f *fixture) add(s store.Step) store.Step {
+	f.Helper()
+	got, err := f.AddStep(f.ctx, s, plenty)
+	f.must(err)
+	return got
+}
+
+func (f *fixture) announce(owner, name string, size int64, at time.Time) store.Object {
+	f.Helper()
+	o, err := f.AnnounceObject(f.ctx, store.Object{Owner: owner, Sum: Hash(name), Size: size, Name: name, MimeType: "text/plain", Created: at, Modified: at}, plenty)
+	f.must(err)
+	return o
+}
+
+func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash {
+	f.Helper()
+	o := f.announce(owner, name, size, at)
+	_, err := f.BeginUpload(f.ctx, owner, o.Sum, at)
+	f.must(err)
+	f.must(f.FinishUpload(f.ctx, owner, o.Sum, size, plenty, at))
+	return o.Sum
+}
+
+func trailIsMadeOnce(f *fixture) {
+	_, err := f.Trail(f.ctx, ID("raft"))
+	f.refused(err, store.ErrNotFound)
+	_, err = f.AddStep(f.ctx, f.step(ID("raft")), plenty)
+	f.refused(err, store.ErrNotFound)
+	first := f.step(ID("raft"))
+	first.Status, first.State = store.StepDone, []byte(`{"#spec":"first"}`)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	count := 0
+	for range 8 {
+		wg.Go(func() {
+			t, made, err := f.CreateTrail(f.ctx, first, plenty)
+			mu.Lock()
+			defer mu.Unlock()
+			if made {
+				count++
+			}
+			if err != nil || t.Device != first.Device || t.Rev != 0 {
+				f.Errorf("%+v, %v", t, err)
+			}
+		})
+	}
+	wg.Wait()
+	if count != 1 {
+		f.Errorf("made %d times", count)
+	}
+	again := first
+	again.State = []byte(`{"#spec":"second"}`)
+	_, made, err := f.CreateTrail(f.ctx, again, plenty)
+	f.must(err)
+	s, err := f.Step(f.ctx, first.Device, 0)
+	f.must(err)
+	if made || !bytes.Equal(s.State, first.State) || s.Status != store.StepDone {
+		f.Errorf("made %v; the first state is %s", made, s.State)
+	}
+	t, err := f.Trail(f.ctx, first.Device)
+	f.must(err)
+	equal(f, "trail", t, store.Trail{Device: first.Device, Owner: f.owner.ID, Created: micros(Epoch), Touched: micros(Epoch)})
+}
+
+func stepsAreNumberedWithoutAGap(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	one := f.step(d)
+	one.Rev, one.State, one.Meta, one.CommitMsg = 1, []byte(`{"#spec":"x","a.json":1e2}`), []byte(`{"b":"<"}`), "one"
+	equal(f, "answer", f.add(one).Rev, 1)
+	for rev, want := range map[int]error{0: store.ErrExists, 1: store.ErrExists, 3: store.ErrGap, 1 << 40: store.ErrGap} {
+		s := f.step(d)
+		s.Rev = rev
+		_, err := f.AddStep(f.ctx, s, plenty)
+		f.refused(err, want)
+	}
+	equal(f, "next", f.add(f.step(d)).Rev, 2)
+	got, err := f.Step(f.ctx, d, 1)
+	f.must(err)
+	one.Objects = nil
+	equal(f, "stored", got, one)
+	got, err = f.Step(f.ctx, d, -1)
+	f.must(err)
+	equal(f, "newest", got.Rev, 2)
+	_, err = f.Step(f.ctx, d, 3)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.Step(f.ctx, ID("nothing"), -1)
+	f.refused(err, store.ErrNotFound)
+}
+
+func concurrentStepsEachGetANumber(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[int]int{}
+	exists := 0
+	for i := range 40 {
+		wg.Go(func() {
+			s := f.step(d)
+			if i%2 == 0 {
+				s.Rev = 1
+			}
+			got, err := f.AddStep(f.ctx, s, plenty)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				seen[got.Rev]++
+			case errors.Is(err, store.ErrExists):
+				exists++
+			default:
+				f.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for rev := 1; rev <= len(seen); rev++ {
+		if seen[rev] != 1 {
+			f.Errorf("number %d was given %d times", rev, seen[rev])
+		}
+	}
+	if len(seen) < 20 || len(seen)+exists != 40 {
+		f.Errorf("%d steps, %d refusals", len(seen), exists)
+	}
+}
+
+func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	mine := f.keep(f.owner.ID, "mine", 10, Epoch)
+	theirs := f.keep(f.other.ID, "theirs", 10, Epoch)
+	pending := f.announce(f.owner.ID, "pending", 10, Epoch).Sum
+	f.announce(f.owner.ID, "theirs", 10, Epoch) // announced, and never uploaded
+	var missing *store.MissingObjects
+	_, err := f.AddStep(f.ctx, f.step(d, mine, theirs, pending), plenty)
+	if !errors.As(err, &missing) || len(missing.Sums) != 2 {
+		f.Fatalf("%v", err)
+	}
+	first := f.step(ID("other"), theirs)
+	if _, _, err := f.CreateTrail(f.ctx, first, plenty); !errors.As(err, &missing) {
+		f.Fatal(err)
+	}
+	s := f.add(f.step(d, mine))
+	s.Objects = []store.Hash{theirs}
+	if err := f.SetState(f.ctx, s, plenty); !errors.As(err, &missing) {
+		f.Fatal(err)
+	}
+	list, err := f.StepObjects(f.ctx, d, s.Rev)
+	f.must(err)
+	if len(list) != 1 || list[0].Sum != mine || list[0].Name != "mine" {
+		f.Errorf("%+v", list)
+	}
+	var many []store.Hash
+	for i := range 25 {
+		many = append(many, Hash(fmt.Sprint(i)))
+	}
+	_, err = f.AddStep(f.ctx, f.step(d, many...), plenty)
+	if !errors.As(err, &missing) || len(missing.Sums) != 10 || missing.More != 15 {
+		f.Error(err)
+	}
+}
+
+func finalStepsStayFinal(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	at := Epoch.Add(time.Minute)
+	report := func(rev int, s store.StepStatus) error {
+		return f.SetProgress(f.ctx, d, rev, s, fmt.Appendf(nil, `{"status":%q,"retries":3}`, s), at)
+	}
+	open := []store.StepStatus{store.StepQueued, store.StepDownloading, store.StepSyncing, store.StepInProgress, store.StepTesting}
+	for _, final := range []store.StepStatus{store.StepDone, store.StepUpdated, store.StepError, store.StepWontGo} {
+		s := f.add(f.step(d))
+		for range 2 { // a device that starts again repeats itself
+			for _, o := range open {
+				f.must(report(s.Rev, o))
+			}
+		}
+		f.must(report(s.Rev, final))
+		f.must(report(s.Rev, final))
+		for _, o := range store.StepStatuses {
+			if o != final {
+				f.refused(report(s.Rev, o), store.ErrStatus)
+			}
+		}
+		got, err := f.Step(f.ctx, d, s.Rev)
+		f.must(err)
+		if got.Status != final || !bytes.Contains(got.Progress, []byte(`"retries":3`)) || !got.ProgressTime.Equal(micros(at)) {
+			f.Errorf("%+v", got)
+		}
+	}
+	s := f.add(f.step(d))
+	f.refused(f.MoveStep(f.ctx, d, s.Rev, store.StepInProgress, store.StepWontGo, []byte(`{}`), at), store.ErrStatus)
+	f.must(f.MoveStep(f.ctx, d, s.Rev, store.StepNew, store.StepCancelled, []byte(`{"status":"CANCEL"}`), at))
+	f.refused(report(s.Rev, store.StepQueued), store.ErrStatus)
+	f.refused(report(99, store.StepQueued), store.ErrNotFound)
+	f.refused(f.MoveStep(f.ctx, d, 99, store.StepNew, store.StepCancelled, []byte(`{}`), at), store.ErrNotFound)
+}
+
+func stateOfANewStepAlone(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	a, b := f.keep(f.owner.ID, "a", 10, Epoch), f.keep(f.owner.ID, "b", 10, Epoch)
+	s := f.add(f.step(d, a))
+	before, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	s.State, s.StateSum, s.Objects, s.Modified = append(s.State, "    "...), Hash("new"), []store.Hash{b}, micros(Epoch.Add(time.Hour))
+	f.must(f.SetState(f.ctx, s, plenty))
+	after, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "usage", after-before, 4)
+	list, err := f.StepObjects(f.ctx, d, s.Rev)
+	f.must(err)
+	if len(list) != 1 || list[0].Sum != b {
+		f.Errorf("%+v", list)
+	}
+	s.Objects = nil
+	got, err := f.Step(f.ctx, d, s.Rev)
+	f.must(err)
+	equal(f, "step", got, s)
+	f.refused(f.SetState(f.ctx, s, 1), nil) // smaller or equal always fits
+	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
+	f.must(f.SetProgress(f.ctx, d, s.Rev, store.StepQueued, []byte(`{}`), Epoch))
+	f.refused(f.SetState(f.ctx, s, plenty), store.ErrStatus)
+	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":2}`), Epoch))
+	got, err = f.Step(f.ctx, d, s.Rev)
+	f.must(err)
+	equal(f, "meta", string(got.Meta), `{"k":2}`)
+	s.Rev = 99
+	f.refused(f.SetState(f.ctx, s, plenty), store.ErrNotFound)
+	f.refused(f.SetMeta(f.ctx, d, 99, []byte(`{}`), Epoch), store.ErrNotFound)
+}
+
+func stepsByStatus(f *fixture) {
+	d := ID("raft")
+	f.trail(d)
+	for range 5 {
+		f.add(f.step(d))
+	}
+	f.must(f.SetProgress(f.ctx, d, 1, store.StepDone, []byte(`{}`), Epoch))
+	f.must(f.SetProgress(f.ctx, d, 2, store.StepTesting, []byte(`{}`), Epoch))
+	for _, c := range []struct {
+		filter store.StepFilter
+		want   string
+	}{
+		{store.StepFilter{After: -1, Statuses: store.StepStatuses}, "[0 1 2 3 4 5]"},
+		{store.StepFilter{After: 2, Statuses: store.StepStatuses}, "[3 4 5]"},
+		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew}}, "[3 4 5]"},
+		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew, store.StepTesting}}, "[2 3 4 5]"},
+		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew}, Limit: 1}, "[3]"},
+		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepDone, store.StepTesting}}, "[0 1 2]"},
+		{store.StepFilter{After: -1, Statuses: store.StepStatuses, Bytes: 40}, "[0 1]"},
+		{store.StepFilter{After: -1}, "[]"},
+	} {
+		c.filter.Device = d
+		list, err := f.Steps(f.ctx, c.filter)
+		f.must(err)
+		revs := []int{}
+		for _, s := range list {
+			revs = append(revs, s.Rev)
+		}
+		equal(f, fmt.Sprintf("%+v", c.filter), fmt.Sprint(revs), c.want)
+	}
+}
+
+func summaries(f *fixture) {
+	for _, d := range []string{"a", "b", "c"} {
+		f.trail(ID(d))
+		f.add(f.step(ID(d)))
+		f.add(f.step(ID(d)))
+	}
+	at := micros(Epoch.Add(time.Minute))
+	f.must(f.SetProgress(f.ctx, ID("b"), 1, store.StepDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
+	s, err := f.Summary(f.ctx, ID("b"))
+	f.must(err)
+	if s.Rev != 2 || s.Reported != 1 || s.Step.Rev != 1 || s.Step.Status != store.StepDownloading || !s.Touched.Equal(at) || s.Step.State != nil {
+		f.Errorf("%+v", s)
+	}
+	var seen []string
+	for after := ""; ; {
+		list, err := f.Summaries(f.ctx, f.owner.ID, after, 2)
+		f.must(err)
+		if len(list) == 0 {
+			break
+		}
+		for _, s := range list {
+			seen = append(seen, s.Device)
+			after = s.Device
+		}
+	}
+	if len(seen) != 3 {
+		f.Errorf("%v", seen)
+	}
+	list, err := f.Summaries(f.ctx, f.other.ID, "", 0)
+	f.must(err)
+	equal(f, "of another", len(list), 0)
+	_, err = f.Summary(f.ctx, ID("nothing"))
+	f.refused(err, store.ErrNotFound)
+}
+
+func trailOfADeletedDeviceGoes(f *fixture) {
+	gone, stays := f.onboard(Machine{Name: "gone"}, f.token), f.onboard(Machine{Name: "stays"}, f.token)
+	sum := f.keep(f.owner.ID, "used", 10, Epoch)
+	before, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	for _, d := range []store.Device{gone, stays} {
+		f.trail(d.ID)
+		f.add(f.step(d.ID, sum))
+		f.must(f.AppendLogs(f.ctx, d.ID, f.owner.ID, []store.LogEntry{{Message: "m"}}, store.LogBounds{Rows: 10, Bytes: 1000}, Epoch))
+	}
+	both, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	n, err := f.DropTrails(f.ctx, 10)
+	f.must(err)
+	equal(f, "dropped", n, 0)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, gone.ID, Epoch))
+	n, err = f.DropTrails(f.ctx, 10)
+	f.must(err)
+	equal(f, "dropped", n, 1)
+	n, err = f.DropTrails(f.ctx, 10)
+	f.must(err)
+	equal(f, "dropped again", n, 0)
+	_, err = f.Trail(f.ctx, gone.ID)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.Step(f.ctx, gone.ID, 0)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.Trail(f.ctx, stays.ID)
+	f.must(err)
+	after, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "usage given back", both-after, after-before)
+	logs, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID})
+	f.must(err)
+	if len(logs) != 1 || logs[0].Device != stays.ID {
+		f.Errorf("%+v", logs)
+	}
+}
+
+func recordsAreTheOwnersAlone(f *fixture) {
+	sum := f.keep(f.owner.ID, "secret", 10, Epoch)
+	_, err := f.Object(f.ctx, f.other.ID, sum)
+	f.refused(err, store.ErrNotFound)
+	f.refused(f.FinishUpload(f.ctx, f.other.ID, sum, 10, plenty, Epoch), store.ErrNotFound)
+	_, err = f.BeginUpload(f.ctx, f.other.ID, sum, Epoch)
+	f.refused(err, store.ErrNotFound)
+	if o := f.announce(f.other.ID, "secret", 10, Epoch); o.Stored {
+		f.Error("to announce is enough")
+	}
+	list, err := f.Objects(f.ctx, f.other.ID, nil, 0)
+	f.must(err)
+	equal(f, "the other's", len(list), 0)
+	again := f.announce(f.owner.ID, "secret", 99, Epoch.Add(time.Hour))
+	equal(f, "announced again", again, store.Object{Owner: f.owner.ID, Sum: sum, Size: 10, Stored: true, Name: "secret", MimeType: "text/plain", Created: micros(Epoch), Modified: Epoch.Add(time.Hour)})
+	hasContents := func(want bool) {
+		f.Helper()
+		has, err := f.HasContents(f.ctx)
+		f.must(err)
+		equal(f, "has contents", has, want)
+	}
+	hasContents(true)
+	got, err := f.Object(f.ctx, f.owner.ID, sum)
+	f.must(err)
+	again.Modified = micros(again.Modified)
+	equal(f, "stored", got, again)
+	for i := range 5 {
+		f.keep(f.owner.ID, fmt.Sprint(i), 1, Epoch)
+	}
+	var after *store.Hash
+	count := 0
+	for {
+		list, err := f.Objects(f.ctx, f.owner.ID, after, 4)
+		f.must(err)
+		if len(list) == 0 {
+			break
+		}
+		count += len(list)
+		after = &list[len(list)-1].Sum
+	}
+	equal(f, "listed", count, 6)
+	before, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	for range 2 { // the second time, there is nothing left to give back
+		f.must(f.LostContent(f.ctx, sum))
+		got, err = f.Object(f.ctx, f.owner.ID, sum)
+		f.must(err)
+		if got.Stored {
+			f.Error("still stored")
+		}
+		after, err := f.Usage(f.ctx, f.owner.ID)
+		f.must(err)
+		equal(f, "given back", before-after, got.Size)
+	}
+	for i := range 5 {
+		f.must(f.LostContent(f.ctx, Hash(fmt.Sprint(i))))
+	}
+	hasContents(false)
+}
+
+func quotaIsKept(f *fixture) {
+	announce := func(name string, size, quota int64) error {
+		_, err := f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: Hash(name), Size: size, Created: Epoch, Modified: Epoch}, quota)
+		return err
+	}
+	finish := func(name string, size, quota int64) error {
+		_, err := f.BeginUpload(f.ctx, f.owner.ID, Hash(name), Epoch)
+		f.must(err)
+		return f.FinishUpload(f.ctx, f.owner.ID, Hash(name), size, quota, Epoch)
+	}
+	usage := func() int64 {
+		n, err := f.Usage(f.ctx, f.owner.ID)
+		f.must(err)
+		return n
+	}
+	f.refused(announce("a", 1000, 1000), store.ErrQuota) // the record counts too
+	f.must(announce("a", 1000, 2000))
+	record := usage()
+	if record < 1 || record > 1000 {
+		f.Fatalf("a record counts %d bytes", record)
+	}
+	// What was announced and not uploaded keeps no room from others.
+	f.must(announce("b", 1000, record+record+1000))
+	equal(f, "usage of two records", usage(), 2*record)
+	f.refused(announce("a", 1001, 2*record+1000), store.ErrQuota)
+	f.must(announce("a", 900, 2*record+1000))
+	f.must(announce("a", 1000, 2*record+1000))
+	f.refused(finish("a", 1000, 2*record+999), store.ErrQuota)
+	f.must(finish("a", 1000, 2*record+1000))
+	f.must(finish("a", 1000, 0)) // again: it counts once
+	equal(f, "usage", usage(), 2*record+1000)
+	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
+	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
+	// No number overflows, nor makes room.
+	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
+		for _, name := range []string{"b", "d"} {
+			f.refused(announce(name, size, 1<<62), store.ErrQuota)
+			f.refused(announce(name, size, 1<<63-1), store.ErrQuota)
+		}
+	}
+	f.must(announce("d", store.MaxObjectSize, 1<<62))
+	f.refused(announce("e", store.MaxObjectSize, store.MaxObjectSize), store.ErrQuota)
+	equal(f, "usage", usage(), 3*record+1000)
+	var used int64
+	var err error
+	f.trail(ID("raft"))
+	used, err = f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	_, err = f.AddStep(f.ctx, f.step(ID("raft")), used)
+	f.refused(err, store.ErrQuota)
+	_, _, err = f.CreateTrail(f.ctx, f.step(ID("other")), used)
+	f.refused(err, store.ErrQuota)
+	s := f.add(f.step(ID("raft")))
+	used, err = f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	s.State = append(s.State, ' ')
+	f.refused(f.SetState(f.ctx, s, used), store.ErrQuota)
+	f.must(f.SetState(f.ctx, s, used+1))
+	other, err := f.Usage(f.ctx, f.other.ID)
+	f.must(err)
+	equal(f, "the other's usage", other, 0)
+}
+
+func unusedRecordsExpire(f *fixture) {
+	f.trail(ID("raft"))
+	before, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	used := f.keep(f.owner.ID, "used", 10, Epoch)
+	f.keep(f.owner.ID, "unused", 10, Epoch)
+	f.announce(f.owner.ID, "pending", 10, Epoch)
+	f.announce(f.owner.ID, "renewed", 10, Epoch)
+	f.announce(f.owner.ID, "renewed", 10, Epoch.Add(3*time.Hour))
+	f.add(f.step(ID("raft"), used))
+	count := func() int {
+		n := 0
+		for _, name := range []string{"used", "unused", "pending", "renewed"} {
+			if _, err := f.Object(f.ctx, f.owner.ID, Hash(name)); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	expire := func(pending, unused time.Duration) int {
+		n, err := f.ExpireObjects(f.ctx, Epoch.Add(pending), Epoch.Add(unused), 100)
+		f.must(err)
+		return n
+	}
+	equal(f, "too early", expire(0, 0), 0)
+	equal(f, "pending", expire(time.Hour, 0), 1)
+	equal(f, "left", count(), 3)
+	equal(f, "unused", expire(time.Hour, time.Hour), 1)
+	equal(f, "left", count(), 2)
+	equal(f, "used and renewed stay", expire(2*time.Hour, 1000*time.Hour), 0)
+	equal(f, "renewed", expire(4*time.Hour, 0), 1)
+	after, err := f.Usage(f.ctx, f.owner.ID)
+	f.must(err)
+	s, err := f.Step(f.ctx, ID("raft"), 0)
+	f.must(err)
+	o, err := f.Object(f.ctx, f.owner.ID, used)
+	f.must(err)
+	// One step and one object are left of what came.
+	if more := after - before; more <= o.Size+int64(len(s.State)) || more > o.Size+1000+2*before {
+		f.Errorf("the usage grew by %d", more)
+	}
+}
+
+func wantedContentIsNotCondemned(f *fixture) {
+	sum := f.keep(f.owner.ID, "wanted", 10, Epoch)
+	condemn := func() bool {
+		ok, err := f.Condemn(f.ctx, sum)
+		f.must(err)
+		return ok
+	}
+	if condemn() {
+		f.Fatal("condemned while somebody has it")
+	}
+	f.announce(f.other.ID, "wanted", 10, Epoch.Add(time.Hour))
+	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(time.Minute), Epoch.Add(time.Minute), 10); err != nil || n != 1 {
+		f.Fatal(n, err)
+	}
+	if condemn() {
+		f.Fatal("condemned while somebody may upload it")
+	}
+	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(2*time.Hour), Epoch, 10); err != nil || n != 1 {
+		f.Fatal(n, err)
+	}
+	for range 2 {
+		if !condemn() {
+			f.Fatal("not condemned, though nobody wants it")
+		}
+	}
+	list, err := f.Condemned(f.ctx)
+	f.must(err)
+	equal(f, "condemned", list, []store.Hash{sum})
+	f.announce(f.owner.ID, "wanted", 10, Epoch)
+	_, err = f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch)
+	f.refused(err, store.ErrCondemned)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, plenty, Epoch), store.ErrCondemned)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 11, plenty, Epoch), store.ErrStatus)
+	f.must(f.Bury(f.ctx, sum))
+	f.keep(f.owner.ID, "wanted", 10, Epoch)
+	list, err = f.Condemned(f.ctx)
+	f.must(err)
+	equal(f, "condemned", len(list), 0)
+}
+
+// Uploads and collections of the same content at once: a record that is Stored
+// has its bytes.
+func uploadsRaceWithCondemning(f *fixture) {
+	var mu sync.Mutex
+	bytes := map[store.Hash]bool{} // the folder
+	var wg sync.WaitGroup
+	for i := range 4 {
+		sum := Hash(fmt.Sprint("raced ", i))
+		wg.Go(func() { // the collector
+			for range 60 {
+				f.ExpireObjects(f.ctx, Epoch.Add(-time.Second), Epoch.Add(time.Second), 100)
+				ok, err := f.Condemn(f.ctx, sum)
+				if err != nil {
+					f.Error(err)
+				}
+				if !ok {
+					continue
+				}
+				mu.Lock()
+				delete(bytes, sum)
+				mu.Unlock()
+				if err := f.Bury(f.ctx, sum); err != nil {
+					f.Error(err)
+				}
+			}
+		})
+		wg.Go(func() { // the uploader
+			for range 60 {
+				f.AnnounceObject(f.ctx, store.Object{Owner: f.owner.ID, Sum: sum, Size: 1, Created: Epoch, Modified: Epoch}, plenty)
+				if _, err := f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch); err != nil {
+					continue
+				}
+				mu.Lock()
+				bytes[sum] = true
+				mu.Unlock()
+				f.FinishUpload(f.ctx, f.owner.ID, sum, 1, plenty, Epoch)
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 4 {
+		sum := Hash(fmt.Sprint("raced ", i))
+		if o, err := f.Object(f.ctx, f.owner.ID, sum); err == nil && o.Stored && !bytes[sum] {
+			f.Errorf("object %d is stored, and its bytes are gone", i)
+		}
+	}
+}
+
+func (f *fixture) logged(device string, at time.Time, messages ...string) {
+	f.Helper()
+	var list []store.LogEntry
+	for i, m := range messages {
+		list = append(list, store.LogEntry{Sec: 7, Nano: int64(i), Level: "INFO", Source: "test", Platform: "linux", Rev: "3", Message: m})
+	}
+	f.must(f.AppendLogs(f.ctx, device, f.owner.ID, list, store.LogBounds{Rows: 1000, Bytes: 1 << 20}, at))
+}
+
+func (f *fixture) messages(filter store.LogFilter) string {
+	f.Helper()
+	if filter.Owner == "" {
+		filter.Owner = f.owner.ID
+	}
+	list, err := f.Logs(f.ctx, filter)
+	f.must(err)
+	text := ""
+	for _, e := range list {
+		text += e.Message
+	}
+	return text
+}
+
+func entriesComeBackInOrder(f *fixture) {
+	a, b := ID("a"), ID("b")
+	f.logged(a, Epoch, "1", "2")
+	f.logged(b, Epoch.Add(time.Second), "3")
+	f.logged(a, Epoch.Add(-time.Second), "4") // a clock that went back
+	f.logged(b, Epoch.Add(2*time.Second), "5", "6")
+	list, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Limit: 1})
+	f.must(err)
+	e := list[0]
+	e.Seq = 0
+	equal(f, "entry", e, store.LogEntry{Device: a, Owner: f.owner.ID, Created: micros(Epoch), Sec: 7, Level: "INFO", Source: "test", Platform: "linux", Rev: "3", Message: "1"})
+	for _, c := range []struct {
+		filter store.LogFilter
+		want   string
+	}{
+		{store.LogFilter{}, "123456"},
+		{store.LogFilter{NewestFirst: true}, "654321"},
+		{store.LogFilter{Devices: []string{a}}, "124"},
+		{store.LogFilter{Devices: []string{b}, NewestFirst: true}, "653"},
+		{store.LogFilter{Devices: []string{a, b}}, "123456"},
+		{store.LogFilter{Devices: []string{a, b}, NewestFirst: true, Limit: 4}, "6543"},
+		{store.LogFilter{Limit: 2, Skip: 1}, "23"},
+		{store.LogFilter{Limit: 2, Skip: 1, Devices: []string{a}}, "24"},
+		{store.LogFilter{Skip: 100}, ""},
+		{store.LogFilter{Bytes: 1}, "1"},
+		{store.LogFilter{Bytes: 1, Devices: []string{a, b}}, "1"},
+		{store.LogFilter{Owner: f.other.ID}, ""},
+		{store.LogFilter{Owner: f.other.ID, Devices: []string{a}}, ""},
+	} {
+		equal(f, fmt.Sprintf("%+v", c.filter), f.messages(c.filter), c.want)
+	}
+}
+
+func entriesByFilter(f *fixture) {
+	d := ID("a")
+	bounds := store.LogBounds{Rows: 100, Bytes: 1 << 20}
+	for i, e := range []store.LogEntry{
+		{Level: "INFO", Source: "/pantavisor.log", Platform: "pantavisor", Rev: "1", Message: "1"},
+		{Level: "ERROR", Source: "/pantavisor.log", Platform: "app", Rev: "2", Message: "2"},
+		{Level: "INFO", Source: "messages", Platform: "app", Rev: "2", Message: "3"},
+	} {
+		f.must(f.AppendLogs(f.ctx, d, f.owner.ID, []store.LogEntry{e}, bounds, Epoch.Add(time.Duration(i)*time.Second)))
+	}
+	for _, c := range []struct {
+		filter store.LogFilter
+		want   string
+	}{
+		{store.LogFilter{Levels: []string{"ERROR"}}, "2"},
+		{store.LogFilter{Levels: []string{"ERROR", "INFO"}}, "123"},
+		{store.LogFilter{Sources: []string{"/pantavisor.log"}, Revs: []string{"2"}}, "2"},
+		{store.LogFilter{Platforms: []string{"app"}}, "23"},
+		{store.LogFilter{Platforms: []string{"'; DROP TABLE logs; --"}}, ""},
+		{store.LogFilter{After: Epoch}, "23"},
+		{store.LogFilter{Before: Epoch.Add(2 * time.Second)}, "12"},
+		{store.LogFilter{After: Epoch, Before: Epoch.Add(2 * time.Second)}, "2"},
+	} {
+		equal(f, fmt.Sprintf("%+v", c.filter), f.messages(c.filter), c.want)
+	}
+}
+
+// Who reads on from the last entry it has seen, while devices report, sees
+// each entry once.
+func readingOnMissesNothing(f *fixture) {
+	const devices, batches = 4, 25
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var wg sync.WaitGroup
+		for d := range devices {
+			wg.Go(func() {
+				for i := range batches {
+					// Clocks that differ.
+					f.AppendLogs(f.ctx, ID(fmt.Sprint(d)), f.owner.ID, []store.LogEntry{{Message: "x"}, {Message: "y"}},
+						store.LogBounds{Rows: 1000, Bytes: 1 << 20}, Epoch.Add(time.Duration(i*7%5)*time.Second))
+				}
+			})
+		}
+		wg.Wait()
+	}()
+	seen := map[int64]bool{}
+	var past *store.LogEntry
+	for last := false; ; {
+		list, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Past: past, Limit: 7})
+		f.must(err)
+		for _, e := range list {
+			if seen[e.Seq] {
+				f.Fatal("twice")
+			}
+			seen[e.Seq] = true
+			past = &e
+		}
+		if len(list) > 0 {
+			continue
+		}
+		if last {
+			break
+		}
+		select {
+		case <-done:
+			last = true
+		default:
+		}
+	}
+	equal(f, "seen", len(seen), devices*batches*2)
+}
+
+func logIsBounded(f *fixture) {
+	d := ID("a")
+	bounds := store.LogBounds{Rows: 5, Bytes: 10_000}
+	write := func(device, m string) {
+		f.must(f.AppendLogs(f.ctx, device, f.owner.ID, []store.LogEntry{{Message: m}}, bounds, Epoch))
+	}
+	write(ID("quiet"), "q")
+	for i := range 9 {
+		write(d, fmt.Sprint(i))
+	}
+	equal(f, "the newest five", f.messages(store.LogFilter{Devices: []string{d}}), "45678")
+	write(d, string(bytes.Repeat([]byte("L"), 9_900)))
+	equal(f, "by bytes", len(f.messages(store.LogFilter{Devices: []string{d}})), 9_900)
+	write(d, "s")
+	equal(f, "by bytes", len(f.messages(store.LogFilter{Devices: []string{d}})), 1)
+	equal(f, "of the quiet one", f.messages(store.LogFilter{Devices: []string{ID("quiet")}}), "q")
+	var many []store.LogEntry
+	for range 20 {
+		many = append(many, store.LogEntry{Message: "m"})
+	}
+	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, many, bounds, Epoch))
+	equal(f, "a large batch", f.messages(store.LogFilter{Devices: []string{d}}), "mmmmm")
+	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, nil, bounds, Epoch))
+}
+
+func oldEntriesExpire(f *fixture) {
+	d := ID("a")
+	f.logged(d, Epoch, "1", "2", "3")
+	f.logged(d, Epoch.Add(time.Hour), "4")
+	for _, want := range []int{2, 1, 0} {
+		n, err := f.ExpireLogs(f.ctx, Epoch.Add(time.Minute), 2)
+		f.must(err)
+		equal(f, "expired", n, want)
+	}
+	equal(f, "left", f.messages(store.LogFilter{}), "4")
+	// What expired counts no more.
+	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, []store.LogEntry{{Message: "5"}}, store.LogBounds{Rows: 2, Bytes: 1000}, Epoch.Add(time.Hour)))
+	equal(f, "left", f.messages(store.LogFilter{}), "45")
+}

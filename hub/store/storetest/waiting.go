@@ -1,0 +1,239 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gangway/hub/store"
+)
+
+var waitingTests = []test{
+	{"OneRowForAnOwnerAndAnEK", oneRowForAnOwnerAndAnEK},
+	{"ApprovalAnswersWhatWasAsked", approvalAnswersWhatWasAsked},
+	{"NoRequestUndoesADecision", noRequestUndoesADecision},
+	{"DecisionAboutWhatHasChanged", decisionAboutWhatHasChanged},
+	{"WaitingIsTheOwnersAlone", waitingIsTheOwnersAlone},
+	{"WaitingExpires", waitingExpires},
+	{"RoomIsBounded", roomIsBounded},
+	{"DeletedDeviceIsNoLongerApproved", deletedDeviceIsNoLongerApproved},
+	{"Policies", policies},
+	{"EKLists", ekLists},
+}
+
+// waiting is the machine, waiting since Epoch for a week.
+func (m Machine) waiting(t store.JoinToken, codes ...string) store.Waiting {
+	e := m.Enrolment(t.Owner, t.ID)
+	return store.Waiting{
+		Owner: t.Owner, EK: e.EK, DeviceID: e.DeviceID, TokenID: t.ID, State: store.Undecided, Codes: codes,
+		RequestHash: e.RequestHash, Request: e.Request, Verdict: e.Verdict,
+		Manufacturer: e.Manufacturer, Model: e.Model, Firmware: e.Firmware, ProdModel: e.ProdModel, ProdSerial: e.ProdSerial, KeyAlgorithm: e.KeyAlgorithm,
+		Addr: "192.0.2.7:51000", Since: Epoch, LastSeen: Epoch, Expires: Epoch.Add(week),
+	}
+}
+
+const week = 7 * 24 * time.Hour
+
+func (f *fixture) wait(w store.Waiting) store.Waiting {
+	f.Helper()
+	got, err := f.Wait(f.ctx, w, 100)
+	f.must(err)
+	return got
+}
+
+func (f *fixture) decide(w store.Waiting, approve bool) store.Waiting {
+	f.Helper()
+	got, err := f.Decide(f.ctx, w.Owner, w.DeviceID, store.Decision{Approve: approve, By: "anne", Codes: w.Codes, At: Epoch.Add(time.Hour), Expires: Epoch.Add(2 * week)})
+	f.must(err)
+	return got
+}
+
+func cut(w store.Waiting) store.Waiting {
+	w.Since, w.LastSeen, w.Expires = micros(w.Since), micros(w.LastSeen), micros(w.Expires)
+	return w
+}
+
+func micros(t time.Time) time.Time { return t.Truncate(time.Microsecond) }
+
+func oneRowForAnOwnerAndAnEK(f *fixture) {
+	m := Machine{Name: "raft"}
+	first := f.wait(m.waiting(f.token, "ek-certificate-none"))
+	equal(f, "first", cut(first), cut(m.waiting(f.token, "ek-certificate-none")))
+	again := m.waiting(f.token, "ek-chain-untrusted")
+	again.LastSeen, again.Since, again.Expires = Epoch.Add(time.Hour), Epoch.Add(time.Hour), Epoch.Add(time.Hour+week)
+	again.ProdSerial = "renamed"
+	got := f.wait(again)
+	equal(f, "since", got.Since, micros(Epoch))
+	equal(f, "serial", got.ProdSerial, "renamed")
+	list, err := f.WaitingDevices(f.ctx, f.owner.ID, Epoch, 0)
+	f.must(err)
+	if len(list) != 1 || list[0].Request != nil {
+		f.Fatalf("%d rows, with a request of %d bytes", len(list), len(list[0].Request))
+	}
+	stored, err := f.Waiting(f.ctx, f.owner.ID, got.EK, Epoch)
+	f.must(err)
+	equal(f, "stored", stored, got)
+}
+
+func approvalAnswersWhatWasAsked(f *fixture) {
+	m := Machine{Name: "raft"}
+	w := f.decide(f.wait(m.waiting(f.token, "ek-certificate-none")), true)
+	equal(f, "state", w.State, store.Approved)
+	equal(f, "by", w.By, "anne")
+	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
+		f.Fatal("the approval is good for more or for less than was asked")
+	}
+	// A further question is asked by itself, and the first stays answered.
+	more := f.wait(m.waiting(f.token, "policy"))
+	equal(f, "state", more.State, store.Undecided)
+	if !more.Approves([]string{"ek-certificate-none"}) {
+		f.Fatal("a later question took the approval away")
+	}
+	both := f.decide(more, true)
+	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
+	// An approval does not expire, and is no longer on the list.
+	kept, err := f.WaitingDevice(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
+	f.must(err)
+	equal(f, "kept", kept.State, store.Approved)
+	list, err := f.WaitingDevices(f.ctx, f.owner.ID, Epoch, 0)
+	f.must(err)
+	equal(f, "list", len(list), 0)
+}
+
+func noRequestUndoesADecision(f *fixture) {
+	m := Machine{Name: "raft"}
+	denied := f.decide(f.wait(m.waiting(f.token, "policy")), false)
+	again := f.wait(m.waiting(f.token, "ek-certificate-none"))
+	equal(f, "state", again.State, store.Denied)
+	equal(f, "expires", again.Expires, denied.Expires)
+	// A person may think again.
+	equal(f, "state", f.decide(again, true).State, store.Approved)
+}
+
+func decisionAboutWhatHasChanged(f *fixture) {
+	m := Machine{Name: "raft"}
+	seen := f.wait(m.waiting(f.token, "policy"))
+	f.wait(m.waiting(f.token, "ek-certificate-none"))
+	_, err := f.Decide(f.ctx, seen.Owner, seen.DeviceID, store.Decision{Approve: true, Codes: seen.Codes, At: Epoch})
+	f.refused(err, store.ErrChanged)
+	w, err := f.Waiting(f.ctx, seen.Owner, seen.EK, Epoch)
+	f.must(err)
+	equal(f, "state", w.State, store.Undecided)
+}
+
+func waitingIsTheOwnersAlone(f *fixture) {
+	m := Machine{Name: "raft"}
+	w := f.wait(m.waiting(f.token, "policy"))
+	_, err := f.Waiting(f.ctx, f.other.ID, w.EK, Epoch)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.WaitingDevice(f.ctx, f.other.ID, w.DeviceID, Epoch)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.Decide(f.ctx, f.other.ID, w.DeviceID, store.Decision{Approve: true, At: Epoch})
+	f.refused(err, store.ErrNotFound)
+	list, err := f.WaitingDevices(f.ctx, f.other.ID, Epoch, 0)
+	f.must(err)
+	equal(f, "the other's list", len(list), 0)
+}
+
+func waitingExpires(f *fixture) {
+	w := f.wait(Machine{Name: "raft"}.waiting(f.token, "policy"))
+	kept := f.decide(f.wait(Machine{Name: "barge"}.waiting(f.token, "policy")), true)
+	late := Epoch.Add(week)
+	_, err := f.Waiting(f.ctx, w.Owner, w.EK, late)
+	f.refused(err, store.ErrNotFound)
+	_, err = f.Decide(f.ctx, w.Owner, w.DeviceID, store.Decision{Approve: true, At: late})
+	f.refused(err, store.ErrNotFound)
+	n, err := f.ExpireWaiting(f.ctx, late, 100)
+	f.must(err)
+	equal(f, "expired", n, 1)
+	_, err = f.Waiting(f.ctx, kept.Owner, kept.EK, late)
+	f.must(err)
+}
+
+func roomIsBounded(f *fixture) {
+	for i := range 3 {
+		_, err := f.Wait(f.ctx, Machine{Name: fmt.Sprint("raft ", i)}.waiting(f.token, "policy"), 3)
+		f.must(err)
+	}
+	_, err := f.Wait(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
+	f.refused(err, store.ErrFull)
+	// Those inside may knock again, and others' rooms are theirs.
+	_, err = f.Wait(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
+	f.must(err)
+	_, err = f.Wait(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)
+	f.must(err)
+}
+
+func deletedDeviceIsNoLongerApproved(f *fixture) {
+	m := Machine{Name: "raft"}
+	w := f.decide(f.wait(m.waiting(f.token, "policy")), true)
+	d := f.onboard(m, f.token)
+	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
+	_, err := f.Waiting(f.ctx, f.owner.ID, w.EK, Epoch)
+	f.refused(err, store.ErrNotFound)
+}
+
+func policies(f *fixture) {
+	_, err := f.Policy(f.ctx, f.owner.ID)
+	f.refused(err, store.ErrNotFound)
+	before := f.version()
+	p := store.Policy{Owner: f.owner.ID, Text: "version: 1\n", Updated: micros(Epoch)}
+	f.must(f.PutPolicy(f.ctx, p))
+	got, err := f.Policy(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "policy", got, p)
+	if f.version() <= before {
+		f.Fatal("the settings' version has not grown")
+	}
+	_, err = f.Policy(f.ctx, store.HubWide)
+	f.refused(err, store.ErrNotFound)
+	before = f.version()
+	f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID}))
+	_, err = f.Policy(f.ctx, f.owner.ID)
+	f.refused(err, store.ErrNotFound)
+	if f.version() <= before {
+		f.Fatal("the settings' version has not grown")
+	}
+}
+
+func (f *fixture) version() int64 {
+	f.Helper()
+	v, err := f.ConfigVersion(context.Background())
+	f.must(err)
+	return v
+}
+
+func ekLists(f *fixture) {
+	key, other := Hash("ek raft"), Hash("ek barge")
+	serial := []byte{0x12, 0x34}
+	find := func(owner string, ek store.Hash, cert []byte, want store.Listing) {
+		f.Helper()
+		got, err := f.FindEK(f.ctx, owner, ek, cert)
+		f.must(err)
+		equal(f, "listing", got, want)
+	}
+	find(f.owner.ID, key, serial, store.Listing{})
+	before := f.version()
+	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
+	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
+	if f.version() <= before {
+		f.Fatal("the settings' version has not grown")
+	}
+	find(f.owner.ID, key, nil, store.Listing{Kept: true, ByKey: true, Note: "pallet 7"})
+	find(f.owner.ID, other, serial, store.Listing{Kept: true, BySerial: true, Note: "pallet 8", CertificateRequired: true})
+	find(f.owner.ID, other, []byte{0x12}, store.Listing{Kept: true})
+	find(f.owner.ID, other, nil, store.Listing{Kept: true})
+	find(f.other.ID, key, serial, store.Listing{})
+	// A serial number that looks like a hash is none.
+	find(f.owner.ID, other, key[:], store.Listing{Kept: true})
+	got, err := f.EKList(f.ctx, f.owner.ID)
+	f.must(err)
+	equal(f, "list", len(got), 2)
+	for _, l := range got {
+		if l.CertificateRequired != (l.Key == nil) {
+			f.Fatalf("%+v", l)
+		}
+	}
+	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
+	find(f.owner.ID, key, serial, store.Listing{})
+}

@@ -1,0 +1,134 @@
+package trust_test
+
+import (
+	"crypto/sha256"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/hub/trust"
+)
+
+var update = flag.Bool("update", false, "write roots/README.md anew")
+
+const tablePath = "roots/README.md"
+
+const tableHead = `# TPM makers' certificates
+
+These files come with Gangway. ` + "`make vendor-roots`" + ` takes them from Debian's package ` + "`ruby-tpm-key-attestation`" + `
+(Apache-2.0; ` + "`COPYRIGHT`" + ` and ` + "`LICENSE`" + ` beside this page) and writes this table; a test compares the two. A *root* is signed by its own key and trusted;
+a *link* only helps to build chains, whatever folder it came from.
+
+| maker | subject | kind | SHA-256 | from | until | file | source |
+|---|---|---|---|---|---|---|---|
+`
+
+// row is a certificate's line of the table.
+func row(name string, c trust.Certificate) string {
+	kind := "link"
+	if c.Root {
+		kind = "root"
+	}
+	return fmt.Sprintf("| %s | %s | %s | `%x` | %s | %s | %s | %s |\n", c.Maker, strings.ReplaceAll(c.Cert.Subject.String(), "|", "/"), kind, c.Fingerprint,
+		c.Cert.NotBefore.UTC().Format(time.DateOnly), c.Cert.NotAfter.UTC().Format(time.DateOnly), strings.TrimPrefix(name, "roots/"), trust.Origin(name))
+}
+
+// The table says of each file what is in it, and of no other.
+func TestTableIsTrue(t *testing.T) {
+	names, err := filepath.Glob("roots/*/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs := trust.BuiltIn()
+	if len(names) != len(certs) {
+		t.Fatalf("%d files, %d built-in certificates", len(names), len(certs))
+	}
+	want := tableHead
+	for i, name := range names { // both are in the order of names
+		want += row(filepath.ToSlash(name), certs[i])
+	}
+	if *update {
+		if err := os.WriteFile(tablePath, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(tablePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not what the files say: run 'make vendor-roots', or 'go test ./hub/trust -run TestTableIsTrue -update' if the files are right", tablePath)
+	}
+	// By another way than the package's own: fingerprints in the table, and
+	// fingerprints of the files.
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([0-9a-f]{64})`").FindAllStringSubmatch(string(got), -1) {
+		listed[m[1]] = true
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, rest := pem.Decode(text)
+		if block == nil || strings.TrimSpace(string(rest)) != "" {
+			t.Fatalf("%s is not one certificate", name)
+		}
+		print := fmt.Sprintf("%x", sha256.Sum256(block.Bytes))
+		if !listed[print] {
+			t.Errorf("%s (%s) is not in the table", name, print)
+		}
+		delete(listed, print)
+	}
+	for print := range listed {
+		t.Errorf("the table has %s, and there is no such file", print)
+	}
+}
+
+// What comes with Gangway is what an operator expects of the word root.
+func TestBuiltInRootsSignThemselves(t *testing.T) {
+	roots, links := 0, 0
+	seen := map[[32]byte]bool{}
+	for _, c := range trust.BuiltIn() {
+		if seen[c.Fingerprint] {
+			t.Errorf("%s is there twice", c.Name())
+		}
+		seen[c.Fingerprint] = true
+		if !c.Root {
+			links++
+			continue
+		}
+		roots++
+		if string(c.Cert.RawSubject) != string(c.Cert.RawIssuer) {
+			t.Errorf("%s is called a root and was issued by %s", c.Name(), c.Cert.Issuer)
+		}
+		if c.Cert.NotAfter.Before(time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)) {
+			t.Errorf("%s expired on %s", c.Name(), c.Cert.NotAfter)
+		}
+	}
+	if roots != 22 || links != 3 {
+		t.Errorf("%d roots and %d links; the package that they are from had 22 and 3", roots, links)
+	}
+}
+
+func TestLicenceLiesBesideTheRoots(t *testing.T) {
+	for _, name := range []string{"COPYRIGHT", "LICENSE"} {
+		text, err := os.ReadFile(filepath.Join("roots", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), "Apache") {
+			t.Errorf("%s does not name the Apache licence", name)
+		}
+	}
+	if _, err := fs.Stat(os.DirFS("roots"), "README.md"); err != nil {
+		t.Error(err)
+	}
+}

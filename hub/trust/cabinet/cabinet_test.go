@@ -1,0 +1,253 @@
+package cabinet_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gangway/hub/trust/cabinet"
+)
+
+// contents of the cabinets here, by name.
+var contents = []cabinet.File{
+	{Name: "version.txt", Content: []byte("3\n")},
+	{Name: "Maker/RootCA/root.cer", Content: bytes.Repeat([]byte("root "), 300)},
+	{Name: "Maker/IntermediateCA/empty.cer", Content: nil},
+	{Name: "Maker/IntermediateCA/large.crt", Content: bytes.Repeat([]byte{7, 0, 0xFF, 3, 5, 8}, 20_000)},
+	{Name: "Maker/IntermediateCA/noise.crt", Content: noise(3001)}, // does not pack
+}
+
+// noise is n bytes that look like chance.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{}).Read(b)
+	return b
+}
+
+// packed makes a cabinet with Debian's gcab.
+func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	args := append(append([]string{"-c"}, flags...), "out.cab")
+	for _, f := range files {
+		name := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, f.Content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, f.Name)
+	}
+	cmd := exec.Command("gcab", args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcab: %v %s", err, out)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "out.cab"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// lzx makes a cabinet packed with LZX, for which Debian has no tool: blocks of
+// LZX's uncompressed kind (MS-PATCH 2.3.1.1), which a reader must follow as any
+// other. MS-CAB 2 has the rest.
+func lzx(files []cabinet.File) []byte {
+	le := binary.LittleEndian
+	var data, list bytes.Buffer
+	for _, f := range files {
+		list.Write(le.AppendUint32(nil, uint32(len(f.Content))))
+		list.Write(le.AppendUint32(nil, uint32(data.Len())))
+		list.Write([]byte{0, 0, 0x21, 0x3A, 0, 0, 0x20, 0}) // folder, date, time, attributes
+		list.WriteString(strings.ReplaceAll(f.Name, "/", `\`) + "\x00")
+		data.Write(f.Content)
+	}
+	var blocks bytes.Buffer
+	count := 0
+	for first := true; data.Len() > 0; first = false {
+		part := data.Next(32 << 10)
+		// Bits come in 16-bit little-endian words, the highest first: at the very
+		// beginning 0 (no translation of x86 calls); then 3 bits of the kind, 3
+		// for uncompressed; 24 of the size; and none to the next word.
+		bits, n := uint64(3)<<24|uint64(len(part)), 27
+		if first {
+			n++
+		}
+		bits <<= 32 - n
+		block := le.AppendUint16(le.AppendUint16(nil, uint16(bits>>16)), uint16(bits))
+		for range 3 { // R0, R1, R2
+			block = le.AppendUint32(block, 1)
+		}
+		block = append(block, part...)
+		if len(part)%2 == 1 {
+			block = append(block, 0)
+		}
+		blocks.Write(make([]byte, 4)) // no checksum
+		blocks.Write(le.AppendUint16(le.AppendUint16(nil, uint16(len(block))), uint16(len(part))))
+		blocks.Write(block)
+		count++
+	}
+	const head = 36 + 8
+	b := []byte("MSCF\x00\x00\x00\x00")
+	b = le.AppendUint32(b, uint32(head+list.Len()+blocks.Len()))
+	b = append(b, 0, 0, 0, 0)
+	b = le.AppendUint32(b, head)
+	b = append(b, 0, 0, 0, 0, 3, 1, 1, 0)
+	b = le.AppendUint16(b, uint16(len(files)))
+	b = append(b, 0, 0, 0, 0, 0, 0)
+	b = le.AppendUint32(b, uint32(head+list.Len()))
+	b = le.AppendUint16(le.AppendUint16(b, uint16(count)), 3|15<<8) // LZX, window of 2^15
+	return append(append(b, list.Bytes()...), blocks.Bytes()...)
+}
+
+func TestReadsEachPacking(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"none":  packed(t, contents),
+		"MSZIP": packed(t, contents, "-z"),
+		"LZX":   lzx(contents),
+		// Microsoft's is signed: the signature is behind the cabinet. Whatever
+		// is there is no part of it.
+		"signed": append(packed(t, contents, "-z"), packed(t, contents)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("TMPDIR", t.TempDir())
+			files, err := cabinet.Read(t.Context(), b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(files) != len(contents) {
+				t.Fatalf("%d files", len(files))
+			}
+			for i, f := range files {
+				if f.Name != contents[i].Name || !bytes.Equal(f.Content, contents[i].Content) {
+					t.Errorf("%q of %d bytes, want %q of %d", f.Name, len(f.Content), contents[i].Name, len(contents[i].Content))
+				}
+			}
+			left, err := os.ReadDir(os.Getenv("TMPDIR"))
+			if err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
+	}
+}
+
+// Names in a cabinet lead nowhere: no file is made of what it holds.
+func TestNamesInACabinetLeadNowhere(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", filepath.Join(tmp, "a", "b"))
+	if err := os.MkdirAll(os.Getenv("TMPDIR"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"../../escaped.crt", filepath.Join(tmp, "absolute.crt"), "--directory=" + tmp, "a.crt", "a.crt"}
+	var files []cabinet.File
+	for _, name := range names {
+		files = append(files, cabinet.File{Name: name, Content: []byte("content of " + name)})
+	}
+	got, err := cabinet.Read(t.Context(), lzx(files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range got {
+		if f.Name != names[i] || string(f.Content) != "content of "+names[i] {
+			t.Errorf("%q: %q", f.Name, f.Content)
+		}
+	}
+	made := 0
+	if err := filepath.WalkDir(tmp, func(string, os.DirEntry, error) error { made++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if made != 3 { // tmp, a, b
+		t.Errorf("%d files and folders under %s", made, tmp)
+	}
+}
+
+func TestRefusesCabinetsThatLie(t *testing.T) {
+	good := packed(t, contents, "-z")
+	le := binary.LittleEndian
+	with := func(change func(b []byte)) []byte {
+		b := bytes.Clone(good)
+		change(b)
+		return b
+	}
+	list := int(le.Uint32(good[16:])) // the first CFFILE
+	many := lzx(make([]cabinet.File, 0))
+	many = append(many, bytes.Repeat([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 'x', 0}, cabinet.MaxFiles+1)...)
+	le.PutUint16(many[28:], cabinet.MaxFiles+1)
+	le.PutUint32(many[8:], uint32(len(many)))
+	for _, c := range []struct {
+		name, says string
+		b          []byte
+	}{
+		{"too large", "at most", append([]byte("MSCF"), make([]byte, cabinet.MaxSize)...)},
+		{"cut in its header", "no cabinet", good[:20]},
+		{"cut in its list", "ends before", with(func(b []byte) { le.PutUint32(b[8:], uint32(list+10)) })},
+		{"cut in its files", "", good[:len(good)-100]},
+		{"larger than it is", "ends before", with(func(b []byte) { le.PutUint32(b[8:], uint32(len(b)+1)) })},
+		{"its list in its header", "ends before", with(func(b []byte) { le.PutUint32(b[16:], 4) })},
+		{"its list behind its end", "ends before", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
+		{"one of several", "one of several", with(func(b []byte) { b[30] |= 2 })},
+		{"too many files", "files, at most", many},
+		{"files of the largest size", "together", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
+		{"a file larger than it is", "sizes", with(func(b []byte) { le.PutUint32(b[list:], 1<<20) })},
+		{"a file smaller than it is", "", with(func(b []byte) { le.PutUint32(b[list:], 1) })},
+		{"a folder that is not there", "damaged", with(func(b []byte) { le.PutUint16(b[list+8:], 9) })},
+		{"no name", "damaged", with(func(b []byte) { b[list+16] = 0 })},
+		{"data altered", "", with(func(b []byte) { b[len(b)-200] ^= 0xFF })},
+		{"data gone", "", with(func(b []byte) { clear(b[len(b)-600:]) })},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			files, err := cabinet.Read(t.Context(), c.b)
+			if c.name == "a file smaller than it is" {
+				// It is as large as the list says, and no other byte moves.
+				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
+					t.Errorf("%v %v", files, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+}
+
+func TestNamesThePackageThatIsMissing(t *testing.T) {
+	b := packed(t, contents)
+	t.Setenv("PATH", t.TempDir())
+	_, err := cabinet.Read(t.Context(), b)
+	if !errors.Is(err, cabinet.ErrNoTool) || !strings.Contains(err.Error(), "apt-get install cabextract") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func FuzzCabinet(f *testing.F) {
+	small := contents[:2]
+	f.Add(packed(f, small))
+	f.Add(packed(f, small, "-z"))
+	f.Add(lzx(small))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		files, err := cabinet.Read(t.Context(), b)
+		if err != nil {
+			return
+		}
+		sum := 0
+		for _, file := range files {
+			if file.Name == "" {
+				t.Fatal("a file without a name")
+			}
+			sum += len(file.Content)
+		}
+		if sum > cabinet.MaxTotal || len(files) > cabinet.MaxFiles {
+			t.Fatal(fmt.Sprint(sum, " bytes in ", len(files), " files"))
+		}
+	})
+}

@@ -1,0 +1,236 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"gangway/hub/trust/cabinet"
+	"gangway/tcg"
+
+	"golang.org/x/crypto/cryptobyte"
+	casn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// Bounds of what Read reads.
+const (
+	MaxFile         = cabinet.MaxSize // bytes
+	MaxCertificates = 10000
+)
+
+// Extensions of the names of files that hold certificates: of others in a
+// cabinet or a folder nothing is expected.
+var Extensions = []string{".pem", ".crt", ".cer", ".der", ".p7b", ".p7c"}
+
+// HoldsCertificates reports by a file's name whether certificates are
+// expected in it.
+func HoldsCertificates(name string) bool {
+	return slices.Contains(Extensions, strings.ToLower(path.Ext(name)))
+}
+
+// A Problem is a certificate that was not read, or cannot be an issuer.
+type Problem struct {
+	Where string // the file, and the which of it
+	Err   error
+}
+
+func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
+func (p *Problem) Unwrap() error { return p.Err }
+
+// Read reads CA certificates from the bytes of a file: PEM, with anything
+// between; DER, one or several behind each other; PKCS #7 without more (.p7b);
+// or a cabinet of such files, as Microsoft's TrustedTpm.cab. name is for
+// people, and for the Source of each certificate.
+//
+// What is wrong with a single certificate is in problems, in the order of the
+// file, and the others are returned beside it: the caller decides whether that
+// is good enough. An error says that the file as a whole cannot be read.
+func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
+	if len(b) > MaxFile {
+		return nil, nil, fmt.Errorf("%s has %d bytes, at most %d are read", name, len(b), MaxFile)
+	}
+	if !cabinet.Is(b) {
+		return readFile(name, b)
+	}
+	files, err := cabinet.Read(ctx, b)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, f := range files {
+		if !HoldsCertificates(f.Name) {
+			continue
+		}
+		where := name + ": " + tcg.Printable(f.Name)
+		more, wrong, err := readFile(where, f.Content)
+		if err != nil {
+			wrong = append(wrong, &Problem{where, errors.New("holds no certificate")})
+		}
+		certs, problems = append(certs, more...), append(problems, wrong...)
+		if len(certs)+len(problems) > MaxCertificates {
+			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+		}
+	}
+	if len(certs)+len(problems) == 0 {
+		return nil, nil, fmt.Errorf("%s holds no certificate", name)
+	}
+	return certs, problems, nil
+}
+
+// readFile reads anything but a cabinet.
+func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
+	parts, err := Split(name, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range parts {
+		err := p.err
+		if err == nil {
+			var c Certificate
+			if c, err = Parse(p.DER, name); err == nil {
+				certs = append(certs, c)
+				continue
+			}
+		}
+		problems = append(problems, &Problem{p.where, err})
+	}
+	return certs, problems, nil
+}
+
+// Part is one certificate of a file: DER by its outline, not parsed.
+type Part struct {
+	DER   []byte
+	where string
+	err   error // why it has no DER
+}
+
+// Err says why the part has no DER.
+func (p *Part) Err() error {
+	if p.err == nil {
+		return nil
+	}
+	return &Problem{p.where, p.err}
+}
+
+// Split finds the certificates in a file's bytes, in any form that Read takes
+// but a cabinet.
+func Split(name string, b []byte) ([]Part, error) {
+	var ders [][]byte
+	var errs []error
+	var err error
+	if bytes.Contains(b, pemBegin) {
+		ders, errs, err = splitPEM(name, b)
+	} else if ders, err = splitDER(b); err != nil {
+		err = fmt.Errorf("%s is neither a PEM nor a DER certificate: %w", name, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(ders) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate", name)
+	}
+	if len(ders) > MaxCertificates {
+		return nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+	}
+	parts := make([]Part, len(ders))
+	for i, der := range ders {
+		parts[i] = Part{DER: der, where: name}
+		if len(ders) > 1 {
+			parts[i].where = fmt.Sprintf("%s, certificate %d", name, i+1)
+		}
+		if errs != nil {
+			parts[i].err = errs[i]
+		}
+	}
+	return parts, nil
+}
+
+var pemBegin = []byte("-----BEGIN ")
+
+// splitPEM cuts at the lines that begin a block, because pem.Decode passes
+// over a damaged block in silence: here each is a certificate that is missed.
+func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
+	for _, segment := range bytes.SplitAfter(b, pemBegin)[1:] {
+		block, _ := pem.Decode(append(slices.Clone(pemBegin), bytes.TrimSuffix(segment, pemBegin)...))
+		switch {
+		case block == nil:
+			ders, errs = append(ders, nil), append(errs, errors.New("the PEM block is damaged"))
+		case block.Type == "CERTIFICATE" || block.Type == "X509 CERTIFICATE":
+			ders, errs = append(ders, block.Bytes), append(errs, nil)
+		case block.Type == "PKCS7" || block.Type == "CMS":
+			more, err := splitPKCS7(block.Bytes)
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", name, err)
+			}
+			ders, errs = append(ders, more...), append(errs, make([]error, len(more))...)
+		default:
+			return nil, nil, fmt.Errorf("%s holds a %s, certificates were expected", name, tcg.Printable(block.Type))
+		}
+		if len(ders) > MaxCertificates {
+			return nil, nil, fmt.Errorf("%s holds more than %d certificates", name, MaxCertificates)
+		}
+	}
+	return ders, errs, nil
+}
+
+// splitDER splits concatenated DER certificates, or one PKCS #7.
+func splitDER(b []byte) (ders [][]byte, err error) {
+	if more, err := splitPKCS7(b); err != errNotPKCS7 {
+		return more, err
+	}
+	s := cryptobyte.String(b)
+	for !s.Empty() {
+		var der cryptobyte.String
+		if !s.ReadASN1Element(&der, casn1.SEQUENCE) {
+			return nil, fmt.Errorf("what begins at byte %d is no certificate", len(b)-len(s))
+		}
+		ders = append(ders, der)
+		if len(ders) > MaxCertificates {
+			break
+		}
+	}
+	return ders, nil
+}
+
+var (
+	errNotPKCS7   = errors.New("it is no PKCS #7 of certificates")
+	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
+)
+
+// splitPKCS7 takes the certificates out of a ContentInfo with SignedData (RFC
+// 5652, 5.1). Their order says nothing, and signatures, of which such a file
+// has none, are not looked at. A library would parse the certificates as well,
+// and with one odd one refuse them all.
+func splitPKCS7(b []byte) ([][]byte, error) {
+	s := cryptobyte.String(b)
+	var info, content, signed, certs cryptobyte.String
+	var kind asn1.ObjectIdentifier
+	if !s.ReadASN1(&info, casn1.SEQUENCE) || !s.Empty() || !info.ReadASN1ObjectIdentifier(&kind) {
+		return nil, errNotPKCS7
+	}
+	explicit := casn1.Tag(0).Constructed().ContextSpecific()
+	var there bool
+	if !kind.Equal(oidSignedData) || !info.ReadASN1(&content, explicit) || !info.Empty() ||
+		!content.ReadASN1(&signed, casn1.SEQUENCE) || !content.Empty() ||
+		!signed.SkipASN1(casn1.INTEGER) || !signed.SkipASN1(casn1.SET) || !signed.SkipASN1(casn1.SEQUENCE) ||
+		!signed.ReadOptionalASN1(&certs, &there, explicit) || !there {
+		return nil, fmt.Errorf("the PKCS #7 in it holds no certificates that can be read (kind %v)", kind)
+	}
+	var ders [][]byte
+	for !certs.Empty() {
+		var der cryptobyte.String
+		if !certs.ReadASN1Element(&der, casn1.SEQUENCE) {
+			return nil, errors.New("the PKCS #7 in it is damaged")
+		}
+		ders = append(ders, der)
+		if len(ders) > MaxCertificates {
+			break
+		}
+	}
+	return ders, nil
+}

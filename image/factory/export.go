@@ -1,0 +1,110 @@
+package factory
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// export is a file that `pvr export` made: a tar, in gzip or not, with the
+// state under the name json and each object under objects/SHA-256.
+type export struct{ file *os.File }
+
+// Bounds of an export.
+const (
+	maxExport  = 2 << 30 // bytes, unpacked
+	maxMembers = 1 << 16
+)
+
+func newExport(path string) (source, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	return export{f}, nil
+}
+
+func (e export) kind() string { return "an export" }
+func (e export) close()       { e.file.Close() }
+
+func (e export) state(context.Context) (text []byte, err error) {
+	err = e.each(func(name string, content io.Reader) error {
+		if name != "json" {
+			return nil
+		}
+		text, err = io.ReadAll(io.LimitReader(content, maxState))
+		return err
+	})
+	if err == nil && text == nil {
+		err = errors.New("it is no export of pvr: it has no state (json)")
+	}
+	return text, err
+}
+
+func (e export) objects(ctx context.Context, store *folder, sums []string) error {
+	return e.each(func(name string, content io.Reader) error {
+		if sum, is := strings.CutPrefix(name, "objects/"); is && slices.Contains(sums, sum) {
+			return errors.Join(ctx.Err(), store.keep(sum, content))
+		}
+		return nil
+	})
+}
+
+// each reads the export from its beginning, member by member. What pvr does not
+// write into one is refused: no name is used for a path, but whoever made it
+// wanted something else.
+func (e export) each(see func(name string, content io.Reader) error) error {
+	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	var from io.Reader = bufio.NewReader(e.file)
+	if magic, err := from.(*bufio.Reader).Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		z, err := gzip.NewReader(from)
+		if err != nil {
+			return fmt.Errorf("it is no export of pvr: %w", err)
+		}
+		defer z.Close()
+		from = z
+	}
+	limited := &io.LimitedReader{R: from, N: maxExport}
+	members := tar.NewReader(limited)
+	seen := map[string]bool{}
+	for {
+		h, err := members.Next()
+		if limited.N <= 0 || len(seen) > maxMembers {
+			return fmt.Errorf("it is too large: more than %d MiB, or %d files", maxExport>>20, maxMembers)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("it is no export of pvr, or damaged: %w", err)
+		}
+		name := strings.TrimPrefix(h.Name, "./")
+		if h.Typeflag == tar.TypeDir && (name == "" || name == "objects/") {
+			continue
+		}
+		sum, object := strings.CutPrefix(name, "objects/")
+		if h.Typeflag != tar.TypeReg || name != "json" && (!object || !isSum(sum)) {
+			return fmt.Errorf("it has %.100q, which is none of pvr's: an export has json and objects by their SHA-256", h.Name)
+		}
+		if seen[name] {
+			return fmt.Errorf("it has %s twice", name)
+		}
+		seen[name] = true
+		if err := see(name, members); err != nil {
+			return err
+		}
+	}
+}
+
+func isSum(s string) bool {
+	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
+}

@@ -1,0 +1,203 @@
+package factory
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	device "gangway/device/agent/trail"
+	hub "gangway/hub/trail"
+)
+
+// Bounds of a first revision.
+const (
+	// MaxObjects is how many bytes all objects may have: an image is made in
+	// memory.
+	MaxObjects = 512 << 20
+	// maxSources is how many may be merged.
+	maxSources = 32
+)
+
+// Revision is a device's first revision, whose objects are files of a folder,
+// by SHA-256.
+type Revision struct {
+	State   []byte // compact JSON
+	Dir     string
+	Objects []Object // sorted by SHA-256
+	Parts   []string // the state's folders and files at the top, sorted
+}
+
+// Object is a content.
+type Object struct {
+	Sum  string // SHA-256, 64 lower-case hexadecimal digits
+	Size int64  // bytes
+}
+
+// Size is that of all objects, in bytes.
+func (r *Revision) Size() (n int64) {
+	for _, o := range r.Objects {
+		n += o.Size
+	}
+	return n
+}
+
+// Merge merges sources, the later ones over the earlier, and puts the objects
+// into a folder. A source is a pvr checkout's folder, a file of `pvr export`, or
+// what the trails take for a trail; "#PART,PART" behind it takes these parts of
+// it alone. say, if set, is told what each is taken for.
+func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
+	if len(sources) > maxSources {
+		return nil, fmt.Errorf("merge: %d sources; at most %d are taken", len(sources), maxSources)
+	}
+	if say == nil {
+		say = func(string) {}
+	}
+	store := &folder{dir: dir, sizes: map[string]int64{}}
+	var all any
+	for _, name := range sources {
+		one, err := mergeOne(ctx, store, name, trails, say)
+		if err != nil {
+			return nil, fmt.Errorf("merge: %s: %w", name, err)
+		}
+		all = patched(all, one)
+	}
+	text, err := encode(all)
+	if err != nil {
+		return nil, fmt.Errorf("merge: %w", err)
+	}
+	state, sums, err := check(text)
+	if err != nil {
+		return nil, fmt.Errorf("merge: of all sources: %w", err)
+	}
+	r := &Revision{State: state, Dir: dir}
+	for _, sum := range sums {
+		r.Objects = append(r.Objects, Object{sum, store.sizes[sum]})
+	}
+	for sum := range store.sizes { // a later source has another in its place
+		if !slices.Contains(sums, sum) {
+			if err := os.Remove(filepath.Join(dir, sum)); err != nil {
+				return nil, fmt.Errorf("merge: %w", err)
+			}
+		}
+	}
+	for name := range all.(map[string]any) {
+		if top, _, _ := strings.Cut(name, "/"); name != "#spec" && !slices.Contains(r.Parts, top) {
+			r.Parts = append(r.Parts, top)
+		}
+	}
+	slices.Sort(r.Parts)
+	return r, nil
+}
+
+// mergeOne returns a source's state, whose objects are in the store then.
+func mergeOne(ctx context.Context, store *folder, name string, trails Trails, say func(string)) (map[string]any, error) {
+	path, wanted, chosen := strings.Cut(name, "#")
+	src, err := open(ctx, path, trails)
+	if err != nil {
+		return nil, err
+	}
+	defer src.close()
+	text, err := src.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	text, _, err = check(text)
+	if err != nil {
+		return nil, err
+	}
+	state := map[string]any{}
+	numbers := json.NewDecoder(bytes.NewReader(text))
+	numbers.UseNumber() // as they are written
+	if err := numbers.Decode(&state); err != nil {
+		return nil, err
+	}
+	if chosen {
+		if state, err = choose(state, strings.Split(wanted, ",")); err != nil {
+			return nil, err
+		}
+		if text, err = encode(state); err != nil {
+			return nil, err
+		}
+	}
+	_, sums, err := check(text)
+	if err != nil {
+		return nil, err
+	}
+	if err := src.objects(ctx, store, sums); err != nil {
+		return nil, err
+	}
+	for _, sum := range sums {
+		if _, have := store.sizes[sum]; !have {
+			return nil, fmt.Errorf("it has no object %s, which its state names", sum)
+		}
+	}
+	say(fmt.Sprintf("Merging %s: %s, %d object(s)", name, src.kind(), len(sums)))
+	return state, nil
+}
+
+// check reads a state by the device's rules and by the hub's.
+func check(text []byte) ([]byte, []string, error) {
+	if _, err := hub.ParseState(text); err != nil {
+		return nil, nil, err
+	}
+	return device.CheckState(text)
+}
+
+// choose takes parts of a state: names, and all names below them.
+func choose(state map[string]any, wanted []string) (map[string]any, error) {
+	out := map[string]any{"#spec": state["#spec"]}
+	for _, part := range wanted {
+		found := false
+		for name, value := range state {
+			if name == part || strings.HasPrefix(name, part+"/") {
+				out[name], found = value, true
+			}
+		}
+		if !found || part == "" {
+			return nil, fmt.Errorf("it has no part %q", part)
+		}
+	}
+	return out, nil
+}
+
+// patched is a JSON Merge Patch (RFC 7396), which is how pvr merges: names of
+// the patch win, documents are merged name by name, null removes.
+func patched(target, patch any) any {
+	p, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	t, ok := target.(map[string]any)
+	if !ok {
+		t = map[string]any{}
+	}
+	for name, value := range p {
+		if value == nil {
+			delete(t, name)
+			continue
+		}
+		t[name] = patched(t[name], value)
+	}
+	return t
+}
+
+// encode writes a state as pvr does: names sorted, no character escaped that
+// need not be.
+func encode(state any) ([]byte, error) {
+	if state == nil {
+		return nil, errors.New("there is no source")
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(state); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSpace(b.Bytes()), nil
+}

@@ -1,0 +1,51 @@
+package factory
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// folder keeps objects as files by their SHA-256.
+type folder struct {
+	dir   string
+	sizes map[string]int64
+	total int64
+}
+
+var errTooLarge = fmt.Errorf("the objects have more than %d MiB: put the rest into a revision that is posted once the device is there", MaxObjects>>20)
+
+// keep reads an object to its end and keeps it if it is what its name says.
+func (f *folder) keep(sum string, from io.Reader) (err error) {
+	if _, have := f.sizes[sum]; have {
+		return nil
+	}
+	path := filepath.Join(f.dir, sum)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err = errors.Join(err, file.Close()); err != nil {
+			os.Remove(path)
+		}
+	}()
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, MaxObjects-f.total+1))
+	if err != nil {
+		return fmt.Errorf("object %s: %w", sum, err)
+	}
+	if f.total+n > MaxObjects {
+		return errTooLarge
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+		return fmt.Errorf("object %s is another one: its SHA-256 is %s", sum, got)
+	}
+	f.sizes[sum] = n
+	f.total += n
+	return nil
+}

@@ -1,0 +1,175 @@
+package factory
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// source is where a state and its objects come from.
+type source interface {
+	kind() string // for people
+	state(ctx context.Context) ([]byte, error)
+	// objects puts those of the sums that it has into the store.
+	objects(ctx context.Context, store *folder, sums []string) error
+	close()
+}
+
+// Trails reads trails of the hub that the operator is signed in to.
+type Trails interface {
+	// Trail returns a trail's state and where its objects are. The name is a
+	// URL of the hub, or OWNER/NICK.
+	Trail(ctx context.Context, name string) (Trail, error)
+}
+
+// Trail is a step of a trail on a hub.
+type Trail interface {
+	String() string // which step, for people
+	State(ctx context.Context) ([]byte, error)
+	// Object opens an object's content.
+	Object(ctx context.Context, sum string) (io.ReadCloser, error)
+}
+
+// maxState bounds what is read of a state, in bytes, before it is parsed.
+const maxState = 1<<20 + 1
+
+// open finds out what a source is. What is on this machine comes first.
+func open(ctx context.Context, name string, trails Trails) (source, error) {
+	if !strings.HasPrefix(name, "https://") {
+		info, err := os.Stat(name)
+		switch {
+		case err == nil && info.IsDir():
+			return newCheckout(name)
+		case err == nil && info.Mode().IsRegular():
+			return newExport(name)
+		case err == nil:
+			return nil, errors.New("it is neither a folder nor a file")
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
+		owner, nick, is := strings.Cut(name, "/")
+		if !is || owner == "" || nick == "" || strings.HasPrefix(name, ".") || strings.Contains(nick, "/") {
+			return nil, errors.New("it is not there; name a pvr checkout's folder, a file of `pvr export`, https://HUB/trails/ID or OWNER/NICK")
+		}
+	}
+	if trails == nil {
+		return nil, errors.New("it is not on this machine, and no hub is asked")
+	}
+	t, err := trails.Trail(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return onHub{t}, nil
+}
+
+// checkout is a folder that pvr works in: .pvr has the state, and the objects,
+// or its configuration says where they are.
+type checkout struct{ dir string }
+
+func newCheckout(dir string) (source, error) {
+	for _, at := range []string{filepath.Join(dir, ".pvr"), dir} {
+		if _, err := os.Stat(filepath.Join(at, "json")); err == nil {
+			return checkout{at}, nil
+		}
+	}
+	return nil, errors.New("this folder is no pvr checkout: it has no .pvr/json")
+}
+
+func (c checkout) kind() string { return "a checkout" }
+func (c checkout) close()       {}
+
+func (c checkout) state(context.Context) ([]byte, error) {
+	return readBounded(filepath.Join(c.dir, "json"), maxState)
+}
+
+func (c checkout) objects(ctx context.Context, store *folder, sums []string) error {
+	places := []string{filepath.Join(c.dir, "objects")}
+	config, err := readBounded(filepath.Join(c.dir, "config"), 64<<10)
+	if err == nil {
+		var where struct{ ObjectsDir string }
+		if err := json.Unmarshal(config, &where); err != nil {
+			return fmt.Errorf("its configuration, .pvr/config, cannot be read: %w", err)
+		}
+		if where.ObjectsDir != "" {
+			places = append(places, where.ObjectsDir)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, sum := range sums {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, place := range places {
+			f, err := openRegular(filepath.Join(place, sum))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			err = store.keep(sum, f)
+			f.Close()
+			if err != nil {
+				return err
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// openRegular opens a file, and nothing that would block or never end.
+func openRegular(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
+}
+
+// onHub is a step of a trail.
+type onHub struct{ Trail }
+
+func (h onHub) kind() string                              { return h.String() }
+func (h onHub) close()                                    {}
+func (h onHub) state(ctx context.Context) ([]byte, error) { return h.State(ctx) }
+
+func (h onHub) objects(ctx context.Context, store *folder, sums []string) error {
+	for _, sum := range sums {
+		body, err := h.Object(ctx, sum)
+		if err != nil {
+			return fmt.Errorf("object %s: %w", sum, err)
+		}
+		err = store.keep(sum, body)
+		body.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,251 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+
+	"gangway/wire"
+)
+
+// Answer is an HTTP answer, read.
+type Answer struct {
+	Status int
+	Body   []byte
+}
+
+// Code is the stable code of a refusal, "" of a success.
+func (a *Answer) Code() string {
+	var p struct {
+		Error string `json:"error"`
+	}
+	if a.Status == http.StatusOK || json.Unmarshal(a.Body, &p) != nil {
+		return ""
+	}
+	return p.Error
+}
+
+// Hub is where emulated devices connect to.
+type Hub struct {
+	URL   string
+	Roots *x509.CertPool
+	plain *http.Client
+}
+
+// NewHub makes a hub of a join token's words about it.
+func NewHub(t *wire.TokenFile) (*Hub, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(t.HubCA)) {
+		return nil, errors.New("fleet: the hub's CA cannot be read")
+	}
+	h := &Hub{URL: t.Hub, Roots: roots}
+	h.plain = &http.Client{Transport: &http.Transport{
+		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+		MaxIdleConnsPerHost: 64,
+	}}
+	return h, nil
+}
+
+// Post sends a body to a path, without a client certificate.
+func (h *Hub) Post(ctx context.Context, path string, body io.Reader) (*Answer, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL+path, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := h.plain.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	return read(resp)
+}
+
+func read(resp *http.Response) (*Answer, error) {
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	return &Answer{resp.StatusCode, b}, nil
+}
+
+// Certificates are what a device got, and the keys to activate them.
+type Certificates struct {
+	IDevID, DeviceCA, IAK, ACA *x509.Certificate
+	Keys                       wire.Keys
+}
+
+// Open opens a reply with the device's emulated TPM.
+func (d *Device) Open(request, reply []byte) (*Certificates, error) {
+	r, err := wire.ParseReply(reply)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := d.ActivateCredential(r.CredentialBlob, r.Secret)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := wire.DeriveKeys(secret, sha256.Sum256(request))
+	if err != nil {
+		return nil, err
+	}
+	content, err := wire.Open(keys, r.Sealed)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*x509.Certificate
+	for len(content) > 0 {
+		var block *pem.Block
+		if block, content = pem.Decode(content); block == nil {
+			return nil, errors.New("fleet: not PEM")
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) != 4 {
+		return nil, fmt.Errorf("fleet: %d certificates", len(certs))
+	}
+	return &Certificates{certs[0], certs[1], certs[2], certs[3], keys}, nil
+}
+
+// Enrol sends a request and opens the reply.
+func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificates, error) {
+	a, err := h.Post(ctx, "/onboard", bytes.NewReader(request))
+	if err != nil {
+		return nil, err
+	}
+	if a.Status != http.StatusOK {
+		return nil, fmt.Errorf("fleet: %d: %s", a.Status, a.Body)
+	}
+	return d.Open(request, a.Body)
+}
+
+// Conn is one TLS connection under a client certificate, and HTTP on it.
+type Conn struct {
+	tls    *tls.Conn
+	client *http.Client
+	url    string
+}
+
+// Dial connects with a client certificate and finishes the handshake. That
+// the hub refused the certificate shows at the first request, as TLS 1.3 has
+// it.
+func (h *Hub) Dial(ctx context.Context, cert tls.Certificate) (*Conn, error) {
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(raw, &tls.Config{
+		RootCAs: h.Roots, ServerName: u.Hostname(), MinVersion: tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
+	})
+	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	used := false
+	return &Conn{tls: c, url: h.URL, client: &http.Client{Transport: &http.Transport{
+		DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+			if used {
+				return nil, errors.New("fleet: the hub closed the connection")
+			}
+			used = true
+			return c, nil
+		},
+	}}}, nil
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error {
+	c.client.CloseIdleConnections()
+	return c.tls.Close()
+}
+
+// Exporter is the keying material that an activation proof is bound to.
+func (c *Conn) Exporter() ([]byte, error) {
+	state := c.tls.ConnectionState()
+	return state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
+}
+
+// Do sends a request on the connection.
+func (c *Conn) Do(ctx context.Context, method, path string, body []byte) (*Answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	return read(resp)
+}
+
+// Activate sends an activation proof.
+func (c *Conn) Activate(ctx context.Context, proof []byte) (*Answer, error) {
+	b, err := json.Marshal(wire.ActivationRequest{Proof: proof})
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(ctx, http.MethodPost, "/onboard/activate", b)
+}
+
+// IDevIDHash is the SHA-256 of the IDevID certificate.
+func (c *Certificates) IDevIDHash() [32]byte { return sha256.Sum256(c.IDevID.Raw) }
+
+// TLS is the client certificate for a connection.
+func (c *Certificates) TLS(d *Device) tls.Certificate {
+	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw, c.DeviceCA.Raw}, PrivateKey: d.IDevID.Private}
+}
+
+// Activate connects under the IDevID and activates it.
+func (d *Device) Activate(ctx context.Context, h *Hub, c *Certificates) (*Answer, error) {
+	conn, err := h.Dial(ctx, c.TLS(d))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	exporter, err := conn.Exporter()
+	if err != nil {
+		return nil, err
+	}
+	return conn.Activate(ctx, wire.ActivationProof(c.Keys, exporter, c.IDevIDHash()))
+}
+
+// Onboard does all of it.
+func (d *Device) Onboard(ctx context.Context, h *Hub, t *wire.TokenFile) (*Certificates, error) {
+	request, err := d.Request(t, RequestChange{})
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.Enrol(ctx, h, request)
+	if err != nil {
+		return nil, err
+	}
+	a, err := d.Activate(ctx, h, c)
+	if err != nil {
+		return nil, err
+	}
+	if a.Status != http.StatusOK {
+		return nil, fmt.Errorf("fleet: activation: %d: %s", a.Status, a.Body)
+	}
+	return c, nil
+}
+
+// Close closes the connections that are not in use.
+func (h *Hub) Close() { h.plain.CloseIdleConnections() }

@@ -1,0 +1,210 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+
+	"gangway/internal/strictjson"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// SecretSize is the size of a join token's secret in bytes. In standard
+// base64 it has 32 characters, well within the 66 that Pantavisor keeps.
+const SecretSize = 24
+
+// MaxTokenFile is the largest join token file accepted, in bytes.
+const MaxTokenFile = 64 << 10
+
+// Prefixes of prns, the names that Pantacor's API gives things.
+const (
+	AccountPRN = "prn:::accounts:/"
+	DevicePRN  = "prn:::devices:/"
+	TokenPRN   = "prn:::devices-tokens:/"
+)
+
+// TokenFile is device_autojointoken.json: all that a device needs to find its
+// hub, to know it again, and to prove whose it is. The file is a secret until
+// the token is used up, expired or disabled.
+type TokenFile struct {
+	ID    string `json:"id"`    // 24 lower-case hexadecimal digits
+	PRN   string `json:"prn"`   // TokenPRN + ID
+	Nick  string `json:"nick"`  // for the owner, may be empty
+	Owner string `json:"owner"` // AccountPRN + 24 lower-case hexadecimal digits
+	// Token is the secret, standard base64 of 24 random bytes.
+	Token string `json:"token"`
+	// Hub is the https URL of the hub, without a path.
+	Hub string `json:"hub"`
+	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key
+	// (SubjectPublicKeyInfo, DER): proofs are bound to it.
+	HubName string `json:"hub-name"`
+	// HubCA holds the PEM certificates that the hub's TLS certificate must
+	// chain to. Nothing else is trusted.
+	HubCA   string `json:"hub-ca"`
+	Expires string `json:"expires,omitempty"` // RFC 3339, for people; the hub decides
+}
+
+// ParseTokenFile reads and checks a join token file. Unknown fields are
+// ignored (Pantacor's own files have more); a field twice or in another case,
+// and trailing data, are errors.
+func ParseTokenFile(b []byte) (*TokenFile, error) {
+	if len(b) > MaxTokenFile {
+		return nil, fmt.Errorf("join token file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
+	}
+	t := new(TokenFile)
+	if err := strictjson.Decode(b, t); err != nil {
+		return nil, fmt.Errorf("join token file: %w", err)
+	}
+	if err := t.check(); err != nil {
+		return nil, fmt.Errorf("join token file: %w", err)
+	}
+	return t, nil
+}
+
+func (t *TokenFile) check() error {
+	if !IsID(t.ID) {
+		return errors.New(`"id" is not 24 lower-case hexadecimal digits`)
+	}
+	if owner, ok := strings.CutPrefix(t.Owner, AccountPRN); !ok || !IsID(owner) {
+		return fmt.Errorf(`"owner" is not %s and 24 hexadecimal digits`, AccountPRN)
+	}
+	if _, err := t.Secret(); err != nil {
+		return err
+	}
+	return t.checkHub()
+}
+
+// checkHub checks what says which hub it is.
+func (t *TokenFile) checkHub() error {
+	if len(t.HubName) != 2*sha256.Size {
+		return errors.New(`"hub-name" is not 64 hexadecimal digits`)
+	}
+	if _, err := hex.DecodeString(t.HubName); err != nil || strings.ToLower(t.HubName) != t.HubName {
+		return errors.New(`"hub-name" is not 64 lower-case hexadecimal digits`)
+	}
+	if !IsHubURL(t.Hub) {
+		return errors.New(`"hub" is not an https URL of the form https://host[:port]`)
+	}
+	_, err := t.Roots()
+	return err
+}
+
+// Secret decodes the token's secret.
+func (t *TokenFile) Secret() ([]byte, error) {
+	s, err := base64.StdEncoding.Strict().DecodeString(t.Token)
+	if err != nil || len(s) != SecretSize {
+		return nil, fmt.Errorf(`"token" is not the base64 of %d bytes`, SecretSize)
+	}
+	return s, nil
+}
+
+// Roots returns the certificates of HubCA: the device's only trust anchors.
+func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
+	var roots []*x509.Certificate
+	rest := []byte(t.HubCA)
+	for {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			break
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf(`"hub-ca": %w`, err)
+		}
+		if !cert.IsCA {
+			return nil, errors.New(`"hub-ca" holds a certificate that is no CA`)
+		}
+		roots = append(roots, cert)
+	}
+	if len(roots) == 0 {
+		return nil, errors.New(`"hub-ca" holds no PEM certificate`)
+	}
+	return roots, nil
+}
+
+// RootName is the name of the hub that answers under HubCA: HubName, if HubCA
+// holds no other hub's key. A proof that nothing else ties to a connection
+// must name this hub: a token file may claim any HubName, and a relay does.
+func (t *TokenFile) RootName() (string, error) {
+	roots, err := t.Roots()
+	if err != nil {
+		return "", err
+	}
+	for _, r := range roots {
+		if sum := sha256.Sum256(r.RawSubjectPublicKeyInfo); hex.EncodeToString(sum[:]) != t.HubName {
+			return "", errors.New(`"hub-ca" holds another key than the one that "hub-name" names: who answers there need not be that hub`)
+		}
+	}
+	return t.HubName, nil
+}
+
+// IsID reports whether s is an id: 24 lower-case hexadecimal digits.
+func IsID(s string) bool {
+	if len(s) != 24 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// NewID makes a random id.
+func NewID() string {
+	var b [12]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// NewSecret makes a join token's secret.
+func NewSecret() []byte {
+	b := make([]byte, SecretSize)
+	rand.Read(b) // never fails
+	return b
+}
+
+// OwnershipKey derives the key that signs ownership proofs: Ed25519 (RFC 8032)
+// with the seed HKDF-SHA256(secret, salt = token id, info = "gangway
+// ownership v1", 32 bytes). The hub keeps the public half alone.
+func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
+	seed, err := hkdf.Key(sha256.New, secret, []byte(tokenID), "gangway ownership v1", ed25519.SeedSize)
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// OwnershipMessage is what an ownership proof signs:
+//
+//	"gangway ownership v1" 0x00
+//	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
+//
+// each with its length in one byte. owner is a prn; idevid-name is the TPM
+// name of the IDevID key. A proof is good for that one key, hub, owner and
+// token.
+func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
+	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
+	b.AddBytes([]byte("gangway ownership v1\x00"))
+	for _, field := range [][]byte{[]byte(hubName), []byte(owner), []byte(tokenID), idevidName} {
+		b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(field) })
+	}
+	return b.BytesOrPanic() // fields are bounded by their parsers
+}
+
+// HubNamesEqual compares two hub names without leaking where they differ.
+func HubNamesEqual(a, b string) bool {
+	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
+}
