@@ -1,0 +1,112 @@
+// Package walls checks which folders of this module may import which. The
+// rules are by folder, so a new package is under them from its first day.
+// scripts/lint.sh runs its test.
+package walls
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Module is the path of this module.
+const Module = "gangway"
+
+// Package is what the rules read of a package: its import path and what its
+// files import, tests left out.
+type Package struct {
+	ImportPath string
+	Imports    []string
+}
+
+// rule forbids every path of imports from a package under from to one under
+// to. Folders are relative to the module.
+type rule struct {
+	from, to string
+	why      string
+}
+
+var rules = []rule{
+	{"device", "hub", "a device must build without the hub's code: the two sides share only wire and tcg"},
+	{"cmd/gangway-agent", "hub", "the agent is the device's side: it shares only wire and tcg with the hub"},
+	{"cmd/gangway-init", "hub", "the init is the device's side: it shares only wire and tcg with the hub"},
+	{"hub", "device", "the hub must not depend on what runs on a device: the two sides share only wire and tcg"},
+	{"hub", "image", "image uses the device's on-disk formats (device/install), so the hub would reach the device through it"},
+	{"tcg", "wire", "tcg has the TCG's formats and knows nothing of Gangway's own"},
+	{"tcg", "hub", "both sides share tcg"},
+	{"tcg", "device", "both sides share tcg"},
+	{"wire", "hub", "both sides share wire"},
+	{"wire", "device", "both sides share wire"},
+}
+
+// pure are the folders whose packages do no I/O: a verdict depends on the
+// evidence only, and a parser on its input only.
+var pure = []string{
+	"tcg", "wire", "internal/strictjson", "device/install/netfile",
+	"hub/boot", "hub/clone", "hub/evidence", "hub/policy",
+}
+
+// doesIO are the packages of the standard library that a pure package must not
+// import.
+var doesIO = []string{"os", "os/exec", "net", "net/http", "io/fs", "syscall"}
+
+// Check returns one sentence for each broken rule: the path of imports that
+// breaks it, and why the rule exists.
+func Check(packages []Package) []string {
+	byPath := map[string]Package{}
+	for _, p := range packages {
+		byPath[p.ImportPath] = p
+	}
+	var broken []string
+	for _, p := range packages {
+		for _, r := range rules {
+			if !under(p.ImportPath, r.from) {
+				continue
+			}
+			if path := pathTo(byPath, p.ImportPath, r.to); path != nil {
+				broken = append(broken, fmt.Sprintf("%s: %s/ must not import %s/: %s", strings.Join(path, " -> "), r.from, r.to, r.why))
+			}
+		}
+		for _, folder := range pure {
+			if !under(p.ImportPath, folder) {
+				continue
+			}
+			for _, i := range p.Imports {
+				if slices.Contains(doesIO, i) {
+					broken = append(broken, fmt.Sprintf("%s -> %s: packages under %s/ do no I/O, so that their results depend on their input only", p.ImportPath, i, folder))
+				}
+			}
+		}
+	}
+	return broken
+}
+
+// under reports whether a package is the folder's, or in a folder below it.
+func under(path, folder string) bool {
+	return path == Module+"/"+folder || strings.HasPrefix(path, Module+"/"+folder+"/")
+}
+
+// pathTo returns the shortest path of imports from a package to one under a
+// folder, both ends included; nil if there is none. Only packages of this
+// module are followed.
+func pathTo(byPath map[string]Package, from, folder string) []string {
+	previous := map[string]string{from: ""}
+	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {
+		for _, i := range byPath[queue[0]].Imports {
+			if _, seen := previous[i]; seen || !strings.HasPrefix(i, Module+"/") {
+				continue
+			}
+			previous[i] = queue[0]
+			if under(i, folder) {
+				var path []string
+				for p := i; p != ""; p = previous[p] {
+					path = append(path, p)
+				}
+				slices.Reverse(path)
+				return path
+			}
+			queue = append(queue, i)
+		}
+	}
+	return nil
+}
