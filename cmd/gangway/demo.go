@@ -252,7 +252,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 // observe shows what the hub found and did for a request.
 func (d *demo) observe(e store.Enrolment, v *evidence.Verdict) {
 	who := e.ProdSerial
-	for _, s := range v.Steps {
+	for _, s := range v.Checks {
 		switch s.Check {
 		case "ownership":
 			d.say(who, "ownership proven", s.Detail)

@@ -193,7 +193,7 @@ func (a *app) printCheckText(r *checkResult) {
 	line("SHA-256", r.SHA256)
 	line("EK's SHA-256", r.EKSHA256)
 	a.printf("\nVerdict\n")
-	for _, s := range r.Verdict.Steps {
+	for _, s := range r.Verdict.Checks {
 		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
 	}
 	for _, n := range r.Verdict.Notes {

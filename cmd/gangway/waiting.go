@@ -123,7 +123,7 @@ func (a *app) line(k, v string) {
 }
 
 func (a *app) printVerdict(v evidence.Verdict) {
-	for _, s := range v.Steps {
+	for _, s := range v.Checks {
 		a.printf("  %s %-15s %s\n", markOf(s), s.Check, tcg.Printable(s.Detail))
 	}
 	for _, n := range v.Notes {
@@ -133,7 +133,7 @@ func (a *app) printVerdict(v evidence.Verdict) {
 
 // markOf is a step's result in one character: it passed, is left to a person, had
 // nothing to examine, or failed.
-func markOf(s evidence.Step) string {
+func markOf(s evidence.Check) string {
 	switch {
 	case s.OK:
 		return "✓"

@@ -118,7 +118,7 @@ func TestOwnersDay(t *testing.T) {
 	}
 	d := list[0]
 	e := want[api.EvidenceView](ada, "GET", "/devices/"+d.ID+"/evidence", nil, 200)
-	if !e.Verdict.Accepted() || len(e.Verdict.Steps) != 11 || !strings.Contains(e.IDevIDCertificate, "BEGIN CERTIFICATE") || len(e.Request) == 0 {
+	if !e.Verdict.Accepted() || len(e.Verdict.Checks) != 11 || !strings.Contains(e.IDevIDCertificate, "BEGIN CERTIFICATE") || len(e.Request) == 0 {
 		t.Errorf("evidence: %+v", e)
 	}
 	if again := want[api.DeviceView](ada, "PATCH", "/devices/"+d.ID, map[string]string{"nick": "flagship"}, 200); again.Nick != "flagship" {

@@ -64,7 +64,7 @@ func standingOf(r *http.Request) (b standing) {
 }
 
 // stepStanding is what the caller's addresses of a step's objects stand on.
-func stepStanding(r *http.Request, step store.Step) (b standing) {
+func stepStanding(r *http.Request, step store.Revision) (b standing) {
 	if who(r).Owner == step.Owner {
 		return standingOf(r)
 	}

@@ -25,14 +25,14 @@ func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
 		return err
 	}
-	p := ui.Claim{Code: code, Words: wire.ClaimWords(code)}
+	p := ui.ClaimPage{Code: code, Words: wire.ClaimWords(code)}
 	if err == nil {
 		p.Nick = in.account.Nick
 	}
 	return s.writeClaimPage(w, http.StatusOK, p)
 }
 
-func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.Claim) error {
+func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.ClaimPage) error {
 	var page bytes.Buffer
 	if err := ui.WriteClaim(&page, p); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
 			s.setAuthenticate(w)
-			return s.writeClaimPage(w, http.StatusUnauthorized, ui.Claim{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
+			return s.writeClaimPage(w, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
 		}
 		if err != nil {
 			return err

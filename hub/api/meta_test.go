@@ -232,7 +232,7 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 	for _, w := range list {
-		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Steps) != 1 || v.Steps[0].OK) {
+		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Checks) != 1 || v.Checks[0].OK) {
 			t.Errorf("what cannot be read is shown as %+v", v)
 		}
 	}

@@ -187,7 +187,7 @@ func (s *Server) stepObject(r *http.Request) (store.Object, standing, error) {
 	if err != nil {
 		return store.Object{}, standing{}, err
 	}
-	list, err := s.cfg.Store.StepObjects(r.Context(), step.Device, step.Rev)
+	list, err := s.cfg.Store.RevisionObjects(r.Context(), step.Device, step.Rev)
 	if err != nil {
 		return store.Object{}, standing{}, err
 	}
@@ -225,7 +225,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.cfg.Store.StepObjects(r.Context(), step.Device, step.Rev)
+	list, err := s.cfg.Store.RevisionObjects(r.Context(), step.Device, step.Rev)
 	if err != nil {
 		return err
 	}

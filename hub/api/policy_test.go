@@ -34,7 +34,7 @@ func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
 	seen := 0
 	for _, waiting := range want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200) {
-		for _, step := range waiting.Verdict.Steps {
+		for _, step := range waiting.Verdict.Checks {
 			switch step.Check {
 			case "ek-chain", "hardware", "ek-list", "policy":
 				seen++

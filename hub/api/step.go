@@ -38,11 +38,11 @@ type StepView struct {
 	UsedObjects  []string        `json:"used_objects,omitempty"` // not for devices, who read at most 2 MiB
 }
 
-func viewStep(s store.Step, c caller) StepView {
+func viewStep(s store.Revision, c caller) StepView {
 	view := StepView{
 		ID: s.Device + "-" + strconv.Itoa(s.Rev), Owner: wire.AccountPRN + s.Owner, Device: wire.DevicePRN + s.Device, TrailID: s.Device,
-		StateSha: fmt.Sprintf("%x", s.StateSum), Committer: s.Committer, StepTime: s.StepTime.UTC(), ProgressTime: time.Unix(0, 0).UTC(),
-		TimeCreated: s.StepTime.UTC(), TimeModified: s.Modified.UTC(), Rev: s.Rev, Progress: s.Progress, State: s.State, CommitMsg: s.CommitMsg, Meta: s.Meta,
+		StateSha: fmt.Sprintf("%x", s.StateSum), Committer: s.Committer, StepTime: s.Posted.UTC(), ProgressTime: time.Unix(0, 0).UTC(),
+		TimeCreated: s.Posted.UTC(), TimeModified: s.Modified.UTC(), Rev: s.Rev, Progress: s.Progress, State: s.State, CommitMsg: s.CommitMsg, Meta: s.Meta,
 	}
 	if !s.ProgressTime.IsZero() {
 		view.ProgressTime = s.ProgressTime.UTC()
@@ -62,29 +62,29 @@ func viewStep(s store.Step, c caller) StepView {
 
 // stepOf finds the step that a request is about: {rev}, or the newest. It is
 // the caller's, who may change it.
-func (s *Server) stepOf(r *http.Request) (store.Step, error) {
+func (s *Server) stepOf(r *http.Request) (store.Revision, error) {
 	d, err := s.trailOf(r)
 	return s.stepIn(r, d, err)
 }
 
 // readableStep is stepOf for a caller who only reads.
-func (s *Server) readableStep(r *http.Request) (store.Step, error) {
+func (s *Server) readableStep(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrail(r)
 	return s.stepIn(r, d, err)
 }
 
 // stepIn finds the request's step in the trail of a device that was found.
-func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Step, error) {
+func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
-		return store.Step{}, err
+		return store.Revision{}, err
 	}
 	rev := -1
 	if r.PathValue("rev") != "" {
 		if rev, err = revOf(r); err != nil {
-			return store.Step{}, err
+			return store.Revision{}, err
 		}
 	}
-	return s.cfg.Store.Step(r.Context(), d.ID, rev)
+	return s.cfg.Store.Revision(r.Context(), d.ID, rev)
 }
 
 // revOf reads {rev}, a number as it is written everywhere else.
@@ -144,10 +144,10 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	c, now := who(r), s.cfg.Now()
-	step, err := s.cfg.Store.AddStep(r.Context(), store.Step{
-		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.StepNew,
+	step, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
+		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.RevisionNew,
 		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: meta,
-		Progress: trail.NewProgress(store.StepNew, 0, ""), StepTime: now, Modified: now,
+		Progress: trail.NewProgress(store.RevisionNew, 0, ""), Posted: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)
@@ -177,7 +177,7 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c, q := who(r), r.URL.Query()
-	f := store.StepFilter{Device: d.ID, After: -1, Bytes: stepBytes}
+	f := store.RevisionFilter{Device: d.ID, After: -1, Bytes: stepBytes}
 	if f.Limit, err = limitOf(r, 1000); err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 	}
 	filter := `{"$ne":"DONE"}`
 	if c.Device != nil {
-		filter = string(store.StepNew)
+		filter = string(store.RevisionNew)
 	}
 	if q.Has("progress.status") {
 		filter = q.Get("progress.status")
@@ -201,7 +201,7 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.cfg.Store.Trail(r.Context(), d.ID); err != nil {
 		return err
 	}
-	list, err := s.cfg.Store.Steps(r.Context(), f)
+	list, err := s.cfg.Store.Revisions(r.Context(), f)
 	if err != nil {
 		return err
 	}
@@ -285,16 +285,16 @@ func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
 }
 
 // ownStep is stepOf where people alone may ask.
-func (s *Server) ownStep(r *http.Request) (store.Step, error) {
+func (s *Server) ownStep(r *http.Request) (store.Revision, error) {
 	d, err := s.ownDevice(r)
 	if err != nil {
-		return store.Step{}, err
+		return store.Revision{}, err
 	}
 	rev, err := revOf(r)
 	if err != nil {
-		return store.Step{}, err
+		return store.Revision{}, err
 	}
-	return s.cfg.Store.Step(r.Context(), d.ID, rev)
+	return s.cfg.Store.Revision(r.Context(), d.ID, rev)
 }
 
 // putProgress takes a device's report on a step of its own.
@@ -325,22 +325,22 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 
 // cancelStep takes back a step that no device has taken.
 func (s *Server) cancelStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.StepNew, store.StepCancelled, "Cancelled by its owner.")
+	return s.moveStep(w, r, store.RevisionNew, store.RevisionCancelled, "Cancelled by its owner.")
 }
 
 // stopStep gives up a step that a device is at.
 func (s *Server) stopStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.StepInProgress, store.StepWontGo, "Given up by its owner.")
+	return s.moveStep(w, r, store.RevisionInProgress, store.RevisionWontGo, "Given up by its owner.")
 }
 
-func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store.StepStatus, message string) error {
+func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store.RevisionStatus, message string) error {
 	step, err := s.ownStep(r)
 	if err != nil {
 		return err
 	}
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)
-	err = s.cfg.Store.MoveStep(r.Context(), step.Device, step.Rev, from, to, progress, now)
+	err = s.cfg.Store.MoveRevision(r.Context(), step.Device, step.Rev, from, to, progress, now)
 	if err == store.ErrStatus {
 		return problem(http.StatusBadRequest, "step-status", "Read the step to see its status.", "The step's status is not %s.", from)
 	}

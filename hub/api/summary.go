@@ -53,11 +53,11 @@ func viewSummary(d store.Device, t *store.TrailSummary) SummaryView {
 	if t == nil {
 		return v
 	}
-	report := trail.ReadReport(t.Step.Progress)
-	v.Revision, v.ProgressRev, v.Progress, v.StatusMsg, v.Status = t.Rev, t.Reported, report.Percent, report.Message, string(t.Step.Status)
-	v.StateSha, v.StepTime, v.TouchedTime = fmt.Sprintf("%x", t.Step.StateSum), t.Step.StepTime.UTC(), t.Touched.UTC()
-	if !t.Step.ProgressTime.IsZero() {
-		v.ProgressTime = t.Step.ProgressTime.UTC()
+	report := trail.ReadReport(t.Revision.Progress)
+	v.Revision, v.ProgressRev, v.Progress, v.StatusMsg, v.Status = t.Rev, t.Reported, report.Percent, report.Message, string(t.Revision.Status)
+	v.StateSha, v.StepTime, v.TouchedTime = fmt.Sprintf("%x", t.Revision.StateSum), t.Revision.Posted.UTC(), t.Touched.UTC()
+	if !t.Revision.ProgressTime.IsZero() {
+		v.ProgressTime = t.Revision.ProgressTime.UTC()
 	}
 	if t.Touched.After(v.Timestamp) {
 		v.Timestamp = t.Touched.UTC()
@@ -182,8 +182,8 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 		for i := range list {
 			after = list[i].Device
 			// A report may have 64 KiB; only these two fields are shown.
-			report := trail.ReadReport(list[i].Step.Progress)
-			list[i].Step.Progress = trail.NewProgress(list[i].Step.Status, report.Percent, report.Message)
+			report := trail.ReadReport(list[i].Revision.Progress)
+			list[i].Revision.Progress = trail.NewProgress(list[i].Revision.Status, report.Percent, report.Message)
 			found[after] = &list[i]
 		}
 		if len(list) < 100 {

@@ -90,10 +90,10 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 		return badState(err)
 	}
 	now := s.cfg.Now()
-	t, made, err := s.cfg.Store.CreateTrail(r.Context(), store.Step{
-		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: store.StepDone,
+	t, made, err := s.cfg.Store.CreateTrail(r.Context(), store.Revision{
+		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: store.RevisionDone,
 		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: []byte("{}"),
-		Progress: trail.NewProgress(store.StepDone, 100, ""), StepTime: now, ProgressTime: now, Modified: now,
+		Progress: trail.NewProgress(store.RevisionDone, 100, ""), Posted: now, ProgressTime: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)
@@ -117,7 +117,7 @@ func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) answerTrail(w http.ResponseWriter, r *http.Request, t store.Trail) error {
-	first, err := s.cfg.Store.Step(r.Context(), t.Device, 0)
+	first, err := s.cfg.Store.Revision(r.Context(), t.Device, 0)
 	if err != nil {
 		return err
 	}

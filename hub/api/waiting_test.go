@@ -57,7 +57,7 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	w := waits(t, s.post(t, body), "ek-certificate-none")
 	s.untouched(t) // a waiting row takes nothing
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
-	if len(list) != 1 || list[0].ID != w.DeviceID || list[0].EK != w.EK || list[0].Machine.Serial != d.Serial || list[0].Status != "waiting" || len(list[0].Verdict.Steps) < 8 {
+	if len(list) != 1 || list[0].ID != w.DeviceID || list[0].EK != w.EK || list[0].Machine.Serial != d.Serial || list[0].Status != "waiting" || len(list[0].Verdict.Checks) < 8 {
 		t.Fatalf("%+v", list)
 	}
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
@@ -76,7 +76,7 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 		t.Fatalf("%+v", devices)
 	}
 	e := want[api.EvidenceView](ada, "GET", "/devices/"+devices[0].ID+"/evidence", nil, 200)
-	last := e.Verdict.Steps[len(e.Verdict.Steps)-1]
+	last := e.Verdict.Checks[len(e.Verdict.Checks)-1]
 	if !e.Verdict.Accepted() || last.Check != "approval" || !strings.HasPrefix(last.Detail, "ada approved this EK on ") {
 		t.Errorf("verdict: %+v", e.Verdict)
 	}

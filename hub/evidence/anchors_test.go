@@ -81,11 +81,11 @@ func TestVerdictSaysWhereTheRootIsFrom(t *testing.T) {
 		v := new(evidence.Verdict)
 		ek := must(tcg.ParseEKCertificate(s.victim.EKCert))(t)
 		evidence.VerifyCertificate(v, ek, nil, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()})
-		if !v.Accepted() || len(v.Steps) != 2 || v.Steps[0].Check != "ek-certificate" || v.Steps[1].Check != "ek-chain" {
+		if !v.Accepted() || len(v.Checks) != 2 || v.Checks[0].Check != "ek-certificate" || v.Checks[1].Check != "ek-chain" {
 			t.Fatalf("%+v", v)
 		}
-		if !strings.HasSuffix(v.Steps[1].Detail, "The root's source: import of makers.pem.") {
-			t.Error(v.Steps[1].Detail)
+		if !strings.HasSuffix(v.Checks[1].Detail, "The root's source: import of makers.pem.") {
+			t.Error(v.Checks[1].Detail)
 		}
 	}
 }

@@ -99,10 +99,10 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 		if !v.Accepted() {
 			t.Errorf("EK %s: %s", ek, v.Refusal.Reason)
 		}
-		if len(v.Steps) != 10 {
-			t.Errorf("EK %s: %d steps", ek, len(v.Steps))
+		if len(v.Checks) != 10 {
+			t.Errorf("EK %s: %d steps", ek, len(v.Checks))
 		}
-		for _, step := range v.Steps {
+		for _, step := range v.Checks {
 			// There is no EK list here, and no rule.
 			idle := step.Check == "ek-list" || step.Check == "policy"
 			if step.OK == idle || step.Skipped != idle || !strings.HasSuffix(step.Detail, ".") {

@@ -64,7 +64,7 @@ type Request struct {
 	signature        *tcg.Signature
 
 	// Of Pantacor's CSR extensions.
-	Claims         Claims
+	Ownership      Ownership
 	quote          *tcg.Attest // nil: none was shown
 	quoteSignature *tcg.Signature
 

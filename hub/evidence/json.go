@@ -8,16 +8,16 @@ import (
 // JSON is what json.Marshal makes of v. Almost every verdict is an acceptance
 // in plain ASCII, which takes no reflection to write.
 func (v *Verdict) JSON() ([]byte, error) {
-	asked := slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Ask || s.OK && s.Skipped })
-	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Steps == nil {
+	asked := slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Ask || s.OK && s.Skipped })
+	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Checks == nil {
 		return json.Marshal(v)
 	}
 	size := 64
-	for _, s := range v.Steps {
+	for _, s := range v.Checks {
 		size += len(s.Check) + len(s.Detail) + 48
 	}
 	b := append(make([]byte, 0, size), `{"steps":[`...)
-	for i, s := range v.Steps {
+	for i, s := range v.Checks {
 		if i > 0 {
 			b = append(b, ',')
 		}

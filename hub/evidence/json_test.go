@@ -12,7 +12,7 @@ func TestVerdictIsTheJSONOfTheStandardLibrary(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		v := new(Verdict)
 		for range rapid.IntRange(0, 4).Draw(r, "steps") {
-			v.Steps = append(v.Steps, Step{Check: text.Draw(r, "check"), OK: rapid.Bool().Draw(r, "ok"), Ask: rapid.IntRange(0, 9).Draw(r, "ask") == 0, Skipped: rapid.IntRange(0, 4).Draw(r, "skipped") == 0, Detail: text.Draw(r, "detail")})
+			v.Checks = append(v.Checks, Check{Check: text.Draw(r, "check"), OK: rapid.Bool().Draw(r, "ok"), Ask: rapid.IntRange(0, 9).Draw(r, "ask") == 0, Skipped: rapid.IntRange(0, 4).Draw(r, "skipped") == 0, Detail: text.Draw(r, "detail")})
 		}
 		v.Notes = rapid.SliceOfN(text, 0, 3).Draw(r, "notes")
 		if rapid.Bool().Draw(r, "refused") {

@@ -94,8 +94,8 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if c.odd.NoSAN && !c.odd.Subject {
 				want = "an unnamed maker"
 			}
-			if !strings.Contains(v.Steps[0].Detail, want) {
-				t.Errorf("%q does not name the TPM: %s", v.Steps[0].Detail, want)
+			if !strings.Contains(v.Checks[0].Detail, want) {
+				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
 			// A quirk is no way around the signature.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)

@@ -48,14 +48,14 @@ func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
 			if v.Refusal != nil {
 				t.Fatal(v.Refusal)
 			}
-			for _, step := range v.Steps {
+			for _, step := range v.Checks {
 				asked := c.without && step.Check == "ek-certificate"
 				if step.Skipped != c.skipped[step.Check] || step.OK != (!step.Skipped && !asked) {
 					t.Errorf("%+v", step)
 				}
 			}
-			if len(v.Steps) != 10 || v.Passed("ek-chain") == c.without || v.Failed("ek-chain") {
-				t.Errorf("%+v", v.Steps)
+			if len(v.Checks) != 10 || v.Passed("ek-chain") == c.without || v.Failed("ek-chain") {
+				t.Errorf("%+v", v.Checks)
 			}
 		})
 	}

@@ -12,9 +12,9 @@ import (
 	"gangway/wire"
 )
 
-// Claims is what a CSR's extensions say besides what the TPM says: whose the
+// Ownership is what a CSR's extensions say besides what the TPM says: whose the
 // device is to be. None of it is proven by being there.
-type Claims struct {
+type Ownership struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
@@ -208,7 +208,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 			return nil, malformed("quote-malformed", "The quote's signature cannot be read", err)
 		}
 	}
-	r.Claims = Claims{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Owned: ext[wire.ExtOwnership], Name: in.Name}
+	r.Ownership = Ownership{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Owned: ext[wire.ExtOwnership], Name: in.Name}
 	return r, nil
 }
 

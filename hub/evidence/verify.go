@@ -16,8 +16,8 @@ import (
 	"gangway/tcg"
 )
 
-// Step is one check and its result, in words for a person.
-type Step struct {
+// Check is one check and its result, in words for a person.
+type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
 	Ask   bool   `json:"ask,omitempty"` // not OK, and left to a person
@@ -30,7 +30,7 @@ type Step struct {
 // Verdict is the outcome of Verify. Steps holds the checks in the order they
 // were made, up to the first that failed for good.
 type Verdict struct {
-	Steps   []Step   `json:"steps"`
+	Checks  []Check  `json:"steps"`
 	Notes   []string `json:"notes,omitempty"` // what was tolerated
 	Refusal *Refusal `json:"refusal,omitempty"`
 	// Questions are what a person must decide before the device is let in:
@@ -43,12 +43,12 @@ func (v *Verdict) Accepted() bool { return v.Refusal == nil && len(v.Questions) 
 
 // Pass records a check that held. Callers add theirs in front of Verify's.
 func (v *Verdict) Pass(check, detail string) {
-	v.Steps = append(v.Steps, Step{Check: check, OK: true, Detail: detail})
+	v.Checks = append(v.Checks, Check{Check: check, OK: true, Detail: detail})
 }
 
 // Skip records a check that had nothing to examine, and why.
 func (v *Verdict) Skip(check, detail string) {
-	v.Steps = append(v.Steps, Step{Check: check, Skipped: true, Detail: detail})
+	v.Checks = append(v.Checks, Check{Check: check, Skipped: true, Detail: detail})
 }
 
 // notExamined is what a check returns instead of a refusal where Skip is to
@@ -57,7 +57,7 @@ var notExamined = new(Refusal)
 
 // Fail records the check that did not hold, and refuses or asks.
 func (v *Verdict) Fail(check string, r *Refusal) {
-	v.Steps = append(v.Steps, Step{Check: check, Ask: r.Ask, Detail: r.Reason})
+	v.Checks = append(v.Checks, Check{Check: check, Ask: r.Ask, Detail: r.Reason})
 	if r.Ask {
 		v.Questions = append(v.Questions, r)
 		return
@@ -107,7 +107,7 @@ var checks = [...]check{
 // then it becomes a question, and the rest is checked.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
-	v.Steps = slices.Grow(v.Steps, len(checks)+2)
+	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
 	// An owner who lists a key's hash approves that key, also without a trusted
 	// certificate. A certificate that is known is judged all the same.
@@ -151,13 +151,13 @@ const (
 
 // Passed reports whether a check was made and held.
 func (v *Verdict) Passed(name string) bool {
-	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && s.OK })
+	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
 // Failed reports whether a check was made and did not hold, also where a
 // person has answered the question since.
 func (v *Verdict) Failed(name string) bool {
-	return slices.ContainsFunc(v.Steps, func(s Step) bool { return s.Check == name && !s.OK && !s.Skipped })
+	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
 
 // Has reports whether the verdict refuses with a code, or asks about it.

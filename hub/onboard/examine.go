@@ -94,7 +94,7 @@ func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 // maker's: links are fetched only in the second. Revocation lists are asked by
 // certificates that chain to a trusted maker, in both.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
-	before := evidence.Verdict{Steps: slices.Clone(v.Steps), Notes: slices.Clone(v.Notes)}
+	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
 	check(v, r, in)
 	if s.Online == nil || r.EKCertificate == nil {
 		return

@@ -193,7 +193,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 		return e, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
-	if in.HubName == "" && !pantacorsForm(r.Claims.Owned) {
+	if in.HubName == "" && !pantacorsForm(r.Ownership.Owned) {
 		return e, errUnbound
 	}
 	hour, err := s.provenIn(r, in.HubName, in.Proof, now)
@@ -213,7 +213,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if in.DeviceName != "" && in.DeviceName != id {
 		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id that this TPM's device has.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
 	}
-	if r.Claims.Device != "" && r.Claims.Device != wire.DevicePRN+id {
+	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
 		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn that this TPM's device has.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := wire.Kept{
@@ -249,7 +249,7 @@ func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSi
 // stepsToken checks the ownership proof of the second step, in either form, and
 // returns the token.
 func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
-	c := &r.Claims
+	c := &r.Ownership
 	if pantacorsForm(c.Owned) {
 		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Owned, now)
 		if err == nil {

@@ -49,8 +49,8 @@ type Objects interface {
 	// Objects lists an owner's that are Stored, by Sum after `after` (nil:
 	// from the first), at most limit (0: 100, at most 1000).
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
-	// StepObjects lists the objects of a step.
-	StepObjects(ctx context.Context, device string, rev int) ([]Object, error)
+	// RevisionObjects lists the objects of a step.
+	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
 	// BeginUpload renews Modified. ErrNotFound, ErrCondemned.
 	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
 	// FinishUpload makes the record Stored: its content, of that size, is

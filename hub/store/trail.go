@@ -9,10 +9,10 @@ import (
 
 // Errors of trails, tested with errors.Is.
 var (
-	// ErrGap: a step's predecessor is not there.
-	ErrGap = errors.New("store: the step before this one is not there")
-	// ErrStatus: the step is not in a status in which this can be done.
-	ErrStatus = errors.New("store: not in this status of the step")
+	// ErrGap: a revision's predecessor is not there.
+	ErrGap = errors.New("store: the revision before this one is not there")
+	// ErrStatus: the revision is not in a status in which this can be done.
+	ErrStatus = errors.New("store: not in this status of the revision")
 	// ErrQuota: the owner would keep more than may be.
 	ErrQuota = errors.New("store: more than the owner's quota")
 )
@@ -28,32 +28,32 @@ func (e *MissingObjects) Error() string {
 	return fmt.Sprintf("store: %d objects of the state are not there", len(e.Sums)+e.More)
 }
 
-// StepStatus is where a step is in its life, in Pantacor's words.
-type StepStatus string
+// RevisionStatus is where a revision is in its life, in Pantacor's words.
+type RevisionStatus string
 
 const (
-	StepNew         StepStatus = "NEW"    // the hub's: no device has taken it
-	StepCancelled   StepStatus = "CANCEL" // the hub's: its owner took it back
-	StepQueued      StepStatus = "QUEUED"
-	StepDownloading StepStatus = "DOWNLOADING"
-	StepSyncing     StepStatus = "SYNCING"
-	StepInProgress  StepStatus = "INPROGRESS"
-	StepTesting     StepStatus = "TESTING"
-	StepDone        StepStatus = "DONE"
-	StepUpdated     StepStatus = "UPDATED"
-	StepError       StepStatus = "ERROR"
-	StepWontGo      StepStatus = "WONTGO"
+	RevisionNew         RevisionStatus = "NEW"    // the hub's: no device has taken it
+	RevisionCancelled   RevisionStatus = "CANCEL" // the hub's: its owner took it back
+	RevisionQueued      RevisionStatus = "QUEUED"
+	RevisionDownloading RevisionStatus = "DOWNLOADING"
+	RevisionSyncing     RevisionStatus = "SYNCING"
+	RevisionInProgress  RevisionStatus = "INPROGRESS"
+	RevisionTesting     RevisionStatus = "TESTING"
+	RevisionDone        RevisionStatus = "DONE"
+	RevisionUpdated     RevisionStatus = "UPDATED"
+	RevisionError       RevisionStatus = "ERROR"
+	RevisionWontGo      RevisionStatus = "WONTGO"
 )
 
-// StepStatuses are all there are. The first six are open: the step is offered
+// RevisionStatuses are all there are. The first six are open: the revision is offered
 // to its device. The others are final.
-var StepStatuses = []StepStatus{StepNew, StepQueued, StepDownloading, StepSyncing, StepInProgress, StepTesting,
-	StepDone, StepUpdated, StepError, StepWontGo, StepCancelled}
+var RevisionStatuses = []RevisionStatus{RevisionNew, RevisionQueued, RevisionDownloading, RevisionSyncing, RevisionInProgress, RevisionTesting,
+	RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled}
 
-// Final says whether a step in this status stays in it.
-func (s StepStatus) Final() bool {
+// Final says whether a revision in this status stays in it.
+func (s RevisionStatus) Final() bool {
 	switch s {
-	case StepDone, StepUpdated, StepError, StepWontGo, StepCancelled:
+	case RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled:
 		return true
 	}
 	return false
@@ -64,77 +64,77 @@ func (s StepStatus) Final() bool {
 type Trail struct {
 	Device   string // Device.ID
 	Owner    string // Account.ID
-	Rev      int    // of the newest step
-	Reported int    // the step that the device reported on last
+	Rev      int    // of the newest revision
+	Reported int    // the revision that the device reported on last
 	Created  time.Time
-	Touched  time.Time // latest step or report
+	Touched  time.Time // latest revision or report
 }
 
-// Step is a state that a device is to take, or has taken. Steps of a trail are
+// Revision is a state that a device is to take, or has taken. Revisions of a trail are
 // numbered from 0 without a gap.
-type Step struct {
+type Revision struct {
 	Device    string
 	Owner     string
 	Rev       int
 	Committer string // prn
 	CommitMsg string
-	Status    StepStatus
+	Status    RevisionStatus
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
 	Objects   []Hash // that the state names, each once; not filled in by reads
 	State     []byte // JSON object, as it was given
 	Meta      []byte // JSON object, the owner's
 	Progress  []byte // JSON object, as the device gave it
 
-	StepTime     time.Time
+	Posted       time.Time
 	ProgressTime time.Time // zero: no report yet
 	Modified     time.Time
 }
 
-// TrailSummary is a trail with the step that its device reported on last,
+// TrailSummary is a trail with the revision that its device reported on last,
 // whose State and Meta are left out.
 type TrailSummary struct {
 	Trail
-	Step Step
+	Revision Revision
 }
 
-// StepFilter chooses steps of a trail, in the order of their numbers.
-type StepFilter struct {
+// RevisionFilter chooses revisions of a trail, in the order of their numbers.
+type RevisionFilter struct {
 	Device   string
-	Statuses []StepStatus // any of these
-	After    int          // only steps with a larger Rev; -1: from the first
-	Limit    int          // 0: 100; at most 1000
-	Bytes    int          // no more steps once their texts have this many bytes; 0: no bound
+	Statuses []RevisionStatus // any of these
+	After    int              // only revisions with a larger Rev; -1: from the first
+	Limit    int              // 0: 100; at most 1000
+	Bytes    int              // no more revisions once their texts have this many bytes; 0: no bound
 }
 
 // Trails keeps the states of devices. Methods that take a quota fail with
 // ErrQuota when the owner's Usage would be above it.
 type Trails interface {
-	// CreateTrail makes a device's trail with its first step, as given but for
+	// CreateTrail makes a device's trail with its first revision, as given but for
 	// Rev, which is 0. When the device has a trail already, nothing changes
 	// and made is false. MissingObjects, ErrQuota.
-	CreateTrail(ctx context.Context, first Step, quota int64) (t Trail, made bool, err error)
+	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
 	// Summary is of one trail, Summaries of an owner's, by device id after
 	// `after`, at most limit (0: 100, at most 1000).
 	Summary(ctx context.Context, device string) (TrailSummary, error)
 	Summaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
-	// AddStep appends a step; Rev -1 is the next number. ErrNotFound: no
+	// AddRevision appends a revision; Rev -1 is the next number. ErrNotFound: no
 	// trail. ErrExists: the number is taken. ErrGap, MissingObjects, ErrQuota.
-	AddStep(ctx context.Context, s Step, quota int64) (Step, error)
-	// Step finds one; rev -1 is the newest.
-	Step(ctx context.Context, device string, rev int) (Step, error)
-	Steps(ctx context.Context, f StepFilter) ([]Step, error)
+	AddRevision(ctx context.Context, s Revision, quota int64) (Revision, error)
+	// Revision finds one; rev -1 is the newest.
+	Revision(ctx context.Context, device string, rev int) (Revision, error)
+	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
 	// SetState exchanges the state (StateSum, Objects, State, Modified) of a
-	// step that is new. ErrStatus, MissingObjects, ErrQuota.
-	SetState(ctx context.Context, s Step, quota int64) error
+	// revision that is new. ErrStatus, MissingObjects, ErrQuota.
+	SetState(ctx context.Context, s Revision, quota int64) error
 	SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
-	// SetProgress takes a device's report. A step that is final stays as it
+	// SetProgress takes a device's report. A revision that is final stays as it
 	// is: the same status again is no error and changes nothing, another one is
 	// ErrStatus.
-	SetProgress(ctx context.Context, device string, rev int, status StepStatus, progress []byte, now time.Time) error
-	// MoveStep is the owner's: from exactly one status to another. ErrStatus.
-	MoveStep(ctx context.Context, device string, rev int, from, to StepStatus, progress []byte, now time.Time) error
+	SetProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
+	// MoveRevision is the owner's: from exactly one status to another. ErrStatus.
+	MoveRevision(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
 	// DropTrails removes trails and logs of deleted devices, at most limit
 	// devices, and says of how many.
 	DropTrails(ctx context.Context, limit int) (int, error)

@@ -88,12 +88,12 @@ func ParseMeta(text []byte) ([]byte, error) {
 }
 
 // deviceStatuses are those that a device may report.
-var deviceStatuses = []store.StepStatus{store.StepQueued, store.StepDownloading, store.StepSyncing, store.StepInProgress,
-	store.StepTesting, store.StepDone, store.StepUpdated, store.StepError, store.StepWontGo}
+var deviceStatuses = []store.RevisionStatus{store.RevisionQueued, store.RevisionDownloading, store.RevisionSyncing, store.RevisionInProgress,
+	store.RevisionTesting, store.RevisionDone, store.RevisionUpdated, store.RevisionError, store.RevisionWontGo}
 
 // ParseProgress reads a device's report. The text is kept as it is, but for
 // spaces: a device reads back what it wrote, whatever else is in it.
-func ParseProgress(text []byte) (store.StepStatus, []byte, error) {
+func ParseProgress(text []byte) (store.RevisionStatus, []byte, error) {
 	if len(text) > MaxProgress {
 		return "", nil, fmt.Errorf("the progress has more than %d bytes", MaxProgress)
 	}
@@ -102,10 +102,10 @@ func ParseProgress(text []byte) (store.StepStatus, []byte, error) {
 		return "", nil, fmt.Errorf("the progress: %w", err)
 	}
 	status, _ := object["status"].(string)
-	if !slices.Contains(deviceStatuses, store.StepStatus(status)) {
+	if !slices.Contains(deviceStatuses, store.RevisionStatus(status)) {
 		return "", nil, fmt.Errorf("the progress's status %q is none that a device reports: %v", cut(status), deviceStatuses)
 	}
-	return store.StepStatus(status), compact, nil
+	return store.RevisionStatus(status), compact, nil
 }
 
 func cut(s string) string {
@@ -116,11 +116,11 @@ func cut(s string) string {
 }
 
 // NewProgress is the progress of a step that no device has reported on.
-func NewProgress(status store.StepStatus, percent int, message string) []byte {
+func NewProgress(status store.RevisionStatus, percent int, message string) []byte {
 	b, err := json.Marshal(struct {
-		Progress int              `json:"progress"`
-		Message  string           `json:"status-msg"`
-		Status   store.StepStatus `json:"status"`
+		Progress int                  `json:"progress"`
+		Message  string               `json:"status-msg"`
+		Status   store.RevisionStatus `json:"status"`
 	}{percent, message, status})
 	if err != nil {
 		panic(err) // strings and a number marshal
@@ -148,18 +148,18 @@ func ReadReport(progress []byte) Report {
 
 // Filters of status that cover more than one. The words of clients that know
 // other spellings are let pass and fit nothing.
-var otherStatuses = []store.StepStatus{"CANCELLED", "CANCELED", ""}
+var otherStatuses = []store.RevisionStatus{"CANCELLED", "CANCELED", ""}
 
 var errFilter = errors.New(`a filter by status is a status, or {"$in":[...]}, {"$nin":[...]}, {"$ne":...} or {"$eq":...} of statuses`)
 
 // ParseStatuses reads a filter: a status, or one of four operators as a JSON
 // object. It returns the statuses that fit, in their order.
-func ParseStatuses(text string) ([]store.StepStatus, error) {
+func ParseStatuses(text string) ([]store.RevisionStatus, error) {
 	if len(text) > 1024 {
 		return nil, errFilter
 	}
 	if !strings.HasPrefix(text, "{") {
-		return fitting([]store.StepStatus{store.StepStatus(text)}, true)
+		return fitting([]store.RevisionStatus{store.RevisionStatus(text)}, true)
 	}
 	_, object, err := strictjson.Object([]byte(text))
 	if err != nil || len(object) != 1 {
@@ -172,13 +172,13 @@ func ParseStatuses(text string) ([]store.StepStatus, error) {
 			if !ok {
 				return nil, errFilter
 			}
-			var named []store.StepStatus
+			var named []store.RevisionStatus
 			for _, x := range list {
 				s, ok := x.(string)
 				if !ok {
 					return nil, errFilter
 				}
-				named = append(named, store.StepStatus(s))
+				named = append(named, store.RevisionStatus(s))
 			}
 			return fitting(named, operator == "$in")
 		case "$ne", "$eq":
@@ -186,21 +186,21 @@ func ParseStatuses(text string) ([]store.StepStatus, error) {
 			if !ok {
 				return nil, errFilter
 			}
-			return fitting([]store.StepStatus{store.StepStatus(s)}, operator == "$eq")
+			return fitting([]store.RevisionStatus{store.RevisionStatus(s)}, operator == "$eq")
 		}
 	}
 	return nil, errFilter
 }
 
 // fitting returns the statuses that are, or are not, among the named.
-func fitting(named []store.StepStatus, among bool) ([]store.StepStatus, error) {
+func fitting(named []store.RevisionStatus, among bool) ([]store.RevisionStatus, error) {
 	for _, s := range named {
-		if !slices.Contains(store.StepStatuses, s) && !slices.Contains(otherStatuses, s) {
+		if !slices.Contains(store.RevisionStatuses, s) && !slices.Contains(otherStatuses, s) {
 			return nil, errFilter
 		}
 	}
-	var fit []store.StepStatus
-	for _, s := range store.StepStatuses {
+	var fit []store.RevisionStatus
+	for _, s := range store.RevisionStatuses {
 		if slices.Contains(named, s) == among {
 			fit = append(fit, s)
 		}

@@ -90,7 +90,7 @@ func TestRefusesStates(t *testing.T) {
 func TestProgressIsKeptAsItCame(t *testing.T) {
 	text := `{"status":"DOWNLOADING","status-msg":"<50%>","progress":25,"retries":3,"logs":"x","downloads":{"total":{"object_name":"total","total_size":12345678901234567890}},"new":null}`
 	status, kept, err := trail.ParseProgress([]byte(text))
-	if err != nil || status != store.StepDownloading || string(kept) != text {
+	if err != nil || status != store.RevisionDownloading || string(kept) != text {
 		t.Errorf("%s %s %v", status, kept, err)
 	}
 	if r := trail.ReadReport(kept); r.Message != "<50%>" || r.Percent != 25 {
@@ -105,7 +105,7 @@ func TestProgressIsKeptAsItCame(t *testing.T) {
 			t.Errorf("%.50s: %v", bad, err)
 		}
 	}
-	if _, _, err := trail.ParseProgress(trail.NewProgress(store.StepDone, 100, `a "message"`)); err != nil {
+	if _, _, err := trail.ParseProgress(trail.NewProgress(store.RevisionDone, 100, `a "message"`)); err != nil {
 		t.Error(err)
 	}
 }
@@ -128,7 +128,7 @@ func TestReadsFiltersByStatus(t *testing.T) {
 		}
 	}
 	all, err := trail.ParseStatuses(`{"$ne":""}`)
-	if err != nil || !slices.Equal(all, store.StepStatuses) {
+	if err != nil || !slices.Equal(all, store.RevisionStatuses) {
 		t.Errorf("%v, %v", all, err)
 	}
 	for _, bad := range []string{"done", "NEW' OR 1=1", `{}`, `{"$where":"sleep(1000)"}`, `{"$regex":"^a"}`, `{"$in":"NEW"}`, `{"$in":[{"$ne":"NEW"}]}`, `{"$in":[1]}`,

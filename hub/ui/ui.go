@@ -72,8 +72,8 @@ type SignIn struct {
 	Problem string // what went wrong, a sentence; empty at first
 }
 
-// Claim is the page that a machine's code leads to.
-type Claim struct {
+// ClaimPage is the page that a machine's code leads to.
+type ClaimPage struct {
 	Code, Words string
 	Nick        string // who is signed in; empty: nobody
 	Typed       string // as it was typed
@@ -81,7 +81,7 @@ type Claim struct {
 }
 
 // WriteClaim writes the page.
-func WriteClaim(w io.Writer, c Claim) error { return templates.ExecuteTemplate(w, "claim.html", c) }
+func WriteClaim(w io.Writer, c ClaimPage) error { return templates.ExecuteTemplate(w, "claim.html", c) }
 
 // Problem is the page for what could not be done.
 type Problem struct {

@@ -82,7 +82,7 @@ func (o *owner) evidence(id string) string {
 	var e api.EvidenceView
 	o.call("GET", "/devices/"+id+"/evidence", nil, &e)
 	var words []string
-	for _, s := range e.Verdict.Steps {
+	for _, s := range e.Verdict.Checks {
 		words = append(words, s.Check+": "+s.Detail)
 	}
 	return strings.Join(append(words, e.Verdict.Notes...), "\n")
@@ -259,7 +259,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
 		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
 	}
-	says(t, list[0].Verdict.Steps[1].Detail, "The TPM came without an EK certificate: nothing says who made it.")
+	says(t, list[0].Verdict.Checks[1].Detail, "The TPM came without an EK certificate: nothing says who made it.")
 	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
 	var decided api.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)

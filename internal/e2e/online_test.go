@@ -147,7 +147,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	w.set("/root.crl", list(root))
 	w.set("/one.crl", list(one))
-	if refused, v := try(fetch.CRLsHard); refused != "" || v.Steps[len(v.Steps)-1].Check != "ek-revocation" {
+	if refused, v := try(fetch.CRLsHard); refused != "" || v.Checks[len(v.Checks)-1].Check != "ek-revocation" {
 		t.Errorf("not revoked: %q", refused)
 	}
 	w.set("/one.crl", list(one, leaf.SerialNumber))

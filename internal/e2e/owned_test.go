@@ -154,7 +154,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := waitingOf(t, h)
-			says(t, w.Verdict.Steps[1].Detail, c.words)
+			says(t, w.Verdict.Checks[1].Detail, c.words)
 			says(t, signIn(t, h).events(), c.words)
 			var decided api.WaitingView
 			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)

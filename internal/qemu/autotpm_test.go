@@ -45,7 +45,7 @@ func TestEncryptedInstallation(t *testing.T) {
 	if got, err := escrow.Open(identity, sealed); got != recovery || err != nil {
 		t.Errorf("the hub's recovery key is %q, %v; the screen's %q", got, err, recovery)
 	}
-	step, err := s.hub.Store.Step(t.Context(), device.ID, 0)
+	step, err := s.hub.Store.Revision(t.Context(), device.ID, 0)
 	if err != nil || !bytes.Equal(step.State, first.State) {
 		t.Errorf("revision 0: %s, %v; the image brought %s", step.State, err, first.State)
 	}

@@ -139,8 +139,8 @@ func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, li
 	return s.objects(ctx, selectObjects, owner, from, pageLimit(limit))
 }
 
-// StepObjects implements store.Store.
-func (s *Store) StepObjects(ctx context.Context, device string, rev int) ([]store.Object, error) {
+// RevisionObjects implements store.Store.
+func (s *Store) RevisionObjects(ctx context.Context, device string, rev int) ([]store.Object, error) {
 	return s.objects(ctx, selectStepObjects, device, int64(rev))
 }
 

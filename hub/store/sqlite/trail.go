@@ -60,8 +60,8 @@ func readTrail(r *row) store.Trail {
 }
 
 // readStepHead reads what stepHead selects.
-func readStepHead(r *row) store.Step {
-	s := store.Step{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: store.StepStatus(r.text()), StepTime: r.time()}
+func readStepHead(r *row) store.Revision {
+	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: store.RevisionStatus(r.text()), Posted: r.time()}
 	if at := r.int64(); at != 0 {
 		s.ProgressTime = fromMicro(at)
 	}
@@ -73,7 +73,7 @@ func readStepHead(r *row) store.Step {
 	return s
 }
 
-func readStep(r *row) store.Step {
+func readStep(r *row) store.Revision {
 	s := readStepHead(r)
 	s.Meta = r.blob()
 	s.State = r.blob()
@@ -114,12 +114,12 @@ func haveObjects(c *conn, owner string, sums []store.Hash) error {
 }
 
 // putStep writes a step that was checked to have its place.
-func putStep(c *conn, s store.Step) error {
+func putStep(c *conn, s store.Revision) error {
 	var progressed int64
 	if !s.ProgressTime.IsZero() {
 		progressed = micro(s.ProgressTime)
 	}
-	if _, err := c.exec(insertStep, s.Device, s.Owner, int64(s.Rev), string(s.Status), micro(s.StepTime), progressed, micro(s.Modified),
+	if _, err := c.exec(insertStep, s.Device, s.Owner, int64(s.Rev), string(s.Status), micro(s.Posted), progressed, micro(s.Modified),
 		s.StateSum[:], s.Committer, s.CommitMsg, s.Progress, s.Meta, s.State); err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func putStep(c *conn, s store.Step) error {
 	return err
 }
 
-func putStepObjects(c *conn, s store.Step) error {
+func putStepObjects(c *conn, s store.Revision) error {
 	for _, sum := range s.Objects {
 		if _, err := c.exec(insertStepObject, s.Owner, sum[:], s.Device, int64(s.Rev)); err != nil {
 			return err
@@ -139,8 +139,8 @@ func putStepObjects(c *conn, s store.Step) error {
 	return nil
 }
 
-func cutStep(s store.Step) store.Step {
-	s.StepTime, s.Modified = fromMicro(micro(s.StepTime)), fromMicro(micro(s.Modified))
+func cutStep(s store.Revision) store.Revision {
+	s.Posted, s.Modified = fromMicro(micro(s.Posted)), fromMicro(micro(s.Modified))
 	if !s.ProgressTime.IsZero() {
 		s.ProgressTime = fromMicro(micro(s.ProgressTime))
 	}
@@ -148,7 +148,7 @@ func cutStep(s store.Step) store.Step {
 }
 
 // CreateTrail implements store.Store.
-func (s *Store) CreateTrail(ctx context.Context, first store.Step, quota int64) (t store.Trail, made bool, err error) {
+func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int64) (t store.Trail, made bool, err error) {
 	first.Rev = 0
 	err = s.writer.do(ctx, func(c *conn) error {
 		made = false
@@ -161,7 +161,7 @@ func (s *Store) CreateTrail(ctx context.Context, first store.Step, quota int64) 
 		if err := haveObjects(c, first.Owner, first.Objects); err != nil {
 			return err
 		}
-		now := fromMicro(micro(first.StepTime))
+		now := fromMicro(micro(first.Posted))
 		t, made = store.Trail{Device: first.Device, Owner: first.Owner, Created: now, Touched: now}, true
 		if _, err := c.exec(insertTrail, first.Device, first.Owner, micro(now), micro(now)); err != nil {
 			return err
@@ -203,15 +203,15 @@ func (s *Store) Summaries(ctx context.Context, owner, after string, limit int) (
 func (s *Store) summaries(ctx context.Context, query *statement, args ...any) (list []store.TrailSummary, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(query, func(r row) (bool, error) {
-			list = append(list, store.TrailSummary{Trail: readTrail(&r), Step: readStepHead(&r)})
+			list = append(list, store.TrailSummary{Trail: readTrail(&r), Revision: readStepHead(&r)})
 			return true, nil
 		}, args...)
 	})
 	return list, err
 }
 
-// AddStep implements store.Store.
-func (s *Store) AddStep(ctx context.Context, step store.Step, quota int64) (result store.Step, err error) {
+// AddRevision implements store.Store.
+func (s *Store) AddRevision(ctx context.Context, step store.Revision, quota int64) (result store.Revision, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		t, err := oneTrail(c, step.Device)
 		if err != nil {
@@ -235,17 +235,17 @@ func (s *Store) AddStep(ctx context.Context, step store.Step, quota int64) (resu
 		if err := putStep(c, result); err != nil {
 			return err
 		}
-		_, err = c.exec(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.StepTime), step.Device)
+		_, err = c.exec(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.Posted), step.Device)
 		return err
 	})
 	if err != nil {
-		return store.Step{}, err
+		return store.Revision{}, err
 	}
 	return result, nil
 }
 
-// Step implements store.Store.
-func (s *Store) Step(ctx context.Context, device string, rev int) (step store.Step, err error) {
+// Revision implements store.Store.
+func (s *Store) Revision(ctx context.Context, device string, rev int) (step store.Revision, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if rev < 0 {
 			t, err := oneTrail(c, device)
@@ -267,14 +267,14 @@ func (s *Store) Step(ctx context.Context, device string, rev int) (step store.St
 	return step, err
 }
 
-// Steps implements store.Store.
-func (s *Store) Steps(ctx context.Context, f store.StepFilter) (list []store.Step, err error) {
-	statuses, err := json.Marshal(append([]store.StepStatus{}, f.Statuses...))
+// Revisions implements store.Store.
+func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []store.Revision, err error) {
+	statuses, err := json.Marshal(append([]store.RevisionStatus{}, f.Statuses...))
 	if err != nil {
 		return nil, err
 	}
 	query := selectOpenSteps
-	if slices.ContainsFunc(f.Statuses, store.StepStatus.Final) {
+	if slices.ContainsFunc(f.Statuses, store.RevisionStatus.Final) {
 		query = selectSteps
 	}
 	err = s.readers.do(ctx, func(c *conn) error {
@@ -290,7 +290,7 @@ func (s *Store) Steps(ctx context.Context, f store.StepFilter) (list []store.Ste
 }
 
 // statusOf returns a step's status, its owner, and the length of its state.
-func statusOf(c *conn, device string, rev int) (status store.StepStatus, owner string, size int64, err error) {
+func statusOf(c *conn, device string, rev int) (status store.RevisionStatus, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {
 		err = store.ErrNotFound
@@ -298,17 +298,17 @@ func statusOf(c *conn, device string, rev int) (status store.StepStatus, owner s
 	if err != nil {
 		return "", "", 0, err
 	}
-	return store.StepStatus(r.text()), r.text(), r.int64(), nil
+	return store.RevisionStatus(r.text()), r.text(), r.int64(), nil
 }
 
 // SetState implements store.Store.
-func (s *Store) SetState(ctx context.Context, step store.Step, quota int64) error {
+func (s *Store) SetState(ctx context.Context, step store.Revision, quota int64) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		status, owner, size, err := statusOf(c, step.Device, step.Rev)
 		if err != nil {
 			return err
 		}
-		if status != store.StepNew {
+		if status != store.RevisionNew {
 			return store.ErrStatus
 		}
 		step.Owner = owner
@@ -345,7 +345,7 @@ func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte
 }
 
 // SetProgress implements store.Store.
-func (s *Store) SetProgress(ctx context.Context, device string, rev int, status store.StepStatus, progress []byte, now time.Time) error {
+func (s *Store) SetProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -369,8 +369,8 @@ func (s *Store) SetProgress(ctx context.Context, device string, rev int, status 
 	})
 }
 
-// MoveStep implements store.Store.
-func (s *Store) MoveStep(ctx context.Context, device string, rev int, from, to store.StepStatus, progress []byte, now time.Time) error {
+// MoveRevision implements store.Store.
+func (s *Store) MoveRevision(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {

@@ -40,18 +40,18 @@ var logTests = []test{
 
 const plenty = 1 << 40
 
-func (f *fixture) step(device string, objects ...store.Hash) store.Step {
-	return store.Step{
-		Device: device, Owner: f.owner.ID, Rev: -1, Committer: "prn:::accounts:/" + f.owner.ID, CommitMsg: "a change", Status: store.StepNew,
+func (f *fixture) step(device string, objects ...store.Hash) store.Revision {
+	return store.Revision{
+		Device: device, Owner: f.owner.ID, Rev: -1, Committer: "prn:::accounts:/" + f.owner.ID, CommitMsg: "a change", Status: store.RevisionNew,
 		StateSum: Hash("state"), Objects: objects, State: []byte(`{"#spec":"x"}`), Meta: []byte(`{}`), Progress: []byte(`{"status":"NEW"}`),
-		StepTime: micros(Epoch), Modified: micros(Epoch),
+		Posted: micros(Epoch), Modified: micros(Epoch),
 	}
 }
 
 func (f *fixture) trail(device string) {
 	f.Helper()
 	first := f.step(device)
-	first.Status = store.StepDone
+	first.Status = store.RevisionDone
 	_, made, err := f.CreateTrail(f.ctx, first, plenty)
 	f.must(err)
 	if !made {
@@ -59,9 +59,9 @@ func (f *fixture) trail(device string) {
 	}
 }
 
-func (f *fixture) add(s store.Step) store.Step {
+func (f *fixture) add(s store.Revision) store.Revision {
 	f.Helper()
-	got, err := f.AddStep(f.ctx, s, plenty)
+	got, err := f.AddRevision(f.ctx, s, plenty)
 	f.must(err)
 	return got
 }
@@ -85,10 +85,10 @@ func (f *fixture) keep(owner, name string, size int64, at time.Time) store.Hash 
 func trailIsMadeOnce(f *fixture) {
 	_, err := f.Trail(f.ctx, ID("raft"))
 	f.refused(err, store.ErrNotFound)
-	_, err = f.AddStep(f.ctx, f.step(ID("raft")), plenty)
+	_, err = f.AddRevision(f.ctx, f.step(ID("raft")), plenty)
 	f.refused(err, store.ErrNotFound)
 	first := f.step(ID("raft"))
-	first.Status, first.State = store.StepDone, []byte(`{"#spec":"first"}`)
+	first.Status, first.State = store.RevisionDone, []byte(`{"#spec":"first"}`)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	count := 0
@@ -113,9 +113,9 @@ func trailIsMadeOnce(f *fixture) {
 	again.State = []byte(`{"#spec":"second"}`)
 	_, made, err := f.CreateTrail(f.ctx, again, plenty)
 	f.must(err)
-	s, err := f.Step(f.ctx, first.Device, 0)
+	s, err := f.Revision(f.ctx, first.Device, 0)
 	f.must(err)
-	if made || !bytes.Equal(s.State, first.State) || s.Status != store.StepDone {
+	if made || !bytes.Equal(s.State, first.State) || s.Status != store.RevisionDone {
 		f.Errorf("made %v; the first state is %s", made, s.State)
 	}
 	t, err := f.Trail(f.ctx, first.Device)
@@ -132,20 +132,20 @@ func stepsAreNumberedWithoutAGap(f *fixture) {
 	for rev, want := range map[int]error{0: store.ErrExists, 1: store.ErrExists, 3: store.ErrGap, 1 << 40: store.ErrGap} {
 		s := f.step(d)
 		s.Rev = rev
-		_, err := f.AddStep(f.ctx, s, plenty)
+		_, err := f.AddRevision(f.ctx, s, plenty)
 		f.refused(err, want)
 	}
 	equal(f, "next", f.add(f.step(d)).Rev, 2)
-	got, err := f.Step(f.ctx, d, 1)
+	got, err := f.Revision(f.ctx, d, 1)
 	f.must(err)
 	one.Objects = nil
 	equal(f, "stored", got, one)
-	got, err = f.Step(f.ctx, d, -1)
+	got, err = f.Revision(f.ctx, d, -1)
 	f.must(err)
 	equal(f, "newest", got.Rev, 2)
-	_, err = f.Step(f.ctx, d, 3)
+	_, err = f.Revision(f.ctx, d, 3)
 	f.refused(err, store.ErrNotFound)
-	_, err = f.Step(f.ctx, ID("nothing"), -1)
+	_, err = f.Revision(f.ctx, ID("nothing"), -1)
 	f.refused(err, store.ErrNotFound)
 }
 
@@ -162,7 +162,7 @@ func concurrentStepsEachGetANumber(f *fixture) {
 			if i%2 == 0 {
 				s.Rev = 1
 			}
-			got, err := f.AddStep(f.ctx, s, plenty)
+			got, err := f.AddRevision(f.ctx, s, plenty)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -194,7 +194,7 @@ func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
 	pending := f.announce(f.owner.ID, "pending", 10, Epoch).Sum
 	f.announce(f.owner.ID, "theirs", 10, Epoch) // announced, and never uploaded
 	var missing *store.MissingObjects
-	_, err := f.AddStep(f.ctx, f.step(d, mine, theirs, pending), plenty)
+	_, err := f.AddRevision(f.ctx, f.step(d, mine, theirs, pending), plenty)
 	if !errors.As(err, &missing) || len(missing.Sums) != 2 {
 		f.Fatalf("%v", err)
 	}
@@ -207,7 +207,7 @@ func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
 	if err := f.SetState(f.ctx, s, plenty); !errors.As(err, &missing) {
 		f.Fatal(err)
 	}
-	list, err := f.StepObjects(f.ctx, d, s.Rev)
+	list, err := f.RevisionObjects(f.ctx, d, s.Rev)
 	f.must(err)
 	if len(list) != 1 || list[0].Sum != mine || list[0].Name != "mine" {
 		f.Errorf("%+v", list)
@@ -216,7 +216,7 @@ func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
 	for i := range 25 {
 		many = append(many, Hash(fmt.Sprint(i)))
 	}
-	_, err = f.AddStep(f.ctx, f.step(d, many...), plenty)
+	_, err = f.AddRevision(f.ctx, f.step(d, many...), plenty)
 	if !errors.As(err, &missing) || len(missing.Sums) != 10 || missing.More != 15 {
 		f.Error(err)
 	}
@@ -226,11 +226,11 @@ func finalStepsStayFinal(f *fixture) {
 	d := ID("raft")
 	f.trail(d)
 	at := Epoch.Add(time.Minute)
-	report := func(rev int, s store.StepStatus) error {
+	report := func(rev int, s store.RevisionStatus) error {
 		return f.SetProgress(f.ctx, d, rev, s, fmt.Appendf(nil, `{"status":%q,"retries":3}`, s), at)
 	}
-	open := []store.StepStatus{store.StepQueued, store.StepDownloading, store.StepSyncing, store.StepInProgress, store.StepTesting}
-	for _, final := range []store.StepStatus{store.StepDone, store.StepUpdated, store.StepError, store.StepWontGo} {
+	open := []store.RevisionStatus{store.RevisionQueued, store.RevisionDownloading, store.RevisionSyncing, store.RevisionInProgress, store.RevisionTesting}
+	for _, final := range []store.RevisionStatus{store.RevisionDone, store.RevisionUpdated, store.RevisionError, store.RevisionWontGo} {
 		s := f.add(f.step(d))
 		for range 2 { // a device that starts again repeats itself
 			for _, o := range open {
@@ -239,23 +239,23 @@ func finalStepsStayFinal(f *fixture) {
 		}
 		f.must(report(s.Rev, final))
 		f.must(report(s.Rev, final))
-		for _, o := range store.StepStatuses {
+		for _, o := range store.RevisionStatuses {
 			if o != final {
 				f.refused(report(s.Rev, o), store.ErrStatus)
 			}
 		}
-		got, err := f.Step(f.ctx, d, s.Rev)
+		got, err := f.Revision(f.ctx, d, s.Rev)
 		f.must(err)
 		if got.Status != final || !bytes.Contains(got.Progress, []byte(`"retries":3`)) || !got.ProgressTime.Equal(micros(at)) {
 			f.Errorf("%+v", got)
 		}
 	}
 	s := f.add(f.step(d))
-	f.refused(f.MoveStep(f.ctx, d, s.Rev, store.StepInProgress, store.StepWontGo, []byte(`{}`), at), store.ErrStatus)
-	f.must(f.MoveStep(f.ctx, d, s.Rev, store.StepNew, store.StepCancelled, []byte(`{"status":"CANCEL"}`), at))
-	f.refused(report(s.Rev, store.StepQueued), store.ErrStatus)
-	f.refused(report(99, store.StepQueued), store.ErrNotFound)
-	f.refused(f.MoveStep(f.ctx, d, 99, store.StepNew, store.StepCancelled, []byte(`{}`), at), store.ErrNotFound)
+	f.refused(f.MoveRevision(f.ctx, d, s.Rev, store.RevisionInProgress, store.RevisionWontGo, []byte(`{}`), at), store.ErrStatus)
+	f.must(f.MoveRevision(f.ctx, d, s.Rev, store.RevisionNew, store.RevisionCancelled, []byte(`{"status":"CANCEL"}`), at))
+	f.refused(report(s.Rev, store.RevisionQueued), store.ErrStatus)
+	f.refused(report(99, store.RevisionQueued), store.ErrNotFound)
+	f.refused(f.MoveRevision(f.ctx, d, 99, store.RevisionNew, store.RevisionCancelled, []byte(`{}`), at), store.ErrNotFound)
 }
 
 func stateOfANewStepAlone(f *fixture) {
@@ -270,21 +270,21 @@ func stateOfANewStepAlone(f *fixture) {
 	after, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "usage", after-before, 4)
-	list, err := f.StepObjects(f.ctx, d, s.Rev)
+	list, err := f.RevisionObjects(f.ctx, d, s.Rev)
 	f.must(err)
 	if len(list) != 1 || list[0].Sum != b {
 		f.Errorf("%+v", list)
 	}
 	s.Objects = nil
-	got, err := f.Step(f.ctx, d, s.Rev)
+	got, err := f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "step", got, s)
 	f.refused(f.SetState(f.ctx, s, 1), nil) // smaller or equal always fits
 	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
-	f.must(f.SetProgress(f.ctx, d, s.Rev, store.StepQueued, []byte(`{}`), Epoch))
+	f.must(f.SetProgress(f.ctx, d, s.Rev, store.RevisionQueued, []byte(`{}`), Epoch))
 	f.refused(f.SetState(f.ctx, s, plenty), store.ErrStatus)
 	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":2}`), Epoch))
-	got, err = f.Step(f.ctx, d, s.Rev)
+	got, err = f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "meta", string(got.Meta), `{"k":2}`)
 	s.Rev = 99
@@ -298,23 +298,23 @@ func stepsByStatus(f *fixture) {
 	for range 5 {
 		f.add(f.step(d))
 	}
-	f.must(f.SetProgress(f.ctx, d, 1, store.StepDone, []byte(`{}`), Epoch))
-	f.must(f.SetProgress(f.ctx, d, 2, store.StepTesting, []byte(`{}`), Epoch))
+	f.must(f.SetProgress(f.ctx, d, 1, store.RevisionDone, []byte(`{}`), Epoch))
+	f.must(f.SetProgress(f.ctx, d, 2, store.RevisionTesting, []byte(`{}`), Epoch))
 	for _, c := range []struct {
-		filter store.StepFilter
+		filter store.RevisionFilter
 		want   string
 	}{
-		{store.StepFilter{After: -1, Statuses: store.StepStatuses}, "[0 1 2 3 4 5]"},
-		{store.StepFilter{After: 2, Statuses: store.StepStatuses}, "[3 4 5]"},
-		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew}}, "[3 4 5]"},
-		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew, store.StepTesting}}, "[2 3 4 5]"},
-		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepNew}, Limit: 1}, "[3]"},
-		{store.StepFilter{After: -1, Statuses: []store.StepStatus{store.StepDone, store.StepTesting}}, "[0 1 2]"},
-		{store.StepFilter{After: -1, Statuses: store.StepStatuses, Bytes: 40}, "[0 1]"},
-		{store.StepFilter{After: -1}, "[]"},
+		{store.RevisionFilter{After: -1, Statuses: store.RevisionStatuses}, "[0 1 2 3 4 5]"},
+		{store.RevisionFilter{After: 2, Statuses: store.RevisionStatuses}, "[3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew}}, "[3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew, store.RevisionTesting}}, "[2 3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew}, Limit: 1}, "[3]"},
+		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionDone, store.RevisionTesting}}, "[0 1 2]"},
+		{store.RevisionFilter{After: -1, Statuses: store.RevisionStatuses, Bytes: 40}, "[0 1]"},
+		{store.RevisionFilter{After: -1}, "[]"},
 	} {
 		c.filter.Device = d
-		list, err := f.Steps(f.ctx, c.filter)
+		list, err := f.Revisions(f.ctx, c.filter)
 		f.must(err)
 		revs := []int{}
 		for _, s := range list {
@@ -331,10 +331,10 @@ func summaries(f *fixture) {
 		f.add(f.step(ID(d)))
 	}
 	at := micros(Epoch.Add(time.Minute))
-	f.must(f.SetProgress(f.ctx, ID("b"), 1, store.StepDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
+	f.must(f.SetProgress(f.ctx, ID("b"), 1, store.RevisionDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
 	s, err := f.Summary(f.ctx, ID("b"))
 	f.must(err)
-	if s.Rev != 2 || s.Reported != 1 || s.Step.Rev != 1 || s.Step.Status != store.StepDownloading || !s.Touched.Equal(at) || s.Step.State != nil {
+	if s.Rev != 2 || s.Reported != 1 || s.Revision.Rev != 1 || s.Revision.Status != store.RevisionDownloading || !s.Touched.Equal(at) || s.Revision.State != nil {
 		f.Errorf("%+v", s)
 	}
 	var seen []string
@@ -383,7 +383,7 @@ func trailOfADeletedDeviceGoes(f *fixture) {
 	equal(f, "dropped again", n, 0)
 	_, err = f.Trail(f.ctx, gone.ID)
 	f.refused(err, store.ErrNotFound)
-	_, err = f.Step(f.ctx, gone.ID, 0)
+	_, err = f.Revision(f.ctx, gone.ID, 0)
 	f.refused(err, store.ErrNotFound)
 	_, err = f.Trail(f.ctx, stays.ID)
 	f.must(err)
@@ -505,7 +505,7 @@ func quotaIsKept(f *fixture) {
 	f.trail(ID("raft"))
 	used, err = f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	_, err = f.AddStep(f.ctx, f.step(ID("raft")), used)
+	_, err = f.AddRevision(f.ctx, f.step(ID("raft")), used)
 	f.refused(err, store.ErrQuota)
 	_, _, err = f.CreateTrail(f.ctx, f.step(ID("other")), used)
 	f.refused(err, store.ErrQuota)
@@ -553,7 +553,7 @@ func unusedRecordsExpire(f *fixture) {
 	equal(f, "renewed", expire(4*time.Hour, 0), 1)
 	after, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	s, err := f.Step(f.ctx, ID("raft"), 0)
+	s, err := f.Revision(f.ctx, ID("raft"), 0)
 	f.must(err)
 	o, err := f.Object(f.ctx, f.owner.ID, used)
 	f.must(err)
