@@ -2,7 +2,10 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools
+.PHONY: help build demo check test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -12,7 +15,10 @@ demo: build ## the whole thing on this machine: hub, three software TPMs, three 
 	@./scripts/install.sh demo
 	./build/gangway demo $(DEMOFLAGS)
 
-test: install-tools lint ## everything, with the race detector
+check: ## while you work: formatting, vet, staticcheck, walls, short tests; installs nothing
+	@./scripts/check.sh
+
+test: install-tools ## the whole truth: everything, with the race detector; at the end, where the time went
 	./scripts/test.sh
 
 e2e: install-tools ## from a stick to the device list, on an emulated machine, and the seconds that it takes
@@ -24,7 +30,7 @@ e2e-full: install-tools ## all that is tried on emulated machines, with CUTS (de
 pictures: install-tools ## what the installer shows on a screen, to docs/pictures
 	GANGWAY_E2E_FULL=yes GANGWAY_PICTURES=$(CURDIR)/docs/pictures $(GO) test -count=1 -timeout 20m -run '^Test(StickToDeviceList|MachineWithoutNetworkSaysSo|MachineIsClaimedByTheCodeOnItsScreen|ResetStick)$$' ./internal/qemu
 
-lint: install-tools
+lint: ## formatting, vet, staticcheck and the walls between the packages
 	./scripts/lint.sh
 
 fuzz: install-tools ## each fuzz target for FUZZTIME (default 10s)
@@ -41,11 +47,11 @@ load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the me
 growth: ## what refused requests at the rate limit add to the database in GROWTH (default 1m), and would in a day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
 
-install-tools:
+install-tools: ## install from Debian what the tests need; other targets do it themselves
 	@./scripts/install.sh
 
-vendor-roots: ## take the TPM makers' certificates anew from Debian's package, with their table
+vendor-roots: ## take the TPM makers' certificates from Debian's package again, with their table
 	./scripts/vendor-roots.sh
 
-clean:
+clean: ## remove build/
 	rm -rf build

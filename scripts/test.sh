@@ -1,13 +1,25 @@
 #!/bin/sh
-# All tests with the race detector (which needs cgo), those that it would only
-# make slow without it, the emulated machines, and each fuzz target for a moment.
-# What runs in an emulated machine is built without the detector, and making
-# images with it takes minutes, so it is left out there.
+# All tests, in stages: lint, everything with the race detector (which needs
+# cgo), without it what it would only make slow, the emulated machines, and each
+# fuzz target for a moment. At the end it prints what took how long. Arguments
+# go to every "go test".
+#
+# What runs in an emulated machine is built without the race detector, and
+# making images with it takes minutes, so it is left out there.
 set -eu
 cd "$(dirname "$0")/.."
 make -s build
+go build -o build/testlog ./internal/testlog
+rm -rf build/times
+stage() { # stage NAME COMMAND...
+	name="$1"
+	shift
+	./build/testlog -stage "$name" -- "$@"
+}
+stage lint ./scripts/lint.sh
+
 # shellcheck disable=SC2046 # a list
-CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
+CGO_ENABLED=1 stage race go test -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
 
 # Tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')
@@ -16,13 +28,12 @@ if [ "$(echo "$skipped" | wc -l)" -ne "$(grep -r --include='*_test.go' 'race\.Sk
 	exit 1
 fi
 # shellcheck disable=SC2046,SC2086 # lists
-go test -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" $(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
+stage without-race go test -json -vet=off -timeout 15m -run "^($(echo $skipped | tr ' ' '|'))\$" \
+	$(grep -rl --include='*_test.go' 'race\.Skip(t)' . | xargs -n 1 dirname | sort -u) "$@"
 
 echo "Emulated machines; they say what they do in build/qemu.log" >&2
-if ! go test -v -timeout 20m ./internal/qemu "$@" >build/qemu.log 2>&1; then
-	cat build/qemu.log
-	exit 1
-fi
+./build/testlog -stage machines -log build/qemu.log -- go test -json -vet=off -timeout 20m ./internal/qemu "$@"
 grep -E '^(--- |ok)|: (from|the image has|the agent has) ' build/qemu.log # results, and seconds
 
-./scripts/fuzz.sh "${FUZZTIME:-3s}"
+stage fuzz ./scripts/fuzz.sh "${FUZZTIME:-3s}"
+./build/testlog -summary
