@@ -134,6 +134,26 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	})
 }
 
+// Files and folders that the contributor's pages name are there.
+func TestNamedPathsExist(t *testing.T) {
+	path := regexp.MustCompile("`((?:cmd|contrib|device|docs|examples|hub|image|internal|scripts|tcg|wire)/[A-Za-z0-9_./-]*)`")
+	for _, page := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"} {
+		doc, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := path.FindAllSubmatch(doc, -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no path", page)
+		}
+		for _, m := range named {
+			if _, err := os.Stat(filepath.Join(root, string(m[1]))); err != nil {
+				t.Errorf("%s names %s, which is not there", page, m[1])
+			}
+		}
+	}
+}
+
 func walk(t *testing.T, suffix string, f func(path string, content []byte)) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -155,4 +175,59 @@ func walk(t *testing.T, suffix string, f func(path string, content []byte)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The map has a row for each package of the module.
+func TestArchitectureHasEveryPackage(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := map[string]bool{}
+	walk(t, ".go", func(path string, _ []byte) {
+		dir, err := filepath.Rel(root, filepath.Dir(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages[filepath.ToSlash(dir)] = true
+	})
+	rows := map[string]int{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9/-]+)` \\|").FindAllSubmatch(doc, -1) {
+		rows[string(m[1])]++
+	}
+	for p := range packages {
+		// A package below one that makes its data or its pictures is part of it.
+		if rows[p] == 0 && rows[filepath.ToSlash(filepath.Dir(p))] == 0 {
+			t.Errorf("docs/architecture.md has no row for %s", p)
+		}
+	}
+	for p, n := range rows {
+		if !packages[p] || n > 1 {
+			t.Errorf("docs/architecture.md has %d rows for %s; it is a package: %v", n, p, packages[p])
+		}
+	}
+}
+
+// Links to a part of a page lead to a heading, by the anchor that GitHub gives it.
+func TestAnchorsAreHeadings(t *testing.T) {
+	heading := regexp.MustCompile(`(?m)^#+ (.+)$`)
+	dropped := regexp.MustCompile(`[^\p{L}\p{N}_\- ]`)
+	anchors := map[string][]string{} // by the page's path
+	walk(t, ".md", func(path string, content []byte) {
+		for _, m := range heading.FindAllSubmatch(content, -1) {
+			anchors[path] = append(anchors[path], strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(string(m[1])), ""), " ", "-"))
+		}
+	})
+	link := regexp.MustCompile(`\]\(([^)#: ]*)#([^)]+)\)`)
+	walk(t, ".md", func(path string, content []byte) {
+		for _, m := range link.FindAllSubmatch(content, -1) {
+			page := path
+			if len(m[1]) > 0 {
+				page = filepath.Join(filepath.Dir(path), string(m[1]))
+			}
+			if !slices.Contains(anchors[page], string(m[2])) {
+				t.Errorf("%s links to #%s, which is not a heading of %s", path, m[2], page)
+			}
+		}
+	})
 }
