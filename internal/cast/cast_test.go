@@ -33,9 +33,9 @@ func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(doc), "\n    gangway")
-	block, _, _ := strings.Cut("    gangway"+rest, "\n\n")
-	commands := regexp.MustCompile(`(?m)^    (gangway .*)$`).FindAllStringSubmatch(block, -1)
+	_, rest, _ := strings.Cut(string(doc), "\n```sh\n")
+	block, _, _ := strings.Cut(rest, "\n```")
+	commands := regexp.MustCompile(`(?m)^(gangway .*)$`).FindAllStringSubmatch(block, -1)
 	if len(commands) < 3 {
 		t.Fatalf("docs/image.md begins with %q", block)
 	}

@@ -4,6 +4,7 @@ package connectproxy
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -69,6 +70,7 @@ func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 
 // Config says what a proxy does.
 type Config struct {
+	Listen         string            // loopback address; default: 127.0.0.1 and a free port
 	TLS            *tls.Certificate  // its own; nil: http
 	Name, Password string            // asked for, if there are any
 	To             map[string]string // where addresses really are; others are taken as they are
@@ -88,7 +90,7 @@ type Proxy struct {
 // New starts a proxy at a loopback address. It ends with the test.
 func New(t testing.TB, cfg Config) *Proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", cmp.Or(cfg.Listen, "127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
 	}

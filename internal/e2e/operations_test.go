@@ -100,10 +100,9 @@ func chapter(t *testing.T, title string) (lines []string) {
 	}
 	_, section, found := strings.Cut(string(text), "\n## "+title+"\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	for line := range strings.Lines(section) {
-		if command, ok := strings.CutPrefix(line, "    "); ok {
-			lines = append(lines, strings.TrimSpace(command))
-		}
+	for _, block := range strings.Split(section, "\n```sh\n")[1:] {
+		commands, _, _ := strings.Cut(block, "\n```\n")
+		lines = append(lines, strings.Split(commands, "\n")...)
 	}
 	if !found || len(lines) == 0 {
 		t.Fatalf("no chapter %q with commands", title)

@@ -1,0 +1,79 @@
+package docs_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// page is the commands of a page: the lines of its ```sh blocks, in order.
+// Lines that end with a backslash go on in the next one.
+type page struct {
+	r     *room
+	name  string
+	lines []string
+}
+
+// commandsOf reads a page's commands.
+func commandsOf(t *testing.T, name string) []string {
+	t.Helper()
+	doc, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, block := range strings.Split("\n"+string(doc), "\n```sh\n")[1:] {
+		commands, _, closed := strings.Cut(block, "\n```")
+		if !closed {
+			t.Fatalf("%s: a block of commands has no end", name)
+		}
+		for line := range strings.SplitSeq(strings.ReplaceAll(commands, "\\\n", ""), "\n") {
+			if line = strings.TrimSpace(line); line != "" {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+func (r *room) page(name string) *page {
+	r.t.Helper()
+	return &page{r, name, commandsOf(r.t, name)}
+}
+
+// types types the next command, which must begin as expected.
+func (p *page) types(begins string) string {
+	p.r.t.Helper()
+	return p.r.types(p.next(begins))
+}
+
+// elsewhere leaves out the next command: the test of that name runs it.
+func (p *page) elsewhere(begins, test string) {
+	p.r.t.Helper()
+	p.next(begins)
+	if !strings.HasPrefix(test, ".ci/") && !testsThere(p.r.t)[test] {
+		p.r.t.Errorf("%s: there is no %s", p.name, test)
+	}
+}
+
+func (p *page) next(begins string) string {
+	p.r.t.Helper()
+	if len(p.lines) == 0 {
+		p.r.t.Fatalf("%s has no more commands, and %q was expected", p.name, begins)
+	}
+	line := p.lines[0]
+	p.lines = p.lines[1:]
+	if !strings.HasPrefix(line, begins) {
+		p.r.t.Fatalf("%s: the next command is %q, and one that begins with %q was expected", p.name, line, begins)
+	}
+	return line
+}
+
+// done fails where the page has commands that no test ran.
+func (p *page) done() {
+	p.r.t.Helper()
+	for _, line := range p.lines {
+		p.r.t.Errorf("%s: no test runs %q", p.name, line)
+	}
+}

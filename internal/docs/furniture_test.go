@@ -1,0 +1,250 @@
+package docs_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/pem"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"gangway/internal/connectproxy"
+	"gangway/internal/hubtest"
+	"gangway/internal/swtpm"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
+)
+
+// repository returns the path of a file of the repository.
+func (r *room) repository(name string) string {
+	r.t.Helper()
+	here, err := os.Getwd()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return filepath.Join(here, root, name)
+}
+
+// installed puts the programs into the room, as a page other than the README
+// expects them.
+func (r *room) installed() {
+	r.t.Helper()
+	r.types("cd " + r.repository("."))
+	r.types("make -s build && cp build/gangway* /usr/local/bin/")
+	r.types("cd ~/work")
+}
+
+// hasTPM gives the machine a TPM at /dev/tpmrm0, whose maker the hub trusts. A
+// software TPM's socket stands for the device; that is the one thing that is not
+// as on a real machine.
+func (r *room) hasTPM() *swtpm.TPM {
+	r.t.Helper()
+	if m := swtpm.Missing(); m != "" {
+		r.t.Skip(m)
+	}
+	tpm, err := swtpm.New(r.t.Context(), r.t.TempDir(), swtpm.Options{EK: swtpm.P384})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(tpm.Stop)
+	r.plugged(tpm)
+	return tpm
+}
+
+// plugged makes a TPM that of the machine.
+func (r *room) plugged(tpm *swtpm.TPM) {
+	r.t.Helper()
+	os.Remove("/dev/tpmrm0")
+	if err := os.Symlink(strings.TrimPrefix(tpm.Address(), "unix:"), "/dev/tpmrm0"); err != nil {
+		r.t.Fatal(err)
+	}
+	r.tpm = tpm
+	r.env = append(r.env, "TPM2TOOLS_TCTI="+tpm.TCTI(), "TPM2OPENSSL_TCTI="+tpm.TCTI())
+}
+
+// substitute replaces the path of the TPM where a program needs another way to a
+// software TPM. It is the one substitution in a command.
+func substitute(line, tcti string) string {
+	return strings.ReplaceAll(line, "device:/dev/tpmrm0", tcti)
+}
+
+// trusts has the hub accept software TPMs, and the maker of this one.
+func (r *room) trusts(tpm *swtpm.TPM) {
+	r.t.Helper()
+	var makers bytes.Buffer
+	for _, c := range append(tpm.Roots(), tpm.Issuer()) {
+		pem.Encode(&makers, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	r.writes("/root/makers.pem", makers.String(), 0o600)
+	r.writes("/root/lab-policy.yaml", hubtest.LabPolicy, 0o600)
+	r.types("gangway trust import --data /var/lib/gangway /root/makers.pem")
+	r.types("gangway policy set /root/lab-policy.yaml --data /var/lib/gangway")
+}
+
+// password is the one that ada types.
+const password = "correct horse battery staple"
+
+// account makes ada's account with a command of the page, if given, and keeps
+// the hub's name that it prints.
+func (r *room) account(create string) {
+	r.t.Helper()
+	r.answers["Password: "], r.answers["Again: "] = password, password
+	r.named(r.types(create))
+}
+
+func (r *room) named(out string) {
+	r.t.Helper()
+	m := regexp.MustCompile(`--hub-name ([0-9a-f]{64})`).FindStringSubmatch(out)
+	if m == nil {
+		r.t.Fatalf("no hub name was printed: %s", short(out))
+	}
+	r.env = append(r.env, "HUB_NAME="+m[1])
+}
+
+// nicked gives the only device the nick that the pages use.
+func (r *room) nicked() {
+	r.t.Helper()
+	r.types("gangway device rename " + r.onlyID("gangway device ls --output json") + " brave-otter-3fa2")
+}
+
+// onlyID returns the id in a list of one.
+func (r *room) onlyID(command string) string {
+	r.t.Helper()
+	out := r.types(command)
+	m := regexp.MustCompile(`"id": "([0-9a-f]{24})"`).FindAllStringSubmatch(out, -1)
+	if len(m) != 1 {
+		r.t.Fatalf("%d ids are listed, and one was expected: %s", len(m), short(out))
+	}
+	return m[0][1]
+}
+
+// connected waits until the agent that runs now has reported to the hub.
+func (r *room) connected() {
+	r.t.Helper()
+	r.connectedIn("/var/lib/gangway-agent")
+}
+
+// connectedIn is connected, for an agent with another state folder.
+func (r *room) connectedIn(state string) {
+	r.t.Helper()
+	r.mu.Lock()
+	since := r.running["gangway-agent run"].started.Truncate(time.Second)
+	r.mu.Unlock()
+	reported := regexp.MustCompile(`(?m)^reported +(\S+),`)
+	r.await("gangway-agent run", "it has reported to the hub", func() bool {
+		out, err := r.run("gangway-agent status --state " + state)
+		m := reported.FindStringSubmatch(out)
+		if err != nil || m == nil {
+			return false
+		}
+		at, err := time.Parse(time.RFC3339, m[1])
+		return err == nil && !at.Before(since)
+	})
+}
+
+// kernel puts what "gangway image fetch" fetches where it puts it: the room has
+// no network.
+func (r *room) kernel() {
+	r.t.Helper()
+	have := r.repository("build/installer-kernel")
+	if _, err := os.Stat(filepath.Join(have, "vmlinuz")); err != nil {
+		r.t.Skip("no installer kernel: make install-tools fetches it")
+	}
+	if err := os.MkdirAll("/root/.cache/gangway", 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Symlink(have, "/root/.cache/gangway/kernel"); err != nil && !os.IsExist(err) {
+		r.t.Fatal(err)
+	}
+}
+
+// aHub runs a hub with ada's account, who is signed in, and a machine with a
+// TPM that the hub accepts.
+func (r *room) aHub() *swtpm.TPM {
+	r.t.Helper()
+	r.installed()
+	tpm := r.hasTPM()
+	r.types("gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443")
+	r.account("gangway account create --data /var/lib/gangway --nick ada")
+	r.trusts(tpm)
+	r.types("gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada")
+	return tpm
+}
+
+// aDevice onboards the machine; the token file stays.
+func (r *room) aDevice() {
+	r.t.Helper()
+	r.types("gangway token create -o device_autojointoken.json")
+	r.types("gangway-agent onboard --token-file device_autojointoken.json")
+	r.nicked()
+}
+
+// trustsCA has every program of the room trust a CA, besides those of the system.
+func (r *room) trustsCA(ca *connectproxy.CA) {
+	r.t.Helper()
+	f, err := os.OpenFile("/etc/ssl/certs/ca-certificates.crt", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer f.Close()
+	if err := pem.Encode(f, &pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw}); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// s3 runs an S3 service at https://s3.example with a bucket "fleet".
+func (r *room) s3() {
+	r.t.Helper()
+	backend := s3mem.New()
+	if err := backend.CreateBucket("fleet"); err != nil {
+		r.t.Fatal(err)
+	}
+	ca := connectproxy.NewCA(r.t, "the CA of s3.example")
+	r.trustsCA(ca)
+	server := httptest.NewUnstartedServer(gofakes3.New(backend).Server())
+	l, err := net.Listen("tcp", "127.0.0.1:443")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	server.Listener.Close()
+	server.Listener, server.TLS = l, &tls.Config{Certificates: []tls.Certificate{*ca.Server(r.t, "s3.example")}}
+	server.StartTLS()
+	r.t.Cleanup(server.Close)
+	r.stopS3 = server.Close
+}
+
+// cloned has the TPM's state run in two machines, and both show it to the hub.
+func (r *room) cloned(tpm *swtpm.TPM) {
+	r.t.Helper()
+	dir := filepath.Dir(strings.TrimPrefix(tpm.Address(), "unix:"))
+	tpm.Stop()
+	other := r.t.TempDir()
+	if err := os.CopyFS(other, os.DirFS(dir)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.types("cp -a /var/lib/gangway-agent /var/lib/other-agent")
+	if err := tpm.Restart(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	copied, err := swtpm.New(r.t.Context(), other, swtpm.Options{EK: swtpm.None})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(copied.Stop)
+	if err := copied.Restart(r.t.Context()); err != nil { // it was started once more than the first
+		r.t.Fatal(err)
+	}
+	// The TPM's clock goes on in one machine, then in the other, and then again in
+	// the first, as it was before.
+	r.types("gangway-agent run")
+	r.connected()
+	r.types("gangway-agent run --state /var/lib/other-agent --tpm " + copied.Address())
+	r.connectedIn("/var/lib/other-agent")
+	r.types("gangway-agent run")
+	r.connected()
+}

@@ -1,0 +1,216 @@
+package docs_test
+
+import (
+	"encoding/pem"
+	"os"
+	"strings"
+	"testing"
+
+	"gangway/internal/connectproxy"
+	"gangway/internal/swtpm"
+)
+
+func TestTrustPage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.aHub()
+	p := r.page("docs/trust.md")
+	p.types("gangway trust ls")
+	r.types("cp /root/makers.pem maker.crt && gcab -c TrustedTpm.cab maker.crt")
+	p.types("gangway trust import")
+	p.types("gangway trust remove")
+	p.types("gangway trust restore")
+	// A TPM of a maker that nobody knows.
+	tpm, err := swtpm.New(t.Context(), t.TempDir(), swtpm.Options{EK: swtpm.RSA2048, Maker: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tpm.Stop)
+	r.plugged(tpm)
+	p.types("tpm2_nvread 0x01c00002")
+	if out, err := r.run(p.next("gangway trust check ek.crt")); err == nil || !strings.Contains(out, "not trusted") {
+		t.Errorf("a certificate of an unknown maker should not be trusted: %v\n%s", err, short(out))
+	}
+	r.types("gangway token create -o device_autojointoken.json")
+	r.types("gangway-agent run --token-file device_autojointoken.json")
+	r.says("gangway-agent run", "waiting for the owner")
+	p.types("gangway device ls")
+	r.env = append(r.env, "WAITING_ID="+r.onlyID("gangway device waiting --output json"))
+	p.types("gangway device show")
+	p.types("gangway device approve")
+	p.done()
+}
+
+func TestAgentPage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.aHub()
+	r.types("mkdir /etc/gangway")
+	r.types("gangway token create -o /etc/gangway/device_autojointoken.json")
+	r.writes("/usr/local/lib/gangway/hook", "#!/bin/sh\n", 0o755)
+	p := r.page("docs/agent.md")
+	p.types("gangway-agent run --token-file")
+	r.connected()
+	ca := connectproxy.NewCA(t, "the proxy's CA")
+	plain := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3128"})
+	secure := connectproxy.New(t, connectproxy.Config{Listen: "127.0.0.1:3129", TLS: ca.Server(t, "proxy.example")})
+	p.types("gangway-agent run --proxy http://proxy.example:3128")
+	r.connected()
+	r.writes("proxy-ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})), 0o644)
+	p.types("gangway-agent run --proxy https://proxy.example:3129")
+	r.connected()
+	if len(plain.Seen()) == 0 || len(secure.Seen()) == 0 {
+		t.Errorf("the proxies saw %d and %d connections", len(plain.Seen()), len(secure.Seen()))
+	}
+	before := len(plain.Seen())
+	r.writes("/etc/gangway/network.txt", "version = 1\nproxy = http://proxy.example:3128\n", 0o600)
+	p.types("gangway-agent run --network-file")
+	r.connected()
+	if len(plain.Seen()) == before {
+		t.Error("the proxy of network.txt saw no connection")
+	}
+	r.types("mkdir /btools && cp /usr/local/bin/gangway-agent /btools")
+	p.types("ln -s gangway-agent /btools/ext-gangway.register")
+	p.types("ln -s gangway-agent /btools/ext-gangway.login")
+	p.done()
+}
+
+func TestDeviceToolsPage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.aHub()
+	r.aDevice()
+	p := r.page("docs/device-tools.md")
+	r.types("groupadd gangway && mkdir /run/gangway")
+	p.types("gangway-agent proxy")
+	r.await("gangway-agent proxy", "its socket is there", func() bool {
+		_, err := os.Stat("/run/gangway/hub.sock")
+		return err == nil
+	})
+	if out := p.types("curl --unix-socket"); !strings.Contains(out, "brave-otter-3fa2") {
+		t.Errorf("the device's record should be shown:\n%s", short(out))
+	}
+	r.end("gangway-agent proxy")
+	p.types("gangway-agent export")
+	p.types("cd /etc/gangway/identity")
+	broker, err := r.tpm.Broker(t.Context()) // the resource manager that the page asks for
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Stop()
+	r.env = append(r.env, append(broker.Env(), "TPM2TOOLS_TCTI="+broker.TCTI(), "TPM2OPENSSL_TCTI="+broker.TCTI())...)
+	// Debian 12's curl is too old, as the page says.
+	curl := p.next("curl --engine")
+	newer := r.repository("build/curl/curl")
+	if _, err := os.Stat(newer); err == nil {
+		curl = newer + strings.TrimPrefix(curl, "curl")
+	}
+	if out := r.types(curl); !strings.Contains(out, "brave-otter-3fa2") {
+		t.Errorf("the device's record should be shown:\n%s", short(out))
+	}
+	p.types("export OPENSSL_CONF")
+	if out := r.types(p.next("openssl s_client") + " </dev/null"); !strings.Contains(out, "Verify return code: 0 (ok)") {
+		t.Errorf("the hub should be verified:\n%s", short(out))
+	}
+	r.env = append(r.env, "OPENSSL_CONF=/etc/ssl/openssl.cnf")
+	r.types("cd ~/work")
+	r.types("ln -s " + r.repository("examples") + " examples")
+	p.types("examples/onboard.sh device_autojointoken.json")
+	p.types("examples/onboard.sh --two-steps")
+	r.types(substitute(p.next("examples/device.py"), broker.TCTI()))
+	p.done()
+}
+
+func TestOperationsPage(t *testing.T) {
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	p := r.page("docs/operations.md")
+	r.installed()
+	tpm := r.hasTPM()
+	p.types("gangway serve")
+	r.account("gangway account create --data /var/lib/gangway --nick ada")
+	r.trusts(tpm)
+	login := "gangway login https://hub.example:12443 --hub-name $HUB_NAME --nick ada"
+	r.types(login)
+	p.types("gangway api-token create ci")
+	p.types("gangway api-token ls")
+	p.types("gangway api-token revoke ci")
+	p.types("gangway events --since")
+	p.types("gangway events --data")
+	r.aDevice()
+	ca := connectproxy.NewCA(t, "the proxies' CA")
+	r.writes("/etc/gangway/proxy-ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate.Raw})), 0o644)
+	p.types("gangway serve")
+	p.types("gangway serve")
+	p.types("gangway serve")
+	r.s3()
+	p.types("AWS_ACCESS_KEY_ID=")
+	r.end("gangway serve")
+	r.stopS3()
+	r.types("mkdir /backup && mkdir -p /var/lib/gangway/objects")
+	p.types("sqlite3 /var/lib/gangway/gangway.db")
+	p.types("cp -a /var/lib/gangway/pki")
+	p.types("cp -a /var/lib/gangway/objects")
+	p.types("mv /var/lib/gangway")
+	p.types("mkdir -m 700")
+	p.types("cp -a /backup")
+	p.types("gangway serve")
+	r.types(login)
+	// The hub moves, and its device follows.
+	p.types("gangway serve")
+	r.types("gangway-agent run")
+	r.connected()
+	p.types("gangway device ls")
+	p.types("gangway serve")
+	r.types("gangway-agent run")
+	r.connected()
+	if out := r.types("gangway-agent status"); !strings.Contains(out, "https://new.example") {
+		t.Errorf("the device should use the new address:\n%s", short(out))
+	}
+	r.end("gangway-agent run")
+	r.types("rm device_autojointoken.json")
+	p.types("gangway login")
+	p.types("gangway token create")
+	p.types("gangway-agent onboard")
+	// An upgrade.
+	r.end("gangway serve")
+	r.types("cd " + r.repository("."))
+	p.types("install -m 755 build/gangway")
+	r.types("cd ~/work")
+	p.types("gangway serve")
+	r.types("gangway serve --data /var/lib/gangway --listen :443 --url https://new.example")
+	r.cloned(tpm)
+	if out := p.types("gangway device cloned"); !strings.Contains(out, "clock") {
+		t.Errorf("the clone should be shown:\n%s", short(out))
+	}
+	p.types("gangway device cloned")
+	p.types("gangway device cloned")
+	p.types("gangway device cloned")
+	p.done()
+}
+
+func TestPvrPage(t *testing.T) {
+	p := (&room{t: t}).page("docs/pvr.md")
+	for range 3 {
+		p.elsewhere("export ", "TestPVRSessionWithTheRealAgent")
+	}
+	p.done()
+}
+
+func TestProtocolPage(t *testing.T) {
+	p := (&room{t: t}).page("docs/protocol.md")
+	p.elsewhere("openssl cms -decrypt", "TestOpenSSLOpensTheSealedReply")
+	p.done()
+}

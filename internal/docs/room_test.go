@@ -1,0 +1,387 @@
+package docs_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"gangway/internal/swtpm"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// inRoom is the environment variable of a test that runs in its own room: the
+// folder that the room is built in.
+const inRoom = "GANGWAY_DOCS_ROOM"
+
+// room is a machine for the commands of one page, which are typed as they are
+// written. It has its own mounts (a copy of the root file system that keeps
+// writes in memory), its own network (loopback only), its own processes and its
+// own /etc/hosts. Nothing that a command does reaches the machine outside.
+type room struct {
+	t       *testing.T
+	dir     string // the folder of the commands
+	env     []string
+	answers map[string]string // what to type at a prompt
+	tpm     *swtpm.TPM        // the machine's; nil: it has none
+	stopS3  func()
+
+	mu      sync.Mutex
+	running map[string]*program // background programs, by their first two words; guarded by mu
+}
+
+// program is a command that goes on in the background.
+type program struct {
+	cmd     *exec.Cmd
+	started time.Time
+	done    chan struct{} // closed when it has ended
+	mu      sync.Mutex
+	out     bytes.Buffer // guarded by mu
+}
+
+func (p *program) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *program) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// enter runs the calling test in a room. Outside it starts the test again,
+// inside, reports its result, and returns nil.
+func enter(t *testing.T) *room {
+	t.Helper()
+	base := os.Getenv(inRoom)
+	if base == "" {
+		runInside(t)
+		return nil
+	}
+	r := &room{t: t, dir: "/root/work", running: map[string]*program{}, answers: map[string]string{}}
+	if err := build(base); err != nil {
+		t.Fatalf("the room cannot be built: %v", err)
+	}
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.env = append(os.Environ(), "HOME=/root", "PWD="+r.dir, "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/bin:"+os.Getenv("PATH"), "XDG_CONFIG_HOME=", "CI=")
+	t.Cleanup(r.endAll)
+	return r
+}
+
+// runInside runs the calling test again in its own namespaces.
+func runInside(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a room of its own needs root")
+	}
+	c := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
+	c.Env = append(os.Environ(), inRoom+"="+t.TempDir())
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC, Pdeathsig: syscall.SIGKILL}
+	out, err := c.CombinedOutput()
+	if errors.Is(err, syscall.EPERM) {
+		t.Skip("no namespaces can be made here")
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if bytes.Contains(out, []byte("--- SKIP: "+t.Name())) {
+		t.Skipf("%s", out)
+	}
+}
+
+// build makes the room's file system and network, and enters it.
+func build(base string) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	repository := filepath.Join(here, root)
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("room", base, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	inside := filepath.Join(base, "root")
+	if err := overlay(base, "system", "/", inside); err != nil {
+		return err
+	}
+	// The repository may be in a file system of its own.
+	if _, err := os.Stat(filepath.Join(inside, repository, "go.mod")); errors.Is(err, fs.ErrNotExist) {
+		if err := overlay(base, "repository", repository, filepath.Join(inside, repository)); err != nil {
+			return err
+		}
+	}
+	for _, m := range []struct{ path, kind, options string }{{"proc", "proc", ""}, {"tmp", "tmpfs", ""}, {"run", "tmpfs", "mode=755"}, {"dev", "tmpfs", "mode=755"}, {"dev/pts", "devpts", "newinstance,ptmxmode=0666"}} {
+		path := filepath.Join(inside, m.path)
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.kind, path, m.kind, 0, m.options); err != nil {
+			return fmt.Errorf("%s: %w", m.path, err)
+		}
+	}
+	for _, device := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		path := filepath.Join(inside, "dev", device)
+		if err := os.WriteFile(path, nil, 0o666); err != nil {
+			return err
+		}
+		if err := unix.Mount("/dev/"+device, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("%s: %w", device, err)
+		}
+	}
+	if err := unix.Mount("/sys", filepath.Join(inside, "sys"), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	for name, to := range map[string]string{"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
+		if err := os.Symlink(to, filepath.Join(inside, "dev", name)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Chroot(inside); err != nil {
+		return err
+	}
+	if err := os.Chdir(here); err != nil {
+		return err
+	}
+	os.Setenv("TMPDIR", "/tmp")
+	hosts := "127.0.0.1 localhost hub.example new.example proxy.example s3.example\n::1 localhost\n"
+	if err := os.WriteFile("/etc/hosts", []byte(hosts), 0o644); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// overlay mounts a copy of lower at target; what is written stays in base.
+func overlay(base, name, lower, target string) error {
+	upper, work := filepath.Join(base, name), filepath.Join(base, name+".work")
+	for _, dir := range []string{upper, work, target} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return unix.Mount("overlay", target, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work))
+}
+
+// types runs one command as it is written, and returns what it printed. It
+// answers prompts as r.answers says. "gangway serve", "gangway-agent run" and
+// "gangway-agent proxy" go on in the background, in the place of the one before.
+func (r *room) types(line string) string {
+	r.t.Helper()
+	r.t.Logf("$ %s", line)
+	if dir, ok := strings.CutPrefix(line, "cd "); ok && !strings.ContainsAny(line, "&;|") {
+		r.dir = strings.Replace(dir, "~", "/root", 1)
+		return ""
+	}
+	if assignment, ok := strings.CutPrefix(line, "export "); ok {
+		assignment, _, _ = strings.Cut(assignment, " ")
+		r.env = append(r.env, assignment)
+		return ""
+	}
+	if m := regexp.MustCompile(`(?:^| )(gangway serve|gangway-agent run|gangway-agent proxy)(?: |$)`).FindStringSubmatch(line); m != nil {
+		r.background(m[1], line)
+		return ""
+	}
+	out, err := r.run(line)
+	if err != nil {
+		r.t.Fatalf("%s: %v\n%s", line, err, short(out))
+	}
+	return out
+}
+
+// run runs a command on a terminal of its own.
+func (r *room) run(line string) (string, error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	defer cancel()
+	controller, terminal, err := openTerminal()
+	if err != nil {
+		return "", err
+	}
+	defer controller.Close()
+	c := exec.CommandContext(ctx, "sh", "-c", line)
+	c.Dir, c.Env = r.dir, r.env
+	c.Stdin, c.Stdout, c.Stderr = terminal, terminal, terminal
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := c.Start(); err != nil {
+		terminal.Close()
+		return "", err
+	}
+	terminal.Close()
+	var out strings.Builder
+	answered := 0
+	for buf := make([]byte, 4096); ; {
+		n, err := controller.Read(buf)
+		out.Write(buf[:n])
+		for prompt, answer := range r.answers {
+			if strings.HasSuffix(out.String()[answered:], prompt) {
+				answered = out.Len()
+				if _, err := controller.WriteString(answer + "\n"); err != nil {
+					return out.String(), err
+				}
+			}
+		}
+		if err != nil { // the terminal's other end is closed
+			break
+		}
+	}
+	return strings.ReplaceAll(out.String(), "\r\n", "\n"), c.Wait()
+}
+
+// openTerminal makes a pseudo terminal: what a person holds, and what a program
+// sees.
+func openTerminal() (controller, terminal *os.File, err error) {
+	if controller, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		return nil, nil, err
+	}
+	fd := int(controller.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, err
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		return nil, nil, err
+	}
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	return controller, terminal, err
+}
+
+// background starts a command that goes on, and waits until it is of use.
+func (r *room) background(name, line string) {
+	r.t.Helper()
+	r.end(name)
+	// The shell's words, and no shell that stays in front of the program.
+	words := strings.Replace(line, name, "exec "+name, 1)
+	// The time has whole seconds in what programs print: a second passes between two.
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+	p := &program{cmd: exec.Command("sh", "-c", words), started: time.Now(), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = r.dir, r.env, p, p
+	if err := p.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.done)
+	}()
+	r.mu.Lock()
+	r.running[name] = p
+	r.mu.Unlock()
+	if name != "gangway serve" {
+		return
+	}
+	listens := regexp.MustCompile(`--listen (\S+)`).FindAllStringSubmatch(line, -1)
+	if listens == nil {
+		listens = [][]string{{"", "127.0.0.1:12443"}} // its default
+	}
+	for _, m := range listens {
+		address := m[1]
+		if strings.HasPrefix(address, ":") {
+			address = "127.0.0.1" + address
+		}
+		r.await(name, "it listens at "+address, func() bool {
+			conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", address, &tls.Config{InsecureSkipVerify: true})
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		})
+	}
+}
+
+// await waits until what is expected of a background program has happened.
+func (r *room) await(name, what string, happened func() bool) {
+	r.t.Helper()
+	r.mu.Lock()
+	p := r.running[name]
+	r.mu.Unlock()
+	if p == nil {
+		r.t.Fatalf("%s does not run", name)
+	}
+	for deadline := time.Now().Add(time.Minute); !happened(); time.Sleep(50 * time.Millisecond) {
+		select {
+		case <-p.done:
+			r.t.Fatalf("%s ended before %s:\n%s", name, what, short(p.String()))
+		default:
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s: not in a minute: %s\n%s", name, what, short(p.String()))
+		}
+	}
+}
+
+// says waits until a background program has printed a text.
+func (r *room) says(name, text string) {
+	r.t.Helper()
+	r.mu.Lock()
+	p := r.running[name]
+	r.mu.Unlock()
+	r.await(name, fmt.Sprintf("it prints %q", text), func() bool { return p != nil && strings.Contains(p.String(), text) })
+}
+
+// end interrupts a background program and waits for its end.
+func (r *room) end(name string) {
+	r.mu.Lock()
+	p := r.running[name]
+	delete(r.running, name)
+	r.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-p.done:
+	case <-time.After(20 * time.Second):
+		p.cmd.Process.Kill()
+		<-p.done
+		r.t.Errorf("%s does not end when it is interrupted", name)
+	}
+}
+
+func (r *room) endAll() {
+	for _, name := range []string{"gangway-agent proxy", "gangway-agent run", "gangway serve"} {
+		r.end(name)
+	}
+}
+
+// writes puts a file where a page says that there is one.
+func (r *room) writes(path, text string, mode fs.FileMode) {
+	r.t.Helper()
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(r.dir, path)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// short cuts a text to what helps.
+func short(s string) string {
+	if len(s) > 2000 {
+		return s[:1000] + "\n...\n" + s[len(s)-1000:]
+	}
+	return s
+}
