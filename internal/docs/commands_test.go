@@ -3,6 +3,7 @@ package docs_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -48,12 +49,13 @@ func (p *page) types(begins string) string {
 	return p.r.types(p.next(begins))
 }
 
-// elsewhere leaves out the next command: the test of that name runs it.
-func (p *page) elsewhere(begins, test string) {
+// elsewhere leaves out the next command, which a test of that name runs, or a
+// script of that path.
+func (p *page) elsewhere(begins, by string) {
 	p.r.t.Helper()
 	p.next(begins)
-	if !strings.HasPrefix(test, ".ci/") && !testsThere(p.r.t)[test] {
-		p.r.t.Errorf("%s: there is no %s", p.name, test)
+	if _, err := os.Stat(filepath.Join(root, by)); err != nil && !testsThere(p.r.t)[by] {
+		p.r.t.Errorf("%s: %q is neither a test nor a script", p.name, by)
 	}
 }
 
@@ -76,4 +78,31 @@ func (p *page) done() {
 	for _, line := range p.lines {
 		p.r.t.Errorf("%s: no test runs %q", p.name, line)
 	}
+}
+
+// Each page with commands has a test that types them.
+func TestEveryPageIsTyped(t *testing.T) {
+	typed := map[string]bool{"CONTRIBUTING.md": true} // its commands are those that test everything
+	sources, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range sources {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`\.page\("([^"]+)"\)`).FindAllSubmatch(b, -1) {
+			typed[string(m[1])] = true
+		}
+	}
+	walk(t, ".md", func(path string, _ []byte) {
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(commandsOf(t, name)) > 0 && !typed[name] {
+			t.Errorf("no test types the commands of %s", name)
+		}
+	})
 }

@@ -214,3 +214,47 @@ func TestProtocolPage(t *testing.T) {
 	p.elsewhere("openssl cms -decrypt", "TestOpenSSLOpensTheSealedReply")
 	p.done()
 }
+
+func TestImagePage(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it makes eight images")
+	}
+	t.Parallel()
+	r := enter(t)
+	if r == nil {
+		return
+	}
+	r.kernel()
+	r.aHub()
+	r.aDevice()
+	r.types("rm device_autojointoken.json")
+	p := r.page("docs/image.md")
+	p.types("gangway token create")
+	p.types("gangway image fetch")
+	p.types("gangway image build x64-uefi-installer --token-file")
+	p.types("dd if=installer.img of=/dev/sdX")
+	p.elsewhere("gangway image build x64-uefi-installer --token-file device_autojointoken.json --merge", "TestImageOfACheckoutAnExportAndATrail")
+	p.types("gangway image build x64-uefi-installer --claim")
+	p.types("gangway image escrow-key")
+	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --escrow-to")
+	p.elsewhere("gangway device recovery-key", "TestEncryptedInstallation")
+	p.types("gangway image keys")
+	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --secure-boot-keys")
+	p.types("gangway image inspect")
+	p.types("gangway image build x64-uefi-installer --reset-only")
+	p.elsewhere("gangway image fetch --update", "scripts/install.sh")
+	p.elsewhere("pvr clone", "TestPVRClonesTheFirstRevision")
+	r.types("mkdir pump")
+	p.types("cd pump && mkdir -p gangway")
+	r.types("cd ~/work/pump")
+	p.types("gangway image system")
+	r.types("cd ~/work")
+	p.elsewhere("pvr add", "TestPVRSessionWithTheRealAgent")
+	p.elsewhere("pvr post", "TestPVRSessionWithTheRealAgent")
+	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --address")
+	r.writes("network.txt", "version = 1\naddress = 192.0.2.10/24\ngateway = 192.0.2.1\ndns = 192.0.2.53\n", 0o600)
+	p.types("gangway image build x64-uefi-installer --token-file device_autojointoken.json --network-file")
+	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
+	p.elsewhere("gangway device network", "TestOwnerChangesTheNetwork")
+	p.done()
+}
