@@ -200,7 +200,7 @@ func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
 // DeleteAccount deletes an account, if it has no devices or they go with it, and
 // says how many those were. Stopped half-way, the account is disabled, and
 // deleting it again goes on.
-func DeleteAccount(ctx context.Context, st store.Store, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
+func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
 	} else if n > 0 && !withDevices {
@@ -228,7 +228,7 @@ func errHasDevices(n int) error {
 	return problem(http.StatusConflict, "account-has-devices", "Delete them first, or with the account ('with-devices'); they will have to onboard again.", "The account has %d device(s).", n)
 }
 
-func deleteDevices(ctx context.Context, st store.Store, a store.Account, by store.Actor, now time.Time) (n int, err error) {
+func deleteDevices(ctx context.Context, st accountStore, a store.Account, by store.Actor, now time.Time) (n int, err error) {
 	for {
 		page, err := st.Devices(ctx, a.ID, "", 100)
 		if err != nil || len(page) == 0 {

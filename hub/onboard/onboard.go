@@ -39,7 +39,7 @@ const PendingFor = time.Hour
 
 // Service onboards devices. All fields are set once.
 type Service struct {
-	Store store.Store
+	Store Store
 	CA    *pki.Hub
 	Log   *slog.Logger
 	Now   func() time.Time

@@ -69,11 +69,11 @@ func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *
 }
 
 func (s *Service) scope(ctx context.Context, owner string) (*scope, error) {
-	list, err := s.Store.FindEK(ctx, owner, store.Hash{}, nil)
+	listed, err := s.Store.HasEKList(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
-	c := &scope{listed: list.Kept}
+	c := &scope{listed: listed}
 	p, err := s.Store.Policy(ctx, owner)
 	if errors.Is(err, store.ErrNotFound) {
 		return c, nil
@@ -129,19 +129,20 @@ func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) 
 	}
 	missing := false
 	for _, owner := range f.lists {
+		ofHub := owner == store.HubWide
 		l, err := s.Store.FindEK(ctx, owner, r.EKHash, serial)
-		if err != nil {
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			missing, all.OffHub = true, all.OffHub || ofHub
+			continue
+		case err != nil:
 			return all, err
-		}
-		if owner == store.HubWide {
-			all.ByHub = l.ByKey
-		} else {
-			all.ByKey = l.ByKey
-		}
-		all.BySerial = all.BySerial || l.BySerial
-		all.HubBySerial = all.HubBySerial || l.BySerial && owner == store.HubWide
-		if !l.ByKey && !l.BySerial {
-			missing, all.OffHub = true, all.OffHub || owner == store.HubWide
+		case l.Key == nil:
+			all.BySerial, all.HubBySerial = true, all.HubBySerial || ofHub
+		case ofHub:
+			all.ByHub = true
+		default:
+			all.ByKey = true
 		}
 		if l.Note != "" {
 			all.Note = l.Note

@@ -35,7 +35,7 @@ import (
 // Hub is a running hub.
 type Hub struct {
 	URL     string
-	Store   store.Store
+	Store   *sqlite.Store
 	CA      *pki.Hub
 	Service *onboard.Service
 	Owner   store.Account // with password Password

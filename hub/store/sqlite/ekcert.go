@@ -26,7 +26,7 @@ var (
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
 )
 
-// EKCertificate implements store.Store.
+// EKCertificate implements store.EKCertificates.
 func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptCertificate, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectEKCertificate, ek[:], micro(now))
@@ -45,7 +45,7 @@ func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time)
 	return k, err
 }
 
-// KeepEKCertificate implements store.Store.
+// KeepEKCertificate implements store.EKCertificates.
 func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptCertificate, now time.Time, limit int) error {
 	return s.writer.do(ctx, func(c *conn) error { return keepCertificate(c, k, now, limit) })
 }
@@ -65,7 +65,7 @@ func keepCertificate(c *conn, k store.KeptCertificate, now time.Time, limit int)
 	return err
 }
 
-// ExpireEKCertificates implements store.Store.
+// ExpireEKCertificates implements store.EKCertificates.
 func (s *Store) ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireEKCertificates, now, limit)
 }

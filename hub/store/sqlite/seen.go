@@ -47,7 +47,7 @@ func newSightings(w *writer) *sightings {
 	return s
 }
 
-// SeenDevice implements store.Store. It waits for no disk. The latest time
+// SeenDevice implements store.Devices. It waits for no disk. The latest time
 // wins, whatever the order of the calls; a device that is not there is let
 // pass.
 func (s *Store) SeenDevice(ctx context.Context, id, addr string, now time.Time) error {

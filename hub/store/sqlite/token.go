@@ -30,7 +30,7 @@ var (
 	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
-// CreateJoinToken implements store.Store. Whether the owner exists is not
+// CreateJoinToken implements store.JoinTokens. Whether the owner exists is not
 // looked at here: Activate refuses the token of an account that is gone.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	meta, err := store.EncodeMeta(t.DefaultUserMeta)
@@ -70,12 +70,12 @@ func pantacorKey(t store.JoinToken) []byte {
 	return t.PantacorKey
 }
 
-// JoinToken implements store.Store.
+// JoinToken implements store.JoinTokens.
 func (s *Store) JoinToken(ctx context.Context, id string) (store.JoinToken, error) {
 	return s.oneToken(ctx, selectToken, id)
 }
 
-// JoinTokenByAuto implements store.Store.
+// JoinTokenByAuto implements store.JoinTokens.
 func (s *Store) JoinTokenByAuto(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
 	return s.oneToken(ctx, selectTokenByAuto, hash[:])
 }
@@ -95,7 +95,7 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 	return t, err
 }
 
-// JoinTokenFor implements store.Store.
+// JoinTokenFor implements store.JoinTokens.
 func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectTokenFor, ek[:], id)
@@ -112,7 +112,7 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 	return t, generation, err
 }
 
-// JoinTokens implements store.Store.
+// JoinTokens implements store.JoinTokens.
 func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectTokens, func(r row) (bool, error) {
@@ -146,7 +146,7 @@ func readToken(r *row) store.JoinToken {
 	return t
 }
 
-// DisableJoinToken implements store.Store.
+// DisableJoinToken implements store.JoinTokens.
 func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(disableToken, id, owner)
@@ -157,7 +157,7 @@ func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 	})
 }
 
-// JoinTokensPage implements store.Store.
+// JoinTokensPage implements store.JoinTokens.
 func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit int) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if after != "" {
@@ -178,7 +178,7 @@ func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit i
 	return tokens, nil
 }
 
-// DeleteJoinToken implements store.Store.
+// DeleteJoinToken implements store.JoinTokens.
 func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(tokenOfOwner, id, owner)

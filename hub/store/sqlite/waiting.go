@@ -109,7 +109,7 @@ func putWaiting(c *conn, w store.Waiting) error {
 	return err
 }
 
-// Wait implements store.Store.
+// Wait implements store.WaitingDevices.
 func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result store.Waiting, err error) {
 	w.Since, w.LastSeen, w.Expires = fromMicro(micro(w.Since)), fromMicro(micro(w.LastSeen)), fromMicro(micro(w.Expires))
 	err = s.writer.do(ctx, func(c *conn) error {
@@ -146,7 +146,7 @@ func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result st
 	return result, nil
 }
 
-// Waiting implements store.Store.
+// Waiting implements store.WaitingDevices.
 func (s *Store) Waiting(ctx context.Context, owner string, ek store.Hash, now time.Time) (w store.Waiting, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		w, err = oneWaiting(c, selectWaiting, owner, ek[:], micro(now))
@@ -155,7 +155,7 @@ func (s *Store) Waiting(ctx context.Context, owner string, ek store.Hash, now ti
 	return w, err
 }
 
-// WaitingDevice implements store.Store.
+// WaitingDevice implements store.WaitingDevices.
 func (s *Store) WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (w store.Waiting, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(now))
@@ -164,7 +164,7 @@ func (s *Store) WaitingDevice(ctx context.Context, owner, deviceID string, now t
 	return w, err
 }
 
-// WaitingDevices implements store.Store.
+// WaitingDevices implements store.WaitingDevices.
 func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) (list []store.Waiting, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectWaitingList, func(r row) (bool, error) {
@@ -176,7 +176,7 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
-// Decide implements store.Store.
+// Decide implements store.WaitingDevices.
 func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Decision) (w store.Waiting, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(d.At)); err != nil {
@@ -208,7 +208,7 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 	return w, nil
 }
 
-// ExpireWaiting implements store.Store.
+// ExpireWaiting implements store.WaitingDevices.
 func (s *Store) ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireWaiting, now, limit)
 }

@@ -47,6 +47,20 @@ var durabilityTests = []struct {
 			f.Fatalf("sequence %d follows %d", events[0].Seq, before.Events[0].Seq)
 		}
 	}},
+	{"AddressesAreThereAgain", func(f *fixture, reopen func()) {
+		urls, err := f.URLs(f.ctx)
+		f.must(err)
+		equal(f, "number of URLs at first", len(urls), 0)
+		f.must(f.SetURLs(f.ctx, []string{"https://old.example"}))
+		want := []string{"https://hub.example", "https://192.0.2.1:8443"}
+		f.must(f.SetURLs(f.ctx, want))
+
+		reopen()
+
+		urls, err = f.URLs(f.ctx)
+		f.must(err)
+		equal(f, "URLs", urls, want)
+	}},
 	{"LatestSightingIsThereAgain", func(f *fixture, reopen func()) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		latest := proof(store.Enrolment{}).Now.Add(time.Hour)

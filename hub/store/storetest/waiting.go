@@ -206,26 +206,41 @@ func (f *fixture) version() int64 {
 func ekLists(f *fixture) {
 	key, other := Hash("ek raft"), Hash("ek barge")
 	serial := []byte{0x12, 0x34}
-	find := func(owner string, ek store.Hash, cert []byte, want store.Listing) {
+	kept := func(owner string, want bool) {
+		f.Helper()
+		got, err := f.HasEKList(f.ctx, owner)
+		f.must(err)
+		equal(f, "the owner has an EK list", got, want)
+	}
+	find := func(owner string, ek store.Hash, cert []byte, want store.ListedEK) {
 		f.Helper()
 		got, err := f.FindEK(f.ctx, owner, ek, cert)
 		f.must(err)
-		equal(f, "listing", got, want)
+		equal(f, "line", got, want)
 	}
-	find(f.owner.ID, key, serial, store.Listing{})
+	none := func(owner string, ek store.Hash, cert []byte) {
+		f.Helper()
+		_, err := f.FindEK(f.ctx, owner, ek, cert)
+		f.refused(err, store.ErrNotFound)
+	}
+	kept(f.owner.ID, false)
+	none(f.owner.ID, key, serial)
 	before := f.version()
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
 		f.Fatal("the settings' version has not grown")
 	}
-	find(f.owner.ID, key, nil, store.Listing{Kept: true, ByKey: true, Note: "pallet 7"})
-	find(f.owner.ID, other, serial, store.Listing{Kept: true, BySerial: true, Note: "pallet 8", CertificateRequired: true})
-	find(f.owner.ID, other, []byte{0x12}, store.Listing{Kept: true})
-	find(f.owner.ID, other, nil, store.Listing{Kept: true})
-	find(f.other.ID, key, serial, store.Listing{})
-	// A serial number that looks like a hash is none.
-	find(f.owner.ID, other, key[:], store.Listing{Kept: true})
+	kept(f.owner.ID, true)
+	find(f.owner.ID, key, nil, list[0])
+	find(f.owner.ID, key, serial, list[0])
+	find(f.owner.ID, other, serial, list[1])
+	none(f.owner.ID, other, []byte{0x12})
+	none(f.owner.ID, other, nil)
+	kept(f.other.ID, false)
+	none(f.other.ID, key, serial)
+	// A serial number with the bytes of a listed hash is not on the list.
+	none(f.owner.ID, other, key[:])
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "list", len(got), 2)
@@ -235,5 +250,6 @@ func ekLists(f *fixture) {
 		}
 	}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
-	find(f.owner.ID, key, serial, store.Listing{})
+	kept(f.owner.ID, false)
+	none(f.owner.ID, key, serial)
 }
