@@ -14,7 +14,7 @@ type offlineStore interface {
 	CountAccounts(ctx context.Context) (int, error)
 	CreateAccount(ctx context.Context, a store.Account) error
 	ReleaseNick(ctx context.Context, nick string) error
-	AccountByLogin(ctx context.Context, login string) (store.Account, error)
+	AccountByNickOrEmail(ctx context.Context, login string) (store.Account, error)
 	Accounts(ctx context.Context, after string, limit int) ([]store.Account, error)
 	ChangePassword(ctx context.Context, c store.PasswordChange) error
 	DisableAccount(ctx context.Context, id string, e store.Event) error

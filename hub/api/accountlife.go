@@ -71,7 +71,7 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	}
 	e := store.Event{Time: now, Kind: "account.password-changed", Owner: in.account.ID, Message: "The password was changed, and all other sessions were ended."}
 	switch err := s.cfg.Store.ChangePassword(r.Context(), store.PasswordChange{
-		Account: in.account.ID, Was: in.account.PasswordHash, New: hash, Keep: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
+		Account: in.account.ID, VerifiedHash: in.account.PasswordHash, NewHash: hash, KeepSession: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
 	}); {
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account disabled, in the meantime.")
@@ -218,7 +218,7 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 	}
 	deleted := store.Event{Time: now, Kind: "account.deleted", Owner: a.ID, Message: fmt.Sprintf("Account %q was deleted.", a.Nick)}
 	err = st.DeleteAccount(ctx, a.ID, deleted.By(&by))
-	if errors.Is(err, store.ErrDevices) { // one came just now
+	if errors.Is(err, store.ErrHasDevices) { // one came just now
 		err = errHasDevices(1)
 	}
 	return devices, err

@@ -26,8 +26,8 @@ type Store interface {
 	store.EKLists
 
 	store.Devices
-	store.Claims
-	store.Secrets
+	store.DevicesWithoutTPM
+	store.DeviceSecrets
 	store.Metadata
 	store.Boots
 	store.Clones

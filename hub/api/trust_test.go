@@ -75,7 +75,7 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	both("after that was trusted again", "", "")
 	say(t, s.Store, store.Distrusted, s.maker.Root)
 	both("after the first maker was distrusted", "ek-chain-distrusted", "")
-	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Forget: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
+	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
 		t.Fatal(err)
 	}
 	both("after all was taken back", "", "ek-chain-untrusted")

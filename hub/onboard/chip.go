@@ -9,9 +9,9 @@ import (
 	"gangway/tcg"
 )
 
-// marks are what an enrolment's EK certificate says of its chip, where a maker
+// chipMarks are what an enrolment's EK certificate says of its chip, where a maker
 // that the hub knows says it.
-func marks(e store.Enrolment) (out []store.ChipMark) {
+func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if !e.EKKnown {
 		return nil
 	}
@@ -25,10 +25,10 @@ func marks(e store.Enrolment) (out []store.ChipMark) {
 	return out
 }
 
-// tellOwner writes into the trail of the owner whose TPM somebody else's token
+// warnOwner writes into the trail of the owner whose TPM somebody else's token
 // was tried on, under its EK or another one: once for each owner who tries.
 // Here the peer has proven to be that TPM, or to have its attestation key.
-func (s *Service) tellOwner(ctx context.Context, e store.Enrolment, code, addr string) {
+func (s *Service) warnOwner(ctx context.Context, e store.Enrolment, code, addr string) {
 	ek := e.EK
 	message := "Another owner's join token was tried on this device's TPM. It was refused; the device stays yours until you delete it."
 	if code == CodeOtherEK {

@@ -19,14 +19,14 @@ import (
 // several machines run with its TPM's state.
 const CodeCloned = "tpm-cloned"
 
-// RefuseCloned is the refusal of such a device.
-var RefuseCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so none of them may use its identity.",
+// ErrCloned is the refusal of such a device.
+var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so none of them may use its identity.",
 	Hint: "Give this machine a TPM state of its own (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner takes the decision back with 'gangway device cloned ID --one'."}
 
-// Attested returns what the TPM attested of itself in an enrolment's request.
+// AttestedCounters returns what the TPM attested of itself in an enrolment's request.
 // It is false for a request that has no certification by the TPM, as that of
 // Pantacor's two steps.
-func Attested(e store.Enrolment) (boot.Counters, bool) {
+func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {
 		return boot.Counters{}, false
@@ -38,14 +38,14 @@ func Attested(e store.Enrolment) (boot.Counters, bool) {
 	return boot.Counters{ClockInfo: a.ClockInfo, Firmware: evidence.Firmware(a.FirmwareVersion)}, true
 }
 
-// Enrolled is the sighting that an activated enrolment is.
-func Enrolled(e store.Enrolment, addr string) clone.Sighting {
+// EnrolmentSighting is the sighting that an activated enrolment is.
+func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 	s := clone.Sighting{To: e.Created, Serial: e.ProdSerial, Addr: addr}
-	s.Counters, s.Attested = Attested(e)
+	s.Counters, s.Attested = AttestedCounters(e)
 	return s
 }
 
-// Seen weighs something that a proven peer showed of a device's TPM against
+// RecordSighting weighs something that a proven peer showed of a device's TPM against
 // what was seen before, and keeps it. Where the device has no record yet, first
 // is its enrolment, which the record begins with. The owner is told when the
 // record's state gets worse, in the same step, so once and only once. Seen
@@ -54,7 +54,7 @@ func Enrolled(e store.Enrolment, addr string) clone.Sighting {
 // answered, or are told just now of one that explains it.
 //
 // weigh may be called again, when another sighting came in between.
-func (s *Service) Seen(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
+func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
 		row, err := s.Store.Clone(ctx, d.ID)
@@ -69,7 +69,7 @@ func (s *Service) Seen(ctx context.Context, d store.Device, first store.Enrolmen
 			}
 		}
 		if len(r.Boots) == 0 && len(r.Serials) == 0 {
-			r.Add(Enrolled(first, ""))
+			r.Add(EnrolmentSighting(first, ""))
 		}
 		was, had := r.State(), len(r.Findings)
 		weigh(&r)
@@ -121,20 +121,20 @@ func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolme
 	return e, err == nil, err
 }
 
-// cameAgain weighs an onboarding of a device that was aboard already. Whether
+// recordRepeatedOnboarding weighs an onboarding of a device that was aboard already. Whether
 // it can be kept does not decide whether the device comes aboard.
-func (s *Service) cameAgain(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
-	_, _, err := s.Seen(ctx, d, before, addr, func(r *clone.Record) { r.Add(Enrolled(e, addr)) })
+func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
+	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
 		s.Log.Error("comparing a device with what was seen of it", "device", d.ID, "err", err)
 	}
 }
 
-// UsedEarlier notes that a peer proved the certificate of an enrolment that a
+// RecordSupersededUse notes that a peer proved the certificate of an enrolment that a
 // later one has superseded. Only a superseded enrolment whose machine named
 // itself otherwise than the device does now is a finding, and only the first
 // one is written.
-func (s *Service) UsedEarlier(ctx context.Context, certificate [32]byte, addr string) error {
+func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {
 		return nil
@@ -160,7 +160,7 @@ func (s *Service) UsedEarlier(ctx context.Context, certificate [32]byte, addr st
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	_, _, err = s.Seen(ctx, d, e, addr, func(r *clone.Record) { r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
+	_, _, err = s.RecordSighting(ctx, d, e, addr, func(r *clone.Record) { r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
 	return err
 }
 

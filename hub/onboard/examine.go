@@ -18,7 +18,7 @@ import (
 type examined struct {
 	*evidence.Request
 	known bool   // its chain leads to a root that the hub knows
-	links []byte // as in store.KeptCertificate
+	links []byte // as in store.KeptEKCertificate
 }
 
 // examine judges a request by everything that the hub knows: the trusted
@@ -80,13 +80,13 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
-	if err == nil && (kept.Proven || !bytes.Equal(kept.Certificate, der) || kept.Expires.Sub(now) > store.KeptFor/2) {
+	if err == nil && (kept.Proven || !bytes.Equal(kept.Certificate, der) || kept.Expires.Sub(now) > store.UnprovenEKKeptFor/2) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return s.Store.KeepEKCertificate(ctx, store.KeptCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
 // verify makes the checks, with what can be looked up where that may help. A

@@ -14,13 +14,13 @@ import (
 // makers are the TPM makers' certificates as of one version of the hub's
 // configuration.
 type makers struct {
-	now atomic.Pointer[madeTrust]
+	now atomic.Pointer[cachedTrust]
 
 	mu   sync.Mutex // held while a set is made, so that one request makes it for all
 	base *trust.Set
 }
 
-type madeTrust struct {
+type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
 }
@@ -69,6 +69,6 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	if err != nil {
 		return nil, err
 	}
-	m.now.Store(&madeTrust{version, made})
+	m.now.Store(&cachedTrust{version, made})
 	return made, nil
 }

@@ -147,9 +147,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.KeyAlgorithm = r.IDevID.Algorithm()
 	e.Created, e.Expires = now, now.Add(PendingFor)
 	if verdict.Accepted() {
-		err = s.denied(ctx, e)
+		err = s.checkDenial(ctx, e)
 	} else {
-		err = s.judge(ctx, verdict, e, addr)
+		err = s.askOwner(ctx, verdict, e, addr)
 	}
 	if err != nil {
 		known.DeviceID = s.waitingID(e.EK)
@@ -207,7 +207,7 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 	if len(owner) > wire.MaxOwner || !wire.IsID(tokenID) {
 		return store.JoinToken{}, 0, errOwnership
 	}
-	token, generation, err := s.Store.JoinTokenFor(ctx, tokenID, r.EKHash)
+	token, generation, err := s.Store.JoinTokenAndGeneration(ctx, tokenID, r.EKHash)
 	if errors.Is(err, store.ErrNotFound) {
 		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
 	}
@@ -224,12 +224,12 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, 0, refuseToken
+		return store.JoinToken{}, 0, errTokenUnusable
 	}
 	return token, generation, nil
 }
 
-var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
+var errTokenUnusable = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
 
 func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
 	iakKey, err := r.IAK.Key()
@@ -344,16 +344,16 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	if err != nil {
 		return store.Device{}, err
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: marks(e)})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e)})
 	switch {
 	case err == nil:
 		if known && before.RequestHash != e.RequestHash {
-			s.cameAgain(ctx, d, before, e, addr)
+			s.recordRepeatedOnboarding(ctx, d, before, e, addr)
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):
 		// The owner has decided it: a line for each try would fill their trail.
-		return store.Device{}, RefuseCloned
+		return store.Device{}, ErrCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
 	case errors.Is(err, store.ErrSuperseded):
@@ -361,14 +361,14 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrRevoked):
 		return refuse(errRevoked)
 	case errors.Is(err, store.ErrTokenUnusable):
-		return refuse(refuseToken)
+		return refuse(errTokenUnusable)
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used as often as it allows.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
-		s.tellOwner(ctx, e, CodeOtherEK, addr)
+		s.warnOwner(ctx, e, CodeOtherEK, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is registered already, under another of its endorsement keys.", Hint: "Onboard with the endorsement key it was registered with."})
 	case errors.Is(err, store.ErrOtherOwner):
-		s.tellOwner(ctx, e, CodeOtherOwner, addr)
+		s.warnOwner(ctx, e, CodeOtherOwner, addr)
 		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
 	}
 	return store.Device{}, err

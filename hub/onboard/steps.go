@@ -34,14 +34,14 @@ var (
 	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR and this hub, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
 )
 
-// Enroll is the first of Pantacor's two steps: it answers with an AK
+// FirstStep is the first of Pantacor's two steps: it answers with an AK
 // certificate, encrypted to the TPM that has both EK and AK. Nothing is bound.
 // The certificate is recorded, and expires with the credential: what lasts is
 // issued by the second step. Who owns the machine is not known yet, so the
 // hub's own policy judges, by the same checks as everywhere. While a question
 // is open, no certificate is made, for it would say what nobody has decided. A
 // refusal is an error of type *evidence.Refusal.
-func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
+func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
@@ -150,27 +150,27 @@ func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
 	return secret[:wire.CredentialSize]
 }
 
-// Registered is what the second step answers with.
-type Registered struct {
+// SecondStepAnswer is what the second step answers with.
+type SecondStepAnswer struct {
 	Certificate []byte // IDevID, DER
 	Device      store.Device
 }
 
-// Register is the second of Pantacor's two steps. It proves, by the AK's word,
+// SecondStep is the second of Pantacor's two steps. It proves, by the AK's word,
 // that the CSR's key is in the TPM that opened the first step's credential;
 // then it judges, issues and binds as Enrol and Activate do. Errors are of the
 // types that theirs are.
-func (s *Service) Register(ctx context.Context, body []byte, addr string) (Registered, error) {
+func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
 		var refusal *evidence.Refusal
 		if errors.As(err, &refusal) {
 			s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
 		}
-		return Registered{}, err
+		return SecondStepAnswer{}, err
 	}
 	d, err := s.bind(ctx, e, addr)
-	return Registered{e.IDevIDCert, d}, err
+	return SecondStepAnswer{e.IDevIDCert, d}, err
 }
 
 // register returns the stored enrolment, as enrol does.
@@ -292,7 +292,7 @@ func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac
 		return store.JoinToken{}, errStepsOwnership
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, refuseToken
+		return store.JoinToken{}, errTokenUnusable
 	}
 	return token, nil
 }

@@ -11,7 +11,7 @@ import (
 type Store interface {
 	// The join token, and how often its owner's TPM was released.
 	JoinToken(ctx context.Context, id string) (store.JoinToken, error)
-	JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error)
+	JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error)
 
 	// What requests are judged by.
 	ConfigVersion(ctx context.Context) (int64, error)
@@ -19,13 +19,13 @@ type Store interface {
 	Policy(ctx context.Context, owner string) (store.Policy, error)
 	HasEKList(ctx context.Context, owner string) (bool, error)
 	FindEK(ctx context.Context, owner string, ek store.Hash, serial []byte) (store.ListedEK, error)
-	EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (store.KeptCertificate, error)
-	KeepEKCertificate(ctx context.Context, k store.KeptCertificate, now time.Time, limit int) error
+	EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (store.KeptEKCertificate, error)
+	KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate, now time.Time, limit int) error
 
 	// What the owner decides.
-	Wait(ctx context.Context, w store.Waiting, limit int) (store.Waiting, error)
-	Waiting(ctx context.Context, owner string, ek store.Hash, now time.Time) (store.Waiting, error)
-	Decide(ctx context.Context, owner, deviceID string, d store.Decision) (store.Waiting, error)
+	PutWaiting(ctx context.Context, w store.WaitingDevice, limit int) (store.WaitingDevice, error)
+	WaitingByEK(ctx context.Context, owner string, ek store.Hash, now time.Time) (store.WaitingDevice, error)
+	Decide(ctx context.Context, owner, deviceID string, d store.Decision) (store.WaitingDevice, error)
 
 	// What is issued, and bound at the activation.
 	IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now time.Time) (store.IssuedAIK, error)

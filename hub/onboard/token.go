@@ -22,7 +22,7 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	}
 	t.PublicKey = key.Public().(ed25519.PublicKey)
 	if t.WithoutTPM {
-		t.AutoHash = AutoHash(secret)
+		t.SecretHash = TokenSecretHash(secret)
 	}
 	if t.ForPantacor {
 		if t.PantacorKey, err = SealOwnershipKey(ca, secret, t.ID); err != nil {
@@ -36,8 +36,8 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	}, nil
 }
 
-// AutoHash is what a token is found by whose secret a device shows as it is.
+// TokenSecretHash is what a token is found by whose secret a device shows as it is.
 // Who has the hash cannot show the secret.
-func AutoHash(secret []byte) store.Hash {
+func TokenSecretHash(secret []byte) store.Hash {
 	return sha256.Sum256(append([]byte("gangway auto-join token v1\x00"), secret...))
 }

@@ -28,16 +28,16 @@ const (
 	latest  = 5 * time.Minute
 )
 
-// Undecided is the answer to a machine that waits for a person. It is an
+// WaitingError is the answer to a machine that waits for a person. It is an
 // error, and no refusal.
-type Undecided struct {
+type WaitingError struct {
 	DeviceID   string // see waitingID
 	EK         store.Hash
 	Questions  []*evidence.Refusal
 	RetryAfter time.Duration
 }
 
-func (u *Undecided) Error() string {
+func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
@@ -49,15 +49,15 @@ func (s *Service) waitingID(ek store.Hash) string {
 	return hex.EncodeToString(id[:12])
 }
 
-// judge settles what the evidence left open, by what a person has decided, or
+// askOwner settles what the evidence left open, by what a person has decided, or
 // keeps the machine waiting for it: its errors are *Undecided and
 // *evidence.Refusal.
-func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
+func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
 	var codes []string
 	for _, q := range v.Questions {
 		codes = append(codes, q.Code)
 	}
-	was, err := s.Store.Waiting(ctx, e.Owner, e.EK, e.Created)
+	was, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -66,13 +66,13 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		return nil
 	}
 	id := s.waitingID(e.EK)
-	undecided := &Undecided{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
+	undecided := &WaitingError{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
 	// A machine that only asks again is not worth a write.
 	if was.State == store.Undecided && was.RequestHash == e.RequestHash && e.Created.Sub(was.LastSeen) < time.Minute {
 		undecided.RetryAfter = retryAfter(was, e.Created)
 		return undecided
 	}
-	w := store.Waiting{
+	w := store.WaitingDevice{
 		Owner: e.Owner, EK: e.EK, DeviceID: id, TokenID: e.TokenID, Codes: codes,
 		RequestHash: e.RequestHash, Request: e.Request,
 		Manufacturer: e.Manufacturer, Model: e.Model, Firmware: e.Firmware,
@@ -82,14 +82,14 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	if w.Verdict, err = json.Marshal(v); err != nil {
 		return err
 	}
-	w, err = s.Store.Wait(ctx, w, MaxWaiting)
+	w, err = s.Store.PutWaiting(ctx, w, MaxWaiting)
 	switch {
 	case errors.Is(err, store.ErrFull):
 		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("%d machines wait for this owner's decision already. %s", MaxWaiting, v.Questions[0].Reason), Hint: "Approve or deny some of them first."}
 	case err != nil:
 		return err
 	case w.State == store.Denied:
-		return refuseDenied(w, " "+v.Questions[0].Reason)
+		return errDenied(w, " "+v.Questions[0].Reason)
 	case w.State == store.Approved: // in the meantime
 		v.Vouched(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
@@ -102,40 +102,40 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	return undecided
 }
 
-// denied refuses a machine about which nothing is left to ask, where its owner
-// has denied the EK before: a certificate that is shown later, or a line of an
+// checkDenial refuses a machine about which nothing is left to ask, where its owner
+// has checkDenial the EK before: a certificate that is shown later, or a line of an
 // EK list, does not undo what a person decided.
-func (s *Service) denied(ctx context.Context, e store.Enrolment) error {
-	w, err := s.Store.Waiting(ctx, e.Owner, e.EK, e.Created)
+func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
+	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	case w.State == store.Denied && e.Created.Before(w.Expires):
-		return refuseDenied(w, "")
+		return errDenied(w, "")
 	}
 	return nil
 }
 
-// refuseDenied is the refusal of a machine that a person denied. question is put
+// errDenied is the refusal of a machine that a person denied. question is put
 // behind the reason.
-func refuseDenied(w store.Waiting, question string) *evidence.Refusal {
+func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
 	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "Who denied it can still approve it."}
 }
 
-func retryAfter(w store.Waiting, now time.Time) time.Duration {
+func retryAfter(w store.WaitingDevice, now time.Time) time.Duration {
 	return min(max(now.Sub(w.Since)/10, soonest), latest).Round(time.Second)
 }
 
-func machineWords(w store.Waiting) string {
+func machineWords(w store.WaitingDevice) string {
 	return tcg.Printable(fmt.Sprintf("A machine (%s, serial %s)", w.ProdModel, w.ProdSerial))
 }
 
 // Decide approves or denies a machine that waits. codes are the questions that
 // the person saw; nil: whatever there are. Errors: store.ErrNotFound,
 // store.ErrChanged.
-func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.Waiting, error) {
+func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	now := s.Now()
 	w, err := s.Store.Decide(ctx, by.ID, deviceID, store.Decision{Approve: approve, By: by.Nick, Codes: codes, At: now, Expires: now.Add(DeniedFor)})
 	if err != nil {

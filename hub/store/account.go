@@ -8,8 +8,8 @@ import (
 )
 
 var (
-	// ErrDevices: the account cannot be deleted while it has devices.
-	ErrDevices = errors.New("store: the account has devices")
+	// ErrHasDevices: the account cannot be deleted while it has devices.
+	ErrHasDevices = errors.New("store: the account has devices")
 	// ErrTooMany: the account has the maximum number of API tokens.
 	ErrTooMany = errors.New("store: the account has the maximum number of API tokens")
 )
@@ -60,12 +60,12 @@ type APIToken struct {
 // PasswordChange replaces an account's password.
 type PasswordChange struct {
 	Account string // Account.ID
-	// Was is the PasswordHash that the current password was verified against. It is empty when the
+	// VerifiedHash is the PasswordHash that the current password was verified against. It is empty when the
 	// operator resets the password, which needs no current one.
-	Was string
-	New string // the new PasswordHash
-	// Keep is the session that stays; all others end.
-	Keep Hash
+	VerifiedHash string
+	NewHash      string // the new PasswordHash
+	// KeepSession is the session that stays; all others end.
+	KeepSession Hash
 	// EndAPITokens also ends the account's API tokens.
 	EndAPITokens bool
 	Event        Event // for the audit trail
@@ -77,8 +77,8 @@ type Accounts interface {
 	// regard to ASCII case), or when a deleted account still reserves the nick.
 	CreateAccount(ctx context.Context, a Account) error
 	Account(ctx context.Context, id string) (Account, error)
-	// AccountByLogin finds an account by nick or e-mail, without regard to ASCII case.
-	AccountByLogin(ctx context.Context, login string) (Account, error)
+	// AccountByNickOrEmail finds an account by nick or e-mail, without regard to ASCII case.
+	AccountByNickOrEmail(ctx context.Context, login string) (Account, error)
 	CountAccounts(ctx context.Context) (int, error)
 	// Accounts lists accounts by nick, without regard to ASCII case, after the nick `after` (empty:
 	// from the start), at most limit (0: 100, at most 1000).
@@ -98,7 +98,7 @@ type Accounts interface {
 	EnableAccount(ctx context.Context, id string, e Event) error
 	// DeleteAccount deletes an account that has no devices, with its sessions, API tokens, join
 	// tokens, policy, EK list and waiting devices. Its nick stays reserved until ReleaseNick.
-	// ErrNotFound, ErrDevices.
+	// ErrNotFound, ErrHasDevices.
 	DeleteAccount(ctx context.Context, id string, e Event) error
 	// ReleaseNick lets CreateAccount use the nick of a deleted account. It is idempotent.
 	ReleaseNick(ctx context.Context, nick string) error
@@ -134,8 +134,8 @@ type APITokens interface {
 	APIToken(ctx context.Context, hash Hash, now time.Time) (APIToken, error)
 	// APITokens lists an account's tokens, newest first, expired ones included.
 	APITokens(ctx context.Context, account string) ([]APIToken, error)
-	// UsedAPIToken records a use. If the token was deleted, it does nothing.
-	UsedAPIToken(ctx context.Context, hash Hash, addr string, now time.Time) error
+	// MarkAPITokenUsed records a use. If the token was deleted, it does nothing.
+	MarkAPITokenUsed(ctx context.Context, hash Hash, addr string, now time.Time) error
 	// DeleteAPIToken ends a token by its id. ErrNotFound.
 	DeleteAPIToken(ctx context.Context, account, id string, e Event) error
 }

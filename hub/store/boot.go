@@ -28,9 +28,9 @@ type Boot struct {
 
 // BootReference is the accepted boot of a device, JSON of boot.Reference.
 type BootReference struct {
-	Device string
-	Text   []byte
-	Was    []byte // the Text that PutBootReference replaces; empty: the device has no reference
+	Device   string
+	Text     []byte
+	Replaces []byte // the Text that PutBootReference replaces; empty: the device has no reference
 }
 
 // BootRefusal is why a device's newest measurement was refused. It is kept until the device sends

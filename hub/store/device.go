@@ -69,9 +69,9 @@ type Devices interface {
 	RenameDevice(ctx context.Context, owner, id, nick string) error
 	// SetPublic: ErrNotFound.
 	SetPublic(ctx context.Context, owner, id string, public bool) error
-	// SeenDevice records that a device contacted the hub. It may be batched, and is the one write
+	// MarkDeviceSeen records that a device contacted the hub. It may be batched, and is the one write
 	// that need not be durable when it returns.
-	SeenDevice(ctx context.Context, id, addr string, now time.Time) error
+	MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error
 	// DeleteDevice marks a device as Deleted and revokes its certificates: the owner's Pending and
 	// Active enrolments of the device become Revoked. Another owner's Pending ones stay, so that
 	// they do not reveal the deletion; Activate refuses them. The TPM is released: any owner may
@@ -80,8 +80,8 @@ type Devices interface {
 	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
 }
 
-// Claims keeps devices without evidence, which a policy may allow, and their claiming.
-type Claims interface {
+// DevicesWithoutTPM keeps devices without evidence, which a policy may allow, and their claiming.
+type DevicesWithoutTPM interface {
 	// CreateDevice stores a device without evidence: EK, Enrolment and IDevIDHash are zero. If its
 	// Nick is in use, it gets a suffix. secret is the SHA-256 of the secret that the device signs
 	// in with. If TokenID is set, one use of that token is spent in the same transaction:
@@ -96,13 +96,13 @@ type Claims interface {
 	RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
-// Secrets keeps the hashes of the secrets that devices sign in with.
-type Secrets interface {
-	// PutSecret replaces a device's secret, if its active certificate still has this SHA-256 (zero:
+// DeviceSecrets keeps the hashes of the secrets that devices sign in with.
+type DeviceSecrets interface {
+	// PutDeviceSecret replaces a device's secret, if its active certificate still has this SHA-256 (zero:
 	// a device without a TPM). If expires is zero, the secret does not expire. ErrNotFound: no
 	// device has this id, or it has another certificate.
-	PutSecret(ctx context.Context, device string, idevid, secret Hash, expires time.Time) error
-	// Secret returns the SHA-256 of a device's secret. ErrNotFound: the device has no secret, or it
+	PutDeviceSecret(ctx context.Context, device string, idevid, secret Hash, expires time.Time) error
+	// DeviceSecret returns the SHA-256 of a device's secret. ErrNotFound: the device has no secret, or it
 	// has expired.
-	Secret(ctx context.Context, device string, now time.Time) (Hash, error)
+	DeviceSecret(ctx context.Context, device string, now time.Time) (Hash, error)
 }

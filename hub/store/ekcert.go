@@ -6,15 +6,15 @@ import (
 )
 
 const (
-	// MaxUnproven bounds the kept EK certificates of EKs that no activation has proven.
-	MaxUnproven = 10_000
-	// KeptFor is how long such a certificate is kept after a request last contained it.
-	KeptFor = 90 * 24 * time.Hour
+	// MaxUnprovenEKs bounds the kept EK certificates of EKs that no activation has proven.
+	MaxUnprovenEKs = 10_000
+	// UnprovenEKKeptFor is how long such a certificate is kept after a request last contained it.
+	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 
-// KeptCertificate is an EK certificate from a request. It is kept so that a later request with the
+// KeptEKCertificate is an EK certificate from a request. It is kept so that a later request with the
 // same EK and without the certificate is judged by it. No verdict is kept.
-type KeptCertificate struct {
+type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
 	Links       []byte // CA certificates above it, without the root: DER, concatenated
@@ -28,11 +28,11 @@ type KeptCertificate struct {
 type EKCertificates interface {
 	// EKCertificate finds the kept certificate of an EK. It returns ErrNotFound also for one that
 	// has expired.
-	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptCertificate, error)
+	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
 	// KeepEKCertificate stores k, not Proven, if the EK has no certificate, or only an expired one.
 	// If the EK has the same certificate, unproven, its Expires is renewed. Otherwise nothing
 	// changes. If more than limit rows are unproven, those that expire first are removed.
-	KeepEKCertificate(ctx context.Context, k KeptCertificate, now time.Time, limit int) error
+	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
 	// ExpireEKCertificates removes at most limit rows past their Expires, and returns how many there
 	// were.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)

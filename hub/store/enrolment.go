@@ -65,7 +65,7 @@ const (
 	// Revoked: the device was deleted or its certificate revoked.
 	Revoked EnrolmentState = "revoked"
 	// Expired: not activated before its Expires, or pushed out (MaxPending). Only its fingerprints
-	// are kept, for a limited time: see ForgetEnrolments.
+	// are kept, for a limited time: see RemoveExpiredEnrolments.
 	Expired EnrolmentState = "expired"
 )
 
@@ -99,7 +99,7 @@ type Enrolment struct {
 	EK            Hash
 	EKCertificate []byte // DER
 	// EKKnown: the EK certificate's chain leads to a root that the hub knows; EKLinks are the
-	// certificates between them, as in KeptCertificate.
+	// certificates between them, as in KeptEKCertificate.
 	EKKnown bool
 	EKLinks []byte
 
@@ -165,7 +165,7 @@ type Enrolments interface {
 	//
 	// Only the enrolment is touched: a pending row reserves no name, spends no use of the token and
 	// changes no other row. An EK certificate that is EKKnown is kept as KeepEKCertificate does, for
-	// KeptFor. If the owner's Pending enrolments exceed MaxPending, those that began first become
+	// UnprovenEKKeptFor. If the owner's Pending enrolments exceed MaxPending, those that began first become
 	// Expired.
 	BeginEnrolment(ctx context.Context, e Enrolment, now time.Time) (Enrolment, error)
 	// Enrolment finds an enrolment by its request. ErrNotFound.
@@ -174,9 +174,9 @@ type Enrolments interface {
 	EnrolmentByCertificate(ctx context.Context, idevid Hash) (Enrolment, error)
 	// Activate binds, in one transaction, the EK to the enrolment's owner and device, the AIK to
 	// the EK, and one use of the token (once for each device). It makes the enrolment Active, and
-	// the device's former enrolment Superseded; that one's secret (PutSecret) ends with it. It
+	// the device's former enrolment Superseded; that one's secret (PutDeviceSecret) ends with it. It
 	// appends a "device.activated" event; when the device onboards again, the event is counted as
-	// CountEvents does.
+	// AppendCounted does.
 	//
 	// The EK is now proven: its kept certificate no longer expires, and becomes the enrolment's if
 	// that is EKKnown. Superseded enrolments beyond KeptSuperseded and KeptFingerprints are removed.
@@ -197,8 +197,8 @@ type Enrolments interface {
 	// removes everything from them but fingerprints, names and times, and returns how many there
 	// were.
 	ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error)
-	// ForgetEnrolments removes Expired enrolments whose Expires is not after before. Of the others
+	// RemoveExpiredEnrolments removes Expired enrolments whose Expires is not after before. Of the others
 	// it keeps the keep that expire last. It removes at most limit, those that expired first, and
 	// returns how many.
-	ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (int, error)
+	RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (int, error)
 }

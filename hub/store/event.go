@@ -61,12 +61,12 @@ type Event struct {
 	Credential string
 
 	// Count is how many events of one day this row counts, the last of them at Last. 0, with a zero
-	// Last: one event, at Time. See CountEvents.
+	// Last: one event, at Time. See AppendCounted.
 	Count int
 	Last  time.Time
 
 	// Unproven: a peer caused it that had proven nothing. Such an event is kept for a shorter time.
-	// CountEvents never counts events of different Group in one row. Reads return neither field.
+	// AppendCounted never counts events of different Group in one row. Reads return neither field.
 	Unproven bool
 	Group    string
 }
@@ -89,7 +89,7 @@ type EventFilter struct {
 	Kind   string    // this kind; if it ends with ".", every kind that begins with it
 	Since  time.Time // Time, or Last of a row that counts several, is not before this
 	Until  time.Time // the event is before this
-	// NoRoutine leaves out rows of CountEvents that have no Code.
+	// NoRoutine leaves out rows of AppendCounted that have no Code.
 	NoRoutine bool
 	Before    int64 // only events with a smaller Seq
 	Limit     int   // 0: 100; at most 1000
@@ -101,15 +101,15 @@ type Events interface {
 	// AppendEventOnce appends an event about a device, unless one with the same mark was appended
 	// since the device was first activated.
 	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
-	// CountEvents appends events that may be frequent. Events of one day (UTC) that differ only in
+	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only in
 	// Time, Addr and Message become one row. It has their Count, the Time of the first, and the
 	// Last, Addr and Message of the last. If a given event has a Count, it stands for that many
 	// events until its Last; 0 is one.
-	CountEvents(ctx context.Context, events []Event) error
-	// ForgetEvents removes at most limit events: Unproven ones whose Time and Last are before
+	AppendCounted(ctx context.Context, events []Event) error
+	// RemoveEvents removes at most limit events: Unproven ones whose Time and Last are before
 	// unproven, and any whose Time and Last are before all. A zero time removes nothing. It returns
 	// how many it removed.
-	ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
+	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
 	// Events lists newest first.
 	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

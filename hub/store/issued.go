@@ -18,14 +18,14 @@ type IssuedAIK struct {
 
 // Bounds of what the hub records of first steps.
 const (
-	MaxIssuedOfEK = 8      // rows of an EK; at the bound the oldest is removed
-	MaxIssued     = 10_000 // rows in all
+	MaxIssuedPerEK = 8      // rows of an EK; at the bound the oldest is removed
+	MaxIssued      = 10_000 // rows in all
 )
 
 // IssuedAIKs keeps the certificates of first steps until they expire.
 type IssuedAIKs interface {
 	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. It reports whether a
-	// is the only row of its EK that has not expired. An EK's oldest rows beyond MaxIssuedOfEK are
+	// is the only row of its EK that has not expired. An EK's oldest rows beyond MaxIssuedPerEK are
 	// removed.
 	//
 	// ErrFull: there are most rows, and none has this EK and Name. Rows of the same EK make no

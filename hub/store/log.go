@@ -36,9 +36,9 @@ type LogFilter struct {
 	Revs      []string
 	After     time.Time // later than this
 	Before    time.Time // earlier than this
-	// Past is the last entry of the page before, in the order asked for. Only its Created and Seq
+	// Previous is the last entry of the page before, in the order asked for. Only its Created and Seq
 	// are read.
-	Past *LogEntry
+	Previous *LogEntry
 	// NewestFirst reverses the order, which is by Created and Seq.
 	NewestFirst bool
 	Skip        int // with at most one of Devices

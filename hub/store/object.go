@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// ErrCondemned: the content is being removed. It can be uploaded again after that.
-var ErrCondemned = errors.New("store: the content is being removed")
+// ErrBeingRemoved: the content is being removed. It can be uploaded again after that.
+var ErrBeingRemoved = errors.New("store: the content is being removed")
 
 // MaxObjectSize is the largest size that an object may announce, in bytes. It keeps sums of sizes
 // far from overflow.
@@ -29,9 +29,9 @@ type Object struct {
 
 // Objects keeps the records of objects.
 //
-// A content is removed in three steps, so that no upload can get in between: Condemn it, which
-// fails while any owner has a record of it; remove its bytes; Bury it. Between the first and the
-// last step BeginUpload fails with ErrCondemned. An upload has its record before its first byte is
+// A content is removed in three steps, so that no upload can get in between: BeginRemoval it, which
+// fails while any owner has a record of it; remove its bytes; FinishRemoval it. Between the first and the
+// last step BeginUpload fails with ErrBeingRemoved. An upload has its record before its first byte is
 // read, and the record outlives the upload, so a content that is being uploaded cannot be
 // condemned.
 type Objects interface {
@@ -46,15 +46,15 @@ type Objects interface {
 	Objects(ctx context.Context, owner string, after *Hash, limit int) ([]Object, error)
 	// RevisionObjects lists the objects that a revision names.
 	RevisionObjects(ctx context.Context, device string, rev int) ([]Object, error)
-	// BeginUpload renews Modified. ErrNotFound, ErrCondemned.
+	// BeginUpload renews Modified. ErrNotFound, ErrBeingRemoved.
 	BeginUpload(ctx context.Context, owner string, sum Hash, now time.Time) (Object, error)
 	// FinishUpload makes the record Stored. The caller has made the content, of that size, durable.
-	// From now on the size counts against the quota. ErrNotFound, ErrCondemned, ErrQuota; ErrStatus:
+	// From now on the size counts against the quota. ErrNotFound, ErrBeingRemoved, ErrQuota; ErrStatus:
 	// another size was announced during the upload.
 	FinishUpload(ctx context.Context, owner string, sum Hash, size, quota int64, now time.Time) error
-	// LostContent makes all records of a content not Stored, and gives back the quota that they
+	// MarkContentLost makes all records of a content not Stored, and gives back the quota that they
 	// used.
-	LostContent(ctx context.Context, sum Hash) error
+	MarkContentLost(ctx context.Context, sum Hash) error
 	// HasContents reports whether any owner has an object that is Stored.
 	HasContents(ctx context.Context) (bool, error)
 	// Usage is what counts against an owner's quota, in bytes: the sizes of Stored objects and of
@@ -65,11 +65,11 @@ type Objects interface {
 	// pending, and those Stored and Modified before unused. It removes at most limit, and returns
 	// how many.
 	ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (int, error)
-	// Condemn begins the removal of a content and returns true, or returns false if any owner has a
+	// BeginRemoval begins the removal of a content and returns true, or returns false if any owner has a
 	// record of it.
-	Condemn(ctx context.Context, sum Hash) (bool, error)
-	// Condemned lists the contents whose removal has begun and not ended.
-	Condemned(ctx context.Context) ([]Hash, error)
-	// Bury ends the removal of a content. The caller has removed the bytes.
-	Bury(ctx context.Context, sum Hash) error
+	BeginRemoval(ctx context.Context, sum Hash) (bool, error)
+	// UnfinishedRemovals lists the contents whose removal has begun and not ended.
+	UnfinishedRemovals(ctx context.Context) ([]Hash, error)
+	// FinishRemoval ends the removal of a content. The caller has removed the bytes.
+	FinishRemoval(ctx context.Context, sum Hash) error
 }

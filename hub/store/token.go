@@ -26,9 +26,9 @@ type JoinToken struct {
 	Unreadable []string
 	Created    time.Time
 	// WithoutTPM: devices may send the token's secret itself, with no evidence. The token is then
-	// found by AutoHash.
+	// found by SecretHash.
 	WithoutTPM bool
-	AutoHash   Hash
+	SecretHash Hash
 	// ForPantacor: devices may prove ownership in Pantacor's form. PantacorKey is the key that
 	// verifies those proofs, encrypted by the hub.
 	ForPantacor bool
@@ -41,11 +41,11 @@ type JoinTokens interface {
 	// MaxJoinTokens, and like PatchDeviceMeta when the user-meta cannot be kept.
 	CreateJoinToken(ctx context.Context, t JoinToken) error
 	JoinToken(ctx context.Context, id string) (JoinToken, error)
-	// JoinTokenByAuto finds a token that is WithoutTPM by its AutoHash.
-	JoinTokenByAuto(ctx context.Context, hash Hash) (JoinToken, error)
-	// JoinTokenFor returns a token and the TPM.Generation of an endorsement key, both read at the
+	// JoinTokenBySecretHash finds a token that is WithoutTPM by its SecretHash.
+	JoinTokenBySecretHash(ctx context.Context, hash Hash) (JoinToken, error)
+	// JoinTokenAndGeneration returns a token and the TPM.Generation of an endorsement key, both read at the
 	// same moment. The generation of an EK that never activated here is 0.
-	JoinTokenFor(ctx context.Context, id string, ek Hash) (t JoinToken, generation int, err error)
+	JoinTokenAndGeneration(ctx context.Context, id string, ek Hash) (t JoinToken, generation int, err error)
 	// JoinTokens lists an owner's tokens, newest first.
 	JoinTokens(ctx context.Context, owner string) ([]JoinToken, error)
 	// JoinTokensPage lists an owner's join tokens, newest first, after the token `after` (empty:

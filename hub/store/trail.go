@@ -114,10 +114,10 @@ type Trails interface {
 	// has a trail, nothing changes and made is false. MissingObjects, ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
-	// Summary returns one device's trail. Summaries lists an owner's trails, by device id, after the
+	// TrailSummary returns one device's trail. TrailSummaries lists an owner's trails, by device id, after the
 	// id `after`, at most limit (0: 100, at most 1000).
-	Summary(ctx context.Context, device string) (TrailSummary, error)
-	Summaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
+	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
+	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
 	// AddRevision appends a revision; Rev -1 is the next number. ErrNotFound: the device has no
 	// trail. ErrExists: the trail has a revision of that number. ErrGap, MissingObjects, ErrQuota.
@@ -125,16 +125,16 @@ type Trails interface {
 	// Revision finds a revision; rev -1 is the newest.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// SetState replaces the state (StateSum, Objects, State, Modified) of a revision that is still
+	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision that is still
 	// RevisionNew. ErrStatus, MissingObjects, ErrQuota.
-	SetState(ctx context.Context, s Revision, quota int64) error
-	SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
-	// SetProgress stores a device's report. A revision in a final status stays as it is: a report of
+	SetRevisionState(ctx context.Context, s Revision, quota int64) error
+	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
+	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a report of
 	// the same status changes nothing and succeeds, a report of another one fails with ErrStatus.
-	SetProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
-	// MoveRevision changes a revision from exactly one status to another, for its owner. ErrStatus.
-	MoveRevision(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
-	// DropTrails removes the trails and logs of at most limit deleted devices, and returns the
+	SetRevisionProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
+	// ChangeRevisionStatus changes a revision from exactly one status to another, for its owner. ErrStatus.
+	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
+	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices, and returns the
 	// number of devices.
-	DropTrails(ctx context.Context, limit int) (int, error)
+	RemoveDeletedTrails(ctx context.Context, limit int) (int, error)
 }

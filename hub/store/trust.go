@@ -30,7 +30,7 @@ type TrustedCertificate struct {
 // TrustChange is one change, made completely or not at all.
 type TrustChange struct {
 	Put    []TrustedCertificate // each replaces the row with its fingerprint
-	Forget []Hash               // fingerprints of rows to remove
+	Remove []Hash               // fingerprints of rows to remove
 	Event  Event                // for the audit trail; if Kind is empty, none is appended
 }
 

@@ -6,27 +6,27 @@ import (
 	"time"
 )
 
-// WaitState is the owner's decision about a waiting device.
-type WaitState string
+// WaitingState is the owner's decision about a waiting device.
+type WaitingState string
 
 const (
-	Undecided WaitState = "waiting"
-	Approved  WaitState = "approved"
-	Denied    WaitState = "denied"
+	Undecided WaitingState = "waiting"
+	Approved  WaitingState = "approved"
+	Denied    WaitingState = "denied"
 )
 
-// Waiting is a waiting device: its evidence holds, and leaves questions that its owner must answer.
+// WaitingDevice is a waiting device: its evidence holds, and leaves questions that its owner must answer.
 //
 // The row is identified by the owner and the EK. The holder of a join token can make one for any EK
 // public key, so the row reserves no name, spends no use of the token, and changes no other row.
 // An approval is safe because it names the EK: only the TPM that has it can open the reply.
-type Waiting struct {
+type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	DeviceID string // the row's own id, not that of the device it may become
 	TokenID  string
-	State    WaitState // for the latest request
-	Codes    []string  // of the questions that the latest request leaves open
+	State    WaitingState // for the latest request
+	Codes    []string     // of the questions that the latest request leaves open
 	// Answered holds the codes of the questions that the owner has already overridden for this EK.
 	// Only a denial removes codes from it, never a request.
 	Answered []string
@@ -50,7 +50,7 @@ type Waiting struct {
 }
 
 // Approves reports whether the owner's approval answers all these questions.
-func (w *Waiting) Approves(codes []string) bool {
+func (w *WaitingDevice) Approves(codes []string) bool {
 	return len(codes) > 0 && w.State != Denied && !slices.ContainsFunc(codes, func(c string) bool { return !slices.Contains(w.Answered, c) })
 }
 
@@ -72,23 +72,23 @@ type Decision struct {
 // WaitingDevices keeps devices until their owner has decided about them. Every method that finds a
 // row returns ErrNotFound for one that has expired.
 type WaitingDevices interface {
-	// Wait stores w. If its owner and EK have a row, that row gets the device's new properties, but
+	// PutWaiting stores w. If its owner and EK have a row, that row gets the device's new properties, but
 	// keeps Since, Answered and a denial. The state becomes Approved if all Codes are Answered;
 	// else it stays Denied, or is Undecided. ErrFull: limit other rows of the owner are Undecided,
 	// or the evidence of all Undecided rows would exceed MaxWaitingBytes.
-	Wait(ctx context.Context, w Waiting, limit int) (Waiting, error)
-	// Waiting finds a row by its EK.
-	Waiting(ctx context.Context, owner string, ek Hash, now time.Time) (Waiting, error)
-	// WaitingDevice finds a row by its DeviceID.
-	WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (Waiting, error)
+	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
+	// WaitingByEK finds a row by its EK.
+	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)
+	// WaitingByID finds a row by its DeviceID.
+	WaitingByID(ctx context.Context, owner, deviceID string, now time.Time) (WaitingDevice, error)
 	// WaitingDevices lists an owner's Undecided and Denied rows, newest first, at most limit (0:
 	// 100, at most 1000). Request is left out.
-	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]Waiting, error)
+	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]WaitingDevice, error)
 	// Decide approves or denies, and may change an earlier decision. An approval adds Codes to
 	// Answered. A denial empties Answered and revokes the owner's Pending enrolments of the EK.
 	// ErrNotFound, ErrChanged.
-	Decide(ctx context.Context, owner, deviceID string, d Decision) (Waiting, error)
-	// ExpireWaiting removes at most limit rows past their Expires, and returns how many there were.
+	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
+	// ExpireWaitingDevices removes at most limit rows past their Expires, and returns how many there were.
 	// Rows with Answered stay until their device is deleted.
-	ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error)
+	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }

@@ -53,9 +53,9 @@ func (s *Store) Account(ctx context.Context, id string) (a store.Account, err er
 	return a, err
 }
 
-// AccountByLogin implements store.Accounts. A nick goes before an e-mail that
+// AccountByNickOrEmail implements store.Accounts. A nick goes before an e-mail that
 // reads the same.
-func (s *Store) AccountByLogin(ctx context.Context, login string) (a store.Account, err error) {
+func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {
 			return err

@@ -65,13 +65,13 @@ func (s *Store) ChangePassword(ctx context.Context, p store.PasswordChange) erro
 		if err != nil {
 			return err
 		}
-		if p.Was != "" && (a.PasswordHash != p.Was || a.Disabled) {
+		if p.VerifiedHash != "" && (a.PasswordHash != p.VerifiedHash || a.Disabled) {
 			return store.ErrChanged
 		}
-		if _, err := c.exec(updatePassword, p.New, p.Account); err != nil {
+		if _, err := c.exec(updatePassword, p.NewHash, p.Account); err != nil {
 			return err
 		}
-		if _, err := c.exec(endSessions, p.Account, p.Keep[:]); err != nil {
+		if _, err := c.exec(endSessions, p.Account, p.KeepSession[:]); err != nil {
 			return err
 		}
 		if p.EndAPITokens {
@@ -124,7 +124,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 		if _, some, err := c.one(hasDevices, id); err != nil {
 			return err
 		} else if some {
-			return store.ErrDevices
+			return store.ErrHasDevices
 		}
 		for _, of := range dropOfAccount {
 			if _, err := c.exec(of, id); err != nil {

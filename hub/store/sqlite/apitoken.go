@@ -92,8 +92,8 @@ func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.A
 	return tokens, err
 }
 
-// UsedAPIToken implements store.APITokens.
-func (s *Store) UsedAPIToken(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
+// MarkAPITokenUsed implements store.APITokens.
+func (s *Store) MarkAPITokenUsed(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(touchAPIToken, micro(now), addr, hash[:])
 		return err

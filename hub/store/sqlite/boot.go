@@ -243,7 +243,7 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 		} else if ok {
 			is = reference.blob()
 		}
-		if !bytes.Equal(is, r.Was) {
+		if !bytes.Equal(is, r.Replaces) {
 			return store.ErrChanged
 		}
 		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {

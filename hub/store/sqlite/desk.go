@@ -39,7 +39,7 @@ var (
 		ORDER BY d.nick LIMIT ?7`)
 )
 
-// CreateDevice implements store.Claims.
+// CreateDevice implements store.DevicesWithoutTPM.
 func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.Hash) (store.Device, error) {
 	meta, err := store.EncodeMeta(d.UserMeta)
 	if err != nil {
@@ -118,7 +118,7 @@ func spendToken(c *conn, d store.Device) error {
 	return err
 }
 
-// ClaimDevice implements store.Claims.
+// ClaimDevice implements store.DevicesWithoutTPM.
 func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time) (store.Device, error) {
 	err := s.writer.do(ctx, func(c *conn) error {
 		if err := takesDevices(c, owner); err != nil {
@@ -148,7 +148,7 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 	return s.Device(ctx, id)
 }
 
-// RemoveUnclaimed implements store.Claims.
+// RemoveUnclaimed implements store.DevicesWithoutTPM.
 func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (removed int, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		removed = 0
@@ -174,8 +174,8 @@ func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int
 	return removed, err
 }
 
-// PutSecret implements store.Secrets.
-func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
+// PutDeviceSecret implements store.DeviceSecrets.
+func (s *Store) PutDeviceSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
 	var at int64
 	if !expires.IsZero() {
 		at = micro(expires)
@@ -191,8 +191,8 @@ func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret sto
 	})
 }
 
-// Secret implements store.Secrets.
-func (s *Store) Secret(ctx context.Context, device string, now time.Time) (h store.Hash, err error) {
+// DeviceSecret implements store.DeviceSecrets.
+func (s *Store) DeviceSecret(ctx context.Context, device string, now time.Time) (h store.Hash, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectSecret, device, micro(now))
 		if err == nil && !ok {

@@ -104,7 +104,7 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
 				return err
 			}
-			return keepCertificate(c, store.KeptCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+			return keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 		}
 		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
 		return err
@@ -194,9 +194,9 @@ func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) 
 	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
-// ForgetEnrolments implements store.Enrolments. No row refers to one that was never
+// RemoveExpiredEnrolments implements store.Enrolments. No row refers to one that was never
 // activated.
-func (s *Store) ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
+func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
 	}

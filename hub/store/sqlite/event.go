@@ -61,8 +61,8 @@ func countEvent(c *conn, e store.Event) error {
 	return err
 }
 
-// CountEvents implements store.Events.
-func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
+// AppendCounted implements store.Events.
+func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		for _, e := range events {
 			if err := countEvent(c, e); err != nil {
@@ -84,8 +84,8 @@ func alike(e store.Event) []byte {
 	return sum[:16]
 }
 
-// ForgetEvents implements store.Events.
-func (s *Store) ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
+// RemoveEvents implements store.Events.
+func (s *Store) RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
 	}

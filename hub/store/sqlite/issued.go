@@ -40,7 +40,7 @@ func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int
 		if _, err := c.exec(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
 			return err
 		}
-		_, err = c.exec(trimIssued, a.EK[:], int64(store.MaxIssuedOfEK))
+		_, err = c.exec(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
 		return err
 	})
 	return first && err == nil, err

@@ -135,8 +135,8 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}
-	if f.Past != nil {
-		at, seq = micro(f.Past.Created), f.Past.Seq
+	if f.Previous != nil {
+		at, seq = micro(f.Previous.Created), f.Previous.Seq
 	}
 	limit := f.Limit
 	if limit <= 0 {

@@ -189,7 +189,7 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 			return err
 		}
 		if going {
-			return store.ErrCondemned
+			return store.ErrBeingRemoved
 		}
 		if more > 0 {
 			if _, err := c.exec(addUsage, owner, more); err != nil {
@@ -214,8 +214,8 @@ func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 	return has, err
 }
 
-// LostContent implements store.Objects.
-func (s *Store) LostContent(ctx context.Context, sum store.Hash) error {
+// MarkContentLost implements store.Objects.
+func (s *Store) MarkContentLost(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if _, err := c.exec(giveBack, sum[:]); err != nil {
 			return err
@@ -282,8 +282,8 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	return removed, err
 }
 
-// Condemn implements store.Objects.
-func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, err error) {
+// BeginRemoval implements store.Objects.
+func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (condemned bool, err error) {
 	wanted := false
 	ask := func(c *conn) error {
 		_, wanted, err = c.one(recordOf, sum[:])
@@ -305,8 +305,8 @@ func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, er
 	return condemned, err
 }
 
-// Condemned implements store.Objects.
-func (s *Store) Condemned(ctx context.Context) (sums []store.Hash, err error) {
+// UnfinishedRemovals implements store.Objects.
+func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectCondemned, func(r row) (bool, error) {
 			sums = append(sums, r.hash())
@@ -316,8 +316,8 @@ func (s *Store) Condemned(ctx context.Context) (sums []store.Hash, err error) {
 	return sums, err
 }
 
-// Bury implements store.Objects.
-func (s *Store) Bury(ctx context.Context, sum store.Hash) error {
+// FinishRemoval implements store.Objects.
+func (s *Store) FinishRemoval(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(bury, sum[:])
 		return err

@@ -141,7 +141,7 @@ func TestClosedStoreRefuses(t *testing.T) {
 	if err := s.DisableJoinToken(ctx, token.Owner, token.ID); err == nil {
 		t.Error("it still writes")
 	}
-	if err := s.SeenDevice(ctx, "", "", storetest.Epoch); err == nil {
+	if err := s.MarkDeviceSeen(ctx, "", "", storetest.Epoch); err == nil {
 		t.Error("it still takes sightings")
 	}
 }
@@ -152,7 +152,7 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	d := activate(t, s, e, "otter")
 	ctx := context.Background()
 	d.LastSeen, d.LastSeenAddr = storetest.Epoch.AddDate(0, 0, 1), "192.0.2.9:9"
-	if err := s.SeenDevice(ctx, d.ID, d.LastSeenAddr, d.LastSeen); err != nil {
+	if err := s.MarkDeviceSeen(ctx, d.ID, d.LastSeenAddr, d.LastSeen); err != nil {
 		t.Fatal(err)
 	}
 	one, err := s.DeviceByCertificate(ctx, e.IDevIDHash)

@@ -59,7 +59,7 @@ func autoHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
 	}
-	return t.AutoHash[:]
+	return t.SecretHash[:]
 }
 
 // pantacorKey is the column's value, empty for NULL.
@@ -75,8 +75,8 @@ func (s *Store) JoinToken(ctx context.Context, id string) (store.JoinToken, erro
 	return s.oneToken(ctx, selectToken, id)
 }
 
-// JoinTokenByAuto implements store.JoinTokens.
-func (s *Store) JoinTokenByAuto(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
+// JoinTokenBySecretHash implements store.JoinTokens.
+func (s *Store) JoinTokenBySecretHash(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
 	return s.oneToken(ctx, selectTokenByAuto, hash[:])
 }
 
@@ -95,8 +95,8 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 	return t, err
 }
 
-// JoinTokenFor implements store.JoinTokens.
-func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
+// JoinTokenAndGeneration implements store.JoinTokens.
+func (s *Store) JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectTokenFor, ek[:], id)
 		if err != nil {
@@ -140,7 +140,7 @@ func readToken(r *row) store.JoinToken {
 	t.DefaultUserMeta, t.Unreadable = decodeMeta(r.text(), "/default-user-meta")
 	t.Created = r.time()
 	t.WithoutTPM = !r.null()
-	t.AutoHash = r.hash()
+	t.SecretHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
 	return t

@@ -183,8 +183,8 @@ func (s *Store) Trail(ctx context.Context, device string) (t store.Trail, err er
 	return t, err
 }
 
-// Summary implements store.Trails.
-func (s *Store) Summary(ctx context.Context, device string) (store.TrailSummary, error) {
+// TrailSummary implements store.Trails.
+func (s *Store) TrailSummary(ctx context.Context, device string) (store.TrailSummary, error) {
 	list, err := s.summaries(ctx, selectSummary, device)
 	if err == nil && len(list) == 0 {
 		err = store.ErrNotFound
@@ -195,8 +195,8 @@ func (s *Store) Summary(ctx context.Context, device string) (store.TrailSummary,
 	return list[0], nil
 }
 
-// Summaries implements store.Trails.
-func (s *Store) Summaries(ctx context.Context, owner, after string, limit int) ([]store.TrailSummary, error) {
+// TrailSummaries implements store.Trails.
+func (s *Store) TrailSummaries(ctx context.Context, owner, after string, limit int) ([]store.TrailSummary, error) {
 	return s.summaries(ctx, selectSummaries, owner, after, pageLimit(limit))
 }
 
@@ -301,8 +301,8 @@ func statusOf(c *conn, device string, rev int) (status store.RevisionStatus, own
 	return store.RevisionStatus(r.text()), r.text(), r.int64(), nil
 }
 
-// SetState implements store.Trails.
-func (s *Store) SetState(ctx context.Context, step store.Revision, quota int64) error {
+// SetRevisionState implements store.Trails.
+func (s *Store) SetRevisionState(ctx context.Context, step store.Revision, quota int64) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		status, owner, size, err := statusOf(c, step.Device, step.Rev)
 		if err != nil {
@@ -333,8 +333,8 @@ func (s *Store) SetState(ctx context.Context, step store.Revision, quota int64) 
 	})
 }
 
-// SetMeta implements store.Trails.
-func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error {
+// SetRevisionMeta implements store.Trails.
+func (s *Store) SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(updateStepMeta, meta, micro(now), device, int64(rev))
 		if err == nil && n == 0 {
@@ -344,8 +344,8 @@ func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte
 	})
 }
 
-// SetProgress implements store.Trails.
-func (s *Store) SetProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
+// SetRevisionProgress implements store.Trails.
+func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -369,8 +369,8 @@ func (s *Store) SetProgress(ctx context.Context, device string, rev int, status 
 	})
 }
 
-// MoveRevision implements store.Trails.
-func (s *Store) MoveRevision(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
+// ChangeRevisionStatus implements store.Trails.
+func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -384,8 +384,8 @@ func (s *Store) MoveRevision(ctx context.Context, device string, rev int, from, 
 	})
 }
 
-// DropTrails implements store.Trails.
-func (s *Store) DropTrails(ctx context.Context, limit int) (dropped int, err error) {
+// RemoveDeletedTrails implements store.Trails.
+func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int, err error) {
 	var devices []string
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(abandonedTrails, func(r row) (bool, error) {

@@ -37,11 +37,11 @@ func (s *Store) TrustedCertificates(ctx context.Context) (certs []store.TrustedC
 
 // ChangeTrust implements store.TrustStore.
 func (s *Store) ChangeTrust(ctx context.Context, change store.TrustChange) error {
-	if len(change.Put)+len(change.Forget) == 0 {
+	if len(change.Put)+len(change.Remove) == 0 {
 		return nil
 	}
 	return s.writer.do(ctx, func(c *conn) error {
-		for _, f := range change.Forget {
+		for _, f := range change.Remove {
 			if _, ok, err := c.one(findTrusted, f[:]); err != nil {
 				return err
 			} else if !ok {
@@ -51,7 +51,7 @@ func (s *Store) ChangeTrust(ctx context.Context, change store.TrustChange) error
 		if err := bumpConfig(c); err != nil {
 			return err
 		}
-		for _, f := range change.Forget {
+		for _, f := range change.Remove {
 			if _, err := c.exec(deleteTrusted, f[:]); err != nil {
 				return err
 			}

@@ -26,7 +26,7 @@ var durabilityTests = []struct {
 		reopen()
 
 		equal(f, "what an activation writes", f.snapshot(d.IDevIDHash), before)
-		account, err := f.AccountByLogin(f.ctx, "anne")
+		account, err := f.AccountByNickOrEmail(f.ctx, "anne")
 		f.must(err)
 		equal(f, "account", account, f.owner)
 		got, err := f.Session(f.ctx, ses.TokenHash, Epoch)
@@ -64,9 +64,9 @@ var durabilityTests = []struct {
 	{"LatestSightingIsThereAgain", func(f *fixture, reopen func()) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		latest := proof(store.Enrolment{}).Now.Add(time.Hour)
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.1:1", latest.Add(-time.Minute)))
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.2:2", latest))
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.3:3", latest.Add(-time.Second)))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1:1", latest.Add(-time.Minute)))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.2:2", latest))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.3:3", latest.Add(-time.Second)))
 		reopen()
 		got, err := f.Device(f.ctx, d.ID)
 		f.must(err)

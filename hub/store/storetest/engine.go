@@ -23,8 +23,8 @@ type Engine interface {
 	store.TrustStore
 
 	store.Devices
-	store.Claims
-	store.Secrets
+	store.DevicesWithoutTPM
+	store.DeviceSecrets
 	store.Metadata
 	store.Boots
 	store.Clones

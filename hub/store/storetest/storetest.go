@@ -4,7 +4,7 @@
 //
 // The suite knows the interface and nothing of an engine. It passes all time
 // in, sleeps nowhere, and leaves an engine free where the interface does: a
-// time may come back cut to microseconds, and a LastSeen that SeenDevice gave
+// time may come back cut to microseconds, and a LastSeen that MarkDeviceSeen gave
 // may come back late.
 package storetest
 
