@@ -43,7 +43,7 @@ func atHub(ctx context.Context, data, nick string) (*instance, store.Account, er
 	if err != nil {
 		return nil, store.Account{}, err
 	}
-	account, err := i.store.AccountByLogin(ctx, nick)
+	account, err := i.store.AccountByNickOrEmail(ctx, nick)
 	if errors.Is(err, store.ErrNotFound) {
 		err = fmt.Errorf("there is no account %q; 'gangway account ls --data %s' lists them", nick, data)
 	}
@@ -189,7 +189,7 @@ func (a *app) resetPassword(ctx context.Context, data, nick string, fromStdin, g
 	}
 	by := operator()
 	e := store.Event{Time: time.Now(), Kind: "account.password-reset", Owner: account.ID, Message: "The password was reset; all sessions and API tokens were ended."}
-	if err := i.store.ChangePassword(ctx, store.PasswordChange{Account: account.ID, New: hash, EndAPITokens: true, Event: e.By(&by)}); err != nil {
+	if err := i.store.ChangePassword(ctx, store.PasswordChange{Account: account.ID, NewHash: hash, EndAPITokens: true, Event: e.By(&by)}); err != nil {
 		return err
 	}
 	status := map[string]any{"nick": account.Nick}

@@ -24,10 +24,11 @@ import (
 
 // instance is a hub's data folder, opened.
 type instance struct {
-	dir   string
-	ca    *pki.Hub
-	store *sqlite.Store
-	lock  *os.File // held by the one server of the folder; nil for other commands
+	dir    string
+	ca     *pki.Hub
+	store  offlineStore  // the database, as commands use it
+	engine *sqlite.Store // the same database, for the server
+	lock   *os.File      // held by the one server of the folder; nil for other commands
 
 	objects objects.Store // nil until openObjects
 }
@@ -87,9 +88,10 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	if i.ca, err = pki.Open(keys, o.Options); err != nil {
 		return nil, err
 	}
-	if i.store, err = sqlite.Open(ctx, database); err != nil {
+	if i.engine, err = sqlite.Open(ctx, database); err != nil {
 		return nil, err
 	}
+	i.store = i.engine
 	return i, nil
 }
 
@@ -144,8 +146,8 @@ func (i *instance) close() error {
 	if i.objects != nil {
 		errs = append(errs, i.objects.Close())
 	}
-	if i.store != nil {
-		errs = append(errs, i.store.Close())
+	if i.engine != nil {
+		errs = append(errs, i.engine.Close())
 	}
 	if i.lock != nil {
 		errs = append(errs, i.lock.Close())
@@ -203,9 +205,9 @@ type serverOptions struct {
 // one. makers are the makers'
 // certificates before the operator's word in the store.
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
-	service := &onboard.Service{Store: i.store, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
+	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
-	s, err := api.New(api.Config{Store: i.store, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
+	s, err := api.New(api.Config{Store: i.engine, CA: i.ca, Onboard: service, Objects: i.objects, ObjectQuota: o.quota, Log: log, Now: time.Now, PublicURL: urls[0], AlsoURLs: urls[1:], DataDir: i.dir, Names: names, OpenRegistration: o.openRegistration, Rates: o.rates, Timeouts: o.timeouts, ProxyProtocol: o.proxyProtocol, TLS12: o.tls12, Proxy: o.proxy, Version: version()})
 	return s, service, err
 }
 

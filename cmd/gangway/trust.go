@@ -154,7 +154,7 @@ it. Devices that are aboard stay: 'gangway device delete' is for them.`,
 				return fmt.Errorf("%q is distrusted already; 'gangway trust restore' brings it back", e.Name())
 			}
 			now := time.Now()
-			change := store.TrustChange{Forget: []store.Hash{e.Fingerprint}}
+			change := store.TrustChange{Remove: []store.Hash{e.Fingerprint}}
 			did := "was removed"
 			if e.BuiltIn || distrust {
 				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, store.Distrusted, e.Source, now)}}
@@ -200,7 +200,7 @@ func (a *app) trustRestore() *cobra.Command {
 				return fmt.Errorf("%q is not distrusted", e.Name())
 			}
 			now := time.Now()
-			change := store.TrustChange{Forget: []store.Hash{e.Fingerprint}}
+			change := store.TrustChange{Remove: []store.Hash{e.Fingerprint}}
 			if !e.BuiltIn {
 				change = store.TrustChange{Put: []store.TrustedCertificate{row(e.Certificate, kindOf(e.Certificate), e.Source, now)}}
 			}

@@ -71,7 +71,7 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	}
 	e := store.Event{Time: now, Kind: "account.password-changed", Owner: in.account.ID, Message: "The password was changed, and all other sessions were ended."}
 	switch err := s.cfg.Store.ChangePassword(r.Context(), store.PasswordChange{
-		Account: in.account.ID, Was: in.account.PasswordHash, New: hash, Keep: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
+		Account: in.account.ID, VerifiedHash: in.account.PasswordHash, NewHash: hash, KeepSession: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
 	}); {
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
 		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account disabled, in the meantime.")
@@ -200,7 +200,7 @@ func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
 // DeleteAccount deletes an account, if it has no devices or they go with it, and
 // says how many those were. Stopped half-way, the account is disabled, and
 // deleting it again goes on.
-func DeleteAccount(ctx context.Context, st store.Store, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
+func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
 	} else if n > 0 && !withDevices {
@@ -218,7 +218,7 @@ func DeleteAccount(ctx context.Context, st store.Store, a store.Account, withDev
 	}
 	deleted := store.Event{Time: now, Kind: "account.deleted", Owner: a.ID, Message: fmt.Sprintf("Account %q was deleted.", a.Nick)}
 	err = st.DeleteAccount(ctx, a.ID, deleted.By(&by))
-	if errors.Is(err, store.ErrDevices) { // one came just now
+	if errors.Is(err, store.ErrHasDevices) { // one came just now
 		err = errHasDevices(1)
 	}
 	return devices, err
@@ -228,7 +228,7 @@ func errHasDevices(n int) error {
 	return problem(http.StatusConflict, "account-has-devices", "Delete them first, or with the account ('with-devices'); they will have to onboard again.", "The account has %d device(s).", n)
 }
 
-func deleteDevices(ctx context.Context, st store.Store, a store.Account, by store.Actor, now time.Time) (n int, err error) {
+func deleteDevices(ctx context.Context, st accountStore, a store.Account, by store.Actor, now time.Time) (n int, err error) {
 	for {
 		page, err := st.Devices(ctx, a.ID, "", 100)
 		if err != nil || len(page) == 0 {

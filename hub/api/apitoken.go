@@ -215,7 +215,7 @@ func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 	if now.Sub(t.Used) >= apiTokenUseEvery {
 		ctx, cancel := context.WithTimeout(r.Context(), countFor)
 		defer cancel()
-		if err := s.cfg.Store.UsedAPIToken(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
+		if err := s.cfg.Store.MarkAPITokenUsed(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
 			s.log.Error("last use of an API token", "token", t.ID, "err", err)
 		}
 	}

@@ -21,7 +21,7 @@ func (s *Server) record(ctx context.Context, e store.Event) {
 
 // count is record for what devices and people may cause often. Events that
 // differ only in time, address and message are one row a day, with their
-// number: see store.CountEvents. Those that are in nobody's trail are unproven.
+// number: see store.AppendCounted. Those that are in nobody's trail are unproven.
 func (s *Server) count(ctx context.Context, e store.Event) {
 	if e.Owner == "" {
 		s.unproven(ctx, e)
@@ -64,7 +64,7 @@ func (s *Server) write(ctx context.Context, e *store.Event) {
 	if e.Count == 0 {
 		err = s.cfg.Store.AppendEvent(ctx, *e)
 	} else {
-		err = s.cfg.Store.CountEvents(ctx, []store.Event{*e})
+		err = s.cfg.Store.AppendCounted(ctx, []store.Event{*e})
 	}
 	if err != nil {
 		s.log.Error("audit trail: tried again later", "kind", e.Kind, "err", err)
@@ -243,7 +243,7 @@ func (s *Server) flushTally(ctx context.Context) {
 	events := s.tally.take(s.cfg.Now())
 	for len(events) > 0 {
 		n := min(len(events), 256)
-		if err := s.cfg.Store.CountEvents(ctx, events[:n]); err != nil {
+		if err := s.cfg.Store.AppendCounted(ctx, events[:n]); err != nil {
 			s.log.Error("audit trail: counts are tried again later", "events", len(events), "err", err)
 			s.tally.putBack(events)
 			return

@@ -226,7 +226,7 @@ func (s *Server) signInAs(r *http.Request, login, password, scope, means string)
 	if err != nil {
 		return "", expires, problem(http.StatusBadRequest, "scope", "Leave it out for all.", "%s.", err)
 	}
-	account, err := s.cfg.Store.AccountByLogin(ctx, login)
+	account, err := s.cfg.Store.AccountByNickOrEmail(ctx, login)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return "", expires, err
 	}

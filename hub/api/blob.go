@@ -450,7 +450,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 		return cmp.Or(err, error(errAddressRevoked))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
-	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrCondemned):
+	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
 		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "The object was announced anew, with another size, during the upload.")
 	case err != nil:
 		return trailProblem(err)
@@ -464,7 +464,7 @@ func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object,
 	give := time.Now().Add(10 * time.Second)
 	for {
 		found, err := s.cfg.Store.BeginUpload(ctx, o.Owner, o.Sum, s.cfg.Now())
-		if !errors.Is(err, store.ErrCondemned) {
+		if !errors.Is(err, store.ErrBeingRemoved) {
 			return found, err
 		}
 		if time.Now().After(give) {

@@ -265,7 +265,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 	if last.Measurement != nil && json.Unmarshal(last.Measurement, &earlier) == nil {
 		before = earlier.Counters()
 	} else {
-		before, _ = onboard.Attested(e)
+		before, _ = onboard.AttestedCounters(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
 		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
@@ -492,7 +492,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	err = s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text, Was: was.Text}, latest)
+	err = s.cfg.Store.PutBootReference(r.Context(), store.BootReference{Device: d.ID, Text: text, Replaces: was.Text}, latest)
 	if errors.Is(err, store.ErrChanged) {
 		return errNewerBoot
 	}

@@ -32,7 +32,7 @@ const (
 // deviceToken signs a token of a device, unless its owner refuses it as cloned.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
 	if d.Clone == store.CloneRefused {
-		return "", onboard.RefuseCloned
+		return "", onboard.ErrCloned
 	}
 	now := s.cfg.Now()
 	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
@@ -57,7 +57,7 @@ func ownerPRN(id string) string {
 func (s *Server) deviceOf(r *http.Request) (store.Device, error) {
 	d, err := s.deviceByProof(r)
 	if err == nil && d.Clone == store.CloneRefused {
-		err = onboard.RefuseCloned
+		err = onboard.ErrCloned
 	}
 	return d, err
 }
@@ -91,7 +91,7 @@ func (s *Server) deviceByProof(r *http.Request) (store.Device, error) {
 	}
 	stands := d.IDevIDHash
 	if strings.HasPrefix(claims.Session, bySecret) {
-		if stands, err = s.cfg.Store.Secret(r.Context(), d.ID, now); errors.Is(err, store.ErrNotFound) {
+		if stands, err = s.cfg.Store.DeviceSecret(r.Context(), d.ID, now); errors.Is(err, store.ErrNotFound) {
 			return store.Device{}, errNotSignedIn
 		} else if err != nil {
 			return d, err
@@ -273,7 +273,7 @@ func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := peer(r)
 	secret, hash := makeSecret()
 	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
-	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+	if err := s.cfg.Store.PutDeviceSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
 		return errNotActive // since it was asked
 	} else if err != nil {
 		return err
@@ -300,7 +300,7 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &body); err != nil {
 		return err
 	}
-	last, err := s.cfg.Store.Secret(r.Context(), d.ID, time.Unix(0, 0))
+	last, err := s.cfg.Store.DeviceSecret(r.Context(), d.ID, time.Unix(0, 0))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -309,7 +309,7 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
 	}
 	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
-	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+	if err := s.cfg.Store.PutDeviceSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
 		return errNotActive // since it was asked
 	} else if err != nil {
 		return err
@@ -330,7 +330,7 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 	if err != nil {
 		return "", err
 	}
-	have, err := s.cfg.Store.Secret(ctx, id, now)
+	have, err := s.cfg.Store.DeviceSecret(ctx, id, now)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return "", err
 	}
@@ -408,7 +408,7 @@ func claimed(d store.Device) error {
 
 // sawDevice records a sign of life.
 func (s *Server) sawDevice(r *http.Request, id string) {
-	if err := s.cfg.Store.SeenDevice(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
 		s.log.Error("last seen", "device", id, "err", err)
 	}
 }

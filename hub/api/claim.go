@@ -72,7 +72,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		if account, err = s.cfg.Store.AccountByLogin(r.Context(), nick); err != nil {
+		if account, err = s.cfg.Store.AccountByNickOrEmail(r.Context(), nick); err != nil {
 			return err
 		}
 		s.setCookie(w, token, expires)

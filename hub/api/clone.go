@@ -15,14 +15,14 @@ import (
 )
 
 // compareClock weighs what a TPM attested of itself in a verified quote against
-// what it attested before. known is that of onboard.Service.Seen. A measurement
+// what it attested before. known is that of onboard.Service.RecordSighting. A measurement
 // does not fail because that could not be kept.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
 		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // of a quote over a nonce of that second
 		Counters: m.Counters(), Attested: true, Addr: remoteAddr(r),
 	}
-	version, known, err := s.cfg.Onboard.Seen(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
+	version, known, err := s.cfg.Onboard.RecordSighting(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
 	if err != nil {
 		s.log.Error("comparing a device with what was seen of it", "device", d.ID, "err", err)
 		return false
@@ -73,7 +73,7 @@ func (s *Server) askAgain(r *http.Request, d store.Device) (bool, error) {
 
 // usedEarlier notes that a peer proved a certificate that is not active.
 func (s *Server) usedEarlier(r *http.Request, certificate [32]byte) {
-	if err := s.cfg.Onboard.UsedEarlier(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
+	if err := s.cfg.Onboard.RecordSupersededUse(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
 		s.log.Error("comparing a device with what was seen of it", "err", err)
 	}
 }

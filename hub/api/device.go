@@ -180,7 +180,7 @@ func (s *Server) ownerNamed(r *http.Request, self store.Account) (store.Account,
 
 // accountByNick is not for e-mail addresses: those are nobody else's to try.
 func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account, error) {
-	a, err := s.cfg.Store.AccountByLogin(ctx, nick)
+	a, err := s.cfg.Store.AccountByNickOrEmail(ctx, nick)
 	if err == nil && !strings.EqualFold(a.Nick, nick) {
 		err = store.ErrNotFound
 	}
@@ -263,7 +263,7 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 // writeSelf shows a device to itself, with its challenge while it is nobody's;
 // asking is a sign of life.
 func (s *Server) writeSelf(w http.ResponseWriter, r *http.Request, d store.Device) error {
-	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
 	view, err := s.deviceView(r.Context(), d)
@@ -490,7 +490,7 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 		return err
 	}
 	s.metaReported(r, d)
-	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
 	return s.writeTaken(w, r, d)
@@ -638,7 +638,7 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.metaReported(r, d)
 	}
-	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
 	return s.writeTaken(w, r, d)

@@ -46,7 +46,7 @@ func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64
 	}
 	made, err := judge(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
-	var undecided *onboard.Undecided
+	var undecided *onboard.WaitingError
 	if errors.As(err, &undecided) {
 		answerUndecided(w, undecided)
 		return nil
@@ -74,7 +74,7 @@ func outcome(err error) string {
 	if errors.As(err, &refusal) {
 		return refusal.Code
 	}
-	if u := (*onboard.Undecided)(nil); errors.As(err, &u) {
+	if u := (*onboard.WaitingError)(nil); errors.As(err, &u) {
 		return "waiting"
 	}
 	return "error"

@@ -35,7 +35,7 @@ import (
 // Config is what a Server is made of. All fields are required unless a
 // default is given.
 type Config struct {
-	Store   store.Store
+	Store   Store
 	CA      *pki.Hub
 	Onboard *onboard.Service
 	// Objects is where the contents of objects are kept.

@@ -172,7 +172,7 @@ func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	f := store.LogFilter{Owner: owner, Devices: c.Devices, Levels: c.Levels, Sources: c.Sources, Platforms: c.Platforms, Revs: c.Revs,
 		After: c.After, Before: c.Before, NewestFirst: c.Newest, Limit: c.Page, Bytes: logPageBytes}
 	if !c.Created.IsZero() {
-		f.Past = &store.LogEntry{Created: c.Created, Seq: c.Seq}
+		f.Previous = &store.LogEntry{Created: c.Created, Seq: c.Seq}
 	}
 	if end := now.Add(-settledFor).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
 		f.Before = end

@@ -122,7 +122,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
 		// Somebody removed it behind the hub's back: it is wanted again.
 		s.log.Error("the content of an object is gone", "sha256", body.Sum)
-		if err := s.cfg.Store.LostContent(r.Context(), sum); err != nil {
+		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}
 		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
@@ -293,7 +293,7 @@ const (
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, step := range []func() (int, error){
-		func() (int, error) { return s.cfg.Store.DropTrails(ctx, 100) },
+		func() (int, error) { return s.cfg.Store.RemoveDeletedTrails(ctx, 100) },
 		func() (int, error) {
 			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingFor), now.Add(-unusedFor), 1000)
 		},
@@ -313,10 +313,10 @@ func (s *Server) Collect(ctx context.Context) error {
 		if err := s.cfg.Objects.Delete(ctx, sum); err != nil {
 			return err
 		}
-		return s.cfg.Store.Bury(ctx, sum)
+		return s.cfg.Store.FinishRemoval(ctx, sum)
 	}
 	// What an earlier run was stopped at.
-	left, err := s.cfg.Store.Condemned(ctx)
+	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
 	if err != nil {
 		return err
 	}
@@ -329,7 +329,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		if now.Sub(info.Modified) < orphanFor {
 			return nil
 		}
-		going, err := s.cfg.Store.Condemn(ctx, sum)
+		going, err := s.cfg.Store.BeginRemoval(ctx, sum)
 		if err != nil || !going {
 			return err
 		}

@@ -271,7 +271,7 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	must(aboard.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "policy")
-	s.Advance(store.KeptFor - time.Hour)
+	s.Advance(store.UnprovenEKKeptFor - time.Hour)
 	s.tok = s.Token(t, s.Owner, nil)
 	refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "policy")
 	s.Advance(2 * time.Hour)

@@ -242,7 +242,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "POST", "/enroll/request", "", "nonsense", 400)
 	call(stranger, "POST", "/enroll/request", "", large, 413)
 	s.Account(t, "bob")
-	bobs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "bob"))(t), func(t *store.JoinToken) { t.ForPantacor = true })
+	bobs := s.Token(t, must(s.Store.AccountByNickOrEmail(t.Context(), "bob"))(t), func(t *store.JoinToken) { t.ForPantacor = true })
 	second := string(must(stepper.Registration(pan, enrolled.Keys, fleet.RegistrationChange{}))(t))
 	for _, route := range []string{"/register", "/devices/register"} {
 		call(stranger, "POST", route, "", second, 200)

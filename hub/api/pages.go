@@ -45,7 +45,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for _, one := range waiting {
-		shown := ui.Waiting{Waiting: one}
+		shown := ui.Waiting{WaitingDevice: one}
 		for _, q := range viewWaiting(one).Verdict.Questions {
 			shown.Reasons = append(shown.Reasons, q.Reason)
 		}

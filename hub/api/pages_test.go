@@ -84,7 +84,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	s := newScene(t)
 	s.Account(t, "mallory")
-	theirs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "mallory"))(t), nil)
+	theirs := s.Token(t, must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil)
 	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
 	id := s.deviceOf(t, s.victim)
 	nick := must(s.Store.Device(t.Context(), id))(t).Nick

@@ -144,7 +144,7 @@ func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
 	if err != nil || len(secret) != wire.SecretSize {
 		return store.JoinToken{}, errAutoToken
 	}
-	t, err := s.cfg.Store.JoinTokenByAuto(r.Context(), onboard.AutoHash(secret))
+	t, err := s.cfg.Store.JoinTokenBySecretHash(r.Context(), onboard.TokenSecretHash(secret))
 	if errors.Is(err, store.ErrNotFound) || err == nil && (t.Disabled || !t.Expires.After(s.cfg.Now())) {
 		return store.JoinToken{}, errAutoToken
 	}

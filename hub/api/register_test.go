@@ -180,7 +180,7 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 		}
 	}
 	// Another secret ends the tokens of the old one.
-	if err := s.Store.PutSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
+	if err := s.Store.PutDeviceSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)

@@ -183,7 +183,7 @@ func (s *Server) gated(pattern, method string, h handler) handler {
 	}
 	if method == http.MethodDelete || essential[pattern] {
 		return func(w http.ResponseWriter, r *http.Request) error {
-			return h(w, r.WithContext(store.Patient(r.Context(), essentialPatience)))
+			return h(w, r.WithContext(store.WithWriteTimeout(r.Context(), essentialPatience)))
 		}
 	}
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -207,7 +207,7 @@ const readyPatience = 2 * time.Second
 // readyz asks the store and the disk. 503 is for what makes the hub useless: a
 // proxy then sends its clients elsewhere.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := context.WithTimeout(store.Patient(r.Context(), readyPatience), readyPatience)
+	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
 	if err := s.cfg.Store.Ping(ctx); err != nil {
 		s.log.Error("not ready", "err", err)

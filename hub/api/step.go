@@ -246,7 +246,7 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 		return badState(err)
 	}
 	step.State, step.StateSum, step.Objects, step.Modified = state.JSON, state.Sum, state.Objects, s.cfg.Now()
-	if err := s.cfg.Store.SetState(r.Context(), step, s.cfg.ObjectQuota); err != nil {
+	if err := s.cfg.Store.SetRevisionState(r.Context(), step, s.cfg.ObjectQuota); err != nil {
 		return trailProblem(err)
 	}
 	s.count(r.Context(), store.Event{Time: step.Modified, Kind: "step.state-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The state of step %d was replaced.", step.Rev)})
@@ -276,7 +276,7 @@ func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badMeta(err)
 	}
-	if err := s.cfg.Store.SetMeta(r.Context(), step.Device, step.Rev, meta, s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.SetRevisionMeta(r.Context(), step.Device, step.Rev, meta, s.cfg.Now()); err != nil {
 		return err
 	}
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "step.meta-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The metadata of step %d was replaced.", step.Rev)})
@@ -316,7 +316,7 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return problem(http.StatusBadRequest, "progress-malformed", "Send a JSON object with the step's status.", "The progress cannot be taken: %v.", err)
 	}
-	if err := s.cfg.Store.SetProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.SetRevisionProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
 		return trailProblem(err)
 	}
 	writeJSON(w, http.StatusOK, json.RawMessage(progress))
@@ -340,7 +340,7 @@ func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store
 	}
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)
-	err = s.cfg.Store.MoveRevision(r.Context(), step.Device, step.Rev, from, to, progress, now)
+	err = s.cfg.Store.ChangeRevisionStatus(r.Context(), step.Device, step.Rev, from, to, progress, now)
 	if err == store.ErrStatus {
 		return problem(http.StatusBadRequest, "step-status", "Read the step to see its status.", "The step's status is not %s.", from)
 	}

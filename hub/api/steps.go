@@ -19,7 +19,7 @@ func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return readError(err)
 	}
-	answer, err := s.cfg.Onboard.Enroll(r.Context(), body, remoteAddr(r))
+	answer, err := s.cfg.Onboard.FirstStep(r.Context(), body, remoteAddr(r))
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ type TPMRegistered struct {
 // Its secret stays empty: a TPM needs none, and what it wants for its programs
 // it gets over a connection under its certificate.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, wire.MaxSteps, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
+	return taken(s, w, r, wire.MaxSteps, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
 		d := registered.Device
 		writeJSON(w, http.StatusOK, TPMRegistered{
 			Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),

@@ -175,7 +175,7 @@ func (s *Server) listSummaries(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store.TrailSummary, error) {
 	found := map[string]*store.TrailSummary{}
 	for after := ""; ; {
-		list, err := s.cfg.Store.Summaries(ctx, owner, after, 100)
+		list, err := s.cfg.Store.TrailSummaries(ctx, owner, after, 100)
 		if err != nil {
 			return nil, err
 		}
@@ -197,7 +197,7 @@ func (s *Server) showSummary(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t, err := s.cfg.Store.Summary(r.Context(), d.ID)
+	t, err := s.cfg.Store.TrailSummary(r.Context(), d.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		writeJSON(w, http.StatusOK, viewSummary(d, nil))
 		return nil

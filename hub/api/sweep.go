@@ -47,13 +47,13 @@ func (s *Server) sweepOnce(ctx context.Context) {
 	}{
 		{"enrolments that nobody activated", func(n int) (int, error) { return st.ExpireEnrolments(ctx, now, n) }},
 		{"expired enrolments", func(n int) (int, error) {
-			return st.ForgetEnrolments(ctx, now.Add(-store.ExpiredFor), store.MaxExpired, n)
+			return st.RemoveExpiredEnrolments(ctx, now.Add(-store.ExpiredFor), store.MaxExpired, n)
 		}},
 		{"devices that nobody claims", func(n int) (int, error) { return st.RemoveUnclaimed(ctx, now.Add(-unclaimedFor), n) }},
 		{"AIK certificates of first steps", func(n int) (int, error) { return st.ExpireIssuedAIKs(ctx, now, n) }},
-		{"machines that wait", func(n int) (int, error) { return st.ExpireWaiting(ctx, now, n) }},
+		{"machines that wait", func(n int) (int, error) { return st.ExpireWaitingDevices(ctx, now, n) }},
 		{"EK certificates of EKs that are not proven", func(n int) (int, error) { return st.ExpireEKCertificates(ctx, now, n) }},
-		{"old events", func(n int) (int, error) { return st.ForgetEvents(ctx, unproven, all, n) }},
+		{"old events", func(n int) (int, error) { return st.RemoveEvents(ctx, unproven, all, n) }},
 	} {
 		for range sweepRounds {
 			n, err := part.remove(sweepRows)

@@ -148,7 +148,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.cfg.Store.Summaries(r.Context(), c.Owner, r.URL.Query().Get("after"), limit)
+	list, err := s.cfg.Store.TrailSummaries(r.Context(), c.Owner, r.URL.Query().Get("after"), limit)
 	if err != nil {
 		return err
 	}

@@ -366,7 +366,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	}
 	young, _ := f.aboard(t, f.tok)
 	_ = young
-	late, _ := f.aboard(t, f.Token(t, must(f.Store.AccountByLogin(t.Context(), "mallory"))(t), nil))
+	late, _ := f.aboard(t, f.Token(t, must(f.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil))
 	if got := code(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
@@ -839,9 +839,9 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
 				for sum := range f.contents(t) {
-					if ok, err := f.Store.Condemn(t.Context(), sum); err == nil && ok {
+					if ok, err := f.Store.BeginRemoval(t.Context(), sum); err == nil && ok {
 						f.Objects.Delete(t.Context(), sum)
-						f.Store.Bury(t.Context(), sum)
+						f.Store.FinishRemoval(t.Context(), sum)
 					}
 				}
 				time.Sleep(rand.N(5 * time.Millisecond))

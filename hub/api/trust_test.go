@@ -19,7 +19,7 @@ import (
 )
 
 // say is the operator's word on a certificate.
-func say(t testing.TB, s store.Store, kind store.TrustKind, certs ...*x509.Certificate) {
+func say(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
 	for _, c := range certs {
@@ -69,13 +69,13 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	both("at first", "", "ek-chain-untrusted")
 	say(t, s.Store, store.TrustedRoot, evil.Root)
 	both("after an import", "", "")
-	say(t, replica.Store, store.Distrusted, evil.Intermediate)
+	say(t, replica.Store.(store.TrustStore), store.Distrusted, evil.Intermediate)
 	both("after a link of it was distrusted", "", "ek-chain-distrusted")
-	say(t, replica.Store, store.TrustedLink, evil.Intermediate)
+	say(t, replica.Store.(store.TrustStore), store.TrustedLink, evil.Intermediate)
 	both("after that was trusted again", "", "")
 	say(t, s.Store, store.Distrusted, s.maker.Root)
 	both("after the first maker was distrusted", "ek-chain-distrusted", "")
-	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Forget: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
+	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
 		t.Fatal(err)
 	}
 	both("after all was taken back", "", "ek-chain-untrusted")
@@ -101,7 +101,7 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 // crowd is a store whose certificates are read only when so many requests
 // have found that they changed.
 type crowd struct {
-	store.Store
+	onboard.Store
 	size  int32
 	asked atomic.Int32 // ConfigVersion
 	reads atomic.Int32 // TrustedCertificates

@@ -158,7 +158,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
 	}
 	// Made-up AKs under the same EK neither fill the hub nor keep others out.
-	for range store.MaxIssuedOfEK + 2 {
+	for range store.MaxIssuedPerEK + 2 {
 		spy := must(s.victim.WithNewIdentity())(t)
 		if must(spy.Enroll(t.Context(), s.client))(t).AK == nil {
 			t.Error("no certificate")
@@ -168,7 +168,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 		t.Errorf("the operator is told %d times of one EK", told())
 	}
 	s.Advance(2 * time.Hour)
-	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedOfEK {
+	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
 		t.Errorf("%d rows", n)
 	}
 	// What lasts is the second step's.

@@ -37,7 +37,7 @@ type WaitingView struct {
 
 // viewWaiting shows a verdict that cannot be read as a question, so that one
 // machine does not hide the others.
-func viewWaiting(w store.Waiting) WaitingView {
+func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
 		Machine: MachineView{w.ProdModel, w.ProdSerial}, TPM: TPMView{w.Manufacturer, w.Model, w.Firmware}, Key: w.KeyAlgorithm,
@@ -118,7 +118,7 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // answerUndecided tells a machine to come again.
-func answerUndecided(w http.ResponseWriter, u *onboard.Undecided) {
+func answerUndecided(w http.ResponseWriter, u *onboard.WaitingError) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))

@@ -200,9 +200,9 @@ func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 	s := newScene(t)
 	now := s.Now()
 	for i := range onboard.MaxWaiting {
-		w := store.Waiting{Owner: s.Owner.ID, EK: store.Hash{byte(i), byte(i >> 8), 1}, DeviceID: fmt.Sprintf("%024x", i), Codes: []string{"policy"},
+		w := store.WaitingDevice{Owner: s.Owner.ID, EK: store.Hash{byte(i), byte(i >> 8), 1}, DeviceID: fmt.Sprintf("%024x", i), Codes: []string{"policy"},
 			Request: []byte{}, Verdict: []byte("{}"), Since: now, LastSeen: now, Expires: now.Add(time.Hour)}
-		if _, err := s.Store.Wait(t.Context(), w, onboard.MaxWaiting); err != nil {
+		if _, err := s.Store.PutWaiting(t.Context(), w, onboard.MaxWaiting); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -15,18 +15,17 @@ import (
 	"gangway/tcg"
 )
 
-// CodeCloned is the code of the refusal of a device whose owner has said that
-// several machines run with its TPM's state.
+// CodeCloned is the code of ErrCloned.
 const CodeCloned = "tpm-cloned"
 
-// RefuseCloned is the refusal of such a device.
-var RefuseCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so none of them may use its identity.",
-	Hint: "Give this machine a TPM state of its own (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner takes the decision back with 'gangway device cloned ID --one'."}
+// ErrCloned refuses a device whose owner has decided that several machines run with its TPM's state.
+var ErrCloned = &evidence.Refusal{Code: CodeCloned, Reason: "The owner has decided that several machines run with a copy of this TPM's state, so none of them may use its identity.",
+	Hint: "Give this machine another TPM state (for a virtual machine: a new vTPM) and onboard it again. If there is only one machine, its owner can change the decision with 'gangway device cloned ID --one'."}
 
-// Attested returns what the TPM attested of itself in an enrolment's request.
-// It is false for a request that has no certification by the TPM, as that of
-// Pantacor's two steps.
-func Attested(e store.Enrolment) (boot.Counters, bool) {
+// AttestedCounters returns the clock and the firmware version that the TPM attested in an enrolment's
+// request. The result is false for a request without a TPM's certification, such as that of two-step
+// enrolment.
+func AttestedCounters(e store.Enrolment) (boot.Counters, bool) {
 	csr, err := tcg.ParseCSR(e.Request)
 	if err != nil {
 		return boot.Counters{}, false
@@ -38,23 +37,23 @@ func Attested(e store.Enrolment) (boot.Counters, bool) {
 	return boot.Counters{ClockInfo: a.ClockInfo, Firmware: evidence.Firmware(a.FirmwareVersion)}, true
 }
 
-// Enrolled is the sighting that an activated enrolment is.
-func Enrolled(e store.Enrolment, addr string) clone.Sighting {
+// EnrolmentSighting returns an activated enrolment as a sighting of its TPM.
+func EnrolmentSighting(e store.Enrolment, addr string) clone.Sighting {
 	s := clone.Sighting{To: e.Created, Serial: e.ProdSerial, Addr: addr}
-	s.Counters, s.Attested = Attested(e)
+	s.Counters, s.Attested = AttestedCounters(e)
 	return s
 }
 
-// Seen weighs something that a proven peer showed of a device's TPM against
-// what was seen before, and keeps it. Where the device has no record yet, first
-// is its enrolment, which the record begins with. The owner is told when the
-// record's state gets worse, in the same step, so once and only once. Seen
-// returns the record's version. known says that the owner need not be told of
-// counters that went back: they know of a contradiction that no decision has
-// answered, or are told just now of one that explains it.
+// RecordSighting compares evidence of a device's TPM with earlier evidence, and stores the result in
+// the device's clone record. weigh adds the sighting to the record; it is called again if another
+// sighting was stored in between. If the device has no record yet, the record begins with first, the
+// device's enrolment.
 //
-// weigh may be called again, when another sighting came in between.
-func (s *Service) Seen(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
+// If the record's state gets worse, the owner gets an event in the same transaction, so exactly once.
+// RecordSighting returns the record's version. known reports that the caller need not warn the owner
+// of counters that went back: the record has an unanswered finding already, or this sighting adds a
+// finding that explains them.
+func (s *Service) RecordSighting(ctx context.Context, d store.Device, first store.Enrolment, addr string, weigh func(*clone.Record)) (version int64, known bool, err error) {
 	for {
 		var r clone.Record
 		row, err := s.Store.Clone(ctx, d.ID)
@@ -69,7 +68,7 @@ func (s *Service) Seen(ctx context.Context, d store.Device, first store.Enrolmen
 			}
 		}
 		if len(r.Boots) == 0 && len(r.Serials) == 0 {
-			r.Add(Enrolled(first, ""))
+			r.Add(EnrolmentSighting(first, ""))
 		}
 		was, had := r.State(), len(r.Findings)
 		weigh(&r)
@@ -89,7 +88,7 @@ func (s *Service) Seen(ctx context.Context, d store.Device, first store.Enrolmen
 	}
 }
 
-// clonedEvent tells the owner what was found just now.
+// clonedEvent tells the owner about the new findings, those after the first had.
 func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time.Time) store.Event {
 	e := store.Event{Time: now, Kind: "device.clone-suspected", Code: "tpm-clone-suspected", Owner: d.Owner, Device: d.ID, Addr: addr,
 		Message: fmt.Sprintf("Device %q: another machine may run with a copy of its TPM's state.", d.Nick)}
@@ -104,8 +103,8 @@ func clonedEvent(d store.Device, r *clone.Record, had int, addr string, now time
 	return e
 }
 
-// enrolmentOf returns the enrolment that a device is active by, if there is
-// such a device.
+// enrolmentOf returns a device's active enrolment. The result is false if the device does not exist,
+// or has no enrolment.
 func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolment, bool, error) {
 	d, err := s.Store.Device(ctx, device)
 	if errors.Is(err, store.ErrNotFound) {
@@ -115,26 +114,25 @@ func (s *Service) enrolmentOf(ctx context.Context, device string) (store.Enrolme
 		return store.Enrolment{}, false, err
 	}
 	e, err := s.Store.Enrolment(ctx, d.Enrolment)
-	if errors.Is(err, store.ErrNotFound) { // it came without a TPM
+	if errors.Is(err, store.ErrNotFound) { // a device without a TPM
 		return store.Enrolment{}, false, nil
 	}
 	return e, err == nil, err
 }
 
-// cameAgain weighs an onboarding of a device that was aboard already. Whether
-// it can be kept does not decide whether the device comes aboard.
-func (s *Service) cameAgain(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
-	_, _, err := s.Seen(ctx, d, before, addr, func(r *clone.Record) { r.Add(Enrolled(e, addr)) })
+// recordRepeatedOnboarding records the sighting when a device onboards again. If that fails, the
+// device still onboards.
+func (s *Service) recordRepeatedOnboarding(ctx context.Context, d store.Device, before, e store.Enrolment, addr string) {
+	_, _, err := s.RecordSighting(ctx, d, before, addr, func(r *clone.Record) { r.Add(EnrolmentSighting(e, addr)) })
 	if err != nil {
-		s.Log.Error("comparing a device with what was seen of it", "device", d.ID, "err", err)
+		s.Log.Error("record a sighting of a device's TPM", "device", d.ID, "err", err)
 	}
 }
 
-// UsedEarlier notes that a peer proved the certificate of an enrolment that a
-// later one has superseded. Only a superseded enrolment whose machine named
-// itself otherwise than the device does now is a finding, and only the first
-// one is written.
-func (s *Service) UsedEarlier(ctx context.Context, certificate [32]byte, addr string) error {
+// RecordSupersededUse records that a peer proved the key of a superseded certificate. It is a finding
+// only if the serial number of the machine that enrolled with it differs from the device's serial
+// number now. Only the first use is stored.
+func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte, addr string) error {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certificate)
 	if errors.Is(err, store.ErrNotFound) || err == nil && e.State != store.Superseded {
 		return nil
@@ -155,19 +153,18 @@ func (s *Service) UsedEarlier(ctx context.Context, certificate [32]byte, addr st
 			return err
 		}
 		if len(r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr)) == 0 {
-			return nil // answered by the owner, or no finding: nothing to write
+			return nil // not a finding, or the owner has answered it
 		}
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	_, _, err = s.Seen(ctx, d, e, addr, func(r *clone.Record) { r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
+	_, _, err = s.RecordSighting(ctx, d, e, addr, func(r *clone.Record) { r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
 	return err
 }
 
-// DecideClone takes an owner's decision on a device. findings are the codes of
-// what the owner was shown; nil: not compared. Its errors are store.ErrChanged
-// where something else was found since, and store.ErrNotFound where the device
-// is gone.
+// DecideClone stores an owner's decision about copies of a device's TPM state. findings are the codes
+// of the findings that the owner saw; nil: not compared. Errors: store.ErrChanged if the open
+// findings are others; store.ErrNotFound if the device was deleted.
 func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Device, decision clone.Decision, findings []string, addr string) (*clone.Record, error) {
 	for {
 		row, err := s.Store.Clone(ctx, d.ID)
@@ -191,9 +188,9 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 			return nil, err
 		}
 		words := map[clone.Decision]string{
-			clone.One: "decided that %q is one machine: it goes on as it is.",
-			clone.Two: "decided that several machines run with the TPM state of %q: none of them is let in until it has a TPM state of its own.",
-			"":        "took back what was decided about copies of the TPM state of %q.",
+			clone.One: "decided that %q is one machine: it stays active.",
+			clone.Two: "decided that several machines run with the TPM state of %q: each of them is refused until it has another TPM state.",
+			"":        "withdrew the decision about copies of the TPM state of %q.",
 		}[decision]
 		_, err = s.Store.PutClone(ctx, row, store.Event{Time: now, Kind: "device.clone-decided", Owner: d.Owner, Device: d.ID, Addr: addr, Message: by.Nick + " " + fmt.Sprintf(words, d.Nick)})
 		if errors.Is(err, store.ErrChanged) {

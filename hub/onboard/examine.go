@@ -13,19 +13,17 @@ import (
 	"gangway/tcg"
 )
 
-// examined is a request as it was judged, and what is known of its EK
-// certificate besides the verdict.
+// examined is a judged request, with facts about its EK certificate that are not in the verdict.
 type examined struct {
 	*evidence.Request
 	known bool   // its chain leads to a root that the hub knows
-	links []byte // as in store.KeptCertificate
+	links []byte // as in store.KeptEKCertificate
 }
 
-// examine judges a request by everything that the hub knows: the trusted
-// makers, the policies, the EK lists, the certificate kept of the EK, and what
-// can be looked up. Every path to a certificate goes through it. check is
-// evidence.Verify, or evidence.VerifyKeys where there is no more than keys yet.
-// An EK certificate that is worth keeping is kept, whatever the verdict.
+// examine judges a request by the trusted makers, the policies, the EK lists, the EK's kept
+// certificate, and online lookups. Every path to a certificate goes through it. check is
+// evidence.Verify, or evidence.VerifyKeys for the first step, which has only keys. The request's EK
+// certificate is kept if the hub knows its root, whatever the verdict.
 func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.Request, owner string, now time.Time, check checker) (*examined, error) {
 	input, rules, err := s.input(ctx, owner, now)
 	if err != nil {
@@ -42,7 +40,7 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 	switch {
 	case !known:
 		return x, s.recall(ctx, v, r, input, check)
-	case v.Accepted() && r.IDevID != nil: // kept with its enrolment
+	case v.Accepted() && r.IDevID != nil: // BeginEnrolment keeps it
 		return x, nil
 	}
 	return x, s.keep(ctx, x, now)
@@ -50,9 +48,9 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 
 type checker func(*evidence.Verdict, *evidence.Request, *evidence.Input)
 
-// recall judges a request that brings no EK certificate that the hub knows by
-// the one that the hub kept of its EK: to leave the certificate out, or to send
-// another in its place, avoids no refusal.
+// recall judges a request by the EK's kept certificate, if the request has none whose root the hub
+// knows. So a device cannot avoid a refusal by leaving its EK certificate out, or by sending another
+// one.
 func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) error {
 	if v.Refusal != nil {
 		return nil
@@ -67,7 +65,7 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	links, _ := tcg.SplitCertificates(kept.Links)
 	r, err = r.Recall(kept.Certificate, links)
 	if err != nil {
-		return fmt.Errorf("onboard: the EK certificate that was kept: %w", err)
+		return fmt.Errorf("onboard: read the kept EK certificate: %w", err)
 	}
 	shown := new(evidence.Verdict)
 	s.verify(ctx, shown, r, in, check)
@@ -75,24 +73,24 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 	return nil
 }
 
-// keep stores the EK certificate of a request that is not accepted. A machine
-// that asks again costs no further write.
+// keep stores the EK certificate of a request that is not accepted. A retry of the request does not
+// cause another write.
 func (s *Service) keep(ctx context.Context, x *examined, now time.Time) error {
 	der := x.EKCertificateDER()
 	kept, err := s.Store.EKCertificate(ctx, x.EKHash, now)
-	if err == nil && (kept.Proven || !bytes.Equal(kept.Certificate, der) || kept.Expires.Sub(now) > store.KeptFor/2) {
+	if err == nil && (kept.Proven || !bytes.Equal(kept.Certificate, der) || kept.Expires.Sub(now) > store.UnprovenEKKeptFor/2) {
 		return nil
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	return s.Store.KeepEKCertificate(ctx, store.KeptCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+	return s.Store.KeepEKCertificate(ctx, store.KeptEKCertificate{EK: x.EKHash, Certificate: der, Links: x.links, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 }
 
-// verify makes the checks, with what can be looked up where that may help. A
-// first step comes from a stranger, whose certificate can name any address of a
-// maker's: links are fetched only in the second. Revocation lists are asked by
-// certificates that chain to a trusted maker, in both.
+// verify makes the checks, with online lookups if they may help. Missing CA certificates are not
+// fetched in the first step, because anyone can send it with a certificate that names any URL of a
+// maker. Revocation lists are fetched in both steps, but only for certificates that chain to a
+// trusted maker.
 func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.Request, in *evidence.Input, check checker) {
 	before := evidence.Verdict{Checks: slices.Clone(v.Checks), Notes: slices.Clone(v.Notes)}
 	check(v, r, in)
@@ -121,8 +119,8 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		v.Fail("ek-revocation", refusal)
 		return
 	}
-	if len(notes) > 0 { // each is a certificate that was not looked for in a list
-		v.Skip("ek-revocation", "Not every certificate of the chain could be looked for in a revocation list, as the notes say. No list that was read names one.")
+	if len(notes) > 0 { // each note is about a certificate that no list covered
+		v.Skip("ek-revocation", "Not every certificate of the chain could be checked against a revocation list; the notes say which. No list that was read names one of them.")
 		return
 	}
 	v.Pass("ek-revocation", "No revocation list that was read names the EK certificate or a CA above it.")

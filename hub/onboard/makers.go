@@ -11,48 +11,46 @@ import (
 	"gangway/hub/trust"
 )
 
-// makers are the TPM makers' certificates as of one version of the hub's
-// configuration.
+// makers caches the TPM makers' certificates of one config version.
 type makers struct {
-	now atomic.Pointer[madeTrust]
+	cached atomic.Pointer[cachedTrust]
 
-	mu   sync.Mutex // held while a set is made, so that one request makes it for all
+	mu   sync.Mutex // held while the cache is filled, so that one request fills it for all
 	base *trust.Set
 }
 
-type madeTrust struct {
+type cachedTrust struct {
 	version int64
 	trust   *evidence.Trust
 }
 
-// SetTrust says which makers' certificates there are before the operator's
-// word in the store is heard. It may be called at any time.
+// SetTrust sets the makers' certificates to which the operator's decisions in the store are applied.
+// It may be called at any time.
 func (s *Service) SetTrust(base *trust.Set) {
 	s.makers.mu.Lock()
 	defer s.makers.mu.Unlock()
 	s.makers.base = base
-	s.makers.now.Store(nil)
+	s.makers.cached.Store(nil)
 }
 
-// trust is what requests are judged by at a version of the configuration,
-// which the caller has just read: what the operator removes lets no device in
-// any more, whichever replica it was told to. When the store cannot say, nobody
-// is judged.
+// trust returns the trusted makers of a config version, which the caller has just read. So no replica
+// accepts a device by a certificate that the operator has removed. If the store cannot be read, no
+// request is judged.
 func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, error) {
 	m := &s.makers
-	if now := m.now.Load(); now != nil && now.version == version {
-		return now.trust, nil
+	if c := m.cached.Load(); c != nil && c.version == version {
+		return c.trust, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// Before the rows: rows that are newer than their version are read again
-	// by the next request, older ones would stay.
+	// Read the version before the rows. If the rows change in between, they are newer than the cached
+	// version and the next request reads them again. In the other order old rows would stay cached.
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)
 	}
-	if now := m.now.Load(); now != nil && now.version == version {
-		return now.trust, nil
+	if c := m.cached.Load(); c != nil && c.version == version {
+		return c.trust, nil
 	}
 	if m.base == nil {
 		return nil, errors.New("onboard: no makers' certificates were set")
@@ -69,6 +67,6 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	if err != nil {
 		return nil, err
 	}
-	m.now.Store(&madeTrust{version, made})
+	m.cached.Store(&cachedTrust{version, made})
 	return made, nil
 }

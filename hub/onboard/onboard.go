@@ -1,16 +1,15 @@
-// Package onboard is the hub's half of the one-round-trip protocol: verify,
-// decide ownership, issue, seal; and later, activate.
+// Package onboard is the hub's half of onboarding: it verifies a request, checks its ownership,
+// issues certificates, encrypts them to the TPM, and later activates the device.
 //
-// Enrol judges a request and answers with certificates that only the TPM of
-// the EK certificate can open, if it also holds the IAK. Until then nothing is
-// proven, so nothing is bound: the enrolment is pending, and touches no other
-// row. Activate, called with the first TLS connection under the IDevID, binds
-// everything in one transaction.
+// Enrol judges a request. It answers with certificates that only the TPM with the request's EK can
+// decrypt, and only if the IAK is in the same TPM. Until then nothing is proven, so nothing is bound:
+// the enrolment is pending, and changes no other row. Activate is called on the first TLS connection
+// with the IDevID certificate, and binds everything in one transaction. FirstStep and SecondStep are
+// Pantacor's two-step enrolment; they end in the same transaction.
 //
-// The service keeps no state of its own between the two: the secret inside a
-// reply is derived from the hub's seal key and the request's hash, so any
-// replica can serve either half, the same request gets the same secret, and
-// the database holds none of it.
+// The service keeps no state between the two calls. The secret in a reply is derived from the hub's
+// seal key and the request's hash. So any replica can serve either call, the same request gets the
+// same secret, and the database does not contain it.
 package onboard
 
 import (
@@ -33,33 +32,32 @@ import (
 	"gangway/wire"
 )
 
-// PendingFor is how long a pending enrolment may be activated: long enough
-// for a device that lost its network right after the request.
+// PendingFor is how long a pending enrolment may be activated. It allows for a device that loses its
+// network right after the request.
 const PendingFor = time.Hour
 
-// Service onboards devices. All fields are set once.
+// Service onboards devices. Set its fields, and call SetTrust, before the first request.
 type Service struct {
-	Store store.Store
+	Store Store
 	CA    *pki.Hub
 	Log   *slog.Logger
 	Now   func() time.Time
-	// PublicURL is where the AIK certificates are said to be found, no
-	// trailing slash.
+	// PublicURL is the base of the AIK certificates' download URLs, without a trailing slash.
 	PublicURL string
-	// Online looks up what is missing; nil: nothing is looked up.
+	// Online looks up CA certificates and revocation lists; nil: nothing is looked up.
 	Online Online
-	// Observe, if set, is called for each request that was accepted, with the
-	// enrolment as stored, before the reply is sent. It must not block.
+	// Observe, if set, is called for each accepted request with the stored enrolment, before the
+	// reply is sent. It must not block.
 	Observe func(store.Enrolment, *evidence.Verdict)
-	// Unproven, if set, takes the events that peers cause who have proven
-	// nothing, to bound what they make the trail grow by; nil: each is appended.
+	// Unproven, if set, receives the events of peers that have proven nothing, so that the caller can
+	// bound how much they add to the audit trail. nil: each is appended.
 	Unproven func(context.Context, store.Event)
 
 	makers   makers
 	settings atomic.Pointer[settings]
 }
 
-// Stable codes of refusals made here; those of package evidence come besides.
+// Stable codes of the refusals that this package makes. Package evidence has more.
 const (
 	CodeHubName       = "hub-name"
 	CodeOwnership     = "ownership-proof"
@@ -79,16 +77,16 @@ const (
 )
 
 var (
-	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use the join token file as the hub made it; each proof is good for one device's key."}
-	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a join token file of this hub."}
+	errOwnership  = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use the token file as the hub made it; each proof is valid for one device's key."}
+	errOtherHub   = &evidence.Refusal{Code: CodeHubName, Reason: "The request is for another hub.", Hint: "Use a token file of this hub."}
 	errSuperseded = &evidence.Refusal{Code: CodeSuperseded, Reason: "The device has onboarded again since, with a later request.", Hint: "Use the later certificate, or onboard with a new request."}
-	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates were not used in time.", Hint: "Onboard again; the agent does so by itself."}
-	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was removed from the hub.", Hint: "Onboard again with a join token if it is to come back."}
+	errExpired    = &evidence.Refusal{Code: CodeExpired, Reason: "The certificates expired before they were activated.", Hint: "Onboard again; the agent does so by itself."}
+	errRevoked    = &evidence.Refusal{Code: CodeRevoked, Reason: "The device was deleted from the hub.", Hint: "To bring it back, onboard again with a join token."}
 )
 
-// Enrol answers a request body with a reply (JSON of join.Reply). The same
-// body gets certificates for the same device, however often it comes. A
-// refusal is an error of type *evidence.Refusal, and is in the audit trail.
+// Enrol answers a request body with a reply (JSON of wire.Reply). The same body gets certificates for
+// the same device, however often it is sent. A refusal is an error of type *evidence.Refusal, and is
+// in the audit trail. A device that must wait for its owner's decision gets a *WaitingError.
 func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, error) {
 	e, request, err := s.enrol(ctx, body, addr)
 	if err != nil {
@@ -101,9 +99,8 @@ func (s *Service) Enrol(ctx context.Context, body []byte, addr string) ([]byte, 
 	return s.seal(e, request)
 }
 
-// enrol returns the stored enrolment. On refusal the enrolment has what is
-// proven to belong to an owner, for the trail: nothing before the ownership
-// proof was checked.
+// enrol returns the stored enrolment. On a refusal the enrolment has the owner for the audit trail, or
+// nothing if the refusal came before the ownership proof was verified.
 func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.Enrolment, r *evidence.Request, err error) {
 	if r, err = evidence.Parse(body); err != nil {
 		return e, nil, err
@@ -124,9 +121,9 @@ func (s *Service) enrol(ctx context.Context, body []byte, addr string) (e store.
 	return e, r, err
 }
 
-// accept judges a request whose ownership is proven, issues and stores. e says
-// what it is known by, whose it is and which device; on refusal it is returned
-// without what is not proven.
+// accept judges a request whose ownership is proven, issues the certificates and stores the enrolment.
+// e has the request, its owner and its device. On a refusal the returned enrolment has only what is
+// proven.
 func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evidence.Request, e store.Enrolment, now time.Time, addr string) (store.Enrolment, error) {
 	known := store.Enrolment{Owner: e.Owner, TokenID: e.TokenID}
 	x, err := s.examine(ctx, verdict, r, e.Owner, now, evidence.Verify)
@@ -137,8 +134,8 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		return known, verdict.Refusal
 	}
 
-	// Whether the TPM is another owner's, or the token used up, is not said
-	// here: nobody has proven to be that TPM. Activation decides.
+	// Whether the TPM belongs to another owner, and whether the token is used up, is not checked here,
+	// because the peer has not proven that it is that TPM. Activate checks both.
 	e.State = store.Pending
 	e.EK, e.EKCertificate = store.Hash(r.EKHash), r.EKCertificateDER()
 	e.EKKnown, e.EKLinks = x.known, x.links
@@ -147,9 +144,9 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 	e.KeyAlgorithm = r.IDevID.Algorithm()
 	e.Created, e.Expires = now, now.Add(PendingFor)
 	if verdict.Accepted() {
-		err = s.denied(ctx, e)
+		err = s.checkDenial(ctx, e)
 	} else {
-		err = s.judge(ctx, verdict, e, addr)
+		err = s.askOwner(ctx, verdict, e, addr)
 	}
 	if err != nil {
 		known.DeviceID = s.waitingID(e.EK)
@@ -172,14 +169,15 @@ func (s *Service) accept(ctx context.Context, verdict *evidence.Verdict, r *evid
 		}
 		return stored, nil
 	case store.Superseded:
-		return stored, errSuperseded // it was active: its peer has proven to be the TPM
+		return stored, errSuperseded // it was active, so its peer has proven that it is the TPM
 	default:
 		known.DeviceID = s.waitingID(e.EK)
 		return known, errRevoked
 	}
 }
 
-// deviceOf is the device that the TPM with this EK is, or would be.
+// deviceOf returns the id of the device that the TPM with this EK is or would become, and the TPM's
+// generation.
 func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, generation int, err error) {
 	tpm, err := s.Store.TPM(ctx, ek)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -188,8 +186,8 @@ func (s *Service) deviceOf(ctx context.Context, ek store.Hash) (id string, gener
 	return s.deviceID(ek, tpm.Generation), tpm.Generation, nil
 }
 
-// ownership checks the proof against the token's public key. It returns the
-// token, and how often the TPM was let go, read at the same moment.
+// ownership verifies the ownership proof of a request. It returns the token and the TPM's generation,
+// both read at the same moment.
 func (s *Service) ownership(ctx context.Context, r *evidence.Request, now time.Time) (store.JoinToken, int, error) {
 	d := r.CAData
 	if !wire.HubNamesEqual(d.HubName, s.CA.HubName()) {
@@ -202,14 +200,14 @@ func passedOwnership(token string) string {
 	return "Join token " + token + " of this owner signed for this IDevID key and this hub."
 }
 
-// ownershipOf checks an Ed25519 proof, which names this hub.
+// ownershipOf verifies an Ed25519 proof, which names this hub.
 func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evidence.Request, proof []byte, now time.Time) (store.JoinToken, int, error) {
 	if len(owner) > wire.MaxOwner || !wire.IsID(tokenID) {
 		return store.JoinToken{}, 0, errOwnership
 	}
-	token, generation, err := s.Store.JoinTokenFor(ctx, tokenID, r.EKHash)
+	token, generation, err := s.Store.JoinTokenAndGeneration(ctx, tokenID, r.EKHash)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "There is no such join token.", Hint: "Make one with 'gangway token create' and put its file on the device."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenUnknown, Reason: "The hub does not have this join token.", Hint: "Make one with 'gangway token create' and put its token file on the device."}
 	}
 	if err != nil {
 		return store.JoinToken{}, 0, err
@@ -218,18 +216,17 @@ func (s *Service) ownershipOf(ctx context.Context, owner, tokenID string, r *evi
 	if len(token.PublicKey) != ed25519.PublicKeySize || !ed25519.Verify(token.PublicKey, message, proof) {
 		return store.JoinToken{}, 0, errOwnership
 	}
-	// Only now is it known that the sender has the token: what follows may
-	// tell about it.
+	// The sender has now proven that it has the token, so refusals may reveal the token's state.
 	if owner != wire.AccountPRN+token.Owner {
-		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the join token file as the hub made it."}
+		return store.JoinToken{}, 0, &evidence.Refusal{Code: CodeTokenOwner, Reason: "The join token belongs to another owner than the request names.", Hint: "Use the token file as the hub made it."}
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, 0, refuseToken
+		return store.JoinToken{}, 0, errTokenUnusable
 	}
 	return token, generation, nil
 }
 
-var refuseToken = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
+var errTokenUnusable = &evidence.Refusal{Code: CodeTokenUnusable, Reason: "The join token is disabled or has expired.", Hint: "Make a new one with 'gangway token create'."}
 
 func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, now time.Time) error {
 	iakKey, err := r.IAK.Key()
@@ -258,7 +255,7 @@ func (s *Service) issue(e *store.Enrolment, r *evidence.Request, resident bool, 
 	return nil
 }
 
-// seal encrypts the certificates of a stored enrolment to the TPM.
+// seal returns the reply with a stored enrolment's certificates, encrypted to the TPM.
 func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	secret := s.secret(e.RequestHash)
 	keys, err := wire.DeriveKeys(secret, e.RequestHash)
@@ -282,20 +279,19 @@ func (s *Service) seal(e store.Enrolment, r *evidence.Request) ([]byte, error) {
 	return reply.Encode(), nil
 }
 
-// buffers are for the certificates of a reply and for what they are sealed
-// in. Neither is a secret: what is secret about a reply never gets into them.
+// buffers hold a reply's certificates, in plain text and encrypted. They never hold a secret.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 6<<10); return &b }}
 
-// secret is what the reply to a request encrypts to the TPM: the same for the
-// same request, and known to nobody without the seal key.
+// secret returns the secret that the reply to a request encrypts to the TPM. It is the same for the
+// same request, and cannot be computed without the seal key.
 func (s *Service) secret(request store.Hash) []byte {
 	secret := s.derive("gangway credential v1\x00", request[:])
 	return secret[:wire.CredentialSize]
 }
 
-// deviceID is the id of a TPM's device: the same whenever it comes back,
-// another one after its owner let it go. Nobody without the seal key can
-// compute it from the (public) EK.
+// deviceID returns the id of a TPM's device. It stays the same when the TPM onboards again, and
+// changes when its owner releases the TPM. It cannot be computed from the (public) EK without the seal
+// key.
 func (s *Service) deviceID(ek store.Hash, generation int) string {
 	id := s.derive("gangway device id v1\x00", binary.BigEndian.AppendUint64(ek[:], uint64(generation)))
 	return hex.EncodeToString(id[:12])
@@ -305,14 +301,13 @@ func (s *Service) derive(label string, data []byte) [sha256.Size]byte {
 	return tcg.HMACSHA256(s.CA.SealKey(), []byte(label), data)
 }
 
-// Activate binds the device of a TLS connection: certHash is the SHA-256 of
-// the leaf that the peer proved, exporter the connection's exported keying
-// material (join.ExporterLabel), proof what the peer sent. A refusal is an
-// error of type *evidence.Refusal.
+// Activate binds the device of a TLS connection. certHash is the SHA-256 of the client certificate
+// whose key the peer proved, exporter the connection's exported keying material (wire.ExporterLabel),
+// proof the activation proof that the peer sent. A refusal is an error of type *evidence.Refusal.
 func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, proof []byte, addr string) (store.Device, error) {
 	e, err := s.Store.EnrolmentByCertificate(ctx, certHash)
 	if errors.Is(err, store.ErrNotFound) {
-		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The certificate is not in the hub's records.", Hint: "Onboard again."}
+		return store.Device{}, &evidence.Refusal{Code: CodeUnknownCert, Reason: "The hub has no record of the certificate.", Hint: "Onboard again."}
 	}
 	if err != nil {
 		return store.Device{}, err
@@ -322,13 +317,13 @@ func (s *Service) Activate(ctx context.Context, certHash [32]byte, exporter, pro
 		return store.Device{}, err
 	}
 	if !wire.VerifyActivationProof(keys, exporter, certHash, proof) {
-		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "The activation proof is not by the TPM that the certificate was sealed to, or not for this connection.", Hint: "Only the TPM of the EK certificate can activate; onboard again on the device itself."})
+		return s.refuseActivation(ctx, e, addr, &evidence.Refusal{Code: CodeActivation, Reason: "The activation proof was not made by the TPM that the certificate was encrypted to, or not for this connection.", Hint: "Only the TPM with the request's EK can activate. Onboard again on the device itself."})
 	}
 	return s.bind(ctx, e, addr)
 }
 
-// refuseActivation tells the owner of the token. Where the TPM is another
-// owner's device, its id is not theirs to know.
+// refuseActivation records a refusal for the token's owner and returns it. If the TPM is another
+// owner's device, the event does not reveal that device's id.
 func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr string, r *evidence.Refusal) (store.Device, error) {
 	if r.Code == CodeOtherOwner {
 		e.DeviceID = s.waitingID(e.EK)
@@ -337,23 +332,23 @@ func (s *Service) refuseActivation(ctx context.Context, e store.Enrolment, addr 
 	return store.Device{}, r
 }
 
-// bind activates an enrolment whose peer has proven to be the TPM.
+// bind activates an enrolment whose peer has proven that it is the TPM.
 func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (store.Device, error) {
 	refuse := func(r *evidence.Refusal) (store.Device, error) { return s.refuseActivation(ctx, e, addr, r) }
 	before, known, err := s.enrolmentOf(ctx, e.DeviceID)
 	if err != nil {
 		return store.Device{}, err
 	}
-	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: marks(e)})
+	d, err := s.Store.Activate(ctx, store.Activation{IDevIDHash: e.IDevIDHash, Nick: Nick(e.DeviceID), Now: s.Now(), Addr: addr, Marks: chipMarks(e)})
 	switch {
 	case err == nil:
 		if known && before.RequestHash != e.RequestHash {
-			s.cameAgain(ctx, d, before, e, addr)
+			s.recordRepeatedOnboarding(ctx, d, before, e, addr)
 		}
 		return d, nil
 	case errors.Is(err, store.ErrCloned):
-		// The owner has decided it: a line for each try would fill their trail.
-		return store.Device{}, RefuseCloned
+		// The owner made this decision. An event for each retry would only fill their audit trail.
+		return store.Device{}, ErrCloned
 	case errors.Is(err, store.ErrEnrolmentExpired), errors.Is(err, store.ErrNotFound):
 		return refuse(errExpired)
 	case errors.Is(err, store.ErrSuperseded):
@@ -361,20 +356,20 @@ func (s *Service) bind(ctx context.Context, e store.Enrolment, addr string) (sto
 	case errors.Is(err, store.ErrRevoked):
 		return refuse(errRevoked)
 	case errors.Is(err, store.ErrTokenUnusable):
-		return refuse(refuseToken)
+		return refuse(errTokenUnusable)
 	case errors.Is(err, store.ErrTokenUsedUp):
-		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "The join token has been used as often as it allows.", Hint: "Make a new one with 'gangway token create'."})
+		return refuse(&evidence.Refusal{Code: CodeTokenUsedUp, Reason: "All uses of the join token are spent.", Hint: "Make a new one with 'gangway token create'."})
 	case errors.Is(err, store.ErrOtherEK):
-		s.tellOwner(ctx, e, CodeOtherEK, addr)
-		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is registered already, under another of its endorsement keys.", Hint: "Onboard with the endorsement key it was registered with."})
+		s.warnOwner(ctx, e, CodeOtherEK, addr)
+		return refuse(&evidence.Refusal{Code: CodeOtherEK, Reason: "This TPM is already registered under another of its endorsement keys.", Hint: "Onboard with the endorsement key that it was registered with."})
 	case errors.Is(err, store.ErrOtherOwner):
-		s.tellOwner(ctx, e, CodeOtherOwner, addr)
-		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which lets it go."})
+		s.warnOwner(ctx, e, CodeOtherOwner, addr)
+		return refuse(&evidence.Refusal{Code: CodeOtherOwner, Reason: "This TPM belongs to another owner.", Hint: "Ask its owner to delete the device, which releases the TPM."})
 	}
 	return store.Device{}, err
 }
 
-// unproven is audit for what a peer caused that has proven nothing.
+// unproven appends an event of a peer that has proven nothing.
 func (s *Service) unproven(ctx context.Context, e store.Event) {
 	if s.Unproven == nil {
 		e.Unproven = true
@@ -385,11 +380,11 @@ func (s *Service) unproven(ctx context.Context, e store.Event) {
 	s.Unproven(ctx, e)
 }
 
-// audit appends to the trail. A trail that cannot be written is reported, and
-// does not turn a refusal into another answer.
+// audit appends an event to the audit trail. If that fails, it logs the error; the caller's answer
+// stays the same.
 func (s *Service) audit(ctx context.Context, e store.Event) {
 	e.Time = s.Now()
 	if err := s.Store.AppendEvent(ctx, e.By(store.ActorIn(ctx))); err != nil {
-		s.Log.Error("audit trail", "kind", e.Kind, "code", e.Code, "err", err)
+		s.Log.Error("append an event to the audit trail", "kind", e.Kind, "code", e.Code, "err", err)
 	}
 }

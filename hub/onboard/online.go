@@ -7,15 +7,16 @@ import (
 	"gangway/hub/evidence"
 )
 
-// Online looks up on the web what neither a request nor the hub has; package
-// fetch is one. It bounds its own time.
+// Online fetches CA certificates and revocation lists from makers' web servers. Package fetch
+// implements it. It bounds the time of each lookup.
 type Online interface {
-	// Links returns CA certificates above an EK certificate, which are no
-	// roots, and notes for the verdict.
+	// Links returns the intermediate CA certificates above an EK certificate, and notes for the
+	// verdict.
 	Links(ctx context.Context, leaf *x509.Certificate) ([]*x509.Certificate, []string)
 	// ChecksCRLs reports whether Revocation does anything.
 	ChecksCRLs() bool
-	// Revocation asks whether the EK certificate or one of the chain above it,
-	// issuer first and root last, is revoked.
+	// Revocation looks for the EK certificate and the chain above it, issuer first and root last, in
+	// revocation lists. It returns notes about certificates that no list covered, and a refusal if one
+	// is revoked.
 	Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) ([]string, *evidence.Refusal)
 }

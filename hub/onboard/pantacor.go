@@ -14,13 +14,13 @@ import (
 	"gangway/wire"
 )
 
-// Ownership proofs of Pantacor's form are HMACs, so the hub must have their
-// key, from which anybody could make one. It is kept for tokens alone that were
-// made for them, and encrypted: who reads the database has none of them.
+// Ownership proofs in Pantacor's form are HMACs, so the hub must have their key, which can also make
+// proofs. The hub keeps the key only for join tokens made for Pantacor, and encrypts it, so that a copy
+// of the database does not reveal it.
 
-// SealOwnershipKey encrypts the SHA-256 of a join token's secret: AES-256-GCM
-// under a key of the hub's seal key, the token's id as additional data; nonce
-// (12 bytes) || ciphertext || tag.
+// SealOwnershipKey encrypts the SHA-256 of a join token's secret with AES-256-GCM. The key is derived
+// from the hub's seal key; the additional data is the token's id. The result is nonce (12 bytes) ||
+// ciphertext || tag.
 func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error) {
 	aead, err := ownershipAEAD(ca.SealKey())
 	if err != nil {
@@ -32,7 +32,7 @@ func SealOwnershipKey(ca *pki.Hub, secret []byte, tokenID string) ([]byte, error
 	return aead.Seal(nonce, nonce, key[:], []byte(tokenID)), nil
 }
 
-var errOwnershipKey = errors.New("onboard: a join token's stored key does not open: it was altered, or the hub's seal key is another")
+var errOwnershipKey = errors.New("onboard: decrypt a join token's stored key: it was altered, or the hub's seal key has changed")
 
 func openOwnershipKey(sealKey, sealed []byte, tokenID string) (key [32]byte, err error) {
 	aead, err := ownershipAEAD(sealKey)
@@ -58,8 +58,8 @@ func ownershipAEAD(sealKey []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// owns reports whether mac is the ownership proof over name by the token with
-// this stored key.
+// owns reports whether mac is the ownership proof for name, made with the token that has this stored
+// key.
 func owns(sealKey, sealed []byte, tokenID, name string, mac []byte) (bool, error) {
 	if len(sealed) == 0 {
 		return false, nil

@@ -12,9 +12,8 @@ import (
 	"gangway/hub/store"
 )
 
-// settings are the policies as of one version of the hub's configuration. They
-// are read when they are first needed and dropped when the version grows, so
-// that a change holds for the next request, in every replica.
+// settings caches the policies of one config version. They are read when they are first needed, and
+// dropped when the version grows. So a change holds for the next request, in every replica.
 type settings struct {
 	version int64
 
@@ -23,20 +22,19 @@ type settings struct {
 	owners map[string]*inForce
 }
 
-// scope is the hub's or an owner's part.
+// scope is the part of the settings that belongs to the hub or to one owner.
 type scope struct {
 	policy *policy.Document // nil: none
-	listed bool             // there is an EK list
+	listed bool             // the scope has an EK list
 }
 
 // inForce is what an owner's devices are judged by.
 type inForce struct {
 	policy.Effective
-	lists []string // whose EK lists are kept: store.HubWide, the owner
+	lists []string // the scopes that have an EK list: store.HubWide, the owner
 }
 
-// inForce is what holds for an owner at a version of the configuration, which
-// the caller has just read.
+// inForce returns the rules for an owner at a config version, which the caller has just read.
 func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *inForce, err error) {
 	now := s.settings.Load()
 	if now == nil || now.version != version {
@@ -69,11 +67,11 @@ func (s *Service) inForce(ctx context.Context, version int64, owner string) (_ *
 }
 
 func (s *Service) scope(ctx context.Context, owner string) (*scope, error) {
-	list, err := s.Store.FindEK(ctx, owner, store.Hash{}, nil)
+	listed, err := s.Store.HasEKList(ctx, owner)
 	if err != nil {
 		return nil, err
 	}
-	c := &scope{listed: list.Kept}
+	c := &scope{listed: listed}
 	p, err := s.Store.Policy(ctx, owner)
 	if errors.Is(err, store.ErrNotFound) {
 		return c, nil
@@ -82,12 +80,12 @@ func (s *Service) scope(ctx context.Context, owner string) (*scope, error) {
 		return nil, err
 	}
 	if c.policy, err = policy.Parse([]byte(p.Text)); err != nil {
-		return nil, fmt.Errorf("onboard: a stored policy cannot be read, so nothing is let in by it: %w", err)
+		return nil, fmt.Errorf("onboard: read the stored policy of %q: %w", owner, err)
 	}
 	return c, nil
 }
 
-// Policy is what is in force for an owner now.
+// Policy returns the policy in force for an owner.
 func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, error) {
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
@@ -100,8 +98,7 @@ func (s *Service) Policy(ctx context.Context, owner string) (policy.Effective, e
 	return f.Effective, nil
 }
 
-// input is what an owner's requests are judged by, all of one version of the
-// configuration.
+// input returns what an owner's requests are judged by, all of the same config version.
 func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evidence.Input, *inForce, error) {
 	version, err := s.Store.ConfigVersion(ctx)
 	if err != nil {
@@ -118,9 +115,9 @@ func (s *Service) input(ctx context.Context, owner string, now time.Time) (*evid
 	return &evidence.Input{Trust: makers, Policy: rules.Evidence, Now: now}, rules, nil
 }
 
-// listing looks the TPM up on the lists that are kept. It must be on all of
-// them. Any list can demand a certificate; only the owner's own vouches for an
-// EK without one.
+// listing looks a request's TPM up on the EK lists of the hub and of the owner. The TPM must be on
+// every list that exists. Any list can require an EK certificate. Only the owner's list can vouch for
+// an EK without one.
 func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) (evidence.Listing, error) {
 	all := evidence.Listing{Kept: len(f.lists) > 0}
 	var serial []byte
@@ -129,19 +126,20 @@ func (s *Service) listing(ctx context.Context, f *inForce, r *evidence.Request) 
 	}
 	missing := false
 	for _, owner := range f.lists {
+		ofHub := owner == store.HubWide
 		l, err := s.Store.FindEK(ctx, owner, r.EKHash, serial)
-		if err != nil {
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			missing, all.OffHub = true, all.OffHub || ofHub
+			continue
+		case err != nil:
 			return all, err
-		}
-		if owner == store.HubWide {
-			all.ByHub = l.ByKey
-		} else {
-			all.ByKey = l.ByKey
-		}
-		all.BySerial = all.BySerial || l.BySerial
-		all.HubBySerial = all.HubBySerial || l.BySerial && owner == store.HubWide
-		if !l.ByKey && !l.BySerial {
-			missing, all.OffHub = true, all.OffHub || owner == store.HubWide
+		case l.Key == nil:
+			all.BySerial, all.HubBySerial = true, all.HubBySerial || ofHub
+		case ofHub:
+			all.ByHub = true
+		default:
+			all.ByKey = true
 		}
 		if l.Note != "" {
 			all.Note = l.Note

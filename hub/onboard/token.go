@@ -11,8 +11,8 @@ import (
 	"gangway/wire"
 )
 
-// NewToken gives a join token its id and key, and makes its file. t says the
-// rest: owner, nick, expiry, uses, what for. The secret is in the file alone.
+// NewToken gives the join token t an id and a key, and makes its token file. The caller has set the
+// other fields of t. The secret is in the token file only.
 func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken, *wire.TokenFile, error) {
 	secret := wire.NewSecret()
 	t.ID = wire.NewID()
@@ -22,7 +22,7 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	}
 	t.PublicKey = key.Public().(ed25519.PublicKey)
 	if t.WithoutTPM {
-		t.AutoHash = AutoHash(secret)
+		t.SecretHash = TokenSecretHash(secret)
 	}
 	if t.ForPantacor {
 		if t.PantacorKey, err = SealOwnershipKey(ca, secret, t.ID); err != nil {
@@ -36,8 +36,8 @@ func NewToken(ca *pki.Hub, publicURL string, t store.JoinToken) (store.JoinToken
 	}, nil
 }
 
-// AutoHash is what a token is found by whose secret a device shows as it is.
-// Who has the hash cannot show the secret.
-func AutoHash(secret []byte) store.Hash {
+// TokenSecretHash returns the hash by which the hub finds a token when a device sends the token's
+// secret itself. The secret cannot be computed from the hash.
+func TokenSecretHash(secret []byte) store.Hash {
 	return sha256.Sum256(append([]byte("gangway auto-join token v1\x00"), secret...))
 }

@@ -14,50 +14,47 @@ import (
 )
 
 const (
-	// WaitFor is how long a machine waits for a person before its row is
-	// dropped. One that comes again waits anew.
+	// WaitFor is how long a waiting device's row is kept after its last request.
 	WaitFor = 7 * 24 * time.Hour
-	// DeniedFor is how long a denial is remembered.
+	// DeniedFor is how long a denial is kept.
 	DeniedFor = 365 * 24 * time.Hour
-	// MaxWaiting bounds how many machines wait for one owner.
+	// MaxWaiting bounds how many devices wait for one owner.
 	MaxWaiting = 1000
 
-	// Machines come again after a tenth of the time they have waited, within
-	// these bounds.
+	// A waiting device retries after a tenth of the time that it has waited, within these bounds.
 	soonest = 2 * time.Second
 	latest  = 5 * time.Minute
 )
 
-// Undecided is the answer to a machine that waits for a person. It is an
-// error, and no refusal.
-type Undecided struct {
+// WaitingError is the answer to a device that must wait for its owner's decision. It is not a refusal.
+type WaitingError struct {
 	DeviceID   string // see waitingID
 	EK         store.Hash
 	Questions  []*evidence.Refusal
 	RetryAfter time.Duration
 }
 
-func (u *Undecided) Error() string {
+func (u *WaitingError) Error() string {
 	return "onboard: device " + u.DeviceID + " waits for its owner's decision"
 }
 
-// waitingID is what a machine is called while it waits: the same whenever it
-// asks, and without any relation to the id of the device that it will be, or is
-// at another owner's. Whoever has a join token and somebody's public EK gets it.
+// waitingID returns the id of a waiting device. It is the same at each request, and has no relation to
+// the id of the device that the TPM will become, or is at another owner: anyone with a join token can
+// learn it for a public EK.
 func (s *Service) waitingID(ek store.Hash) string {
 	id := s.derive("gangway waiting id v1\x00", ek[:])
 	return hex.EncodeToString(id[:12])
 }
 
-// judge settles what the evidence left open, by what a person has decided, or
-// keeps the machine waiting for it: its errors are *Undecided and
-// *evidence.Refusal.
-func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
+// askOwner answers the questions of a verdict with the owner's decision. If the owner has not decided
+// yet, it stores the waiting device and returns a *WaitingError. If the owner has denied the device,
+// it returns a *evidence.Refusal.
+func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enrolment, addr string) error {
 	var codes []string
 	for _, q := range v.Questions {
 		codes = append(codes, q.Code)
 	}
-	was, err := s.Store.Waiting(ctx, e.Owner, e.EK, e.Created)
+	was, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
@@ -66,13 +63,13 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		return nil
 	}
 	id := s.waitingID(e.EK)
-	undecided := &Undecided{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
-	// A machine that only asks again is not worth a write.
+	undecided := &WaitingError{DeviceID: id, EK: e.EK, Questions: v.Questions, RetryAfter: soonest}
+	// A retry within a minute does not need a write.
 	if was.State == store.Undecided && was.RequestHash == e.RequestHash && e.Created.Sub(was.LastSeen) < time.Minute {
 		undecided.RetryAfter = retryAfter(was, e.Created)
 		return undecided
 	}
-	w := store.Waiting{
+	w := store.WaitingDevice{
 		Owner: e.Owner, EK: e.EK, DeviceID: id, TokenID: e.TokenID, Codes: codes,
 		RequestHash: e.RequestHash, Request: e.Request,
 		Manufacturer: e.Manufacturer, Model: e.Model, Firmware: e.Firmware,
@@ -82,15 +79,15 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	if w.Verdict, err = json.Marshal(v); err != nil {
 		return err
 	}
-	w, err = s.Store.Wait(ctx, w, MaxWaiting)
+	w, err = s.Store.PutWaiting(ctx, w, MaxWaiting)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("%d machines wait for this owner's decision already. %s", MaxWaiting, v.Questions[0].Reason), Hint: "Approve or deny some of them first."}
+		return &evidence.Refusal{Code: CodeFull, Reason: fmt.Sprintf("This owner has the maximum number of waiting devices (%d), or their evidence has the maximum size. %s", MaxWaiting, v.Questions[0].Reason), Hint: "The owner must approve or deny some of them first."}
 	case err != nil:
 		return err
 	case w.State == store.Denied:
-		return refuseDenied(w, " "+v.Questions[0].Reason)
-	case w.State == store.Approved: // in the meantime
+		return errDenied(w, " "+v.Questions[0].Reason)
+	case w.State == store.Approved: // since the row was read
 		v.Vouched(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}
@@ -102,40 +99,37 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	return undecided
 }
 
-// denied refuses a machine about which nothing is left to ask, where its owner
-// has denied the EK before: a certificate that is shown later, or a line of an
-// EK list, does not undo what a person decided.
-func (s *Service) denied(ctx context.Context, e store.Enrolment) error {
-	w, err := s.Store.Waiting(ctx, e.Owner, e.EK, e.Created)
+// checkDenial refuses a device whose evidence leaves no questions, if its owner has denied the EK. So
+// an EK certificate that a later request contains, or a line of an EK list, does not undo the denial.
+func (s *Service) checkDenial(ctx context.Context, e store.Enrolment) error {
+	w, err := s.Store.WaitingByEK(ctx, e.Owner, e.EK, e.Created)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
 	case w.State == store.Denied && e.Created.Before(w.Expires):
-		return refuseDenied(w, "")
+		return errDenied(w, "")
 	}
 	return nil
 }
 
-// refuseDenied is the refusal of a machine that a person denied. question is put
-// behind the reason.
-func refuseDenied(w store.Waiting, question string) *evidence.Refusal {
-	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "Who denied it can still approve it."}
+// errDenied returns the refusal of a device that its owner denied. question is appended to the reason.
+func errDenied(w store.WaitingDevice, question string) *evidence.Refusal {
+	return &evidence.Refusal{Code: CodeDenied, Reason: fmt.Sprintf("%s denied this machine on %s.%s", w.By, w.Decided.Format(time.DateOnly), question), Hint: "The owner can still approve it."}
 }
 
-func retryAfter(w store.Waiting, now time.Time) time.Duration {
+func retryAfter(w store.WaitingDevice, now time.Time) time.Duration {
 	return min(max(now.Sub(w.Since)/10, soonest), latest).Round(time.Second)
 }
 
-func machineWords(w store.Waiting) string {
+func machineWords(w store.WaitingDevice) string {
 	return tcg.Printable(fmt.Sprintf("A machine (%s, serial %s)", w.ProdModel, w.ProdSerial))
 }
 
-// Decide approves or denies a machine that waits. codes are the questions that
-// the person saw; nil: whatever there are. Errors: store.ErrNotFound,
-// store.ErrChanged.
-func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.Waiting, error) {
+// Decide approves or denies a waiting device. codes are the questions that the owner saw; nil: not
+// compared. Errors: store.ErrNotFound, store.ErrChanged.
+func (s *Service) Decide(ctx context.Context, by store.Account, deviceID string, approve bool, codes []string, addr string) (store.WaitingDevice, error) {
 	now := s.Now()
 	w, err := s.Store.Decide(ctx, by.ID, deviceID, store.Decision{Approve: approve, By: by.Nick, Codes: codes, At: now, Expires: now.Add(DeniedFor)})
 	if err != nil {

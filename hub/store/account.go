@@ -2,20 +2,49 @@ package store
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"time"
 )
 
 var (
-	// ErrDevices: the account cannot be deleted while it has devices.
-	ErrDevices = errors.New("store: the account has devices")
-	// ErrTooMany: the account has as many of these as it may.
-	ErrTooMany = errors.New("store: the account has as many as it may")
+	// ErrHasDevices: the account cannot be deleted while it has devices.
+	ErrHasDevices = errors.New("store: the account has devices")
+	// ErrTooMany: the account has the maximum number of API tokens.
+	ErrTooMany = errors.New("store: the account has the maximum number of API tokens")
 )
 
-// APIToken lets a program act for an account, within scopes and until it
-// expires. It is found by the SHA-256 of the token: the token itself is not
-// stored.
+// MaxSessions is how many sessions an account may have.
+const MaxSessions = 200
+
+// Account is a person or program that owns devices. ID is 24 lower-case hexadecimal digits; the
+// account's prn is "prn:::accounts:/" + ID.
+type Account struct {
+	ID           string
+	Nick         string // unique, 3 to 23 characters
+	Email        string // unique when not empty
+	PasswordHash string // argon2id, PHC string format; never leaves the hub
+	Created      time.Time
+	Disabled     bool // nobody can sign in, and no new device can join
+}
+
+// Session is a signed-in account. It is found by the SHA-256 of its random token; the token itself
+// is not stored.
+type Session struct {
+	TokenHash Hash
+	AccountID string
+	Created   time.Time
+	Expires   time.Time
+	Addr      string // IP address that signed in
+	Means     string // ByPage or ByAPI
+}
+
+// ID names a session to its owner: the first half of the token's hash, as 32 hexadecimal digits.
+// Nobody can sign in with it.
+func (s Session) ID() string { return hex.EncodeToString(s.TokenHash[:16]) }
+
+// APIToken lets a program act for an account, within scopes and until it expires. It is found by
+// the SHA-256 of the token; the token itself is not stored.
 type APIToken struct {
 	ID       string // 24 lower-case hexadecimal digits
 	Hash     Hash
@@ -24,78 +53,89 @@ type APIToken struct {
 	Scopes   string // separated by spaces
 	Created  time.Time
 	Expires  time.Time
-	Used     time.Time // zero: never; up to ten minutes old
+	Used     time.Time // last use, up to ten minutes late; zero: never
 	UsedAddr string
 }
 
 // PasswordChange replaces an account's password.
 type PasswordChange struct {
 	Account string // Account.ID
-	// Was is the PasswordHash that the current password was verified against;
-	// empty for a reset by the operator, which asks for none.
-	Was string
-	New string // the new PasswordHash
-	// Keep is the session that stays; all others end.
-	Keep Hash
+	// VerifiedHash is the PasswordHash that the current password was verified against. It is empty when the
+	// operator resets the password, which needs no current one.
+	VerifiedHash string
+	NewHash      string // the new PasswordHash
+	// KeepSession is the session that stays; all others end.
+	KeepSession Hash
 	// EndAPITokens also ends the account's API tokens.
 	EndAPITokens bool
-	Event        Event // for the trail
+	Event        Event // for the audit trail
 }
 
-// AccountDesk is what happens to accounts after they were made. Where a method
-// takes an Event, it is appended in the same transaction.
-type AccountDesk interface {
-	// Accounts lists accounts by nick, without regard to ASCII case, after the
-	// nick `after` (empty: from the start), at most limit (0: 100, at most 1000).
+// Accounts keeps accounts. Methods that take an Event append it in the same transaction.
+type Accounts interface {
+	// CreateAccount fails with ErrExists when the nick or the e-mail is in use (compared without
+	// regard to ASCII case), or when a deleted account still reserves the nick.
+	CreateAccount(ctx context.Context, a Account) error
+	Account(ctx context.Context, id string) (Account, error)
+	// AccountByNickOrEmail finds an account by nick or e-mail, without regard to ASCII case.
+	AccountByNickOrEmail(ctx context.Context, login string) (Account, error)
+	CountAccounts(ctx context.Context) (int, error)
+	// Accounts lists accounts by nick, without regard to ASCII case, after the nick `after` (empty:
+	// from the start), at most limit (0: 100, at most 1000).
 	Accounts(ctx context.Context, after string, limit int) ([]Account, error)
-	// PublicOwners lists the nicks, by nick, of accounts that are not disabled
-	// and have a public device, and of the account self. Nicks begin with
-	// prefix, without regard to ASCII case.
+	// PublicOwners lists, in order, the nicks of accounts that are not disabled and have a public
+	// device, and the nick of the account self. It lists only nicks that begin with prefix, without
+	// regard to ASCII case.
 	PublicOwners(ctx context.Context, prefix, self string, limit int) ([]string, error)
-	// ChangePassword ends all sessions but c.Keep. ErrNotFound: there is no such
-	// account. ErrChanged: c.Was is no longer the account's hash, or the account
-	// is disabled and this is not a reset.
+	// ChangePassword ends all sessions but c.Keep. ErrNotFound: the account does not exist.
+	// ErrChanged: c.Was is no longer the account's hash, or the account is disabled and this is not
+	// a reset.
 	ChangePassword(ctx context.Context, c PasswordChange) error
-	// DisableAccount ends the account's sessions and API tokens and makes its
-	// join tokens refuse until EnableAccount. Its devices go on. Both are
-	// idempotent, and append the event only where they change something.
+	// DisableAccount ends the account's sessions and API tokens and makes its join tokens unusable
+	// until EnableAccount. Its devices keep working. Both methods are idempotent and append the
+	// event only if they change something.
 	DisableAccount(ctx context.Context, id string, e Event) error
 	EnableAccount(ctx context.Context, id string, e Event) error
-	// DeleteAccount deletes an account that has no devices, with its sessions,
-	// API tokens, join tokens, policy, EK list and waiting machines. Its nick
-	// stays reserved until ReleaseNick. ErrNotFound, ErrDevices.
+	// DeleteAccount deletes an account that has no devices, with its sessions, API tokens, join
+	// tokens, policy, EK list and waiting devices. Its nick stays reserved until ReleaseNick.
+	// ErrNotFound, ErrHasDevices.
 	DeleteAccount(ctx context.Context, id string, e Event) error
-	// ReleaseNick lets CreateAccount take the nick of a deleted account. It is
-	// idempotent.
+	// ReleaseNick lets CreateAccount use the nick of a deleted account. It is idempotent.
 	ReleaseNick(ctx context.Context, nick string) error
+}
 
+// Sessions keeps the sessions of accounts.
+type Sessions interface {
+	// CreateSession makes a session for a person whose password was verified against the
+	// Account.PasswordHash verified. ErrChanged: the account's hash has changed, or the account was
+	// disabled. ErrNotFound: the account was deleted. When an account has MaxSessions, its oldest
+	// session ends.
+	CreateSession(ctx context.Context, s Session, verified string) error
+	// Session returns ErrNotFound for a session that expired at or before now.
+	Session(ctx context.Context, token Hash, now time.Time) (Session, error)
+	DeleteSession(ctx context.Context, token Hash) error
 	// Sessions lists an account's sessions that have not expired, newest first.
 	Sessions(ctx context.Context, account string, now time.Time) ([]Session, error)
 	// EndSession ends an account's session by its Session.ID. ErrNotFound.
 	EndSession(ctx context.Context, account, id string, e Event) error
-	// EndSessions ends all sessions of an account but keep, and says how many
-	// had not expired. It appends the event only if there were some.
+	// EndSessions ends all sessions of an account but keep, and returns how many of them had not
+	// expired. It appends the event only if that number is not 0.
 	EndSessions(ctx context.Context, account string, keep Hash, e Event) (int, error)
+}
 
-	// CreateAPIToken fails with ErrNotFound when the session has ended (no token
-	// comes out of a session that a change of the password ended), ErrExists
-	// when the account has a token of that name, ErrTooMany when it has max of them
-	// that have not expired by t.Created. Expired ones are dropped.
+// APITokens keeps the API tokens of accounts.
+type APITokens interface {
+	// CreateAPIToken fails with ErrNotFound when the session has ended, so that a session that a
+	// password change ended makes no token; with ErrExists when the account has a token of that
+	// name; with ErrTooMany when it has max tokens that have not expired by t.Created. Expired
+	// tokens are removed.
 	CreateAPIToken(ctx context.Context, t APIToken, session Hash, max int, e Event) error
-	// APIToken returns ErrNotFound for one that expired at or before now.
+	// APIToken returns ErrNotFound for a token that expired at or before now.
 	APIToken(ctx context.Context, hash Hash, now time.Time) (APIToken, error)
-	// APITokens lists an account's, newest first, with those that have expired.
+	// APITokens lists an account's tokens, newest first, expired ones included.
 	APITokens(ctx context.Context, account string) ([]APIToken, error)
-	// UsedAPIToken records a use. A token that is gone is let pass.
-	UsedAPIToken(ctx context.Context, hash Hash, addr string, now time.Time) error
+	// MarkAPITokenUsed records a use. If the token was deleted, it does nothing.
+	MarkAPITokenUsed(ctx context.Context, hash Hash, addr string, now time.Time) error
 	// DeleteAPIToken ends a token by its id. ErrNotFound.
 	DeleteAPIToken(ctx context.Context, account, id string, e Event) error
-
-	// JoinTokensPage lists an owner's join tokens, newest first, after the token
-	// `after` (empty: from the newest), at most limit (0: 100, at most 1000).
-	// ErrNotFound: the owner has no token `after`.
-	JoinTokensPage(ctx context.Context, owner, after string, limit int) ([]JoinToken, error)
-	// DeleteJoinToken deletes a join token that is disabled. Devices that joined
-	// with it stay. ErrNotFound; ErrStatus: it is not disabled.
-	DeleteJoinToken(ctx context.Context, owner, id string, e Event) error
 }

@@ -5,14 +5,13 @@ import (
 	"time"
 )
 
-// States of a device's boot, as its newest measurement left it. Only BootMatches
-// satisfies a policy.
+// States of a device's boot, after its newest measurement. A policy accepts only BootMatches.
 const (
-	BootUnmeasured = "unmeasured"       // it never sent one
+	BootUnmeasured = "unmeasured"       // it never sent a measurement
 	BootMatches    = "matches"          // it matches the reference
 	BootChanged    = "changed"          // it differs from the reference
 	BootNothing    = "nothing-measured" // the firmware measured nothing
-	BootRefused    = "refused"          // it does not hold, see BootRefusal
+	BootRefused    = "refused"          // the measurement does not hold, see BootRefusal
 )
 
 // Boot is a measurement of a device: verified evidence of what it booted.
@@ -22,59 +21,58 @@ type Boot struct {
 	Time        time.Time
 	State       string // BootMatches, BootChanged or BootNothing
 	Measurement []byte // JSON of boot.Measurement
-	Changes     []byte // JSON of what differs from the reference
-	// The evidence itself, for an auditor; of the latest measurement alone.
+	Changes     []byte // JSON of the differences from the reference
+	// The evidence itself, for an auditor. Kept for the latest measurement only.
 	Nonce, Attest, Signature, Log []byte
 }
 
-// BootReference is what a device should boot, JSON of boot.Reference.
+// BootReference is the accepted boot of a device, JSON of boot.Reference.
 type BootReference struct {
-	Device string
-	Text   []byte
-	Was    []byte // the Text that a new one is to replace; empty: there is none
+	Device   string
+	Text     []byte
+	Replaces []byte // the Text that PutBootReference replaces; empty: the device has no reference
 }
 
-// BootRefusal is why a device's newest measurement was refused. It is kept until
-// the device sends one that holds.
+// BootRefusal is why a device's newest measurement was refused. It is kept until the device sends
+// one that holds.
 type BootRefusal struct {
 	Time               time.Time
 	Code, Reason, Hint string
 }
 
-// Boots keeps what devices booted. What writes is ErrNotFound for a device that
-// is not there, or was deleted.
+// Boots keeps boot measurements. Methods that write return ErrNotFound for a device that does not
+// exist or was deleted.
 type Boots interface {
-	// PutBoot stores a measurement, judged by a reference, as a device's latest,
-	// and keeps the ten before it without their evidence. A device without a
-	// reference gets that one, if it is not empty. Where the device has another, because its owner
-	// changed it meanwhile, nothing is stored. It returns the one that is there.
-	// A Number says that this boot was measured before: it takes that
-	// measurement's place, if that is the latest still, and its number.
-	PutBoot(ctx context.Context, b Boot, reference []byte) (is []byte, err error)
-	// LatestBoot is ErrNotFound when the device was never measured.
+	// PutBoot stores a measurement as a device's latest, and keeps the ten before it without their
+	// evidence. The caller judged b by reference. If the device has no reference, it gets this one,
+	// unless it is empty. If the device has a different reference, because its owner changed it in
+	// between, nothing is stored. PutBoot returns the device's reference.
+	//
+	// If b.Number is not 0, this boot was measured before: b replaces the measurement with that
+	// number, if that is still the latest.
+	PutBoot(ctx context.Context, b Boot, reference []byte) (current []byte, err error)
+	// LatestBoot returns ErrNotFound if the device was never measured.
 	LatestBoot(ctx context.Context, device string) (Boot, error)
-	// BootHistory lists a device's measurements, the newest first, without the
-	// evidence.
+	// BootHistory lists a device's measurements, newest first, without the evidence.
 	BootHistory(ctx context.Context, device string) ([]Boot, error)
-	// RefuseBoot notes that a device's newest measurement was refused. news is
-	// false where the last one was refused by the same code and reason.
+	// RefuseBoot records that a device's newest measurement was refused. news is false if the
+	// previous refusal had the same code and reason.
 	RefuseBoot(ctx context.Context, device string, r BootRefusal) (news bool, err error)
-	// BootRefusal is ErrNotFound where the newest measurement was not refused.
+	// BootRefusal returns ErrNotFound if the newest measurement was not refused.
 	BootRefusal(ctx context.Context, device string) (BootRefusal, error)
-	// BootState is the state of a device's boot.
+	// BootState returns the state of a device's boot.
 	BootState(ctx context.Context, device string) (string, error)
-	// BootStates gives the states of an owner's devices that were measured, or
-	// refused, by device.
+	// BootStates returns the states of an owner's devices that sent a measurement, by device.
 	BootStates(ctx context.Context, owner string) (map[string]string, error)
-	// BootReference is ErrNotFound when the device has none.
+	// BootReference returns ErrNotFound if the device has none.
 	BootReference(ctx context.Context, device string) (BootReference, error)
-	// PutBootReference gives a device a reference, and its latest measurement
-	// the State and Changes of latest, which was judged by it; latest.Number 0:
-	// it was never measured. BootRefused stays the state of a device. ErrChanged when another measurement is the latest
-	// by now, or another reference than r.Was is there: nothing was changed.
+	// PutBootReference replaces a device's reference. The caller judged the latest measurement by
+	// it: that measurement gets the State and Changes of latest. latest.Number is 0 if the device was
+	// never measured. A device in state BootRefused stays in it. ErrChanged: another measurement is
+	// now the latest, or the device's reference is not r.Was; nothing was changed.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
-	// RequestBoot asks that the device be measured again; BootRequested says
-	// whether it was, since its last measurement.
+	// RequestBoot asks the device for another measurement. BootRequested reports whether one was
+	// requested since the last measurement.
 	RequestBoot(ctx context.Context, device string) error
 	BootRequested(ctx context.Context, device string) (bool, error)
 }

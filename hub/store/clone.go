@@ -2,26 +2,24 @@ package store
 
 import "context"
 
-// Clone is what was seen of copies of a device's TPM state, JSON of
-// clone.Record.
+// Clone is the record of what indicates copies of a device's TPM state, JSON of clone.Record.
 type Clone struct {
 	Device  string
-	Version int64  // given by the store, increasing for a device; 0: there is none yet
+	Version int64  // given by the store, increasing for a device; 0: the device has no record yet
 	State   string // clone.State; also Device.Clone
 	Record  []byte
 }
 
-// Clones keeps one such record for a device.
+// CloneRefused is the state of a device whose owner has decided that several machines run with its
+// TPM's state. Activate fails with ErrCloned.
+const CloneRefused = "refused"
+
+// Clones keeps one such record for each device.
 type Clones interface {
-	// Clone is ErrNotFound when the device has none.
+	// Clone returns ErrNotFound if the device has no record.
 	Clone(ctx context.Context, device string) (Clone, error)
-	// PutClone stores c in the place of the one with c.Version, sets the
-	// device's Clone to c.State, and appends events, in one step. It returns
-	// the new version. ErrChanged when the device has another version by now,
-	// ErrNotFound when there is no such device: nothing was changed.
+	// PutClone replaces the record that has c.Version, sets the device's Clone to c.State, and
+	// appends events, in one step. It returns the new version. ErrChanged: the device's record has
+	// another version. ErrNotFound: the device does not exist. On an error nothing was changed.
 	PutClone(ctx context.Context, c Clone, events ...Event) (int64, error)
 }
-
-// CloneRefused is the state of a device whose owner has said that several
-// machines run with its TPM's state. Activate fails with ErrCloned.
-const CloneRefused = "refused"

@@ -6,37 +6,34 @@ import (
 )
 
 const (
-	// MaxUnproven bounds the EK certificates that a hub keeps of EKs which have
-	// proven themselves by no activation.
-	MaxUnproven = 10_000
-	// KeptFor is how long such a certificate is kept after it was last shown.
-	KeptFor = 90 * 24 * time.Hour
+	// MaxUnprovenEKs bounds the kept EK certificates of EKs that no activation has proven.
+	MaxUnprovenEKs = 10_000
+	// UnprovenEKKeptFor is how long such a certificate is kept after a request last contained it.
+	UnprovenEKKeptFor = 90 * 24 * time.Hour
 )
 
-// KeptCertificate is the EK certificate that was shown of an EK. It is kept so
-// that a later request which leaves it out is judged by it; what was decided
-// by it is not kept.
-type KeptCertificate struct {
+// KeptEKCertificate is an EK certificate from a request. It is kept so that a later request with the
+// same EK and without the certificate is judged by it. No verdict is kept.
+type KeptEKCertificate struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Certificate []byte // DER
-	Links       []byte // CA certificates above it, without the root: DER, one after the other
-	// Proven: a TPM with this EK activated an enrolment. Such a row does not
-	// expire, and only another activation replaces its certificate.
+	Links       []byte // CA certificates above it, without the root: DER, concatenated
+	// Proven: a TPM with this EK activated an enrolment. The row does not expire, and only another
+	// activation replaces its certificate.
 	Proven  bool
 	Expires time.Time // zero when Proven
 }
 
 // EKCertificates keeps at most one certificate for each EK.
 type EKCertificates interface {
-	// EKCertificate finds the certificate of an EK; ErrNotFound also when it
+	// EKCertificate finds the kept certificate of an EK. It returns ErrNotFound also for one that
 	// has expired.
-	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptCertificate, error)
-	// KeepEKCertificate stores k, not Proven, where the EK has none that is
-	// still good; where it has the same certificate, unproven, its Expires is
-	// renewed. Anything else stays as it is. When more than limit rows are
-	// unproven, those that expire first go.
-	KeepEKCertificate(ctx context.Context, k KeptCertificate, now time.Time, limit int) error
-	// ExpireEKCertificates removes at most limit rows past their Expires and
-	// says how many there were.
+	EKCertificate(ctx context.Context, ek Hash, now time.Time) (KeptEKCertificate, error)
+	// KeepEKCertificate stores k, not Proven, if the EK has no certificate, or only an expired one.
+	// If the EK has the same certificate, unproven, its Expires is renewed. Otherwise nothing
+	// changes. If more than limit rows are unproven, those that expire first are removed.
+	KeepEKCertificate(ctx context.Context, k KeptEKCertificate, now time.Time, limit int) error
+	// ExpireEKCertificates removes at most limit rows past their Expires, and returns how many there
+	// were.
 	ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error)
 }

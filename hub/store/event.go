@@ -1,8 +1,11 @@
 package store
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
-// Means by which somebody did something.
+// Means by which an actor did something.
 const (
 	ByPage        = "page"        // in a browser
 	ByAPI         = "api"         // with a session, by a program
@@ -10,12 +13,12 @@ const (
 	ByCommand     = "command"     // on the hub's machine
 	ByCertificate = "certificate" // a device's
 	BySecret      = "secret"      // a device's
-	ByToken       = "token"       // a device's, got with its certificate or secret
+	ByToken       = "token"       // a device's access token, issued for its certificate or secret
 )
 
-// Actor is who does something, from where and how.
+// Actor is the person, program or device that did something.
 type Actor struct {
-	ID         string // prn of an account or a device, "operator:" and a name; empty: nobody that is known
+	ID         string // prn of an account or a device, or "operator:" and a name; empty: unknown
 	Name       string // its nick at that time
 	Means      string // one of the above
 	Credential string // the API token's name
@@ -24,14 +27,14 @@ type Actor struct {
 
 type actorKey struct{}
 
-// WithActor puts an actor in a context. What the pointer points to may become
-// known later, while the request is judged.
+// WithActor puts an actor in a context. The caller may fill it in later, while the request is
+// judged.
 func WithActor(ctx context.Context, a *Actor) context.Context {
 	return context.WithValue(ctx, actorKey{}, a)
 }
 
-// ActorIn returns the actor of a context, for its owner to fill in; one that
-// nobody reads if there is none.
+// ActorIn returns the actor of a context, so that the caller can read it or fill it in. If the
+// context has none, it returns a new one that is not in the context.
 func ActorIn(ctx context.Context) *Actor {
 	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
 		return a
@@ -39,7 +42,36 @@ func ActorIn(ctx context.Context) *Actor {
 	return new(Actor)
 }
 
-// By returns the event with the actor filled in where the event names none.
+// Event is a line of the audit trail. Events are only ever appended.
+type Event struct {
+	Seq     int64 // given by the store, increasing
+	Time    time.Time
+	Kind    string // stable, e.g. "enrolment.refused", "device.activated"
+	Code    string // stable refusal code, or empty
+	Owner   string // Account.ID of the account that may read it; empty: the operator's
+	Device  string
+	Token   string
+	Addr    string
+	Message string // one sentence for a person
+
+	// Who did it. See Actor.
+	Actor      string
+	ActorName  string
+	Means      string
+	Credential string
+
+	// Count is how many events of one day this row counts, the last of them at Last. 0, with a zero
+	// Last: one event, at Time. See AppendCounted.
+	Count int
+	Last  time.Time
+
+	// Unproven: a peer caused it that had proven nothing. Such an event is kept for a shorter time.
+	// AppendCounted never counts events of different Group in one row. Reads return neither field.
+	Unproven bool
+	Group    string
+}
+
+// By returns the event with the actor filled in if the event names none.
 func (e Event) By(a *Actor) Event {
 	if e.Actor == "" && e.Means == "" {
 		e.Actor, e.ActorName, e.Means, e.Credential = a.ID, a.Name, a.Means, a.Credential
@@ -48,4 +80,36 @@ func (e Event) By(a *Actor) Event {
 		e.Addr = a.Addr
 	}
 	return e
+}
+
+// EventFilter chooses events. Zero fields do not filter.
+type EventFilter struct {
+	Owner  string
+	Device string
+	Kind   string    // this kind; if it ends with ".", every kind that begins with it
+	Since  time.Time // Time, or Last of a row that counts several, is not before this
+	Until  time.Time // the event is before this
+	// NoRoutine leaves out rows of AppendCounted that have no Code.
+	NoRoutine bool
+	Before    int64 // only events with a smaller Seq
+	Limit     int   // 0: 100; at most 1000
+}
+
+// Events is the audit trail.
+type Events interface {
+	AppendEvent(ctx context.Context, e Event) error
+	// AppendEventOnce appends an event about a device, unless one with the same mark was appended
+	// since the device was first activated.
+	AppendEventOnce(ctx context.Context, e Event, mark Hash) error
+	// AppendCounted appends events that may be frequent. Events of one day (UTC) that differ only in
+	// Time, Addr and Message become one row. It has their Count, the Time of the first, and the
+	// Last, Addr and Message of the last. If a given event has a Count, it stands for that many
+	// events until its Last; 0 is one.
+	AppendCounted(ctx context.Context, events []Event) error
+	// RemoveEvents removes at most limit events: Unproven ones whose Time and Last are before
+	// unproven, and any whose Time and Last are before all. A zero time removes nothing. It returns
+	// how many it removed.
+	RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (int, error)
+	// Events lists newest first.
+	Events(ctx context.Context, f EventFilter) ([]Event, error)
 }

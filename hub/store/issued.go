@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// IssuedAIK is an AIK certificate that the first of Pantacor's two steps
-// issued. Nobody has proven the key yet: the certificate is encrypted to the
-// TPM, and expires with the row.
+// IssuedAIK is an AIK certificate that the first step of two-step enrolment issued. The key is not
+// proven yet: the certificate is encrypted to the TPM, and expires with the row.
 type IssuedAIK struct {
 	EK          Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Name        []byte // TPM name of the AIK
@@ -19,21 +18,22 @@ type IssuedAIK struct {
 
 // Bounds of what the hub records of first steps.
 const (
-	MaxIssuedOfEK = 8      // rows of an EK; the oldest goes
-	MaxIssued     = 10_000 // rows in all
+	MaxIssuedPerEK = 8      // rows of an EK; at the bound the oldest is removed
+	MaxIssued      = 10_000 // rows in all
 )
 
-// IssuedAIKs keeps what first steps issued until it expires.
+// IssuedAIKs keeps the certificates of first steps until they expire.
 type IssuedAIKs interface {
-	// RecordIssuedAIK stores a, in the place of a row of the same EK and Name.
-	// It reports whether a is the only row of its EK that has not expired. Rows
-	// of an EK beyond MaxIssuedOfEK go, the oldest first. ErrFull when there are
-	// most rows already, and none of this EK and Name: whether others are of the
-	// same EK makes no difference, so the answer tells nothing of it.
+	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. It reports whether a
+	// is the only row of its EK that has not expired. An EK's oldest rows beyond MaxIssuedPerEK are
+	// removed.
+	//
+	// ErrFull: there are most rows, and none has this EK and Name. Rows of the same EK make no
+	// difference, so that the answer does not reveal whether the EK is known.
 	RecordIssuedAIK(ctx context.Context, a IssuedAIK, most int) (first bool, err error)
 	// IssuedAIK finds a row that has not expired. ErrNotFound.
 	IssuedAIK(ctx context.Context, ek Hash, name []byte, now time.Time) (IssuedAIK, error)
-	// ExpireIssuedAIKs removes at most limit rows past their Expires and says
-	// how many there were.
+	// ExpireIssuedAIKs removes at most limit rows past their Expires, and returns how many there
+	// were.
 	ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (int, error)
 }

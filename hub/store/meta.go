@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,20 +10,22 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// MaxMeta bounds a device's user-meta, its device-meta, and the user-meta that
-// a join token begins with, each in bytes of compact JSON.
+// MaxMeta bounds a device's user-meta, its device-meta, and the default user-meta of a join token,
+// each in bytes of compact JSON.
 //
-// A meta is a JSON object as a map, its values as strictjson.Decode makes them:
-// a number is a json.Number, as it was written. An engine refuses with a
-// *MetaError what strictjson.Keepable refuses, for it could not be read in the
-// answers that contain it, and with ErrTooLarge what would be more than MaxMeta
-// bytes afterwards; a meta that was larger before may be made smaller. Both
-// bounds hold in the step that writes. A database of an older hub may have
-// members that are refused now: they are left out of the meta that is read, and
-// named in Unreadable; they go when they are set, or the meta is replaced.
+// A meta is a JSON object as a map. Its values are as strictjson.Decode makes them: a number is a
+// json.Number, as it was written. Both bounds below hold in the step that writes:
+//
+//   - An engine refuses with *MetaError what strictjson.Keepable refuses, because answers that
+//     contain it could not be read.
+//   - It refuses with ErrTooLarge a write that leaves more than MaxMeta bytes. A meta that was
+//     larger before may be made smaller.
+//
+// The database of an older hub may have members that are now refused. A read leaves them out and
+// names them in Unreadable. They are removed when they are set, or when the meta is replaced.
 const MaxMeta = 256 << 10
 
-// ErrTooLarge says that what would be kept is larger than its bound.
+// ErrTooLarge: the value would be larger than its bound.
 var ErrTooLarge = errors.New("store: larger than the bound")
 
 // MetaError says why a member of a meta cannot be kept.
@@ -36,8 +39,19 @@ func (e *MetaError) Error() string {
 }
 func (e *MetaError) Unwrap() error { return e.Err }
 
-// EncodeMeta writes a meta as compact JSON, "{}" for none, if it may be kept:
-// *MetaError, ErrTooLarge.
+// Metadata keeps the two metas of a device. Every method may return ErrNotFound, *MetaError and
+// ErrTooLarge: see MaxMeta.
+type Metadata interface {
+	// PatchDeviceMeta merges top-level keys; a nil value deletes the key.
+	PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error
+	// PatchUserMeta does the same to the owner's meta.
+	PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error
+	ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error
+	ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error
+}
+
+// EncodeMeta encodes a meta as compact JSON, "{}" for an empty one. If it may not be kept, it returns
+// *MetaError or ErrTooLarge.
 func EncodeMeta(m map[string]any) (string, error) {
 	if len(m) == 0 {
 		return "{}", nil
@@ -57,8 +71,8 @@ func EncodeMeta(m map[string]any) (string, error) {
 	return text, nil
 }
 
-// CompactJSON escapes no more than JSON demands, so that a text is as long as in
-// the answers that contain it.
+// CompactJSON encodes v and escapes no more than JSON demands, so that the text is as long as in the
+// answers that contain it.
 func CompactJSON(v any) (string, error) {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// HubWide stands in the place of an owner for what is the whole hub's.
+// HubWide is the owner of the policy and of the EK list of the whole hub.
 const HubWide = ""
 
 // Policy is a policy document as it was written.
@@ -15,8 +15,7 @@ type Policy struct {
 	Updated time.Time
 }
 
-// ListedEK is a line of a list of expected TPMs: the hash of an EK, or the
-// serial number of an EK certificate.
+// ListedEK is a line of an EK list: the hash of an EK, or the serial number of an EK certificate.
 type ListedEK struct {
 	Key  *Hash  // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
 	Cert []byte // serial number, big-endian without leading zeros; used when Key is nil
@@ -25,27 +24,24 @@ type ListedEK struct {
 	CertificateRequired bool
 }
 
-// Listing says whether a TPM is on a list.
-type Listing struct {
-	Kept            bool // the list has lines
-	ByKey, BySerial bool
-	Note            string // of the line found
-	// CertificateRequired is the found line's.
-	CertificateRequired bool
+// Policies keeps the policies of the hub and of its owners.
+type Policies interface {
+	// Policy returns ErrNotFound if the owner has no policy.
+	Policy(ctx context.Context, owner string) (Policy, error)
+	// PutPolicy replaces a policy; an empty Text removes it. ConfigVersion grows.
+	PutPolicy(ctx context.Context, p Policy) error
 }
 
-// Rulebook keeps the policies of the hub and its owners, and their lists of
-// expected TPMs.
-type Rulebook interface {
-	// Policy is ErrNotFound where none was put.
-	Policy(ctx context.Context, owner string) (Policy, error)
-	// PutPolicy replaces; an empty Text removes.
-	PutPolicy(ctx context.Context, p Policy) error
-	// PutEKList replaces an owner's whole list; an empty one removes it.
+// EKLists keeps the EK lists (expected TPMs) of the hub and of its owners.
+type EKLists interface {
+	// PutEKList replaces an owner's whole list; an empty one removes it. ConfigVersion grows.
 	PutEKList(ctx context.Context, owner string, list []ListedEK) error
-	// EKList gives the list in no particular order.
+	// EKList returns the list in no particular order.
 	EKList(ctx context.Context, owner string) ([]ListedEK, error)
-	// FindEK looks a TPM up. cert is the EK certificate's serial number as in
-	// ListedEK, nil without a certificate.
-	FindEK(ctx context.Context, owner string, ek Hash, cert []byte) (Listing, error)
+	// HasEKList reports whether the owner's list has lines.
+	HasEKList(ctx context.Context, owner string) (bool, error)
+	// FindEK returns the line of the owner's list that names the EK, or else the line that names
+	// the serial number of its certificate. serial is as ListedEK.Cert, nil without a certificate.
+	// ErrNotFound.
+	FindEK(ctx context.Context, owner string, ek Hash, serial []byte) (ListedEK, error)
 }

@@ -9,31 +9,30 @@ import (
 
 // Errors of trails, tested with errors.Is.
 var (
-	// ErrGap: a revision's predecessor is not there.
-	ErrGap = errors.New("store: the revision before this one is not there")
-	// ErrStatus: the revision is not in a status in which this can be done.
-	ErrStatus = errors.New("store: not in this status of the revision")
-	// ErrQuota: the owner would keep more than may be.
+	// ErrGap: the trail does not have the revision before this one.
+	ErrGap = errors.New("store: the revision before this one does not exist")
+	// ErrStatus: the revision's status does not allow the change.
+	ErrStatus = errors.New("store: the revision's status does not allow this")
+	// ErrQuota: the owner's Usage would exceed the quota.
 	ErrQuota = errors.New("store: more than the owner's quota")
 )
 
-// MissingObjects is the error of a state that names objects which its owner
-// has not, or not whole.
+// MissingObjects is the error for a state that names objects which its owner has not uploaded.
 type MissingObjects struct {
 	Sums []Hash // some of them, at most ten
 	More int    // how many others
 }
 
 func (e *MissingObjects) Error() string {
-	return fmt.Sprintf("store: %d objects of the state are not there", len(e.Sums)+e.More)
+	return fmt.Sprintf("store: %d objects of the state are missing", len(e.Sums)+e.More)
 }
 
-// RevisionStatus is where a revision is in its life, in Pantacor's words.
+// RevisionStatus is the stage of a revision's life, in Pantacor's words.
 type RevisionStatus string
 
 const (
-	RevisionNew         RevisionStatus = "NEW"    // the hub's: no device has taken it
-	RevisionCancelled   RevisionStatus = "CANCEL" // the hub's: its owner took it back
+	RevisionNew         RevisionStatus = "NEW"    // set by the hub: the device has not reported on it
+	RevisionCancelled   RevisionStatus = "CANCEL" // set by the hub: the owner cancelled it
 	RevisionQueued      RevisionStatus = "QUEUED"
 	RevisionDownloading RevisionStatus = "DOWNLOADING"
 	RevisionSyncing     RevisionStatus = "SYNCING"
@@ -45,12 +44,14 @@ const (
 	RevisionWontGo      RevisionStatus = "WONTGO"
 )
 
-// RevisionStatuses are all there are. The first six are open: the revision is offered
-// to its device. The others are final.
-var RevisionStatuses = []RevisionStatus{RevisionNew, RevisionQueued, RevisionDownloading, RevisionSyncing, RevisionInProgress, RevisionTesting,
-	RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled}
+// RevisionStatuses lists all statuses. The first six are open: the hub offers the revision to its
+// device. The others are final.
+var RevisionStatuses = []RevisionStatus{
+	RevisionNew, RevisionQueued, RevisionDownloading, RevisionSyncing, RevisionInProgress, RevisionTesting,
+	RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled,
+}
 
-// Final says whether a revision in this status stays in it.
+// Final reports whether a revision stays in this status.
 func (s RevisionStatus) Final() bool {
 	switch s {
 	case RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled:
@@ -59,8 +60,8 @@ func (s RevisionStatus) Final() bool {
 	return false
 }
 
-// Trail is a device's history of states. A device has at most one, which has
-// the device's id.
+// Trail is a device's sequence of revisions. A device has at most one trail, and the trail has the
+// device's id.
 type Trail struct {
 	Device   string // Device.ID
 	Owner    string // Account.ID
@@ -70,8 +71,8 @@ type Trail struct {
 	Touched  time.Time // latest revision or report
 }
 
-// Revision is a state that a device is to take, or has taken. Revisions of a trail are
-// numbered from 0 without a gap.
+// Revision is one state of a trail, which the device is to install or has installed. The revisions
+// of a trail are numbered from 0 without a gap.
 type Revision struct {
 	Device    string
 	Owner     string
@@ -80,18 +81,18 @@ type Revision struct {
 	CommitMsg string
 	Status    RevisionStatus
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
-	Objects   []Hash // that the state names, each once; not filled in by reads
-	State     []byte // JSON object, as it was given
+	Objects   []Hash // that the state names, each once; reads leave it empty
+	State     []byte // JSON object, as the owner or the device sent it
 	Meta      []byte // JSON object, the owner's
-	Progress  []byte // JSON object, as the device gave it
+	Progress  []byte // JSON object, as the device sent it
 
 	Posted       time.Time
 	ProgressTime time.Time // zero: no report yet
 	Modified     time.Time
 }
 
-// TrailSummary is a trail with the revision that its device reported on last,
-// whose State and Meta are left out.
+// TrailSummary is a trail with the revision that its device reported on last. That revision's State
+// and Meta are left out.
 type TrailSummary struct {
 	Trail
 	Revision Revision
@@ -103,39 +104,37 @@ type RevisionFilter struct {
 	Statuses []RevisionStatus // any of these
 	After    int              // only revisions with a larger Rev; -1: from the first
 	Limit    int              // 0: 100; at most 1000
-	Bytes    int              // no more revisions once their texts have this many bytes; 0: no bound
+	Bytes    int              // no more revisions after their texts reach this many bytes; 0: no bound
 }
 
-// Trails keeps the states of devices. Methods that take a quota fail with
-// ErrQuota when the owner's Usage would be above it.
+// Trails keeps trails and their revisions. Methods that have a quota fail with ErrQuota if the
+// owner's Usage would exceed it.
 type Trails interface {
-	// CreateTrail makes a device's trail with its first revision, as given but for
-	// Rev, which is 0. When the device has a trail already, nothing changes
-	// and made is false. MissingObjects, ErrQuota.
+	// CreateTrail makes a device's trail with its first revision, whose Rev becomes 0. If the device
+	// has a trail, nothing changes and made is false. MissingObjects, ErrQuota.
 	CreateTrail(ctx context.Context, first Revision, quota int64) (t Trail, made bool, err error)
 	Trail(ctx context.Context, device string) (Trail, error)
-	// Summary is of one trail, Summaries of an owner's, by device id after
-	// `after`, at most limit (0: 100, at most 1000).
-	Summary(ctx context.Context, device string) (TrailSummary, error)
-	Summaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
+	// TrailSummary returns one device's trail. TrailSummaries lists an owner's trails, by device id, after the
+	// id `after`, at most limit (0: 100, at most 1000).
+	TrailSummary(ctx context.Context, device string) (TrailSummary, error)
+	TrailSummaries(ctx context.Context, owner, after string, limit int) ([]TrailSummary, error)
 
-	// AddRevision appends a revision; Rev -1 is the next number. ErrNotFound: no
-	// trail. ErrExists: the number is taken. ErrGap, MissingObjects, ErrQuota.
+	// AddRevision appends a revision; Rev -1 is the next number. ErrNotFound: the device has no
+	// trail. ErrExists: the trail has a revision of that number. ErrGap, MissingObjects, ErrQuota.
 	AddRevision(ctx context.Context, s Revision, quota int64) (Revision, error)
-	// Revision finds one; rev -1 is the newest.
+	// Revision finds a revision; rev -1 is the newest.
 	Revision(ctx context.Context, device string, rev int) (Revision, error)
 	Revisions(ctx context.Context, f RevisionFilter) ([]Revision, error)
-	// SetState exchanges the state (StateSum, Objects, State, Modified) of a
-	// revision that is new. ErrStatus, MissingObjects, ErrQuota.
-	SetState(ctx context.Context, s Revision, quota int64) error
-	SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
-	// SetProgress takes a device's report. A revision that is final stays as it
-	// is: the same status again is no error and changes nothing, another one is
-	// ErrStatus.
-	SetProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
-	// MoveRevision is the owner's: from exactly one status to another. ErrStatus.
-	MoveRevision(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
-	// DropTrails removes trails and logs of deleted devices, at most limit
-	// devices, and says of how many.
-	DropTrails(ctx context.Context, limit int) (int, error)
+	// SetRevisionState replaces the state (StateSum, Objects, State, Modified) of a revision that is still
+	// RevisionNew. ErrStatus, MissingObjects, ErrQuota.
+	SetRevisionState(ctx context.Context, s Revision, quota int64) error
+	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
+	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a report of
+	// the same status changes nothing and succeeds, a report of another one fails with ErrStatus.
+	SetRevisionProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
+	// ChangeRevisionStatus changes a revision from exactly one status to another, for its owner. ErrStatus.
+	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
+	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices, and returns the
+	// number of devices.
+	RemoveDeletedTrails(ctx context.Context, limit int) (int, error)
 }

@@ -5,46 +5,48 @@ import (
 	"time"
 )
 
-// TrustKind is what the operator says of a CA certificate.
+// TrustKind is the operator's decision on a CA certificate.
 type TrustKind string
 
 const (
 	// TrustedRoot: chains may end here.
 	TrustedRoot TrustKind = "root"
-	// TrustedLink: it helps to build chains.
+	// TrustedLink: an intermediate certificate that helps to build chains.
 	TrustedLink TrustKind = "link"
-	// Distrusted: it must be in no chain, wherever it comes from.
+	// Distrusted: a chain that contains it is invalid, wherever the certificate comes from.
 	Distrusted TrustKind = "distrusted"
 )
 
-// TrustedCertificate is the operator's word on a TPM maker's CA certificate.
-// Those that come with Gangway have no row unless the operator said something.
+// TrustedCertificate is the operator's decision on a TPM maker's CA certificate. A built-in root has
+// no row unless the operator decided on it.
 type TrustedCertificate struct {
 	Fingerprint Hash   // SHA-256 of DER
 	DER         []byte // the certificate
 	Kind        TrustKind
-	Source      string // where the operator had it from, in words
+	Source      string // where the operator got it from, in words
 	Added       time.Time
 }
 
-// TrustChange is one change, made whole or not at all.
+// TrustChange is one change, made completely or not at all.
 type TrustChange struct {
-	Put    []TrustedCertificate // each takes the place of the one with its fingerprint
-	Forget []Hash
-	Event  Event // for the trail; none if Kind is empty
+	Put    []TrustedCertificate // each replaces the row with its fingerprint
+	Remove []Hash               // fingerprints of rows to remove
+	Event  Event                // for the audit trail; if Kind is empty, none is appended
 }
 
-// TrustStore keeps what the operator says of TPM makers' CA certificates.
+// TrustStore keeps the operator's decisions on TPM makers' CA certificates.
 type TrustStore interface {
 	// TrustedCertificates lists all, by fingerprint.
 	TrustedCertificates(ctx context.Context) ([]TrustedCertificate, error)
-	// ChangeTrust makes ConfigVersion grow. ErrNotFound when there is none of a
-	// fingerprint to forget; nothing is changed then. A change of nothing does
-	// nothing.
+	// ChangeTrust makes ConfigVersion grow. ErrNotFound: no row has a fingerprint in Forget, and
+	// nothing was changed. An empty change does nothing.
 	ChangeTrust(ctx context.Context, c TrustChange) error
-	// ConfigVersion grows with every change of what requests are judged by:
-	// trusted certificates, and whatever settings an engine keeps besides. It
-	// is a cheap read, made for each request, so that a change holds at once in
-	// every replica.
+}
+
+// Config tells readers when the configuration changed.
+type Config interface {
+	// ConfigVersion grows with every change of what requests are judged by: trusted certificates,
+	// policies and EK lists. The hub reads it for each request, so that a change holds at once in
+	// every replica; it must be a cheap read.
 	ConfigVersion(ctx context.Context) (int64, error)
 }

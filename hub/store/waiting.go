@@ -2,43 +2,33 @@ package store
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 )
 
-// Errors of the waiting room, tested with errors.Is.
-var (
-	// ErrFull: there are as many of the kind as may be: machines of the owner that
-	// wait, for one.
-	ErrFull = errors.New("store: as many as may be are there already")
-	// ErrChanged: what a person decided about is no longer what waits.
-	ErrChanged = errors.New("store: what was decided on has changed")
-)
-
-// WaitState is what a person has decided about a machine.
-type WaitState string
+// WaitingState is the owner's decision about a waiting device.
+type WaitingState string
 
 const (
-	Undecided WaitState = "waiting"
-	Approved  WaitState = "approved"
-	Denied    WaitState = "denied"
+	Undecided WaitingState = "waiting"
+	Approved  WaitingState = "approved"
+	Denied    WaitingState = "denied"
 )
 
-// Waiting is a machine whose evidence holds and leaves questions that an owner
-// must answer. Its row is the owner's and the EK's: whoever has a join token
-// can make one for any EK public key, so the row takes no name, spends no use,
-// and changes nothing but itself. What an approval is good for is decided by
-// the EK alone: only the TPM that has it opens the reply.
-type Waiting struct {
+// WaitingDevice is a waiting device: its evidence holds, and leaves questions that its owner must answer.
+//
+// The row is identified by the owner and the EK. The holder of a join token can make one for any EK
+// public key, so the row reserves no name, spends no use of the token, and changes no other row.
+// An approval is safe because it names the EK: only the TPM that has it can open the reply.
+type WaitingDevice struct {
 	Owner    string // Account.ID
 	EK       Hash   // SHA-256 of the EK's SubjectPublicKeyInfo (DER)
-	DeviceID string // what the row is called: an id of its own, not the device's
+	DeviceID string // the row's own id, not that of the device it may become
 	TokenID  string
-	State    WaitState // as to the latest request
-	Codes    []string  // of the questions that the latest request leaves open
-	// Answered are the codes of the questions that a person approved the EK in
-	// spite of. No request takes one away, only a denial.
+	State    WaitingState // for the latest request
+	Codes    []string     // of the questions that the latest request leaves open
+	// Answered holds the codes of the questions that the owner has already overridden for this EK.
+	// Only a denial removes codes from it, never a request.
 	Answered []string
 
 	RequestHash  Hash
@@ -54,51 +44,51 @@ type Waiting struct {
 	Addr     string
 	Since    time.Time
 	LastSeen time.Time
-	Expires  time.Time // the row goes then, unless it has Answered
+	Expires  time.Time // the row is removed then, unless it has Answered
 	By       string    // nick of the account that decided last
 	Decided  time.Time
 }
 
-// Approves reports whether a person's word answers all these questions.
-func (w *Waiting) Approves(codes []string) bool {
+// Approves reports whether the owner's approval answers all these questions.
+func (w *WaitingDevice) Approves(codes []string) bool {
 	return len(codes) > 0 && w.State != Denied && !slices.ContainsFunc(codes, func(c string) bool { return !slices.Contains(w.Answered, c) })
 }
 
-// MaxWaitingBytes bounds the evidence of the machines that wait for one owner.
+// MaxWaitingBytes bounds the evidence of one owner's waiting devices.
 const MaxWaitingBytes = 32 << 20
 
-// Decision is a person's.
+// Decision is an owner's approval or denial.
 type Decision struct {
 	Approve bool
 	By      string // nick
-	// Codes are the questions that the person saw; when they are not those of
-	// the row, the decision is ErrChanged. nil: not compared.
+	// Codes are the questions that the owner saw. If the row has other ones, the decision fails
+	// with ErrChanged. nil: not compared.
 	Codes []string
 	At    time.Time
-	// Expires is when a denial is forgotten.
+	// Expires is when a denial is removed.
 	Expires time.Time
 }
 
-// WaitingRoom keeps machines until a person has decided about them.
-type WaitingRoom interface {
-	// Wait stores w, or renews what the row of its owner and EK says of the
-	// machine; the row's first time, what was answered, and a denial stay. It
-	// is Approved when all of its Codes are Answered, else Undecided unless
-	// Denied. ErrFull when limit other rows of the owner are Undecided, or when
-	// the evidence of all that are would be more than MaxWaitingBytes.
-	Wait(ctx context.Context, w Waiting, limit int) (Waiting, error)
-	// Waiting finds a row; ErrNotFound also when it has expired, as for all
-	// that follow.
-	Waiting(ctx context.Context, owner string, ek Hash, now time.Time) (Waiting, error)
-	// WaitingDevice finds a row by its DeviceID.
-	WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (Waiting, error)
-	// WaitingDevices lists an owner's Undecided and Denied rows, the newest
-	// first, at most limit (0: 100, at most 1000). Request is left out.
-	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]Waiting, error)
-	// Decide approves, which adds Codes to Answered, or denies, which takes
-	// all away and revokes the owner's Pending enrolments of the EK. It may change an earlier decision. ErrNotFound, ErrChanged.
-	Decide(ctx context.Context, owner, deviceID string, d Decision) (Waiting, error)
-	// ExpireWaiting removes at most limit rows past their Expires and says how
-	// many there were. Rows with Answered stay until their device is deleted.
-	ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error)
+// WaitingDevices keeps devices until their owner has decided about them. Every method that finds a
+// row returns ErrNotFound for one that has expired.
+type WaitingDevices interface {
+	// PutWaiting stores w. If its owner and EK have a row, that row gets the device's new properties, but
+	// keeps Since, Answered and a denial. The state becomes Approved if all Codes are Answered;
+	// else it stays Denied, or is Undecided. ErrFull: limit other rows of the owner are Undecided,
+	// or the evidence of all Undecided rows would exceed MaxWaitingBytes.
+	PutWaiting(ctx context.Context, w WaitingDevice, limit int) (WaitingDevice, error)
+	// WaitingByEK finds a row by its EK.
+	WaitingByEK(ctx context.Context, owner string, ek Hash, now time.Time) (WaitingDevice, error)
+	// WaitingByID finds a row by its DeviceID.
+	WaitingByID(ctx context.Context, owner, deviceID string, now time.Time) (WaitingDevice, error)
+	// WaitingDevices lists an owner's Undecided and Denied rows, newest first, at most limit (0:
+	// 100, at most 1000). Request is left out.
+	WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) ([]WaitingDevice, error)
+	// Decide approves or denies, and may change an earlier decision. An approval adds Codes to
+	// Answered. A denial empties Answered and revokes the owner's Pending enrolments of the EK.
+	// ErrNotFound, ErrChanged.
+	Decide(ctx context.Context, owner, deviceID string, d Decision) (WaitingDevice, error)
+	// ExpireWaitingDevices removes at most limit rows past their Expires, and returns how many there were.
+	// Rows with Answered stay until their device is deleted.
+	ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error)
 }

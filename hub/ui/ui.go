@@ -55,7 +55,7 @@ type Home struct {
 
 // Waiting is a machine that a person must decide about, and why, in sentences.
 type Waiting struct {
-	store.Waiting
+	store.WaitingDevice
 	Reasons []string
 }
 

@@ -31,7 +31,7 @@ import (
 // testHub is a hub on a real disk with one owner and one token.
 type testHub struct {
 	dir     string
-	store   store.Store
+	store   *sqlite.Store
 	ca      *pki.Hub
 	service *onboard.Service
 	token   *wire.TokenFile
@@ -76,7 +76,7 @@ rules:
   - {then: ask}
 `
 
-func newToken(s store.Store, ca *pki.Hub) (*wire.TokenFile, error) {
+func newToken(s *sqlite.Store, ca *pki.Hub) (*wire.TokenFile, error) {
 	owner := store.Account{ID: wire.NewID(), Nick: "owner" + wire.NewID()[:6], Created: time.Now()}
 	if err := s.CreateAccount(context.Background(), owner); err != nil {
 		return nil, err

@@ -108,7 +108,7 @@ func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 			if err != nil {
 				return err
 			}
-			in.Listing = evidence.Listing{Kept: l.Kept, ByKey: l.ByKey, BySerial: l.BySerial}
+			in.Listing = evidence.Listing{Kept: true, ByKey: l.Key != nil, BySerial: l.Key == nil}
 		}
 		v := new(evidence.Verdict)
 		if evidence.Verify(v, r, in); !v.Accepted() {

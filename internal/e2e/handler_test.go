@@ -236,7 +236,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	// The machine was off for days: its secret has ended, and is good again
 	// when its TPM has vouched for it.
 	hash := store.Hash(sha256.Sum256([]byte(first["PH_CREDS_SECRET"])))
-	if err := h.hub.Store.PutSecret(t.Context(), p.id, h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-48*time.Hour)); err != nil {
+	if err := h.hub.Store.PutDeviceSecret(t.Context(), p.id, h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-48*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if status := h.signIn(p); status != 401 {
@@ -332,7 +332,7 @@ func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 	_, rest, _ := strings.Cut(strings.TrimPrefix(string(text), "# settings\n"), "\n")
 	h.write("tpm="+other.Address()+"\n"+rest, "btools", "ext-gangway.conf")
 	hash := store.Hash(sha256.Sum256([]byte(h.config()["PH_CREDS_SECRET"])))
-	if err := h.hub.Store.PutSecret(t.Context(), h.config()["PH_CREDS_ID"], h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-time.Hour)); err != nil {
+	if err := h.hub.Store.PutDeviceSecret(t.Context(), h.config()["PH_CREDS_ID"], h.hub.Devices(t, h.hub.Owner)[0].IDevIDHash, hash, h.hub.Now().Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if out := h.call("login"); out != "" {

@@ -178,7 +178,7 @@ killing:
 		t.Fatal(err)
 	}
 	defer s.Close()
-	account, err := s.AccountByLogin(t.Context(), "ada")
+	account, err := s.AccountByNickOrEmail(t.Context(), "ada")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,7 +185,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	s.runs("pvr register -u grace -p '" + hubtest.Password + "' -e grace@example.org")
 	s.types("pvr login", [2]string{"Username:", "grace"}, [2]string{"Password:", hubtest.Password})
 
-	grace, err := h.Store.AccountByLogin(t.Context(), "grace")
+	grace, err := h.Store.AccountByNickOrEmail(t.Context(), "grace")
 	if err != nil {
 		t.Fatal(err)
 	}

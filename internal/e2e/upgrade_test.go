@@ -37,7 +37,7 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 			t.Cleanup(tpm.Stop)
 			another := newTPM(t, swtpm.P384)
 			h := hubtest.Open(t, at("hub"), nil, append(tpm.Roots(), another.Roots()...), []*x509.Certificate{tpm.Issuer(), another.Issuer()})
-			if h.Owner, err = h.Store.AccountByLogin(t.Context(), "captain"); err != nil {
+			if h.Owner, err = h.Store.AccountByNickOrEmail(t.Context(), "captain"); err != nil {
 				t.Fatal(err)
 			}
 			before := h.Devices(t, h.Owner)

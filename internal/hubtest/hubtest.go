@@ -35,7 +35,7 @@ import (
 // Hub is a running hub.
 type Hub struct {
 	URL     string
-	Store   store.Store
+	Store   *sqlite.Store
 	CA      *pki.Hub
 	Service *onboard.Service
 	Owner   store.Account // with password Password
@@ -218,7 +218,7 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 		t.Fatal(err)
 	}
 	if s.WithoutTPM {
-		s.AutoHash = onboard.AutoHash(secret)
+		s.SecretHash = onboard.TokenSecretHash(secret)
 	}
 	if s.ForPantacor {
 		if s.PantacorKey, err = onboard.SealOwnershipKey(h.CA, secret, s.ID); err != nil {

@@ -31,7 +31,7 @@ var (
 		WHERE account = ? ORDER BY created DESC, token_hash LIMIT -1 OFFSET ?)`)
 )
 
-// CreateAccount implements store.Store.
+// CreateAccount implements store.Accounts.
 func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if _, retired, err := c.one(nickRetired, a.Nick); err != nil {
@@ -44,7 +44,7 @@ func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
 	})
 }
 
-// Account implements store.Store.
+// Account implements store.Accounts.
 func (s *Store) Account(ctx context.Context, id string) (a store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		a, err = oneAccount(c, selectAccount, id)
@@ -53,9 +53,9 @@ func (s *Store) Account(ctx context.Context, id string) (a store.Account, err er
 	return a, err
 }
 
-// AccountByLogin implements store.Store. A nick goes before an e-mail that
+// AccountByNickOrEmail implements store.Accounts. A nick goes before an e-mail that
 // reads the same.
-func (s *Store) AccountByLogin(ctx context.Context, login string) (a store.Account, err error) {
+func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {
 			return err
@@ -99,7 +99,7 @@ func readSession(r *row) store.Session {
 	}
 }
 
-// CountAccounts implements store.Store.
+// CountAccounts implements store.Accounts.
 func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, _, err := c.one(countAccounts)
@@ -111,7 +111,7 @@ func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// CreateSession implements store.Store. The account's sessions that have
+// CreateSession implements store.Sessions. The account's sessions that have
 // expired by then are dropped, which keeps the table from growing.
 func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified string) error {
 	return s.writer.do(ctx, func(c *conn) error {
@@ -134,7 +134,7 @@ func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified s
 	})
 }
 
-// Session implements store.Store.
+// Session implements store.Sessions.
 func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (ses store.Session, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectSession, token[:], micro(now))
@@ -150,7 +150,7 @@ func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (s
 	return ses, err
 }
 
-// DeleteSession implements store.Store. A session that is not there is gone:
+// DeleteSession implements store.Sessions. A session that is not there is gone:
 // no error.
 func (s *Store) DeleteSession(ctx context.Context, token store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {

@@ -36,7 +36,7 @@ var (
 	endSessions    = prepared(`DELETE FROM sessions WHERE account = ? AND token_hash <> ?`)
 )
 
-// Accounts implements store.Store.
+// Accounts implements store.Accounts.
 func (s *Store) Accounts(ctx context.Context, after string, limit int) (accounts []store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectAccounts, func(r row) (bool, error) {
@@ -47,7 +47,7 @@ func (s *Store) Accounts(ctx context.Context, after string, limit int) (accounts
 	return accounts, err
 }
 
-// PublicOwners implements store.Store.
+// PublicOwners implements store.Accounts.
 func (s *Store) PublicOwners(ctx context.Context, prefix, self string, limit int) (nicks []string, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(publicOwners, func(r row) (bool, error) {
@@ -58,20 +58,20 @@ func (s *Store) PublicOwners(ctx context.Context, prefix, self string, limit int
 	return nicks, err
 }
 
-// ChangePassword implements store.Store.
+// ChangePassword implements store.Accounts.
 func (s *Store) ChangePassword(ctx context.Context, p store.PasswordChange) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		a, err := oneAccount(c, selectAccount, p.Account)
 		if err != nil {
 			return err
 		}
-		if p.Was != "" && (a.PasswordHash != p.Was || a.Disabled) {
+		if p.VerifiedHash != "" && (a.PasswordHash != p.VerifiedHash || a.Disabled) {
 			return store.ErrChanged
 		}
-		if _, err := c.exec(updatePassword, p.New, p.Account); err != nil {
+		if _, err := c.exec(updatePassword, p.NewHash, p.Account); err != nil {
 			return err
 		}
-		if _, err := c.exec(endSessions, p.Account, p.Keep[:]); err != nil {
+		if _, err := c.exec(endSessions, p.Account, p.KeepSession[:]); err != nil {
 			return err
 		}
 		if p.EndAPITokens {
@@ -83,12 +83,12 @@ func (s *Store) ChangePassword(ctx context.Context, p store.PasswordChange) erro
 	})
 }
 
-// DisableAccount implements store.Store.
+// DisableAccount implements store.Accounts.
 func (s *Store) DisableAccount(ctx context.Context, id string, e store.Event) error {
 	return s.setDisabled(ctx, id, true, e)
 }
 
-// EnableAccount implements store.Store.
+// EnableAccount implements store.Accounts.
 func (s *Store) EnableAccount(ctx context.Context, id string, e store.Event) error {
 	return s.setDisabled(ctx, id, false, e)
 }
@@ -114,7 +114,7 @@ func (s *Store) setDisabled(ctx context.Context, id string, disabled bool, e sto
 	})
 }
 
-// DeleteAccount implements store.Store.
+// DeleteAccount implements store.Accounts.
 func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		a, err := oneAccount(c, selectAccount, id)
@@ -124,7 +124,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 		if _, some, err := c.one(hasDevices, id); err != nil {
 			return err
 		} else if some {
-			return store.ErrDevices
+			return store.ErrHasDevices
 		}
 		for _, of := range dropOfAccount {
 			if _, err := c.exec(of, id); err != nil {
@@ -142,7 +142,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 	})
 }
 
-// ReleaseNick implements store.Store.
+// ReleaseNick implements store.Accounts.
 func (s *Store) ReleaseNick(ctx context.Context, nick string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(releaseNick, nick)
@@ -150,7 +150,7 @@ func (s *Store) ReleaseNick(ctx context.Context, nick string) error {
 	})
 }
 
-// Sessions implements store.Store.
+// Sessions implements store.Sessions.
 func (s *Store) Sessions(ctx context.Context, account string, now time.Time) (sessions []store.Session, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectSessions, func(r row) (bool, error) {
@@ -161,7 +161,7 @@ func (s *Store) Sessions(ctx context.Context, account string, now time.Time) (se
 	return sessions, err
 }
 
-// EndSession implements store.Store.
+// EndSession implements store.Sessions.
 func (s *Store) EndSession(ctx context.Context, account, id string, e store.Event) error {
 	half, err := hex.DecodeString(id)
 	if err != nil || len(half) != 16 {
@@ -179,7 +179,7 @@ func (s *Store) EndSession(ctx context.Context, account, id string, e store.Even
 	})
 }
 
-// EndSessions implements store.Store.
+// EndSessions implements store.Sessions.
 func (s *Store) EndSessions(ctx context.Context, account string, keep store.Hash, e store.Event) (ended int, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		r, _, err := c.one(countSessions, account, keep[:], micro(e.Time))

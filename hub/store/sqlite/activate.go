@@ -148,7 +148,7 @@ func readClaim(r *row) (k claim) {
 	return k
 }
 
-// Activate implements store.Store. Besides the refusals that the interface
+// Activate implements store.Enrolments. Besides the refusals that the interface
 // names, it fails with store.ErrExists when the enrolment would make a bound
 // TPM another device of the same owner: one chip is one device.
 func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {

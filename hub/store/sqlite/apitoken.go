@@ -40,7 +40,7 @@ func readAPIToken(r *row) store.APIToken {
 	return t
 }
 
-// CreateAPIToken implements store.Store.
+// CreateAPIToken implements store.APITokens.
 func (s *Store) CreateAPIToken(ctx context.Context, t store.APIToken, session store.Hash, max int, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if _, ok, err := c.one(sessionOfAccount, session[:], t.Account); err != nil {
@@ -65,7 +65,7 @@ func (s *Store) CreateAPIToken(ctx context.Context, t store.APIToken, session st
 	})
 }
 
-// APIToken implements store.Store.
+// APIToken implements store.APITokens.
 func (s *Store) APIToken(ctx context.Context, hash store.Hash, now time.Time) (t store.APIToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectAPIToken, hash[:], micro(now))
@@ -81,7 +81,7 @@ func (s *Store) APIToken(ctx context.Context, hash store.Hash, now time.Time) (t
 	return t, err
 }
 
-// APITokens implements store.Store.
+// APITokens implements store.APITokens.
 func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.APIToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectAPITokens, func(r row) (bool, error) {
@@ -92,15 +92,15 @@ func (s *Store) APITokens(ctx context.Context, account string) (tokens []store.A
 	return tokens, err
 }
 
-// UsedAPIToken implements store.Store.
-func (s *Store) UsedAPIToken(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
+// MarkAPITokenUsed implements store.APITokens.
+func (s *Store) MarkAPITokenUsed(ctx context.Context, hash store.Hash, addr string, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(touchAPIToken, micro(now), addr, hash[:])
 		return err
 	})
 }
 
-// DeleteAPIToken implements store.Store.
+// DeleteAPIToken implements store.APITokens.
 func (s *Store) DeleteAPIToken(ctx context.Context, account, id string, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(deleteAPIToken, account, id)

@@ -136,7 +136,7 @@ func BenchmarkDeviceByCertificate(b *testing.B) {
 }
 
 // activate brings a machine aboard in both steps.
-func activate(tb testing.TB, s store.Store, e store.Enrolment, nick string) store.Device {
+func activate(tb testing.TB, s storetest.Engine, e store.Enrolment, nick string) store.Device {
 	tb.Helper()
 	if _, err := s.BeginEnrolment(context.Background(), e, storetest.Epoch); err != nil {
 		tb.Fatal(err)

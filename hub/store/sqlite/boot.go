@@ -63,7 +63,7 @@ func aboard(c *conn, device string) error {
 	return err
 }
 
-// PutBoot implements store.Store.
+// PutBoot implements store.Boots.
 func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is []byte, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		is = reference
@@ -118,7 +118,7 @@ func readBoot(r *row) store.Boot {
 		Nonce: r.blob(), Attest: r.blob(), Signature: r.blob(), Log: r.blob()}
 }
 
-// LatestBoot implements store.Store.
+// LatestBoot implements store.Boots.
 func (s *Store) LatestBoot(ctx context.Context, device string) (b store.Boot, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectLatestBoot, device)
@@ -133,7 +133,7 @@ func (s *Store) LatestBoot(ctx context.Context, device string) (b store.Boot, er
 	return b, err
 }
 
-// BootHistory implements store.Store.
+// BootHistory implements store.Boots.
 func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Boot, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectBoots, func(r row) (bool, error) {
@@ -144,7 +144,7 @@ func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Bo
 	return list, err
 }
 
-// RefuseBoot implements store.Store.
+// RefuseBoot implements store.Boots.
 func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefusal) (news bool, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if err := aboard(c, device); err != nil {
@@ -160,7 +160,7 @@ func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefus
 	return news, err
 }
 
-// BootRefusal implements store.Store.
+// BootRefusal implements store.Boots.
 func (s *Store) BootRefusal(ctx context.Context, device string) (r store.BootRefusal, err error) {
 	err = s.readers.do(ctx, func(c *conn) (err error) {
 		r, err = bootRefusal(c, device)
@@ -180,7 +180,7 @@ func bootRefusal(c *conn, device string) (store.BootRefusal, error) {
 	return store.BootRefusal{Time: r.time(), Code: r.text(), Reason: r.text(), Hint: r.text()}, nil
 }
 
-// BootState implements store.Store.
+// BootState implements store.Boots.
 func (s *Store) BootState(ctx context.Context, device string) (state string, err error) {
 	state = store.BootUnmeasured
 	err = s.readers.do(ctx, func(c *conn) error {
@@ -196,7 +196,7 @@ func (s *Store) BootState(ctx context.Context, device string) (state string, err
 	return state, err
 }
 
-// BootStates implements store.Store.
+// BootStates implements store.Boots.
 func (s *Store) BootStates(ctx context.Context, owner string) (map[string]string, error) {
 	states := make(map[string]string)
 	err := s.readers.do(ctx, func(c *conn) error {
@@ -209,7 +209,7 @@ func (s *Store) BootStates(ctx context.Context, owner string) (map[string]string
 	return states, err
 }
 
-// BootReference implements store.Store.
+// BootReference implements store.Boots.
 func (s *Store) BootReference(ctx context.Context, device string) (ref store.BootReference, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectBootReference, device)
@@ -224,7 +224,7 @@ func (s *Store) BootReference(ctx context.Context, device string) (ref store.Boo
 	return ref, err
 }
 
-// PutBootReference implements store.Store.
+// PutBootReference implements store.Boots.
 func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, latest store.Boot) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if err := aboard(c, r.Device); err != nil {
@@ -243,7 +243,7 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 		} else if ok {
 			is = reference.blob()
 		}
-		if !bytes.Equal(is, r.Was) {
+		if !bytes.Equal(is, r.Replaces) {
 			return store.ErrChanged
 		}
 		if _, err := c.exec(upsertBootReference, r.Device, r.Text); err != nil || latest.Number == 0 {
@@ -257,7 +257,7 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 	})
 }
 
-// RequestBoot implements store.Store.
+// RequestBoot implements store.Boots.
 func (s *Store) RequestBoot(ctx context.Context, device string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if err := aboard(c, device); err != nil {
@@ -268,7 +268,7 @@ func (s *Store) RequestBoot(ctx context.Context, device string) error {
 	})
 }
 
-// BootRequested implements store.Store.
+// BootRequested implements store.Boots.
 func (s *Store) BootRequested(ctx context.Context, device string) (asked bool, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectBootRequested, device)

@@ -19,7 +19,7 @@ var (
 		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
 )
 
-// AppendEventOnce implements store.Store.
+// AppendEventOnce implements store.Events.
 func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(tellOnce, e.Device, mark[:])

@@ -16,7 +16,7 @@ var (
 	deleteClone    = prepared(`DELETE FROM clones WHERE device = ?`)
 )
 
-// Clone implements store.Store.
+// Clone implements store.Clones.
 func (s *Store) Clone(ctx context.Context, device string) (k store.Clone, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectClone, device)
@@ -31,7 +31,7 @@ func (s *Store) Clone(ctx context.Context, device string) (k store.Clone, err er
 	return k, err
 }
 
-// PutClone implements store.Store.
+// PutClone implements store.Clones.
 func (s *Store) PutClone(ctx context.Context, k store.Clone, events ...store.Event) (version int64, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectCloneVersion, k.Device)

@@ -7,7 +7,7 @@ var (
 	bumpConfigVersion   = prepared(`UPDATE config_version SET version = version + 1`)
 )
 
-// ConfigVersion implements store.Store.
+// ConfigVersion implements store.Config.
 func (s *Store) ConfigVersion(ctx context.Context) (version int64, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, _, err := c.one(selectConfigVersion)

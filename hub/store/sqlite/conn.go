@@ -15,7 +15,7 @@ import (
 
 // busyTimeout is how long a statement waits for another process that holds
 // the file, such as a backup or the sqlite3 shell. It is shorter than
-// writePatience, so that a write whose turn has come learns that it did nothing
+// writeTimeout, so that a write whose turn has come learns that it did nothing
 // before its caller gives up.
 const busyTimeout = 2 * time.Second
 

@@ -39,7 +39,7 @@ var (
 		ORDER BY d.nick LIMIT ?7`)
 )
 
-// CreateDevice implements store.Store.
+// CreateDevice implements store.DevicesWithoutTPM.
 func (s *Store) CreateDevice(ctx context.Context, d store.Device, secret store.Hash) (store.Device, error) {
 	meta, err := store.EncodeMeta(d.UserMeta)
 	if err != nil {
@@ -118,7 +118,7 @@ func spendToken(c *conn, d store.Device) error {
 	return err
 }
 
-// ClaimDevice implements store.Store.
+// ClaimDevice implements store.DevicesWithoutTPM.
 func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time) (store.Device, error) {
 	err := s.writer.do(ctx, func(c *conn) error {
 		if err := takesDevices(c, owner); err != nil {
@@ -148,7 +148,7 @@ func (s *Store) ClaimDevice(ctx context.Context, id, owner string, now time.Time
 	return s.Device(ctx, id)
 }
 
-// RemoveUnclaimed implements store.Store.
+// RemoveUnclaimed implements store.DevicesWithoutTPM.
 func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int) (removed int, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		removed = 0
@@ -174,8 +174,8 @@ func (s *Store) RemoveUnclaimed(ctx context.Context, before time.Time, limit int
 	return removed, err
 }
 
-// PutSecret implements store.Store.
-func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
+// PutDeviceSecret implements store.DeviceSecrets.
+func (s *Store) PutDeviceSecret(ctx context.Context, device string, idevid, secret store.Hash, expires time.Time) error {
 	var at int64
 	if !expires.IsZero() {
 		at = micro(expires)
@@ -191,8 +191,8 @@ func (s *Store) PutSecret(ctx context.Context, device string, idevid, secret sto
 	})
 }
 
-// Secret implements store.Store.
-func (s *Store) Secret(ctx context.Context, device string, now time.Time) (h store.Hash, err error) {
+// DeviceSecret implements store.DeviceSecrets.
+func (s *Store) DeviceSecret(ctx context.Context, device string, now time.Time) (h store.Hash, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectSecret, device, micro(now))
 		if err == nil && !ok {
@@ -206,12 +206,12 @@ func (s *Store) Secret(ctx context.Context, device string, now time.Time) (h sto
 	return h, err
 }
 
-// SetPublic implements store.Store.
+// SetPublic implements store.Devices.
 func (s *Store) SetPublic(ctx context.Context, owner, id string, public bool) error {
 	return s.changeDevice(ctx, updatePublic, flag(public), id, owner)
 }
 
-// ReplaceUserMeta implements store.Store.
+// ReplaceUserMeta implements store.Metadata.
 func (s *Store) ReplaceUserMeta(ctx context.Context, owner, id string, meta map[string]any) error {
 	text, err := store.EncodeMeta(meta)
 	if err != nil {
@@ -220,7 +220,7 @@ func (s *Store) ReplaceUserMeta(ctx context.Context, owner, id string, meta map[
 	return s.changeDevice(ctx, replaceUserMeta, text, id, owner)
 }
 
-// ReplaceDeviceMeta implements store.Store.
+// ReplaceDeviceMeta implements store.Metadata.
 func (s *Store) ReplaceDeviceMeta(ctx context.Context, id string, meta map[string]any) error {
 	text, err := store.EncodeMeta(meta)
 	if err != nil {
@@ -239,12 +239,12 @@ func (s *Store) changeDevice(ctx context.Context, change *statement, args ...any
 	})
 }
 
-// DeviceByNick implements store.Store.
+// DeviceByNick implements store.Devices.
 func (s *Store) DeviceByNick(ctx context.Context, owner, nick string) (store.Device, error) {
 	return s.oneDevice(ctx, selectDeviceByNick, owner, nick)
 }
 
-// FindDevices implements store.Store.
+// FindDevices implements store.Devices.
 func (s *Store) FindDevices(ctx context.Context, f store.DeviceFilter) ([]store.Device, error) {
 	if f.Owner == "" {
 		return nil, nil

@@ -40,12 +40,12 @@ var (
 		DELETE FROM aiks WHERE name IN (SELECT iak_name FROM activated) AND device = ?`)
 )
 
-// Device implements store.Store.
+// Device implements store.Devices.
 func (s *Store) Device(ctx context.Context, id string) (store.Device, error) {
 	return s.oneDevice(ctx, selectDevice, id)
 }
 
-// DeviceByCertificate implements store.Store.
+// DeviceByCertificate implements store.Devices.
 func (s *Store) DeviceByCertificate(ctx context.Context, idevid store.Hash) (store.Device, error) {
 	return s.oneDevice(ctx, selectDeviceByIDevID, idevid[:])
 }
@@ -69,7 +69,7 @@ func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d
 	return d, nil
 }
 
-// Devices implements store.Store. Nicks are in the order of their bytes.
+// Devices implements store.Devices. Nicks are in the order of their bytes.
 func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
 	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
 }
@@ -124,7 +124,7 @@ func setMetas(d *store.Device, user, device string) {
 	d.Unreadable = append(d.Unreadable, more...)
 }
 
-// CountDevices implements store.Store.
+// CountDevices implements store.Devices.
 func (s *Store) CountDevices(ctx context.Context, owner string) (n int, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, _, err := c.one(countDevices, owner)
@@ -136,7 +136,7 @@ func (s *Store) CountDevices(ctx context.Context, owner string) (n int, err erro
 	return n, err
 }
 
-// RenameDevice implements store.Store.
+// RenameDevice implements store.Devices.
 func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(renameDevice, nick, id, owner)
@@ -147,7 +147,7 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Store. The time is for engines that keep it;
+// DeleteDevice implements store.Devices. The time is for engines that keep it;
 // here the caller's event is the record of when.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {

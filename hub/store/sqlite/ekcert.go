@@ -26,8 +26,8 @@ var (
 	proveEK = prepared(`UPDATE ek_certificates SET proven = 1, expires = 0 WHERE ek = ? AND proven = 0`)
 )
 
-// EKCertificate implements store.Store.
-func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptCertificate, err error) {
+// EKCertificate implements store.EKCertificates.
+func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time) (k store.KeptEKCertificate, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectEKCertificate, ek[:], micro(now))
 		if err != nil {
@@ -36,7 +36,7 @@ func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time)
 		if !ok {
 			return store.ErrNotFound
 		}
-		k = store.KeptCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
+		k = store.KeptEKCertificate{EK: ek, Certificate: r.blob(), Links: r.blob(), Proven: r.bool()}
 		if !k.Proven {
 			k.Expires = r.time()
 		}
@@ -45,12 +45,12 @@ func (s *Store) EKCertificate(ctx context.Context, ek store.Hash, now time.Time)
 	return k, err
 }
 
-// KeepEKCertificate implements store.Store.
-func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptCertificate, now time.Time, limit int) error {
+// KeepEKCertificate implements store.EKCertificates.
+func (s *Store) KeepEKCertificate(ctx context.Context, k store.KeptEKCertificate, now time.Time, limit int) error {
 	return s.writer.do(ctx, func(c *conn) error { return keepCertificate(c, k, now, limit) })
 }
 
-func keepCertificate(c *conn, k store.KeptCertificate, now time.Time, limit int) error {
+func keepCertificate(c *conn, k store.KeptEKCertificate, now time.Time, limit int) error {
 	changed, err := c.exec(keepEKCertificate, k.EK[:], micro(k.Expires), k.Certificate, append([]byte{}, k.Links...), micro(now))
 	if err != nil || changed == 0 {
 		return err
@@ -65,7 +65,7 @@ func keepCertificate(c *conn, k store.KeptCertificate, now time.Time, limit int)
 	return err
 }
 
-// ExpireEKCertificates implements store.Store.
+// ExpireEKCertificates implements store.EKCertificates.
 func (s *Store) ExpireEKCertificates(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireEKCertificates, now, limit)
 }

@@ -82,7 +82,7 @@ const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = ''
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
 
-// BeginEnrolment implements store.Store. Times come back in UTC, cut to
+// BeginEnrolment implements store.Enrolments. Times come back in UTC, cut to
 // microseconds. An IDevID certificate that another request has already is
 // store.ErrExists.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
@@ -104,7 +104,7 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 			if err := makeRoom(c, e.Owner); err != nil || !e.EKKnown {
 				return err
 			}
-			return keepCertificate(c, store.KeptCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.KeptFor)}, now, store.MaxUnproven)
+			return keepCertificate(c, store.KeptEKCertificate{EK: e.EK, Certificate: e.EKCertificate, Links: e.EKLinks, Expires: now.Add(store.UnprovenEKKeptFor)}, now, store.MaxUnprovenEKs)
 		}
 		result, err = oneEnrolment(c, selectEnrolment, e.RequestHash)
 		return err
@@ -130,7 +130,7 @@ func makeRoom(c *conn, owner string) error {
 	return nil
 }
 
-// Enrolment implements store.Store.
+// Enrolment implements store.Enrolments.
 func (s *Store) Enrolment(ctx context.Context, request store.Hash) (e store.Enrolment, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		e, err = oneEnrolment(c, selectEnrolment, request)
@@ -139,7 +139,7 @@ func (s *Store) Enrolment(ctx context.Context, request store.Hash) (e store.Enro
 	return e, err
 }
 
-// EnrolmentByCertificate implements store.Store.
+// EnrolmentByCertificate implements store.Enrolments.
 func (s *Store) EnrolmentByCertificate(ctx context.Context, idevid store.Hash) (e store.Enrolment, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		e, err = oneEnrolment(c, selectByIDevID, idevid)
@@ -188,15 +188,15 @@ func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, e
 	return e, nil
 }
 
-// ExpireEnrolments implements store.Store. What stays of a row: its hashes,
+// ExpireEnrolments implements store.Enrolments. What stays of a row: its hashes,
 // TPM names, ids, generation and times.
 func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
-// ForgetEnrolments implements store.Store. No row refers to one that was never
+// RemoveExpiredEnrolments implements store.Enrolments. No row refers to one that was never
 // activated.
-func (s *Store) ForgetEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
+func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
 	}

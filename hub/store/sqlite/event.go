@@ -40,7 +40,7 @@ var (
 		(SELECT seq FROM events WHERE max(time, last) < ? ORDER BY max(time, last) LIMIT ?)`)
 )
 
-// AppendEvent implements store.Store.
+// AppendEvent implements store.Events.
 func (s *Store) AppendEvent(ctx context.Context, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error { return appendEvent(c, e) })
 }
@@ -61,8 +61,8 @@ func countEvent(c *conn, e store.Event) error {
 	return err
 }
 
-// CountEvents implements store.Store.
-func (s *Store) CountEvents(ctx context.Context, events []store.Event) error {
+// AppendCounted implements store.Events.
+func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		for _, e := range events {
 			if err := countEvent(c, e); err != nil {
@@ -84,8 +84,8 @@ func alike(e store.Event) []byte {
 	return sum[:16]
 }
 
-// ForgetEvents implements store.Store.
-func (s *Store) ForgetEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
+// RemoveEvents implements store.Events.
+func (s *Store) RemoveEvents(ctx context.Context, unproven, all time.Time, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
 	}
@@ -112,7 +112,7 @@ func (s *Store) ForgetEvents(ctx context.Context, unproven, all time.Time, limit
 	return removed, nil
 }
 
-// Events implements store.Store.
+// Events implements store.Events.
 func (s *Store) Events(ctx context.Context, f store.EventFilter) (events []store.Event, err error) {
 	before := f.Before
 	if before == 0 {

@@ -109,13 +109,13 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 		now = now.Add(48 * time.Hour)
 		for what, remove := range map[string]func() (int, error){
 			"pending enrolments": func() (int, error) { return s.ExpireEnrolments(t.Context(), now, 1000) },
-			"events":             func() (int, error) { return s.ForgetEvents(t.Context(), now, time.Time{}, 1000) },
+			"events":             func() (int, error) { return s.RemoveEvents(t.Context(), now, time.Time{}, 1000) },
 		} {
 			if n, err := remove(); err != nil || n != 300 {
 				t.Fatalf("%s: %d %v", what, n, err)
 			}
 		}
-		if n, err := s.ForgetEnrolments(t.Context(), now, 0, 1000); err != nil || n != 300 {
+		if n, err := s.RemoveExpiredEnrolments(t.Context(), now, 0, 1000); err != nil || n != 300 {
 			t.Fatalf("expired enrolments: %d %v", n, err)
 		}
 		var pages int64

@@ -23,7 +23,7 @@ var (
 		(SELECT id FROM issued_aiks WHERE expires <= ? ORDER BY expires LIMIT ?)`)
 )
 
-// RecordIssuedAIK implements store.Store.
+// RecordIssuedAIK implements store.IssuedAIKs.
 func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int) (first bool, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		r, _, err := c.one(issuedOfEK, a.EK[:], micro(a.Issued))
@@ -40,13 +40,13 @@ func (s *Store) RecordIssuedAIK(ctx context.Context, a store.IssuedAIK, most int
 		if _, err := c.exec(upsertIssued, a.EK[:], a.Name, a.DeviceID, micro(a.Issued), micro(a.Expires), a.Certificate); err != nil {
 			return err
 		}
-		_, err = c.exec(trimIssued, a.EK[:], int64(store.MaxIssuedOfEK))
+		_, err = c.exec(trimIssued, a.EK[:], int64(store.MaxIssuedPerEK))
 		return err
 	})
 	return first && err == nil, err
 }
 
-// IssuedAIK implements store.Store.
+// IssuedAIK implements store.IssuedAIKs.
 func (s *Store) IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now time.Time) (a store.IssuedAIK, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectIssued, ek[:], name, micro(now))
@@ -61,7 +61,7 @@ func (s *Store) IssuedAIK(ctx context.Context, ek store.Hash, name []byte, now t
 	return a, err
 }
 
-// ExpireIssuedAIKs implements store.Store.
+// ExpireIssuedAIKs implements store.IssuedAIKs.
 func (s *Store) ExpireIssuedAIKs(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireIssued, now, limit)
 }

@@ -58,7 +58,7 @@ func logSize(e store.LogEntry) int64 {
 // clock that was ahead.
 const maxLogSkew = time.Minute
 
-// AppendLogs implements store.Store.
+// AppendLogs implements store.Logs.
 func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []store.LogEntry, bounds store.LogBounds, now time.Time) error {
 	if len(entries) == 0 {
 		return nil
@@ -107,7 +107,7 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// Logs implements store.Store. Several devices are read one after the other
+// Logs implements store.Logs. Several devices are read one after the other
 // and merged, so that each is found by its index.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
 	var lists [4]string
@@ -135,8 +135,8 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 		}
 		byOwner, byDevice, at = selectLogsOfOwnerBack, selectLogsOfDeviceBack, math.MaxInt64
 	}
-	if f.Past != nil {
-		at, seq = micro(f.Past.Created), f.Past.Seq
+	if f.Previous != nil {
+		at, seq = micro(f.Previous.Created), f.Previous.Seq
 	}
 	limit := f.Limit
 	if limit <= 0 {
@@ -184,7 +184,7 @@ func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEn
 	return list, nil
 }
 
-// ExpireLogs implements store.Store.
+// ExpireLogs implements store.Logs.
 func (s *Store) ExpireLogs(ctx context.Context, before time.Time, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil

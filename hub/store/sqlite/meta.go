@@ -45,14 +45,14 @@ var (
 	updateUserMeta   = prepared(`UPDATE devices SET user_meta = ? WHERE id = ?`)
 )
 
-// PatchDeviceMeta implements store.Store.
+// PatchDeviceMeta implements store.Metadata.
 func (s *Store) PatchDeviceMeta(ctx context.Context, id string, patch map[string]any) error {
 	return s.patchMeta(ctx, patch, updateDeviceMeta, id, func(c *conn) (row, bool, error) {
 		return c.one(selectDeviceMeta, id)
 	})
 }
 
-// PatchUserMeta implements store.Store.
+// PatchUserMeta implements store.Metadata.
 func (s *Store) PatchUserMeta(ctx context.Context, owner, id string, patch map[string]any) error {
 	return s.patchMeta(ctx, patch, updateUserMeta, id, func(c *conn) (row, bool, error) {
 		return c.one(selectUserMeta, id, owner)

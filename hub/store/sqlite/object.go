@@ -83,7 +83,7 @@ func fits(c *conn, owner string, more, quota int64) error {
 	return err
 }
 
-// AnnounceObject implements store.Store.
+// AnnounceObject implements store.Objects.
 func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64) (result store.Object, err error) {
 	if o.Size < 0 || o.Size > store.MaxObjectSize {
 		return store.Object{}, store.ErrQuota
@@ -121,7 +121,7 @@ func (s *Store) AnnounceObject(ctx context.Context, o store.Object, quota int64)
 	return result, nil
 }
 
-// Object implements store.Store.
+// Object implements store.Objects.
 func (s *Store) Object(ctx context.Context, owner string, sum store.Hash) (o store.Object, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		o, err = oneObject(c, owner, sum)
@@ -130,7 +130,7 @@ func (s *Store) Object(ctx context.Context, owner string, sum store.Hash) (o sto
 	return o, err
 }
 
-// Objects implements store.Store.
+// Objects implements store.Objects.
 func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, limit int) ([]store.Object, error) {
 	var from []byte // less than any sum
 	if after != nil {
@@ -139,7 +139,7 @@ func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, li
 	return s.objects(ctx, selectObjects, owner, from, pageLimit(limit))
 }
 
-// RevisionObjects implements store.Store.
+// RevisionObjects implements store.Objects.
 func (s *Store) RevisionObjects(ctx context.Context, device string, rev int) ([]store.Object, error) {
 	return s.objects(ctx, selectStepObjects, device, int64(rev))
 }
@@ -154,12 +154,12 @@ func (s *Store) objects(ctx context.Context, query *statement, args ...any) (lis
 	return list, err
 }
 
-// BeginUpload implements store.Store.
+// BeginUpload implements store.Objects.
 func (s *Store) BeginUpload(ctx context.Context, owner string, sum store.Hash, now time.Time) (store.Object, error) {
 	return s.upload(ctx, touchObject, owner, sum, now, func(*conn, store.Object) (int64, error) { return 0, nil })
 }
 
-// FinishUpload implements store.Store.
+// FinishUpload implements store.Objects.
 func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, size, quota int64, now time.Time) error {
 	_, err := s.upload(ctx, storeObject, owner, sum, now, func(c *conn, o store.Object) (int64, error) {
 		switch {
@@ -189,7 +189,7 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 			return err
 		}
 		if going {
-			return store.ErrCondemned
+			return store.ErrBeingRemoved
 		}
 		if more > 0 {
 			if _, err := c.exec(addUsage, owner, more); err != nil {
@@ -205,7 +205,7 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 	return o, nil
 }
 
-// HasContents implements store.Store.
+// HasContents implements store.Objects.
 func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		_, has, err = c.one(anyStored)
@@ -214,8 +214,8 @@ func (s *Store) HasContents(ctx context.Context) (has bool, err error) {
 	return has, err
 }
 
-// LostContent implements store.Store.
-func (s *Store) LostContent(ctx context.Context, sum store.Hash) error {
+// MarkContentLost implements store.Objects.
+func (s *Store) MarkContentLost(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if _, err := c.exec(giveBack, sum[:]); err != nil {
 			return err
@@ -225,7 +225,7 @@ func (s *Store) LostContent(ctx context.Context, sum store.Hash) error {
 	})
 }
 
-// Usage implements store.Store.
+// Usage implements store.Objects.
 func (s *Store) Usage(ctx context.Context, owner string) (bytes int64, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		bytes, err = usage(c, owner)
@@ -234,7 +234,7 @@ func (s *Store) Usage(ctx context.Context, owner string) (bytes int64, err error
 	return bytes, err
 }
 
-// ExpireObjects implements store.Store.
+// ExpireObjects implements store.Objects.
 func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, limit int) (removed int, err error) {
 	if limit <= 0 {
 		return 0, nil
@@ -282,8 +282,8 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	return removed, err
 }
 
-// Condemn implements store.Store.
-func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, err error) {
+// BeginRemoval implements store.Objects.
+func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (condemned bool, err error) {
 	wanted := false
 	ask := func(c *conn) error {
 		_, wanted, err = c.one(recordOf, sum[:])
@@ -305,8 +305,8 @@ func (s *Store) Condemn(ctx context.Context, sum store.Hash) (condemned bool, er
 	return condemned, err
 }
 
-// Condemned implements store.Store.
-func (s *Store) Condemned(ctx context.Context) (sums []store.Hash, err error) {
+// UnfinishedRemovals implements store.Objects.
+func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectCondemned, func(r row) (bool, error) {
 			sums = append(sums, r.hash())
@@ -316,8 +316,8 @@ func (s *Store) Condemned(ctx context.Context) (sums []store.Hash, err error) {
 	return sums, err
 }
 
-// Bury implements store.Store.
-func (s *Store) Bury(ctx context.Context, sum store.Hash) error {
+// FinishRemoval implements store.Objects.
+func (s *Store) FinishRemoval(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(bury, sum[:])
 		return err

@@ -20,7 +20,7 @@ var (
 	findEK       = prepared(`SELECT note, certificate_required FROM ek_lists WHERE owner = ? AND key = ?`)
 )
 
-// Policy implements store.Store.
+// Policy implements store.Policies.
 func (s *Store) Policy(ctx context.Context, owner string) (p store.Policy, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectPolicy, owner)
@@ -36,7 +36,7 @@ func (s *Store) Policy(ctx context.Context, owner string) (p store.Policy, err e
 	return p, err
 }
 
-// PutPolicy implements store.Store.
+// PutPolicy implements store.Policies.
 func (s *Store) PutPolicy(ctx context.Context, p store.Policy) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		var err error
@@ -56,7 +56,7 @@ func (s *Store) PutPolicy(ctx context.Context, p store.Policy) error {
 func ekKey(ek store.Hash) []byte     { return append([]byte("k"), ek[:]...) }
 func serialKey(serial []byte) []byte { return append([]byte("s"), serial...) }
 
-// PutEKList implements store.Store.
+// PutEKList implements store.EKLists.
 func (s *Store) PutEKList(ctx context.Context, owner string, list []store.ListedEK) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		if _, err := c.exec(deleteEKList, owner); err != nil {
@@ -75,7 +75,7 @@ func (s *Store) PutEKList(ctx context.Context, owner string, list []store.Listed
 	})
 }
 
-// EKList implements store.Store.
+// EKList implements store.EKLists.
 func (s *Store) EKList(ctx context.Context, owner string) (list []store.ListedEK, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectEKList, func(r row) (bool, error) {
@@ -94,26 +94,35 @@ func (s *Store) EKList(ctx context.Context, owner string) (list []store.ListedEK
 	return list, err
 }
 
-// FindEK implements store.Store.
-func (s *Store) FindEK(ctx context.Context, owner string, ek store.Hash, cert []byte) (l store.Listing, err error) {
+// HasEKList implements store.EKLists.
+func (s *Store) HasEKList(ctx context.Context, owner string) (has bool, err error) {
+	err = s.readers.do(ctx, func(c *conn) (err error) {
+		_, has, err = c.one(anyEK, owner)
+		return err
+	})
+	return has, err
+}
+
+// FindEK implements store.EKLists.
+func (s *Store) FindEK(ctx context.Context, owner string, ek store.Hash, serial []byte) (l store.ListedEK, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		l = store.Listing{}
+		l = store.ListedEK{Key: &ek}
 		r, ok, err := c.one(findEK, owner, ekKey(ek))
-		if err == nil && ok {
-			l = store.Listing{Kept: true, ByKey: true, Note: r.text(), CertificateRequired: r.bool()}
-			return nil
-		}
-		if err == nil && cert != nil {
-			if r, ok, err = c.one(findEK, owner, serialKey(cert)); err == nil && ok {
-				l = store.Listing{Kept: true, BySerial: true, Note: r.text(), CertificateRequired: r.bool()}
-				return nil
-			}
+		if err == nil && !ok && serial != nil {
+			l = store.ListedEK{Cert: serial}
+			r, ok, err = c.one(findEK, owner, serialKey(serial))
 		}
 		if err != nil {
 			return err
 		}
-		_, l.Kept, err = c.one(anyEK, owner)
-		return err
+		if !ok {
+			return store.ErrNotFound
+		}
+		l.Note, l.CertificateRequired = r.text(), r.bool()
+		return nil
 	})
-	return l, err
+	if err != nil {
+		return store.ListedEK{}, err
+	}
+	return l, nil
 }

@@ -47,10 +47,10 @@ func newSightings(w *writer) *sightings {
 	return s
 }
 
-// SeenDevice implements store.Store. It waits for no disk. The latest time
+// MarkDeviceSeen implements store.Devices. It waits for no disk. The latest time
 // wins, whatever the order of the calls; a device that is not there is let
 // pass.
-func (s *Store) SeenDevice(ctx context.Context, id, addr string, now time.Time) error {
+func (s *Store) MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -10,10 +10,10 @@ var (
 	upsertSetting = prepared(`INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`)
 )
 
-// settingURLs is the name of the hub's URLs, separated by spaces.
+// settingURLs is the row that has the hub's URLs, separated by spaces.
 const settingURLs = "urls"
 
-// URLs are the URLs that SetURLs was given last, none if it was not.
+// URLs implements store.Addresses.
 func (s *Store) URLs(ctx context.Context) (urls []string, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectSetting, settingURLs)
@@ -25,7 +25,7 @@ func (s *Store) URLs(ctx context.Context) (urls []string, err error) {
 	return urls, err
 }
 
-// SetURLs remembers where the hub is reached.
+// SetURLs implements store.Addresses.
 func (s *Store) SetURLs(ctx context.Context, urls []string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(upsertSetting, settingURLs, strings.Join(urls, " "))

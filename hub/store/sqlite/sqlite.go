@@ -25,15 +25,13 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/hub/store"
-
 	"modernc.org/sqlite"
 )
 
 // errClosed answers every call after Close.
 var errClosed = errors.New("sqlite: store is closed")
 
-// Store is a store.Store in a SQLite file. Make one with Open.
+// Store is an engine of package store: it keeps everything in one SQLite file. Make one with Open.
 type Store struct {
 	path    string
 	writer  *writer
@@ -44,28 +42,13 @@ type Store struct {
 	closeErr error
 }
 
-var _ store.Store = (*Store)(nil)
-
-// An Option changes how Open sets the store up.
-type Option func(*options)
-
-type options struct {
-	readers int
-}
-
-// WithReaders sets how many reads run at once; 4 when not given.
-func WithReaders(n int) Option {
-	return func(o *options) { o.readers = max(n, 1) }
-}
+// concurrentReads is how many reads run at once.
+const concurrentReads = 4
 
 // Open opens the database in the file at path, makes it when there is none,
 // and brings its schema up to date. The folder must exist already. A file
 // whose schema is newer than this program is refused.
-func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
-	o := options{readers: 4}
-	for _, opt := range opts {
-		opt(&o)
-	}
+func Open(ctx context.Context, path string) (*Store, error) {
 	path, err := prepareFile(path)
 	if err != nil {
 		return nil, err
@@ -87,7 +70,7 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := openReaders(path, o.readers)
+	r, err := openReaders(path, concurrentReads)
 	if err != nil {
 		w.close()
 		return nil, err

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 
-	"gangway/hub/store"
 	"gangway/hub/store/sqlite"
 	"gangway/hub/store/sqlite/sqlitetest"
 	"gangway/hub/store/storetest"
@@ -29,8 +28,8 @@ func TestModel(t *testing.T) {
 func TestSuite(t *testing.T) {
 	// The path of each store, for reopen. Close is idempotent, so the cleanup
 	// may close what reopen closed.
-	paths := make(map[store.Store]string)
-	at := func(t *testing.T, path string) store.Store {
+	paths := make(map[storetest.Engine]string)
+	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {
 			t.Fatal(err)
 		}
@@ -47,10 +46,10 @@ func TestSuite(t *testing.T) {
 		return s
 	}
 	storetest.Run(t,
-		func(t *testing.T) store.Store {
+		func(t *testing.T) storetest.Engine {
 			return at(t, filepath.Join(t.TempDir(), "hub.db"))
 		},
-		func(t *testing.T, s store.Store) store.Store {
+		func(t *testing.T, s storetest.Engine) storetest.Engine {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +141,7 @@ func TestClosedStoreRefuses(t *testing.T) {
 	if err := s.DisableJoinToken(ctx, token.Owner, token.ID); err == nil {
 		t.Error("it still writes")
 	}
-	if err := s.SeenDevice(ctx, "", "", storetest.Epoch); err == nil {
+	if err := s.MarkDeviceSeen(ctx, "", "", storetest.Epoch); err == nil {
 		t.Error("it still takes sightings")
 	}
 }
@@ -153,7 +152,7 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	d := activate(t, s, e, "otter")
 	ctx := context.Background()
 	d.LastSeen, d.LastSeenAddr = storetest.Epoch.AddDate(0, 0, 1), "192.0.2.9:9"
-	if err := s.SeenDevice(ctx, d.ID, d.LastSeenAddr, d.LastSeen); err != nil {
+	if err := s.MarkDeviceSeen(ctx, d.ID, d.LastSeenAddr, d.LastSeen); err != nil {
 		t.Fatal(err)
 	}
 	one, err := s.DeviceByCertificate(ctx, e.IDevIDHash)

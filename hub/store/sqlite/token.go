@@ -30,7 +30,7 @@ var (
 	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
-// CreateJoinToken implements store.Store. Whether the owner exists is not
+// CreateJoinToken implements store.JoinTokens. Whether the owner exists is not
 // looked at here: Activate refuses the token of an account that is gone.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	meta, err := store.EncodeMeta(t.DefaultUserMeta)
@@ -59,7 +59,7 @@ func autoHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
 	}
-	return t.AutoHash[:]
+	return t.SecretHash[:]
 }
 
 // pantacorKey is the column's value, empty for NULL.
@@ -70,13 +70,13 @@ func pantacorKey(t store.JoinToken) []byte {
 	return t.PantacorKey
 }
 
-// JoinToken implements store.Store.
+// JoinToken implements store.JoinTokens.
 func (s *Store) JoinToken(ctx context.Context, id string) (store.JoinToken, error) {
 	return s.oneToken(ctx, selectToken, id)
 }
 
-// JoinTokenByAuto implements store.Store.
-func (s *Store) JoinTokenByAuto(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
+// JoinTokenBySecretHash implements store.JoinTokens.
+func (s *Store) JoinTokenBySecretHash(ctx context.Context, hash store.Hash) (store.JoinToken, error) {
 	return s.oneToken(ctx, selectTokenByAuto, hash[:])
 }
 
@@ -95,8 +95,8 @@ func (s *Store) oneToken(ctx context.Context, query *statement, key any) (t stor
 	return t, err
 }
 
-// JoinTokenFor implements store.Store.
-func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
+// JoinTokenAndGeneration implements store.JoinTokens.
+func (s *Store) JoinTokenAndGeneration(ctx context.Context, id string, ek store.Hash) (t store.JoinToken, generation int, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectTokenFor, ek[:], id)
 		if err != nil {
@@ -112,7 +112,7 @@ func (s *Store) JoinTokenFor(ctx context.Context, id string, ek store.Hash) (t s
 	return t, generation, err
 }
 
-// JoinTokens implements store.Store.
+// JoinTokens implements store.JoinTokens.
 func (s *Store) JoinTokens(ctx context.Context, owner string) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectTokens, func(r row) (bool, error) {
@@ -140,13 +140,13 @@ func readToken(r *row) store.JoinToken {
 	t.DefaultUserMeta, t.Unreadable = decodeMeta(r.text(), "/default-user-meta")
 	t.Created = r.time()
 	t.WithoutTPM = !r.null()
-	t.AutoHash = r.hash()
+	t.SecretHash = r.hash()
 	t.ForPantacor = !r.null()
 	t.PantacorKey = r.blob()
 	return t
 }
 
-// DisableJoinToken implements store.Store.
+// DisableJoinToken implements store.JoinTokens.
 func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(disableToken, id, owner)
@@ -157,7 +157,7 @@ func (s *Store) DisableJoinToken(ctx context.Context, owner, id string) error {
 	})
 }
 
-// JoinTokensPage implements store.Store.
+// JoinTokensPage implements store.JoinTokens.
 func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit int) (tokens []store.JoinToken, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if after != "" {
@@ -178,7 +178,7 @@ func (s *Store) JoinTokensPage(ctx context.Context, owner, after string, limit i
 	return tokens, nil
 }
 
-// DeleteJoinToken implements store.Store.
+// DeleteJoinToken implements store.JoinTokens.
 func (s *Store) DeleteJoinToken(ctx context.Context, owner, id string, e store.Event) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(tokenOfOwner, id, owner)

@@ -147,7 +147,7 @@ func cutStep(s store.Revision) store.Revision {
 	return s
 }
 
-// CreateTrail implements store.Store.
+// CreateTrail implements store.Trails.
 func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int64) (t store.Trail, made bool, err error) {
 	first.Rev = 0
 	err = s.writer.do(ctx, func(c *conn) error {
@@ -174,7 +174,7 @@ func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int
 	return t, made, nil
 }
 
-// Trail implements store.Store.
+// Trail implements store.Trails.
 func (s *Store) Trail(ctx context.Context, device string) (t store.Trail, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		t, err = oneTrail(c, device)
@@ -183,8 +183,8 @@ func (s *Store) Trail(ctx context.Context, device string) (t store.Trail, err er
 	return t, err
 }
 
-// Summary implements store.Store.
-func (s *Store) Summary(ctx context.Context, device string) (store.TrailSummary, error) {
+// TrailSummary implements store.Trails.
+func (s *Store) TrailSummary(ctx context.Context, device string) (store.TrailSummary, error) {
 	list, err := s.summaries(ctx, selectSummary, device)
 	if err == nil && len(list) == 0 {
 		err = store.ErrNotFound
@@ -195,8 +195,8 @@ func (s *Store) Summary(ctx context.Context, device string) (store.TrailSummary,
 	return list[0], nil
 }
 
-// Summaries implements store.Store.
-func (s *Store) Summaries(ctx context.Context, owner, after string, limit int) ([]store.TrailSummary, error) {
+// TrailSummaries implements store.Trails.
+func (s *Store) TrailSummaries(ctx context.Context, owner, after string, limit int) ([]store.TrailSummary, error) {
 	return s.summaries(ctx, selectSummaries, owner, after, pageLimit(limit))
 }
 
@@ -210,7 +210,7 @@ func (s *Store) summaries(ctx context.Context, query *statement, args ...any) (l
 	return list, err
 }
 
-// AddRevision implements store.Store.
+// AddRevision implements store.Trails.
 func (s *Store) AddRevision(ctx context.Context, step store.Revision, quota int64) (result store.Revision, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		t, err := oneTrail(c, step.Device)
@@ -244,7 +244,7 @@ func (s *Store) AddRevision(ctx context.Context, step store.Revision, quota int6
 	return result, nil
 }
 
-// Revision implements store.Store.
+// Revision implements store.Trails.
 func (s *Store) Revision(ctx context.Context, device string, rev int) (step store.Revision, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if rev < 0 {
@@ -267,7 +267,7 @@ func (s *Store) Revision(ctx context.Context, device string, rev int) (step stor
 	return step, err
 }
 
-// Revisions implements store.Store.
+// Revisions implements store.Trails.
 func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []store.Revision, err error) {
 	statuses, err := json.Marshal(append([]store.RevisionStatus{}, f.Statuses...))
 	if err != nil {
@@ -301,8 +301,8 @@ func statusOf(c *conn, device string, rev int) (status store.RevisionStatus, own
 	return store.RevisionStatus(r.text()), r.text(), r.int64(), nil
 }
 
-// SetState implements store.Store.
-func (s *Store) SetState(ctx context.Context, step store.Revision, quota int64) error {
+// SetRevisionState implements store.Trails.
+func (s *Store) SetRevisionState(ctx context.Context, step store.Revision, quota int64) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		status, owner, size, err := statusOf(c, step.Device, step.Rev)
 		if err != nil {
@@ -333,8 +333,8 @@ func (s *Store) SetState(ctx context.Context, step store.Revision, quota int64) 
 	})
 }
 
-// SetMeta implements store.Store.
-func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error {
+// SetRevisionMeta implements store.Trails.
+func (s *Store) SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		n, err := c.exec(updateStepMeta, meta, micro(now), device, int64(rev))
 		if err == nil && n == 0 {
@@ -344,8 +344,8 @@ func (s *Store) SetMeta(ctx context.Context, device string, rev int, meta []byte
 	})
 }
 
-// SetProgress implements store.Store.
-func (s *Store) SetProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
+// SetRevisionProgress implements store.Trails.
+func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -369,8 +369,8 @@ func (s *Store) SetProgress(ctx context.Context, device string, rev int, status 
 	})
 }
 
-// MoveRevision implements store.Store.
-func (s *Store) MoveRevision(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
+// ChangeRevisionStatus implements store.Trails.
+func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -384,8 +384,8 @@ func (s *Store) MoveRevision(ctx context.Context, device string, rev int, from, 
 	})
 }
 
-// DropTrails implements store.Store.
-func (s *Store) DropTrails(ctx context.Context, limit int) (dropped int, err error) {
+// RemoveDeletedTrails implements store.Trails.
+func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int, err error) {
 	var devices []string
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(abandonedTrails, func(r row) (bool, error) {

@@ -15,7 +15,7 @@ var (
 		added = excluded.added, der = excluded.der`)
 )
 
-// TrustedCertificates implements store.Store.
+// TrustedCertificates implements store.TrustStore.
 func (s *Store) TrustedCertificates(ctx context.Context) (certs []store.TrustedCertificate, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectTrusted, func(r row) (bool, error) {
@@ -35,13 +35,13 @@ func (s *Store) TrustedCertificates(ctx context.Context) (certs []store.TrustedC
 	return certs, nil
 }
 
-// ChangeTrust implements store.Store.
+// ChangeTrust implements store.TrustStore.
 func (s *Store) ChangeTrust(ctx context.Context, change store.TrustChange) error {
-	if len(change.Put)+len(change.Forget) == 0 {
+	if len(change.Put)+len(change.Remove) == 0 {
 		return nil
 	}
 	return s.writer.do(ctx, func(c *conn) error {
-		for _, f := range change.Forget {
+		for _, f := range change.Remove {
 			if _, ok, err := c.one(findTrusted, f[:]); err != nil {
 				return err
 			} else if !ok {
@@ -51,7 +51,7 @@ func (s *Store) ChangeTrust(ctx context.Context, change store.TrustChange) error
 		if err := bumpConfig(c); err != nil {
 			return err
 		}
-		for _, f := range change.Forget {
+		for _, f := range change.Remove {
 			if _, err := c.exec(deleteTrusted, f[:]); err != nil {
 				return err
 			}

@@ -11,7 +11,7 @@ import (
 )
 
 // The letters of the column waiting.state.
-var waitLetters = map[store.WaitState]string{store.Undecided: "w", store.Approved: "a", store.Denied: "d"}
+var waitLetters = map[store.WaitingState]string{store.Undecided: "w", store.Approved: "a", store.Denied: "d"}
 
 const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered, request_hash, manufacturer, model,
 	firmware, prod_model, prod_serial, key_algorithm, addr, since, last_seen, expires, decided_by, decided,
@@ -43,8 +43,8 @@ var (
 		(SELECT id FROM waiting WHERE answered = '[]' AND expires <= ? ORDER BY expires LIMIT ?)`)
 )
 
-func readWaiting(r *row) (w store.Waiting, err error) {
-	w = store.Waiting{Owner: r.text(), EK: r.hash(), DeviceID: r.text(), TokenID: r.text()}
+func readWaiting(r *row) (w store.WaitingDevice, err error) {
+	w = store.WaitingDevice{Owner: r.text(), EK: r.hash(), DeviceID: r.text(), TokenID: r.text()}
 	letter := r.text()
 	for state, l := range waitLetters {
 		if l == letter {
@@ -79,18 +79,18 @@ func readWaiting(r *row) (w store.Waiting, err error) {
 	return w, nil
 }
 
-func oneWaiting(c *conn, query *statement, args ...any) (store.Waiting, error) {
+func oneWaiting(c *conn, query *statement, args ...any) (store.WaitingDevice, error) {
 	r, ok, err := c.one(query, args...)
 	if err != nil {
-		return store.Waiting{}, err
+		return store.WaitingDevice{}, err
 	}
 	if !ok {
-		return store.Waiting{}, store.ErrNotFound
+		return store.WaitingDevice{}, store.ErrNotFound
 	}
 	return readWaiting(&r)
 }
 
-func putWaiting(c *conn, w store.Waiting) error {
+func putWaiting(c *conn, w store.WaitingDevice) error {
 	codes, err := json.Marshal(append([]string{}, w.Codes...)) // never null
 	if err != nil {
 		return err
@@ -109,8 +109,8 @@ func putWaiting(c *conn, w store.Waiting) error {
 	return err
 }
 
-// Wait implements store.Store.
-func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result store.Waiting, err error) {
+// PutWaiting implements store.WaitingDevices.
+func (s *Store) PutWaiting(ctx context.Context, w store.WaitingDevice, limit int) (result store.WaitingDevice, err error) {
 	w.Since, w.LastSeen, w.Expires = fromMicro(micro(w.Since)), fromMicro(micro(w.LastSeen)), fromMicro(micro(w.Expires))
 	err = s.writer.do(ctx, func(c *conn) error {
 		result = w
@@ -141,13 +141,13 @@ func (s *Store) Wait(ctx context.Context, w store.Waiting, limit int) (result st
 		return putWaiting(c, result)
 	})
 	if err != nil {
-		return store.Waiting{}, err
+		return store.WaitingDevice{}, err
 	}
 	return result, nil
 }
 
-// Waiting implements store.Store.
-func (s *Store) Waiting(ctx context.Context, owner string, ek store.Hash, now time.Time) (w store.Waiting, err error) {
+// WaitingByEK implements store.WaitingDevices.
+func (s *Store) WaitingByEK(ctx context.Context, owner string, ek store.Hash, now time.Time) (w store.WaitingDevice, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		w, err = oneWaiting(c, selectWaiting, owner, ek[:], micro(now))
 		return err
@@ -155,8 +155,8 @@ func (s *Store) Waiting(ctx context.Context, owner string, ek store.Hash, now ti
 	return w, err
 }
 
-// WaitingDevice implements store.Store.
-func (s *Store) WaitingDevice(ctx context.Context, owner, deviceID string, now time.Time) (w store.Waiting, err error) {
+// WaitingByID implements store.WaitingDevices.
+func (s *Store) WaitingByID(ctx context.Context, owner, deviceID string, now time.Time) (w store.WaitingDevice, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(now))
 		return err
@@ -164,8 +164,8 @@ func (s *Store) WaitingDevice(ctx context.Context, owner, deviceID string, now t
 	return w, err
 }
 
-// WaitingDevices implements store.Store.
-func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) (list []store.Waiting, err error) {
+// WaitingDevices implements store.WaitingDevices.
+func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time, limit int) (list []store.WaitingDevice, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(selectWaitingList, func(r row) (bool, error) {
 			w, err := readWaiting(&r)
@@ -176,8 +176,8 @@ func (s *Store) WaitingDevices(ctx context.Context, owner string, now time.Time,
 	return list, err
 }
 
-// Decide implements store.Store.
-func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Decision) (w store.Waiting, err error) {
+// Decide implements store.WaitingDevices.
+func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Decision) (w store.WaitingDevice, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if w, err = oneWaiting(c, selectWaitingDevice, deviceID, owner, micro(d.At)); err != nil {
 			return err
@@ -203,12 +203,12 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 		return putWaiting(c, w)
 	})
 	if err != nil {
-		return store.Waiting{}, err
+		return store.WaitingDevice{}, err
 	}
 	return w, nil
 }
 
-// ExpireWaiting implements store.Store.
-func (s *Store) ExpireWaiting(ctx context.Context, now time.Time, limit int) (int, error) {
+// ExpireWaitingDevices implements store.WaitingDevices.
+func (s *Store) ExpireWaitingDevices(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireWaiting, now, limit)
 }

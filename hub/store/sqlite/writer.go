@@ -77,16 +77,16 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// writePatience is how long an operation waits for its turn, unless its context
-// says otherwise (store.Patient).
-const writePatience = 5 * time.Second
+// writeTimeout is how long an operation waits for its turn, unless its context
+// says otherwise (store.WithWriteTimeout).
+const writeTimeout = 5 * time.Second
 
 // do queues an operation and waits until it is durable or refused. When ctx or
 // its patience ends before the operation was begun, it never happens; once
 // begun, do waits for the outcome, so that the caller knows it. store.ErrBusy
 // says that nothing was written.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
-	patience := time.Now().Add(store.Patience(ctx, writePatience))
+	patience := time.Now().Add(store.WriteTimeout(ctx, writeTimeout))
 	for {
 		err := w.try(ctx, patience, run)
 		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(patience) {

@@ -16,13 +16,13 @@ var accountTests = []test{
 		_, err := f.Account(f.ctx, ID("nobody"))
 		f.refused(err, store.ErrNotFound)
 		for _, login := range []string{"nobody", "nobody@harbour.example", "", "ann", "anne%", "ann_"} {
-			_, err := f.AccountByLogin(f.ctx, login)
+			_, err := f.AccountByNickOrEmail(f.ctx, login)
 			f.refused(err, store.ErrNotFound)
 		}
 	}},
 	{"ByLoginInAnyCase", func(f *fixture) {
 		for _, login := range []string{"anne", "ANNE", "Anne", "anne@harbour.example", "ANNE@Harbour.Example"} {
-			got, err := f.AccountByLogin(f.ctx, login)
+			got, err := f.AccountByNickOrEmail(f.ctx, login)
 			f.must(err)
 			equal(f, login, got, f.owner)
 		}

@@ -95,7 +95,7 @@ var accountDeskTests = []test{
 		mine, others, late := f.signIn("mine"), f.signIn("another"), session(f)
 		token := f.apiToken("ci")
 		f.must(f.CreateAPIToken(f.ctx, token, mine.TokenHash, 9, told("made")))
-		change := store.PasswordChange{Account: f.owner.ID, Was: f.owner.PasswordHash, New: "new", Keep: mine.TokenHash, Event: told("changed")}
+		change := store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", KeepSession: mine.TokenHash, Event: told("changed")}
 		f.must(f.ChangePassword(f.ctx, change))
 		_, err := f.Session(f.ctx, mine.TokenHash, Epoch)
 		f.must(err)
@@ -109,7 +109,7 @@ var accountDeskTests = []test{
 		// Whoever showed the old password comes too late.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
-		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, New: "reset", EndAPITokens: true, Event: told("reset")}))
+		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: told("reset")}))
 		f.noSession(mine)
 		f.noAPIToken(token)
 		change.Account = ID("nobody")
@@ -135,7 +135,7 @@ var accountDeskTests = []test{
 		f.noAPIToken(token)
 		f.refused(f.CreateSession(f.ctx, ses, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, told("made")), store.ErrNotFound)
-		f.refused(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, Was: f.owner.PasswordHash, New: "new", Event: told("k")}), store.ErrChanged)
+		f.refused(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", Event: told("k")}), store.ErrChanged)
 		_, err = f.activate(e)
 		f.refused(err, store.ErrTokenUnusable)
 		_, err = f.ClaimDevice(f.ctx, plain.ID, f.owner.ID, Epoch)
@@ -167,7 +167,7 @@ var accountDeskTests = []test{
 		f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID, Text: "version: 1", Updated: Epoch}))
 		version, err := f.ConfigVersion(f.ctx)
 		f.must(err)
-		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")), store.ErrDevices)
+		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")), store.ErrHasDevices)
 		_, err = f.Session(f.ctx, ses.TokenHash, Epoch)
 		f.must(err)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
@@ -319,8 +319,8 @@ var apiTokenTests = []test{
 		f.refused(err, store.ErrNotFound)
 		_, err = f.APIToken(f.ctx, Hash("nothing"), Epoch)
 		f.refused(err, store.ErrNotFound)
-		f.must(f.UsedAPIToken(f.ctx, want.Hash, "192.0.2.8", Epoch.Add(time.Minute)))
-		f.must(f.UsedAPIToken(f.ctx, Hash("nothing"), "192.0.2.8", Epoch))
+		f.must(f.MarkAPITokenUsed(f.ctx, want.Hash, "192.0.2.8", Epoch.Add(time.Minute)))
+		f.must(f.MarkAPITokenUsed(f.ctx, Hash("nothing"), "192.0.2.8", Epoch))
 		want.Used, want.UsedAddr = Epoch.Add(time.Minute), "192.0.2.8"
 		list, err := f.APITokens(f.ctx, f.owner.ID)
 		f.must(err)
@@ -369,11 +369,11 @@ var countedEventTests = []test{
 		e := store.Event{Time: Epoch, Kind: "device.signed-in", Owner: f.owner.ID, Device: ID("d"), Actor: "a", ActorName: "n", Means: store.BySecret, Addr: "192.0.2.1", Message: "first"}
 		later := e
 		later.Time, later.Addr, later.Message = Epoch.Add(time.Minute), "192.0.2.2", "second"
-		f.must(f.CountEvents(f.ctx, []store.Event{e, later}))
+		f.must(f.AppendCounted(f.ctx, []store.Event{e, later}))
 		several := e
 		several.Time, several.Count, several.Last = Epoch.Add(time.Second), 40, Epoch.Add(time.Hour)
 		several.Addr, several.Message = "192.0.2.3", "last"
-		f.must(f.CountEvents(f.ctx, []store.Event{several}))
+		f.must(f.AppendCounted(f.ctx, []store.Event{several}))
 		events, err := f.Events(f.ctx, store.EventFilter{})
 		f.must(err)
 		want := e
@@ -399,7 +399,7 @@ var countedEventTests = []test{
 		} {
 			other := e
 			change(&other)
-			f.must(f.CountEvents(f.ctx, []store.Event{other}))
+			f.must(f.AppendCounted(f.ctx, []store.Event{other}))
 		}
 		equal(f, "events", len(f.kinds()), 11)
 	}},
@@ -407,8 +407,8 @@ var countedEventTests = []test{
 		for i, kind := range []string{"a.one", "a.two", "ab", "a_one"} {
 			f.must(f.AppendEvent(f.ctx, store.Event{Time: Epoch.Add(time.Duration(i) * time.Hour), Kind: kind, Owner: f.owner.ID}))
 		}
-		f.must(f.CountEvents(f.ctx, []store.Event{{Time: Epoch, Kind: "c", Owner: f.owner.ID, Last: Epoch.Add(2 * time.Hour)}}))
-		f.must(f.CountEvents(f.ctx, []store.Event{{Time: Epoch.Add(-time.Hour), Kind: "d", Code: "refused", Owner: f.owner.ID}}))
+		f.must(f.AppendCounted(f.ctx, []store.Event{{Time: Epoch, Kind: "c", Owner: f.owner.ID, Last: Epoch.Add(2 * time.Hour)}}))
+		f.must(f.AppendCounted(f.ctx, []store.Event{{Time: Epoch.Add(-time.Hour), Kind: "d", Code: "refused", Owner: f.owner.ID}}))
 		for _, c := range []struct {
 			filter store.EventFilter
 			want   []string

@@ -158,21 +158,21 @@ var activationTests = []test{
 		first := f.begin(Machine{Name: "one"}, f.token)
 		d, err := f.activate(first)
 		f.must(err)
-		f.refused(f.PutSecret(f.ctx, d.ID, store.Hash{}, Hash("secret"), time.Time{}), store.ErrNotFound)
-		f.must(f.PutSecret(f.ctx, d.ID, d.IDevIDHash, Hash("secret"), time.Time{}))
+		f.refused(f.PutDeviceSecret(f.ctx, d.ID, store.Hash{}, Hash("secret"), time.Time{}), store.ErrNotFound)
+		f.must(f.PutDeviceSecret(f.ctx, d.ID, d.IDevIDHash, Hash("secret"), time.Time{}))
 
 		second := Machine{Name: "one", Request: "again"}.Enrolment(f.owner.ID, f.token.ID)
 		_, err = f.BeginEnrolment(f.ctx, second, Epoch)
 		f.must(err)
-		_, err = f.Secret(f.ctx, d.ID, Epoch)
+		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.must(err) // a pending enrolment ends nothing
 		_, err = f.Activate(f.ctx, proof(second))
 		f.must(err)
-		_, err = f.Secret(f.ctx, d.ID, Epoch)
+		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.refused(err, store.ErrNotFound)
 		// Nor does a late request under the old certificate bring it back.
-		f.refused(f.PutSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
-		f.must(f.PutSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
+		f.refused(f.PutDeviceSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
+		f.must(f.PutDeviceSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
 	}},
 	{"NewAIKJoinsTheOld", func(f *fixture) {
 		first := f.begin(Machine{Name: "one"}, f.token)

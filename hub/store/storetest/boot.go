@@ -51,7 +51,7 @@ func firstBootIsLearnt(f *fixture) {
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
 	// The owner decides on what was seen, and on nothing newer.
-	given := store.BootReference{Device: d.ID, Text: []byte("given"), Was: []byte("first")}
+	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
 	latest, err := f.LatestBoot(f.ctx, d.ID)
@@ -193,7 +193,7 @@ func bootIsRefused(f *fixture) {
 	equal(f, "latest", latest.State, store.BootMatches)
 	is, err := f.BootReference(f.ctx, d.ID)
 	f.must(err)
-	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given"), Was: is.Text}, latest))
+	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: is.Text}, latest))
 	state(store.BootRefused)
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("given"))
 	f.must(err)

@@ -83,7 +83,7 @@ var deviceTests = []test{
 		f.must(f.RenameDevice(f.ctx, f.owner.ID, two.ID, "otter"))
 	}},
 	{"SeenOfNobodyIsLetPass", func(f *fixture) {
-		f.must(f.SeenDevice(f.ctx, ID("nothing"), "192.0.2.1:1", Epoch))
+		f.must(f.MarkDeviceSeen(f.ctx, ID("nothing"), "192.0.2.1:1", Epoch))
 		_, err := f.Device(f.ctx, ID("nothing"))
 		f.refused(err, store.ErrNotFound)
 	}},

@@ -26,7 +26,7 @@ var durabilityTests = []struct {
 		reopen()
 
 		equal(f, "what an activation writes", f.snapshot(d.IDevIDHash), before)
-		account, err := f.AccountByLogin(f.ctx, "anne")
+		account, err := f.AccountByNickOrEmail(f.ctx, "anne")
 		f.must(err)
 		equal(f, "account", account, f.owner)
 		got, err := f.Session(f.ctx, ses.TokenHash, Epoch)
@@ -47,12 +47,26 @@ var durabilityTests = []struct {
 			f.Fatalf("sequence %d follows %d", events[0].Seq, before.Events[0].Seq)
 		}
 	}},
+	{"AddressesAreThereAgain", func(f *fixture, reopen func()) {
+		urls, err := f.URLs(f.ctx)
+		f.must(err)
+		equal(f, "number of URLs at first", len(urls), 0)
+		f.must(f.SetURLs(f.ctx, []string{"https://old.example"}))
+		want := []string{"https://hub.example", "https://192.0.2.1:8443"}
+		f.must(f.SetURLs(f.ctx, want))
+
+		reopen()
+
+		urls, err = f.URLs(f.ctx)
+		f.must(err)
+		equal(f, "URLs", urls, want)
+	}},
 	{"LatestSightingIsThereAgain", func(f *fixture, reopen func()) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		latest := proof(store.Enrolment{}).Now.Add(time.Hour)
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.1:1", latest.Add(-time.Minute)))
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.2:2", latest))
-		f.must(f.SeenDevice(f.ctx, d.ID, "192.0.2.3:3", latest.Add(-time.Second)))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.1:1", latest.Add(-time.Minute)))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.2:2", latest))
+		f.must(f.MarkDeviceSeen(f.ctx, d.ID, "192.0.2.3:3", latest.Add(-time.Second)))
 		reopen()
 		got, err := f.Device(f.ctx, d.ID)
 		f.must(err)

@@ -15,11 +15,11 @@ var ekCertificateTests = []test{
 	{"SurvivesLettingGo", certificateSurvivesLettingGo},
 }
 
-func kept(name, certificate string, until time.Time) store.KeptCertificate {
-	return store.KeptCertificate{EK: Hash("ek " + name), Certificate: []byte(certificate), Links: []byte("links of " + certificate), Expires: until}
+func kept(name, certificate string, until time.Time) store.KeptEKCertificate {
+	return store.KeptEKCertificate{EK: Hash("ek " + name), Certificate: []byte(certificate), Links: []byte("links of " + certificate), Expires: until}
 }
 
-func (f *fixture) keepEK(k store.KeptCertificate, now time.Time, limit int) {
+func (f *fixture) keepEK(k store.KeptEKCertificate, now time.Time, limit int) {
 	f.Helper()
 	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
 }
@@ -101,8 +101,8 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	barge.EKKnown = true
 	_, err = f.BeginEnrolment(f.ctx, barge, Epoch)
 	f.must(err)
-	f.keepsEK("barge", string(barge.EKCertificate), false, Epoch.Add(store.KeptFor-time.Second))
-	f.keepsEK("barge", "", false, Epoch.Add(store.KeptFor+time.Second))
+	f.keepsEK("barge", string(barge.EKCertificate), false, Epoch.Add(store.UnprovenEKKeptFor-time.Second))
+	f.keepsEK("barge", "", false, Epoch.Add(store.UnprovenEKKeptFor+time.Second))
 	f.begin(Machine{Name: "tug"}, f.token)
 	f.keepsEK("tug", "", false, Epoch)
 }

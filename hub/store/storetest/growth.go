@@ -20,10 +20,10 @@ var growthTests = []test{
 		}
 		counted := at("counted", 0, true)
 		counted.Last = Epoch.Add(5 * time.Hour)
-		f.must(f.CountEvents(f.ctx, []store.Event{counted}))
+		f.must(f.AppendCounted(f.ctx, []store.Event{counted}))
 		forget := func(unproven, all time.Time, limit, want int, left ...string) {
 			f.Helper()
-			n, err := f.ForgetEvents(f.ctx, unproven, all, limit)
+			n, err := f.RemoveEvents(f.ctx, unproven, all, limit)
 			f.must(err)
 			equal(f, "removed", n, want)
 			kinds := f.kinds()
@@ -52,7 +52,7 @@ var growthTests = []test{
 		}
 		forget := func(before time.Time, keep, limit, want, left int) {
 			f.Helper()
-			n, err := f.ForgetEnrolments(f.ctx, before, keep, limit)
+			n, err := f.RemoveExpiredEnrolments(f.ctx, before, keep, limit)
 			f.must(err)
 			equal(f, "removed", n, want)
 			found := 0
@@ -196,26 +196,26 @@ var growthTests = []test{
 		equal(f, "the first", events[1].Count, 0)
 	}},
 	{"WaitingMachinesAreBoundedInBytes", func(f *fixture) {
-		w := func(name string, size int) store.Waiting {
-			return store.Waiting{Owner: f.owner.ID, EK: Hash(name), DeviceID: ID(name), Codes: []string{"ek-chain-untrusted"},
+		w := func(name string, size int) store.WaitingDevice {
+			return store.WaitingDevice{Owner: f.owner.ID, EK: Hash(name), DeviceID: ID(name), Codes: []string{"ek-chain-untrusted"},
 				Request: bytesOf(name, size), Verdict: []byte("{}"), Since: Epoch, LastSeen: Epoch, Expires: Epoch.Add(time.Hour)}
 		}
 		const large = store.MaxWaitingBytes/2 - 100
 		for _, name := range []string{"one", "two"} {
-			_, err := f.Wait(f.ctx, w(name, large), 1000)
+			_, err := f.PutWaiting(f.ctx, w(name, large), 1000)
 			f.must(err)
 		}
-		_, err := f.Wait(f.ctx, w("three", 1000), 1000)
+		_, err := f.PutWaiting(f.ctx, w("three", 1000), 1000)
 		f.refused(err, store.ErrFull)
-		_, err = f.Wait(f.ctx, w("two", large+1000), 1000)
+		_, err = f.PutWaiting(f.ctx, w("two", large+1000), 1000)
 		f.refused(err, store.ErrFull)
-		_, err = f.Wait(f.ctx, w("two", 1000), 1000) // one that waits asks again
+		_, err = f.PutWaiting(f.ctx, w("two", 1000), 1000) // one that waits asks again
 		f.must(err)
-		_, err = f.Wait(f.ctx, w("three", 1000), 1000)
+		_, err = f.PutWaiting(f.ctx, w("three", 1000), 1000)
 		f.must(err)
 		other := w("three", large)
 		other.Owner = f.other.ID
-		_, err = f.Wait(f.ctx, other, 1000)
+		_, err = f.PutWaiting(f.ctx, other, 1000)
 		f.must(err)
 	}},
 }

@@ -36,13 +36,13 @@ var issuedTests = []test{
 		equal(f, "expired", n, 1)
 	}},
 	{"OldestOfAnEKGoes", func(f *fixture) {
-		for i := range store.MaxIssuedOfEK + 2 {
+		for i := range store.MaxIssuedPerEK + 2 {
 			a := issued("one", fmt.Sprint(i))
 			a.Issued = Epoch.Add(time.Duration(i) * time.Second)
-			_, err := f.RecordIssuedAIK(f.ctx, a, store.MaxIssuedOfEK+1)
+			_, err := f.RecordIssuedAIK(f.ctx, a, store.MaxIssuedPerEK+1)
 			f.must(err)
 		}
-		for i := range store.MaxIssuedOfEK + 2 {
+		for i := range store.MaxIssuedPerEK + 2 {
 			_, err := f.IssuedAIK(f.ctx, Hash("ek one"), issued("one", fmt.Sprint(i)).Name, Epoch)
 			if i < 2 {
 				f.refused(err, store.ErrNotFound)

@@ -155,7 +155,7 @@ func (m *model) expire(now time.Time) (n int) {
 
 // Model is the part of the contract beside Run that is told by chance: it runs every story on the one store, each with owners, tokens and
 // machines of its own: an empty store for each would cost a migration.
-func Model(t *testing.T, s store.Store) {
+func Model(t *testing.T, s Engine) {
 	ctx := context.Background()
 	story := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -261,7 +261,7 @@ func Model(t *testing.T, s store.Store) {
 }
 
 // compare looks at everything that the model knows.
-func (m *model) compare(ctx context.Context, t *rapid.T, s store.Store, owners []string, ids map[string]bool) {
+func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []string, ids map[string]bool) {
 	for request, want := range m.enrolments {
 		got, err := s.Enrolment(ctx, request)
 		if err != nil || got.State != want.State || got.IDevIDHash != want.IDevIDHash {

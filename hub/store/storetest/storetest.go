@@ -4,7 +4,7 @@
 //
 // The suite knows the interface and nothing of an engine. It passes all time
 // in, sleeps nowhere, and leaves an engine free where the interface does: a
-// time may come back cut to microseconds, and a LastSeen that SeenDevice gave
+// time may come back cut to microseconds, and a LastSeen that MarkDeviceSeen gave
 // may come back late.
 package storetest
 
@@ -21,7 +21,7 @@ import (
 // Run tests an engine. open gives an empty store each time and closes it when
 // its test ends. reopen closes s, as a hub that stops does, and gives a store
 // on the same data.
-func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
+func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
 	for _, group := range []struct {
 		name  string
 		tests []test
@@ -64,7 +64,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		for _, test := range durabilityTests {
 			t.Run(test.name, func(t *testing.T) {
 				f := board(t, open(t))
-				test.run(f, func() { f.Store = reopen(t, f.Store) })
+				test.run(f, func() { f.Engine = reopen(t, f.Engine) })
 			})
 		}
 	})
@@ -78,20 +78,20 @@ type test struct {
 // fixture is a store with two owners, and a token of the first without limit.
 type fixture struct {
 	*testing.T
-	store.Store
+	Engine
 	ctx   context.Context
 	owner store.Account
 	other store.Account
 	token store.JoinToken
 }
 
-func board(t *testing.T, s store.Store) *fixture {
+func board(t *testing.T, s Engine) *fixture {
 	f := &fixture{
-		T:     t,
-		Store: s,
-		ctx:   context.Background(),
-		owner: Account("anne"),
-		other: Account("mary"),
+		T:      t,
+		Engine: s,
+		ctx:    context.Background(),
+		owner:  Account("anne"),
+		other:  Account("mary"),
 	}
 	f.token = JoinToken(f.owner.ID, "fleet", 0)
 	f.must(s.CreateAccount(f.ctx, f.owner))

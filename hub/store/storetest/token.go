@@ -21,7 +21,7 @@ var tokenTests = []test{
 		want := func(ek store.Hash, generation int) {
 			stored, err := f.JoinToken(f.ctx, f.token.ID)
 			f.must(err)
-			t, g, err := f.JoinTokenFor(f.ctx, f.token.ID, ek)
+			t, g, err := f.JoinTokenAndGeneration(f.ctx, f.token.ID, ek)
 			f.must(err)
 			equal(f, "token", t, stored)
 			equal(f, "generation", g, generation)
@@ -38,7 +38,7 @@ var tokenTests = []test{
 	{"UnknownIsNotFound", func(f *fixture) {
 		_, err := f.JoinToken(f.ctx, ID("nothing"))
 		f.refused(err, store.ErrNotFound)
-		_, _, err = f.JoinTokenFor(f.ctx, ID("nothing"), Hash("nothing"))
+		_, _, err = f.JoinTokenAndGeneration(f.ctx, ID("nothing"), Hash("nothing"))
 		f.refused(err, store.ErrNotFound)
 	}},
 	{"TakenIDExists", func(f *fixture) {

@@ -204,7 +204,7 @@ func stateNamesOnlyWhatItsOwnerHas(f *fixture) {
 	}
 	s := f.add(f.step(d, mine))
 	s.Objects = []store.Hash{theirs}
-	if err := f.SetState(f.ctx, s, plenty); !errors.As(err, &missing) {
+	if err := f.SetRevisionState(f.ctx, s, plenty); !errors.As(err, &missing) {
 		f.Fatal(err)
 	}
 	list, err := f.RevisionObjects(f.ctx, d, s.Rev)
@@ -227,7 +227,7 @@ func finalStepsStayFinal(f *fixture) {
 	f.trail(d)
 	at := Epoch.Add(time.Minute)
 	report := func(rev int, s store.RevisionStatus) error {
-		return f.SetProgress(f.ctx, d, rev, s, fmt.Appendf(nil, `{"status":%q,"retries":3}`, s), at)
+		return f.SetRevisionProgress(f.ctx, d, rev, s, fmt.Appendf(nil, `{"status":%q,"retries":3}`, s), at)
 	}
 	open := []store.RevisionStatus{store.RevisionQueued, store.RevisionDownloading, store.RevisionSyncing, store.RevisionInProgress, store.RevisionTesting}
 	for _, final := range []store.RevisionStatus{store.RevisionDone, store.RevisionUpdated, store.RevisionError, store.RevisionWontGo} {
@@ -251,11 +251,11 @@ func finalStepsStayFinal(f *fixture) {
 		}
 	}
 	s := f.add(f.step(d))
-	f.refused(f.MoveRevision(f.ctx, d, s.Rev, store.RevisionInProgress, store.RevisionWontGo, []byte(`{}`), at), store.ErrStatus)
-	f.must(f.MoveRevision(f.ctx, d, s.Rev, store.RevisionNew, store.RevisionCancelled, []byte(`{"status":"CANCEL"}`), at))
+	f.refused(f.ChangeRevisionStatus(f.ctx, d, s.Rev, store.RevisionInProgress, store.RevisionWontGo, []byte(`{}`), at), store.ErrStatus)
+	f.must(f.ChangeRevisionStatus(f.ctx, d, s.Rev, store.RevisionNew, store.RevisionCancelled, []byte(`{"status":"CANCEL"}`), at))
 	f.refused(report(s.Rev, store.RevisionQueued), store.ErrStatus)
 	f.refused(report(99, store.RevisionQueued), store.ErrNotFound)
-	f.refused(f.MoveRevision(f.ctx, d, 99, store.RevisionNew, store.RevisionCancelled, []byte(`{}`), at), store.ErrNotFound)
+	f.refused(f.ChangeRevisionStatus(f.ctx, d, 99, store.RevisionNew, store.RevisionCancelled, []byte(`{}`), at), store.ErrNotFound)
 }
 
 func stateOfANewStepAlone(f *fixture) {
@@ -266,7 +266,7 @@ func stateOfANewStepAlone(f *fixture) {
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	s.State, s.StateSum, s.Objects, s.Modified = append(s.State, "    "...), Hash("new"), []store.Hash{b}, micros(Epoch.Add(time.Hour))
-	f.must(f.SetState(f.ctx, s, plenty))
+	f.must(f.SetRevisionState(f.ctx, s, plenty))
 	after, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "usage", after-before, 4)
@@ -279,17 +279,17 @@ func stateOfANewStepAlone(f *fixture) {
 	got, err := f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "step", got, s)
-	f.refused(f.SetState(f.ctx, s, 1), nil) // smaller or equal always fits
-	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
-	f.must(f.SetProgress(f.ctx, d, s.Rev, store.RevisionQueued, []byte(`{}`), Epoch))
-	f.refused(f.SetState(f.ctx, s, plenty), store.ErrStatus)
-	f.must(f.SetMeta(f.ctx, d, s.Rev, []byte(`{"k":2}`), Epoch))
+	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // smaller or equal always fits
+	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, store.RevisionQueued, []byte(`{}`), Epoch))
+	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrStatus)
+	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":2}`), Epoch))
 	got, err = f.Revision(f.ctx, d, s.Rev)
 	f.must(err)
 	equal(f, "meta", string(got.Meta), `{"k":2}`)
 	s.Rev = 99
-	f.refused(f.SetState(f.ctx, s, plenty), store.ErrNotFound)
-	f.refused(f.SetMeta(f.ctx, d, 99, []byte(`{}`), Epoch), store.ErrNotFound)
+	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrNotFound)
+	f.refused(f.SetRevisionMeta(f.ctx, d, 99, []byte(`{}`), Epoch), store.ErrNotFound)
 }
 
 func stepsByStatus(f *fixture) {
@@ -298,8 +298,8 @@ func stepsByStatus(f *fixture) {
 	for range 5 {
 		f.add(f.step(d))
 	}
-	f.must(f.SetProgress(f.ctx, d, 1, store.RevisionDone, []byte(`{}`), Epoch))
-	f.must(f.SetProgress(f.ctx, d, 2, store.RevisionTesting, []byte(`{}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, 1, store.RevisionDone, []byte(`{}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, 2, store.RevisionTesting, []byte(`{}`), Epoch))
 	for _, c := range []struct {
 		filter store.RevisionFilter
 		want   string
@@ -331,15 +331,15 @@ func summaries(f *fixture) {
 		f.add(f.step(ID(d)))
 	}
 	at := micros(Epoch.Add(time.Minute))
-	f.must(f.SetProgress(f.ctx, ID("b"), 1, store.RevisionDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
-	s, err := f.Summary(f.ctx, ID("b"))
+	f.must(f.SetRevisionProgress(f.ctx, ID("b"), 1, store.RevisionDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
+	s, err := f.TrailSummary(f.ctx, ID("b"))
 	f.must(err)
 	if s.Rev != 2 || s.Reported != 1 || s.Revision.Rev != 1 || s.Revision.Status != store.RevisionDownloading || !s.Touched.Equal(at) || s.Revision.State != nil {
 		f.Errorf("%+v", s)
 	}
 	var seen []string
 	for after := ""; ; {
-		list, err := f.Summaries(f.ctx, f.owner.ID, after, 2)
+		list, err := f.TrailSummaries(f.ctx, f.owner.ID, after, 2)
 		f.must(err)
 		if len(list) == 0 {
 			break
@@ -352,10 +352,10 @@ func summaries(f *fixture) {
 	if len(seen) != 3 {
 		f.Errorf("%v", seen)
 	}
-	list, err := f.Summaries(f.ctx, f.other.ID, "", 0)
+	list, err := f.TrailSummaries(f.ctx, f.other.ID, "", 0)
 	f.must(err)
 	equal(f, "of another", len(list), 0)
-	_, err = f.Summary(f.ctx, ID("nothing"))
+	_, err = f.TrailSummary(f.ctx, ID("nothing"))
 	f.refused(err, store.ErrNotFound)
 }
 
@@ -371,14 +371,14 @@ func trailOfADeletedDeviceGoes(f *fixture) {
 	}
 	both, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	n, err := f.DropTrails(f.ctx, 10)
+	n, err := f.RemoveDeletedTrails(f.ctx, 10)
 	f.must(err)
 	equal(f, "dropped", n, 0)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, gone.ID, Epoch))
-	n, err = f.DropTrails(f.ctx, 10)
+	n, err = f.RemoveDeletedTrails(f.ctx, 10)
 	f.must(err)
 	equal(f, "dropped", n, 1)
-	n, err = f.DropTrails(f.ctx, 10)
+	n, err = f.RemoveDeletedTrails(f.ctx, 10)
 	f.must(err)
 	equal(f, "dropped again", n, 0)
 	_, err = f.Trail(f.ctx, gone.ID)
@@ -441,7 +441,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	for range 2 { // the second time, there is nothing left to give back
-		f.must(f.LostContent(f.ctx, sum))
+		f.must(f.MarkContentLost(f.ctx, sum))
 		got, err = f.Object(f.ctx, f.owner.ID, sum)
 		f.must(err)
 		if got.Stored {
@@ -452,7 +452,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 		equal(f, "given back", before-after, got.Size)
 	}
 	for i := range 5 {
-		f.must(f.LostContent(f.ctx, Hash(fmt.Sprint(i))))
+		f.must(f.MarkContentLost(f.ctx, Hash(fmt.Sprint(i))))
 	}
 	hasContents(false)
 }
@@ -513,8 +513,8 @@ func quotaIsKept(f *fixture) {
 	used, err = f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
 	s.State = append(s.State, ' ')
-	f.refused(f.SetState(f.ctx, s, used), store.ErrQuota)
-	f.must(f.SetState(f.ctx, s, used+1))
+	f.refused(f.SetRevisionState(f.ctx, s, used), store.ErrQuota)
+	f.must(f.SetRevisionState(f.ctx, s, used+1))
 	other, err := f.Usage(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's usage", other, 0)
@@ -566,7 +566,7 @@ func unusedRecordsExpire(f *fixture) {
 func wantedContentIsNotCondemned(f *fixture) {
 	sum := f.keep(f.owner.ID, "wanted", 10, Epoch)
 	condemn := func() bool {
-		ok, err := f.Condemn(f.ctx, sum)
+		ok, err := f.BeginRemoval(f.ctx, sum)
 		f.must(err)
 		return ok
 	}
@@ -588,17 +588,17 @@ func wantedContentIsNotCondemned(f *fixture) {
 			f.Fatal("not condemned, though nobody wants it")
 		}
 	}
-	list, err := f.Condemned(f.ctx)
+	list, err := f.UnfinishedRemovals(f.ctx)
 	f.must(err)
 	equal(f, "condemned", list, []store.Hash{sum})
 	f.announce(f.owner.ID, "wanted", 10, Epoch)
 	_, err = f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch)
-	f.refused(err, store.ErrCondemned)
-	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, plenty, Epoch), store.ErrCondemned)
+	f.refused(err, store.ErrBeingRemoved)
+	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 10, plenty, Epoch), store.ErrBeingRemoved)
 	f.refused(f.FinishUpload(f.ctx, f.owner.ID, sum, 11, plenty, Epoch), store.ErrStatus)
-	f.must(f.Bury(f.ctx, sum))
+	f.must(f.FinishRemoval(f.ctx, sum))
 	f.keep(f.owner.ID, "wanted", 10, Epoch)
-	list, err = f.Condemned(f.ctx)
+	list, err = f.UnfinishedRemovals(f.ctx)
 	f.must(err)
 	equal(f, "condemned", len(list), 0)
 }
@@ -614,7 +614,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 		wg.Go(func() { // the collector
 			for range 60 {
 				f.ExpireObjects(f.ctx, Epoch.Add(-time.Second), Epoch.Add(time.Second), 100)
-				ok, err := f.Condemn(f.ctx, sum)
+				ok, err := f.BeginRemoval(f.ctx, sum)
 				if err != nil {
 					f.Error(err)
 				}
@@ -624,7 +624,7 @@ func uploadsRaceWithCondemning(f *fixture) {
 				mu.Lock()
 				delete(bytes, sum)
 				mu.Unlock()
-				if err := f.Bury(f.ctx, sum); err != nil {
+				if err := f.FinishRemoval(f.ctx, sum); err != nil {
 					f.Error(err)
 				}
 			}
@@ -756,7 +756,7 @@ func readingOnMissesNothing(f *fixture) {
 	seen := map[int64]bool{}
 	var past *store.LogEntry
 	for last := false; ; {
-		list, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Past: past, Limit: 7})
+		list, err := f.Logs(f.ctx, store.LogFilter{Owner: f.owner.ID, Previous: past, Limit: 7})
 		f.must(err)
 		for _, e := range list {
 			if seen[e.Seq] {

@@ -64,7 +64,7 @@ var trustTests = []test{
 		one, two := trusted("one", store.TrustedRoot), trusted("two", store.TrustedRoot)
 		f.must(f.ChangeTrust(f.ctx, store.TrustChange{Put: []store.TrustedCertificate{one, two}}))
 		_, version := f.trust()
-		f.must(f.ChangeTrust(f.ctx, store.TrustChange{Forget: []store.Hash{one.Fingerprint}}))
+		f.must(f.ChangeTrust(f.ctx, store.TrustChange{Remove: []store.Hash{one.Fingerprint}}))
 		f.grown(version)
 		certs, _ := f.trust()
 		equal(f, "certificates", certs, []store.TrustedCertificate{two})
@@ -75,7 +75,7 @@ var trustTests = []test{
 		certs, version := f.trust()
 		f.refused(f.ChangeTrust(f.ctx, store.TrustChange{
 			Put:    []store.TrustedCertificate{two},
-			Forget: []store.Hash{one.Fingerprint, Hash("nothing")},
+			Remove: []store.Hash{one.Fingerprint, Hash("nothing")},
 			Event:  store.Event{Time: Epoch, Kind: "trust.removed"},
 		}), store.ErrNotFound)
 		after, same := f.trust()

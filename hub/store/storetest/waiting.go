@@ -22,9 +22,9 @@ var waitingTests = []test{
 }
 
 // waiting is the machine, waiting since Epoch for a week.
-func (m Machine) waiting(t store.JoinToken, codes ...string) store.Waiting {
+func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
-	return store.Waiting{
+	return store.WaitingDevice{
 		Owner: t.Owner, EK: e.EK, DeviceID: e.DeviceID, TokenID: t.ID, State: store.Undecided, Codes: codes,
 		RequestHash: e.RequestHash, Request: e.Request, Verdict: e.Verdict,
 		Manufacturer: e.Manufacturer, Model: e.Model, Firmware: e.Firmware, ProdModel: e.ProdModel, ProdSerial: e.ProdSerial, KeyAlgorithm: e.KeyAlgorithm,
@@ -34,21 +34,21 @@ func (m Machine) waiting(t store.JoinToken, codes ...string) store.Waiting {
 
 const week = 7 * 24 * time.Hour
 
-func (f *fixture) wait(w store.Waiting) store.Waiting {
+func (f *fixture) wait(w store.WaitingDevice) store.WaitingDevice {
 	f.Helper()
-	got, err := f.Wait(f.ctx, w, 100)
+	got, err := f.PutWaiting(f.ctx, w, 100)
 	f.must(err)
 	return got
 }
 
-func (f *fixture) decide(w store.Waiting, approve bool) store.Waiting {
+func (f *fixture) decide(w store.WaitingDevice, approve bool) store.WaitingDevice {
 	f.Helper()
 	got, err := f.Decide(f.ctx, w.Owner, w.DeviceID, store.Decision{Approve: approve, By: "anne", Codes: w.Codes, At: Epoch.Add(time.Hour), Expires: Epoch.Add(2 * week)})
 	f.must(err)
 	return got
 }
 
-func cut(w store.Waiting) store.Waiting {
+func cut(w store.WaitingDevice) store.WaitingDevice {
 	w.Since, w.LastSeen, w.Expires = micros(w.Since), micros(w.LastSeen), micros(w.Expires)
 	return w
 }
@@ -70,7 +70,7 @@ func oneRowForAnOwnerAndAnEK(f *fixture) {
 	if len(list) != 1 || list[0].Request != nil {
 		f.Fatalf("%d rows, with a request of %d bytes", len(list), len(list[0].Request))
 	}
-	stored, err := f.Waiting(f.ctx, f.owner.ID, got.EK, Epoch)
+	stored, err := f.WaitingByEK(f.ctx, f.owner.ID, got.EK, Epoch)
 	f.must(err)
 	equal(f, "stored", stored, got)
 }
@@ -92,7 +92,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
 	// An approval does not expire, and is no longer on the list.
-	kept, err := f.WaitingDevice(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
+	kept, err := f.WaitingByID(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
 	f.must(err)
 	equal(f, "kept", kept.State, store.Approved)
 	list, err := f.WaitingDevices(f.ctx, f.owner.ID, Epoch, 0)
@@ -116,7 +116,7 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	f.wait(m.waiting(f.token, "ek-certificate-none"))
 	_, err := f.Decide(f.ctx, seen.Owner, seen.DeviceID, store.Decision{Approve: true, Codes: seen.Codes, At: Epoch})
 	f.refused(err, store.ErrChanged)
-	w, err := f.Waiting(f.ctx, seen.Owner, seen.EK, Epoch)
+	w, err := f.WaitingByEK(f.ctx, seen.Owner, seen.EK, Epoch)
 	f.must(err)
 	equal(f, "state", w.State, store.Undecided)
 }
@@ -124,9 +124,9 @@ func decisionAboutWhatHasChanged(f *fixture) {
 func waitingIsTheOwnersAlone(f *fixture) {
 	m := Machine{Name: "raft"}
 	w := f.wait(m.waiting(f.token, "policy"))
-	_, err := f.Waiting(f.ctx, f.other.ID, w.EK, Epoch)
+	_, err := f.WaitingByEK(f.ctx, f.other.ID, w.EK, Epoch)
 	f.refused(err, store.ErrNotFound)
-	_, err = f.WaitingDevice(f.ctx, f.other.ID, w.DeviceID, Epoch)
+	_, err = f.WaitingByID(f.ctx, f.other.ID, w.DeviceID, Epoch)
 	f.refused(err, store.ErrNotFound)
 	_, err = f.Decide(f.ctx, f.other.ID, w.DeviceID, store.Decision{Approve: true, At: Epoch})
 	f.refused(err, store.ErrNotFound)
@@ -139,28 +139,28 @@ func waitingExpires(f *fixture) {
 	w := f.wait(Machine{Name: "raft"}.waiting(f.token, "policy"))
 	kept := f.decide(f.wait(Machine{Name: "barge"}.waiting(f.token, "policy")), true)
 	late := Epoch.Add(week)
-	_, err := f.Waiting(f.ctx, w.Owner, w.EK, late)
+	_, err := f.WaitingByEK(f.ctx, w.Owner, w.EK, late)
 	f.refused(err, store.ErrNotFound)
 	_, err = f.Decide(f.ctx, w.Owner, w.DeviceID, store.Decision{Approve: true, At: late})
 	f.refused(err, store.ErrNotFound)
-	n, err := f.ExpireWaiting(f.ctx, late, 100)
+	n, err := f.ExpireWaitingDevices(f.ctx, late, 100)
 	f.must(err)
 	equal(f, "expired", n, 1)
-	_, err = f.Waiting(f.ctx, kept.Owner, kept.EK, late)
+	_, err = f.WaitingByEK(f.ctx, kept.Owner, kept.EK, late)
 	f.must(err)
 }
 
 func roomIsBounded(f *fixture) {
 	for i := range 3 {
-		_, err := f.Wait(f.ctx, Machine{Name: fmt.Sprint("raft ", i)}.waiting(f.token, "policy"), 3)
+		_, err := f.PutWaiting(f.ctx, Machine{Name: fmt.Sprint("raft ", i)}.waiting(f.token, "policy"), 3)
 		f.must(err)
 	}
-	_, err := f.Wait(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
+	_, err := f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
 	f.refused(err, store.ErrFull)
 	// Those inside may knock again, and others' rooms are theirs.
-	_, err = f.Wait(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
+	_, err = f.PutWaiting(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
 	f.must(err)
-	_, err = f.Wait(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)
+	_, err = f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)
 	f.must(err)
 }
 
@@ -169,7 +169,7 @@ func deletedDeviceIsNoLongerApproved(f *fixture) {
 	w := f.decide(f.wait(m.waiting(f.token, "policy")), true)
 	d := f.onboard(m, f.token)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
-	_, err := f.Waiting(f.ctx, f.owner.ID, w.EK, Epoch)
+	_, err := f.WaitingByEK(f.ctx, f.owner.ID, w.EK, Epoch)
 	f.refused(err, store.ErrNotFound)
 }
 
@@ -206,26 +206,41 @@ func (f *fixture) version() int64 {
 func ekLists(f *fixture) {
 	key, other := Hash("ek raft"), Hash("ek barge")
 	serial := []byte{0x12, 0x34}
-	find := func(owner string, ek store.Hash, cert []byte, want store.Listing) {
+	kept := func(owner string, want bool) {
+		f.Helper()
+		got, err := f.HasEKList(f.ctx, owner)
+		f.must(err)
+		equal(f, "the owner has an EK list", got, want)
+	}
+	find := func(owner string, ek store.Hash, cert []byte, want store.ListedEK) {
 		f.Helper()
 		got, err := f.FindEK(f.ctx, owner, ek, cert)
 		f.must(err)
-		equal(f, "listing", got, want)
+		equal(f, "line", got, want)
 	}
-	find(f.owner.ID, key, serial, store.Listing{})
+	none := func(owner string, ek store.Hash, cert []byte) {
+		f.Helper()
+		_, err := f.FindEK(f.ctx, owner, ek, cert)
+		f.refused(err, store.ErrNotFound)
+	}
+	kept(f.owner.ID, false)
+	none(f.owner.ID, key, serial)
 	before := f.version()
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
 		f.Fatal("the settings' version has not grown")
 	}
-	find(f.owner.ID, key, nil, store.Listing{Kept: true, ByKey: true, Note: "pallet 7"})
-	find(f.owner.ID, other, serial, store.Listing{Kept: true, BySerial: true, Note: "pallet 8", CertificateRequired: true})
-	find(f.owner.ID, other, []byte{0x12}, store.Listing{Kept: true})
-	find(f.owner.ID, other, nil, store.Listing{Kept: true})
-	find(f.other.ID, key, serial, store.Listing{})
-	// A serial number that looks like a hash is none.
-	find(f.owner.ID, other, key[:], store.Listing{Kept: true})
+	kept(f.owner.ID, true)
+	find(f.owner.ID, key, nil, list[0])
+	find(f.owner.ID, key, serial, list[0])
+	find(f.owner.ID, other, serial, list[1])
+	none(f.owner.ID, other, []byte{0x12})
+	none(f.owner.ID, other, nil)
+	kept(f.other.ID, false)
+	none(f.other.ID, key, serial)
+	// A serial number with the bytes of a listed hash is not on the list.
+	none(f.owner.ID, other, key[:])
 	got, err := f.EKList(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "list", len(got), 2)
@@ -235,5 +250,6 @@ func ekLists(f *fixture) {
 		}
 	}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, nil))
-	find(f.owner.ID, key, serial, store.Listing{})
+	kept(f.owner.ID, false)
+	none(f.owner.ID, key, serial)
 }

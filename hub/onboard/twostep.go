@@ -29,19 +29,19 @@ const (
 )
 
 var (
-	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof is not by this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's own key."}
-	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof is of the old form, which names no hub: another hub could have passed it on.", Hint: "Update the program on the device: proofs name the hub (docs/protocol.md#9-pantacors-two-steps). For programs that cannot, use a join token made with 'gangway token create --for-pantacor'."}
-	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof is not by the TPM that the credential was encrypted to, not for this CSR and this hub, or too old.", Hint: "Begin with the first step again, and prove its credential within the hour."}
+	errStepsOwnership = &evidence.Refusal{Code: CodeOwnership, Reason: "The ownership proof was not made with this join token for this key.", Hint: "Use a join token made with 'gangway token create --for-pantacor', and sign the name of the CSR's key."}
+	errUnbound        = &evidence.Refusal{Code: CodeUnbound, Reason: "The credential's proof has the old form, which does not name the hub: another hub could have relayed it.", Hint: "Update the program on the device: proofs name the hub (docs/protocol.md#9-pantacors-two-steps). For programs that cannot, use a join token made with 'gangway token create --for-pantacor'."}
+	errCredential     = &evidence.Refusal{Code: CodeCredential, Reason: "The proof was not made by the TPM that the credential was encrypted to, is not for this CSR and this hub, or has expired.", Hint: "Begin with the first step again, and send the second step within the hour."}
 )
 
-// Enroll is the first of Pantacor's two steps: it answers with an AK
-// certificate, encrypted to the TPM that has both EK and AK. Nothing is bound.
-// The certificate is recorded, and expires with the credential: what lasts is
-// issued by the second step. Who owns the machine is not known yet, so the
-// hub's own policy judges, by the same checks as everywhere. While a question
-// is open, no certificate is made, for it would say what nobody has decided. A
+// FirstStep is the first step of two-step enrolment (Pantacor's /enroll/request). It answers with an AK
+// certificate, encrypted to the TPM that has both the EK and the AK. Nothing is bound. The certificate
+// is recorded, and expires with the credential; the second step issues the lasting one.
+//
+// The owner is not known yet, so the hub's policy judges the request, by the same checks as everywhere.
+// If the verdict has questions, the answer has no certificate, because a person must decide first. A
 // refusal is an error of type *evidence.Refusal.
-func (s *Service) Enroll(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
+func (s *Service) FirstStep(ctx context.Context, body []byte, addr string) (*wire.EnrollAnswer, error) {
 	a, err := s.enroll(ctx, body, addr)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
@@ -65,7 +65,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	if err != nil {
 		return nil, err
 	}
-	// What the second step may look up is no refusal yet.
+	// The second step may fetch what is missing in the chain, so this is not a refusal yet.
 	open := s.Online != nil && (verdict.Has(evidence.CodeUntrusted) || verdict.Has(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
@@ -77,7 +77,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	blob, encrypted, err := tcg.MakeCredential(r.EK, r.IAKName, secret)
 	if err != nil && verdict.Refusal != nil {
-		return nil, verdict.Refusal // which came before the EK itself was judged
+		return nil, verdict.Refusal // it came before the EK was checked
 	}
 	if err != nil {
 		return nil, fmt.Errorf("onboard: %w", err)
@@ -88,7 +88,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	}
 	der, err := s.akCertificate(ctx, r, verdict.Resident(r), now, addr)
 	if errors.Is(err, store.ErrFull) {
-		return a, nil // the second step needs none
+		return a, nil // the second step does not need the certificate
 	}
 	if err != nil {
 		return nil, err
@@ -96,10 +96,9 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 	return a, a.SealCertificate(keys, append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), s.CA.ACAPEM()...))
 }
 
-// akCertificate is the first step's certificate: the recorded one, or one that
-// it issues and records. It expires when the credential is too old to be
-// proven. Its address leads to the certificate of the AIK registry, once the
-// second step has bound the device.
+// akCertificate returns the first step's certificate: the recorded one, or one that it issues and
+// records. It expires with the credential. Once the second step has bound the device, the URL in it
+// leads to the certificate in the AIK registry.
 func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, resident bool, now time.Time, addr string) ([]byte, error) {
 	id, _, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
@@ -133,44 +132,43 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 	return der, nil
 }
 
-// aikAddress is where an AIK's certificate is found once it is proven: by the
-// key's name, which nobody guesses and its holder knows.
+// aikAddress returns the download URL of an AIK's certificate, which works once the AIK is proven. It
+// contains the key's name, which its holder knows and nobody can guess.
 func (s *Service) aikAddress(name []byte) string {
 	return s.PublicURL + "/aca/certs/" + hex.EncodeToString(name) + ".crt"
 }
 
-// hourOf is what a first step's secret is good for: it is proven in the same
-// hour or in the next.
+// hourOf returns the hour that a first step's secret belongs to. The secret may be proven in the same
+// hour and in the next one.
 func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
 
-// stepSecret is what the first step encrypts to a TPM: the same for the same EK
-// and AK within an hour, and known to nobody without the seal key.
+// stepSecret returns the secret that the first step encrypts to a TPM. It is the same for the same EK
+// and AK within an hour, and cannot be computed without the seal key.
 func (s *Service) stepSecret(r *evidence.Request, hour int64) []byte {
 	secret := s.derive("gangway enroll credential v1\x00", append(binary.BigEndian.AppendUint64(r.EKHash[:], uint64(hour)), r.IAKName...))
 	return secret[:wire.CredentialSize]
 }
 
-// Registered is what the second step answers with.
-type Registered struct {
+// SecondStepAnswer is the answer of the second step.
+type SecondStepAnswer struct {
 	Certificate []byte // IDevID, DER
 	Device      store.Device
 }
 
-// Register is the second of Pantacor's two steps. It proves, by the AK's word,
-// that the CSR's key is in the TPM that opened the first step's credential;
-// then it judges, issues and binds as Enrol and Activate do. Errors are of the
-// types that theirs are.
-func (s *Service) Register(ctx context.Context, body []byte, addr string) (Registered, error) {
+// SecondStep is the second step of two-step enrolment (Pantacor's /register). The AK certifies that the
+// CSR's key is in the TPM that opened the first step's credential. SecondStep verifies this, then
+// judges, issues and binds as Enrol and Activate do. Its errors have the same types as theirs.
+func (s *Service) SecondStep(ctx context.Context, body []byte, addr string) (SecondStepAnswer, error) {
 	e, err := s.register(ctx, body, addr)
 	if err != nil {
 		var refusal *evidence.Refusal
 		if errors.As(err, &refusal) {
 			s.unproven(ctx, store.Event{Kind: "enrolment.refused", Code: refusal.Code, Owner: e.Owner, Token: e.TokenID, Device: e.DeviceID, Addr: addr, Message: refusal.Reason})
 		}
-		return Registered{}, err
+		return SecondStepAnswer{}, err
 	}
 	d, err := s.bind(ctx, e, addr)
-	return Registered{e.IDevIDCert, d}, err
+	return SecondStepAnswer{e.IDevIDCert, d}, err
 }
 
 // register returns the stored enrolment, as enrol does.
@@ -200,21 +198,20 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if err != nil {
 		return e, err
 	}
-	verdict.Pass("credential", "The TPM with this EK and this IAK opened what was encrypted to it, and proved it for this request.")
+	verdict.Pass("credential", "The TPM with this EK and this IAK opened the credential that was encrypted to it, and proved it for this request.")
 	if in.HubName == "" {
-		verdict.Notes = append(verdict.Notes, "the proofs are of Pantacor's form and name no hub: another hub could have passed them on")
+		verdict.Notes = append(verdict.Notes, "the proofs have Pantacor's form, which does not name the hub: another hub could have relayed them")
 	}
 	id, generation, err := s.deviceOf(ctx, store.Hash(r.EKHash))
 	if err != nil {
 		return e, err
 	}
-	// What a device is called is the hub's to say: who names another device
-	// wants to be that one.
+	// The hub gives devices their ids. A request that names another device tries to become that device.
 	if in.DeviceName != "" && in.DeviceName != id {
-		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id that this TPM's device has.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDeviceName, Reason: "device-name is not the id of this TPM's device.", Hint: "Leave it out, or take it from the serialNumber of the AK certificate."}
 	}
 	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
-		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn that this TPM's device has.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
+		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
 	}
 	kept, err := wire.Kept{
 		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,
@@ -227,8 +224,8 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	return s.accept(ctx, verdict, r, e, now, addr)
 }
 
-// provenIn says in which hour the credential was made whose secret the proof
-// is by. An empty hubName is the old form's.
+// provenIn returns the hour of the credential whose secret made the proof. hubName is empty for a
+// proof in the old form.
 func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, now time.Time) (int64, error) {
 	for hour := hourOf(now); hour >= hourOf(now)-1; hour-- {
 		keys, err := wire.DeriveStepKeys(s.stepSecret(r, hour), r.IAKName)
@@ -242,18 +239,17 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 	return 0, errCredential
 }
 
-// pantacorsForm reports whether an ownership proof is an HMAC, which names no
-// hub, by its size.
+// pantacorsForm reports, by its size, whether an ownership proof is an HMAC, which does not name the
+// hub.
 func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSize }
 
-// stepsToken checks the ownership proof of the second step, in either form, and
-// returns the token.
+// stepsToken verifies the ownership proof of the second step, in either form, and returns the token.
 func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
 	c := &r.Ownership
 	if pantacorsForm(c.Owned) {
 		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Owned, now)
 		if err == nil {
-			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner vouched for the name of this IDevID key.", token.ID))
+			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed the name of this IDevID key.", token.ID))
 		}
 		return token, err
 	}
@@ -264,10 +260,9 @@ func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *eviden
 	return token, err
 }
 
-// VerifyOwnership checks an ownership proof of Pantacor's form, for who
-// registers devices elsewhere. It says nothing of the key whose name it is
-// over. A refusal is an error of type *evidence.Refusal, the same for all that
-// may be wrong before the proof is known to be right.
+// VerifyOwnership verifies an ownership proof in Pantacor's form, for services that register devices
+// elsewhere. It does not check the key whose name the proof signs. A refusal is an error of type
+// *evidence.Refusal; until the proof is verified, every refusal is the same one.
 func (s *Service) VerifyOwnership(ctx context.Context, tokenID, owner, name string, mac []byte) error {
 	_, err := s.pantacorToken(ctx, tokenID, owner, name, mac, s.Now())
 	return err
@@ -292,15 +287,15 @@ func (s *Service) pantacorToken(ctx context.Context, id, owner, name string, mac
 		return store.JoinToken{}, errStepsOwnership
 	}
 	if token.Disabled || !token.Expires.After(now) {
-		return store.JoinToken{}, refuseToken
+		return store.JoinToken{}, errTokenUnusable
 	}
 	return token, nil
 }
 
-// parseSteps reads a body of either step, as every JSON body is read.
+// parseSteps reads a JSON body of either step.
 func parseSteps(body []byte, v any) error {
 	if err := strictjson.Decode(body, v); err != nil {
-		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for what is expected."}
+		return &evidence.Refusal{Code: CodeSteps, Reason: fmt.Sprintf("The body cannot be read: %v.", err), Hint: "See /openapi.json for the format."}
 	}
 	return nil
 }

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// offlineStore is what the commands that open a hub's data folder (--data) read and write in its
+// database. Package store says what each method promises.
+type offlineStore interface {
+	// gangway account
+	CountAccounts(ctx context.Context) (int, error)
+	CreateAccount(ctx context.Context, a store.Account) error
+	ReleaseNick(ctx context.Context, nick string) error
+	AccountByNickOrEmail(ctx context.Context, login string) (store.Account, error)
+	Accounts(ctx context.Context, after string, limit int) ([]store.Account, error)
+	ChangePassword(ctx context.Context, c store.PasswordChange) error
+	DisableAccount(ctx context.Context, id string, e store.Event) error
+	EnableAccount(ctx context.Context, id string, e store.Event) error
+	DeleteAccount(ctx context.Context, id string, e store.Event) error
+	Sessions(ctx context.Context, account string, now time.Time) ([]store.Session, error)
+	EndSession(ctx context.Context, account, id string, e store.Event) error
+	EndSessions(ctx context.Context, account string, keep store.Hash, e store.Event) (int, error)
+
+	// The devices that go with a deleted account, and those of the demo.
+	Device(ctx context.Context, id string) (store.Device, error)
+	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
+	CountDevices(ctx context.Context, owner string) (int, error)
+	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
+	CreateJoinToken(ctx context.Context, t store.JoinToken) error
+
+	// gangway policy, gangway trust
+	store.Policies
+	store.TrustStore
+	PutEKList(ctx context.Context, owner string, list []store.ListedEK) error
+	EKList(ctx context.Context, owner string) ([]store.ListedEK, error)
+
+	// gangway serve
+	store.Addresses
+	HasContents(ctx context.Context) (bool, error)
+
+	// gangway events
+	AppendEvent(ctx context.Context, e store.Event) error
+	Events(ctx context.Context, f store.EventFilter) ([]store.Event, error)
+}

@@ -1,0 +1,51 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// Store is what the API reads and writes.
+type Store interface {
+	store.Accounts
+	store.Sessions
+	store.APITokens
+	store.JoinTokens
+
+	// What onboarding needs is in onboard.Store.
+	store.Registries
+	store.Enrolments
+	store.EKCertificates
+	store.IssuedAIKs
+	store.WaitingDevices
+
+	store.Config
+	store.Policies
+	store.EKLists
+
+	store.Devices
+	store.DevicesWithoutTPM
+	store.DeviceSecrets
+	store.Metadata
+	store.Boots
+	store.Clones
+
+	store.Trails
+	store.Objects
+	store.Logs
+	store.Events
+
+	store.Health
+}
+
+// accountStore is what DeleteAccount needs.
+type accountStore interface {
+	CountDevices(ctx context.Context, owner string) (int, error)
+	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
+	DeleteDevice(ctx context.Context, owner, id string, now time.Time) error
+	DisableAccount(ctx context.Context, id string, e store.Event) error
+	DeleteAccount(ctx context.Context, id string, e store.Event) error
+	AppendEvent(ctx context.Context, e store.Event) error
+}

@@ -1,0 +1,39 @@
+package storetest
+
+import "gangway/hub/store"
+
+// Engine is everything that an engine must do. Code that uses a store declares the part that it
+// needs, where it needs it.
+type Engine interface {
+	store.Accounts
+	store.Sessions
+	store.APITokens
+	store.JoinTokens
+
+	store.Registries
+	store.Enrolments
+	store.EKCertificates
+	store.IssuedAIKs
+	store.WaitingDevices
+
+	store.Addresses
+	store.Config
+	store.Policies
+	store.EKLists
+	store.TrustStore
+
+	store.Devices
+	store.DevicesWithoutTPM
+	store.DeviceSecrets
+	store.Metadata
+	store.Boots
+	store.Clones
+
+	store.Trails
+	store.Objects
+	store.Logs
+	store.Events
+
+	store.Health
+	Close() error
+}
