@@ -57,7 +57,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 		Email    string `json:"email"`
 		Password string `json:"password"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	if !s.cfg.OpenRegistration {
@@ -89,11 +89,11 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 
 // listAccounts shows the caller's own account, the only one it may see.
 func (s *Server) listAccounts(w http.ResponseWriter, r *http.Request) error {
-	writeJSON(w, http.StatusOK, []AccountView{viewAccount(owner(r))})
+	writeJSON(w, http.StatusOK, []AccountView{viewAccount(accountOf(r))})
 	return nil
 }
 
 func (s *Server) ownAccount(w http.ResponseWriter, r *http.Request) error {
-	writeJSON(w, http.StatusOK, viewAccount(owner(r)))
+	writeJSON(w, http.StatusOK, viewAccount(accountOf(r)))
 	return nil
 }

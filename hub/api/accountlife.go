@@ -15,7 +15,7 @@ import (
 // verifyAgain asks for a person's password again, before what a stolen
 // session must not do. It takes the same places and limits as a sign-in.
 func (s *Server) verifyAgain(r *http.Request, password string) error {
-	in, now := signed(r), s.cfg.Now()
+	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
 	if !allowed {
 		return errTooManyTries
@@ -48,13 +48,13 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 		EndAPITokens bool   `json:"end-api-tokens"`
 		Token        string `json:"token"` // Pantacor's form, with a token from a mail
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Token != "" {
 		return errNoMail
 	}
-	in, now := signed(r), s.cfg.Now()
+	in, now := signInOf(r), s.cfg.Now()
 	if err := s.verifyAgain(r, body.Current); err != nil {
 		return err
 	}
@@ -113,17 +113,17 @@ func ViewSessions(sessions []store.Session, current store.Hash) []SessionView {
 }
 
 func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) error {
-	sessions, err := s.cfg.Store.Sessions(r.Context(), owner(r).ID, s.cfg.Now())
+	sessions, err := s.cfg.Store.Sessions(r.Context(), accountOf(r).ID, s.cfg.Now())
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, ViewSessions(sessions, signed(r).session.TokenHash))
+	writeJSON(w, http.StatusOK, ViewSessions(sessions, signInOf(r).session.TokenHash))
 	return nil
 }
 
 func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: owner(r).ID, Message: "A session was ended."}
-	if err := s.cfg.Store.EndSession(r.Context(), owner(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: accountOf(r).ID, Message: "A session was ended."}
+	if err := s.cfg.Store.EndSession(r.Context(), accountOf(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
@@ -138,14 +138,14 @@ type SessionsEnded struct {
 
 // endSessions signs out everywhere else; with ?all=true here too.
 func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
-	keep := signed(r).session.TokenHash
+	keep := signInOf(r).session.TokenHash
 	if all := r.URL.Query().Get("all"); all == "true" {
 		keep = store.Hash{}
 	} else if all != "" && all != "false" {
 		return problem(http.StatusBadRequest, "all", "Use true or false.", "\"all\" is neither true nor false.")
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: owner(r).ID, Message: "Signed out everywhere."}
-	n, err := s.cfg.Store.EndSessions(r.Context(), owner(r).ID, keep, e.By(store.ActorIn(r.Context())))
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: accountOf(r).ID, Message: "Signed out everywhere."}
+	n, err := s.cfg.Store.EndSessions(r.Context(), accountOf(r).ID, keep, e.By(store.ActorIn(r.Context())))
 	if err != nil {
 		return err
 	}
@@ -155,11 +155,11 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 
 // readOwn reads the body of what a person does to their own account, and
 // checks that it is theirs and the password is right.
-func (s *Server) readOwn(w http.ResponseWriter, r *http.Request, body any, password *string) error {
-	if err := readJSON(w, r, body); err != nil {
+func (s *Server) readOwn(r *http.Request, body any, password *string) error {
+	if err := readJSON(r, body); err != nil {
 		return err
 	}
-	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != owner(r).ID {
+	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != accountOf(r).ID {
 		return store.ErrNotFound
 	}
 	return s.verifyAgain(r, *password)
@@ -171,11 +171,11 @@ func (s *Server) disableSelf(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password string `json:"password"`
 	}
-	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+	if err := s.readOwn(r, &body, &body.Password); err != nil {
 		return err
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: owner(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
-	if err := s.cfg.Store.DisableAccount(r.Context(), owner(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: accountOf(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
+	if err := s.cfg.Store.DisableAccount(r.Context(), accountOf(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
@@ -187,10 +187,10 @@ func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
 		Password    string `json:"password"`
 		WithDevices bool   `json:"with-devices"`
 	}
-	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+	if err := s.readOwn(r, &body, &body.Password); err != nil {
 		return err
 	}
-	if _, err := DeleteAccount(r.Context(), s.cfg.Store, owner(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {
+	if _, err := DeleteAccount(r.Context(), s.cfg.Store, accountOf(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
@@ -264,7 +264,7 @@ type Profile struct {
 func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	nick := r.URL.Query().Get("nick")
 	prefix, begins := strings.CutPrefix(nick, "^")
-	nicks, err := s.cfg.Store.PublicOwners(r.Context(), prefix, owner(r).ID, profilesShown)
+	nicks, err := s.cfg.Store.PublicOwners(r.Context(), prefix, accountOf(r).ID, profilesShown)
 	if err != nil {
 		return err
 	}

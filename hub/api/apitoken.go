@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -109,7 +108,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 // may: see asPerson.
 func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewAPIToken
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	if !apiTokenName.MatchString(body.Name) {
@@ -122,7 +121,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return problem(http.StatusBadRequest, "scope", "See docs/operations.md for the scopes.", "%s.", err)
 	}
-	now, in := s.cfg.Now(), signed(r)
+	now, in := s.cfg.Now(), signInOf(r)
 	expires, err := body.expires(now)
 	if err != nil {
 		return err
@@ -150,7 +149,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
-	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	tokens, err := s.cfg.Store.APITokens(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
@@ -163,7 +162,7 @@ func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) ownAPIToken(r *http.Request) (store.APIToken, error) {
-	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	tokens, err := s.cfg.Store.APITokens(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return store.APIToken{}, err
 	}
@@ -195,34 +194,6 @@ func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
-}
-
-// byAPIToken finds the account that an API token is for. Its claims are those
-// of an access token that it could get.
-func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
-	now := s.cfg.Now()
-	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, errNotSignedIn
-	}
-	if err != nil {
-		return nil, err
-	}
-	account, err := s.enabledAccount(r.Context(), t.Account)
-	if err != nil {
-		return nil, err
-	}
-	if now.Sub(t.Used) >= apiTokenUseEvery {
-		ctx, cancel := context.WithTimeout(r.Context(), countFor)
-		defer cancel()
-		if err := s.cfg.Store.UsedAPIToken(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
-			s.log.Error("last use of an API token", "token", t.ID, "err", err)
-		}
-	}
-	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}
-	c := apiClaims(account, t, t.Scopes)
-	c.Issuer, c.Subject, c.Audience, c.Issued, c.Expires = s.cfg.PublicURL, c.PRN, jwt.Audience{s.cfg.PublicURL}, jwt.NewNumericDate(t.Created), jwt.NewNumericDate(t.Expires)
-	return &signIn{account: account, claims: c, apiToken: &t}, nil
 }
 
 func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
@@ -281,14 +252,4 @@ func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string,
 	}
 	s.count(r.Context(), store.Event{Time: now, Kind: "account.signed-in", Owner: in.account.ID, Message: fmt.Sprintf("Signed in with API token %q.", in.apiToken.Name)})
 	return token, nil
-}
-
-// tokenHash reads the hash of an API token from an access token's session.
-func tokenHash(session string) (h store.Hash, ok bool) {
-	text, ok := strings.CutPrefix(session, onAPIToken)
-	if !ok {
-		return h, false
-	}
-	b, err := hex.DecodeString(text)
-	return h, err == nil && copy(h[:], b) == len(h)
 }

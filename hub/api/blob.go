@@ -1,14 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -22,162 +16,13 @@ import (
 	"gangway/hub/store"
 )
 
-// addressLife is how long an object's address is good for the start of an
-// upload or download. pvr asks for all addresses before it begins with the
-// first.
-const addressLife = time.Hour
-
-// An address is /local-s3/ and the base64url form of: version, method, end of
-// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), what it stands
-// on (33), and the HMAC-SHA256 of those under a key that only the hub has. It
-// stands in the path because devices drop a query.
-const (
-	addressVersion = 2
-	addressHead    = 1 + 1 + 8 + 12 + 32 + standingSize
-	addressSize    = addressHead + sha256.Size
-)
-
-// standing is what an address stands on, and ends with: a person's session, as
-// 's' and its hash (32 bytes); an API token, as 't' and its hash; a device and
-// its certificate, as 'd', the device's id (12) and the start of the
-// certificate's SHA-256 (20; zeros for a device without a TPM); or a device that
-// its owner published, as 'p', its id and zeros.
-type standing [standingSize]byte
-
-const standingSize = 1 + 32
-
-// standingOf is what the caller's addresses stand on.
-func standingOf(r *http.Request) (b standing) {
-	if c, _ := r.Context().Value(callerKey{}).(caller); c.Device != nil {
-		appendID(append(b[:0], 'd'), c.Device.ID)
-		copy(b[13:], c.Device.IDevIDHash[:])
-		return b
-	}
-	in := signed(r)
-	b[0] = 's'
-	hash := in.session.TokenHash
-	if in.apiToken != nil {
-		b[0], hash = 't', in.apiToken.Hash
-	}
-	copy(b[1:], hash[:])
-	return b
-}
-
-// stepStanding is what the caller's addresses of a step's objects stand on.
-func stepStanding(r *http.Request, step store.Revision) (b standing) {
-	if who(r).Owner == step.Owner {
-		return standingOf(r)
-	}
-	appendID(append(b[:0], 'p'), step.Device)
-	return b
-}
-
-// reads reports whether the address may only be read.
-func (b standing) reads() bool { return b[0] == 'p' }
-
-// stands reports whether what an address stands on is still there: the session
-// or the API token, of an account that is not disabled; the device under the
-// same certificate, unless its owner said that clones use it; or the device that
-// is public.
-func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
-	var err error
-	same := true
-	switch b[0] {
-	case 'd':
-		var d store.Device
-		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
-		same = bytes.Equal(b[13:], d.IDevIDHash[:20]) && d.Clone != store.CloneRefused
-	case 'p':
-		var d store.Device
-		if d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13])); err == nil {
-			err = s.published(ctx, d)
-		}
-	case 't':
-		var t store.APIToken
-		if t, err = s.cfg.Store.APIToken(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
-			_, err = s.enabledAccount(ctx, t.Account)
-		}
-	default:
-		var in store.Session
-		if in, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
-			_, err = s.enabledAccount(ctx, in.AccountID)
-		}
-	}
-	if errors.Is(err, store.ErrNotFound) || err == error(errNotSignedIn) {
-		return false, nil
-	}
-	return same, err
-}
-
-// addressKey is the key of addresses, derived from the hub's seal key.
-func addressKey(seal []byte) ([]byte, error) {
-	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
-}
-
-func (s *Server) address(method string, o store.Object, on standing, until time.Time) string {
-	b := make([]byte, 0, addressSize)
-	b = append(b, addressVersion, method[0])
-	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
-	b = appendID(b, o.Owner)
-	b = append(b, o.Sum[:]...)
-	b = append(b, on[:]...)
-	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.signAddress(b))
-}
-
-// appendID appends the 12 bytes of an account's or a device's id.
-func appendID(b []byte, id string) []byte {
-	raw, err := hex.DecodeString(id)
-	if err != nil || len(raw) != 12 {
-		panic("hub: an id is not 24 hexadecimal digits")
-	}
-	return append(b, raw...)
-}
-
-func (s *Server) signAddress(head []byte) []byte {
-	m := hmac.New(sha256.New, s.addressKey)
-	m.Write(head)
-	return m.Sum(head)
-}
-
-const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
-
-var (
-	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
-	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session, the API token or the device that asked for the address has ended, the account was disabled, or the device is no longer public.")
-)
-
-// readAddress checks {token} and returns the object that it is about, of
-// which Owner and Sum are filled in, and what the address stands on.
-func (s *Server) readAddress(r *http.Request, method string) (o store.Object, on standing, err error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
-	if err != nil || len(b) != addressSize {
-		return o, on, errNoAddress
-	}
-	if !hmac.Equal(b, s.signAddress(append([]byte(nil), b[:addressHead]...))) || b[0] != addressVersion || b[1] != method[0] {
-		return o, on, errNoAddress
-	}
-	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
-		return o, on, errAddressExpired
-	}
-	o.Owner = hex.EncodeToString(b[10:22])
-	copy(o.Sum[:], b[22:])
-	copy(on[:], b[22+len(o.Sum):])
-	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
-		return o, on, cmp.Or(err, error(errAddressRevoked))
-	}
-	return o, on, nil
-}
-
 // getBlob serves a content to whoever has its address. It is never a page:
 // whatever its owner says it is, a browser gets a file to save.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
-	o, _, err := s.readAddress(r, http.MethodGet)
+	o := callerOf(r).url.object
+	// The owner may have lost it since the URL was signed.
+	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {
-		return err
-	}
-	// The owner may have lost it since the address was given.
-	if o, err = s.cfg.Store.Object(r.Context(), o.Owner, o.Sum); err != nil {
 		return err
 	}
 	if !o.Stored {
@@ -402,10 +247,8 @@ func (u *uploads) finish(key store.Object, one *upload) {
 // durable; anything else that nothing has changed, and that it can be sent
 // again, as often as needed while the address is good.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
-	key, on, err := s.readAddress(r, http.MethodPut)
-	if err != nil {
-		return err
-	}
+	u := callerOf(r).url
+	key := u.object
 	o, err := s.beginUpload(r.Context(), key)
 	if err != nil {
 		return err
@@ -446,7 +289,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// An upload may take long: who has meanwhile ended leaves nothing.
-	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
+	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
 		return cmp.Or(err, error(errAddressRevoked))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {

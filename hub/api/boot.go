@@ -66,7 +66,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 
 // bootChallenge gives a device a nonce to quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
-	d, now := peer(r), s.cfg.Now()
+	d, now := deviceOf(r), s.cfg.Now()
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
 	if err != nil {
 		return err
@@ -82,14 +82,11 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 // measure judges what a device booted. A measurement that does not hold is
 // refused and the device's owner told; what an earlier one said counts no more.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
-	if !s.boots.allow(d.ID, s.cfg.Now()) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
-	}
+	d := deviceOf(r)
 	var body wire.BootReport
 	sent := &watchedBody{ReadCloser: r.Body}
 	r.Body = sent
-	if err := readJSONOf(w, r, wire.MaxBootReport, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		if sent.lost {
 			return err // the connection broke: nothing was said
 		}
@@ -128,7 +125,8 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.lost = b.lost || err != nil && !errors.Is(err, io.EOF)
+	var tooLarge *http.MaxBytesError
+	b.lost = b.lost || err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &tooLarge)
 	return n, err
 }
 
@@ -271,45 +269,6 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
-}
-
-var (
-	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does so by itself.", "The owner's policy admits a device only after it has shown what it booted.")
-	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy asks for a measured boot, and the firmware measured nothing into the TPM.")
-	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees why with 'gangway device boot'. The agent measures again by itself.", "The owner's policy asks for a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees what changed with 'gangway device boot' and may accept it.", "The owner's policy admits a device only when its boot matches its reference.")
-)
-
-// admitted checks that the device may use the API, where its owner's policy
-// wants its boot to match: by a measurement on this very connection, since
-// another one may be of another boot. Programs that come with a token, and
-// devices behind a proxy, go by the device's last measurement.
-func (s *Server) admitted(r *http.Request, d store.Device) error {
-	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
-	if err != nil || !force.RequireBoot {
-		return err
-	}
-	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
-	if err != nil {
-		return err
-	}
-	switch state {
-	case store.BootMatches:
-	case store.BootChanged:
-		return errBootChanged
-	case store.BootNothing:
-		return errBootNothing
-	case store.BootRefused:
-		return errBootRefused
-	default:
-		return errUnmeasured
-	}
-	if _, ok := leaf(r); ok && !originOf(r).proxied {
-		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
-			return errUnmeasured
-		}
-	}
-	return nil
 }
 
 // BootView is what a device booted, for its owner.
@@ -460,7 +419,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var body bootDecision
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	now := s.cfg.Now().UTC()
@@ -499,7 +458,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set what %q should boot: %s.", accountOf(r).Nick, d.Nick, ref.From)})
 	return s.writeBoot(w, r, d)
 }
 
@@ -553,9 +512,7 @@ var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Ask for 
 // referenceOfOther takes the reference of another device of the same owner and
 // model.
 func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) (*boot.Reference, error) {
-	r.SetPathValue("id", name)
-	other, err := s.ownDevice(r)
-	r.SetPathValue("id", d.ID)
+	other, err := s.ownDeviceNamed(r, name)
 	if err != nil {
 		return nil, err
 	}

@@ -21,13 +21,9 @@ func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	if _, _, err := wire.ParseClaimCode(code); err != nil {
 		return errClaimCode
 	}
-	in, err := s.signedIn(r)
-	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
-		return err
-	}
 	p := ui.ClaimPage{Code: code, Words: wire.ClaimWords(code)}
-	if err == nil {
-		p.Nick = in.account.Nick
+	if a := callerOf(r).Account; a != nil {
+		p.Nick = a.Nick
 	}
 	return s.writeClaimPage(w, http.StatusOK, p)
 }
@@ -48,21 +44,13 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return errClaimCode
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	var account store.Account
-	in, err := s.signedIn(r)
-	switch {
-	case err == nil:
-		if !in.claims.Allows(r.Method, "") { // who takes machines makes devices
-			return errScope
-		}
-		account = in.account
-	case !errors.Is(err, error(errNotSignedIn)):
-		return err
-	default:
+	if a := callerOf(r).Account; a != nil {
+		account = *a
+	} else {
 		nick := r.PostForm.Get("nick")
 		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {

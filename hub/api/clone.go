@@ -157,7 +157,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 		Decision *string  `json:"decision"`
 		Findings []string `json:"findings"` // that the owner was shown; none: not compared
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	d, err := s.ownDevice(r)
@@ -181,7 +181,7 @@ func (s *Server) decidedCloned(r *http.Request, d store.Device, decision string,
 	if decision != string(clone.One) && decision != string(clone.Two) && decision != "" {
 		return ClonedView{}, errClonedDecision
 	}
-	k, err := s.cfg.Onboard.DecideClone(r.Context(), owner(r), d, clone.Decision(decision), findings, remoteAddr(r))
+	k, err := s.cfg.Onboard.DecideClone(r.Context(), accountOf(r), d, clone.Decision(decision), findings, remoteAddr(r))
 	if errors.Is(err, store.ErrChanged) {
 		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at it with 'gangway device cloned', and decide again.", "Something else was found since you looked.")
 	}
@@ -193,12 +193,10 @@ func (s *Server) decidedCloned(r *http.Request, d store.Device, decision string,
 
 // decideClonedOnPage is decideCloned for the page's form.
 func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
-	r.SetPathValue("id", r.PostForm.Get("id"))
-	d, err := s.ownDevice(r)
+	d, err := s.ownDeviceNamed(r, r.PostForm.Get("id"))
 	if err != nil {
 		return err
 	}

@@ -12,14 +12,13 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
-	"gangway/tcg"
 	"gangway/wire"
 )
 
 // enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
 // TPM: the one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, tcg.MaxCSR, s.cfg.Onboard.Enrol, func(reply []byte) error {
+	return taken(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		setLength(w, len(reply))
@@ -33,14 +32,14 @@ const weighed = 16 << 10
 
 // taken has a request of at most limit bytes judged, counts how it ended, and
 // answers: that it waits for a person, or as answer does.
-func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
 	// What is large fills the hub sooner: each further 16 KiB is a request.
-	if more := len(body) / weighed; more > 0 && !s.onboards.charge(network(remoteAddr(r)), more, s.cfg.Now()) {
+	if more := len(body) / weighed; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
 		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
 		return errTooFast
 	}
@@ -57,15 +56,6 @@ func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64
 	return answer(made)
 }
 
-// readError tells a body that is too large or cut short from trouble of ours.
-func readError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return err
-	}
-	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
-}
-
 func outcome(err error) string {
 	if err == nil {
 		return "accepted"
@@ -80,23 +70,19 @@ func outcome(err error) string {
 	return "error"
 }
 
+// The activation proof is bound to the device's own TLS connection, which ends at the proxy if
+// there is one.
+var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
+	"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
+
 // activate binds the device of this very connection.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	// The proof is bound to the connection that the device has, and behind a
-	// proxy that one ends there.
-	if originOf(r).proxied {
-		return problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
-			"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
-	}
-	hash, ok := leaf(r)
-	if !ok {
-		return errNoCertificate
-	}
+	hash, _ := leaf(r) // pendingDevice has one
 	if r.TLS.Version < tls.VersionTLS13 {
 		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation is bound to its connection, which must be of TLS 1.3.")
 	}
 	var body wire.ActivationRequest
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
@@ -128,7 +114,7 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 		return errNoAIK
 	}
 	if wire.IsID(name) {
-		if raw, err = s.ownIAKName(w, r, name); err != nil {
+		if raw, err = s.ownIAKName(r, name); err != nil {
 			return err
 		}
 	}
@@ -146,24 +132,3 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 }
 
 var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the address in the certificate's subject alternative name. By a device's id, only the device and its owner find it.", "There is no such certificate, or it is not yours.")
-
-// ownIAKName is the name of the IAK of a device that the caller is, or owns.
-func (s *Server) ownIAKName(w http.ResponseWriter, r *http.Request, id string) (name []byte, err error) {
-	err = s.asCaller(func(_ http.ResponseWriter, r *http.Request) error {
-		d, err := s.cfg.Store.Device(r.Context(), id)
-		if err != nil {
-			return err
-		}
-		if c := who(r); !c.isDevice(id) && (c.Account == nil || d.Owner != c.Owner) {
-			return store.ErrNotFound
-		}
-		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
-		name = e.IAKName
-		return err
-	})(w, r)
-	switch err {
-	case errNotSignedIn, errNoCertificate, errNotActive, errScope, store.ErrNotFound:
-		return nil, errNoAIK
-	}
-	return name, err
-}

@@ -30,7 +30,7 @@ type EventView struct {
 
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f := store.EventFilter{Owner: owner(r).ID, Device: q.Get("device"), Kind: q.Get("kind")}
+	f := store.EventFilter{Owner: accountOf(r).ID, Device: q.Get("device"), Kind: q.Get("kind")}
 	if v := q.Get("before"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net/netip"
 
 	"golang.org/x/time/rate"
 )
@@ -10,8 +9,8 @@ import (
 // Unlimited lets tests call as often as they like; what is limited has its own
 // tests.
 func (s *Server) Unlimited() {
-	for _, l := range []*limiter[netip.Prefix]{s.logins, s.registrations, s.claims, s.signatures, s.onboards} {
-		l.unlimited()
+	for _, name := range []string{signInRate, registerRate, claimRate, signatureRate, onboardRate} {
+		s.limiters[name].unlimited()
 	}
 	s.boots.unlimited()
 }

@@ -44,13 +44,8 @@ func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	for path, h := range map[string]handler{"GET /healthz": s.healthz, "GET /readyz": s.readyz} {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if err := h(w, r); err != nil {
-				s.fail(w, r, err)
-			}
-		})
-	}
+	mux.Handle("GET /healthz", s.errorHandler(s.healthz))
+	mux.Handle("GET /readyz", s.errorHandler(s.readyz))
 	return mux
 }
 

@@ -108,12 +108,12 @@ func cutText(s scalar, most int) string {
 // report takes a device's lines: an array, or one of them. A line that is too
 // long is cut, not refused: a device would throw its neighbours away.
 func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
+	d := deviceOf(r)
 	s.sawDevice(r, d.ID)
-	if err := claimed(d); err != nil {
+	if err := requireOwner(d); err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxLogBody)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	if q.Get("cursor") == "true" && !c.Newest {
 		c.bySeconds()
 	}
-	f := c.filter(owner(r).ID, s.cfg.Now())
+	f := c.filter(accountOf(r).ID, s.cfg.Now())
 	f.Skip = start
 	var list []store.LogEntry
 	if !none {
@@ -300,7 +300,7 @@ func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, er
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		if err == nil && d.Owner == owner(r).ID {
+		if err == nil && d.Owner == accountOf(r).ID {
 			ids = append(ids, d.ID)
 			continue
 		}
@@ -319,7 +319,7 @@ func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, er
 func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	found := map[string]string{}
 	for after := ""; ; {
-		list, err := s.cfg.Store.Devices(r.Context(), owner(r).ID, after, 1000)
+		list, err := s.cfg.Store.Devices(r.Context(), accountOf(r).ID, after, 1000)
 		if err != nil {
 			return nil, err
 		}
@@ -338,7 +338,7 @@ func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Next string `json:"next-cursor"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	var c logCursor
@@ -347,7 +347,7 @@ func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, LogPage{Entries: []LogView{}})
 		return nil
 	}
-	list, err := s.cfg.Store.Logs(r.Context(), c.filter(owner(r).ID, s.cfg.Now()))
+	list, err := s.cfg.Store.Logs(r.Context(), c.filter(accountOf(r).ID, s.cfg.Now()))
 	if err != nil {
 		return err
 	}

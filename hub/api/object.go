@@ -36,19 +36,19 @@ type ObjectView struct {
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object, on standing) ObjectView {
+func (s *Server) viewObject(o store.Object, by credential) ObjectView {
 	now := s.cfg.Now()
-	until := now.Add(addressLife)
+	until := now.Add(signedURLLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), wire.AccountPRN+o.Owner
 	storage := sha256.Sum256([]byte(owner + "/" + sum))
 	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		GetURL: s.address(http.MethodGet, o, on, until),
+		GetURL: s.signURL(http.MethodGet, o, by, until),
 		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
-	if !on.reads() {
-		v.PutURL = s.address(http.MethodPut, o, on, until)
+	if by.kind() != publicCredential {
+		v.PutURL = s.signURL(http.MethodPut, o, by, until)
 	}
 	return v
 }
@@ -80,9 +80,9 @@ const maxObjectName = 1024
 // What others have makes no difference: who has not uploaded the bytes is
 // asked for them.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
-		if err := claimed(*c.Device); err != nil {
+		if err := requireOwner(*c.Device); err != nil {
 			return err
 		}
 	}
@@ -93,7 +93,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		Name     string   `json:"objectname"`
 		MimeType string   `json:"mime-type"`
 	}{Size: -1}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	sum, err := objects.ParseSum(body.Sum)
@@ -116,7 +116,7 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
@@ -125,12 +125,12 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.LostContent(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o, standingOf(r)))
+	writeJSON(w, http.StatusConflict, s.viewObject(o, credentialOf(callerOf(r))))
 	return nil
 }
 
@@ -145,9 +145,9 @@ func (s *Server) createStepObject(w http.ResponseWriter, r *http.Request) error 
 // storedObject finds an object that the caller's owner has uploaded, by
 // {sha}.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
-		if err := claimed(*c.Device); err != nil {
+		if err := requireOwner(*c.Device); err != nil {
 			return store.Object{}, err
 		}
 	}
@@ -172,51 +172,51 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+	writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 	return nil
 }
 
 // stepObject finds an object that the step names, and what the caller's
 // address of it rests on.
-func (s *Server) stepObject(r *http.Request) (store.Object, standing, error) {
+func (s *Server) stepObject(r *http.Request) (store.Object, credential, error) {
 	step, err := s.readableStep(r)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
 	o, err := s.storedObjectOf(r, step.Owner)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
 	list, err := s.cfg.Store.RevisionObjects(r.Context(), step.Device, step.Rev)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
 	for _, named := range list {
 		if named.Sum == o.Sum {
-			return o, stepStanding(r, step), nil
+			return o, credentialFor(callerOf(r), step), nil
 		}
 	}
-	return store.Object{}, standing{}, store.ErrNotFound
+	return store.Object{}, credential{}, store.ErrNotFound
 }
 
 func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
-	o, on, err := s.stepObject(r)
+	o, by, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, on))
+	writeJSON(w, http.StatusOK, s.viewObject(o, by))
 	return nil
 }
 
 // redirectToBlob leads to the content.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
-	o, on, err := s.stepObject(r)
+	o, by, err := s.stepObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.address(http.MethodGet, o, on, s.cfg.Now().Add(addressLife)), http.StatusFound)
+	http.Redirect(w, r, s.signURL(http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
 	return nil
 }
 
@@ -229,7 +229,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, stepStanding(r, step))
+	s.writeObjects(w, list, credentialFor(callerOf(r), step))
 	return nil
 }
 
@@ -249,16 +249,16 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 		hash := store.Hash(sum)
 		after = &hash
 	}
-	list, err := s.cfg.Store.Objects(r.Context(), owner(r).ID, after, limit)
+	list, err := s.cfg.Store.Objects(r.Context(), accountOf(r).ID, after, limit)
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, standingOf(r))
+	s.writeObjects(w, list, credentialOf(callerOf(r)))
 	return nil
 }
 
 // writeObjects writes an array one by one: a step may have ten thousand.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, on standing) {
+func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -268,7 +268,7 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, on sta
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o, on)) != nil {
+		if enc.Encode(s.viewObject(o, by)) != nil {
 			return // the client is gone
 		}
 	}

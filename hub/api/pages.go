@@ -19,17 +19,11 @@ const waitingOnPage = 50
 // page is the list of devices for who is signed in, and the sign-in for who
 // is not.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
-	in, err := s.signedIn(r)
-	if errors.Is(err, error(errNotSignedIn)) {
+	account := callerOf(r).Account
+	if account == nil {
 		return s.signInPage(w, http.StatusOK, ui.SignIn{})
 	}
-	if err != nil {
-		return err
-	}
-	if !in.claims.Allows(r.Method, "") { // the page shows everything
-		return errScope
-	}
-	account := in.account
+	var err error
 	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
 	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
 		return err
@@ -92,9 +86,8 @@ func (s *Server) html(w http.ResponseWriter, status int, page []byte) error {
 }
 
 func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	nick := r.PostForm.Get("nick")
 	token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
@@ -121,11 +114,7 @@ func (s *Server) setCookie(w http.ResponseWriter, token string, expires time.Tim
 }
 
 func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
-	in, err := s.signedIn(r)
-	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
-		return err
-	}
-	if err == nil && in.apiToken == nil {
+	if in := callerOf(r).signIn; in != nil && in.apiToken == nil {
 		if err := s.signedOut(r, in); err != nil {
 			return err
 		}

@@ -43,7 +43,7 @@ func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
 		owner   string
 		text    *string
 		updated **time.Time
-	}{{owner(r).ID, &view.Policy, &view.Updated}, {store.HubWide, &view.HubPolicy, &view.HubUpdated}} {
+	}{{accountOf(r).ID, &view.Policy, &view.Updated}, {store.HubWide, &view.HubPolicy, &view.HubUpdated}} {
 		stored, err := s.cfg.Store.Policy(r.Context(), p.owner)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
@@ -59,7 +59,7 @@ func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxSize))
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return readError(err)
 	}
@@ -74,7 +74,7 @@ func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb string) error {
-	a, now := owner(r), s.cfg.Now()
+	a, now := accountOf(r), s.cfg.Now()
 	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: now}); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb st
 }
 
 func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.cfg.Store.EKList(r.Context(), owner(r).ID)
+	list, err := s.cfg.Store.EKList(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) putEKList(w http.ResponseWriter, r *http.Request) error {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxListSize))
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return readError(err)
 	}
@@ -112,7 +112,7 @@ func (s *Server) deleteEKList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.ListedEK, verb string) error {
-	a := owner(r)
+	a := accountOf(r)
 	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
 		return err
 	}

@@ -20,19 +20,31 @@ type Rate struct {
 // Rates are the limits by name. See DefaultRates.
 type Rates map[string]Rate
 
+// Names of limits.
+const (
+	onboardRate      = "onboard"
+	signInRate       = "sign-in"
+	accountRate      = "account"
+	deviceSignInRate = "device-sign-in"
+	registerRate     = "register"
+	claimRate        = "claim"
+	signatureRate    = "signature"
+	bootRate         = "boot"
+)
+
 // DefaultRates returns the limits of a hub whose operator names none. Each is
 // for one network (an IPv4 address, or an IPv6 /64), but for boot, which is for
 // one device, and account, which is for one account.
 func DefaultRates() Rates {
 	return Rates{
-		"onboard":        {50, 200},      // onboarding requests and activations
-		"sign-in":        {1.0 / 3, 10},  // passwords of people
-		"account":        {1.0 / 10, 20}, // passwords for one account, from networks that it was never signed in from
-		"device-sign-in": {20, 100},      // secrets of devices
-		"register":       {1.0 / 2, 20},  // registrations of devices without a TPM
-		"claim":          {1.0 / 6, 10},  // claims of devices
-		"signature":      {1, 20},        // Pantacor's signatures
-		"boot":           {1.0 / 2, 30},  // boot measurements
+		onboardRate:      {50, 200},      // onboarding requests and activations
+		signInRate:       {1.0 / 3, 10},  // passwords of people
+		accountRate:      {1.0 / 10, 20}, // passwords for one account, from networks that it was never signed in from
+		deviceSignInRate: {20, 100},      // secrets of devices
+		registerRate:     {1.0 / 2, 20},  // registrations of devices without a TPM
+		claimRate:        {1.0 / 6, 10},  // claims of devices
+		signatureRate:    {1, 20},        // Pantacor's signatures
+		bootRate:         {1.0 / 2, 30},  // boot measurements
 	}
 }
 
@@ -58,8 +70,16 @@ func (r Rates) Check() error {
 	return err
 }
 
-// byNetwork makes the limiter of a name, for networks.
-func (r Rates) byNetwork(name string) *limiter[netip.Prefix] { return limiterOf[netip.Prefix](r[name]) }
+// byNetwork makes the limiters of all rates that are for one network, by name.
+func (r Rates) byNetwork() map[string]*limiter[netip.Prefix] {
+	limiters := map[string]*limiter[netip.Prefix]{}
+	for name, rate := range r {
+		if name != bootRate && name != accountRate {
+			limiters[name] = limiterOf[netip.Prefix](rate)
+		}
+	}
+	return limiters
+}
 
 func limiterOf[K comparable](r Rate) *limiter[K] {
 	return newLimiter[K](rate.Limit(r.PerSecond), r.Burst)

@@ -76,21 +76,14 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		d.Owner, d.TokenID, d.UserMeta = t.Owner, t.ID, t.DefaultUserMeta
-	case r.Header.Get("Authorization") != "":
-		in, err := s.signedIn(r)
-		if err != nil {
-			return err
-		}
-		if !in.claims.Allows(r.Method, "devices") {
-			return errScope
-		}
-		d.Owner = in.account.ID
+	case callerOf(r).Account != nil:
+		d.Owner = callerOf(r).Owner
 		var body struct {
 			Nick     string         `json:"nick"`
 			UserMeta map[string]any `json:"user-meta"`
 		}
 		if r.ContentLength != 0 {
-			if err := readJSON(w, r, &body); err != nil {
+			if err := readJSON(r, &body); err != nil {
 				return err
 			}
 		}
@@ -153,8 +146,8 @@ func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
 
 // claim gives a device to whoever shows its challenge.
 func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string) error {
-	a, id, now := owner(r), r.PathValue("id"), s.cfg.Now()
-	if !s.claims.allow(network(remoteAddr(r)), now) {
+	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
+	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
 		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
 	}
 	wrong := problem(http.StatusPreconditionFailed, "claim", "Take both from the device's own screen; a device is claimed once.", "There is no such device to claim, or the challenge is another.")

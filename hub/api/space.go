@@ -175,23 +175,17 @@ var essential = map[string]bool{
 // essentialPatience is how long what is essential waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// gated refuses what a scarce disk has no room for, and lets what is essential
+// reserveDisk refuses a request that a scarce disk has no room for, and lets an essential one
 // wait longer for a busy database.
-func (s *Server) gated(pattern, method string, h handler) handler {
-	if method == http.MethodGet || method == http.MethodHead {
-		return h
+func (s *Server) reserveDisk(rt *route, r *http.Request) (*http.Request, error) {
+	switch {
+	case rt.method == http.MethodGet:
+	case rt.method == http.MethodDelete, essential[rt.name()]:
+		return r.WithContext(store.Patient(r.Context(), essentialPatience)), nil
+	case s.space.now() == scarce:
+		return r, errStorage
 	}
-	if method == http.MethodDelete || essential[pattern] {
-		return func(w http.ResponseWriter, r *http.Request) error {
-			return h(w, r.WithContext(store.Patient(r.Context(), essentialPatience)))
-		}
-	}
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if s.space.now() == scarce {
-			return errStorage
-		}
-		return h(w, r)
-	}
+	return r, nil
 }
 
 // Readiness is what /readyz answers.

@@ -147,13 +147,13 @@ func (s *Server) listSummaries(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	trails, err := s.summaries(r.Context(), owner(r).ID)
+	trails, err := s.summaries(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
 	views := []SummaryView{}
 	for after := ""; ; {
-		devices, err := s.cfg.Store.Devices(r.Context(), owner(r).ID, after, 1000)
+		devices, err := s.cfg.Store.Devices(r.Context(), accountOf(r).ID, after, 1000)
 		if err != nil {
 			return err
 		}
@@ -193,7 +193,7 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 }
 
 func (s *Server) showSummary(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.trailOf(r)
+	d, err := s.trailDevice(r)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"gangway/hub/onboard"
@@ -76,7 +75,7 @@ type TokenCreated struct {
 func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewToken
 	if r.ContentLength != 0 {
-		if err := readJSON(w, r, &body); err != nil {
+		if err := readJSON(r, &body); err != nil {
 			return err
 		}
 	}
@@ -94,7 +93,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if len(body.Nick) > 64 {
 		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
 	}
-	a := owner(r)
+	a := accountOf(r)
 	now := s.cfg.Now()
 	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
 		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM, ForPantacor: body.ForPantacor,
@@ -127,7 +126,7 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), owner(r).ID, q.Get("after"), limit)
+	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), accountOf(r).ID, q.Get("after"), limit)
 	if err != nil {
 		return err
 	}
@@ -139,22 +138,10 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// pageSize reads a limit from 1 to 1000; one that is not given is otherwise.
-func pageSize(limit string, otherwise int) (int, error) {
-	if limit == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(limit)
-	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-	}
-	return n, nil
-}
-
 // endToken disables a join token, as Pantacor Hub does; with ?purge=true it
 // deletes one that is disabled.
 func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
-	a, id := owner(r), r.PathValue("id")
+	a, id := accountOf(r), r.PathValue("id")
 	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
 	switch purge := r.URL.Query().Get("purge"); purge {
 	case "", "false":

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -29,15 +28,6 @@ type TrailView struct {
 func viewTrail(t store.Trail) TrailView {
 	return TrailView{ID: t.Device, Owner: wire.AccountPRN + t.Owner, Device: wire.DevicePRN + t.Device,
 		Rev: t.Rev, ProgressRev: t.Reported, TimeCreated: t.Created.UTC(), LastTouched: t.Touched.UTC()}
-}
-
-// readBody reads at most limit bytes of whatever type.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err != nil {
-		return nil, badBody(err)
-	}
-	return b, nil
 }
 
 // stateLimit is the bound of a body that has a state in it, in bytes; what is
@@ -76,12 +66,12 @@ func trailProblem(err error) error {
 // createTrail takes a device's first state. A device that does not know
 // whether it did this before does it again, and nothing changes.
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
+	d := deviceOf(r)
 	s.sawDevice(r, d.ID)
-	if err := claimed(d); err != nil {
+	if err := requireOwner(d); err != nil {
 		return err
 	}
-	body, err := readBody(w, r, stateLimit)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -105,7 +95,7 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.readableTrail(r)
+	d, err := s.readableTrailDevice(r)
 	if err != nil {
 		return err
 	}
@@ -131,7 +121,7 @@ func (s *Server) answerTrail(w http.ResponseWriter, r *http.Request, t store.Tra
 // pages by `after`.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
 		s.sawDevice(r, c.Device.ID)
 		t, err := s.cfg.Store.Trail(r.Context(), c.Device.ID)
@@ -157,19 +147,6 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
-}
-
-// limitOf reads ?limit=, from 1 to 1000.
-func limitOf(r *http.Request, otherwise int) (int, error) {
-	v := r.URL.Query().Get("limit")
-	if v == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-	}
-	return n, nil
 }
 
 // RemoteView tells pvr where things are.

@@ -56,7 +56,7 @@ func viewWaiting(w store.Waiting) WaitingView {
 }
 
 func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.cfg.Store.WaitingDevices(r.Context(), owner(r).ID, s.cfg.Now(), 1000)
+	list, err := s.cfg.Store.WaitingDevices(r.Context(), accountOf(r).ID, s.cfg.Now(), 1000)
 	if err != nil {
 		return err
 	}
@@ -77,10 +77,10 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 	var body struct {
 		Questions []string `json:"questions"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	decided, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PathValue("id"), approve, body.Questions, remoteAddr(r))
+	decided, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PathValue("id"), approve, body.Questions, remoteAddr(r))
 	if err != nil {
 		return decisionError(err)
 	}
@@ -100,9 +100,8 @@ func decisionError(err error) error {
 
 // decideOnPage is decide for the page's form.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	decision := r.PostForm.Get("decision")
 	if decision != "approve" && decision != "deny" {
@@ -110,7 +109,7 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	// An absent list is an empty one: a page always says what it showed.
 	questions := append([]string{}, r.PostForm["question"]...)
-	if _, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
+	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"gangway/hub/store"
@@ -63,13 +62,13 @@ func viewStep(s store.Revision, c caller) StepView {
 // stepOf finds the step that a request is about: {rev}, or the newest. It is
 // the caller's, who may change it.
 func (s *Server) stepOf(r *http.Request) (store.Revision, error) {
-	d, err := s.trailOf(r)
+	d, err := s.trailDevice(r)
 	return s.stepIn(r, d, err)
 }
 
 // readableStep is stepOf for a caller who only reads.
 func (s *Server) readableStep(r *http.Request) (store.Revision, error) {
-	d, err := s.readableTrail(r)
+	d, err := s.readableTrailDevice(r)
 	return s.stepIn(r, d, err)
 }
 
@@ -87,26 +86,16 @@ func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Revis
 	return s.cfg.Store.Revision(r.Context(), d.ID, rev)
 }
 
-// revOf reads {rev}, a number as it is written everywhere else.
-func revOf(r *http.Request) (int, error) {
-	v := r.PathValue("rev")
-	rev, err := strconv.Atoi(v)
-	if err != nil || rev < 0 || rev > 1<<31 || strconv.Itoa(rev) != v {
-		return 0, store.ErrNotFound
-	}
-	return rev, nil
-}
-
 // maxCommitMsg is in bytes.
 const maxCommitMsg = 16 << 10
 
 // createStep appends a state to a trail.
 func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.trailOf(r)
+	d, err := s.trailDevice(r)
 	if err != nil {
 		return err
 	}
-	text, err := readBody(w, r, stateLimit)
+	text, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -143,7 +132,7 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 	if err := strictjson.Decode(text, &body); err != nil {
 		return badBody(err)
 	}
-	c, now := who(r), s.cfg.Now()
+	c, now := callerOf(r), s.cfg.Now()
 	step, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
 		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.RevisionNew,
 		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: meta,
@@ -161,9 +150,6 @@ func badMeta(err error) error {
 	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta cannot be taken: %v.", err)
 }
 
-// printable replaces what no database or terminal likes inside a text.
-func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }
-
 // stepBytes ends an answer of steps once it has this many bytes; what is left is
 // asked for with ?after=. With the largest step on top it is less than the
 // 2 MiB that a device reads.
@@ -172,11 +158,11 @@ const stepBytes = 512 << 10
 // listSteps lists by status. Without a filter a device gets the one new step
 // that comes next, and a person all that are not done.
 func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.readableTrail(r)
+	d, err := s.readableTrailDevice(r)
 	if err != nil {
 		return err
 	}
-	c, q := who(r), r.URL.Query()
+	c, q := callerOf(r), r.URL.Query()
 	f := store.RevisionFilter{Device: d.ID, After: -1, Bytes: stepBytes}
 	if f.Limit, err = limitOf(r, 1000); err != nil {
 		return err
@@ -218,7 +204,7 @@ func (s *Server) showStep(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, viewStep(step, who(r)))
+	writeJSON(w, http.StatusOK, viewStep(step, callerOf(r)))
 	return nil
 }
 
@@ -237,7 +223,7 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, stateLimit)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -268,7 +254,7 @@ func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, trail.MaxMeta)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -299,7 +285,7 @@ func (s *Server) ownStep(r *http.Request) (store.Revision, error) {
 
 // putProgress takes a device's report on a step of its own.
 func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
+	d := deviceOf(r)
 	if d.ID != r.PathValue("id") {
 		return store.ErrNotFound
 	}
@@ -308,7 +294,7 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(w, r, trail.MaxProgress)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -78,23 +77,4 @@ func (l *limiter[K]) forget(now time.Time) {
 	}
 }
 
-// remoteAddr is the peer's IP address, without the port.
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
 var errTooFast = problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
-
-// limited answers 429 when the client is too fast.
-func (s *Server) limited(l *limiter[netip.Prefix], h handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
-			return errTooFast
-		}
-		return h(w, r)
-	}
-}

@@ -1,0 +1,164 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"gangway/hub/bearer"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/wire"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// deviceTokenFor is how long a device's token is good.
+const deviceTokenFor = time.Hour
+
+// Words before what a device's token stands on: the certificate that it was
+// given to, or the secret. The token ends with either.
+const (
+	byCertificate = "x:"
+	bySecret      = "s:"
+)
+
+// deviceToken signs a token of a device, unless its owner refuses it as cloned.
+func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
+	if d.Clone == store.CloneRefused {
+		return "", onboard.RefuseCloned
+	}
+	now := s.cfg.Now()
+	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
+		expires = latest
+	}
+	return s.tokens.Sign(bearer.Claims{
+		Type: bearer.Device, Nick: d.Nick, PRN: wire.DevicePRN + d.ID, ID: d.ID, Roles: "device", Scopes: bearer.AllScopes,
+		Owner: ownerPRN(d.Owner), Session: by + hex.EncodeToString(hash[:16]), Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(expires),
+	}, now)
+}
+
+func ownerPRN(id string) string {
+	if id == "" {
+		return ""
+	}
+	return wire.AccountPRN + id
+}
+
+// loginByCertificate gives a device a token for programs that cannot use its
+// key.
+func (s *Server) loginByCertificate(w http.ResponseWriter, r *http.Request) error {
+	d := deviceOf(r)
+	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
+	if err != nil {
+		return err
+	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.signed-in", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q signed in with its certificate.", d.Nick)})
+	writeJSON(w, http.StatusOK, tokenAnswer{token})
+	return nil
+}
+
+// secretFor is how long a secret is good that a TPM's connection got.
+const secretFor = 24 * time.Hour
+
+// SecretView is what a program on a device signs in with.
+type SecretView struct {
+	PRN     string    `json:"prn"`
+	Secret  string    `json:"secret"`
+	Expires time.Time `json:"expires"`
+}
+
+// newSecret gives a device's programs a short-lived secret in the place of the
+// last one: Pantavisor signs in with nothing else.
+func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
+	d := deviceOf(r)
+	secret, hash := makeSecret()
+	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+		return errNotActive // since it was asked
+	} else if err != nil {
+		return err
+	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-made", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q got a secret for its programs.", d.Nick)})
+	writeJSON(w, http.StatusOK, SecretView{wire.DevicePRN + d.ID, secret, expires})
+	return nil
+}
+
+// KeptView says until when a secret is good now.
+type KeptView struct {
+	PRN     string    `json:"prn"`
+	Expires time.Time `json:"expires"`
+}
+
+// keepSecret makes a device's last secret good for another while, also one
+// that has ended meanwhile: a program that reads its secret once, at its
+// start, keeps it for as long as the TPM vouches for it.
+func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
+	d := deviceOf(r)
+	var body struct {
+		Secret string `json:"secret"`
+	}
+	if err := readJSON(r, &body); err != nil {
+		return err
+	}
+	last, err := s.cfg.Store.Secret(r.Context(), d.ID, time.Unix(0, 0))
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	hash := store.Hash(sha256.Sum256([]byte(body.Secret)))
+	if err != nil || subtle.ConstantTimeCompare(hash[:], last[:]) != 1 {
+		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
+	}
+	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
+		return errNotActive // since it was asked
+	} else if err != nil {
+		return err
+	}
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.secret-renewed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q renewed the secret of its programs.", d.Nick)})
+	writeJSON(w, http.StatusOK, KeptView{wire.DevicePRN + d.ID, expires})
+	return nil
+}
+
+// deviceLogin checks a device's secret and returns a token. Secrets are random
+// and long, so their plain hash is enough.
+func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error) {
+	ctx, now, id := r.Context(), s.cfg.Now(), strings.TrimPrefix(prn, wire.DevicePRN)
+	d, err := s.cfg.Store.Device(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", errWrongPassword
+	}
+	if err != nil {
+		return "", err
+	}
+	have, err := s.cfg.Store.Secret(ctx, id, now)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return "", err
+	}
+	hash := store.Hash(sha256.Sum256([]byte(secret)))
+	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
+		s.unproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
+			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
+		return "", errWrongPassword
+	}
+	token, err := s.deviceToken(d, bySecret, hash, time.Time{})
+	if err != nil {
+		return "", err
+	}
+	deviceActs(r, d, store.BySecret)
+	s.count(ctx, store.Event{Time: now, Kind: "device.signed-in", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q signed in with its secret.", d.Nick)})
+	return token, nil
+}
+
+// sawDevice records a sign of life.
+func (s *Server) sawDevice(r *http.Request, id string) {
+	if err := s.cfg.Store.SeenDevice(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
+		s.log.Error("last seen", "device", id, "err", err)
+	}
+}
