@@ -99,11 +99,11 @@ func signInOf(r *http.Request) *signIn { return callerOf(r).signIn }
 func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
 
 var (
-	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the page.", "You are not signed in, or your sign-in has ended.")
-	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or with one that allows it.", "The token's scopes do not allow this.")
-	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "An API token may not do this.")
-	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This is for devices, and the connection has no client certificate.")
-	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate it first; if it was revoked or replaced, onboard again.", "The certificate is not an active device's.")
+	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
+	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or with a scope that allows it.", "The token's scopes do not allow this request.")
+	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
+	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")
+	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The certificate is not that of an active device.")
 )
 
 // identify finds a request's caller, and refuses one that the route's access does not admit.
@@ -112,7 +112,7 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 	case anyone:
 		return caller{}, nil
 	case visitor, fullVisitor:
-		in, err := s.signedIn(r)
+		in, err := s.authenticateAccount(r)
 		if errors.Is(err, error(errNotSignedIn)) {
 			return caller{}, nil
 		}
@@ -144,7 +144,7 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 		if originOf(r).proxied {
 			return caller{}, errActivationProxied
 		}
-		if _, ok := leaf(r); !ok {
+		if _, ok := clientCertificate(r); !ok {
 			return caller{}, errNoCertificate
 		}
 		return caller{}, nil
@@ -153,7 +153,7 @@ func (s *Server) identify(r *http.Request, who access) (caller, error) {
 }
 
 func (s *Server) identifyAccount(r *http.Request, who access) (caller, error) {
-	in, err := s.signedIn(r)
+	in, err := s.authenticateAccount(r)
 	if err != nil {
 		return caller{}, err
 	}
@@ -168,7 +168,7 @@ func (s *Server) identifyAccount(r *http.Request, who access) (caller, error) {
 }
 
 func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
-	if _, ok := leaf(r); !ok && who != activeDevice {
+	if _, ok := clientCertificate(r); !ok && who != activeDevice {
 		return caller{}, errNoCertificate
 	}
 	d, err := s.authenticateDevice(r)
@@ -185,7 +185,7 @@ func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
 // request with a person's session is judged as that person's, whatever certificate its
 // connection has.
 func (s *Server) isDeviceRequest(r *http.Request) bool {
-	_, certified := leaf(r)
+	_, certified := clientCertificate(r)
 	_, noCookie := r.Cookie(cookieName)
 	return certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.hasDeviceToken(r)
 }
@@ -219,10 +219,10 @@ func resourceOf(path string) string {
 }
 
 var (
-	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does so by itself.", "The owner's policy admits a device only after it has shown what it booted.")
-	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy asks for a measured boot, and the firmware measured nothing into the TPM.")
-	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees why with 'gangway device boot'. The agent measures again by itself.", "The owner's policy asks for a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees what changed with 'gangway device boot' and may accept it.", "The owner's policy admits a device only when its boot matches its reference.")
+	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
+	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
+	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees the reason with 'gangway device boot'. The agent measures again by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees the changes with 'gangway device boot', and can accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
 )
 
 // checkBoot refuses a device whose boot does not match its reference, if its owner's policy
@@ -249,7 +249,7 @@ func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	default:
 		return errUnmeasured
 	}
-	if _, ok := leaf(r); ok && !originOf(r).proxied {
+	if _, ok := clientCertificate(r); ok && !originOf(r).proxied {
 		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
 			return errUnmeasured
 		}
@@ -353,7 +353,7 @@ func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
 		if c.Device.ID != id {
 			return store.Device{}, store.ErrNotFound
 		}
-		s.sawDevice(r, id)
+		s.markSeen(r, id)
 		return *c.Device, requireOwner(*c.Device)
 	}
 	d, err := s.cfg.Store.Device(r.Context(), id)
@@ -394,7 +394,7 @@ func (s *Server) checkPublic(ctx context.Context, d store.Device) error {
 // metadata are kept for its owner. Devices retry after 403.
 func requireOwner(d store.Device) error {
 	if d.Owner == "" {
-		return problem(http.StatusForbidden, "unclaimed", "Its owner claims it with the challenge that it shows.", "The device is nobody's yet.")
+		return problem(http.StatusForbidden, "unclaimed", "Claim the device with the challenge that it shows.", "The device has no owner yet.")
 	}
 	return nil
 }

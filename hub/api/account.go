@@ -66,7 +66,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) error {
 	}
 	var a store.Account
 	var err error
-	if busy := s.passwords.queue.do(r.Context(), stranger, func() error {
+	if busy := s.passwords.queue.do(r.Context(), unknownNetwork, func() error {
 		a, err = NewAccount(body.Nick, body.Email, body.Password, s.cfg.Now())
 		return nil
 	}); busy != nil {

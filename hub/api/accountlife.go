@@ -12,13 +12,13 @@ import (
 	"gangway/wire"
 )
 
-// verifyAgain asks for a person's password again, before what a stolen
+// verifyPasswordAgain asks for a person's password again, before what a stolen
 // session must not do. It takes the same places and limits as a sign-in.
-func (s *Server) verifyAgain(r *http.Request, password string) error {
+func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
 	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
 	if !allowed {
-		return errTooManyTries
+		return errTooManyAttempts
 	}
 	ok, err := s.passwords.check(r.Context(), lane, password, in.account.PasswordHash)
 	if err != nil {
@@ -27,7 +27,7 @@ func (s *Server) verifyAgain(r *http.Request, password string) error {
 	if !ok {
 		// Not 401: the session is good, and clients would throw it away.
 		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
-		s.often(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
+		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
 		return p
 	}
 	return nil
@@ -55,12 +55,12 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 		return errNoMail
 	}
 	in, now := signInOf(r), s.cfg.Now()
-	if err := s.verifyAgain(r, body.Current); err != nil {
+	if err := s.verifyPasswordAgain(r, body.Current); err != nil {
 		return err
 	}
 	var hash string
 	var bad error
-	if err := s.passwords.queue.do(r.Context(), known, func() error {
+	if err := s.passwords.queue.do(r.Context(), knownNetwork, func() error {
 		hash, bad = HashPassword(body.Password)
 		return nil
 	}); err != nil {
@@ -153,25 +153,25 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// readOwn reads the body of what a person does to their own account, and
+// readOwnAccountRequest reads the body of what a person does to their own account, and
 // checks that it is theirs and the password is right.
-func (s *Server) readOwn(r *http.Request, body any, password *string) error {
+func (s *Server) readOwnAccountRequest(r *http.Request, body any, password *string) error {
 	if err := readJSON(r, body); err != nil {
 		return err
 	}
 	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != accountOf(r).ID {
 		return store.ErrNotFound
 	}
-	return s.verifyAgain(r, *password)
+	return s.verifyPasswordAgain(r, *password)
 }
 
-// disableSelf locks a person's account, for when somebody else may be in it.
+// disableOwnAccount locks a person's account, for when somebody else may be in it.
 // Only the operator enables it again.
-func (s *Server) disableSelf(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) disableOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password string `json:"password"`
 	}
-	if err := s.readOwn(r, &body, &body.Password); err != nil {
+	if err := s.readOwnAccountRequest(r, &body, &body.Password); err != nil {
 		return err
 	}
 	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: accountOf(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
@@ -182,12 +182,12 @@ func (s *Server) disableSelf(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password    string `json:"password"`
 		WithDevices bool   `json:"with-devices"`
 	}
-	if err := s.readOwn(r, &body, &body.Password); err != nil {
+	if err := s.readOwnAccountRequest(r, &body, &body.Password); err != nil {
 		return err
 	}
 	if _, err := DeleteAccount(r.Context(), s.cfg.Store, accountOf(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// accountLimiter bounds tries of passwords for one account, from however many
-// addresses they come. A network from which somebody signed in to the account
-// before is not bounded by it, so that strangers cannot lock a person out.
+// accountLimiter bounds how often passwords are tried for one account, over all networks
+// together. A network from which somebody signed in to the account before is exempt, so that
+// strangers cannot lock the owner out.
 //
-// What it remembers is in memory only: after a restart, each network is new.
+// Its state is in memory only: after a restart, every network counts as unknown.
 type accountLimiter struct {
-	tries *limiter[string] // by login, as it was typed, in lower case
+	attempts *limiter[string] // by login, as typed, in lower case
 
 	mu    sync.Mutex
 	known map[accountNetwork]time.Time // guarded by mu: the last sign-in
@@ -25,32 +25,31 @@ type accountNetwork struct {
 	network netip.Prefix
 }
 
-// knownFor is how long a network is remembered.
-const knownFor = 90 * 24 * time.Hour
+// knownNetworkLife is how long a network is remembered after its last sign-in.
+const knownNetworkLife = 90 * 24 * time.Hour
 
-var errTooManyTries = problem(http.StatusTooManyRequests, "too-many-tries", "Wait a minute and try again, or sign in from where you did before.", "Too many passwords were tried for this account.")
+var errTooManyAttempts = problem(http.StatusTooManyRequests, "too-many-tries", "Wait a minute and try again, or sign in from a network that you used before.", "Too many passwords were tried for this account.")
 
 func newAccountLimiter(r Rate) *accountLimiter {
-	return &accountLimiter{tries: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
+	return &accountLimiter{attempts: limiterOf[string](r), known: make(map[accountNetwork]time.Time)}
 }
 
-// allow reports whether a password may be tried, and in which lane of the
-// queue. account is empty if there is none of this login: that makes no
-// difference to a stranger.
+// allow reports whether a password may be tried, and in which lane of the queue. account is empty
+// if the login has no account; a stranger cannot tell the difference.
 func (a *accountLimiter) allow(login, account string, from netip.Prefix, now time.Time) (lane int, allowed bool) {
 	a.mu.Lock()
 	last, ok := a.known[accountNetwork{account, from}]
 	a.mu.Unlock()
-	if ok && account != "" && now.Sub(last) < knownFor {
-		return known, true
+	if ok && account != "" && now.Sub(last) < knownNetworkLife {
+		return knownNetwork, true
 	}
 	if len(login) > 256 {
-		login = login[:256] // no account has it
+		login = login[:256] // no account has so long a login
 	}
-	return stranger, a.tries.allow(strings.ToLower(login), now)
+	return unknownNetwork, a.attempts.allow(strings.ToLower(login), now)
 }
 
-// signedIn remembers where an account was signed in from.
+// signedIn remembers the network of a successful sign-in.
 func (a *accountLimiter) signedIn(account string, from netip.Prefix, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

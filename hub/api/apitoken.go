@@ -205,7 +205,7 @@ func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
 
 // apiAccessToken signs an access token that ends with the API token.
 func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string, now time.Time) (string, time.Time, error) {
-	expires := now.Add(tokenFor)
+	expires := now.Add(accessTokenLife)
 	if expires.After(t.Expires) {
 		expires = t.Expires
 	}
@@ -220,10 +220,10 @@ func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string
 
 var errManyScopes = problem(http.StatusBadRequest, "scope", "Ask for fewer.", "The scopes do not fit into a token.")
 
-// apiLogin is a sign-in with an API token for the password, for programs that
+// signInWithAPIToken is a sign-in with an API token for the password, for programs that
 // know no other way. The name is the account's or the token's.
-func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string, error) {
-	in, err := s.byAPIToken(r, sha256.Sum256([]byte(secret)))
+func (s *Server) signInWithAPIToken(r *http.Request, login, secret, scope string) (string, error) {
+	in, err := s.authenticateAPIToken(r, sha256.Sum256([]byte(secret)))
 	if errors.Is(err, error(errNotSignedIn)) {
 		return "", errWrongPassword
 	}

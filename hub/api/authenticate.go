@@ -17,7 +17,7 @@ import (
 	"gangway/wire"
 )
 
-// signIn is who is signed in, and by what token.
+// signIn is an account that is signed in, and the token that it is signed in with.
 type signIn struct {
 	account  store.Account
 	claims   bearer.Claims
@@ -32,10 +32,9 @@ func bearerToken(r *http.Request) (string, bool) {
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
 }
 
-// signedIn verifies the token and looks up what it rests on, a session or an
-// API token, and its account: all must be there now. It puts who it is into the
-// context's store.Actor.
-func (s *Server) signedIn(r *http.Request) (*signIn, error) {
+// authenticateAccount verifies the token and looks up its session or API token, and its account.
+// All of them must still exist. It sets the context's store.Actor to the account.
+func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
 	token, ok := bearerToken(r)
 	means := store.ByAPI
 	if !ok {
@@ -45,22 +44,22 @@ func (s *Server) signedIn(r *http.Request) (*signIn, error) {
 		}
 		token, means = c.Value, store.ByPage
 	} else if strings.HasPrefix(token, apiTokenPrefix) {
-		return s.byAPIToken(r, sha256.Sum256([]byte(token)))
+		return s.authenticateAPIToken(r, sha256.Sum256([]byte(token)))
 	}
 	now := s.cfg.Now()
 	claims, err := s.tokens.Verify(token, now)
 	if err != nil || claims.Type != bearer.User {
 		return nil, errNotSignedIn
 	}
-	if hash, ok := tokenHash(claims.Session); ok {
-		in, err := s.byAPIToken(r, hash)
+	if hash, ok := apiTokenHash(claims.Session); ok {
+		in, err := s.authenticateAPIToken(r, hash)
 		if err != nil {
 			return nil, err
 		}
 		if in.account.ID != claims.ID {
 			return nil, errNotSignedIn
 		}
-		in.claims = claims // which may be narrower
+		in.claims = claims // their scopes may be narrower
 		return in, nil
 	}
 	session, err := s.cfg.Store.Session(r.Context(), sha256.Sum256([]byte(claims.Session)), now)
@@ -74,11 +73,11 @@ func (s *Server) signedIn(r *http.Request) (*signIn, error) {
 	if err != nil {
 		return nil, err
 	}
-	actsAs(r, account, means)
+	actAsAccount(r, account, means)
 	return &signIn{account: account, claims: claims, session: session}, nil
 }
 
-// enabledAccount is errNotSignedIn for an account that is gone or disabled.
+// enabledAccount returns errNotSignedIn if the account was deleted or is disabled.
 func (s *Server) enabledAccount(ctx context.Context, id string) (store.Account, error) {
 	a, err := s.cfg.Store.Account(ctx, id)
 	if errors.Is(err, store.ErrNotFound) || err == nil && a.Disabled {
@@ -87,14 +86,14 @@ func (s *Server) enabledAccount(ctx context.Context, id string) (store.Account, 
 	return a, err
 }
 
-// actsAs says in the request's context which account it is of.
-func actsAs(r *http.Request, a store.Account, means string) {
+// actAsAccount sets the actor in the request's context to an account.
+func actAsAccount(r *http.Request, a store.Account, means string) {
 	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + a.ID, Name: a.Nick, Means: means, Addr: remoteAddr(r)}
 }
 
-// byAPIToken finds the account that an API token is for. Its claims are those
-// of an access token that it could get.
-func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
+// authenticateAPIToken finds the account of an API token. The claims are those of an access token
+// that could be issued for it.
+func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 	now := s.cfg.Now()
 	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
 	if errors.Is(err, store.ErrNotFound) {
@@ -108,10 +107,10 @@ func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 		return nil, err
 	}
 	if now.Sub(t.Used) >= apiTokenUseEvery {
-		ctx, cancel := context.WithTimeout(r.Context(), countFor)
+		ctx, cancel := context.WithTimeout(r.Context(), countTimeout)
 		defer cancel()
 		if err := s.cfg.Store.UsedAPIToken(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
-			s.log.Error("last use of an API token", "token", t.ID, "err", err)
+			s.log.Error("recording the last use of an API token", "token", t.ID, "err", err)
 		}
 	}
 	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}
@@ -120,8 +119,8 @@ func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
 	return &signIn{account: account, claims: c, apiToken: &t}, nil
 }
 
-// tokenHash reads the hash of an API token from an access token's session.
-func tokenHash(session string) (h store.Hash, ok bool) {
+// apiTokenHash reads the hash of an API token from the session claim of an access token.
+func apiTokenHash(session string) (h store.Hash, ok bool) {
 	text, ok := strings.CutPrefix(session, onAPIToken)
 	if !ok {
 		return h, false
@@ -130,25 +129,24 @@ func tokenHash(session string) (h store.Hash, ok bool) {
 	return h, err == nil && copy(h[:], b) == len(h)
 }
 
-// authenticateDevice finds the device that a request comes from: by the certificate of
-// its connection, or by a device's token. It refuses a device whose owner has
-// said that several machines run with its TPM's state.
+// authenticateDevice finds the device that sent a request, by the certificate of its connection or
+// by a device's access token. It refuses a device whose owner decided that it is cloned.
 func (s *Server) authenticateDevice(r *http.Request) (store.Device, error) {
-	d, err := s.deviceByCredential(r)
+	d, err := s.findDevice(r)
 	if err == nil && d.Clone == store.CloneRefused {
 		err = onboard.RefuseCloned
 	}
 	return d, err
 }
 
-func (s *Server) deviceByCredential(r *http.Request) (store.Device, error) {
-	if hash, ok := leaf(r); ok {
+func (s *Server) findDevice(r *http.Request) (store.Device, error) {
+	if hash, ok := clientCertificate(r); ok {
 		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
 		if errors.Is(err, store.ErrNotFound) {
-			s.usedEarlier(r, hash)
-			err = s.notActive(r.Context(), hash)
+			s.noteUsedCertificate(r, hash)
+			err = s.whyNotActive(r.Context(), hash)
 		}
-		deviceActs(r, d, store.ByCertificate)
+		actAsDevice(r, d, store.ByCertificate)
 		return d, err
 	}
 	token, ok := bearerToken(r)
@@ -160,7 +158,7 @@ func (s *Server) deviceByCredential(r *http.Request) (store.Device, error) {
 	if err != nil || claims.Type != bearer.Device {
 		return store.Device{}, errNotSignedIn
 	}
-	// The owner, and whether it is there at all, are what the store says now.
+	// The token may be older than a deletion or a change of owner.
 	d, err := s.cfg.Store.Device(r.Context(), claims.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return d, errNotSignedIn
@@ -181,46 +179,46 @@ func (s *Server) deviceByCredential(r *http.Request) (store.Device, error) {
 		prefix != byCertificate && prefix != bySecret {
 		return store.Device{}, errNotSignedIn
 	}
-	deviceActs(r, d, store.ByToken)
+	actAsDevice(r, d, store.ByToken)
 	return d, nil
 }
 
-// notActive says what became of a certificate that is not an active device's. The
-// peer has shown that it has the certificate's key.
-func (s *Server) notActive(ctx context.Context, hash store.Hash) error {
+// whyNotActive returns the reason why a certificate is not that of an active device. The peer has
+// proven that it has the certificate's key.
+func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
 	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) {
-		return inactive("unknown", "The hub has no record of this certificate.", "Onboard again.")
+		return notActiveProblem("unknown", "The hub has no record of this certificate.", "Onboard again.")
 	}
 	if err != nil {
 		return err
 	}
 	switch e.State {
 	case store.Pending:
-		return inactive("pending", "The certificate was not activated yet.", "Activate it first.")
+		return notActiveProblem("pending", "The certificate is not activated yet.", "Activate it first.")
 	case store.Superseded:
 		_, err := s.cfg.Store.Device(ctx, e.DeviceID)
 		if err == nil {
-			return inactive("superseded", "The device has onboarded again since it got this certificate.", "Use the newer one, or onboard again.")
+			return notActiveProblem("superseded", "The device has onboarded again since it got this certificate.", "Use the newer certificate, or onboard again.")
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 	case store.Expired:
-		return inactive("expired", "The certificate was not activated in time.", "Onboard again.")
+		return notActiveProblem("expired", "The certificate was not activated in time.", "Onboard again.")
 	}
-	return inactive("revoked", "The device was deleted, or denied, by its owner.", "Onboard again with a join token if it is to come back.")
+	return notActiveProblem("revoked", "The owner deleted or denied the device.", "To use the device again, onboard it with a join token.")
 }
 
-// inactive is errNotActive with what became of the certificate.
-func inactive(certificate, message, hint string) *Problem {
+// notActiveProblem is errNotActive with the certificate's state.
+func notActiveProblem(certificate, message, hint string) *Problem {
 	p := *errNotActive
 	p.Certificate, p.Message, p.Hint = certificate, message, hint
 	return &p
 }
 
-// deviceActs says in the request's context which device it is from.
-func deviceActs(r *http.Request, d store.Device, means string) {
+// actAsDevice sets the actor in the request's context to a device.
+func actAsDevice(r *http.Request, d store.Device, means string) {
 	if d.ID != "" {
 		*store.ActorIn(r.Context()) = store.Actor{ID: wire.DevicePRN + d.ID, Name: d.Nick, Means: means, Addr: remoteAddr(r)}
 	}

@@ -65,11 +65,11 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // patience is how long the hub waits for the next block of an upload or
-// download. slowest is the mean speed, in bytes a second, below which an
+// download. minSpeed is the mean speed, in bytes a second, below which an
 // upload has taken too long.
 const (
 	patience = 60 * time.Second
-	slowest  = 4 << 10
+	minSpeed = 4 << 10
 )
 
 // upload is a PUT under way.
@@ -92,7 +92,7 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
 	// Bounded before it is a time.Duration.
-	seconds := min(o.Size, store.MaxObjectSize) / slowest
+	seconds := min(o.Size, store.MaxObjectSize) / minSpeed
 	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
 	if !o.Stored {
 		u.size = o.Size
@@ -139,7 +139,7 @@ func (u *upload) wait() error {
 func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.last) < stalledFor {
+	if now.Sub(u.last) < stalledAfter {
 		return false
 	}
 	u.over = true
@@ -153,8 +153,8 @@ func (u *upload) giveWay(now time.Time) bool {
 // place of one that is stalled.
 const (
 	uploadsOfOne = 2
-	stalledFor   = 3 * time.Second
-	turnFor      = 2 * time.Minute // how long one waits for its turn
+	stalledAfter = 3 * time.Second
+	turnTimeout  = 2 * time.Minute // how long one waits for its turn
 )
 
 var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded over other connections.")
@@ -170,7 +170,7 @@ type uploads struct {
 // begin waits for an upload's turn. room is how many bytes the owner may still
 // keep: what runs already has taken its part of it.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
-	give := time.Now().Add(turnFor)
+	give := time.Now().Add(turnTimeout)
 	for {
 		began, ended, err := u.try(key, one, room)
 		if err != nil {
@@ -186,7 +186,7 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-ended:
-		case <-time.After(stalledFor / 4): // one may be stalled by then
+		case <-time.After(stalledAfter / 4): // one may be stalled by then
 		}
 	}
 }

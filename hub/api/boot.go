@@ -26,8 +26,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// nonceFor is how long a nonce may be quoted.
-const nonceFor = time.Minute
+// nonceLife is how long a nonce may be quoted.
+const nonceLife = time.Minute
 
 // connState is what the hub knows of a connection.
 type connState struct {
@@ -75,7 +75,7 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, wire.BootChallenge{Nonce: nonce, Expires: now.Add(nonceFor).UTC().Truncate(time.Second), State: state})
+	writeJSON(w, http.StatusOK, wire.BootChallenge{Nonce: nonce, Expires: now.Add(nonceLife).UTC().Truncate(time.Second), State: state})
 	return nil
 }
 
@@ -90,7 +90,7 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 		if sent.lost {
 			return err // the connection broke: nothing was said
 		}
-		return s.refuseBoot(r, d, err)
+		return s.recordBootRefusal(r, d, err)
 	}
 	enrolment, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
 	if err != nil {
@@ -98,9 +98,9 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	}
 	m, err := s.verifyBoot(r, d, enrolment, &body)
 	if err != nil {
-		return s.refuseBoot(r, d, err)
+		return s.recordBootRefusal(r, d, err)
 	}
-	verdict, err := s.judgeBoot(r, d, enrolment, m, &body)
+	verdict, err := s.acceptMeasurement(r, d, enrolment, m, &body)
 	if err != nil {
 		return err
 	}
@@ -130,9 +130,9 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// refuseBoot records that a measurement was refused, where err is a refusal, and
+// recordBootRefusal records that a measurement was refused, where err is a refusal, and
 // returns err. The owner is told once of the same.
-func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
+func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) error {
 	no := store.BootRefusal{Time: s.cfg.Now()}
 	var refusal *evidence.Refusal
 	var p *Problem
@@ -167,7 +167,7 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 		return nil, err
 	}
 	age := s.cfg.Now().Sub(time.Unix(at, 0))
-	if !hmac.Equal(want, body.Nonce) || age < -time.Second || age > nonceFor {
+	if !hmac.Equal(want, body.Nonce) || age < -time.Second || age > nonceLife {
 		return nil, stale
 	}
 	iak, err := tcg.ParsePublic(e.IAKPublic)
@@ -177,16 +177,16 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
 }
 
-// judgeBoot compares a measurement with the device's reference, which the first
+// acceptMeasurement compares a measurement with the device's reference, which the first
 // one becomes, and keeps it.
-func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
+func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
 	ctx, now := r.Context(), s.cfg.Now()
 	before, err := s.cfg.Store.LatestBoot(ctx, d.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	if known := s.compareClock(r, d, e, m, body); !known {
-		s.noticeBackwards(r, d, e, before, m)
+		s.reportBackwards(r, d, e, before, m)
 	}
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -239,7 +239,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
 		}
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
-		s.often(ctx, event)
+		s.recordOrCount(ctx, event)
 	}
 	return verdict, nil
 }
@@ -255,9 +255,9 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
-// noticeBackwards tells the owner when the TPM's counters went back since it
+// reportBackwards tells the owner when the TPM's counters went back since it
 // last attested something: at its last measurement, or when it onboarded.
-func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
+func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
 	if last.Measurement != nil && json.Unmarshal(last.Measurement, &earlier) == nil {
@@ -266,7 +266,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		before, _ = onboard.Attested(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
-		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
+		s.recordOrCount(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
 }
@@ -313,8 +313,8 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// judgedBoot is a device's state, and what it was judged by and from.
-type judgedBoot struct {
+// bootStatus is a device's state, and what it was judged by and from.
+type bootStatus struct {
 	state     string
 	reference store.BootReference // without Text: there is none
 	latest    *store.Boot         // nil: there is none
@@ -322,10 +322,10 @@ type judgedBoot struct {
 
 // judged reads a device's boot. Measurements and decisions may come between
 // the reads, so it reads until two in a row are the same.
-func (s *Server) judged(ctx context.Context, device string) (j judgedBoot, err error) {
+func (s *Server) judged(ctx context.Context, device string) (j bootStatus, err error) {
 	for range 10 {
 		last := j
-		if j, err = s.readJudged(ctx, device); err != nil {
+		if j, err = s.readBootStatus(ctx, device); err != nil {
 			return j, err
 		}
 		same := last.latest == j.latest || last.latest != nil && j.latest != nil && last.latest.Number == j.latest.Number && bytes.Equal(last.latest.Nonce, j.latest.Nonce)
@@ -336,7 +336,7 @@ func (s *Server) judged(ctx context.Context, device string) (j judgedBoot, err e
 	return j, nil
 }
 
-func (s *Server) readJudged(ctx context.Context, device string) (j judgedBoot, err error) {
+func (s *Server) readBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	if j.state, err = s.cfg.Store.BootState(ctx, device); err != nil {
 		return j, err
 	}

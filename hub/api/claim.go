@@ -52,7 +52,7 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 		account = *a
 	} else {
 		nick := r.PostForm.Get("nick")
-		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
+		token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
 			s.setAuthenticate(w)
 			return s.writeClaimPage(w, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})

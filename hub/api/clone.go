@@ -36,7 +36,7 @@ func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment
 // ownConnection is the state of a connection that is one device's. It is nil
 // for that of a proxy, which is many devices'.
 func ownConnection(r *http.Request) *connState {
-	if _, ok := leaf(r); !ok || originOf(r).proxied {
+	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil
 	}
 	c, _ := r.Context().Value(connKey{}).(*connState)
@@ -71,8 +71,8 @@ func (s *Server) askAgain(r *http.Request, d store.Device) (bool, error) {
 	return d.Clone == string(clone.Suspected) || c.asks.AllowN(s.cfg.Now(), 1), nil
 }
 
-// usedEarlier notes that a peer proved a certificate that is not active.
-func (s *Server) usedEarlier(r *http.Request, certificate [32]byte) {
+// noteUsedCertificate notes that a peer proved a certificate that is not active.
+func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	if err := s.cfg.Onboard.UsedEarlier(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
 		s.log.Error("comparing a device with what was seen of it", "err", err)
 	}
@@ -167,7 +167,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	if body.Decision == nil {
 		return errClonedDecision
 	}
-	view, err := s.decidedCloned(r, d, *body.Decision, body.Findings)
+	view, err := s.decideClone(r, d, *body.Decision, body.Findings)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 
 var errClonedDecision = problem(http.StatusBadRequest, "decision", `Use "one", "two", or "" to take the last decision back.`, "The decision is not one that can be made.")
 
-func (s *Server) decidedCloned(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
+func (s *Server) decideClone(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
 	if decision != string(clone.One) && decision != string(clone.Two) && decision != "" {
 		return ClonedView{}, errClonedDecision
 	}
@@ -207,7 +207,7 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 		return errClonedDecision
 	}
 	// An absent list is an empty one: a page always says what it showed.
-	if _, err := s.decidedCloned(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
+	if _, err := s.decideClone(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -67,7 +67,7 @@ func (s *Server) deviceView(ctx context.Context, d store.Device) (DeviceView, er
 func viewDevice(d store.Device, ownerNick string) DeviceView {
 	view := DeviceView{
 		ID: d.ID, PRN: wire.DevicePRN + d.ID, Nick: d.Nick,
-		Owner: ownerPRN(d.Owner), OwnerNick: ownerNick, Public: d.Public,
+		Owner: accountPRN(d.Owner), OwnerNick: ownerNick, Public: d.Public,
 		TimeCreated: d.Created.UTC(), TimeModified: d.Activated.UTC(), Garbage: d.Deleted,
 		Status: "active", Boot: store.BootUnmeasured, LastSeen: d.LastSeen.UTC(), RealIP: d.LastSeenAddr,
 		TPM:     TPMView{d.TPMMaker, d.TPMModel, d.TPMFirmware},
@@ -101,7 +101,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	f := store.DeviceFilter{After: q.Get("after")}
 	var err error
-	if f.Limit, err = pageSize(q.Get("limit"), 0); err != nil {
+	if f.Limit, err = pageSize(r, 0); err != nil {
 		return err
 	}
 	switch nick := q.Get("nick"); {
@@ -159,7 +159,7 @@ func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 		if !c.isDevice(r.PathValue("id")) {
 			return store.ErrNotFound
 		}
-		return s.writeSelf(w, r, *c.Device)
+		return s.writeOwnRecord(w, r, *c.Device)
 	}
 	of, err := s.accountInQuery(r)
 	if err != nil {
@@ -194,9 +194,9 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	return nil
 }
 
-// writeSelf shows a device to itself, with its challenge while it is nobody's;
+// writeOwnRecord shows a device to itself, with its challenge while it is nobody's;
 // asking is a sign of life.
-func (s *Server) writeSelf(w http.ResponseWriter, r *http.Request, d store.Device) error {
+func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		what string
 		is   *string
 		must string
-	}{{"id", body.ID, d.ID}, {"prn", body.PRN, wire.DevicePRN + d.ID}, {"owner", body.Owner, ownerPRN(d.Owner)}} {
+	}{{"id", body.ID, d.ID}, {"prn", body.PRN, wire.DevicePRN + d.ID}, {"owner", body.Owner, accountPRN(d.Owner)}} {
 		if same.is != nil && *same.is != "" && *same.is != same.must {
 			return problem(http.StatusBadRequest, "fixed-field", "Leave it as it is.", "A device's %s cannot be changed.", same.what)
 		}
@@ -260,18 +260,18 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.ReplaceUserMeta(r.Context(), d.Owner, d.ID, *body.UserMeta); err != nil {
 			return err
 		}
-		s.metaChanged(r, d)
+		s.countUserMetaChange(r, d)
 	}
 	if body.Public != nil {
 		if err := s.share(r, d, *body.Public); err != nil {
 			return err
 		}
 	}
-	return s.writeOwn(w, r, d.ID)
+	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// writeOwn writes the owner's device as it is now.
-func (s *Server) writeOwn(w http.ResponseWriter, r *http.Request, id string) error {
+// writeDeviceByID writes the owner's device as it is now.
+func (s *Server) writeDeviceByID(w http.ResponseWriter, r *http.Request, id string) error {
 	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err != nil {
 		return err
@@ -300,7 +300,7 @@ func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) 
 	if err := s.share(r, d, public); err != nil {
 		return err
 	}
-	return s.writeOwn(w, r, d.ID)
+	return s.writeDeviceByID(w, r, d.ID)
 }
 
 // share publishes a device or takes it back.
@@ -365,7 +365,7 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ownRecord shows a device to itself.
-func (s *Server) ownRecord(w http.ResponseWriter, r *http.Request) error {
-	return s.writeSelf(w, r, deviceOf(r))
+// showSelf shows a device to itself.
+func (s *Server) showSelf(w http.ResponseWriter, r *http.Request) error {
+	return s.writeOwnRecord(w, r, deviceOf(r))
 }

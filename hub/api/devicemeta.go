@@ -8,13 +8,13 @@ import (
 	"gangway/hub/store"
 )
 
-// metaChanged and metaReported count changes of metadata by the owner and by
+// countUserMetaChange and countDeviceMetaReport count changes of metadata by the owner and by
 // the device.
-func (s *Server) metaChanged(r *http.Request, d store.Device) {
+func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of %q was changed.", d.Nick)})
 }
 
-func (s *Server) metaReported(r *http.Request, d store.Device) {
+func (s *Server) countDeviceMetaReport(r *http.Request, d store.Device) {
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.meta-reported", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q reported its device-meta.", d.Nick)})
 }
 
@@ -60,7 +60,7 @@ func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.ReplaceUserMeta(r.Context(), accountOf(r).ID, d.ID, m); err != nil {
 		return err
 	}
-	s.metaChanged(r, d)
+	s.countUserMetaChange(r, d)
 	writeJSON(w, http.StatusOK, orEmpty(m))
 	return nil
 }
@@ -94,15 +94,15 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	if err != nil {
 		return err
 	}
-	s.metaReported(r, d)
+	s.countDeviceMetaReport(r, d)
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	return s.writeTaken(w, r, d)
+	return s.writeReportAnswer(w, r, d)
 }
 
-// writeTaken answers a report, and asks for a measurement where the owner does.
-func (s *Server) writeTaken(w http.ResponseWriter, r *http.Request, d store.Device) error {
+// writeReportAnswer answers a report, and asks for a measurement where the owner does.
+func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	if err := s.cfg.Store.PatchUserMeta(r.Context(), accountOf(r).ID, d.ID, patch); err != nil {
 		return err
 	}
-	s.metaChanged(r, d)
+	s.countUserMetaChange(r, d)
 	writeJSON(w, http.StatusOK, patch)
 	return nil
 }
@@ -150,10 +150,10 @@ func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
 			return err
 		}
-		s.metaReported(r, d)
+		s.countDeviceMetaReport(r, d)
 	}
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
 	}
-	return s.writeTaken(w, r, d)
+	return s.writeReportAnswer(w, r, d)
 }

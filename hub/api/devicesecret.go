@@ -19,8 +19,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// deviceTokenFor is how long a device's token is good.
-const deviceTokenFor = time.Hour
+// deviceTokenLife is how long a device's token is good.
+const deviceTokenLife = time.Hour
 
 // Words before what a device's token stands on: the certificate that it was
 // given to, or the secret. The token ends with either.
@@ -35,25 +35,25 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 		return "", onboard.RefuseCloned
 	}
 	now := s.cfg.Now()
-	if latest := now.Add(deviceTokenFor); expires.IsZero() || expires.After(latest) {
+	if latest := now.Add(deviceTokenLife); expires.IsZero() || expires.After(latest) {
 		expires = latest
 	}
 	return s.tokens.Sign(bearer.Claims{
 		Type: bearer.Device, Nick: d.Nick, PRN: wire.DevicePRN + d.ID, ID: d.ID, Roles: "device", Scopes: bearer.AllScopes,
-		Owner: ownerPRN(d.Owner), Session: by + hex.EncodeToString(hash[:16]), Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(expires),
+		Owner: accountPRN(d.Owner), Session: by + hex.EncodeToString(hash[:16]), Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(expires),
 	}, now)
 }
 
-func ownerPRN(id string) string {
+func accountPRN(id string) string {
 	if id == "" {
 		return ""
 	}
 	return wire.AccountPRN + id
 }
 
-// loginByCertificate gives a device a token for programs that cannot use its
+// signInByCertificate gives a device a token for programs that cannot use its
 // key.
-func (s *Server) loginByCertificate(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
 	if err != nil {
@@ -64,8 +64,8 @@ func (s *Server) loginByCertificate(w http.ResponseWriter, r *http.Request) erro
 	return nil
 }
 
-// secretFor is how long a secret is good that a TPM's connection got.
-const secretFor = 24 * time.Hour
+// secretLife is how long a secret is good that a TPM's connection got.
+const secretLife = 24 * time.Hour
 
 // SecretView is what a program on a device signs in with.
 type SecretView struct {
@@ -79,7 +79,7 @@ type SecretView struct {
 func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	secret, hash := makeSecret()
-	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	expires := s.cfg.Now().Add(secretLife).UTC().Truncate(time.Second)
 	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
 		return errNotActive // since it was asked
 	} else if err != nil {
@@ -115,7 +115,7 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	if err != nil || subtle.ConstantTimeCompare(hash[:], last[:]) != 1 {
 		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
 	}
-	expires := s.cfg.Now().Add(secretFor).UTC().Truncate(time.Second)
+	expires := s.cfg.Now().Add(secretLife).UTC().Truncate(time.Second)
 	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
 		return errNotActive // since it was asked
 	} else if err != nil {
@@ -126,9 +126,9 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deviceLogin checks a device's secret and returns a token. Secrets are random
+// signInDevice checks a device's secret and returns a token. Secrets are random
 // and long, so their plain hash is enough.
-func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error) {
+func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, error) {
 	ctx, now, id := r.Context(), s.cfg.Now(), strings.TrimPrefix(prn, wire.DevicePRN)
 	d, err := s.cfg.Store.Device(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
@@ -143,7 +143,7 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 	}
 	hash := store.Hash(sha256.Sum256([]byte(secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
-		s.unproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
+		s.recordUnproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
 			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
 		return "", errWrongPassword
 	}
@@ -151,13 +151,13 @@ func (s *Server) deviceLogin(r *http.Request, prn, secret string) (string, error
 	if err != nil {
 		return "", err
 	}
-	deviceActs(r, d, store.BySecret)
+	actAsDevice(r, d, store.BySecret)
 	s.count(ctx, store.Event{Time: now, Kind: "device.signed-in", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q signed in with its secret.", d.Nick)})
 	return token, nil
 }
 
-// sawDevice records a sign of life.
-func (s *Server) sawDevice(r *http.Request, id string) {
+// markSeen records a sign of life.
+func (s *Server) markSeen(r *http.Request, id string) {
 	if err := s.cfg.Store.SeenDevice(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
 		s.log.Error("last seen", "device", id, "err", err)
 	}

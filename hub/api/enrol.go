@@ -18,7 +18,7 @@ import (
 // enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
 // TPM: the one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
+	return answerRequest(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		setLength(w, len(reply))
@@ -27,19 +27,19 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// weighed is how many bytes of a request count as one, for the rate limit.
-const weighed = 16 << 10
+// bytesPerRequest is how many bytes of a request count as one, for the rate limit.
+const bytesPerRequest = 16 << 10
 
-// taken has a request of at most limit bytes judged, counts how it ended, and
+// answerRequest has a request of at most limit bytes judged, counts how it ended, and
 // answers: that it waits for a person, or as answer does.
-func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
+func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
 	// What is large fills the hub sooner: each further 16 KiB is a request.
-	if more := len(body) / weighed; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
+	if more := len(body) / bytesPerRequest; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
 		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
 		return errTooFast
 	}
@@ -47,7 +47,7 @@ func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
 	var undecided *onboard.Undecided
 	if errors.As(err, &undecided) {
-		answerUndecided(w, undecided)
+		answerWaiting(w, undecided)
 		return nil
 	}
 	if err != nil {
@@ -77,7 +77,7 @@ var errActivationProxied = problem(http.StatusBadRequest, "activation-through-pr
 
 // activate binds the device of this very connection.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	hash, _ := leaf(r) // pendingDevice has one
+	hash, _ := clientCertificate(r) // pendingDevice has one
 	if r.TLS.Version < tls.VersionTLS13 {
 		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation is bound to its connection, which must be of TLS 1.3.")
 	}

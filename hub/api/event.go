@@ -55,7 +55,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "routine", "Use true or false.", "\"routine\" is neither true nor false.")
 	}
 	var err error
-	if f.Limit, err = pageSize(q.Get("limit"), 0); err != nil {
+	if f.Limit, err = pageSize(r, 0); err != nil {
 		return err
 	}
 	events, err := s.cfg.Store.Events(r.Context(), f)
@@ -71,7 +71,7 @@ func ViewEvents(events []store.Event) []EventView {
 	views := make([]EventView, len(events))
 	for i, e := range events {
 		v := EventView{
-			Seq: e.Seq, Time: e.Time.UTC(), Count: e.Count, Kind: e.Kind, Code: e.Code, Owner: ownerPRN(e.Owner), Device: e.Device, Token: e.Token,
+			Seq: e.Seq, Time: e.Time.UTC(), Count: e.Count, Kind: e.Kind, Code: e.Code, Owner: accountPRN(e.Owner), Device: e.Device, Token: e.Token,
 			Actor: e.Actor, ActorName: e.ActorName, Means: e.Means, Credential: e.Credential, Addr: e.Addr, Message: e.Message,
 		}
 		if !e.Last.IsZero() {

@@ -23,13 +23,13 @@ func (l *limiter[K]) unlimited() {
 }
 
 // FlushTally writes the counts of frequent events.
-func (s *Server) FlushTally(ctx context.Context) { s.flushTally(ctx) }
+func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
 
 // SweepOnce removes what has expired or is too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
 // Bounds of what unproven peers make the trail grow by.
 const (
-	CrowdOfNobody = crowdOfNobody
-	CrowdADay     = crowdOfAll + 4*24*60
+	CrowdOfNobody = unprovenOfNobody
+	CrowdADay     = unprovenOfAll + 4*24*60
 )

@@ -109,7 +109,7 @@ func cutText(s scalar, most int) string {
 // long is cut, not refused: a device would throw its neighbours away.
 func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
-	s.sawDevice(r, d.ID)
+	s.markSeen(r, d.ID)
 	if err := requireOwner(d); err != nil {
 		return err
 	}
@@ -164,9 +164,9 @@ type logCursor struct {
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settledFor is how long a line may take from its time to the database: until
+// settleTime is how long a line may take from its time to the database: until
 // then its second is not taken to be complete.
-const settledFor = time.Second
+const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	f := store.LogFilter{Owner: owner, Devices: c.Devices, Levels: c.Levels, Sources: c.Sources, Platforms: c.Platforms, Revs: c.Revs,
@@ -174,7 +174,7 @@ func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	if !c.Created.IsZero() {
 		f.Past = &store.LogEntry{Created: c.Created, Seq: c.Seq}
 	}
-	if end := now.Add(-settledFor).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
+	if end := now.Add(-settleTime).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
 		f.Before = end
 	}
 	return f
@@ -190,11 +190,11 @@ func (c *logCursor) fits() bool {
 // storable says whether a time is one that JSON can tell, wherever it is told.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// bySeconds makes the cursor one for clients that ask again and again with the
+// useWholeSeconds makes the cursor one for clients that ask again and again with the
 // time of the last line that they saw, cut to whole seconds, as pvr does. Each
 // line must come once: so the second that is named is over, and the lines of
 // one that is not over are kept back until it is.
-func (c *logCursor) bySeconds() {
+func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return
 	}
@@ -261,7 +261,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			return bad("dev")
 		}
 		var err error
-		if c.Devices, err = s.devicesNamed(r, names); err != nil {
+		if c.Devices, err = s.deviceIDs(r, names); err != nil {
 			return err
 		}
 		none = len(c.Devices) == 0
@@ -270,7 +270,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 		return bad("query")
 	}
 	if q.Get("cursor") == "true" && !c.Newest {
-		c.bySeconds()
+		c.useWholeSeconds()
 	}
 	f := c.filter(accountOf(r).ID, s.cfg.Now())
 	f.Skip = start
@@ -290,9 +290,9 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// devicesNamed finds the caller's devices by prn, id or nick; others and those
+// deviceIDs finds the caller's devices by prn, id or nick; others and those
 // that are not there are left out.
-func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, err error) {
+func (s *Server) deviceIDs(r *http.Request, names []string) (ids []string, err error) {
 	var nicks map[string]string
 	for _, name := range names {
 		id := strings.TrimPrefix(name, wire.DevicePRN)
@@ -332,9 +332,9 @@ func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	}
 }
 
-// followLogs goes on where a cursor ends. A cursor that is none any more ends
+// continueLogs goes on where a cursor ends. A cursor that is none any more ends
 // the list, for clients ask for a password at anything but 200.
-func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Next string `json:"next-cursor"`
 	}

@@ -134,9 +134,9 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// createStepObject is createObject for whoever may read the step.
-func (s *Server) createStepObject(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.stepOf(r); err != nil {
+// createRevisionObject is createObject for whoever may read the step.
+func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.trailRevision(r); err != nil {
 		return err
 	}
 	return s.createObject(w, r)
@@ -176,10 +176,10 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// stepObject finds an object that the step names, and what the caller's
+// revisionObject finds an object that the step names, and what the caller's
 // address of it rests on.
-func (s *Server) stepObject(r *http.Request) (store.Object, credential, error) {
-	step, err := s.readableStep(r)
+func (s *Server) revisionObject(r *http.Request) (store.Object, credential, error) {
+	step, err := s.readableRevision(r)
 	if err != nil {
 		return store.Object{}, credential{}, err
 	}
@@ -199,8 +199,8 @@ func (s *Server) stepObject(r *http.Request) (store.Object, credential, error) {
 	return store.Object{}, credential{}, store.ErrNotFound
 }
 
-func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
-	o, by, err := s.stepObject(r)
+func (s *Server) showRevisionObject(w http.ResponseWriter, r *http.Request) error {
+	o, by, err := s.revisionObject(r)
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
 
 // redirectToBlob leads to the content.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
-	o, by, err := s.stepObject(r)
+	o, by, err := s.revisionObject(r)
 	if err != nil {
 		return err
 	}
@@ -220,8 +220,8 @@ func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) error {
+	step, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
 // listObjects lists a person's, in pages by `after`, a SHA-256. A device knows
 // the objects of its steps.
 func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limitOf(r, 100)
+	limit, err := pageSize(r, 100)
 	if err != nil {
 		return err
 	}
@@ -277,14 +277,14 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by cre
 
 // Graces of the collector.
 const (
-	// pendingFor is how long an announced object waits for its upload.
-	pendingFor = 24 * time.Hour
-	// unusedFor is how long an object is kept that no step names: time to post
+	// pendingAge is how long an announced object waits for its upload.
+	pendingAge = 24 * time.Hour
+	// unusedAge is how long an object is kept that no step names: time to post
 	// the step that it was uploaded for.
-	unusedFor = 7 * 24 * time.Hour
-	// orphanFor is how old a content must be before it is asked whether anybody
+	unusedAge = 7 * 24 * time.Hour
+	// orphanAge is how old a content must be before it is asked whether anybody
 	// has a record of it.
-	orphanFor = time.Hour
+	orphanAge = time.Hour
 )
 
 // Collect removes what nobody needs any more: trails and logs of deleted
@@ -295,7 +295,7 @@ func (s *Server) Collect(ctx context.Context) error {
 	for _, step := range []func() (int, error){
 		func() (int, error) { return s.cfg.Store.DropTrails(ctx, 100) },
 		func() (int, error) {
-			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingFor), now.Add(-unusedFor), 1000)
+			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
 		},
 		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
 	} {
@@ -326,7 +326,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 	}
 	return s.cfg.Objects.Walk(ctx, func(sum objects.Sum, info objects.Info) error {
-		if now.Sub(info.Modified) < orphanFor {
+		if now.Sub(info.Modified) < orphanAge {
 			return nil
 		}
 		going, err := s.cfg.Store.Condemn(ctx, sum)
@@ -337,13 +337,13 @@ func (s *Server) Collect(ctx context.Context) error {
 	})
 }
 
-// collecting runs Collect at the start and every hour.
-func (s *Server) collecting(ctx context.Context) {
+// collectLoop runs Collect at the start and every hour.
+func (s *Server) collectLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("collecting what nobody needs", "err", err)
+			s.log.Error("collectLoop what nobody needs", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -90,7 +90,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	nick := r.PostForm.Get("nick")
-	token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
+	token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 	if errors.Is(err, error(errWrongPassword)) {
 		s.setAuthenticate(w)
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
@@ -115,7 +115,7 @@ func (s *Server) setCookie(w http.ResponseWriter, token string, expires time.Tim
 
 func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
 	if in := callerOf(r).signIn; in != nil && in.apiToken == nil {
-		if err := s.signedOut(r, in); err != nil {
+		if err := s.endOwnSession(r, in); err != nil {
 			return err
 		}
 	}

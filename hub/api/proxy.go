@@ -58,17 +58,17 @@ func (p *Proxy) check(ca *pki.Hub) error {
 // origin is where a request comes from: which client certificate, and whether
 // its key was proven to this hub or to the proxy.
 type origin struct {
-	certificate store.Hash // SHA-256 of the leaf
+	certificate store.Hash // SHA-256 of the clientCertificate
 	known       bool       // there is one
 	proxied     bool
 }
 
 type originKey struct{}
 
-// leaf returns the SHA-256 of the client certificate whose key the peer
+// clientCertificate returns the SHA-256 of the client certificate whose key the peer
 // proved: the first, never another one of the chain it sent. Where the request
 // came through the proxy, it is the proxy's word.
-func leaf(r *http.Request) (store.Hash, bool) {
+func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.known
 }
@@ -112,16 +112,16 @@ func (s *Server) clientCAs() *x509.CertPool {
 // verifyPeer ends a handshake if the peer has a certificate by the proxy's CA
 // and is not the proxy, or has not signed in this very handshake.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
-	if inherited(&state) {
+	if resumedWithCertificate(&state) {
 		return errors.New("hub: a resumed session does not prove its certificate's key")
 	}
 	_, err := s.isProxy(&state)
 	return err
 }
 
-// inherited reports whether a connection has its client certificate from an
+// resumedWithCertificate reports whether a connection has its client certificate from an
 // earlier one, by a TLS session that was resumed: the key was not used.
-func inherited(state *tls.ConnectionState) bool {
+func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
@@ -129,7 +129,7 @@ func inherited(state *tls.ConnectionState) bool {
 // context. What only the proxy may say is refused from anybody else.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	// Where somebody else's listener ends TLS, see Handler.
-	if inherited(r.TLS) {
+	if resumedWithCertificate(r.TLS) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
 	}
@@ -146,7 +146,7 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	case !proxied && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && len(r.TLS.VerifiedChains) > 0:
 		o.certificate, o.known = sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
 	case proxied && len(cert)+len(chain) > 0:
-		raw, err := s.forwarded(cert, chain)
+		raw, err := s.verifyForwarded(cert, chain)
 		if err != nil {
 			return r, problem(http.StatusBadRequest, "client-cert-header", "The proxy must send both headers as RFC 9440 says, after it verified the certificate against the device CA.",
 				"The client certificate that the proxy passed on is not accepted: %s.", err)
@@ -162,9 +162,9 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// forwarded reads the headers of RFC 9440 and verifies the certificate as a
+// verifyForwarded reads the headers of RFC 9440 and verifies the certificate as a
 // handshake here would have.
-func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
+func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("there are %d %s headers", len(cert), clientCert)
 	}

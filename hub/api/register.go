@@ -21,8 +21,8 @@ import (
 const (
 	// autoTokenHeader is where a device of Pantacor's shows a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// unclaimedFor is how long one is kept that no longer shows itself.
-	unclaimedFor = 48 * time.Hour
+	// unclaimedLife is how long one is kept that no longer shows itself.
+	unclaimedLife = 48 * time.Hour
 )
 
 // Registered is the answer to a registration. Its fields are in the order in
@@ -71,7 +71,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	d.Nick = onboard.Nick(d.ID)
 	switch {
 	case r.Header.Get(autoTokenHeader) != "":
-		t, err := s.autoToken(r)
+		t, err := s.joinTokenInHeader(r)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID,
 			Message: fmt.Sprintf("Device %q joined without showing a TPM.", d.Nick)})
 	}
-	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: accountPRN(d.Owner), Nick: d.Nick,
 		TimeCreated: d.Created, TimeModified: d.Activated, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)}
 	if d.Owner == "" {
 		view.Challenge = s.challenge(d.ID)
@@ -132,7 +132,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 
 var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make one with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or was not made for devices that show no TPM.")
 
-func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
+func (s *Server) joinTokenInHeader(r *http.Request) (store.JoinToken, error) {
 	secret, err := base64.StdEncoding.DecodeString(r.Header.Get(autoTokenHeader))
 	if err != nil || len(secret) != wire.SecretSize {
 		return store.JoinToken{}, errAutoToken

@@ -31,7 +31,7 @@ func badBody(err error) error {
 	if errors.As(err, &tooLarge) {
 		return err
 	}
-	return problem(http.StatusBadRequest, "body-malformed", "See /openapi.json for what is expected.", "The body cannot be read: %v.", err)
+	return problem(http.StatusBadRequest, "body-malformed", "See /openapi.json for the expected body.", "The body cannot be read: %v.", err)
 }
 
 // readBody reads the body, of any content type. The route table bounds its size.
@@ -51,32 +51,20 @@ func readForm(r *http.Request) error {
 	return nil
 }
 
-// limitOf reads ?limit=, from 1 to 1000.
-func limitOf(r *http.Request, otherwise int) (int, error) {
+// pageSize reads ?limit=, from 1 to 1000. otherwise is returned if the query has none.
+func pageSize(r *http.Request, otherwise int) (int, error) {
 	v := r.URL.Query().Get("limit")
 	if v == "" {
 		return otherwise, nil
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
+		return 0, problem(http.StatusBadRequest, "limit", "Use a number from 1 to 1000.", "\"limit\" is not a number from 1 to 1000.")
 	}
 	return n, nil
 }
 
-// pageSize reads a limit from 1 to 1000; one that is not given is otherwise.
-func pageSize(limit string, otherwise int) (int, error) {
-	if limit == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(limit)
-	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-	}
-	return n, nil
-}
-
-// readError tells a body that is too large or cut short from trouble of ours.
+// readError is the answer to a body that could not be read to its end, or is too large.
 func readError(err error) error {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -85,7 +73,7 @@ func readError(err error) error {
 	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
 }
 
-// remoteAddr is the peer's IP address, without the port.
+// remoteAddr is the client's IP address, without the port.
 func remoteAddr(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -94,8 +82,8 @@ func remoteAddr(r *http.Request) string {
 	return host
 }
 
-// revOf reads {rev}, a number as it is written everywhere else.
-func revOf(r *http.Request) (int, error) {
+// revInPath reads {rev}, a decimal number without leading zeros.
+func revInPath(r *http.Request) (int, error) {
 	v := r.PathValue("rev")
 	rev, err := strconv.Atoi(v)
 	if err != nil || rev < 0 || rev > 1<<31 || strconv.Itoa(rev) != v {
@@ -104,5 +92,5 @@ func revOf(r *http.Request) (int, error) {
 	return rev, nil
 }
 
-// printable replaces what no database or terminal likes inside a text.
+// printable replaces NUL characters, which databases and terminals may treat as the end of a text.
 func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }

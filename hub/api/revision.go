@@ -13,10 +13,10 @@ import (
 	"gangway/wire"
 )
 
-// StepView is a step of a trail. The order of its fields is part of the
+// RevisionView is a step of a trail. The order of its fields is part of the
 // protocol: devices take the first match of a key anywhere in the document,
 // so what they look for stands before what people and devices write.
-type StepView struct {
+type RevisionView struct {
 	ID           string          `json:"id"` // the device's, a hyphen, and rev
 	Owner        string          `json:"owner"`
 	Device       string          `json:"device"`
@@ -37,8 +37,8 @@ type StepView struct {
 	UsedObjects  []string        `json:"used_objects,omitempty"` // not for devices, who read at most 2 MiB
 }
 
-func viewStep(s store.Revision, c caller) StepView {
-	view := StepView{
+func viewRevision(s store.Revision, c caller) RevisionView {
+	view := RevisionView{
 		ID: s.Device + "-" + strconv.Itoa(s.Rev), Owner: wire.AccountPRN + s.Owner, Device: wire.DevicePRN + s.Device, TrailID: s.Device,
 		StateSha: fmt.Sprintf("%x", s.StateSum), Committer: s.Committer, StepTime: s.Posted.UTC(), ProgressTime: time.Unix(0, 0).UTC(),
 		TimeCreated: s.Posted.UTC(), TimeModified: s.Modified.UTC(), Rev: s.Rev, Progress: s.Progress, State: s.State, CommitMsg: s.CommitMsg, Meta: s.Meta,
@@ -59,27 +59,27 @@ func viewStep(s store.Revision, c caller) StepView {
 	return view
 }
 
-// stepOf finds the step that a request is about: {rev}, or the newest. It is
+// trailRevision finds the step that a request is about: {rev}, or the newest. It is
 // the caller's, who may change it.
-func (s *Server) stepOf(r *http.Request) (store.Revision, error) {
+func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
-	return s.stepIn(r, d, err)
+	return s.revisionIn(r, d, err)
 }
 
-// readableStep is stepOf for a caller who only reads.
-func (s *Server) readableStep(r *http.Request) (store.Revision, error) {
+// readableRevision is trailRevision for a caller who only reads.
+func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrailDevice(r)
-	return s.stepIn(r, d, err)
+	return s.revisionIn(r, d, err)
 }
 
-// stepIn finds the request's step in the trail of a device that was found.
-func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
+// revisionIn finds the request's step in the trail of a device that was found.
+func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err
 	}
 	rev := -1
 	if r.PathValue("rev") != "" {
-		if rev, err = revOf(r); err != nil {
+		if rev, err = revInPath(r); err != nil {
 			return store.Revision{}, err
 		}
 	}
@@ -89,8 +89,8 @@ func (s *Server) stepIn(r *http.Request, d store.Device, err error) (store.Revis
 // maxCommitMsg is in bytes.
 const maxCommitMsg = 16 << 10
 
-// createStep appends a state to a trail.
-func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
+// createRevision appends a state to a trail.
+func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.trailDevice(r)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 		return trailProblem(err)
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Step %d was posted to device %q.", step.Rev, d.Nick)})
-	writeJSON(w, http.StatusOK, viewStep(step, c))
+	writeJSON(w, http.StatusOK, viewRevision(step, c))
 	return nil
 }
 
@@ -150,21 +150,21 @@ func badMeta(err error) error {
 	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta cannot be taken: %v.", err)
 }
 
-// stepBytes ends an answer of steps once it has this many bytes; what is left is
+// revisionPageBytes ends an answer of steps once it has this many bytes; what is left is
 // asked for with ?after=. With the largest step on top it is less than the
 // 2 MiB that a device reads.
-const stepBytes = 512 << 10
+const revisionPageBytes = 512 << 10
 
-// listSteps lists by status. Without a filter a device gets the one new step
+// listRevisions lists by status. Without a filter a device gets the one new step
 // that comes next, and a person all that are not done.
-func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.readableTrailDevice(r)
 	if err != nil {
 		return err
 	}
 	c, q := callerOf(r), r.URL.Query()
-	f := store.RevisionFilter{Device: d.ID, After: -1, Bytes: stepBytes}
-	if f.Limit, err = limitOf(r, 1000); err != nil {
+	f := store.RevisionFilter{Device: d.ID, After: -1, Bytes: revisionPageBytes}
+	if f.Limit, err = pageSize(r, 1000); err != nil {
 		return err
 	}
 	if v := q.Get("after"); v != "" {
@@ -191,25 +191,25 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	views := make([]StepView, len(list))
+	views := make([]RevisionView, len(list))
 	for i, step := range list {
-		views[i] = viewStep(step, c)
+		views[i] = viewRevision(step, c)
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }
 
-func (s *Server) showStep(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+func (s *Server) showRevision(w http.ResponseWriter, r *http.Request) error {
+	step, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, viewStep(step, callerOf(r)))
+	writeJSON(w, http.StatusOK, viewRevision(step, callerOf(r)))
 	return nil
 }
 
 func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+	step, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
 
 // putState exchanges the state of a step that no device has taken.
 func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+	step, err := s.trailRevision(r)
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,8 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) showStepMeta(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.stepOf(r)
+func (s *Server) showRevisionMeta(w http.ResponseWriter, r *http.Request) error {
+	step, err := s.trailRevision(r)
 	if err != nil {
 		return err
 	}
@@ -249,8 +249,8 @@ func (s *Server) showStepMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.ownStep(r)
+func (s *Server) putRevisionMeta(w http.ResponseWriter, r *http.Request) error {
+	step, err := s.ownRevision(r)
 	if err != nil {
 		return err
 	}
@@ -270,13 +270,13 @@ func (s *Server) putStepMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ownStep is stepOf where people alone may ask.
-func (s *Server) ownStep(r *http.Request) (store.Revision, error) {
+// ownRevision is trailRevision where people alone may ask.
+func (s *Server) ownRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.ownDevice(r)
 	if err != nil {
 		return store.Revision{}, err
 	}
-	rev, err := revOf(r)
+	rev, err := revInPath(r)
 	if err != nil {
 		return store.Revision{}, err
 	}
@@ -289,8 +289,8 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	if d.ID != r.PathValue("id") {
 		return store.ErrNotFound
 	}
-	s.sawDevice(r, d.ID)
-	rev, err := revOf(r)
+	s.markSeen(r, d.ID)
+	rev, err := revInPath(r)
 	if err != nil {
 		return err
 	}
@@ -309,18 +309,18 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cancelStep takes back a step that no device has taken.
-func (s *Server) cancelStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.RevisionNew, store.RevisionCancelled, "Cancelled by its owner.")
+// cancelRevision takes back a step that no device has taken.
+func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
+	return s.moveRevision(w, r, store.RevisionNew, store.RevisionCancelled, "Cancelled by its owner.")
 }
 
-// stopStep gives up a step that a device is at.
-func (s *Server) stopStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.RevisionInProgress, store.RevisionWontGo, "Given up by its owner.")
+// stopRevision gives up a step that a device is at.
+func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
+	return s.moveRevision(w, r, store.RevisionInProgress, store.RevisionWontGo, "Given up by its owner.")
 }
 
-func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store.RevisionStatus, message string) error {
-	step, err := s.ownStep(r)
+func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to store.RevisionStatus, message string) error {
+	step, err := s.ownRevision(r)
 	if err != nil {
 		return err
 	}
@@ -335,6 +335,6 @@ func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store
 	}
 	step.Status, step.Progress, step.Modified = to, progress, now
 	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("Step %d: %s", step.Rev, message)})
-	writeJSON(w, http.StatusOK, viewStep(step, caller{Owner: step.Owner}))
+	writeJSON(w, http.StatusOK, viewRevision(step, caller{Owner: step.Owner}))
 	return nil
 }

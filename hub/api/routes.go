@@ -66,13 +66,13 @@ var routes = []route{
 	{"POST", "/auth/signature/verify", anyone, signatureRate, jsonBody, (*Server).verifySignature},
 
 	// A device, about itself.
-	{"GET", "/device", unmeasuredDevice, unlimited, noBody, (*Server).ownRecord},
+	{"GET", "/device", unmeasuredDevice, unlimited, noBody, (*Server).showSelf},
 	{"GET", "/device/boot", unmeasuredDevice, unlimited, noBody, (*Server).bootChallenge},
 	{"POST", "/device/boot", unmeasuredDevice, bootRate, wire.MaxBootReport, (*Server).measure},
 	{"PATCH", "/device/meta", activeDevice, unlimited, jsonBody, (*Server).reportMeta},
 	{"POST", "/device/secret", tlsDevice, unlimited, noBody, (*Server).newSecret},
 	{"PUT", "/device/secret", tlsDevice, unlimited, jsonBody, (*Server).keepSecret},
-	{"POST", "/auth/x509/login", tlsDevice, unlimited, noBody, (*Server).loginByCertificate},
+	{"POST", "/auth/x509/login", tlsDevice, unlimited, noBody, (*Server).signInByCertificate},
 
 	// Signing in, and one's own account.
 	{"POST", "/auth/login", anyone, inHandler, jsonBody, (*Server).login}, // signInRate for people, deviceSignInRate for devices
@@ -85,8 +85,8 @@ var routes = []route{
 	{"GET", "/auth/sessions", fullSession, unlimited, noBody, (*Server).listSessions},
 	{"DELETE", "/auth/sessions", fullSession, unlimited, noBody, (*Server).endSessions},
 	{"DELETE", "/auth/sessions/{id}", fullSession, unlimited, noBody, (*Server).endSession},
-	{"POST", "/auth/accounts/{id}/disable", fullSession, signInRate, jsonBody, (*Server).disableSelf},
-	{"POST", "/auth/accounts/{id}/delete", fullSession, signInRate, jsonBody, (*Server).deleteSelf},
+	{"POST", "/auth/accounts/{id}/disable", fullSession, signInRate, jsonBody, (*Server).disableOwnAccount},
+	{"POST", "/auth/accounts/{id}/delete", fullSession, signInRate, jsonBody, (*Server).deleteOwnAccount},
 	{"POST", "/auth/accounts/?", anyone, signInRate, jsonBody, (*Server).register},
 	{"GET", "/auth/accounts/?", scopedAccount, unlimited, noBody, (*Server).listAccounts},
 	{"GET", "/auth/", scopedAccount, unlimited, noBody, (*Server).ownAccount},
@@ -97,9 +97,9 @@ var routes = []route{
 	{"GET", "/tokens/?", fullSession, unlimited, noBody, (*Server).listAPITokens},
 	{"GET", "/tokens/{id}", fullSession, unlimited, noBody, (*Server).showAPIToken},
 	{"DELETE", "/tokens/{id}", fullSession, unlimited, noBody, (*Server).revokeAPIToken},
-	{"POST", "/devices/tokens/?", scopedAccount, unlimited, jsonBody, (*Server).createToken},
-	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listTokens},
-	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endToken},
+	{"POST", "/devices/tokens/?", scopedAccount, unlimited, jsonBody, (*Server).createJoinToken},
+	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listJoinTokens},
+	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endJoinToken},
 
 	// Waiting devices, and the rules about TPMs.
 	{"GET", "/devices/waiting/?", scopedAccount, unlimited, noBody, (*Server).listWaiting},
@@ -143,20 +143,20 @@ var routes = []route{
 	{"GET", "/trails/{id}/?", accountOrDevice, unlimited, noBody, (*Server).showTrail},
 	{"GET", "/trails/{id}/summary", accountOrDevice, unlimited, noBody, (*Server).showSummary},
 	{"GET", "/trails/{id}/.pvrremote", accountOrDevice, unlimited, noBody, (*Server).showRemote},
-	{"POST", "/trails/{id}/steps/?", accountOrDevice, unlimited, stateBody, (*Server).createStep},
-	{"GET", "/trails/{id}/steps/?", accountOrDevice, unlimited, noBody, (*Server).listSteps},
-	{"GET", "/trails/{id}/steps/{rev}/?", accountOrDevice, unlimited, noBody, (*Server).showStep},
+	{"POST", "/trails/{id}/steps/?", accountOrDevice, unlimited, stateBody, (*Server).createRevision},
+	{"GET", "/trails/{id}/steps/?", accountOrDevice, unlimited, noBody, (*Server).listRevisions},
+	{"GET", "/trails/{id}/steps/{rev}/?", accountOrDevice, unlimited, noBody, (*Server).showRevision},
 	{"GET", "/trails/{id}/steps/{rev}/.pvrremote", accountOrDevice, unlimited, noBody, (*Server).showRemote},
 	{"GET", "/trails/{id}/steps/{rev}/state", accountOrDevice, unlimited, noBody, (*Server).showState},
 	{"PUT", "/trails/{id}/steps/{rev}/state", accountOrDevice, unlimited, stateBody, (*Server).putState},
-	{"GET", "/trails/{id}/steps/{rev}/meta", accountOrDevice, unlimited, noBody, (*Server).showStepMeta},
-	{"PUT", "/trails/{id}/steps/{rev}/meta", scopedAccount, unlimited, trail.MaxMeta, (*Server).putStepMeta},
+	{"GET", "/trails/{id}/steps/{rev}/meta", accountOrDevice, unlimited, noBody, (*Server).showRevisionMeta},
+	{"PUT", "/trails/{id}/steps/{rev}/meta", scopedAccount, unlimited, trail.MaxMeta, (*Server).putRevisionMeta},
 	{"PUT", "/trails/{id}/steps/{rev}/progress", activeDevice, unlimited, trail.MaxProgress, (*Server).putProgress},
-	{"PUT", "/trails/{id}/steps/{rev}/cancel", scopedAccount, unlimited, noBody, (*Server).cancelStep},
-	{"PUT", "/trails/{id}/steps/{rev}/wontgo", scopedAccount, unlimited, noBody, (*Server).stopStep},
-	{"POST", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createStepObject},
-	{"GET", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, noBody, (*Server).listStepObjects},
-	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showStepObject},
+	{"PUT", "/trails/{id}/steps/{rev}/cancel", scopedAccount, unlimited, noBody, (*Server).cancelRevision},
+	{"PUT", "/trails/{id}/steps/{rev}/wontgo", scopedAccount, unlimited, noBody, (*Server).stopRevision},
+	{"POST", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createRevisionObject},
+	{"GET", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, noBody, (*Server).listRevisionObjects},
+	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showRevisionObject},
 	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}/blob", accountOrDevice, unlimited, noBody, (*Server).redirectToBlob},
 
 	// Objects and their contents, and devices' logs.
@@ -167,7 +167,7 @@ var routes = []route{
 	{"PUT", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).putBlob},
 	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).report},
 	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
-	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).followLogs},
+	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
 
 	// Pages for browsers.
 	{"GET", "/", fullVisitor, unlimited, noBody, (*Server).page},

@@ -1,10 +1,10 @@
-// Package hub is the hub's HTTP side: a handler file for each resource, and
-// nothing clever. Who may do what is decided in auth.go and nowhere else.
+// Package api is the hub's HTTP interface, with one file of handlers for each resource. Who may
+// do what is decided in access.go and the route table (routes.go), nowhere else.
 //
-// One listener serves people, their programs and devices, by TLS 1.3 alone. A
-// client certificate is asked for and not required; one that is sent must
-// chain to the device CA, or the handshake fails. Its leaf then identifies a
-// device, if the store knows it as active.
+// One listener serves people, their programs and devices, with TLS 1.3 only (unless the operator
+// allows TLS 1.2 too). The hub requests a client certificate and does not require one. If the
+// client sends one, it must chain to the device CA, or the handshake fails. The leaf certificate
+// identifies a device, if the store has it as an active device's.
 package api
 
 import (
@@ -32,23 +32,22 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Config is what a Server is made of. All fields are required unless a
-// default is given.
+// Config configures a Server. All fields are required, except those with a default.
 type Config struct {
 	Store   store.Store
 	CA      *pki.Hub
 	Onboard *onboard.Service
-	// Objects is where the contents of objects are kept.
+	// Objects stores the contents of objects.
 	Objects objects.Store
 	Log     *slog.Logger
 	Now     func() time.Time
 	// PublicURL is the https URL that clients use, without a trailing slash.
 	PublicURL string
-	// AlsoURLs are further URLs that lead here, such as the public one before the
-	// hub moved. Devices are told all of them.
+	// AlsoURLs are further URLs of this hub, such as its public URL before it moved. Every answer
+	// names all of them to devices.
 	AlsoURLs []string
-	// DataDir is the folder of the database and of the objects, whose disk is
-	// watched; empty: none is.
+	// DataDir is the folder of the database and the objects. The hub watches the free space of its
+	// disk. Empty: it watches none.
 	DataDir string
 	// Names are the DNS names and IP addresses of the TLS certificate.
 	Names []string
@@ -56,38 +55,35 @@ type Config struct {
 	Rates Rates
 	// Timeouts bound connections and requests. Default: see Timeouts.
 	Timeouts Timeouts
-	// ProxyProtocol are the addresses of TCP proxies, which begin each
-	// connection with a header of the PROXY protocol, version 2. Connections
-	// from elsewhere have none.
+	// ProxyProtocol are the addresses of TCP proxies. Each connection from them must begin with a
+	// PROXY protocol header, version 2; other connections must not.
 	ProxyProtocol []netip.Prefix
-	// OpenRegistration lets whoever asks make an account.
+	// OpenRegistration lets anyone create an account.
 	OpenRegistration bool
-	// TLS12 also lets TLS 1.2 in, for devices whose software has no other. A
-	// chip's activation needs TLS 1.3 all the same.
+	// TLS12 also accepts TLS 1.2, for devices whose software has no TLS 1.3. POST
+	// /onboard/activate requires TLS 1.3 anyway.
 	TLS12 bool
-	// ObjectQuota is how much an owner may keep, in bytes of objects and
-	// states. Default: 64 GiB.
+	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
 	ObjectQuota int64
-	// LogBounds and LogAge are how much of a device's log is kept, and how
-	// long. Default: 20,000 lines, 8 MiB, 30 days.
+	// LogBounds and LogAge are how much of each device's log is kept, and for how long. Default:
+	// 20,000 lines, 8 MiB, 30 days.
 	LogBounds store.LogBounds
 	LogAge    time.Duration
-	// EventsAge is how long the audit trail keeps events; negative: for ever.
-	// UnprovenAge is how long it keeps those that peers caused who had proven
-	// nothing, such as refused requests. Default: DefaultEventsAge,
-	// DefaultUnprovenAge.
+	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is
+	// how long it keeps events caused by peers that had not proven anything, such as refused
+	// requests. Default: DefaultEventsAge, DefaultUnprovenAge.
 	EventsAge, UnprovenAge time.Duration
-	// Proxy is in front of the hub and ends TLS; nil: there is none.
+	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
 	Proxy *Proxy
 	// Version is shown to people.
 	Version string
 }
 
-// Timeouts bound how long a client may take. Zero is the default.
+// Timeouts bound how long a client may take. A zero field means the default.
 type Timeouts struct {
 	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
-	Request time.Duration // for a request's body, and for the answer: 60 s. Uploads and downloads have 60 s for each block instead.
-	Idle    time.Duration // between two requests of a connection: 2 min
+	Request time.Duration // for a request's body, and for the answer: 60 s; uploads and downloads have 60 s for each block instead
+	Idle    time.Duration // between two requests on a connection: 2 min
 }
 
 func (t Timeouts) withDefaults() Timeouts {
@@ -102,18 +98,18 @@ type Server struct {
 	passwords *passwords
 	tokens    *bearer.Keys
 	accounts  *accountLimiter
-	// limiters are by the names of Rates: those that limit networks.
+	// limiters are the limits of networks, by their names in Rates.
 	limiters map[string]*limiter[netip.Prefix]
 	boots    *limiter[string] // measurements, by the device's id
 	handler  http.Handler
 
 	signedURLKey []byte
-	tally        tally // of frequent events
+	counters     eventCounters // of frequent events
 	uploads      uploads
 	space        *space
 }
 
-// New makes a server. It starts nothing.
+// New makes a server. It does not start anything.
 func New(cfg Config) (*Server, error) {
 	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Objects == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
 		return nil, errors.New("hub: the configuration is incomplete")
@@ -147,8 +143,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
-	// Names that no certificate can have show at the start, not at the first
-	// handshake.
+	// This fails now, and not at the first handshake, if a certificate cannot have these names.
 	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
 		return nil, err
 	}
@@ -159,7 +154,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
 		metrics:   newMetrics(prometheus.NewRegistry()),
-		tally:     tally{crowd: newCrowd()},
+		counters:  eventCounters{unproven: newUnprovenLimiter()},
 		passwords: p,
 		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
 		accounts:  newAccountLimiter(rates[accountRate]),
@@ -171,18 +166,18 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.handler = s.newHandler()
 	if cfg.Onboard.Unproven == nil {
-		cfg.Onboard.Unproven = s.unproven
+		cfg.Onboard.Unproven = s.recordUnproven
 	}
 	return s, nil
 }
 
-// Handler returns the routes, for a listener that does TLS as TLSConfig says.
-// A request on a resumed TLS session is refused if it has a client certificate.
+// Handler returns the handler of all routes, for a listener with the TLS of TLSConfig. It refuses
+// a request with a client certificate on a resumed TLS session.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// TLSConfig is TLS 1.3 with the hub's certificate; client certificates are
-// verified for client authentication against the device CA alone, and where
-// there is a proxy against its CA too: which of them it was, the chain tells.
+// TLSConfig is TLS 1.3 with the hub's certificate. Client certificates are verified for client
+// authentication against the device CA only, or, if there is a proxy, against the proxy's CAs
+// too. The verified chain shows which of them it was.
 func (s *Server) TLSConfig() *tls.Config {
 	version := uint16(tls.VersionTLS13)
 	if s.cfg.TLS12 {
@@ -193,18 +188,18 @@ func (s *Server) TLSConfig() *tls.Config {
 		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      s.clientCAs(),
-		// A resumed session carries the client's certificate, and nobody signs:
-		// a copied ticket would be the device without its TPM. Go decides
-		// before it knows the certificate, so nobody gets tickets.
+		// A resumed session has the client's certificate without a signature by its key: a copied
+		// ticket would be the device without its TPM. Go issues tickets before it knows the
+		// certificate, so no client gets one.
 		SessionTicketsDisabled: true,
 		VerifyConnection:       s.verifyPeer,
 		Time:                   s.cfg.Now,
 	}
 }
 
-// Serve serves on TCP listeners until ctx ends; then it lets running requests
-// finish, for at most ten seconds. It also expires enrolments that
-// nobody activated.
+// Serve serves on TCP listeners until ctx ends. Then running requests have ten seconds to finish.
+// It also removes expired data, collects unused objects and writes the counts of
+// events.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,
@@ -217,12 +212,12 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		ConnContext:       withConnState,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	ctx, failed := context.WithCancel(ctx) // a listener that fails ends the others
+	ctx, failed := context.WithCancel(ctx) // a listener that fails stops the others
 	defer failed()
 	var sweeping sync.WaitGroup
 	sweeping.Go(func() { s.sweep(ctx) })
-	sweeping.Go(func() { s.collecting(ctx) })
-	sweeping.Go(func() { s.tallying(ctx) })
+	sweeping.Go(func() { s.collectLoop(ctx) })
+	sweeping.Go(func() { s.flushLoop(ctx) })
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -247,9 +242,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	return <-stopped
 }
 
-// secured sets the headers that every answer has, finds out where a request
-// comes from, refuses requests that a page of another site caused, and turns a
-// panic into a logged 500.
+// secured sets the headers of every answer, finds a request's origin, refuses requests caused by
+// pages of other sites, and turns a panic into a logged 500.
 func (s *Server) secured(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -16,28 +16,28 @@ import (
 )
 
 const (
-	// tokenFor is how long a token is good. Pantacor's client cannot renew
-	// one by itself and asks for the password again, so it is a working day.
-	tokenFor = 12 * time.Hour
-	// sessionFor is how long a sign-in may be renewed.
-	sessionFor = 7 * 24 * time.Hour
+	// accessTokenLife is a working day, because Pantacor's client cannot renew an access token by
+	// itself and asks for the password again.
+	accessTokenLife = 12 * time.Hour
+	// sessionLife is how long the access token of a session can be renewed.
+	sessionLife = 7 * 24 * time.Hour
 )
 
-// cookieName holds a browser's session. The prefix makes browsers insist on
-// Secure, on this host alone, and on path "/".
+// cookieName is the cookie with a browser's access token. Its prefix makes browsers enforce Secure,
+// path "/", and that only this host receives it.
 const cookieName = "__Host-gangway"
 
 var errWrongPassword = problem(http.StatusUnauthorized, "wrong-password", "Check both and try again.", "The name or the password is wrong.")
 
 var errDisabled = problem(http.StatusForbidden, "account-disabled", "Ask the hub's operator to enable it.", "The account is disabled.")
 
-// signInAs makes a session and returns its token, good for tokenFor. scope is
-// as bearer.ParseScopes reads it; means is store.ByPage or store.ByAPI.
-func (s *Server) signInAs(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
+// signInWithPassword makes a session and returns an access token of it, and when that expires.
+// scope is in the form of bearer.ParseScopes; means is store.ByPage or store.ByAPI.
+func (s *Server) signInWithPassword(r *http.Request, login, password, scope, means string) (token string, expires time.Time, err error) {
 	ctx, addr := r.Context(), remoteAddr(r)
 	scopes, err := bearer.ParseScopes(scope)
 	if err != nil {
-		return "", expires, problem(http.StatusBadRequest, "scope", "Leave it out for all.", "%s.", err)
+		return "", expires, problem(http.StatusBadRequest, "scope", "Leave the scope out to get all scopes.", "%s.", err)
 	}
 	account, err := s.cfg.Store.AccountByLogin(ctx, login)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -46,42 +46,42 @@ func (s *Server) signInAs(r *http.Request, login, password, scope, means string)
 	now, from := s.cfg.Now(), network(addr)
 	lane, allowed := s.accounts.allow(login, account.ID, from, now)
 	if !allowed {
-		return "", expires, errTooManyTries
+		return "", expires, errTooManyAttempts
 	}
 	ok, err := s.passwords.check(ctx, lane, password, account.PasswordHash)
 	if err != nil {
 		return "", expires, err
 	}
 	if ok && account.Disabled {
-		s.unproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errDisabled.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in to the disabled account was refused."})
+		s.recordUnproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errDisabled.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in to the disabled account was refused."})
 		return "", expires, errDisabled
 	}
 	if ok {
 		id := rand.Text()
-		session := store.Session{TokenHash: sha256.Sum256([]byte(id)), AccountID: account.ID, Created: now, Expires: now.Add(sessionFor), Addr: addr, Means: means}
-		if token, expires, err = s.userToken(account, session, id, scopes, now); err != nil {
+		session := store.Session{TokenHash: sha256.Sum256([]byte(id)), AccountID: account.ID, Created: now, Expires: now.Add(sessionLife), Addr: addr, Means: means}
+		if token, expires, err = s.sessionToken(account, session, id, scopes, now); err != nil {
 			return "", expires, err
 		}
 		err = s.cfg.Store.CreateSession(ctx, session, account.PasswordHash)
 		if errors.Is(err, store.ErrChanged) || errors.Is(err, store.ErrNotFound) {
-			ok = false // while the password was being checked
+			ok = false // changed while the password was being checked
 		} else if err != nil {
 			return "", expires, err
 		}
 	}
 	if !ok {
-		s.unproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
+		s.recordUnproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
 		return "", expires, errWrongPassword
 	}
 	s.accounts.signedIn(account.ID, from, now)
-	actsAs(r, account, means)
-	s.often(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Message: "Signed in."})
+	actAsAccount(r, account, means)
+	s.recordOrCount(ctx, store.Event{Time: now, Kind: "account.signed-in", Owner: account.ID, Message: "Signed in."})
 	return token, expires, nil
 }
 
-// userToken signs a token of a session.
-func (s *Server) userToken(a store.Account, session store.Session, id, scopes string, now time.Time) (string, time.Time, error) {
-	expires := now.Add(tokenFor)
+// sessionToken signs an access token of a session.
+func (s *Server) sessionToken(a store.Account, session store.Session, id, scopes string, now time.Time) (string, time.Time, error) {
+	expires := now.Add(accessTokenLife)
 	if expires.After(session.Expires) {
 		expires = session.Expires
 	}
@@ -95,8 +95,8 @@ func (s *Server) userToken(a store.Account, session store.Session, id, scopes st
 	return token, expires, err
 }
 
-// renew gives a signed-in person another token of the same session, until
-// that ends; and a program another one of its API token, with the same scopes.
+// renew issues another access token with the same scopes: of the same session, until it ends; or,
+// for a program, of the same API token.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	in, now := signInOf(r), s.cfg.Now()
 	var token string
@@ -104,7 +104,7 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	if in.apiToken != nil {
 		token, _, err = s.apiAccessToken(in.account, *in.apiToken, in.claims.Scopes, now)
 	} else {
-		token, _, err = s.userToken(in.account, in.session, in.claims.Session, in.claims.Scopes, now)
+		token, _, err = s.sessionToken(in.account, in.session, in.claims.Session, in.claims.Scopes, now)
 	}
 	if err != nil {
 		return err
@@ -114,13 +114,13 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tokenAnswer is all that a sign-in answers: devices of Pantacor's take
-// exactly this form and no other field.
+// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form, without
+// other fields.
 type tokenAnswer struct {
 	Token string `json:"token"`
 }
 
-// jwks publishes the keys that tokens are verified by.
+// jwks publishes the keys that verify access tokens.
 func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", "max-age=3600")
@@ -149,7 +149,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 		return malformed
 	}
 	if device {
-		token, err := s.deviceLogin(r, body.Username, body.Password)
+		token, err := s.signInDevice(r, body.Username, body.Password)
 		if err != nil {
 			return err
 		}
@@ -159,16 +159,16 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	var token string
 	var err error
 	if strings.HasPrefix(body.Password, apiTokenPrefix) {
-		token, err = s.apiLogin(r, body.Username, body.Password, body.Scope)
+		token, err = s.signInWithAPIToken(r, body.Username, body.Password, body.Scope)
 		if !errors.Is(err, error(errWrongPassword)) {
 			if err == nil {
 				writeJSON(w, http.StatusOK, tokenAnswer{token})
 			}
 			return err
 		}
-		// It may be a password that only looks like one.
+		// A password may begin like an API token.
 	}
-	token, _, err = s.signInAs(r, body.Username, body.Password, body.Scope, store.ByAPI)
+	token, _, err = s.signInWithPassword(r, body.Username, body.Password, body.Scope, store.ByAPI)
 	if err != nil {
 		return err
 	}
@@ -176,26 +176,26 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logout ends a person's session. A program's API token is not its own to end.
+// logout ends a person's session. A program cannot end its API token.
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) error {
-	if err := s.signedOut(r, signInOf(r)); err != nil {
+	if err := s.endOwnSession(r, signInOf(r)); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
 }
 
-func (s *Server) signedOut(r *http.Request, in *signIn) error {
+func (s *Server) endOwnSession(r *http.Request, in *signIn) error {
 	if err := s.cfg.Store.DeleteSession(r.Context(), in.session.TokenHash); err != nil {
 		return err
 	}
-	s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "account.signed-out", Owner: in.account.ID, Message: "Signed out."})
+	s.recordOrCount(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "account.signed-out", Owner: in.account.ID, Message: "Signed out."})
 	return nil
 }
 
 func (s *Server) authStatus(w http.ResponseWriter, r *http.Request) error {
 	claims := signInOf(r).claims
-	claims.Session = "" // who shows the answer around gives nothing away
+	claims.Session = "" // a secret, and people may show the answer to others
 	claims.Nick = accountOf(r).Nick
 	writeJSON(w, http.StatusOK, claims)
 	return nil

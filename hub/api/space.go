@@ -222,8 +222,8 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// noRoom tells whether an error is a disk's that is full.
-func noRoom(err error) bool {
+// isDiskFull tells whether an error is a disk's that is full.
+func isDiskFull(err error) bool {
 	return errors.Is(err, store.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
@@ -232,7 +232,7 @@ var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try aga
 // trouble maps the store's passing trouble to answers; nil if it is none.
 func (s *Server) trouble(r *http.Request, err error) *Problem {
 	switch {
-	case noRoom(err):
+	case isDiskFull(err):
 		s.space.full()
 		s.log.Error("no room on the disk", "method", r.Method, "path", r.URL.Path, "err", err)
 		return errStorage

@@ -67,7 +67,7 @@ func trailProblem(err error) error {
 // whether it did this before does it again, and nothing changes.
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
-	s.sawDevice(r, d.ID)
+	s.markSeen(r, d.ID)
 	if err := requireOwner(d); err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	if made {
 		s.record(r.Context(), store.Event{Time: now, Kind: "trail.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q told its first state.", d.Nick)})
 	}
-	return s.answerTrail(w, r, t)
+	return s.writeTrail(w, r, t)
 }
 
 func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
@@ -103,10 +103,10 @@ func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answerTrail(w, r, t)
+	return s.writeTrail(w, r, t)
 }
 
-func (s *Server) answerTrail(w http.ResponseWriter, r *http.Request, t store.Trail) error {
+func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trail) error {
 	first, err := s.cfg.Store.Revision(r.Context(), t.Device, 0)
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
 	c := callerOf(r)
 	if c.Device != nil {
-		s.sawDevice(r, c.Device.ID)
+		s.markSeen(r, c.Device.ID)
 		t, err := s.cfg.Store.Trail(r.Context(), c.Device.ID)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -134,7 +134,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, views)
 		return nil
 	}
-	limit, err := limitOf(r, 1000)
+	limit, err := pageSize(r, 1000)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ type RemoteView struct {
 
 // showRemote is for the step in the path, or the newest.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+	step, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}

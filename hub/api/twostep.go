@@ -37,11 +37,11 @@ type TPMRegistered struct {
 // Its secret stays empty: a TPM needs none, and what it wants for its programs
 // it gets over a connection under its certificate.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
+	return answerRequest(s, w, r, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
 		d := registered.Device
 		writeJSON(w, http.StatusOK, TPMRegistered{
 			Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),
-			Device: Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+			Device: Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Owner: accountPRN(d.Owner), Nick: d.Nick,
 				TimeCreated: d.Created, TimeModified: d.Activated, Public: d.Public, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)},
 		})
 		return nil

@@ -116,8 +116,8 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// answerUndecided tells a machine to come again.
-func answerUndecided(w http.ResponseWriter, u *onboard.Undecided) {
+// answerWaiting tells a machine to come again.
+func answerWaiting(w http.ResponseWriter, u *onboard.Undecided) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))

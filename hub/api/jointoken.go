@@ -36,7 +36,7 @@ type TokenView struct {
 	Unreadable      []string       `json:"unreadable,omitempty"` // as in DeviceView
 }
 
-func viewToken(t store.JoinToken) TokenView {
+func viewJoinToken(t store.JoinToken) TokenView {
 	meta := t.DefaultUserMeta
 	if meta == nil {
 		meta = map[string]any{}
@@ -72,7 +72,7 @@ type TokenCreated struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewToken
 	if r.ContentLength != 0 {
 		if err := readJSON(r, &body); err != nil {
@@ -109,7 +109,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
-	v := viewToken(t)
+	v := viewJoinToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
 		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
 	})
@@ -118,11 +118,11 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 
 var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed, and let several devices come with one: max-uses.", "You have %d join tokens, as many as may be.", store.MaxJoinTokens)
 
-// listTokens lists join tokens, newest first: ?after=ID goes on after that
+// listJoinTokens lists join tokens, newest first: ?after=ID goes on after that
 // one, ?limit= is at most 1000, which is also the default.
-func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	limit, err := pageSize(q.Get("limit"), 1000)
+	limit, err := pageSize(r, 1000)
 	if err != nil {
 		return err
 	}
@@ -132,15 +132,15 @@ func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
 	}
 	views := make([]TokenView, len(tokens))
 	for i, t := range tokens {
-		views[i] = viewToken(t)
+		views[i] = viewJoinToken(t)
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }
 
-// endToken disables a join token, as Pantacor Hub does; with ?purge=true it
+// endJoinToken disables a join token, as Pantacor Hub does; with ?purge=true it
 // deletes one that is disabled.
-func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) endJoinToken(w http.ResponseWriter, r *http.Request) error {
 	a, id := accountOf(r), r.PathValue("id")
 	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
 	switch purge := r.URL.Query().Get("purge"); purge {
