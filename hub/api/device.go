@@ -216,7 +216,7 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 // user-meta and public.
 func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
-		return s.claim(w, r, challenge)
+		return s.claimDevice(w, r, challenge)
 	}
 	d, err := s.ownDevice(r)
 	if err != nil {

@@ -19,17 +19,17 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// deviceTokenLife is how long a device's token is good.
+// deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// Words before what a device's token stands on: the certificate that it was
-// given to, or the secret. The token ends with either.
+// The session claim of a device's access token is one of these prefixes and the start of the hash of
+// the certificate or secret that the token was issued for. The token ends together with it.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
 )
 
-// deviceToken signs a token of a device, unless its owner refuses it as cloned.
+// deviceToken signs an access token for a device, unless its owner refused it as cloned.
 func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires time.Time) (string, error) {
 	if d.Clone == store.CloneRefused {
 		return "", onboard.RefuseCloned
@@ -51,8 +51,7 @@ func accountPRN(id string) string {
 	return wire.AccountPRN + id
 }
 
-// signInByCertificate gives a device a token for programs that cannot use its
-// key.
+// signInByCertificate issues a device an access token, for programs that cannot use its TPM key.
 func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	token, err := s.deviceToken(d, byCertificate, d.IDevIDHash, time.Time{})
@@ -64,24 +63,24 @@ func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) err
 	return nil
 }
 
-// secretLife is how long a secret is good that a TPM's connection got.
+// secretLife is how long a secret of a device with a TPM is valid.
 const secretLife = 24 * time.Hour
 
-// SecretView is what a program on a device signs in with.
+// SecretView is the secret by which a program on a device signs in.
 type SecretView struct {
 	PRN     string    `json:"prn"`
 	Secret  string    `json:"secret"`
 	Expires time.Time `json:"expires"`
 }
 
-// newSecret gives a device's programs a short-lived secret in the place of the
-// last one: Pantavisor signs in with nothing else.
+// newSecret replaces the short-lived secret of a device's programs. Pantavisor can only sign in with
+// such a secret.
 func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	secret, hash := makeSecret()
 	expires := s.cfg.Now().Add(secretLife).UTC().Truncate(time.Second)
 	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
-		return errNotActive // since it was asked
+		return errNotActive // the device onboarded again, or was deleted, during the request
 	} else if err != nil {
 		return err
 	}
@@ -90,15 +89,14 @@ func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// KeptView says until when a secret is good now.
+// KeptView says when a secret expires.
 type KeptView struct {
 	PRN     string    `json:"prn"`
 	Expires time.Time `json:"expires"`
 }
 
-// keepSecret makes a device's last secret good for another while, also one
-// that has ended meanwhile: a program that reads its secret once, at its
-// start, keeps it for as long as the TPM vouches for it.
+// keepSecret extends the life of a device's last secret, even if it has expired. So a program that
+// reads its secret only at its start can use it as long as the TPM confirms it.
 func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body struct {
@@ -113,11 +111,11 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	}
 	hash := store.Hash(sha256.Sum256([]byte(body.Secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], last[:]) != 1 {
-		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the last secret that the device got.")
+		return problem(http.StatusConflict, "secret-unknown", "Get a new one: POST /device/secret.", "This is not the device's newest secret.")
 	}
 	expires := s.cfg.Now().Add(secretLife).UTC().Truncate(time.Second)
 	if err := s.cfg.Store.PutSecret(r.Context(), d.ID, d.IDevIDHash, hash, expires); errors.Is(err, store.ErrNotFound) {
-		return errNotActive // since it was asked
+		return errNotActive // the device onboarded again, or was deleted, during the request
 	} else if err != nil {
 		return err
 	}
@@ -126,8 +124,8 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// signInDevice checks a device's secret and returns a token. Secrets are random
-// and long, so their plain hash is enough.
+// signInDevice checks a device's secret and returns an access token. Secrets are long and random, so
+// an unsalted hash is enough.
 func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, error) {
 	ctx, now, id := r.Context(), s.cfg.Now(), strings.TrimPrefix(prn, wire.DevicePRN)
 	d, err := s.cfg.Store.Device(ctx, id)
@@ -144,7 +142,7 @@ func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, erro
 	hash := store.Hash(sha256.Sum256([]byte(secret)))
 	if err != nil || subtle.ConstantTimeCompare(hash[:], have[:]) != 1 {
 		s.recordUnproven(ctx, store.Event{Time: now, Kind: "device.sign-in-refused", Code: errWrongPassword.Code, Owner: d.Owner, Device: d.ID, Means: store.BySecret,
-			Message: fmt.Sprintf("Somebody tried to sign in as device %q with a wrong secret, or one that has expired.", d.Nick)})
+			Message: fmt.Sprintf("A sign-in as device %q was refused: the secret is wrong or has expired.", d.Nick)})
 		return "", errWrongPassword
 	}
 	token, err := s.deviceToken(d, bySecret, hash, time.Time{})
@@ -156,7 +154,7 @@ func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, erro
 	return token, nil
 }
 
-// markSeen records a sign of life.
+// markSeen records when and from where a device was last seen.
 func (s *Server) markSeen(r *http.Request, id string) {
 	if err := s.cfg.Store.SeenDevice(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
 		s.log.Error("last seen", "device", id, "err", err)

@@ -15,8 +15,7 @@ import (
 	"gangway/wire"
 )
 
-// enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
-// TPM: the one round trip.
+// enrol answers a TCG-CSR-IDEVID with certificates that are sealed to the TPM, in one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	return answerRequest(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
 		w.Header().Set("Content-Type", "application/json")
@@ -27,23 +26,23 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// bytesPerRequest is how many bytes of a request count as one, for the rate limit.
+// bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
 const bytesPerRequest = 16 << 10
 
-// answerRequest has a request of at most limit bytes judged, counts how it ended, and
-// answers: that it waits for a person, or as answer does.
+// answerRequest passes the body to judge, counts the outcome, and answers: with answer if judge
+// accepted the request, or that the device waits for a person's decision.
 func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
-	// What is large fills the hub sooner: each further 16 KiB is a request.
+	// A large body fills the disk sooner, so it counts as several requests.
 	if more := len(body) / bytesPerRequest; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
 		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
 		return errTooFast
 	}
-	made, err := judge(r.Context(), body, remoteAddr(r))
+	result, err := judge(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
 	var undecided *onboard.Undecided
 	if errors.As(err, &undecided) {
@@ -53,7 +52,7 @@ func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, jud
 	if err != nil {
 		return err
 	}
-	return answer(made)
+	return answer(result)
 }
 
 func outcome(err error) string {
@@ -72,14 +71,14 @@ func outcome(err error) string {
 
 // The activation proof is bound to the device's own TLS connection, which ends at the proxy if
 // there is one.
-var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
-	"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
+var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or configure the proxy to pass TLS through, or use Pantacor's two-step enrolment, which does not need a TLS connection of the device's own.",
+	"An activation is bound to the device's own TLS connection, and a proxy terminated this one.")
 
-// activate binds the device of this very connection.
+// activate makes the enrolment of the connection's certificate active.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	hash, _ := clientCertificate(r) // pendingDevice has one
 	if r.TLS.Version < tls.VersionTLS13 {
-		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation is bound to its connection, which must be of TLS 1.3.")
+		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation requires a TLS 1.3 connection.")
 	}
 	var body wire.ActivationRequest
 	if err := readJSON(r, &body); err != nil {
@@ -103,10 +102,10 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// aikCertificate serves a certificate of the AIK registry, which holds only
-// those that an activation proved: by the IAK's name in hexadecimal, which its
-// holder knows; or by the device's id, to the device and its owner. Every other
-// request gets the same answer, so that an id tells nobody which TPM is here.
+// aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an activation
+// proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows; or the device's id,
+// for the device and its owner. Every other request gets the same answer, so that an id does not
+// show which TPMs are registered.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)
@@ -131,4 +130,4 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the address in the certificate's subject alternative name. By a device's id, only the device and its owner find it.", "There is no such certificate, or it is not yours.")
+var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Certificate not found, or not yours.")

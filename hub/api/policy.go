@@ -10,19 +10,18 @@ import (
 	"gangway/hub/store"
 )
 
-// PolicyView is an owner's policy, and the hub's above it. Texts are YAML,
-// empty where there is none.
+// PolicyView is an owner's policy and the hub's policy. The texts are YAML, or empty.
 type PolicyView struct {
 	Policy     string     `json:"policy"`
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings say what in Policy has no effect, or is about TPMs that nobody
-	// makes; on the hub's own machine, what in HubPolicy.
+	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. On
+	// the hub's own machine they are about HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Warn fills Warnings. Texts that cannot be read have none.
+// Warn fills Warnings. A text that cannot be parsed has none.
 func (v *PolicyView) Warn() {
 	mine, err := policy.Parse([]byte(v.Policy))
 	if err != nil {
@@ -64,7 +63,7 @@ func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
 		return readError(err)
 	}
 	if _, err := policy.Parse(text); err != nil {
-		return problem(http.StatusBadRequest, "policy-malformed", "Mend it and send it again; what was in force still is.", "%s.", err)
+		return problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
 	}
 	return s.setPolicy(w, r, string(text), "changed")
 }
@@ -102,7 +101,7 @@ func (s *Server) putEKList(w http.ResponseWriter, r *http.Request) error {
 	}
 	list, err := policy.ParseEKList(text)
 	if err != nil {
-		return problem(http.StatusBadRequest, "ek-list-malformed", "Mend it and send it again; the list that was there still is.", "%s.", err)
+		return problem(http.StatusBadRequest, "ek-list-malformed", "Correct it and send it again. The previous list is still in force.", "%s.", err)
 	}
 	return s.setEKList(w, r, list, "changed")
 }
@@ -116,7 +115,7 @@ func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.
 	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the list of expected TPMs."})
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the EK list."})
 	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
 	return nil
 }

@@ -87,7 +87,7 @@ var routes = []route{
 	{"DELETE", "/auth/sessions/{id}", fullSession, unlimited, noBody, (*Server).endSession},
 	{"POST", "/auth/accounts/{id}/disable", fullSession, signInRate, jsonBody, (*Server).disableOwnAccount},
 	{"POST", "/auth/accounts/{id}/delete", fullSession, signInRate, jsonBody, (*Server).deleteOwnAccount},
-	{"POST", "/auth/accounts/?", anyone, signInRate, jsonBody, (*Server).register},
+	{"POST", "/auth/accounts/?", anyone, signInRate, jsonBody, (*Server).createAccount},
 	{"GET", "/auth/accounts/?", scopedAccount, unlimited, noBody, (*Server).listAccounts},
 	{"GET", "/auth/", scopedAccount, unlimited, noBody, (*Server).ownAccount},
 	{"GET", "/profiles/?", scopedAccount, unlimited, noBody, (*Server).listProfiles},

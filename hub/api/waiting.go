@@ -15,9 +15,9 @@ import (
 	"gangway/wire"
 )
 
-// WaitingView is a machine that waits for its owner's decision, or was denied.
+// WaitingView is a device that waits for its owner's decision, or that the owner denied.
 type WaitingView struct {
-	ID       string      `json:"id"` // while it waits: the device gets another one
+	ID       string      `json:"id"` // while it waits; an onboarded device has another id
 	Status   string      `json:"status"`
 	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`
@@ -28,15 +28,15 @@ type WaitingView struct {
 	Since    time.Time   `json:"since"`
 	LastSeen time.Time   `json:"last-seen"`
 	Expires  time.Time   `json:"expires"`
-	// Questions are the codes that a decision is about.
+	// Questions are the codes of the questions to decide.
 	Questions []string         `json:"questions"`
 	DecidedBy string           `json:"decided-by,omitempty"`
 	Decided   *time.Time       `json:"decided,omitempty"`
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-// viewWaiting shows a verdict that cannot be read as a question, so that one
-// machine does not hide the others.
+// viewWaiting converts a waiting device to its view. A verdict that cannot be parsed becomes a question,
+// so that one bad row does not make the whole list fail.
 func viewWaiting(w store.Waiting) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -50,7 +50,7 @@ func viewWaiting(w store.Waiting) WaitingView {
 	if err := json.Unmarshal(w.Verdict, &view.Verdict); err != nil {
 		view.Verdict = evidence.Verdict{}
 		view.Verdict.Fail("verdict", &evidence.Refusal{Code: "verdict-unreadable", Ask: true,
-			Reason: "What was judged of this machine cannot be read.", Hint: "Deny it, or let it come again."})
+			Reason: "The stored verdict about this device cannot be read.", Hint: "Deny the device, or wait for its next request."})
 	}
 	return view
 }
@@ -71,8 +71,8 @@ func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, true) }
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
-// decide takes a person's decision. Who names the questions that they saw is
-// told when the machine asks others by now.
+// decide applies the owner's decision. If the body names the questions that the owner saw, and the
+// device's questions have changed since, it fails.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`
@@ -91,14 +91,14 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 func decisionError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrChanged):
-		return problem(http.StatusConflict, "waiting-changed", "Look at it again, then decide.", "The machine came again in the meantime and leaves other questions open than you saw.")
+		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "The device has onboarded again since, and its questions have changed.")
 	case errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists what waits.", "No machine of yours with this id waits for a decision.")
+		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists the waiting devices.", "None of your waiting devices has this id.")
 	}
 	return err
 }
 
-// decideOnPage is decide for the page's form.
+// decideOnPage is decide for the form of the page.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if err := readForm(r); err != nil {
 		return err
@@ -107,7 +107,7 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if decision != "approve" && decision != "deny" {
 		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
 	}
-	// An absent list is an empty one: a page always says what it showed.
+	// Without the field the list is empty, not unknown: the page always sends the questions it showed.
 	questions := append([]string{}, r.PostForm["question"]...)
 	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)
@@ -116,7 +116,7 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// answerWaiting tells a machine to come again.
+// answerWaiting tells a waiting device when to retry.
 func answerWaiting(w http.ResponseWriter, u *onboard.Undecided) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))
