@@ -13,15 +13,15 @@ import (
 	"gangway/wire"
 )
 
-// DeviceView is a device as the API shows it: Pantacor Hub's fields first,
-// scalars before what users and devices write (its own clients take the first
-// match of a key anywhere in the document), then Gangway's.
+// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars stand before
+// what users and devices write, because Pantacor's clients take the first match of a key anywhere in
+// the document.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
 	Nick         string         `json:"nick"`
 	Owner        string         `json:"owner"`
-	Challenge    string         `json:"challenge,omitempty"` // for the device alone, while it is nobody's
+	Challenge    string         `json:"challenge,omitempty"` // only for the device itself, until it has an owner
 	OwnerNick    string         `json:"owner-nick"`
 	TimeCreated  time.Time      `json:"time-created"`
 	TimeModified time.Time      `json:"time-modified"`
@@ -33,22 +33,22 @@ type DeviceView struct {
 	TPM          TPMView        `json:"tpm"`
 	Machine      MachineView    `json:"machine"`
 	Key          string         `json:"key"`              // algorithm of the IDevID key
-	Boot         string         `json:"boot"`             // as store.BootMatches and the others
-	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused": whether several machines run with the TPM's state
-	TokenID      string         `json:"token-id"`         // the join token it first came with
+	Boot         string         `json:"boot"`             // store.BootMatches or another of its states
+	Cloned       string         `json:"cloned,omitempty"` // "suspected", "certain" or "refused", if several machines may run with the TPM's state
+	TokenID      string         `json:"token-id"`         // the join token of its first onboarding
 	UserMeta     map[string]any `json:"user-meta"`
 	DeviceMeta   map[string]any `json:"device-meta"`
-	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub took and no answer can contain
+	Unreadable   []string       `json:"unreadable,omitempty"` // JSON Pointers of metadata that an older hub accepted and that no answer can contain
 }
 
-// TPMView is the TPM, as its EK certificate and its attestation name it.
+// TPMView is the TPM, as its EK certificate and its attestation describe it.
 type TPMView struct {
 	Manufacturer string `json:"manufacturer"`
 	Model        string `json:"model"`
 	Firmware     string `json:"firmware"`
 }
 
-// MachineView is what the device says of the machine around its TPM.
+// MachineView is the machine, as the device describes it.
 type MachineView struct {
 	Model  string `json:"model"`
 	Serial string `json:"serial"`
@@ -84,9 +84,9 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 	return view
 }
 
-// listDevices lists a person's devices, another's public ones, or a device
-// itself. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p,
-// "!p": is not p), after, limit.
+// listDevices lists the calling account's devices, another account's public ones, or the calling
+// device. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p, "!p": is not p), after,
+// limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -143,7 +143,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// forOthers blanks what is the owner's alone.
+// forOthers clears the fields that only the owner may see.
 func (v DeviceView) forOthers() DeviceView {
 	v.RealIP, v.TokenID, v.Challenge, v.Boot, v.Cloned = "", "", "", "", ""
 	v.Machine, v.TPM = MachineView{}, TPMView{}
@@ -151,8 +151,8 @@ func (v DeviceView) forOthers() DeviceView {
 	return v
 }
 
-// showDevice shows a device to its owner and to itself, and a public one to
-// everybody who is signed in.
+// showDevice shows a device to its owner and to itself, and a public device to every signed-in
+// account.
 func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -168,7 +168,7 @@ func (s *Server) showDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDevice(w, r, of)
 }
 
-// showByNicks is showDevice with both nicks in the path.
+// showByNicks is showDevice with the nicks of owner and device in the path.
 func (s *Server) showByNicks(w http.ResponseWriter, r *http.Request) error {
 	of, err := s.accountByNick(r.Context(), r.PathValue("owner"))
 	if err != nil {
@@ -194,8 +194,8 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	return nil
 }
 
-// writeOwnRecord shows a device to itself, with its challenge while it is nobody's;
-// asking is a sign of life.
+// writeOwnRecord shows a device to itself, with its challenge until it has an owner. It also records
+// that the device was seen.
 func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.SeenDevice(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
@@ -207,13 +207,13 @@ func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.
 	if d.Owner == "" {
 		view.Challenge = s.challenge(d.ID)
 	}
-	view.Cloned = "" // one of the clones may be asking
+	view.Cloned = "" // the caller may be one of the clones
 	writeJSON(w, http.StatusOK, view)
 	return nil
 }
 
-// putDevice claims, with ?challenge=, or replaces what its owner may: nick,
-// user-meta and public.
+// putDevice claims the device, with ?challenge=, or replaces the fields that its owner may change:
+// nick, user-meta and public.
 func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	if challenge := r.URL.Query().Get("challenge"); challenge != "" {
 		return s.claimDevice(w, r, challenge)
@@ -239,7 +239,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		must string
 	}{{"id", body.ID, d.ID}, {"prn", body.PRN, wire.DevicePRN + d.ID}, {"owner", body.Owner, accountPRN(d.Owner)}} {
 		if same.is != nil && *same.is != "" && *same.is != same.must {
-			return problem(http.StatusBadRequest, "fixed-field", "Leave it as it is.", "A device's %s cannot be changed.", same.what)
+			return problem(http.StatusBadRequest, "fixed-field", "Leave the field out.", "A device's %s cannot be changed.", same.what)
 		}
 	}
 	if body.UserMeta != nil {
@@ -270,7 +270,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// writeDeviceByID writes the owner's device as it is now.
+// writeDeviceByID writes a device to its owner, with its current fields.
 func (s *Server) writeDeviceByID(w http.ResponseWriter, r *http.Request, id string) error {
 	d, err := s.cfg.Store.Device(r.Context(), id)
 	if err != nil {
@@ -303,14 +303,14 @@ func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) 
 	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// share publishes a device or takes it back.
+// share sets whether a device is public.
 func (s *Server) share(r *http.Request, d store.Device, public bool) error {
 	if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, public); err != nil || d.Public == public {
 		return err
 	}
 	e := store.Event{Time: s.cfg.Now(), Kind: "device.unpublished", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q is no longer public.", d.Nick)}
 	if public {
-		e.Kind, e.Message = "device.published", fmt.Sprintf("Device %q was published: everyone who is signed in may read its states and objects.", d.Nick)
+		e.Kind, e.Message = "device.published", fmt.Sprintf("Device %q was published: every signed-in account may read its states and objects.", d.Nick)
 	}
 	s.record(r.Context(), e)
 	return nil
@@ -324,7 +324,7 @@ func (s *Server) rename(r *http.Request, d store.Device, nick string) error {
 	return nil
 }
 
-var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick has characters that are not allowed, or is too long.")
+var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick is empty or too long, or has characters that are not allowed.")
 
 var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`)
 

@@ -8,10 +8,10 @@ import (
 	"gangway/hub/store"
 )
 
-// countUserMetaChange and countDeviceMetaReport count changes of metadata by the owner and by
-// the device.
+// countUserMetaChange counts changes of the user-meta by the owner, and countDeviceMetaReport changes
+// of the device-meta by the device.
 func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
-	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of %q was changed.", d.Nick)})
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of device %q was changed.", d.Nick)})
 }
 
 func (s *Server) countDeviceMetaReport(r *http.Request, d store.Device) {
@@ -36,7 +36,7 @@ func (s *Server) showDeviceMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// readMeta reads a meta that a request replaces another by, or a patch to it.
+// readMeta reads user-meta or device-meta, or a patch to it.
 func readMeta(r *http.Request) (map[string]any, error) {
 	var m map[string]any
 	return m, readJSON(r, &m)
@@ -65,7 +65,7 @@ func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// putDeviceMeta and patchDeviceMeta are the device's own alone.
+// putDeviceMeta and patchDeviceMeta are for the device itself, not for its owner.
 func (s *Server) putDeviceMeta(w http.ResponseWriter, r *http.Request) error {
 	return s.changeDeviceMeta(w, r, true)
 }
@@ -101,14 +101,15 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	return s.writeReportAnswer(w, r, d)
 }
 
-// writeReportAnswer answers a report, and asks for a measurement where the owner does.
+// writeReportAnswer answers a report. It asks the device for a boot measurement if the owner requested
+// one, or if the clone detection needs one.
 func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
 	if !measure {
-		if measure, err = s.askAgain(r, d); err != nil {
+		if measure, err = s.mustMeasureAgain(r, d); err != nil {
 			return err
 		}
 	}
@@ -136,7 +137,7 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// reportMeta merges a device's report of itself; each is also a sign of life.
+// reportMeta merges a device's report into its device-meta. It also records that the device was seen.
 func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 	var patch map[string]any
 	if err := readJSON(r, &patch); err != nil {

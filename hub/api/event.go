@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. With a Count it stands for as many
-// events of one day, the first at Time and the last at Last.
+// EventView is a line of an audit trail. With a Count it stands for that many equal events of one day,
+// the first at Time and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`
@@ -17,7 +17,7 @@ type EventView struct {
 	Count      int        `json:"count,omitempty"`
 	Kind       string     `json:"kind"`
 	Code       string     `json:"code,omitempty"`
-	Owner      string     `json:"owner,omitempty"` // prn of the account whose trail it is in
+	Owner      string     `json:"owner,omitempty"` // prn of the account whose trail has the event
 	Device     string     `json:"device,omitempty"`
 	Token      string     `json:"token,omitempty"` // a join token's id
 	Actor      string     `json:"actor,omitempty"` // prn of the account or device, or "operator:" and a name
@@ -34,7 +34,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if v := q.Get("before"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 {
-			return problem(http.StatusBadRequest, "before", "Use the seq of an event.", "\"before\" is no positive number.")
+			return problem(http.StatusBadRequest, "before", "Use the seq of an event.", "\"before\" is not a positive number.")
 		}
 		f.Before = n
 	}
@@ -66,7 +66,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ViewEvents turns events into what the API shows of them.
+// ViewEvents converts events to their views.
 func ViewEvents(events []store.Event) []EventView {
 	views := make([]EventView, len(events))
 	for i, e := range events {

@@ -12,8 +12,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EvidenceView is the chain from the TPM's maker to today's certificate, for
-// an auditor who wants to check it again. Certificates are PEM.
+// EvidenceView is the certificate chain from the TPM's maker to the device's current certificate, so
+// that an auditor can check it again. Certificates are PEM.
 type EvidenceView struct {
 	Device            string           `json:"device"`
 	State             string           `json:"state"`
@@ -36,7 +36,7 @@ func (s *Server) showEvidence(w http.ResponseWriter, r *http.Request) error {
 	}
 	e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
 	if errors.Is(err, store.ErrNotFound) {
-		return problem(http.StatusNotFound, "no-evidence", "Onboard it with its TPM to have some.", "The device joined without showing a TPM.")
+		return problem(http.StatusNotFound, "no-evidence", "Onboard the device with its TPM to get evidence.", "The device was registered without evidence of a TPM.")
 	}
 	if err != nil {
 		return err

@@ -117,7 +117,7 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	}
 	if d.Owner != "" {
 		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID,
-			Message: fmt.Sprintf("Device %q was registered without a TPM.", d.Nick)})
+			Message: fmt.Sprintf("Device %q was registered without evidence of a TPM.", d.Nick)})
 	}
 	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: accountPRN(d.Owner), Nick: d.Nick,
 		TimeCreated: d.Created, TimeModified: d.Activated, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)}
