@@ -16,8 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves a content to whoever has its address. It is never a page:
-// whatever its owner says it is, a browser gets a file to save.
+// getBlob serves a content. Whatever MIME type its owner named, browsers save it as a file and never
+// show it as a page.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	// The owner may have lost it since the URL was signed.
@@ -30,7 +30,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	content, err := s.cfg.Objects.Open(r.Context(), o.Sum)
 	if errors.Is(err, objects.ErrNotFound) {
-		s.log.Error("the content of an object is gone", "sha256", hex.EncodeToString(o.Sum[:]))
+		s.log.Error("the content of an object is missing", "sha256", hex.EncodeToString(o.Sum[:]))
 		return store.ErrNotFound
 	}
 	if err != nil {
@@ -47,12 +47,12 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
-	// Every block that is read was preceded by one that the client took.
+	// A block is read only after the client received the one before it.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
 	}{readerFunc(func(p []byte) (int, error) {
-		if err := rc.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		if err := rc.SetWriteDeadline(time.Now().Add(blockTimeout)); err != nil {
 			return 0, err
 		}
 		return content.Read(p)
@@ -64,30 +64,29 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// patience is how long the hub waits for the next block of an upload or
-// download. minSpeed is the mean speed, in bytes a second, below which an
-// upload has taken too long.
+// blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is the
+// lowest mean speed of an upload, in bytes a second; a slower one is ended.
 const (
-	patience = 60 * time.Second
+	blockTimeout = 60 * time.Second
 	minSpeed = 4 << 10
 )
 
-// upload is a PUT under way.
+// upload is a running PUT.
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
-	whole int64     // bytes that it takes on the disk
-	size  int64     // of those, the bytes that count against the owner's quota while it runs
-	end   time.Time // not later than this
+	whole int64     // its size on the disk, in bytes
+	size  int64     // the part of whole that counts against the owner's quota while it runs
+	end   time.Time // the deadline of the whole upload
 
-	broken error // set by Read: it was the client's side that broke
+	broken error // set by Read, if receiving failed
 
 	mu   sync.Mutex
-	over bool      // guarded by mu: another upload took its place
-	last time.Time // guarded by mu: when something came last
+	over bool      // guarded by mu: another upload replaced it
+	last time.Time // guarded by mu: when data last arrived
 }
 
-// newUpload is the upload of an object that begins now.
+// newUpload is an upload that starts now.
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
@@ -100,10 +99,10 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	return u
 }
 
-var errOvertaken = errors.New("hub: a newer upload of the same object took its place")
+var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
 
-// Read waits with patience, and remembers whether it was the client's side
-// that broke.
+// Read waits up to blockTimeout. It records in broken whether receiving failed, to distinguish that from
+// failures of the object store.
 func (u *upload) Read(p []byte) (int, error) {
 	if err := u.wait(); err != nil {
 		u.broken = err
@@ -127,15 +126,14 @@ func (u *upload) wait() error {
 	if u.over {
 		return errOvertaken
 	}
-	until := time.Now().Add(patience)
+	until := time.Now().Add(blockTimeout)
 	if until.After(u.end) {
 		until = u.end
 	}
 	return u.rc.SetReadDeadline(until)
 }
 
-// giveWay stops the upload if nothing has come for a while: it is most likely
-// the other end of a broken connection.
+// giveWay stops the upload if no data has arrived for a while: its connection is probably broken.
 func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -143,32 +141,31 @@ func (u *upload) giveWay(now time.Time) bool {
 		return false
 	}
 	u.over = true
-	// A failure leaves it to the deadline that was set before.
+	// If this fails, the earlier deadline ends the upload.
 	_ = u.rc.SetReadDeadline(now)
 	return true
 }
 
-// Bounds of the uploads of one object by one owner. More than uploadsOfOne at
-// once would only fill the disk: others wait for their turn, and take the
-// place of one that is stalled.
+// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would only
+// fill the disk: further ones wait for their turn, or replace a stalled one.
 const (
 	uploadsOfOne = 2
 	stalledAfter = 3 * time.Second
-	turnTimeout  = 2 * time.Minute // how long one waits for its turn
+	turnTimeout  = 2 * time.Minute // how long an upload waits for its turn
 )
 
-var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded over other connections.")
+var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded on other connections.")
 
-// uploads are those under way.
+// uploads are the running uploads.
 type uploads struct {
 	mu      sync.Mutex
 	running map[store.Object][]*upload // guarded by mu; the key has Owner and Sum only
-	bytes   map[string]int64           // guarded by mu: sizes of what runs, by owner
-	ended   chan struct{}              // guarded by mu: closed when one ends, and made again
+	bytes   map[string]int64           // guarded by mu: sizes of the running uploads, by owner
+	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is how many bytes the owner may still
-// keep: what runs already has taken its part of it.
+// begin waits for an upload's turn. room is how many bytes the owner may still store, including those of
+// the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
 	give := time.Now().Add(turnTimeout)
 	for {
@@ -186,13 +183,12 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-ended:
-		case <-time.After(stalledAfter / 4): // one may be stalled by then
+		case <-time.After(stalledAfter / 4): // another upload may have stalled
 		}
 	}
 }
 
-// try begins an upload if it is its turn; else ended is closed when another
-// one ends.
+// try begins an upload if it is its turn. If not, ended is closed when another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -205,7 +201,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// Its bytes count until it has ended.
+		// Its bytes count until finish.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -216,7 +212,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 	return true, nil, nil
 }
 
-// all is how many bytes the uploads that run will have taken.
+// all is the size of all running uploads, in bytes.
 func (u *uploads) all() (n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -243,9 +239,8 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob takes a content. 200 means that it is there, whole, checked and
-// durable; anything else that nothing has changed, and that it can be sent
-// again, as often as needed while the address is good.
+// putBlob stores a content. 200 means that it is complete, verified and durable. Any other status means
+// that nothing has changed; the client may send it again until the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -253,48 +248,48 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Some clients send an empty file in chunks. Whatever the length says, size
-	// and hash decide.
+	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks size
+	// and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
-		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the right one.", "The upload has %d bytes, and %d were announced.", r.ContentLength, o.Size)
+		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the announced content.", "The upload has %d bytes, but %d were announced.", r.ContentLength, o.Size)
 	}
 	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
 	if err != nil {
 		return err
 	}
-	if !s.space.fits(o.Size, s.uploads.all()) {
+	if !s.space.hasRoomFor(o.Size, s.uploads.all()) {
 		return errStorage
 	}
 	one := newUpload(w, r.Body, o)
 	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)
 	if err != nil {
-		_ = one.rc.SetWriteDeadline(time.Now().Add(patience)) // it may have waited long
+		_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the turn may have come late
 		return trailProblem(err)
 	}
 	defer end()
 	err = s.cfg.Objects.Put(r.Context(), o.Sum, o.Size, one)
-	// The server's own deadline may have passed meanwhile. What is left of a
-	// broken body is not waited for.
-	_ = one.rc.SetWriteDeadline(time.Now().Add(patience))
+	// The server's own deadline may have passed during the upload. The rest of a broken body is not
+	// read.
+	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
 		w.Header().Set("Connection", "close")
 	}
 	switch {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
-		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "What came is not the content that was announced: its size or its SHA-256 differs.")
+		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "The size or the SHA-256 of the upload differs from what was announced.")
 	case one.broken != nil:
-		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload did not come to its end.")
+		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
-	// An upload may take long: who has meanwhile ended leaves nothing.
+	// The upload may have taken long. If the credential was revoked during it, nothing is stored.
 	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
-		return cmp.Or(err, error(errAddressRevoked))
+		return cmp.Or(err, error(errURLRevoked))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrCondemned):
-		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "The object was announced anew, with another size, during the upload.")
+		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "During the upload, the object was announced again with another size.")
 	case err != nil:
 		return trailProblem(err)
 	}
@@ -302,7 +297,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload waits while an old content with the same hash is being removed.
+// beginUpload starts an upload in the store. It waits while the collector removes an old content with the
+// same hash.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	give := time.Now().Add(10 * time.Second)
 	for {

@@ -10,15 +10,14 @@ import (
 	"gangway/hub/ui"
 )
 
-// devicesOnPage is how many devices the page shows.
+// devicesOnPage is how many devices the page shows at most.
 const devicesOnPage = 200
 
-// waitingOnPage is how many machines that wait the page shows.
+// waitingOnPage is how many waiting devices, and how many cloned ones, the page shows at most.
 const waitingOnPage = 50
 
-// page is the list of devices for who is signed in, and the sign-in for who
-// is not.
-func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
+// showHome is the page of a signed-in account, and the sign-in form for anyone else.
+func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
 	account := callerOf(r).Account
 	if account == nil {
 		return s.signInPage(w, http.StatusOK, ui.SignIn{})
@@ -62,7 +61,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
-	var page bytes.Buffer // so that a failure is answered as one
+	var page bytes.Buffer // so that a failure can still be answered as one
 	if err := ui.WriteHome(&page, h); err != nil {
 		return err
 	}

@@ -40,10 +40,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var refusal *evidence.Refusal
 	var tooLarge *http.MaxBytesError
 	var meta *store.MetaError
-	trouble := s.trouble(r, err)
+	temporary := s.temporaryProblem(r, err)
 	switch {
-	case trouble != nil:
-		p = trouble
+	case temporary != nil:
+		p = temporary
 	case errors.As(err, &p):
 	case errors.As(err, &refusal):
 		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}

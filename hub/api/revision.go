@@ -13,11 +13,11 @@ import (
 	"gangway/wire"
 )
 
-// RevisionView is a step of a trail. The order of its fields is part of the
-// protocol: devices take the first match of a key anywhere in the document,
-// so what they look for stands before what people and devices write.
+// RevisionView is a revision of a trail; Pantacor calls it a revision. The order of its fields is part of the
+// protocol: devices take the first match of a key anywhere in the document, so the fields that they read
+// come before those that people and devices write.
 type RevisionView struct {
-	ID           string          `json:"id"` // the device's, a hyphen, and rev
+	ID           string          `json:"id"` // the device's id, a hyphen, and rev
 	Owner        string          `json:"owner"`
 	Device       string          `json:"device"`
 	TrailID      string          `json:"trail-id"`
@@ -34,7 +34,7 @@ type RevisionView struct {
 	State        json.RawMessage `json:"state"`
 	CommitMsg    string          `json:"commit-msg"`
 	Meta         json.RawMessage `json:"meta"`
-	UsedObjects  []string        `json:"used_objects,omitempty"` // not for devices, who read at most 2 MiB
+	UsedObjects  []string        `json:"used_objects,omitempty"` // not in answers to devices, which read at most 2 MiB
 }
 
 func viewRevision(s store.Revision, c caller) RevisionView {
@@ -47,7 +47,7 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 		view.ProgressTime = s.ProgressTime.UTC()
 	}
 	if c.Owner != s.Owner {
-		view.Meta = []byte("{}") // what the owner's programs note for themselves
+		view.Meta = []byte("{}") // private notes of the owner's programs
 	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
@@ -59,20 +59,19 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	return view
 }
 
-// trailRevision finds the step that a request is about: {rev}, or the newest. It is
-// the caller's, who may change it.
+// trailRevision finds the revision in the path, or the newest, in a trail that the caller may change.
 func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
 	return s.revisionIn(r, d, err)
 }
 
-// readableRevision is trailRevision for a caller who only reads.
+// readableRevision is trailRevision for a request that only reads.
 func (s *Server) readableRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.readableTrailDevice(r)
 	return s.revisionIn(r, d, err)
 }
 
-// revisionIn finds the request's step in the trail of a device that was found.
+// revisionIn finds the revision in the path, or the newest, in the trail of a device.
 func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.Revision, error) {
 	if err != nil {
 		return store.Revision{}, err
@@ -86,10 +85,10 @@ func (s *Server) revisionIn(r *http.Request, d store.Device, err error) (store.R
 	return s.cfg.Store.Revision(r.Context(), d.ID, rev)
 }
 
-// maxCommitMsg is in bytes.
+// maxCommitMsg bounds a commit message, in bytes.
 const maxCommitMsg = 16 << 10
 
-// createRevision appends a state to a trail.
+// createRevision appends a revision to a trail.
 func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.trailDevice(r)
 	if err != nil {
@@ -105,7 +104,7 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		CommitMsg string          `json:"commit-msg"`
 		Meta      json.RawMessage `json:"meta"`
 	}
-	// Strictly further down: what is wrong with the state has a code of its own.
+	// The strict decoding comes below, because errors of the state have their own code.
 	if err := json.Unmarshal(text, &body); err != nil {
 		return badBody(err)
 	}
@@ -114,10 +113,10 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		rev = *body.Rev
 	}
 	if rev < -1 || rev > 1<<31 {
-		return problem(http.StatusBadRequest, "rev", "Leave rev out, or use -1, for the next one.", "The rev is no step's number.")
+		return problem(http.StatusBadRequest, "rev", "Leave rev out, or use -1, for the next revision.", "\"rev\" is not a valid revision number.")
 	}
 	if len(body.CommitMsg) > maxCommitMsg {
-		return problem(http.StatusBadRequest, "commit-msg", "Write less.", "The commit message has more than %d bytes.", maxCommitMsg)
+		return problem(http.StatusBadRequest, "commit-msg", "Write a shorter message.", "The commit message has more than %d bytes.", maxCommitMsg)
 	}
 	state, err := trail.ParseState(body.State)
 	if err != nil {
@@ -133,7 +132,7 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 		return badBody(err)
 	}
 	c, now := callerOf(r), s.cfg.Now()
-	step, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
+	added, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
 		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.RevisionNew,
 		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: meta,
 		Progress: trail.NewProgress(store.RevisionNew, 0, ""), Posted: now, Modified: now,
@@ -141,22 +140,21 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return trailProblem(err)
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Step %d was posted to device %q.", step.Rev, d.Nick)})
-	writeJSON(w, http.StatusOK, viewRevision(step, c))
+	s.record(r.Context(), store.Event{Time: now, Kind: "step.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Revision %d was posted to device %q.", added.Rev, d.Nick)})
+	writeJSON(w, http.StatusOK, viewRevision(added, c))
 	return nil
 }
 
 func badMeta(err error) error {
-	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta cannot be taken: %v.", err)
+	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta is not valid: %v.", err)
 }
 
-// revisionPageBytes ends an answer of steps once it has this many bytes; what is left is
-// asked for with ?after=. With the largest step on top it is less than the
-// 2 MiB that a device reads.
+// revisionPageBytes is the size at which a page of revisions ends; the client continues with ?after=. One
+// more revision of the largest size keeps the page below the 2 MiB that a device reads.
 const revisionPageBytes = 512 << 10
 
-// listRevisions lists by status. Without a filter a device gets the one new step
-// that comes next, and a person all that are not done.
+// listRevisions lists revisions by status. Without a filter, a device gets only its next new revision, and
+// an account all that are not done.
 func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.readableTrailDevice(r)
 	if err != nil {
@@ -169,7 +167,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	}
 	if v := q.Get("after"); v != "" {
 		if f.After, err = strconv.Atoi(v); err != nil || f.After < -1 {
-			return problem(http.StatusBadRequest, "after", "Use the rev of a step.", "\"after\" is no step's number.")
+			return problem(http.StatusBadRequest, "after", "Use the rev of a revision.", "\"after\" is not a valid revision number.")
 		}
 	}
 	filter := `{"$ne":"DONE"}`
@@ -182,7 +180,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 		f.Limit = 1
 	}
 	if f.Statuses, err = trail.ParseStatuses(filter); err != nil {
-		return problem(http.StatusBadRequest, "filter", "See /openapi.json for what can be asked.", "progress.status: %v.", err)
+		return problem(http.StatusBadRequest, "filter", "See /openapi.json for the filters.", "\"progress.status\" is not valid: %v.", err)
 	}
 	if _, err := s.cfg.Store.Trail(r.Context(), d.ID); err != nil {
 		return err
@@ -192,34 +190,34 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	views := make([]RevisionView, len(list))
-	for i, step := range list {
-		views[i] = viewRevision(step, c)
+	for i, revision := range list {
+		views[i] = viewRevision(revision, c)
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }
 
 func (s *Server) showRevision(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableRevision(r)
+	revision, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, viewRevision(step, callerOf(r)))
+	writeJSON(w, http.StatusOK, viewRevision(revision, callerOf(r)))
 	return nil
 }
 
 func (s *Server) showState(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableRevision(r)
+	revision, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, json.RawMessage(step.State))
+	writeJSON(w, http.StatusOK, json.RawMessage(revision.State))
 	return nil
 }
 
-// putState exchanges the state of a step that no device has taken.
+// putState replaces the state of a revision that the device has not started yet.
 func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.trailRevision(r)
+	revision, err := s.trailRevision(r)
 	if err != nil {
 		return err
 	}
@@ -231,26 +229,26 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badState(err)
 	}
-	step.State, step.StateSum, step.Objects, step.Modified = state.JSON, state.Sum, state.Objects, s.cfg.Now()
-	if err := s.cfg.Store.SetState(r.Context(), step, s.cfg.ObjectQuota); err != nil {
+	revision.State, revision.StateSum, revision.Objects, revision.Modified = state.JSON, state.Sum, state.Objects, s.cfg.Now()
+	if err := s.cfg.Store.SetState(r.Context(), revision, s.cfg.ObjectQuota); err != nil {
 		return trailProblem(err)
 	}
-	s.count(r.Context(), store.Event{Time: step.Modified, Kind: "step.state-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The state of step %d was replaced.", step.Rev)})
-	writeJSON(w, http.StatusOK, json.RawMessage(step.State))
+	s.count(r.Context(), store.Event{Time: revision.Modified, Kind: "step.state-changed", Owner: revision.Owner, Device: revision.Device, Message: fmt.Sprintf("The state of revision %d was replaced.", revision.Rev)})
+	writeJSON(w, http.StatusOK, json.RawMessage(revision.State))
 	return nil
 }
 
 func (s *Server) showRevisionMeta(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.trailRevision(r)
+	revision, err := s.trailRevision(r)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, json.RawMessage(step.Meta))
+	writeJSON(w, http.StatusOK, json.RawMessage(revision.Meta))
 	return nil
 }
 
 func (s *Server) putRevisionMeta(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.ownRevision(r)
+	revision, err := s.ownRevision(r)
 	if err != nil {
 		return err
 	}
@@ -262,15 +260,15 @@ func (s *Server) putRevisionMeta(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badMeta(err)
 	}
-	if err := s.cfg.Store.SetMeta(r.Context(), step.Device, step.Rev, meta, s.cfg.Now()); err != nil {
+	if err := s.cfg.Store.SetMeta(r.Context(), revision.Device, revision.Rev, meta, s.cfg.Now()); err != nil {
 		return err
 	}
-	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "step.meta-changed", Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("The metadata of step %d was replaced.", step.Rev)})
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "step.meta-changed", Owner: revision.Owner, Device: revision.Device, Message: fmt.Sprintf("The metadata of revision %d was replaced.", revision.Rev)})
 	writeJSON(w, http.StatusOK, json.RawMessage(meta))
 	return nil
 }
 
-// ownRevision is trailRevision where people alone may ask.
+// ownRevision is trailRevision for routes that only accounts may call.
 func (s *Server) ownRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -283,7 +281,7 @@ func (s *Server) ownRevision(r *http.Request) (store.Revision, error) {
 	return s.cfg.Store.Revision(r.Context(), d.ID, rev)
 }
 
-// putProgress takes a device's report on a step of its own.
+// putProgress stores a device's report about one of its revisions.
 func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	if d.ID != r.PathValue("id") {
@@ -300,7 +298,7 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	}
 	status, progress, err := trail.ParseProgress(body)
 	if err != nil {
-		return problem(http.StatusBadRequest, "progress-malformed", "Send a JSON object with the step's status.", "The progress cannot be taken: %v.", err)
+		return problem(http.StatusBadRequest, "progress-malformed", "Send a JSON object with the revision's status.", "The progress is not valid: %v.", err)
 	}
 	if err := s.cfg.Store.SetProgress(r.Context(), d.ID, rev, status, progress, s.cfg.Now()); err != nil {
 		return trailProblem(err)
@@ -309,32 +307,32 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// cancelRevision takes back a step that no device has taken.
+// cancelRevision withdraws a revision that the device has not started yet.
 func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, store.RevisionNew, store.RevisionCancelled, "Cancelled by its owner.")
 }
 
-// stopRevision gives up a step that a device is at.
+// stopRevision gives up a revision that the device has started.
 func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
 	return s.moveRevision(w, r, store.RevisionInProgress, store.RevisionWontGo, "Given up by its owner.")
 }
 
 func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to store.RevisionStatus, message string) error {
-	step, err := s.ownRevision(r)
+	revision, err := s.ownRevision(r)
 	if err != nil {
 		return err
 	}
 	now := s.cfg.Now()
 	progress := trail.NewProgress(to, 100, message)
-	err = s.cfg.Store.MoveRevision(r.Context(), step.Device, step.Rev, from, to, progress, now)
+	err = s.cfg.Store.MoveRevision(r.Context(), revision.Device, revision.Rev, from, to, progress, now)
 	if err == store.ErrStatus {
-		return problem(http.StatusBadRequest, "step-status", "Read the step to see its status.", "The step's status is not %s.", from)
+		return problem(http.StatusBadRequest, "step-status", "Read the revision to see its status.", "The revision's status is not %s.", from)
 	}
 	if err != nil {
 		return err
 	}
-	step.Status, step.Progress, step.Modified = to, progress, now
-	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: step.Owner, Device: step.Device, Message: fmt.Sprintf("Step %d: %s", step.Rev, message)})
-	writeJSON(w, http.StatusOK, viewRevision(step, caller{Owner: step.Owner}))
+	revision.Status, revision.Progress, revision.Modified = to, progress, now
+	s.record(r.Context(), store.Event{Time: now, Kind: "step.moved", Code: string(to), Owner: revision.Owner, Device: revision.Device, Message: fmt.Sprintf("Revision %d: %s", revision.Rev, message)})
+	writeJSON(w, http.StatusOK, viewRevision(revision, caller{Owner: revision.Owner}))
 	return nil
 }

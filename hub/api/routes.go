@@ -165,12 +165,12 @@ var routes = []route{
 	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},
 	{"GET", "/local-s3/{token}", urlHolder, unlimited, noBody, (*Server).getBlob},
 	{"PUT", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).putBlob},
-	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).report},
+	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).appendLogs},
 	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
 	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
 
 	// Pages for browsers.
-	{"GET", "/", fullVisitor, unlimited, noBody, (*Server).page},
+	{"GET", "/", fullVisitor, unlimited, noBody, (*Server).showHome},
 	{"GET", "/style.css", anyone, unlimited, noBody, (*Server).styleSheet},
 	{"POST", "/sign-in", anyone, signInRate, formBody, (*Server).signIn},
 	{"POST", "/sign-out", visitor, unlimited, noBody, (*Server).signOut},

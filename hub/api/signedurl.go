@@ -115,12 +115,12 @@ type signedURL struct {
 	by     credential
 }
 
-const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
+const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 
 var (
-	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
-	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session, the API token or the device that asked for the address has ended, the account was disabled, or the device is no longer public.")
+	errNotSigned      = problem(http.StatusNotFound, "no-such-address", getNewURL, "This is not a URL that the hub signed for this method.")
+	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
 )
 
 // readSignedURL verifies {token}, for the request's method.
@@ -131,19 +131,19 @@ func (s *Server) readSignedURL(r *http.Request) (*signedURL, error) {
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
 	if err != nil || len(b) != signedURLSize {
-		return nil, errNoAddress
+		return nil, errNotSigned
 	}
 	if !hmac.Equal(b, s.appendMAC(append([]byte(nil), b[:signedURLHead]...))) || b[0] != signedURLVersion || b[1] != method[0] {
-		return nil, errNoAddress
+		return nil, errNotSigned
 	}
 	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
-		return nil, errAddressExpired
+		return nil, errURLExpired
 	}
 	u := &signedURL{by: credential(b[54 : 54+credentialSize])}
 	u.object.Owner = hex.EncodeToString(b[10:22])
 	copy(u.object.Sum[:], b[22:54])
 	if valid, err := s.checkCredential(r.Context(), u.by); err != nil || !valid {
-		return nil, cmp.Or(err, error(errAddressRevoked))
+		return nil, cmp.Or(err, error(errURLRevoked))
 	}
 	return u, nil
 }
