@@ -12,69 +12,68 @@ import (
 	"gangway/wire"
 )
 
-// verifyAgain asks for a person's password again, before what a stolen
-// session must not do. It takes the same places and limits as a sign-in.
-func (s *Server) verifyAgain(r *http.Request, password string) error {
-	in, now := signed(r), s.cfg.Now()
+// verifyPasswordAgain checks the password in the body of a request that a stolen session must not
+// be able to make. It has the same queue and rate limits as a sign-in.
+func (s *Server) verifyPasswordAgain(r *http.Request, password string) error {
+	in, now := signInOf(r), s.cfg.Now()
 	lane, allowed := s.accounts.allow(in.account.Nick, in.account.ID, network(remoteAddr(r)), now)
 	if !allowed {
-		return errTooManyTries
+		return errTooManyAttempts
 	}
 	ok, err := s.passwords.check(r.Context(), lane, password, in.account.PasswordHash)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		// Not 401: the session is good, and clients would throw it away.
+		// Not 401: the session is still valid, and clients would discard it.
 		p := problem(http.StatusForbidden, "current-password", "Check it and try again.", "The current password is wrong.")
-		s.often(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "In a session, a wrong current password was given."})
+		s.recordOrCount(r.Context(), store.Event{Time: now, Kind: "account.password-refused", Code: p.Code, Owner: in.account.ID, Message: "A signed-in client sent a wrong current password."})
 		return p
 	}
 	return nil
 }
 
-// PasswordChanged says what a change of the password left.
+// PasswordChanged is the answer to a change of the password.
 type PasswordChanged struct {
 	Status    string `json:"status"`
-	APITokens int    `json:"api-tokens"` // how many there still are
+	APITokens int    `json:"api-tokens"` // how many API tokens are left
 }
 
-// changePassword replaces the password of whoever knows the current one. All
-// other sessions end.
+// changePassword replaces the password, if the body has the current one. All other sessions end.
 func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Current      string `json:"current"`
 		Password     string `json:"password"`
 		EndAPITokens bool   `json:"end-api-tokens"`
-		Token        string `json:"token"` // Pantacor's form, with a token from a mail
+		Token        string `json:"token"` // in Pantacor's form: a token from an e-mail
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	if body.Token != "" {
 		return errNoMail
 	}
-	in, now := signed(r), s.cfg.Now()
-	if err := s.verifyAgain(r, body.Current); err != nil {
+	in, now := signInOf(r), s.cfg.Now()
+	if err := s.verifyPasswordAgain(r, body.Current); err != nil {
 		return err
 	}
 	var hash string
 	var bad error
-	if err := s.passwords.queue.do(r.Context(), known, func() error {
+	if err := s.passwords.queue.do(r.Context(), knownNetwork, func() error {
 		hash, bad = HashPassword(body.Password)
 		return nil
 	}); err != nil {
 		return err
 	}
 	if bad != nil {
-		return problem(http.StatusBadRequest, "password-form", "Choose another one.", "The new password is not accepted: %v.", bad)
+		return problem(http.StatusBadRequest, "password-form", "Choose another password.", "The new password is not accepted: %v.", bad)
 	}
 	e := store.Event{Time: now, Kind: "account.password-changed", Owner: in.account.ID, Message: "The password was changed, and all other sessions were ended."}
 	switch err := s.cfg.Store.ChangePassword(r.Context(), store.PasswordChange{
 		Account: in.account.ID, VerifiedHash: in.account.PasswordHash, NewHash: hash, KeepSession: in.session.TokenHash, EndAPITokens: body.EndAPITokens, Event: e.By(store.ActorIn(r.Context())),
 	}); {
 	case errors.Is(err, store.ErrChanged), errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account disabled, in the meantime.")
+		return problem(http.StatusConflict, "password-changed", "Sign in again.", "The password was changed, or the account was disabled, during the request.")
 	case err != nil:
 		return err
 	}
@@ -86,24 +85,23 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub sends no mail, so it cannot reset a password by one.")
+var errNoMail = problem(http.StatusPreconditionFailed, "no-mail", "Ask the hub's operator for a new password ('gangway account passwd NICK --data DIR').", "This hub does not send e-mail, so it cannot reset a password by e-mail.")
 
-// recoverPassword answers where Pantacor Hub sends a mail. The answer is the
-// same for every address, so that it tells nothing.
+// recoverPassword is the route by which Pantacor Hub sends an e-mail. The answer is the same for
+// every address, so that it does not show which accounts exist.
 func (s *Server) recoverPassword(http.ResponseWriter, *http.Request) error { return errNoMail }
 
 // SessionView is a session of the account.
 type SessionView struct {
 	ID      string    `json:"id"`
-	Current bool      `json:"current"` // the one that asks
+	Current bool      `json:"current"` // the caller's own session
 	Created time.Time `json:"time-created"`
 	Expires time.Time `json:"expires"`
-	Addr    string    `json:"addr"`  // where it began
+	Addr    string    `json:"addr"`  // of the sign-in
 	Means   string    `json:"means"` // "page" or "api"
 }
 
-// ViewSessions turns sessions into what people see of them. current may be
-// zero.
+// ViewSessions converts sessions to their views. current may be zero.
 func ViewSessions(sessions []store.Session, current store.Hash) []SessionView {
 	views := make([]SessionView, len(sessions))
 	for i, one := range sessions {
@@ -113,17 +111,17 @@ func ViewSessions(sessions []store.Session, current store.Hash) []SessionView {
 }
 
 func (s *Server) listSessions(w http.ResponseWriter, r *http.Request) error {
-	sessions, err := s.cfg.Store.Sessions(r.Context(), owner(r).ID, s.cfg.Now())
+	sessions, err := s.cfg.Store.Sessions(r.Context(), accountOf(r).ID, s.cfg.Now())
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, ViewSessions(sessions, signed(r).session.TokenHash))
+	writeJSON(w, http.StatusOK, ViewSessions(sessions, signInOf(r).session.TokenHash))
 	return nil
 }
 
 func (s *Server) endSession(w http.ResponseWriter, r *http.Request) error {
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: owner(r).ID, Message: "A session was ended."}
-	if err := s.cfg.Store.EndSession(r.Context(), owner(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.session-ended", Owner: accountOf(r).ID, Message: "A session was ended."}
+	if err := s.cfg.Store.EndSession(r.Context(), accountOf(r).ID, r.PathValue("id"), e.By(store.ActorIn(r.Context()))); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
@@ -136,16 +134,16 @@ type SessionsEnded struct {
 	Ended  int    `json:"ended"`
 }
 
-// endSessions signs out everywhere else; with ?all=true here too.
+// endSessions ends all sessions but the caller's; with ?all=true also that one.
 func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
-	keep := signed(r).session.TokenHash
+	keep := signInOf(r).session.TokenHash
 	if all := r.URL.Query().Get("all"); all == "true" {
 		keep = store.Hash{}
 	} else if all != "" && all != "false" {
 		return problem(http.StatusBadRequest, "all", "Use true or false.", "\"all\" is neither true nor false.")
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: owner(r).ID, Message: "Signed out everywhere."}
-	n, err := s.cfg.Store.EndSessions(r.Context(), owner(r).ID, keep, e.By(store.ActorIn(r.Context())))
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.sessions-ended", Owner: accountOf(r).ID, Message: "Signed out everywhere."}
+	n, err := s.cfg.Store.EndSessions(r.Context(), accountOf(r).ID, keep, e.By(store.ActorIn(r.Context())))
 	if err != nil {
 		return err
 	}
@@ -153,53 +151,53 @@ func (s *Server) endSessions(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// readOwn reads the body of what a person does to their own account, and
-// checks that it is theirs and the password is right.
-func (s *Server) readOwn(w http.ResponseWriter, r *http.Request, body any, password *string) error {
-	if err := readJSON(w, r, body); err != nil {
+// readOwnAccountRequest reads the body of a request about the account in the path. It checks that
+// the account is the caller's own, and the password in the body.
+func (s *Server) readOwnAccountRequest(r *http.Request, body any, password *string) error {
+	if err := readJSON(r, body); err != nil {
 		return err
 	}
-	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != owner(r).ID {
+	if id := r.PathValue("id"); strings.TrimPrefix(id, wire.AccountPRN) != accountOf(r).ID {
 		return store.ErrNotFound
 	}
-	return s.verifyAgain(r, *password)
+	return s.verifyPasswordAgain(r, *password)
 }
 
-// disableSelf locks a person's account, for when somebody else may be in it.
-// Only the operator enables it again.
-func (s *Server) disableSelf(w http.ResponseWriter, r *http.Request) error {
+// disableOwnAccount disables a person's account, in case somebody else has access to it. Only the
+// operator can enable it again.
+func (s *Server) disableOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password string `json:"password"`
 	}
-	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+	if err := s.readOwnAccountRequest(r, &body, &body.Password); err != nil {
 		return err
 	}
-	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: owner(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
-	if err := s.cfg.Store.DisableAccount(r.Context(), owner(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
+	e := store.Event{Time: s.cfg.Now(), Kind: "account.disabled", Owner: accountOf(r).ID, Message: "The account was disabled: its sessions and API tokens ended."}
+	if err := s.cfg.Store.DisableAccount(r.Context(), accountOf(r).ID, e.By(store.ActorIn(r.Context()))); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
 }
 
-func (s *Server) deleteSelf(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) deleteOwnAccount(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Password    string `json:"password"`
 		WithDevices bool   `json:"with-devices"`
 	}
-	if err := s.readOwn(w, r, &body, &body.Password); err != nil {
+	if err := s.readOwnAccountRequest(r, &body, &body.Password); err != nil {
 		return err
 	}
-	if _, err := DeleteAccount(r.Context(), s.cfg.Store, owner(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {
+	if _, err := DeleteAccount(r.Context(), s.cfg.Store, accountOf(r), body.WithDevices, *store.ActorIn(r.Context()), s.cfg.Now()); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, map[string]string{"status": "OK"})
 	return nil
 }
 
-// DeleteAccount deletes an account, if it has no devices or they go with it, and
-// says how many those were. Stopped half-way, the account is disabled, and
-// deleting it again goes on.
+// DeleteAccount deletes an account. If the account has devices, it fails unless withDevices is set,
+// and then it deletes them too and returns their number. If it is interrupted, the account is
+// disabled; call it again to continue.
 func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDevices bool, by store.Actor, now time.Time) (devices int, err error) {
 	if n, err := st.CountDevices(ctx, a.ID); err != nil {
 		return 0, err
@@ -207,7 +205,7 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 		return 0, errHasDevices(n)
 	}
 	if withDevices {
-		// So that no device comes meanwhile.
+		// So that no device onboards during the deletion.
 		disabled := store.Event{Time: now, Kind: "account.disabled", Owner: a.ID, Message: fmt.Sprintf("Account %q was disabled, to be deleted with its devices.", a.Nick)}
 		if err := st.DisableAccount(ctx, a.ID, disabled.By(&by)); err != nil {
 			return 0, err
@@ -218,14 +216,14 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 	}
 	deleted := store.Event{Time: now, Kind: "account.deleted", Owner: a.ID, Message: fmt.Sprintf("Account %q was deleted.", a.Nick)}
 	err = st.DeleteAccount(ctx, a.ID, deleted.By(&by))
-	if errors.Is(err, store.ErrHasDevices) { // one came just now
+	if errors.Is(err, store.ErrHasDevices) { // one onboarded just now
 		err = errHasDevices(1)
 	}
 	return devices, err
 }
 
 func errHasDevices(n int) error {
-	return problem(http.StatusConflict, "account-has-devices", "Delete them first, or with the account ('with-devices'); they will have to onboard again.", "The account has %d device(s).", n)
+	return problem(http.StatusConflict, "account-has-devices", "Delete the devices first, or together with the account ('with-devices'). To be used again, they must onboard again.", "The account has %d device(s).", n)
 }
 
 func deleteDevices(ctx context.Context, st accountStore, a store.Account, by store.Actor, now time.Time) (n int, err error) {
@@ -248,23 +246,23 @@ func deleteDevices(ctx context.Context, st accountStore, a store.Account, by sto
 
 func deviceDeleted(d store.Device, now time.Time) store.Event {
 	return store.Event{Time: now, Kind: "device.deleted", Owner: d.Owner, Device: d.ID,
-		Message: fmt.Sprintf("Device %q was deleted: its certificates are revoked and its TPM is let go.", d.Nick)}
+		Message: fmt.Sprintf("Device %q was deleted: its certificates are revoked, and its TPM may onboard to any account.", d.Nick)}
 }
 
-// profilesShown is how many profiles are listed.
+// profilesShown is how many profiles a list has at most.
 const profilesShown = 100
 
-// Profile is what others may see of an account.
+// Profile is the part of an account that others may see.
 type Profile struct {
 	Nick string `json:"nick"`
 }
 
-// listProfiles lists accounts that have something public, and the caller's, for
-// Pantacor's client to complete names: ?nick=NICK, or "^" and how it begins.
+// listProfiles lists the accounts with public devices, and the caller's. Pantacor's client uses it
+// to complete names: ?nick=NICK, or ?nick=^PREFIX.
 func (s *Server) listProfiles(w http.ResponseWriter, r *http.Request) error {
 	nick := r.URL.Query().Get("nick")
 	prefix, begins := strings.CutPrefix(nick, "^")
-	nicks, err := s.cfg.Store.PublicOwners(r.Context(), prefix, owner(r).ID, profilesShown)
+	nicks, err := s.cfg.Store.PublicOwners(r.Context(), prefix, accountOf(r).ID, profilesShown)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,11 +20,10 @@ import (
 )
 
 const (
-	// apiTokenPrefix lets people, and programs that look for secrets, know an
-	// API token.
+	// apiTokenPrefix marks API tokens, for people and for secret scanners.
 	apiTokenPrefix = "gwt_"
-	// onAPIToken is what the session of an access token begins with that was got
-	// with an API token; the token's hash follows, hexadecimal.
+	// onAPIToken is the prefix of the session claim in an access token that was issued for an API
+	// token. The API token's hash follows, in hexadecimal.
 	onAPIToken = "t:"
 
 	apiTokenPRN      = "prn:::tokens:/"
@@ -64,8 +62,8 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 	return v
 }
 
-// NewAPIToken is what a person says of an API token to make. Its names are
-// those of Pantacor Hub; ExpiresIn is Gangway's.
+// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn is
+// Gangway's.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
 	Type      string     `json:"type,omitempty"` // ignored: all are bearer.User
@@ -74,7 +72,7 @@ type NewAPIToken struct {
 	ExpiresIn string     `json:"expires-in,omitempty"` // Go duration, e.g. "720h"
 }
 
-// APITokenCreated is the answer. The secret in it is shown this once.
+// APITokenCreated is the answer. It is the only one that contains the secret.
 type APITokenCreated struct {
 	APITokenView
 	Secret string `json:"secret"`
@@ -89,7 +87,7 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	life := apiTokenLife
 	switch {
 	case n.ExpiresIn != "" && n.ExpireAt != nil:
-		return now, problem(http.StatusBadRequest, "expires", "Use one of them.", "Both expires-in and expire-at are given.")
+		return now, problem(http.StatusBadRequest, "expires", "Use only one of them.", "Both expires-in and expire-at are given.")
 	case n.ExpiresIn != "":
 		d, err := time.ParseDuration(n.ExpiresIn)
 		if err != nil {
@@ -105,42 +103,41 @@ func (n NewAPIToken) expires(now time.Time) (time.Time, error) {
 	return now.Add(life), nil
 }
 
-// createAPIToken makes a token for a program. Only a person who is signed in
-// may: see asPerson.
+// createAPIToken makes a token for a program.
 func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewAPIToken
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	if !apiTokenName.MatchString(body.Name) {
 		return problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters, digits, and the signs . _ - +", "The API token's name has characters that are not allowed, or is empty or too long.")
 	}
 	if len(body.Scopes) == 0 {
-		return problem(http.StatusBadRequest, "scope", `Name what it may do, such as "devices.readonly"; "all" is everything.`, "The API token has no scope.")
+		return problem(http.StatusBadRequest, "scope", `Name at least one scope, such as "devices.readonly". "all" allows everything.`, "The API token has no scope.")
 	}
 	scopes, err := bearer.ParseScopes(strings.Join(body.Scopes, " "))
 	if err != nil {
-		return problem(http.StatusBadRequest, "scope", "See docs/operations.md for the scopes.", "%s.", err)
+		return problem(http.StatusBadRequest, "scope", "See docs/operations.md for the list of scopes.", "%s.", err)
 	}
-	now, in := s.cfg.Now(), signed(r)
+	now, in := s.cfg.Now(), signInOf(r)
 	expires, err := body.expires(now)
 	if err != nil {
 		return err
 	}
 	secret := apiTokenPrefix + rand.Text()
 	t := store.APIToken{ID: wire.NewID(), Hash: sha256.Sum256([]byte(secret)), Account: in.account.ID, Name: body.Name, Scopes: scopes, Created: now, Expires: expires}
-	// The access tokens that it will get must have room for its scopes.
+	// Its access tokens must have room for its scopes.
 	if _, _, err := s.apiAccessToken(in.account, t, scopes, now); err != nil {
 		return err
 	}
 	e := store.Event{Time: now, Kind: "api-token.created", Owner: in.account.ID,
-		Message: fmt.Sprintf("API token %q was made (%s), until %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
+		Message: fmt.Sprintf("API token %q was created (%s); it expires on %s.", t.Name, strings.Join(body.Scopes, " "), expires.UTC().Format(time.DateOnly))}
 	switch err := s.cfg.Store.CreateAPIToken(r.Context(), t, in.session.TokenHash, maxAPITokens, e.By(store.ActorIn(r.Context()))); {
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "exists", "Choose another name, or revoke that one first.", "You have an API token of this name.")
+		return problem(http.StatusConflict, "exists", "Choose another name, or revoke that API token first.", "You have an API token with this name.")
 	case errors.Is(err, store.ErrTooMany):
-		return problem(http.StatusConflict, "too-many-api-tokens", "Revoke some that are no longer used.", "You have %d API tokens, and no more are allowed.", maxAPITokens)
-	case errors.Is(err, store.ErrNotFound): // the session ended meanwhile
+		return problem(http.StatusConflict, "too-many-api-tokens", "Revoke API tokens that are not used.", "You have %d API tokens, which is the maximum.", maxAPITokens)
+	case errors.Is(err, store.ErrNotFound): // the session ended during the request
 		return errNotSignedIn
 	case err != nil:
 		return err
@@ -150,7 +147,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
-	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	tokens, err := s.cfg.Store.APITokens(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
@@ -163,7 +160,7 @@ func (s *Server) listAPITokens(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) ownAPIToken(r *http.Request) (store.APIToken, error) {
-	tokens, err := s.cfg.Store.APITokens(r.Context(), owner(r).ID)
+	tokens, err := s.cfg.Store.APITokens(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return store.APIToken{}, err
 	}
@@ -183,7 +180,8 @@ func (s *Server) showAPIToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// revokeAPIToken ends a token, and all access tokens that it got, at once.
+// revokeAPIToken deletes an API token. All access tokens that were issued for it stop working at
+// once.
 func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
 	t, err := s.ownAPIToken(r)
 	if err != nil {
@@ -197,34 +195,6 @@ func (s *Server) revokeAPIToken(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// byAPIToken finds the account that an API token is for. Its claims are those
-// of an access token that it could get.
-func (s *Server) byAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
-	now := s.cfg.Now()
-	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, errNotSignedIn
-	}
-	if err != nil {
-		return nil, err
-	}
-	account, err := s.enabledAccount(r.Context(), t.Account)
-	if err != nil {
-		return nil, err
-	}
-	if now.Sub(t.Used) >= apiTokenUseEvery {
-		ctx, cancel := context.WithTimeout(r.Context(), countFor)
-		defer cancel()
-		if err := s.cfg.Store.MarkAPITokenUsed(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
-			s.log.Error("last use of an API token", "token", t.ID, "err", err)
-		}
-	}
-	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}
-	c := apiClaims(account, t, t.Scopes)
-	c.Issuer, c.Subject, c.Audience, c.Issued, c.Expires = s.cfg.PublicURL, c.PRN, jwt.Audience{s.cfg.PublicURL}, jwt.NewNumericDate(t.Created), jwt.NewNumericDate(t.Expires)
-	return &signIn{account: account, claims: c, apiToken: &t}, nil
-}
-
 func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
 	return bearer.Claims{
 		Type: bearer.User, Nick: a.Nick, PRN: wire.AccountPRN + a.ID, ID: a.ID, Roles: "user", Scopes: scopes,
@@ -232,9 +202,9 @@ func apiClaims(a store.Account, t store.APIToken, scopes string) bearer.Claims {
 	}
 }
 
-// apiAccessToken signs an access token that ends with the API token.
+// apiAccessToken signs an access token for an API token. It expires no later than that.
 func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string, now time.Time) (string, time.Time, error) {
-	expires := now.Add(tokenFor)
+	expires := now.Add(accessTokenLife)
 	if expires.After(t.Expires) {
 		expires = t.Expires
 	}
@@ -247,12 +217,13 @@ func (s *Server) apiAccessToken(a store.Account, t store.APIToken, scopes string
 	return token, expires, err
 }
 
-var errManyScopes = problem(http.StatusBadRequest, "scope", "Ask for fewer.", "The scopes do not fit into a token.")
+var errManyScopes = problem(http.StatusBadRequest, "scope", "Ask for fewer scopes.", "The scopes do not fit into an access token.")
 
-// apiLogin is a sign-in with an API token for the password, for programs that
-// know no other way. The name is the account's or the token's.
-func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string, error) {
-	in, err := s.byAPIToken(r, sha256.Sum256([]byte(secret)))
+// signInWithAPIToken issues an access token for an API token that was sent as the password, for
+// programs that can only sign in with a name and a password. The name is the account's or the API
+// token's.
+func (s *Server) signInWithAPIToken(r *http.Request, login, secret, scope string) (string, error) {
+	in, err := s.authenticateAPIToken(r, sha256.Sum256([]byte(secret)))
 	if errors.Is(err, error(errNotSignedIn)) {
 		return "", errWrongPassword
 	}
@@ -265,7 +236,7 @@ func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string,
 	scopes := in.claims.Scopes
 	if scope != "" {
 		if scopes, err = bearer.ParseScopes(scope); err != nil {
-			return "", problem(http.StatusBadRequest, "scope", "Leave it out for all that the API token has.", "%s.", err)
+			return "", problem(http.StatusBadRequest, "scope", "Leave the scope out to get all scopes of the API token.", "%s.", err)
 		}
 		has := strings.Fields(in.claims.Scopes)
 		for _, one := range strings.Fields(scopes) {
@@ -281,14 +252,4 @@ func (s *Server) apiLogin(r *http.Request, login, secret, scope string) (string,
 	}
 	s.count(r.Context(), store.Event{Time: now, Kind: "account.signed-in", Owner: in.account.ID, Message: fmt.Sprintf("Signed in with API token %q.", in.apiToken.Name)})
 	return token, nil
-}
-
-// tokenHash reads the hash of an API token from an access token's session.
-func tokenHash(session string) (h store.Hash, ok bool) {
-	text, ok := strings.CutPrefix(session, onAPIToken)
-	if !ok {
-		return h, false
-	}
-	b, err := hex.DecodeString(text)
-	return h, err == nil && copy(h[:], b) == len(h)
 }

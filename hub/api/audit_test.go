@@ -10,7 +10,7 @@ import (
 
 // What could not be written is counted the next time, and nothing twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
-	var counts tally
+	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event {
 		return store.Event{Time: now.Add(time.Duration(n) * time.Second), Kind: "k", Addr: fmt.Sprint(n), Message: fmt.Sprint(n)}
@@ -37,18 +37,18 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 
 // The memory for counts is bounded, by number and by day.
 func TestTallyIsBounded(t *testing.T) {
-	var counts tally
+	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event { return store.Event{Time: now, Kind: "k", Device: fmt.Sprint(n)} }
-	for n := range maxTally {
+	for n := range maxCounters {
 		counts.add(event(n), 0)
 	}
 	for range 2 {
-		if counts.add(event(maxTally), 0) == nil {
+		if counts.add(event(maxCounters), 0) == nil {
 			t.Error("an event that there is no room for is not written at once")
 		}
 	}
-	if counts.take(now.Add(24 * time.Hour)); len(counts.held) != 0 {
-		t.Errorf("%d are held the day after", len(counts.held))
+	if counts.take(now.Add(24 * time.Hour)); len(counts.byKey) != 0 {
+		t.Errorf("%d are held the day after", len(counts.byKey))
 	}
 }

@@ -1,14 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -22,162 +16,13 @@ import (
 	"gangway/hub/store"
 )
 
-// addressLife is how long an object's address is good for the start of an
-// upload or download. pvr asks for all addresses before it begins with the
-// first.
-const addressLife = time.Hour
-
-// An address is /local-s3/ and the base64url form of: version, method, end of
-// life in seconds since 1970 (8 bytes), owner (12), SHA-256 (32), what it stands
-// on (33), and the HMAC-SHA256 of those under a key that only the hub has. It
-// stands in the path because devices drop a query.
-const (
-	addressVersion = 2
-	addressHead    = 1 + 1 + 8 + 12 + 32 + standingSize
-	addressSize    = addressHead + sha256.Size
-)
-
-// standing is what an address stands on, and ends with: a person's session, as
-// 's' and its hash (32 bytes); an API token, as 't' and its hash; a device and
-// its certificate, as 'd', the device's id (12) and the start of the
-// certificate's SHA-256 (20; zeros for a device without a TPM); or a device that
-// its owner published, as 'p', its id and zeros.
-type standing [standingSize]byte
-
-const standingSize = 1 + 32
-
-// standingOf is what the caller's addresses stand on.
-func standingOf(r *http.Request) (b standing) {
-	if c, _ := r.Context().Value(callerKey{}).(caller); c.Device != nil {
-		appendID(append(b[:0], 'd'), c.Device.ID)
-		copy(b[13:], c.Device.IDevIDHash[:])
-		return b
-	}
-	in := signed(r)
-	b[0] = 's'
-	hash := in.session.TokenHash
-	if in.apiToken != nil {
-		b[0], hash = 't', in.apiToken.Hash
-	}
-	copy(b[1:], hash[:])
-	return b
-}
-
-// stepStanding is what the caller's addresses of a step's objects stand on.
-func stepStanding(r *http.Request, step store.Revision) (b standing) {
-	if who(r).Owner == step.Owner {
-		return standingOf(r)
-	}
-	appendID(append(b[:0], 'p'), step.Device)
-	return b
-}
-
-// reads reports whether the address may only be read.
-func (b standing) reads() bool { return b[0] == 'p' }
-
-// stands reports whether what an address stands on is still there: the session
-// or the API token, of an account that is not disabled; the device under the
-// same certificate, unless its owner said that clones use it; or the device that
-// is public.
-func (s *Server) stands(ctx context.Context, b standing) (bool, error) {
-	var err error
-	same := true
-	switch b[0] {
-	case 'd':
-		var d store.Device
-		d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13]))
-		same = bytes.Equal(b[13:], d.IDevIDHash[:20]) && d.Clone != store.CloneRefused
-	case 'p':
-		var d store.Device
-		if d, err = s.cfg.Store.Device(ctx, hex.EncodeToString(b[1:13])); err == nil {
-			err = s.published(ctx, d)
-		}
-	case 't':
-		var t store.APIToken
-		if t, err = s.cfg.Store.APIToken(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
-			_, err = s.enabledAccount(ctx, t.Account)
-		}
-	default:
-		var in store.Session
-		if in, err = s.cfg.Store.Session(ctx, store.Hash(b[1:]), s.cfg.Now()); err == nil {
-			_, err = s.enabledAccount(ctx, in.AccountID)
-		}
-	}
-	if errors.Is(err, store.ErrNotFound) || err == error(errNotSignedIn) {
-		return false, nil
-	}
-	return same, err
-}
-
-// addressKey is the key of addresses, derived from the hub's seal key.
-func addressKey(seal []byte) ([]byte, error) {
-	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
-}
-
-func (s *Server) address(method string, o store.Object, on standing, until time.Time) string {
-	b := make([]byte, 0, addressSize)
-	b = append(b, addressVersion, method[0])
-	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
-	b = appendID(b, o.Owner)
-	b = append(b, o.Sum[:]...)
-	b = append(b, on[:]...)
-	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.signAddress(b))
-}
-
-// appendID appends the 12 bytes of an account's or a device's id.
-func appendID(b []byte, id string) []byte {
-	raw, err := hex.DecodeString(id)
-	if err != nil || len(raw) != 12 {
-		panic("hub: an id is not 24 hexadecimal digits")
-	}
-	return append(b, raw...)
-}
-
-func (s *Server) signAddress(head []byte) []byte {
-	m := hmac.New(sha256.New, s.addressKey)
-	m.Write(head)
-	return m.Sum(head)
-}
-
-const askAgain = "Ask for a new one: GET /objects/SHA, or POST /objects/."
-
-var (
-	errNoAddress      = problem(http.StatusNotFound, "no-such-address", askAgain, "This is no address that the hub gave for this method.")
-	errAddressExpired = problem(http.StatusGone, "address-expired", askAgain, "The address is no longer good.")
-	errAddressRevoked = problem(http.StatusGone, "address-revoked", askAgain, "The session, the API token or the device that asked for the address has ended, the account was disabled, or the device is no longer public.")
-)
-
-// readAddress checks {token} and returns the object that it is about, of
-// which Owner and Sum are filled in, and what the address stands on.
-func (s *Server) readAddress(r *http.Request, method string) (o store.Object, on standing, err error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
-	if err != nil || len(b) != addressSize {
-		return o, on, errNoAddress
-	}
-	if !hmac.Equal(b, s.signAddress(append([]byte(nil), b[:addressHead]...))) || b[0] != addressVersion || b[1] != method[0] {
-		return o, on, errNoAddress
-	}
-	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
-		return o, on, errAddressExpired
-	}
-	o.Owner = hex.EncodeToString(b[10:22])
-	copy(o.Sum[:], b[22:])
-	copy(on[:], b[22+len(o.Sum):])
-	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
-		return o, on, cmp.Or(err, error(errAddressRevoked))
-	}
-	return o, on, nil
-}
-
-// getBlob serves a content to whoever has its address. It is never a page:
-// whatever its owner says it is, a browser gets a file to save.
+// getBlob serves a content. Whatever MIME type its owner named, browsers save it as a file and never
+// show it as a page.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
-	o, _, err := s.readAddress(r, http.MethodGet)
+	o := callerOf(r).url.object
+	// The owner may have lost it since the URL was signed.
+	o, err := s.cfg.Store.Object(r.Context(), o.Owner, o.Sum)
 	if err != nil {
-		return err
-	}
-	// The owner may have lost it since the address was given.
-	if o, err = s.cfg.Store.Object(r.Context(), o.Owner, o.Sum); err != nil {
 		return err
 	}
 	if !o.Stored {
@@ -185,7 +30,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	content, err := s.cfg.Objects.Open(r.Context(), o.Sum)
 	if errors.Is(err, objects.ErrNotFound) {
-		s.log.Error("the content of an object is gone", "sha256", hex.EncodeToString(o.Sum[:]))
+		s.log.Error("the content of an object is missing", "sha256", hex.EncodeToString(o.Sum[:]))
 		return store.ErrNotFound
 	}
 	if err != nil {
@@ -202,12 +47,12 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set("Content-Disposition", name)
 	rc := http.NewResponseController(w)
-	// Every block that is read was preceded by one that the client took.
+	// A block is read only after the client received the one before it.
 	http.ServeContent(w, r, "", time.Time{}, struct {
 		io.Reader
 		io.Seeker
 	}{readerFunc(func(p []byte) (int, error) {
-		if err := rc.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		if err := rc.SetWriteDeadline(time.Now().Add(blockTimeout)); err != nil {
 			return 0, err
 		}
 		return content.Read(p)
@@ -219,35 +64,34 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// patience is how long the hub waits for the next block of an upload or
-// download. slowest is the mean speed, in bytes a second, below which an
-// upload has taken too long.
+// blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is the
+// lowest mean speed of an upload, in bytes a second; a slower one is ended.
 const (
-	patience = 60 * time.Second
-	slowest  = 4 << 10
+	blockTimeout = 60 * time.Second
+	minSpeed = 4 << 10
 )
 
-// upload is a PUT under way.
+// upload is a running PUT.
 type upload struct {
 	body  io.Reader
 	rc    *http.ResponseController
-	whole int64     // bytes that it takes on the disk
-	size  int64     // of those, the bytes that count against the owner's quota while it runs
-	end   time.Time // not later than this
+	whole int64     // its size on the disk, in bytes
+	size  int64     // the part of whole that counts against the owner's quota while it runs
+	end   time.Time // the deadline of the whole upload
 
-	broken error // set by Read: it was the client's side that broke
+	broken error // set by Read, if receiving failed
 
 	mu   sync.Mutex
-	over bool      // guarded by mu: another upload took its place
-	last time.Time // guarded by mu: when something came last
+	over bool      // guarded by mu: another upload replaced it
+	last time.Time // guarded by mu: when data last arrived
 }
 
-// newUpload is the upload of an object that begins now.
+// newUpload is an upload that starts now.
 func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	now := time.Now()
 	u := &upload{body: body, rc: http.NewResponseController(w), whole: o.Size, last: now}
 	// Bounded before it is a time.Duration.
-	seconds := min(o.Size, store.MaxObjectSize) / slowest
+	seconds := min(o.Size, store.MaxObjectSize) / minSpeed
 	u.end = now.Add(10 * time.Minute).Add(time.Duration(min(seconds, 365*24*3600)) * time.Second)
 	if !o.Stored {
 		u.size = o.Size
@@ -255,10 +99,10 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 	return u
 }
 
-var errOvertaken = errors.New("hub: a newer upload of the same object took its place")
+var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
 
-// Read waits with patience, and remembers whether it was the client's side
-// that broke.
+// Read waits up to blockTimeout. It records in broken whether receiving failed, to distinguish that from
+// failures of the object store.
 func (u *upload) Read(p []byte) (int, error) {
 	if err := u.wait(); err != nil {
 		u.broken = err
@@ -282,50 +126,48 @@ func (u *upload) wait() error {
 	if u.over {
 		return errOvertaken
 	}
-	until := time.Now().Add(patience)
+	until := time.Now().Add(blockTimeout)
 	if until.After(u.end) {
 		until = u.end
 	}
 	return u.rc.SetReadDeadline(until)
 }
 
-// giveWay stops the upload if nothing has come for a while: it is most likely
-// the other end of a broken connection.
+// giveWay stops the upload if no data has arrived for a while: its connection is probably broken.
 func (u *upload) giveWay(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.last) < stalledFor {
+	if now.Sub(u.last) < stalledAfter {
 		return false
 	}
 	u.over = true
-	// A failure leaves it to the deadline that was set before.
+	// If this fails, the earlier deadline ends the upload.
 	_ = u.rc.SetReadDeadline(now)
 	return true
 }
 
-// Bounds of the uploads of one object by one owner. More than uploadsOfOne at
-// once would only fill the disk: others wait for their turn, and take the
-// place of one that is stalled.
+// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would only
+// fill the disk: further ones wait for their turn, or replace a stalled one.
 const (
 	uploadsOfOne = 2
-	stalledFor   = 3 * time.Second
-	turnFor      = 2 * time.Minute // how long one waits for its turn
+	stalledAfter = 3 * time.Second
+	turnTimeout  = 2 * time.Minute // how long an upload waits for its turn
 )
 
-var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded over other connections.")
+var errNoTurn = problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "The same object is being uploaded on other connections.")
 
-// uploads are those under way.
+// uploads are the running uploads.
 type uploads struct {
 	mu      sync.Mutex
 	running map[store.Object][]*upload // guarded by mu; the key has Owner and Sum only
-	bytes   map[string]int64           // guarded by mu: sizes of what runs, by owner
-	ended   chan struct{}              // guarded by mu: closed when one ends, and made again
+	bytes   map[string]int64           // guarded by mu: sizes of the running uploads, by owner
+	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is how many bytes the owner may still
-// keep: what runs already has taken its part of it.
+// begin waits for an upload's turn. room is how many bytes the owner may still store, including those of
+// the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
-	give := time.Now().Add(turnFor)
+	give := time.Now().Add(turnTimeout)
 	for {
 		began, ended, err := u.try(key, one, room)
 		if err != nil {
@@ -341,13 +183,12 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-ended:
-		case <-time.After(stalledFor / 4): // one may be stalled by then
+		case <-time.After(stalledAfter / 4): // another upload may have stalled
 		}
 	}
 }
 
-// try begins an upload if it is its turn; else ended is closed when another
-// one ends.
+// try begins an upload if it is its turn. If not, ended is closed when another upload ends.
 func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, ended <-chan struct{}, err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -360,7 +201,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 		if i < 0 {
 			return false, u.ended, nil
 		}
-		// Its bytes count until it has ended.
+		// Its bytes count until finish.
 		list = slices.Delete(list, i, i+1)
 	}
 	if one.size > room-u.bytes[key.Owner] {
@@ -371,7 +212,7 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 	return true, nil, nil
 }
 
-// all is how many bytes the uploads that run will have taken.
+// all is the size of all running uploads, in bytes.
 func (u *uploads) all() (n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -398,60 +239,57 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob takes a content. 200 means that it is there, whole, checked and
-// durable; anything else that nothing has changed, and that it can be sent
-// again, as often as needed while the address is good.
+// putBlob stores a content. 200 means that it is complete, verified and durable. Any other status means
+// that nothing has changed; the client may send it again until the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
-	key, on, err := s.readAddress(r, http.MethodPut)
-	if err != nil {
-		return err
-	}
+	u := callerOf(r).url
+	key := u.object
 	o, err := s.beginUpload(r.Context(), key)
 	if err != nil {
 		return err
 	}
-	// Some clients send an empty file in chunks. Whatever the length says, size
-	// and hash decide.
+	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks size
+	// and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
-		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the right one.", "The upload has %d bytes, and %d were announced.", r.ContentLength, o.Size)
+		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the announced content.", "The upload has %d bytes, but %d were announced.", r.ContentLength, o.Size)
 	}
 	used, err := s.cfg.Store.Usage(r.Context(), o.Owner)
 	if err != nil {
 		return err
 	}
-	if !s.space.fits(o.Size, s.uploads.all()) {
+	if !s.space.hasRoomFor(o.Size, s.uploads.all()) {
 		return errStorage
 	}
 	one := newUpload(w, r.Body, o)
 	end, err := s.uploads.begin(r.Context(), key, one, s.cfg.ObjectQuota-used)
 	if err != nil {
-		_ = one.rc.SetWriteDeadline(time.Now().Add(patience)) // it may have waited long
+		_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout)) // the turn may have come late
 		return trailProblem(err)
 	}
 	defer end()
 	err = s.cfg.Objects.Put(r.Context(), o.Sum, o.Size, one)
-	// The server's own deadline may have passed meanwhile. What is left of a
-	// broken body is not waited for.
-	_ = one.rc.SetWriteDeadline(time.Now().Add(patience))
+	// The server's own deadline may have passed during the upload. The rest of a broken body is not
+	// read.
+	_ = one.rc.SetWriteDeadline(time.Now().Add(blockTimeout))
 	if one.broken != nil {
 		_ = one.rc.SetReadDeadline(time.Now())
 		w.Header().Set("Connection", "close")
 	}
 	switch {
 	case errors.Is(err, objects.ErrSum), errors.Is(err, objects.ErrSize):
-		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "What came is not the content that was announced: its size or its SHA-256 differs.")
+		return problem(http.StatusBadRequest, "object-sum", "Send the content that was announced.", "The size or the SHA-256 of the upload differs from what was announced.")
 	case one.broken != nil:
-		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload did not come to its end.")
+		return problem(http.StatusBadRequest, "upload-broken", "Send it again.", "The upload ended early.")
 	case err != nil:
 		return err
 	}
-	// An upload may take long: who has meanwhile ended leaves nothing.
-	if ok, err := s.stands(r.Context(), on); err != nil || !ok {
-		return cmp.Or(err, error(errAddressRevoked))
+	// The upload may have taken long. If the credential was revoked during it, nothing is stored.
+	if ok, err := s.checkCredential(r.Context(), u.by); err != nil || !ok {
+		return cmp.Or(err, error(errURLRevoked))
 	}
 	switch err := s.cfg.Store.FinishUpload(r.Context(), o.Owner, o.Sum, o.Size, s.cfg.ObjectQuota, s.cfg.Now()); {
 	case errors.Is(err, store.ErrStatus), errors.Is(err, store.ErrBeingRemoved):
-		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "The object was announced anew, with another size, during the upload.")
+		return problem(http.StatusConflict, "announced-anew", "Announce it with its real size, and send it again.", "During the upload, the object was announced again with another size.")
 	case err != nil:
 		return trailProblem(err)
 	}
@@ -459,7 +297,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload waits while an old content with the same hash is being removed.
+// beginUpload starts an upload in the store. It waits while the collector removes an old content with the
+// same hash.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
 	give := time.Now().Add(10 * time.Second)
 	for {

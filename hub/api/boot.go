@@ -26,17 +26,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// nonceFor is how long a nonce may be quoted.
-const nonceFor = time.Minute
+// nonceLife is how long a nonce is valid.
+const nonceLife = time.Minute
 
-// connState is what the hub knows of a connection.
+// connState is the state of a connection.
 type connState struct {
-	matched atomic.Bool // a measurement made on it matched
+	matched atomic.Bool // the last measurement on it matched the reference
 	// seen is the version of the device's clone.Record after the connection's
 	// last measurement; 0: none.
 	seen atomic.Int64
-	// asks bounds how often the device is asked on it to measure again because
-	// another connection did.
+	// asks bounds how often the device is asked on this connection to measure again because
+	// another connection of the device measured.
 	asks *rate.Limiter
 }
 
@@ -46,13 +46,13 @@ func withConnState(ctx context.Context, _ net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, &connState{asks: rate.NewLimiter(rate.Every(askEvery), askBurst)})
 }
 
-// bootNonce is a nonce of a device's connection at a time, in seconds. There is
-// none to remember: it can be made again, by the hub alone.
+// bootNonce derives a nonce from a device, its connection and a time in seconds. The hub stores no
+// nonces: it derives them again, and nobody else can.
 func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, error) {
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.BootExporterLabel, nil, wire.ExporterSize)
 	if err != nil {
-		// TLS 1.2 without RFC 7627: such a connection cannot be told apart.
-		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and this one's TLS cannot do that.")
+		// TLS 1.2 without RFC 7627: its exported keys do not identify the connection.
+		return nil, problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "A measurement is bound to its connection, and the TLS version of this one does not support that.")
 	}
 	nonce := binary.BigEndian.AppendUint64(nil, uint64(at))
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
@@ -66,7 +66,7 @@ func (s *Server) bootNonce(r *http.Request, device string, at int64) ([]byte, er
 
 // bootChallenge gives a device a nonce to quote.
 func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
-	d, now := peer(r), s.cfg.Now()
+	d, now := deviceOf(r), s.cfg.Now()
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
 	if err != nil {
 		return err
@@ -75,25 +75,22 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, wire.BootChallenge{Nonce: nonce, Expires: now.Add(nonceFor).UTC().Truncate(time.Second), State: state})
+	writeJSON(w, http.StatusOK, wire.BootChallenge{Nonce: nonce, Expires: now.Add(nonceLife).UTC().Truncate(time.Second), State: state})
 	return nil
 }
 
-// measure judges what a device booted. A measurement that does not hold is
-// refused and the device's owner told; what an earlier one said counts no more.
+// measure verifies and judges a boot measurement. An invalid measurement is refused, recorded for the
+// owner, and replaces the verdict of an earlier one.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
-	if !s.boots.allow(d.ID, s.cfg.Now()) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
-	}
+	d := deviceOf(r)
 	var body wire.BootReport
 	sent := &watchedBody{ReadCloser: r.Body}
 	r.Body = sent
-	if err := readJSONOf(w, r, wire.MaxBootReport, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		if sent.lost {
-			return err // the connection broke: nothing was said
+			return err // the connection broke: the device sent no measurement
 		}
-		return s.refuseBoot(r, d, err)
+		return s.recordBootRefusal(r, d, err)
 	}
 	enrolment, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
 	if err != nil {
@@ -101,9 +98,9 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	}
 	m, err := s.verifyBoot(r, d, enrolment, &body)
 	if err != nil {
-		return s.refuseBoot(r, d, err)
+		return s.recordBootRefusal(r, d, err)
 	}
-	verdict, err := s.judgeBoot(r, d, enrolment, m, &body)
+	verdict, err := s.acceptMeasurement(r, d, enrolment, m, &body)
 	if err != nil {
 		return err
 	}
@@ -112,15 +109,15 @@ func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// setMatched notes whether the newest measurement on a connection matched.
+// setMatched records whether the newest measurement on a connection matched.
 func setMatched(r *http.Request, matched bool) {
-	// A proxy's connection is many devices'.
+	// A proxy's connection is shared by many devices.
 	if c, ok := r.Context().Value(connKey{}).(*connState); ok && !originOf(r).proxied {
 		c.matched.Store(matched)
 	}
 }
 
-// watchedBody notes that a request's body could not be received to its end.
+// watchedBody records whether the connection broke before the end of the body.
 type watchedBody struct {
 	io.ReadCloser
 	lost bool
@@ -128,13 +125,14 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.lost = b.lost || err != nil && !errors.Is(err, io.EOF)
+	var tooLarge *http.MaxBytesError
+	b.lost = b.lost || err != nil && !errors.Is(err, io.EOF) && !errors.As(err, &tooLarge)
 	return n, err
 }
 
-// refuseBoot records that a measurement was refused, where err is a refusal, and
-// returns err. The owner is told once of the same.
-func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
+// recordBootRefusal records a refused measurement, if err is a refusal, and returns err. Equal
+// refusals are counted in one event.
+func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) error {
 	no := store.BootRefusal{Time: s.cfg.Now()}
 	var refusal *evidence.Refusal
 	var p *Problem
@@ -143,7 +141,7 @@ func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
 	case errors.As(err, &refusal):
 		no.Code, no.Reason, no.Hint = refusal.Code, refusal.Reason, refusal.Hint
 	case errors.As(err, &tooLarge):
-		no.Code, no.Reason, no.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "The agent sends no event log of more than 1 MiB; look at what sends this one."
+		no.Code, no.Reason, no.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "Gangway's agent sends event logs of at most 1 MiB; check which program sent this one."
 	case errors.As(err, &p) && p.Status == http.StatusBadRequest:
 		no.Code, no.Reason, no.Hint = p.Code, p.Message, p.Hint
 	default:
@@ -154,12 +152,12 @@ func (s *Server) refuseBoot(r *http.Request, d store.Device, err error) error {
 		return failed
 	}
 	s.count(r.Context(), store.Event{Time: no.Time, Kind: "device.boot-refused", Code: no.Code, Owner: d.Owner, Device: d.ID,
-		Message: fmt.Sprintf("Device %q sent a measurement that does not hold. %s", d.Nick, no.Reason)})
+		Message: fmt.Sprintf("Device %q sent an invalid boot measurement. %s", d.Nick, no.Reason)})
 	return err
 }
 
 func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, body *wire.BootReport) (*boot.Measurement, error) {
-	stale := &evidence.Refusal{Code: boot.CodeNonce, Reason: "The nonce is not one of this connection, or is older than a minute.", Hint: "Ask for a new one with GET /device/boot, on the same connection."}
+	stale := &evidence.Refusal{Code: boot.CodeNonce, Reason: "The nonce is not from this connection, or has expired.", Hint: "Get a new one with GET /device/boot, on the same connection."}
 	if len(body.Nonce) != wire.BootNonceSize {
 		return nil, stale
 	}
@@ -169,7 +167,7 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 		return nil, err
 	}
 	age := s.cfg.Now().Sub(time.Unix(at, 0))
-	if !hmac.Equal(want, body.Nonce) || age < -time.Second || age > nonceFor {
+	if !hmac.Equal(want, body.Nonce) || age < -time.Second || age > nonceLife {
 		return nil, stale
 	}
 	iak, err := tcg.ParsePublic(e.IAKPublic)
@@ -179,16 +177,16 @@ func (s *Server) verifyBoot(r *http.Request, d store.Device, e store.Enrolment, 
 	return boot.Verify(iak, &boot.Evidence{Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Bank: tcg.AlgID(body.Bank), PCRs: body.PCRs, Log: body.EventLog})
 }
 
-// judgeBoot compares a measurement with the device's reference, which the first
-// one becomes, and keeps it.
-func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
+// acceptMeasurement compares a verified measurement with the device's reference and stores it. The
+// first measurement becomes the reference.
+func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (*wire.BootVerdict, error) {
 	ctx, now := r.Context(), s.cfg.Now()
 	before, err := s.cfg.Store.LatestBoot(ctx, d.ID)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return nil, err
 	}
 	if known := s.compareClock(r, d, e, m, body); !known {
-		s.noticeBackwards(r, d, e, before, m)
+		s.reportBackwards(r, d, e, before, m)
 	}
 	text, err := json.Marshal(m)
 	if err != nil {
@@ -199,21 +197,21 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 		return nil, err
 	}
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
-	var learnt []byte // stays empty where there is nothing to learn
+	var learnt []byte // stays empty if nothing was measured
 	if !m.NothingMeasured() {
 		if learnt, err = json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC())); err != nil {
 			return nil, err
 		}
 	}
-	// The same boot, shown anew on another connection, is no other measurement:
-	// what its owner looks at stays the latest.
+	// The same boot, measured again on another connection, keeps its number, so that the owner's
+	// decision about it stays valid.
 	var earlier boot.Measurement
 	if before.Measurement != nil && json.Unmarshal(before.Measurement, &earlier) == nil && m.SameBoot(&earlier) {
 		b.Number = before.Number
 	}
 	isFirst := false
 	for reference := learnt; ; {
-		if err := judge(&b, m, reference); err != nil {
+		if err := compareBoot(&b, m, reference); err != nil {
 			return nil, err
 		}
 		is, err := s.cfg.Store.PutBoot(ctx, b, reference)
@@ -224,7 +222,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 			isFirst = len(learnt) > 0 && bytes.Equal(is, learnt)
 			break
 		}
-		// There is one, or its owner has changed it in this very moment.
+		// The device has another reference, or its owner has just changed it.
 		reference = is
 	}
 	verdict := &wire.BootVerdict{State: b.State}
@@ -241,12 +239,12 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 			event = store.Event{Kind: "device.boot-learnt", Message: fmt.Sprintf("The boot of %q was measured for the first time and is its reference now.", d.Nick)}
 		}
 		event.Time, event.Owner, event.Device, event.Addr = now, d.Owner, d.ID, remoteAddr(r)
-		s.often(ctx, event)
+		s.recordOrCount(ctx, event)
 	}
 	return verdict, nil
 }
 
-// bootEvent is what an owner reads of a verdict.
+// bootEvent is the event of a verdict, for the owner.
 func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	switch v.State {
 	case store.BootChanged:
@@ -257,9 +255,9 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
-// noticeBackwards tells the owner when the TPM's counters went back since it
-// last attested something: at its last measurement, or when it onboarded.
-func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
+// reportBackwards records an event if the TPM's counters are lower than in its last attestation, which
+// is its last measurement or its onboarding.
+func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
 	if last.Measurement != nil && json.Unmarshal(last.Measurement, &earlier) == nil {
@@ -268,70 +266,31 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 		before, _ = onboard.AttestedCounters(e)
 	}
 	if words := boot.Backwards(before, m.Counters()); words != "" {
-		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
+		s.recordOrCount(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
-}
-
-var (
-	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does so by itself.", "The owner's policy admits a device only after it has shown what it booted.")
-	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy asks for a measured boot, and the firmware measured nothing into the TPM.")
-	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees why with 'gangway device boot'. The agent measures again by itself.", "The owner's policy asks for a measured boot, and the device's last measurement was refused.")
-	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees what changed with 'gangway device boot' and may accept it.", "The owner's policy admits a device only when its boot matches its reference.")
-)
-
-// admitted checks that the device may use the API, where its owner's policy
-// wants its boot to match: by a measurement on this very connection, since
-// another one may be of another boot. Programs that come with a token, and
-// devices behind a proxy, go by the device's last measurement.
-func (s *Server) admitted(r *http.Request, d store.Device) error {
-	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
-	if err != nil || !force.RequireBoot {
-		return err
-	}
-	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
-	if err != nil {
-		return err
-	}
-	switch state {
-	case store.BootMatches:
-	case store.BootChanged:
-		return errBootChanged
-	case store.BootNothing:
-		return errBootNothing
-	case store.BootRefused:
-		return errBootRefused
-	default:
-		return errUnmeasured
-	}
-	if _, ok := leaf(r); ok && !originOf(r).proxied {
-		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
-			return errUnmeasured
-		}
-	}
-	return nil
 }
 
 // BootView is what a device booted, for its owner.
 type BootView struct {
 	Device    string            `json:"device"`
-	State     string            `json:"state"`             // as store.BootMatches and the others
-	Refusal   *BootRefusal      `json:"refusal,omitempty"` // in state "refused": why; the rest is of the latest measurement that holds
+	State     string            `json:"state"`             // store.BootMatches or another of its states
+	Refusal   *BootRefusal      `json:"refusal,omitempty"` // in state "refused"; the other fields are of the latest valid measurement
 	Changes   []boot.Change     `json:"changes"`
 	Reference *boot.Reference   `json:"reference,omitempty"`
 	Latest    *boot.Measurement `json:"latest,omitempty"`
 	Measured  *time.Time        `json:"measured,omitempty"`
-	Number    int64             `json:"measurement,omitempty"` // the latest measurement's, to decide on it
-	Requested bool              `json:"requested"`             // the device is asked to measure again
+	Number    int64             `json:"measurement,omitempty"` // number of the latest measurement, for decisions about it
+	Requested bool              `json:"requested"`             // the device will be asked to measure again
 	History   []BootPast        `json:"history"`
-	// The latest measurement's evidence, base64, to be checked again.
+	// Evidence of the latest measurement, base64, so that it can be checked again.
 	Nonce     []byte `json:"nonce,omitempty"`
 	Attest    []byte `json:"attest,omitempty"`
 	Signature []byte `json:"signature,omitempty"`
 	EventLog  []byte `json:"event-log,omitempty"`
 }
 
-// BootRefusal is why the newest measurement was refused.
+// BootRefusal says why the newest measurement was refused.
 type BootRefusal struct {
 	Time   time.Time `json:"time"`
 	Code   string    `json:"error"`
@@ -354,19 +313,19 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// judgedBoot is a device's state, and what it was judged by and from.
-type judgedBoot struct {
+// bootStatus is a device's boot state, the reference, and the measurement that was compared with it.
+type bootStatus struct {
 	state     string
-	reference store.BootReference // without Text: there is none
-	latest    *store.Boot         // nil: there is none
+	reference store.BootReference // with empty Text: none
+	latest    *store.Boot         // nil: none
 }
 
-// judged reads a device's boot. Measurements and decisions may come between
-// the reads, so it reads until two in a row are the same.
-func (s *Server) judged(ctx context.Context, device string) (j judgedBoot, err error) {
+// stableBootStatus reads a device's boot status. Measurements and decisions may happen between its
+// reads, so it reads until two results in a row are equal.
+func (s *Server) stableBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	for range 10 {
 		last := j
-		if j, err = s.readJudged(ctx, device); err != nil {
+		if j, err = s.readBootStatus(ctx, device); err != nil {
 			return j, err
 		}
 		same := last.latest == j.latest || last.latest != nil && j.latest != nil && last.latest.Number == j.latest.Number && bytes.Equal(last.latest.Nonce, j.latest.Nonce)
@@ -377,7 +336,7 @@ func (s *Server) judged(ctx context.Context, device string) (j judgedBoot, err e
 	return j, nil
 }
 
-func (s *Server) readJudged(ctx context.Context, device string) (j judgedBoot, err error) {
+func (s *Server) readBootStatus(ctx context.Context, device string) (j bootStatus, err error) {
 	if j.state, err = s.cfg.Store.BootState(ctx, device); err != nil {
 		return j, err
 	}
@@ -394,7 +353,7 @@ func (s *Server) readJudged(ctx context.Context, device string) (j judgedBoot, e
 
 func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	view := BootView{Device: d.ID, Changes: []boot.Change{}, History: []BootPast{}}
-	state, err := s.judged(r.Context(), d.ID)
+	state, err := s.stableBootStatus(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
@@ -441,26 +400,26 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	return nil
 }
 
-// bootDecision is what an owner says that a device should boot.
+// bootDecision is an owner's decision about a device's reference.
 type bootDecision struct {
-	From string         `json:"from"` // "latest", "device:ID", "values", or empty: as it is
+	From string         `json:"from"` // "latest", "device:ID", "values", or empty: the present reference
 	Bank string         `json:"bank"`
 	PCRs map[int]string `json:"pcrs"`
 	Lock *bool          `json:"lock"`
-	// Measurement is the number of the measurement that was looked at. With
-	// "latest" a newer one is then not taken in its place.
+	// Measurement is the number of the measurement that the owner looked at. If there is a newer
+	// one, the decision fails. 0: not checked.
 	Measurement int64 `json:"measurement"`
 }
 
-// setReference makes a device's reference of its latest measurement, of another
-// device's reference, or of values; and locks it.
+// setReference sets a device's reference from its latest measurement, from another device's reference,
+// or from values. It can also lock or unlock it.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
 		return err
 	}
 	var body bootDecision
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	now := s.cfg.Now().UTC()
@@ -475,7 +434,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	ref, err := s.decided(r, d, body, was.Text, latest, now)
+	ref, err := s.decidedReference(r, d, body, was.Text, latest, now)
 	if err != nil {
 		return err
 	}
@@ -488,7 +447,7 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	}
 	if latest.Number != 0 {
 		var m boot.Measurement
-		if err := errors.Join(json.Unmarshal(latest.Measurement, &m), judge(&latest, &m, text)); err != nil {
+		if err := errors.Join(json.Unmarshal(latest.Measurement, &m), compareBoot(&latest, &m, text)); err != nil {
 			return err
 		}
 	}
@@ -499,18 +458,18 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set what %q should boot: %s.", owner(r).Nick, d.Nick, ref.From)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.boot-reference", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("%s set the boot reference of %q: %s.", accountOf(r).Nick, d.Nick, ref.From)})
 	return s.writeBoot(w, r, d)
 }
 
-var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at it with 'gangway device boot', and decide again.", "The device has been measured again since, or somebody else has decided.")
+var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device has been measured again since, or the reference was changed by another decision.")
 
-// decided is the reference that an owner's decision makes, where the text of the
-// one before is had; empty: there is none.
-func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, had []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
+// decidedReference is the reference that follows from an owner's decision. present is the text of the
+// present reference; empty: none.
+func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDecision, present []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
-	if len(had) > 0 {
-		if err := json.Unmarshal(had, &was); err != nil {
+	if len(present) > 0 {
+		if err := json.Unmarshal(present, &was); err != nil {
 			return nil, err
 		}
 	}
@@ -528,7 +487,7 @@ func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, had
 			return nil, err
 		}
 		if m.NothingMeasured() {
-			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware; or let the device in with measured_boot: report.", "The firmware measured nothing: there is nothing to accept.")
+			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The firmware measured nothing, so there is no measurement to accept.")
 		}
 		return boot.ReferenceOf(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):
@@ -541,26 +500,23 @@ func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, had
 	case body.From == "values":
 		ref := &boot.Reference{Bank: body.Bank, PCRs: body.PCRs, From: "values", Since: now}
 		if err := ref.Check(); err != nil {
-			return nil, problem(http.StatusBadRequest, "boot-reference", "Give a bank and PCRs, as GET shows them.", "%v.", err)
+			return nil, problem(http.StatusBadRequest, "boot-reference", "Send a bank and PCRs in the form of GET's answer.", "%v.", err)
 		}
 		return ref, nil
 	}
-	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "There is no such source of a reference.")
+	return nil, problem(http.StatusBadRequest, "boot-reference", "Use latest, device:ID or values.", "\"from\" is not a source of a reference.")
 }
 
-var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Ask for a measurement first.", "The device has never been measured.")
+var errNeverMeasured = problem(http.StatusConflict, "boot-unmeasured", "Request a measurement first.", "The boot of the device has never been measured.")
 
-// referenceOfOther takes the reference of another device of the same owner and
-// model.
+// referenceOfOther returns the reference of another device of the same owner and model.
 func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) (*boot.Reference, error) {
-	r.SetPathValue("id", name)
-	other, err := s.ownDevice(r)
-	r.SetPathValue("id", d.ID)
+	other, err := s.ownDeviceNamed(r, name)
 	if err != nil {
 		return nil, err
 	}
 	if other.ProdModel != d.ProdModel {
-		return nil, problem(http.StatusConflict, "boot-other-model", "Take one of the same model.", "The other device is of another model (%s, not %s).", other.ProdModel, d.ProdModel)
+		return nil, problem(http.StatusConflict, "boot-other-model", "Choose a device of the same model.", "The other device is of another model (%s, not %s).", other.ProdModel, d.ProdModel)
 	}
 	stored, err := s.cfg.Store.BootReference(r.Context(), other.ID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -571,21 +527,20 @@ func (s *Server) referenceOfOther(r *http.Request, d store.Device, name string) 
 		return nil, err
 	}
 	if err := ref.Check(); err != nil {
-		return nil, problem(http.StatusConflict, "boot-reference", "Take another device's, or accept what this one booted.", "The other device's reference cannot be taken: %v.", err)
+		return nil, problem(http.StatusConflict, "boot-reference", "Choose another device, or accept this device's own measurement.", "The other device's reference cannot be used: %v.", err)
 	}
 	ref.From, ref.Locked = "device "+other.Nick, false
 	return &ref, nil
 }
 
-// judge gives a measurement its state and changes by a reference; empty: there
-// is none.
-func judge(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
+// compareBoot sets a measurement's state and changes by comparing it with a reference; empty: none.
+func compareBoot(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
 	changes := []boot.Change{}
 	b.State = store.BootMatches
 	switch {
 	case m.NothingMeasured():
 		b.State = store.BootNothing
-		changes = append(changes, boot.Change{PCR: -1, What: "the measurement", Words: fmt.Sprintf("In the TPM's %s bank, PCR 0 to 7 are as after a reset, or have separators only: the firmware measured nothing that tells this boot from another.", m.Bank)})
+		changes = append(changes, boot.Change{PCR: -1, What: "the measurement", Words: fmt.Sprintf("In the TPM's %s bank, PCR 0 to 7 have their values after a reset, or only separators: the firmware measured nothing that distinguishes this boot from another.", m.Bank)})
 	default:
 		var ref boot.Reference
 		if err := json.Unmarshal(reference, &ref); err != nil {
@@ -599,8 +554,7 @@ func judge(b *store.Boot, m *boot.Measurement, reference []byte) (err error) {
 	return err
 }
 
-// requestBoot asks the device to measure again, which it is told with its next
-// report.
+// requestBoot requests a measurement. The device gets the request in the answer to its next report.
 func (s *Server) requestBoot(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {

@@ -12,22 +12,18 @@ import (
 	"gangway/wire"
 )
 
-var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is no code of a machine.")
+var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage asks who has scanned a machine's code whether it shall be theirs.
-// Nothing is kept of having looked.
+// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing it
+// changes nothing.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	if _, _, err := wire.ParseClaimCode(code); err != nil {
 		return errClaimCode
 	}
-	in, err := s.signedIn(r)
-	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
-		return err
-	}
 	p := ui.ClaimPage{Code: code, Words: wire.ClaimWords(code)}
-	if err == nil {
-		p.Nick = in.account.Nick
+	if a := callerOf(r).Account; a != nil {
+		p.Nick = a.Nick
 	}
 	return s.writeClaimPage(w, http.StatusOK, p)
 }
@@ -40,31 +36,23 @@ func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.ClaimPag
 	return s.html(w, status, page.Bytes())
 }
 
-// claimOnPage makes a machine's own token that of who is signed in, or signs in
-// with this form: a phone that scanned a code seldom is.
+// claimOnPage registers the claim code's key as a join token of the signed-in account. The form can
+// also sign in, because the phone that scanned the code usually is not signed in.
 func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	id, key, err := wire.ParseClaimCode(code)
 	if err != nil {
 		return errClaimCode
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	var account store.Account
-	in, err := s.signedIn(r)
-	switch {
-	case err == nil:
-		if !in.claims.Allows(r.Method, "") { // who takes machines makes devices
-			return errScope
-		}
-		account = in.account
-	case !errors.Is(err, error(errNotSignedIn)):
-		return err
-	default:
+	if a := callerOf(r).Account; a != nil {
+		account = *a
+	} else {
 		nick := r.PostForm.Get("nick")
-		token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
+		token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 		if errors.Is(err, error(errWrongPassword)) {
 			s.setAuthenticate(w)
 			return s.writeClaimPage(w, http.StatusUnauthorized, ui.ClaimPage{Code: code, Words: wire.ClaimWords(code), Typed: nick, Problem: errWrongPassword.Message})
@@ -84,14 +72,14 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	err = s.cfg.Store.CreateJoinToken(r.Context(), t)
 	if errors.Is(err, store.ErrExists) {
-		// Once more by the same person is no mistake.
+		// The same account may repeat its claim.
 		if had, e := s.cfg.Store.JoinToken(r.Context(), id); e == nil && had.Owner == account.ID && subtle.ConstantTimeCompare(had.PublicKey, key) == 1 {
 			err = nil
 		} else {
-			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Somebody has taken this machine's code already.")
+			return problem(http.StatusConflict, "claim-taken", "Switch the machine off and on: it shows a new code.", "Another account has claimed this machine's code already.")
 		}
 	} else if err == nil {
-		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "A machine's code was claimed: " + wire.ClaimWords(code) + "."})
+		s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: account.ID, Token: id, Message: "The machine with the claim code " + wire.ClaimWords(code) + " was claimed."})
 	}
 	if errors.Is(err, store.ErrFull) {
 		return errTokensFull
@@ -107,8 +95,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showClaim tells a machine who has taken its code here. Who asks knows the
-// token's public key, which the hub shows of no token.
+// showClaim returns the account that claimed a machine's code. The code contains the public key of the
+// join token, which no other answer contains, so only the machine and people who saw its code can
+// ask.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))

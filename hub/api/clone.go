@@ -14,17 +14,17 @@ import (
 	"gangway/wire"
 )
 
-// compareClock weighs what a TPM attested of itself in a verified quote against
-// what it attested before. known is that of onboard.Service.RecordSighting. A measurement
-// does not fail because that could not be kept.
+// compareClock compares the TPM's clock and counters in a verified quote with its earlier attestations,
+// to find clones. known is the result of onboard.Service.Seen. A failure is logged and does not make
+// the measurement fail.
 func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
 	sighting := clone.Sighting{
-		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // of a quote over a nonce of that second
+		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the nonce was issued in that second
 		Counters: m.Counters(), Attested: true, Addr: remoteAddr(r),
 	}
 	version, known, err := s.cfg.Onboard.RecordSighting(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
 	if err != nil {
-		s.log.Error("comparing a device with what was seen of it", "device", d.ID, "err", err)
+		s.log.Error("clone detection", "device", d.ID, "err", err)
 		return false
 	}
 	if c := ownConnection(r); c != nil {
@@ -33,30 +33,28 @@ func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment
 	return known
 }
 
-// ownConnection is the state of a connection that is one device's. It is nil
-// for that of a proxy, which is many devices'.
+// ownConnection is the state of a device's own connection. It is nil for a proxy's connection, which
+// many devices share.
 func ownConnection(r *http.Request) *connState {
-	if _, ok := leaf(r); !ok || originOf(r).proxied {
+	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
 		return nil
 	}
 	c, _ := r.Context().Value(connKey{}).(*connState)
 	return c
 }
 
-// How often a device is asked on one connection to measure again: some times at
-// once, for one turn may look like a TPM that was cleared, and then every so
-// often. Where clones are suspected, each report may be answered so, until they
-// are certain: that takes some turns.
+// How often a device is asked on one connection to measure again: askBurst times without delay, because
+// a single contradiction may come from a TPM that was cleared; then once in askEvery. While clones are
+// suspected, there is no limit until they are certain, which takes some measurements.
 const (
 	askEvery = 10 * time.Minute
 	askBurst = 4
 )
 
-// askAgain reports whether the device of this connection is to measure again:
-// another connection of the same device measured since this one did. A machine
-// that was restarted, or lost its connection, does not come back on an old one;
-// a copy of it does.
-func (s *Server) askAgain(r *http.Request, d store.Device) (bool, error) {
+// mustMeasureAgain reports whether the device must measure again on this connection, because another
+// connection of the same device has measured since. A machine that was restarted, or lost its
+// connection, does not use its old connection again; a clone does.
+func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
 	c := ownConnection(r)
 	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {
 		return false, nil
@@ -71,10 +69,10 @@ func (s *Server) askAgain(r *http.Request, d store.Device) (bool, error) {
 	return d.Clone == string(clone.Suspected) || c.asks.AllowN(s.cfg.Now(), 1), nil
 }
 
-// usedEarlier notes that a peer proved a certificate that is not active.
-func (s *Server) usedEarlier(r *http.Request, certificate [32]byte) {
+// noteUsedCertificate records that a peer proved the key of a certificate that is not active.
+func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
 	if err := s.cfg.Onboard.RecordSupersededUse(r.Context(), certificate, remoteAddr(r)); err != nil && r.Context().Err() == nil {
-		s.log.Error("comparing a device with what was seen of it", "err", err)
+		s.log.Error("clone detection", "err", err)
 	}
 }
 
@@ -82,19 +80,19 @@ func (s *Server) usedEarlier(r *http.Request, certificate [32]byte) {
 type ClonedView struct {
 	Device string `json:"device"`
 	State  string `json:"state"` // "", "suspected", "certain", "refused"
-	// Findings are what does not fit one machine with one TPM.
+	// Findings contradict that the device is one machine with one TPM.
 	Findings []ClonedFinding `json:"findings"`
-	Decision string          `json:"decision"` // "one", "two", or empty: none
+	Decision string          `json:"decision"` // "one", "two", or empty: no decision
 	By       string          `json:"decided-by,omitempty"`
 	Decided  *time.Time      `json:"decided,omitempty"`
 }
 
-// ClonedFinding is such a thing, in words.
+// ClonedFinding is a contradiction, in words.
 type ClonedFinding struct {
 	Code     string    `json:"code"`
 	Words    string    `json:"words"`
 	Time     time.Time `json:"time"`
-	Answered bool      `json:"answered"` // by the decision "one"
+	Answered bool      `json:"answered"` // the decision "one" covers it
 }
 
 func (s *Server) cloned(ctx context.Context, device string) (ClonedView, error) {
@@ -126,7 +124,7 @@ func viewCloned(device string, k *clone.Record) ClonedView {
 	return v
 }
 
-// Open are the codes of the findings that no decision has answered.
+// Open are the codes of the findings that no decision covers.
 func (v ClonedView) Open() []string {
 	codes := []string{}
 	for _, f := range v.Findings {
@@ -150,14 +148,14 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decideCloned takes an owner's decision: "one" machine, "two", or empty: the
-// last decision is taken back.
+// decideCloned applies an owner's decision: "one" machine, "two", or empty, which withdraws the last
+// decision.
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`
-		Findings []string `json:"findings"` // that the owner was shown; none: not compared
+		Findings []string `json:"findings"` // that the owner saw; null: not compared
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	d, err := s.ownDevice(r)
@@ -167,7 +165,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	if body.Decision == nil {
 		return errClonedDecision
 	}
-	view, err := s.decidedCloned(r, d, *body.Decision, body.Findings)
+	view, err := s.decideClone(r, d, *body.Decision, body.Findings)
 	if err != nil {
 		return err
 	}
@@ -175,15 +173,15 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errClonedDecision = problem(http.StatusBadRequest, "decision", `Use "one", "two", or "" to take the last decision back.`, "The decision is not one that can be made.")
+var errClonedDecision = problem(http.StatusBadRequest, "decision", `Use "one", "two", or "" to withdraw the last decision.`, "The decision is missing or unknown.")
 
-func (s *Server) decidedCloned(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
+func (s *Server) decideClone(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
 	if decision != string(clone.One) && decision != string(clone.Two) && decision != "" {
 		return ClonedView{}, errClonedDecision
 	}
-	k, err := s.cfg.Onboard.DecideClone(r.Context(), owner(r), d, clone.Decision(decision), findings, remoteAddr(r))
+	k, err := s.cfg.Onboard.DecideClone(r.Context(), accountOf(r), d, clone.Decision(decision), findings, remoteAddr(r))
 	if errors.Is(err, store.ErrChanged) {
-		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at it with 'gangway device cloned', and decide again.", "Something else was found since you looked.")
+		return ClonedView{}, problem(http.StatusConflict, "cloned-changed", "Look at the findings with 'gangway device cloned', and decide again.", "There are new findings since you looked.")
 	}
 	if err != nil {
 		return ClonedView{}, err
@@ -191,14 +189,12 @@ func (s *Server) decidedCloned(r *http.Request, d store.Device, decision string,
 	return viewCloned(d.ID, k), nil
 }
 
-// decideClonedOnPage is decideCloned for the page's form.
+// decideClonedOnPage is decideCloned for the form of the page.
 func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
-	r.SetPathValue("id", r.PostForm.Get("id"))
-	d, err := s.ownDevice(r)
+	d, err := s.ownDeviceNamed(r, r.PostForm.Get("id"))
 	if err != nil {
 		return err
 	}
@@ -208,8 +204,8 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 	} else if decision == "" {
 		return errClonedDecision
 	}
-	// An absent list is an empty one: a page always says what it showed.
-	if _, err := s.decidedCloned(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
+	// Without the field the list is empty, not null: the page always sends the findings it showed.
+	if _, err := s.decideClone(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

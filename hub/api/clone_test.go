@@ -428,8 +428,8 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		t.Errorf("decided on what was not shown: %d", status)
 	}
 	for _, step := range []struct{ form, state, shows string }{
-		{"decision=two&finding=counters-back", "refused", "Take the decision back"},
-		{"decision=back&finding=counters-back", "suspected", "One machine: go on"},
+		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},
+		{"decision=back&finding=counters-back", "suspected", "One machine: continue"},
 		{"decision=one&finding=counters-back", "", ">active</span></td>"},
 	} {
 		if status, page, h := b.send("POST", "/decide-cloned", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/" {

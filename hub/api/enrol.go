@@ -12,14 +12,12 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
-	"gangway/tcg"
 	"gangway/wire"
 )
 
-// enrol takes a TCG-CSR-IDEVID and answers with certificates sealed to the
-// TPM: the one round trip.
+// enrol answers a TCG-CSR-IDEVID with certificates that are sealed to the TPM, in one round trip.
 func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, tcg.MaxCSR, s.cfg.Onboard.Enrol, func(reply []byte) error {
+	return answerRequest(s, w, r, s.cfg.Onboard.Enrol, func(reply []byte) error {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		setLength(w, len(reply))
@@ -28,42 +26,33 @@ func (s *Server) enrol(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// weighed is how many bytes of a request count as one, for the rate limit.
-const weighed = 16 << 10
+// bytesPerRequest is how many bytes of a body count as one more request, for the rate limit.
+const bytesPerRequest = 16 << 10
 
-// taken has a request of at most limit bytes judged, counts how it ended, and
-// answers: that it waits for a person, or as answer does.
-func taken[T any](s *Server, w http.ResponseWriter, r *http.Request, limit int64, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+// answerRequest passes the body to judge, counts the outcome, and answers: with answer if judge
+// accepted the request, or that the device waits for a person's decision.
+func answerRequest[T any](s *Server, w http.ResponseWriter, r *http.Request, judge func(ctx context.Context, body []byte, addr string) (T, error), answer func(T) error) error {
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		s.metrics.enrolments.WithLabelValues("body").Inc()
 		return readError(err)
 	}
-	// What is large fills the hub sooner: each further 16 KiB is a request.
-	if more := len(body) / weighed; more > 0 && !s.onboards.charge(network(remoteAddr(r)), more, s.cfg.Now()) {
+	// A large body fills the disk sooner, so it counts as several requests.
+	if more := len(body) / bytesPerRequest; more > 0 && !s.limiters[onboardRate].charge(network(remoteAddr(r)), more, s.cfg.Now()) {
 		s.metrics.enrolments.WithLabelValues(errTooFast.Code).Inc()
 		return errTooFast
 	}
-	made, err := judge(r.Context(), body, remoteAddr(r))
+	result, err := judge(r.Context(), body, remoteAddr(r))
 	s.metrics.enrolments.WithLabelValues(outcome(err)).Inc()
 	var undecided *onboard.WaitingError
 	if errors.As(err, &undecided) {
-		answerUndecided(w, undecided)
+		answerWaiting(w, undecided)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return answer(made)
-}
-
-// readError tells a body that is too large or cut short from trouble of ours.
-func readError(err error) error {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return err
-	}
-	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
+	return answer(result)
 }
 
 func outcome(err error) string {
@@ -80,23 +69,19 @@ func outcome(err error) string {
 	return "error"
 }
 
-// activate binds the device of this very connection.
+// The activation proof is bound to the device's own TLS connection, which ends at the proxy if
+// there is one.
+var errActivationProxied = problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or configure the proxy to pass TLS through, or use Pantacor's two-step enrolment, which does not need a TLS connection of the device's own.",
+	"An activation is bound to the device's own TLS connection, and a proxy terminated this one.")
+
+// activate makes the enrolment of the connection's certificate active.
 func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
-	// The proof is bound to the connection that the device has, and behind a
-	// proxy that one ends there.
-	if originOf(r).proxied {
-		return problem(http.StatusBadRequest, "activation-through-proxy", "Let the device reach the hub directly, or have the proxy pass TLS through; or onboard by Pantacor's two steps, which need no connection of the device's own.",
-			"An activation is bound to the device's own TLS connection, and this one came through a proxy that ended it.")
-	}
-	hash, ok := leaf(r)
-	if !ok {
-		return errNoCertificate
-	}
+	hash, _ := clientCertificate(r) // pendingDevice has one
 	if r.TLS.Version < tls.VersionTLS13 {
-		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation is bound to its connection, which must be of TLS 1.3.")
+		return problem(http.StatusBadRequest, "tls-version", "Connect with TLS 1.3.", "An activation requires a TLS 1.3 connection.")
 	}
 	var body wire.ActivationRequest
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	exporter, err := r.TLS.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
@@ -117,10 +102,10 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// aikCertificate serves a certificate of the AIK registry, which holds only
-// those that an activation proved: by the IAK's name in hexadecimal, which its
-// holder knows; or by the device's id, to the device and its owner. Every other
-// request gets the same answer, so that an id tells nobody which TPM is here.
+// aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an activation
+// proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows; or the device's id,
+// for the device and its owner. Every other request gets the same answer, so that an id does not
+// show which TPMs are registered.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)
@@ -128,7 +113,7 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 		return errNoAIK
 	}
 	if wire.IsID(name) {
-		if raw, err = s.ownIAKName(w, r, name); err != nil {
+		if raw, err = s.ownIAKName(r, name); err != nil {
 			return err
 		}
 	}
@@ -145,25 +130,4 @@ func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the address in the certificate's subject alternative name. By a device's id, only the device and its owner find it.", "There is no such certificate, or it is not yours.")
-
-// ownIAKName is the name of the IAK of a device that the caller is, or owns.
-func (s *Server) ownIAKName(w http.ResponseWriter, r *http.Request, id string) (name []byte, err error) {
-	err = s.asCaller(func(_ http.ResponseWriter, r *http.Request) error {
-		d, err := s.cfg.Store.Device(r.Context(), id)
-		if err != nil {
-			return err
-		}
-		if c := who(r); !c.isDevice(id) && (c.Account == nil || d.Owner != c.Owner) {
-			return store.ErrNotFound
-		}
-		e, err := s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
-		name = e.IAKName
-		return err
-	})(w, r)
-	switch err {
-	case errNotSignedIn, errNoCertificate, errNotActive, errScope, store.ErrNotFound:
-		return nil, errNoAIK
-	}
-	return name, err
-}
+var errNoAIK = problem(http.StatusNotFound, "not-found", "Use the URL in the certificate's subject alternative name. Only the device and its owner can use the device's id.", "Certificate not found, or not yours.")

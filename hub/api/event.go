@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// EventView is a line of an audit trail. With a Count it stands for as many
-// events of one day, the first at Time and the last at Last.
+// EventView is a line of an audit trail. With a Count it stands for that many equal events of one day,
+// the first at Time and the last at Last.
 type EventView struct {
 	Seq        int64      `json:"seq"`
 	Time       time.Time  `json:"time"`
@@ -17,7 +17,7 @@ type EventView struct {
 	Count      int        `json:"count,omitempty"`
 	Kind       string     `json:"kind"`
 	Code       string     `json:"code,omitempty"`
-	Owner      string     `json:"owner,omitempty"` // prn of the account whose trail it is in
+	Owner      string     `json:"owner,omitempty"` // prn of the account whose trail has the event
 	Device     string     `json:"device,omitempty"`
 	Token      string     `json:"token,omitempty"` // a join token's id
 	Actor      string     `json:"actor,omitempty"` // prn of the account or device, or "operator:" and a name
@@ -30,11 +30,11 @@ type EventView struct {
 
 func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f := store.EventFilter{Owner: owner(r).ID, Device: q.Get("device"), Kind: q.Get("kind")}
+	f := store.EventFilter{Owner: accountOf(r).ID, Device: q.Get("device"), Kind: q.Get("kind")}
 	if v := q.Get("before"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 1 {
-			return problem(http.StatusBadRequest, "before", "Use the seq of an event.", "\"before\" is no positive number.")
+			return problem(http.StatusBadRequest, "before", "Use the seq of an event.", "\"before\" is not a positive number.")
 		}
 		f.Before = n
 	}
@@ -55,7 +55,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return problem(http.StatusBadRequest, "routine", "Use true or false.", "\"routine\" is neither true nor false.")
 	}
 	var err error
-	if f.Limit, err = pageSize(q.Get("limit"), 0); err != nil {
+	if f.Limit, err = pageSize(r, 0); err != nil {
 		return err
 	}
 	events, err := s.cfg.Store.Events(r.Context(), f)
@@ -66,12 +66,12 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ViewEvents turns events into what the API shows of them.
+// ViewEvents converts events to their views.
 func ViewEvents(events []store.Event) []EventView {
 	views := make([]EventView, len(events))
 	for i, e := range events {
 		v := EventView{
-			Seq: e.Seq, Time: e.Time.UTC(), Count: e.Count, Kind: e.Kind, Code: e.Code, Owner: ownerPRN(e.Owner), Device: e.Device, Token: e.Token,
+			Seq: e.Seq, Time: e.Time.UTC(), Count: e.Count, Kind: e.Kind, Code: e.Code, Owner: accountPRN(e.Owner), Device: e.Device, Token: e.Token,
 			Actor: e.Actor, ActorName: e.ActorName, Means: e.Means, Credential: e.Credential, Addr: e.Addr, Message: e.Message,
 		}
 		if !e.Last.IsZero() {

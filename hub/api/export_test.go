@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net/netip"
 
 	"golang.org/x/time/rate"
 )
@@ -10,8 +9,8 @@ import (
 // Unlimited lets tests call as often as they like; what is limited has its own
 // tests.
 func (s *Server) Unlimited() {
-	for _, l := range []*limiter[netip.Prefix]{s.logins, s.registrations, s.claims, s.signatures, s.onboards} {
-		l.unlimited()
+	for _, name := range []string{signInRate, registerRate, claimRate, signatureRate, onboardRate} {
+		s.limiters[name].unlimited()
 	}
 	s.boots.unlimited()
 }
@@ -24,13 +23,13 @@ func (l *limiter[K]) unlimited() {
 }
 
 // FlushTally writes the counts of frequent events.
-func (s *Server) FlushTally(ctx context.Context) { s.flushTally(ctx) }
+func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
 
 // SweepOnce removes what has expired or is too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
 // Bounds of what unproven peers make the trail grow by.
 const (
-	CrowdOfNobody = crowdOfNobody
-	CrowdADay     = crowdOfAll + 4*24*60
+	CrowdOfNobody = unprovenOfNobody
+	CrowdADay     = unprovenOfAll + 4*24*60
 )

@@ -30,27 +30,21 @@ func (s *Server) openAPI(w http.ResponseWriter, _ *http.Request) error {
 	return err
 }
 
-// hubCA serves the root certificate. It is no secret, and whoever fetches it
-// must compare it with what they know: the hub's name.
+// hubCA serves the root certificate. It is not a secret. The client must compare its hash with the
+// hub's name, which it knows already.
 func (s *Server) hubCA(w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-pem-file")
 	_, err := w.Write(s.cfg.CA.RootPEM())
 	return err
 }
 
-// PrivateHandler serves what is for the operator only: GET /metrics, and
-// /healthz and /readyz again. It asks nobody who they are, so it belongs on a
-// listener that outsiders cannot reach.
+// PrivateHandler serves the operator's routes: GET /metrics, and /healthz and /readyz again. It
+// does not authenticate clients, so it belongs on a listener that outsiders cannot reach.
 func (s *Server) PrivateHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
-	for path, h := range map[string]handler{"GET /healthz": s.healthz, "GET /readyz": s.readyz} {
-		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
-			if err := h(w, r); err != nil {
-				s.fail(w, r, err)
-			}
-		})
-	}
+	mux.Handle("GET /healthz", s.errorHandler(s.healthz))
+	mux.Handle("GET /readyz", s.errorHandler(s.readyz))
 	return mux
 }
 
@@ -93,7 +87,7 @@ func newMetrics(r *prometheus.Registry) *metrics {
 	return m
 }
 
-// timed observes how long a route takes.
+// timed measures how long a route takes.
 func (m *metrics) timed(route string, next http.Handler) http.Handler {
 	o := m.duration.WithLabelValues(route)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -20,7 +20,7 @@ import (
 // Bounds of one report, and of one answer.
 const (
 	maxLogBody    = 1 << 20 // bytes; devices send at most 256 KiB
-	maxLogEntries = 1000    // devices send at most 200
+	maxLogEntries = 1000    // Pantacor's devices send at most 200
 	maxLogText    = 16 << 10
 	maxLogField   = 256
 	logPage       = 50
@@ -45,17 +45,16 @@ type LogView struct {
 	Message  string    `json:"msg"`
 }
 
-// LogPage is an answer of entries.
+// LogPage is a page of log lines.
 type LogPage struct {
 	Start   int       `json:"start"`
 	Page    int       `json:"page"`
-	Count   int       `json:"count"` // of entries in this answer
+	Count   int       `json:"count"` // number of entries in this answer
 	Next    string    `json:"next-cursor,omitempty"`
 	Entries []LogView `json:"entries"`
 }
 
-// scalar is a text, or a number or anything else that a device writes in the
-// place of one.
+// scalar is a string, or the JSON text of any other value that a device sends instead of a string.
 type scalar string
 
 func (s *scalar) UnmarshalJSON(b []byte) error {
@@ -70,8 +69,8 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// number is a whole number, or a text of one; anything else is 0, for the
-// time of a line is not worth the line.
+// number is a whole number, or a string with one. Anything else is 0: a line is not lost because its
+// time is malformed.
 type number int64
 
 func (n *number) UnmarshalJSON(b []byte) error {
@@ -92,7 +91,7 @@ type logLine struct {
 	Message  scalar `json:"msg"`
 }
 
-// cut shortens a text, between runes, and says so.
+// cutText shortens a text to at most most bytes, at the start of a rune, and appends "…".
 func cutText(s scalar, most int) string {
 	text := printable(string(s))
 	if len(text) <= most {
@@ -105,19 +104,19 @@ func cutText(s scalar, most int) string {
 	return text[:end] + "…"
 }
 
-// report takes a device's lines: an array, or one of them. A line that is too
-// long is cut, not refused: a device would throw its neighbours away.
-func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
-	s.sawDevice(r, d.ID)
-	if err := claimed(d); err != nil {
+// appendLogs stores a device's log lines: an array, or a single line. It cuts a line that is too long
+// and does not refuse it, because the device would discard the lines beside it.
+func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
+	d := deviceOf(r)
+	s.markSeen(r, d.ID)
+	if err := requireOwner(d); err != nil {
 		return err
 	}
-	body, err := readBody(w, r, maxLogBody)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
-	// A line that is not UTF-8 is not worth its neighbours.
+	// One line that is not UTF-8 must not lose the others.
 	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
 	var lines []logLine
 	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) {
@@ -133,7 +132,7 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 		return badBody(errors.New("it is null"))
 	}
 	if len(lines) > maxLogEntries {
-		return problem(http.StatusRequestEntityTooLarge, "too-many-lines", "Send fewer at once.", "More than %d lines came at once.", maxLogEntries)
+		return problem(http.StatusRequestEntityTooLarge, "too-many-lines", "Send fewer lines in a request.", "The request has more than %d lines.", maxLogEntries)
 	}
 	entries := make([]store.LogEntry, len(lines))
 	for i, l := range lines {
@@ -147,8 +146,8 @@ func (s *Server) report(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is what "next-cursor" holds. It gives nothing that its reader
-// could not ask for: whose entries are read is decided by the sign-in.
+// logCursor is the content of "next-cursor". It needs no protection: the sign-in decides whose lines
+// are read, so a forged cursor gives nothing that a query could not ask for.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -158,15 +157,15 @@ type logCursor struct {
 	After     time.Time `json:"a,omitzero"`
 	Before    time.Time `json:"b,omitzero"`
 	Newest    bool      `json:"n,omitempty"`
-	Whole     bool      `json:"w,omitempty"` // only lines of seconds that have ended
+	Whole     bool      `json:"w,omitempty"` // only lines of seconds that are over
 	Page      int       `json:"g"`
-	Created   time.Time `json:"c,omitzero"` // this and Seq: the entry after which to go on
+	Created   time.Time `json:"c,omitzero"` // with Seq: the entry after which to continue
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settledFor is how long a line may take from its time to the database: until
-// then its second is not taken to be complete.
-const settledFor = time.Second
+// settleTime is how long it may take until a line with a creation time is in the database. A second is
+// complete only after that.
+const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	f := store.LogFilter{Owner: owner, Devices: c.Devices, Levels: c.Levels, Sources: c.Sources, Platforms: c.Platforms, Revs: c.Revs,
@@ -174,27 +173,26 @@ func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
 	if !c.Created.IsZero() {
 		f.Previous = &store.LogEntry{Created: c.Created, Seq: c.Seq}
 	}
-	if end := now.Add(-settledFor).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
+	if end := now.Add(-settleTime).Truncate(time.Second); c.Whole && (f.Before.IsZero() || end.Before(f.Before)) {
 		f.Before = end
 	}
 	return f
 }
 
-func (c *logCursor) fits() bool {
+func (c *logCursor) valid() bool {
 	if c.Page < 1 || c.Page > maxLogPage || len(c.Devices) > maxLogDevices || !storable(c.After) || !storable(c.Before) || !storable(c.Created) {
 		return false
 	}
 	return len(c.Levels) <= maxLogValues && len(c.Sources) <= 2*maxLogValues && len(c.Platforms) <= maxLogValues && len(c.Revs) <= maxLogValues
 }
 
-// storable says whether a time is one that JSON can tell, wherever it is told.
+// storable reports whether a time can be written as JSON in every time zone.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// bySeconds makes the cursor one for clients that ask again and again with the
-// time of the last line that they saw, cut to whole seconds, as pvr does. Each
-// line must come once: so the second that is named is over, and the lines of
-// one that is not over are kept back until it is.
-func (c *logCursor) bySeconds() {
+// useWholeSeconds prepares the cursor for clients that poll with the time of their last line, truncated
+// to seconds, as pvr does. To send each line exactly once, it skips the whole second that the client
+// names, and holds back lines of the present second until that is over.
+func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return
 	}
@@ -204,11 +202,11 @@ func (c *logCursor) bySeconds() {
 	}
 }
 
-// listLogs lists a person's devices' lines.
+// listLogs lists the log lines of the account's devices.
 func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	bad := func(name string) error {
-		return problem(http.StatusBadRequest, "query", "See /openapi.json for what can be asked.", "%q cannot be understood.", name)
+		return problem(http.StatusBadRequest, "query", "See /openapi.json for the parameters.", "The parameter %q is not valid.", name)
 	}
 	c := logCursor{Page: logPage}
 	count := func(name string, into *int, least, most int) error {
@@ -233,7 +231,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			if err != nil || t.IsZero() || !storable(t) {
 				return bad(name)
 			}
-			*into = t.UTC() // an offset of a day can be read, and not written
+			*into = t.UTC() // Go parses offsets of up to a day, and cannot write them as JSON
 		}
 	}
 	for name, into := range map[string]*[]string{"lvl": &c.Levels, "src": &c.Sources, "plat": &c.Platforms, "rev": &c.Revs} {
@@ -241,7 +239,7 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			*into = strings.Split(v, ",")
 		}
 	}
-	// A source is often a path, and pvr's DEVICE/SOURCE cannot say its slash.
+	// A source is often a path. In pvr's DEVICE/SOURCE its first slash is lost.
 	for _, source := range c.Sources {
 		if !strings.HasPrefix(source, "/") {
 			c.Sources = append(c.Sources, "/"+source)
@@ -261,18 +259,18 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 			return bad("dev")
 		}
 		var err error
-		if c.Devices, err = s.devicesNamed(r, names); err != nil {
+		if c.Devices, err = s.deviceIDs(r, names); err != nil {
 			return err
 		}
 		none = len(c.Devices) == 0
 	}
-	if !c.fits() || (start > 0 && len(c.Devices) > 1) {
+	if !c.valid() || (start > 0 && len(c.Devices) > 1) {
 		return bad("query")
 	}
 	if q.Get("cursor") == "true" && !c.Newest {
-		c.bySeconds()
+		c.useWholeSeconds()
 	}
-	f := c.filter(owner(r).ID, s.cfg.Now())
+	f := c.filter(accountOf(r).ID, s.cfg.Now())
 	f.Skip = start
 	var list []store.LogEntry
 	if !none {
@@ -290,9 +288,9 @@ func (s *Server) listLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// devicesNamed finds the caller's devices by prn, id or nick; others and those
-// that are not there are left out.
-func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, err error) {
+// deviceIDs finds the ids of the account's devices by prn, id or nick. It leaves out names that are
+// unknown or other accounts'.
+func (s *Server) deviceIDs(r *http.Request, names []string) (ids []string, err error) {
 	var nicks map[string]string
 	for _, name := range names {
 		id := strings.TrimPrefix(name, wire.DevicePRN)
@@ -300,7 +298,7 @@ func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, er
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		if err == nil && d.Owner == owner(r).ID {
+		if err == nil && d.Owner == accountOf(r).ID {
 			ids = append(ids, d.ID)
 			continue
 		}
@@ -319,7 +317,7 @@ func (s *Server) devicesNamed(r *http.Request, names []string) (ids []string, er
 func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	found := map[string]string{}
 	for after := ""; ; {
-		list, err := s.cfg.Store.Devices(r.Context(), owner(r).ID, after, 1000)
+		list, err := s.cfg.Store.Devices(r.Context(), accountOf(r).ID, after, 1000)
 		if err != nil {
 			return nil, err
 		}
@@ -332,22 +330,22 @@ func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	}
 }
 
-// followLogs goes on where a cursor ends. A cursor that is none any more ends
-// the list, for clients ask for a password at anything but 200.
-func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
+// continueLogs continues a list at a cursor. An invalid cursor gives an empty page and not an error,
+// because Pantacor's clients ask for a password at any status but 200.
+func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Next string `json:"next-cursor"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	var c logCursor
 	text, err := base64.RawURLEncoding.DecodeString(body.Next)
-	if err != nil || json.Unmarshal(text, &c) != nil || !c.fits() {
+	if err != nil || json.Unmarshal(text, &c) != nil || !c.valid() {
 		writeJSON(w, http.StatusOK, LogPage{Entries: []LogView{}})
 		return nil
 	}
-	list, err := s.cfg.Store.Logs(r.Context(), c.filter(owner(r).ID, s.cfg.Now()))
+	list, err := s.cfg.Store.Logs(r.Context(), c.filter(accountOf(r).ID, s.cfg.Now()))
 	if err != nil {
 		return err
 	}
@@ -355,7 +353,7 @@ func (s *Server) followLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// viewLogs makes an answer, and moves the cursor behind its last entry.
+// viewLogs makes an answer, and moves the cursor to after its last entry.
 func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
 	page := LogPage{Page: c.Page, Count: len(list), Entries: make([]LogView, len(list))}
 	for i, e := range list {
@@ -365,7 +363,7 @@ func viewLogs(c *logCursor, list []store.LogEntry) LogPage {
 	}
 	b, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // texts, numbers, and times that storable let pass
+		panic(err) // strings, numbers, and times that are storable
 	}
 	page.Next = base64.RawURLEncoding.EncodeToString(b)
 	return page

@@ -32,7 +32,7 @@ type keeper struct {
 
 func (f *fleetScene) keepers(t *testing.T) []keeper {
 	t.Helper()
-	step := want[api.StepView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"state":{`+systemSpec+`}}`, 200)
+	step := want[api.RevisionView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"state":{`+systemSpec+`}}`, 200)
 	device, at := "/devices/"+f.boatID, fmt.Sprintf("/trails/%s/steps/%d", f.boatID, step.Rev)
 	meta, body := []string{"meta-malformed", "body-malformed"}, "body-malformed"
 	return []keeper{

@@ -16,44 +16,43 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object, with addresses to upload and to download it that
-// need no other permission. Devices take the first match of a key, so what
-// people name stands last.
+// ObjectView is an object, with signed URLs to upload and download it without another credential. Devices
+// take the first match of a key, so the fields that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the SHA-256 again
 	StorageID    string    `json:"storage-id"` // of this object and owner
 	Owner        string    `json:"owner"`
 	Sum          string    `json:"sha256sum"`
-	Size         string    `json:"size"` // bytes, as a text
+	Size         string    `json:"size"` // bytes, as a string
 	SizeInt      int64     `json:"sizeint"`
 	TimeCreated  time.Time `json:"time-created"`
 	TimeModified time.Time `json:"time-modified"`
 	PutURL       string    `json:"signed-puturl"`
 	GetURL       string    `json:"signed-geturl"`
 	Now          string    `json:"now"`         // RFC 3339
-	Expires      string    `json:"expire-time"` // of both addresses, RFC 3339
+	Expires      string    `json:"expire-time"` // of both URLs, RFC 3339
 	MimeType     string    `json:"mime-type"`
 	Name         string    `json:"objectname"`
 }
 
-func (s *Server) viewObject(o store.Object, on standing) ObjectView {
+func (s *Server) viewObject(o store.Object, by credential) ObjectView {
 	now := s.cfg.Now()
-	until := now.Add(addressLife)
+	until := now.Add(signedURLLife)
 	sum, owner := hex.EncodeToString(o.Sum[:]), wire.AccountPRN+o.Owner
 	storage := sha256.Sum256([]byte(owner + "/" + sum))
 	v := ObjectView{
 		ID: sum, StorageID: hex.EncodeToString(storage[:]), Owner: owner, Sum: sum, Size: strconv.FormatInt(o.Size, 10), SizeInt: o.Size,
 		TimeCreated: o.Created.UTC(), TimeModified: o.Modified.UTC(),
-		GetURL: s.address(http.MethodGet, o, on, until),
+		GetURL: s.signURL(http.MethodGet, o, by, until),
 		Now:    now.UTC().Format(time.RFC3339), Expires: until.UTC().Format(time.RFC3339), MimeType: o.MimeType, Name: o.Name,
 	}
-	if !on.reads() {
-		v.PutURL = s.address(http.MethodPut, o, on, until)
+	if by.kind() != publicCredential {
+		v.PutURL = s.signURL(http.MethodPut, o, by, until)
 	}
 	return v
 }
 
-// sizeText is a number of bytes, which clients send as a number or as a text.
+// sizeText is a number of bytes, which clients send as a number or as a string.
 type sizeText int64
 
 func (n *sizeText) UnmarshalJSON(b []byte) error {
@@ -67,22 +66,22 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 	}
 	v, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || v < 0 {
-		return errors.New("the size is no number of bytes")
+		return errors.New("the size is not a number of bytes")
 	}
 	*n = sizeText(v)
 	return nil
 }
 
-// maxObjectName is in bytes, also of a type.
+// maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object: 200, upload it; 409, you have it already.
-// What others have makes no difference: who has not uploaded the bytes is
-// asked for them.
+// createObject announces an object. 200 means that the caller must upload it; 409, that the caller's
+// account has it already. Other accounts' objects make no difference: an account must have uploaded
+// the bytes itself.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
-		if err := claimed(*c.Device); err != nil {
+		if err := requireOwner(*c.Device); err != nil {
 			return err
 		}
 	}
@@ -93,21 +92,21 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 		Name     string   `json:"objectname"`
 		MimeType string   `json:"mime-type"`
 	}{Size: -1}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
 	sum, err := objects.ParseSum(body.Sum)
 	if err != nil {
-		return problem(http.StatusBadRequest, "object-sum", "Send the content's SHA-256 as 64 lower-case hexadecimal digits.", "\"sha256sum\" is no SHA-256.")
+		return problem(http.StatusBadRequest, "object-sum", "Send the content's SHA-256 as 64 lower-case hexadecimal digits.", "\"sha256sum\" is not a SHA-256 hash.")
 	}
 	if body.ID != "" && body.ID != body.Sum {
-		return problem(http.StatusBadRequest, "object-id", "Leave the id out.", "\"id\" is not the same as \"sha256sum\".")
+		return problem(http.StatusBadRequest, "object-id", "Leave the id out.", "\"id\" differs from \"sha256sum\".")
 	}
 	if body.Size < 0 {
-		return problem(http.StatusBadRequest, "object-size", "Send the number of bytes, as a number or a text.", "\"size\" is missing.")
+		return problem(http.StatusBadRequest, "object-size", "Send the number of bytes, as a number or a string.", "\"size\" is missing.")
 	}
 	if len(body.Name) > maxObjectName || len(body.MimeType) > maxObjectName {
-		return problem(http.StatusBadRequest, "object-name", "Use a shorter one.", "The object's name or type has more than %d bytes.", maxObjectName)
+		return problem(http.StatusBadRequest, "object-name", "Use a shorter name or type.", "The object's name or type has more than %d bytes.", maxObjectName)
 	}
 	now := s.cfg.Now()
 	o := store.Object{Owner: c.Owner, Sum: sum, Size: int64(body.Size), Name: printable(body.Name), MimeType: printable(body.MimeType), Created: now, Modified: now}
@@ -116,38 +115,37 @@ func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
 	if !o.Stored {
-		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 		return nil
 	}
 	if _, err := s.cfg.Objects.Stat(r.Context(), sum); errors.Is(err, objects.ErrNotFound) {
-		// Somebody removed it behind the hub's back: it is wanted again.
-		s.log.Error("the content of an object is gone", "sha256", body.Sum)
+		// The content was removed without the hub, so the caller must upload it again.
+		s.log.Error("the content of an object is missing", "sha256", body.Sum)
 		if err := s.cfg.Store.MarkContentLost(r.Context(), sum); err != nil {
 			return err
 		}
-		writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+		writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 		return nil
 	} else if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusConflict, s.viewObject(o, standingOf(r)))
+	writeJSON(w, http.StatusConflict, s.viewObject(o, credentialOf(callerOf(r))))
 	return nil
 }
 
-// createStepObject is createObject for whoever may read the step.
-func (s *Server) createStepObject(w http.ResponseWriter, r *http.Request) error {
-	if _, err := s.stepOf(r); err != nil {
+// createRevisionObject is createObject for a caller that may change the trail.
+func (s *Server) createRevisionObject(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.trailRevision(r); err != nil {
 		return err
 	}
 	return s.createObject(w, r)
 }
 
-// storedObject finds an object that the caller's owner has uploaded, by
-// {sha}.
+// storedObject finds an object of the caller's account by {sha}. It must have been uploaded.
 func (s *Server) storedObject(r *http.Request) (store.Object, error) {
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
-		if err := claimed(*c.Device); err != nil {
+		if err := requireOwner(*c.Device); err != nil {
 			return store.Object{}, err
 		}
 	}
@@ -172,71 +170,71 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, standingOf(r)))
+	writeJSON(w, http.StatusOK, s.viewObject(o, credentialOf(callerOf(r))))
 	return nil
 }
 
-// stepObject finds an object that the step names, and what the caller's
-// address of it rests on.
-func (s *Server) stepObject(r *http.Request) (store.Object, standing, error) {
-	step, err := s.readableStep(r)
+// revisionObject finds the object {sha} of the revision in the path, and the caller's credential for
+// its URL.
+func (s *Server) revisionObject(r *http.Request) (store.Object, credential, error) {
+	revision, err := s.readableRevision(r)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
-	o, err := s.storedObjectOf(r, step.Owner)
+	o, err := s.storedObjectOf(r, revision.Owner)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
-	list, err := s.cfg.Store.RevisionObjects(r.Context(), step.Device, step.Rev)
+	list, err := s.cfg.Store.RevisionObjects(r.Context(), revision.Device, revision.Rev)
 	if err != nil {
-		return store.Object{}, standing{}, err
+		return store.Object{}, credential{}, err
 	}
 	for _, named := range list {
 		if named.Sum == o.Sum {
-			return o, stepStanding(r, step), nil
+			return o, credentialFor(callerOf(r), revision), nil
 		}
 	}
-	return store.Object{}, standing{}, store.ErrNotFound
+	return store.Object{}, credential{}, store.ErrNotFound
 }
 
-func (s *Server) showStepObject(w http.ResponseWriter, r *http.Request) error {
-	o, on, err := s.stepObject(r)
+func (s *Server) showRevisionObject(w http.ResponseWriter, r *http.Request) error {
+	o, by, err := s.revisionObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Pantahub-Object-Type", "object")
-	writeJSON(w, http.StatusOK, s.viewObject(o, on))
+	writeJSON(w, http.StatusOK, s.viewObject(o, by))
 	return nil
 }
 
-// redirectToBlob leads to the content.
+// redirectToBlob redirects to the signed URL of the content.
 func (s *Server) redirectToBlob(w http.ResponseWriter, r *http.Request) error {
-	o, on, err := s.stepObject(r)
+	o, by, err := s.revisionObject(r)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, s.address(http.MethodGet, o, on, s.cfg.Now().Add(addressLife)), http.StatusFound)
+	http.Redirect(w, r, s.signURL(http.MethodGet, o, by, s.cfg.Now().Add(signedURLLife)), http.StatusFound)
 	return nil
 }
 
-func (s *Server) listStepObjects(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+func (s *Server) listRevisionObjects(w http.ResponseWriter, r *http.Request) error {
+	revision, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	list, err := s.cfg.Store.RevisionObjects(r.Context(), step.Device, step.Rev)
+	list, err := s.cfg.Store.RevisionObjects(r.Context(), revision.Device, revision.Rev)
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, stepStanding(r, step))
+	s.writeObjects(w, list, credentialFor(callerOf(r), revision))
 	return nil
 }
 
-// listObjects lists a person's, in pages by `after`, a SHA-256. A device knows
-// the objects of its steps.
+// listObjects lists an account's objects, in pages by `after`, a SHA-256. There is no such list for
+// devices: they know the objects of their revisions.
 func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limitOf(r, 100)
+	limit, err := pageSize(r, 100)
 	if err != nil {
 		return err
 	}
@@ -244,21 +242,21 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	if v := r.URL.Query().Get("after"); v != "" {
 		sum, err := objects.ParseSum(v)
 		if err != nil {
-			return problem(http.StatusBadRequest, "after", "Use the id of an object.", "\"after\" is no SHA-256.")
+			return problem(http.StatusBadRequest, "after", "Use the id of an object.", "\"after\" is not a SHA-256 hash.")
 		}
 		hash := store.Hash(sum)
 		after = &hash
 	}
-	list, err := s.cfg.Store.Objects(r.Context(), owner(r).ID, after, limit)
+	list, err := s.cfg.Store.Objects(r.Context(), accountOf(r).ID, after, limit)
 	if err != nil {
 		return err
 	}
-	s.writeObjects(w, list, standingOf(r))
+	s.writeObjects(w, list, credentialOf(callerOf(r)))
 	return nil
 }
 
-// writeObjects writes an array one by one: a step may have ten thousand.
-func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, on standing) {
+// writeObjects writes the array without building it in memory: a revision may have ten thousand objects.
+func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	enc := json.NewEncoder(w)
@@ -268,39 +266,38 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, on sta
 		if i > 0 {
 			fmt.Fprint(w, ",")
 		}
-		if enc.Encode(s.viewObject(o, on)) != nil {
+		if enc.Encode(s.viewObject(o, by)) != nil {
 			return // the client is gone
 		}
 	}
 	fmt.Fprint(w, "]\n")
 }
 
-// Graces of the collector.
+// How long the collector keeps what nobody uses.
 const (
-	// pendingFor is how long an announced object waits for its upload.
-	pendingFor = 24 * time.Hour
-	// unusedFor is how long an object is kept that no step names: time to post
-	// the step that it was uploaded for.
-	unusedFor = 7 * 24 * time.Hour
-	// orphanFor is how old a content must be before it is asked whether anybody
-	// has a record of it.
-	orphanFor = time.Hour
+	// pendingAge is how long an announced object may wait for its upload.
+	pendingAge = 24 * time.Hour
+	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post the
+	// revision that it was uploaded for.
+	unusedAge = 7 * 24 * time.Hour
+	// orphanAge is how old a content without a record must be before it is removed.
+	orphanAge = time.Hour
 )
 
-// Collect removes what nobody needs any more: trails and logs of deleted
-// devices, records of objects that no step names, contents that nobody has a
-// record of, log entries past their age. It is safe beside everything else.
+// Collect removes unused data: trails and logs of deleted devices, records of objects that no revision
+// names, contents without a record, and old log lines. It may run at any time, concurrently with
+// requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
-	for _, step := range []func() (int, error){
+	for _, expire := range []func() (int, error){
 		func() (int, error) { return s.cfg.Store.RemoveDeletedTrails(ctx, 100) },
 		func() (int, error) {
-			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingFor), now.Add(-unusedFor), 1000)
+			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
 		},
 		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
 	} {
 		for {
-			n, err := step()
+			n, err := expire()
 			if err != nil {
 				return err
 			}
@@ -315,7 +312,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 		return s.cfg.Store.FinishRemoval(ctx, sum)
 	}
-	// What an earlier run was stopped at.
+	// An interrupted run left these.
 	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
 	if err != nil {
 		return err
@@ -326,7 +323,7 @@ func (s *Server) Collect(ctx context.Context) error {
 		}
 	}
 	return s.cfg.Objects.Walk(ctx, func(sum objects.Sum, info objects.Info) error {
-		if now.Sub(info.Modified) < orphanFor {
+		if now.Sub(info.Modified) < orphanAge {
 			return nil
 		}
 		going, err := s.cfg.Store.BeginRemoval(ctx, sum)
@@ -337,13 +334,13 @@ func (s *Server) Collect(ctx context.Context) error {
 	})
 }
 
-// collecting runs Collect at the start and every hour.
-func (s *Server) collecting(ctx context.Context) {
+// collectLoop runs Collect at the start and every hour.
+func (s *Server) collectLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
 	for {
 		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("collecting what nobody needs", "err", err)
+			s.log.Error("collecting unused data", "err", err)
 		}
 		select {
 		case <-ctx.Done():

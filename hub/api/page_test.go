@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/tcg"
-	"gangway/wire"
 )
 
 // codeRooms are the packages in which the hub's refusals are made.
@@ -68,15 +66,15 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("hub.go")
+	source, err := os.ReadFile("server.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	largest := map[string]int{
-		"POST /onboard": tcg.MaxCSR, "POST /enroll/request": wire.MaxSteps, "POST /register": wire.MaxSteps, "POST /devices/register": wire.MaxSteps,
-		"POST /device/boot": wire.MaxBootReport, "POST /logs": maxLogBody,
+	rateOf := map[string]string{"onboarding": onboardRate, "signatures": signatureRate, "measurements": bootRate, "–": unlimited}
+	table := map[string]*route{}
+	for i := range routes {
+		table[routes[i].name()] = &routes[i]
 	}
-	limiters := map[string]string{"onboarding": "onboards", "signatures": "signatures"}
 	rows := regexp.MustCompile("(?m)^\\| `([A-Z]+ /[^`]+)` \\| [a-z, ]+ \\| ([^|]+) \\| ([^|]+) \\|$").FindAllStringSubmatch(string(doc), -1)
 	if len(rows) < 15 {
 		t.Fatalf("docs/protocol.md lists only %d routes", len(rows))
@@ -85,27 +83,22 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	for _, row := range rows {
 		route, body, rate := row[1], row[2], row[3]
 		listed[route] = true
-		method, path, _ := strings.Cut(route, " ")
-		m := regexp.MustCompile(`(?:handle\("` + regexp.QuoteMeta(route) + `"|both\("` + method + `", "` + regexp.QuoteMeta(path) + `"), (s\.\w+(?:\(s\.(\w+), s\.\w+\)|\(s\.\w+\))?)\)`).FindSubmatch(source)
-		if m == nil {
+		rt := table[route]
+		if rt == nil {
 			t.Errorf("the hub has no route %s", route)
 			continue
 		}
-		if got, want := string(m[2]), limiters[rate]; got != want && rate != "measurements" {
-			t.Errorf("%s: the page says the rate %q, the hub's limiter is %q", route, rate, got)
+		if want, known := rateOf[rate]; !known || rt.rate != want {
+			t.Errorf("%s: the page says the rate %q, the route table %q", route, rate, rt.rate)
 		}
-		want := largest[route]
-		if want == 0 {
-			want = maxBody
-		}
-		if body != "–" && size(body) != want {
-			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, want)
+		if body == "–" && rt.body != noBody || body != "–" && int64(size(body)) != rt.body {
+			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, rt.body)
 		}
 	}
 	// All that onboarding's rate is for is on the page.
-	for _, m := range regexp.MustCompile(`handle\("([^"]+)", s\.limited\(s\.(onboards|signatures),`).FindAllSubmatch(source, -1) {
-		if !listed[string(m[1])] {
-			t.Errorf("the page lacks %s", m[1])
+	for name, rt := range table {
+		if (rt.rate == onboardRate || rt.rate == signatureRate) && !listed[name] {
+			t.Errorf("the page lacks %s", name)
 		}
 	}
 	for _, want := range []struct{ page, code string }{
@@ -113,7 +106,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(string(doc), want.page) || !strings.Contains(string(source), want.code) {
-			t.Errorf("docs/protocol.md says %q, or does not, and hub.go %q, or does not", want.page, want.code)
+			t.Errorf("docs/protocol.md says %q, or does not, and server.go %q, or does not", want.page, want.code)
 		}
 	}
 	rates := DefaultRates()

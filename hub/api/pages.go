@@ -10,26 +10,19 @@ import (
 	"gangway/hub/ui"
 )
 
-// devicesOnPage is how many devices the page shows.
+// devicesOnPage is how many devices the page shows at most.
 const devicesOnPage = 200
 
-// waitingOnPage is how many machines that wait the page shows.
+// waitingOnPage is how many waiting devices, and how many cloned ones, the page shows at most.
 const waitingOnPage = 50
 
-// page is the list of devices for who is signed in, and the sign-in for who
-// is not.
-func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
-	in, err := s.signedIn(r)
-	if errors.Is(err, error(errNotSignedIn)) {
+// showHome is the page of a signed-in account, and the sign-in form for anyone else.
+func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
+	account := callerOf(r).Account
+	if account == nil {
 		return s.signInPage(w, http.StatusOK, ui.SignIn{})
 	}
-	if err != nil {
-		return err
-	}
-	if !in.claims.Allows(r.Method, "") { // the page shows everything
-		return errScope
-	}
-	account := in.account
+	var err error
 	h := ui.Home{Nick: account.Nick, Hub: s.cfg.PublicURL, HubName: s.cfg.CA.HubName(), Now: s.cfg.Now()}
 	if h.Devices, err = s.cfg.Store.Devices(r.Context(), account.ID, "", devicesOnPage); err != nil {
 		return err
@@ -68,7 +61,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) error {
 	if h.Events, err = s.cfg.Store.Events(r.Context(), store.EventFilter{Owner: account.ID, NoRoutine: true, Limit: 12}); err != nil {
 		return err
 	}
-	var page bytes.Buffer // so that a failure is answered as one
+	var page bytes.Buffer // so that a failure can still be answered as one
 	if err := ui.WriteHome(&page, h); err != nil {
 		return err
 	}
@@ -92,12 +85,11 @@ func (s *Server) html(w http.ResponseWriter, status int, page []byte) error {
 }
 
 func (s *Server) signIn(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	nick := r.PostForm.Get("nick")
-	token, expires, err := s.signInAs(r, nick, r.PostForm.Get("password"), "", store.ByPage)
+	token, expires, err := s.signInWithPassword(r, nick, r.PostForm.Get("password"), "", store.ByPage)
 	if errors.Is(err, error(errWrongPassword)) {
 		s.setAuthenticate(w)
 		return s.signInPage(w, http.StatusUnauthorized, ui.SignIn{Nick: nick, Problem: errWrongPassword.Message})
@@ -121,12 +113,8 @@ func (s *Server) setCookie(w http.ResponseWriter, token string, expires time.Tim
 }
 
 func (s *Server) signOut(w http.ResponseWriter, r *http.Request) error {
-	in, err := s.signedIn(r)
-	if err != nil && !errors.Is(err, error(errNotSignedIn)) {
-		return err
-	}
-	if err == nil && in.apiToken == nil {
-		if err := s.signedOut(r, in); err != nil {
+	if in := callerOf(r).signIn; in != nil && in.apiToken == nil {
+		if err := s.endOwnSession(r, in); err != nil {
 			return err
 		}
 	}

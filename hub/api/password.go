@@ -14,8 +14,8 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Parameters of argon2id (RFC 9106, 4, second recommended option with less
-// memory traded for one more pass, as OWASP lists it).
+// Parameters of argon2id (RFC 9106, section 4): the 19 MiB of memory that OWASP recommends, with
+// one pass more than OWASP's two.
 const (
 	argonTime    = 3
 	argonMemory  = 19 << 10 // KiB
@@ -42,23 +42,22 @@ func HashPassword(password string) (string, error) {
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonThreads, enc(salt), enc(key)), nil
 }
 
-// passwords checks passwords, a few at a time: each check takes 19 MiB, and
-// many at once must not take the hub down.
+// passwords checks passwords. Each check takes 19 MiB of memory, so only a few run at once.
 type passwords struct {
-	queue lifo
-	// decoy is checked for accounts that do not exist, so that the time
-	// taken does not tell which do.
+	queue lifoSemaphore
+	// decoy is the hash that is checked if the account does not exist, so that the time taken does
+	// not show which accounts exist.
 	decoy string
 }
 
 // Bounds of the queue for passwords.
 const (
-	passwordsAtOnce  = 4
-	passwordsWait    = 64              // how many wait
-	passwordPatience = 5 * time.Second // how long one waits
+	passwordsAtOnce = 4
+	passwordQueue   = 64              // how many wait in each lane
+	passwordTimeout = 5 * time.Second // how long each waits
 )
 
-// decoyHash is made once for all servers of a process: no account has it.
+// decoyHash is made once for all servers of a process. No account has it.
 var decoyHash = sync.OnceValues(func() (string, error) { return HashPassword("no account has this password") })
 
 func newPasswords() (*passwords, error) {
@@ -66,11 +65,11 @@ func newPasswords() (*passwords, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &passwords{queue: lifo{free: passwordsAtOnce, most: passwordsWait, patience: passwordPatience}, decoy: decoy}, nil
+	return &passwords{queue: lifoSemaphore{free: passwordsAtOnce, maxWaiting: passwordQueue, timeout: passwordTimeout}, decoy: decoy}, nil
 }
 
-// check reports whether password is the one of hash; an empty hash never is,
-// and takes as long. errBusy if there are too many at once.
+// check reports whether hash is the password's. An empty hash matches no password, and takes as
+// long. check returns errBusy if too many checks wait.
 func (p *passwords) check(ctx context.Context, lane int, password, hash string) (ok bool, err error) {
 	if len(password) > MaxPassword {
 		return false, nil
@@ -89,22 +88,22 @@ func (p *passwords) check(ctx context.Context, lane int, password, hash string) 
 func verifyPassword(password, phc string) (bool, error) {
 	parts := strings.Split(phc, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false, errors.New("hub: stored password is not argon2id")
+		return false, errors.New("hub: stored password hash is not argon2id")
 	}
 	var version, memory, passes, threads int
 	if _, err := fmt.Sscanf(parts[2], "v=%d", &version); err != nil || version != argon2.Version {
-		return false, errors.New("hub: stored password of another argon2 version")
+		return false, errors.New("hub: stored password hash has another argon2 version")
 	}
 	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &threads); err != nil || memory > 1<<20 || passes > 64 || threads > 64 || memory < 8 || passes < 1 || threads < 1 {
-		return false, errors.New("hub: stored password with unusable parameters")
+		return false, errors.New("hub: stored password hash has unusable parameters")
 	}
 	salt, err := base64.RawStdEncoding.DecodeString(parts[4])
 	if err != nil {
-		return false, errors.New("hub: stored password with unreadable salt")
+		return false, errors.New("hub: stored password hash has an unreadable salt")
 	}
 	want, err := base64.RawStdEncoding.DecodeString(parts[5])
 	if err != nil || len(want) < 16 {
-		return false, errors.New("hub: stored password with unreadable key")
+		return false, errors.New("hub: stored password hash has an unreadable key")
 	}
 	got := argon2.IDKey([]byte(password), salt, uint32(passes), uint32(memory), uint8(threads), uint32(len(want)))
 	return subtle.ConstantTimeCompare(got, want) == 1, nil

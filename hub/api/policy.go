@@ -10,19 +10,18 @@ import (
 	"gangway/hub/store"
 )
 
-// PolicyView is an owner's policy, and the hub's above it. Texts are YAML,
-// empty where there is none.
+// PolicyView is an owner's policy and the hub's policy. The texts are YAML, or empty.
 type PolicyView struct {
 	Policy     string     `json:"policy"`
 	Updated    *time.Time `json:"updated,omitempty"`
 	HubPolicy  string     `json:"hub-policy"`
 	HubUpdated *time.Time `json:"hub-updated,omitempty"`
-	// Warnings say what in Policy has no effect, or is about TPMs that nobody
-	// makes; on the hub's own machine, what in HubPolicy.
+	// Warnings name the rules in Policy that have no effect, or that name an unknown TPM maker. On
+	// the hub's own machine they are about HubPolicy.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Warn fills Warnings. Texts that cannot be read have none.
+// Warn fills Warnings. A text that cannot be parsed has none.
 func (v *PolicyView) Warn() {
 	mine, err := policy.Parse([]byte(v.Policy))
 	if err != nil {
@@ -43,7 +42,7 @@ func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
 		owner   string
 		text    *string
 		updated **time.Time
-	}{{owner(r).ID, &view.Policy, &view.Updated}, {store.HubWide, &view.HubPolicy, &view.HubUpdated}} {
+	}{{accountOf(r).ID, &view.Policy, &view.Updated}, {store.HubWide, &view.HubPolicy, &view.HubUpdated}} {
 		stored, err := s.cfg.Store.Policy(r.Context(), p.owner)
 		if errors.Is(err, store.ErrNotFound) {
 			continue
@@ -59,12 +58,12 @@ func (s *Server) showPolicy(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request) error {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxSize))
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return readError(err)
 	}
 	if _, err := policy.Parse(text); err != nil {
-		return problem(http.StatusBadRequest, "policy-malformed", "Mend it and send it again; what was in force still is.", "%s.", err)
+		return problem(http.StatusBadRequest, "policy-malformed", "Correct it and send it again. The previous policy is still in force.", "%s.", err)
 	}
 	return s.setPolicy(w, r, string(text), "changed")
 }
@@ -74,7 +73,7 @@ func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb string) error {
-	a, now := owner(r), s.cfg.Now()
+	a, now := accountOf(r), s.cfg.Now()
 	if err := s.cfg.Store.PutPolicy(r.Context(), store.Policy{Owner: a.ID, Text: text, Updated: now}); err != nil {
 		return err
 	}
@@ -83,7 +82,7 @@ func (s *Server) setPolicy(w http.ResponseWriter, r *http.Request, text, verb st
 }
 
 func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.cfg.Store.EKList(r.Context(), owner(r).ID)
+	list, err := s.cfg.Store.EKList(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
@@ -96,13 +95,13 @@ func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) putEKList(w http.ResponseWriter, r *http.Request) error {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, policy.MaxListSize))
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return readError(err)
 	}
 	list, err := policy.ParseEKList(text)
 	if err != nil {
-		return problem(http.StatusBadRequest, "ek-list-malformed", "Mend it and send it again; the list that was there still is.", "%s.", err)
+		return problem(http.StatusBadRequest, "ek-list-malformed", "Correct it and send it again. The previous list is still in force.", "%s.", err)
 	}
 	return s.setEKList(w, r, list, "changed")
 }
@@ -112,11 +111,11 @@ func (s *Server) deleteEKList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) setEKList(w http.ResponseWriter, r *http.Request, list []store.ListedEK, verb string) error {
-	a := owner(r)
+	a := accountOf(r)
 	if err := s.cfg.Store.PutEKList(r.Context(), a.ID, list); err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the list of expected TPMs."})
+	s.record(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "ek-list." + verb, Owner: a.ID, Message: a.Nick + " " + verb + " the EK list."})
 	writeJSON(w, http.StatusOK, map[string]int{"listed": len(list)})
 	return nil
 }

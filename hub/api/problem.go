@@ -15,15 +15,15 @@ import (
 	"gangway/hub/ui"
 )
 
-// Problem is an answer that is no success: a stable code, a sentence for a
-// person, and what to do next. Pantacor's clients show msg.
+// Problem is the body of an error answer: a stable code, a sentence about what is wrong, and a
+// sentence about the remedy. Pantacor's clients show msg.
 type Problem struct {
 	Status  int    `json:"code"` // the HTTP status again, as Pantacor's clients expect it in the body
 	Code    string `json:"error"`
 	Message string `json:"msg"`
 	Hint    string `json:"hint,omitempty"`
-	// Certificate is what became of the connection's certificate, with the code
-	// "certificate-not-active".
+	// Certificate is the state of the connection's certificate, with the code
+	// "certificate-not-active": "unknown", "pending", "superseded", "expired" or "revoked".
 	Certificate string `json:"certificate,omitempty"`
 }
 
@@ -33,35 +33,35 @@ func problem(status int, code, hint, format string, args ...any) *Problem {
 	return &Problem{Status: status, Code: code, Message: fmt.Sprintf(format, args...), Hint: hint}
 }
 
-// fail answers with a problem. Errors that are none of ours are logged and
-// answered as 500 without their text, which may tell too much.
+// fail answers with the problem of an error. An unexpected error is logged and answered with 500,
+// without its text, which may contain secrets.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var p *Problem
 	var refusal *evidence.Refusal
 	var tooLarge *http.MaxBytesError
 	var meta *store.MetaError
-	trouble := s.trouble(r, err)
+	temporary := s.temporaryProblem(r, err)
 	switch {
-	case trouble != nil:
-		p = trouble
+	case temporary != nil:
+		p = temporary
 	case errors.As(err, &p):
 	case errors.As(err, &refusal):
 		p = &Problem{Status: statusOf(refusal.Code), Code: refusal.Code, Message: refusal.Reason, Hint: refusal.Hint}
 	case errors.As(err, &tooLarge):
-		p = problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send less.", "The body is larger than the %d bytes that are allowed here.", tooLarge.Limit)
+		p = problem(http.StatusRequestEntityTooLarge, "body-too-large", "Send a smaller body.", "The body is larger than the limit of %d bytes.", tooLarge.Limit)
 	case errors.As(err, &meta):
-		p = problem(http.StatusBadRequest, "meta-malformed", "Write it flatter, or as a string with JSON in it.", "The metadata's %.64q cannot be kept: %v.", meta.Name, meta.Err)
+		p = problem(http.StatusBadRequest, "meta-malformed", "Nest it less, or store it as a string that contains JSON.", "The metadata key %.64q cannot be stored: %v.", meta.Name, meta.Err)
 	case errors.Is(err, store.ErrTooLarge):
-		p = problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would be larger than %d bytes.", store.MaxMeta)
+		p = problem(http.StatusRequestEntityTooLarge, "meta-too-large", "Delete keys by setting them to null.", "The metadata would have more than %d bytes.", store.MaxMeta)
 	case errors.Is(err, store.ErrNotFound):
-		p = problem(http.StatusNotFound, "not-found", "Check the id; list yours to see them.", "There is no such thing, or it is not yours.")
+		p = problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found, or not yours.")
 	case errors.Is(err, store.ErrExists):
 		p = problem(http.StatusConflict, "exists", "Choose another name.", "The name is taken.")
 	case r.Context().Err() != nil:
 		p = problem(http.StatusServiceUnavailable, "interrupted", "Try again.", "The request was interrupted.")
 	default:
 		s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-		p = problem(http.StatusInternalServerError, "internal", "Try again; the operator finds the cause in the hub's log.", "The hub could not do it.")
+		p = problem(http.StatusInternalServerError, "internal", "Try again. If it fails again, ask the operator to look into the hub's log.", "The hub failed to answer the request.")
 	}
 	if p.Status == http.StatusUnauthorized {
 		s.setAuthenticate(w)
@@ -72,7 +72,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusInsufficientStorage:
 		w.Header().Set("Retry-After", "60")
 	}
-	if strings.Contains(r.Header.Get("Accept"), "text/html") { // a person looks at it
+	if strings.Contains(r.Header.Get("Accept"), "text/html") { // for a browser
 		var page bytes.Buffer
 		if err := ui.WriteProblem(&page, ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}); err == nil {
 			s.html(w, p.Status, page.Bytes())
@@ -82,20 +82,20 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeJSON(w, p.Status, p)
 }
 
-// setAuthenticate sets what each 401 must have. Pantacor's clients need exactly
-// this form (parts split on ", ").
+// setAuthenticate sets the header that each 401 must have. Pantacor's clients require exactly this
+// form: they split it at ", ".
 func (s *Server) setAuthenticate(w http.ResponseWriter) {
 	w.Header().Set("WWW-Authenticate", fmt.Sprintf(`JWT realm="pantahub services", ph-aeps="%s/auth"`, s.cfg.PublicURL))
 }
 
-// statusOf gives the HTTP status of a refusal by its code.
+// statusOf returns the HTTP status of a refusal's code.
 func statusOf(code string) int {
 	switch code {
 	case onboard.CodeOtherOwner, onboard.CodeOtherEK:
 		return http.StatusConflict
 	case onboard.CodeExpired, onboard.CodeSuperseded, onboard.CodeRevoked:
 		return http.StatusGone
-	case evidence.CodeRevocationUnknown: // the agent tries again by itself
+	case evidence.CodeRevocationUnknown: // the agent retries by itself
 		return http.StatusServiceUnavailable
 	case "csr-hash", onboard.CodeSteps, onboard.CodeDeviceName, onboard.CodeDevicePRN, "ak-name", "idevid-name":
 		return http.StatusBadRequest
@@ -106,14 +106,14 @@ func statusOf(code string) int {
 	return http.StatusForbidden
 }
 
-// writeJSON answers. Texts are escaped no more than JSON demands, for devices
-// that take them as they stand; and no answer of this type is ever a page.
+// writeJSON answers with JSON. It does not escape <, > and &, because some devices do not unescape
+// them; browsers never show this type as a page.
 func writeJSON(w http.ResponseWriter, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		panic(err) // all answers are made of types that marshal
+		panic(err) // every answer's type can be marshalled
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -122,8 +122,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Write(b.Bytes())
 }
 
-// setLength tells how long an answer is. Go does it only for short ones, and
-// sends the others in chunks, which a device's small HTTP client may not read.
+// setLength sets Content-Length. Go sets it only for short answers and sends others in chunks,
+// which the small HTTP clients of some devices cannot read.
 func setLength(w http.ResponseWriter, n int) {
 	w.Header().Set("Content-Length", strconv.Itoa(n))
 }

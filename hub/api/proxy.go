@@ -20,11 +20,10 @@ import (
 	"gangway/wire"
 )
 
-// Proxy is a TLS-terminating proxy in front of the hub that may say which
-// client certificate a request came with, by RFC 9440. It is known by a client
-// certificate of its own, and by nothing else.
+// Proxy is a proxy in front of the hub that terminates TLS. It may forward the client certificate of a
+// request as RFC 9440 says. The hub identifies the proxy only by the proxy's own client certificate.
 type Proxy struct {
-	// CAs sign the proxy's certificate. None of them is one of the hub's own.
+	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
 	// Name is the DNS name, or the IP address, in that certificate.
 	Name string
@@ -36,7 +35,7 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// check refuses a proxy that could be taken for a device, or a device for it.
+// check refuses a configuration in which a device could pass for the proxy, or the proxy for a device.
 func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
@@ -44,7 +43,7 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	own := []*x509.Certificate{ca.Root(), ca.ACA(), ca.DeviceCA()}
 	for _, c := range p.CAs {
 		if !c.BasicConstraintsValid || !c.IsCA {
-			return fmt.Errorf("hub: the proxy's CA %q is no CA", c.Subject)
+			return fmt.Errorf("hub: the proxy's CA %q is not a CA certificate", c.Subject)
 		}
 		for _, o := range own {
 			if slices.Equal(c.RawSubjectPublicKeyInfo, o.RawSubjectPublicKeyInfo) || c.CheckSignatureFrom(o) == nil {
@@ -55,22 +54,22 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	return nil
 }
 
-// origin is where a request comes from: which client certificate, and whether
-// its key was proven to this hub or to the proxy.
+// origin is the client certificate of a request, and whether its key was proven to this hub or to the
+// proxy.
 type origin struct {
-	certificate store.Hash // SHA-256 of the leaf
-	known       bool       // there is one
+	certificate store.Hash // SHA-256 of the leaf certificate
+	certified   bool       // there is a certificate
 	proxied     bool
 }
 
 type originKey struct{}
 
-// leaf returns the SHA-256 of the client certificate whose key the peer
-// proved: the first, never another one of the chain it sent. Where the request
-// came through the proxy, it is the proxy's word.
-func leaf(r *http.Request) (store.Hash, bool) {
+// clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the leaf,
+// never another certificate of the chain. If the request came through the proxy, the proxy verified
+// that.
+func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
-	return o.certificate, o.known
+	return o.certificate, o.certified
 }
 
 func originOf(r *http.Request) origin {
@@ -78,9 +77,8 @@ func originOf(r *http.Request) origin {
 	return o
 }
 
-// isProxy reports whether a connection is the proxy's: its verified chains all
-// end at the proxy's CAs, and it has the proxy's name. A chain to the device
-// CA makes it a device's, whatever else there is.
+// isProxy reports whether a connection is the proxy's: all its verified chains end at the proxy's CAs, and
+// the certificate has the proxy's name. If one chain ends at the device CA, it is a device's.
 func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
 		return false, nil
@@ -92,12 +90,12 @@ func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 		}
 	}
 	if err := state.PeerCertificates[0].VerifyHostname(s.cfg.Proxy.Name); err != nil {
-		return false, fmt.Errorf("hub: a certificate by the proxy's CA, of another name: %w", err)
+		return false, fmt.Errorf("hub: a certificate by the proxy's CA has another name: %w", err)
 	}
 	return true, nil
 }
 
-// clientCAs are whom client certificates may chain to.
+// clientCAs are the CAs that client certificates may chain to.
 func (s *Server) clientCAs() *x509.CertPool {
 	pool := s.cfg.CA.ClientCAs()
 	if s.cfg.Proxy != nil {
@@ -109,49 +107,49 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA
-// and is not the proxy, or has not signed in this very handshake.
+// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA that is not the proxy's, or
+// if the session was resumed, so that the peer did not use its certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
-	if inherited(&state) {
+	if resumedWithCertificate(&state) {
 		return errors.New("hub: a resumed session does not prove its certificate's key")
 	}
 	_, err := s.isProxy(&state)
 	return err
 }
 
-// inherited reports whether a connection has its client certificate from an
-// earlier one, by a TLS session that was resumed: the key was not used.
-func inherited(state *tls.ConnectionState) bool {
+// resumedWithCertificate reports whether a resumed TLS session took its client certificate from an earlier
+// connection. The certificate's key was not used on this connection then.
+func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
-// withOrigin finds out where a request comes from, once, and says so in its
-// context. What only the proxy may say is refused from anybody else.
+// withOrigin finds a request's origin and stores it in the request's context. It refuses the proxy's
+// headers in requests of other clients.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
-	// Where somebody else's listener ends TLS, see Handler.
-	if inherited(r.TLS) {
+	// Possible only with a listener that does not use TLSConfig: see Handler.
+	if resumedWithCertificate(r.TLS) {
 		return r, problem(http.StatusForbidden, "tls-resumed", "Connect again with a full TLS handshake: without a session ticket, and without a cached session.",
 			"The TLS session was resumed, so the certificate's key was not used on this connection.")
 	}
 	proxied, err := s.isProxy(r.TLS)
 	if err != nil {
-		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name that --proxy-name says.", "The certificate is by the proxy's CA and not the proxy's.")
+		return r, problem(http.StatusForbidden, "proxy-name", "Give the proxy a certificate with the name of --proxy-name.", "The client certificate is by the proxy's CA, but does not have the proxy's name.")
 	}
 	cert, chain := r.Header.Values(clientCert), r.Header.Values(clientCertChain)
 	o := origin{proxied: proxied}
 	switch {
 	case !proxied && len(cert)+len(chain) > 0:
-		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the certificate itself; a proxy must show its own, see docs/operations.md.",
-			"The request says which client certificate it came with, and does not come from the hub's proxy.")
+		return r, problem(http.StatusBadRequest, "client-cert-header", "Connect with the client certificate itself. A proxy must connect with its own certificate: see docs/operations.md.",
+			"The request has a Client-Cert header, but does not come from the hub's proxy.")
 	case !proxied && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && len(r.TLS.VerifiedChains) > 0:
-		o.certificate, o.known = sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
+		o.certificate, o.certified = sha256.Sum256(r.TLS.PeerCertificates[0].Raw), true
 	case proxied && len(cert)+len(chain) > 0:
-		raw, err := s.forwarded(cert, chain)
+		raw, err := s.verifyForwarded(cert, chain)
 		if err != nil {
-			return r, problem(http.StatusBadRequest, "client-cert-header", "The proxy must send both headers as RFC 9440 says, after it verified the certificate against the device CA.",
-				"The client certificate that the proxy passed on is not accepted: %s.", err)
+			return r, problem(http.StatusBadRequest, "client-cert-header", "The proxy must verify the certificate against the device CA, and send both headers as RFC 9440 says.",
+				"The client certificate that the proxy forwarded is not accepted: %s.", err)
 		}
-		o.certificate, o.known = sha256.Sum256(raw), true
+		o.certificate, o.certified = sha256.Sum256(raw), true
 	}
 	r = r.WithContext(context.WithValue(r.Context(), originKey{}, o))
 	if proxied {
@@ -162,11 +160,11 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// forwarded reads the headers of RFC 9440 and verifies the certificate as a
-// handshake here would have.
-func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
+// verifyForwarded parses the headers of RFC 9440 and verifies the certificate as a handshake with the hub
+// would have.
+func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if len(cert) != 1 {
-		return nil, fmt.Errorf("there are %d %s headers", len(cert), clientCert)
+		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)
 	}
 	raw, err := byteSequence(cert[0])
 	if err != nil {
@@ -174,7 +172,7 @@ func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
 	}
 	c, err := x509.ParseCertificate(raw)
 	if err != nil || c.IsCA {
-		return nil, fmt.Errorf("%s is no device's certificate", clientCert)
+		return nil, fmt.Errorf("%s is not a device certificate", clientCert)
 	}
 	links := x509.NewCertPool()
 	if len(chain) > 0 {
@@ -189,7 +187,7 @@ func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
 			}
 			link, err := x509.ParseCertificate(der)
 			if err != nil {
-				return nil, fmt.Errorf("%s holds what is no certificate", clientCertChain)
+				return nil, fmt.Errorf("%s contains an item that is not a certificate", clientCertChain)
 			}
 			links.AddCert(link)
 		}
@@ -202,22 +200,22 @@ func (s *Server) forwarded(cert, chain []string) ([]byte, error) {
 	return c.Raw, nil
 }
 
-// byteSequence reads an Item of RFC 8941 that is a Byte Sequence (3.3.5),
-// strictly: with its padding, and without parameters.
+// byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with padding,
+// and without parameters.
 func byteSequence(v string) ([]byte, error) {
 	v = strings.Trim(v, " ")
 	if len(v) < 2 || v[0] != ':' || v[len(v)-1] != ':' || strings.ContainsAny(v, "\r\n") {
-		return nil, errors.New("it is no byte sequence")
+		return nil, errors.New("not a byte sequence of RFC 8941")
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(v[1 : len(v)-1])
 	if err != nil || len(b) == 0 || len(b) > tcg.MaxCertificate {
-		return nil, errors.New("it is not the base64 of a certificate")
+		return nil, errors.New("not the base64 form of a certificate")
 	}
 	return b, nil
 }
 
-// forwardedFor is the address that the proxy itself saw, the last of the list:
-// those before it are the client's words.
+// forwardedFor is the last address in X-Forwarded-For, which the proxy itself added. The client may have
+// forged those before it.
 func forwardedFor(values []string) (string, bool) {
 	if len(values) == 0 {
 		return "", false

@@ -9,11 +9,10 @@ import (
 	"github.com/pires/go-proxyproto"
 )
 
-// behindProxies makes a listener read the PROXY protocol's header from the
-// addresses that were named. A header from another address is no TLS, and ends
-// its connection; so does a connection from a proxy without one. Without this
-// rule, a client could name any address, or a proxy that is set up wrongly
-// would pass for all its clients.
+// behindProxies makes a listener read a PROXY protocol header from each configured proxy. A proxy's
+// connection without a header is closed; so is another client's with one, because the header is
+// not TLS. Otherwise clients could claim any address, and all clients of a proxy that sends no
+// header would have the proxy's address.
 func (s *Server) behindProxies(l net.Listener) net.Listener {
 	if len(s.cfg.ProxyProtocol) == 0 {
 		return l
@@ -29,7 +28,7 @@ func (s *Server) behindProxies(l net.Listener) net.Listener {
 		},
 		ValidateHeader: func(h *proxyproto.Header) error {
 			if h.Version != 2 {
-				return fmt.Errorf("hub: a header of the PROXY protocol has version %d; set the proxy to version 2", h.Version)
+				return fmt.Errorf("hub: PROXY protocol header of version %d; set the proxy to version 2", h.Version)
 			}
 			return nil
 		},

@@ -11,7 +11,7 @@ import (
 // and their objects, to read.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	f := newFleet(t)
-	step := want[api.StepView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"commit-msg":"m","meta":{"note":"ada's own"},"state":{`+systemSpec+`,"k":"`+f.contentSum+`"}}`, 200)
+	step := want[api.RevisionView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"commit-msg":"m","meta":{"note":"ada's own"},"state":{`+systemSpec+`,"k":"`+f.contentSum+`"}}`, 200)
 	secret := upload(f.ada, "/objects/", "secret", "named by no step")
 	base := "/trails/" + f.boatID
 	reads := []string{base, base + "/steps", base + "/steps?progress.status=NEW", base + "/.pvrremote", base + "/steps/1", base + "/steps/1/.pvrremote", base + "/steps/1/state",
@@ -25,7 +25,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	if got := want[api.StepView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
+	if got := want[api.RevisionView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
 		t.Errorf("%+v", got)
 	}
 	o := want[api.ObjectView](f.mallory, "GET", base+"/steps/1/objects/"+f.contentSum, nil, 200)

@@ -10,8 +10,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate is how many requests a client may send: PerSecond in the long run,
-// Burst at once.
+// Rate is how many requests a client may send: PerSecond on average, Burst at once.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -20,46 +19,66 @@ type Rate struct {
 // Rates are the limits by name. See DefaultRates.
 type Rates map[string]Rate
 
-// DefaultRates returns the limits of a hub whose operator names none. Each is
-// for one network (an IPv4 address, or an IPv6 /64), but for boot, which is for
-// one device, and account, which is for one account.
+// Names of limits.
+const (
+	onboardRate      = "onboard"
+	signInRate       = "sign-in"
+	accountRate      = "account"
+	deviceSignInRate = "device-sign-in"
+	registerRate     = "register"
+	claimRate        = "claim"
+	signatureRate    = "signature"
+	bootRate         = "boot"
+)
+
+// DefaultRates returns the limits that apply unless the operator sets others. Each is for one
+// network (an IPv4 address, or an IPv6 /64), except boot, which is for one device, and account,
+// which is for one account.
 func DefaultRates() Rates {
 	return Rates{
-		"onboard":        {50, 200},      // onboarding requests and activations
-		"sign-in":        {1.0 / 3, 10},  // passwords of people
-		"account":        {1.0 / 10, 20}, // passwords for one account, from networks that it was never signed in from
-		"device-sign-in": {20, 100},      // secrets of devices
-		"register":       {1.0 / 2, 20},  // registrations of devices without a TPM
-		"claim":          {1.0 / 6, 10},  // claims of devices
-		"signature":      {1, 20},        // Pantacor's signatures
-		"boot":           {1.0 / 2, 30},  // boot measurements
+		onboardRate:      {50, 200},      // onboarding requests and activations
+		signInRate:       {1.0 / 3, 10},  // passwords of people
+		accountRate:      {1.0 / 10, 20}, // passwords for one account, from networks without an earlier sign-in to it
+		deviceSignInRate: {20, 100},      // secrets of devices
+		registerRate:     {1.0 / 2, 20},  // registrations of devices without a TPM
+		claimRate:        {1.0 / 6, 10},  // claims of devices by their challenge
+		signatureRate:    {1, 20},        // checks of Pantacor's ownership signatures
+		bootRate:         {1.0 / 2, 30},  // boot measurements
 	}
 }
 
-// with returns the rates with some of them replaced. An unknown name and a rate
-// that lets nothing through are errors, for an operator.
+// with returns the rates with some of them replaced. An unknown name is an error, and so is a
+// rate that admits nothing. The operator reads these errors.
 func (r Rates) with(other Rates) (Rates, error) {
 	all := maps.Clone(r)
 	for name, rate := range other {
 		if _, ok := all[name]; !ok {
-			return nil, fmt.Errorf("there is no rate %q; the rates are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+			return nil, fmt.Errorf("unknown rate %q; the rates are %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 		}
 		if !(rate.PerSecond > 0) || rate.PerSecond > 1e9 || rate.Burst < 1 {
-			return nil, fmt.Errorf("the rate %q needs more than 0 requests a second and a burst of at least 1", name)
+			return nil, fmt.Errorf("rate %q: requests a second must be more than 0, and the burst at least 1", name)
 		}
 		all[name] = rate
 	}
 	return all, nil
 }
 
-// Check reports a name or a rate that a hub would refuse.
+// Check returns an error for an unknown name, or a rate that New would refuse.
 func (r Rates) Check() error {
 	_, err := DefaultRates().with(r)
 	return err
 }
 
-// byNetwork makes the limiter of a name, for networks.
-func (r Rates) byNetwork(name string) *limiter[netip.Prefix] { return limiterOf[netip.Prefix](r[name]) }
+// byNetwork makes the limiters of all rates that are for one network, by name.
+func (r Rates) byNetwork() map[string]*limiter[netip.Prefix] {
+	limiters := map[string]*limiter[netip.Prefix]{}
+	for name, rate := range r {
+		if name != bootRate && name != accountRate {
+			limiters[name] = limiterOf[netip.Prefix](rate)
+		}
+	}
+	return limiters
+}
 
 func limiterOf[K comparable](r Rate) *limiter[K] {
 	return newLimiter[K](rate.Limit(r.PerSecond), r.Burst)

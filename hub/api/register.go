@@ -19,19 +19,19 @@ import (
 )
 
 const (
-	// autoTokenHeader is where a device of Pantacor's shows a join token.
+	// autoTokenHeader is the header in which Pantacor's devices send a join token.
 	autoTokenHeader = "Pantahub-Devices-Auto-Token-V1"
-	// unclaimedFor is how long one is kept that no longer shows itself.
-	unclaimedFor = 48 * time.Hour
+	// unclaimedLife is how long a device without an owner is kept after it was last seen.
+	unclaimedLife = 48 * time.Hour
 )
 
-// Registered is the answer to a registration. Its fields are in the order in
-// which Pantavisor looks for them: it takes the first of a name anywhere.
+// Registered is the answer to a registration. The order of its fields matters: Pantavisor takes the
+// first match of a name anywhere in the document.
 type Registered struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
-	Secret       string         `json:"secret"` // shown this once
-	Owner        string         `json:"owner"`  // empty: nobody's yet
+	Secret       string         `json:"secret"` // only in this answer
+	Owner        string         `json:"owner"`  // empty: not claimed yet
 	Challenge    string         `json:"challenge,omitempty"`
 	Nick         string         `json:"nick"`
 	TimeCreated  time.Time      `json:"time-created"`
@@ -42,7 +42,7 @@ type Registered struct {
 	DeviceMeta   map[string]any `json:"device-meta"`
 }
 
-// makeSecret makes what a device signs in with, and its hash.
+// makeSecret makes a device's secret for signing in, and its hash.
 func makeSecret() (string, store.Hash) {
 	raw := make([]byte, 24)
 	rand.Read(raw) // never fails
@@ -50,8 +50,8 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// challenge is what a person shows to claim a device that is nobody's: 60
-// bits, the same whenever the device asks, and in no database.
+// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is the
+// same at each request, and is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))
@@ -59,38 +59,31 @@ func (s *Server) challenge(id string) string {
 	return text[:4] + "-" + text[4:8] + "-" + text[8:]
 }
 
-// registerDevice makes a device that shows no TPM: for a person, by a join
-// token that was made for that, or for nobody yet. All of it is off unless the
-// policy accepts it.
+// registerDevice makes a device without evidence of a TPM: for the signed-in account, for the owner
+// of a join token that allows it, or without an owner, to be claimed. The policy must accept such
+// devices; by default it does not.
 func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	if r.UserAgent() == "" {
-		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent.", "The request does not say which program sends it.")
+		return problem(http.StatusBadRequest, "user-agent", "Send a User-Agent header.", "The request has no User-Agent header.")
 	}
 	now := s.cfg.Now()
 	d := store.Device{ID: wire.NewID(), Created: now, LastSeenAddr: remoteAddr(r)}
 	d.Nick = onboard.Nick(d.ID)
 	switch {
 	case r.Header.Get(autoTokenHeader) != "":
-		t, err := s.autoToken(r)
+		t, err := s.joinTokenInHeader(r)
 		if err != nil {
 			return err
 		}
 		d.Owner, d.TokenID, d.UserMeta = t.Owner, t.ID, t.DefaultUserMeta
-	case r.Header.Get("Authorization") != "":
-		in, err := s.signedIn(r)
-		if err != nil {
-			return err
-		}
-		if !in.claims.Allows(r.Method, "devices") {
-			return errScope
-		}
-		d.Owner = in.account.ID
+	case callerOf(r).Account != nil:
+		d.Owner = callerOf(r).Owner
 		var body struct {
 			Nick     string         `json:"nick"`
 			UserMeta map[string]any `json:"user-meta"`
 		}
 		if r.ContentLength != 0 {
-			if err := readJSON(w, r, &body); err != nil {
+			if err := readJSON(r, &body); err != nil {
 				return err
 			}
 		}
@@ -107,18 +100,16 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !force.WithoutTPM {
-		// Not 403: Pantacor's programs would ask for a password, or try for ever.
-		return problem(http.StatusBadRequest, "without-tpm", "Onboard with its TPM, or have the policy's without_tpm changed.", "This hub lets in no device that does not show a TPM.")
+		// Not 403: Pantacor's programs would ask for a password, or retry endlessly.
+		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
 	secret, hash := makeSecret()
 	d, err = s.cfg.Store.CreateDevice(r.Context(), d, hash)
 	switch {
 	case errors.Is(err, store.ErrFull):
-		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
+		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later: unclaimed devices expire.", "Too many devices wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUnusable):
 		return errAutoToken
-	case errors.Is(err, store.ErrFull):
-		return problem(http.StatusTooManyRequests, "unclaimed-full", "Try again later; those that nobody claims are dropped.", "Too many devices wait to be claimed.")
 	case errors.Is(err, store.ErrTokenUsedUp):
 		return problem(http.StatusBadRequest, onboard.CodeTokenUsedUp, "Make a new one with 'gangway token create'.", "The join token has been used as often as it allows.")
 	case err != nil:
@@ -126,9 +117,9 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	}
 	if d.Owner != "" {
 		s.record(r.Context(), store.Event{Time: now, Kind: "device.registered", Owner: d.Owner, Device: d.ID, Token: d.TokenID,
-			Message: fmt.Sprintf("Device %q joined without showing a TPM.", d.Nick)})
+			Message: fmt.Sprintf("Device %q was registered without evidence of a TPM.", d.Nick)})
 	}
-	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+	view := Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Secret: secret, Owner: accountPRN(d.Owner), Nick: d.Nick,
 		TimeCreated: d.Created, TimeModified: d.Activated, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)}
 	if d.Owner == "" {
 		view.Challenge = s.challenge(d.ID)
@@ -137,9 +128,9 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make one with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or was not made for devices that show no TPM.")
+var errAutoToken = problem(http.StatusBadRequest, "auto-token", "Make one with 'gangway token create --without-tpm'.", "The join token is unknown, disabled or expired, or does not allow devices without a TPM.")
 
-func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
+func (s *Server) joinTokenInHeader(r *http.Request) (store.JoinToken, error) {
 	secret, err := base64.StdEncoding.DecodeString(r.Header.Get(autoTokenHeader))
 	if err != nil || len(secret) != wire.SecretSize {
 		return store.JoinToken{}, errAutoToken
@@ -151,13 +142,14 @@ func (s *Server) autoToken(r *http.Request) (store.JoinToken, error) {
 	return t, err
 }
 
-// claim gives a device to whoever shows its challenge.
-func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string) error {
-	a, id, now := owner(r), r.PathValue("id"), s.cfg.Now()
-	if !s.claims.allow(network(remoteAddr(r)), now) {
+// claimDevice makes the calling account the owner of an unclaimed device, if the challenge is the
+// device's.
+func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
+	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
+	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
 		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
 	}
-	wrong := problem(http.StatusPreconditionFailed, "claim", "Take both from the device's own screen; a device is claimed once.", "There is no such device to claim, or the challenge is another.")
+	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare both with the device's own screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
 	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
 		return wrong
 	}
@@ -166,7 +158,7 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string)
 		return err
 	}
 	if !force.WithoutTPM {
-		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard it with its TPM, or have the policy's without_tpm changed.", "Your policy lets in no device that does not show a TPM.")
+		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
 	}
 	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
 	if errors.Is(err, store.ErrNotFound) {
@@ -175,7 +167,7 @@ func (s *Server) claim(w http.ResponseWriter, r *http.Request, challenge string)
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed by its challenge.", d.Nick)})
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
 	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
 	return nil
 }

@@ -14,28 +14,28 @@ import (
 	"gangway/hub/store"
 )
 
-// A full disk must not keep people from signing in, and from ending what must
-// end. So there are three levels, by what is free in the data folder:
+// space watches the free space of the disk. On a full disk, people must still be able to sign in, and
+// to end sessions and remove things. So there are three levels, by the free space of the data folder:
 //
-//	roomy  all is taken
-//	low    less than the reserve: no uploads (507)
-//	scarce less than half of it: nothing but sign-ins, and what ends or removes
-//	       something (507)
+//	roomy   everything is accepted
+//	low     less than the reserve is free: uploads are refused (507)
+//	scarce  less than half the reserve is free: only sign-ins, and requests that end or remove
+//	        something, are accepted (507 for others)
 //
-// Other programs may fill the disk beyond that. For then there is the ballast:
-// a file that is removed when little is left, and made again when there is room.
+// Other programs may fill the disk further. For this case there is the ballast, a file that the hub
+// removes when little space is left, and makes again when there is room.
 type space struct {
-	dir string // empty: nothing is watched
+	dir string // empty: no disk is watched
 	log *slog.Logger
-	// usage tells what is free and the size of the file system, in bytes.
+	// usage returns the free space and the size of the file system, in bytes.
 	usage func(dir string) (free, size int64, err error)
 
 	mu      sync.Mutex
-	looked  time.Time // guarded by mu: when it was looked at last
+	looked  time.Time // guarded by mu: time of the last check
 	free    int64     // guarded by mu
 	reserve int64     // guarded by mu
 	level   level     // guarded by mu
-	refused int64     // guarded by mu: size of an upload that found no room
+	refused int64     // guarded by mu: size of the upload that was refused last; 0: none
 }
 
 type level int
@@ -47,7 +47,7 @@ const (
 )
 
 const (
-	// maxReserve bounds the reserve, which is a twentieth of the file system.
+	// maxReserve bounds the reserve, which is a twentieth of the file system's size.
 	maxReserve = 1 << 30
 	// maxBallast bounds the ballast, which is an eighth of the reserve.
 	maxBallast  = 16 << 20
@@ -55,7 +55,7 @@ const (
 	lookEvery   = time.Second
 )
 
-var errStorage = problem(http.StatusInsufficientStorage, "storage-full", "Try again later; the operator makes room on the hub's disk.", "The hub's disk is nearly full, so it takes nothing new.")
+var errStorage = problem(http.StatusInsufficientStorage, "storage-full", "Try again later, or ask the operator to make room on the hub's disk.", "The hub's disk is nearly full, so nothing new can be stored.")
 
 func newSpace(dir string, log *slog.Logger) *space {
 	return &space{dir: dir, log: log, usage: fileSystem}
@@ -69,21 +69,21 @@ func fileSystem(dir string) (free, size int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// now is the level. A folder that cannot be looked at is taken to be roomy:
-// writing to it says what is wrong.
-func (s *space) now() level {
+// currentLevel is the level now. If the disk cannot be checked, the last level counts; a write will show
+// what is wrong.
+func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.look(false)
+	s.refresh(false)
 	return s.level
 }
 
-// fits reports whether an upload of size bytes leaves the reserve, beside the
-// bytes that other uploads will need.
-func (s *space) fits(size, others int64) bool {
+// hasRoomFor reports whether the reserve stays free after an upload of size bytes, and the others bytes of
+// running uploads.
+func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.look(true) // many uploads may come within a second
+	s.refresh(true) // many uploads may start within a second
 	if s.dir == "" || s.level == roomy && size <= s.free-s.reserve-others {
 		return true
 	}
@@ -91,8 +91,7 @@ func (s *space) fits(size, others int64) bool {
 	return false
 }
 
-// degraded reports whether uploads are refused: all of them, or one of the size
-// that was refused last.
+// degraded reports whether uploads are refused: all of them, or those of the size that was refused last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,22 +101,22 @@ func (s *space) degraded() bool {
 	return s.level != roomy || s.refused > 0
 }
 
-// full is told when a write found no room, whatever was seen before.
-func (s *space) full() {
+// wasFull updates the level after a write failed for lack of space.
+func (s *space) wasFull() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.look(true)
+	s.refresh(true)
 }
 
-// look updates the level, at most once a second unless it must. s.mu is held.
-func (s *space) look(must bool) {
+// refresh updates the level: if must, at once; else at most once a second. s.mu is held.
+func (s *space) refresh(must bool) {
 	if s.dir == "" || !must && time.Since(s.looked) < lookEvery {
 		return
 	}
 	s.looked = time.Now()
 	free, size, err := s.usage(s.dir)
 	if err != nil {
-		s.log.Error("looking at the disk", "dir", s.dir, "err", err)
+		s.log.Error("reading the free disk space", "dir", s.dir, "err", err)
 		return
 	}
 	s.free, s.reserve = free, min(size/20, maxReserve)
@@ -138,25 +137,25 @@ func (s *space) look(must bool) {
 
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
-// ballast removes the ballast when what is free is less than it, and makes it
-// when there is plenty. s.mu is held.
+// ballast removes the ballast file when less than its size is free, and makes it when the level is
+// roomy. s.mu is held.
 func (s *space) ballast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
 	switch {
 	case err == nil && s.free < size:
 		if err := os.Remove(path); err != nil {
-			s.log.Error("giving up the ballast", "err", err)
+			s.log.Error("removing the ballast file", "err", err)
 		}
 	case errors.Is(err, os.ErrNotExist) && s.level == roomy && size > 0:
 		if err := fill(path, size); err != nil {
-			s.log.Error("making the ballast", "err", err)
+			s.log.Error("making the ballast file", "err", err)
 			os.Remove(path)
 		}
 	}
 }
 
-// fill makes a file whose bytes are really on the disk.
+// fill makes a file whose blocks are allocated on the disk.
 func fill(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -165,47 +164,41 @@ func fill(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential are the routes that write and go on when the disk is scarce, beside
-// all of method DELETE: people sign in, and end or remove what must not go on.
+// essential are the routes that write and are accepted even when the disk is scarce, as is every DELETE:
+// people must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny": true,
 }
 
-// essentialPatience is how long what is essential waits for a busy database.
+// essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// gated refuses what a scarce disk has no room for, and lets what is essential
+// reserveDisk refuses a request that a scarce disk has no room for, and lets an essential one
 // wait longer for a busy database.
-func (s *Server) gated(pattern, method string, h handler) handler {
-	if method == http.MethodGet || method == http.MethodHead {
-		return h
+func (s *Server) reserveDisk(rt *route, r *http.Request) (*http.Request, error) {
+	switch {
+	case rt.method == http.MethodGet:
+	case rt.method == http.MethodDelete, essential[rt.name()]:
+		return r.WithContext(store.WithWriteTimeout(r.Context(), essentialPatience)), nil
+	case s.space.currentLevel() == scarce:
+		return r, errStorage
 	}
-	if method == http.MethodDelete || essential[pattern] {
-		return func(w http.ResponseWriter, r *http.Request) error {
-			return h(w, r.WithContext(store.WithWriteTimeout(r.Context(), essentialPatience)))
-		}
-	}
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if s.space.now() == scarce {
-			return errStorage
-		}
-		return h(w, r)
-	}
+	return r, nil
 }
 
 // Readiness is what /readyz answers.
 type Readiness struct {
-	Status string `json:"status"` // "ready", or "degraded": something is refused
-	// Refused says what, in a sentence.
+	Status string `json:"status"` // "ready", or "degraded": some requests are refused
+	// Refused says which, in a sentence.
 	Refused string `json:"refused,omitempty"`
 }
 
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz asks the store and the disk. 503 is for what makes the hub useless: a
-// proxy then sends its clients elsewhere.
+// readyz checks the store and the disk. It answers 503 if the hub cannot serve most requests, so that a
+// load balancer uses another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()
@@ -213,34 +206,34 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 		s.log.Error("not ready", "err", err)
 		reason := "The hub's store does not answer."
 		if errors.Is(err, store.ErrBusy) || errors.Is(err, context.DeadlineExceeded) {
-			reason = "The hub's database is locked by another program, or too slow."
+			reason = "The hub's database is too slow, or locked by another program."
 		}
-		return problem(http.StatusServiceUnavailable, "not-ready", "The operator finds the cause in the hub's log.", "%s", reason)
+		return problem(http.StatusServiceUnavailable, "not-ready", "Look into the hub's log for the cause.", "%s", reason)
 	}
-	if s.space.now() == scarce {
-		return problem(http.StatusServiceUnavailable, "not-ready", "The operator makes room on the disk of the hub's data folder.", "The hub's disk is full: only sign-ins, and what ends or removes something, are taken.")
+	if s.space.currentLevel() == scarce {
+		return problem(http.StatusServiceUnavailable, "not-ready", "Make room on the disk of the hub's data folder.", "The hub's disk is full: it accepts only sign-ins, and requests that end or remove something.")
 	}
 	state := Readiness{Status: "ready"}
 	if s.space.degraded() {
-		state = Readiness{"degraded", "Uploads: the hub's disk is nearly full."}
+		state = Readiness{"degraded", "Uploads are refused: the hub's disk is nearly full."}
 	}
 	writeJSON(w, http.StatusOK, state)
 	return nil
 }
 
-// noRoom tells whether an error is a disk's that is full.
-func noRoom(err error) bool {
+// isDiskFull reports whether an error means that a disk, or a disk quota, is full.
+func isDiskFull(err error) bool {
 	return errors.Is(err, store.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 var errStoreBusy = problem(http.StatusServiceUnavailable, "store-busy", "Try again in some seconds.", "The hub's database is busy; nothing was changed.")
 
-// trouble maps the store's passing trouble to answers; nil if it is none.
-func (s *Server) trouble(r *http.Request, err error) *Problem {
+// temporaryProblem converts a temporary failure of the store to an answer; nil: err is not one.
+func (s *Server) temporaryProblem(r *http.Request, err error) *Problem {
 	switch {
-	case noRoom(err):
-		s.space.full()
-		s.log.Error("no room on the disk", "method", r.Method, "path", r.URL.Path, "err", err)
+	case isDiskFull(err):
+		s.space.wasFull()
+		s.log.Error("the disk is full", "method", r.Method, "path", r.URL.Path, "err", err)
 		return errStorage
 	case errors.Is(err, store.ErrBusy):
 		s.log.Error("the database is busy", "method", r.Method, "path", r.URL.Path, "err", err)

@@ -16,14 +16,13 @@ import (
 	"gangway/wire"
 )
 
-// SummaryView is a line of `pvr ps`. A device that has told no state yet has
-// revision -1.
+// SummaryView is a line of `pvr ps`. A device without a trail has revision -1.
 type SummaryView struct {
 	DeviceID     string    `json:"deviceid"`
 	Device       string    `json:"device"`
 	Nick         string    `json:"device-nick"`
-	Revision     int       `json:"revision"`          // the newest step
-	ProgressRev  int       `json:"progress-revision"` // the step that the device reported on last; what follows is of that
+	Revision     int       `json:"revision"`          // of the newest revision
+	ProgressRev  int       `json:"progress-revision"` // of the revision that the device reported on last; the fields below are of that
 	Progress     int       `json:"progress"`          // percent
 	Public       bool      `json:"public"`
 	StateSha     string    `json:"state-sha"`
@@ -65,8 +64,7 @@ func viewSummary(d store.Device, t *store.TrailSummary) SummaryView {
 	return v
 }
 
-// summaryText gives the fields that a summary can be sorted and filtered by,
-// and nothing else can be named.
+// summaryText are the text fields by which summaries can be sorted and filtered.
 var summaryText = map[string]func(*SummaryView) string{
 	"deviceid":       func(v *SummaryView) string { return v.DeviceID },
 	"device":         func(v *SummaryView) string { return v.Device },
@@ -80,7 +78,7 @@ var summaryText = map[string]func(*SummaryView) string{
 	"fleet-rev":      func(v *SummaryView) string { return v.FleetRev },
 }
 
-// summaryOrder has those that sort by something else than their text.
+// summaryOrder are the other fields by which summaries can be sorted.
 var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"revision":           func(a, b *SummaryView) int { return cmp.Compare(a.Revision, b.Revision) },
 	"progress-revision":  func(a, b *SummaryView) int { return cmp.Compare(a.ProgressRev, b.ProgressRev) },
@@ -91,8 +89,7 @@ var summaryOrder = map[string]func(a, b *SummaryView) int{
 	"trail-touched-time": func(a, b *SummaryView) int { return a.TouchedTime.Compare(b.TouchedTime) },
 }
 
-// readSummarySort reads ?sort=, a field's name, after a hyphen for the other
-// way around.
+// readSummarySort parses ?sort=, a field's name; a hyphen before it reverses the order.
 func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	field, down := strings.CutPrefix(cmp.Or(name, "-timestamp"), "-")
 	order := summaryOrder[field]
@@ -100,7 +97,7 @@ func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 		order = func(a, b *SummaryView) int { return strings.Compare(text(a), text(b)) }
 	}
 	if order == nil {
-		return nil, problem(http.StatusBadRequest, "sort", "See /openapi.json for the fields.", "A summary is not sorted by this.")
+		return nil, problem(http.StatusBadRequest, "sort", "See /openapi.json for the fields.", "\"sort\" is not a field by which summaries can be sorted.")
 	}
 	return func(a, b SummaryView) int {
 		o := order(&a, &b)
@@ -111,13 +108,12 @@ func readSummarySort(name string) (func(a, b SummaryView) int, error) {
 	}, nil
 }
 
-// readSummaryFilter reads ?filter=, a JSON object of fields and the texts that
-// they must have.
+// readSummaryFilter parses ?filter=, a JSON object of fields and their required texts.
 func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	if text == "" {
 		return func(*SummaryView) bool { return true }, nil
 	}
-	bad := problem(http.StatusBadRequest, "filter", `Write it like {"status":"ERROR"}; see /openapi.json for the fields.`, "The filter is no JSON object of fields and texts.")
+	bad := problem(http.StatusBadRequest, "filter", `Write it like {"status":"ERROR"}; see /openapi.json for the fields.`, "\"filter\" is not a JSON object of fields and texts.")
 	var wanted map[string]string
 	if len(text) > 4096 || strictjson.Decode([]byte(text), &wanted) != nil {
 		return nil, bad
@@ -137,7 +133,7 @@ func readSummaryFilter(text string) (func(*SummaryView) bool, error) {
 	}, nil
 }
 
-// listSummaries answers for all of an owner's devices.
+// listSummaries lists all devices of the account.
 func (s *Server) listSummaries(w http.ResponseWriter, r *http.Request) error {
 	order, err := readSummarySort(r.URL.Query().Get("sort"))
 	if err != nil {
@@ -147,13 +143,13 @@ func (s *Server) listSummaries(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	trails, err := s.summaries(r.Context(), owner(r).ID)
+	trails, err := s.summaries(r.Context(), accountOf(r).ID)
 	if err != nil {
 		return err
 	}
 	views := []SummaryView{}
 	for after := ""; ; {
-		devices, err := s.cfg.Store.Devices(r.Context(), owner(r).ID, after, 1000)
+		devices, err := s.cfg.Store.Devices(r.Context(), accountOf(r).ID, after, 1000)
 		if err != nil {
 			return err
 		}
@@ -181,7 +177,7 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 		}
 		for i := range list {
 			after = list[i].Device
-			// A report may have 64 KiB; only these two fields are shown.
+			// A report may have 64 KiB; only these two fields are kept in memory.
 			report := trail.ReadReport(list[i].Revision.Progress)
 			list[i].Revision.Progress = trail.NewProgress(list[i].Revision.Status, report.Percent, report.Message)
 			found[after] = &list[i]
@@ -193,7 +189,7 @@ func (s *Server) summaries(ctx context.Context, owner string) (map[string]*store
 }
 
 func (s *Server) showSummary(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.trailOf(r)
+	d, err := s.trailDevice(r)
 	if err != nil {
 		return err
 	}

@@ -10,18 +10,17 @@ import (
 const (
 	// DefaultEventsAge is how long the audit trail keeps events.
 	DefaultEventsAge = 2 * 365 * 24 * time.Hour
-	// DefaultUnprovenAge is how long it keeps events of peers that had proven
-	// nothing.
+	// DefaultUnprovenAge is how long it keeps events caused by peers that had not proven anything.
 	DefaultUnprovenAge = 30 * 24 * time.Hour
 
 	sweepEvery = time.Minute
-	// sweepRows and sweepRounds bound what one sweep removes of a kind: other
-	// writers wait for no more than sweepRows.
+	// One sweep removes at most sweepRounds batches of sweepRows of each kind. Other writers wait
+	// for one batch.
 	sweepRows   = 1000
 	sweepRounds = 60
 )
 
-// sweep removes what has expired or is too old, every minute until ctx ends.
+// sweep removes expired and old rows, every minute until ctx ends.
 func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -45,20 +44,20 @@ func (s *Server) sweepOnce(ctx context.Context) {
 		what   string
 		remove func(limit int) (int, error)
 	}{
-		{"enrolments that nobody activated", func(n int) (int, error) { return st.ExpireEnrolments(ctx, now, n) }},
+		{"enrolments that were not activated", func(n int) (int, error) { return st.ExpireEnrolments(ctx, now, n) }},
 		{"expired enrolments", func(n int) (int, error) {
 			return st.RemoveExpiredEnrolments(ctx, now.Add(-store.ExpiredFor), store.MaxExpired, n)
 		}},
-		{"devices that nobody claims", func(n int) (int, error) { return st.RemoveUnclaimed(ctx, now.Add(-unclaimedFor), n) }},
-		{"AIK certificates of first steps", func(n int) (int, error) { return st.ExpireIssuedAIKs(ctx, now, n) }},
-		{"machines that wait", func(n int) (int, error) { return st.ExpireWaitingDevices(ctx, now, n) }},
-		{"EK certificates of EKs that are not proven", func(n int) (int, error) { return st.ExpireEKCertificates(ctx, now, n) }},
+		{"devices that were not claimed", func(n int) (int, error) { return st.RemoveUnclaimed(ctx, now.Add(-unclaimedLife), n) }},
+		{"AIK certificates of unfinished two-step enrolments", func(n int) (int, error) { return st.ExpireIssuedAIKs(ctx, now, n) }},
+		{"waiting devices", func(n int) (int, error) { return st.ExpireWaitingDevices(ctx, now, n) }},
+		{"EK certificates of unproven EKs", func(n int) (int, error) { return st.ExpireEKCertificates(ctx, now, n) }},
 		{"old events", func(n int) (int, error) { return st.RemoveEvents(ctx, unproven, all, n) }},
 	} {
 		for range sweepRounds {
 			n, err := part.remove(sweepRows)
 			if err != nil && ctx.Err() == nil {
-				s.log.Error("removing what is too old", "what", part.what, "err", err)
+				s.log.Error("removing expired rows", "what", part.what, "err", err)
 			}
 			if err != nil || n < sweepRows {
 				break

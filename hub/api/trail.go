@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -19,7 +18,7 @@ type TrailView struct {
 	ID          string          `json:"id"` // the device's
 	Owner       string          `json:"owner"`
 	Device      string          `json:"device"`
-	Rev         int             `json:"revision"` // of the newest step
+	Rev         int             `json:"revision"` // of the newest revision
 	ProgressRev int             `json:"progress-revision"`
 	TimeCreated time.Time       `json:"time-created"`
 	LastTouched time.Time       `json:"last-touched"`
@@ -31,24 +30,15 @@ func viewTrail(t store.Trail) TrailView {
 		Rev: t.Rev, ProgressRev: t.Reported, TimeCreated: t.Created.UTC(), LastTouched: t.Touched.UTC()}
 }
 
-// readBody reads at most limit bytes of whatever type.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if err != nil {
-		return nil, badBody(err)
-	}
-	return b, nil
-}
-
 // stateLimit is the bound of a body that has a state in it, in bytes; what is
 // too large by less is said to be.
 const stateLimit = trail.MaxState + trail.MaxMeta + 64<<10
 
 func badState(err error) error {
-	return problem(http.StatusBadRequest, "state-malformed", "It is a JSON object with a \"#spec\"; names that end in .json have documents, all others the SHA-256 of an object.", "The state cannot be taken: %v.", err)
+	return problem(http.StatusBadRequest, "state-malformed", "Send a JSON object with a \"#spec\". The value of a name that ends in .json is a JSON document; of any other name, the SHA-256 of an object.", "The state is not valid: %v.", err)
 }
 
-// trailProblem gives the refusals of trails and objects their answers.
+// trailProblem converts the store's errors about trails and objects to answers.
 func trailProblem(err error) error {
 	var missing *store.MissingObjects
 	switch {
@@ -60,28 +50,28 @@ func trailProblem(err error) error {
 		if missing.More > 0 {
 			list += fmt.Sprintf(" and %d more", missing.More)
 		}
-		return problem(http.StatusBadRequest, "objects-missing", "Upload them first: POST /objects/ and PUT to the address in the answer.", "The state names objects that you have not uploaded:%s.", list)
+		return problem(http.StatusBadRequest, "objects-missing", "Upload them first: POST /objects/, then PUT to the URL in the answer.", "The state names objects that you have not uploaded:%s.", list)
 	case errors.Is(err, store.ErrQuota):
-		return problem(http.StatusRequestEntityTooLarge, "quota", "Delete devices that are not needed, or ask the hub's operator for more.", "Your objects and states would be more than the hub keeps for you.")
+		return problem(http.StatusRequestEntityTooLarge, "quota", "Delete devices that are not needed, or ask the hub's operator for a larger quota.", "Your objects and states would exceed your storage quota.")
 	case errors.Is(err, store.ErrGap):
-		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next one.", "There is no step before this one.")
+		return problem(http.StatusConflict, "rev-gap", "Leave rev out, or use -1, for the next revision.", "The revision before this one does not exist.")
 	case errors.Is(err, store.ErrExists):
-		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next one.", "There is a step of this number already.")
+		return problem(http.StatusConflict, "rev-taken", "Leave rev out, or use -1, for the next revision.", "A revision with this number exists already.")
 	case errors.Is(err, store.ErrStatus):
-		return problem(http.StatusConflict, "step-status", "Read the step to see its status.", "The step's status does not allow this.")
+		return problem(http.StatusConflict, "step-status", "Read the revision to see its status.", "The revision's status does not allow this change.")
 	}
 	return err
 }
 
-// createTrail takes a device's first state. A device that does not know
-// whether it did this before does it again, and nothing changes.
+// createTrail creates a device's trail with its first state. If the device repeats the request, nothing
+// changes.
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
-	d := peer(r)
-	s.sawDevice(r, d.ID)
-	if err := claimed(d); err != nil {
+	d := deviceOf(r)
+	s.markSeen(r, d.ID)
+	if err := requireOwner(d); err != nil {
 		return err
 	}
-	body, err := readBody(w, r, stateLimit)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
@@ -90,7 +80,7 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 		return badState(err)
 	}
 	now := s.cfg.Now()
-	t, made, err := s.cfg.Store.CreateTrail(r.Context(), store.Revision{
+	t, created, err := s.cfg.Store.CreateTrail(r.Context(), store.Revision{
 		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: store.RevisionDone,
 		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: []byte("{}"),
 		Progress: trail.NewProgress(store.RevisionDone, 100, ""), Posted: now, ProgressTime: now, Modified: now,
@@ -98,14 +88,14 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return trailProblem(err)
 	}
-	if made {
-		s.record(r.Context(), store.Event{Time: now, Kind: "trail.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q told its first state.", d.Nick)})
+	if created {
+		s.record(r.Context(), store.Event{Time: now, Kind: "trail.created", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q reported its first state.", d.Nick)})
 	}
-	return s.answerTrail(w, r, t)
+	return s.writeTrail(w, r, t)
 }
 
 func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.readableTrail(r)
+	d, err := s.readableTrailDevice(r)
 	if err != nil {
 		return err
 	}
@@ -113,10 +103,10 @@ func (s *Server) showTrail(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.answerTrail(w, r, t)
+	return s.writeTrail(w, r, t)
 }
 
-func (s *Server) answerTrail(w http.ResponseWriter, r *http.Request, t store.Trail) error {
+func (s *Server) writeTrail(w http.ResponseWriter, r *http.Request, t store.Trail) error {
 	first, err := s.cfg.Store.Revision(r.Context(), t.Device, 0)
 	if err != nil {
 		return err
@@ -127,13 +117,13 @@ func (s *Server) answerTrail(w http.ResponseWriter, r *http.Request, t store.Tra
 	return nil
 }
 
-// listTrails lists a device's own, which is none or one, or an owner's, in
-// pages by `after`.
+// listTrails lists the calling device's trail, if it has one, or an account's trails, in pages by
+// `after`.
 func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	views := []TrailView{}
-	c := who(r)
+	c := callerOf(r)
 	if c.Device != nil {
-		s.sawDevice(r, c.Device.ID)
+		s.markSeen(r, c.Device.ID)
 		t, err := s.cfg.Store.Trail(r.Context(), c.Device.ID)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -144,7 +134,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, views)
 		return nil
 	}
-	limit, err := limitOf(r, 1000)
+	limit, err := pageSize(r, 1000)
 	if err != nil {
 		return err
 	}
@@ -159,20 +149,7 @@ func (s *Server) listTrails(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// limitOf reads ?limit=, from 1 to 1000.
-func limitOf(r *http.Request, otherwise int) (int, error) {
-	v := r.URL.Query().Get("limit")
-	if v == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-	}
-	return n, nil
-}
-
-// RemoteView tells pvr where things are.
+// RemoteView contains the URLs that pvr uses for a revision.
 type RemoteView struct {
 	Spec          string   `json:"pvr-spec"`
 	JSONGetURL    string   `json:"json-get-url"`
@@ -184,14 +161,14 @@ type RemoteView struct {
 	StepGetURL    string   `json:"step-get-url"`
 }
 
-// showRemote is for the step in the path, or the newest.
+// showRemote is for the revision in the path, or the newest.
 func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
-	step, err := s.readableStep(r)
+	revision, err := s.readableRevision(r)
 	if err != nil {
 		return err
 	}
-	base := s.cfg.PublicURL + "/trails/" + step.Device + "/steps"
-	this := base + "/" + strconv.Itoa(step.Rev)
+	base := s.cfg.PublicURL + "/trails/" + revision.Device + "/steps"
+	this := base + "/" + strconv.Itoa(revision.Rev)
 	writeJSON(w, http.StatusOK, RemoteView{
 		Spec: "pvr-pantahub-1", JSONGetURL: this + "/state", JSONKey: "state", Objects: this + "/objects", PostURL: base,
 		PostFields: []string{"commit-msg"}, PostFieldsOpt: []string{"rev"}, StepGetURL: this,

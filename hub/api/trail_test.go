@@ -113,9 +113,9 @@ func upload(p *person, path, name, content string) string {
 	return o.Sum
 }
 
-func post(p *person, device, state string) api.StepView {
+func post(p *person, device, state string) api.RevisionView {
 	p.t.Helper()
-	return want[api.StepView](p, "POST", "/trails/"+device+"/steps", `{"rev":-1,"commit-msg":"m","state":`+state+`}`, 200)
+	return want[api.RevisionView](p, "POST", "/trails/"+device+"/steps", `{"rev":-1,"commit-msg":"m","state":`+state+`}`, 200)
 }
 
 func code(p *person, method, path string, in any, status int) string {
@@ -137,7 +137,7 @@ func TestStateReachesItsDevice(t *testing.T) {
 	if step.Rev != 1 || step.ID != f.boatID+"-1" || step.TrailID != f.boatID || step.CommitMsg != "m" || len(step.StateSha) != 64 || !slices.Equal(step.UsedObjects, []string{sum}) || step.Committer != wire.AccountPRN+f.Owner.ID {
 		t.Errorf("%+v", step)
 	}
-	list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps?progress.status=%7B%22$in%22:%5B%22NEW%22,%22DOWNLOADING%22,%22INPROGRESS%22,%22TESTING%22,%22QUEUED%22%5D%7D", nil, 200)
+	list := want[[]api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps?progress.status=%7B%22$in%22:%5B%22NEW%22,%22DOWNLOADING%22,%22INPROGRESS%22,%22TESTING%22,%22QUEUED%22%5D%7D", nil, 200)
 	if len(list) != 1 || string(list[0].State) != state {
 		t.Fatalf("the device is offered %+v", list)
 	}
@@ -148,7 +148,7 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 	progress := `{"status":"DONE","status-msg":"<ok>","progress":100,"retries":2,"logs":"l","downloads":{"total":{"object_name":"total"}}}`
 	want[map[string]any](f.boat, "PUT", "/trails/"+f.boatID+"/steps/1/progress", progress, 200)
-	if s := want[api.StepView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
+	if s := want[api.RevisionView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
 		t.Errorf("progress: %s", s.Progress)
 	}
 	line := want[[]api.SummaryView](f.ada, "GET", "/trails/summary", nil, 200)
@@ -212,7 +212,7 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	if list := want[[]api.TrailView](f.boat, "GET", "/trails/", nil, 200); len(list) != 1 || list[0].ID != f.boatID {
 		t.Errorf("%+v", list)
 	}
-	step := want[api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps/0", nil, 200)
+	step := want[api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps/0", nil, 200)
 	if !bytes.Contains(step.Progress, []byte(`"DONE"`)) || step.CommitMsg != "Factory State (rev 0)" {
 		t.Errorf("%+v", step)
 	}
@@ -250,11 +250,11 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 		}
 		put(f.boat, rev, "NEW", 400)
 		put(f.boat, rev, "CANCEL", 400)
-		if s := want[api.StepView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
+		if s := want[api.RevisionView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
 			t.Errorf("%s", s.Progress)
 		}
 	}
-	if list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
+	if list := want[[]api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
 		t.Errorf("a final step is offered: %+v", list)
 	}
 	// The owner's two.
@@ -263,14 +263,14 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 	if got := code(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
 		t.Error(got)
 	}
-	want[api.StepView](f.ada, "PUT", at+"/cancel", nil, 200)
+	want[api.RevisionView](f.ada, "PUT", at+"/cancel", nil, 200)
 	code(f.ada, "PUT", at+"/cancel", nil, 400)
 	code(f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 409)
 	rev = fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at = "/trails/" + f.boatID + "/steps/" + rev
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"INPROGRESS"}`, 200)
 	code(f.ada, "PUT", at+"/cancel", nil, 400)
-	if s := want[api.StepView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
+	if s := want[api.RevisionView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
 		t.Errorf("%s", s.Progress)
 	}
 }
@@ -290,7 +290,7 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 			status, answer := p.do("POST", "/trails/"+f.boatID+"/steps/", body)
 			mu.Lock()
 			defer mu.Unlock()
-			var step api.StepView
+			var step api.RevisionView
 			switch {
 			case status == 200 && json.Unmarshal(answer, &step) == nil:
 				revs[step.Rev]++
@@ -641,7 +641,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	// While it is new it can be exchanged, and then no more.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	code(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
-	if s := want[api.StepView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
+	if s := want[api.RevisionView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
 		t.Errorf("%+v", s)
 	}
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 200)
@@ -946,7 +946,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 			}
 		}
 	}
-	if s := want[api.StepView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
+	if s := want[api.RevisionView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
 		t.Errorf("changed: %+v", s)
 	}
 	_ = secondID

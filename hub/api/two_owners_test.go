@@ -45,7 +45,7 @@ func newEstate(t *testing.T) *estate {
 	put(c.ada, "PUT", "/devices/"+public+"/user-meta", meta)
 	token := want[api.TokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"nick": canary, "default-user-meta": meta}, 200)
 	sum := upload(c.ada, "/objects", canary+"-object", canary+"-content")
-	step := want[api.StepView](c.ada, "POST", "/trails/"+c.boatID+"/steps",
+	step := want[api.RevisionView](c.ada, "POST", "/trails/"+c.boatID+"/steps",
 		`{"commit-msg":"`+canary+`","meta":{"m":"`+canary+`"},"state":{`+systemSpec+`,"`+canary+`.json":"`+canary+`","f":"`+sum+`"}}`, 200)
 	put(c.boat, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", c.boatID, step.Rev), `{"status":"DOWNLOADING","status-msg":"`+canary+`"}`)
 	put(c.boat, "POST", "/logs", `[{"msg":"`+canary+`","src":"`+canary+`"}]`)

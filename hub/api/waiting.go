@@ -15,9 +15,9 @@ import (
 	"gangway/wire"
 )
 
-// WaitingView is a machine that waits for its owner's decision, or was denied.
+// WaitingView is a device that waits for its owner's decision, or that the owner denied.
 type WaitingView struct {
-	ID       string      `json:"id"` // while it waits: the device gets another one
+	ID       string      `json:"id"` // while it waits; an onboarded device has another id
 	Status   string      `json:"status"`
 	EK       string      `json:"ek-sha256"` // of the EK's SubjectPublicKeyInfo, hexadecimal
 	Machine  MachineView `json:"machine"`
@@ -28,15 +28,15 @@ type WaitingView struct {
 	Since    time.Time   `json:"since"`
 	LastSeen time.Time   `json:"last-seen"`
 	Expires  time.Time   `json:"expires"`
-	// Questions are the codes that a decision is about.
+	// Questions are the codes of the questions to decide.
 	Questions []string         `json:"questions"`
 	DecidedBy string           `json:"decided-by,omitempty"`
 	Decided   *time.Time       `json:"decided,omitempty"`
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-// viewWaiting shows a verdict that cannot be read as a question, so that one
-// machine does not hide the others.
+// viewWaiting converts a waiting device to its view. A verdict that cannot be parsed becomes a question,
+// so that one bad row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -50,13 +50,13 @@ func viewWaiting(w store.WaitingDevice) WaitingView {
 	if err := json.Unmarshal(w.Verdict, &view.Verdict); err != nil {
 		view.Verdict = evidence.Verdict{}
 		view.Verdict.Fail("verdict", &evidence.Refusal{Code: "verdict-unreadable", Ask: true,
-			Reason: "What was judged of this machine cannot be read.", Hint: "Deny it, or let it come again."})
+			Reason: "The stored verdict about this device cannot be read.", Hint: "Deny the device, or wait for its next request."})
 	}
 	return view
 }
 
 func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
-	list, err := s.cfg.Store.WaitingDevices(r.Context(), owner(r).ID, s.cfg.Now(), 1000)
+	list, err := s.cfg.Store.WaitingDevices(r.Context(), accountOf(r).ID, s.cfg.Now(), 1000)
 	if err != nil {
 		return err
 	}
@@ -71,16 +71,16 @@ func (s *Server) listWaiting(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) approve(w http.ResponseWriter, r *http.Request) error { return s.decide(w, r, true) }
 func (s *Server) deny(w http.ResponseWriter, r *http.Request) error    { return s.decide(w, r, false) }
 
-// decide takes a person's decision. Who names the questions that they saw is
-// told when the machine asks others by now.
+// decide applies the owner's decision. If the body names the questions that the owner saw, and the
+// device's questions have changed since, it fails.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) error {
 	var body struct {
 		Questions []string `json:"questions"`
 	}
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readJSON(r, &body); err != nil {
 		return err
 	}
-	decided, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PathValue("id"), approve, body.Questions, remoteAddr(r))
+	decided, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PathValue("id"), approve, body.Questions, remoteAddr(r))
 	if err != nil {
 		return decisionError(err)
 	}
@@ -91,34 +91,33 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request, approve bool) er
 func decisionError(err error) error {
 	switch {
 	case errors.Is(err, store.ErrChanged):
-		return problem(http.StatusConflict, "waiting-changed", "Look at it again, then decide.", "The machine came again in the meantime and leaves other questions open than you saw.")
+		return problem(http.StatusConflict, "waiting-changed", "Look at the device again, then decide.", "The device has onboarded again since, and its questions have changed.")
 	case errors.Is(err, store.ErrNotFound):
-		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists what waits.", "No machine of yours with this id waits for a decision.")
+		return problem(http.StatusNotFound, "not-waiting", "'gangway device ls' lists the waiting devices.", "None of your waiting devices has this id.")
 	}
 	return err
 }
 
-// decideOnPage is decide for the page's form.
+// decideOnPage is decide for the form of the page.
 func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	if err := r.ParseForm(); err != nil {
-		return badBody(err)
+	if err := readForm(r); err != nil {
+		return err
 	}
 	decision := r.PostForm.Get("decision")
 	if decision != "approve" && decision != "deny" {
 		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
 	}
-	// An absent list is an empty one: a page always says what it showed.
+	// Without the field the list is empty, not unknown: the page always sends the questions it showed.
 	questions := append([]string{}, r.PostForm["question"]...)
-	if _, err := s.cfg.Onboard.Decide(r.Context(), owner(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
+	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 	return nil
 }
 
-// answerUndecided tells a machine to come again.
-func answerUndecided(w http.ResponseWriter, u *onboard.WaitingError) {
+// answerWaiting tells a waiting device when to retry.
+func answerWaiting(w http.ResponseWriter, u *onboard.WaitingError) {
 	q := u.Questions[0]
 	seconds := int(math.Ceil(u.RetryAfter.Seconds()))
 	w.Header().Set("Retry-After", strconv.Itoa(seconds))

@@ -1,5 +1,5 @@
-// Package ui is the pages that a person looks at. They work without
-// JavaScript, on a phone as on a desk, in light and dark.
+// Package ui contains the hub's web pages. They work without JavaScript, on phones and desktops, in light
+// and dark.
 package ui
 
 import (
@@ -16,15 +16,14 @@ import (
 //go:embed *.html
 var pages embed.FS
 
-// StyleSheet is the pages' one style sheet.
+// StyleSheet is the style sheet of all pages.
 //
 //go:embed style.css
 var StyleSheet []byte
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
 
-// bootState is a boot's state as the page says it. Each state has words of its
-// own: none falls under another's.
+// bootState is the text for a boot state. Each state has its own text, so that none looks like another.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:
@@ -39,51 +38,51 @@ func bootState(state string) string {
 	return "boot " + state
 }
 
-// Home is what the list of devices shows.
+// Home is the content of the page with the list of devices.
 type Home struct {
 	Nick    string
-	Hub     string // its URL, for the commands that are shown
+	Hub     string // the hub's URL, for the commands on the page
 	HubName string
 	Devices []store.Device
-	Boots   map[string]string // states of boots, by device; none: unmeasured
-	Total   int               // devices in all; Devices may be the first of them
+	Boots   map[string]string // boot states by device id; a missing one is unmeasured
+	Total   int               // number of all devices; Devices may have only the first of them
 	Waiting []Waiting
-	Cloned  []Cloned // devices of which several machines may run
+	Cloned  []Cloned // devices that may be several machines
 	Events  []store.Event
 	Now     time.Time
 }
 
-// Waiting is a machine that a person must decide about, and why, in sentences.
+// Waiting is a device that waits for a decision, and the reasons, in sentences.
 type Waiting struct {
 	store.WaitingDevice
 	Reasons []string
 }
 
-// Cloned is a device whose TPM state may run in several machines: why, in
-// sentences, and the codes of what no decision has answered.
+// Cloned is a device whose TPM state may run in several machines: the reasons, in sentences, and the
+// codes of the findings that no decision covers.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string
 }
 
-// SignIn is the page for somebody who is not signed in.
+// SignIn is the content of the page for people who are not signed in.
 type SignIn struct {
-	Nick    string // as it was typed
-	Problem string // what went wrong, a sentence; empty at first
+	Nick    string // as typed
+	Problem string // a sentence about what went wrong; empty at first
 }
 
-// ClaimPage is the page that a machine's code leads to.
+// ClaimPage is the content of the page that a claim code leads to.
 type ClaimPage struct {
 	Code, Words string
-	Nick        string // who is signed in; empty: nobody
-	Typed       string // as it was typed
-	Problem     string // what went wrong, a sentence; empty at first
+	Nick        string // of the signed-in account; empty: nobody is signed in
+	Typed       string // the nick in the form, as typed
+	Problem     string // a sentence about what went wrong; empty at first
 }
 
 // WriteClaim writes the page.
 func WriteClaim(w io.Writer, c ClaimPage) error { return templates.ExecuteTemplate(w, "claim.html", c) }
 
-// Problem is the page for what could not be done.
+// Problem is the content of the page for an error.
 type Problem struct {
 	Code, Message, Hint string
 }
@@ -99,7 +98,7 @@ func WriteHome(w io.Writer, h Home) error { return templates.ExecuteTemplate(w, 
 // WriteSignIn writes the page.
 func WriteSignIn(w io.Writer, s SignIn) error { return templates.ExecuteTemplate(w, "signin.html", s) }
 
-// Ago says how long before now a time was, in words.
+// Ago is the time between t and now, in words.
 func Ago(now, t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -118,8 +117,8 @@ func Ago(now, t time.Time) string {
 	}
 }
 
-// when is a time as the pages show it: how long ago, and exactly for who wants
-// to know or listens to a screen reader.
+// when is a time as the pages show it: how long ago, and the exact time as a tooltip and for screen
+// readers.
 type when struct {
 	At                time.Time
 	Ago, Stamp, Exact string
@@ -130,7 +129,8 @@ func newWhen(now, t time.Time) when {
 	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
-// maker names a TPM for a person; the software TPM has only a number.
+// maker is the name of a TPM for people. It leaves out the maker of the software TPM, which is only a
+// number.
 func maker(manufacturer, model string) string {
 	if manufacturer == "id:00001014" {
 		manufacturer = ""

@@ -161,7 +161,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("waiting", "Waiting for you", stranger.Serial, "The TPM came without an EK certificate", "Approve", "Deny")
+		see("waiting", "Devices that wait for your decision", stranger.Serial, "The TPM came without an EK certificate", "Approve", "Deny")
 		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".state.bad")); err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +178,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("devices", "3 aboard", "FAKE software emulation", "ECDSA P-256", "What happened", h.Devices(t, h.Owner)[0].Nick)
+		see("devices", "3 active", "FAKE software emulation", "ECDSA P-256", "Recent events", h.Devices(t, h.Owner)[0].Nick)
 		if err := chromedp.Do(ctx, chromedp.Click(".bar button.quiet"), chromedp.WaitVisible("#password")); err != nil {
 			t.Fatal(err)
 		}

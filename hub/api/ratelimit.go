@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -24,19 +23,19 @@ type client struct {
 	last time.Time
 }
 
-// maxClients bounds the memory of a limiter; past it the idle ones go.
+// maxClients bounds the memory of a limiter. When it is reached, idle clients are forgotten.
 const maxClients = 65536
 
 func newLimiter[K comparable](every rate.Limit, burst int) *limiter[K] {
 	return &limiter[K]{every: every, burst: burst, clients: make(map[K]*client)}
 }
 
-// network is a client by its address: an IPv4 address, or the /64 network of
-// an IPv6 one.
+// network is what a client is limited by: its IPv4 address, or the /64 network of its IPv6
+// address.
 func network(addr string) netip.Prefix {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
-		return netip.Prefix{} // all of these are one
+		return netip.Prefix{} // all unparsable addresses share one limit
 	}
 	bits := 32
 	if ip = ip.Unmap(); ip.Is6() {
@@ -48,7 +47,7 @@ func network(addr string) netip.Prefix {
 
 func (l *limiter[K]) allow(key K, now time.Time) bool { return l.charge(key, 1, now) }
 
-// charge is allow for what counts as n requests, as far as the burst allows.
+// charge is allow for a request that counts as n requests, but as at most the burst.
 func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,9 +63,8 @@ func (l *limiter[K]) charge(key K, n int, now time.Time) bool {
 	return c.AllowN(now, min(n, l.burst))
 }
 
-// forget drops clients that have been idle for a minute, or, when there are
-// too many even so, all of them: an attacker with that many addresses must not
-// keep others out.
+// forget drops clients that have been idle for a minute. If too many are left, it drops all of
+// them: an attacker with that many addresses must not keep others out.
 func (l *limiter[K]) forget(now time.Time) {
 	for k, c := range l.clients {
 		if now.Sub(c.last) > time.Minute {
@@ -78,23 +76,4 @@ func (l *limiter[K]) forget(now time.Time) {
 	}
 }
 
-// remoteAddr is the peer's IP address, without the port.
-func remoteAddr(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
 var errTooFast = problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "Too many requests from this address.")
-
-// limited answers 429 when the client is too fast.
-func (s *Server) limited(l *limiter[netip.Prefix], h handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
-			return errTooFast
-		}
-		return h(w, r)
-	}
-}

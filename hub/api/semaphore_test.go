@@ -12,13 +12,13 @@ import (
 // when too many wait, and nobody waits longer than is of use.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
 		var order []int
 		results := make([]error, 6)
 		for i := range 6 {
 			go func() {
-				results[i] = l.do(t.Context(), stranger, func() error {
+				results[i] = l.do(t.Context(), unknownNetwork, func() error {
 					order = append(order, i)
 					<-finish
 					return nil
@@ -44,7 +44,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 
 func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
 		var order []string
 		run := func(lane int, name string) {
@@ -55,10 +55,10 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		run(stranger, "runs")
-		run(known, "known")
+		run(unknownNetwork, "runs")
+		run(knownNetwork, "known")
 		for range 9 { // more than may wait: the known one stays
-			run(stranger, "stranger")
+			run(unknownNetwork, "stranger")
 		}
 		for range 5 {
 			finish <- struct{}{}
@@ -72,26 +72,26 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 
 func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
+		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
-		go l.do(t.Context(), stranger, func() error { <-finish; return nil })
+		go l.do(t.Context(), unknownNetwork, func() error { <-finish; return nil })
 		synctest.Wait()
 		start := time.Now()
-		if err := l.do(t.Context(), stranger, func() error { return nil }); !errors.Is(err, error(errBusy)) || time.Since(start) != l.patience {
+		if err := l.do(t.Context(), unknownNetwork, func() error { return nil }); !errors.Is(err, error(errBusy)) || time.Since(start) != l.timeout {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := l.do(ctx, stranger, func() error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
+		if err := l.do(ctx, unknownNetwork, func() error { return nil }); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
 		close(finish)
 		synctest.Wait()
 		// Who gave up holds no place.
-		if len(l.lanes[stranger]) != 0 || l.free != 1 {
-			t.Errorf("%d wait, %d are free", len(l.lanes[stranger]), l.free)
+		if len(l.lanes[unknownNetwork]) != 0 || l.free != 1 {
+			t.Errorf("%d wait, %d are free", len(l.lanes[unknownNetwork]), l.free)
 		}
-		if err := l.do(t.Context(), stranger, func() error { return nil }); err != nil {
+		if err := l.do(t.Context(), unknownNetwork, func() error { return nil }); err != nil {
 			t.Error(err)
 		}
 	})

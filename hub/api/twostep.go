@@ -12,10 +12,10 @@ import (
 	"gangway/wire"
 )
 
-// enrollKeys is the first of Pantacor's two steps: EK and AK are shown, and
-// what only their TPM can open is answered.
+// enrollKeys is the first step of Pantacor's two-step enrolment. The device sends its EK and AK; the
+// answer is encrypted so that only their TPM can open it.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxSteps))
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return readError(err)
 	}
@@ -33,22 +33,22 @@ type TPMRegistered struct {
 	Device      Registered `json:"device"`
 }
 
-// registerTPM is the second of Pantacor's two steps, which binds the device.
-// Its secret stays empty: a TPM needs none, and what it wants for its programs
-// it gets over a connection under its certificate.
+// registerTPM is the second step, which makes the enrolment active. The secret in the answer is
+// empty: a device with a TPM does not need one, and gets one for its programs with POST
+// /device/secret.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, wire.MaxSteps, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
+	return answerRequest(s, w, r, s.cfg.Onboard.SecondStep, func(registered onboard.SecondStepAnswer) error {
 		d := registered.Device
 		writeJSON(w, http.StatusOK, TPMRegistered{
 			Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),
-			Device: Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Owner: ownerPRN(d.Owner), Nick: d.Nick,
+			Device: Registered{ID: d.ID, PRN: wire.DevicePRN + d.ID, Owner: accountPRN(d.Owner), Nick: d.Nick,
 				TimeCreated: d.Created, TimeModified: d.Activated, Public: d.Public, UserMeta: orEmpty(d.UserMeta), DeviceMeta: orEmpty(d.DeviceMeta)},
 		})
 		return nil
 	})
 }
 
-// SignatureQuestion asks whether an ownership proof is good.
+// SignatureQuestion is the request to check an ownership proof.
 type SignatureQuestion struct {
 	Service    string `json:"service"` // not used
 	TokenID    string `json:"token-id"`
@@ -57,17 +57,17 @@ type SignatureQuestion struct {
 	Signature  []byte `json:"signature"`
 }
 
-// verifySignature tells who registers devices elsewhere whether an ownership
-// proof of Pantacor's form is good; whatever is wrong with it is one answer.
+// verifySignature checks an ownership proof of Pantacor's form, for services that register devices
+// elsewhere. Every invalid proof gets the same answer.
 func (s *Server) verifySignature(w http.ResponseWriter, r *http.Request) error {
 	var q SignatureQuestion
-	if err := readJSON(w, r, &q); err != nil {
+	if err := readJSON(r, &q); err != nil {
 		return err
 	}
 	err := s.cfg.Onboard.VerifyOwnership(r.Context(), q.TokenID, q.Owner, q.IDevIDName, q.Signature)
 	var refusal *evidence.Refusal
 	if errors.As(err, &refusal) {
-		return problem(http.StatusBadRequest, "signature", "Use a join token made with 'gangway token create --for-pantacor' that is neither disabled nor expired.", "The signature is not by this join token of this owner over this name.")
+		return problem(http.StatusBadRequest, "signature", "Use a join token made with 'gangway token create --for-pantacor' that is neither disabled nor expired.", "The signature by this owner's join token over this name is not valid.")
 	}
 	if err != nil {
 		return err

@@ -8,33 +8,33 @@ import (
 	"time"
 )
 
-// lifo lets a few run at once. When more come, the last one goes first: under
-// a flood, whoever comes now is served now, and those that have waited too long
-// to be of use are turned away. A queue in order would make everybody wait for
-// all of the flood. Those that are known go before strangers.
-type lifo struct {
-	most     int // how many of a lane wait; one more turns its oldest away
-	patience time.Duration
+// lifoSemaphore lets a few callers run at once. Further callers wait, and the last one to come
+// runs first. So during a flood, new requests are answered in time, and old ones, whose clients
+// have given up, are turned away. In a first-in-first-out queue every request would wait for the
+// whole flood. Known networks go before unknown ones.
+type lifoSemaphore struct {
+	maxWaiting int // of one lane; one more turns away the lane's oldest
+	timeout    time.Duration
 
 	mu    sync.Mutex
 	free  int     // guarded by mu: how many more may run
 	lanes [2]lane // guarded by mu
 }
 
-// lane is who waits, oldest first. Each gets one word: run, or not.
+// lane holds the waiting callers, oldest first. Each receives one value: whether it may run.
 type lane []chan bool
 
 // Lanes, in the order in which they are served.
 const (
-	known = iota
-	stranger
+	knownNetwork = iota
+	unknownNetwork
 )
 
 var errBusy = problem(http.StatusServiceUnavailable, "busy", "Try again in some seconds.", "Too many people sign in at once.")
 
-// do runs f when its turn comes. errBusy if that is not soon; ctx's error if
-// that ends first.
-func (l *lifo) do(ctx context.Context, lane int, f func() error) error {
+// do runs f when its turn comes. It returns errBusy if that takes longer than the timeout, and
+// ctx's error if ctx ends first.
+func (l *lifoSemaphore) do(ctx context.Context, lane int, f func() error) error {
 	if turn := l.enter(lane); turn != nil {
 		if err := l.wait(ctx, lane, turn); err != nil {
 			return err
@@ -44,8 +44,8 @@ func (l *lifo) do(ctx context.Context, lane int, f func() error) error {
 	return f()
 }
 
-// enter takes a place. It returns nil if one is free at once.
-func (l *lifo) enter(lane int) (turn chan bool) {
+// enter joins the lane. It returns nil if the caller may run at once.
+func (l *lifoSemaphore) enter(lane int) (turn chan bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.free > 0 {
@@ -53,7 +53,7 @@ func (l *lifo) enter(lane int) (turn chan bool) {
 		return nil
 	}
 	waiting := &l.lanes[lane]
-	if len(*waiting) >= l.most {
+	if len(*waiting) >= l.maxWaiting {
 		(*waiting)[0] <- false
 		*waiting = slices.Delete(*waiting, 0, 1)
 	}
@@ -62,8 +62,8 @@ func (l *lifo) enter(lane int) (turn chan bool) {
 	return turn
 }
 
-func (l *lifo) wait(ctx context.Context, lane int, turn chan bool) error {
-	timer := time.NewTimer(l.patience)
+func (l *lifoSemaphore) wait(ctx context.Context, lane int, turn chan bool) error {
+	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
 	var err error
 	select {
@@ -83,14 +83,14 @@ func (l *lifo) wait(ctx context.Context, lane int, turn chan bool) error {
 		l.lanes[lane] = slices.Delete(l.lanes[lane], i, i+1)
 		return err
 	}
-	if <-turn { // it came meanwhile
+	if <-turn { // leave chose this caller before the lock was taken
 		return nil
 	}
 	return err
 }
 
-// leave hands the place to the last that came.
-func (l *lifo) leave() {
+// leave hands the place to the newest caller of the first lane that has one.
+func (l *lifoSemaphore) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for lane, waiting := range l.lanes {

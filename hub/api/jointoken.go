@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"gangway/hub/onboard"
@@ -37,7 +36,7 @@ type TokenView struct {
 	Unreadable      []string       `json:"unreadable,omitempty"` // as in DeviceView
 }
 
-func viewToken(t store.JoinToken) TokenView {
+func viewJoinToken(t store.JoinToken) TokenView {
 	meta := t.DefaultUserMeta
 	if meta == nil {
 		meta = map[string]any{}
@@ -45,22 +44,22 @@ func viewToken(t store.JoinToken) TokenView {
 	return TokenView{t.ID, wire.TokenPRN + t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
 }
 
-// NewToken is what a caller says of a join token to make.
+// NewToken is the request to create a join token.
 type NewToken struct {
 	Nick      string `json:"nick"`
 	MaxUses   int    `json:"max-uses"`
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
-	// WithoutTPM lets devices in that show the token and no TPM, where the
-	// policy accepts them.
+	// WithoutTPM allows devices to register with the token and without evidence of a TPM, if the
+	// policy accepts that.
 	WithoutTPM bool `json:"without-tpm"`
-	// ForPantacor also accepts Pantacor's proofs in the two steps. They name no
-	// hub, and the hub can check them only if it keeps their key, encrypted.
+	// ForPantacor also accepts Pantacor's ownership proofs in the two-step enrolment. Those do not
+	// name a hub, and the hub must store their key, encrypted, to check them.
 	ForPantacor     bool           `json:"for-pantacor"`
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-// TokenCreated is the answer to it: the token's view and the file for devices
-// in one object. The secret in it is shown this once.
+// TokenCreated is the answer: the join token's view and its token file in one object. It is the only
+// answer that contains the secret.
 type TokenCreated struct {
 	wire.TokenFile
 	Disabled        bool           `json:"disabled"`
@@ -73,10 +72,10 @@ type TokenCreated struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	var body NewToken
 	if r.ContentLength != 0 {
-		if err := readJSON(w, r, &body); err != nil {
+		if err := readJSON(r, &body); err != nil {
 			return err
 		}
 	}
@@ -84,17 +83,17 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if body.ExpiresIn != "" {
 		d, err := time.ParseDuration(body.ExpiresIn)
 		if err != nil || d <= 0 || d > maxTokenLife {
-			return problem(http.StatusBadRequest, "expires-in", "Write it like 24h or 30m.", "The token's life is no duration of up to ten years.")
+			return problem(http.StatusBadRequest, "expires-in", "Write it like 24h or 30m.", "\"expires-in\" is not a duration of at most ten years.")
 		}
 		life = d
 	}
 	if body.MaxUses < 0 || body.MaxUses > maxTokenUses {
-		return problem(http.StatusBadRequest, "max-uses", "0 means no limit.", "The number of uses is not from 0 to %d.", maxTokenUses)
+		return problem(http.StatusBadRequest, "max-uses", "Use 0 for no limit.", "\"max-uses\" is not a number from 0 to %d.", maxTokenUses)
 	}
 	if len(body.Nick) > 64 {
 		return problem(http.StatusBadRequest, "nick-form", "Use at most 64 characters.", "The nick is too long.")
 	}
-	a := owner(r)
+	a := accountOf(r)
 	now := s.cfg.Now()
 	t, file, err := onboard.NewToken(s.cfg.CA, s.cfg.PublicURL, store.JoinToken{
 		Owner: a.ID, Nick: body.Nick, Expires: now.Add(life), MaxUses: body.MaxUses, DefaultUserMeta: body.DefaultUserMeta, Created: now, WithoutTPM: body.WithoutTPM, ForPantacor: body.ForPantacor,
@@ -109,52 +108,40 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was made.", t.Nick)})
-	v := viewToken(t)
+	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was created.", t.Nick)})
+	v := viewJoinToken(t)
 	writeJSON(w, http.StatusOK, TokenCreated{
 		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
 }
 
-var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed, and let several devices come with one: max-uses.", "You have %d join tokens, as many as may be.", store.MaxJoinTokens)
+var errTokensFull = problem(http.StatusConflict, "tokens-full", "Delete join tokens that are no longer needed. Several devices can use one token (max-uses).", "You have %d join tokens, which is the maximum.", store.MaxJoinTokens)
 
-// listTokens lists join tokens, newest first: ?after=ID goes on after that
-// one, ?limit= is at most 1000, which is also the default.
-func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
+// listJoinTokens lists join tokens, newest first. ?after=ID continues after that one. ?limit= is at
+// most 1000, which is also the default.
+func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	limit, err := pageSize(q.Get("limit"), 1000)
+	limit, err := pageSize(r, 1000)
 	if err != nil {
 		return err
 	}
-	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), owner(r).ID, q.Get("after"), limit)
+	tokens, err := s.cfg.Store.JoinTokensPage(r.Context(), accountOf(r).ID, q.Get("after"), limit)
 	if err != nil {
 		return err
 	}
 	views := make([]TokenView, len(tokens))
 	for i, t := range tokens {
-		views[i] = viewToken(t)
+		views[i] = viewJoinToken(t)
 	}
 	writeJSON(w, http.StatusOK, views)
 	return nil
 }
 
-// pageSize reads a limit from 1 to 1000; one that is not given is otherwise.
-func pageSize(limit string, otherwise int) (int, error) {
-	if limit == "" {
-		return otherwise, nil
-	}
-	n, err := strconv.Atoi(limit)
-	if err != nil || n < 1 || n > 1000 {
-		return 0, problem(http.StatusBadRequest, "limit", "Ask for 1 to 1000.", "The limit is no number from 1 to 1000.")
-	}
-	return n, nil
-}
-
-// endToken disables a join token, as Pantacor Hub does; with ?purge=true it
-// deletes one that is disabled.
-func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
-	a, id := owner(r), r.PathValue("id")
+// endJoinToken disables a join token, as Pantacor Hub does. With ?purge=true it deletes a disabled
+// one.
+func (s *Server) endJoinToken(w http.ResponseWriter, r *http.Request) error {
+	a, id := accountOf(r), r.PathValue("id")
 	e := store.Event{Time: s.cfg.Now(), Kind: "token.disabled", Owner: a.ID, Token: id, Message: "A join token was disabled."}
 	switch purge := r.URL.Query().Get("purge"); purge {
 	case "", "false":
@@ -166,7 +153,7 @@ func (s *Server) endToken(w http.ResponseWriter, r *http.Request) error {
 		e.Kind, e.Message = "token.deleted", "A join token was deleted."
 		err := s.cfg.Store.DeleteJoinToken(r.Context(), a.ID, id, e.By(store.ActorIn(r.Context())))
 		if errors.Is(err, store.ErrStatus) {
-			return problem(http.StatusConflict, "token-not-disabled", "Disable it first ('gangway token disable').", "The join token is not disabled, so devices may still come with it.")
+			return problem(http.StatusConflict, "token-not-disabled", "Disable the join token first ('gangway token disable').", "The join token is not disabled, so devices can still use it.")
 		}
 		if err != nil {
 			return err

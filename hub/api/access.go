@@ -1,0 +1,452 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"gangway/hub/bearer"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// access says who may call a route.
+type access int
+
+const (
+	// anyone is for requests that no credential makes a difference to, or whose body is the
+	// credential: a password, evidence of a TPM, a claim code.
+	anyone access = iota
+	// visitor is anyone. A valid sign-in is looked up, so that a page can show its account.
+	visitor
+	// fullVisitor is visitor, but a token with narrower scopes is refused.
+	fullVisitor
+	// registrant is anyone, but a request with an Authorization header must be a scopedAccount's,
+	// unless it has a join token instead.
+	registrant
+	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
+	urlHolder
+
+	// scopedAccount is a valid token of an account, as a bearer or in a browser's cookie, whose
+	// scopes allow the route.
+	scopedAccount
+	// anySignIn is a valid token of an account, whatever its scopes.
+	anySignIn
+	// anySession is anySignIn by a person: not with an API token.
+	anySession
+	// fullSession is a person's session with all scopes. It is for what no program may do: make
+	// API tokens, change the password, end sessions and the account.
+	fullSession
+
+	// accountOrDevice is a scopedAccount, or an activeDevice for the account that owns it.
+	accountOrDevice
+
+	// activeDevice is a device that the store has as active, by the certificate of its
+	// connection, or by an access token that the device got with its certificate or secret. If
+	// its owner's policy requires a measured boot, its boot must match its reference.
+	activeDevice
+	// tlsDevice is an activeDevice by the certificate of this very connection, or of the one to
+	// the hub's proxy: only the TPM can make such a connection.
+	tlsDevice
+	// unmeasuredDevice is a tlsDevice without the condition on its boot. It is for what a device
+	// must do before its boot can be measured.
+	unmeasuredDevice
+	// pendingDevice is a client certificate of the device CA on a TLS connection that ends at
+	// the hub itself. It need not be active: the activation proof in the body decides.
+	pendingDevice
+)
+
+// caller is the person, program or device that sent a request.
+type caller struct {
+	Owner   string         // Account.ID; empty for a device without an owner
+	Account *store.Account // nil: a device, or nobody that is known
+	Device  *store.Device  // nil: a person or program
+	signIn  *signIn        // of Account
+	url     *signedURL     // for urlHolder
+}
+
+func accountCaller(in *signIn) caller {
+	return caller{Owner: in.account.ID, Account: &in.account, signIn: in}
+}
+
+func deviceCaller(d store.Device) caller { return caller{Owner: d.Owner, Device: &d} }
+
+// prn names the caller.
+func (c caller) prn() string {
+	if c.Device != nil {
+		return wire.DevicePRN + c.Device.ID
+	}
+	return wire.AccountPRN + c.Owner
+}
+
+// isDevice reports whether the caller is the device with this id.
+func (c caller) isDevice(id string) bool { return c.Device != nil && c.Device.ID == id }
+
+type callerKey struct{}
+
+// callerOf returns the caller that identify found.
+func callerOf(r *http.Request) caller { return r.Context().Value(callerKey{}).(caller) }
+
+// accountOf returns the signed-in account, on a route whose access requires one.
+func accountOf(r *http.Request) store.Account { return *callerOf(r).Account }
+
+// signInOf returns the sign-in, on a route whose access requires one.
+func signInOf(r *http.Request) *signIn { return callerOf(r).signIn }
+
+// deviceOf returns the calling device, on a route whose access requires one.
+func deviceOf(r *http.Request) store.Device { return *callerOf(r).Device }
+
+var (
+	errNotSignedIn   = problem(http.StatusUnauthorized, "not-signed-in", "Sign in with 'gangway login', or on the hub's page.", "You are not signed in, or your session has ended.")
+	errScope         = problem(http.StatusForbidden, "insufficient-scope", "Sign in without 'scope', or with a scope that allows it.", "The token's scopes do not allow this request.")
+	errAPIToken      = problem(http.StatusForbidden, "api-token", "Sign in with your password.", "This request is not allowed with an API token.")
+	errNoCertificate = problem(http.StatusUnauthorized, "no-certificate", "Connect with the device's IDevID certificate.", "This route is for devices, and the connection has no client certificate.")
+	errNotActive     = problem(http.StatusForbidden, "certificate-not-active", "Activate the certificate first; if it was revoked or replaced, onboard again.", "The certificate is not that of an active device.")
+)
+
+// identify finds a request's caller, and refuses one that the route's access does not admit.
+func (s *Server) identify(r *http.Request, who access) (caller, error) {
+	switch who {
+	case anyone:
+		return caller{}, nil
+	case visitor, fullVisitor:
+		in, err := s.authenticateAccount(r)
+		if errors.Is(err, error(errNotSignedIn)) {
+			return caller{}, nil
+		}
+		if err == nil && who == fullVisitor && !in.claims.Allows(r.Method, "") {
+			err = errScope
+		}
+		if err != nil {
+			return caller{}, err
+		}
+		return accountCaller(in), nil
+	case registrant:
+		if r.Header.Get(autoTokenHeader) != "" || r.Header.Get("Authorization") == "" {
+			return caller{}, nil
+		}
+		return s.identifyAccount(r, scopedAccount)
+	case urlHolder:
+		u, err := s.readSignedURL(r)
+		return caller{url: u}, err
+	case scopedAccount, anySignIn, anySession, fullSession:
+		return s.identifyAccount(r, who)
+	case accountOrDevice:
+		if s.isDeviceRequest(r) {
+			return s.identifyDevice(r, activeDevice)
+		}
+		return s.identifyAccount(r, scopedAccount)
+	case activeDevice, tlsDevice, unmeasuredDevice:
+		return s.identifyDevice(r, who)
+	case pendingDevice:
+		if originOf(r).proxied {
+			return caller{}, errActivationProxied
+		}
+		if _, ok := clientCertificate(r); !ok {
+			return caller{}, errNoCertificate
+		}
+		return caller{}, nil
+	}
+	panic("hub: unknown access")
+}
+
+func (s *Server) identifyAccount(r *http.Request, who access) (caller, error) {
+	in, err := s.authenticateAccount(r)
+	if err != nil {
+		return caller{}, err
+	}
+	switch isProgram := in.apiToken != nil; {
+	case isProgram && (who == anySession || who == fullSession):
+		return caller{}, errAPIToken
+	case who == fullSession && !in.claims.Allows(r.Method, ""),
+		who == scopedAccount && !in.claims.Allows(r.Method, resourceOf(r.URL.Path)):
+		return caller{}, errScope
+	}
+	return accountCaller(in), nil
+}
+
+func (s *Server) identifyDevice(r *http.Request, who access) (caller, error) {
+	if _, ok := clientCertificate(r); !ok && who != activeDevice {
+		return caller{}, errNoCertificate
+	}
+	d, err := s.authenticateDevice(r)
+	if err == nil && who != unmeasuredDevice {
+		err = s.checkBoot(r, d)
+	}
+	if err != nil {
+		return caller{}, err
+	}
+	return deviceCaller(d), nil
+}
+
+// isDeviceRequest reports whether a request for accountOrDevice is judged as a device's. A
+// request with a person's session is judged as that person's, whatever certificate its
+// connection has.
+func (s *Server) isDeviceRequest(r *http.Request) bool {
+	_, certified := clientCertificate(r)
+	_, noCookie := r.Cookie(cookieName)
+	return certified && r.Header.Get("Authorization") == "" && noCookie != nil || s.hasDeviceToken(r)
+}
+
+func (s *Server) hasDeviceToken(r *http.Request) bool {
+	token, ok := bearerToken(r)
+	if !ok {
+		return false
+	}
+	claims, err := s.tokens.Verify(token, s.cfg.Now())
+	return err == nil && claims.Type == bearer.Device
+}
+
+// resourceOf is what scopes call the resource at a path; empty where the token must have all
+// scopes.
+func resourceOf(path string) string {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	switch {
+	case first == "devices" && (rest == "tokens" || strings.HasPrefix(rest, "tokens/")):
+		return "" // a join token adds devices to the account
+	case first == "devices", first == "objects", first == "trails":
+		return first
+	case first == "logs", first == "aca":
+		return "devices"
+	case first == "profiles":
+		return "profile"
+	case first == "auth":
+		return "user"
+	}
+	return ""
+}
+
+var (
+	errUnmeasured  = problem(http.StatusForbidden, "boot-unmeasured", "Send a measurement first: GET, then POST /device/boot, on the same connection. The agent does this by itself.", "The owner's policy requires a boot measurement, and this connection has none.")
+	errBootNothing = problem(http.StatusForbidden, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The owner's policy requires a measured boot, and the firmware measured nothing into the TPM.")
+	errBootRefused = problem(http.StatusForbidden, "boot-refused", "Its owner sees the reason with 'gangway device boot'. The agent measures again by itself.", "The owner's policy requires a measured boot, and the device's last measurement was refused.")
+	errBootChanged = problem(http.StatusForbidden, "boot-changed", "Its owner sees the changes with 'gangway device boot', and can accept them.", "The owner's policy requires a boot that matches the device's reference, and this boot differs from it.")
+)
+
+// checkBoot refuses a device whose boot does not match its reference, if its owner's policy
+// requires that. The measurement must be of this very connection, since another connection may
+// be of another boot. Programs that use a token, and devices behind a proxy, are judged by the
+// device's last measurement.
+func (s *Server) checkBoot(r *http.Request, d store.Device) error {
+	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	if err != nil || !force.RequireBoot {
+		return err
+	}
+	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	switch state {
+	case store.BootMatches:
+	case store.BootChanged:
+		return errBootChanged
+	case store.BootNothing:
+		return errBootNothing
+	case store.BootRefused:
+		return errBootRefused
+	default:
+		return errUnmeasured
+	}
+	if _, ok := clientCertificate(r); ok && !originOf(r).proxied {
+		if c, ok := r.Context().Value(connKey{}).(*connState); !ok || !c.matched.Load() {
+			return errUnmeasured
+		}
+	}
+	return nil
+}
+
+// What follows decides which devices, trails and objects a caller may use. One that the caller
+// may not use is not found, to the byte as if it did not exist.
+
+// ownDevice finds a device of the calling account by its id or nick.
+func (s *Server) ownDevice(r *http.Request) (store.Device, error) {
+	return s.ownDeviceNamed(r, r.PathValue("id"))
+}
+
+func (s *Server) ownDeviceNamed(r *http.Request, name string) (store.Device, error) {
+	return s.deviceOfAccount(r.Context(), accountOf(r).ID, name)
+}
+
+// deviceOfAccount finds an account's device by its id or nick.
+func (s *Server) deviceOfAccount(ctx context.Context, account, name string) (store.Device, error) {
+	if !wire.IsID(name) {
+		return s.cfg.Store.DeviceByNick(ctx, account, name)
+	}
+	d, err := s.cfg.Store.Device(ctx, name)
+	if err == nil && (d.Owner != account || account == "") {
+		err = store.ErrNotFound
+	}
+	return d, err
+}
+
+// ownDeviceOrSelf finds the device in the path: the calling device itself, or one of the calling
+// account, by id or nick.
+func (s *Server) ownDeviceOrSelf(r *http.Request) (store.Device, error) {
+	c := callerOf(r)
+	if c.Device != nil {
+		if !c.isDevice(r.PathValue("id")) {
+			return store.Device{}, store.ErrNotFound
+		}
+		return *c.Device, nil
+	}
+	return s.ownDevice(r)
+}
+
+// visibleDevice finds a device in the path, of the account named there or in the query: one of
+// the caller's, or a public one. own reports whether it is the calling account's.
+func (s *Server) visibleDevice(r *http.Request, of store.Account) (d store.Device, own bool, err error) {
+	ctx, name, self := r.Context(), r.PathValue("id"), callerOf(r).Account
+	d, err = s.deviceOfAccount(ctx, of.ID, name)
+	if errors.Is(err, store.ErrNotFound) && wire.IsID(name) {
+		// An id names a device without its owner.
+		if d, err = s.cfg.Store.Device(ctx, name); err == nil && d.Public {
+			_, err = enabled(s.cfg.Store.Account(ctx, d.Owner))
+		} else if err == nil {
+			err = store.ErrNotFound
+		}
+	}
+	own = self != nil && d.Owner == self.ID
+	if err == nil && !own && !d.Public {
+		err = store.ErrNotFound
+	}
+	return d, own, err
+}
+
+// accountInQuery finds the account whose devices a query asks for: the calling account, unless
+// the query names another one.
+func (s *Server) accountInQuery(r *http.Request) (store.Account, error) {
+	q, self := r.URL.Query(), accountOf(r)
+	if id := strings.TrimPrefix(q.Get("owner"), wire.AccountPRN); id != "" && id != self.ID {
+		return enabled(s.cfg.Store.Account(r.Context(), id))
+	}
+	if nick := q.Get("owner-nick"); nick != "" && !strings.EqualFold(nick, self.Nick) {
+		return s.accountByNick(r.Context(), nick)
+	}
+	return self, nil
+}
+
+// accountByNick finds an account by its nick. An e-mail address finds nothing, so that nobody
+// can try out which addresses have accounts.
+func (s *Server) accountByNick(ctx context.Context, nick string) (store.Account, error) {
+	a, err := s.cfg.Store.AccountByNickOrEmail(ctx, nick)
+	if err == nil && !strings.EqualFold(a.Nick, nick) {
+		err = store.ErrNotFound
+	}
+	return enabled(a, err)
+}
+
+// enabled hides a disabled account from others.
+func enabled(a store.Account, err error) (store.Account, error) {
+	if err == nil && a.Disabled {
+		return store.Account{}, store.ErrNotFound
+	}
+	return a, err
+}
+
+// trailDevice finds the device of the trail in the path: the calling device itself, or one of the
+// calling account.
+func (s *Server) trailDevice(r *http.Request) (store.Device, error) {
+	c, id := callerOf(r), r.PathValue("id")
+	if c.Device != nil {
+		if c.Device.ID != id {
+			return store.Device{}, store.ErrNotFound
+		}
+		s.markSeen(r, id)
+		return *c.Device, requireOwner(*c.Device)
+	}
+	d, err := s.cfg.Store.Device(r.Context(), id)
+	if err == nil && d.Owner != c.Owner {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Device{}, err
+	}
+	return d, nil
+}
+
+// readableTrailDevice is trailDevice for a request that only reads: every person who is signed in
+// may read the trail of a public device.
+func (s *Server) readableTrailDevice(r *http.Request) (store.Device, error) {
+	d, err := s.trailDevice(r)
+	if callerOf(r).Device != nil || !errors.Is(err, store.ErrNotFound) {
+		return d, err
+	}
+	d, err = s.cfg.Store.Device(r.Context(), r.PathValue("id"))
+	if err == nil {
+		err = s.checkPublic(r.Context(), d)
+	}
+	return d, err
+}
+
+// checkPublic returns store.ErrNotFound for a device that other accounts may not read: it is not
+// public, or its owner's account is disabled.
+func (s *Server) checkPublic(ctx context.Context, d store.Device) error {
+	if !d.Public {
+		return store.ErrNotFound
+	}
+	_, err := enabled(s.cfg.Store.Account(ctx, d.Owner))
+	return err
+}
+
+// requireOwner refuses a device that nobody has claimed yet: states, objects, log lines and
+// metadata are kept for its owner. Devices retry after 403.
+func requireOwner(d store.Device) error {
+	if d.Owner == "" {
+		return problem(http.StatusForbidden, "unclaimed", "Claim the device with the challenge that it shows.", "The device has no owner yet.")
+	}
+	return nil
+}
+
+// ownIAKName is the name of the IAK of a device that the caller is, or owns; errNoAIK otherwise.
+func (s *Server) ownIAKName(r *http.Request, id string) ([]byte, error) {
+	c, err := s.identify(r, accountOrDevice)
+	var d store.Device
+	if err == nil {
+		d, err = s.cfg.Store.Device(r.Context(), id)
+	}
+	if err == nil && !c.isDevice(id) && (c.Account == nil || d.Owner != c.Owner) {
+		err = store.ErrNotFound
+	}
+	var e store.Enrolment
+	if err == nil {
+		e, err = s.cfg.Store.Enrolment(r.Context(), d.Enrolment)
+	}
+	if slices.Contains([]error{errNotSignedIn, errNoCertificate, errNotActive, errScope, store.ErrNotFound}, err) {
+		err = errNoAIK
+	}
+	return e.IAKName, err
+}
+
+// checkCredential reports whether the credential behind a signed URL is still valid: the session
+// or the API token, and its account is enabled; the device, with the same certificate and not
+// refused as cloned; or the device that is still public.
+func (s *Server) checkCredential(ctx context.Context, c credential) (valid bool, err error) {
+	valid = true
+	switch c.kind() {
+	case deviceCredential:
+		var d store.Device
+		d, err = s.cfg.Store.Device(ctx, c.device())
+		valid = c.hasCertificate(d.IDevIDHash) && d.Clone != store.CloneRefused
+	case publicCredential:
+		var d store.Device
+		if d, err = s.cfg.Store.Device(ctx, c.device()); err == nil {
+			err = s.checkPublic(ctx, d)
+		}
+	case apiTokenCredential:
+		var t store.APIToken
+		if t, err = s.cfg.Store.APIToken(ctx, c.hash(), s.cfg.Now()); err == nil {
+			_, err = s.enabledAccount(ctx, t.Account)
+		}
+	default:
+		var in store.Session
+		if in, err = s.cfg.Store.Session(ctx, c.hash(), s.cfg.Now()); err == nil {
+			_, err = s.enabledAccount(ctx, in.AccountID)
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) || err == error(errNotSignedIn) {
+		return false, nil
+	}
+	return valid, err
+}

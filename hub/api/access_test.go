@@ -1,0 +1,239 @@
+package api_test
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"gangway/hub/api"
+	"gangway/internal/fleet"
+	"gangway/wire"
+)
+
+// expectedAccess says who may call each route. It is written by hand and not derived from the
+// route table, so that a wrong entry there fails TestRoutesAdmitWhomTheyDeclare.
+var expectedAccess = map[string]string{
+	"GET /healthz":                                    "anyone",
+	"GET /readyz":                                     "anyone",
+	"GET /openapi.json":                               "anyone",
+	"GET /hub-ca.pem":                                 "anyone",
+	"POST /onboard":                                   "anyone",
+	"POST /onboard/activate":                          "pendingDevice",
+	"GET /aca/certs/{file}":                           "anyone",
+	"GET /claims/{code}":                              "anyone",
+	"POST /enroll/request":                            "anyone",
+	"POST /register":                                  "anyone",
+	"POST /devices/register":                          "anyone",
+	"POST /auth/signature/verify":                     "anyone",
+	"GET /device":                                     "unmeasuredDevice",
+	"GET /device/boot":                                "unmeasuredDevice",
+	"POST /device/boot":                               "unmeasuredDevice",
+	"PATCH /device/meta":                              "activeDevice",
+	"POST /device/secret":                             "tlsDevice",
+	"PUT /device/secret":                              "tlsDevice",
+	"POST /auth/x509/login":                           "tlsDevice",
+	"POST /auth/login":                                "anyone",
+	"GET /auth/login":                                 "anySignIn",
+	"GET /auth/jwks.json":                             "anyone",
+	"POST /auth/logout":                               "anySession",
+	"GET /auth/auth_status":                           "anySignIn",
+	"POST /auth/password":                             "fullSession",
+	"POST /auth/recover":                              "anyone",
+	"GET /auth/sessions":                              "fullSession",
+	"DELETE /auth/sessions":                           "fullSession",
+	"DELETE /auth/sessions/{id}":                      "fullSession",
+	"POST /auth/accounts/{id}/disable":                "fullSession",
+	"POST /auth/accounts/{id}/delete":                 "fullSession",
+	"POST /auth/accounts":                             "anyone",
+	"GET /auth/accounts":                              "scopedAccount",
+	"GET /auth/":                                      "scopedAccount",
+	"GET /profiles":                                   "scopedAccount",
+	"POST /tokens":                                    "fullSession",
+	"GET /tokens":                                     "fullSession",
+	"GET /tokens/{id}":                                "fullSession",
+	"DELETE /tokens/{id}":                             "fullSession",
+	"POST /devices/tokens":                            "scopedAccount",
+	"GET /devices/tokens":                             "scopedAccount",
+	"DELETE /devices/tokens/{id}":                     "scopedAccount",
+	"GET /devices/waiting":                            "scopedAccount",
+	"POST /devices/{id}/approve":                      "scopedAccount",
+	"POST /devices/{id}/deny":                         "scopedAccount",
+	"GET /policy":                                     "scopedAccount",
+	"PUT /policy":                                     "scopedAccount",
+	"DELETE /policy":                                  "scopedAccount",
+	"GET /policy/ek-list":                             "scopedAccount",
+	"PUT /policy/ek-list":                             "scopedAccount",
+	"DELETE /policy/ek-list":                          "scopedAccount",
+	"POST /devices":                                   "registrant",
+	"GET /devices":                                    "accountOrDevice",
+	"GET /devices/np/{owner}/{id}":                    "accountOrDevice",
+	"GET /devices/{id}":                               "accountOrDevice",
+	"PUT /devices/{id}":                               "scopedAccount",
+	"PATCH /devices/{id}":                             "scopedAccount",
+	"DELETE /devices/{id}":                            "scopedAccount",
+	"PUT /devices/{id}/public":                        "scopedAccount",
+	"DELETE /devices/{id}/public":                     "scopedAccount",
+	"GET /devices/{id}/user-meta":                     "accountOrDevice",
+	"PUT /devices/{id}/user-meta":                     "scopedAccount",
+	"PATCH /devices/{id}/user-meta":                   "scopedAccount",
+	"GET /devices/{id}/device-meta":                   "accountOrDevice",
+	"PUT /devices/{id}/device-meta":                   "activeDevice",
+	"PATCH /devices/{id}/device-meta":                 "activeDevice",
+	"GET /devices/{id}/evidence":                      "scopedAccount",
+	"GET /devices/{id}/cloned":                        "scopedAccount",
+	"PUT /devices/{id}/cloned":                        "scopedAccount",
+	"GET /devices/{id}/boot":                          "scopedAccount",
+	"POST /devices/{id}/boot/reference":               "scopedAccount",
+	"POST /devices/{id}/boot/request":                 "scopedAccount",
+	"GET /events":                                     "scopedAccount",
+	"POST /trails":                                    "activeDevice",
+	"GET /trails":                                     "accountOrDevice",
+	"GET /trails/summary":                             "scopedAccount",
+	"GET /trails/{id}":                                "accountOrDevice",
+	"GET /trails/{id}/summary":                        "accountOrDevice",
+	"GET /trails/{id}/.pvrremote":                     "accountOrDevice",
+	"POST /trails/{id}/steps":                         "accountOrDevice",
+	"GET /trails/{id}/steps":                          "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}":                    "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/.pvrremote":         "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/state":              "accountOrDevice",
+	"PUT /trails/{id}/steps/{rev}/state":              "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/meta":               "accountOrDevice",
+	"PUT /trails/{id}/steps/{rev}/meta":               "scopedAccount",
+	"PUT /trails/{id}/steps/{rev}/progress":           "activeDevice",
+	"PUT /trails/{id}/steps/{rev}/cancel":             "scopedAccount",
+	"PUT /trails/{id}/steps/{rev}/wontgo":             "scopedAccount",
+	"POST /trails/{id}/steps/{rev}/objects":           "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/objects":            "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/objects/{sha}":      "accountOrDevice",
+	"GET /trails/{id}/steps/{rev}/objects/{sha}/blob": "accountOrDevice",
+	"POST /objects":                                   "accountOrDevice",
+	"GET /objects":                                    "scopedAccount",
+	"GET /objects/{sha}":                              "accountOrDevice",
+	"GET /local-s3/{token}":                           "urlHolder",
+	"PUT /local-s3/{token}":                           "urlHolder",
+	"POST /logs":                                      "activeDevice",
+	"GET /logs":                                       "scopedAccount",
+	"POST /logs/cursor":                               "scopedAccount",
+	"GET /":                                           "fullVisitor",
+	"GET /style.css":                                  "anyone",
+	"POST /sign-in":                                   "anyone",
+	"POST /sign-out":                                  "visitor",
+	"POST /decide":                                    "scopedAccount",
+	"POST /decide-cloned":                             "scopedAccount",
+	"GET /claim/{code}":                               "visitor",
+	"POST /claim/{code}":                              "fullVisitor",
+}
+
+// Who may call a route: which refusal each kind of caller gets; empty: the access admits it.
+// A kind that is not named is refused with others.
+var admits = map[string]struct {
+	kinds  map[string]string
+	others string
+}{
+	"anyone":      {},
+	"visitor":     {},
+	"fullVisitor": {kinds: map[string]string{"session with narrower scopes": "insufficient-scope"}},
+	"registrant":  {kinds: map[string]string{"session with narrower scopes": "insufficient-scope", "device's token": "not-signed-in"}},
+	"urlHolder":   {others: "no-such-address"},
+
+	"scopedAccount": {kinds: map[string]string{"session": "", "session with narrower scopes": "insufficient-scope", "API token": ""}, others: "not-signed-in"},
+	"anySignIn":     {kinds: map[string]string{"session": "", "session with narrower scopes": "", "API token": ""}, others: "not-signed-in"},
+	"anySession":    {kinds: map[string]string{"session": "", "session with narrower scopes": "", "API token": "api-token"}, others: "not-signed-in"},
+	"fullSession":   {kinds: map[string]string{"session": "", "session with narrower scopes": "insufficient-scope", "API token": "api-token"}, others: "not-signed-in"},
+
+	"accountOrDevice": {kinds: map[string]string{"session": "", "session with narrower scopes": "insufficient-scope", "API token": "", "device": "", "device's token": "",
+		"unmeasured device": "boot-unmeasured", "pending device": "certificate-not-active"}, others: "not-signed-in"},
+	"activeDevice": {kinds: map[string]string{"nobody": "no-certificate", "device": "", "device's token": "",
+		"unmeasured device": "boot-unmeasured", "pending device": "certificate-not-active"}, others: "not-signed-in"},
+	"tlsDevice":        {kinds: map[string]string{"device": "", "unmeasured device": "boot-unmeasured", "pending device": "certificate-not-active"}, others: "no-certificate"},
+	"unmeasuredDevice": {kinds: map[string]string{"device": "", "unmeasured device": "", "pending device": "certificate-not-active"}, others: "no-certificate"},
+	"pendingDevice":    {kinds: map[string]string{"device": "", "unmeasured device": "", "pending device": ""}, others: "no-certificate"},
+}
+
+// accessCodes are the codes of refusals that depend on the caller only.
+var accessCodes = []string{"not-signed-in", "insufficient-scope", "api-token", "no-certificate", "certificate-not-active", "boot-unmeasured", "no-such-address"}
+
+// Each route declares the access that is expected, and every kind of caller is admitted or
+// refused accordingly.
+func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
+	f := newFleet(t)
+	f.Server.Unlimited()
+	pirate := must(f.Store.Device(t.Context(), f.pirateID))(t)
+	f.Policy(t, pirate.Owner, "version: 1\nmeasured_boot: require\n")
+	d := f.device(t)
+	pending := f.asDevice(t, d, must(d.Enrol(t.Context(), f.client, must(d.Request(f.tok, fleet.RequestChange{}))(t)))(t))
+	nobody := f.person(t, "")
+	apiToken := want[api.APITokenCreated](f.ada, "POST", "/tokens", `{"name":"all","scopes":["all"]}`, 200).Secret
+	deviceToken := want[struct{ Token string }](f.boat, "POST", "/auth/x509/login", nil, 200).Token
+	kinds := []struct {
+		name   string
+		client *person
+		bearer string
+	}{
+		{"nobody", nobody, ""},
+		{"session", nobody, f.ada.token},
+		{"session with narrower scopes", nobody, signInFor(f.ada, "metrics")},
+		{"API token", nobody, apiToken},
+		{"device", f.boat, ""},
+		{"device's token", nobody, deviceToken},
+		{"unmeasured device", f.pirate, ""},
+		{"pending device", pending, ""},
+	}
+	// These come last: they end sessions, or give a device a refused measurement.
+	ending := []string{"POST /device/boot", "POST /auth/logout", "POST /sign-out", "DELETE /auth/sessions"}
+	freshly := map[string]func() string{
+		"session":                      func() string { return f.person(t, "ada").token },
+		"session with narrower scopes": func() string { return signInFor(f.ada, "metrics") },
+	}
+	values := strings.NewReplacer("{id}", wire.NewID(), "{rev}", "0", "{sha}", strings.Repeat("0", 64), "{token}", "AAAA", "{file}", "00.crt", "{owner}", "nobody", "{code}", "AAAA")
+
+	declared := map[string]bool{}
+	list := api.Routes()
+	slices.SortStableFunc(list, func(a, b api.Route) int {
+		return slices.Index(ending, a.Method+" "+a.Path) - slices.Index(ending, b.Method+" "+b.Path)
+	})
+	for _, r := range list {
+		route := r.Method + " " + r.Path
+		declared[route] = true
+		access, ok := expectedAccess[route]
+		if !ok {
+			t.Errorf("%s: no access is expected; add it to expectedAccess", route)
+			continue
+		}
+		if r.Access != access {
+			t.Errorf("%s: the route table declares %s, not %s", route, r.Access, access)
+		}
+		for _, k := range kinds {
+			expected, named := admits[access].kinds[k.name]
+			if !named {
+				expected = admits[access].others
+			}
+			bearer := k.bearer
+			if fresh := freshly[k.name]; fresh != nil && slices.Contains(ending, route) {
+				bearer = fresh()
+			}
+			h := map[string]string{}
+			if bearer != "" {
+				h["Authorization"] = "Bearer " + bearer
+			}
+			status, body, _ := k.client.request(r.Method, values.Replace(r.Path), nil, h)
+			var p api.Problem
+			_ = json.Unmarshal(body, &p) // a page has no code
+			got := ""
+			if slices.Contains(accessCodes, p.Code) {
+				got = p.Code
+			}
+			if got != expected {
+				t.Errorf("%s (%s) as %s: %d %q, not %q", route, access, k.name, status, got, expected)
+			}
+		}
+	}
+	for _, route := range slices.Sorted(maps.Keys(expectedAccess)) {
+		if !declared[route] {
+			t.Errorf("%s is expected and is not in the route table", route)
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"gangway/hub/bearer"
+	"gangway/hub/onboard"
+	"gangway/hub/store"
+	"gangway/wire"
+)
+
+// signIn is an account that is signed in, and the token that it is signed in with.
+type signIn struct {
+	account  store.Account
+	claims   bearer.Claims
+	session  store.Session   // zero with an API token
+	apiToken *store.APIToken // nil: a person's session
+}
+
+// bearerToken returns the token of the Authorization header. The scheme's name
+// is compared without regard to case (RFC 9110, 11.1).
+func bearerToken(r *http.Request) (string, bool) {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")
+}
+
+// authenticateAccount verifies the token and looks up its session or API token, and its account.
+// All of them must still exist. It sets the context's store.Actor to the account.
+func (s *Server) authenticateAccount(r *http.Request) (*signIn, error) {
+	token, ok := bearerToken(r)
+	means := store.ByAPI
+	if !ok {
+		c, err := r.Cookie(cookieName)
+		if err != nil {
+			return nil, errNotSignedIn
+		}
+		token, means = c.Value, store.ByPage
+	} else if strings.HasPrefix(token, apiTokenPrefix) {
+		return s.authenticateAPIToken(r, sha256.Sum256([]byte(token)))
+	}
+	now := s.cfg.Now()
+	claims, err := s.tokens.Verify(token, now)
+	if err != nil || claims.Type != bearer.User {
+		return nil, errNotSignedIn
+	}
+	if hash, ok := apiTokenHash(claims.Session); ok {
+		in, err := s.authenticateAPIToken(r, hash)
+		if err != nil {
+			return nil, err
+		}
+		if in.account.ID != claims.ID {
+			return nil, errNotSignedIn
+		}
+		in.claims = claims // their scopes may be narrower
+		return in, nil
+	}
+	session, err := s.cfg.Store.Session(r.Context(), sha256.Sum256([]byte(claims.Session)), now)
+	if errors.Is(err, store.ErrNotFound) || err == nil && session.AccountID != claims.ID {
+		return nil, errNotSignedIn
+	}
+	if err != nil {
+		return nil, err
+	}
+	account, err := s.enabledAccount(r.Context(), session.AccountID)
+	if err != nil {
+		return nil, err
+	}
+	actAsAccount(r, account, means)
+	return &signIn{account: account, claims: claims, session: session}, nil
+}
+
+// enabledAccount returns errNotSignedIn if the account was deleted or is disabled.
+func (s *Server) enabledAccount(ctx context.Context, id string) (store.Account, error) {
+	a, err := s.cfg.Store.Account(ctx, id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && a.Disabled {
+		return store.Account{}, errNotSignedIn
+	}
+	return a, err
+}
+
+// actAsAccount sets the actor in the request's context to an account.
+func actAsAccount(r *http.Request, a store.Account, means string) {
+	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + a.ID, Name: a.Nick, Means: means, Addr: remoteAddr(r)}
+}
+
+// authenticateAPIToken finds the account of an API token. The claims are those of an access token
+// that could be issued for it.
+func (s *Server) authenticateAPIToken(r *http.Request, hash store.Hash) (*signIn, error) {
+	now := s.cfg.Now()
+	t, err := s.cfg.Store.APIToken(r.Context(), hash, now)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errNotSignedIn
+	}
+	if err != nil {
+		return nil, err
+	}
+	account, err := s.enabledAccount(r.Context(), t.Account)
+	if err != nil {
+		return nil, err
+	}
+	if now.Sub(t.Used) >= apiTokenUseEvery {
+		ctx, cancel := context.WithTimeout(r.Context(), countTimeout)
+		defer cancel()
+		if err := s.cfg.Store.MarkAPITokenUsed(ctx, hash, remoteAddr(r), now); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.Error("recording the last use of an API token", "token", t.ID, "err", err)
+		}
+	}
+	*store.ActorIn(r.Context()) = store.Actor{ID: wire.AccountPRN + account.ID, Name: account.Nick, Means: store.ByAPIToken, Credential: t.Name, Addr: remoteAddr(r)}
+	c := apiClaims(account, t, t.Scopes)
+	c.Issuer, c.Subject, c.Audience, c.Issued, c.Expires = s.cfg.PublicURL, c.PRN, jwt.Audience{s.cfg.PublicURL}, jwt.NewNumericDate(t.Created), jwt.NewNumericDate(t.Expires)
+	return &signIn{account: account, claims: c, apiToken: &t}, nil
+}
+
+// apiTokenHash reads the hash of an API token from the session claim of an access token.
+func apiTokenHash(session string) (h store.Hash, ok bool) {
+	text, ok := strings.CutPrefix(session, onAPIToken)
+	if !ok {
+		return h, false
+	}
+	b, err := hex.DecodeString(text)
+	return h, err == nil && copy(h[:], b) == len(h)
+}
+
+// authenticateDevice finds the device that sent a request, by the certificate of its connection or
+// by a device's access token. It refuses a device whose owner decided that it is cloned.
+func (s *Server) authenticateDevice(r *http.Request) (store.Device, error) {
+	d, err := s.findDevice(r)
+	if err == nil && d.Clone == store.CloneRefused {
+		err = onboard.ErrCloned
+	}
+	return d, err
+}
+
+func (s *Server) findDevice(r *http.Request) (store.Device, error) {
+	if hash, ok := clientCertificate(r); ok {
+		d, err := s.cfg.Store.DeviceByCertificate(r.Context(), hash)
+		if errors.Is(err, store.ErrNotFound) {
+			s.noteUsedCertificate(r, hash)
+			err = s.whyNotActive(r.Context(), hash)
+		}
+		actAsDevice(r, d, store.ByCertificate)
+		return d, err
+	}
+	token, ok := bearerToken(r)
+	if !ok {
+		return store.Device{}, errNoCertificate
+	}
+	now := s.cfg.Now()
+	claims, err := s.tokens.Verify(token, now)
+	if err != nil || claims.Type != bearer.Device {
+		return store.Device{}, errNotSignedIn
+	}
+	// The token may be older than a deletion or a change of owner.
+	d, err := s.cfg.Store.Device(r.Context(), claims.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return d, errNotSignedIn
+	}
+	if err != nil {
+		return d, err
+	}
+	stands := d.IDevIDHash
+	if strings.HasPrefix(claims.Session, bySecret) {
+		if stands, err = s.cfg.Store.DeviceSecret(r.Context(), d.ID, now); errors.Is(err, store.ErrNotFound) {
+			return store.Device{}, errNotSignedIn
+		} else if err != nil {
+			return d, err
+		}
+	}
+	prefix := claims.Session[:min(2, len(claims.Session))]
+	if stands == (store.Hash{}) || subtle.ConstantTimeCompare([]byte(claims.Session), []byte(prefix+hex.EncodeToString(stands[:16]))) != 1 ||
+		prefix != byCertificate && prefix != bySecret {
+		return store.Device{}, errNotSignedIn
+	}
+	actAsDevice(r, d, store.ByToken)
+	return d, nil
+}
+
+// whyNotActive returns the reason why a certificate is not that of an active device. The peer has
+// proven that it has the certificate's key.
+func (s *Server) whyNotActive(ctx context.Context, hash store.Hash) error {
+	e, err := s.cfg.Store.EnrolmentByCertificate(ctx, hash)
+	if errors.Is(err, store.ErrNotFound) {
+		return notActiveProblem("unknown", "The hub has no record of this certificate.", "Onboard again.")
+	}
+	if err != nil {
+		return err
+	}
+	switch e.State {
+	case store.Pending:
+		return notActiveProblem("pending", "The certificate is not activated yet.", "Activate it first.")
+	case store.Superseded:
+		_, err := s.cfg.Store.Device(ctx, e.DeviceID)
+		if err == nil {
+			return notActiveProblem("superseded", "The device has onboarded again since it got this certificate.", "Use the newer certificate, or onboard again.")
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	case store.Expired:
+		return notActiveProblem("expired", "The certificate was not activated in time.", "Onboard again.")
+	}
+	return notActiveProblem("revoked", "The owner deleted or denied the device.", "To use the device again, onboard it with a join token.")
+}
+
+// notActiveProblem is errNotActive with the certificate's state.
+func notActiveProblem(certificate, message, hint string) *Problem {
+	p := *errNotActive
+	p.Certificate, p.Message, p.Hint = certificate, message, hint
+	return &p
+}
+
+// actAsDevice sets the actor in the request's context to a device.
+func actAsDevice(r *http.Request, d store.Device, means string) {
+	if d.ID != "" {
+		*store.ActorIn(r.Context()) = store.Actor{ID: wire.DevicePRN + d.ID, Name: d.Nick, Means: means, Addr: remoteAddr(r)}
+	}
+}

@@ -1,0 +1,160 @@
+package api
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+
+	"gangway/hub/store"
+)
+
+// countUserMetaChange counts changes of the user-meta by the owner, and countDeviceMetaReport changes
+// of the device-meta by the device.
+func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of device %q was changed.", d.Nick)})
+}
+
+func (s *Server) countDeviceMetaReport(r *http.Request, d store.Device) {
+	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.meta-reported", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("Device %q reported its device-meta.", d.Nick)})
+}
+
+func (s *Server) showUserMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDeviceOrSelf(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, orEmpty(d.UserMeta))
+	return nil
+}
+
+func (s *Server) showDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDeviceOrSelf(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, orEmpty(d.DeviceMeta))
+	return nil
+}
+
+// readMeta reads user-meta or device-meta, or a patch to it.
+func readMeta(r *http.Request) (map[string]any, error) {
+	var m map[string]any
+	return m, readJSON(r, &m)
+}
+
+func dropNulls(m map[string]any) map[string]any {
+	maps.DeleteFunc(m, func(_ string, v any) bool { return v == nil })
+	return m
+}
+
+func (s *Server) putUserMeta(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	m, err := readMeta(r)
+	if err != nil {
+		return err
+	}
+	m = dropNulls(m)
+	if err := s.cfg.Store.ReplaceUserMeta(r.Context(), accountOf(r).ID, d.ID, m); err != nil {
+		return err
+	}
+	s.countUserMetaChange(r, d)
+	writeJSON(w, http.StatusOK, orEmpty(m))
+	return nil
+}
+
+// putDeviceMeta and patchDeviceMeta are for the device itself, not for its owner.
+func (s *Server) putDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	return s.changeDeviceMeta(w, r, true)
+}
+
+func (s *Server) patchDeviceMeta(w http.ResponseWriter, r *http.Request) error {
+	return s.changeDeviceMeta(w, r, false)
+}
+
+func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole bool) error {
+	d := deviceOf(r)
+	if r.PathValue("id") != d.ID {
+		return store.ErrNotFound
+	}
+	if err := requireOwner(d); err != nil {
+		return err
+	}
+	m, err := readMeta(r)
+	if err != nil {
+		return err
+	}
+	if whole {
+		err = s.cfg.Store.ReplaceDeviceMeta(r.Context(), d.ID, dropNulls(m))
+	} else {
+		err = s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, m)
+	}
+	if err != nil {
+		return err
+	}
+	s.countDeviceMetaReport(r, d)
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+		return err
+	}
+	return s.writeReportAnswer(w, r, d)
+}
+
+// writeReportAnswer answers a report. It asks the device for a boot measurement if the owner requested
+// one, or if the clone detection needs one.
+func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
+	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	if !measure {
+		if measure, err = s.mustMeasureAgain(r, d); err != nil {
+			return err
+		}
+	}
+	writeJSON(w, http.StatusOK, struct {
+		Status  string `json:"status"`
+		Measure bool   `json:"measure,omitempty"`
+	}{"ok", measure})
+	return nil
+}
+
+func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
+	patch, err := readMeta(r)
+	if err != nil {
+		return err
+	}
+	d, err := s.ownDevice(r)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.PatchUserMeta(r.Context(), accountOf(r).ID, d.ID, patch); err != nil {
+		return err
+	}
+	s.countUserMetaChange(r, d)
+	writeJSON(w, http.StatusOK, patch)
+	return nil
+}
+
+// reportMeta merges a device's report into its device-meta. It also records that the device was seen.
+func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
+	var patch map[string]any
+	if err := readJSON(r, &patch); err != nil {
+		return err
+	}
+	d := deviceOf(r)
+	if err := requireOwner(d); err != nil {
+		return err
+	}
+	if len(patch) > 0 {
+		if err := s.cfg.Store.PatchDeviceMeta(r.Context(), d.ID, patch); err != nil {
+			return err
+		}
+		s.countDeviceMetaReport(r, d)
+	}
+	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
+		return err
+	}
+	return s.writeReportAnswer(w, r, d)
+}

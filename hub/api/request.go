@@ -1,0 +1,96 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"gangway/hub/store"
+	"gangway/internal/strictjson"
+)
+
+// readJSON reads the body into v with the strict reader. Unknown fields are ignored, because
+// Pantacor's clients send some. A duplicate name, a name in another case, null and trailing data
+// are errors.
+func readJSON(r *http.Request, v any) error {
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	if err := strictjson.Decode(body, v); err != nil {
+		return badBody(err)
+	}
+	return nil
+}
+
+func badBody(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return problem(http.StatusBadRequest, "body-malformed", "See /openapi.json for the expected body.", "The body cannot be read: %v.", err)
+}
+
+// readBody reads the body, of any content type. The route table bounds its size.
+func readBody(r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, badBody(err)
+	}
+	return b, nil
+}
+
+// readForm reads the form of a page into r.PostForm.
+func readForm(r *http.Request) error {
+	if err := r.ParseForm(); err != nil {
+		return badBody(err)
+	}
+	return nil
+}
+
+// pageSize reads ?limit=, from 1 to 1000. otherwise is returned if the query has none.
+func pageSize(r *http.Request, otherwise int) (int, error) {
+	v := r.URL.Query().Get("limit")
+	if v == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > 1000 {
+		return 0, problem(http.StatusBadRequest, "limit", "Use a number from 1 to 1000.", "\"limit\" is not a number from 1 to 1000.")
+	}
+	return n, nil
+}
+
+// readError is the answer to a body that could not be read to its end, or is too large.
+func readError(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
+}
+
+// remoteAddr is the client's IP address, without the port.
+func remoteAddr(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// revInPath reads {rev}, a decimal number without leading zeros.
+func revInPath(r *http.Request) (int, error) {
+	v := r.PathValue("rev")
+	rev, err := strconv.Atoi(v)
+	if err != nil || rev < 0 || rev > 1<<31 || strconv.Itoa(rev) != v {
+		return 0, store.ErrNotFound
+	}
+	return rev, nil
+}
+
+// printable replaces NUL characters, which databases and terminals may treat as the end of a text.
+func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\ufffd") }

@@ -1,0 +1,301 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"gangway/hub/policy"
+	"gangway/hub/store"
+	"gangway/hub/trail"
+	"gangway/tcg"
+	"gangway/wire"
+)
+
+// route is one row of the table: a method and a path, who may call it, how often, with how large
+// a body, and the handler. Nothing about a route is decided elsewhere, except whether a scarce
+// disk refuses it (see essential).
+type route struct {
+	method string
+	// path is a pattern of http.ServeMux, with two differences: it matches only whole paths, and
+	// "/?" at its end stands for an optional slash. Devices do not follow redirects, so
+	// collections answer with and without one.
+	path   string
+	who    access
+	rate   string // name of a limit in Rates; or unlimited, or inHandler
+	body   int64  // the largest body, in bytes; or noBody, or announcedBody
+	handle func(s *Server, w http.ResponseWriter, r *http.Request) error
+}
+
+// Values of route.rate that are not names of limits.
+const (
+	unlimited = ""
+	// inHandler is for a handler that chooses the limit by what the request contains.
+	inHandler = "in the handler"
+)
+
+// Values of route.body.
+const (
+	noBody   = 0
+	jsonBody = 64 << 10
+	formBody = 64 << 10
+	// stateBody bounds a body that contains a state. It has room for a state that is somewhat
+	// too large, so that such a state is refused by its own error code.
+	stateBody = trail.MaxState + trail.MaxMeta + 64<<10
+	// announcedBody is for uploads, which are bounded by the size that was announced.
+	announcedBody = -1
+)
+
+var routes = []route{
+	{"GET", "/healthz", anyone, unlimited, noBody, (*Server).healthz},
+	{"GET", "/readyz", anyone, unlimited, noBody, (*Server).readyz},
+	{"GET", "/openapi.json", anyone, unlimited, noBody, (*Server).openAPI},
+	{"GET", "/hub-ca.pem", anyone, unlimited, noBody, (*Server).hubCA},
+
+	// Onboarding.
+	{"POST", "/onboard", anyone, onboardRate, tcg.MaxCSR, (*Server).enrol},
+	{"POST", "/onboard/activate", pendingDevice, onboardRate, jsonBody, (*Server).activate},
+	{"GET", "/aca/certs/{file}", anyone, unlimited, noBody, (*Server).aikCertificate},
+	{"GET", "/claims/{code}", anyone, onboardRate, noBody, (*Server).showClaim},
+
+	// Pantacor's two-step enrolment.
+	{"POST", "/enroll/request", anyone, onboardRate, wire.MaxSteps, (*Server).enrollKeys},
+	{"POST", "/register", anyone, onboardRate, wire.MaxSteps, (*Server).registerTPM},
+	{"POST", "/devices/register", anyone, onboardRate, wire.MaxSteps, (*Server).registerTPM},
+	{"POST", "/auth/signature/verify", anyone, signatureRate, jsonBody, (*Server).verifySignature},
+
+	// A device, about itself.
+	{"GET", "/device", unmeasuredDevice, unlimited, noBody, (*Server).showSelf},
+	{"GET", "/device/boot", unmeasuredDevice, unlimited, noBody, (*Server).bootChallenge},
+	{"POST", "/device/boot", unmeasuredDevice, bootRate, wire.MaxBootReport, (*Server).measure},
+	{"PATCH", "/device/meta", activeDevice, unlimited, jsonBody, (*Server).reportMeta},
+	{"POST", "/device/secret", tlsDevice, unlimited, noBody, (*Server).newSecret},
+	{"PUT", "/device/secret", tlsDevice, unlimited, jsonBody, (*Server).keepSecret},
+	{"POST", "/auth/x509/login", tlsDevice, unlimited, noBody, (*Server).signInByCertificate},
+
+	// Signing in, and one's own account.
+	{"POST", "/auth/login", anyone, inHandler, jsonBody, (*Server).login}, // signInRate for people, deviceSignInRate for devices
+	{"GET", "/auth/login", anySignIn, unlimited, noBody, (*Server).renew},
+	{"GET", "/auth/jwks.json", anyone, unlimited, noBody, (*Server).jwks},
+	{"POST", "/auth/logout", anySession, unlimited, noBody, (*Server).logout},
+	{"GET", "/auth/auth_status", anySignIn, unlimited, noBody, (*Server).authStatus},
+	{"POST", "/auth/password", fullSession, signInRate, jsonBody, (*Server).changePassword},
+	{"POST", "/auth/recover", anyone, signInRate, noBody, (*Server).recoverPassword},
+	{"GET", "/auth/sessions", fullSession, unlimited, noBody, (*Server).listSessions},
+	{"DELETE", "/auth/sessions", fullSession, unlimited, noBody, (*Server).endSessions},
+	{"DELETE", "/auth/sessions/{id}", fullSession, unlimited, noBody, (*Server).endSession},
+	{"POST", "/auth/accounts/{id}/disable", fullSession, signInRate, jsonBody, (*Server).disableOwnAccount},
+	{"POST", "/auth/accounts/{id}/delete", fullSession, signInRate, jsonBody, (*Server).deleteOwnAccount},
+	{"POST", "/auth/accounts/?", anyone, signInRate, jsonBody, (*Server).createAccount},
+	{"GET", "/auth/accounts/?", scopedAccount, unlimited, noBody, (*Server).listAccounts},
+	{"GET", "/auth/", scopedAccount, unlimited, noBody, (*Server).ownAccount},
+	{"GET", "/profiles/?", scopedAccount, unlimited, noBody, (*Server).listProfiles},
+
+	// API tokens, and join tokens.
+	{"POST", "/tokens/?", fullSession, unlimited, jsonBody, (*Server).createAPIToken},
+	{"GET", "/tokens/?", fullSession, unlimited, noBody, (*Server).listAPITokens},
+	{"GET", "/tokens/{id}", fullSession, unlimited, noBody, (*Server).showAPIToken},
+	{"DELETE", "/tokens/{id}", fullSession, unlimited, noBody, (*Server).revokeAPIToken},
+	{"POST", "/devices/tokens/?", scopedAccount, unlimited, jsonBody, (*Server).createJoinToken},
+	{"GET", "/devices/tokens/?", scopedAccount, unlimited, noBody, (*Server).listJoinTokens},
+	{"DELETE", "/devices/tokens/{id}", scopedAccount, unlimited, noBody, (*Server).endJoinToken},
+
+	// Waiting devices, and the rules about TPMs.
+	{"GET", "/devices/waiting/?", scopedAccount, unlimited, noBody, (*Server).listWaiting},
+	{"POST", "/devices/{id}/approve", scopedAccount, unlimited, jsonBody, (*Server).approve},
+	{"POST", "/devices/{id}/deny", scopedAccount, unlimited, jsonBody, (*Server).deny},
+	{"GET", "/policy", scopedAccount, unlimited, noBody, (*Server).showPolicy},
+	{"PUT", "/policy", scopedAccount, unlimited, policy.MaxSize, (*Server).putPolicy},
+	{"DELETE", "/policy", scopedAccount, unlimited, noBody, (*Server).deletePolicy},
+	{"GET", "/policy/ek-list", scopedAccount, unlimited, noBody, (*Server).showEKList},
+	{"PUT", "/policy/ek-list", scopedAccount, unlimited, policy.MaxListSize, (*Server).putEKList},
+	{"DELETE", "/policy/ek-list", scopedAccount, unlimited, noBody, (*Server).deleteEKList},
+
+	// Devices.
+	{"POST", "/devices/?", registrant, registerRate, jsonBody, (*Server).registerDevice},
+	{"GET", "/devices/?", accountOrDevice, unlimited, noBody, (*Server).listDevices},
+	{"GET", "/devices/np/{owner}/{id}", accountOrDevice, unlimited, noBody, (*Server).showByNicks},
+	{"GET", "/devices/{id}", accountOrDevice, unlimited, noBody, (*Server).showDevice},
+	{"PUT", "/devices/{id}", scopedAccount, inHandler, jsonBody, (*Server).putDevice}, // claimRate, if it claims the device
+	{"PATCH", "/devices/{id}", scopedAccount, unlimited, jsonBody, (*Server).renameDevice},
+	{"DELETE", "/devices/{id}", scopedAccount, unlimited, noBody, (*Server).deleteDevice},
+	{"PUT", "/devices/{id}/public", scopedAccount, unlimited, noBody, (*Server).publish},
+	{"DELETE", "/devices/{id}/public", scopedAccount, unlimited, noBody, (*Server).unpublish},
+	{"GET", "/devices/{id}/user-meta", accountOrDevice, unlimited, noBody, (*Server).showUserMeta},
+	{"PUT", "/devices/{id}/user-meta", scopedAccount, unlimited, store.MaxMeta, (*Server).putUserMeta},
+	{"PATCH", "/devices/{id}/user-meta", scopedAccount, unlimited, store.MaxMeta, (*Server).patchUserMeta},
+	{"GET", "/devices/{id}/device-meta", accountOrDevice, unlimited, noBody, (*Server).showDeviceMeta},
+	{"PUT", "/devices/{id}/device-meta", activeDevice, unlimited, store.MaxMeta, (*Server).putDeviceMeta},
+	{"PATCH", "/devices/{id}/device-meta", activeDevice, unlimited, store.MaxMeta, (*Server).patchDeviceMeta},
+	{"GET", "/devices/{id}/evidence", scopedAccount, unlimited, noBody, (*Server).showEvidence},
+	{"GET", "/devices/{id}/cloned", scopedAccount, unlimited, noBody, (*Server).showCloned},
+	{"PUT", "/devices/{id}/cloned", scopedAccount, unlimited, jsonBody, (*Server).decideCloned},
+	{"GET", "/devices/{id}/boot", scopedAccount, unlimited, noBody, (*Server).showBoot},
+	{"POST", "/devices/{id}/boot/reference", scopedAccount, unlimited, jsonBody, (*Server).setReference},
+	{"POST", "/devices/{id}/boot/request", scopedAccount, unlimited, noBody, (*Server).requestBoot},
+	{"GET", "/events", scopedAccount, unlimited, noBody, (*Server).listEvents},
+
+	// Trails, and their revisions, which Pantacor's paths call steps.
+	{"POST", "/trails/?", activeDevice, unlimited, stateBody, (*Server).createTrail},
+	{"GET", "/trails/?", accountOrDevice, unlimited, noBody, (*Server).listTrails},
+	{"GET", "/trails/summary/?", scopedAccount, unlimited, noBody, (*Server).listSummaries},
+	{"GET", "/trails/{id}/?", accountOrDevice, unlimited, noBody, (*Server).showTrail},
+	{"GET", "/trails/{id}/summary", accountOrDevice, unlimited, noBody, (*Server).showSummary},
+	{"GET", "/trails/{id}/.pvrremote", accountOrDevice, unlimited, noBody, (*Server).showRemote},
+	{"POST", "/trails/{id}/steps/?", accountOrDevice, unlimited, stateBody, (*Server).createRevision},
+	{"GET", "/trails/{id}/steps/?", accountOrDevice, unlimited, noBody, (*Server).listRevisions},
+	{"GET", "/trails/{id}/steps/{rev}/?", accountOrDevice, unlimited, noBody, (*Server).showRevision},
+	{"GET", "/trails/{id}/steps/{rev}/.pvrremote", accountOrDevice, unlimited, noBody, (*Server).showRemote},
+	{"GET", "/trails/{id}/steps/{rev}/state", accountOrDevice, unlimited, noBody, (*Server).showState},
+	{"PUT", "/trails/{id}/steps/{rev}/state", accountOrDevice, unlimited, stateBody, (*Server).putState},
+	{"GET", "/trails/{id}/steps/{rev}/meta", accountOrDevice, unlimited, noBody, (*Server).showRevisionMeta},
+	{"PUT", "/trails/{id}/steps/{rev}/meta", scopedAccount, unlimited, trail.MaxMeta, (*Server).putRevisionMeta},
+	{"PUT", "/trails/{id}/steps/{rev}/progress", activeDevice, unlimited, trail.MaxProgress, (*Server).putProgress},
+	{"PUT", "/trails/{id}/steps/{rev}/cancel", scopedAccount, unlimited, noBody, (*Server).cancelRevision},
+	{"PUT", "/trails/{id}/steps/{rev}/wontgo", scopedAccount, unlimited, noBody, (*Server).stopRevision},
+	{"POST", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createRevisionObject},
+	{"GET", "/trails/{id}/steps/{rev}/objects/?", accountOrDevice, unlimited, noBody, (*Server).listRevisionObjects},
+	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showRevisionObject},
+	{"GET", "/trails/{id}/steps/{rev}/objects/{sha}/blob", accountOrDevice, unlimited, noBody, (*Server).redirectToBlob},
+
+	// Objects and their contents, and devices' logs.
+	{"POST", "/objects/?", accountOrDevice, unlimited, jsonBody, (*Server).createObject},
+	{"GET", "/objects/?", scopedAccount, unlimited, noBody, (*Server).listObjects},
+	{"GET", "/objects/{sha}", accountOrDevice, unlimited, noBody, (*Server).showObject},
+	{"GET", "/local-s3/{token}", urlHolder, unlimited, noBody, (*Server).getBlob},
+	{"PUT", "/local-s3/{token}", urlHolder, unlimited, announcedBody, (*Server).putBlob},
+	{"POST", "/logs/?", activeDevice, unlimited, maxLogBody, (*Server).appendLogs},
+	{"GET", "/logs/?", scopedAccount, unlimited, noBody, (*Server).listLogs},
+	{"POST", "/logs/cursor/?", scopedAccount, unlimited, jsonBody, (*Server).continueLogs},
+
+	// Pages for browsers.
+	{"GET", "/", fullVisitor, unlimited, noBody, (*Server).showHome},
+	{"GET", "/style.css", anyone, unlimited, noBody, (*Server).styleSheet},
+	{"POST", "/sign-in", anyone, signInRate, formBody, (*Server).signIn},
+	{"POST", "/sign-out", visitor, unlimited, noBody, (*Server).signOut},
+	{"POST", "/decide", scopedAccount, unlimited, formBody, (*Server).decideOnPage},
+	{"POST", "/decide-cloned", scopedAccount, unlimited, formBody, (*Server).decideClonedOnPage},
+	{"GET", "/claim/{code}", visitor, unlimited, noBody, (*Server).claimPage},
+	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
+}
+
+// name is the route's method and path, as the API's document writes them.
+func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
+
+// widened are routes whose path http.ServeMux does not accept. It refuses this one because
+// /devices/tokens/public would match it and DELETE /devices/tokens/{id}, and neither is more
+// specific. The mux gets a pattern with a wildcard as its last segment, and serves checks that
+// segment.
+var widened = map[string]string{
+	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
+}
+
+// patterns are what the mux matches the route by.
+func (rt *route) patterns() []string {
+	if wide, ok := widened[rt.name()]; ok {
+		return []string{wide}
+	}
+	path, optional := strings.CutSuffix(rt.path, "/?")
+	list := []string{rt.method + " " + path}
+	if strings.HasSuffix(path, "/") {
+		list[0] += "{$}"
+	}
+	if optional {
+		list = append(list, rt.method+" "+path+"/{$}")
+	}
+	return list
+}
+
+// serves reports whether a path that one of the route's patterns matches is really the route's.
+func (rt *route) serves(u *url.URL) bool {
+	if _, ok := widened[rt.name()]; !ok {
+		return true
+	}
+	last, err := url.PathUnescape(lastSegment(u.EscapedPath()))
+	return err == nil && last == lastSegment(rt.path)
+}
+
+func lastSegment(path string) string { return path[strings.LastIndex(path, "/")+1:] }
+
+// router finds a request's route.
+type router struct {
+	mux       *http.ServeMux
+	byPattern map[string]*route
+}
+
+// newHandler makes the handler of the whole table.
+func (s *Server) newHandler() http.Handler {
+	ro := router{mux: http.NewServeMux(), byPattern: map[string]*route{}}
+	none := s.errorHandler(ro.noRoute)
+	for i := range routes {
+		rt := &routes[i]
+		serve := s.errorHandler(func(w http.ResponseWriter, r *http.Request) error { return s.serve(rt, w, r) })
+		for _, pattern := range rt.patterns() {
+			ro.byPattern[pattern] = rt
+			label := pattern
+			if _, wide := widened[rt.name()]; wide {
+				label = rt.name()
+			}
+			timed := s.metrics.timed(label, serve)
+			ro.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+				if !rt.serves(r.URL) {
+					none.ServeHTTP(w, r)
+					return
+				}
+				timed.ServeHTTP(w, r)
+			})
+		}
+	}
+	ro.mux.Handle("/", s.metrics.timed("/", none))
+	return s.secured(ro.mux)
+}
+
+// errorHandler answers with a handler's error, if it returns one.
+func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// serve answers a request for a route, after the checks that the table names.
+func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
+	r, err := s.reserveDisk(rt, r)
+	if err != nil {
+		return err
+	}
+	if l := s.limiters[rt.rate]; l != nil && !l.allow(network(remoteAddr(r)), s.cfg.Now()) {
+		return errTooFast
+	}
+	c, err := s.identify(r, rt.who)
+	if err != nil {
+		return err
+	}
+	if rt.rate == bootRate && !s.boots.allow(c.Device.ID, s.cfg.Now()) {
+		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait some seconds and try again.", "The device measures itself too often.")
+	}
+	if rt.body != announcedBody {
+		r.Body = http.MaxBytesReader(w, r.Body, rt.body)
+	}
+	return rt.handle(s, w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+}
+
+// noRoute answers a request for which there is no route: the path has no such method (405), or
+// there is nothing at the path (404).
+func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		_, pattern := ro.mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL})
+		if rt := ro.byPattern[pattern]; rt != nil && rt.serves(r.URL) {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
+	}
+	list := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", list)
+	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This address does not take the method.")
+}

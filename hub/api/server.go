@@ -1,0 +1,280 @@
+// Package api is the hub's HTTP interface, with one file of handlers for each resource. Who may
+// do what is decided in access.go and the route table (routes.go), nowhere else.
+//
+// One listener serves people, their programs and devices, with TLS 1.3 only (unless the operator
+// allows TLS 1.2 too). The hub requests a client certificate and does not require one. If the
+// client sends one, it must chain to the device CA, or the handshake fails. The leaf certificate
+// identifies a device, if the store has it as an active device's.
+package api
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"gangway/hub/bearer"
+	"gangway/hub/objects"
+	"gangway/hub/onboard"
+	"gangway/hub/pki"
+	"gangway/hub/store"
+	"gangway/wire"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config configures a Server. All fields are required, except those with a default.
+type Config struct {
+	Store   Store
+	CA      *pki.Hub
+	Onboard *onboard.Service
+	// Objects stores the contents of objects.
+	Objects objects.Store
+	Log     *slog.Logger
+	Now     func() time.Time
+	// PublicURL is the https URL that clients use, without a trailing slash.
+	PublicURL string
+	// AlsoURLs are further URLs of this hub, such as its public URL before it moved. Every answer
+	// names all of them to devices.
+	AlsoURLs []string
+	// DataDir is the folder of the database and the objects. The hub watches the free space of its
+	// disk. Empty: it watches none.
+	DataDir string
+	// Names are the DNS names and IP addresses of the TLS certificate.
+	Names []string
+	// Rates replace some of DefaultRates.
+	Rates Rates
+	// Timeouts bound connections and requests. Default: see Timeouts.
+	Timeouts Timeouts
+	// ProxyProtocol are the addresses of TCP proxies. Each connection from them must begin with a
+	// PROXY protocol header, version 2; other connections must not.
+	ProxyProtocol []netip.Prefix
+	// OpenRegistration lets anyone create an account.
+	OpenRegistration bool
+	// TLS12 also accepts TLS 1.2, for devices whose software has no TLS 1.3. POST
+	// /onboard/activate requires TLS 1.3 anyway.
+	TLS12 bool
+	// ObjectQuota bounds the objects and states of one account, in bytes. Default: 64 GiB.
+	ObjectQuota int64
+	// LogBounds and LogAge are how much of each device's log is kept, and for how long. Default:
+	// 20,000 lines, 8 MiB, 30 days.
+	LogBounds store.LogBounds
+	LogAge    time.Duration
+	// EventsAge is how long the audit trail keeps events; negative: permanently. UnprovenAge is
+	// how long it keeps events caused by peers that had not proven anything, such as refused
+	// requests. Default: DefaultEventsAge, DefaultUnprovenAge.
+	EventsAge, UnprovenAge time.Duration
+	// Proxy is a proxy in front of the hub that terminates TLS; nil: none.
+	Proxy *Proxy
+	// Version is shown to people.
+	Version string
+}
+
+// Timeouts bound how long a client may take. A zero field means the default.
+type Timeouts struct {
+	Header  time.Duration // for a request's header, and a PROXY protocol header: 10 s
+	Request time.Duration // for a request's body, and for the answer: 60 s; uploads and downloads have 60 s for each block instead
+	Idle    time.Duration // between two requests on a connection: 2 min
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{cmp.Or(t.Header, 10*time.Second), cmp.Or(t.Request, 60*time.Second), cmp.Or(t.Idle, 2*time.Minute)}
+}
+
+// Server answers HTTP requests.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	metrics   *metrics
+	passwords *passwords
+	tokens    *bearer.Keys
+	accounts  *accountLimiter
+	// limiters are the limits of networks, by their names in Rates.
+	limiters map[string]*limiter[netip.Prefix]
+	boots    *limiter[string] // measurements, by the device's id
+	handler  http.Handler
+
+	signedURLKey []byte
+	counters     eventCounters // of frequent events
+	uploads      uploads
+	space        *space
+}
+
+// New makes a server. It does not start anything.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil || cfg.CA == nil || cfg.Onboard == nil || cfg.Objects == nil || cfg.Log == nil || cfg.Now == nil || cfg.PublicURL == "" || len(cfg.Names) == 0 {
+		return nil, errors.New("hub: the configuration is incomplete")
+	}
+	if !strings.HasPrefix(cfg.PublicURL, "https://") || strings.HasSuffix(cfg.PublicURL, "/") {
+		return nil, fmt.Errorf("hub: the public URL %q is not https://host[:port]", cfg.PublicURL)
+	}
+	for _, u := range cfg.AlsoURLs {
+		if !wire.IsHubURL(u) || strings.HasSuffix(u, "/") {
+			return nil, fmt.Errorf("hub: the URL %q is not https://host[:port]", u)
+		}
+	}
+	rates, err := DefaultRates().with(cfg.Rates)
+	if err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	cfg.Timeouts = cfg.Timeouts.withDefaults()
+	if cfg.ObjectQuota == 0 {
+		cfg.ObjectQuota = 64 << 30
+	}
+	if cfg.LogBounds == (store.LogBounds{}) {
+		cfg.LogBounds = store.LogBounds{Rows: 20_000, Bytes: 8 << 20}
+	}
+	if cfg.LogAge == 0 {
+		cfg.LogAge = 30 * 24 * time.Hour
+	}
+	cfg.EventsAge = cmp.Or(cfg.EventsAge, DefaultEventsAge)
+	cfg.UnprovenAge = cmp.Or(cfg.UnprovenAge, DefaultUnprovenAge)
+	if cfg.Proxy != nil {
+		if err := cfg.Proxy.check(cfg.CA); err != nil {
+			return nil, err
+		}
+	}
+	// This fails now, and not at the first handshake, if a certificate cannot have these names.
+	if _, err := cfg.CA.TLSCertificate(cfg.Now, cfg.Names)(nil); err != nil {
+		return nil, err
+	}
+	p, err := newPasswords()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, space: newSpace(cfg.DataDir, cfg.Log),
+		metrics:   newMetrics(prometheus.NewRegistry()),
+		counters:  eventCounters{unproven: newUnprovenLimiter()},
+		passwords: p,
+		tokens:    bearer.New(cfg.CA.SealKey(), cfg.PublicURL, cfg.AlsoURLs...),
+		accounts:  newAccountLimiter(rates[accountRate]),
+		limiters:  rates.byNetwork(),
+		boots:     limiterOf[string](rates[bootRate]),
+	}
+	if s.signedURLKey, err = signedURLKey(cfg.CA.SealKey()); err != nil {
+		return nil, err
+	}
+	s.handler = s.newHandler()
+	if cfg.Onboard.Unproven == nil {
+		cfg.Onboard.Unproven = s.recordUnproven
+	}
+	return s, nil
+}
+
+// Handler returns the handler of all routes, for a listener with the TLS of TLSConfig. It refuses
+// a request with a client certificate on a resumed TLS session.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// TLSConfig is TLS 1.3 with the hub's certificate. Client certificates are verified for client
+// authentication against the device CA only, or, if there is a proxy, against the proxy's CAs
+// too. The verified chain shows which of them it was.
+func (s *Server) TLSConfig() *tls.Config {
+	version := uint16(tls.VersionTLS13)
+	if s.cfg.TLS12 {
+		version = tls.VersionTLS12
+	}
+	return &tls.Config{
+		MinVersion:     version,
+		GetCertificate: s.cfg.CA.TLSCertificate(s.cfg.Now, s.cfg.Names),
+		ClientAuth:     tls.VerifyClientCertIfGiven,
+		ClientCAs:      s.clientCAs(),
+		// A resumed session has the client's certificate without a signature by its key: a copied
+		// ticket would be the device without its TPM. Go issues tickets before it knows the
+		// certificate, so no client gets one.
+		SessionTicketsDisabled: true,
+		VerifyConnection:       s.verifyPeer,
+		Time:                   s.cfg.Now,
+	}
+}
+
+// Serve serves on TCP listeners until ctx ends. Then running requests have ten seconds to finish.
+// It also removes expired data, collects unused objects and writes the counts of
+// events.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.TLSConfig(),
+		ReadHeaderTimeout: s.cfg.Timeouts.Header,
+		ReadTimeout:       s.cfg.Timeouts.Request,
+		WriteTimeout:      s.cfg.Timeouts.Request,
+		IdleTimeout:       s.cfg.Timeouts.Idle,
+		MaxHeaderBytes:    16 << 10,
+		ConnContext:       withConnState,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	ctx, failed := context.WithCancel(ctx) // a listener that fails stops the others
+	defer failed()
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { s.sweep(ctx) })
+	sweeping.Go(func() { s.collectLoop(ctx) })
+	sweeping.Go(func() { s.flushLoop(ctx) })
+	stopped := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		stopped <- srv.Shutdown(grace)
+	}()
+	var serving errgroup.Group
+	for _, l := range listeners {
+		serving.Go(func() error {
+			defer failed()
+			if err := srv.ServeTLS(s.behindProxies(l), "", ""); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("hub: %w", err)
+			}
+			return nil
+		})
+	}
+	if err := serving.Wait(); err != nil {
+		return err
+	}
+	sweeping.Wait()
+	return <-stopped
+}
+
+// secured sets the headers of every answer, finds a request's origin, refuses requests caused by
+// pages of other sites, and turns a panic into a logged 500.
+func (s *Server) secured(next http.Handler) http.Handler {
+	origin := http.NewCrossOriginProtection()
+	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, problem(http.StatusForbidden, "cross-origin", "Use the hub's own pages.", "A page of another site caused this request."))
+	}))
+	next = origin.Handler(next)
+	addresses := strings.Join(append([]string{s.cfg.PublicURL}, s.cfg.AlsoURLs...), ", ")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil {
+				if v == http.ErrAbortHandler {
+					panic(v)
+				}
+				s.metrics.panics.Inc()
+				s.log.Error("panic", "method", r.Method, "path", r.URL.Path, "panic", v)
+				s.fail(w, r, fmt.Errorf("panic: %v", v))
+			}
+		}()
+		h := w.Header()
+		h.Set(wire.AddressesHeader, addresses)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		// Not Strict-Transport-Security: see docs/security.md.
+		from, err := s.withOrigin(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		actor := &store.Actor{Addr: remoteAddr(from)}
+		next.ServeHTTP(w, from.WithContext(store.WithActor(from.Context(), actor)))
+	})
+}

@@ -1,0 +1,149 @@
+package api
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"net/http"
+	"time"
+
+	"gangway/hub/store"
+)
+
+// signedURLLife is how long a signed URL can start an upload or download. pvr asks for all URLs
+// before it begins with the first.
+const signedURLLife = time.Hour
+
+// The path of a signed URL is /local-s3/ and the base64url form of: version (1 byte), the
+// method's first letter (1), end of life in seconds since 1970 (8), owner (12), SHA-256 of the
+// object (32), credential (33), and the HMAC-SHA256 of those under a key that only the hub has.
+// Everything is in the path because devices drop a query.
+const (
+	signedURLVersion = 2
+	signedURLHead    = 1 + 1 + 8 + 12 + 32 + credentialSize
+	signedURLSize    = signedURLHead + sha256.Size
+)
+
+// credential is the last part of a signed URL's head. It says what the caller who got the URL
+// was signed in with; the URL is valid only as long as that is, see checkCredential. Its first
+// byte is the kind. Then comes the hash of a session or API token (32 bytes), or the id of a
+// device (12) and, for deviceCredential, the start of its certificate's SHA-256 (20; zeros for a
+// device without a TPM).
+type credential [credentialSize]byte
+
+const credentialSize = 1 + 32
+
+// Kinds of credentials.
+const (
+	sessionCredential  = 's'
+	apiTokenCredential = 't'
+	deviceCredential   = 'd'
+	publicCredential   = 'p' // none: the device is public, so the URL may only be read
+)
+
+// credentialOf is the caller's credential.
+func credentialOf(c caller) (b credential) {
+	switch {
+	case c.Device != nil:
+		appendID(append(b[:0], deviceCredential), c.Device.ID)
+		copy(b[13:], c.Device.IDevIDHash[:])
+	case c.signIn.apiToken != nil:
+		b[0] = apiTokenCredential
+		copy(b[1:], c.signIn.apiToken.Hash[:])
+	default:
+		b[0] = sessionCredential
+		copy(b[1:], c.signIn.session.TokenHash[:])
+	}
+	return b
+}
+
+// credentialFor is the caller's credential for the objects of a revision: publicCredential for
+// another account's.
+func credentialFor(c caller, revision store.Revision) (b credential) {
+	if c.Owner == revision.Owner {
+		return credentialOf(c)
+	}
+	appendID(append(b[:0], publicCredential), revision.Device)
+	return b
+}
+
+func (c credential) kind() byte       { return c[0] }
+func (c credential) hash() store.Hash { return store.Hash(c[1:]) }
+func (c credential) device() string   { return hex.EncodeToString(c[1:13]) }
+
+func (c credential) hasCertificate(hash store.Hash) bool { return bytes.Equal(c[13:], hash[:20]) }
+
+// signedURLKey derives the key that signs URLs from the hub's seal key.
+func signedURLKey(seal []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, seal, nil, "gangway object address v1", sha256.Size)
+}
+
+// signURL makes the URL by which a caller with a credential gets or puts an object's content.
+func (s *Server) signURL(method string, o store.Object, by credential, until time.Time) string {
+	b := make([]byte, 0, signedURLSize)
+	b = append(b, signedURLVersion, method[0])
+	b = binary.BigEndian.AppendUint64(b, uint64(until.Unix()))
+	b = appendID(b, o.Owner)
+	b = append(b, o.Sum[:]...)
+	b = append(b, by[:]...)
+	return s.cfg.PublicURL + "/local-s3/" + base64.RawURLEncoding.EncodeToString(s.appendMAC(b))
+}
+
+// appendID appends the 12 bytes of an account's or a device's id.
+func appendID(b []byte, id string) []byte {
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != 12 {
+		panic("hub: an id is not 24 hexadecimal digits")
+	}
+	return append(b, raw...)
+}
+
+func (s *Server) appendMAC(head []byte) []byte {
+	m := hmac.New(sha256.New, s.signedURLKey)
+	m.Write(head)
+	return m.Sum(head)
+}
+
+// signedURL is what a signed URL contains.
+type signedURL struct {
+	object store.Object // Owner and Sum only
+	by     credential
+}
+
+const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
+
+var (
+	errNotSigned      = problem(http.StatusNotFound, "no-such-address", getNewURL, "This is not a URL that the hub signed for this method.")
+	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
+	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
+)
+
+// readSignedURL verifies {token}, for the request's method.
+func (s *Server) readSignedURL(r *http.Request) (*signedURL, error) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(r.PathValue("token"))
+	if err != nil || len(b) != signedURLSize {
+		return nil, errNotSigned
+	}
+	if !hmac.Equal(b, s.appendMAC(append([]byte(nil), b[:signedURLHead]...))) || b[0] != signedURLVersion || b[1] != method[0] {
+		return nil, errNotSigned
+	}
+	if s.cfg.Now().Unix() >= int64(binary.BigEndian.Uint64(b[2:])) {
+		return nil, errURLExpired
+	}
+	u := &signedURL{by: credential(b[54 : 54+credentialSize])}
+	u.object.Owner = hex.EncodeToString(b[10:22])
+	copy(u.object.Sum[:], b[22:54])
+	if valid, err := s.checkCredential(r.Context(), u.by); err != nil || !valid {
+		return nil, cmp.Or(err, error(errURLRevoked))
+	}
+	return u, nil
+}
