@@ -25,12 +25,12 @@ import (
 // Pantacor's own documents are silent, docs/protocol.md#9-pantacors-two-steps says what was
 // chosen.
 
-// MaxSteps is the largest body of either step, in bytes.
-const MaxSteps = 64 << 10
+// MaxStepBody is the largest body of either step, in bytes.
+const MaxStepBody = 64 << 10
 
-// ShownKeys is a TPM's keys as both steps carry them: texts, each read by
+// TPMKeys is a TPM's keys as both steps carry them: texts, each read by
 // DecodeBinary. EKCert is empty for a TPM that has none.
-type ShownKeys struct {
+type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
 	EKPub   string   `json:"ek-pub"`             // the same
 	EKCert  string   `json:"ek-cert"`            // X.509, DER or PEM
@@ -39,7 +39,7 @@ type ShownKeys struct {
 
 // EnrollRequest is the body of the first step.
 type EnrollRequest struct {
-	ShownKeys
+	TPMKeys
 	AKName string `json:"ak-name"` // hexadecimal: nameAlg, digest
 }
 
@@ -61,7 +61,7 @@ type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
 	DeviceName string `json:"device-name,omitempty"` // empty, or the device's id
-	ShownKeys
+	TPMKeys
 	// IDevIDPub is the public area of the CSR's key; empty: as its template
 	// makes it.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
@@ -85,9 +85,9 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// PEM returns the content of a PEM block, if b is PEM, and what follows the
+// DecodePEM returns the content of a DecodePEM block, if b is DecodePEM, and what follows the
 // block, without white space.
-func PEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
+func DecodePEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {
 		return nil, "", nil, false
@@ -184,9 +184,9 @@ func (k StepKeys) ProveUnbound(csr []byte) []byte {
 	return m.Sum(nil)
 }
 
-// Proves checks a proof for a hub in constant time; with an empty hubName, one
+// VerifyProof checks a proof for a hub in constant time; with an empty hubName, one
 // of the old form.
-func (k StepKeys) Proves(hubName string, csr, proof []byte) bool {
+func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	if hubName == "" {
 		return hmac.Equal(k.ProveUnbound(csr), proof)
 	}
@@ -277,9 +277,9 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 // Spec names the format of what the hub keeps of a registration.
 const registrationSpec = "gangway-two-steps@1"
 
-// Kept is a registration in the one form that it has however it was written:
+// RegistrationRecord is a registration in the one form that it has however it was written:
 // what the hub keeps for the auditor, and what a request is known again by.
-type Kept struct {
+type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`
 	AKPub     []byte   `json:"ak-pub"` // TPMT_PUBLIC, as the next two
@@ -292,7 +292,7 @@ type Kept struct {
 }
 
 // Encode makes its JSON: the same for the same values.
-func (k Kept) Encode() ([]byte, error) {
+func (k RegistrationRecord) Encode() ([]byte, error) {
 	k.Spec = registrationSpec
 	b, err := json.Marshal(k)
 	if err != nil {

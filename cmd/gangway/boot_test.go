@@ -43,7 +43,7 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 	for i := range zero {
 		zero[i] = strings.Repeat("0", 64)
 	}
-	m := boot.Measurement{Bank: "SHA-256", PCRs: zero, SecureBoot: "not told", Log: true, LogState: boot.LogPart, LogWhy: "The event log ends within an event.",
+	m := boot.Measurement{Bank: "SHA-256", PCRs: zero, SecureBoot: "not told", Log: true, LogState: boot.LogPart, LogProblem: "The event log ends within an event.",
 		Unexplained: []int{4, 7}, Events: []boot.Event{{PCR: 9, What: "something that the boot loader measured into PCR 9", Digest: "aa", Label: "Linux\x1b initrd"}}}
 	put := func(state string, changes ...boot.Change) {
 		t.Helper()

@@ -201,7 +201,7 @@ func (s *Server) judgeBoot(r *http.Request, d store.Device, e store.Enrolment, m
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
 	var learnt []byte // stays empty where there is nothing to learn
 	if !m.NothingMeasured() {
-		if learnt, err = json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC())); err != nil {
+		if learnt, err = json.Marshal(boot.NewReference(m, "the first boot", now.UTC())); err != nil {
 			return nil, err
 		}
 	}
@@ -267,7 +267,7 @@ func (s *Server) noticeBackwards(r *http.Request, d store.Device, e store.Enrolm
 	} else {
 		before, _ = onboard.Attested(e)
 	}
-	if words := boot.Backwards(before, m.Counters()); words != "" {
+	if words := boot.Rollback(before, m.Counters()); words != "" {
 		s.often(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
@@ -530,7 +530,7 @@ func (s *Server) decided(r *http.Request, d store.Device, body bootDecision, had
 		if m.NothingMeasured() {
 			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware; or let the device in with measured_boot: report.", "The firmware measured nothing: there is nothing to accept.")
 		}
-		return boot.ReferenceOf(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
+		return boot.NewReference(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):
 		ref, err := s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:"))
 		if err != nil {

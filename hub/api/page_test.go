@@ -73,7 +73,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	largest := map[string]int{
-		"POST /onboard": tcg.MaxCSR, "POST /enroll/request": wire.MaxSteps, "POST /register": wire.MaxSteps, "POST /devices/register": wire.MaxSteps,
+		"POST /onboard": tcg.MaxCSR, "POST /enroll/request": wire.MaxStepBody, "POST /register": wire.MaxStepBody, "POST /devices/register": wire.MaxStepBody,
 		"POST /device/boot": wire.MaxBootReport, "POST /logs": maxLogBody,
 	}
 	limiters := map[string]string{"onboarding": "onboards", "signatures": "signatures"}

@@ -15,7 +15,7 @@ import (
 // enrollKeys is the first of Pantacor's two steps: EK and AK are shown, and
 // what only their TPM can open is answered.
 func (s *Server) enrollKeys(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxSteps))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxStepBody))
 	if err != nil {
 		return readError(err)
 	}
@@ -37,7 +37,7 @@ type TPMRegistered struct {
 // Its secret stays empty: a TPM needs none, and what it wants for its programs
 // it gets over a connection under its certificate.
 func (s *Server) registerTPM(w http.ResponseWriter, r *http.Request) error {
-	return taken(s, w, r, wire.MaxSteps, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
+	return taken(s, w, r, wire.MaxStepBody, s.cfg.Onboard.Register, func(registered onboard.Registered) error {
 		d := registered.Device
 		writeJSON(w, http.StatusOK, TPMRegistered{
 			Certificate: base64.StdEncoding.EncodeToString(registered.Certificate),

@@ -50,7 +50,7 @@ type Measurement struct {
 	Unexplained []int   `json:"unexplained,omitempty"`
 	Log         bool    `json:"log"`                 // there was a log
 	LogState    string  `json:"log-state,omitempty"` // how far it could be read: LogWhole and others; empty in old measurements
-	LogWhy      string  `json:"log-why,omitempty"`   // a sentence on what is wrong with the log, if something is
+	LogProblem  string  `json:"log-why,omitempty"`   // a sentence on what is wrong with the log, if something is
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on", "off", "not told"
 	// StartupLocality is the locality of TPM2_Startup, as PCR 0 shows it; 4 after

@@ -88,14 +88,14 @@ func TestSameBootMatchesItsReference(t *testing.T) {
 	if m.SecureBoot != "on" || m.Bank != "SHA-256" || !m.Log || len(m.Unexplained) != 0 || m.ResetCount != 1 {
 		t.Errorf("%+v", m)
 	}
-	r := boot.ReferenceOf(m, "the first boot", may3)
+	r := boot.NewReference(m, "the first boot", may3)
 	if c := boot.Compare(r, verify(t, eventlog.Boot(true, "linux 1", "quiet"))); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
 }
 
 func TestChangeIsNamedInWords(t *testing.T) {
-	r := boot.ReferenceOf(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
+	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	for _, c := range []struct {
 		name string
 		log  eventlog.Log
@@ -120,7 +120,7 @@ func TestChangeIsNamedInWords(t *testing.T) {
 // The same events in another order make other values.
 func TestOrderCounts(t *testing.T) {
 	l := eventlog.Boot(true, "linux 1", "quiet")
-	r := boot.ReferenceOf(verify(t, l), "the first boot", may3)
+	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	l[1], l[2] = l[2], l[1]
 	if got := words(boot.Compare(r, verify(t, l))); len(got) != 1 || !strings.Contains(got[0], "in another order") {
 		t.Errorf("%q", got)
@@ -131,7 +131,7 @@ func TestOrderCounts(t *testing.T) {
 // change, not a reason to look away.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	l := eventlog.Boot(true, "linux 1", "quiet")
-	r := boot.ReferenceOf(verify(t, l), "the first boot", may3)
+	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	extended := sha256.Sum256(append(slices.Clone(e.PCRs[11]), nonce...))
 	e.PCRs[11] = extended[:]
@@ -193,7 +193,7 @@ func TestPCR10IsNotCompared(t *testing.T) {
 		sign(t, d, e)
 		return must(boot.Verify(d.IAK.Public, e))(t)
 	}
-	r := boot.ReferenceOf(boots("a"), "the first boot", may3)
+	r := boot.NewReference(boots("a"), "the first boot", may3)
 	if c := boot.Compare(r, boots("b")); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -210,7 +210,7 @@ func TestWithoutALogTheValuesCount(t *testing.T) {
 	if m.Log || m.SecureBoot != "not told" {
 		t.Errorf("%+v", m)
 	}
-	r := boot.ReferenceOf(m, "the first boot", may3)
+	r := boot.NewReference(m, "the first boot", may3)
 	if c := boot.Compare(r, without(eventlog.Boot(true, "linux 1", "quiet"))); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -270,7 +270,7 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 // that the device itself has quoted is no reason to refuse, and says nothing:
 // the values are those that the TPM quoted.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
-	r := boot.ReferenceOf(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
+	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(false, "evil", "quiet"))
 	for _, c := range []struct {
 		log         []byte
@@ -343,7 +343,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	d, e := measured(t, l)
 	good := must(boot.Verify(d.IAK.Public, e))(t)
-	r := boot.ReferenceOf(good, "the first boot", may3)
+	r := boot.NewReference(good, "the first boot", may3)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	log, attest, signature := e.Log, e.Attest, e.Signature
 	matched := 0
@@ -417,7 +417,7 @@ func FuzzVerify(f *testing.F) {
 			t.Fatal("another quote is accepted, or another log")
 		}
 		if err == nil {
-			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)
+			boot.Compare(boot.NewReference(m, "itself", may3), m)
 		}
 	})
 }
@@ -443,7 +443,7 @@ func FuzzEventLog(f *testing.F) {
 			t.Fatalf("an error that is no refusal: %v", err)
 		}
 		if err == nil {
-			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)
+			boot.Compare(boot.NewReference(m, "itself", may3), m)
 		}
 	})
 }

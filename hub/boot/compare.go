@@ -25,10 +25,10 @@ type Reference struct {
 // in which it happens to: it never is the same twice.
 const imaPCR = 10
 
-// ReferenceOf makes a reference of a measurement. It compares every PCR but
+// NewReference makes a reference of a measurement. It compares every PCR but
 // that of IMA, by its value; where the measurement's log explains the value, the
 // events are there to say what changed.
-func ReferenceOf(m *Measurement, from string, now time.Time) *Reference {
+func NewReference(m *Measurement, from string, now time.Time) *Reference {
 	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
 	for i, v := range m.PCRs {
 		if i != imaPCR {

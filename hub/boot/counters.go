@@ -13,11 +13,11 @@ type Counters struct {
 	Firmware evidence.Firmware
 }
 
-// Backwards says, in a sentence, what went backwards between two attested
+// Rollback says, in a sentence, what went backwards between two attested
 // structures of one TPM; empty where nothing did. A reset count goes back when
 // the TPM is cleared, which its owner knows; a clock may lose some minutes when
 // the power fails, and then says that it is not safe.
-func Backwards(before, after Counters) string {
+func Rollback(before, after Counters) string {
 	switch {
 	case after.Firmware < before.Firmware:
 		return fmt.Sprintf("The TPM's firmware went back from %v to %v.", before.Firmware, after.Firmware)

@@ -211,8 +211,8 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			d, e := quoted(t, pcrs, raw)
 			m := must(boot.Verify(d.IAK.Public, e))(t)
 			counts[m.LogState]++
-			if m.LogState != want.state || !strings.Contains(m.LogWhy, want.why) || (m.LogWhy == "") != (want.why == "") {
-				t.Errorf("the log is %s: %s", m.LogState, m.LogWhy)
+			if m.LogState != want.state || !strings.Contains(m.LogProblem, want.why) || (m.LogProblem == "") != (want.why == "") {
+				t.Errorf("the log is %s: %s", m.LogState, m.LogProblem)
 			}
 			if other == nil {
 				if len(m.Events) > 0 || m.SecureBoot != "not told" || len(m.Unexplained) != boot.PCRs {
@@ -235,7 +235,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 					lines++
 				}
 			}
-			if c := boot.Compare(boot.ReferenceOf(m, "itself", may3), m); len(c) > 0 {
+			if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 				t.Errorf("it differs from itself: %q", words(c))
 			}
 			// The same beside other values: nothing is said.

@@ -29,7 +29,7 @@ func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eve
 // menu is a change: what can be started now could not be in the reference.
 func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
 	content := map[uint16]string{1: "disk", 3: "stick", 4: "network"}
-	r := boot.ReferenceOf(verify(t, menu([]uint16{3, 1, 4}, content)), "the first boot", may3)
+	r := boot.NewReference(verify(t, menu([]uint16{3, 1, 4}, content)), "the first boot", may3)
 	lies := menu([]uint16{1, 4}, content)
 	lies[0].Data, lies[0].Digest = lies[1].Data, lies[0].Data[:32] // an order that its digest does not show
 	for _, c := range []struct {
@@ -57,7 +57,7 @@ func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, changes)
 		}
 	}
-	r = boot.ReferenceOf(verify(t, menu([]uint16{1, 4}, content)), "the first boot", may3)
+	r = boot.NewReference(verify(t, menu([]uint16{1, 4}, content)), "the first boot", may3)
 	if c := boot.Compare(r, verify(t, menu([]uint16{3, 1, 4}, content))); len(c) == 0 {
 		t.Error("an entry that the reference does not have was let pass")
 	}

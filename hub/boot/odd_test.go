@@ -175,13 +175,13 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := measurement(t, c.pcrs(usual), c.log(usual))
-			if m.LogState != c.state || !strings.Contains(m.LogWhy, c.why) || (c.why == "") != (m.LogWhy == "") {
-				t.Errorf("the log is %s: %q", m.LogState, m.LogWhy)
+			if m.LogState != c.state || !strings.Contains(m.LogProblem, c.why) || (c.why == "") != (m.LogProblem == "") {
+				t.Errorf("the log is %s: %q", m.LogState, m.LogProblem)
 			}
 			if !slices.Equal(m.Unexplained, c.unexplained) || m.SecureBoot != c.secureBoot {
 				t.Errorf("unexplained %v, Secure Boot %s", m.Unexplained, m.SecureBoot)
 			}
-			r := boot.ReferenceOf(m, "the first boot", may3)
+			r := boot.NewReference(m, "the first boot", may3)
 			if changes := boot.Compare(r, m); len(changes) > 0 {
 				t.Errorf("it differs from itself: %q", words(changes))
 			}
@@ -201,13 +201,13 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
 	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the firmware's log had ended, which the reference of 3 May 2026 does not have."
 	for name, log := range map[string]func(eventlog.Log) []byte{"log": eventlog.Log.Bytes, "no log": func(eventlog.Log) []byte { return nil }} {
-		r := boot.ReferenceOf(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
+		r := boot.NewReference(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
 		updated := measurement(t, osSeparated(usual.PCRs()), log(usual))
 		got := words(boot.Compare(r, updated))
 		if len(got) != 1 || !strings.HasPrefix(got[0], all) {
 			t.Errorf("%s: %q", name, got)
 		}
-		accepted := boot.ReferenceOf(updated, "the boot of today", may3)
+		accepted := boot.NewReference(updated, "the boot of today", may3)
 		if c := boot.Compare(accepted, updated); len(c) > 0 {
 			t.Errorf("%s: accepted, and still %q", name, words(c))
 		}
@@ -222,7 +222,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 			t.Errorf("%s: another word: %q", name, got)
 		}
 	}
-	r := boot.ReferenceOf(measurement(t, usual.PCRs(), usual.Bytes()), "the first boot", may3)
+	r := boot.NewReference(measurement(t, usual.PCRs(), usual.Bytes()), "the first boot", may3)
 	got := words(boot.Compare(r, measurement(t, osSeparated(other.PCRs()), other.Bytes())))
 	if !slices.Contains(got, "The kernel's hash differs from the reference of 3 May 2026.") || !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, all) }) {
 		t.Errorf("%q", got)
@@ -241,7 +241,7 @@ func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 		return measurement(t, pcrs, l.Bytes())
 	}
 	for _, log := range []bool{true, false} {
-		r := boot.ReferenceOf(at(usual, log, "enter-initrd", "leave-initrd", "sysinit"), "the first boot", may3)
+		r := boot.NewReference(at(usual, log, "enter-initrd", "leave-initrd", "sysinit"), "the first boot", may3)
 		for _, phases := range [][]string{nil, {"enter-initrd"}, {"enter-initrd", "leave-initrd", "sysinit", "ready"}} {
 			m := at(usual, log, phases...)
 			if c := boot.Compare(r, m); len(c) > 0 || log && len(m.Unexplained) > 0 {
@@ -298,7 +298,7 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	if c := boot.Compare(empty, measurement(t, eventlog.Boot(true, "linux 1", "quiet").PCRs(), nil)); len(c) == 0 {
 		t.Error("a reference of nothing is matched")
 	}
-	of := boot.ReferenceOf(measurement(t, separators.PCRs(), nil), "values", may3)
+	of := boot.NewReference(measurement(t, separators.PCRs(), nil), "values", may3)
 	if err := of.Check(); err == nil {
 		t.Error("values of separators are a reference")
 	}
@@ -478,7 +478,7 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 		return entry{"BootOrder", list}
 	}
 	stick, disk, network, shell := option("stick"), option("disk"), option("network"), option("shell")
-	r := boot.ReferenceOf(boots(order(3, 1, 4), entry{"Boot0003", stick}, entry{"Boot0001", disk}, entry{"Boot0004", network}), "the first boot", may3)
+	r := boot.NewReference(boots(order(3, 1, 4), entry{"Boot0003", stick}, entry{"Boot0001", disk}, entry{"Boot0004", network}), "the first boot", may3)
 	for name, c := range map[string]struct {
 		m       *boot.Measurement
 		matches bool
@@ -518,7 +518,7 @@ func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
 	}
 	e := &boot.Evidence{Nonce: nonce, Bank: tcg.AlgSHA384, PCRs: pcrs, Log: raw}
 	sign(t, d, e)
-	if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogWhy == "" || len(m.Unexplained) != boot.PCRs {
-		t.Errorf("%q, unexplained %v", m.LogWhy, m.Unexplained)
+	if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogProblem == "" || len(m.Unexplained) != boot.PCRs {
+		t.Errorf("%q, unexplained %v", m.LogProblem, m.Unexplained)
 	}
 }

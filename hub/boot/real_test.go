@@ -69,7 +69,7 @@ func TestRealBootsAreToldApart(t *testing.T) {
 		{"sdboot", "sdboot-kernel", "Boot image 2's" + date, "[4]"},
 		{"sdboot", "sdboot-initrd", `Something that the boot loader measured into PCR 9, which the log calls "Linux initrd", differs from the reference of 3 May 2026.`, "[9]"},
 	} {
-		changes := boot.Compare(boot.ReferenceOf(realMeasured(t, c.reference), "the first boot", may3), realMeasured(t, c.name))
+		changes := boot.Compare(boot.NewReference(realMeasured(t, c.reference), "the first boot", may3), realMeasured(t, c.name))
 		pcrs := []int{}
 		for _, x := range changes {
 			pcrs = append(pcrs, x.PCR)
@@ -105,8 +105,8 @@ func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 		}
 		d, e := quoted(t, pcrs, raw)
 		if !slices.Contains(log.Algs, register.HashSHA256) { // it has SHA-1 only
-			if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogWhy == "" || len(m.Events) > 0 {
-				t.Errorf("%s: %q, %d events", name, m.LogWhy, len(m.Events))
+			if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogProblem == "" || len(m.Events) > 0 {
+				t.Errorf("%s: %q, %d events", name, m.LogProblem, len(m.Events))
 			}
 			continue
 		}
@@ -118,7 +118,7 @@ func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 		if m.SecureBoot != "on" && m.SecureBoot != "off" || len(m.Events) < 20 {
 			t.Errorf("%s: Secure Boot %s, %d events", name, m.SecureBoot, len(m.Events))
 		}
-		if c := boot.Compare(boot.ReferenceOf(m, "itself", may3), m); len(c) > 0 {
+		if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 			t.Errorf("%s differs from itself: %q", name, words(c))
 		}
 	}

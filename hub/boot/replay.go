@@ -13,7 +13,7 @@ import (
 // extended, in order: a log that does not replay to it says nothing about it.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
-	m.LogState, m.LogWhy = l.state, l.why
+	m.LogState, m.LogProblem = l.state, l.why
 	for pcr, value := range e.PCRs {
 		var events []logEvent
 		for _, x := range l.events {

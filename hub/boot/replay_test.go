@@ -44,7 +44,7 @@ func FuzzReplay(f *testing.F) {
 		if len(m.Unexplained) > 0 {
 			t.Fatalf("unexplained %v", m.Unexplained)
 		}
-		if c := Compare(ReferenceOf(m, "itself", time.Now()), m); len(c) > 0 {
+		if c := Compare(NewReference(m, "itself", time.Now()), m); len(c) > 0 {
 			t.Fatalf("it differs from itself: %+v", c)
 		}
 	})

@@ -44,7 +44,7 @@ func contradiction(a, b Boot) oddity {
 		if cleared(a, b) {
 			return oddity{cleared: true}
 		}
-		words := boot.Backwards(a.Counters, b.Counters)
+		words := boot.Rollback(a.Counters, b.Counters)
 		if words == "" {
 			words = fmt.Sprintf("The TPM's clock went back by %v.", -clocks)
 		}

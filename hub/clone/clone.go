@@ -66,8 +66,8 @@ type Decision string
 
 // Decisions.
 const (
-	One Decision = "one" // one machine: its findings so far are answered
-	Two Decision = "two" // two machines: neither may use the device's identity
+	OneMachine  Decision = "one" // one machine: its findings so far are answered
+	TwoMachines Decision = "two" // two machines: neither may use the device's identity
 )
 
 // Bounds of a record.
@@ -125,11 +125,11 @@ type Finding struct {
 
 // State says what the findings come to, and the owner's decision on them.
 func (r *Record) State() State {
-	if r.Decision == Two {
+	if r.Decision == TwoMachines {
 		return Refused
 	}
 	state := State("")
-	for _, f := range r.Open() {
+	for _, f := range r.Unanswered() {
 		if f.Code == BootsInterleave {
 			return Certain
 		}
@@ -138,8 +138,8 @@ func (r *Record) State() State {
 	return state
 }
 
-// Open lists the findings that no decision has answered.
-func (r *Record) Open() []Finding {
+// Unanswered lists the findings that no decision has answered.
+func (r *Record) Unanswered() []Finding {
 	var open []Finding
 	for _, f := range r.Findings {
 		if !slices.Contains(r.Answered, f.Code) {
@@ -155,7 +155,7 @@ func (r *Record) Open() []Finding {
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {
-	case One:
+	case OneMachine:
 		for _, f := range r.Findings {
 			r.Answered = append(r.Answered, f.Code)
 		}
@@ -182,10 +182,10 @@ func (r *Record) Add(s Sighting) []Finding {
 	return r.Findings[had:]
 }
 
-// UsedEarlier notes that the certificate of an onboarding was used
+// AddEarlierCertificate notes that the certificate of an onboarding was used
 // after a later one had replaced it, from a machine of another serial number.
 // It returns the findings that the device did not have before.
-func (r *Record) UsedEarlier(was, is string, now time.Time, addr string) []Finding {
+func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = named(was), named(is); was != "" && is != "" && was != is {
 		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, and a machine at %s still uses the certificate of serial number %q. A board that was replaced would not, unless its state folder was restored from a backup.", is, addr, was)

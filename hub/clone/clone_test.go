@@ -160,10 +160,10 @@ func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T)
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r clone.Record
-			if found := r.UsedEarlier(c.was, c.is, begin, "192.0.2.9"); len(found) != c.found {
+			if found := r.AddEarlierCertificate(c.was, c.is, begin, "192.0.2.9"); len(found) != c.found {
 				t.Errorf("%+v", found)
 			}
-			if found := r.UsedEarlier(c.was, c.is, begin, "192.0.2.9"); len(found) != 0 {
+			if found := r.AddEarlierCertificate(c.was, c.is, begin, "192.0.2.9"); len(found) != 0 {
 				t.Errorf("found twice: %+v", found)
 			}
 		})
@@ -174,8 +174,8 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	var r clone.Record
 	r.Add(at(0, 5, 0, 10*h))
 	r.Add(at(1*m, 5, 0, 9*h))
-	r.Decide(clone.One, "ada", begin)
-	if r.State() != "" || r.Decision != clone.One || r.By != "ada" {
+	r.Decide(clone.OneMachine, "ada", begin)
+	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
 	// The same again is answered already.
@@ -186,12 +186,12 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	r.Decide(clone.Two, "ada", begin)
+	r.Decide(clone.TwoMachines, "ada", begin)
 	if r.State() != clone.Refused {
 		t.Errorf("%q", r.State())
 	}
 	r.Decide("", "ada", begin)
-	if r.State() != clone.Suspected || len(r.Open()) != 2 || r.By != "" || !r.Decided.IsZero() {
+	if r.State() != clone.Suspected || len(r.Unanswered()) != 2 || r.By != "" || !r.Decided.IsZero() {
 		t.Errorf("%q %+v", r.State(), r)
 	}
 }

@@ -122,7 +122,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			for where, trust := range map[string]*evidence.Trust{
 				"known":    must(evidence.NewTrust(m.Roots(), m.Intermediates()))(t),
 				"sent":     must(evidence.NewTrust(m.Roots(), nil))(t),
-				"imported": must(evidence.NewTrust(m.Roots(), nil))(t).With(m.Intermediates()),
+				"imported": must(evidence.NewTrust(m.Roots(), nil))(t).WithIntermediates(m.Intermediates()),
 			} {
 				s := &scene{trust: trust, token: aToken()}
 				d.Chain = nil

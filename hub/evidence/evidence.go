@@ -46,10 +46,10 @@ type Request struct {
 	Raw  []byte   // the body as it was received; nil in two steps
 	Hash [32]byte // SHA-256 of Raw
 
-	CSR     *tcg.CSR                 // nil in two steps
-	CAData  *wire.CAData             // nil in two steps
-	Signing *x509.CertificateRequest // two steps only
-	Chain   [][]byte                 // certificates that came along: links, never roots
+	CSR    *tcg.CSR                 // nil in two steps
+	CAData *wire.CAData             // nil in two steps
+	PKCS10 *x509.CertificateRequest // two steps only
+	Chain  [][]byte                 // certificates that came along: links, never roots
 
 	EKCertificate *tcg.EKCertificate // nil: none came
 	EK            *tcg.Public

@@ -8,11 +8,11 @@ import (
 	"gangway/tcg"
 )
 
-// Kinds says of which templates of the EK profile a TPM's EK may be. A TPM has
+// EKKinds says of which templates of the EK profile a TPM's EK may be. A TPM has
 // one EK of each, and nothing in it links two of them: with a single kind for
 // each maker, a chip is one device. The algorithm is the certificate's word; that
 // an EK is of the low or the high range is the device's, which nothing verifies.
-type Kinds struct {
+type EKKinds struct {
 	Name string // whose it is, in words: "the hub's policy"
 	// Of lists templates ("L-1", "H-3") by a maker's or model's name in lower
 	// case, as in the EK certificate; NoMaker is for EKs without a certificate,
@@ -27,7 +27,7 @@ const (
 )
 
 // kinds finds the list for a TPM of one of the names, ok where there is one.
-func (k *Kinds) kinds(names []string) (list []string, ok bool) {
+func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
 			return list, true
@@ -82,7 +82,7 @@ func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil || said {
 		return "The EK is of a kind that may bind (" + t.Name + ").", nil
 	}
-	usual := Kinds{Of: defaultKinds}
+	usual := EKKinds{Of: defaultKinds}
 	if list, ok := usual.kinds(names); ok && !slices.Contains(list, t.Name) {
 		return "", Ask.on(refuse(CodeKind, fmt.Sprintf("The EK is of kind %s, of which no certificate by this maker is known (%s). The same TPM may be another device already, under another EK.", t.Name, strings.Join(list, ", ")),
 			"If it is yours, approve it, or allow the kind in the policy's ek_kinds."))

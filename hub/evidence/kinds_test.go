@@ -30,12 +30,12 @@ func TestDefaultKindsOfAMaker(t *testing.T) {
 		san.Value = bytes.Replace(san.Value, []byte("id:46414B45"), []byte(c.maker), 1)
 		d.EKCert = must(s.maker.Sign(template, d.EK.Private.Public()))(t).Raw
 		v := s.judge(s.request(t, d, fleet.RequestChange{}))
-		if v.Refusal != nil || v.Has(evidence.CodeKind) != c.asked {
+		if v.Refusal != nil || v.HasCode(evidence.CodeKind) != c.asked {
 			t.Errorf("%s, %s: %+v, %+v", c.maker, c.kind, v.Refusal, v.Questions)
 		}
 		// A policy that names the kind has the last word.
 		p := lab()
-		p.EKKinds = []evidence.Kinds{{Name: "the hub's policy", Of: map[string][]string{"*": {c.kind}}}}
+		p.EKKinds = []evidence.EKKinds{{Name: "the hub's policy", Of: map[string][]string{"*": {c.kind}}}}
 		v = new(evidence.Verdict)
 		r := must(evidence.Parse(s.request(t, d, fleet.RequestChange{})))(t)
 		if evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: p, Now: time.Now()}); !v.Accepted() {

@@ -8,15 +8,15 @@ import (
 	"gangway/tcg"
 )
 
-// Known returns the CA certificates between the request's EK certificate and a
-// root that the hub knows, DER, the issuer first and the root left out. Known
+// KnownChain returns the CA certificates between the request's EK certificate and a
+// root that the hub knows, DER, the issuer first and the root left out. KnownChain
 // roots are those that are trusted and those that are distrusted. A chain with
 // a CA certificate that has expired since counts, as of the day that the EK
 // certificate was issued. ok is false without such a chain, and where the
 // certificate is not one of this EK.
 //
 // It is no verdict: it says which certificates are worth keeping.
-func (in *Input) Known(r *Request) (links [][]byte, ok bool) {
+func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
 	if e == nil || !r.EK.Is(e.PublicKey) || notAnEKs(e) != nil {
 		return nil, false
@@ -54,10 +54,10 @@ func (in *Input) chain(r *Request) (*verifiedCA, error) {
 	return in.chained.ca, in.chained.err
 }
 
-// Recall returns the request as if the EK certificate had come with it that the
+// WithCertificate returns the request as if the EK certificate had come with it that the
 // hub kept of an earlier one. links are as Known returned them then. That the
 // certificate is of the request's EK is checked.
-func (r *Request) Recall(certificate []byte, links [][]byte) (*Request, error) {
+func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request, error) {
 	e, err := tcg.ParseEKCertificate(certificate)
 	if err != nil {
 		return nil, err
@@ -70,11 +70,11 @@ func (r *Request) Recall(certificate []byte, links [][]byte) (*Request, error) {
 	return &recalled, nil
 }
 
-// Omitted adds to a verdict what is held against the request by a certificate
+// AddOmitted adds to a verdict what is held against the request by a certificate
 // that it left out: the refusal, or the questions that the request itself does
 // not raise. A certificate that was left out speaks for nobody, so that a
 // stranger does not learn from the answer that the hub knows it.
-func (v *Verdict) Omitted(of *Verdict) {
+func (v *Verdict) AddOmitted(of *Verdict) {
 	const left = "By an EK certificate that was shown for this EK before and is missing now: "
 	said := func(r *Refusal) *Refusal {
 		c := *r
@@ -89,7 +89,7 @@ func (v *Verdict) Omitted(of *Verdict) {
 		return
 	}
 	for _, q := range of.Questions {
-		if !v.Has(q.Code) {
+		if !v.HasCode(q.Code) {
 			v.Fail("ek-certificate-omitted", said(q))
 		}
 	}

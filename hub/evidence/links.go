@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// With returns a set with more intermediates, for chains that need them. They
+// WithIntermediates returns a set with more intermediates, for chains that need them. They
 // are links: what is trusted does not change.
-func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
+func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 	more := &Trust{
 		roots:         t.roots,
 		origins:       t.origins,
@@ -24,7 +24,7 @@ func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 		more.bySubject[name] = append(slices.Clip(more.bySubject[name]), c)
 	}
 	if t.unbarred != nil {
-		more.unbarred = t.unbarred.With(intermediates)
+		more.unbarred = t.unbarred.WithIntermediates(intermediates)
 	}
 	return more
 }

@@ -46,7 +46,7 @@ type Policy struct {
 	Software []string
 	// EKKinds are the hub's and the owner's: an EK must be of a kind that each
 	// of them allows.
-	EKKinds []Kinds
+	EKKinds []EKKinds
 	// Layers are the hub's rules and the owner's. In each the first rule that
 	// fits decides, and a layer without one that fits accepts; the strictest
 	// layer wins.
@@ -122,9 +122,9 @@ var softwareMakers = map[string]string{
 // SoftwareMakers are the makers of software TPMs that a policy may name, sorted.
 func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
 
-// MayBeSoftware reports whether a name is known to be of software TPMs: a maker's,
+// IsSoftwareTPM reports whether a name is known to be of software TPMs: a maker's,
 // or swtpm's model.
-func MayBeSoftware(name string) bool {
+func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
@@ -329,9 +329,9 @@ func (a Action) on(r *Refusal) *Refusal {
 	return r
 }
 
-// Vouched clears the questions that approval answers, and records it. Those
+// Approve clears the questions that approval answers, and records it. Those
 // that it does not answer stay open: they arose since.
-func (v *Verdict) Vouched(a Approval) {
+func (v *Verdict) Approve(a Approval) {
 	v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return slices.Contains(a.Codes, q.Code) })
 	if len(v.Questions) == 0 {
 		v.Pass("approval", fmt.Sprintf("%s approved this EK on %s.", a.By, a.At.UTC().Format(time.DateOnly)))

@@ -18,7 +18,7 @@ type Ownership struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
-	Owned   []byte // ownership proof: join.OwnershipMAC, or Ed25519 over join.OwnershipMessage
+	Proof   []byte // ownership proof: join.OwnershipMAC, or Ed25519 over join.OwnershipMessage
 	Name    string // what the MAC is over
 }
 
@@ -30,7 +30,7 @@ func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	if err != nil || len(name) < 34 || len(name) > 66 {
 		return nil, refuse("ak-name-malformed", "ak-name is not the hexadecimal text of a TPM name.", hintSteps)
 	}
-	r, err := parseShown(&in.ShownKeys, name)
+	r, err := parseShown(&in.TPMKeys, name)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
 // parseShown reads the keys that both steps show. akName chooses among the
 // templates that an AK shown as PEM may be of; nil: there is no choice.
-func parseShown(in *wire.ShownKeys, akName []byte) (*Request, error) {
+func parseShown(in *wire.TPMKeys, akName []byte) (*Request, error) {
 	r := new(Request)
 	ek, err := readPublic(in.EKPub, tcg.EKTemplates, nil)
 	if err != nil {
@@ -104,7 +104,7 @@ func readCertificate(text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if der, kind, rest, ok := wire.PEM(b); ok {
+	if der, kind, rest, ok := wire.DecodePEM(b); ok {
 		return der, onlyPEM("CERTIFICATE", kind, rest)
 	}
 	return b, nil
@@ -129,7 +129,7 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	der, kind, rest, isPEM := wire.PEM(b)
+	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
 		// A TPMT_PUBLIC begins with its type, which no size is.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
@@ -175,14 +175,14 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if err != nil {
 		return nil, refuse("csr-extensions-malformed", "Extension .0 of the CSR is not the hexadecimal text of the AK's name.", hintSteps)
 	}
-	r, err := parseShown(&in.ShownKeys, akName)
+	r, err := parseShown(&in.TPMKeys, akName)
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(r.IAKName, akName) {
 		return nil, errAKName
 	}
-	r.Signing = csr
+	r.PKCS10 = csr
 	public, err := idevidPublic(in.IDevIDPub, csr)
 	if err != nil {
 		return nil, malformed("idevid-malformed", "The CSR's key is no IDevID key", err)
@@ -208,7 +208,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 			return nil, malformed("quote-malformed", "The quote's signature cannot be read", err)
 		}
 	}
-	r.Ownership = Ownership{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Owned: ext[wire.ExtOwnership], Name: in.Name}
+	r.Ownership = Ownership{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Proof: ext[wire.ExtOwnership], Name: in.Name}
 	return r, nil
 }
 

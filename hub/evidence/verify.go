@@ -160,8 +160,8 @@ func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
 
-// Has reports whether the verdict refuses with a code, or asks about it.
-func (v *Verdict) Has(code string) bool {
+// HasCode reports whether the verdict refuses with a code, or asks about it.
+func (v *Verdict) HasCode(code string) bool {
 	return v.Refusal != nil && v.Refusal.Code == code || slices.ContainsFunc(v.Questions, func(q *Refusal) bool { return q.Code == code })
 }
 
@@ -366,9 +366,9 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 }
 
 func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
-	if r.Signing != nil {
+	if r.PKCS10 != nil {
 		// That its key is the IDevID key was seen when it was parsed.
-		if err := r.Signing.CheckSignature(); err != nil {
+		if err := r.PKCS10.CheckSignature(); err != nil {
 			return "", refuse("csr-signature", "The certificate signing request is not signed by the IDevID key.", hintDamaged)
 		}
 		if refusal := checkQuote(r); refusal != nil {

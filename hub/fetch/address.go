@@ -26,11 +26,11 @@ func prefixes(texts ...string) (out []netip.Prefix) {
 	return out
 }
 
-// Public reports whether an address is one of the public Internet: not of
+// IsPublic reports whether an address is one of the public Internet: not of
 // this machine, a private network, a link, a cloud's metadata service, a
 // multicast group or a block for special purposes, also not where an IPv6
 // address carries such an IPv4 address.
-func Public(a netip.Addr) bool {
+func IsPublic(a netip.Addr) bool {
 	if a.Zone() != "" {
 		return false
 	}
@@ -48,7 +48,7 @@ func Public(a netip.Addr) bool {
 			b := a.As16()
 			var v4 [4]byte
 			binary.BigEndian.PutUint32(v4[:], binary.BigEndian.Uint32(b[c.at:]))
-			return Public(netip.AddrFrom4(v4))
+			return IsPublic(netip.AddrFrom4(v4))
 		}
 	}
 	return true

@@ -207,11 +207,11 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 		"64:ff9b:1::1": false, "100.64.0.1": false, "100.100.100.200": false, "192.0.0.192": false, "198.18.0.1": false, "224.0.0.1": false, "255.255.255.255": false,
 		"ff02::1": false, "2001:db8::1": false, "2001::1": false, "fec0::1": false, "::7f00:1": false,
 	} {
-		if got := Public(netip.MustParseAddr(text)); got != public {
+		if got := IsPublic(netip.MustParseAddr(text)); got != public {
 			t.Errorf("Public(%s) = %v", text, got)
 		}
 	}
-	if Public(netip.Addr{}) {
+	if IsPublic(netip.Addr{}) {
 		t.Error("no address at all is public")
 	}
 }
@@ -267,7 +267,7 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 		Resolver:    nameServer(t, [4]byte{192, 0, 2, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254}),
 		AllowAddress: func(a netip.AddrPort) bool {
 			dialled = append(dialled, a.Addr())
-			return Public(a.Addr())
+			return IsPublic(a.Addr())
 		},
 	})
 	for i := range 3 {

@@ -102,7 +102,7 @@ func New(o Options) (*Fetcher, error) {
 	}
 	allow := o.AllowAddress
 	if allow == nil {
-		allow = func(a netip.AddrPort) bool { return Public(a.Addr()) && (a.Port() == 80 || a.Port() == 443) }
+		allow = func(a netip.AddrPort) bool { return IsPublic(a.Addr()) && (a.Port() == 80 || a.Port() == 443) }
 	}
 	dialer := &net.Dialer{
 		Timeout: getTimeout, Resolver: o.Resolver,

@@ -62,7 +62,7 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 		return err
 	}
 	if was.Approves(codes) {
-		v.Vouched(evidence.Approval{By: was.By, At: was.Decided, Codes: was.Answered})
+		v.Approve(evidence.Approval{By: was.By, At: was.Decided, Codes: was.Answered})
 		return nil
 	}
 	id := s.waitingID(e.EK)
@@ -91,7 +91,7 @@ func (s *Service) judge(ctx context.Context, v *evidence.Verdict, e store.Enrolm
 	case w.State == store.Denied:
 		return refuseDenied(w, " "+v.Questions[0].Reason)
 	case w.State == store.Approved: // in the meantime
-		v.Vouched(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
+		v.Approve(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}
 	if was.State != store.Undecided {

@@ -72,7 +72,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 			if left := tree(t, parent); len(left) != 0 {
 				t.Errorf("left %d things, private keys among them", len(left))
 			}
-			if h, err := Open(dir, Options{}); err != nil || !h.Made() {
+			if h, err := Open(dir, Options{}); err != nil || !h.Created() {
 				t.Errorf("the next start: %v", err)
 			}
 		})
@@ -126,7 +126,7 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if h, err := Open(filepath.Join(parent, "pki"), Options{}); err != nil || !h.Made() {
+	if h, err := Open(filepath.Join(parent, "pki"), Options{}); err != nil || !h.Created() {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(remains); !errors.Is(err, fs.ErrNotExist) {

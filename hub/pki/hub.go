@@ -78,8 +78,8 @@ func Open(dir string, o Options) (*Hub, error) {
 	return h, nil
 }
 
-// Made reports whether Open made the authorities.
-func (h *Hub) Made() bool { return h.firstStart }
+// Created reports whether Open made the authorities.
+func (h *Hub) Created() bool { return h.firstStart }
 
 // HubName is the lower-case hexadecimal SHA-256 of the root's
 // SubjectPublicKeyInfo (DER): the name that ownership proofs are bound to.

@@ -43,8 +43,8 @@ func TestOpenMakesThenLoadsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !first.Made() || again.Made() {
-		t.Errorf("made: %v, then %v", first.Made(), again.Made())
+	if !first.Created() || again.Created() {
+		t.Errorf("made: %v, then %v", first.Created(), again.Created())
 	}
 	if first.HubName() != again.HubName() || !bytes.Equal(first.SealKey(), again.SealKey()) || len(first.SealKey()) != 32 ||
 		!first.Root().Equal(again.Root()) || !first.ACA().Equal(again.ACA()) || !first.DeviceCA().Equal(again.DeviceCA()) {
@@ -408,7 +408,7 @@ func TestOpenAtOnce(t *testing.T) {
 				return
 			}
 			names[h.HubName()] = true
-			if h.Made() {
+			if h.Created() {
 				made++
 			}
 		})
@@ -483,8 +483,8 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if err != nil {
 			t.Fatalf("step %d: the next start: %v", at, err)
 		}
-		if h.Made() == there {
-			t.Errorf("step %d: was there %v, made %v", at, there, h.Made())
+		if h.Created() == there {
+			t.Errorf("step %d: was there %v, made %v", at, there, h.Created())
 		}
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)

@@ -22,8 +22,8 @@ const (
 	MaxListed   = 200_000
 )
 
-// Listed is a line of a list as JSON has it; one of the first two is given.
-type Listed struct {
+// ListEntry is a line of a list as JSON has it; one of the first two is given.
+type ListEntry struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
 	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
@@ -47,7 +47,7 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 		return nil, fmt.Errorf("EK list of %d bytes, at most %d are allowed", len(text), MaxListSize)
 	}
 	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) // spreadsheets write a byte order mark
-	var lines []Listed
+	var lines []ListEntry
 	var err error
 	if bytes.HasPrefix(text, []byte("[")) {
 		lines, err = listFromJSON(text)
@@ -72,12 +72,12 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	return out, nil
 }
 
-func listFromJSON(text []byte) ([]Listed, error) {
+func listFromJSON(text []byte) ([]ListEntry, error) {
 	var raw []json.RawMessage
 	if err := strictjson.Decode(text, &raw); err != nil {
 		return nil, fmt.Errorf("EK list: %w", err)
 	}
-	out := make([]Listed, len(raw))
+	out := make([]ListEntry, len(raw))
 	for i, r := range raw {
 		var value string
 		if json.Unmarshal(r, &value) == nil {
@@ -91,7 +91,7 @@ func listFromJSON(text []byte) ([]Listed, error) {
 	return out, nil
 }
 
-func listFromCSV(text []byte) ([]Listed, error) {
+func listFromCSV(text []byte) ([]ListEntry, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	r.Comment = '#'
 	r.FieldsPerRecord = -1
@@ -100,7 +100,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 		r.Comma = ';'
 	}
 	key, serial, note, certificate := -1, -1, -1, -1
-	var out []Listed
+	var out []ListEntry
 	for first := true; ; first = false {
 		record, err := r.Read()
 		if errors.Is(err, io.EOF) {
@@ -130,15 +130,15 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			out = append(out, l)
 			continue
 		}
-		out = append(out, Listed{field(key), field(serial), field(note), field(certificate)})
+		out = append(out, ListEntry{field(key), field(serial), field(note), field(certificate)})
 	}
 }
 
-func nameless(value string) Listed {
+func nameless(value string) ListEntry {
 	if len(digits(value)) == 64 {
-		return Listed{EK: value}
+		return ListEntry{EK: value}
 	}
-	return Listed{Serial: value}
+	return ListEntry{Serial: value}
 }
 
 func digits(s string) string {
@@ -146,7 +146,7 @@ func digits(s string) string {
 	return strings.NewReplacer(":", "", " ", "").Replace(s)
 }
 
-func (l Listed) stored() (store.ListedEK, error) {
+func (l ListEntry) stored() (store.ListedEK, error) {
 	e := store.ListedEK{Note: tcg.Printable(l.Note)}
 	if len(e.Note) > maxText {
 		return e, fmt.Errorf("the note is longer than %d characters", maxText)
@@ -182,9 +182,9 @@ func (l Listed) stored() (store.ListedEK, error) {
 // CertificateRequired is the word of a line that demands an EK certificate.
 const CertificateRequired = "required"
 
-// WrittenEK is the line as JSON has it.
-func WrittenEK(e store.ListedEK) Listed {
-	l := Listed{Note: e.Note}
+// NewListEntry is the line as JSON has it.
+func NewListEntry(e store.ListedEK) ListEntry {
+	l := ListEntry{Note: e.Note}
 	if e.Key != nil {
 		l.EK = hex.EncodeToString(e.Key[:])
 	} else {

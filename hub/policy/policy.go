@@ -33,16 +33,16 @@ const (
 
 // Document is a policy as it is written, in YAML or JSON.
 type Document struct {
-	Version       int       `yaml:"version"`                          // 1
-	NoCertificate *Action   `yaml:"no_ek_certificate,omitempty"`      // ask or refuse
-	UnknownMaker  *Action   `yaml:"unknown_maker,omitempty"`          // ask or refuse
-	ExpiredEK     *Action   `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
-	Unlisted      *Action   `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
-	Software      *[]string `yaml:"software_tpms,omitempty"`          // names
-	EKKinds       EKKinds   `yaml:"ek_kinds,omitempty"`               // EK templates by maker
-	MeasuredBoot  *Boot     `yaml:"measured_boot,omitempty"`          // report or require
-	WithoutTPM    *Action   `yaml:"without_tpm,omitempty"`            // accept or refuse
-	Rules         []Rule    `yaml:"rules,omitempty"`
+	Version       int           `yaml:"version"`                          // 1
+	NoCertificate *Action       `yaml:"no_ek_certificate,omitempty"`      // ask or refuse
+	UnknownMaker  *Action       `yaml:"unknown_maker,omitempty"`          // ask or refuse
+	ExpiredEK     *Action       `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
+	Unlisted      *Action       `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
+	Software      *[]string     `yaml:"software_tpms,omitempty"`          // names
+	EKKinds       EKKinds       `yaml:"ek_kinds,omitempty"`               // EK templates by maker
+	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report or require
+	WithoutTPM    *Action       `yaml:"without_tpm,omitempty"`            // accept or refuse
+	Rules         []Rule        `yaml:"rules,omitempty"`
 }
 
 // Rule is evidence.Rule as it is written.
@@ -112,16 +112,16 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// Boot is what measured boot is used for: "report" shows what changed,
+// MeasuredBoot is what measured boot is used for: "report" shows what changed,
 // "require" also keeps devices out of the API that do not match.
-type Boot string
+type MeasuredBoot string
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (b *Boot) UnmarshalYAML(n *yaml.Node) error {
+func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 	if n.Value != "report" && n.Value != "require" {
 		return fmt.Errorf("line %d: measured_boot is report or require, not %q", n.Line, n.Value)
 	}
-	*b = Boot(n.Value)
+	*b = MeasuredBoot(n.Value)
 	return nil
 }
 
@@ -320,7 +320,7 @@ func (e *Effective) add(name string, d *Document) {
 		e.RequireBoot = true
 	}
 	if len(d.EKKinds) > 0 {
-		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.Kinds{Name: name, Of: d.EKKinds})
+		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.EKKinds{Name: name, Of: d.EKKinds})
 	}
 	if len(d.Rules) == 0 {
 		return

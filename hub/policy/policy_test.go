@@ -174,7 +174,7 @@ func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 		`[{"serial": "0f", "certificate": "required"}]`:                true,
 	} {
 		l, err := policy.ParseEKList([]byte(text))
-		if err != nil || len(l) != 1 || l[0].CertificateRequired != required || (policy.WrittenEK(l[0]).Certificate == "required") != required {
+		if err != nil || len(l) != 1 || l[0].CertificateRequired != required || (policy.NewListEntry(l[0]).Certificate == "required") != required {
 			t.Errorf("%q: %+v, %v", text, l, err)
 		}
 	}

@@ -121,7 +121,7 @@ func (w *warner) names() {
 	}
 	for _, name := range *w.d.Software {
 		switch {
-		case evidence.MayBeSoftware(name):
+		case evidence.IsSoftwareTPM(name):
 		case isMaker(name):
 			w.add("software_tpms names %s, whose TPMs are chips: it has no effect on them.", name)
 		default:
@@ -247,7 +247,7 @@ func (w *warner) programs() {
 		in = Merge(w.hub, w.d)
 	}
 	for i, r := range w.d.Rules {
-		if r.Maker == "" || *r.Then == Action(evidence.Refuse) || !evidence.MayBeSoftware(r.Maker) {
+		if r.Maker == "" || *r.Then == Action(evidence.Refuse) || !evidence.IsSoftwareTPM(r.Maker) {
 			continue
 		}
 		if !slices.ContainsFunc(in.Evidence.Software, func(s string) bool { return strings.EqualFold(s, r.Maker) || !isMaker(s) }) {

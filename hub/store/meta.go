@@ -14,7 +14,7 @@ import (
 //
 // A meta is a JSON object as a map, its values as strictjson.Decode makes them:
 // a number is a json.Number, as it was written. An engine refuses with a
-// *MetaError what strictjson.Keepable refuses, for it could not be read in the
+// *MetaError what strictjson.CheckStorable refuses, for it could not be read in the
 // answers that contain it, and with ErrTooLarge what would be more than MaxMeta
 // bytes afterwards; a meta that was larger before may be made smaller. Both
 // bounds hold in the step that writes. A database of an older hub may have
@@ -43,7 +43,7 @@ func EncodeMeta(m map[string]any) (string, error) {
 		return "{}", nil
 	}
 	for name, value := range m {
-		if err := strictjson.Keepable(map[string]any{name: value}); err != nil {
+		if err := strictjson.CheckStorable(map[string]any{name: value}); err != nil {
 			return "", &MetaError{Name: name, Err: err}
 		}
 	}

@@ -28,9 +28,9 @@ const (
 // cabinet or a folder nothing is expected.
 var Extensions = []string{".pem", ".crt", ".cer", ".der", ".p7b", ".p7c"}
 
-// HoldsCertificates reports by a file's name whether certificates are
+// IsCertificateFile reports by a file's name whether certificates are
 // expected in it.
-func HoldsCertificates(name string) bool {
+func IsCertificateFile(name string) bool {
 	return slices.Contains(Extensions, strings.ToLower(path.Ext(name)))
 }
 
@@ -63,7 +63,7 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	for _, f := range files {
-		if !HoldsCertificates(f.Name) {
+		if !IsCertificateFile(f.Name) {
 			continue
 		}
 		where := name + ": " + tcg.Printable(f.Name)

@@ -41,9 +41,9 @@ func NewSet(certs ...Certificate) *Set {
 	return s
 }
 
-// Given turns certificates that a program has at hand into ones for a set:
+// FromX509 turns certificates that a program has at hand into ones for a set:
 // roots are roots by its word.
-func Given(source string, roots, links []*x509.Certificate) []Certificate {
+func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	var out []Certificate
 	for i, list := range [][]*x509.Certificate{roots, links} {
 		for _, c := range list {
@@ -53,11 +53,11 @@ func Given(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// With returns the set as the operator's word in the store makes it. That word
+// WithStored returns the set as the operator's word in the store makes it. That word
 // wins over everything: what it distrusts is out, and what it calls a root or a
 // link is one. A row that cannot be read is an error: nobody should be let in,
 // nor refused, by half of what the operator said.
-func (s *Set) With(rows []store.TrustedCertificate) (*Set, error) {
+func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {
 		if sha256.Sum256(r.DER) != r.Fingerprint {
@@ -141,5 +141,5 @@ func (s *Set) Anchors() evidence.Anchors {
 // importOf begins the Source of what was imported.
 const importOf = "import of "
 
-// Imported is the Source of what is imported from a file.
-func Imported(file string) string { return importOf + file }
+// ImportSource is the Source of what is imported from a file.
+func ImportSource(file string) string { return importOf + file }

@@ -11,13 +11,13 @@ import (
 )
 
 func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
-	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.Imported("x.pem"), Added: time.Now()}
+	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.ImportSource("x.pem"), Added: time.Now()}
 }
 
 func TestOperatorsWordWins(t *testing.T) {
 	root := newCA(t, "Root", nil, nil)
 	link := newCA(t, "Link", root, nil)
-	given := trust.NewSet(trust.Given("built in", []*x509.Certificate{root.cert}, []*x509.Certificate{link.cert})...)
+	given := trust.NewSet(trust.FromX509("built in", []*x509.Certificate{root.cert}, []*x509.Certificate{link.cert})...)
 	empty := trust.NewSet()
 	for _, c := range []struct {
 		name                    string
@@ -35,7 +35,7 @@ func TestOperatorsWordWins(t *testing.T) {
 		{"unknown one distrusted", empty, []store.TrustedCertificate{word(root, store.Distrusted)}, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			set, err := c.base.With(c.words)
+			set, err := c.base.WithStored(c.words)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	} {
 		r := word(root, store.TrustedRoot)
 		change(&r)
-		if _, err := trust.NewSet().With([]store.TrustedCertificate{word(root, store.TrustedRoot), r}); err == nil {
+		if _, err := trust.NewSet().WithStored([]store.TrustedCertificate{word(root, store.TrustedRoot), r}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -58,7 +58,7 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 		return nil, err
 	}
 	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
-	h.service.SetTrust(trust.NewSet(trust.Given("bench", maker.Roots(), maker.Intermediates())...))
+	h.service.SetTrust(trust.NewSet(trust.FromX509("bench", maker.Roots(), maker.Intermediates())...))
 	if err := h.store.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()}); err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func judge(maker *fleet.Maker, h *testHub, requests [][]byte) (*Judged, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := append(trust.BuiltIn(), trust.Given("bench", maker.Roots(), append(maker.Intermediates(), more...))...)
+	all := append(trust.BuiltIn(), trust.FromX509("bench", maker.Roots(), append(maker.Intermediates(), more...))...)
 	loaded, err := evidence.NewTrustOf(trust.NewSet(all...).Anchors())
 	if err != nil {
 		return nil, err

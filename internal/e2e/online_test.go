@@ -135,7 +135,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
 		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
 		// The root alone is known, and the issuing CA.
-		h.Service.SetTrust(trust.NewSet(trust.Given("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
+		h.Service.SetTrust(trust.NewSet(trust.FromX509("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 			return err.Error(), nil
 		}

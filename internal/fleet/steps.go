@@ -19,12 +19,12 @@ import (
 	"gangway/wire"
 )
 
-// Shown is the device's keys as both of Pantacor's steps carry them.
-func (d *Device) Shown() wire.ShownKeys {
+// TPMKeys is the device's keys as both of Pantacor's steps carry them.
+func (d *Device) TPMKeys() wire.TPMKeys {
 	sized := func(b []byte) string { // TPM2B_PUBLIC
 		return base64.StdEncoding.EncodeToString(append([]byte{byte(len(b) >> 8), byte(len(b))}, b...))
 	}
-	s := wire.ShownKeys{AKPub: sized(d.IAK.Public.Raw), EKPub: sized(d.EK.Public.Raw)}
+	s := wire.TPMKeys{AKPub: sized(d.IAK.Public.Raw), EKPub: sized(d.EK.Public.Raw)}
 	if !bytes.Equal(d.EKCert, d.EK.Public.Raw) {
 		s.EKCert = base64.StdEncoding.EncodeToString(d.EKCert)
 	}
@@ -42,7 +42,7 @@ type Enrolled struct {
 
 // EnrollRequest is the first step's body.
 func (d *Device) EnrollRequest() *wire.EnrollRequest {
-	return &wire.EnrollRequest{ShownKeys: d.Shown(), AKName: hex.EncodeToString(d.IAK.Name())}
+	return &wire.EnrollRequest{TPMKeys: d.TPMKeys(), AKName: hex.EncodeToString(d.IAK.Name())}
 }
 
 // OpenEnrolled opens the first step's answer with the device's emulated TPM.
@@ -141,15 +141,15 @@ func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change Regi
 			return nil, err
 		}
 	}
-	r := &wire.Registration{CSR: csr, Name: name, ShownKeys: d.Shown(), HubName: hub, Proof: keys.Prove(hub, csr)}
+	r := &wire.Registration{CSR: csr, Name: name, TPMKeys: d.TPMKeys(), HubName: hub, Proof: keys.Prove(hub, csr)}
 	if change.Sent != nil {
 		change.Sent(r)
 	}
 	return json.Marshal(r)
 }
 
-// OnboardInSteps does both steps.
-func (d *Device) OnboardInSteps(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
+// OnboardTwoStep does both steps.
+func (d *Device) OnboardTwoStep(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
 	e, err := d.Enroll(ctx, h)
 	if err != nil {
 		return nil, err

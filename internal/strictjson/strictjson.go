@@ -15,12 +15,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep objects and arrays may be in each other. MaxKept is
+// maxDepth bounds how deep objects and arrays may be in each other. MaxStorableDepth is
 // the bound for what is kept and shown inside other documents, so that whoever
 // reads with maxDepth can read those.
 const (
-	maxDepth = 64
-	MaxKept  = 32
+	maxDepth         = 64
+	MaxStorableDepth = 32
 )
 
 // Object reads one JSON object: UTF-8, no name twice in an object at any
@@ -46,11 +46,11 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	return b.Bytes(), object, nil
 }
 
-// Kept is Object for what is kept and shown inside other documents: at most
-// MaxKept levels.
-func Kept(text []byte) (compact []byte, object map[string]any, err error) {
+// Storable is Object for what is kept and shown inside other documents: at most
+// MaxStorableDepth levels.
+func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 	if compact, object, err = Object(text); err == nil {
-		err = Keepable(object)
+		err = CheckStorable(object)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -58,16 +58,16 @@ func Kept(text []byte) (compact []byte, object map[string]any, err error) {
 	return compact, object, nil
 }
 
-// Keepable says whether a value that Decode made may be kept and shown inside
-// other documents: at most MaxKept levels, and no number that a float64 cannot
+// CheckStorable says whether a value that Decode made may be kept and shown inside
+// other documents: at most MaxStorableDepth levels, and no number that a float64 cannot
 // hold.
-func Keepable(v any) error { return keepable(v, 0) }
+func CheckStorable(v any) error { return keepable(v, 0) }
 
 func keepable(v any, depth int) error {
 	switch v := v.(type) {
 	case map[string]any:
-		if depth == MaxKept {
-			return errTooDeep(MaxKept)
+		if depth == MaxStorableDepth {
+			return errTooDeep(MaxStorableDepth)
 		}
 		for _, member := range v {
 			if err := keepable(member, depth+1); err != nil {
@@ -75,8 +75,8 @@ func keepable(v any, depth int) error {
 			}
 		}
 	case []any:
-		if depth == MaxKept {
-			return errTooDeep(MaxKept)
+		if depth == MaxStorableDepth {
+			return errTooDeep(MaxStorableDepth)
 		}
 		for _, element := range v {
 			if err := keepable(element, depth+1); err != nil {

@@ -91,15 +91,15 @@ func nested(levels int) string {
 // What is kept is shown inside lists and other objects, to readers with the
 // bounds of Object.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
-	compact, _, err := Kept([]byte(nested(MaxKept)))
+	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Object([]byte(`{"list":[{"kept":` + string(compact) + `}]}`)); err != nil {
 		t.Error(err)
 	}
-	for _, text := range []string{nested(MaxKept + 1), `{"a":1e400}`} {
-		if _, _, err := Kept([]byte(text)); err == nil {
+	for _, text := range []string{nested(MaxStorableDepth + 1), `{"a":1e400}`} {
+		if _, _, err := Storable([]byte(text)); err == nil {
 			t.Errorf("%.60s is kept", text)
 		}
 	}
@@ -111,13 +111,13 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 	if err := Decode([]byte(text), &v); err != nil {
 		t.Fatal(err)
 	}
-	if err := Keepable(v); err != nil {
+	if err := CheckStorable(v); err != nil {
 		t.Error(err)
 	}
 	if b, err := json.Marshal(v); err != nil || string(b) != text {
 		t.Errorf("%s %v", b, err)
 	}
-	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || Keepable(v) == nil {
+	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || CheckStorable(v) == nil {
 		t.Errorf("a number that is too large is kept (%v)", err)
 	}
 }

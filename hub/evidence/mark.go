@@ -32,9 +32,9 @@ var (
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
-// ChipMarks returns the marks of an EK certificate: its serial number, and the
+// TPMMarks returns the marks of an EK certificate: its serial number, and the
 // maker's id of the device where the subject or the directory names have one.
-func ChipMarks(e *tcg.EKCertificate) (marks []Mark) {
+func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
 		marks = append(marks, Mark{"serial\x00" + maker + n.Text(16), "the same serial number"})
