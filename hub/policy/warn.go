@@ -214,7 +214,7 @@ func (w *warner) looser() {
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
 				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy only tightens it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // it depends on the TPM, or is decided
+			break // the rule decides, or whether it matches depends on the TPM
 		}
 	}
 }

@@ -127,7 +127,7 @@ func TestNamesEachCertificateThatIsWrong(t *testing.T) {
 	for _, c := range []struct{ name, text, says string }{
 		{"leaf", good + asPEM(leaf.cert.Raw), `certificate 2: "CN=Device,O=Test Chips" cannot issue`},
 		{"usage", asPEM(noSigner.cert.Raw) + good, `certificate 1: "CN=No signer,O=Test Chips" cannot issue`},
-		{"short key", good + asPEM(shortKey(t)), "less than 2048 bits"},
+		{"short key", good + asPEM(shortKey(t)), "fewer than 2048 bits"},
 		{"damaged PEM", good + strings.Replace(good, "A", "!", 3), "certificate 2: the PEM block is damaged"},
 		{"cut PEM", good[:len(good)/2] + "\n" + good, "certificate 1: the PEM block is damaged"},
 		{"no DER", good + asPEM([]byte("junk")), "certificate 2: "},
