@@ -46,6 +46,7 @@ func chainOf(t testing.TB, names ...string) [][]byte {
 }
 
 func TestSplitsChainsInEveryLayout(t *testing.T) {
+	t.Parallel()
 	c := chainOf(t, "issuing", "intermediate", "root")
 	one, two, three := c[0], c[1], c[2]
 	stream := slices.Concat(one, two, three)
@@ -85,6 +86,7 @@ func TestSplitsChainsInEveryLayout(t *testing.T) {
 }
 
 func TestChainOfManyCertificatesIsBounded(t *testing.T) {
+	t.Parallel()
 	c := chainOf(t, "issuing")[0]
 	var parts [][]byte
 	for i := range 300 {
@@ -104,6 +106,7 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 // A chip with more certificates than a request may hold still onboards: those
 // of its own chain are sent.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
+	t.Parallel()
 	own := chainOf(t, "leaf", "issuing", "intermediate", "root")
 	var all [][]byte
 	for range 10 {

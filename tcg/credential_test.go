@@ -12,6 +12,7 @@ import (
 // derivation), for each template. That real ones do is shown in package
 // identity's and the end-to-end tests.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
+	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)

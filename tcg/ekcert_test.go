@@ -41,6 +41,7 @@ func ekCertificate(t testing.TB, serial *big.Int) []byte {
 }
 
 func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
 	wrapped := append([]byte{0x10, 0x01, 0x00, byte((len(der) + 2) >> 8), byte(len(der) + 2), 0x10, 0x02}, der...)
 	for name, b := range map[string][]byte{
@@ -75,6 +76,7 @@ func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 
 // crypto/x509 refuses negative serial numbers; chips in the field have them.
 func TestReadsNegativeSerialNumber(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(0x7A0000000000))
 	at, size, ok := serialContent(der)
 	if !ok || size != 6 {
@@ -98,6 +100,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 
 // id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
 func TestReadsOAEPKey(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
 	rsaOID := []byte{0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01}
 	at := bytes.LastIndex(der, rsaOID)
@@ -122,6 +125,7 @@ func TestReadsOAEPKey(t *testing.T) {
 }
 
 func TestManufacturerNames(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"id:49465800": "IFX", "id:494E5443": "INTC", "id:53544D20": "STM", "id:414D4400": "AMD",
 		"id:00001014": "id:00001014", "IBM": "IBM", "id:xyz": "id:xyz", "": "",
@@ -135,6 +139,7 @@ func TestManufacturerNames(t *testing.T) {
 // Makers' own CA certificates, as far as there are any to try: the lenient
 // parser reads all of them.
 func TestReadsMakersCertificates(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "shared", "data", "*.pem"))
 	if err != nil || len(files) == 0 {
 		t.Skip("no makers' certificates beside the project to try (../shared/data)")
@@ -179,6 +184,7 @@ func FuzzParseEKCertificate(f *testing.F) {
 
 // Is compares numbers: it must agree with comparing the keys themselves.
 func TestIsAgreesWithTheKeys(t *testing.T) {
+	t.Parallel()
 	keys := []crypto.PublicKey{}
 	publics := []*Public{}
 	for _, tmpl := range EKTemplates {

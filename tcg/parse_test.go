@@ -26,6 +26,7 @@ func encode(t testing.TB, r *CSR, alg AlgID) []byte {
 }
 
 func TestCSRRoundTrips(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		in := new(CSR)
 		for _, f := range in.fields() {
@@ -50,6 +51,7 @@ func TestCSRRoundTrips(t *testing.T) {
 }
 
 func TestRejectsCSRWithAnyByteMissingOrAdded(t *testing.T) {
+	t.Parallel()
 	b := encode(t, sampleCSR(), AlgSHA256)
 	for n := range b {
 		if _, err := ParseCSR(b[:n]); err == nil {
@@ -62,6 +64,7 @@ func TestRejectsCSRWithAnyByteMissingOrAdded(t *testing.T) {
 }
 
 func TestRejectsCSRSizesThatLie(t *testing.T) {
+	t.Parallel()
 	good := encode(t, sampleCSR(), AlgSHA256)
 	for at := 0; at < 12+12+32+13*4; at += 4 {
 		for _, v := range []uint32{0, 1, 15, 16, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF} {
@@ -78,6 +81,7 @@ func TestRejectsCSRSizesThatLie(t *testing.T) {
 }
 
 func TestRejectsOversizedCSR(t *testing.T) {
+	t.Parallel()
 	if _, err := ParseCSR(make([]byte, 64<<20)); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Fatalf("got %v", err)
 	}

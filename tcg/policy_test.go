@@ -11,6 +11,7 @@ import (
 // The digests that the specifications publish: DevID table 19 and EK profile
 // B.6. What this package computes from the policies' meaning must equal them.
 func TestPoliciesEqualThePublishedDigests(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		got  []byte
@@ -37,6 +38,7 @@ func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 // go-tpm is the second opinion on the marshalling and on the two low-range
 // templates that it ships.
 func TestTemplatesAgreeWithGoTPM(t *testing.T) {
+	t.Parallel()
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {
 		for _, tmpl := range set {
 			pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](tmpl.Public.Raw)

@@ -26,6 +26,7 @@ func testKeys(t testing.TB, seed byte) Keys {
 }
 
 func TestSealedReplyOpens(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		content := rapid.SliceOfN(rapid.Byte(), 0, 9000).Draw(r, "content")
 		k := testKeys(t, rapid.Byte().Draw(r, "seed"))
@@ -41,6 +42,7 @@ func TestSealedReplyOpens(t *testing.T) {
 }
 
 func TestSealedReplyDoesNotOpenWithAnotherKey(t *testing.T) {
+	t.Parallel()
 	sealed, err := Seal(testKeys(t, 1), []byte("certificates"))
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +53,7 @@ func TestSealedReplyDoesNotOpenWithAnotherKey(t *testing.T) {
 }
 
 func TestRejectsAlteredSealedReply(t *testing.T) {
+	t.Parallel()
 	k := testKeys(t, 1)
 	sealed, err := Seal(k, []byte("certificates"))
 	if err != nil {
@@ -78,6 +81,7 @@ func TestRejectsAlteredSealedReply(t *testing.T) {
 // The container is CMS as OpenSSL understands it: a device needs nothing of
 // ours to open it.
 func TestOpenSSLOpensTheSealedReply(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed: apt-get install openssl")
 	}
@@ -103,6 +107,7 @@ func TestOpenSSLOpensTheSealedReply(t *testing.T) {
 }
 
 func TestCADataRoundTrips(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		d := &CAData{
 			HubName:  rapid.StringN(1, 64, 255).Draw(r, "hub"),
@@ -190,6 +195,7 @@ func goodToken() map[string]any {
 }
 
 func TestTokenFile(t *testing.T) {
+	t.Parallel()
 	good := goodToken()
 	good["more"] = "Pantacor's files have other fields"
 	b, err := json.Marshal(good)
@@ -243,6 +249,7 @@ func FuzzParseTokenFile(f *testing.F) {
 // A proof is for one key, hub, owner and token: fields cannot slide into one
 // another.
 func TestOwnershipMessagesDiffer(t *testing.T) {
+	t.Parallel()
 	base := []string{"hub", "owner", "token", "name"}
 	seen := map[string][]string{}
 	for _, f := range [][]string{base, {"hubo", "wner", "token", "name"}, {"hub", "ownert", "oken", "name"}, {"hub", "owner", "tokenn", "ame"}, {"hub", "owner", "token", "other"}} {
@@ -255,6 +262,7 @@ func TestOwnershipMessagesDiffer(t *testing.T) {
 }
 
 func TestOwnershipKeyDependsOnSecretAndToken(t *testing.T) {
+	t.Parallel()
 	secret := NewSecret()
 	a, err := OwnershipKey(secret, "a")
 	if err != nil {
@@ -272,6 +280,7 @@ func TestOwnershipKeyDependsOnSecretAndToken(t *testing.T) {
 }
 
 func TestActivationProofIsForOneConnectionAndCertificate(t *testing.T) {
+	t.Parallel()
 	k := testKeys(t, 1)
 	exporter, cert := bytes.Repeat([]byte{1}, ExporterSize), [32]byte{1}
 	proof := ActivationProof(k, exporter, cert)
@@ -293,6 +302,7 @@ func TestActivationProofIsForOneConnectionAndCertificate(t *testing.T) {
 }
 
 func TestReplyEncodesAsJSON(t *testing.T) {
+	t.Parallel()
 	r := &Reply{CredentialBlob: []byte("blob"), Secret: bytes.Repeat([]byte{0xFB, 0xFF}, 50), Sealed: []byte("sealed")}
 	want, err := json.Marshal(r)
 	if err != nil || !bytes.Equal(r.Encode(), want) {

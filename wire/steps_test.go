@@ -7,6 +7,7 @@ import (
 )
 
 func TestCertificateOfTheFirstStepOpensForItsTPMAlone(t *testing.T) {
+	t.Parallel()
 	keys, err := DeriveStepKeys(bytes.Repeat([]byte{1}, 32), []byte("name"))
 	if err != nil {
 		t.Fatal(err)

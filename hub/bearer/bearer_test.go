@@ -38,6 +38,7 @@ func sign(t testing.TB, k *bearer.Keys, c bearer.Claims) string {
 }
 
 func TestTokenIsGoodUntilItExpires(t *testing.T) {
+	t.Parallel()
 	k := bearer.New(seal, url)
 	token := sign(t, k, claims())
 	if len(token) > bearer.MaxSize {
@@ -58,6 +59,7 @@ func TestTokenIsGoodUntilItExpires(t *testing.T) {
 }
 
 func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
+	t.Parallel()
 	k := bearer.New(seal, url)
 	good := sign(t, k, claims())
 	parts := strings.Split(good, ".")
@@ -115,6 +117,7 @@ func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
 }
 
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		scopes, method, resource string
 		want                     bool
@@ -161,6 +164,7 @@ func FuzzVerify(f *testing.F) {
 
 // A hub that moves keeps the sessions of its former URL as long as it names that.
 func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
+	t.Parallel()
 	token := sign(t, bearer.New(seal, "https://old.example"), claims())
 	for name, c := range map[string]struct {
 		keys *bearer.Keys

@@ -84,6 +84,7 @@ func words(changes []boot.Change) (out []string) {
 }
 
 func TestSameBootMatchesItsReference(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	if m.SecureBoot != "on" || m.Bank != "SHA-256" || !m.Log || len(m.Unexplained) != 0 || m.ResetCount != 1 {
 		t.Errorf("%+v", m)
@@ -95,6 +96,7 @@ func TestSameBootMatchesItsReference(t *testing.T) {
 }
 
 func TestChangeIsNamedInWords(t *testing.T) {
+	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	for _, c := range []struct {
 		name string
@@ -119,6 +121,7 @@ func TestChangeIsNamedInWords(t *testing.T) {
 
 // The same events in another order make other values.
 func TestOrderCounts(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	l[1], l[2] = l[2], l[1]
@@ -130,6 +133,7 @@ func TestOrderCounts(t *testing.T) {
 // Who extends a PCR once more makes its log explain it no longer: that is a
 // change, not a reason to look away.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
@@ -152,6 +156,7 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 // IMA measures into PCR 10 what runs, which never is the same twice.
 // Whatever of a boot can differ makes it another one, but for PCR 10.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	altered := func(alter func(*boot.Measurement)) *boot.Measurement {
 		o := *m
@@ -186,6 +191,7 @@ func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 }
 
 func TestPCR10IsNotCompared(t *testing.T) {
+	t.Parallel()
 	boots := func(ima string) *boot.Measurement {
 		d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 		v := sha256.Sum256([]byte(ima))
@@ -200,6 +206,7 @@ func TestPCR10IsNotCompared(t *testing.T) {
 }
 
 func TestWithoutALogTheValuesCount(t *testing.T) {
+	t.Parallel()
 	without := func(l eventlog.Log) *boot.Measurement {
 		d, e := measured(t, l)
 		e.Log = nil
@@ -220,12 +227,14 @@ func TestWithoutALogTheValuesCount(t *testing.T) {
 }
 
 func TestRejectsQuoteOverAnotherNonce(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	e.Nonce = bytes.Repeat([]byte{8}, 32)
 	refused(t, d, e, boot.CodeNonce)
 }
 
 func TestRejectsQuoteByAnotherKey(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
@@ -235,6 +244,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 }
 
 func TestRejectsCertifyInThePlaceOfAQuote(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	e.Attest = fleet.Attest(d.IAK.Name(), d.IDevID.Name())
 	e.Signature = must(d.IAK.Sign(e.Attest))(t)
@@ -242,6 +252,7 @@ func TestRejectsCertifyInThePlaceOfAQuote(t *testing.T) {
 }
 
 func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	few := *e
 	few.Attest, few.Signature, _ = d.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs[:8], 1)
@@ -256,6 +267,7 @@ func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
 }
 
 func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	good := eventlog.Boot(true, "linux 1", "quiet")
 	e.PCRs = good.PCRs()
@@ -270,6 +282,7 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 // that the device itself has quoted is no reason to refuse, and says nothing:
 // the values are those that the TPM quoted.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
+	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(false, "evil", "quiet"))
 	for _, c := range []struct {
@@ -302,6 +315,7 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 
 // A log may say "on" beside the digest of "off".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")
 	digest := sha256.Sum256(l[1].Data)
 	l[1].Data, l[1].Digest = eventlog.Variable("SecureBoot", []byte{1}), digest[:]
@@ -317,6 +331,7 @@ func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 }
 
 func TestReferenceGivenAsValues(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	r := &boot.Reference{Bank: "SHA-256", PCRs: map[int]string{4: strings.ToUpper(m.PCRs[4]), 7: m.PCRs[7]}, Since: may3}
 	if err := r.Check(); err != nil {
@@ -340,6 +355,7 @@ func TestReferenceGivenAsValues(t *testing.T) {
 // reference's boot, but those of bytes that no digest covers, and they change
 // nothing that is compared.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	d, e := measured(t, l)
 	good := must(boot.Verify(d.IAK.Public, e))(t)

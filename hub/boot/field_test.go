@@ -172,6 +172,7 @@ func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 }
 
 func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(publicLogs, "*.bin"))
 	if err != nil || len(files) == 0 {
 		t.Skipf("the public logs are not at %s", publicLogs)

@@ -32,6 +32,7 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 // digests, keeps a careless reader busy for a long time. One request of any
 // device would do.
 func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
+	t.Parallel()
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	small := header(120_000, func(i int) (uint16, uint16) {
@@ -63,6 +64,7 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
 
 // 4,000 variables that each say that they have a megabyte.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
 	binary.LittleEndian.PutUint64(liar[24:], 1<<20)
@@ -82,6 +84,7 @@ func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) {
 // Who has taken over a system extends PCR 7 by the words that its owner would
 // like to read, and writes them into the log.
 func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
+	t.Parallel()
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	other := on
 	other.Data = append([]byte(nil), on.Data...)
@@ -109,6 +112,7 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 
 // A command line that ends for the eye before it ends for the kernel.
 func TestTextThatCannotBeShownWholeIsShownAsBytes(t *testing.T) {
+	t.Parallel()
 	for _, cmdline := range []string{"quiet\x00 init=/bin/sh", "quiet \u202Ehs/nib/=tini", "quiet\r\nall is well"} {
 		l := append(eventlog.Boot(true, "linux 1", ""), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16(cmdline)})
 		m := verify(t, l)

@@ -28,6 +28,7 @@ func menu(order []uint16, content map[uint16]string, more ...eventlog.Event) eve
 // A stick that is taken out leaves the boot as it was. Anything else of the
 // menu is a change: what can be started now could not be in the reference.
 func TestMenuThatOnlyLostEntriesIsNoChange(t *testing.T) {
+	t.Parallel()
 	content := map[uint16]string{1: "disk", 3: "stick", 4: "network"}
 	r := boot.NewReference(verify(t, menu([]uint16{3, 1, 4}, content)), "the first boot", may3)
 	lies := menu([]uint16{1, 4}, content)

@@ -70,6 +70,7 @@ func osSeparated(pcrs [][]byte) [][]byte {
 // each is measured, what the log explains is told, and a reference of it is
 // matched by the same boot and by no other.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	evil := eventlog.Boot(true, "linux 2", "quiet")
 	header := usual.Bytes()[:headerSize]
@@ -198,6 +199,7 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 // An update of systemd is a change that says what it is, with a log and
 // without; a new kernel beside it is told too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
+	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
 	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the firmware's log had ended, which the reference of 3 May 2026 does not have."
 	for name, log := range map[string]func(eventlog.Log) []byte{"log": eventlog.Log.Bytes, "no log": func(eventlog.Log) []byte { return nil }} {
@@ -231,6 +233,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 
 // The agent measures when it can: how far systemd was by then is no difference.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	at := func(l eventlog.Log, log bool, phases ...string) *boot.Measurement {
 		pcrs := l.PCRs()
@@ -261,6 +264,7 @@ func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 
 // What only a running system or nobody measured says nothing about the boot.
 func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
+	t.Parallel()
 	zero := eventlog.Log{}
 	var separators eventlog.Log
 	for pcr := range 8 {
@@ -307,6 +311,7 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 // The types of a log's events are in no digest. Whatever they are, the same is
 // said; an event that becomes one that extends nothing explains nothing.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
+	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
 	types := []uint32{0, 1, 4, 5, 7, 8, 9, 0xA, 0xD, 0x80000001, 0x80000002, 0x80000003, 0x80000006, 0x80000007, 0x8000000C, 0x800000E0, 0xFFFFFFFF}
 	l := append(eventlog.Boot(false, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("quiet")})
@@ -325,6 +330,7 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 // Whoever has a system with Secure Boot off extends PCR 7 by the words of one
 // that is on, and writes a log in which the truth is something else.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
+	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	end := eventlog.Event{PCR: 7, Type: eventlog.Separator, Data: make([]byte, 4)}
@@ -374,6 +380,7 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 // What a boot loader writes before a text is in no digest, and neither is what
 // firmware writes beside one.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
+	t.Parallel()
 	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's part
 	grub := func(words, text string) eventlog.Event {
 		return eventlog.Event{PCR: 8, Type: eventlog.IPL, Data: []byte(words + text + "\x00"), Digest: sum([]byte(text))}
@@ -415,6 +422,7 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 // 12: it is named by its digest, once, so that many such events of a few bytes
 // make no measurement of many megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
+	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))
 	l := append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: line})
 	for range 1000 {
@@ -435,6 +443,7 @@ func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 // Firmware whose log has entries of one size fills them up with zeros: what was
 // measured is told all the same.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	filled := slices.Clone(usual)
 	for i, e := range filled {
@@ -457,6 +466,7 @@ func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 // Firmware that hashes the values of the boot menu's variables, and not their
 // names: the names may lie, the order of the measurements does not.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
+	t.Parallel()
 	option := func(s string) []byte { return append(make([]byte, 6), eventlog.UTF16(s)...) }
 	type entry struct {
 		name  string
@@ -502,6 +512,7 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 // replay to the value, the PCR is explained, and the event says nothing. A log
 // in another bank's digests explains nothing.
 func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	raw := l.Bytes()
 	bare := binary.LittleEndian.AppendUint32(nil, 4) // PCR 4, no digest, no data

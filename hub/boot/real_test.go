@@ -55,6 +55,7 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 // What a real kernel's stub, systemd's stub and systemd-boot measure: each
 // altered boot is told from its reference, by what was altered.
 func TestRealBootsAreToldApart(t *testing.T) {
+	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
 	for _, c := range []struct {
 		reference, name string
@@ -83,6 +84,7 @@ func TestRealBootsAreToldApart(t *testing.T) {
 
 // Logs of other people's machines, which come with go-eventlog.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
+	t.Parallel()
 	for name, raw := range map[string][]byte{
 		"Arch Linux workstation": testdata.ArchLinuxWorkstationEventLog, "Debian 10": testdata.Debian10EventLog,
 		"glinux": testdata.GlinuxAlexEventLog, "RHEL 8": testdata.Rhel8EventLog, "Ubuntu 18.04": testdata.Ubuntu1804AmdSevEventLog,

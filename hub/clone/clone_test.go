@@ -43,6 +43,7 @@ const (
 
 // One machine is never suspected, however odd it is.
 func TestOneMachineIsNotTakenForTwo(t *testing.T) {
+	t.Parallel()
 	for name, sightings := range map[string][]clone.Sighting{
 		"one boot":                  {at(0, 5, 0, 1*h), at(1*h, 5, 0, 2*h), at(30*24*h, 5, 0, 30*24*h+1*h)},
 		"a clock that is 15 % fast": {at(0, 5, 0, 1*h), at(100*h, 5, 0, 116*h)},
@@ -87,6 +88,7 @@ func codes(r *clone.Record) (all []string) {
 
 // What one TPM cannot do is found, and named.
 func TestCopiedStateIsFound(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		sightings []clone.Sighting
 		codes     []string
@@ -149,6 +151,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 }
 
 func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		was, is string
 		found   int
@@ -171,6 +174,7 @@ func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T)
 }
 
 func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
+	t.Parallel()
 	var r clone.Record
 	r.Add(at(0, 5, 0, 10*h))
 	r.Add(at(1*m, 5, 0, 9*h))
@@ -198,6 +202,7 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 
 // However a device behaves, its record stays small.
 func TestRecordIsBounded(t *testing.T) {
+	t.Parallel()
 	var r clone.Record
 	for i := range 2000 {
 		sighting := serial(at(time.Duration(i)*m, uint32(i*7919%101), uint32(i%3), time.Duration(i*104729%1000)*h), fmt.Sprintf("%d %s", i%13, strings.Repeat("x", 64)))

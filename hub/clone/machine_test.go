@@ -46,6 +46,7 @@ func between(lo, hi time.Duration) *rapid.Generator[time.Duration] {
 
 // Whatever one machine goes through, nothing is found.
 func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		k := &machine{now: begin, reset: rapid.Uint32Range(0, 9).Draw(t, "reset"), pace: rapid.Float64Range(0.86, 1.14).Draw(t, "pace")}
 		k.runs(between(10*time.Second, 1000*time.Hour).Draw(t, "age"))
@@ -78,6 +79,7 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 // suspected, however often each of them was started; and certain, if their
 // clocks are further apart than their turns.
 func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		first := &machine{now: begin, reset: rapid.Uint32Range(1, 9).Draw(t, "reset"), pace: 1}
 		first.runs(between(time.Hour, 1000*time.Hour).Draw(t, "age"))

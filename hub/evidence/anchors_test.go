@@ -19,6 +19,7 @@ import (
 // A link that the operator distrusts is in no chain: not from the hub's own
 // set, and not when a device brings it.
 func TestDistrustedLinkIsInNoChain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
 	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
@@ -41,6 +42,7 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 // A distrusted root does not come back under another certificate of its key,
 // signed by a maker that is trusted; unless the operator trusts that one.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	template := &x509.Certificate{
@@ -72,6 +74,7 @@ func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 }
 
 func TestVerdictSaysWhereTheRootIsFrom(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
 		Roots: s.maker.Roots(), Intermediates: s.maker.Intermediates(),

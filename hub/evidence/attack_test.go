@@ -92,6 +92,7 @@ func (s *scene) request(t testing.TB, d *fleet.Device, change fleet.RequestChang
 }
 
 func TestAcceptsAGoodRequest(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, ek := range []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-4"} {
 		d := must(fleet.New(s.maker, ek))(t)
@@ -113,6 +114,7 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 }
 
 func TestAcceptsEveryIdentityTemplate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for i := range tcg.IAKTemplates {
 		d := must(fleet.New(s.maker, "H-2"))(t)
@@ -125,12 +127,14 @@ func TestAcceptsEveryIdentityTemplate(t *testing.T) {
 }
 
 func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EKCert = s.victim.EKCert
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-key-mismatch")
 }
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
+	t.Parallel()
 	// A software key has no reason to claim less than a TPM's would, but
 	// tools that make them do.
 	s := newScene(t)
@@ -141,18 +145,21 @@ func TestRejectsIAKOfASoftwareKey(t *testing.T) {
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.Restricted }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-restricted")
 }
 
 func TestRejectsIAKNotFixedTPM(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.FixedTPM }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-fixed-tpm")
 }
 
 func TestRejectsKeyAttributes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	clear := func(a tcg.Attributes) func(*tcg.Public) { return func(p *tcg.Public) { p.Attributes &^= a } }
 	set := func(a tcg.Attributes) func(*tcg.Public) { return func(p *tcg.Public) { p.Attributes |= a } }
@@ -186,6 +193,7 @@ func TestRejectsKeyAttributes(t *testing.T) {
 }
 
 func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EK.Public.Attributes = s.attacker.EK.Public.Attributes&^tcg.Decrypt | tcg.SignEncrypt
 	s.attacker.EK.Public.Raw = s.attacker.EK.Public.Marshal()
@@ -193,6 +201,7 @@ func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
 }
 
 func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	// The victim's IAK certified the attacker's key: its signature does not
 	// fit the IAK presented.
@@ -209,6 +218,7 @@ func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 }
 
 func TestRejectsCertifyOfOneKeyWithAnothersPublic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.attacker.IAK.Name(), s.victim.IDevID.Name()) },
@@ -217,6 +227,7 @@ func TestRejectsCertifyOfOneKeyWithAnothersPublic(t *testing.T) {
 }
 
 func TestRejectsCertifyWithWrongMagic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		binary.BigEndian.PutUint32(a, 0xFF544348)
@@ -226,6 +237,7 @@ func TestRejectsCertifyWithWrongMagic(t *testing.T) {
 }
 
 func TestRejectsCertifyOfWrongType(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, typ := range []tcg.AttestType{tcg.AttestQuote, 0x8014, 0x8019, 0x801A, 0} {
 		body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
@@ -237,6 +249,7 @@ func TestRejectsCertifyOfWrongType(t *testing.T) {
 }
 
 func TestRejectsCertifySignedByTheIDevIDItself(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Certify: func(a []byte) []byte { return must(s.attacker.IDevID.Sign(a))(t) },
@@ -245,6 +258,7 @@ func TestRejectsCertifySignedByTheIDevIDItself(t *testing.T) {
 }
 
 func TestRejectsNameThatDiffersFromTheOneComputed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		i := bytes.Index(a, s.attacker.IDevID.Name())
@@ -255,6 +269,7 @@ func TestRejectsNameThatDiffersFromTheOneComputed(t *testing.T) {
 }
 
 func TestRejectsIDevIDOutsideTheEndorsementHierarchy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		a[len(a)-1] ^= 1 // the last byte of the qualified name
@@ -264,6 +279,7 @@ func TestRejectsIDevIDOutsideTheEndorsementHierarchy(t *testing.T) {
 }
 
 func TestRejectsEKChainToAnUntrustedRoot(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t) // the same names
 	d := must(fleet.New(evil, "H-2"))(t)
@@ -274,6 +290,7 @@ func TestRejectsEKChainToAnUntrustedRoot(t *testing.T) {
 }
 
 func TestRejectsExpiredIntermediate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
@@ -287,6 +304,7 @@ func TestRejectsExpiredIntermediate(t *testing.T) {
 
 // What was verified once is remembered, but not beyond its time.
 func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	soon := time.Now().Add(time.Hour)
 	m := must(fleet.NewMaker("soon", fleet.MakerOptions{IntermediateExpires: soon}))(t)
@@ -312,6 +330,7 @@ func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
 }
 
 func TestAcceptsTheChainInTheChip(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.trust = must(evidence.NewTrust(s.maker.Roots(), nil))(t)
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
@@ -324,6 +343,7 @@ func TestAcceptsTheChainInTheChip(t *testing.T) {
 }
 
 func TestRejectsCACertificateAsEKCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	template.IsCA = true
@@ -333,6 +353,7 @@ func TestRejectsCACertificateAsEKCertificate(t *testing.T) {
 }
 
 func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	template.UnknownExtKeyUsage = nil
@@ -342,6 +363,7 @@ func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
 }
 
 func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	// The victim's EK key is used as a CA: its certificate is good and chains
 	// to the root, but is no CA's.
@@ -359,6 +381,7 @@ func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
 }
 
 func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
+	t.Parallel()
 	// A maker's CA with pathLen 0 issues a sub-CA, which issues an EK.
 	key := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
 	sub := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
@@ -385,6 +408,7 @@ func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
 }
 
 func TestRejectsAlteredCSRHash(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{})
 	body[12+12] ^= 1 // the first byte of the contents' hash
@@ -392,6 +416,7 @@ func TestRejectsAlteredCSRHash(t *testing.T) {
 }
 
 func TestRejectsAlteredCSRSignature(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{})
 	body[len(body)-1] ^= 1
@@ -405,6 +430,7 @@ func TestRejectsAlteredCSRSignature(t *testing.T) {
 // The signature covers the contents as they are: no field can be replaced
 // even by one that would pass by itself.
 func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := must(tcg.ParseCSR(s.request(t, s.victim, fleet.RequestChange{})))(t)
 	altered := *good
@@ -414,6 +440,7 @@ func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
 }
 
 func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	template.NotAfter = time.Now().Add(-time.Hour)
@@ -436,6 +463,7 @@ func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 // 10,000 mutations of a good request: none is accepted. Bits are flipped,
 // bytes replaced, removed, doubled, and the end cut.
 func TestRejectsMutations(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := s.request(t, s.victim, fleet.RequestChange{})
 	if v := s.judge(good); !v.Accepted() {

@@ -17,6 +17,7 @@ import (
 // An EK certificate is refused by itself where a request with its key would be:
 // by the same check.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	weak := must(rsa.GenerateKey(rand.Reader, 1024))(t)
 	odd := must(rsa.GenerateKey(rand.Reader, 2048))(t).PublicKey

@@ -58,6 +58,7 @@ func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *
 // The constraints of every CA certificate above an EK hold, up to the root: a
 // CA for something else below a maker's root makes no TPM.
 func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
+	t.Parallel()
 	usage := func(known []x509.ExtKeyUsage, other ...asn1.ObjectIdentifier) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.ExtKeyUsage, c.UnknownExtKeyUsage = known, other }
 	}
@@ -140,6 +141,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 
 // Each form of name is compared as RFC 5280, 4.2.1.10 says.
 func TestNameConstraintsOfEachForm(t *testing.T) {
+	t.Parallel()
 	base := must(fleet.NewMaker("constrained", fleet.MakerOptions{}))(t)
 	type name = func(*x509.Certificate)
 	san := func(tag int, content string) name {
@@ -196,6 +198,7 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 
 // Where one chain of a CA is constrained and another is not, the other counts.
 func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
+	t.Parallel()
 	m := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
 	narrow := constrain(t, true, nil, subtree(t, 4, dn(t)))
 	for range 4 { // whichever is found first

@@ -12,6 +12,7 @@ import (
 // By default an EK binds by itself when its maker is known to certify such EKs;
 // another kind is left to a person.
 func TestDefaultKindsOfAMaker(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, c := range []struct {
 		maker, kind string

@@ -12,6 +12,7 @@ import (
 
 // No CA certificate of a real maker breaks the constraints above it.
 func TestMakersOwnChainsKeepTheirConstraints(t *testing.T) {
+	t.Parallel()
 	read := func(name string) (certs []*x509.Certificate) {
 		rest, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", name))
 		if err != nil {

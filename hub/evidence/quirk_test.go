@@ -24,6 +24,7 @@ import (
 // What makers got wrong is read, named in the verdict's notes, and does not
 // keep a good TPM out: the signature is checked over the bytes as they are.
 func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	rsaDevice := must(fleet.New(s.maker, "L-1"))(t)
 	wrap := func(der []byte) []byte {
@@ -111,6 +112,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 // Without a maker's name in it, a certificate that is not said to be for an EK
 // is none.
 func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EKCert = must(s.maker.SignOdd(s.attacker.EK.Private.Public(), fleet.Odd{NoSAN: true, NoEKUsage: true}))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
@@ -119,6 +121,7 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 // STMicroelectronics wrote its ECC root's name as PrintableString, and as
 // UTF8String where its intermediates name their issuer.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ca := func(name pkix.Name, raw []byte, parent *x509.Certificate, key, signer crypto.Signer) *x509.Certificate {
 		template := &x509.Certificate{
@@ -178,6 +181,7 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 
 // A weak issuer's key is refused, whatever else is tolerated.
 func TestRejectsIssuerWithAnRSAKeyOf1024Bits(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {

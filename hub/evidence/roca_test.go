@@ -46,6 +46,7 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 }
 
 func TestROCAIsToldFromTheModulus(t *testing.T) {
+	t.Parallel()
 	// 39 primes for keys up to 960 bits, 71 up to 1952, 126 up to 3936.
 	for _, c := range []struct{ primes, bits int }{{39, 256}, {71, 512}, {126, 1024}} {
 		n := new(big.Int).Mul(faultyPrime(t, c.primes, c.bits), faultyPrime(t, c.primes, c.bits))
@@ -69,6 +70,7 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 
 // A genuine certificate of a genuine maker on a key that anybody can factor.
 func TestRejectsROCAKeys(t *testing.T) {
+	t.Parallel()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 // of a certificate that is not there, a list that nobody keeps, rules about makers
 // of a TPM that nothing names.
 func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
+	t.Parallel()
 	byMaker := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{Maker: "IFX", Then: evidence.Refuse}}}}
 	byAny := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{FirmwareBelow: 1, Then: evidence.Refuse}}}}
 	none := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{Maker: "none", Then: evidence.Accept}}}}

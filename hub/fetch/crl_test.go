@@ -52,6 +52,7 @@ func family(t *testing.T, s *site) (root, one, leaf *ca) {
 }
 
 func TestRejectsRevokedCertificates(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root, one, leaf := family(t, s)
 	other := big.NewInt(12345)
@@ -88,6 +89,7 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 
 // A list that cannot be relied on says neither yes nor no.
 func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root, one, leaf := family(t, s)
 	s.at("/root.crl", content(revoke(t, root, nil)))
@@ -158,6 +160,7 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 
 // A list is kept until its nextUpdate, and then fetched again.
 func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	var ahead atomic.Int64
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -202,6 +205,7 @@ func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
 // A certificate's serial that was encoded as a negative number is found in a
 // list that has it so.
 func TestNegativeSerialIsFoundInItsList(t *testing.T) {
+	t.Parallel()
 	for encoded, want := range map[int64]int64{-1: 255, -128: 128, -129: 65407, -256: 65280, 0: 0, 127: 127, 128: 128} {
 		if got := unsigned(big.NewInt(encoded)); got.Int64() != want {
 			t.Errorf("%d is %s", encoded, got)

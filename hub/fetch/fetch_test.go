@@ -160,6 +160,7 @@ func armour(kind string, ders ...[]byte) (out []byte) {
 }
 
 func TestFetchesTheIssuersInEveryForm(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root := issue(t, "root", true, nil, nil)
 	rootURL := s.at("/root", content(root.cert.Raw))
@@ -188,6 +189,7 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 // A machine's own services, its network's and a cloud's metadata cannot be
 // reached, whatever name leads there.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(s.at("/one", content(nil))))
 	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as the hub makes it
@@ -259,6 +261,7 @@ func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 // A name that is the maker's at first and the hub's own machine the next time:
 // what counts is the address of the socket.
 func TestRebindingANameGetsNowhere(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
 	var dialled []netip.Addr
@@ -293,6 +296,7 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 }
 
 func TestFetchesFromNamedHostsAlone(t *testing.T) {
+	t.Parallel()
 	f := newFetcher(t, Options{IssuerHosts: []string{"PKI.maker.example."}, AllowAddress: nil})
 	for raw, ok := range map[string]bool{
 		"http://pki.maker.example/ca.crt":         true,
@@ -338,6 +342,7 @@ func TestFetchesFromNamedHostsAlone(t *testing.T) {
 }
 
 func TestFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
 	s, inner := newSite(t), newSite(t)
 	one := issue(t, "one", true, nil, nil)
 	target := inner.at("/secret", content(one.cert.Raw))
@@ -356,6 +361,7 @@ func TestFollowsNoRedirect(t *testing.T) {
 }
 
 func TestBoundsWhatItFetches(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	one := issue(t, "one", true, nil, nil)
 	big := bytes.Repeat([]byte{'x'}, maxIssuer+1)
@@ -417,6 +423,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 // Many devices that need the same link ask for it once, and a failure is not
 // asked for again and again.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	var ahead atomic.Int64
 	f := newFetcher(t, Options{
@@ -462,6 +469,7 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 // A maker's host that hangs, or a sender who makes up addresses, delays no
 // other request.
 func TestHangingHostDelaysNobodyElse(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	f := local(t)
 	stuck := make(chan struct{})
@@ -508,6 +516,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) {
 }
 
 func TestKeepsNoMoreThanItsBound(t *testing.T) {
+	t.Parallel()
 	f := local(t)
 	for i := range 3 * maxEntries {
 		f.keep(fmt.Sprint(i), &answer{body: make([]byte, 200<<10), until: time.Now().Add(time.Hour)})

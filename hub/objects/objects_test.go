@@ -25,6 +25,7 @@ import (
 
 // The same tests for every engine.
 func TestEngines(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []struct {
 		name string
 		open func(t *testing.T) objects.Store
@@ -319,6 +320,7 @@ func TestFolderIsTheOwnersAlone(t *testing.T) {
 }
 
 func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	f := folder(t, dir)
 	_, b := content("kept", 10)
@@ -338,6 +340,7 @@ func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 }
 
 func TestFolderIsOneProcessesAtATime(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	folder(t, dir)
 	if _, err := objects.OpenFolder(dir); err == nil || !strings.Contains(err.Error(), "another process") {
@@ -346,6 +349,7 @@ func TestFolderIsOneProcessesAtATime(t *testing.T) {
 }
 
 func TestWalkPassesByWhatIsNoContent(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	f := folder(t, dir)
 	_, b := content("one", 10)
@@ -366,6 +370,7 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 }
 
 func TestS3SaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())
 	defer server.Close()
 	for _, c := range []struct{ endpoint, says string }{
@@ -382,6 +387,7 @@ func TestS3SaysWhatIsWrong(t *testing.T) {
 }
 
 func TestParseSum(t *testing.T) {
+	t.Parallel()
 	sum, err := objects.ParseSum(strings.Repeat("0a", 32))
 	if err != nil || sum[31] != 10 {
 		t.Error(sum, err)

@@ -43,6 +43,7 @@ func asClient(h *Hub, c *x509.Certificate, others ...*x509.Certificate) error {
 }
 
 func TestIDevIDCertificateIsATLSClient(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	if err := asClient(h, mustIDevID(t, h, generate(t, elliptic.P256()).Public())); err != nil {
 		t.Fatal(err) // what the refusals below are worth
@@ -50,6 +51,7 @@ func TestIDevIDCertificateIsATLSClient(t *testing.T) {
 }
 
 func TestIAKCertificateIsNoTLSClient(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIAK(t, h, generate(t, elliptic.P256()).Public())
 	if asClient(h, c, h.ACA(), h.Root()) == nil {
@@ -67,6 +69,7 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 }
 
 func TestIDevIDCertificateIsNoTLSServer(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIDevID(t, h, generate(t, elliptic.P256()).Public())
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.DeviceCA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
@@ -76,6 +79,7 @@ func TestIDevIDCertificateIsNoTLSServer(t *testing.T) {
 }
 
 func TestSelfSignedIsRefused(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	if asClient(h, selfSigned(t, key)) == nil {
@@ -90,6 +94,7 @@ func TestSelfSignedIsRefused(t *testing.T) {
 }
 
 func TestLeafCannotIssue(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key, victim := generate(t, elliptic.P256()), generate(t, elliptic.P256()).Public()
 	for name, c := range map[string]struct{ leaf, ca *x509.Certificate }{
@@ -110,6 +115,7 @@ func TestLeafCannotIssue(t *testing.T) {
 
 // The device CA's key cannot make a CA below itself that verifies.
 func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	middle := forge(t, "Rogue CA", true, h.DeviceCA(), h.device.key.(*ecdsa.PrivateKey), key.Public())
@@ -120,6 +126,7 @@ func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
 
 // A text that looks like DER, or like the end of its field, stays a text.
 func TestTextCannotLeaveItsField(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	r := idevidRequest(generate(t, elliptic.P256()).Public())
 	r.OwnerPRN = `0~ 1.3.6.1.4.1.54621.100.9=prn:::devices:/other,CN=root`
@@ -142,6 +149,7 @@ func TestTextCannotLeaveItsField(t *testing.T) {
 }
 
 func TestOneBitOffIsRefused(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIDevID(t, h, generate(t, elliptic.P256()).Public())
 	for i := range c.Raw {

@@ -12,6 +12,7 @@ import (
 )
 
 func TestDERIsWhatCryptobyteWrites(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 1, 127, 128, 255, 256, 65535, 65536, 1 << 17} {
 		value := bytes.Repeat([]byte{7}, n)
 		var b cryptobyte.Builder
@@ -23,6 +24,7 @@ func TestDERIsWhatCryptobyteWrites(t *testing.T) {
 }
 
 func TestOIDIsWhatEncodingASN1Writes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := asn1.ObjectIdentifier{rapid.IntRange(0, 1).Draw(t, "first"), rapid.IntRange(0, 39).Draw(t, "second")}
 		if rapid.Bool().Draw(t, "joint") {
@@ -40,6 +42,7 @@ func TestOIDIsWhatEncodingASN1Writes(t *testing.T) {
 }
 
 func TestTimeIsUTCTimeUntil2049(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ in, want string }{
 		{"1970-01-01T00:00:00Z", "\x17\x0d700101000000Z"},
 		{"2049-12-31T23:59:59.9Z", "\x17\x0d491231235959Z"},
@@ -58,6 +61,7 @@ func TestTimeIsUTCTimeUntil2049(t *testing.T) {
 }
 
 func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		at := time.Unix(rapid.Int64Range(0, forever.Unix()).Draw(t, "time"), 0).UTC()
 		want, err := asn1.Marshal(at)
@@ -73,6 +77,7 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 // 20000 draws see each of the leading bytes that need care: 00, and those
 // with the sign's bit.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
 	var ones, zeros [16]byte // of all draws: which bits were ever set, and clear
 	for range 20000 {

@@ -52,6 +52,7 @@ func failingMaker(t *testing.T, block func() error) *maker {
 // was, and the next start works. Root can write everywhere, so the failures
 // are made of what lies in the way.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		t.Run(name+" cannot be made", func(t *testing.T) {
 			parent := t.TempDir()
@@ -115,6 +116,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 // What a killed first start left goes; what others keep there under a similar
 // name stays.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	remains := filepath.Join(parent, ".pki.new-123")
 	if err := os.Mkdir(remains, 0o700); err != nil {
@@ -142,6 +144,7 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 // Whatever is missing, broken or readable: the keys that are there stay, and
 // no file is added. spoil compares the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
+	t.Parallel()
 	for keep := range files {
 		t.Run(keep+" alone is left", func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {

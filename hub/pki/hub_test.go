@@ -68,6 +68,7 @@ func TestOpenMakesThenLoadsTheSame(t *testing.T) {
 }
 
 func TestAuthorities(t *testing.T) {
+	t.Parallel()
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
 		h := openNew(t, Options{Name: "Port", Curve: curve})
 		spki, err := x509.MarshalPKIXPublicKey(h.rootKey.Public())
@@ -123,6 +124,7 @@ func TestAuthorities(t *testing.T) {
 }
 
 func TestRefusedOptions(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]Options{
 		"long name":       {Name: strings.Repeat("é", 41)},
 		"broken UTF-8":    {Name: "a\xff"},
@@ -207,6 +209,7 @@ func wantText(t *testing.T, got string, want ...string) {
 }
 
 func TestOpenRefusesAMissingFile(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		t.Run(name, func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {
@@ -220,6 +223,7 @@ func TestOpenRefusesAMissingFile(t *testing.T) {
 }
 
 func TestOpenRefusesABrokenFile(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		for what, content := range map[string]string{"empty": "", "garbage": "garbage\n", "PEM of garbage": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
 			t.Run(name+" "+what, func(t *testing.T) {
@@ -235,6 +239,7 @@ func TestOpenRefusesABrokenFile(t *testing.T) {
 }
 
 func TestOpenRefusesAnEmptyFolder(t *testing.T) {
+	t.Parallel()
 	got := spoil(t, func(t *testing.T, dir string) {
 		for name := range files {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
@@ -246,6 +251,7 @@ func TestOpenRefusesAnEmptyFolder(t *testing.T) {
 }
 
 func TestOpenRefusesReadableKey(t *testing.T) {
+	t.Parallel()
 	for name, mode := range files {
 		if mode != 0o600 {
 			continue
@@ -267,6 +273,7 @@ func TestOpenRefusesReadableKey(t *testing.T) {
 }
 
 func TestOpenRefusesKeyOfAnotherCertificate(t *testing.T) {
+	t.Parallel()
 	names := []string{"root", "aca", "device-ca"}
 	for i, name := range names {
 		t.Run(name, func(t *testing.T) {
@@ -279,6 +286,7 @@ func TestOpenRefusesKeyOfAnotherCertificate(t *testing.T) {
 }
 
 func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
+	t.Parallel()
 	other := openNewAt(t, filepath.Join(t.TempDir(), "other"))
 	for _, name := range []string{"root", "aca", "device-ca"} {
 		t.Run(name, func(t *testing.T) {
@@ -294,6 +302,7 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 
 // With the two exchanged, every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
+	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
 		t.Run(pair[0]+" and "+pair[1], func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {
@@ -312,6 +321,7 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 // A certificate of the right key and name, signed by the root, that is no CA's
 // in one respect: what it issued would verify nowhere.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
+	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	for name, change := range map[string]func(*x509.Certificate){
 		"no CA":                   func(c *x509.Certificate) { c.IsCA = false },
@@ -355,6 +365,7 @@ func withoutKeyIdentifier(c *x509.Certificate) {
 
 // What a CA made elsewhere may have, and a hub does not make.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
+	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "pki")
 		m := &maker{Options: Options{Name: "Test", Curve: elliptic.P521(), Now: testNow}, step: func() {}}
@@ -383,6 +394,7 @@ func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 }
 
 func TestOpenRefusesAFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "pki")
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -394,6 +406,7 @@ func TestOpenRefusesAFile(t *testing.T) {
 
 // Processes and goroutines that start at once agree on one hub.
 func TestOpenAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
 	var mu sync.Mutex
 	names, made := map[string]bool{}, 0
@@ -452,6 +465,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestInitSurvivesKillAtAnyFile(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -202,6 +202,7 @@ func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certifica
 }
 
 func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
+	t.Parallel()
 	keys := subjectKeys(t)
 	kinds := slices.Sorted(func(yield func(string) bool) {
 		for k := range keys {
@@ -273,6 +274,7 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 
 // What the profile says, in the words of crypto/x509, written out once.
 func TestProfiles(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Name: "Test"})
 	pub := generate(t, elliptic.P256()).Public()
 	text := hex.EncodeToString(akName(0x0B, 32))
@@ -340,6 +342,7 @@ func TestProfiles(t *testing.T) {
 }
 
 func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
+	t.Parallel()
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
 		h := openNew(t, Options{Name: "Werft Süd", Curve: curve, Now: time.Now()})
 		for kind, pub := range subjectKeys(t) {
@@ -359,6 +362,7 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 // An auditor's reader may ask for the TCG's policies: they hold down from the
 // root, and an IDevID does not pass for a restricted key.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
 	pub := generate(t, elliptic.P256()).Public()
 	for name, c := range map[string]struct {
@@ -381,6 +385,7 @@ func TestPoliciesHoldFromTheRoot(t *testing.T) {
 // The bytes of the names, written out by hand: a reader elsewhere takes them
 // apart by these.
 func TestAlternativeNames(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	r := iakRequest(generate(t, elliptic.P256()).Public())
 	r.HWSerial, r.URI = []byte("INTC:0011"), "https://h/x"
@@ -416,6 +421,7 @@ func mustIDevIDNow(t testing.TB, h *Hub, pub crypto.PublicKey) *x509.Certificate
 }
 
 func TestIssuingFromManyAtOnce(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	var wg sync.WaitGroup
@@ -459,6 +465,7 @@ func (m *module) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, 
 }
 
 func TestSigningInAModule(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Curve: elliptic.P384()})
 	m := &module{key: h.device.key.(*ecdsa.PrivateKey)}
 	h.device.key = m
@@ -471,6 +478,7 @@ func TestSigningInAModule(t *testing.T) {
 }
 
 func TestRefusedRequests(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	long := strings.Repeat("a", 129)
@@ -563,6 +571,7 @@ func TestRefusedRequests(t *testing.T) {
 
 // The limits themselves are let through: what is documented can be used.
 func TestLongestRequestsAreAccepted(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	for _, n := range []int{1, 128} {

@@ -61,6 +61,7 @@ func clientConfig(h *Hub, key crypto.PrivateKey, chain ...*x509.Certificate) *tl
 }
 
 func TestDeviceConnects(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	leaf := mustIDevID(t, h, key.Public())
@@ -88,6 +89,7 @@ func TestDeviceConnects(t *testing.T) {
 
 // Each has its private key and a chain: what passes for a device?
 func TestOnlyDevicesAreTLSClients(t *testing.T) {
+	t.Parallel()
 	h, other := openNew(t, Options{}), openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	pub := key.Public()
@@ -118,6 +120,7 @@ func TestOnlyDevicesAreTLSClients(t *testing.T) {
 }
 
 func TestTLSCertificate(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
 	now := time.Now()
 	names := []string{"hub.example", "*.hub.example", "localhost", "my_host", "192.0.2.1", "::1"}
@@ -148,6 +151,7 @@ func TestTLSCertificate(t *testing.T) {
 }
 
 func TestTLSCertificateIsRenewed(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	m := &module{key: h.rootKey.(*ecdsa.PrivateKey)}
 	h.rootKey = m
@@ -189,6 +193,7 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 }
 
 func TestRefusedServerNames(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	for _, name := range []string{"", ".", "a..b", "hub.example.", "hub example", "https://hub.example", "hub.example:443", "hüb.example", "*", "a.*.example", "\x00", strings.Repeat("a", 64),
 		strings.Repeat("a.", 127) + "a", strings.Repeat("a.", 126) + "aa"} {

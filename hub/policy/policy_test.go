@@ -18,6 +18,7 @@ func parse(t testing.TB, text string) *policy.Document {
 }
 
 func TestReadsADocument(t *testing.T) {
+	t.Parallel()
 	d := parse(t, `
 version: 1
 no_ek_certificate: refuse
@@ -43,6 +44,7 @@ rules:
 }
 
 func TestReadsEKKinds(t *testing.T) {
+	t.Parallel()
 	p := policy.Merge(parse(t, "version: 1\nek_kinds:\n  IFX: [L-1, H-3]\n  none: [L-2]\n  '*': [H-2]\n"), parse(t, `{"version": 1, "ek_kinds": ["L-1"]}`)).Evidence
 	if len(p.EKKinds) != 2 || p.EKKinds[0].Name != "the hub's policy" || p.EKKinds[1].Name != "the owner's policy" {
 		t.Fatalf("%+v", p.EKKinds)
@@ -54,6 +56,7 @@ func TestReadsEKKinds(t *testing.T) {
 
 // JSON is YAML.
 func TestReadsJSON(t *testing.T) {
+	t.Parallel()
 	d := parse(t, `{"version": 1, "unknown_maker": "refuse", "rules": [{"maker": "STM", "then": "accept"}]}`)
 	if policy.Merge(nil, d).Evidence.UnknownMaker != evidence.Refuse {
 		t.Error("unknown_maker is lost")
@@ -61,6 +64,7 @@ func TestReadsJSON(t *testing.T) {
 }
 
 func TestRefusesADocumentWithAMistake(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ text, says string }{
 		{"", "empty"},
 		{"# nothing\n", "empty"},
@@ -101,6 +105,7 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 }
 
 func TestOwnersPolicyOnlyTightens(t *testing.T) {
+	t.Parallel()
 	const strict = "version: 1\nno_ek_certificate: refuse\nunknown_maker: refuse\nexpired_ek_certificate: refuse\nunlisted_ek: refuse\nsoftware_tpms: []\nmeasured_boot: require\n"
 	const loose = "version: 1\nno_ek_certificate: ask\nunknown_maker: ask\nexpired_ek_certificate: accept\nunlisted_ek: accept\nsoftware_tpms: [swtpm, GOOG]\nmeasured_boot: report\n"
 	for _, c := range []struct{ hub, owner string }{{strict, loose}, {loose, strict}} {
@@ -121,6 +126,7 @@ func TestOwnersPolicyOnlyTightens(t *testing.T) {
 }
 
 func TestReadsEKLists(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for _, text := range []string{
 		"ek_sha256,note\n" + hash + ",pallet 7\n",
@@ -145,6 +151,7 @@ func TestReadsEKLists(t *testing.T) {
 // A TPM whose maker nobody knows is no better off without its certificate,
 // unless a document says so.
 func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
+	t.Parallel()
 	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"
 	for _, c := range []struct {
 		hub, owner string
@@ -165,6 +172,7 @@ func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 }
 
 func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for text, required := range map[string]bool{
 		"ek_sha256,certificate\n" + hash + ",required\n":               true,
@@ -181,6 +189,7 @@ func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 }
 
 func TestRefusesAnEKListWithAMistake(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for _, c := range []struct{ text, says string }{
 		{"", "empty"}, {"ek_sha256,note\n", "empty"}, {"[]", "empty"},

@@ -94,6 +94,7 @@ func TestTableIsTrue(t *testing.T) {
 
 // What comes with Gangway is what an operator expects of the word root.
 func TestBuiltInRootsSignThemselves(t *testing.T) {
+	t.Parallel()
 	roots, links := 0, 0
 	seen := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -119,6 +120,7 @@ func TestBuiltInRootsSignThemselves(t *testing.T) {
 }
 
 func TestLicenceLiesBesideTheRoots(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"COPYRIGHT", "LICENSE"} {
 		text, err := os.ReadFile(filepath.Join("roots", name))
 		if err != nil {

@@ -44,6 +44,7 @@ func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 }
 
 func TestReadsEachForm(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	link := newCA(t, "Link", root, nil)
 	bundle := "Root of the maker\n# and a link below it\r\n" + asPEM(root.cert.Raw) + "\n\nmore: text\n" + strings.ReplaceAll(asPEM(link.cert.Raw), "\n", "\r\n") + "the end"
@@ -91,6 +92,7 @@ func pkcs7(t *testing.T, bundle, form string) []byte {
 // Roots that signed themselves with SHA-1 are roots: it is their bytes that
 // are trusted. Links are none, whatever folder they lie in.
 func TestFolderNamesMakeNoRoot(t *testing.T) {
+	t.Parallel()
 	for _, c := range trust.BuiltIn() {
 		sha1 := c.Cert.SignatureAlgorithm == x509.SHA1WithRSA
 		switch c.Name() {
@@ -108,6 +110,7 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 
 // A name equal to its issuer's makes no root either: the key must have signed.
 func TestRootMustHaveSignedItself(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	pretender := newCA(t, "Root", root, nil)
 	if !bytes.Equal(pretender.cert.RawSubject, pretender.cert.RawIssuer) {
@@ -120,6 +123,7 @@ func TestRootMustHaveSignedItself(t *testing.T) {
 }
 
 func TestNamesEachCertificateThatIsWrong(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	leaf := newCA(t, "Device", root, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
 	noSigner := newCA(t, "No signer", root, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
@@ -144,6 +148,7 @@ func TestNamesEachCertificateThatIsWrong(t *testing.T) {
 }
 
 func TestRefusesFilesOfOtherThings(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	for _, c := range []struct{ name, text, says string }{
 		{"empty", "", "holds no certificate"},
@@ -176,6 +181,7 @@ func der(t *testing.T, v any) []byte {
 // crypto/x509 refuses a negative serial number, as some makers have; the
 // signature over it holds all the same.
 func TestReadsNegativeSerialNumber(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
 	b := bytes.Clone(root.cert.RawTBSCertificate)
 	at := bytes.Index(b, []byte{0x02, 0x01, 0x7A})
@@ -192,6 +198,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 
 // The certificates of the reference collection all import.
 func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
+	t.Parallel()
 	const folder = "../../../shared/data"
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("the collection of makers' certificates is not here")

@@ -15,6 +15,7 @@ func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
 }
 
 func TestOperatorsWordWins(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	link := newCA(t, "Link", root, nil)
 	given := trust.NewSet(trust.FromX509("built in", []*x509.Certificate{root.cert}, []*x509.Certificate{link.cert})...)
@@ -60,6 +61,7 @@ func TestOperatorsWordWins(t *testing.T) {
 
 // Half of what the operator said is not what they said.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	leaf := newCA(t, "Leaf", root, func(c *x509.Certificate) { c.IsCA = false })
 	for name, change := range map[string]func(*store.TrustedCertificate){

@@ -94,6 +94,7 @@ func table(t *testing.T) map[string]Row {
 
 // Each certificate that is in testdata is read as docs/trust.md says.
 func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
+	t.Parallel()
 	empty, err := evidence.NewTrust(nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +126,7 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 
 // And judged as it says, by the collection that the table was made with.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
+	t.Parallel()
 	trust, rows := makers(t), table(t)
 	fingerprints, _ := index(t, "testdata")
 	for _, name := range fingerprints {
@@ -140,6 +142,7 @@ func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 
 // TestTable prints the rows of a folder that is named with -ekcerts.
 func TestTable(t *testing.T) {
+	t.Parallel()
 	if *dir == "" {
 		t.Skip("no folder of more certificates was named with -ekcerts")
 	}

@@ -10,6 +10,7 @@ import (
 
 // What two readers could take for two things is refused.
 func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		``, `[]`, `null`, `1`, `{} {}`, `{}x`, `{"a":1,"a":2}`, `{"a":{"b":1,"b":1}}`, `{"a":[{"b":1,"\u0062":1}]}`, "{\"\xff\":1}", `{"a":1e999}`, `{"a":01}`, `{"a":}`, `{`,
 		`{"a":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
@@ -48,6 +49,7 @@ type message struct {
 // What encoding/json takes for a field, and another reader for something else,
 // is refused; what no reader knows is ignored.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		``, `null`, ` null `, `{} {}`, `{}]`, "{\"\xff\":1}", `{"name":"a","name":"a"}`, `{"name":"a","\u006eame":"b"}`,
 		`{"Name":"a"}`, `{"name":"a","NAME":"b"}`, `{"KEYS":"a"}`, `{"plain":"a"}`, `{"inner":{"Value":"a"}}`, `{"list":[{"value":"a"},{"VALUE":"b"}]}`,
@@ -91,6 +93,7 @@ func nested(levels int) string {
 // What is kept is shown inside lists and other objects, to readers with the
 // bounds of Object.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
+	t.Parallel()
 	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +109,7 @@ func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 }
 
 func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	text := `{"a":[9007199254740993,0.10,-0,1E5,1e-400]}`
 	var v map[string]any
 	if err := Decode([]byte(text), &v); err != nil {

@@ -171,6 +171,7 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 }
 
 func TestRefusesCabinetsThatLie(t *testing.T) {
+	t.Parallel()
 	good := packed(t, contents, "-z")
 	le := binary.LittleEndian
 	with := func(change func(b []byte)) []byte {
