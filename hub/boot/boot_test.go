@@ -106,9 +106,9 @@ func TestChangeIsNamedInWords(t *testing.T) {
 		{"another kernel", eventlog.Boot(true, "linux 2", "quiet"), []string{"The kernel's hash differs from the reference of 3 May 2026.", "The boot image's hash differs from the reference of 3 May 2026."}},
 		{"another command line", eventlog.Boot(true, "linux 1", "init=/bin/sh"), []string{"The kernel command line's hash differs from the reference of 3 May 2026."}},
 		{"Secure Boot off", eventlog.Boot(false, "linux 1", "quiet"), []string{`Secure Boot variable SecureBoot differs from the reference of 3 May 2026: "on", then "off".`}},
-		{"one more image", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}}), []string{"Boot image 2 was measured and is not in the reference of 3 May 2026."}},
-		{"a command line besides", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("debug")}), []string{"The kernel command line was measured and is not in the reference of 3 May 2026."}},
-		{"nothing after the firmware", eventlog.Boot(true, "linux 1", "quiet")[:12], []string{"The kernel was measured in the reference of 3 May 2026 and is not any more."}},
+		{"one more image", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}}), []string{"Boot image 2 was measured, but is not in the reference of 3 May 2026."}},
+		{"a command line besides", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("debug")}), []string{"The kernel command line was measured, but is not in the reference of 3 May 2026."}},
+		{"nothing after the firmware", eventlog.Boot(true, "linux 1", "quiet")[:12], []string{"The kernel was measured in the reference of 3 May 2026, but is no longer measured."}},
 	} {
 		got := words(boot.Compare(r, verify(t, c.log)))
 		for _, want := range c.says {
@@ -146,7 +146,7 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 	found := false
 	for _, w := range words(boot.Compare(r, m)) {
-		found = found || strings.HasPrefix(w, "PCR 11 differs from the reference of 3 May 2026, and the event log does not explain it")
+		found = found || strings.HasPrefix(w, "PCR 11 differs from the reference of 3 May 2026, and the event log no longer explains it")
 	}
 	if !found {
 		t.Errorf("%q", words(boot.Compare(r, m)))

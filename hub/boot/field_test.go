@@ -35,7 +35,7 @@ var readAs = map[string]struct {
 	"d3d761c76bbae9a0": {boot.LogWhole, "registers (CCEL)", -1},
 	"f61a3d863bda22d0": {boot.LogPadded, "registers (CCEL)", -1},
 	"ebc70a8e80820389": {boot.LogPadded, "registers (CCEL)", -1},                          // with an agent's log behind it
-	"689abd7a45615d23": {boot.LogPart, "it ends within an event", -1},                     // an example in documentation, cut
+	"689abd7a45615d23": {boot.LogPart, "it ends inside an event", -1},                     // an example in documentation, cut
 	"8269c67eefc02ff2": {boot.LogPart, "more digests than the log has algorithms", 23970}, // the rest of a protobuf message
 	"c4fe9e97bb0d2580": {boot.LogPadded, "", 18619},
 }

@@ -143,8 +143,8 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 		{"H-CRTM", begun(4, "HCRTM"), func(l eventlog.Log) []byte {
 			return with(eventlog.Log{{PCR: 0, Type: 0x80000010, Data: []byte("HCRTM")}}, l...).Bytes()
 		}, boot.LogWhole, "", nil, "on"},
-		{"SHA-1 only, without a Spec ID event", values, sha1, boot.LogWhole, "only of SHA-1", all, "not told"},
-		{"SHA-1 only, padded", values, func(l eventlog.Log) []byte { return append(sha1(l), make([]byte, 500)...) }, boot.LogPadded, "only of SHA-1", all, "not told"},
+		{"SHA-1 only, without a Spec ID event", values, sha1, boot.LogWhole, "digests only for SHA-1", all, "not told"},
+		{"SHA-1 only, padded", values, func(l eventlog.Log) []byte { return append(sha1(l), make([]byte, 500)...) }, boot.LogPadded, "digests only for SHA-1", all, "not told"},
 		{"without a Spec ID event", values, func(l eventlog.Log) []byte { return l.Bytes()[headerSize:] }, boot.LogWhole, "", nil, "on"},
 		{"padded with 0xFF", values, padded(0xFF, 100), boot.LogPadded, "", nil, "on"},
 		{"padded with three zeros", values, padded(0, 3), boot.LogPadded, "", nil, "on"},
@@ -152,7 +152,7 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 		{"zeros between its parts", values, func(l eventlog.Log) []byte {
 			return slices.Concat(l[:9].Bytes(), make([]byte, 16*5000), l[9:].Bytes()[headerSize:])
 		}, boot.LogWhole, "", nil, "on"},
-		{"cut in its last event", values, func(l eventlog.Log) []byte { return l.Bytes()[:len(l.Bytes())-5] }, boot.LogPart, "ends within an event", []int{11}, "on"},
+		{"cut in its last event", values, func(l eventlog.Log) []byte { return l.Bytes()[:len(l.Bytes())-5] }, boot.LogPart, "ends inside an event", []int{11}, "on"},
 		{"something else behind it", values, padded('x', 100), boot.LogPart, "more digests", nil, "on"},
 		{"no event", values, func(eventlog.Log) []byte { return header }, boot.LogWhole, "", all, "not told"},
 		{"the kernel took over, which the log does not have", func(l eventlog.Log) [][]byte { return with(l, invoked, succeeded).PCRs() }, whole, boot.LogWhole, "", nil, "on"},
@@ -201,7 +201,7 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
-	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the firmware's log had ended, which the reference of 3 May 2026 does not have."
+	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the end of the firmware's log, unlike in the reference of 3 May 2026."
 	for name, log := range map[string]func(eventlog.Log) []byte{"log": eventlog.Log.Bytes, "no log": func(eventlog.Log) []byte { return nil }} {
 		r := boot.NewReference(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
 		updated := measurement(t, osSeparated(usual.PCRs()), log(usual))
@@ -214,7 +214,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 			t.Errorf("%s: accepted, and still %q", name, words(c))
 		}
 		got = words(boot.Compare(accepted, measurement(t, usual.PCRs(), log(usual))))
-		if len(got) != 1 || !strings.Contains(got[0], "not extended by systemd's os-separator any more") {
+		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
 		// Another word in its place is none of systemd's.

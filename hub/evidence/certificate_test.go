@@ -14,8 +14,7 @@ import (
 	"gangway/tcg"
 )
 
-// An EK certificate is refused by itself where a request with its key would be:
-// by the same check.
+// An EK certificate alone is refused if a request with its key would be, by the same check.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

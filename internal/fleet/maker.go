@@ -36,9 +36,6 @@ type Maker struct {
 type MakerOptions struct {
 	// IntermediateExpires is the intermediate's notAfter; zero: in ten years.
 	IntermediateExpires time.Time
-	// Root alters the root's template, for a root that constrains what is
-	// below it. nil: no change.
-	Root func(*x509.Certificate)
 }
 
 // NewMaker makes a maker's CA.
@@ -54,9 +51,6 @@ func NewMaker(name string, o MakerOptions) (*Maker, error) {
 	m := &Maker{rootKey: rootKey, key: key}
 	now := time.Now()
 	root := caTemplate(name+" FAKE TPM root CA", now.AddDate(20, 0, 0))
-	if o.Root != nil {
-		o.Root(root)
-	}
 	if m.Root, err = Issue(root, root, rootKey.Public(), rootKey); err != nil {
 		return nil, err
 	}
@@ -142,6 +136,17 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 // Sign issues a certificate by the maker's intermediate.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)
+}
+
+// WithRoot returns the maker with another self-signed certificate of its root's key. change alters
+// the template first: for a root that constrains the certificates below it.
+func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
+	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
+	change(root)
+	n := *m
+	var err error
+	n.Root, err = Issue(root, root, m.rootKey.Public(), m.rootKey)
+	return &n, err
 }
 
 // CrossSign issues another certificate of a CA's key, by this maker's root.
