@@ -73,7 +73,7 @@ func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request,
 // never counts in favour of a request: otherwise a stranger could learn from the answer that the
 // hub knows the EK.
 func (v *Verdict) AddOmitted(of *Verdict) {
-	const left = "An EK certificate that was sent earlier for this EK is missing now, and counts against the request:  "
+	const left = "An EK certificate that was sent earlier for this EK is missing now, and counts against the request: "
 	said := func(r *Refusal) *Refusal {
 		c := *r
 		c.Reason = left + r.Reason

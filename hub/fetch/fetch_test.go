@@ -195,7 +195,7 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as the hub makes it
 	f.anyPort = true                                                // the address alone must do
 	links, notes := f.Links(t.Context(), leaf.cert)
-	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "may not be fetched from") {
+	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "fetching from this address is not allowed") {
 		t.Errorf("%d links, %q", len(links), notes)
 	}
 	if s.asked.Load() != 0 {
@@ -275,7 +275,7 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 	})
 	for i := range 3 {
 		leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(fmt.Sprintf("http://pki.maker.example:%s/%d", port, i)))
-		if links, notes := f.Links(t.Context(), leaf.cert); len(links) != 0 || !strings.Contains(fmt.Sprint(notes), "may not be fetched from") {
+		if links, notes := f.Links(t.Context(), leaf.cert); len(links) != 0 || !strings.Contains(fmt.Sprint(notes), "fetching from this address is not allowed") {
 			t.Errorf("%d links, %q", len(links), notes)
 		}
 	}
@@ -498,7 +498,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) {
 		t.Error("what is known already needs the hanging host")
 	}
 	new := issue(t, "leaf", false, one, issuedAt(s.at("/new", content(one.cert.Raw))))
-	if _, notes := f.Links(t.Context(), new.cert); len(notes) != 1 || !strings.Contains(notes[0], "too many look-ups") {
+	if _, notes := f.Links(t.Context(), new.cert); len(notes) != 1 || !strings.Contains(notes[0], "too many fetches") {
 		t.Errorf("%q", notes)
 	}
 	if took := time.Since(start); took > time.Second {

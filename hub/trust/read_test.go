@@ -157,8 +157,8 @@ func TestRefusesFilesOfOtherThings(t *testing.T) {
 		{"key beside", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), "holds a EC PRIVATE KEY"},
 		{"something behind", string(root.cert.Raw) + "x", "neither"},
 		{"large", strings.Repeat("x", trust.MaxFile+1), "at most"},
-		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no certificates that can be read"},
-		{"cabinet", "MSCF", "no cabinet"},
+		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no readable certificates"},
+		{"cabinet", "MSCF", "not a cabinet"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := trust.Read(t.Context(), "file", []byte(c.text))
