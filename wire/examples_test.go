@@ -108,5 +108,5 @@ func ExampleParseTokenFile() {
 	fmt.Println(err)
 	// Output:
 	// join token file: "id" is not 24 lower-case hexadecimal digits
-	// join token file: the name "ID" is written "id"
+	// join token file: the name "ID" must be written "id"
 }

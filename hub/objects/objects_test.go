@@ -374,7 +374,7 @@ func TestS3SaysWhatIsWrong(t *testing.T) {
 	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())
 	defer server.Close()
 	for _, c := range []struct{ endpoint, says string }{
-		{server.URL, "no bucket"},
+		{server.URL, "does not exist"},
 		{"ftp://example", "https://host"},
 		{"https://user:pass@example", "https://host"},
 		{"https://example/bucket", "https://host"},

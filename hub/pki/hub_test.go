@@ -351,7 +351,7 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 					t.Fatal(err)
 				}
 			})
-			wantText(t, got, "device-ca.crt", "is no CA's certificate", "backup")
+			wantText(t, got, "device-ca.crt", "is not a CA certificate", "backup")
 		})
 	}
 }
@@ -376,7 +376,7 @@ func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 		if err == nil {
 			t.Fatal("accepted")
 		}
-		wantText(t, err.Error(), "root.key is no ECDSA key on P-256 or P-384", "backup")
+		wantText(t, err.Error(), "root.key is not an ECDSA key on P-256 or P-384", "backup")
 	})
 	t.Run("another PEM type", func(t *testing.T) {
 		got := spoil(t, func(t *testing.T, dir string) {
@@ -389,7 +389,7 @@ func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		wantText(t, got, "aca.crt is no PEM certificate", "backup")
+		wantText(t, got, "aca.crt is not a PEM certificate", "backup")
 	})
 }
 

@@ -21,8 +21,8 @@ func ExampleDecode() {
 	}
 	// Output:
 	// <nil>
-	// the name "Name" is written "name"
-	// it has the name "name" twice in one object
+	// the name "Name" must be written "name"
+	// it has the name "name" twice in the same object
 	// data follows the JSON value
 }
 
