@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// ekCertificate makes a certificate of an RSA key as makers do.
+// ekCertificate makes an EK certificate for an RSA key.
 func ekCertificate(t testing.TB, serial *big.Int) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -74,7 +74,7 @@ func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 	}
 }
 
-// crypto/x509 refuses negative serial numbers; chips in the field have them.
+// crypto/x509 refuses negative serial numbers, but TPMs in the field have them.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	der := ekCertificate(t, big.NewInt(0x7A0000000000))
@@ -84,7 +84,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 	der[at] |= 0x80
 	if _, err := x509.ParseCertificate(der); err == nil {
-		t.Skip("this Go reads negative serial numbers by itself")
+		t.Skip("this Go version accepts negative serial numbers")
 	}
 	e, err := ParseEKCertificate(der)
 	if err != nil {
@@ -136,8 +136,7 @@ func TestManufacturerNames(t *testing.T) {
 	}
 }
 
-// Makers' own CA certificates, as far as there are any to try: the lenient
-// parser reads all of them.
+// The lenient parser reads all CA certificates of real makers that are available.
 func TestReadsMakersCertificates(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob(filepath.Join("..", "..", "shared", "data", "*.pem"))
@@ -177,12 +176,12 @@ func FuzzParseEKCertificate(f *testing.F) {
 			t.Fatal("no key and no error")
 		}
 		if strings.ContainsAny(e.Manufacturer+e.Model+e.Version, "\x00\n\x1b") {
-			t.Fatal("control characters in what is shown to people")
+			t.Fatal("there are control characters in displayed text")
 		}
 	})
 }
 
-// Is compares numbers: it must agree with comparing the keys themselves.
+// Is compares numbers. It must agree with a comparison of the keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
 	t.Parallel()
 	keys := []crypto.PublicKey{}
@@ -225,7 +224,7 @@ func TestIsAgreesWithTheKeys(t *testing.T) {
 		for j, k := range keys {
 			fresh := *p
 			if fresh.Is(k) != (i == j) {
-				t.Errorf("%s %d is key %d: %v", p.Algorithm(), i, j, i != j)
+				t.Errorf("%s %d: Is(key %d) = %v", p.Algorithm(), i, j, i != j)
 			}
 			if got, err := fresh.Key(); err != nil || i == j && !got.(interface{ Equal(crypto.PublicKey) bool }).Equal(k) {
 				t.Errorf("%d: Key is another: %v", i, err)

@@ -32,8 +32,8 @@ func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
 	})
 }
 
-// Devices are known by this hash for ever: it is that of the key's
-// SubjectPublicKeyInfo, for every kind and size.
+// This hash identifies devices permanently: it must be that of the key's SubjectPublicKeyInfo, for
+// every kind and size of key.
 func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 	t.Parallel()
 	check := func(key any) {
@@ -66,6 +66,6 @@ func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 		}
 	}
 	if _, err := tcg.KeyHash("no key"); err == nil {
-		t.Error("a string is no key")
+		t.Error("a string was accepted as a key")
 	}
 }

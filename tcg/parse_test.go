@@ -44,7 +44,7 @@ func TestCSRRoundTrips(t *testing.T) {
 		want, got := in.fields(), out.fields()
 		for i := range want {
 			if !bytes.Equal(*want[i].p, *got[i].p) {
-				r.Fatalf("%s: %x became %x", want[i].name, *want[i].p, *got[i].p)
+				r.Fatalf("%s: %.100x became %.100x", want[i].name, *want[i].p, *got[i].p)
 			}
 		}
 	})
@@ -59,7 +59,7 @@ func TestRejectsCSRWithAnyByteMissingOrAdded(t *testing.T) {
 		}
 	}
 	if _, err := ParseCSR(append(bytes.Clone(b), 0)); err == nil {
-		t.Fatal("accepted with a byte behind it")
+		t.Fatal("accepted with a byte after it")
 	}
 }
 
@@ -87,7 +87,7 @@ func TestRejectsOversizedCSR(t *testing.T) {
 	}
 }
 
-// Each parser gives back what it was given: one encoding of each value.
+// Each value has only one encoding: an accepted input encodes to the same bytes again.
 func FuzzParsePublic(f *testing.F) {
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {
 		for _, t := range set {
@@ -100,7 +100,7 @@ func FuzzParsePublic(f *testing.F) {
 			return
 		}
 		if !bytes.Equal(p.Marshal(), b) {
-			t.Fatalf("%x marshals to %x", b, p.Marshal())
+			t.Fatalf("%.100x marshals to %.100x", b, p.Marshal())
 		}
 		p.Name()
 		p.Key()
@@ -141,7 +141,7 @@ func FuzzParseSignature(f *testing.F) {
 	p := &IAKTemplates[1].Public
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := ParseSignature(b); err == nil && p.Verify(nil, s) == nil {
-			t.Fatal("a signature of nobody verified")
+			t.Fatal("a signature by no key verified")
 		}
 	})
 }

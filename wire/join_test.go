@@ -36,7 +36,7 @@ func TestSealedReplyOpens(t *testing.T) {
 		}
 		got, err := Open(k, sealed)
 		if err != nil || !bytes.Equal(got, content) {
-			r.Fatalf("opened %x, %v", got, err)
+			r.Fatalf("opened %.100x, %v", got, err)
 		}
 	})
 }
@@ -74,12 +74,11 @@ func TestRejectsAlteredSealedReply(t *testing.T) {
 		}
 	}
 	if _, err := Open(k, append(bytes.Clone(sealed), 0)); err == nil {
-		t.Fatal("opened with a byte behind it")
+		t.Fatal("opened with a byte after it")
 	}
 }
 
-// The container is CMS as OpenSSL understands it: a device needs nothing of
-// ours to open it.
+// OpenSSL can open the CMS container: a device needs no code of this project for it.
 func TestOpenSSLOpensTheSealedReply(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
@@ -138,7 +137,7 @@ func TestCADataRoundTrips(t *testing.T) {
 			r.Fatalf("%+v became %+v", d.Omission, got.Omission)
 		}
 		if _, err := ParseCAData(append(b, 0)); err == nil {
-			r.Fatal("a byte behind it was accepted")
+			r.Fatal("a byte after it was accepted")
 		}
 	})
 }
@@ -155,7 +154,7 @@ func FuzzParseCAData(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // a reason that says nothing
+	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // reason 0 is not valid
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseCAData(b)
 		if err != nil {
@@ -197,7 +196,7 @@ func goodToken() map[string]any {
 func TestTokenFile(t *testing.T) {
 	t.Parallel()
 	good := goodToken()
-	good["more"] = "Pantacor's files have other fields"
+	good["more"] = "Pantacor's files have more fields"
 	b, err := json.Marshal(good)
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +232,7 @@ func TestTokenFile(t *testing.T) {
 		}
 	}
 	if _, err := ParseTokenFile(append(b, '{')); err == nil {
-		t.Error("data behind it was accepted")
+		t.Error("data after it was accepted")
 	}
 }
 
@@ -246,8 +245,8 @@ func FuzzParseTokenFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { ParseTokenFile(b) })
 }
 
-// A proof is for one key, hub, owner and token: fields cannot slide into one
-// another.
+// A proof is for one key, hub, owner and token: no two different sets of fields give the same
+// message.
 func TestOwnershipMessagesDiffer(t *testing.T) {
 	t.Parallel()
 	base := []string{"hub", "owner", "token", "name"}
@@ -272,10 +271,10 @@ func TestOwnershipKeyDependsOnSecretAndToken(t *testing.T) {
 	b, _ := OwnershipKey(secret, "b")
 	c, _ := OwnershipKey(NewSecret(), "a")
 	if !a.Equal(again) || a.Equal(b) || a.Equal(c) {
-		t.Error("the key does not follow from secret and token id alone")
+		t.Error("the key does not depend on exactly the secret and the token's id")
 	}
 	if bytes.Contains(a.Public().(ed25519.PublicKey), secret) {
-		t.Error("the public key tells the secret")
+		t.Error("the public key contains the secret")
 	}
 }
 

@@ -46,7 +46,7 @@ func FuzzParseCredentialFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		blob, secret, err := ParseCredentialFile(b)
 		if err == nil && !bytes.Equal(CredentialFile(blob, secret), b) {
-			t.Errorf("%x is read as %x, %x", b, blob, secret)
+			t.Errorf("%.100x is read as %.100x, %.100x", b, blob, secret)
 		}
 	})
 }

@@ -41,7 +41,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-// measured is what a machine sends after a boot.
+// measured returns the evidence that a machine sends after a boot.
 func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	t.Helper()
 	d := must(machine())(t)
@@ -50,7 +50,7 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	return d, e
 }
 
-// sign has the device's TPM quote the evidence as it is now.
+// sign makes the device's TPM quote the evidence in its current form.
 func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
 	t.Helper()
 	var err error
@@ -119,7 +119,7 @@ func TestChangeIsNamedInWords(t *testing.T) {
 	}
 }
 
-// The same events in another order make other values.
+// The same events in another order give other PCR values.
 func TestOrderCounts(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -130,8 +130,7 @@ func TestOrderCounts(t *testing.T) {
 	}
 }
 
-// Who extends a PCR once more makes its log explain it no longer: that is a
-// change, not a reason to look away.
+// If something extends a PCR again, the log no longer explains it. That is reported as a change.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -153,8 +152,8 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 }
 
-// IMA measures into PCR 10 what runs, which never is the same twice.
-// Whatever of a boot can differ makes it another one, but for PCR 10.
+// IMA measures running programs into PCR 10, so its value differs at each boot. Every difference
+// except one in PCR 10 makes a measurement one of another boot.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
@@ -185,7 +184,7 @@ func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 		"unexplained": func(o *boot.Measurement) { o.Unexplained = append(o.Unexplained, 12) },
 	} {
 		if m.SameBoot(altered(alter)) {
-			t.Errorf("%s: it is taken for the same boot", name)
+			t.Errorf("%s: it is treated as the same boot", name)
 		}
 	}
 }
@@ -238,7 +237,7 @@ func TestRejectsQuoteByAnotherKey(t *testing.T) {
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// Nor the right words with another's signature.
+	// The right signer's name with another key's signature is refused too.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
@@ -278,9 +277,8 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	refused(t, d, e, boot.CodeValues)
 }
 
-// A log that was exchanged on its way is refused: the quote is over the log. One
-// that the device itself has quoted is no reason to refuse, and says nothing:
-// the values are those that the TPM quoted.
+// A log that was replaced on the way is refused, because the quote covers the log. A false log that
+// the device itself had quoted is not refused, but explains nothing: the PCR values are the TPM's.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	t.Parallel()
 	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
@@ -313,7 +311,7 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A log may say "on" beside the digest of "off".
+// A log may contain the text "on" with the digest of "off".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")
@@ -350,10 +348,9 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// 1,000 mutations of a log. None is accepted: the TPM signed the log's hash. And
-// where the device itself has its TPM sign the mutation, none is taken for the
-// reference's boot, but those of bytes that no digest covers, and they change
-// nothing that is compared.
+// None of 1,000 mutations of a log is accepted, because the TPM signed the log's hash. If the
+// device itself has its TPM sign the mutated log, the boot does not match the reference, except for
+// mutations of bytes that no digest covers, which do not change what is compared.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
@@ -365,7 +362,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 	matched := 0
 	for i := range 1000 {
 		switch i % 5 {
-		case 0, 1, 2: // an event altered, with what it extended
+		case 0, 1, 2: // alter an event and the digest that it extended
 			m := slices.Clone(l)
 			at := rnd.IntN(len(m))
 			digest := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, rnd.Uint64()))
@@ -382,7 +379,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 				}
 			}
 			e.Log = m.Bytes()
-		case 3: // an event doubled, or the end cut
+		case 3: // double an event, or cut the end
 			if m := slices.Clone(l); rnd.IntN(2) == 0 {
 				at := rnd.IntN(len(m))
 				e.Log = slices.Insert(m, at, m[at]).Bytes()
@@ -404,7 +401,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 			continue
 		}
 		if i%5 != 4 {
-			t.Fatalf("mutation %d is taken for the reference's boot", i)
+			t.Fatalf("mutation %d matches the reference", i)
 		}
 		matched++
 		digests := func(m *boot.Measurement) (out []string) {
@@ -414,7 +411,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 			return out
 		}
 		if !reflect.DeepEqual(digests(m), digests(good)) || m.SecureBoot != "on" && m.SecureBoot != "not told" {
-			t.Fatalf("mutation %d changed what is believed: %+v", i, m)
+			t.Fatalf("mutation %d changed the measurement: %+v", i, m)
 		}
 	}
 	t.Logf("%d mutations were of bytes that no digest covers", matched)
@@ -427,10 +424,10 @@ func FuzzVerify(f *testing.F) {
 		m, err := boot.Verify(d.IAK.Public, &boot.Evidence{Nonce: e.Nonce, Bank: e.Bank, PCRs: e.PCRs, Attest: attest, Signature: signature, Log: log})
 		var r *evidence.Refusal
 		if err != nil && !errors.As(err, &r) {
-			t.Fatalf("an error that is no refusal: %v", err)
+			t.Fatalf("the error is not a refusal: %v", err)
 		}
 		if err == nil && (!bytes.Equal(attest, e.Attest) || !bytes.Equal(log, e.Log)) {
-			t.Fatal("another quote is accepted, or another log")
+			t.Fatal("a quote over other data was accepted")
 		}
 		if err == nil {
 			boot.Compare(boot.NewReference(m, "itself", may3), m)
@@ -456,7 +453,7 @@ func FuzzEventLog(f *testing.F) {
 		m, err := boot.Verify(d.IAK.Public, &lie)
 		var r *evidence.Refusal
 		if err != nil && !errors.As(err, &r) {
-			t.Fatalf("an error that is no refusal: %v", err)
+			t.Fatalf("the error is not a refusal: %v", err)
 		}
 		if err == nil {
 			boot.Compare(boot.NewReference(m, "itself", may3), m)

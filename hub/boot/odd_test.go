@@ -15,11 +15,11 @@ import (
 	"gangway/tcg"
 )
 
-const headerSize = 32 + 28 + 4 + 1 // of the logs that eventlog makes
+const headerSize = 32 + 28 + 4 + 1 // the version in the logs of package eventlog
 
 func sum(b []byte) []byte { v := sha256.Sum256(b); return v[:] }
 
-// extend is a PCR's value, extended by the hashes of words.
+// extend returns a PCR's value, extended by the hashes of words.
 func extend(v []byte, words ...string) []byte {
 	for _, w := range words {
 		v = sum(slices.Concat(v, sum([]byte(w))))
@@ -27,7 +27,7 @@ func extend(v []byte, words ...string) []byte {
 	return v
 }
 
-// informative is an EV_NO_ACTION event.
+// informative returns an EV_NO_ACTION event.
 func informative(pcr uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -39,7 +39,7 @@ func informative(pcr uint32, data []byte) []byte {
 	return append(out, data...)
 }
 
-// old is an event in the format of TPM 1.2.
+// old returns an event in the format of TPM 1.2.
 func old(pcr, kind uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -57,7 +57,7 @@ func measurement(t testing.TB, pcrs [][]byte, log []byte) *boot.Measurement {
 
 var separated = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 
-// osSeparated is PCRs as systemd 261 leaves them.
+// osSeparated returns PCR values as extended by systemd 261.
 func osSeparated(pcrs [][]byte) [][]byte {
 	pcrs = slices.Clone(pcrs)
 	for _, i := range separated {
@@ -66,9 +66,8 @@ func osSeparated(pcrs [][]byte) [][]byte {
 	return pcrs
 }
 
-// Firmware, kernels and boot loaders that do not do as the specifications say:
-// each is measured, what the log explains is told, and a reference of it is
-// matched by the same boot and by no other.
+// Firmware, kernels and boot loaders that deviate from the specifications are measured too. The hub
+// shows what the log explains, and a reference of the boot matches only the same boot.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -196,8 +195,8 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	}
 }
 
-// An update of systemd is a change that says what it is, with a log and
-// without; a new kernel beside it is told too.
+// An update of systemd is a change that names systemd, with and without a log. A new kernel at the
+// same time is reported too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
@@ -217,7 +216,7 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// Another word in its place is none of systemd's.
+		// Another word is not attributed to systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
@@ -231,7 +230,8 @@ func TestSeparatorOfSystemdIsNamed(t *testing.T) {
 	}
 }
 
-// The agent measures when it can: how far systemd was by then is no difference.
+// The agent measures at any time during the boot: the phase of systemd at that time is not a
+// difference.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -256,13 +256,13 @@ func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 			"another order": at(usual, log, "ready", "sysinit"),
 		} {
 			if !slices.ContainsFunc(boot.Compare(r, m), func(c boot.Change) bool { return c.PCR == 11 }) {
-				t.Errorf("%s is taken for a phase", name)
+				t.Errorf("%s is treated as a phase", name)
 			}
 		}
 	}
 }
 
-// What only a running system or nobody measured says nothing about the boot.
+// If the firmware measured nothing, later measurements prove nothing about the boot.
 func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	t.Parallel()
 	zero := eventlog.Log{}
@@ -300,16 +300,16 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	}
 	empty := &boot.Reference{Bank: "SHA-256", PCRs: map[int]string{}, Since: may3}
 	if c := boot.Compare(empty, measurement(t, eventlog.Boot(true, "linux 1", "quiet").PCRs(), nil)); len(c) == 0 {
-		t.Error("a reference of nothing is matched")
+		t.Error("a boot matches a reference of nothing")
 	}
 	of := boot.NewReference(measurement(t, separators.PCRs(), nil), "values", may3)
 	if err := of.Check(); err == nil {
-		t.Error("values of separators are a reference")
+		t.Error("values of only separators were accepted as a reference")
 	}
 }
 
-// The types of a log's events are in no digest. Whatever they are, the same is
-// said; an event that becomes one that extends nothing explains nothing.
+// No digest covers the types of a log's events, so they do not change the result. If an event gets
+// the type of one that extends nothing, the log no longer explains the PCR.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
@@ -327,8 +327,8 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	}
 }
 
-// Whoever has a system with Secure Boot off extends PCR 7 by the words of one
-// that is on, and writes a log in which the truth is something else.
+// With Secure Boot disabled, an attacker extends PCR 7 with the events of an enabled Secure Boot,
+// and writes a log that describes the real events as something else.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
@@ -359,15 +359,15 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 			t.Errorf("%s: Secure Boot is on", name)
 		}
 	}
-	// A driver in an option ROM that an entry of db allowed is measured before the
-	// separator, under the name of db: that is another thing than db.
+	// For a driver in an option ROM, the entry of db that allowed it is measured before the
+	// separator, under the name db. It is not the variable db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
 	if m := measurement(t, rom.PCRs(), rom.Bytes()); m.SecureBoot != "on" {
 		t.Errorf("with a driver that was allowed before the separator Secure Boot is %s", m.SecureBoot)
 	}
-	// Each variable once, and nothing unknown before the separator.
+	// Each variable may occur only once, and no unknown event may come before the separator.
 	db := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("db", []byte("keys"))}
 	unknown := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: []byte("?"), Digest: sum([]byte("!"))}
 	for name, l := range map[string]eventlog.Log{"a variable twice": append(eventlog.Log{db}, eventlog.Boot(true, "k", "")...), "something unknown": append(eventlog.Log{unknown}, eventlog.Boot(true, "k", "")...)} {
@@ -377,11 +377,10 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	}
 }
 
-// What a boot loader writes before a text is in no digest, and neither is what
-// firmware writes beside one.
+// No digest covers a boot loader's prefix of a text, or a firmware's description.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	t.Parallel()
-	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's part
+	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's events
 	grub := func(words, text string) eventlog.Event {
 		return eventlog.Event{PCR: 8, Type: eventlog.IPL, Data: []byte(words + text + "\x00"), Digest: sum([]byte(text))}
 	}
@@ -418,9 +417,9 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
-// The kernel's stub measures into PCR 9 what the boot manager measured into PCR
-// 12: it is named by its digest, once, so that many such events of a few bytes
-// make no measurement of many megabytes.
+// The kernel's stub measures into PCR 9 what the boot manager measured into PCR 12. It is named by
+// its digest, but only once: otherwise many small events could make a measurement of many
+// megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))
@@ -436,12 +435,12 @@ func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 		}
 	}
 	if len(m.Unexplained) > 0 || told != 1 {
-		t.Errorf("it is told %d times, unexplained %v", told, m.Unexplained)
+		t.Errorf("it is shown %d times, unexplained %v", told, m.Unexplained)
 	}
 }
 
-// Firmware whose log has entries of one size fills them up with zeros: what was
-// measured is told all the same.
+// Firmware with log entries of a fixed size pads them with zeros. The measured data is still
+// recognized.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
@@ -463,8 +462,8 @@ func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	}
 }
 
-// Firmware that hashes the values of the boot menu's variables, and not their
-// names: the names may lie, the order of the measurements does not.
+// Some firmware hashes only the values of the boot menu's variables, not their names. The names in
+// the log may be false; the order of the measurements cannot be.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	t.Parallel()
 	option := func(s string) []byte { return append(make([]byte, 6), eventlog.UTF16(s)...) }
@@ -508,9 +507,9 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	}
 }
 
-// An event without a digest of the bank extends nothing in it: where the others
-// replay to the value, the PCR is explained, and the event says nothing. A log
-// in another bank's digests explains nothing.
+// An event without a digest for the quoted bank does not extend it. If the other events replay to
+// the PCR's value, the PCR is explained, and that event is ignored. A log with digests only for
+// another bank explains nothing.
 func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
 	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")

@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-eventlog/testdata"
 )
 
-// quoted is what a machine with these PCRs and this log sends.
+// quoted returns the evidence of a machine with these PCR values and this log.
 func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evidence) {
 	t.Helper()
 	d := must(machine())(t)
@@ -29,7 +29,7 @@ func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evide
 	return d, e
 }
 
-// real is a boot of a machine in QEMU, see testdata/README.md.
+// real reads a boot of a machine in QEMU, see testdata/README.md.
 func real(t testing.TB, name string) (pcrs [][]byte, log []byte) {
 	t.Helper()
 	var f struct {
@@ -52,15 +52,15 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// What a real kernel's stub, systemd's stub and systemd-boot measure: each
-// altered boot is told from its reference, by what was altered.
+// Measurements of a real kernel's stub, systemd's stub and systemd-boot: each altered boot differs
+// from its reference in the altered part.
 func TestRealBootsAreToldApart(t *testing.T) {
 	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
 	for _, c := range []struct {
 		reference, name string
 		says            string
-		pcrs            string // that have a part in it
+		pcrs            string // the PCRs that change
 	}{
 		{"uki", "uki", "", "[]"},
 		{"uki", "uki-cmdline", "The kernel command line's" + date, "[4 9 11]"},
@@ -82,7 +82,7 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// Logs of other people's machines, which come with go-eventlog.
+// Logs of other people's machines, from go-eventlog.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 	t.Parallel()
 	for name, raw := range map[string][]byte{
@@ -106,7 +106,7 @@ func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 			}
 		}
 		d, e := quoted(t, pcrs, raw)
-		if !slices.Contains(log.Algs, register.HashSHA256) { // it has SHA-1 only
+		if !slices.Contains(log.Algs, register.HashSHA256) { // the log has only SHA-1 digests
 			if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogProblem == "" || len(m.Events) > 0 {
 				t.Errorf("%s: %q, %d events", name, m.LogProblem, len(m.Events))
 			}

@@ -12,8 +12,8 @@ import (
 	"gangway/tcg"
 )
 
-// Whatever a log says, it explains the PCRs that it replays to, and what is said
-// of such a boot is the same as of itself.
+// Every log explains the PCRs that it replays to, and a boot does not differ from its own
+// reference.
 func FuzzReplay(f *testing.F) {
 	for _, name := range []string{"uki", "sdboot"} {
 		raw, err := os.ReadFile(filepath.Join("testdata", name+".json"))

@@ -15,16 +15,16 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at is a quote some time after begin: reset and restart count, and what the
-// TPM's clock says.
+// at returns the sighting of a quote, some time after begin, with the TPM's reset count, restart
+// count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial makes it the sighting of an onboarding, whose certification may be of
-// any time before.
+// serial turns a sighting into one of an onboarding, whose certification may be of any earlier
+// time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -41,7 +41,7 @@ const (
 	s = time.Second
 )
 
-// One machine is never suspected, however odd it is.
+// A single machine is never suspected, even with unusual hardware or events.
 func TestOneMachineIsNotTakenForTwo(t *testing.T) {
 	t.Parallel()
 	for name, sightings := range map[string][]clone.Sighting{
@@ -86,7 +86,7 @@ func codes(r *clone.Record) (all []string) {
 	return all
 }
 
-// What one TPM cannot do is found, and named.
+// Behaviour that a single TPM cannot show is found and named.
 func TestCopiedStateIsFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -120,7 +120,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 			[]string{clone.CountersBack, clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, ""},
 		"a snapshot restored once": {[]clone.Sighting{at(0, 5, 0, 10*h), at(10*h, 6, 0, 19*h), at(11*h, 5, 0, 10*h+1*m), at(12*h, 6, 0, 11*h)},
 			[]string{clone.CountersBack}, clone.Suspected, "older state of the TPM was restored"},
-		// After each reboot, as a test farm does.
+		// The snapshot is restored after each reboot, as on a test farm.
 		"a snapshot restored again and again": {[]clone.Sighting{at(0, 5, 0, 1*h), at(1*h, 6, 0, 2*h), at(2*h, 5, 0, 3*h), at(3*h, 6, 0, 3*h+5*m),
 			at(4*h, 5, 0, 5*h), at(5*h, 6, 0, 5*h+7*m), at(6*h, 5, 0, 7*h), at(7*h, 6, 0, 7*h+1*m), at(8*h, 5, 0, 9*h)},
 			[]string{clone.BootsAlternate}, clone.Suspected, "snapshot"},
@@ -182,11 +182,11 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// The same again is answered already.
+	// The same finding was already answered.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// Something else is not.
+	// Another finding was not.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}
@@ -200,7 +200,7 @@ func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
 	}
 }
 
-// However a device behaves, its record stays small.
+// A record stays small, whatever the device does.
 func TestRecordIsBounded(t *testing.T) {
 	t.Parallel()
 	var r clone.Record

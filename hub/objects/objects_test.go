@@ -23,7 +23,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// The same tests for every engine.
+// Every engine must pass the same tests.
 func TestEngines(t *testing.T) {
 	t.Parallel()
 	for _, engine := range []struct {
@@ -61,7 +61,7 @@ func folder(t *testing.T, dir string) *objects.Folder {
 	return f
 }
 
-// s3 is the engine against an S3 server in this process.
+// s3 returns the engine with an S3 server in this process.
 func s3(t *testing.T) objects.Store {
 	t.Helper()
 	backend := s3mem.New()
@@ -204,7 +204,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// Also when all bytes have come.
+	// Also after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
@@ -231,8 +231,8 @@ func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
 	}
 }
 
-// Uploads of the same and of other contents, good and bad, at once with
-// readers: whoever can open a content reads all of it.
+// Concurrent uploads of equal and different contents, valid and invalid, with readers: a reader
+// that can open a content can read all of it.
 func manyAtOnce(t *testing.T, s objects.Store) {
 	var wg sync.WaitGroup
 	for i := range 16 {
@@ -274,7 +274,7 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 
 func deletedWhileOpen(t *testing.T, s objects.Store) {
 	if _, ok := s.(*objects.Folder); !ok {
-		t.Skip("a service decides for itself what becomes of a running download")
+		t.Skip("the S3 service decides what happens to a running download")
 	}
 	_, b := content("open", 300_000)
 	sum := put(t, s, b)
@@ -292,7 +292,7 @@ func deletedWhileOpen(t *testing.T, s objects.Store) {
 }
 
 func TestFolderIsTheOwnersAlone(t *testing.T) {
-	// A umask that takes nothing away shows the modes that are asked for.
+	// With umask 0, files have exactly the requested modes.
 	defer syscall.Umask(syscall.Umask(0))
 	dir := filepath.Join(t.TempDir(), "objects")
 	_, b := content("private", 10)

@@ -47,7 +47,7 @@ func TestTimeIsUTCTimeUntil2049(t *testing.T) {
 		{"1970-01-01T00:00:00Z", "\x17\x0d700101000000Z"},
 		{"2049-12-31T23:59:59.9Z", "\x17\x0d491231235959Z"},
 		{"2050-01-01T00:00:00Z", "\x18\x0f20500101000000Z"},
-		{"2050-01-01T00:30:00+01:00", "\x17\x0d491231233000Z"}, // in UTC still 2049
+		{"2050-01-01T00:30:00+01:00", "\x17\x0d491231233000Z"}, // still 2049 in UTC
 		{"9999-12-31T23:59:59Z", "\x18\x0f99991231235959Z"},
 	} {
 		in, err := time.Parse(time.RFC3339Nano, c.in)
@@ -74,22 +74,21 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 	})
 }
 
-// 20000 draws see each of the leading bytes that need care: 00, and those
-// with the sign's bit.
+// 20000 draws include every special leading byte: 00, and those with the sign bit.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	var ones, zeros [16]byte // of all draws: which bits were ever set, and clear
+	var ones, zeros [16]byte // of all draws: the bits that were ever set, and ever clear
 	for range 20000 {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))
 		var n []byte
-		// Refuses what is negative or not in its shortest form.
+		// This refuses negative numbers, and numbers not in their shortest form.
 		if !s.ReadASN1Integer(&n) || len(n) == 0 || len(n) > 16 || n[0] == 0 {
-			t.Fatalf("%x is no positive INTEGER of at most 128 bits in DER", content)
+			t.Fatalf("%x is not a positive INTEGER of at most 128 bits in DER", content)
 		}
 		if seen[string(n)] {
-			t.Fatalf("%x came twice", n)
+			t.Fatalf("%x occurred twice", n)
 		}
 		seen[string(n)] = true
 		full := append(make([]byte, 16-len(n)), n...)

@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-// files are all that the authorities' folder has, with their modes.
+// files lists all files of the authorities' folder, with their modes.
 var files = map[string]fs.FileMode{
 	"root.key": 0o600, "root.crt": 0o644,
 	"aca.key": 0o600, "aca.crt": 0o644,
@@ -63,7 +63,7 @@ func TestOpenMakesThenLoadsTheSame(t *testing.T) {
 		t.Errorf("%d files, want %d (%v)", len(entries), len(files), err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
-		t.Errorf("beside it lies %v (%v)", entries, err)
+		t.Errorf("next to it is %v (%v)", entries, err)
 	}
 }
 
@@ -117,7 +117,7 @@ func TestAuthorities(t *testing.T) {
 			cert *x509.Certificate
 		}{{h.RootPEM(), h.Root()}, {h.ACAPEM(), h.ACA()}, {h.DeviceCAPEM(), h.DeviceCA()}} {
 			if b, rest := pem.Decode(p.text); b == nil || len(rest) > 0 || b.Type != "CERTIFICATE" || !bytes.Equal(b.Bytes, p.cert.Raw) {
-				t.Errorf("the PEM of %s is not it alone", p.cert.Subject)
+				t.Errorf("the PEM of %s is not exactly that certificate", p.cert.Subject)
 			}
 		}
 	}
@@ -148,8 +148,8 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-// spoil makes authorities, changes them, and returns why Open refuses. It
-// checks that Open changes nothing.
+// spoil makes authorities, changes them, and returns Open's error. It checks that Open changes
+// nothing.
 func spoil(t *testing.T, change func(t *testing.T, dir string)) string {
 	t.Helper()
 	h := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -265,7 +265,7 @@ func TestOpenRefusesReadableKey(t *testing.T) {
 				})
 				wantText(t, got, name, "chmod 600")
 				if strings.Contains(got, "backup") {
-					t.Errorf("a backup does not mend modes: %s", got)
+					t.Errorf("the error names a backup, which does not correct modes: %s", got)
 				}
 			})
 		}
@@ -300,7 +300,7 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// With the two exchanged, every IAK would be a TLS client.
+// If the two were exchanged, every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
@@ -318,8 +318,8 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// A certificate of the right key and name, signed by the root, that is no CA's
-// in one respect: what it issued would verify nowhere.
+// A certificate with the right key and name, signed by the root, that is not a CA's in one respect:
+// certificates that it issued would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
@@ -344,7 +344,7 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
 				c := parse(t, der, err)
 				if err := c.CheckSignatureFrom(h.Root()); err != nil {
-					t.Fatal(err) // the signature alone is not what refuses it
+					t.Fatal(err) // so the signature is not the reason for the refusal
 				}
 				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
@@ -356,14 +356,14 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 	}
 }
 
-// withoutKeyIdentifier makes x509.CreateCertificate leave it out, which it does
-// for what it does not know to be a CA.
+// withoutKeyIdentifier makes x509.CreateCertificate leave out the key identifier, as it does for
+// certificates that are not a CA's.
 func withoutKeyIdentifier(c *x509.Certificate) {
 	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// What a CA made elsewhere may have, and a hub does not make.
+// Properties of CAs that other programs make, but a hub does not.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
@@ -404,7 +404,7 @@ func TestOpenRefusesAFile(t *testing.T) {
 	}
 }
 
-// Processes and goroutines that start at once agree on one hub.
+// Processes and goroutines that start at the same time use one hub.
 func TestOpenAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
@@ -431,14 +431,14 @@ func TestOpenAtOnce(t *testing.T) {
 		t.Errorf("%d hubs, made %d times", len(names), made)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
-		t.Errorf("beside it lies %v (%v)", entries, err)
+		t.Errorf("next to it is %v (%v)", entries, err)
 	}
 }
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain is also the process that TestInitSurvivesKillAtAnyFile kills: it
-// makes authorities in its argument and kills itself at the step it is told.
+// TestMain is also the process that TestInitSurvivesKillAtAnyFile kills: it makes authorities in
+// the folder of its argument, and kills itself at the given step.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -478,7 +478,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		cmd.Env = append(os.Environ(), killEnv+"="+strconv.Itoa(at)+":"+dir)
 		err := cmd.Run()
 		if err == nil {
-			break // it came through: there is no such step
+			break // it completed: there are no more steps
 		}
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Fatalf("step %d: %v, not killed", at, err)
@@ -488,7 +488,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if there {
 			everything++
 			if got := slices.Sorted(maps.Keys(snapshot(t, dir))); len(got) != len(files) {
-				t.Fatalf("step %d: half of it is there: %v", at, got)
+				t.Fatalf("step %d: only a part exists: %v", at, got)
 			}
 		} else {
 			nothing++
@@ -503,12 +503,12 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)
 		}
-		// Keys that no hub has must not lie about.
+		// Keys that no hub uses must not remain.
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
-			t.Errorf("step %d: beside it lies %v (%v)", at, entries, err)
+			t.Errorf("step %d: next to it is %v (%v)", at, entries, err)
 		}
 	}
 	if nothing < 3*len(files) || everything == 0 {
-		t.Errorf("%d kills before it was there, %d after: some steps are not looked at", nothing, everything)
+		t.Errorf("%d kills before the folder existed, %d after: some steps were not tested", nothing, everything)
 	}
 }

@@ -27,7 +27,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tbsCertificate is RFC 5280, 4.1, down to the fields.
+// tbsCertificate has the fields of RFC 5280, 4.1.
 type tbsCertificate struct {
 	Version    int `asn1:"explicit,tag:0"`
 	Serial     *big.Int
@@ -43,7 +43,7 @@ func fields(t testing.TB, c *x509.Certificate) tbsCertificate {
 	t.Helper()
 	var tbs tbsCertificate
 	if rest, err := asn1.Unmarshal(c.RawTBSCertificate, &tbs); err != nil || len(rest) > 0 {
-		t.Fatalf("TBSCertificate: %v, %d bytes behind it", err, len(rest))
+		t.Fatalf("TBSCertificate: %v, %d bytes after it", err, len(rest))
 	}
 	// Extensions have no order (RFC 5280, 4.2).
 	slices.SortFunc(tbs.Extensions, func(a, b pkix.Extension) int { return cmp.Compare(a.Id.String(), b.Id.String()) })
@@ -86,8 +86,7 @@ func checkSameAsX509(t testing.TB, got *x509.Certificate, template *x509.Certifi
 	}
 }
 
-// subjectAltName is written with encoding/asn1's structures, for a second
-// opinion on altName.
+// subjectAltName encodes the extension with encoding/asn1, as an independent check of altName.
 func subjectAltName(t testing.TB, hwSerial []byte, uri string) pkix.Extension {
 	t.Helper()
 	type hardwareModuleName struct {
@@ -132,7 +131,7 @@ func policyOIDs(t testing.TB, last ...uint64) (ids []x509.OID) {
 
 var endOfTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// policiesOf are stated where the TPM's certificate shows them.
+// policiesOf returns the policies of a certificate for a key that is resident in a TPM.
 func policiesOf(t testing.TB, resident bool, last ...uint64) []x509.OID {
 	if !resident {
 		return nil
@@ -168,7 +167,7 @@ func idevidTemplate(t testing.TB, r IDevIDRequest) *x509.Certificate {
 	}
 }
 
-// keyIdentifier is RFC 7093's method 1, from what crypto/x509 encodes.
+// keyIdentifier computes RFC 7093's method 1 from the encoding of crypto/x509.
 func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(pub)
@@ -186,12 +185,12 @@ func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	return sum[:20]
 }
 
-// checkVerifies has crypto/x509 judge the chain, with the parts that the
-// certificate must and must not be able to do.
+// checkVerifies verifies the chain with crypto/x509, for the purposes that the certificate must and
+// must not have.
 func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certificate, usage x509.ExtKeyUsage) {
 	t.Helper()
 	if len(c.UnhandledCriticalExtensions) > 0 {
-		t.Fatalf("critical extensions that readers do not know: %v", c.UnhandledCriticalExtensions)
+		t.Fatalf("critical extensions that crypto/x509 does not know: %v", c.UnhandledCriticalExtensions)
 	}
 	if c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature {
 		t.Fatalf("CA %v, key usage %b", c.IsCA, c.KeyUsage)
@@ -272,7 +271,7 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 	})
 }
 
-// What the profile says, in the words of crypto/x509, written out once.
+// The certificate profile, in terms of crypto/x509.
 func TestProfiles(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Name: "Test"})
@@ -359,8 +358,8 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
-// An auditor's reader may ask for the TCG's policies: they hold down from the
-// root, and an IDevID does not pass for a restricted key.
+// An auditor may require the TCG's policies: they are valid from the root down, and an IDevID
+// certificate does not have the policy of a restricted key.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
@@ -382,8 +381,7 @@ func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	}
 }
 
-// The bytes of the names, written out by hand: a reader elsewhere takes them
-// apart by these.
+// The bytes of the names, written by hand: other readers parse exactly these.
 func TestAlternativeNames(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -450,7 +448,7 @@ func TestIssuingFromManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// module stands for an HSM: a crypto.Signer of a type that pki cannot know.
+// module simulates an HSM: a crypto.Signer of a type that pki does not know.
 type module struct {
 	key  *ecdsa.PrivateKey
 	fail error
@@ -473,7 +471,7 @@ func TestSigningInAModule(t *testing.T) {
 	checkVerifies(t, h, mustIDevID(t, h, pub), h.DeviceCA(), x509.ExtKeyUsageClientAuth)
 	m.fail = errors.New("the module is away")
 	if der, err := h.IssueIDevID(idevidRequest(pub)); !errors.Is(err, m.fail) || der != nil {
-		t.Errorf("%d bytes and %v from a module that is away", len(der), err)
+		t.Errorf("%d bytes and %v from an unavailable module", len(der), err)
 	}
 }
 
@@ -487,7 +485,7 @@ func TestRefusedRequests(t *testing.T) {
 	negative := rsaPublic(t, 2048)
 	negative.N.Neg(negative.N)
 	exponent := func(e int) *rsa.PublicKey { k := rsaPublic(t, 2048); k.E = e; return k }
-	beyond31 := int64(1)<<31 + 1 // where an int has 32 bits, negative
+	beyond31 := int64(1)<<31 + 1 // negative if an int has 32 bits
 	type common struct {
 		PublicKey crypto.PublicKey
 		DeviceID  string
@@ -569,7 +567,7 @@ func TestRefusedRequests(t *testing.T) {
 	}
 }
 
-// The limits themselves are let through: what is documented can be used.
+// Values at the documented limits are accepted.
 func TestLongestRequestsAreAccepted(t *testing.T) {
 	t.Parallel()
 	h := openNew(t, Options{})
@@ -601,7 +599,7 @@ func refused(t *testing.T) func([]byte, error) {
 		if err == nil || der != nil {
 			t.Errorf("issued %d bytes, error %v", len(der), err)
 		} else if !strings.HasPrefix(err.Error(), "pki: ") {
-			t.Errorf("the error does not say where it is from: %v", err)
+			t.Errorf("the error does not name its package: %v", err)
 		}
 	}
 }

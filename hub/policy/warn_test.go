@@ -7,12 +7,12 @@ import (
 	"gangway/hub/policy"
 )
 
-// What a policy says and has no effect is named, and what has one is not.
+// Warnings name the parts of a policy that have no effect, and only those.
 func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		text, hub string   // without "version: 1"; hub "-": the text is the hub's own
-		want      []string // parts of the warnings, in order; nil: there is none
+		text, hub string   // without "version: 1"; hub "-": the text is the hub's document
+		want      []string // parts of the warnings, in order; nil: no warnings
 	}{
 		"nothing said":               {"", "-", []string{"has no settings and no rules"}},
 		"a maker that nobody is":     {"rules: [{maker: XYZ, then: refuse}]", "-", []string{`Rule 1 is about the maker "XYZ", which is not a known TPM maker: the known makers are AMD, AMZN,`}},
@@ -77,7 +77,7 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	}
 }
 
-// A word that a policy does not have is refused, with those that it has.
+// The error for an unknown name lists the known ones.
 func TestUnknownWordIsNamedWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

@@ -89,8 +89,8 @@ func pkcs7(t *testing.T, bundle, form string) []byte {
 	return out
 }
 
-// Roots that signed themselves with SHA-1 are roots: it is their bytes that
-// are trusted. Links are none, whatever folder they lie in.
+// A root that is signed with SHA-1 is a root, because its bytes are trusted, not its signature. A
+// link is not a root, whatever its folder is.
 func TestFolderNamesMakeNoRoot(t *testing.T) {
 	t.Parallel()
 	for _, c := range trust.BuiltIn() {
@@ -108,7 +108,7 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 	}
 }
 
-// A name equal to its issuer's makes no root either: the key must have signed.
+// A certificate with its issuer's name is not a root: its own key must have signed it.
 func TestRootMustHaveSignedItself(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
@@ -118,7 +118,7 @@ func TestRootMustHaveSignedItself(t *testing.T) {
 	}
 	got, _ := read(t, "x.der", pretender.cert.Raw)
 	if got[0].Root {
-		t.Error("signed by another key, and a root")
+		t.Error("a certificate signed by another key is a root")
 	}
 }
 
@@ -178,8 +178,7 @@ func der(t *testing.T, v any) []byte {
 	return b
 }
 
-// crypto/x509 refuses a negative serial number, as some makers have; the
-// signature over it holds all the same.
+// crypto/x509 refuses negative serial numbers, which some makers use. The signature is still valid.
 func TestReadsNegativeSerialNumber(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
@@ -196,15 +195,15 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// The certificates of the reference collection all import.
+// All certificates of the reference collection can be imported.
 func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	t.Parallel()
 	const folder = "../../../shared/data"
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("the collection of makers' certificates is not here")
+		t.Skip("the collection of makers' certificates is not next to the project (../shared/data)")
 	}
 	for name, want := range map[string]struct{ roots, links int }{
-		// Three of those called roots there were issued by another CA.
+		// Three certificates that the collection calls roots were issued by another CA.
 		"tpm-vendor-roots.pem":         {23, 3},
 		"tpm-vendor-intermediates.pem": {0, 143},
 	} {
@@ -228,7 +227,7 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	}
 }
 
-// Whatever is made of the seeds, no root comes out but those that went in.
+// The reader finds no other roots than those in the seeds.
 func FuzzRead(f *testing.F) {
 	known := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -247,13 +246,13 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, c := range certs {
 			if c.Root && !known[c.Fingerprint] {
-				t.Fatalf("a forged root: %x", c.Cert.Raw)
+				t.Fatalf("a forged root: %.40x", c.Cert.Raw)
 			}
 		}
 	})
 }
 
-// asPKCS7 is a PKCS #7 of one certificate, without a library's opinion.
+// asPKCS7 returns a PKCS #7 of one certificate. No library checks it.
 func asPKCS7(cert []byte) []byte {
 	tlv := func(tag byte, parts ...[]byte) []byte {
 		b := slices.Concat(parts...)

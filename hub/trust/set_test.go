@@ -59,7 +59,7 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// Half of what the operator said is not what they said.
+// An unreadable row is an error: only a part of the operator's settings must not be used.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	t.Parallel()
 	root := newCA(t, "Root", nil, nil)

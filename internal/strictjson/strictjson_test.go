@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// What two readers could take for two things is refused.
+// Text that two readers could understand differently is refused.
 func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
@@ -16,7 +16,7 @@ func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
 		`{"a":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
 	} {
 		if compact, _, err := Object([]byte(text)); err == nil {
-			t.Errorf("%.60s is taken as %.60s", text, compact)
+			t.Errorf("%.60s was accepted as %.60s", text, compact)
 		}
 	}
 	compact, object, err := Object([]byte(" { \"b\" : [ 1 , {\"a\":\"x y\"} ] , \"a\":null }\n"))
@@ -46,19 +46,19 @@ type message struct {
 	Plain   string
 }
 
-// What encoding/json takes for a field, and another reader for something else,
-// is refused; what no reader knows is ignored.
+// A name that encoding/json accepts for a field, but another reader does not, is refused. An
+// unknown name is ignored.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		``, `null`, ` null `, `{} {}`, `{}]`, "{\"\xff\":1}", `{"name":"a","name":"a"}`, `{"name":"a","\u006eame":"b"}`,
 		`{"Name":"a"}`, `{"name":"a","NAME":"b"}`, `{"KEYS":"a"}`, `{"plain":"a"}`, `{"inner":{"Value":"a"}}`, `{"list":[{"value":"a"},{"VALUE":"b"}]}`,
 		`{"map":{"a":{"Value":"b"}}}`, `{"map":{"a":{},"a":{}}}`, `{"free":{"a":1,"a":2}}`, `{"raw":{"a":1,"a":2}}`, `{"unknown":{"a":1,"a":2}}`, `{"name":1}`,
-		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json takes for k
+		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json treats as k
 		`{"unknown":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
 	} {
 		if err := Decode([]byte(text), new(message)); err == nil {
-			t.Errorf("%.60s is taken", text)
+			t.Errorf("%.60s was accepted", text)
 		}
 	}
 	var m message
@@ -70,14 +70,14 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	if err := DecodeKnown([]byte(text), new(message)); err == nil {
-		t.Error("unknown names are known")
+		t.Error("unknown names were accepted")
 	}
 	if err := DecodeKnown([]byte(`{"name":"n"}`), new(message)); err != nil {
 		t.Error(err)
 	}
 	var list []message
 	if err := Decode([]byte(`[{"name":"n"},{"Name":"n"}]`), &list); err == nil {
-		t.Error("another case in a list is taken")
+		t.Error("a name in another case, in a list, was accepted")
 	}
 	var text1 string
 	if err := Decode([]byte(`"x"`), &text1); err != nil || text1 != "x" {
@@ -85,13 +85,12 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// nested is an object with arrays in it, levels deep in all.
+// nested returns an object with nested arrays, with the given number of levels in all.
 func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
 
-// What is kept is shown inside lists and other objects, to readers with the
-// bounds of Object.
+// A stored value is returned inside lists and other objects, and readers have the bounds of Object.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	t.Parallel()
 	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
@@ -103,7 +102,7 @@ func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
 	}
 	for _, text := range []string{nested(MaxStorableDepth + 1), `{"a":1e400}`} {
 		if _, _, err := Storable([]byte(text)); err == nil {
-			t.Errorf("%.60s is kept", text)
+			t.Errorf("%.60s was accepted", text)
 		}
 	}
 }
@@ -122,7 +121,7 @@ func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
 		t.Errorf("%s %v", b, err)
 	}
 	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || CheckStorable(v) == nil {
-		t.Errorf("a number that is too large is kept (%v)", err)
+		t.Errorf("a number that is too large was accepted (%v)", err)
 	}
 }
 
