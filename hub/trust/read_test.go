@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
-	"errors"
-	"io/fs"
 	"math/big"
 	"os"
 	"os/exec"
@@ -19,6 +17,7 @@ import (
 	"testing"
 
 	"gangway/hub/trust"
+	"gangway/internal/makercerts"
 )
 
 func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Problem) {
@@ -198,14 +197,11 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 // All certificates of the reference collection can be imported.
 func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	t.Parallel()
-	const folder = "../../../shared/data"
-	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("the collection of makers' certificates is not next to the project (../shared/data)")
-	}
+	folder := makercerts.Folder(t)
 	for name, want := range map[string]struct{ roots, links int }{
 		// Three certificates that the collection calls roots were issued by another CA.
-		"tpm-vendor-roots.pem":         {23, 3},
-		"tpm-vendor-intermediates.pem": {0, 143},
+		makercerts.Roots:         {23, 3},
+		makercerts.Intermediates: {0, 143},
 	} {
 		b, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {

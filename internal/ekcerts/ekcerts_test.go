@@ -1,8 +1,6 @@
 package ekcerts
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"flag"
 	"fmt"
 	"os"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"gangway/hub/evidence"
+	"gangway/internal/makercerts"
 )
 
 var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")
@@ -23,24 +22,8 @@ var triedOn = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 // makers returns the collection that the table was made with: 26 roots and 143 intermediates, which
 // are not part of this project.
 func makers(t *testing.T) *evidence.Trust {
-	read := func(name string) (certs []*x509.Certificate) {
-		rest, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", name))
-		if err != nil {
-			t.Skip("the collection of makers' certificates that the table was made with is not beside the project (../shared/data)")
-		}
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				return certs
-			}
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				t.Fatal(err)
-			}
-			certs = append(certs, c)
-		}
-	}
-	trust, err := evidence.NewTrust(read("tpm-vendor-roots.pem"), read("tpm-vendor-intermediates.pem"))
+	t.Helper()
+	trust, err := evidence.NewTrust(makercerts.Read(t, makercerts.Roots), makercerts.Read(t, makercerts.Intermediates))
 	if err != nil {
 		t.Fatal(err)
 	}
