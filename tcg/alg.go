@@ -35,8 +35,8 @@ const (
 	CurveP521 CurveID = 0x0005
 )
 
-// Hash returns the Go hash of a TPM hash algorithm; SHA-1 and others that no
-// template uses are an error.
+// Hash returns the Go hash of a TPM hash algorithm; SHA-1 and others that no template uses are
+// errors.
 func (a AlgID) Hash() (crypto.Hash, error) {
 	switch a {
 	case AlgSHA256:
@@ -49,8 +49,8 @@ func (a AlgID) Hash() (crypto.Hash, error) {
 	return 0, fmt.Errorf("tcg: hash algorithm 0x%04x is not allowed", uint16(a))
 }
 
-// appendHash appends the hash of data to b. SHA-256, the hash of nearly all,
-// needs no state on the heap for it.
+// appendHash appends the hash of data to b. With SHA-256, which nearly every key uses, no hash
+// state is allocated on the heap.
 func appendHash(b []byte, h crypto.Hash, data []byte) []byte {
 	if h == crypto.SHA256 {
 		sum := sha256.Sum256(data)

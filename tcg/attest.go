@@ -5,9 +5,8 @@ import (
 	"fmt"
 )
 
-// GeneratedValue is TPM_GENERATED_VALUE: the magic that a TPM puts in front of
-// everything that it attests, and that a restricted key refuses to sign for
-// anybody else (Part 2, 6.2).
+// GeneratedValue is TPM_GENERATED_VALUE (Part 2, 6.2): the magic number at the start of every
+// structure that a TPM attests. A restricted key does not sign external data that begins with it.
 const GeneratedValue = 0xFF544347
 
 // AttestType is a TPMI_ST_ATTEST (Part 2, 10.12.2).
@@ -22,8 +21,8 @@ const (
 // MaxAttest is the largest TPMS_ATTEST accepted, in bytes.
 const MaxAttest = 1024
 
-// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote.
-// Raw is what was signed.
+// Attest is a TPMS_ATTEST (Part 2, 10.12.12) made by TPM2_Certify or TPM2_Quote. Raw holds the
+// signed bytes.
 type Attest struct {
 	Raw             []byte
 	Magic           uint32
@@ -54,17 +53,17 @@ type PCRSelection struct {
 	PCRs []int // ascending
 }
 
-// maxBanks bounds the selections of a quote: HASH_COUNT.
+// maxBanks is the largest number of PCR selections in a quote: HASH_COUNT.
 const maxBanks = 16
 
-// ErrNotGenerated means that the magic is wrong, so no TPM made this structure.
-var ErrNotGenerated = errors.New("tcg: TPMS_ATTEST without TPM_GENERATED_VALUE: no TPM made it")
+// ErrNotGenerated means that the magic number is wrong: no TPM made this structure.
+var ErrNotGenerated = errors.New("tcg: no TPM made the TPMS_ATTEST: it does not begin with TPM_GENERATED_VALUE")
 
-// ErrNotCertify means that a TPM attested something, but not a key.
-var ErrNotCertify = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_CERTIFY")
+// ErrNotCertify means that the attestation is not about a key.
+var ErrNotCertify = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_CERTIFY")
 
-// ErrNotQuote means that a TPM attested something, but no PCRs.
-var ErrNotQuote = errors.New("tcg: TPMS_ATTEST is of another type than TPM_ST_ATTEST_QUOTE")
+// ErrNotQuote means that the attestation is not about PCRs.
+var ErrNotQuote = errors.New("tcg: the type of the TPMS_ATTEST is not TPM_ST_ATTEST_QUOTE")
 
 // ParseCertify parses a TPMS_ATTEST that TPM2_Certify made, strictly.
 func ParseCertify(raw []byte) (*Attest, error) {

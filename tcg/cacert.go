@@ -5,10 +5,9 @@ import (
 	"fmt"
 )
 
-// ParseCertificate parses a maker's CA certificate (DER, nothing behind it) as
-// ParseEKCertificate parses a TPM's: what crypto/x509 refuses though makers
-// have done it is tolerated, and named in quirks. It checks no signature and
-// no purpose.
+// ParseCertificate parses a TPM maker's CA certificate: DER, with nothing after it. Like
+// ParseEKCertificate, it tolerates makers' known mistakes that crypto/x509 refuses, and lists them
+// in quirks. It does not check the signature or the key usage.
 func ParseCertificate(der []byte) (cert *x509.Certificate, quirks []string, err error) {
 	if len(der) > MaxCertificate {
 		return nil, nil, fmt.Errorf("tcg: certificate of %d bytes, at most %d are allowed", len(der), MaxCertificate)

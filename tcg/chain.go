@@ -9,24 +9,23 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxIntermediates bounds the certificates of a chain that a device sends.
-// Known chips have up to four.
+// MaxIntermediates is the largest number of certificates in a chain that a device sends. Known TPMs
+// hold up to four.
 const MaxIntermediates = 8
 
-// maxSplit bounds what SplitCertificates returns: a whole chain area of the
-// smallest certificates there are.
+// maxSplit is the largest number of certificates that SplitCertificates returns. The smallest
+// possible certificates, filling the whole chain area of NV, are no more.
 const maxSplit = 64
 
-// SplitCertificates reads the chain that a maker put into a chip, one part for
-// each NV index from ChainFirst, in their order (EK profile 2.2.1.5). Parts
-// are one stream, so a certificate may go on in the next index (Intel's
-// layout), an index may hold several, and each may be followed by padding
-// (0x00 or 0xFF). Where something else is met, reading goes on with the next
-// index. An empty part is an index that could not be read: no certificate goes
-// on behind it.
+// SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is
+// the content of one NV index, from ChainFirst on, in order (EK profile 2.2.1.5). The parts form
+// one stream: a certificate may continue in the next index (Intel's layout), and an index may hold
+// several certificates, each followed by padding (0x00 or 0xFF). At any other byte, reading
+// continues with the next index. An empty part is an index that could not be read; no certificate
+// continues across it.
 //
-// lost is the number of bytes that were neither. Each certificate is one by
-// its outline alone; no two are equal. The result aliases nothing.
+// lost is the number of bytes that are neither certificate nor padding. A returned certificate is
+// checked only by its outline. No two of them are equal. The result does not alias the parts.
 func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	for len(parts) > 0 {
 		n := slices.IndexFunc(parts, func(p []byte) bool { return len(p) == 0 })
@@ -45,10 +44,10 @@ func SplitCertificates(parts ...[]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// splitRun splits parts of which none is missing.
+// splitRun splits parts that are all readable.
 func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	stream := slices.Concat(parts...)
-	var starts []int // where parts begin, and the end
+	var starts []int // offsets where the parts begin, then the end of the stream
 	for i, at := 0, 0; i <= len(parts); i++ {
 		starts = append(starts, at)
 		if i < len(parts) {
@@ -75,9 +74,9 @@ func splitRun(parts [][]byte) (certs [][]byte, lost int) {
 	return certs, lost
 }
 
-// certificateSize is the size of the certificate that b begins with, by its
-// outline (RFC 5280, 4.1): three elements that fill a sequence. It is 0 where
-// there is none, so that a length that lies swallows nothing.
+// certificateSize returns the size of the certificate at the start of b, judged by its outline (RFC
+// 5280, 4.1): a sequence of exactly three elements. It returns 0 if b does not begin with that, so
+// a false length does not skip over valid data.
 func certificateSize(b []byte) int {
 	s := cryptobyte.String(b)
 	var cert, body, tbs, algorithm, signature cryptobyte.String
@@ -92,13 +91,12 @@ func certificateSize(b []byte) int {
 	return len(cert)
 }
 
-// IsCertificate reports whether b is one certificate by its outline (RFC 5280,
-// 4.1), with nothing behind it. A parser may still refuse it.
+// IsCertificate reports whether b has the outline of exactly one certificate (RFC 5280, 4.1), with
+// nothing after it. A parser may still refuse it.
 func IsCertificate(b []byte) bool { return len(b) > 0 && certificateSize(b) == len(b) }
 
-// PickChain returns at most MaxIntermediates of the certificates: those that
-// may be above leaf, by their names and nearest first, then others in their
-// order. leaf may be nil.
+// PickChain returns at most MaxIntermediates of certs: first those whose names place them above
+// leaf, nearest first, then the others in their order. leaf may be nil.
 func PickChain(leaf []byte, certs [][]byte) [][]byte {
 	type link struct {
 		der             []byte

@@ -46,12 +46,13 @@ func chainOf(t testing.TB, names ...string) [][]byte {
 }
 
 func TestSplitsChainsInEveryLayout(t *testing.T) {
+	t.Parallel()
 	c := chainOf(t, "issuing", "intermediate", "root")
 	one, two, three := c[0], c[1], c[2]
 	stream := slices.Concat(one, two, three)
 	zeros, ones := make([]byte, 100), bytes.Repeat([]byte{0xFF}, 100)
 	wrongLength := append(bytes.Clone(one), two...)
-	wrongLength[3] += 40 // claims a part of what follows
+	wrongLength[3] += 40 // the length includes a part of the next certificate
 	for name, layout := range map[string]struct {
 		parts [][]byte
 		want  [][]byte
@@ -85,6 +86,7 @@ func TestSplitsChainsInEveryLayout(t *testing.T) {
 }
 
 func TestChainOfManyCertificatesIsBounded(t *testing.T) {
+	t.Parallel()
 	c := chainOf(t, "issuing")[0]
 	var parts [][]byte
 	for i := range 300 {
@@ -101,9 +103,10 @@ func TestChainOfManyCertificatesIsBounded(t *testing.T) {
 	}
 }
 
-// A chip with more certificates than a request may hold still onboards: those
-// of its own chain are sent.
+// A TPM with more certificates than a request may hold can still onboard: the device sends those of
+// its own chain.
 func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
+	t.Parallel()
 	own := chainOf(t, "leaf", "issuing", "intermediate", "root")
 	var all [][]byte
 	for range 10 {
@@ -112,7 +115,7 @@ func TestPicksTheCertificatesAboveTheLeaf(t *testing.T) {
 	all = append(all, own[3], own[2], own[1], []byte("no certificate"))
 	got := PickChain(own[0], all)
 	if len(got) != MaxIntermediates || !slices.EqualFunc(got[:3], own[1:], bytes.Equal) {
-		t.Errorf("%d were picked, and not the chain first", len(got))
+		t.Errorf("%d were picked, but the chain does not come first", len(got))
 	}
 }
 
@@ -128,7 +131,7 @@ func FuzzSplitCertificates(f *testing.F) {
 		for i, c := range certs {
 			total += len(c)
 			if !bytes.Contains(stream, c) || certificateSize(c) != len(c) {
-				t.Fatalf("certificate %d is none of the stream's", i)
+				t.Fatalf("certificate %d is not in the stream", i)
 			}
 		}
 		if total > len(stream) || len(certs) > maxSplit {

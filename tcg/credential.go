@@ -13,10 +13,10 @@ import (
 	"fmt"
 )
 
-// MakeCredential does in software what TPM2_MakeCredential does (Part 1, 24):
-// it encrypts secret so that only TPM2_ActivateCredential gives it back, in
-// the TPM that has the endorsement key ek and an object of this name. The
-// secret has at most as many bytes as ek's name algorithm.
+// MakeCredential does in software what TPM2_MakeCredential does (Part 1, 24). It encrypts secret
+// for TPM2_ActivateCredential in the TPM that holds both the endorsement key ek and an object with
+// this name. Nothing else can decrypt it. The secret is at most as long as a digest of ek's name
+// algorithm.
 //
 // credentialBlob is the content of a TPM2B_ID_OBJECT, encryptedSecret that of
 // a TPM2B_ENCRYPTED_SECRET.
@@ -26,10 +26,10 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 		return nil, nil, err
 	}
 	if len(secret) > h.Size() {
-		return nil, nil, fmt.Errorf("tcg: a credential of %d bytes, this EK takes %d", len(secret), h.Size())
+		return nil, nil, fmt.Errorf("tcg: credential of %d bytes, at most %d are allowed with this EK", len(secret), h.Size())
 	}
 	if ek.Symmetric != AlgAES || ek.SymmetricMode != AlgCFB || (ek.SymmetricBits != 128 && ek.SymmetricBits != 256) {
-		return nil, nil, errors.New("tcg: the EK protects by no AES that is known here")
+		return nil, nil, errors.New("tcg: the EK's symmetric algorithm is neither AES-128-CFB nor AES-256-CFB")
 	}
 	seed, encryptedSecret, err := encapsulate(ek, h)
 	if err != nil {
@@ -45,7 +45,7 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 	blob = binary.BigEndian.AppendUint16(blob, uint16(len(secret)))
 	blob = append(blob, secret...)
 	enc := blob[size:]
-	// AES-CFB with a zero IV: the key is used this once.
+	// AES-CFB with a zero IV: the key encrypts only this one message.
 	var iv [aes.BlockSize]byte
 	for at := 0; at < len(enc); at += aes.BlockSize {
 		block.Encrypt(iv[:], iv[:])
@@ -58,8 +58,8 @@ func MakeCredential(ek *Public, objectName, secret []byte) (credentialBlob, encr
 	return blob, encryptedSecret, nil
 }
 
-// encapsulate makes a seed that only the TPM of ek can recover (Part 1, B.10.4
-// for RSA, C.6.4 for ECC), of the name algorithm's size.
+// encapsulate makes a seed that only the TPM of ek can recover (Part 1, B.10.4 for RSA, C.6.4 for
+// ECC). The seed is as long as a digest of ek's name algorithm.
 func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) {
 	const label = "IDENTITY\x00"
 	key, err := ek.Key()
@@ -103,7 +103,7 @@ func encapsulate(ek *Public, h crypto.Hash) (seed, encrypted []byte, err error) 
 		encrypted = append(binary.BigEndian.AppendUint16(encrypted, uint16(half)), y...)
 		return seed, encrypted, nil
 	}
-	return nil, nil, errors.New("tcg: no key")
+	return nil, nil, errors.New("tcg: the key is neither RSA nor ECC")
 }
 
 // kdfa is KDFa (Part 1, 11.4.10.2; SP 800-108 in counter mode with HMAC) for
@@ -114,13 +114,13 @@ func kdfa(h crypto.Hash, key []byte, label string, contextU []byte, bits int) []
 	return hmacOf(h, key, []byte{0, 0, 0, 1}, []byte(label), []byte{0}, contextU, size[:])[:bits/8]
 }
 
-// hmacOf is the HMAC of the parts by any of the name algorithms.
+// hmacOf returns the HMAC of the concatenated parts with the hash h.
 func hmacOf(h crypto.Hash, key []byte, parts ...[]byte) []byte {
 	if h == crypto.SHA256 {
 		sum := HMACSHA256(key, parts...)
 		return sum[:]
 	}
 	m := hmac.New(h.New, key)
-	m.Write(bytes.Join(parts, nil)) // a copy, so that parts need not be on the heap for SHA-256
+	m.Write(bytes.Join(parts, nil)) // the copy lets parts stay off the heap with SHA-256
 	return m.Sum(nil)
 }

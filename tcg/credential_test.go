@@ -8,10 +8,10 @@ import (
 	"gangway/tcg"
 )
 
-// What MakeCredential makes, an emulated TPM opens (built on go-tpm's key
-// derivation), for each template. That real ones do is shown in package
-// identity's and the end-to-end tests.
+// An emulated TPM (with go-tpm's key derivation) opens the credentials of MakeCredential, for each
+// template. The tests of package identity and the end-to-end tests use software TPMs.
 func TestCredentialIsForOneEKAndOneName(t *testing.T) {
+	t.Parallel()
 	maker, err := fleet.NewMaker("m", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestCredentialIsForOneEKAndOneName(t *testing.T) {
 			}
 		}
 		if _, _, err := tcg.MakeCredential(d.EK.Public, d.IAK.Name(), make([]byte, 65)); err == nil {
-			t.Errorf("%s: a secret that is too long was taken", ek)
+			t.Errorf("%s: a secret that is too long was accepted", ek)
 		}
 	}
 }

@@ -40,7 +40,7 @@ const (
 type CSR struct {
 	ProdModel      []byte // UTF-8
 	ProdSerial     []byte // UTF-8
-	CAData         []byte // prodCaData: what the CA asks for, see package wire
+	CAData         []byte // prodCaData: the data that this CA requires, see wire.CAData
 	EventLog       []byte // bootEvntLog, may be empty
 	EKCert         []byte // X.509 DER
 	AttestPub      []byte // TPMT_PUBLIC of the IAK
@@ -84,9 +84,8 @@ func (r *CSR) fields() [12]struct {
 	}
 }
 
-// Encode makes the TCG-CSR-IDEVID. The pad fills the contents to a multiple
-// of 16 bytes. sign is called once with the contents and returns the
-// TPMT_SIGNATURE of them by the IDevID key.
+// Encode makes the TCG-CSR-IDEVID. The pad fills the contents to a multiple of 16 bytes. sign is
+// called once with the contents and returns the IDevID key's TPMT_SIGNATURE over them.
 func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) ([]byte, error) {
 	h, err := hashAlg.Hash()
 	if err != nil {
@@ -137,10 +136,9 @@ func (r *CSR) Encode(hashAlg AlgID, sign func(contents []byte) ([]byte, error)) 
 // ErrCSRHash means that the hash in the contents is not the hash of what follows it.
 var ErrCSRHash = errors.New("tcg: TCG-CSR-IDEVID: its hash does not match its contents")
 
-// ParseCSR parses a TCG-CSR-IDEVID: every size is checked against its field's
-// bound and against what is there, the hash is checked, the pad must be at
-// most 15 zero bytes, and nothing may be left over. It does not check the
-// signature. The result aliases b.
+// ParseCSR parses a TCG-CSR-IDEVID: every size is checked against its field's bound and against the
+// bytes that are left, the hash is checked, the pad must be at most 15 zero bytes, and nothing may
+// be left over. It does not check the signature. The result aliases b.
 func ParseCSR(b []byte) (*CSR, error) {
 	if len(b) > MaxCSR {
 		return nil, fmt.Errorf("tcg: TCG-CSR-IDEVID of %d bytes, at most %d are allowed", len(b), MaxCSR)
@@ -175,7 +173,7 @@ func (r *CSR) parseContents() error {
 		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: %w", c.err)
 	}
 	if alg > 0xFFFF {
-		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: hash algorithm 0x%08x is not one of a TPM", alg)
+		return fmt.Errorf("tcg: TCG-CSR-IDEVID-CONTENT: hash algorithm 0x%08x is not a TPM_ALG_ID", alg)
 	}
 	r.HashAlg = AlgID(alg)
 	h, err := r.HashAlg.Hash()

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// errShort is what every parser returns for a structure that ends early.
+// errShort reports a structure that ends early.
 var errShort = errors.New("the data ends before the structure does")
 
 // cursor reads big-endian TPM structures. The first failure sticks: reads

@@ -18,32 +18,30 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// EKCertificate is an endorsement key certificate (EK profile 3) as makers
-// issue them, quirks and all.
+// EKCertificate is an endorsement key certificate (EK profile 3). It may deviate from the profile
+// in ways that are known of TPM makers.
 type EKCertificate struct {
-	// Certificate is parsed by crypto/x509, with what it cannot judge (a
-	// critical SAN that has only a directory name) taken off
-	// UnhandledCriticalExtensions, because this package read it.
+	// Certificate is the result of crypto/x509. UnhandledCriticalExtensions does not list the SAN:
+	// crypto/x509 cannot handle a critical SAN that holds only a directory name, and this package
+	// has read it.
 	Certificate *x509.Certificate
-	// PublicKey is *rsa.PublicKey or *ecdsa.PublicKey, also where the
-	// certificate says id-RSAES-OAEP, which crypto/x509 does not know.
+	// PublicKey is *rsa.PublicKey or *ecdsa.PublicKey, also if the key's type is id-RSAES-OAEP,
+	// which crypto/x509 does not know.
 	PublicKey crypto.PublicKey
 
-	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without
-	// control characters; empty where the certificate has none.
+	// TPM attributes of the SAN's directory name (EK profile 3.2.9), without control characters;
+	// empty if the certificate has none.
 	Manufacturer string // "IFX", or as written when it is not ASCII: "id:00001014"
 	Model        string
 	Version      string
 
-	// Quirks names each deviation from the profile that was met and
-	// tolerated, in words for a person.
+	// Quirks describes each tolerated deviation from the profile, for a person.
 	Quirks []string
 }
 
-// TrimCertificate returns the DER certificate in b, which may be wrapped as
-// in a TPM 1.2 (TCG PC client, 7.4.4) or be followed by the padding of its NV
-// area (all 0x00 or all 0xFF). Anything else behind the certificate is an
-// error.
+// TrimCertificate returns the DER certificate in b, which may be wrapped as in a TPM 1.2 (TCG PC
+// client, 7.4.4) or be followed by the padding of its NV area (all 0x00 or all 0xFF). Anything else
+// after the certificate is an error.
 func TrimCertificate(b []byte) ([]byte, error) {
 	der, _, err := trimCertificate(b)
 	return der, err
@@ -55,11 +53,11 @@ func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
 	if len(b) >= 7 && b[0] == 0x10 && b[1] == 0x01 && b[2] == 0x00 && b[5] == 0x10 && b[6] == 0x02 {
 		size := int(b[3])<<8 | int(b[4])
 		if size < 2 || 5+size > len(b) {
-			return nil, nil, errors.New("tcg: EK certificate: TPM 1.2 wrapping of a wrong size")
+			return nil, nil, errors.New("tcg: EK certificate: its TPM 1.2 wrapper has a wrong size")
 		}
 		rest := b[5+size:]
 		if !isPadding(rest) {
-			return nil, nil, errors.New("tcg: EK certificate: bytes follow its TPM 1.2 wrapping")
+			return nil, nil, errors.New("tcg: EK certificate: the bytes after its TPM 1.2 wrapper are not padding")
 		}
 		if quirks = append(quirks, QuirkWrapped); len(rest) > 0 {
 			quirks = append(quirks, QuirkPadded)
@@ -73,7 +71,7 @@ func trimCertificate(b []byte) (der []byte, quirks []string, err error) {
 	}
 	if len(s) > 0 {
 		if !isPadding(s) {
-			return nil, nil, errors.New("tcg: EK certificate: bytes follow it that are no padding")
+			return nil, nil, errors.New("tcg: EK certificate: the bytes after it are not padding")
 		}
 		if !slices.Contains(quirks, QuirkPadded) {
 			quirks = append(quirks, QuirkPadded)
@@ -91,9 +89,8 @@ func isPadding(b []byte) bool {
 	return true
 }
 
-// ParseEKCertificate parses an EK certificate, tolerating what makers are
-// known to have got wrong and naming it. It checks no signature and no
-// purpose.
+// ParseEKCertificate parses an EK certificate. It tolerates makers' known mistakes and lists them
+// in Quirks. It does not check the signature or the key usage.
 func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	if len(b) > MaxCertificate {
 		return nil, fmt.Errorf("tcg: EK certificate of %d bytes, at most %d are allowed", len(b), MaxCertificate)
@@ -121,10 +118,9 @@ func ParseEKCertificate(b []byte) (*EKCertificate, error) {
 	return e, nil
 }
 
-// parseLenient parses with crypto/x509, and where it refuses the serial
-// number, once more with another one of the same length in its place. The raw
-// fields stay those of der, so that the signature is checked over what was
-// signed.
+// parseLenient parses der with crypto/x509. If crypto/x509 refuses the serial number, it parses
+// again with a valid serial number of the same length in its place. The raw fields of the result
+// are those of der, so that the signature is checked over the signed bytes.
 func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err == nil {
@@ -153,7 +149,7 @@ func parseLenient(der []byte) (*x509.Certificate, []string, error) {
 		quirks = append(quirks, QuirkSerialLong)
 	}
 	patched := bytes.Clone(der)
-	patched[at] = 0x01 // positive, and no leading byte to spare
+	patched[at] = 0x01 // positive, and of minimal length
 	cert, err2 := x509.ParseCertificate(patched)
 	if err2 != nil {
 		return nil, nil, err
@@ -186,8 +182,8 @@ func serialContent(der []byte) (at, size int, ok bool) {
 	return at + before - len(tbs) - len(serial), len(serial), true
 }
 
-// oaepKey reads the RSA key of a SubjectPublicKeyInfo whose algorithm is
-// id-RSAES-OAEP (1.2.840.113549.1.1.7): the key itself is encoded as always.
+// oaepKey reads the RSA key of a SubjectPublicKeyInfo whose algorithm is id-RSAES-OAEP
+// (1.2.840.113549.1.1.7): the key itself is encoded as usual.
 func oaepKey(spki []byte) (crypto.PublicKey, error) {
 	var info struct {
 		Algorithm pkix.AlgorithmIdentifier
@@ -208,8 +204,8 @@ func oaepKey(spki []byte) (crypto.PublicKey, error) {
 
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// readSAN takes the TPM's attributes from the directory names of the SAN, or,
-// where it has none, from the subject.
+// readSAN reads the TPM's attributes from the SAN's directory names or, if they have none, from the
+// subject.
 func (e *EKCertificate) readSAN() error {
 	cert := e.Certificate
 	for _, ext := range cert.Extensions {
@@ -257,7 +253,7 @@ func (e *EKCertificate) readNames(der []byte) error {
 	return nil
 }
 
-// readName takes the TPM's attributes from one directory name.
+// readName reads the TPM's attributes from one directory name.
 func (e *EKCertificate) readName(der []byte) error {
 	return eachAttribute(der, func(a *attribute) {
 		var into *string
@@ -274,15 +270,15 @@ func (e *EKCertificate) readName(der []byte) error {
 		if a.tag != casn1.UTF8String {
 			e.quirk(QuirkStringType)
 		}
-		*into = shown(a.text())
+		*into = printable64(a.text())
 		if into == &e.Manufacturer {
 			*into = manufacturer(*into)
 		}
 	}, func() { e.quirk(QuirkSetOrder) })
 }
 
-// shown keeps at most 64 printable characters.
-func shown(s string) string {
+// printable64 keeps at most 64 printable characters.
+func printable64(s string) string {
 	s = Printable(s)
 	if r := []rune(s); len(r) > 64 {
 		s = string(r[:64])
@@ -290,8 +286,8 @@ func shown(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// Printable drops what a screen would obey instead of show, and what turns
-// the text around it: makers' and machines' own words end up on screens.
+// Printable removes every character that a terminal would interpret instead of display, and those
+// that change the direction of text. Makers' and machines' texts are shown on screens.
 func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
@@ -301,7 +297,7 @@ func Printable(s string) string {
 	}, s)
 }
 
-// manufacturer turns "id:49465800" into "IFX" and leaves what is not ASCII.
+// manufacturer turns "id:49465800" into "IFX". It returns an id that is not ASCII unchanged.
 func manufacturer(s string) string {
 	hex, ok := strings.CutPrefix(s, "id:")
 	n, err := strconv.ParseUint(hex, 16, 32)

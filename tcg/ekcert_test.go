@@ -8,17 +8,17 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"math/big"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"gangway/internal/makercerts"
 )
 
-// ekCertificate makes a certificate of an RSA key as makers do.
+// ekCertificate makes an EK certificate for an RSA key.
 func ekCertificate(t testing.TB, serial *big.Int) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -41,6 +41,7 @@ func ekCertificate(t testing.TB, serial *big.Int) []byte {
 }
 
 func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
 	wrapped := append([]byte{0x10, 0x01, 0x00, byte((len(der) + 2) >> 8), byte(len(der) + 2), 0x10, 0x02}, der...)
 	for name, b := range map[string][]byte{
@@ -73,8 +74,9 @@ func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 	}
 }
 
-// crypto/x509 refuses negative serial numbers; chips in the field have them.
+// crypto/x509 refuses negative serial numbers, but TPMs in the field have them.
 func TestReadsNegativeSerialNumber(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(0x7A0000000000))
 	at, size, ok := serialContent(der)
 	if !ok || size != 6 {
@@ -82,7 +84,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 	der[at] |= 0x80
 	if _, err := x509.ParseCertificate(der); err == nil {
-		t.Skip("this Go reads negative serial numbers by itself")
+		t.Skip("this Go version accepts negative serial numbers")
 	}
 	e, err := ParseEKCertificate(der)
 	if err != nil {
@@ -98,6 +100,7 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 
 // id-RSAES-OAEP instead of rsaEncryption: the last byte of the OID differs.
 func TestReadsOAEPKey(t *testing.T) {
+	t.Parallel()
 	der := ekCertificate(t, big.NewInt(1))
 	rsaOID := []byte{0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01}
 	at := bytes.LastIndex(der, rsaOID)
@@ -122,6 +125,7 @@ func TestReadsOAEPKey(t *testing.T) {
 }
 
 func TestManufacturerNames(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
 		"id:49465800": "IFX", "id:494E5443": "INTC", "id:53544D20": "STM", "id:414D4400": "AMD",
 		"id:00001014": "id:00001014", "IBM": "IBM", "id:xyz": "id:xyz", "": "",
@@ -132,26 +136,18 @@ func TestManufacturerNames(t *testing.T) {
 	}
 }
 
-// Makers' own CA certificates, as far as there are any to try: the lenient
-// parser reads all of them.
+// The lenient parser reads all CA certificates of real makers that are available.
 func TestReadsMakersCertificates(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("..", "..", "shared", "data", "*.pem"))
-	if err != nil || len(files) == 0 {
-		t.Skip("no makers' certificates beside the project to try (../shared/data)")
+	t.Parallel()
+	files, err := filepath.Glob(filepath.Join(makercerts.Folder(t), "*.pem"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	n := 0
 	for _, f := range files {
-		rest, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				break
-			}
+		for _, der := range makercerts.DER(t, filepath.Base(f)) {
 			n++
-			if _, _, err := parseLenient(block.Bytes); err != nil {
+			if _, _, err := parseLenient(der); err != nil {
 				t.Errorf("%s, certificate %d: %v", filepath.Base(f), n, err)
 			}
 		}
@@ -172,13 +168,14 @@ func FuzzParseEKCertificate(f *testing.F) {
 			t.Fatal("no key and no error")
 		}
 		if strings.ContainsAny(e.Manufacturer+e.Model+e.Version, "\x00\n\x1b") {
-			t.Fatal("control characters in what is shown to people")
+			t.Fatal("there are control characters in displayed text")
 		}
 	})
 }
 
-// Is compares numbers: it must agree with comparing the keys themselves.
+// Is compares numbers. It must agree with a comparison of the keys.
 func TestIsAgreesWithTheKeys(t *testing.T) {
+	t.Parallel()
 	keys := []crypto.PublicKey{}
 	publics := []*Public{}
 	for _, tmpl := range EKTemplates {
@@ -219,7 +216,7 @@ func TestIsAgreesWithTheKeys(t *testing.T) {
 		for j, k := range keys {
 			fresh := *p
 			if fresh.Is(k) != (i == j) {
-				t.Errorf("%s %d is key %d: %v", p.Algorithm(), i, j, i != j)
+				t.Errorf("%s %d: Is(key %d) = %v", p.Algorithm(), i, j, i != j)
 			}
 			if got, err := fresh.Key(); err != nil || i == j && !got.(interface{ Equal(crypto.PublicKey) bool }).Equal(k) {
 				t.Errorf("%d: Key is another: %v", i, err)

@@ -18,6 +18,7 @@ import (
 )
 
 func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		key := rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(r, "key")
 		parts := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 300), 0, 5).Draw(r, "parts")
@@ -31,9 +32,10 @@ func TestHMACIsThatOfTheStandardLibrary(t *testing.T) {
 	})
 }
 
-// Devices are known by this hash for ever: it is that of the key's
-// SubjectPublicKeyInfo, for every kind and size.
+// This hash identifies devices permanently: it must be that of the key's SubjectPublicKeyInfo, for
+// every kind and size of key.
 func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
+	t.Parallel()
 	check := func(key any) {
 		t.Helper()
 		der, err := x509.MarshalPKIXPublicKey(key)
@@ -64,6 +66,6 @@ func TestKeyHashIsOfTheSubjectPublicKeyInfo(t *testing.T) {
 		}
 	}
 	if _, err := tcg.KeyHash("no key"); err == nil {
-		t.Error("a string is no key")
+		t.Error("a string was accepted as a key")
 	}
 }

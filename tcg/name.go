@@ -28,8 +28,7 @@ type attribute struct {
 	value []byte
 }
 
-// text is the value as UTF-8, whatever string type it has. What is not valid
-// in its type becomes U+FFFD.
+// text returns the value as UTF-8, whatever its string type. Invalid parts become U+FFFD.
 func (a *attribute) text() string {
 	switch a.tag {
 	case tagBMPString:
@@ -56,9 +55,8 @@ func (a *attribute) text() string {
 	return string(bytes.ToValidUTF8(a.value, []byte("\uFFFD")))
 }
 
-// eachAttribute calls f for each attribute of a DER Name, in order, and
-// unsorted for each RDN whose attributes are not in the order that DER asks
-// for.
+// eachAttribute calls f for each attribute of a DER Name, in order, and unsorted for each RDN whose
+// attributes are not in the order that DER requires.
 func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String
@@ -93,11 +91,10 @@ func eachAttribute(der []byte, f func(*attribute), unsorted func()) error {
 	return nil
 }
 
-// CanonicalName returns a DER Name in which every text is a UTF8String,
-// whatever type it had: names that differ in nothing else are equal then, as
-// RFC 5280, 7.1 wants it and crypto/x509 does not. Upper and lower case and
-// spaces are left alone, and so is what is no text. A name that is canonical
-// already, or cannot be read, is returned as it is, without a copy.
+// CanonicalName returns the DER Name with every text value encoded as UTF8String. Names that differ
+// only in their string types become equal, as RFC 5280, 7.1 requires; crypto/x509 compares the
+// bytes. Case, spaces and values that are not text stay as they are. A name that is already
+// canonical, or cannot be read, is returned unchanged, without a copy.
 func CanonicalName(der []byte) []byte {
 	other := false
 	if eachAttribute(der, func(a *attribute) { other = other || isText(a.tag) && a.tag != casn1.UTF8String }, func() {}) != nil || !other {
@@ -147,10 +144,9 @@ func isText(tag casn1.Tag) bool {
 	return false
 }
 
-// WithinName reports whether a DER Name is in the subtree of another one (RFC
-// 5280, 4.2.1.10): whether it begins with the same relative names. Texts are
-// compared without regard to their string type, to case and to how many spaces
-// are in a row (RFC 5280, 7.1). A name that cannot be read is in no subtree.
+// WithinName reports whether a DER Name is in the subtree of another one (RFC 5280, 4.2.1.10):
+// whether it begins with the same relative names. The comparison ignores string types, case, and
+// repeated spaces (RFC 5280, 7.1). An unreadable name is not in any subtree.
 func WithinName(name, base []byte) bool {
 	n, err := relativeNames(name)
 	if err != nil {
@@ -160,8 +156,7 @@ func WithinName(name, base []byte) bool {
 	return err == nil && len(b) <= len(n) && slices.Equal(b, n[:len(b)])
 }
 
-// relativeNames returns each relative name as a text that is equal for equal
-// ones.
+// relativeNames returns a text for each relative name. Equal names give equal texts.
 func relativeNames(der []byte) (out []string, err error) {
 	s := cryptobyte.String(der)
 	var rdns cryptobyte.String

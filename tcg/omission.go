@@ -6,23 +6,23 @@ import "fmt"
 // holds.
 type OmissionReason uint8
 
-// The reasons, as they are sent.
+// The reasons, as the device sends them.
 const (
-	CertificateMalformed  OmissionReason = 1 // what is there is not an EK certificate
-	CertificateOfOtherKey OmissionReason = 2 // the TPM does not make the certificate's key
-	CertificateUnreadable OmissionReason = 3 // the TPM does not let it be read
+	CertificateMalformed  OmissionReason = 1 // the NV index does not hold an EK certificate
+	CertificateOfOtherKey OmissionReason = 2 // the TPM does not have the certificate's key
+	CertificateUnreadable OmissionReason = 3 // the TPM refuses to read it
 )
 
-// Omission is a device's word on why its request has no EK certificate although
-// its TPM holds one. Nothing proves it: it is shown to the owner, and decides
-// nothing. The zero value says nothing.
+// Omission is a device's statement why its request has no EK certificate although its TPM holds
+// one. Nothing proves it: the owner sees it, and no check depends on it. The zero value states
+// nothing.
 type Omission struct {
 	Why   OmissionReason
-	Index uint32 // of the NV index
+	Index uint32 // the NV index
 }
 
-// String says it in one sentence, the same at the device and for its owner; ""
-// for the zero value.
+// String returns one sentence for a person, or "" for the zero value. The device and the hub show
+// the same sentence.
 func (o Omission) String() string {
 	switch o.Why {
 	case 0:
@@ -30,9 +30,9 @@ func (o Omission) String() string {
 	case CertificateMalformed:
 		return fmt.Sprintf("NV index 0x%08X of the TPM holds something that cannot be read as an EK certificate.", o.Index)
 	case CertificateOfOtherKey:
-		return fmt.Sprintf("NV index 0x%08X of the TPM holds the certificate of a key that this TPM does not make: its endorsement seed was changed since (TPM2_ChangeEPS), or the certificate is another TPM's.", o.Index)
+		return fmt.Sprintf("NV index 0x%08X of the TPM holds the certificate of a key that this TPM does not have: its endorsement seed was changed later (TPM2_ChangeEPS), or the certificate belongs to another TPM.", o.Index)
 	case CertificateUnreadable:
-		return fmt.Sprintf("The TPM does not let the EK certificate at NV index 0x%08X be read.", o.Index)
+		return fmt.Sprintf("The TPM refuses to read the EK certificate at NV index 0x%08X.", o.Index)
 	}
-	return fmt.Sprintf("The EK certificate at NV index 0x%08X of the TPM was left out, for a reason that this version does not know (%d).", o.Index, o.Why)
+	return fmt.Sprintf("The EK certificate at NV index 0x%08X of the TPM was left out, for a reason that this version does not know (code %d).", o.Index, o.Why)
 }

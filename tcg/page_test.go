@@ -12,14 +12,14 @@ import (
 
 var update = flag.Bool("update", false, "write the key templates into docs/protocol.md")
 
-// What stands between these lines of docs/protocol.md is made by this test.
+// This test writes the text between these lines of docs/protocol.md.
 const (
 	templatesBegin = "<!-- go test ./tcg -run TemplatesOnThePage -update -->\n"
 	templatesEnd   = "<!-- end of the templates -->\n"
 )
 
-// The key templates and policies of docs/protocol.md are those of the code:
-// whoever writes another device needs no other source for them.
+// docs/protocol.md has the key templates and policies of the code, so that the author of another
+// device needs no other source.
 func TestTemplatesOnThePage(t *testing.T) {
 	path := filepath.Join("..", "docs", "protocol.md")
 	doc, err := os.ReadFile(path)
@@ -39,7 +39,7 @@ func TestTemplatesOnThePage(t *testing.T) {
 		return
 	}
 	if had != want {
-		t.Error("docs/protocol.md shows other key templates than the code has: go test ./tcg -run TemplatesOnThePage -update")
+		t.Error("docs/protocol.md does not have the code's key templates; run go test ./tcg -run TemplatesOnThePage -update")
 	}
 }
 

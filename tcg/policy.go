@@ -13,8 +13,8 @@ const (
 
 	rhEndorsement = 0x4000000B
 
-	// delegationAttributes are the TPMA_NV of the indices that a policy may be
-	// delegated to: written, policy write and read, owner read, no DA.
+	// delegationAttributes is the TPMA_NV of the NV indices to which a policy may delegate:
+	// written, policy write and read, owner read, no DA.
 	delegationAttributes = 0x220F1008
 )
 

@@ -8,9 +8,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// The digests that the specifications publish: DevID table 19 and EK profile
-// B.6. What this package computes from the policies' meaning must equal them.
+// The specifications publish digests: DevID table 19 and EK profile B.6. The digests that this
+// package computes must be equal.
 func TestPoliciesEqualThePublishedDigests(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		got  []byte
@@ -34,9 +35,10 @@ func TestPoliciesEqualThePublishedDigests(t *testing.T) {
 	}
 }
 
-// go-tpm is the second opinion on the marshalling and on the two low-range
-// templates that it ships.
+// go-tpm is an independent check of the marshalling, and of the two low-range templates that it
+// has.
 func TestTemplatesAgreeWithGoTPM(t *testing.T) {
+	t.Parallel()
 	for _, set := range [][]Template{EKTemplates, IAKTemplates, IDevIDTemplates} {
 		for _, tmpl := range set {
 			pub, err := tpm2.Unmarshal[tpm2.TPMTPublic](tmpl.Public.Raw)
@@ -44,7 +46,7 @@ func TestTemplatesAgreeWithGoTPM(t *testing.T) {
 				t.Fatalf("%s: %v", tmpl.Name, err)
 			}
 			if again := tpm2.Marshal(pub); !bytes.Equal(again, tmpl.Public.Raw) {
-				t.Errorf("%s: go-tpm marshals it otherwise:\n%x\n%x", tmpl.Name, again, tmpl.Public.Raw)
+				t.Errorf("%s: go-tpm marshals it differently: %.100x, want %.100x", tmpl.Name, again, tmpl.Public.Raw)
 			}
 			parsed, err := ParsePublic(tmpl.Public.Raw)
 			if err != nil {

@@ -42,7 +42,7 @@ type Public struct {
 	Curve CurveID // ECC
 	X, Y  []byte  // ECC, big-endian, at most the curve's size
 
-	key crypto.PublicKey // what Key found
+	key crypto.PublicKey // cached by Key
 }
 
 // ParsePublic parses a TPMT_PUBLIC of an RSA or ECC key, strictly. It does
@@ -129,9 +129,9 @@ func name(alg AlgID, data ...[]byte) ([]byte, error) {
 	return d.Sum(out), nil
 }
 
-// EndorsementQualifiedName is the qualified name (Part 1, 16) of a key that
-// is a primary key of the endorsement hierarchy, from the key's name. A TPM
-// states it in what it attests, so it proves the hierarchy.
+// EndorsementQualifiedName computes the qualified name (Part 1, 16) of a primary key of the
+// endorsement hierarchy from the key's name. A TPM puts the qualified name into its attestations,
+// so it proves the key's hierarchy.
 func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	if len(keyName) < 2 {
 		return nil, errors.New("tcg: a name has at least 2 bytes")
@@ -139,10 +139,9 @@ func EndorsementQualifiedName(keyName []byte) ([]byte, error) {
 	return name(AlgID(binary.BigEndian.Uint16(keyName)), []byte{0x40, 0x00, 0x00, 0x0B}, keyName)
 }
 
-// Key returns the key as *ecdsa.PublicKey or *rsa.PublicKey. A point off its
-// curve, an RSA key whose modulus has not exactly KeyBits bits, and sizes
-// below 2048 bits are errors. The first call keeps the result, so it must not
-// run at the same time as another one.
+// Key returns the key as *ecdsa.PublicKey or *rsa.PublicKey. A point off its curve, an RSA key
+// whose modulus has not exactly KeyBits bits, and sizes below 2048 bits are errors. The first call
+// caches the result, so it must not run concurrently with another one.
 func (p *Public) Key() (crypto.PublicKey, error) {
 	if p.key != nil {
 		return p.key, nil
@@ -189,7 +188,7 @@ func (p *Public) parseKey() (crypto.PublicKey, error) {
 		}
 		return key, nil
 	}
-	return nil, errors.New("tcg: no key")
+	return nil, errors.New("tcg: the key is neither RSA nor ECC")
 }
 
 func (c CurveID) curve() (elliptic.Curve, error) {
@@ -204,9 +203,8 @@ func (c CurveID) curve() (elliptic.Curve, error) {
 	return nil, fmt.Errorf("tcg: curve 0x%04x is not allowed", uint16(c))
 }
 
-// Is reports whether p is the public area of key, by the numbers alone. Key
-// then returns key itself: a point that was decoded once (which for P-384
-// costs as much as a small signature) is not decoded again.
+// Is reports whether p holds the numbers of key. If so, Key returns key itself from then on: to
+// decode a P-384 point a second time would cost as much as a small signature.
 func (p *Public) Is(key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -239,7 +237,7 @@ func (p *Public) Is(key crypto.PublicKey) bool {
 	return true
 }
 
-// Algorithm says what the key is, for a person: "ECDSA P-256", "RSA 2048".
+// Algorithm names the kind of key for a person: "ECDSA P-256", "RSA 2048".
 func (p *Public) Algorithm() string {
 	switch {
 	case p.Type == AlgRSA:
@@ -254,8 +252,8 @@ func (p *Public) Algorithm() string {
 	return fmt.Sprintf("unknown (0x%04x)", uint16(p.Type))
 }
 
-// KeyHash is the SHA-256 of a key's SubjectPublicKeyInfo (DER): by it an
-// endorsement key is known, whatever certificate or template it came with.
+// KeyHash is the SHA-256 of a key's SubjectPublicKeyInfo (DER): it identifies an endorsement key,
+// whatever its certificate and template are.
 func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 	if k, ok := key.(*ecdsa.PublicKey); ok {
 		if head := spkiHead(k.Curve); head != "" {
@@ -268,7 +266,7 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 		}
 	}
 	if k, ok := key.(*rsa.PublicKey); ok && k.E == 65537 && k.N.BitLen() == 2048 && k.N.Sign() > 0 {
-		// All but the modulus is the same in all such keys.
+		// In all these keys only the modulus differs.
 		var b [len(spkiHeadRSA2048) + 256 + len(exponent65537)]byte
 		copy(b[:], spkiHeadRSA2048)
 		k.N.FillBytes(b[len(spkiHeadRSA2048):][:256])
@@ -282,9 +280,8 @@ func KeyHash(key crypto.PublicKey) ([32]byte, error) {
 	return sha256.Sum256(der), nil
 }
 
-// What stands before the key's own bytes in the SubjectPublicKeyInfo of the
-// usual kinds of key (RFC 5480, 2; RFC 3279, 2.3.1). encoding/asn1 makes the
-// same of them at ten times the cost.
+// The bytes before the key itself in the SubjectPublicKeyInfo of the usual kinds of key (RFC 5480,
+// 2; RFC 3279, 2.3.1). encoding/asn1 makes the same bytes at ten times the cost.
 const (
 	spkiHeadRSA2048 = "\x30\x82\x01\x22\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x03\x82\x01\x0f\x00\x30\x82\x01\x0a\x02\x82\x01\x01\x00"
 	exponent65537   = "\x02\x03\x01\x00\x01"

@@ -12,9 +12,8 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// What makers are known to have got wrong, as EKCertificate.Quirks says it.
-// Each was met in a real chip's certificate, or in the field by others; see
-// docs/trust.md.
+// The known mistakes of TPM makers, as EKCertificate.Quirks lists them. Each was found in the
+// certificate of a real TPM, by this project or by others; see docs/trust.md.
 const (
 	QuirkWrapped        = "wrapped as in a TPM 1.2"
 	QuirkPadded         = "padded in its NV area"
@@ -41,14 +40,14 @@ func (e *EKCertificate) quirk(q string) {
 	}
 }
 
-// readUsage names what is odd in the certificate's usage and signature.
+// readUsage adds the quirks of the certificate's key usage and signature.
 func (e *EKCertificate) readUsage() {
 	c := e.Certificate
 	switch c.SignatureAlgorithm {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1, x509.DSAWithSHA1:
 		e.quirk(QuirkSHA1)
 	}
-	switch want := e.wantedKeyUsage(); {
+	switch want := e.requiredKeyUsage(); {
 	case c.KeyUsage == 0:
 		e.quirk(QuirkNoKeyUsage)
 	case c.KeyUsage&want == 0:
@@ -59,9 +58,9 @@ func (e *EKCertificate) readUsage() {
 	}
 }
 
-// wantedKeyUsage is what EK profile 3.2.9 asks for: to encrypt to an RSA key,
-// to agree on a secret with an ECC key.
-func (e *EKCertificate) wantedKeyUsage() x509.KeyUsage {
+// requiredKeyUsage returns the key usage that EK profile 3.2.9 requires: key encipherment for RSA,
+// key agreement for ECC.
+func (e *EKCertificate) requiredKeyUsage() x509.KeyUsage {
 	switch e.PublicKey.(type) {
 	case *rsa.PublicKey:
 		return x509.KeyUsageKeyEncipherment
@@ -76,9 +75,8 @@ var (
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
 )
 
-// readEncoding names what crypto/x509 reads though DER forbids it: of interest
-// because other programs refuse such certificates, so that a maker's new
-// edition may come.
+// readEncoding adds the quirks of encodings that DER forbids and crypto/x509 accepts. Other
+// programs refuse these certificates, so their maker may issue corrected ones.
 func (e *EKCertificate) readEncoding() {
 	c := e.Certificate
 	for _, name := range [][]byte{c.RawIssuer, c.RawSubject} {

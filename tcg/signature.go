@@ -43,15 +43,14 @@ func ParseSignature(raw []byte) (*Signature, error) {
 	return s, nil
 }
 
-// ErrSignature means that the signature is well-formed and does not verify.
+// ErrSignature means that the signature is well-formed but does not verify.
 var ErrSignature = errors.New("tcg: the signature does not verify")
 
-// Verify checks s over message with a TPM key, whose scheme and hash it must
-// use; a key without a scheme of its own (RSA IDevID keys) may use any of the
-// allowed ones.
+// Verify checks the signature s over message. s must use the key's scheme and hash. A key without a
+// fixed scheme (an RSA IDevID key) may use any of the allowed schemes.
 func (p *Public) Verify(message []byte, s *Signature) error {
 	if p.Scheme != AlgNull && (s.Scheme != p.Scheme || s.Hash != p.SchemeHash) {
-		return fmt.Errorf("tcg: signature by scheme 0x%04x/0x%04x, the key's is 0x%04x/0x%04x",
+		return fmt.Errorf("tcg: signature with scheme 0x%04x/0x%04x, the key's scheme is 0x%04x/0x%04x",
 			uint16(s.Scheme), uint16(s.Hash), uint16(p.Scheme), uint16(p.SchemeHash))
 	}
 	h, err := s.Hash.Hash()
@@ -82,8 +81,8 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 		case AlgRSASSA:
 			err = rsa.VerifyPKCS1v15(k, h, digest, s.RSA)
 		case AlgRSAPSS:
-			// Older TPMs use the longest salt that fits (Part 1, B.7), newer
-			// ones the digest's size: both prove the key.
+			// Older TPMs use the longest salt that fits (Part 1, B.7), newer ones one of the
+			// digest's size. Both are valid.
 			err = rsa.VerifyPSS(k, h, digest, s.RSA, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
 		default:
 			return errors.New("tcg: ECC signature for an RSA key")
@@ -93,11 +92,11 @@ func (s *Signature) verifyDigest(key crypto.PublicKey, h crypto.Hash, digest []b
 		}
 		return nil
 	}
-	return errors.New("tcg: no key")
+	return errors.New("tcg: the key is neither RSA nor ECC")
 }
 
-// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. They have at
-// most 66 bytes each, so the sequence's length takes at most two.
+// asn1 encodes R and S as the Ecdsa-Sig-Value of RFC 3279 2.2.3. They have at most 66 bytes each,
+// so the sequence's length takes at most two bytes.
 func (s *Signature) asn1() []byte {
 	content := appendUnsigned(make([]byte, 0, 144), s.R)
 	content = appendUnsigned(content, s.S)

@@ -8,16 +8,16 @@ import (
 	"encoding/binary"
 )
 
-// Template is the public area that TPM2_CreatePrimary makes a key from: the
-// same template in the same TPM gives the same key, for the life of its seed.
+// Template is a public area for TPM2_CreatePrimary. The same template gives the same key in the
+// same TPM, as long as the hierarchy's seed does not change.
 type Template struct {
 	Name   string // as in its specification: "L-1", "H-3", ...
 	Public Public // with Raw set; Modulus or X and Y hold the unique field
 
 	// For endorsement keys only.
 	CertificateIndex uint32   // NV index of the EK certificate
-	Handle           uint32   // persistent handle where makers keep the key; 0: none
-	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: policy A alone
+	Handle           uint32   // persistent handle where makers store the key; 0: none
+	PolicyBranches   [][]byte // for TPM2_PolicyOR after policy A; nil: only policy A
 }
 
 // Marshal encodes p as a TPMT_PUBLIC.
@@ -51,8 +51,8 @@ func (p *Public) Marshal() []byte {
 	return b
 }
 
-// Matches reports whether p could have been made from the template: whether
-// all but the unique field is the same.
+// Matches reports whether p could have been made from the template: all fields but the unique one
+// are equal.
 func (t *Template) Matches(p *Public) bool {
 	q := &t.Public
 	return p.Type == q.Type && p.NameAlg == q.NameAlg && p.Attributes == q.Attributes &&
@@ -72,9 +72,9 @@ func Match(templates []Template, p *Public) *Template {
 	return nil
 }
 
-// FromKey returns what the public area of key is for each of the templates that
-// make keys of its kind: what a key shown without its TPM structure can be. The
-// coordinates of an ECC key are as long as its curve's.
+// FromKey returns the public areas that key may have: one for each template that makes keys of its
+// kind. It serves keys that come without their TPM structure. The coordinates of an ECC key are
+// padded to the size of the curve.
 func FromKey(templates []Template, key crypto.PublicKey) []*Public {
 	var out []*Public
 	for i := range templates {
@@ -110,10 +110,10 @@ const (
 	devID = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | SignEncrypt
 )
 
-// EKTemplates are the default templates of the EK profile (B.3, B.4), best
-// first: that order is how a device with several certificates chooses. ECC
-// comes before RSA, the high range (which the profile now recommends) before
-// the low, and P-521, slow on small chips, after the rest of its kind.
+// EKTemplates are the default templates of the EK profile (B.3, B.4), best first: a device with
+// several EK certificates uses the first of them in this order. ECC comes before RSA, the high
+// range (which the profile now recommends) before the low, and P-521, which is slow on small TPMs,
+// comes last of its kind.
 var EKTemplates = []Template{
 	ekECC("H-2", CurveP256, AlgSHA256, 128, 0x01C00014, 0x81010014),
 	ekECC("H-3", CurveP384, AlgSHA384, 256, 0x01C00016, 0x81010016),
@@ -135,8 +135,7 @@ var (
 		devidECC("H-3", "IAK", devID|Restricted, CurveP384, AlgSHA384, IAKPolicyBranches),
 		devidECC("H-4", "IAK", devID|Restricted, CurveP521, AlgSHA512, IAKPolicyBranches),
 	}
-	// The RSA IDevID key has no scheme of its own, so that TLS 1.3 may ask it
-	// for RSA-PSS.
+	// The RSA IDevID key has no fixed scheme, so that TLS 1.3 can use it with RSA-PSS.
 	IDevIDTemplates = []Template{
 		devidRSA("IDEVID", devID, AlgNull, 0, IDevIDPolicyBranches),
 		devidECC("H-2", "IDEVID", devID, CurveP256, AlgSHA256, IDevIDPolicyBranches),
@@ -150,9 +149,8 @@ const (
 	// ChainFirst to ChainLast may hold the maker's intermediate certificates.
 	ChainFirst uint32 = 0x01C00100
 	ChainLast  uint32 = 0x01C001FF
-	// RSATemplateIndex and ECCTemplateIndex hold, on some chips, a template
-	// that replaces L-1 and L-2; RSANonceIndex and ECCNonceIndex the unique
-	// field to fill in.
+	// RSATemplateIndex and ECCTemplateIndex hold, in some TPMs, a template that replaces L-1 or
+	// L-2. RSANonceIndex and ECCNonceIndex hold its unique field.
 	RSANonceIndex    uint32 = 0x01C00003
 	RSATemplateIndex uint32 = 0x01C00004
 	ECCNonceIndex    uint32 = 0x01C0000B
@@ -160,7 +158,7 @@ const (
 )
 
 func ekLowRSA() Template {
-	return Template{Name: "L-1", CertificateIndex: 0x01C00002, Handle: 0x81010001, Public: sealed(Public{
+	return Template{Name: "L-1", CertificateIndex: 0x01C00002, Handle: 0x81010001, Public: marshalled(Public{
 		Type: AlgRSA, NameAlg: AlgSHA256, Attributes: ekLow, AuthPolicy: PolicySecretEndorsement(AlgSHA256),
 		Symmetric: AlgAES, SymmetricBits: 128, SymmetricMode: AlgCFB, Scheme: AlgNull,
 		KeyBits: 2048, Modulus: make([]byte, 256),
@@ -168,7 +166,7 @@ func ekLowRSA() Template {
 }
 
 func ekLowECC() Template {
-	return Template{Name: "L-2", CertificateIndex: 0x01C0000A, Handle: 0x81010002, Public: sealed(Public{
+	return Template{Name: "L-2", CertificateIndex: 0x01C0000A, Handle: 0x81010002, Public: marshalled(Public{
 		Type: AlgECC, NameAlg: AlgSHA256, Attributes: ekLow, AuthPolicy: PolicySecretEndorsement(AlgSHA256),
 		Symmetric: AlgAES, SymmetricBits: 128, SymmetricMode: AlgCFB, Scheme: AlgNull,
 		Curve: CurveP256, X: make([]byte, 32), Y: make([]byte, 32),
@@ -176,14 +174,14 @@ func ekLowECC() Template {
 }
 
 func ekRSA(n string, bits uint16, h AlgID, aes uint16, nv, handle uint32) Template {
-	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: sealed(Public{
+	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: marshalled(Public{
 		Type: AlgRSA, NameAlg: h, Attributes: ekHigh, AuthPolicy: policyOR(h, EKPolicyBranches(h)),
 		Symmetric: AlgAES, SymmetricBits: aes, SymmetricMode: AlgCFB, Scheme: AlgNull, KeyBits: bits,
 	})}
 }
 
 func ekECC(n string, curve CurveID, h AlgID, aes uint16, nv, handle uint32) Template {
-	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: sealed(Public{
+	return Template{Name: n, CertificateIndex: nv, Handle: handle, PolicyBranches: EKPolicyBranches(h), Public: marshalled(Public{
 		Type: AlgECC, NameAlg: h, Attributes: ekHigh, AuthPolicy: policyOR(h, EKPolicyBranches(h)),
 		Symmetric: AlgAES, SymmetricBits: aes, SymmetricMode: AlgCFB, Scheme: AlgNull, Curve: curve,
 	})}
@@ -191,7 +189,7 @@ func ekECC(n string, curve CurveID, h AlgID, aes uint16, nv, handle uint32) Temp
 
 func devidRSA(unique string, attrs Attributes, scheme, schemeHash AlgID, branches func(AlgID) [][]byte) Template {
 	b := branches(AlgSHA256)
-	return Template{Name: "H-1", PolicyBranches: b, Public: sealed(Public{
+	return Template{Name: "H-1", PolicyBranches: b, Public: marshalled(Public{
 		Type: AlgRSA, NameAlg: AlgSHA256, Attributes: attrs, AuthPolicy: policyOR(AlgSHA256, b),
 		Symmetric: AlgNull, Scheme: scheme, SchemeHash: schemeHash, KeyBits: 2048, Modulus: []byte(unique),
 	})}
@@ -199,13 +197,13 @@ func devidRSA(unique string, attrs Attributes, scheme, schemeHash AlgID, branche
 
 func devidECC(n, unique string, attrs Attributes, curve CurveID, h AlgID, branches func(AlgID) [][]byte) Template {
 	b := branches(h)
-	return Template{Name: n, PolicyBranches: b, Public: sealed(Public{
+	return Template{Name: n, PolicyBranches: b, Public: marshalled(Public{
 		Type: AlgECC, NameAlg: h, Attributes: attrs, AuthPolicy: policyOR(h, b),
 		Symmetric: AlgNull, Scheme: AlgECDSA, SchemeHash: h, Curve: curve, X: []byte(unique), Y: []byte(unique),
 	})}
 }
 
-func sealed(p Public) Public {
+func marshalled(p Public) Public {
 	p.Raw = p.Marshal()
 	return p
 }

@@ -6,14 +6,13 @@ import (
 	"strings"
 )
 
-// AddressesHeader is the header of the hub's answers that names where the hub is
-// reached: https URLs without a path, separated by commas, the preferred one
-// first. It is worth what the connection is: a device reads it only where the
-// hub's CA vouches for the connection.
+// AddressesHeader is the HTTP header in which the hub's responses list the hub's addresses: https
+// URLs without a path, separated by commas, the preferred one first. It is only as trustworthy as
+// the connection: a device reads it only if the hub's CA authenticates the connection.
 const AddressesHeader = "Gangway-Hub"
 
-// MaxAddresses is how many addresses of a hub are read, and maxAddress how long
-// one may be, in bytes.
+// MaxAddresses is the largest number of addresses that ParseAddresses returns; maxAddress is the
+// largest length of one, in bytes.
 const (
 	MaxAddresses = 8
 	maxAddress   = 300
@@ -27,8 +26,8 @@ func IsHubURL(s string) bool {
 		u.RawQuery == "" && !u.ForceQuery && u.Fragment == "" && u.User == nil
 }
 
-// ParseAddresses reads the values of AddressesHeader. What is not an address is
-// left out, and so is what exceeds the bounds.
+// ParseAddresses reads the values of AddressesHeader. It leaves out entries that are not addresses,
+// and those beyond the bounds.
 func ParseAddresses(values []string) []string {
 	var out []string
 	for _, v := range values {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What is not a hub's address is left out, and there is a bound.
+// Entries that are not addresses of a hub are left out, and the number of addresses is bounded.
 func TestAddressesAreReadStrictly(t *testing.T) {
 	t.Parallel()
 	var many []string

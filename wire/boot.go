@@ -5,19 +5,19 @@ import (
 	"time"
 )
 
-// BootExporterLabel is the TLS exporter's label that a measurement is bound to
-// its connection by (RFC 8446, 7.5), with ExporterSize bytes and no context.
+// BootExporterLabel is the label of the TLS exporter (RFC 8446, 7.5) that binds a boot measurement
+// to its connection. The exporter has ExporterSize bytes and no context.
 const BootExporterLabel = "EXPORTER-gangway-boot"
 
-// BootNonceSize is the size of a measurement's nonce, in bytes.
+// BootNonceSize is the size of a boot measurement's nonce, in bytes.
 const BootNonceSize = 32
 
-// BootQualifying is the qualifying data of the quote in a report, 32 bytes:
+// BootQualifying returns the qualifying data of a report's quote, 32 bytes:
 //
 //	SHA-256("gangway boot v1" 00 || len(nonce) nonce || SHA-256(event log))
 //
-// with the length in one byte. So the TPM signs the log along with the nonce,
-// and one that was altered on its way is refused whatever the alteration is.
+// with the length in one byte. The TPM thus signs the event log together with the nonce, and the
+// hub refuses every altered log.
 func BootQualifying(nonce, eventLog []byte) []byte {
 	log := sha256.Sum256(eventLog)
 	h := sha256.New()
@@ -28,29 +28,29 @@ func BootQualifying(nonce, eventLog []byte) []byte {
 	return h.Sum(nil)
 }
 
-// MaxBootReport bounds a BootReport's JSON, in bytes.
+// MaxBootReport is the largest size of a BootReport's JSON, in bytes.
 const MaxBootReport = 2 << 20
 
 // BootChallenge is the hub's answer to GET /device/boot.
 type BootChallenge struct {
 	Nonce   []byte    `json:"nonce"`   // base64; for one quote, on this connection
-	Expires time.Time `json:"expires"` // when the nonce is too old
+	Expires time.Time `json:"expires"` // when the nonce expires
 	State   string    `json:"state"`   // of the last measurement: "unmeasured", "matches", "changed"
 }
 
-// BootReport is what a device booted, as its TPM says: the body of
-// POST /device/boot. Byte strings are base64.
+// BootReport is a device's boot measurement, the body of POST /device/boot. Byte strings are in
+// base64.
 type BootReport struct {
 	Nonce     []byte   `json:"nonce"`
 	Bank      uint16   `json:"bank"`   // TPM_ALG_ID of the PCR bank
 	PCRs      [][]byte `json:"pcrs"`   // values of PCR 0 to 15
 	Attest    []byte   `json:"attest"` // TPMS_ATTEST of TPM2_Quote over BootQualifying
 	Signature []byte   `json:"signature"`
-	EventLog  []byte   `json:"event-log,omitempty"` // as the firmware wrote it
+	EventLog  []byte   `json:"event-log,omitempty"` // as written by the firmware
 }
 
-// BootVerdict is the answer to it.
+// BootVerdict is the response to a BootReport.
 type BootVerdict struct {
 	State   string   `json:"state"`             // "matches", "changed"
-	Changes []string `json:"changes,omitempty"` // sentences
+	Changes []string `json:"changes,omitempty"` // sentences for a person
 }

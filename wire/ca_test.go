@@ -1,6 +1,6 @@
 package wire
 
-// testCA is a CA certificate made for these tests; nobody has its key.
+// testCA is a CA certificate for these tests. Its key does not exist any more.
 const testCA = `-----BEGIN CERTIFICATE-----
 MIIBhjCCAS2gAwIBAgIUVSNi5lY+XvEBT1A5GKHDBgfzx4UwCgYIKoZIzj0EAwIw
 GDEWMBQGA1UEAwwNdGVzdCBodWIgcm9vdDAgFw0yNjExMjMxNDU5MzRaGA8yMTI2

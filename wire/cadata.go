@@ -10,8 +10,8 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Versions of the prodCaData format. The second is sent only where there is
-// something to say that the first has no place for.
+// Versions of the prodCaData format. Version 2 is sent only with an omission, which version 1
+// cannot hold.
 const (
 	caDataVersion         = 1
 	caDataVersionOmission = 2
@@ -36,9 +36,8 @@ const (
 //	    Certificate chain<0..2^24-1>; // opaque<1..2^16-1> each, DER
 //	} GangwayCaData;
 //
-// chain holds the EK certificate's intermediates that the chip has in NV, in
-// any order. Version 2 has one more field, why the EK certificate that the chip
-// has in NV is not in the request:
+// chain holds the EK certificate's intermediates from the TPM's NV, in any order. Version 2 has one
+// more field, which says why the request does not have the EK certificate that is in the TPM's NV:
 //
 //	struct { uint8 why; uint32 nv_index; } omission;  // tcg.Omission, why > 0
 type CAData struct {
@@ -48,10 +47,10 @@ type CAData struct {
 	EKPublic []byte
 	Proof    []byte
 	Chain    [][]byte
-	Omission tcg.Omission // the zero value: nothing is said
+	Omission tcg.Omission // the zero value: no statement
 }
 
-// Encode makes the prodCaData.
+// Encode returns the prodCaData.
 func (d *CAData) Encode() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
 	version := uint16(caDataVersion)
@@ -75,10 +74,10 @@ func (d *CAData) Encode() ([]byte, error) {
 	}
 	out, err := b.Bytes()
 	if err != nil {
-		return nil, fmt.Errorf("join: prodCaData: %w", err)
+		return nil, fmt.Errorf("prodCaData: %w", err)
 	}
 	if len(out) > tcg.MaxCAData {
-		return nil, fmt.Errorf("join: prodCaData of %d bytes, at most %d are allowed", len(out), tcg.MaxCAData)
+		return nil, fmt.Errorf("prodCaData of %d bytes, at most %d are allowed", len(out), tcg.MaxCAData)
 	}
 	return out, nil
 }
@@ -88,28 +87,28 @@ func ParseCAData(b []byte) (*CAData, error) {
 	s := cryptobyte.String(b)
 	var version uint16
 	if !s.ReadUint16(&version) {
-		return nil, errors.New("join: prodCaData: empty")
+		return nil, errors.New("prodCaData is empty")
 	}
 	if version != caDataVersion && version != caDataVersionOmission {
-		return nil, fmt.Errorf("join: prodCaData of version %d, %d or %d was expected", version, caDataVersion, caDataVersionOmission)
+		return nil, fmt.Errorf("prodCaData has version %d, %d or %d was expected", version, caDataVersion, caDataVersionOmission)
 	}
 	var hub, owner, token, ek, proof, chain cryptobyte.String
 	if !s.ReadUint8LengthPrefixed(&hub) || !s.ReadUint8LengthPrefixed(&owner) || !s.ReadUint8LengthPrefixed(&token) ||
 		!s.ReadUint16LengthPrefixed(&ek) || !s.ReadUint8LengthPrefixed(&proof) || !s.ReadUint24LengthPrefixed(&chain) {
-		return nil, errors.New("join: prodCaData: malformed")
+		return nil, errors.New("prodCaData is malformed")
 	}
 	var omission tcg.Omission
 	if version == caDataVersionOmission && (!s.ReadUint8((*uint8)(&omission.Why)) || !s.ReadUint32(&omission.Index) || omission.Why == 0) || !s.Empty() {
-		return nil, errors.New("join: prodCaData: malformed")
+		return nil, errors.New("prodCaData is malformed")
 	}
 	d := &CAData{HubName: string(hub), Owner: string(owner), TokenID: string(token), EKPublic: ek, Proof: proof, Omission: omission}
 	if len(hub) == 0 || len(owner) == 0 || len(owner) > MaxOwner || !IsID(d.TokenID) || len(ek) == 0 || len(ek) > tcg.MaxPublic || len(proof) != ed25519.SignatureSize {
-		return nil, errors.New("join: prodCaData: a field has a wrong size or form")
+		return nil, errors.New("prodCaData: a field has a wrong size or form")
 	}
 	for !chain.Empty() {
 		var cert cryptobyte.String
 		if len(d.Chain) == MaxIntermediates || !chain.ReadUint16LengthPrefixed(&cert) || len(cert) == 0 || len(cert) > tcg.MaxCertificate {
-			return nil, fmt.Errorf("join: prodCaData: chain malformed or of more than %d certificates", MaxIntermediates)
+			return nil, fmt.Errorf("prodCaData: the chain is malformed, or has more than %d certificates", MaxIntermediates)
 		}
 		d.Chain = append(d.Chain, cert)
 	}

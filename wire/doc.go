@@ -1,8 +1,7 @@
-// Package join holds Gangway's own messages of the one-round-trip onboarding,
-// which the device and the hub must agree on: the join token's file, the
-// ownership proof that rides in a TCG-CSR-IDEVID's prodCaData, the reply with
-// the certificates sealed to the TPM, and the activation proof. docs/protocol.md
-// shows them byte by byte.
+// Package wire holds Gangway's own messages, which the device and the hub must agree on: the token
+// file, the ownership proof in a TCG-CSR-IDEVID's prodCaData, the reply with the certificates
+// sealed to the TPM, the activation proof, claim codes, boot reports and the messages of the
+// two-step enrolment. docs/protocol.md describes them byte by byte.
 //
-// Like package tcg it is pure: no I/O, no state, no clock, strict parsers.
+// Like package tcg, it does no I/O, keeps no state and reads no clock, and its parsers are strict.
 package wire

@@ -21,8 +21,8 @@ var update = flag.Bool("update", false, "write the worked example into docs/prot
 
 const exampleHeading = "## 12. Worked example\n"
 
-// The worked example of docs/protocol.md is what the code makes of fixed
-// inputs: whoever writes another device can check each step by it.
+// The code computes the worked example in docs/protocol.md from fixed inputs, so that the author of
+// another device can check each step.
 func TestWorkedExample(t *testing.T) {
 	path := filepath.Join("..", "docs", "protocol.md")
 	doc, err := os.ReadFile(path)
@@ -41,7 +41,7 @@ func TestWorkedExample(t *testing.T) {
 		return
 	}
 	if had != want {
-		t.Error("docs/protocol.md shows another example than the code makes: go test ./wire -run WorkedExample -update")
+		t.Error("docs/protocol.md does not have the example that the code makes; run go test ./wire -run WorkedExample -update")
 	}
 }
 

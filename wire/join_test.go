@@ -26,6 +26,7 @@ func testKeys(t testing.TB, seed byte) Keys {
 }
 
 func TestSealedReplyOpens(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		content := rapid.SliceOfN(rapid.Byte(), 0, 9000).Draw(r, "content")
 		k := testKeys(t, rapid.Byte().Draw(r, "seed"))
@@ -35,12 +36,13 @@ func TestSealedReplyOpens(t *testing.T) {
 		}
 		got, err := Open(k, sealed)
 		if err != nil || !bytes.Equal(got, content) {
-			r.Fatalf("opened %x, %v", got, err)
+			r.Fatalf("opened %.100x, %v", got, err)
 		}
 	})
 }
 
 func TestSealedReplyDoesNotOpenWithAnotherKey(t *testing.T) {
+	t.Parallel()
 	sealed, err := Seal(testKeys(t, 1), []byte("certificates"))
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +53,7 @@ func TestSealedReplyDoesNotOpenWithAnotherKey(t *testing.T) {
 }
 
 func TestRejectsAlteredSealedReply(t *testing.T) {
+	t.Parallel()
 	k := testKeys(t, 1)
 	sealed, err := Seal(k, []byte("certificates"))
 	if err != nil {
@@ -71,13 +74,13 @@ func TestRejectsAlteredSealedReply(t *testing.T) {
 		}
 	}
 	if _, err := Open(k, append(bytes.Clone(sealed), 0)); err == nil {
-		t.Fatal("opened with a byte behind it")
+		t.Fatal("opened with a byte after it")
 	}
 }
 
-// The container is CMS as OpenSSL understands it: a device needs nothing of
-// ours to open it.
+// OpenSSL can open the CMS container: a device needs no code of this project for it.
 func TestOpenSSLOpensTheSealedReply(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed: apt-get install openssl")
 	}
@@ -103,6 +106,7 @@ func TestOpenSSLOpensTheSealedReply(t *testing.T) {
 }
 
 func TestCADataRoundTrips(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		d := &CAData{
 			HubName:  rapid.StringN(1, 64, 255).Draw(r, "hub"),
@@ -133,7 +137,7 @@ func TestCADataRoundTrips(t *testing.T) {
 			r.Fatalf("%+v became %+v", d.Omission, got.Omission)
 		}
 		if _, err := ParseCAData(append(b, 0)); err == nil {
-			r.Fatal("a byte behind it was accepted")
+			r.Fatal("a byte after it was accepted")
 		}
 	})
 }
@@ -150,7 +154,7 @@ func FuzzParseCAData(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
-	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // a reason that says nothing
+	f.Add(append(bytes.Clone(b[:len(b)-5]), 0, 0, 0, 0, 0)) // reason 0 is not valid
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseCAData(b)
 		if err != nil {
@@ -190,8 +194,9 @@ func goodToken() map[string]any {
 }
 
 func TestTokenFile(t *testing.T) {
+	t.Parallel()
 	good := goodToken()
-	good["more"] = "Pantacor's files have other fields"
+	good["more"] = "Pantacor's files have more fields"
 	b, err := json.Marshal(good)
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +232,7 @@ func TestTokenFile(t *testing.T) {
 		}
 	}
 	if _, err := ParseTokenFile(append(b, '{')); err == nil {
-		t.Error("data behind it was accepted")
+		t.Error("data after it was accepted")
 	}
 }
 
@@ -240,9 +245,10 @@ func FuzzParseTokenFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { ParseTokenFile(b) })
 }
 
-// A proof is for one key, hub, owner and token: fields cannot slide into one
-// another.
+// A proof is for one key, hub, owner and token: no two different sets of fields give the same
+// message.
 func TestOwnershipMessagesDiffer(t *testing.T) {
+	t.Parallel()
 	base := []string{"hub", "owner", "token", "name"}
 	seen := map[string][]string{}
 	for _, f := range [][]string{base, {"hubo", "wner", "token", "name"}, {"hub", "ownert", "oken", "name"}, {"hub", "owner", "tokenn", "ame"}, {"hub", "owner", "token", "other"}} {
@@ -255,6 +261,7 @@ func TestOwnershipMessagesDiffer(t *testing.T) {
 }
 
 func TestOwnershipKeyDependsOnSecretAndToken(t *testing.T) {
+	t.Parallel()
 	secret := NewSecret()
 	a, err := OwnershipKey(secret, "a")
 	if err != nil {
@@ -264,14 +271,15 @@ func TestOwnershipKeyDependsOnSecretAndToken(t *testing.T) {
 	b, _ := OwnershipKey(secret, "b")
 	c, _ := OwnershipKey(NewSecret(), "a")
 	if !a.Equal(again) || a.Equal(b) || a.Equal(c) {
-		t.Error("the key does not follow from secret and token id alone")
+		t.Error("the key does not depend on exactly the secret and the token's id")
 	}
 	if bytes.Contains(a.Public().(ed25519.PublicKey), secret) {
-		t.Error("the public key tells the secret")
+		t.Error("the public key contains the secret")
 	}
 }
 
 func TestActivationProofIsForOneConnectionAndCertificate(t *testing.T) {
+	t.Parallel()
 	k := testKeys(t, 1)
 	exporter, cert := bytes.Repeat([]byte{1}, ExporterSize), [32]byte{1}
 	proof := ActivationProof(k, exporter, cert)
@@ -293,6 +301,7 @@ func TestActivationProofIsForOneConnectionAndCertificate(t *testing.T) {
 }
 
 func TestReplyEncodesAsJSON(t *testing.T) {
+	t.Parallel()
 	r := &Reply{CredentialBlob: []byte("blob"), Secret: bytes.Repeat([]byte{0xFB, 0xFF}, 50), Sealed: []byte("sealed")}
 	want, err := json.Marshal(r)
 	if err != nil || !bytes.Equal(r.Encode(), want) {

@@ -8,8 +8,8 @@ import (
 	"errors"
 )
 
-// AES key wrap (RFC 3394) of a 256-bit key, the only size that a sealed reply
-// has: four blocks of 64 bits and one that tells whether they came through.
+// AES key wrap (RFC 3394) of a 256-bit key, the only size that a sealed reply uses: four blocks of
+// 64 bits, and one that authenticates them.
 
 const (
 	keySize     = 32
@@ -20,7 +20,7 @@ const (
 // wrapIV is the initial value of RFC 3394, 2.2.3.1.
 const wrapIV = 0xA6A6A6A6A6A6A6A6
 
-var errUnwrap = errors.New("join: the wrapped key is not of this key")
+var errUnwrap = errors.New("the key was not wrapped with this key encryption key")
 
 // wrapKey wraps key under kek (RFC 3394, 2.2.1, with the index of 2.2.1's
 // alternative description).
@@ -43,8 +43,8 @@ func wrapKey(kek cipher.Block, key *[keySize]byte) (wrapped [wrappedSize]byte) {
 	return wrapped
 }
 
-// unwrapKey takes off what wrapKey put on, and fails when it was not put on
-// with kek, or was changed since (RFC 3394, 2.2.2).
+// unwrapKey reverses wrapKey (RFC 3394, 2.2.2). It fails if the key was wrapped with another kek,
+// or was altered.
 func unwrapKey(kek cipher.Block, wrapped []byte) (key [keySize]byte, err error) {
 	if len(wrapped) != wrappedSize {
 		return key, errUnwrap

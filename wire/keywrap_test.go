@@ -11,6 +11,7 @@ import (
 
 // RFC 3394, 4.6: 256 bits of key data under a 256-bit key.
 func TestKeyWrapIsThatOfRFC3394(t *testing.T) {
+	t.Parallel()
 	kek, err := aes.NewCipher(unhex(t, "000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1E1F"))
 	if err != nil {
 		t.Fatal(err)
@@ -27,6 +28,7 @@ func TestKeyWrapIsThatOfRFC3394(t *testing.T) {
 }
 
 func TestRejectsAlteredWrappedKey(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		kek, err := aes.NewCipher(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(r, "kek"))
 		if err != nil {

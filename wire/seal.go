@@ -18,14 +18,14 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CredentialSize is the size in bytes of the secret that the hub encrypts to
-// the TPM with TPM2_MakeCredential. An EK with a SHA-256 name takes no more.
+// CredentialSize is the size in bytes of the secret that the hub encrypts to the TPM with
+// TPM2_MakeCredential. It is the largest secret for an EK with a SHA-256 name.
 const CredentialSize = 32
 
 // MaxReply is the largest reply accepted by a device, in bytes.
 const MaxReply = 64 << 10
 
-// Reply is the answer to a request: JSON, the binary fields in standard
+// Reply is the hub's reply to a request for certificates: JSON, with binary fields in standard
 // base64.
 type Reply struct {
 	// CredentialBlob is the content of a TPM2B_ID_OBJECT and Secret that of a
@@ -37,23 +37,23 @@ type Reply struct {
 	Sealed []byte `json:"sealed"`
 }
 
-// ParseReply reads a reply.
+// ParseReply parses a reply strictly.
 func ParseReply(b []byte) (*Reply, error) {
 	if len(b) > MaxReply {
-		return nil, fmt.Errorf("join: reply of %d bytes, at most %d are allowed", len(b), MaxReply)
+		return nil, fmt.Errorf("reply of %d bytes, at most %d are allowed", len(b), MaxReply)
 	}
 	r := new(Reply)
 	if err := strictjson.Decode(b, r); err != nil {
-		return nil, fmt.Errorf("join: reply: %w", err)
+		return nil, fmt.Errorf("reply: %w", err)
 	}
 	if len(r.CredentialBlob) == 0 || len(r.Secret) == 0 || len(r.Sealed) == 0 {
-		return nil, errors.New("join: reply: a field is missing")
+		return nil, errors.New("reply: a field is missing")
 	}
 	return r, nil
 }
 
-// Encode makes the reply's JSON. It is what json.Marshal makes of it, without
-// copying several kilobytes thrice.
+// Encode returns the reply's JSON, the same as json.Marshal, without copying several kilobytes
+// three times.
 func (r *Reply) Encode() []byte {
 	enc := base64.StdEncoding
 	b := make([]byte, 0, 64+enc.EncodedLen(len(r.CredentialBlob))+enc.EncodedLen(len(r.Secret))+enc.EncodedLen(len(r.Sealed)))
@@ -63,14 +63,14 @@ func (r *Reply) Encode() []byte {
 	return append(b, `"}`...)
 }
 
-// Keys are what both sides derive from the credential secret.
+// Keys are the keys that both sides derive from the credential secret.
 type Keys struct {
 	Wrapping   []byte // AES-256: the key encryption key of the sealed reply
 	Activation []byte // HMAC-SHA256: the key of the activation proof
 }
 
-// DeriveKeys derives the keys from the secret that only the TPM could decrypt
-// and from the request that it answers:
+// DeriveKeys derives the keys from the secret, which only the TPM can decrypt, and from the hash of
+// the request:
 //
 //	wrapping   = HKDF-SHA256(secret, salt = request hash, info = "gangway reply v1", 32)
 //	activation = HKDF-SHA256(secret, salt = request hash, info = "gangway activation v1", 32)
@@ -84,16 +84,15 @@ func DeriveKeys(secret []byte, requestHash [32]byte) (Keys, error) {
 	return Keys{Wrapping: wrapping[:], Activation: activation[:]}, nil
 }
 
-// ExporterLabel and ExporterSize are for the TLS exporter (RFC 8446, 7.5;
-// RFC 9266 in spirit) that an activation proof is bound to. The context is
-// empty.
+// ExporterLabel and ExporterSize define the TLS exporter (RFC 8446, 7.5) to which an activation
+// proof is bound, similar to the channel binding of RFC 9266. The context is empty.
 const (
 	ExporterLabel = "EXPORTER-gangway-activation"
 	ExporterSize  = 32
 )
 
-// ActivationProof proves that the TPM opened the reply, on one TLS connection
-// and for one certificate:
+// ActivationProof returns the proof that the TPM opened the reply, for one TLS connection and one
+// certificate:
 //
 //	HMAC-SHA256(activation key, exporter (32 bytes) || SHA-256(IDevID certificate))
 func ActivationProof(k Keys, exporter []byte, certHash [32]byte) []byte {
@@ -106,7 +105,7 @@ func VerifyActivationProof(k Keys, exporter []byte, certHash [32]byte, proof []b
 	return len(exporter) == ExporterSize && subtle.ConstantTimeCompare(ActivationProof(k, exporter, certHash), proof) == 1
 }
 
-// ActivationRequest is the body of the activation: JSON, base64.
+// ActivationRequest is the body of POST /onboard/activate: JSON, with the proof in base64.
 type ActivationRequest struct {
 	Proof []byte `json:"proof"`
 }
@@ -123,14 +122,14 @@ var (
 	context0 = casn1.Tag(0).ContextSpecific()
 )
 
-// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC
-// 5083): AES-256-GCM (RFC 5084) with a 12-byte nonce and a 16-byte tag, under
-// a random key that is wrapped by AES-256 key wrap (RFC 3565, RFC 3394) for
-// one KEKRecipientInfo (RFC 5652, 6.2.3). So `openssl cms -decrypt` opens it.
+// Seal encrypts and authenticates content in a CMS AuthEnvelopedData (RFC 5083): AES-256-GCM (RFC
+// 5084) with a 12-byte nonce and a 16-byte tag, under a random key that is wrapped by AES-256 key
+// wrap (RFC 3565, RFC 3394) for one KEKRecipientInfo (RFC 5652, 6.2.3). `openssl cms -decrypt` can
+// open it.
 func Seal(k Keys, content []byte) ([]byte, error) { return AppendSealed(nil, k, content) }
 
-// AppendSealed is Seal that appends to b, in one piece of memory: everything
-// but the content has a size that is known beforehand.
+// AppendSealed appends the result of Seal to b. It allocates memory at most once, because all sizes
+// are known in advance.
 func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	var cek [keySize]byte
 	var nonce [nonceSize]byte
@@ -138,7 +137,7 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	rand.Read(nonce[:])
 	kek, err := aes.NewCipher(k.Wrapping)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("seal reply: %w", err)
 	}
 	wrapped := wrapKey(kek, &cek)
 	gcm, err := newGCM(cek[:])
@@ -164,7 +163,7 @@ func AppendSealed(b []byte, k Keys, content []byte) ([]byte, error) {
 	b = append(b, sealTagSize...)
 	b = appendHead(b, 0x80, len(content))
 	b = gcm.Seal(b, nonce[:], content, nil)
-	// The tag stands right behind the ciphertext, where its head belongs.
+	// GCM put the tag directly after the ciphertext, where the tag's head belongs.
 	var tag [tagSize]byte
 	copy(tag[:], b[len(b)-tagSize:])
 	return append(appendHead(b[:len(b)-tagSize], 0x04, tagSize), tag[:]...), nil
@@ -174,9 +173,9 @@ const (
 	nonceSize = 12
 	tagSize   = 16
 
-	// What is the same in every sealed reply: the ContentInfo's type; the
-	// AuthEnvelopedData's version and its KEKRecipientInfo up to the wrapped
-	// key; the content's type and algorithm up to the nonce; the tag's size.
+	// The constant parts of every sealed reply: the ContentInfo's type; the AuthEnvelopedData's
+	// version and its KEKRecipientInfo up to the wrapped key; the content's type and algorithm up
+	// to the nonce; the tag's size.
 	sealType = "\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17" // id-ct-authEnvelopedData
 
 	sealRecipient = "\x02\x01\x00" + // version 0
@@ -192,7 +191,7 @@ const (
 	sealTagSize = "\x02\x01\x10"
 )
 
-// tlvSize is the size of a value of n bytes with its tag and length.
+// tlvSize returns the size of a value of n bytes with its tag and length.
 func tlvSize(n int) int {
 	switch {
 	case n < 0x80:
@@ -202,7 +201,7 @@ func tlvSize(n int) int {
 	case n < 0x10000:
 		return 4 + n
 	}
-	return 5 + n // up to 16 MiB; a reply is bounded far below
+	return 5 + n // up to 16 MiB; a reply is always much smaller
 }
 
 // appendHead appends the tag and the length of a value of n bytes.
@@ -218,14 +217,13 @@ func appendHead(b []byte, tag byte, n int) []byte {
 	return append(b, tag, 0x83, byte(n>>16), byte(n>>8), byte(n))
 }
 
-// ErrSealed means that the reply was not sealed for this TPM and request, or was
-// altered.
-var ErrSealed = errors.New("join: the sealed reply does not open: it is for another TPM or request, or was altered")
+// ErrSealed means that the reply was sealed for another TPM or request, or was altered.
+var ErrSealed = errors.New("the sealed reply cannot be opened: it was sealed for another TPM or request, or was altered")
 
 // Open opens what Seal made, strictly: it accepts no other algorithms,
 // recipients or attributes.
 func Open(k Keys, sealed []byte) ([]byte, error) {
-	malformed := errors.New("join: the sealed reply is not the AuthEnvelopedData that was expected")
+	malformed := errors.New("the sealed reply is not an AuthEnvelopedData of the expected form")
 	s := cryptobyte.String(sealed)
 	var info, content, env, recipients, r, kekid, wrapAlg, eci, gcmAlg, gcmParams, ciphertext cryptobyte.String
 	var keyID, wrapped, nonce, tag []byte
@@ -255,7 +253,7 @@ func Open(k Keys, sealed []byte) ([]byte, error) {
 	}
 	kek, err := aes.NewCipher(k.Wrapping)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("open reply: %w", err)
 	}
 	cek, err := unwrapKey(kek, wrapped)
 	if err != nil {
@@ -275,7 +273,7 @@ func Open(k Keys, sealed []byte) ([]byte, error) {
 func newGCM(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("AES-256-GCM: %w", err)
 	}
 	return cipher.NewGCM(block)
 }

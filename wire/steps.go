@@ -21,59 +21,57 @@ import (
 	"gangway/tcg"
 )
 
-// Pantacor's two steps: first the attestation key, then the identity. Where
-// Pantacor's own documents are silent, docs/protocol.md#9-pantacors-two-steps says what was
-// chosen.
+// Pantacor's two-step enrolment: first the attestation key, then the identity.
+// docs/protocol.md#9-pantacors-two-steps lists the choices that Gangway made where Pantacor's
+// documents say nothing.
 
-// MaxSteps is the largest body of either step, in bytes.
-const MaxSteps = 64 << 10
+// MaxStepBody is the largest size of either step's body, in bytes.
+const MaxStepBody = 64 << 10
 
-// ShownKeys is a TPM's keys as both steps carry them: texts, each read by
-// DecodeBinary. EKCert is empty for a TPM that has none.
-type ShownKeys struct {
+// TPMKeys holds a TPM's keys in both steps: texts for DecodeBinary. EKCert is empty if the TPM has
+// no EK certificate.
+type TPMKeys struct {
 	AKPub   string   `json:"ak-pub"`             // TPM2B_PUBLIC, TPMT_PUBLIC, or PEM of the key
 	EKPub   string   `json:"ek-pub"`             // the same
 	EKCert  string   `json:"ek-cert"`            // X.509, DER or PEM
-	EKChain []string `json:"ek-chain,omitempty"` // what the chip has of its maker's chain, at most MaxIntermediates
+	EKChain []string `json:"ek-chain,omitempty"` // the maker's intermediates in the TPM, at most MaxIntermediates
 }
 
 // EnrollRequest is the body of the first step.
 type EnrollRequest struct {
-	ShownKeys
+	TPMKeys
 	AKName string `json:"ak-name"` // hexadecimal: nameAlg, digest
 }
 
-// EnrollAnswer is the answer to it, in standard base64.
+// EnrollAnswer is the response to an EnrollRequest. Byte strings are in standard base64.
 type EnrollAnswer struct {
-	// Certificate is AES-256-CBC (PKCS #7 padding) of the AK's certificate and
-	// its issuer's in PEM; empty while a person has to decide about the TPM.
+	// Certificate holds the AK's certificate and its issuer's in PEM, encrypted with AES-256-CBC
+	// and PKCS #7 padding. It is empty while a person has to decide about the TPM.
 	Certificate []byte `json:"certificate"`
-	// Credential is a file of tpm2_makecredential, see CredentialFile.
+	// Credential is a file in the format of tpm2_makecredential, see CredentialFile.
 	Credential []byte `json:"credential"`
 	IV         []byte `json:"iv"`  // 16 bytes
 	MAC        []byte `json:"mac"` // HMAC-SHA256 over iv and certificate
 }
 
-// Registration is the body of the second step. What Pantacor's has not is
-// Gangway's own: the keys again, because the hub keeps nothing between the
-// steps, and the proof.
+// Registration is the body of the second step. Gangway adds two things to Pantacor's: the keys,
+// again, because the hub stores nothing between the steps, and the proof.
 type Registration struct {
 	CSR        []byte `json:"csr"`                   // PKCS #10, DER
 	Name       string `json:"name"`                  // lower-case hexadecimal of the TPM name of the CSR's key
 	DeviceName string `json:"device-name,omitempty"` // empty, or the device's id
-	ShownKeys
-	// IDevIDPub is the public area of the CSR's key; empty: as its template
-	// makes it.
+	TPMKeys
+	// IDevIDPub is the public area of the CSR's key. If it is empty, the public area follows from
+	// the template.
 	IDevIDPub string `json:"idevid-pub,omitempty"`
-	// HubName is the hub that Proof names, as TokenFile.RootName gives it.
-	// Empty: Proof is of the old form, which names none.
+	// HubName is the hub that Proof names, from TokenFile.RootName. If it is empty, Proof has the
+	// old form, which names no hub.
 	HubName string `json:"hub-name,omitempty"`
 	Proof   []byte `json:"proof"` // see StepKeys.Prove and ProveUnbound
 }
 
-// DecodeBinary reads a structure that travels as text: PEM, or standard base64
-// of its bytes or of PEM. White space around and in it does not matter. PEM is
-// returned as it is.
+// DecodeBinary decodes a structure that is sent as text: PEM, or standard base64 of its bytes or of
+// PEM. It ignores white space. It returns PEM unchanged.
 func DecodeBinary(text string) ([]byte, error) {
 	if strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN") {
 		return []byte(strings.TrimSpace(text)), nil
@@ -85,9 +83,9 @@ func DecodeBinary(text string) ([]byte, error) {
 	return b, nil
 }
 
-// PEM returns the content of a PEM block, if b is PEM, and what follows the
-// block, without white space.
-func PEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
+// DecodePEM returns the content and the type of the PEM block at the start of b, and the data after
+// it without surrounding white space. ok is false if b does not begin with a PEM block.
+func DecodePEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	block, rest := pem.Decode(b)
 	if block == nil || !bytes.HasPrefix(b, []byte("-----BEGIN")) {
 		return nil, "", nil, false
@@ -95,8 +93,8 @@ func PEM(b []byte) (der []byte, kind string, rest []byte, ok bool) {
 	return block.Bytes, block.Type, bytes.TrimSpace(rest), true
 }
 
-// extensionArc is Pantacor's 1.3.6.1.4.1.54621.100, under which a CSR's
-// extensions are. Their values are raw bytes, without a DER type around them.
+// extensionArc is Pantacor's 1.3.6.1.4.1.54621.100, under which a CSR's extensions are. Their
+// values are raw bytes that are not wrapped in a DER type.
 var extensionArc = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 54621, 100}
 
 // The extensions of a CSR, by their last arc.
@@ -114,13 +112,13 @@ const (
 	extensionCount = 10
 )
 
-// ExtensionOID is the object identifier of a CSR's extension.
+// ExtensionOID returns the object identifier of a CSR's extension with the given last arc.
 func ExtensionOID(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), extensionArc...), last)
 }
 
-// ExtensionOf returns the last arc of an extension of Pantacor's; ok: it is one.
-// known: its meaning is.
+// ExtensionOf returns the last arc of a Pantacor extension. ok reports whether id is one, known
+// whether its meaning is known.
 func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	if len(id) != len(extensionArc)+1 || !id[:len(extensionArc)].Equal(extensionArc) {
 		return 0, false, false
@@ -129,23 +127,23 @@ func ExtensionOf(id asn1.ObjectIdentifier) (last int, known, ok bool) {
 	return last, last < extensionCount, true
 }
 
-// OwnershipMAC is Pantacor's proof of ownership: HMAC-SHA256 under key, the
-// SHA-256 of the join token's secret, over the hexadecimal text of the bytes of
-// name, which is text already. By itself it says nothing of a key.
+// OwnershipMAC returns Pantacor's proof of ownership: HMAC-SHA256 under key, the SHA-256 of the
+// join token's secret, over the hexadecimal encoding of the text name. By itself it is not bound to
+// a key.
 func OwnershipMAC(key [32]byte, name string) []byte {
 	m := hmac.New(sha256.New, key[:])
 	m.Write([]byte(hex.EncodeToString([]byte(name))))
 	return m.Sum(nil)
 }
 
-// StepKeys are what both sides derive from the secret of the first step.
+// StepKeys are the keys that both sides derive from the secret of the first step.
 type StepKeys struct {
 	Encryption []byte // AES-256
 	MAC        []byte // HMAC-SHA256
 	Register   []byte // HMAC-SHA256: the key of the second step's proof
 }
 
-// DeriveStepKeys derives them:
+// DeriveStepKeys derives the keys of the two-step enrolment:
 //
 //	PRK        = HKDF-Extract(SHA-256, salt = TPM name of the AK, IKM = secret)
 //	encryption = HKDF-Expand(PRK, "gangway enroll encryption v1", 32)
@@ -154,19 +152,19 @@ type StepKeys struct {
 func DeriveStepKeys(secret, akName []byte) (k StepKeys, err error) {
 	for info, key := range map[string]*[]byte{"gangway enroll encryption v1": &k.Encryption, "gangway enroll mac v1": &k.MAC, "gangway register v1": &k.Register} {
 		if *key, err = hkdf.Key(sha256.New, secret, akName, info, 32); err != nil {
-			return StepKeys{}, fmt.Errorf("join: %w", err)
+			return StepKeys{}, fmt.Errorf("derive step keys: %w", err)
 		}
 	}
 	return k, nil
 }
 
-// Prove proves that the TPM opened the first step's answer, for one hub and one
-// CSR and no other:
+// Prove returns the proof that the TPM opened the first step's response, for exactly one hub and
+// one CSR:
 //
 //	HMAC-SHA256(register, "gangway register v2" 00 || len(hub name) hub name || CSR in DER)
 //
-// with the length in one byte. A hub that passes both steps on to another one
-// gets a proof that names the wrong hub.
+// with the length in one byte. A hub that relays both steps to another hub gets a proof that names
+// the wrong hub.
 func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write([]byte("gangway register v2\x00"))
@@ -176,29 +174,29 @@ func (k StepKeys) Prove(hubName string, csr []byte) []byte {
 	return m.Sum(nil)
 }
 
-// ProveUnbound is the old form, which names no hub: HMAC-SHA256(register, CSR in
-// DER). Hubs take it only with an ownership proof of Pantacor's form.
+// ProveUnbound returns a proof of the old form, which names no hub: HMAC-SHA256(register, CSR in
+// DER). Hubs accept it only with an ownership proof of Pantacor's form.
 func (k StepKeys) ProveUnbound(csr []byte) []byte {
 	m := hmac.New(sha256.New, k.Register)
 	m.Write(csr)
 	return m.Sum(nil)
 }
 
-// Proves checks a proof for a hub in constant time; with an empty hubName, one
-// of the old form.
-func (k StepKeys) Proves(hubName string, csr, proof []byte) bool {
+// VerifyProof checks a proof for a hub in constant time. With an empty hubName it checks a proof of
+// the old form.
+func (k StepKeys) VerifyProof(hubName string, csr, proof []byte) bool {
 	if hubName == "" {
 		return hmac.Equal(k.ProveUnbound(csr), proof)
 	}
 	return hmac.Equal(k.Prove(hubName, csr), proof)
 }
 
-// SealCertificate fills Certificate, IV and MAC: encrypted, then
-// authenticated, by what `openssl enc` and `openssl dgst` can undo.
+// SealCertificate sets Certificate, IV and MAC: it encrypts content, then authenticates it, in a
+// form that `openssl enc` and `openssl dgst` can open.
 func (a *EnrollAnswer) SealCertificate(k StepKeys, content []byte) error {
 	block, err := aes.NewCipher(k.Encryption)
 	if err != nil {
-		return fmt.Errorf("join: %w", err)
+		return fmt.Errorf("seal certificate: %w", err)
 	}
 	a.IV = make([]byte, aes.BlockSize)
 	rand.Read(a.IV) // never fails
@@ -217,15 +215,15 @@ func (a *EnrollAnswer) mac(k StepKeys) []byte {
 	return m.Sum(nil)
 }
 
-// OpenCertificate undoes SealCertificate. ErrSealed: it is for another TPM, or
-// was altered.
+// OpenCertificate reverses SealCertificate. It returns ErrSealed if the content was sealed for
+// another TPM, or was altered.
 func (a *EnrollAnswer) OpenCertificate(k StepKeys) ([]byte, error) {
 	if len(a.IV) != aes.BlockSize || len(a.Certificate) == 0 || len(a.Certificate)%aes.BlockSize != 0 || !hmac.Equal(a.mac(k), a.MAC) {
 		return nil, ErrSealed
 	}
 	block, err := aes.NewCipher(k.Encryption)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("open certificate: %w", err)
 	}
 	plain := make([]byte, len(a.Certificate))
 	cipher.NewCBCDecrypter(block, a.IV).CryptBlocks(plain, a.Certificate)
@@ -242,9 +240,9 @@ const (
 	credentialVersion = 1
 )
 
-// CredentialFile is what tpm2_makecredential writes and tpm2_activatecredential
-// reads: magic, version (4 bytes each), TPM2B_ID_OBJECT,
-// TPM2B_ENCRYPTED_SECRET. The arguments are the contents of the two.
+// CredentialFile returns a file as tpm2_makecredential writes and tpm2_activatecredential reads it:
+// magic, version (4 bytes each), TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET. blob and secret are the
+// contents of the last two.
 func CredentialFile(blob, secret []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, credentialMagic)
 	b = binary.BigEndian.AppendUint32(b, credentialVersion)
@@ -252,9 +250,9 @@ func CredentialFile(blob, secret []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(secret))), secret...)
 }
 
-// ParseCredentialFile undoes CredentialFile.
+// ParseCredentialFile reverses CredentialFile.
 func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
-	malformed := errors.New("join: this is no file of tpm2_makecredential")
+	malformed := errors.New("this is not a file of tpm2_makecredential")
 	sized := func() []byte {
 		if len(b) < 2 || len(b)-2 < int(binary.BigEndian.Uint16(b)) {
 			return nil
@@ -274,12 +272,12 @@ func ParseCredentialFile(b []byte) (blob, secret []byte, err error) {
 	return blob, secret, nil
 }
 
-// Spec names the format of what the hub keeps of a registration.
+// registrationSpec names the format of RegistrationRecord.
 const registrationSpec = "gangway-two-steps@1"
 
-// Kept is a registration in the one form that it has however it was written:
-// what the hub keeps for the auditor, and what a request is known again by.
-type Kept struct {
+// RegistrationRecord is a registration in canonical form, independent of how the request wrote it.
+// The hub stores it for audits, and recognizes a repeated request by it.
+type RegistrationRecord struct {
 	Spec      string   `json:"#spec"`
 	CSR       []byte   `json:"csr"`
 	AKPub     []byte   `json:"ak-pub"` // TPMT_PUBLIC, as the next two
@@ -287,19 +285,19 @@ type Kept struct {
 	IDevIDPub []byte   `json:"idevid-pub"`
 	EKCert    []byte   `json:"ek-cert"` // DER
 	EKChain   [][]byte `json:"ek-chain"`
-	Hour      int64    `json:"hour"`               // of the credential, since 1970
-	HubName   string   `json:"hub-name,omitempty"` // that the proof named
+	Hour      int64    `json:"hour"`               // of the credential, counted since 1970
+	HubName   string   `json:"hub-name,omitempty"` // the hub that the proof names
 }
 
-// Encode makes its JSON: the same for the same values.
-func (k Kept) Encode() ([]byte, error) {
+// Encode returns the record's JSON. Equal values give equal bytes.
+func (k RegistrationRecord) Encode() ([]byte, error) {
 	k.Spec = registrationSpec
 	b, err := json.Marshal(k)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("encode registration: %w", err)
 	}
 	if len(b) > tcg.MaxCSR {
-		return nil, errors.New("join: the registration is too large")
+		return nil, errors.New("the registration is too large")
 	}
 	return b, nil
 }

@@ -7,6 +7,7 @@ import (
 )
 
 func TestCertificateOfTheFirstStepOpensForItsTPMAlone(t *testing.T) {
+	t.Parallel()
 	keys, err := DeriveStepKeys(bytes.Repeat([]byte{1}, 32), []byte("name"))
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +46,7 @@ func FuzzParseCredentialFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		blob, secret, err := ParseCredentialFile(b)
 		if err == nil && !bytes.Equal(CredentialFile(blob, secret), b) {
-			t.Errorf("%x is read as %x, %x", b, blob, secret)
+			t.Errorf("%.100x is read as %.100x, %.100x", b, blob, secret)
 		}
 	})
 }

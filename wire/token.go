@@ -26,37 +26,36 @@ const SecretSize = 24
 // MaxTokenFile is the largest join token file accepted, in bytes.
 const MaxTokenFile = 64 << 10
 
-// Prefixes of prns, the names that Pantacor's API gives things.
+// Prefixes of prns, the resource names of Pantacor's API.
 const (
 	AccountPRN = "prn:::accounts:/"
 	DevicePRN  = "prn:::devices:/"
 	TokenPRN   = "prn:::devices-tokens:/"
 )
 
-// TokenFile is device_autojointoken.json: all that a device needs to find its
-// hub, to know it again, and to prove whose it is. The file is a secret until
-// the token is used up, expired or disabled.
+// TokenFile is device_autojointoken.json: everything that a device needs to find its hub, to
+// authenticate it, and to prove who owns the device. The file is secret until the token is used up,
+// expired or disabled.
 type TokenFile struct {
 	ID    string `json:"id"`    // 24 lower-case hexadecimal digits
 	PRN   string `json:"prn"`   // TokenPRN + ID
-	Nick  string `json:"nick"`  // for the owner, may be empty
+	Nick  string `json:"nick"`  // the owner's name for the token; may be empty
 	Owner string `json:"owner"` // AccountPRN + 24 lower-case hexadecimal digits
 	// Token is the secret, standard base64 of 24 random bytes.
 	Token string `json:"token"`
 	// Hub is the https URL of the hub, without a path.
 	Hub string `json:"hub"`
-	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key
-	// (SubjectPublicKeyInfo, DER): proofs are bound to it.
+	// HubName is the lower-case hexadecimal SHA-256 of the hub's root key (SubjectPublicKeyInfo,
+	// DER). Proofs are bound to it.
 	HubName string `json:"hub-name"`
 	// HubCA holds the PEM certificates that the hub's TLS certificate must
 	// chain to. Nothing else is trusted.
 	HubCA   string `json:"hub-ca"`
-	Expires string `json:"expires,omitempty"` // RFC 3339, for people; the hub decides
+	Expires string `json:"expires,omitempty"` // RFC 3339, only for people: the hub enforces the expiry
 }
 
-// ParseTokenFile reads and checks a join token file. Unknown fields are
-// ignored (Pantacor's own files have more); a field twice or in another case,
-// and trailing data, are errors.
+// ParseTokenFile parses and checks a token file. It ignores unknown fields, because Pantacor's
+// files have more. A duplicate field, a field name in another case, and trailing data are errors.
 func ParseTokenFile(b []byte) (*TokenFile, error) {
 	if len(b) > MaxTokenFile {
 		return nil, fmt.Errorf("join token file: %d bytes, at most %d are allowed", len(b), MaxTokenFile)
@@ -84,7 +83,7 @@ func (t *TokenFile) check() error {
 	return t.checkHub()
 }
 
-// checkHub checks what says which hub it is.
+// checkHub checks the fields that identify the hub.
 func (t *TokenFile) checkHub() error {
 	if len(t.HubName) != 2*sha256.Size {
 		return errors.New(`"hub-name" is not 64 hexadecimal digits`)
@@ -123,7 +122,7 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 			return nil, fmt.Errorf(`"hub-ca": %w`, err)
 		}
 		if !cert.IsCA {
-			return nil, errors.New(`"hub-ca" holds a certificate that is no CA`)
+			return nil, errors.New(`"hub-ca" holds a certificate that is not a CA certificate`)
 		}
 		roots = append(roots, cert)
 	}
@@ -133,9 +132,9 @@ func (t *TokenFile) Roots() ([]*x509.Certificate, error) {
 	return roots, nil
 }
 
-// RootName is the name of the hub that answers under HubCA: HubName, if HubCA
-// holds no other hub's key. A proof that nothing else ties to a connection
-// must name this hub: a token file may claim any HubName, and a relay does.
+// RootName returns the name of the hub that HubCA authenticates. This is HubName; if HubCA holds
+// another key, it is an error. A proof that is not bound to a connection otherwise must name this
+// hub: a relay could hand out a token file with any HubName.
 func (t *TokenFile) RootName() (string, error) {
 	roots, err := t.Roots()
 	if err != nil {
@@ -143,13 +142,13 @@ func (t *TokenFile) RootName() (string, error) {
 	}
 	for _, r := range roots {
 		if sum := sha256.Sum256(r.RawSubjectPublicKeyInfo); hex.EncodeToString(sum[:]) != t.HubName {
-			return "", errors.New(`"hub-ca" holds another key than the one that "hub-name" names: who answers there need not be that hub`)
+			return "", errors.New(`"hub-ca" holds a key that does not match "hub-name": another hub may answer at this address`)
 		}
 	}
 	return t.HubName, nil
 }
 
-// IsID reports whether s is an id: 24 lower-case hexadecimal digits.
+// IsID reports whether s is an id of the hub's: 24 lower-case hexadecimal digits.
 func IsID(s string) bool {
 	if len(s) != 24 {
 		return false
@@ -162,39 +161,38 @@ func IsID(s string) bool {
 	return true
 }
 
-// NewID makes a random id.
+// NewID returns a random id.
 func NewID() string {
 	var b [12]byte
 	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
 
-// NewSecret makes a join token's secret.
+// NewSecret returns a random secret for a join token.
 func NewSecret() []byte {
 	b := make([]byte, SecretSize)
 	rand.Read(b) // never fails
 	return b
 }
 
-// OwnershipKey derives the key that signs ownership proofs: Ed25519 (RFC 8032)
-// with the seed HKDF-SHA256(secret, salt = token id, info = "gangway
-// ownership v1", 32 bytes). The hub keeps the public half alone.
+// OwnershipKey derives the key that signs ownership proofs: Ed25519 (RFC 8032) with the seed
+// HKDF-SHA256(secret, salt = token id, info = "gangway ownership v1", 32 bytes). The hub stores
+// only the public key.
 func OwnershipKey(secret []byte, tokenID string) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Key(sha256.New, secret, []byte(tokenID), "gangway ownership v1", ed25519.SeedSize)
 	if err != nil {
-		return nil, fmt.Errorf("join: %w", err)
+		return nil, fmt.Errorf("derive ownership key: %w", err)
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// OwnershipMessage is what an ownership proof signs:
+// OwnershipMessage returns the message that an ownership proof signs:
 //
 //	"gangway ownership v1" 0x00
 //	opaque hub-name<0..255>  owner<0..255>  token-id<0..255>  idevid-name<0..255>
 //
-// each with its length in one byte. owner is a prn; idevid-name is the TPM
-// name of the IDevID key. A proof is good for that one key, hub, owner and
-// token.
+// each with its length in one byte. owner is a prn; idevid-name is the TPM name of the IDevID key.
+// A proof is valid only for that key, hub, owner and token.
 func OwnershipMessage(hubName, owner, tokenID string, idevidName []byte) []byte {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 256))
 	b.AddBytes([]byte("gangway ownership v1\x00"))

@@ -1,17 +1,16 @@
 package wire
 
-// WaitingStatus is Waiting.Status.
+// WaitingStatus is the value of Waiting.Status.
 const WaitingStatus = "waiting"
 
-// Waiting is the body of a 202 answer to a request: the evidence holds as far
-// as it goes, and a person must decide the rest. The device sends the same
-// request again after RetryAfter.
+// Waiting is the body of a 202 response to a request: no check refused the evidence, but a person
+// must decide the open questions. The device sends the same request again after RetryAfter.
 type Waiting struct {
 	Status     string `json:"status"` // WaitingStatus
 	Code       string `json:"error"`  // of the first question
 	Reason     string `json:"msg"`
 	Hint       string `json:"hint"`
-	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id when it is let in
-	EK         string `json:"ek-sha256"`   // of the EK's SubjectPublicKeyInfo, hexadecimal: what the person compares
+	DeviceID   string `json:"device-id"`   // for 'gangway device approve'; the device gets another id after approval
+	EK         string `json:"ek-sha256"`   // of the EK's SubjectPublicKeyInfo, hexadecimal; the person compares it
 	RetryAfter int    `json:"retry-after"` // seconds
 }

@@ -120,8 +120,8 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 		switch {
 		case !m.Log:
 			a.line("event log", "none: only the PCRs are compared")
-		case m.LogWhy != "":
-			a.line("event log", tcg.Printable(m.LogWhy))
+		case m.LogProblem != "":
+			a.line("event log", tcg.Printable(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
 			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values, which are compared all the same")

@@ -43,7 +43,7 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 	for i := range zero {
 		zero[i] = strings.Repeat("0", 64)
 	}
-	m := boot.Measurement{Bank: "SHA-256", PCRs: zero, SecureBoot: "not told", Log: true, LogState: boot.LogPart, LogWhy: "The event log ends within an event.",
+	m := boot.Measurement{Bank: "SHA-256", PCRs: zero, SecureBoot: "not told", Log: true, LogState: boot.LogPart, LogProblem: "The event log ends inside an event.",
 		Unexplained: []int{4, 7}, Events: []boot.Event{{PCR: 9, What: "something that the boot loader measured into PCR 9", Digest: "aa", Label: "Linux\x1b initrd"}}}
 	put := func(state string, changes ...boot.Change) {
 		t.Helper()
@@ -52,7 +52,7 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 		}
 	}
 	put(store.BootNothing, boot.Change{PCR: -1, Words: "The firmware measured nothing."})
-	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends within an event.", "PCR 4, 7: the log does not explain", "[log: Linux initrd]")
+	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the log does not explain", "[log: Linux initrd]")
 	if _, _, err := run("", "device", "boot", d.ID, "--accept"); err == nil || !strings.Contains(err.Error(), "boot-nothing-measured") {
 		t.Errorf("%v", err)
 	}

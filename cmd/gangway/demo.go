@@ -231,7 +231,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 		return "", nil, err
 	}
 	// Their own maker alone: what comes with Gangway is not for emulators.
-	makers := trust.NewSet(trust.Given("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
+	makers := trust.NewSet(trust.FromX509("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
 	server, service, err := d.hub.server(urls, names, makers, log, serverOptions{})
 	if err != nil {
 		return "", nil, err

@@ -196,7 +196,7 @@ func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = h.Service.RecordSighting(t.Context(), d, e, "192.0.2.9", func(r *clone.Record) {
-		r.UsedEarlier("box\x1b[2J", "B", h.Now(), "192.0.2.9")
+		r.AddEarlierCertificate("box\x1b[2J", "B", h.Now(), "192.0.2.9")
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 			if err != nil || d.IsDir() {
 				return err
 			}
-			if name != path && !trust.HoldsCertificates(name) && !strings.EqualFold(filepath.Ext(name), ".cab") {
+			if name != path && !trust.IsCertificateFile(name) && !strings.EqualFold(filepath.Ext(name), ".cab") {
 				return nil // notes and licences lie beside certificates
 			}
 			b, err := readBounded(name)
@@ -107,7 +107,7 @@ func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) err
 	if err != nil {
 		return err
 	}
-	set, err := known.With(rows)
+	set, err := known.WithStored(rows)
 	if err != nil {
 		return err
 	}

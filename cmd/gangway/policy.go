@@ -297,9 +297,9 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 // ekLists reaches an owner's list by the API, or the hub's in its data folder.
 type ekLists struct{ data string }
 
-func (l ekLists) get(ctx context.Context) (list []policy.Listed, err error) {
+func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
 	if l.data == "" {
-		return call[[]policy.Listed](ctx, "GET", "/policy/ek-list", nil)
+		return call[[]policy.ListEntry](ctx, "GET", "/policy/ek-list", nil)
 	}
 	i, err := existing(ctx, l.data)
 	if err != nil {
@@ -308,7 +308,7 @@ func (l ekLists) get(ctx context.Context) (list []policy.Listed, err error) {
 	defer i.close()
 	stored, err := i.store.EKList(ctx, store.HubWide)
 	for _, s := range stored {
-		list = append(list, policy.WrittenEK(s))
+		list = append(list, policy.NewListEntry(s))
 	}
 	return list, err
 }

@@ -121,7 +121,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			if err != nil {
 				return err
 			}
-			if i.ca.Made() {
+			if i.ca.Created() {
 				a.note("First start: made the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
 				a.note("Back up both; the keys cannot be made again.")
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {

@@ -73,7 +73,7 @@ func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) 
 	rows, err := i.store.TrustedCertificates(ctx)
 	if err == nil {
 		var set *trust.Set
-		if set, err = trust.NewSet(trust.BuiltIn()...).With(rows); err == nil {
+		if set, err = trust.NewSet(trust.BuiltIn()...).WithStored(rows); err == nil {
 			return i, set, nil
 		}
 	}

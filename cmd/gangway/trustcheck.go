@@ -98,7 +98,7 @@ func withStored(ctx context.Context, data string, set *trust.Set) (*trust.Set, e
 	if err != nil {
 		return nil, err
 	}
-	return set.With(rows)
+	return set.WithStored(rows)
 }
 
 func readEK(name string) (*tcg.EKCertificate, error) {

@@ -111,7 +111,7 @@ func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.T
 			continue
 		}
 		e.BuiltIn, e.Stored, e.Added = had.BuiltIn, true, now
-		e.Source = trust.Imported(shortened(e.Source))
+		e.Source = trust.ImportSource(shortened(e.Source))
 		change.Put = append(change.Put, row(e.Certificate, kindOf(e.Certificate), e.Source, now))
 		imported = append(imported, e)
 	}

@@ -39,7 +39,7 @@ func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
 	}
 	for _, command := range []string{"show", "approve"} {
 		out, _, err := run("", "device", command, list[0].DeviceID)
-		if err != nil || !strings.Contains(out, "may have been left out because it names an emulator, a maker that this hub distrusts") {
+		if err != nil || !strings.Contains(out, "may have left out the TPM's own certificate to hide an emulator, a maker that this hub distrusts") {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 		if command == "show" && (!strings.Contains(out, "– ek-chain") || !strings.Contains(out, "? ek-certificate") || !strings.Contains(out, "✓ certify")) {

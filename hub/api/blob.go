@@ -68,7 +68,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // lowest mean speed of an upload, in bytes a second; a slower one is ended.
 const (
 	blockTimeout = 60 * time.Second
-	minSpeed = 4 << 10
+	minSpeed     = 4 << 10
 )
 
 // upload is a running PUT.

@@ -199,7 +199,7 @@ func (s *Server) acceptMeasurement(r *http.Request, d store.Device, e store.Enro
 	b := store.Boot{Device: d.ID, Time: now, Measurement: text, Nonce: body.Nonce, Attest: body.Attest, Signature: body.Signature, Log: body.EventLog}
 	var learnt []byte // stays empty if nothing was measured
 	if !m.NothingMeasured() {
-		if learnt, err = json.Marshal(boot.ReferenceOf(m, "the first boot", now.UTC())); err != nil {
+		if learnt, err = json.Marshal(boot.NewReference(m, "the first boot", now.UTC())); err != nil {
 			return nil, err
 		}
 	}
@@ -265,7 +265,7 @@ func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolm
 	} else {
 		before, _ = onboard.AttestedCounters(e)
 	}
-	if words := boot.Backwards(before, m.Counters()); words != "" {
+	if words := boot.Rollback(before, m.Counters()); words != "" {
 		s.recordOrCount(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.tpm-went-backwards", Code: "tpm-backwards", Owner: d.Owner, Device: d.ID,
 			Message: fmt.Sprintf("Device %q: %s", d.Nick, words)})
 	}
@@ -489,7 +489,7 @@ func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDeci
 		if m.NothingMeasured() {
 			return nil, problem(http.StatusConflict, "boot-nothing-measured", "Switch on the TPM's SHA-256 bank and UEFI boot in the machine's firmware, or set measured_boot: report.", "The firmware measured nothing, so there is no measurement to accept.")
 		}
-		return boot.ReferenceOf(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
+		return boot.NewReference(&m, "the boot of "+latest.Time.UTC().Format("2 January 2006"), now), nil
 	case strings.HasPrefix(body.From, "device:"):
 		ref, err := s.referenceOfOther(r, d, strings.TrimPrefix(body.From, "device:"))
 		if err != nil {

@@ -258,7 +258,7 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 	booted(t, c, s.victim, usual, 4)
 	found := false
 	for _, e := range want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200) {
-		found = found || e.Kind == "device.tpm-went-backwards" && strings.Contains(e.Message, "reset count went back from 5 to 4")
+		found = found || e.Kind == "device.tpm-went-backwards" && strings.Contains(e.Message, "reset count decreased from 5 to 4")
 	}
 	if !found {
 		t.Error("nobody is told")

@@ -115,7 +115,7 @@ func viewCloned(device string, k *clone.Record) ClonedView {
 		v.Decided = &k.Decided
 	}
 	open := map[string]bool{}
-	for _, f := range k.Open() {
+	for _, f := range k.Unanswered() {
 		open[f.Code] = true
 	}
 	for _, f := range k.Findings {
@@ -176,7 +176,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 var errClonedDecision = problem(http.StatusBadRequest, "decision", `Use "one", "two", or "" to withdraw the last decision.`, "The decision is missing or unknown.")
 
 func (s *Server) decideClone(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
-	if decision != string(clone.One) && decision != string(clone.Two) && decision != "" {
+	if decision != string(clone.OneMachine) && decision != string(clone.TwoMachines) && decision != "" {
 		return ClonedView{}, errClonedDecision
 	}
 	k, err := s.cfg.Onboard.DecideClone(r.Context(), accountOf(r), d, clone.Decision(decision), findings, remoteAddr(r))

@@ -102,7 +102,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 		second.report(t)
 	}
 	list := told(ada, id, clonedKinds...)
-	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
+	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "continues a boot that had ended") {
 		t.Fatalf("%+v", list)
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" || d.Status != "active" {
@@ -421,7 +421,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	status, page, _ := b.send("GET", "/", "")
-	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock went back") || !strings.Contains(page, "cloned?") {
+	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, page)
 	}
 	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {

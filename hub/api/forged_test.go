@@ -117,7 +117,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 		s.list(t, s.Owner.ID, list...)
 		refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "device-denied")
 		refused(t, s.post(t, s.request(t, s.victim)), 403, "device-denied")
-		if _, err := s.victim.OnboardInSteps(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), "device-denied") {
+		if _, err := s.victim.OnboardTwoStep(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), "device-denied") {
 			t.Errorf("in two steps: %v", err)
 		}
 	}

@@ -70,7 +70,7 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	f := newFleet(t)
 	f.Policy(t, store.HubWide, withoutTPM)
 	for _, k := range f.keepers(t) {
-		for _, value := range []string{arrays(strictjson.MaxKept), arrays(9998), arrays(9999), strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40), "1e400", `[-1e999]`} {
+		for _, value := range []string{arrays(strictjson.MaxStorableDepth), arrays(9998), arrays(9999), strings.Repeat(`{"a":`, 40) + "1" + strings.Repeat("}", 40), "1e400", `[-1e999]`} {
 			what := fmt.Sprintf("%s %s of %.20s", k.method, k.path, value)
 			status, body, h := k.p.request(k.method, k.path, fmt.Sprintf(k.body, value), nil)
 			isProblem(t, what, status, body, h, 400)
@@ -79,7 +79,7 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 				t.Errorf("%s: %s", what, body)
 			}
 		}
-		if status, body, _ := k.p.request(k.method, k.path, fmt.Sprintf(k.body, arrays(strictjson.MaxKept-1)), nil); status != 200 {
+		if status, body, _ := k.p.request(k.method, k.path, fmt.Sprintf(k.body, arrays(strictjson.MaxStorableDepth-1)), nil); status != 200 {
 			t.Errorf("%s %s of what may be kept: %d %s", k.method, k.path, status, body)
 		}
 	}
@@ -210,7 +210,7 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	f := newFleet(t)
 	path := "/devices/" + f.boatID
 	before := want[api.DeviceView](f.ada, "GET", path, nil, 200)
-	p := want[api.Problem](f.ada, "PUT", path, `{"nick":"another","public":true,"user-meta":{"a":`+arrays(strictjson.MaxKept)+`}}`, 400)
+	p := want[api.Problem](f.ada, "PUT", path, `{"nick":"another","public":true,"user-meta":{"a":`+arrays(strictjson.MaxStorableDepth)+`}}`, 400)
 	if after := want[api.DeviceView](f.ada, "GET", path, nil, 200); after.Nick != before.Nick || after.Public || p.Code != "meta-malformed" {
 		t.Errorf("%+v, %+v", p, after)
 	}

@@ -109,7 +109,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			}
 			s.list(t, s.Owner.ID)
 			pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
-			if _, err := bare(s.victim).OnboardInSteps(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), c.code) {
+			if _, err := bare(s.victim).OnboardTwoStep(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), c.code) {
 				t.Errorf("in two steps: %v", err)
 			}
 			s.untouched(t)

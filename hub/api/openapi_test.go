@@ -230,7 +230,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	undecided := s.nobodys(t)
 	toDecide := must(undecided.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(must(json.Marshal(undecided.EnrollRequest()))(t)), 200)))(t)
 	bad := stepper.EnrollRequest()
-	bad.EKCert = s.victim.Shown().EKCert
+	bad.EKCert = s.victim.TPMKeys().EKCert
 	call(stranger, "POST", "/enroll/request", "", bad, 403)
 	call(stranger, "POST", "/enroll/request", "", "nonsense", 400)
 	call(stranger, "POST", "/enroll/request", "", large, 413)

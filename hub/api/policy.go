@@ -86,9 +86,9 @@ func (s *Server) showEKList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	view := make([]policy.Listed, len(list))
+	view := make([]policy.ListEntry, len(list))
 	for i, l := range list {
-		view[i] = policy.WrittenEK(l)
+		view[i] = policy.NewListEntry(l)
 	}
 	writeJSON(w, http.StatusOK, view)
 	return nil

@@ -60,9 +60,9 @@ var routes = []route{
 	{"GET", "/claims/{code}", anyone, onboardRate, noBody, (*Server).showClaim},
 
 	// Pantacor's two-step enrolment.
-	{"POST", "/enroll/request", anyone, onboardRate, wire.MaxSteps, (*Server).enrollKeys},
-	{"POST", "/register", anyone, onboardRate, wire.MaxSteps, (*Server).registerTPM},
-	{"POST", "/devices/register", anyone, onboardRate, wire.MaxSteps, (*Server).registerTPM},
+	{"POST", "/enroll/request", anyone, onboardRate, wire.MaxStepBody, (*Server).enrollKeys},
+	{"POST", "/register", anyone, onboardRate, wire.MaxStepBody, (*Server).registerTPM},
+	{"POST", "/devices/register", anyone, onboardRate, wire.MaxStepBody, (*Server).registerTPM},
 	{"POST", "/auth/signature/verify", anyone, signatureRate, jsonBody, (*Server).verifySignature},
 
 	// A device, about itself.

@@ -145,7 +145,7 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	a := s.send(t, "/enroll/request", must(json.Marshal(in))(t))
 	e := must(s.victim.OpenEnrolled(a.Body))(t)
 	body := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) {
-		r.ShownKeys = in.ShownKeys
+		r.TPMKeys = in.TPMKeys
 		r.IDevIDPub = base64.StdEncoding.EncodeToString(s.victim.IDevID.Public.Raw)
 	}}))(t)
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
@@ -267,11 +267,11 @@ func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
 	s := newSteps(t)
 	other := s.device(t)
-	lie := func(shown *wire.ShownKeys) { shown.EKCert = other.Shown().EKCert }
+	lie := func(shown *wire.TPMKeys) { shown.EKCert = other.TPMKeys().EKCert }
 	in := s.victim.EnrollRequest()
-	lie(&in.ShownKeys)
+	lie(&in.TPMKeys)
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 403, "ek-key-mismatch")
-	s.rejected(t, 403, "ek-key-mismatch", fleet.RegistrationChange{Sent: func(r *wire.Registration) { lie(&r.ShownKeys) }})
+	s.rejected(t, 403, "ek-key-mismatch", fleet.RegistrationChange{Sent: func(r *wire.Registration) { lie(&r.TPMKeys) }})
 }
 
 func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
@@ -315,7 +315,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 // 2: the HMAC became the device's password.
 func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	s := newSteps(t)
-	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 	mac := wire.OwnershipMAC(sha256.Sum256(must(s.pan.Secret())(t)), hex.EncodeToString(s.victim.IDevID.Name()))
 	prn := wire.DevicePRN + s.deviceOf(t, s.victim)
 	for _, password := range []string{base64.RawStdEncoding.EncodeToString(mac), base64.StdEncoding.EncodeToString(mac), ""} {
@@ -327,7 +327,7 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	s := newSteps(t)
 	theirs := s.device(t)
-	must(theirs.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	must(theirs.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 	id := s.deviceOf(t, theirs)
 	before := must(s.Store.Device(t.Context(), id))(t)
 	mallory := s.Account(t, "mallory")
@@ -422,7 +422,7 @@ func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	try(s.pan, 403, onboard.CodeOwnership, func(x map[int][]byte) { x[wire.ExtOwnership][0] ^= 1 })
 	try(s.pan, 403, onboard.CodeOwnership, func(x map[int][]byte) { x[wire.ExtOwnership] = x[wire.ExtOwnership][:16] })
 	once := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor, t.MaxUses = true, 1 })
-	must(s.device(t).OnboardInSteps(t.Context(), s.client, once))(t)
+	must(s.device(t).OnboardTwoStep(t.Context(), s.client, once))(t)
 	try(once, 403, onboard.CodeTokenUsedUp, nil)
 	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.pan.ID); err != nil {
 		t.Fatal(err)
@@ -489,7 +489,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
 	// The device itself comes back, as another one.
-	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
@@ -528,7 +528,7 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 	first := must(json.Marshal(s.victim.EnrollRequest()))(t)
 	second := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{}))(t)
 	for path, good := range map[string][]byte{"/enroll/request": first, "/register": second, "/devices/register": second} {
-		if a := s.send(t, path, bytes.Repeat([]byte(" "), wire.MaxSteps+1)); a.Status != 413 {
+		if a := s.send(t, path, bytes.Repeat([]byte(" "), wire.MaxStepBody+1)); a.Status != 413 {
 			t.Errorf("%s: %d", path, a.Status)
 		}
 		if a := s.send(t, path, append(bytes.Clone(good), "{}"...)); a.Status != 400 {

@@ -142,7 +142,7 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 	}
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, &d)+"/evidence", nil, 200)
-	if notes := strings.Join(e.Verdict.Notes, "\n"); strings.Count(notes, "certificate 1 of the chain that came along cannot be parsed and was ignored") != 1 {
+	if notes := strings.Join(e.Verdict.Notes, "\n"); strings.Count(notes, "certificate 1 of the request's chain cannot be parsed and was ignored") != 1 {
 		t.Errorf("notes: %q", notes)
 	}
 }

@@ -129,7 +129,7 @@ func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	const requests = 16
 	c := &crowd{Store: s.Store, size: requests}
 	service := &onboard.Service{Store: c, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
-	service.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), s.maker.Intermediates())...))
+	service.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), s.maker.Intermediates())...))
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	for change := range int32(3) {
 		say(t, s.Store, store.TrustedLink, s.maker.Intermediate)

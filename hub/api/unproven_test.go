@@ -173,7 +173,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 	// What lasts is the second step's.
 	pan := (&steps{scene: s}).pantacorToken(t, s.Owner)
-	must(s.victim.OnboardInSteps(t.Context(), s.client, pan))(t)
+	must(s.victim.OnboardTwoStep(t.Context(), s.client, pan))(t)
 	aik := must(s.Store.AIK(t.Context(), s.victim.IAK.Name()))(t)
 	if c := must(x509.ParseCertificate(aik.Certificate))(t); c.NotAfter.Year() != 9999 {
 		t.Errorf("until %v", c.NotAfter)
@@ -257,7 +257,7 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 			if tc.claim != nil {
 				tc.claim(s, rogue)
 			}
-			if _, err := s.victim.OnboardInSteps(t.Context(), there, rogue); err == nil || !strings.Contains(err.Error(), tc.code) {
+			if _, err := s.victim.OnboardTwoStep(t.Context(), there, rogue); err == nil || !strings.Contains(err.Error(), tc.code) {
 				t.Errorf("two steps: %v", err)
 			}
 			if _, err := s.victim.Onboard(t.Context(), there, rogue); err == nil {

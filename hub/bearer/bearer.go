@@ -1,11 +1,10 @@
-// Package bearer signs and verifies the hub's access tokens: JWTs (RFC 9068)
-// by Ed25519 keys of the hub, published as a JWK set.
+// Package bearer signs and verifies the hub's access tokens: JWTs (RFC 9068), signed with Ed25519
+// keys that the hub publishes as a JWK set.
 //
-// There is no key file. A month's key is derived from the hub's seal key, so
-// every replica has the same, a new one comes by itself each month, and what
-// was signed in the month before is good until it expires. A token names a
-// session (jti), which the hub looks up: signing out ends it at once, whatever
-// its expiry.
+// There is no key file. Each month's key is derived from the hub's seal key. So all replicas have
+// the same keys, a new key replaces the old one each month automatically, and a token that was
+// signed last month stays valid until it expires. A token names a session (jti), which the hub
+// looks up: signing out ends the token at once, before its expiry.
 package bearer
 
 import (
@@ -23,14 +22,13 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// Types of callers, as Pantacor's clients know them.
+// Types of callers, in the words of Pantacor's clients.
 const (
 	User   = "USER"
 	Device = "DEVICE"
 )
 
-// Claims are what a token says. Its JSON is also the answer of
-// /auth/auth_status.
+// Claims are the claims of a token. Their JSON is also the response of /auth/auth_status.
 type Claims struct {
 	Type     string           `json:"type"`
 	Nick     string           `json:"nick"`
@@ -44,23 +42,23 @@ type Claims struct {
 	Audience jwt.Audience     `json:"aud"`
 	Session  string           `json:"jti,omitempty"`
 	Issued   *jwt.NumericDate `json:"iat"`
-	Original *jwt.NumericDate `json:"orig_iat"` // when the session began
+	Original *jwt.NumericDate `json:"orig_iat"` // start of the session
 	Expires  *jwt.NumericDate `json:"exp"`
 }
 
-// MaxSize bounds a token, in bytes: Pantavisor's buffer for the header has no
-// room for more.
+// MaxSize is the largest size of a token, in bytes: Pantavisor's buffer for the header cannot hold
+// more.
 const MaxSize = 1016
 
-// Keys sign and verify.
+// Keys signs and verifies access tokens.
 type Keys struct {
 	seal []byte
 	url  string
-	also []string // issuers that are accepted besides
+	also []string // additional issuers that are accepted
 }
 
-// New makes the keys of a hub: its seal key, and its public URL, which is both
-// issuer and audience. Tokens that it issued under the URLs in also are valid too.
+// New returns the keys of a hub with the given seal key. url is the hub's public URL: the issuer
+// and the audience of its tokens. Tokens that it issued under the URLs in also are valid too.
 func New(seal []byte, url string, also ...string) *Keys { return &Keys{seal, url, also} }
 
 func kid(t time.Time) string { return t.UTC().Format("2006-01") }
@@ -71,8 +69,7 @@ func (k *Keys) key(kid string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(m.Sum(nil))
 }
 
-// Sign makes a token that is issued now. It sets Issuer, Subject, Audience and
-// Issued.
+// Sign returns a token with the claims c. It sets Issuer, Subject, Audience and Issued.
 func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 	c.Issuer, c.Subject, c.Audience, c.Issued = k.url, c.PRN, jwt.Audience{k.url}, jwt.NewNumericDate(now)
 	id := kid(now)
@@ -94,11 +91,11 @@ func (k *Keys) Sign(c Claims, now time.Time) (string, error) {
 // ErrTooLong means that a token with these claims would be longer than MaxSize.
 var ErrTooLong = errors.New("bearer: the token is too long")
 
-// ErrToken means that a token is none of the hub's, or has expired.
-var ErrToken = errors.New("bearer: no valid token")
+// ErrToken means that the hub did not issue the token, or that it has expired.
+var ErrToken = errors.New("bearer: the token is not valid")
 
-// Verify checks a token's form, algorithm, type, key, signature, issuer,
-// audience and times. Whether its session is still there, it does not know.
+// Verify checks a token's form, algorithm, type, key, signature, issuer, audience and times. It
+// does not check that the session still exists.
 func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	var c Claims
 	if len(token) > MaxSize {
@@ -122,8 +119,8 @@ func (k *Keys) Verify(token string, now time.Time) (Claims, error) {
 	return c, nil
 }
 
-// JWKS is the JWK set (RFC 7517) by which others verify tokens: of last
-// month's key, this one's and the next one's.
+// JWKS returns the JWK set (RFC 7517) with which others verify tokens. It has the keys of last
+// month, this month and next month.
 func (k *Keys) JWKS(now time.Time) []byte {
 	var set jose.JSONWebKeySet
 	for _, t := range []time.Time{monthBefore(now), now, monthAfter(now)} {
@@ -136,7 +133,7 @@ func (k *Keys) JWKS(now time.Time) []byte {
 	return b
 }
 
-// By their first days, since months differ in length.
+// monthBefore and monthAfter return the first day of a month, because months differ in length.
 func monthBefore(t time.Time) time.Time {
 	t = t.UTC()
 	return time.Date(t.Year(), t.Month()-1, 1, 0, 0, 0, 0, time.UTC)
@@ -147,25 +144,24 @@ func monthAfter(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// scopePrefix is what Pantacor's scopes begin with. They are understood with
-// and without it.
+// scopePrefix begins Pantacor's scopes. It may be left out.
 const scopePrefix = "prn:pantahub.com:apis:/base/"
 
-// AllScopes is the scope of whoever asks for none.
+// AllScopes is the scope of a token that was requested without scopes.
 const AllScopes = scopePrefix + "all"
 
-// resources that scopes are for.
+// resources are the resources that a scope can name.
 var resources = []string{"devices", "objects", "trails", "metrics", "profile", "user"}
 
-// ParseScopes reads scopes separated by spaces and writes them in full; empty
-// is AllScopes. One that does not exist is an error.
+// ParseScopes parses scopes that are separated by spaces, and returns them with their prefix. An
+// empty string means AllScopes. An unknown scope is an error.
 func ParseScopes(s string) (string, error) {
 	var out []string
 	for _, word := range strings.Fields(s) {
 		name := strings.TrimPrefix(word, scopePrefix)
 		resource, right, _ := strings.Cut(name, ".")
 		if name != "all" && (!slices.Contains(resources, resource) || !slices.Contains([]string{"", "readonly", "write", "change"}, right)) {
-			return "", fmt.Errorf("there is no scope %q", word)
+			return "", fmt.Errorf("unknown scope %q", word)
 		}
 		if full := scopePrefix + name; !slices.Contains(out, full) {
 			out = append(out, full)
@@ -180,8 +176,8 @@ func ParseScopes(s string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// Allows reports whether the scopes allow an HTTP method on a resource. An
-// empty resource needs all.
+// Allows reports whether the scopes allow an HTTP method on a resource. An empty resource requires
+// the scope all.
 func (c *Claims) Allows(method, resource string) bool {
 	for _, scope := range strings.Fields(c.Scopes) {
 		name := strings.TrimPrefix(scope, scopePrefix)

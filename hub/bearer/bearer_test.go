@@ -38,12 +38,13 @@ func sign(t testing.TB, k *bearer.Keys, c bearer.Claims) string {
 }
 
 func TestTokenIsGoodUntilItExpires(t *testing.T) {
+	t.Parallel()
 	k := bearer.New(seal, url)
 	token := sign(t, k, claims())
 	if len(token) > bearer.MaxSize {
 		t.Errorf("%d bytes", len(token))
 	}
-	// Also over the end of the month, in another replica.
+	// It is also valid after the end of the month, and in another replica.
 	for _, at := range []time.Time{now, now.Add(59 * time.Minute)} {
 		c, err := bearer.New(seal, url).Verify(token, at)
 		if err != nil || c.Nick != "ada" || c.Session != "s1" || c.Type != bearer.User {
@@ -58,6 +59,7 @@ func TestTokenIsGoodUntilItExpires(t *testing.T) {
 }
 
 func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
+	t.Parallel()
 	k := bearer.New(seal, url)
 	good := sign(t, k, claims())
 	parts := strings.Split(good, ".")
@@ -97,15 +99,14 @@ func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
 			t.Errorf("%s: accepted: %+v", name, c)
 		}
 	}
-	// A token of another kind by the right key, and one of a key not yet or no
-	// longer in use.
+	// A token of another type with the right key, and tokens of a future key and of an expired key.
 	for _, typ := range []string{"JWT", "id+jwt"} {
 		if _, err := k.Verify(own(typ, stranger, jose.EdDSA, "2026-11"), now); err == nil {
 			t.Errorf("type %s accepted", typ)
 		}
 	}
 	if _, err := k.Verify(good, now.AddDate(0, 2, 0)); err == nil {
-		t.Error("a key of two months ago is accepted")
+		t.Error("a key from two months ago is accepted")
 	}
 	noSession := claims()
 	noSession.Session = ""
@@ -115,6 +116,7 @@ func TestRejectsTokensThatAreNotTheHubs(t *testing.T) {
 }
 
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		scopes, method, resource string
 		want                     bool
@@ -151,16 +153,18 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, token string) {
-		// The last character of base64 has bits that mean nothing, so another
-		// text can be the same token, but never another one.
+		// The last character of base64 has unused bits, so a different text can be the same token,
+		// but not a different token.
 		if c, err := k.Verify(token, now); err == nil && !reflect.DeepEqual(c, want) {
 			t.Fatalf("accepted %q: %+v", token, c)
 		}
 	})
 }
 
-// A hub that moves keeps the sessions of its former URL as long as it names that.
+// A hub that moves keeps the sessions of its former URL as long as its configuration names that
+// URL.
 func TestTokenOfAFormerURLIsValidWhileTheHubNamesIt(t *testing.T) {
+	t.Parallel()
 	token := sign(t, bearer.New(seal, "https://old.example"), claims())
 	for name, c := range map[string]struct {
 		keys *bearer.Keys

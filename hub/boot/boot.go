@@ -1,12 +1,11 @@
-// Package boot judges what a device has booted: a TPM's quote of its PCRs, and
-// the firmware's event log that explains them. It is pure.
+// Package boot judges what a device booted, by a TPM quote of the PCRs and the firmware's event
+// log, which explains the PCR values. It does no I/O and keeps no state.
 //
-// What counts are the PCRs, which the quote vouches for: two boots match when
-// their PCRs do. The log is the device's word. It is believed where it replays
-// to a quoted PCR, and then only as far as digests go: an event says what its
-// digest, its PCR and its place show. Its type decides nothing, and what else
-// the log says of it is shown as the log's word. A log that does not replay to
-// a PCR says nothing about it.
+// The PCR values count, because the TPM signs them: two boots match if their PCRs match. The event
+// log is only the device's statement. It is believed where it replays to a quoted PCR value, and
+// only as far as the digests prove it: an event is named by its digest, its PCR and its position.
+// Its type decides nothing, and all other data of the log is displayed as the log's statement. A
+// log that does not replay to a PCR says nothing about that PCR.
 package boot
 
 import (
@@ -21,16 +20,17 @@ import (
 	"gangway/wire"
 )
 
-// PCRs is how many are quoted, from PCR 0.
+// PCRs is the number of quoted PCRs, from PCR 0 on.
 const PCRs = 16
 
-// MaxLog bounds what is read of an event log, in bytes; MaxEvents the events.
+// MaxLog is the largest event log that is read, in bytes; MaxEvents is the largest number of
+// events.
 const (
 	MaxLog    = 1 << 20
 	MaxEvents = 4096
 )
 
-// Evidence is what a device sends.
+// Evidence is the boot evidence that a device sends.
 type Evidence struct {
 	Nonce     []byte
 	Attest    []byte // TPMS_ATTEST of TPM2_Quote
@@ -40,24 +40,24 @@ type Evidence struct {
 	Log       []byte   // event log of the firmware; empty: none
 }
 
-// Measurement is what was booted, as far as it is verified.
+// Measurement describes a boot, as far as it is verified.
 type Measurement struct {
 	Bank string `json:"bank"` // "SHA-256", "SHA-384"
 	// PCRs are the quoted values, hexadecimal.
 	PCRs []string `json:"pcrs"`
-	// Unexplained are the PCRs that the log does not replay to, or all into which
-	// something was measured where there is no log. They are compared by value.
+	// Unexplained lists the PCRs that the log does not replay to; without a log, all PCRs that were
+	// extended. They are compared by value.
 	Unexplained []int   `json:"unexplained,omitempty"`
-	Log         bool    `json:"log"`                 // there was a log
-	LogState    string  `json:"log-state,omitempty"` // how far it could be read: LogWhole and others; empty in old measurements
-	LogWhy      string  `json:"log-why,omitempty"`   // a sentence on what is wrong with the log, if something is
+	Log         bool    `json:"log"`                 // the device sent a log
+	LogState    string  `json:"log-state,omitempty"` // how much of it could be read: LogWhole and others; empty in old measurements
+	LogProblem  string  `json:"log-why,omitempty"`   // what is wrong with the log, a sentence; may be empty
 	Events      []Event `json:"events,omitempty"`
 	SecureBoot  string  `json:"secure-boot"` // "on", "off", "not told"
-	// StartupLocality is the locality of TPM2_Startup, as PCR 0 shows it; 4 after
-	// an H-CRTM sequence.
+	// StartupLocality is the locality of TPM2_Startup, which PCR 0 shows; 4 after an H-CRTM
+	// sequence.
 	StartupLocality int `json:"startup-locality,omitempty"`
 
-	Clock        uint64            `json:"clock"` // ms, as tcg.ClockInfo
+	Clock        uint64            `json:"clock"` // milliseconds, as in tcg.ClockInfo
 	ClockSafe    bool              `json:"clock-safe"`
 	ResetCount   uint32            `json:"reset-count"`
 	RestartCount uint32            `json:"restart-count"`
@@ -65,15 +65,13 @@ type Measurement struct {
 	Version      evidence.Firmware `json:"firmware-version"`
 }
 
-// Counters are the TPM's own, at the measurement.
+// Counters returns the TPM's counters at the time of the measurement.
 func (m *Measurement) Counters() Counters {
 	return Counters{tcg.ClockInfo{Clock: m.Clock, ResetCount: m.ResetCount, RestartCount: m.RestartCount, Safe: m.ClockSafe}, m.Version}
 }
 
-// SameBoot says whether another measurement is of the same boot: of the machine
-// as it was started then, with nothing measured since. PCR 10, into which a
-// running system measures, does not count. Compare finds the same changes in
-// both.
+// SameBoot reports whether two measurements are of the same boot, with nothing measured in between.
+// It ignores PCR 10, which a running system extends. Compare finds the same changes in both.
 func (m *Measurement) SameBoot(o *Measurement) bool {
 	if m.ResetCount != o.ResetCount || m.RestartCount != o.RestartCount || m.Version != o.Version || m.Bank != o.Bank || m.Log != o.Log {
 		return false
@@ -89,13 +87,13 @@ func (m *Measurement) SameBoot(o *Measurement) bool {
 	return true
 }
 
-// Event is a measurement of the log in a PCR that the log explains.
+// Event is an event of the log, in a PCR that the log explains.
 type Event struct {
 	PCR    int    `json:"pcr"`
 	What   string `json:"what"`            // for a person: "the kernel", "Secure Boot variable db"
 	Digest string `json:"digest"`          // hexadecimal
-	Text   string `json:"text,omitempty"`  // what was measured, where its digest shows that it was
-	Label  string `json:"label,omitempty"` // what the log calls it, which no digest covers: the device's word
+	Text   string `json:"text,omitempty"`  // the measured data, if the digest proves it
+	Label  string `json:"label,omitempty"` // the log's description, which no digest covers: only the device states it
 }
 
 // Stable codes of refusals.
@@ -108,14 +106,13 @@ const (
 )
 
 func refuse(code, reason string) *evidence.Refusal {
-	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent measures again by itself; if it happens again, look at the machine."}
+	return &evidence.Refusal{Code: code, Reason: reason, Hint: "The agent repeats the measurement by itself. If this happens again, inspect the machine."}
 }
 
-// Verify checks that the quote is by the IAK over this nonce, these values and
-// this log, and explains the values by the log as far as it goes. Its error is
-// of type *evidence.Refusal: a device whose quote does not hold lies, or is
-// broken. A log is never a reason to refuse: whatever it says, the values are
-// those that the TPM quoted.
+// Verify checks that the IAK signed the quote over this nonce, these PCR values and this log, and
+// explains the values by the log as far as possible. Its errors are of type *evidence.Refusal: if a
+// quote is not valid, the device lies or is broken. A log is never a reason to refuse, because the
+// TPM quoted the PCR values whatever the log says.
 func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 	q, bank, err := verifyQuote(iak, e)
 	if err != nil {
@@ -137,7 +134,7 @@ const notTold = "not told"
 
 var bankNames = map[tcg.AlgID]string{tcg.AlgSHA256: "SHA-256", tcg.AlgSHA384: "SHA-384", tcg.AlgSHA512: "SHA-512"}
 
-// hashOf is the hash of a bank by its name.
+// hashOf returns the hash of the bank with the given name.
 func hashOf(bank string) (crypto.Hash, bool) {
 	for alg, name := range bankNames {
 		if h, err := alg.Hash(); err == nil && name == bank {
@@ -162,17 +159,17 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error)
 	}
 	signer, err := tcg.EndorsementQualifiedName(name)
 	if err != nil || !bytes.Equal(q.QualifiedSigner, signer) || iak.Verify(e.Attest, s) != nil {
-		return nil, 0, refuse(CodeSigner, "The quote is not by the device's attestation key.")
+		return nil, 0, refuse(CodeSigner, "The quote is not signed by the device's attestation key.")
 	}
 	if !bytes.Equal(q.ExtraData, wire.BootQualifying(e.Nonce, e.Log)) {
-		return nil, 0, refuse(CodeNonce, "The quote is over another nonce than the hub gave, or over another event log than was sent.")
+		return nil, 0, refuse(CodeNonce, "The quote is for another nonce than the hub's, or for another event log than the one sent.")
 	}
 	bank, err := e.Bank.Hash()
 	if err != nil || bankNames[e.Bank] == "" {
-		return nil, 0, refuse(CodeSelection, "The quote is of a PCR bank that is too weak: SHA-256 or better is needed.")
+		return nil, 0, refuse(CodeSelection, "The quoted PCR bank is too weak: SHA-256 or stronger is required.")
 	}
 	if len(q.Selection) != 1 || q.Selection[0].Hash != e.Bank || len(q.Selection[0].PCRs) != PCRs || q.Selection[0].PCRs[PCRs-1] != PCRs-1 {
-		return nil, 0, refuse(CodeSelection, "The quote is not of PCR 0 to 15 of one bank.")
+		return nil, 0, refuse(CodeSelection, "The quote does not cover exactly PCR 0 to 15 of one bank.")
 	}
 	h, err := iak.SchemeHash.Hash()
 	if err != nil {
@@ -181,12 +178,12 @@ func verifyQuote(iak *tcg.Public, e *Evidence) (*tcg.Attest, crypto.Hash, error)
 	d := h.New()
 	for _, v := range e.PCRs {
 		if len(v) != bank.Size() {
-			return nil, 0, refuse(CodeValues, "A PCR's value has another size than its bank's.")
+			return nil, 0, refuse(CodeValues, "A PCR value does not have the size of its bank's digests.")
 		}
 		d.Write(v)
 	}
 	if len(e.PCRs) != PCRs || !bytes.Equal(d.Sum(nil), q.PCRDigest) {
-		return nil, 0, refuse(CodeValues, "The PCR values are not those that were quoted.")
+		return nil, 0, refuse(CodeValues, "The PCR values are not the quoted ones.")
 	}
 	return q, bank, nil
 }

@@ -41,7 +41,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-// measured is what a machine sends after a boot.
+// measured returns the evidence that a machine sends after a boot.
 func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	t.Helper()
 	d := must(machine())(t)
@@ -50,7 +50,7 @@ func measured(t testing.TB, l eventlog.Log) (*fleet.Device, *boot.Evidence) {
 	return d, e
 }
 
-// sign has the device's TPM quote the evidence as it is now.
+// sign makes the device's TPM quote the evidence in its current form.
 func sign(t testing.TB, d *fleet.Device, e *boot.Evidence) {
 	t.Helper()
 	var err error
@@ -84,18 +84,20 @@ func words(changes []boot.Change) (out []string) {
 }
 
 func TestSameBootMatchesItsReference(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	if m.SecureBoot != "on" || m.Bank != "SHA-256" || !m.Log || len(m.Unexplained) != 0 || m.ResetCount != 1 {
 		t.Errorf("%+v", m)
 	}
-	r := boot.ReferenceOf(m, "the first boot", may3)
+	r := boot.NewReference(m, "the first boot", may3)
 	if c := boot.Compare(r, verify(t, eventlog.Boot(true, "linux 1", "quiet"))); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
 }
 
 func TestChangeIsNamedInWords(t *testing.T) {
-	r := boot.ReferenceOf(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
+	t.Parallel()
+	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	for _, c := range []struct {
 		name string
 		log  eventlog.Log
@@ -104,9 +106,9 @@ func TestChangeIsNamedInWords(t *testing.T) {
 		{"another kernel", eventlog.Boot(true, "linux 2", "quiet"), []string{"The kernel's hash differs from the reference of 3 May 2026.", "The boot image's hash differs from the reference of 3 May 2026."}},
 		{"another command line", eventlog.Boot(true, "linux 1", "init=/bin/sh"), []string{"The kernel command line's hash differs from the reference of 3 May 2026."}},
 		{"Secure Boot off", eventlog.Boot(false, "linux 1", "quiet"), []string{`Secure Boot variable SecureBoot differs from the reference of 3 May 2026: "on", then "off".`}},
-		{"one more image", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}}), []string{"Boot image 2 was measured and is not in the reference of 3 May 2026."}},
-		{"a command line besides", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("debug")}), []string{"The kernel command line was measured and is not in the reference of 3 May 2026."}},
-		{"nothing after the firmware", eventlog.Boot(true, "linux 1", "quiet")[:12], []string{"The kernel was measured in the reference of 3 May 2026 and is not any more."}},
+		{"one more image", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 4, Type: eventlog.EFIBootApplication, Data: []byte{1}}), []string{"Boot image 2 was measured, but is not in the reference of 3 May 2026."}},
+		{"a command line besides", append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("debug")}), []string{"The kernel command line was measured, but is not in the reference of 3 May 2026."}},
+		{"nothing after the firmware", eventlog.Boot(true, "linux 1", "quiet")[:12], []string{"The kernel was measured in the reference of 3 May 2026, but is no longer measured."}},
 	} {
 		got := words(boot.Compare(r, verify(t, c.log)))
 		for _, want := range c.says {
@@ -117,21 +119,22 @@ func TestChangeIsNamedInWords(t *testing.T) {
 	}
 }
 
-// The same events in another order make other values.
+// The same events in another order give other PCR values.
 func TestOrderCounts(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
-	r := boot.ReferenceOf(verify(t, l), "the first boot", may3)
+	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	l[1], l[2] = l[2], l[1]
 	if got := words(boot.Compare(r, verify(t, l))); len(got) != 1 || !strings.Contains(got[0], "in another order") {
 		t.Errorf("%q", got)
 	}
 }
 
-// Who extends a PCR once more makes its log explain it no longer: that is a
-// change, not a reason to look away.
+// If something extends a PCR again, the log no longer explains it. That is reported as a change.
 func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
-	r := boot.ReferenceOf(verify(t, l), "the first boot", may3)
+	r := boot.NewReference(verify(t, l), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	extended := sha256.Sum256(append(slices.Clone(e.PCRs[11]), nonce...))
 	e.PCRs[11] = extended[:]
@@ -142,16 +145,17 @@ func TestPCRThatIsNoLongerExplainedIsAChange(t *testing.T) {
 	}
 	found := false
 	for _, w := range words(boot.Compare(r, m)) {
-		found = found || strings.HasPrefix(w, "PCR 11 differs from the reference of 3 May 2026, and the event log does not explain it")
+		found = found || strings.HasPrefix(w, "PCR 11 differs from the reference of 3 May 2026, and the event log no longer explains it")
 	}
 	if !found {
 		t.Errorf("%q", words(boot.Compare(r, m)))
 	}
 }
 
-// IMA measures into PCR 10 what runs, which never is the same twice.
-// Whatever of a boot can differ makes it another one, but for PCR 10.
+// IMA measures running programs into PCR 10, so its value differs at each boot. Every difference
+// except one in PCR 10 makes a measurement one of another boot.
 func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	altered := func(alter func(*boot.Measurement)) *boot.Measurement {
 		o := *m
@@ -180,12 +184,13 @@ func TestAnotherBootIsToldFromTheSameShownAgain(t *testing.T) {
 		"unexplained": func(o *boot.Measurement) { o.Unexplained = append(o.Unexplained, 12) },
 	} {
 		if m.SameBoot(altered(alter)) {
-			t.Errorf("%s: it is taken for the same boot", name)
+			t.Errorf("%s: it is treated as the same boot", name)
 		}
 	}
 }
 
 func TestPCR10IsNotCompared(t *testing.T) {
+	t.Parallel()
 	boots := func(ima string) *boot.Measurement {
 		d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 		v := sha256.Sum256([]byte(ima))
@@ -193,13 +198,14 @@ func TestPCR10IsNotCompared(t *testing.T) {
 		sign(t, d, e)
 		return must(boot.Verify(d.IAK.Public, e))(t)
 	}
-	r := boot.ReferenceOf(boots("a"), "the first boot", may3)
+	r := boot.NewReference(boots("a"), "the first boot", may3)
 	if c := boot.Compare(r, boots("b")); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
 }
 
 func TestWithoutALogTheValuesCount(t *testing.T) {
+	t.Parallel()
 	without := func(l eventlog.Log) *boot.Measurement {
 		d, e := measured(t, l)
 		e.Log = nil
@@ -210,7 +216,7 @@ func TestWithoutALogTheValuesCount(t *testing.T) {
 	if m.Log || m.SecureBoot != "not told" {
 		t.Errorf("%+v", m)
 	}
-	r := boot.ReferenceOf(m, "the first boot", may3)
+	r := boot.NewReference(m, "the first boot", may3)
 	if c := boot.Compare(r, without(eventlog.Boot(true, "linux 1", "quiet"))); len(c) != 0 {
 		t.Errorf("%+v", c)
 	}
@@ -220,21 +226,24 @@ func TestWithoutALogTheValuesCount(t *testing.T) {
 }
 
 func TestRejectsQuoteOverAnotherNonce(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	e.Nonce = bytes.Repeat([]byte{8}, 32)
 	refused(t, d, e, boot.CodeNonce)
 }
 
 func TestRejectsQuoteByAnotherKey(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	other := must(d.WithNewIdentity())(t)
 	refused(t, other, e, boot.CodeSigner)
-	// Nor the right words with another's signature.
+	// The right signer's name with another key's signature is refused too.
 	_, e.Signature, _ = other.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs, 1)
 	refused(t, d, e, boot.CodeSigner)
 }
 
 func TestRejectsCertifyInThePlaceOfAQuote(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	e.Attest = fleet.Attest(d.IAK.Name(), d.IDevID.Name())
 	e.Signature = must(d.IAK.Sign(e.Attest))(t)
@@ -242,6 +251,7 @@ func TestRejectsCertifyInThePlaceOfAQuote(t *testing.T) {
 }
 
 func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	few := *e
 	few.Attest, few.Signature, _ = d.Quote(wire.BootQualifying(nonce, e.Log), tcg.AlgSHA256, e.PCRs[:8], 1)
@@ -256,6 +266,7 @@ func TestRejectsQuoteOverOtherPCRsOrAWeakBank(t *testing.T) {
 }
 
 func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
+	t.Parallel()
 	d, e := measured(t, eventlog.Boot(true, "evil", "quiet"))
 	good := eventlog.Boot(true, "linux 1", "quiet")
 	e.PCRs = good.PCRs()
@@ -266,11 +277,11 @@ func TestRejectsPCRValuesThatWereNotQuoted(t *testing.T) {
 	refused(t, d, e, boot.CodeValues)
 }
 
-// A log that was exchanged on its way is refused: the quote is over the log. One
-// that the device itself has quoted is no reason to refuse, and says nothing:
-// the values are those that the TPM quoted.
+// A log that was replaced on the way is refused, because the quote covers the log. A false log that
+// the device itself had quoted is not refused, but explains nothing: the PCR values are the TPM's.
 func TestLogOfAnotherBootSaysNothing(t *testing.T) {
-	r := boot.ReferenceOf(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
+	t.Parallel()
+	r := boot.NewReference(verify(t, eventlog.Boot(true, "linux 1", "quiet")), "the first boot", may3)
 	d, e := measured(t, eventlog.Boot(false, "evil", "quiet"))
 	for _, c := range []struct {
 		log         []byte
@@ -300,8 +311,9 @@ func TestLogOfAnotherBootSaysNothing(t *testing.T) {
 	}
 }
 
-// A log may say "on" beside the digest of "off".
+// A log may contain the text "on" with the digest of "off".
 func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(false, "linux 1", "quiet")
 	digest := sha256.Sum256(l[1].Data)
 	l[1].Data, l[1].Digest = eventlog.Variable("SecureBoot", []byte{1}), digest[:]
@@ -317,6 +329,7 @@ func TestTextThatWasNotMeasuredIsNotShown(t *testing.T) {
 }
 
 func TestReferenceGivenAsValues(t *testing.T) {
+	t.Parallel()
 	m := verify(t, eventlog.Boot(true, "linux 1", "quiet"))
 	r := &boot.Reference{Bank: "SHA-256", PCRs: map[int]string{4: strings.ToUpper(m.PCRs[4]), 7: m.PCRs[7]}, Since: may3}
 	if err := r.Check(); err != nil {
@@ -335,21 +348,21 @@ func TestReferenceGivenAsValues(t *testing.T) {
 	}
 }
 
-// 1,000 mutations of a log. None is accepted: the TPM signed the log's hash. And
-// where the device itself has its TPM sign the mutation, none is taken for the
-// reference's boot, but those of bytes that no digest covers, and they change
-// nothing that is compared.
+// None of 1,000 mutations of a log is accepted, because the TPM signed the log's hash. If the
+// device itself has its TPM sign the mutated log, the boot does not match the reference, except for
+// mutations of bytes that no digest covers, which do not change what is compared.
 func TestRejectsThousandMutatedLogs(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	d, e := measured(t, l)
 	good := must(boot.Verify(d.IAK.Public, e))(t)
-	r := boot.ReferenceOf(good, "the first boot", may3)
+	r := boot.NewReference(good, "the first boot", may3)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	log, attest, signature := e.Log, e.Attest, e.Signature
 	matched := 0
 	for i := range 1000 {
 		switch i % 5 {
-		case 0, 1, 2: // an event altered, with what it extended
+		case 0, 1, 2: // alter an event and the digest that it extended
 			m := slices.Clone(l)
 			at := rnd.IntN(len(m))
 			digest := sha256.Sum256(binary.LittleEndian.AppendUint64(nil, rnd.Uint64()))
@@ -366,7 +379,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 				}
 			}
 			e.Log = m.Bytes()
-		case 3: // an event doubled, or the end cut
+		case 3: // double an event, or cut the end
 			if m := slices.Clone(l); rnd.IntN(2) == 0 {
 				at := rnd.IntN(len(m))
 				e.Log = slices.Insert(m, at, m[at]).Bytes()
@@ -388,7 +401,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 			continue
 		}
 		if i%5 != 4 {
-			t.Fatalf("mutation %d is taken for the reference's boot", i)
+			t.Fatalf("mutation %d matches the reference", i)
 		}
 		matched++
 		digests := func(m *boot.Measurement) (out []string) {
@@ -398,7 +411,7 @@ func TestRejectsThousandMutatedLogs(t *testing.T) {
 			return out
 		}
 		if !reflect.DeepEqual(digests(m), digests(good)) || m.SecureBoot != "on" && m.SecureBoot != "not told" {
-			t.Fatalf("mutation %d changed what is believed: %+v", i, m)
+			t.Fatalf("mutation %d changed the measurement: %+v", i, m)
 		}
 	}
 	t.Logf("%d mutations were of bytes that no digest covers", matched)
@@ -411,13 +424,13 @@ func FuzzVerify(f *testing.F) {
 		m, err := boot.Verify(d.IAK.Public, &boot.Evidence{Nonce: e.Nonce, Bank: e.Bank, PCRs: e.PCRs, Attest: attest, Signature: signature, Log: log})
 		var r *evidence.Refusal
 		if err != nil && !errors.As(err, &r) {
-			t.Fatalf("an error that is no refusal: %v", err)
+			t.Fatalf("the error is not a refusal: %v", err)
 		}
 		if err == nil && (!bytes.Equal(attest, e.Attest) || !bytes.Equal(log, e.Log)) {
-			t.Fatal("another quote is accepted, or another log")
+			t.Fatal("a quote over other data was accepted")
 		}
 		if err == nil {
-			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)
+			boot.Compare(boot.NewReference(m, "itself", may3), m)
 		}
 	})
 }
@@ -440,10 +453,10 @@ func FuzzEventLog(f *testing.F) {
 		m, err := boot.Verify(d.IAK.Public, &lie)
 		var r *evidence.Refusal
 		if err != nil && !errors.As(err, &r) {
-			t.Fatalf("an error that is no refusal: %v", err)
+			t.Fatalf("the error is not a refusal: %v", err)
 		}
 		if err == nil {
-			boot.Compare(boot.ReferenceOf(m, "itself", may3), m)
+			boot.Compare(boot.NewReference(m, "itself", may3), m)
 		}
 	})
 }

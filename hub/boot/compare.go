@@ -9,26 +9,25 @@ import (
 	"time"
 )
 
-// Reference is what a device should boot.
+// Reference describes the accepted boot of a device.
 type Reference struct {
 	Bank string `json:"bank"`
 	// PCRs are the values to compare, hexadecimal, by number.
 	PCRs map[int]string `json:"pcrs"`
-	// Events explain them; none where values alone were given.
+	// Events explain the values. There are none if only values were given.
 	Events []Event   `json:"events,omitempty"`
-	From   string    `json:"from"` // "the first boot", "values", "device ...": for a person
+	From   string    `json:"from"` // its source, for a person: "the first boot", "values", "device ..."
 	Since  time.Time `json:"since"`
-	Locked bool      `json:"locked"` // only its owner changes it
+	Locked bool      `json:"locked"` // only the owner changes it
 }
 
-// imaPCR holds what Linux measures of each program that it runs, in the order
-// in which it happens to: it never is the same twice.
+// imaPCR holds what Linux (IMA) measures of each program that it runs. The order varies, so its
+// value differs at each boot.
 const imaPCR = 10
 
-// ReferenceOf makes a reference of a measurement. It compares every PCR but
-// that of IMA, by its value; where the measurement's log explains the value, the
-// events are there to say what changed.
-func ReferenceOf(m *Measurement, from string, now time.Time) *Reference {
+// NewReference makes a reference from a measurement. It holds the value of every PCR except IMA's
+// and, where the measurement's log explains a value, its events, which then show what changed.
+func NewReference(m *Measurement, from string, now time.Time) *Reference {
 	r := &Reference{Bank: m.Bank, PCRs: make(map[int]string), From: from, Since: now}
 	for i, v := range m.PCRs {
 		if i != imaPCR {
@@ -43,14 +42,14 @@ func ReferenceOf(m *Measurement, from string, now time.Time) *Reference {
 	return r
 }
 
-// ErrReference means that values cannot be a reference.
-var ErrReference = errors.New("boot: a reference has a bank (SHA-256 or SHA-384) and hexadecimal values of PCR 0 to 15 of its size")
+// ErrReference means that the values are not a valid reference.
+var ErrReference = errors.New("boot: a reference needs a bank (SHA-256 or SHA-384) and, for PCRs from 0 to 15, hexadecimal values of that bank's size")
 
-// ErrEmptyReference means that a reference would be matched by a machine into
-// whose TPM nothing is measured.
-var ErrEmptyReference = errors.New("boot: a reference has at least one PCR into which something was measured")
+// ErrEmptyReference means that a machine that measures nothing into its TPM would match the
+// reference.
+var ErrEmptyReference = errors.New("boot: a reference needs at least one PCR into which something was measured")
 
-// Check checks a reference that was given as values.
+// Check checks a reference that was entered as values.
 func (r *Reference) Check() error {
 	bank, ok := hashOf(r.Bank)
 	if !ok || len(r.PCRs) == 0 || len(r.Events) > MaxEvents {
@@ -77,24 +76,23 @@ type Change struct {
 	What   string `json:"what"`
 	Before string `json:"before,omitempty"` // digest or text
 	After  string `json:"after,omitempty"`
-	Words  string `json:"words"` // a sentence
+	Words  string `json:"words"` // the difference, a sentence for a person
 }
 
-// Compare says what differs from the reference; nothing where the boot matches
-// it. Each compared PCR whose value differs has a part in at least one change,
-// whether an event explains it or not. What is no difference: phases of systemd
-// that have gone by since the boot (PCR 11), and entries that went from the boot
-// menu (PCR 1).
+// Compare returns the differences from the reference, or nothing if the boot matches it. Every
+// compared PCR whose value differs appears in at least one change, even if no event explains it.
+// Two differences are ignored: phases of systemd that have passed since the boot (PCR 11), and
+// entries that were removed from the boot menu (PCR 1).
 func Compare(r *Reference, m *Measurement) []Change {
 	day := r.Since.UTC().Format("2 January 2006")
 	if r.Bank != m.Bank {
-		return []Change{{PCR: -1, What: "the PCR bank", Before: r.Bank, After: m.Bank, Words: fmt.Sprintf("The TPM now measures in its %s bank; the reference of %s is of %s.", m.Bank, day, r.Bank)}}
+		return []Change{{PCR: -1, What: "the PCR bank", Before: r.Bank, After: m.Bank, Words: fmt.Sprintf("The boot was measured in the TPM's %s bank, but the reference of %s uses the %s bank.", m.Bank, day, r.Bank)}}
 	}
 	if len(r.PCRs) == 0 {
 		return []Change{{PCR: -1, What: "the reference", Words: fmt.Sprintf("The reference of %s has no PCR to compare.", day)}}
 	}
 	var changes []Change
-	var more, less []int // PCRs that systemd's separator came to, or went from
+	var more, less []int // PCRs to which systemd's separator was added, or from which it was removed
 	for pcr := range PCRs {
 		want, ok := r.PCRs[pcr]
 		if !ok {
@@ -105,7 +103,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 		unexplained := slices.Contains(m.Unexplained, pcr)
 		switch {
 		case is == want && unexplained && m.Log && len(before) > 0:
-			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log does not explain PCR %d any more, as it did in the reference of %s.", pcr, day)})
+			changes = append(changes, Change{PCR: pcr, What: "the event log", Words: fmt.Sprintf("The event log no longer explains PCR %d, as it did in the reference of %s.", pcr, day)})
 		case is == want, pcr == menuPCR && onlyShorter(before, after), pcr == phasePCR && phaseOf(m.Bank, want, is):
 		case extendedBy(m.Bank, want, is, pcr):
 			more = append(more, pcr)
@@ -125,16 +123,16 @@ func Compare(r *Reference, m *Measurement) []Change {
 		}
 	}
 	if len(more) > 0 {
-		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the firmware's log had ended, which the reference of %s does not have. Version 261 of systemd, and later ones, do this.", pcrList(more), day)})
+		changes = append(changes, Change{PCR: more[0], What: whatSeparator, After: osSeparator, Words: fmt.Sprintf("%s: extended by systemd's os-separator after the end of the firmware's log, unlike in the reference of %s. systemd does this since version 261.", pcrList(more), day)})
 	}
 	if len(less) > 0 {
-		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: not extended by systemd's os-separator any more, as in the reference of %s.", pcrList(less), day)})
+		changes = append(changes, Change{PCR: less[0], What: whatSeparator, Before: osSeparator, Words: fmt.Sprintf("%s: no longer extended by systemd's os-separator, as in the reference of %s.", pcrList(less), day)})
 	}
 	return changes
 }
 
-// withoutUserspace is the events of the firmware's log, and whether systemd's
-// separator is among the others.
+// withoutUserspace returns the events of the firmware's log, and whether systemd's separator is
+// among the removed ones.
 func withoutUserspace(events []Event) (log []Event, separated bool) {
 	for _, e := range events {
 		if e.What != whatSeparator && e.What != whatPhase {
@@ -149,21 +147,21 @@ func unexplainedWords(pcr int, day string, log, explained bool) string {
 	words := fmt.Sprintf("PCR %d differs from the reference of %s", pcr, day)
 	switch {
 	case log && explained:
-		words += ", and the event log does not explain it any more"
+		words += ", and the event log no longer explains it"
 	case log:
 		words += ", and the event log does not explain it"
 	}
 	return words + "."
 }
 
-// extendedBy reports whether a PCR's value, in hexadecimal, is another one
-// extended by systemd's separator.
+// extendedBy reports whether the PCR value to is from extended by systemd's separator. Values are
+// in hexadecimal.
 func extendedBy(bank, from, to string, pcr int) bool {
 	return reaches(bank, from, to, separatorWords(pcr))
 }
 
-// phaseOf reports whether two values of PCR 11 are of the same boot of an image,
-// in two phases of systemd.
+// phaseOf reports whether two values of PCR 11 belong to the same boot of an image, in different
+// phases of systemd.
 func phaseOf(bank, a, b string) bool {
 	words := afterLog(phasePCR)
 	return reaches(bank, a, b, words) || reaches(bank, b, a, words)
@@ -183,7 +181,7 @@ func reaches(bank, from, to string, words [][]string) bool {
 	return false
 }
 
-// pcrList is PCRs for a person: "PCR 0 to 7, 9 and 12 to 14".
+// pcrList formats PCR numbers for a person: "PCR 0 to 7, 9 and 12 to 14".
 func pcrList(pcrs []int) string {
 	var ranges []string
 	for i := 0; i < len(pcrs); {
@@ -220,14 +218,13 @@ func of(events []Event, pcr int) (out []Event) {
 	return out
 }
 
-// diff explains a PCR by its events. What the events do not explain, the value
-// does.
+// diff explains the difference in a PCR by its events or, if they do not explain it, by its values.
 func diff(pcr int, before, after []Event, day, was, is string) (changes []Change) {
 	gone, come := without(before, after), without(after, before)
 	for _, old := range gone {
 		i := slices.IndexFunc(come, func(e Event) bool { return e.What == old.What && e.Label == old.Label })
 		if i < 0 {
-			changes = append(changes, Change{PCR: pcr, What: old.What, Before: shown(old), Words: fmt.Sprintf("%s was measured in the reference of %s and is not any more.", called(old), day)})
+			changes = append(changes, Change{PCR: pcr, What: old.What, Before: shown(old), Words: fmt.Sprintf("%s was measured in the reference of %s, but is no longer measured.", called(old), day)})
 			continue
 		}
 		c := Change{PCR: pcr, What: old.What, Before: shown(old), After: shown(come[i]),
@@ -241,19 +238,19 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 		come = slices.Delete(come, i, i+1)
 	}
 	for _, e := range come {
-		changes = append(changes, Change{PCR: pcr, What: e.What, After: shown(e), Words: fmt.Sprintf("%s was measured and is not in the reference of %s.", called(e), day)})
+		changes = append(changes, Change{PCR: pcr, What: e.What, After: shown(e), Words: fmt.Sprintf("%s was measured, but is not in the reference of %s.", called(e), day)})
 	}
 	if len(changes) == 0 {
 		words := fmt.Sprintf("PCR %d differs from the reference of %s.", pcr, day)
 		if len(before) > 0 && len(after) > 0 {
-			words = fmt.Sprintf("PCR %d differs from the reference of %s: the same was measured in another order.", pcr, day)
+			words = fmt.Sprintf("PCR %d differs from the reference of %s: the same events were measured in another order.", pcr, day)
 		}
 		changes = []Change{{PCR: pcr, What: fmt.Sprintf("PCR %d", pcr), Before: was, After: is, Words: words}}
 	}
 	return changes
 }
 
-// without returns the events of a that b does not have, counting doubles.
+// without returns the events of a that are not in b. It counts repeated events.
 func without(a, b []Event) (out []Event) {
 	have := map[string]int{}
 	for _, e := range b {
@@ -276,8 +273,8 @@ func shown(e Event) string {
 	return e.Digest
 }
 
-// called names an event at a sentence's beginning; what no digest covers as what
-// it is.
+// called names an event at the start of a sentence. It marks a label, which no digest covers, as
+// the log's.
 func called(e Event) string {
 	if e.Label != "" {
 		return fmt.Sprintf("%s, which the log calls %q,", upperFirst(e.What), e.Label)

@@ -18,29 +18,29 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// publicLogs are firmware event logs from public test data; each folder of the
-// project that has them beside it has their sources in a README.md.
+// publicLogs is the folder of firmware event logs from public test data. It is next to the project,
+// with a README.md about their sources.
 const publicLogs = "../../../shared/data/eventlogs"
 
-// What becomes of each public log. A log that is not of a TPM, or not whole,
-// explains nothing, or what it has; none is an error.
+// The expected result for each public log. A log that is not a TPM's, or is incomplete, explains
+// nothing or only a part; none is an error.
 var readAs = map[string]struct {
 	state string
-	why   string // the beginning of it, or a part
-	size  int    // what tpm2_eventlog can read of it, in bytes; 0: all, -1: nothing
+	why   string // the beginning of the file name, or a part of it
+	size  int    // how many bytes tpm2_eventlog can read; 0: all, -1: none
 }{
 	"0e6e0c6a327f658c": {boot.LogPadded, "registers (CCEL)", -1},
 	"96a91cf7cf731dbf": {boot.LogWhole, "registers (CCEL)", -1},
 	"cab97131de63eb99": {boot.LogPadded, "registers (CCEL)", -1},
 	"d3d761c76bbae9a0": {boot.LogWhole, "registers (CCEL)", -1},
 	"f61a3d863bda22d0": {boot.LogPadded, "registers (CCEL)", -1},
-	"ebc70a8e80820389": {boot.LogPadded, "registers (CCEL)", -1},                          // with an agent's log behind it
-	"689abd7a45615d23": {boot.LogPart, "it ends within an event", -1},                     // an example in documentation, cut
+	"ebc70a8e80820389": {boot.LogPadded, "registers (CCEL)", -1},                          // followed by an agent's log
+	"689abd7a45615d23": {boot.LogPart, "it ends inside an event", -1},                     // a truncated example from documentation
 	"8269c67eefc02ff2": {boot.LogPart, "more digests than the log has algorithms", 23970}, // the rest of a protobuf message
 	"c4fe9e97bb0d2580": {boot.LogPadded, "", 18619},
 }
 
-// tpm2Log is what tpm2_eventlog says of a log.
+// tpm2Log is the output of tpm2_eventlog for a log.
 type tpm2Log struct {
 	Events []tpm2Event               `yaml:"events"`
 	PCRs   map[string]map[int]string `yaml:"pcrs"`
@@ -84,7 +84,7 @@ func tpm2Eventlog(t *testing.T, raw []byte) *tpm2Log {
 	return &l
 }
 
-// secureBoot is the state as tpm2_eventlog tells it.
+// secureBoot returns the state of Secure Boot according to tpm2_eventlog.
 func (l *tpm2Log) secureBoot() string {
 	for _, e := range l.Events {
 		v, ok := e.Event.(map[string]any)
@@ -99,8 +99,8 @@ func (l *tpm2Log) secureBoot() string {
 	return "not told"
 }
 
-// pcr0 replays PCR 0. tpm2_eventlog 5.4 extends it by EV_NO_ACTION as well, and
-// begins with zeros whatever the locality was.
+// pcr0 replays PCR 0. It replaces the value of tpm2_eventlog 5.4, which also extends EV_NO_ACTION
+// events, and ignores the locality.
 func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	v := make([]byte, 32)
 	extended := false
@@ -116,7 +116,7 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 			continue
 		}
 		if data == hex.EncodeToString([]byte("HCRTM")) && !extended {
-			v[31] = 4 // that log does not say it
+			v[31] = 4 // the log does not state the locality
 		}
 		sum := sha256.Sum256(append(v, must(hex.DecodeString(e.sha256()))(t)...))
 		v, extended = sum[:], true
@@ -124,7 +124,7 @@ func (l *tpm2Log) pcr0(t *testing.T) []byte {
 	return v
 }
 
-// A statement about an event, and the types that tpm2_eventlog must give it.
+// The names of events, and the types that tpm2_eventlog must report for them.
 var statements = []struct {
 	what  *regexp.Regexp
 	types string
@@ -142,7 +142,7 @@ var statements = []struct {
 	{regexp.MustCompile(`^(the kernel command line|a module's command line|a command of the boot loader)$`), "EV_IPL"},
 }
 
-// agrees checks one statement with what tpm2_eventlog says of the event.
+// agrees compares the name of an event with the report of tpm2_eventlog.
 func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 	t.Helper()
 	i := slices.IndexFunc(l.Events, func(o tpm2Event) bool {
@@ -172,6 +172,7 @@ func (l *tpm2Log) agrees(t *testing.T, e boot.Event) {
 }
 
 func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob(filepath.Join(publicLogs, "*.bin"))
 	if err != nil || len(files) == 0 {
 		t.Skipf("the public logs are not at %s", publicLogs)
@@ -190,7 +191,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			}
 			var other *tpm2Log
 			pcrs := make([][]byte, boot.PCRs)
-			for i := range pcrs { // of no log
+			for i := range pcrs { // the PCR values of another log
 				v := sha256.Sum256([]byte{byte(i)})
 				pcrs[i] = v[:]
 			}
@@ -211,8 +212,8 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 			d, e := quoted(t, pcrs, raw)
 			m := must(boot.Verify(d.IAK.Public, e))(t)
 			counts[m.LogState]++
-			if m.LogState != want.state || !strings.Contains(m.LogWhy, want.why) || (m.LogWhy == "") != (want.why == "") {
-				t.Errorf("the log is %s: %s", m.LogState, m.LogWhy)
+			if m.LogState != want.state || !strings.Contains(m.LogProblem, want.why) || (m.LogProblem == "") != (want.why == "") {
+				t.Errorf("the log is %s: %s", m.LogState, m.LogProblem)
 			}
 			if other == nil {
 				if len(m.Events) > 0 || m.SecureBoot != "not told" || len(m.Unexplained) != boot.PCRs {
@@ -235,10 +236,10 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 					lines++
 				}
 			}
-			if c := boot.Compare(boot.ReferenceOf(m, "itself", may3), m); len(c) > 0 {
+			if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 				t.Errorf("it differs from itself: %q", words(c))
 			}
-			// The same beside other values: nothing is said.
+			// With other PCR values the log explains nothing.
 			for i := range e.PCRs {
 				e.PCRs[i] = bytes.Repeat([]byte{0xA5}, 32)
 			}
@@ -249,7 +250,7 @@ func TestPublicLogsAreReadAndWhatIsSaidOfThemIsTrue(t *testing.T) {
 		})
 	}
 	if on < 10 || lines < 10 || counts[boot.LogWhole] < 30 {
-		t.Errorf("the test saw too little: Secure Boot on in %d logs, %d kernel command lines, %v", on, lines, counts)
+		t.Errorf("the test covered too little: Secure Boot on in %d logs, %d kernel command lines, %v", on, lines, counts)
 	}
 	t.Logf("%d logs: %v; Secure Boot on in %d, %d kernel command lines", len(files), counts, on, lines)
 }

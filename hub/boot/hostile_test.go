@@ -28,10 +28,10 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 	return append(log, spec...)
 }
 
-// A log whose header names 120,000 algorithms, and one event with as many
-// digests, keeps a careless reader busy for a long time. One request of any
-// device would do.
+// A log whose header names 120,000 algorithms, with one event of as many digests, would keep a
+// careless reader busy for a long time. Any device could send it in one request.
 func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
+	t.Parallel()
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	small := header(120_000, func(i int) (uint16, uint16) {
@@ -61,8 +61,9 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
 	}
 }
 
-// 4,000 variables that each say that they have a megabyte.
+// 4,000 variables that each claim a size of one megabyte.
 func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
 	binary.LittleEndian.PutUint64(liar[24:], 1<<20)
@@ -79,13 +80,14 @@ func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) {
 	}
 }
 
-// Who has taken over a system extends PCR 7 by the words that its owner would
-// like to read, and writes them into the log.
+// An attacker who controls a system extends PCR 7 with events that show Secure Boot as enabled, and
+// writes them into the log.
 func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
+	t.Parallel()
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	other := on
 	other.Data = append([]byte(nil), on.Data...)
-	other.Data[0] ^= 1 // of another owner
+	other.Data[0] ^= 1 // a variable of another owner
 	hidden := on
 	hidden.Data = eventlog.Variable("Secure\u200bBoot", []byte{1})
 	off := eventlog.Boot(false, "linux 1", "quiet")
@@ -107,8 +109,9 @@ func TestSecureBootIsToldByTheFirmwareAlone(t *testing.T) {
 	}
 }
 
-// A command line that ends for the eye before it ends for the kernel.
+// A command line that looks shorter on a screen than it is for the kernel.
 func TestTextThatCannotBeShownWholeIsShownAsBytes(t *testing.T) {
+	t.Parallel()
 	for _, cmdline := range []string{"quiet\x00 init=/bin/sh", "quiet \u202Ehs/nib/=tini", "quiet\r\nall is well"} {
 		l := append(eventlog.Boot(true, "linux 1", ""), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16(cmdline)})
 		m := verify(t, l)

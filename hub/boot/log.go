@@ -10,55 +10,53 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of what a log's header may say, so that reading a log costs little
-// whatever is in it.
+// Bounds of a log's header, so that reading any log is cheap.
 const (
 	maxAlgs   = 8
 	maxHeader = 1024 // bytes of the first event's data
 	maxDigest = 64   // bytes
 )
 
-const evNoAction = 3 // EV_NO_ACTION: it informs, and extends no PCR
+const evNoAction = 3 // EV_NO_ACTION: informative, extends no PCR
 
-// How far an event log could be read. No state is a reason to refuse a
-// measurement: a PCR that the events do not replay to is unexplained.
+// How much of an event log could be read. No state is a reason to refuse a measurement: a PCR to
+// which the events do not replay is unexplained.
 const (
 	LogNone       = "none"       // there is no log
-	LogWhole      = "whole"      // it was read to its end
-	LogPadded     = "padded"     // the same, and the rest is padding
-	LogPart       = "part"       // the rest cannot be read
-	LogUnreadable = "unreadable" // nothing of it can be read as a TPM event log
+	LogWhole      = "whole"      // all of it was read
+	LogPadded     = "padded"     // all of it was read, and padding follows
+	LogPart       = "part"       // a part of it was read
+	LogUnreadable = "unreadable" // it is not a TPM event log
 )
 
 // logEvent is one entry of an event log.
 type logEvent struct {
 	pcr    uint32
-	kind   uint32 // no digest covers it: it decides only that EV_NO_ACTION extends nothing
-	digest []byte // of the quoted bank; nil: the event has none, and extends nothing in it
+	kind   uint32 // no digest covers it: it only tells that EV_NO_ACTION extends nothing
+	digest []byte // of the quoted bank; nil: the event does not extend that bank
 	data   []byte
 }
 
-// eventLog is what could be read of an event log.
+// eventLog is the readable part of an event log.
 type eventLog struct {
 	events []logEvent
 	state  string
-	why    string // a sentence, where something is wrong with it; else empty
+	why    string // what is wrong with it, a sentence; may be empty
 }
 
 var (
-	errLogShort  = errors.New("it ends within an event")
+	errLogShort  = errors.New("it ends inside an event")
 	errLogHeader = errors.New("its first event, which names the digests' algorithms, cannot be read")
-	errLogFormat = errors.New("it does not begin as a TPM event log does")
+	errLogFormat = errors.New("it does not begin like a TPM event log")
 )
 
-// readLog reads a firmware's event log as far as it can be read, for one bank:
+// readLog reads as much as possible of a firmware's event log, for one bank:
 //   - the crypto-agile format (PC Client Platform Firmware Profile, 10.2), with
 //     its Spec ID event, or without one;
 //   - the format of TPM 1.2, which has SHA-1 digests only (10.2.1).
 //
-// It allocates and loops by no number of the log's own that is not bounded
-// before: a header of 120,000 algorithms, and an event of as many digests, fit
-// into 1 MiB.
+// Every number from the log is bounded before it determines an allocation or a loop: a header with
+// 120,000 algorithms, and an event with as many digests, would fit into 1 MiB.
 func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	switch {
 	case len(raw) == 0:
@@ -66,8 +64,8 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	case len(raw) > MaxLog:
 		return &eventLog{state: LogUnreadable, why: fmt.Sprintf("The event log was not read: it has more than %d bytes.", MaxLog)}
 	}
-	if bytes.HasPrefix(raw, []byte("CCEL")) { // the ACPI table that says where the log is
-		return &eventLog{state: LogUnreadable, why: "What was sent is a confidential machine's ACPI table (CCEL), and not an event log."}
+	if bytes.HasPrefix(raw, []byte("CCEL")) { // the ACPI table that gives the log's address
+		return &eventLog{state: LogUnreadable, why: "The device sent a confidential machine's ACPI table (CCEL), not an event log."}
 	}
 	algs, at, err := readHeader(raw)
 	if err == nil && algs != nil {
@@ -78,8 +76,7 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 	if err != nil {
 		return &eventLog{state: LogUnreadable, why: sentence(err)}
 	}
-	// Without a Spec ID event either format may follow: that one is taken which
-	// explains more of the bytes.
+	// Without a Spec ID event the log may have either format: use the one that can read more of it.
 	old := readEvents(raw, 0, bank, sha1Only, readEvent1)
 	agile := readEvents(raw, 0, bank, usualAlgs, readEvent2)
 	l, algs := old, sha1Only
@@ -95,7 +92,7 @@ func readLog(raw []byte, bank tcg.AlgID) *eventLog {
 
 func sentence(err error) string { return fmt.Sprintf("The event log cannot be read: %v.", err) }
 
-// remark says why a log that was read explains nothing in a bank.
+// remark sets why to the reason that a readable log explains nothing in a bank.
 func (l *eventLog) remark(bank tcg.AlgID, algs []algSize) {
 	if l.why != "" {
 		return
@@ -107,9 +104,9 @@ func (l *eventLog) remark(bank tcg.AlgID, algs []algSize) {
 		names = append(names, algName(a.alg))
 	}
 	if l.confidential() {
-		l.why = "The event log is of a confidential machine's own registers (CCEL), and not of a TPM's PCRs."
+		l.why = "The event log is about a confidential machine's registers (CCEL), not about a TPM's PCRs."
 	} else if !has {
-		l.why = fmt.Sprintf("The event log has no digests of the quoted %s bank, only of %s: it explains nothing.", algName(bank), strings.Join(names, ", "))
+		l.why = fmt.Sprintf("The event log has digests only for %[2]s, not for the quoted %[1]s bank, so it explains nothing.", algName(bank), strings.Join(names, ", "))
 	}
 }
 
@@ -123,9 +120,9 @@ func algName(a tcg.AlgID) string {
 	return fmt.Sprintf("algorithm 0x%04X", uint16(a))
 }
 
-// confidential reports whether a log numbers a confidential machine's registers
-// where a TPM's has PCRs: there the firmware's state of Secure Boot is in
-// register 1, and nothing is beyond 4 (UEFI 38.4.1).
+// confidential reports whether the log numbers the registers of a confidential machine instead of
+// PCRs. In that log the state of Secure Boot is in register 1, and no register is above 4 (UEFI
+// 38.4.1).
 func (l *eventLog) confidential() bool {
 	found := false
 	for _, e := range l.events {
@@ -151,14 +148,14 @@ const algSHA1 tcg.AlgID = 0x0004
 
 var (
 	sha1Only = []algSize{{algSHA1, 20}}
-	// usualAlgs are the algorithms of firmware that writes no Spec ID event;
-	// 0x0012 is SM3.
+	// usualAlgs are the algorithms assumed for firmware that writes no Spec ID event; 0x0012 is
+	// SM3.
 	usualAlgs = []algSize{{algSHA1, 20}, {tcg.AlgSHA256, 32}, {tcg.AlgSHA384, 48}, {tcg.AlgSHA512, 64}, {0x0012, 32}}
 )
 
-// readHeader reads the first event, which has the format of TPM 1.2 and holds a
-// TCG_EfiSpecIDEvent, and returns the digests' sizes and where it ends. A log
-// that begins otherwise has no algs and no error.
+// readHeader reads the first event, which has the format of TPM 1.2 and holds a TCG_EfiSpecIDEvent,
+// and returns the digests' sizes and the offset where it ends. For a log that begins differently it
+// returns neither algs nor an error.
 func readHeader(raw []byte) (algs []algSize, end int, err error) {
 	const head = 4 + 4 + 20 + 4
 	if len(raw) < head+16 || le32(raw[4:]) != evNoAction || !bytes.HasPrefix(raw[head:], []byte("Spec ID Event03\x00")) {
@@ -191,7 +188,7 @@ func readHeader(raw []byte) (algs []algSize, end int, err error) {
 	return algs, head + int(size), nil
 }
 
-// sizeOf is the size of an algorithm's digests; 0: it is not among them.
+// sizeOf returns the size of an algorithm's digests, or 0 if algs does not list it.
 func sizeOf(algs []algSize, alg tcg.AlgID) int {
 	for _, a := range algs {
 		if a.alg == alg {
@@ -201,8 +198,8 @@ func sizeOf(algs []algSize, alg tcg.AlgID) int {
 	return 0
 }
 
-// readEvents reads events up to the end, the padding, or the first that cannot
-// be read. Firmware and kernels pad with 0x00 or 0xFF.
+// readEvents reads events up to the end, the padding, or the first unreadable one. Firmware and
+// kernels pad with 0x00 or 0xFF.
 func readEvents(raw []byte, at int, bank tcg.AlgID, algs []algSize, read func(b []byte, bank tcg.AlgID, algs []algSize) (logEvent, int, error)) *eventLog {
 	l := &eventLog{state: LogWhole}
 	padding := len(raw)
@@ -220,19 +217,19 @@ func readEvents(raw []byte, at int, bank tcg.AlgID, algs []algSize, read func(b 
 		}
 		e, size, err := read(raw[at:], bank, algs)
 		if err != nil {
-			l.state, l.why = LogPart, fmt.Sprintf("The event log cannot be read behind event %d, %d of its %d bytes: %v.", len(l.events), at, len(raw), err)
+			l.state, l.why = LogPart, fmt.Sprintf("The event log cannot be read after event %d, at byte %d of %d: %v.", len(l.events), at, len(raw), err)
 			break
 		}
 		at += size
 		if e.pcr == 0 && e.kind == 0 && e.digest == nil && len(e.data) == 0 {
-			continue // zeros between two parts of a log
+			continue // zeros between two parts of the log
 		}
 		l.events = append(l.events, e)
 	}
 	return l
 }
 
-// readEvent2 reads a TCG_PCR_EVENT2, and returns its size.
+// readEvent2 reads a TCG_PCR_EVENT2 and returns its size.
 func readEvent2(b []byte, bank tcg.AlgID, algs []algSize) (e logEvent, size int, err error) {
 	if len(b) < 12 {
 		return e, 0, errLogShort
@@ -282,7 +279,7 @@ func readEvent1(b []byte, bank tcg.AlgID, _ []algSize) (e logEvent, size int, er
 	return e.withData(b, 8+20)
 }
 
-// withData reads the event's data, whose size is at an offset.
+// withData reads the event's data. Its size is at offset at.
 func (e logEvent) withData(b []byte, at int) (logEvent, int, error) {
 	if len(b)-at < 4 {
 		return e, 0, errLogShort

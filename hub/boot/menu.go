@@ -24,9 +24,9 @@ const (
 
 var bootEntry = regexp.MustCompile(`^firmware variable Boot([0-9A-F]{4})$`)
 
-// menuText is a variable of the menu as a text; empty where it is none: the
-// order as "0003 0001", an entry (EFI_LOAD_OPTION, UEFI 3.1.3) as its
-// description and the SHA-256 of the whole.
+// menuText returns a variable of the boot menu as text, or "" for another variable: the order as
+// "0003 0001", an entry (EFI_LOAD_OPTION, UEFI 3.1.3) as its description and the SHA-256 of the
+// whole value.
 func menuText(what string, value []byte) string {
 	if what != bootOrder {
 		const head = 4 + 2
@@ -53,11 +53,10 @@ func menuText(what string, value []byte) string {
 	return strings.Join(entries, " ")
 }
 
-// onlyShorter says whether a boot menu is that of the reference with entries
-// gone, as those of a stick that was taken out, and PCR 1 is the same in all
-// else. Firmware may number what remains anew. Such a machine can start nothing
-// that it could not before, and what it did start is in PCR 4. An entry more,
-// another order, or an entry that changed is not let pass.
+// onlyShorter reports whether the only difference in PCR 1 is that the boot menu lost entries, for
+// example those of a USB stick that was removed. Firmware may renumber the remaining entries. This
+// machine can start nothing that it could not start before, and PCR 4 shows what it started. An
+// additional entry, another order, or a changed entry counts as a difference.
 func onlyShorter(before, after []Event) bool {
 	was, othersBefore := menu(before)
 	is, othersAfter := menu(after)
@@ -72,8 +71,8 @@ func onlyShorter(before, after []Event) bool {
 	return len(is) == 0
 }
 
-// menu is the entries of a boot menu in its order, and the events that are
-// nothing of it. There is none where the digests do not show what was measured.
+// menu returns the entries of the boot menu in order, and the events that do not belong to it. It
+// finds no entries if the digests do not prove what was measured.
 func menu(events []Event) (entries []string, others []Event) {
 	entries, others, ok := menuByPlace(events)
 	if ok {
@@ -82,10 +81,10 @@ func menu(events []Event) (entries []string, others []Event) {
 	return menuByName(events)
 }
 
-// menuByPlace is the menu of firmware whose digests are of the variables' values
-// only. Their names are the log's word, so the place counts: the order first,
-// then the entries, as it names them. Whatever names a log gives, it cannot hide
-// an entry here or move it: what it calls no entry is among the others.
+// menuByPlace returns the menu of firmware whose digests cover only the variables' values. Only the
+// log states the variables' names, so the position counts: the order first, then the entries in
+// that order. Whatever names a log gives, it cannot hide or move an entry: an event that it does
+// not call an entry is among others.
 func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	order := 0
 	for _, e := range events {
@@ -103,7 +102,7 @@ func menuByPlace(events []Event) (entries []string, others []Event, ok bool) {
 	return entries, others, len(entries) > 0 && len(entries) <= order
 }
 
-// menuByName is the menu of firmware whose digests are of names and values.
+// menuByName returns the menu of firmware whose digests cover the variables' names and values.
 func menuByName(events []Event) (entries []string, others []Event) {
 	var order []string
 	text := make(map[string]string)
@@ -116,7 +115,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 			order = strings.Fields(e.Text)
 		case number != nil && text[number[1]] == "":
 			text[number[1]] = e.Text
-		default: // told twice
+		default: // measured twice
 			return nil, nil
 		}
 	}
@@ -126,7 +125,7 @@ func menuByName(events []Event) (entries []string, others []Event) {
 			delete(text, number)
 		}
 	}
-	if len(text) > 0 { // one that the order does not name
+	if len(text) > 0 { // an entry that is not in the order
 		return nil, nil
 	}
 	return entries, others

@@ -32,8 +32,8 @@ var separators = []struct {
 
 const likeSeparator = "the same as the separator in PCR %d"
 
-// sections of a unified kernel image, as systemd's stub measures them: the
-// section's name with a zero, then its content.
+// sections are the sections of a unified kernel image. systemd's stub measures a section's name
+// with a zero byte, then its content.
 var sections = map[string]string{
 	".linux": "the kernel", ".initrd": "the initial RAM disk", ".cmdline": "the kernel command line", ".osrel": "the image's description",
 	".uname": "the kernel's version", ".dtb": "the device tree", ".splash": "the splash screen", ".ucode": "the processor's microcode",
@@ -50,22 +50,21 @@ const (
 	whatSecureBoot  = "Secure Boot variable "
 )
 
-// namer names the events of one PCR, in their order, by what their digests show.
+// namer names the events of one PCR, in order, by what their digests prove.
 type namer struct {
 	pcr       int
 	bank      crypto.Hash
 	separated bool           // the firmware's part has ended
 	images    int            // opaque digests so far in PCR 4
-	versioned bool           // the firmware's version was told
-	section   string         // of a unified kernel image, whose content is measured next
+	versioned bool           // the firmware's version was measured
+	section   string         // of a unified kernel image: the next event measures its content
 	names     map[string]int // how often a section's name is measured
-	ends      int            // how often a separator's digest is
+	ends      int            // how often a separator's digest occurs
 }
 
-// nameEvents says for a person what each event of a PCR measured, and what
-// is known to have extended it afterwards. It uses the digests, the
-// data where it is what was measured, and the order; never a type. All else
-// that the log says is in Label.
+// nameEvents returns, for a person, what each event of a PCR measured, and what is known to have
+// extended the PCR after the log. It uses the digests, the order, and data only if the digest
+// covers them; it never uses event types. All other data of the log goes into Label.
 func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (named []Event) {
 	n := &namer{pcr: pcr, bank: bank, names: make(map[string]int)}
 	for _, e := range events {
@@ -88,7 +87,7 @@ func nameEvents(pcr int, events []logEvent, more []string, bank crypto.Hash) (na
 	return named
 }
 
-// afterLog is an event that the log does not have.
+// afterLog returns the event of an extension after the end of the log.
 func (n *namer) afterLog(word string) Event {
 	e := Event{PCR: n.pcr, What: whatPhase, Digest: hex.EncodeToString(digestOf(n.bank, []byte(word))), Text: word}
 	switch {
@@ -110,7 +109,7 @@ func (n *namer) name(e logEvent) Event {
 	if s, ok := n.separator(e); ok {
 		out.What = fmt.Sprintf(s, n.pcr)
 		if n.ends > 1 && s == separators[0].what {
-			out.What = fmt.Sprintf(likeSeparator, n.pcr) // which of them it is no digest says
+			out.What = fmt.Sprintf(likeSeparator, n.pcr) // no digest tells which of them is the separator
 		}
 		n.separated = true
 		return out
@@ -118,7 +117,7 @@ func (n *namer) name(e logEvent) Event {
 	if name := n.sectionName(e); name != "" {
 		out.What, out.Text = "the section name "+name, name
 		if n.section = name; n.names[name] > 1 {
-			n.section = "" // whose content is it?
+			n.section = "" // the name is measured twice, so the content is ambiguous
 		}
 		return out
 	}
@@ -137,7 +136,7 @@ func (n *namer) name(e logEvent) Event {
 	case measured:
 		n.data(&out, data)
 	case isVariable && n.pcr == menuPCR && isDigestOf(e, v.value, n.bank):
-		// EV_EFI_VARIABLE_BOOT: the digest is of the value, and not of the name.
+		// EV_EFI_VARIABLE_BOOT: the digest covers the value but not the name.
 		n.menu(&out, v)
 	default:
 		n.opaque(&out, e, v, isVariable)
@@ -145,9 +144,9 @@ func (n *namer) name(e logEvent) Event {
 	return out
 }
 
-// measured is what an event measured, where it is the event's data. Old versions
-// of systemd-boot leave the last byte of a text, a zero, out of the log; firmware
-// whose entries have one size fills them up with zeros.
+// measured returns the measured data, if it is the event's data. Old versions of systemd-boot leave
+// the last byte of a text, a zero, out of the log. Firmware with entries of a fixed size pads them
+// with zeros.
 func (n *namer) measured(e logEvent) ([]byte, bool) {
 	if isDigestOf(e, e.data, n.bank) {
 		return e.data, true
@@ -170,7 +169,7 @@ func (n *namer) separator(e logEvent) (what string, ok bool) {
 	return "", false
 }
 
-// sectionName is the name of a section that an event measured; empty: none.
+// sectionName returns the name of the section that an event measured, or "".
 func (n *namer) sectionName(e logEvent) string {
 	if n.pcr != phasePCR {
 		return ""
@@ -183,12 +182,12 @@ func (n *namer) sectionName(e logEvent) string {
 	return ""
 }
 
-// variable names a firmware variable that was measured whole: owner, name and
-// value (UEFI_VARIABLE_DATA).
+// variable names a firmware variable of which owner, name and value were measured
+// (UEFI_VARIABLE_DATA).
 func (n *namer) variable(out *Event, v variable) {
 	name := v.name
 	if tcg.Printable(name) != name {
-		name = strconv.QuoteToASCII(name) // it may look like another
+		name = strconv.QuoteToASCII(name) // it could look like another name
 	}
 	switch {
 	case n.pcr == secureBootPCR && (n.separated || v.owner == imageSecurity && isSignature(v.value)):
@@ -208,10 +207,10 @@ func (n *namer) variable(out *Event, v variable) {
 	}
 }
 
-// isSignature reports whether a value is one entry of a signature database
-// (EFI_SIGNATURE_DATA: the owner's GUID and a certificate), as firmware measures
-// it when the entry has allowed an image: for a driver in an option ROM that is
-// before the separator. The database itself is a list of such lists.
+// isSignature reports whether a value is one entry of a signature database (EFI_SIGNATURE_DATA: the
+// owner's GUID and a certificate), as firmware measures it when that entry allowed an image; for a
+// driver in an option ROM this happens before the separator. The database itself has another
+// format, a list of lists.
 func isSignature(value []byte) bool {
 	const owner = 16
 	if len(value) <= owner {
@@ -222,7 +221,7 @@ func isSignature(value []byte) bool {
 	return rest.ReadASN1Element(&certificate, asn1.SEQUENCE) && rest.Empty()
 }
 
-// menu names a variable of the boot menu of which only the value was measured.
+// menu names a variable of the boot menu if only its value was measured.
 func (n *namer) menu(out *Event, v variable) {
 	named := "firmware variable " + v.name
 	out.Text = menuText(named, v.value)
@@ -247,7 +246,7 @@ func secureBootValue(value []byte) string {
 	return hex.EncodeToString(value[:min(len(value), 8)])
 }
 
-// data names what is measured as it is in the log.
+// data names an event that measured exactly the data in the log.
 func (n *namer) data(out *Event, data []byte) {
 	text, printable := asText(data)
 	utf16 := printable && len(data) > 1 && data[1] == 0
@@ -283,8 +282,8 @@ func isStep(text string) bool {
 	return slices.Contains(steps, text) || strings.HasPrefix(text, "Booting to ") && strings.HasSuffix(text, " Option")
 }
 
-// opaque names what only a digest is known of: by its PCR, its place, and the
-// text behind a boot loader's own words.
+// opaque names an event of which only the digest is known: by its PCR, its position, and the text
+// after a boot loader's prefix.
 func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
 	if text, ok := behindWords(e, n.bank); ok && n.pcr == 8 {
 		out.What, out.Text = "a command of the boot loader", whole(text)
@@ -319,12 +318,12 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// behindWords is what a boot loader measured, where it wrote words of its own
-// before it into the log: GRUB hashes a command, and writes "grub_cmd: " and the
-// command (in older versions "grub_cmd " or "grub_kernel_cmdline ").
+// behindWords returns what a boot loader measured, if the log has a prefix before it. GRUB measures
+// a command, and logs "grub_cmd: " and the command (older versions "grub_cmd " or
+// "grub_kernel_cmdline ").
 func behindWords(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
-	for range 2 { // words
+	for range 2 { // a prefix has one or two words
 		var ok bool
 		if _, rest, ok = bytes.Cut(rest, []byte(" ")); !ok {
 			break
@@ -338,13 +337,12 @@ func behindWords(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	return nil, false
 }
 
-// nameCommandLine finds the kernel's command line among what GRUB measured into
-// PCR 8. The words before it in the log are in no digest; but GRUB measures the
-// command that loads a kernel as well, "linux " and then the command line
-// itself. Where no such command is told, a text that begins with a path is one
-// only if everything in the PCR is told and nothing of it loads a module.
+// nameCommandLine finds the kernel's command line among the events that GRUB measured into PCR 8.
+// No digest covers the log's prefixes. But GRUB also measures the command that loads a kernel:
+// "linux " and then the command line. If the log has no such command, a text that begins with a
+// path is the command line only if every event in the PCR is known and none loads a module.
 func nameCommandLine(events []Event) {
-	loads := map[string]string{} // what a command loads, by the text behind it
+	loads := map[string]string{} // what a command loads, by the text after the command
 	told, modules := true, false
 	for _, e := range events {
 		verb, rest, _ := strings.Cut(e.Text, " ")
@@ -369,9 +367,8 @@ func nameCommandLine(events []Event) {
 	}
 }
 
-// crossName names what only a digest is known of by the same digest elsewhere:
-// the kernel's stub measures into PCR 9 the command line that the boot manager
-// measured into PCR 12.
+// crossName names an event of which only the digest is known by an event with the same digest: the
+// kernel's stub measures the command line into PCR 9, and the boot manager measured it into PCR 12.
 func (m *Measurement) crossName() {
 	lines := map[string]string{}
 	for _, e := range m.Events {
@@ -382,15 +379,15 @@ func (m *Measurement) crossName() {
 	for i := range m.Events {
 		if e := &m.Events[i]; e.PCR == 9 && lines[e.Digest] != "" {
 			e.What, e.Text, e.Label = whatCommandLine, lines[e.Digest], ""
-			delete(lines, e.Digest) // once: a log makes no measurement much larger than itself
+			delete(lines, e.Digest) // only once, so that the measurement does not become much larger than the log
 		}
 	}
 }
 
-// secureBoot is the state of Secure Boot by the events of PCR 7, which the log
-// explains. Only the firmware can extend it before the separator; whoever runs
-// later can extend it by the words of a Secure Boot that is on. So everything
-// up to the separator must be told by what was measured, each variable once.
+// secureBoot returns the state of Secure Boot from the events of PCR 7, which the log explains.
+// Before the separator only the firmware can extend that PCR. Later programs could extend it with
+// the events of an enabled Secure Boot. So every event up to the separator must be known by its
+// digest, and each variable must occur once.
 func secureBoot(events []Event) string {
 	state := notTold
 	var seen []string
@@ -418,19 +415,19 @@ func secureBoot(events []Event) string {
 			return notTold
 		}
 	}
-	return notTold // the firmware's part has no end
+	return notTold // no separator ends the firmware's part
 }
 
-// toldTwice is the state of a Secure Boot whose variable was measured more than
-// once, which no firmware does.
+// toldTwice is the state if the variable SecureBoot was measured more than once, which no firmware
+// does.
 const toldTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(digestOf(bank, data), e.digest)
 }
 
-// label is what the log says of an event whose digest is of something else:
-// a text, or the text in a tagged event (TCG_PCClientTaggedEvent).
+// label returns the log's description of an event whose digest does not cover it: a text, or the
+// text in a tagged event (TCG_PCClientTaggedEvent).
 func label(data []byte) string {
 	if s, ok := asText(data); ok {
 		return bounded(s)
@@ -444,17 +441,16 @@ func label(data []byte) string {
 	return ""
 }
 
-// maxText bounds a text, in bytes.
+// maxText is the largest size of a text, in bytes.
 const maxText = 2048
 
 func isUTF16(data []byte) bool {
 	return len(data) >= 2 && len(data)%2 == 0 && data[0] != 0 && data[1] == 0
 }
 
-// asText is data as text, UTF-16 or UTF-8, without its closing zero; not ok
-// where it is neither, or where a screen would not show all of it: behind a
-// zero, a control or a bidirectional character there could be another command
-// line than the one that is read.
+// asText returns data as text, UTF-16 or UTF-8, without a final zero. ok is false if data is
+// neither, or if a screen would not show all of it: a zero, a control or a bidirectional character
+// could hide a part of a command line.
 func asText(data []byte) (s string, ok bool) {
 	s = string(data)
 	if isUTF16(data) {
@@ -468,7 +464,7 @@ func asText(data []byte) (s string, ok bool) {
 	return s, s != "" && len(s) <= maxText && tcg.Printable(s) == s
 }
 
-// whole shows data as text, or else in hexadecimal.
+// whole returns data as text or, if it is not text, in hexadecimal.
 func whole(data []byte) string {
 	if s, ok := asText(data); ok {
 		return s
@@ -479,7 +475,7 @@ func whole(data []byte) string {
 	return hex.EncodeToString(data)
 }
 
-// bounded keeps what a screen may show of it.
+// bounded returns the printable characters of s, at most 512.
 func bounded(s string) string {
 	s = tcg.Printable(s)
 	if r := []rune(s); len(r) > 512 {

@@ -15,11 +15,11 @@ import (
 	"gangway/tcg"
 )
 
-const headerSize = 32 + 28 + 4 + 1 // of the logs that eventlog makes
+const headerSize = 32 + 28 + 4 + 1 // the version in the logs of package eventlog
 
 func sum(b []byte) []byte { v := sha256.Sum256(b); return v[:] }
 
-// extend is a PCR's value, extended by the hashes of words.
+// extend returns a PCR's value, extended by the hashes of words.
 func extend(v []byte, words ...string) []byte {
 	for _, w := range words {
 		v = sum(slices.Concat(v, sum([]byte(w))))
@@ -27,7 +27,7 @@ func extend(v []byte, words ...string) []byte {
 	return v
 }
 
-// informative is an EV_NO_ACTION event.
+// informative returns an EV_NO_ACTION event.
 func informative(pcr uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -39,7 +39,7 @@ func informative(pcr uint32, data []byte) []byte {
 	return append(out, data...)
 }
 
-// old is an event in the format of TPM 1.2.
+// old returns an event in the format of TPM 1.2.
 func old(pcr, kind uint32, data []byte) []byte {
 	le := binary.LittleEndian
 	out := le.AppendUint32(nil, pcr)
@@ -57,7 +57,7 @@ func measurement(t testing.TB, pcrs [][]byte, log []byte) *boot.Measurement {
 
 var separated = []int{0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14}
 
-// osSeparated is PCRs as systemd 261 leaves them.
+// osSeparated returns PCR values as extended by systemd 261.
 func osSeparated(pcrs [][]byte) [][]byte {
 	pcrs = slices.Clone(pcrs)
 	for _, i := range separated {
@@ -66,10 +66,10 @@ func osSeparated(pcrs [][]byte) [][]byte {
 	return pcrs
 }
 
-// Firmware, kernels and boot loaders that do not do as the specifications say:
-// each is measured, what the log explains is told, and a reference of it is
-// matched by the same boot and by no other.
+// Firmware, kernels and boot loaders that deviate from the specifications are measured too. The hub
+// shows what the log explains, and a reference of the boot matches only the same boot.
 func TestOddLogsExplainWhatTheyCan(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	evil := eventlog.Boot(true, "linux 2", "quiet")
 	header := usual.Bytes()[:headerSize]
@@ -142,8 +142,8 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 		{"H-CRTM", begun(4, "HCRTM"), func(l eventlog.Log) []byte {
 			return with(eventlog.Log{{PCR: 0, Type: 0x80000010, Data: []byte("HCRTM")}}, l...).Bytes()
 		}, boot.LogWhole, "", nil, "on"},
-		{"SHA-1 only, without a Spec ID event", values, sha1, boot.LogWhole, "only of SHA-1", all, "not told"},
-		{"SHA-1 only, padded", values, func(l eventlog.Log) []byte { return append(sha1(l), make([]byte, 500)...) }, boot.LogPadded, "only of SHA-1", all, "not told"},
+		{"SHA-1 only, without a Spec ID event", values, sha1, boot.LogWhole, "digests only for SHA-1", all, "not told"},
+		{"SHA-1 only, padded", values, func(l eventlog.Log) []byte { return append(sha1(l), make([]byte, 500)...) }, boot.LogPadded, "digests only for SHA-1", all, "not told"},
 		{"without a Spec ID event", values, func(l eventlog.Log) []byte { return l.Bytes()[headerSize:] }, boot.LogWhole, "", nil, "on"},
 		{"padded with 0xFF", values, padded(0xFF, 100), boot.LogPadded, "", nil, "on"},
 		{"padded with three zeros", values, padded(0, 3), boot.LogPadded, "", nil, "on"},
@@ -151,7 +151,7 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 		{"zeros between its parts", values, func(l eventlog.Log) []byte {
 			return slices.Concat(l[:9].Bytes(), make([]byte, 16*5000), l[9:].Bytes()[headerSize:])
 		}, boot.LogWhole, "", nil, "on"},
-		{"cut in its last event", values, func(l eventlog.Log) []byte { return l.Bytes()[:len(l.Bytes())-5] }, boot.LogPart, "ends within an event", []int{11}, "on"},
+		{"cut in its last event", values, func(l eventlog.Log) []byte { return l.Bytes()[:len(l.Bytes())-5] }, boot.LogPart, "ends inside an event", []int{11}, "on"},
 		{"something else behind it", values, padded('x', 100), boot.LogPart, "more digests", nil, "on"},
 		{"no event", values, func(eventlog.Log) []byte { return header }, boot.LogWhole, "", all, "not told"},
 		{"the kernel took over, which the log does not have", func(l eventlog.Log) [][]byte { return with(l, invoked, succeeded).PCRs() }, whole, boot.LogWhole, "", nil, "on"},
@@ -175,13 +175,13 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := measurement(t, c.pcrs(usual), c.log(usual))
-			if m.LogState != c.state || !strings.Contains(m.LogWhy, c.why) || (c.why == "") != (m.LogWhy == "") {
-				t.Errorf("the log is %s: %q", m.LogState, m.LogWhy)
+			if m.LogState != c.state || !strings.Contains(m.LogProblem, c.why) || (c.why == "") != (m.LogProblem == "") {
+				t.Errorf("the log is %s: %q", m.LogState, m.LogProblem)
 			}
 			if !slices.Equal(m.Unexplained, c.unexplained) || m.SecureBoot != c.secureBoot {
 				t.Errorf("unexplained %v, Secure Boot %s", m.Unexplained, m.SecureBoot)
 			}
-			r := boot.ReferenceOf(m, "the first boot", may3)
+			r := boot.NewReference(m, "the first boot", may3)
 			if changes := boot.Compare(r, m); len(changes) > 0 {
 				t.Errorf("it differs from itself: %q", words(changes))
 			}
@@ -195,42 +195,45 @@ func TestOddLogsExplainWhatTheyCan(t *testing.T) {
 	}
 }
 
-// An update of systemd is a change that says what it is, with a log and
-// without; a new kernel beside it is told too.
+// An update of systemd is a change that names systemd, with and without a log. A new kernel at the
+// same time is reported too.
 func TestSeparatorOfSystemdIsNamed(t *testing.T) {
+	t.Parallel()
 	usual, other := eventlog.Boot(true, "linux 1", "quiet"), eventlog.Boot(true, "linux 2", "quiet")
-	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the firmware's log had ended, which the reference of 3 May 2026 does not have."
+	const all = "PCR 0 to 7, 9 and 12 to 14: extended by systemd's os-separator after the end of the firmware's log, unlike in the reference of 3 May 2026."
 	for name, log := range map[string]func(eventlog.Log) []byte{"log": eventlog.Log.Bytes, "no log": func(eventlog.Log) []byte { return nil }} {
-		r := boot.ReferenceOf(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
+		r := boot.NewReference(measurement(t, usual.PCRs(), log(usual)), "the first boot", may3)
 		updated := measurement(t, osSeparated(usual.PCRs()), log(usual))
 		got := words(boot.Compare(r, updated))
 		if len(got) != 1 || !strings.HasPrefix(got[0], all) {
 			t.Errorf("%s: %q", name, got)
 		}
-		accepted := boot.ReferenceOf(updated, "the boot of today", may3)
+		accepted := boot.NewReference(updated, "the boot of today", may3)
 		if c := boot.Compare(accepted, updated); len(c) > 0 {
 			t.Errorf("%s: accepted, and still %q", name, words(c))
 		}
 		got = words(boot.Compare(accepted, measurement(t, usual.PCRs(), log(usual))))
-		if len(got) != 1 || !strings.Contains(got[0], "not extended by systemd's os-separator any more") {
+		if len(got) != 1 || !strings.Contains(got[0], "no longer extended by systemd's os-separator") {
 			t.Errorf("%s: taken back: %q", name, got)
 		}
-		// Another word in its place is none of systemd's.
+		// Another word is not attributed to systemd.
 		forged := slices.Clone(usual.PCRs())
 		forged[4] = extend(forged[4], "evil-separator")
 		if got := words(boot.Compare(r, measurement(t, forged, log(usual)))); len(got) != 1 || !strings.HasPrefix(got[0], "PCR 4 differs from the reference of 3 May 2026") {
 			t.Errorf("%s: another word: %q", name, got)
 		}
 	}
-	r := boot.ReferenceOf(measurement(t, usual.PCRs(), usual.Bytes()), "the first boot", may3)
+	r := boot.NewReference(measurement(t, usual.PCRs(), usual.Bytes()), "the first boot", may3)
 	got := words(boot.Compare(r, measurement(t, osSeparated(other.PCRs()), other.Bytes())))
 	if !slices.Contains(got, "The kernel's hash differs from the reference of 3 May 2026.") || !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, all) }) {
 		t.Errorf("%q", got)
 	}
 }
 
-// The agent measures when it can: how far systemd was by then is no difference.
+// The agent measures at any time during the boot: the phase of systemd at that time is not a
+// difference.
 func TestPhasesOfSystemdAreNoChange(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	at := func(l eventlog.Log, log bool, phases ...string) *boot.Measurement {
 		pcrs := l.PCRs()
@@ -241,7 +244,7 @@ func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 		return measurement(t, pcrs, l.Bytes())
 	}
 	for _, log := range []bool{true, false} {
-		r := boot.ReferenceOf(at(usual, log, "enter-initrd", "leave-initrd", "sysinit"), "the first boot", may3)
+		r := boot.NewReference(at(usual, log, "enter-initrd", "leave-initrd", "sysinit"), "the first boot", may3)
 		for _, phases := range [][]string{nil, {"enter-initrd"}, {"enter-initrd", "leave-initrd", "sysinit", "ready"}} {
 			m := at(usual, log, phases...)
 			if c := boot.Compare(r, m); len(c) > 0 || log && len(m.Unexplained) > 0 {
@@ -253,14 +256,15 @@ func TestPhasesOfSystemdAreNoChange(t *testing.T) {
 			"another order": at(usual, log, "ready", "sysinit"),
 		} {
 			if !slices.ContainsFunc(boot.Compare(r, m), func(c boot.Change) bool { return c.PCR == 11 }) {
-				t.Errorf("%s is taken for a phase", name)
+				t.Errorf("%s is treated as a phase", name)
 			}
 		}
 	}
 }
 
-// What only a running system or nobody measured says nothing about the boot.
+// If the firmware measured nothing, later measurements prove nothing about the boot.
 func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
+	t.Parallel()
 	zero := eventlog.Log{}
 	var separators eventlog.Log
 	for pcr := range 8 {
@@ -296,17 +300,18 @@ func TestNothingMeasuredIsAStateOfItsOwn(t *testing.T) {
 	}
 	empty := &boot.Reference{Bank: "SHA-256", PCRs: map[int]string{}, Since: may3}
 	if c := boot.Compare(empty, measurement(t, eventlog.Boot(true, "linux 1", "quiet").PCRs(), nil)); len(c) == 0 {
-		t.Error("a reference of nothing is matched")
+		t.Error("a boot matches a reference of nothing")
 	}
-	of := boot.ReferenceOf(measurement(t, separators.PCRs(), nil), "values", may3)
+	of := boot.NewReference(measurement(t, separators.PCRs(), nil), "values", may3)
 	if err := of.Check(); err == nil {
-		t.Error("values of separators are a reference")
+		t.Error("values of only separators were accepted as a reference")
 	}
 }
 
-// The types of a log's events are in no digest. Whatever they are, the same is
-// said; an event that becomes one that extends nothing explains nothing.
+// No digest covers the types of a log's events, so they do not change the result. If an event gets
+// the type of one that extends nothing, the log no longer explains the PCR.
 func TestRelabelledLogSaysNothingElse(t *testing.T) {
+	t.Parallel()
 	rnd := rand.New(rand.NewPCG(3, 4))
 	types := []uint32{0, 1, 4, 5, 7, 8, 9, 0xA, 0xD, 0x80000001, 0x80000002, 0x80000003, 0x80000006, 0x80000007, 0x8000000C, 0x800000E0, 0xFFFFFFFF}
 	l := append(eventlog.Boot(false, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: eventlog.UTF16("quiet")})
@@ -322,9 +327,10 @@ func TestRelabelledLogSaysNothingElse(t *testing.T) {
 	}
 }
 
-// Whoever has a system with Secure Boot off extends PCR 7 by the words of one
-// that is on, and writes a log in which the truth is something else.
+// With Secure Boot disabled, an attacker extends PCR 7 with the events of an enabled Secure Boot,
+// and writes a log that describes the real events as something else.
 func TestRelabelledSecureBootIsNotTold(t *testing.T) {
+	t.Parallel()
 	off := eventlog.Boot(false, "linux 1", "quiet")
 	on := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("SecureBoot", []byte{1})}
 	end := eventlog.Event{PCR: 7, Type: eventlog.Separator, Data: make([]byte, 4)}
@@ -353,15 +359,15 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 			t.Errorf("%s: Secure Boot is on", name)
 		}
 	}
-	// A driver in an option ROM that an entry of db allowed is measured before the
-	// separator, under the name of db: that is another thing than db.
+	// For a driver in an option ROM, the entry of db that allowed it is measured before the
+	// separator, under the name db. It is not the variable db.
 	allowed := eventlog.Variable("db", slices.Concat(make([]byte, 16), []byte{0x30, 3, 2, 1, 1}))
 	copy(allowed, []byte{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f})
 	rom := slices.Insert(eventlog.Boot(true, "k", ""), 3, eventlog.Event{PCR: 7, Type: 0x800000E0, Data: allowed})
 	if m := measurement(t, rom.PCRs(), rom.Bytes()); m.SecureBoot != "on" {
 		t.Errorf("with a driver that was allowed before the separator Secure Boot is %s", m.SecureBoot)
 	}
-	// Each variable once, and nothing unknown before the separator.
+	// Each variable may occur only once, and no unknown event may come before the separator.
 	db := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: eventlog.Variable("db", []byte("keys"))}
 	unknown := eventlog.Event{PCR: 7, Type: eventlog.EFIVariableDriver, Data: []byte("?"), Digest: sum([]byte("!"))}
 	for name, l := range map[string]eventlog.Log{"a variable twice": append(eventlog.Log{db}, eventlog.Boot(true, "k", "")...), "something unknown": append(eventlog.Log{unknown}, eventlog.Boot(true, "k", "")...)} {
@@ -371,10 +377,10 @@ func TestRelabelledSecureBootIsNotTold(t *testing.T) {
 	}
 }
 
-// What a boot loader writes before a text is in no digest, and neither is what
-// firmware writes beside one.
+// No digest covers a boot loader's prefix of a text, or a firmware's description.
 func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
-	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's part
+	t.Parallel()
+	base := eventlog.Boot(true, "linux 1", "quiet")[:12] // the firmware's events
 	grub := func(words, text string) eventlog.Event {
 		return eventlog.Event{PCR: 8, Type: eventlog.IPL, Data: []byte(words + text + "\x00"), Digest: sum([]byte(text))}
 	}
@@ -411,10 +417,11 @@ func TestOnlyWhatWasMeasuredIsCalledTheCommandLine(t *testing.T) {
 	}
 }
 
-// The kernel's stub measures into PCR 9 what the boot manager measured into PCR
-// 12: it is named by its digest, once, so that many such events of a few bytes
-// make no measurement of many megabytes.
+// The kernel's stub measures into PCR 9 what the boot manager measured into PCR 12. It is named by
+// its digest, but only once: otherwise many small events could make a measurement of many
+// megabytes.
 func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
+	t.Parallel()
 	line := eventlog.UTF16(strings.Repeat("x", 1000))
 	l := append(eventlog.Boot(true, "linux 1", "quiet"), eventlog.Event{PCR: 12, Type: eventlog.IPL, Data: line})
 	for range 1000 {
@@ -428,13 +435,14 @@ func TestCommandLineIsNamedAgainOnlyOnce(t *testing.T) {
 		}
 	}
 	if len(m.Unexplained) > 0 || told != 1 {
-		t.Errorf("it is told %d times, unexplained %v", told, m.Unexplained)
+		t.Errorf("it is shown %d times, unexplained %v", told, m.Unexplained)
 	}
 }
 
-// Firmware whose log has entries of one size fills them up with zeros: what was
-// measured is told all the same.
+// Firmware with log entries of a fixed size pads them with zeros. The measured data is still
+// recognized.
 func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
+	t.Parallel()
 	usual := eventlog.Boot(true, "linux 1", "quiet")
 	filled := slices.Clone(usual)
 	for i, e := range filled {
@@ -454,9 +462,10 @@ func TestEntriesThatAreFilledUpWithZerosAreTold(t *testing.T) {
 	}
 }
 
-// Firmware that hashes the values of the boot menu's variables, and not their
-// names: the names may lie, the order of the measurements does not.
+// Some firmware hashes only the values of the boot menu's variables, not their names. The names in
+// the log may be false; the order of the measurements cannot be.
 func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
+	t.Parallel()
 	option := func(s string) []byte { return append(make([]byte, 6), eventlog.UTF16(s)...) }
 	type entry struct {
 		name  string
@@ -478,7 +487,7 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 		return entry{"BootOrder", list}
 	}
 	stick, disk, network, shell := option("stick"), option("disk"), option("network"), option("shell")
-	r := boot.ReferenceOf(boots(order(3, 1, 4), entry{"Boot0003", stick}, entry{"Boot0001", disk}, entry{"Boot0004", network}), "the first boot", may3)
+	r := boot.NewReference(boots(order(3, 1, 4), entry{"Boot0003", stick}, entry{"Boot0001", disk}, entry{"Boot0004", network}), "the first boot", may3)
 	for name, c := range map[string]struct {
 		m       *boot.Measurement
 		matches bool
@@ -498,10 +507,11 @@ func TestNamesInABootMenuThatNoDigestCoversDecideNothing(t *testing.T) {
 	}
 }
 
-// An event without a digest of the bank extends nothing in it: where the others
-// replay to the value, the PCR is explained, and the event says nothing. A log
-// in another bank's digests explains nothing.
+// An event without a digest for the quoted bank does not extend it. If the other events replay to
+// the PCR's value, the PCR is explained, and that event is ignored. A log with digests only for
+// another bank explains nothing.
 func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
+	t.Parallel()
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	raw := l.Bytes()
 	bare := binary.LittleEndian.AppendUint32(nil, 4) // PCR 4, no digest, no data
@@ -518,7 +528,7 @@ func TestEventWithoutTheBanksDigestSaysNothing(t *testing.T) {
 	}
 	e := &boot.Evidence{Nonce: nonce, Bank: tcg.AlgSHA384, PCRs: pcrs, Log: raw}
 	sign(t, d, e)
-	if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogWhy == "" || len(m.Unexplained) != boot.PCRs {
-		t.Errorf("%q, unexplained %v", m.LogWhy, m.Unexplained)
+	if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogProblem == "" || len(m.Unexplained) != boot.PCRs {
+		t.Errorf("%q, unexplained %v", m.LogProblem, m.Unexplained)
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-eventlog/testdata"
 )
 
-// quoted is what a machine with these PCRs and this log sends.
+// quoted returns the evidence of a machine with these PCR values and this log.
 func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evidence) {
 	t.Helper()
 	d := must(machine())(t)
@@ -29,7 +29,7 @@ func quoted(t testing.TB, pcrs [][]byte, log []byte) (*fleet.Device, *boot.Evide
 	return d, e
 }
 
-// real is a boot of a machine in QEMU, see testdata/README.md.
+// real reads a boot of a machine in QEMU, see testdata/README.md.
 func real(t testing.TB, name string) (pcrs [][]byte, log []byte) {
 	t.Helper()
 	var f struct {
@@ -52,14 +52,15 @@ func realMeasured(t testing.TB, name string) *boot.Measurement {
 	return must(boot.Verify(d.IAK.Public, e))(t)
 }
 
-// What a real kernel's stub, systemd's stub and systemd-boot measure: each
-// altered boot is told from its reference, by what was altered.
+// Measurements of a real kernel's stub, systemd's stub and systemd-boot: each altered boot differs
+// from its reference in the altered part.
 func TestRealBootsAreToldApart(t *testing.T) {
+	t.Parallel()
 	const date = " hash differs from the reference of 3 May 2026."
 	for _, c := range []struct {
 		reference, name string
 		says            string
-		pcrs            string // that have a part in it
+		pcrs            string // the PCRs that change
 	}{
 		{"uki", "uki", "", "[]"},
 		{"uki", "uki-cmdline", "The kernel command line's" + date, "[4 9 11]"},
@@ -69,7 +70,7 @@ func TestRealBootsAreToldApart(t *testing.T) {
 		{"sdboot", "sdboot-kernel", "Boot image 2's" + date, "[4]"},
 		{"sdboot", "sdboot-initrd", `Something that the boot loader measured into PCR 9, which the log calls "Linux initrd", differs from the reference of 3 May 2026.`, "[9]"},
 	} {
-		changes := boot.Compare(boot.ReferenceOf(realMeasured(t, c.reference), "the first boot", may3), realMeasured(t, c.name))
+		changes := boot.Compare(boot.NewReference(realMeasured(t, c.reference), "the first boot", may3), realMeasured(t, c.name))
 		pcrs := []int{}
 		for _, x := range changes {
 			pcrs = append(pcrs, x.PCR)
@@ -81,8 +82,9 @@ func TestRealBootsAreToldApart(t *testing.T) {
 	}
 }
 
-// Logs of other people's machines, which come with go-eventlog.
+// Logs of other people's machines, from go-eventlog.
 func TestLogsOfOthersMachinesAreRead(t *testing.T) {
+	t.Parallel()
 	for name, raw := range map[string][]byte{
 		"Arch Linux workstation": testdata.ArchLinuxWorkstationEventLog, "Debian 10": testdata.Debian10EventLog,
 		"glinux": testdata.GlinuxAlexEventLog, "RHEL 8": testdata.Rhel8EventLog, "Ubuntu 18.04": testdata.Ubuntu1804AmdSevEventLog,
@@ -104,9 +106,9 @@ func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 			}
 		}
 		d, e := quoted(t, pcrs, raw)
-		if !slices.Contains(log.Algs, register.HashSHA256) { // it has SHA-1 only
-			if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogWhy == "" || len(m.Events) > 0 {
-				t.Errorf("%s: %q, %d events", name, m.LogWhy, len(m.Events))
+		if !slices.Contains(log.Algs, register.HashSHA256) { // the log has only SHA-1 digests
+			if m := must(boot.Verify(d.IAK.Public, e))(t); m.LogProblem == "" || len(m.Events) > 0 {
+				t.Errorf("%s: %q, %d events", name, m.LogProblem, len(m.Events))
 			}
 			continue
 		}
@@ -118,7 +120,7 @@ func TestLogsOfOthersMachinesAreRead(t *testing.T) {
 		if m.SecureBoot != "on" && m.SecureBoot != "off" || len(m.Events) < 20 {
 			t.Errorf("%s: Secure Boot %s, %d events", name, m.SecureBoot, len(m.Events))
 		}
-		if c := boot.Compare(boot.ReferenceOf(m, "itself", may3), m); len(c) > 0 {
+		if c := boot.Compare(boot.NewReference(m, "itself", may3), m); len(c) > 0 {
 			t.Errorf("%s differs from itself: %q", name, words(c))
 		}
 	}

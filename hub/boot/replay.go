@@ -8,12 +8,12 @@ import (
 	"slices"
 )
 
-// replay reads the log and fills in the events of the PCRs that it explains.
-// The quote vouches for a PCR's value and the value for each digest that was
-// extended, in order: a log that does not replay to it says nothing about it.
+// replay reads the log and sets the events of the PCRs that it explains. The quote proves a PCR's
+// value, and the value proves the digests that extended it, in order. A log that does not replay to
+// a PCR's value says nothing about that PCR.
 func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	l := readLog(e.Log, e.Bank)
-	m.LogState, m.LogWhy = l.state, l.why
+	m.LogState, m.LogProblem = l.state, l.why
 	for pcr, value := range e.PCRs {
 		var events []logEvent
 		for _, x := range l.events {
@@ -27,7 +27,7 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 			continue
 		}
 		if len(events) == 0 && len(more) == 0 {
-			continue // as after a reset
+			continue // the PCR has its value after a reset
 		}
 		if pcr == 0 {
 			m.StartupLocality = int(start[len(start)-1])
@@ -41,8 +41,8 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 	}
 }
 
-// explain finds the start value, the events and the extensions behind the log
-// that replay to a PCR's value.
+// explain finds the start value, the events and the extensions after the log that replay to a PCR's
+// value.
 func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start []byte, own []logEvent, more []string, ok bool) {
 	for _, start := range startValues(pcr, bank) {
 		for n := range withoutRepetition(events, bank) {
@@ -60,9 +60,8 @@ func explain(pcr int, value []byte, events []logEvent, bank crypto.Hash) (start 
 	return nil, nil, nil, false
 }
 
-// withoutRepetition gives how many of a PCR's events to take: all, or all but a
-// repetition of the firmware's last steps at the end, which some kernels add to
-// a log that has them already.
+// withoutRepetition yields the numbers of a PCR's events to try: all, then fewer without repeated
+// last steps of the firmware, which some kernels append to a log that already has them.
 func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	lastSteps := func(e logEvent) bool {
 		return isDigestOf(e, []byte(exitInvoked), bank) || isDigestOf(e, []byte(exitSucceeded), bank)
@@ -80,10 +79,9 @@ func withoutRepetition(events []logEvent, bank crypto.Hash) iter.Seq[int] {
 	}
 }
 
-// startValues are what a PCR may hold after a reset: zeros. PCR 0 has the
-// locality of TPM2_Startup in its last byte, which is 4 after an H-CRTM sequence
-// (TPM 2.0 Library, Part 1, 34.3). Which one it was follows from the PCR's
-// value: the log's own word on it, which no digest covers, is not needed.
+// startValues returns the possible values of a PCR after a reset: zeros. The last byte of PCR 0 is
+// the locality of TPM2_Startup, which is 4 after an H-CRTM sequence (TPM 2.0 Library, Part 1,
+// 34.3). The PCR's value shows which one it was. The log also states it, but no digest covers that.
 func startValues(pcr int, bank crypto.Hash) [][]byte {
 	values := [][]byte{make([]byte, bank.Size())}
 	if pcr == 0 {
@@ -116,13 +114,14 @@ func extendedByWords(bank crypto.Hash, value []byte, words []string) []byte {
 	return value
 }
 
-// What is known to be extended after the log has ended, as the hashes of words:
+// Known extensions after the end of the log. They are hashes of these words:
 //   - by firmware, into PCR 5, when a kernel takes over: kernels before Linux 5.2
 //     have no log of it (UEFI 38.3, the final events table);
 //   - by systemd (systemd-pcrextend), a separator from version 261 on, one in
 //     PCR 9 from 259 on, and the phases of a boot of a unified kernel image.
 //
-// maxSeparators counts starts by kexec, after which the PCRs go on.
+// maxSeparators is the largest number of separators: each start by kexec adds one, without a reset
+// of the PCRs.
 const (
 	exitInvoked   = "Exit Boot Services Invocation"
 	exitSucceeded = "Exit Boot Services Returned with Success"
@@ -140,8 +139,7 @@ var (
 	phases        = []string{"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final"}
 )
 
-// afterLog is the words that may extend a PCR after the log has ended, in each
-// order that is possible.
+// afterLog returns the sequences of words that may extend a PCR after the end of the log.
 func afterLog(pcr int) (all [][]string) {
 	if pcr == phasePCR {
 		for from := range phases {
@@ -170,7 +168,7 @@ func afterLog(pcr int) (all [][]string) {
 	return all
 }
 
-// separatorWords is systemd's separator, as often as it may be extended.
+// separatorWords returns systemd's separator, repeated as often as it may occur.
 func separatorWords(pcr int) (all [][]string) {
 	if slices.Contains(separatedPCRs, pcr) {
 		for n := 1; n <= maxSeparators; n++ {
@@ -180,14 +178,13 @@ func separatorWords(pcr int) (all [][]string) {
 	return all
 }
 
-// firmwarePCRs are those into which firmware measures what it is and what it
-// starts (PC Client Platform Firmware Profile, 3.3.4), from 0.
+// firmwarePCRs is the number of PCRs, from 0 on, into which firmware measures itself and what it
+// starts (PC Client Platform Firmware Profile, 3.3.4).
 const firmwarePCRs = 8
 
-// NothingMeasured reports whether the firmware measured nothing: PCR 0 to 7 are
-// as after a reset, or extended only by separators, which are the same on every
-// machine. What was measured after such a firmware vouches for nothing, since
-// nothing vouches for the program that measured it.
+// NothingMeasured reports whether the firmware measured nothing: PCR 0 to 7 have their values after
+// a reset, or were extended only by separators, which are the same on every machine. Later
+// measurements then prove nothing, because nothing proves which program made them.
 func (m *Measurement) NothingMeasured() bool {
 	if len(m.PCRs) < firmwarePCRs {
 		return true
@@ -205,9 +202,9 @@ func (m *Measurement) NothingMeasured() bool {
 	return true
 }
 
-// emptyPCRs are the values, hexadecimal, of a PCR into which nothing was
-// measured that tells one machine from another: each start value, extended by
-// up to three separators, and by systemd's again for each start by kexec.
+// emptyPCRs returns the values, in hexadecimal, of a PCR into which nothing specific to a machine
+// was measured: each start value, extended by up to three separators, and by systemd's separator
+// for each start by kexec.
 func emptyPCRs(bank crypto.Hash) map[string]bool {
 	words := [][]byte{digestOf(bank, []byte(osSeparator))}
 	for _, s := range separators {

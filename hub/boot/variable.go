@@ -5,7 +5,7 @@ import (
 	"unicode/utf16"
 )
 
-// guid is an EFI_GUID as it is in memory.
+// guid is an EFI_GUID in its memory layout.
 type guid [16]byte
 
 // globalVariable is EFI_GLOBAL_VARIABLE, the owner of SecureBoot, PK, KEK and
@@ -19,11 +19,11 @@ var imageSecurity = guid{0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0
 // variable is a UEFI_VARIABLE_DATA (PC Client Platform Firmware Profile, 10.2.6).
 type variable struct {
 	owner guid
-	name  string // as it is, not for showing
+	name  string // unfiltered, not for display
 	value []byte
 }
 
-// parseVariable reads one without allocating by its own words.
+// parseVariable parses a UEFI_VARIABLE_DATA. It allocates nothing larger than data.
 func parseVariable(data []byte) (v variable, ok bool) {
 	const head = 16 + 8 + 8
 	if len(data) < head {

@@ -7,67 +7,65 @@ import (
 	"gangway/hub/boot"
 )
 
-// What a TPM's clock may do and still be one TPM's.
+// Tolerances for the clock of one TPM.
 const (
-	// A clock may be fast by 15 % (Part 1, "Clock"), and is read some time
-	// before the hub hears of it.
+	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and it is read some time before the
+	// hub receives the value.
 	fastest = 1.2
-	// ahead is by how much more a clock must be ahead of time before that is a
-	// finding: the hub's own clock is corrected now and then.
+	// ahead is the additional tolerance for a fast clock, because the hub's own clock is adjusted
+	// at times.
 	ahead = 10 * time.Second
-	// lost is what a clock may lose when the power fails: the TPM writes it at
-	// least every 2^22 ms (Part 2, TPM_PT_CLOCK_UPDATE), and it is doubled here.
+	// lost is how much a clock may lose at a power failure: the TPM stores it at least every 2^22
+	// ms (Part 2, TPM_PT_CLOCK_UPDATE). This is twice that.
 	lost = 2 * (1 << 22) * time.Millisecond
-	// pace is how exactly two readings of the clock of a virtual TPM follow
-	// time, as a part of the time between them, and drift what is allowed
-	// besides.
+	// pace is the tolerated deviation of a virtual TPM's clock, as a fraction of the time between
+	// two readings. drift is tolerated in addition.
 	pace  = 0.001
 	drift = 2 * time.Second
 	// reset is the least time that a machine takes to reset.
 	reset = time.Second
-	// unknown is within what time a reading was made whose beginning is not
-	// known.
+	// unknown is the assumed duration of an attestation whose start is not known.
 	unknown = 10 * time.Second
 )
 
-// oddity is a contradiction between two boots of what should be one TPM, or
-// that it was cleared in between, which is none.
+// oddity is a contradiction between two boots of one TPM. With cleared set it is not one: the TPM
+// was cleared in between.
 type oddity struct {
 	code, words string
 	cleared     bool
 }
 
-// contradiction says what does not fit when a TPM attests b after a.
+// contradiction returns what does not fit if one TPM attests b after a.
 func contradiction(a, b Boot) oddity {
 	clocks := millis(b.Counters.Clock) - millis(a.Counters.Clock)
 	if less(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -lost) {
 		if cleared(a, b) {
 			return oddity{cleared: true}
 		}
-		words := boot.Backwards(a.Counters, b.Counters)
+		words := boot.Rollback(a.Counters, b.Counters)
 		if words == "" {
-			words = fmt.Sprintf("The TPM's clock went back by %v.", -clocks)
+			words = fmt.Sprintf("The TPM's clock was set back by %v.", -clocks)
 		}
-		return oddity{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain it: its clock counts %v since it was cleared last, and %v passed. An older state of the TPM was restored, or a copy of it runs.",
+		return oddity{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed. An older state of the TPM was restored, or a copy of it is running.",
 			millis(b.Counters.Clock), b.To.Sub(a.To).Round(time.Second))}
 	}
 	if a.From.IsZero() {
-		return oddity{} // what was attested long before it was shown proves nothing of the time between
+		return oddity{} // an attestation of unknown age proves nothing about the time in between
 	}
 	passed := b.To.Sub(a.From)
 	if passed >= 0 && clocks > time.Duration(fastest*float64(passed))+ahead {
-		return oddity{code: ClockAhead, words: fmt.Sprintf("The TPM's clock advanced by %v in %v. A copy of the TPM's state that runs elsewhere explains it, and so does a TPM whose clock was set, or a hub whose clock was set back.", clocks, passed.Round(time.Second))}
+		return oddity{code: ClockAhead, words: fmt.Sprintf("The TPM's clock advanced by %v in %v. Possible reasons: a copy of the TPM's state runs elsewhere, the TPM's clock was set, or the hub's clock was set back.", clocks, passed.Round(time.Second))}
 	}
 	return oddity{}
 }
 
-// less says whether a's counters are below b's.
+// less reports whether a's counters are lower than b's.
 func less(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
 }
 
-// begin is the earliest time of the sighting.
+// begin returns the earliest time of the sighting.
 func (b Boot) begin() time.Time {
 	if b.From.IsZero() {
 		return b.To.Add(-unknown)
@@ -75,17 +73,16 @@ func (b Boot) begin() time.Time {
 	return b.From
 }
 
-// cleared says whether TPM2_Clear between a and b explains b: it sets clock and
-// counts to zero (Part 3, TPM2_Clear), so the clock counts no more than has
-// passed since, and there was time for that many resets.
+// cleared reports whether a TPM2_Clear between a and b explains b. TPM2_Clear sets the clock and
+// the counts to zero (Part 3, TPM2_Clear). So the clock must not be ahead of the time since a, and
+// that time must suffice for the number of resets.
 func cleared(a, b Boot) bool {
 	passed := max(0, b.To.Sub(a.begin()))
 	return millis(b.Counters.Clock) <= time.Duration(fastest*float64(passed)) && time.Duration(b.Counters.ResetCount)*reset <= passed
 }
 
-// goesOn says whether later is the same boot as b, with a clock that never
-// stopped.
-func (b Boot) goesOn(later Boot) bool {
+// continues reports whether later is the same boot as b, with a clock that did not stop in between.
+func (b Boot) continues(later Boot) bool {
 	if epoch(b.Counters) != epoch(later.Counters) || later.Counters.Clock < b.Counters.Clock {
 		return false
 	}
@@ -95,8 +92,8 @@ func (b Boot) goesOn(later Boot) bool {
 	return clocks >= shortest-slack && clocks <= longest+slack
 }
 
-// maxMillis is the most milliseconds that a time.Duration holds; a TPM's clock
-// is 64 bits of them, and what it says is not to overflow.
+// maxMillis bounds a TPM's clock, which has 64 bits of milliseconds, so that it does not overflow a
+// time.Duration.
 const maxMillis = uint64(1<<63-1) / uint64(time.Millisecond) / 4
 
 func millis(clock uint64) time.Duration {

@@ -1,14 +1,13 @@
-// Package clone weighs whether the state of one TPM runs in two machines: a
-// cloned virtual machine, a restored snapshot, a copied vTPM. It is pure.
+// Package clone finds signs that the state of one TPM runs in several machines: a cloned virtual
+// machine, a restored snapshot, a copied vTPM. It does no I/O and keeps no state.
 //
-// Two machines with one TPM state have the same keys, so no signature tells
-// them apart. What tells is the clock that a TPM attests (TPMS_CLOCK_INFO,
-// Part 2, 10.11.1): within one boot it only advances, at the pace of time, and
-// a boot that has ended never comes back. A copy has a clock of its own, so two
-// of them contradict each other as soon as both attest.
+// Two machines with one TPM state have the same keys, so no signature tells them apart. The clock
+// that a TPM attests (TPMS_CLOCK_INFO, Part 2, 10.11.1) does: within one boot it only advances, in
+// real time, and a boot that has ended never continues. Each copy has a clock of its own, so two
+// copies contradict each other as soon as both attest.
 //
-// A Record keeps what was seen of a device, bounded, and what contradicts
-// itself in it, in words. Nothing here refuses a device: the owner decides.
+// A Record holds a bounded history of a device and the contradictions in it, as sentences for a
+// person. Nothing here refuses a device: the owner decides.
 //
 // These are not findings: another address (a NAT pool, a roaming laptop), another
 // join token, a new onboarding (a re-installation), another serial number in a
@@ -27,47 +26,44 @@ import (
 
 // Codes of findings, stable.
 const (
-	// CountersBack: the TPM attests less than it did, and no TPM2_Clear
-	// explains it.
+	// CountersBack: the TPM attests lower counters than before, and no TPM2_Clear explains it.
 	CountersBack = "counters-back"
 	// ClockAhead: the TPM's clock advanced by more than the time that passed.
 	ClockAhead = "clock-ahead"
-	// BootsAlternate: a boot that had ended goes on.
+	// BootsAlternate: a boot that had ended continues.
 	BootsAlternate = "boots-alternate"
-	// BootsInterleave: two boots go on by turns.
+	// BootsInterleave: two boots continue alternately.
 	BootsInterleave = "boots-interleave"
-	// SerialInBoot: the machine has another serial number, and was not
-	// restarted.
+	// SerialInBoot: the machine's serial number changed without a restart.
 	SerialInBoot = "serial-in-boot"
-	// SerialsAlternate: the machine has a serial number that it had before its
-	// last one.
+	// SerialsAlternate: the machine has an earlier serial number again.
 	SerialsAlternate = "serials-alternate"
-	// EarlierCertificate: the machine onboarded again under another serial
-	// number, and the certificate from before is still in use.
+	// EarlierCertificate: the machine onboarded again with another serial number, but its earlier
+	// certificate is still in use.
 	EarlierCertificate = "earlier-certificate"
 )
 
-// State is what the findings come to.
+// State is the conclusion from the findings.
 type State string
 
-// States. The zero value: nothing contradicts one machine, or the owner has
-// said that it is one.
+// States. The zero value means that nothing contradicts a single machine, or that the owner decided
+// that it is one.
 const (
 	// Suspected: something does not fit one machine with one TPM.
 	Suspected State = "suspected"
-	// Certain: two copies of the TPM's state run by turns.
+	// Certain: two copies of the TPM's state run alternately.
 	Certain State = "certain"
-	// Refused: the owner has said that they are two.
+	// Refused: the owner decided that there are two machines.
 	Refused State = "refused"
 )
 
-// Decision is what the owner says. The zero value: nothing yet.
+// Decision is the owner's decision. The zero value means none yet.
 type Decision string
 
 // Decisions.
 const (
-	One Decision = "one" // one machine: its findings so far are answered
-	Two Decision = "two" // two machines: neither may use the device's identity
+	OneMachine  Decision = "one" // one machine: the findings so far are answered
+	TwoMachines Decision = "two" // two machines: neither may use the device's identity
 )
 
 // Bounds of a record.
@@ -76,60 +72,59 @@ const (
 	maxSerials = 4
 )
 
-// turns is how often boots that had ended must go on, and more than one of
-// them, until two machines are certain. A snapshot that is restored again and
-// again makes one boot go on.
+// turns is how often ended boots must continue, with at least two different boots, until two
+// machines are certain. If one snapshot is restored repeatedly, only one boot continues.
 const turns = 3
 
-// Sighting is what a proven peer showed at one time.
+// Sighting is what an authenticated device showed at one time.
 type Sighting struct {
-	// From and To bound the time of the TPM's attestation by the hub's clock.
-	// From is zero where only the end is known.
+	// From and To bound the time of the TPM's attestation, by the hub's clock. From is zero if only
+	// the end is known.
 	From, To time.Time
-	// Counters are the TPM's, where Attested.
+	// Counters are the TPM's, if Attested is true.
 	Counters boot.Counters
 	Attested bool
-	// Serial is what the machine called itself when it onboarded; empty
-	// otherwise. It is the machine's own word.
+	// Serial is the serial number that the machine stated when it onboarded; empty at other times.
+	// Nothing proves it.
 	Serial string
-	Addr   string // address of the peer
+	Addr   string // IP address of the device
 }
 
-// Record is what was seen of a device.
+// Record is the history of a device.
 type Record struct {
-	Boots    []Boot    `json:"boots,omitempty"`    // by their last sighting, the latest last
-	Serials  []string  `json:"serials,omitempty"`  // in the order of their use, neighbours differ
-	Findings []Finding `json:"findings,omitempty"` // one for each code, in the order of their time
-	// Answered are the codes that the owner's decision "one" answered.
+	Boots    []Boot    `json:"boots,omitempty"`    // ordered by last sighting, the latest last
+	Serials  []string  `json:"serials,omitempty"`  // in order of use; neighbours differ
+	Findings []Finding `json:"findings,omitempty"` // one for each code, in order of time
+	// Answered holds the codes of the findings that the owner's decision "one" answered.
 	Answered []string  `json:"answered,omitempty"`
 	Decision Decision  `json:"decision,omitempty"`
 	By       string    `json:"by,omitempty"` // nick of the person who decided
 	Decided  time.Time `json:"decided,omitzero"`
 }
 
-// Boot is a run of a TPM between two resets or restarts, at its last sighting.
+// Boot is the last sighting of a TPM's boot: of its run between two resets or restarts.
 type Boot struct {
 	Counters boot.Counters `json:"counters"`
 	From     time.Time     `json:"from,omitzero"`
 	To       time.Time     `json:"to"`
 	Addr     string        `json:"addr,omitempty"`
-	Turns    int           `json:"turns,omitempty"` // how often it went on after another boot was seen
+	Turns    int           `json:"turns,omitempty"` // how often it continued after another boot was seen
 }
 
-// Finding is something that does not fit one machine with one TPM.
+// Finding is an observation that does not fit one machine with one TPM.
 type Finding struct {
 	Code  string    `json:"code"`
 	Words string    `json:"words"` // sentences for a person
 	Time  time.Time `json:"time"`
 }
 
-// State says what the findings come to, and the owner's decision on them.
+// State returns the conclusion from the findings and the owner's decision.
 func (r *Record) State() State {
-	if r.Decision == Two {
+	if r.Decision == TwoMachines {
 		return Refused
 	}
 	state := State("")
-	for _, f := range r.Open() {
+	for _, f := range r.Unanswered() {
 		if f.Code == BootsInterleave {
 			return Certain
 		}
@@ -138,8 +133,8 @@ func (r *Record) State() State {
 	return state
 }
 
-// Open lists the findings that no decision has answered.
-func (r *Record) Open() []Finding {
+// Unanswered returns the findings that no decision has answered.
+func (r *Record) Unanswered() []Finding {
 	var open []Finding
 	for _, f := range r.Findings {
 		if !slices.Contains(r.Answered, f.Code) {
@@ -149,13 +144,13 @@ func (r *Record) Open() []Finding {
 	return open
 }
 
-// Decide takes the owner's decision. "One" answers the findings so far and
-// begins the comparison again with what was seen last; a finding of another
-// kind is told again. The zero value takes the last decision back.
+// Decide records the owner's decision. "One" answers the findings so far and restarts the
+// comparison from the last sighting; a finding with another code is reported again. The zero value
+// revokes the last decision.
 func (r *Record) Decide(d Decision, by string, now time.Time) {
 	r.Decision, r.By, r.Decided, r.Answered = d, by, now, nil
 	switch d {
-	case One:
+	case OneMachine:
 		for _, f := range r.Findings {
 			r.Answered = append(r.Answered, f.Code)
 		}
@@ -170,8 +165,7 @@ func (r *Record) Decide(d Decision, by string, now time.Time) {
 
 func tail[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 
-// Add weighs a sighting against what was seen before, and keeps it. It returns
-// the findings that the device did not have before.
+// Add compares a sighting with the history, and stores it. It returns the new findings.
 func (r *Record) Add(s Sighting) []Finding {
 	had := len(r.Findings)
 	sameBoot := s.Attested && len(r.Boots) > 0 && epoch(r.Boots[len(r.Boots)-1].Counters) == epoch(s.Counters)
@@ -182,13 +176,12 @@ func (r *Record) Add(s Sighting) []Finding {
 	return r.Findings[had:]
 }
 
-// UsedEarlier notes that the certificate of an onboarding was used
-// after a later one had replaced it, from a machine of another serial number.
-// It returns the findings that the device did not have before.
-func (r *Record) UsedEarlier(was, is string, now time.Time, addr string) []Finding {
+// AddEarlierCertificate records that a certificate was used after a later onboarding had replaced
+// it, by a machine with another serial number. It returns the new findings.
+func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
 	if was, is = named(was), named(is); was != "" && is != "" && was != is {
-		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, and a machine at %s still uses the certificate of serial number %q. A board that was replaced would not, unless its state folder was restored from a backup.", is, addr, was)
+		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A replaced board would not do this, unless its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
 }
@@ -199,8 +192,8 @@ func (r *Record) find(code string, at time.Time, format string, args ...any) {
 	}
 }
 
-// named returns a serial number that says something of the machine: the agent
-// makes one of the EK where the firmware has none.
+// named returns a serial number that identifies the machine, or "": if the firmware has none, the
+// agent derives one from the EK.
 func named(serial string) string {
 	if strings.HasPrefix(serial, "ek-") {
 		return ""
@@ -219,7 +212,7 @@ func (r *Record) addSerial(s Sighting, sameBoot bool) {
 		case slices.Contains(r.Serials[:n-1], serial):
 			r.find(SerialsAlternate, s.To, "The machine onboarded with serial number %q, then with %q, and now with %q again, from %s.", serial, last, serial, s.Addr)
 		case sameBoot:
-			r.find(SerialInBoot, s.To, "The machine onboarded with serial number %q, and now with %q, from %s, though its TPM was not reset in between. A copy of the TPM's state explains it, and so does an agent that was started with another --serial.", last, serial, s.Addr)
+			r.find(SerialInBoot, s.To, "The machine onboarded with serial number %q, and now with %q, from %s, although its TPM was not reset in between. Possible reasons: there is a copy of the TPM's state, or the agent was started with another --serial.", last, serial, s.Addr)
 		}
 	}
 	r.Serials = tail(append(r.Serials, serial), maxSerials)
@@ -233,29 +226,29 @@ func (r *Record) addBoot(s Sighting) {
 	}
 	earlier, last := r.Boots[:len(r.Boots)-1], r.Boots[len(r.Boots)-1]
 	odd, same := contradiction(last, now), epoch(last.Counters) == epoch(now.Counters)
-	if odd.cleared { // its counts begin again, so earlier boots say nothing
+	if odd.cleared { // its counters start again, so earlier boots prove nothing
 		r.Boots = []Boot{now}
 		return
 	}
-	if odd.code == "" && same { // also where the machine was suspended in between
+	if odd.code == "" && same { // also if the machine was suspended in between
 		now.Turns = last.Turns
 		r.Boots[len(r.Boots)-1] = now
 		return
 	}
-	if i := slices.IndexFunc(earlier, func(b Boot) bool { return b.goesOn(now) }); i >= 0 {
+	if i := slices.IndexFunc(earlier, func(b Boot) bool { return b.continues(now) }); i >= 0 {
 		now.Turns = r.Boots[i].Turns + 1
-		r.find(BootsAlternate, s.To, "The TPM is back in a boot that had ended: %s was seen, then %s, and now %s again, with a clock that went on all the while. Two machines that run with one TPM state do this; a snapshot that is restored may do it, too.", r.Boots[i], last, now)
+		r.find(BootsAlternate, s.To, "The TPM continues a boot that had ended: the hub saw %s, then %s, and now %s again, with a clock that did not stop. Two machines with one TPM state do this; a restored snapshot may do it too.", r.Boots[i], last, now)
 		r.Boots = append(slices.Delete(r.Boots, i, i+1), now)
 		r.interleave(s.To)
 		return
 	}
 	if odd.code != "" {
-		r.find(odd.code, s.To, "%s It was seen at %s before, and at %s now.", odd.words, orUnknown(last.Addr), orUnknown(now.Addr))
+		r.find(odd.code, s.To, "%s The device was at %s before, and is at %s now.", odd.words, orUnknown(last.Addr), orUnknown(now.Addr))
 	}
 	r.Boots = tail(append(r.Boots, now), maxBoots)
 }
 
-// interleave finds that more than one boot goes on by turns.
+// interleave adds a finding if more than one boot continues alternately.
 func (r *Record) interleave(at time.Time) {
 	var by []string
 	all := 0
@@ -266,7 +259,7 @@ func (r *Record) interleave(at time.Time) {
 		all += b.Turns
 	}
 	if len(by) > 1 && all >= turns {
-		r.find(BootsInterleave, at, "Boots of the TPM go on by turns: %s. A TPM has one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
+		r.find(BootsInterleave, at, "Several boots of the TPM continue alternately: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
 	}
 }
 
@@ -282,5 +275,5 @@ func (b Boot) String() string {
 	return fmt.Sprintf("reset count %d, restart count %d (from %s)", b.Counters.ResetCount, b.Counters.RestartCount, orUnknown(b.Addr))
 }
 
-// epoch identifies a boot, but for a TPM that was cleared.
+// epoch identifies a boot, unless the TPM was cleared.
 func epoch(c boot.Counters) [2]uint32 { return [2]uint32{c.ResetCount, c.RestartCount} }

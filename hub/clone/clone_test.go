@@ -15,16 +15,16 @@ import (
 
 var begin = time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 
-// at is a quote some time after begin: reset and restart count, and what the
-// TPM's clock says.
+// at returns the sighting of a quote, some time after begin, with the TPM's reset count, restart
+// count and clock.
 func at(after time.Duration, reset, restart uint32, clock time.Duration) clone.Sighting {
 	to := begin.Add(after)
 	return clone.Sighting{From: to.Add(-100 * time.Millisecond), To: to, Attested: true, Addr: "192.0.2.1",
 		Counters: boot.Counters{ClockInfo: tcg.ClockInfo{Clock: uint64(clock.Milliseconds()), ResetCount: reset, RestartCount: restart, Safe: true}}}
 }
 
-// serial makes it the sighting of an onboarding, whose certification may be of
-// any time before.
+// serial turns a sighting into one of an onboarding, whose certification may be of any earlier
+// time.
 func serial(s clone.Sighting, serial string) clone.Sighting {
 	s.Serial, s.From = serial, time.Time{}
 	return s
@@ -41,8 +41,9 @@ const (
 	s = time.Second
 )
 
-// One machine is never suspected, however odd it is.
+// A single machine is never suspected, even with unusual hardware or events.
 func TestOneMachineIsNotTakenForTwo(t *testing.T) {
+	t.Parallel()
 	for name, sightings := range map[string][]clone.Sighting{
 		"one boot":                  {at(0, 5, 0, 1*h), at(1*h, 5, 0, 2*h), at(30*24*h, 5, 0, 30*24*h+1*h)},
 		"a clock that is 15 % fast": {at(0, 5, 0, 1*h), at(100*h, 5, 0, 116*h)},
@@ -85,8 +86,9 @@ func codes(r *clone.Record) (all []string) {
 	return all
 }
 
-// What one TPM cannot do is found, and named.
+// Behaviour that a single TPM cannot show is found and named.
 func TestCopiedStateIsFound(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		sightings []clone.Sighting
 		codes     []string
@@ -94,13 +96,13 @@ func TestCopiedStateIsFound(t *testing.T) {
 		words     string
 	}{
 		"a copy that started later": {[]clone.Sighting{at(0, 5, 0, 10*h), at(1*m, 5, 0, 9*h)},
-			[]string{clone.CountersBack}, clone.Suspected, "clock went back"},
+			[]string{clone.CountersBack}, clone.Suspected, "clock was set back"},
 		"a copy that did not restart as often": {[]clone.Sighting{at(0, 5, 0, 10*h), at(1*m, 4, 0, 10*h)},
-			[]string{clone.CountersBack}, clone.Suspected, "reset count went back from 5 to 4"},
+			[]string{clone.CountersBack}, clone.Suspected, "reset count decreased from 5 to 4"},
 		"a copy that slept less": {[]clone.Sighting{at(0, 5, 7, 10*h), at(1*m, 5, 2, 10*h+1*m)},
-			[]string{clone.CountersBack}, clone.Suspected, "restart count went back from 7 to 2"},
+			[]string{clone.CountersBack}, clone.Suspected, "restart count decreased from 7 to 2"},
 		"a copy that restarted more often": {[]clone.Sighting{at(0, 5, 0, 100*h), at(1*m, 90, 0, 50*h)},
-			[]string{clone.CountersBack}, clone.Suspected, "clock went back by 50h"},
+			[]string{clone.CountersBack}, clone.Suspected, "clock was set back by 50h"},
 		"a copy that ran longer": {[]clone.Sighting{at(0, 5, 0, 10*h), at(1*m, 5, 0, 20*h)},
 			[]string{clone.ClockAhead}, clone.Suspected, "advanced by 10h0m0s in 1m0s"},
 		"a copy that started half a minute earlier": {[]clone.Sighting{at(0, 5, 0, 10*h), at(10*s, 5, 0, 10*h+40*s)},
@@ -108,7 +110,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 		"a copy that ran longer and restarted": {[]clone.Sighting{at(0, 5, 0, 10*h), at(1*m, 6, 0, 20*h)},
 			[]string{clone.ClockAhead}, clone.Suspected, "advanced by 10h0m0s in 1m0s"},
 		"a boot that had ended goes on": {[]clone.Sighting{at(0, 5, 0, 10*h), at(1*m, 6, 0, 10*h), at(2*m, 5, 0, 10*h+2*m)},
-			[]string{clone.BootsAlternate}, clone.Suspected, "back in a boot that had ended"},
+			[]string{clone.BootsAlternate}, clone.Suspected, "continues a boot that had ended"},
 		"two boots by turns": {[]clone.Sighting{from(at(0, 5, 0, 10*h), "192.0.2.1"), from(at(1*m, 6, 0, 10*h), "192.0.2.2"),
 			from(at(2*m, 5, 0, 10*h+2*m), "192.0.2.1"), from(at(3*m, 6, 0, 10*h+2*m), "192.0.2.2"), from(at(4*m, 5, 0, 10*h+4*m), "192.0.2.1")},
 			[]string{clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, "192.0.2.2"},
@@ -118,7 +120,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 			[]string{clone.CountersBack, clone.BootsAlternate, clone.BootsInterleave}, clone.Certain, ""},
 		"a snapshot restored once": {[]clone.Sighting{at(0, 5, 0, 10*h), at(10*h, 6, 0, 19*h), at(11*h, 5, 0, 10*h+1*m), at(12*h, 6, 0, 11*h)},
 			[]string{clone.CountersBack}, clone.Suspected, "older state of the TPM was restored"},
-		// After each reboot, as a test farm does.
+		// The snapshot is restored after each reboot, as on a test farm.
 		"a snapshot restored again and again": {[]clone.Sighting{at(0, 5, 0, 1*h), at(1*h, 6, 0, 2*h), at(2*h, 5, 0, 3*h), at(3*h, 6, 0, 3*h+5*m),
 			at(4*h, 5, 0, 5*h), at(5*h, 6, 0, 5*h+7*m), at(6*h, 5, 0, 7*h), at(7*h, 6, 0, 7*h+1*m), at(8*h, 5, 0, 9*h)},
 			[]string{clone.BootsAlternate}, clone.Suspected, "snapshot"},
@@ -149,6 +151,7 @@ func TestCopiedStateIsFound(t *testing.T) {
 }
 
 func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		was, is string
 		found   int
@@ -160,10 +163,10 @@ func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T)
 	} {
 		t.Run(name, func(t *testing.T) {
 			var r clone.Record
-			if found := r.UsedEarlier(c.was, c.is, begin, "192.0.2.9"); len(found) != c.found {
+			if found := r.AddEarlierCertificate(c.was, c.is, begin, "192.0.2.9"); len(found) != c.found {
 				t.Errorf("%+v", found)
 			}
-			if found := r.UsedEarlier(c.was, c.is, begin, "192.0.2.9"); len(found) != 0 {
+			if found := r.AddEarlierCertificate(c.was, c.is, begin, "192.0.2.9"); len(found) != 0 {
 				t.Errorf("found twice: %+v", found)
 			}
 		})
@@ -171,33 +174,35 @@ func TestCertificateFromBeforeIsFoundWhereTheSerialNumberIsAnother(t *testing.T)
 }
 
 func TestDecisionAnswersWhatWasFoundAndCanBeTakenBack(t *testing.T) {
+	t.Parallel()
 	var r clone.Record
 	r.Add(at(0, 5, 0, 10*h))
 	r.Add(at(1*m, 5, 0, 9*h))
-	r.Decide(clone.One, "ada", begin)
-	if r.State() != "" || r.Decision != clone.One || r.By != "ada" {
+	r.Decide(clone.OneMachine, "ada", begin)
+	if r.State() != "" || r.Decision != clone.OneMachine || r.By != "ada" {
 		t.Errorf("%q %+v", r.State(), r)
 	}
-	// The same again is answered already.
+	// The same finding was already answered.
 	if found := r.Add(at(2*m, 5, 0, 8*h)); len(found) != 0 || r.State() != "" {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	// Something else is not.
+	// Another finding was not.
 	if found := r.Add(at(3*m, 6, 0, 90*h)); len(found) != 1 || r.State() != clone.Suspected {
 		t.Errorf("%q %+v", r.State(), found)
 	}
-	r.Decide(clone.Two, "ada", begin)
+	r.Decide(clone.TwoMachines, "ada", begin)
 	if r.State() != clone.Refused {
 		t.Errorf("%q", r.State())
 	}
 	r.Decide("", "ada", begin)
-	if r.State() != clone.Suspected || len(r.Open()) != 2 || r.By != "" || !r.Decided.IsZero() {
+	if r.State() != clone.Suspected || len(r.Unanswered()) != 2 || r.By != "" || !r.Decided.IsZero() {
 		t.Errorf("%q %+v", r.State(), r)
 	}
 }
 
-// However a device behaves, its record stays small.
+// A record stays small, whatever the device does.
 func TestRecordIsBounded(t *testing.T) {
+	t.Parallel()
 	var r clone.Record
 	for i := range 2000 {
 		sighting := serial(at(time.Duration(i)*m, uint32(i*7919%101), uint32(i%3), time.Duration(i*104729%1000)*h), fmt.Sprintf("%d %s", i%13, strings.Repeat("x", 64)))

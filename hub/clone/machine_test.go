@@ -11,15 +11,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// machine is a TPM in a machine, as Part 1, "Clock" has it.
+// machine simulates a machine's TPM (Part 1, "Clock").
 type machine struct {
 	now            time.Time
 	reset, restart uint32
-	clock, kept    time.Duration // now, and when the TPM last wrote it
+	clock, kept    time.Duration // the clock now, and its value when the TPM last stored it
 	pace           float64
 }
 
-// runs lets time pass with the TPM powered.
+// runs advances the time with the TPM powered on.
 func (k *machine) runs(d time.Duration) {
 	k.now = k.now.Add(d)
 	k.clock += time.Duration(k.pace * float64(d))
@@ -28,10 +28,10 @@ func (k *machine) runs(d time.Duration) {
 	}
 }
 
-// rests lets time pass without it.
+// rests advances the time with the TPM powered off.
 func (k *machine) rests(d time.Duration) { k.now = k.now.Add(d) }
 
-// quote is a quote that takes a while.
+// quote returns the sighting of a quote that takes some time.
 func (k *machine) quote(takes time.Duration) clone.Sighting {
 	from := k.now.Truncate(time.Second)
 	k.runs(takes / 2)
@@ -44,8 +44,9 @@ func between(lo, hi time.Duration) *rapid.Generator[time.Duration] {
 	return rapid.Map(rapid.Int64Range(int64(lo), int64(hi)), func(n int64) time.Duration { return time.Duration(n) })
 }
 
-// Whatever one machine goes through, nothing is found.
+// Nothing is found for a single machine, whatever happens to it.
 func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		k := &machine{now: begin, reset: rapid.Uint32Range(0, 9).Draw(t, "reset"), pace: rapid.Float64Range(0.86, 1.14).Draw(t, "pace")}
 		k.runs(between(10*time.Second, 1000*time.Hour).Draw(t, "age"))
@@ -61,7 +62,7 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 			case "sleep":
 				k.restart, k.kept = k.restart+1, k.clock
 				k.rests(between(0, 48*time.Hour).Draw(t, "asleep"))
-			case "suspend": // a virtual machine, or a TPM without power in modern standby
+			case "suspend": // a suspended virtual machine, or a TPM without power in modern standby
 				k.rests(between(0, 48*time.Hour).Draw(t, "suspended"))
 			case "clear":
 				k.reset, k.restart, k.clock, k.kept = 0, 0, 0, 0
@@ -74,10 +75,11 @@ func TestNoLifeOfOneMachineIsTakenForTwo(t *testing.T) {
 	})
 }
 
-// Two machines that began with one state and show themselves by turns are
-// suspected, however often each of them was started; and certain, if their
-// clocks are further apart than their turns.
+// Two machines that start from one TPM state and connect alternately are suspected, whatever the
+// number of their boots. They are certain if their clocks differ by more than the time between
+// their connections.
 func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		first := &machine{now: begin, reset: rapid.Uint32Range(1, 9).Draw(t, "reset"), pace: 1}
 		first.runs(between(time.Hour, 1000*time.Hour).Draw(t, "age"))
@@ -94,7 +96,7 @@ func TestTwoMachinesOfOneStateAreFound(t *testing.T) {
 				r.Add(k.quote(200 * time.Millisecond))
 				first.runs(every)
 				second.runs(every)
-				// They share the time.
+				// Both machines see the same time.
 				later := first.now
 				if second.now.After(later) {
 					later = second.now

@@ -8,47 +8,47 @@ import (
 	"slices"
 )
 
-// Anchors is what a Trust is made of.
+// Anchors holds the certificates from which NewTrustOf makes a Trust.
 type Anchors struct {
 	Roots         []*x509.Certificate
 	Intermediates []*x509.Certificate
-	// Origins says in words where a root came from, by the SHA-256 of its DER:
-	// "built in", "file makers.pem".
+	// Origins names the source of each root for a person, by the SHA-256 of its DER: "built in",
+	// "file makers.pem".
 	Origins map[[32]byte]string
-	// Distrusted are certificates that must be in no chain, also where a device
-	// sends them. So must any other certificate of the same key, unless it is
-	// itself among Roots or Intermediates.
+	// A chain with one of the Distrusted certificates is refused, also if a device sent the
+	// certificate. The same holds for any other certificate of the same key, unless it is among
+	// Roots or Intermediates.
 	Distrusted []*x509.Certificate
 }
 
-// NewTrustOf makes a set. A root that is no CA is an error.
+// NewTrustOf makes a Trust. A root that is not a CA certificate is an error.
 func NewTrustOf(a Anchors) (*Trust, error) {
 	t, err := newTrust(a, barring(a))
 	if err != nil || len(a.Distrusted) == 0 {
 		return t, err
 	}
-	// The same with the distrusted ones among the roots, to tell a chain that
-	// the operator does not want from one that nobody knows.
-	unbarred := a
-	unbarred.Roots = slices.Clone(a.Roots)
+	// This Trust also accepts the distrusted CAs. It tells a chain to a distrusted CA from a chain
+	// to an unknown one.
+	withDistrusted := a
+	withDistrusted.Roots = slices.Clone(a.Roots)
 	for _, c := range a.Distrusted {
 		if c.IsCA {
-			unbarred.Roots = append(unbarred.Roots, c)
+			withDistrusted.Roots = append(withDistrusted.Roots, c)
 		}
 	}
-	t.unbarred, err = newTrust(unbarred, nil)
+	t.withDistrusted, err = newTrust(withDistrusted, nil)
 	return t, err
 }
 
-// NewTrust makes a set of roots and intermediates alone.
+// NewTrust makes a Trust of roots and intermediates, without distrusted certificates.
 func NewTrust(roots, intermediates []*x509.Certificate) (*Trust, error) {
 	return NewTrustOf(Anchors{Roots: roots, Intermediates: intermediates})
 }
 
 var errDistrusted = errors.New("a certificate of the chain is distrusted")
 
-// barring returns what x509 asks of each chain to a root, nil where nothing
-// is distrusted. It sits on the roots, so no way to build a chain passes it.
+// barring returns the constraint that x509 applies to each chain to a root; nil if nothing is
+// distrusted. It is set on the roots, so every chain must satisfy it.
 func barring(a Anchors) func([]*x509.Certificate) error {
 	if len(a.Distrusted) == 0 {
 		return nil
@@ -74,8 +74,8 @@ func barring(a Anchors) func([]*x509.Certificate) error {
 	}
 }
 
-// origin says where a root came from: a sentence with a space before it, or
-// nothing.
+// origin returns a sentence about the source of a root, with a space before it, or "" if the source
+// is not known.
 func (t *Trust) origin(root *x509.Certificate) string {
 	words := t.origins[sha256.Sum256(root.Raw)]
 	if words == "" {
@@ -84,7 +84,6 @@ func (t *Trust) origin(root *x509.Certificate) string {
 	return fmt.Sprintf(" The root's source: %s.", words)
 }
 
-// MayIssue checks that a certificate could be an issuer's of an EK
-// certificate: a CA's, for signing certificates, with an RSA key of at least
-// 2048 bits or an ECDSA key.
+// MayIssue checks that a certificate can issue EK certificates: it is a CA's, its key usage allows
+// signing certificates, and its key is RSA of at least 2048 bits or ECDSA.
 func MayIssue(c *x509.Certificate) error { return mayIssue(c) }

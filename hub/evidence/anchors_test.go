@@ -16,9 +16,9 @@ import (
 	"gangway/tcg"
 )
 
-// A link that the operator distrusts is in no chain: not from the hub's own
-// set, and not when a device brings it.
+// A distrusted intermediate is refused in every chain, whether the hub has it or a device sends it.
 func TestDistrustedLinkIsInNoChain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
 	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
@@ -30,7 +30,7 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
 	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw, s.maker.Root.Raw}
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-distrusted")
-	// Others are none the worse.
+	// Other makers are not affected.
 	d := must(fleet.New(other, "H-2"))(t)
 	d.Chain = [][]byte{other.Intermediate.Raw}
 	if v := s.judge(s.request(t, d, fleet.RequestChange{})); !v.Accepted() {
@@ -38,9 +38,10 @@ func TestDistrustedLinkIsInNoChain(t *testing.T) {
 	}
 }
 
-// A distrusted root does not come back under another certificate of its key,
-// signed by a maker that is trusted; unless the operator trusts that one.
+// A distrusted root stays distrusted under another certificate of the same key, even if a trusted
+// maker signed it; unless the operator trusts that certificate.
 func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	template := &x509.Certificate{
@@ -59,7 +60,7 @@ func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	anchors := evidence.Anchors{Roots: []*x509.Certificate{across}}
 	s.trust = must(evidence.NewTrustOf(anchors))(t)
 	if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
-		t.Fatal("the chain itself is no good:", v.Refusal.Reason)
+		t.Fatal("the chain itself is not valid:", v.Refusal.Reason)
 	}
 	anchors.Distrusted = s.maker.Roots()
 	s.trust = must(evidence.NewTrustOf(anchors))(t)
@@ -67,11 +68,12 @@ func TestDistrustedKeyIsInNoChainUnderAnotherCertificate(t *testing.T) {
 	anchors.Intermediates = []*x509.Certificate{again}
 	s.trust = must(evidence.NewTrustOf(anchors))(t)
 	if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
-		t.Error("the operator trusts the other certificate:", v.Refusal.Reason)
+		t.Error("refused although the operator trusts the other certificate:", v.Refusal.Reason)
 	}
 }
 
 func TestVerdictSaysWhereTheRootIsFrom(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.trust = must(evidence.NewTrustOf(evidence.Anchors{
 		Roots: s.maker.Roots(), Intermediates: s.maker.Intermediates(),

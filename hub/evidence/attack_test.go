@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// scene is what most attacks need: a good maker that is trusted, a good
-// device of it, a second one, and a token.
+// scene is what most attacks need: a trusted maker, two genuine devices of that maker, and a join
+// token.
 type scene struct {
 	maker    *fleet.Maker
 	trust    *evidence.Trust
@@ -25,9 +26,13 @@ type scene struct {
 	token    *wire.TokenFile
 }
 
+// goodMaker is the maker of all scenes: to make its RSA keys once saves most of the tests' time.
+// Nothing changes it.
+var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+
 func newScene(t testing.TB) *scene {
 	t.Helper()
-	s := &scene{maker: must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)}
+	s := &scene{maker: must(goodMaker())(t)}
 	s.trust = must(evidence.NewTrust(s.maker.Roots(), s.maker.Intermediates()))(t)
 	s.victim = must(fleet.New(s.maker, "H-2"))(t)
 	s.attacker = must(fleet.New(s.maker, "H-2"))(t)
@@ -52,7 +57,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 	}
 }
 
-// judge parses and verifies, as the hub does.
+// judge parses and verifies a request as the hub does.
 func (s *scene) judge(body []byte) *evidence.Verdict {
 	v := new(evidence.Verdict)
 	r, err := evidence.Parse(body)
@@ -64,7 +69,7 @@ func (s *scene) judge(body []byte) *evidence.Verdict {
 	return v
 }
 
-// lab is a policy for emulated TPMs, which leaves nothing to a person.
+// lab is a policy that accepts emulated TPMs and asks no questions.
 func lab() evidence.Policy {
 	p := evidence.DefaultPolicy()
 	p.UnknownMaker, p.NoCertificate = evidence.Refuse, evidence.Refuse
@@ -82,7 +87,7 @@ func (s *scene) refused(t *testing.T, body []byte, code string) {
 		t.Fatalf("refused with %q (%s); %q was expected", v.Refusal.Code, v.Refusal.Reason, code)
 	}
 	if v.Refusal.Reason == "" || v.Refusal.Hint == "" {
-		t.Fatalf("%q has no sentence or no hint for a person", code)
+		t.Fatalf("%q has no reason or no hint", code)
 	}
 }
 
@@ -92,6 +97,7 @@ func (s *scene) request(t testing.TB, d *fleet.Device, change fleet.RequestChang
 }
 
 func TestAcceptsAGoodRequest(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, ek := range []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-4"} {
 		d := must(fleet.New(s.maker, ek))(t)
@@ -100,19 +106,20 @@ func TestAcceptsAGoodRequest(t *testing.T) {
 			t.Errorf("EK %s: %s", ek, v.Refusal.Reason)
 		}
 		if len(v.Checks) != 10 {
-			t.Errorf("EK %s: %d steps", ek, len(v.Checks))
+			t.Errorf("EK %s: %d checks", ek, len(v.Checks))
 		}
 		for _, step := range v.Checks {
-			// There is no EK list here, and no rule.
+			// The test has no EK list and no rules.
 			idle := step.Check == "ek-list" || step.Check == "policy"
 			if step.OK == idle || step.Skipped != idle || !strings.HasSuffix(step.Detail, ".") {
-				t.Errorf("step %+v is not a sentence that passed, or had nothing to examine", step)
+				t.Errorf("check %+v neither passed nor was skipped, or its detail is not a sentence", step)
 			}
 		}
 	}
 }
 
 func TestAcceptsEveryIdentityTemplate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for i := range tcg.IAKTemplates {
 		d := must(fleet.New(s.maker, "H-2"))(t)
@@ -125,34 +132,39 @@ func TestAcceptsEveryIdentityTemplate(t *testing.T) {
 }
 
 func TestRejectsEKCertificateOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EKCert = s.victim.EKCert
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-key-mismatch")
 }
 
 func TestRejectsIAKOfASoftwareKey(t *testing.T) {
-	// A software key has no reason to claim less than a TPM's would, but
-	// tools that make them do.
+	t.Parallel()
+	// A software key could claim the same attributes as a TPM's key, but tools that make software
+	// keys do not.
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.SensitiveDataOrigin }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-tpm-made")
-	// That one which lies about it gets nothing either is shown where the
-	// reply is opened: TestStrangerWithTheVictimsEKCertificate in package hub/api.
+	// A software key with false attributes is useless too, because its owner cannot open the reply:
+	// TestStrangerWithTheVictimsEKCertificate in package hub/api.
 }
 
 func TestRejectsIAKNotRestricted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.Restricted }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-restricted")
 }
 
 func TestRejectsIAKNotFixedTPM(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.FixedTPM }))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "iak-not-fixed-tpm")
 }
 
 func TestRejectsKeyAttributes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	clear := func(a tcg.Attributes) func(*tcg.Public) { return func(p *tcg.Public) { p.Attributes &^= a } }
 	set := func(a tcg.Attributes) func(*tcg.Public) { return func(p *tcg.Public) { p.Attributes |= a } }
@@ -186,6 +198,7 @@ func TestRejectsKeyAttributes(t *testing.T) {
 }
 
 func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EK.Public.Attributes = s.attacker.EK.Public.Attributes&^tcg.Decrypt | tcg.SignEncrypt
 	s.attacker.EK.Public.Raw = s.attacker.EK.Public.Marshal()
@@ -193,15 +206,15 @@ func TestRejectsEKThatIsNoStorageKey(t *testing.T) {
 }
 
 func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	// The victim's IAK certified the attacker's key: its signature does not
-	// fit the IAK presented.
+	// The victim's IAK certified the attacker's key: the signature is not by the request's IAK.
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Attest:  func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 		Certify: func(a []byte) []byte { return must(s.victim.IAK.Sign(a))(t) },
 	})
 	s.refused(t, body, "certify-signature")
-	// Nor does the TPM's word about the signer, were the signature right.
+	// With a valid signature, the signer that the TPM states would still not match.
 	body = s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.victim.IAK.Name(), s.attacker.IDevID.Name()) },
 	})
@@ -209,6 +222,7 @@ func TestRejectsIDevIDCertifiedByAnotherTPMsIAK(t *testing.T) {
 }
 
 func TestRejectsCertifyOfOneKeyWithAnothersPublic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Attest: func([]byte) []byte { return fleet.Attest(s.attacker.IAK.Name(), s.victim.IDevID.Name()) },
@@ -217,6 +231,7 @@ func TestRejectsCertifyOfOneKeyWithAnothersPublic(t *testing.T) {
 }
 
 func TestRejectsCertifyWithWrongMagic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		binary.BigEndian.PutUint32(a, 0xFF544348)
@@ -226,6 +241,7 @@ func TestRejectsCertifyWithWrongMagic(t *testing.T) {
 }
 
 func TestRejectsCertifyOfWrongType(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, typ := range []tcg.AttestType{tcg.AttestQuote, 0x8014, 0x8019, 0x801A, 0} {
 		body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
@@ -237,6 +253,7 @@ func TestRejectsCertifyOfWrongType(t *testing.T) {
 }
 
 func TestRejectsCertifySignedByTheIDevIDItself(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{
 		Certify: func(a []byte) []byte { return must(s.attacker.IDevID.Sign(a))(t) },
@@ -245,6 +262,7 @@ func TestRejectsCertifySignedByTheIDevIDItself(t *testing.T) {
 }
 
 func TestRejectsNameThatDiffersFromTheOneComputed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		i := bytes.Index(a, s.attacker.IDevID.Name())
@@ -255,6 +273,7 @@ func TestRejectsNameThatDiffersFromTheOneComputed(t *testing.T) {
 }
 
 func TestRejectsIDevIDOutsideTheEndorsementHierarchy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{Attest: func(a []byte) []byte {
 		a[len(a)-1] ^= 1 // the last byte of the qualified name
@@ -264,29 +283,32 @@ func TestRejectsIDevIDOutsideTheEndorsementHierarchy(t *testing.T) {
 }
 
 func TestRejectsEKChainToAnUntrustedRoot(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t) // the same names
 	d := must(fleet.New(evil, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-untrusted")
-	// Sending the evil root along makes it no more trusted.
+	// A root that the device sends is not trusted.
 	d.Chain = [][]byte{evil.Intermediate.Raw, evil.Root.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-untrusted")
 }
 
 func TestRejectsExpiredIntermediate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
 	s.trust = must(evidence.NewTrust(old.Roots(), old.Intermediates()))(t)
 	d := must(fleet.New(old, "H-2"))(t)
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
-	// Also when the device brings it.
+	// Also if the device sends it.
 	s.trust = must(evidence.NewTrust(old.Roots(), nil))(t)
 	d.Chain = [][]byte{old.Intermediate.Raw}
 	s.refused(t, s.request(t, d, fleet.RequestChange{}), "ek-chain-expired")
 }
 
-// What was verified once is remembered, but not beyond its time.
+// A cached result of a verification expires with the certificates.
 func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	soon := time.Now().Add(time.Hour)
 	m := must(fleet.NewMaker("soon", fleet.MakerOptions{IntermediateExpires: soon}))(t)
@@ -312,11 +334,12 @@ func TestRejectsIntermediateThatExpiredSinceItWasVerified(t *testing.T) {
 }
 
 func TestAcceptsTheChainInTheChip(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.trust = must(evidence.NewTrust(s.maker.Roots(), nil))(t)
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
 	s.victim.Chain = [][]byte{s.maker.Intermediate.Raw}
-	for range 2 { // verified, then remembered
+	for range 2 { // verified, then cached
 		if v := s.judge(s.request(t, s.victim, fleet.RequestChange{})); !v.Accepted() {
 			t.Fatal(v.Refusal.Reason)
 		}
@@ -324,6 +347,7 @@ func TestAcceptsTheChainInTheChip(t *testing.T) {
 }
 
 func TestRejectsCACertificateAsEKCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	template.IsCA = true
@@ -333,6 +357,7 @@ func TestRejectsCACertificateAsEKCertificate(t *testing.T) {
 }
 
 func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.attacker.EK.Private.Public()))(t)
 	template.UnknownExtKeyUsage = nil
@@ -342,9 +367,10 @@ func TestRejectsCertificateForAnotherPurpose(t *testing.T) {
 }
 
 func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	// The victim's EK key is used as a CA: its certificate is good and chains
-	// to the root, but is no CA's.
+	// The victim's EK key is used as a CA's key: its certificate is genuine and chains to the root,
+	// but is not a CA certificate.
 	victim := must(x509.ParseCertificate(s.victim.EKCert))(t)
 	subject := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	subject.Subject.CommonName = "victim"
@@ -359,6 +385,7 @@ func TestRejectsLeafSignedByAnotherLeaf(t *testing.T) {
 }
 
 func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
+	t.Parallel()
 	// A maker's CA with pathLen 0 issues a sub-CA, which issues an EK.
 	key := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
 	sub := must(fleet.NewKey(tcg.IDevIDTemplates[1], nil))(t)
@@ -385,6 +412,7 @@ func TestRejectsPathLongerThanItsConstraint(t *testing.T) {
 }
 
 func TestRejectsAlteredCSRHash(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{})
 	body[12+12] ^= 1 // the first byte of the contents' hash
@@ -392,6 +420,7 @@ func TestRejectsAlteredCSRHash(t *testing.T) {
 }
 
 func TestRejectsAlteredCSRSignature(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	body := s.request(t, s.attacker, fleet.RequestChange{})
 	body[len(body)-1] ^= 1
@@ -402,9 +431,9 @@ func TestRejectsAlteredCSRSignature(t *testing.T) {
 	s.refused(t, body, "csr-signature")
 }
 
-// The signature covers the contents as they are: no field can be replaced
-// even by one that would pass by itself.
+// The signature covers all contents: no field can be replaced, not even by a valid one.
 func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := must(tcg.ParseCSR(s.request(t, s.victim, fleet.RequestChange{})))(t)
 	altered := *good
@@ -414,6 +443,7 @@ func TestRejectsFieldExchangedAfterSigning(t *testing.T) {
 }
 
 func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	template := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	template.NotAfter = time.Now().Add(-time.Hour)
@@ -433,9 +463,10 @@ func TestExpiredEKCertificateIsAPolicy(t *testing.T) {
 	}
 }
 
-// 10,000 mutations of a good request: none is accepted. Bits are flipped,
-// bytes replaced, removed, doubled, and the end cut.
+// None of 10,000 mutations of a good request is accepted. Bits are flipped, bytes are replaced,
+// removed and doubled, and the end is cut.
 func TestRejectsMutations(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := s.request(t, s.victim, fleet.RequestChange{})
 	if v := s.judge(good); !v.Accepted() {
@@ -456,7 +487,7 @@ func FuzzParse(f *testing.F) {
 		r, err := evidence.Parse(body)
 		if err != nil {
 			if _, ok := err.(*evidence.Refusal); !ok {
-				t.Fatalf("an error that is no refusal: %v", err)
+				t.Fatalf("the error is not a refusal: %v", err)
 			}
 			return
 		}

@@ -4,12 +4,11 @@ import (
 	"gangway/tcg"
 )
 
-// VerifyCertificate judges an EK certificate by itself: the checks
-// "ek-certificate" and "ek-chain" of Verify, added to v, and where it fails
-// "ek-key"; nothing of who has the key. The EK is taken for one of the first
-// template that makes such a key; a key that no template makes is refused as a
-// request with it is. chain are DER certificates that came with it: untrusted,
-// but possible links.
+// VerifyCertificate judges an EK certificate without a request. It adds Verify's checks
+// "ek-certificate" and "ek-chain" to v, and also "ek-key" if that one fails. It does not show who
+// holds the key. It assumes that the EK was made from the first template that makes keys of its
+// kind, and refuses a key that no template makes. chain holds DER certificates that came with the
+// EK certificate: they are untrusted, but may be its intermediates.
 func VerifyCertificate(v *Verdict, e *tcg.EKCertificate, chain [][]byte, in *Input) {
 	r := &Request{EKCertificate: e, Chain: chain}
 	if may := tcg.FromKey(tcg.EKTemplates, e.PublicKey); len(may) > 0 {

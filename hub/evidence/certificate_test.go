@@ -14,9 +14,9 @@ import (
 	"gangway/tcg"
 )
 
-// An EK certificate is refused by itself where a request with its key would be:
-// by the same check.
+// An EK certificate alone is refused if a request with its key would be, by the same check.
 func TestCertificateOfAKeyThatNoTemplateMakesIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	weak := must(rsa.GenerateKey(rand.Reader, 1024))(t)
 	odd := must(rsa.GenerateKey(rand.Reader, 2048))(t).PublicKey

@@ -16,13 +16,13 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// constraintError says which constraint of a CA certificate a chain breaks. The
-// chain leads to a root that is trusted, for other purposes than this one.
+// constraintError says which constraint of a CA certificate a chain violates. The chain leads to a
+// trusted root, but its CAs may not issue this EK certificate.
 type constraintError struct{ reason string }
 
 func (e *constraintError) Error() string { return e.reason }
 
-func breaks(c *x509.Certificate, format string, a ...any) error {
+func violates(c *x509.Certificate, format string, a ...any) error {
 	return &constraintError{fmt.Sprintf("The CA %q ", c.Subject) + fmt.Sprintf(format, a...)}
 }
 
@@ -33,27 +33,27 @@ var (
 	oidEmailAddress    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
 )
 
-// chainMayIssue checks what the CAs of a chain, the EK certificate's issuer
-// first, allow below them: path lengths (RFC 5280, 4.2.1.9), what certificates
-// are for (extended key usage, where one is said, nests), and the names of the
-// CAs (4.2.1.10). The EK certificate's own names are checked by namesHold.
+// chainMayIssue checks that the CAs of a chain allow the certificates below them. The EK
+// certificate's issuer comes first in chain. It checks path lengths (RFC 5280, 4.2.1.9), extended
+// key usages (a CA that has one must include EK certificates), and the names of the CAs (4.2.1.10).
+// checkNames checks the names of the EK certificate itself.
 func chainMayIssue(chain []*x509.Certificate) error {
-	below := 0 // CA certificates, without those that a CA issued to itself
+	below := 0 // CA certificates below c, not counting self-issued ones
 	for i, c := range chain {
 		if err := mayIssue(c); err != nil {
 			return err
 		}
 		if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
-			return breaks(c, "allows %d CA certificates below it, and there are %d.", c.MaxPathLen, below)
+			return violates(c, "allows %d CA certificates below it, and there are %d.", c.MaxPathLen, below)
 		}
 		if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) &&
 			!slices.ContainsFunc(c.UnknownExtKeyUsage, tcg.OIDEKCertificate.Equal) {
-			return breaks(c, "is for other certificates than those of endorsement keys, by its extended key usage.")
+			return violates(c, "may not issue EK certificates: its extended key usage does not include them.")
 		}
 		selfIssued := bytes.Equal(c.RawSubject, c.RawIssuer)
 		if !selfIssued {
 			below++
-			if err := namesHold(c, chain[i+1:]); err != nil {
+			if err := checkNames(c, chain[i+1:]); err != nil {
 				return err
 			}
 		}
@@ -61,34 +61,33 @@ func chainMayIssue(chain []*x509.Certificate) error {
 	return nil
 }
 
-// namesHold checks the names of a certificate against the name constraints of
-// the CAs above it.
-func namesHold(c *x509.Certificate, above []*x509.Certificate) error {
+// checkNames checks the names of a certificate against the name constraints of the CAs above it.
+func checkNames(c *x509.Certificate, above []*x509.Certificate) error {
 	var names []generalName
 	for _, ca := range above {
 		limits, critical, err := nameConstraints(ca)
 		if err != nil {
-			return breaks(ca, "has name constraints that cannot be read.")
+			return violates(ca, "has name constraints that cannot be read.")
 		}
 		if limits == nil {
 			continue
 		}
 		if names == nil {
 			if names, err = namesOf(c); err != nil {
-				return breaks(ca, "constrains names, and those of a certificate below it cannot be read.")
+				return violates(ca, "has name constraints, but the names of a certificate below it cannot be read.")
 			}
 		}
 		for _, n := range names {
 			if !limits.allow(n, critical) {
-				return breaks(ca, "does not allow the name %s below it.", n)
+				return violates(ca, "does not allow a certificate below it to have the name %s.", n)
 			}
 		}
 	}
 	return nil
 }
 
-// generalName is a GeneralName (RFC 5280, 4.2.1.6): its tag and its content.
-// That of a directoryName is a DER Name.
+// generalName is a GeneralName (RFC 5280, 4.2.1.6): its tag and its content. The content of a
+// directoryName is a DER Name.
 type generalName struct {
 	tag     uint8
 	content []byte
@@ -155,14 +154,15 @@ func readGeneralName(s *cryptobyte.String) (n generalName, ok bool) {
 	return generalName{uint8(tag) & 0x1F, content}, uint8(tag)&0xC0 == 0x80
 }
 
-// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly marks the forms
-// of which a subtree has bounds that the RFC does not use.
+// constraints is a NameConstraints (RFC 5280, 4.2.1.10). partly marks the name forms of subtrees
+// with a minimum or maximum, which RFC 5280 does not use.
 type constraints struct {
 	permitted, excluded []generalName
 	partly              map[uint8]bool
 }
 
-// nameConstraints reads a CA's; nil where it has none.
+// nameConstraints returns the name constraints of a CA, and whether they are critical. It returns
+// nil if the CA has none.
 func nameConstraints(ca *x509.Certificate) (*constraints, bool, error) {
 	for _, e := range ca.Extensions {
 		if !e.Id.Equal(oidNameConstraints) {
@@ -213,9 +213,9 @@ func (l *constraints) read(trees cryptobyte.String, to *[]generalName) error {
 	return nil
 }
 
-// allow reports whether a name is allowed: in no excluded subtree, and, where
-// there are permitted ones of its form, in one of them. A form that is not
-// understood here is not allowed where the constraint is critical.
+// allow reports whether the constraints allow a name. The name must not be in an excluded subtree.
+// If there are permitted subtrees of its form, it must be in one of them. A name of a form that is
+// not supported here is allowed only if the constraints are not critical.
 func (l *constraints) allow(n generalName, critical bool) bool {
 	limited := false
 	for _, base := range l.excluded {
@@ -246,8 +246,8 @@ func (l *constraints) allow(n generalName, critical bool) bool {
 	return !limited
 }
 
-// within reports whether a name is in the subtree of base, a name of the same
-// form; known is false for forms that are not understood.
+// within reports whether a name is in the subtree of base, a name of the same form; known is false
+// for forms that are not supported here.
 func (n generalName) within(base generalName) (inside, known bool) {
 	name, limit := strings.ToLower(string(n.content)), strings.ToLower(string(base.content))
 	switch n.tag {
@@ -282,8 +282,8 @@ func (n generalName) within(base generalName) (inside, known bool) {
 	return false, false
 }
 
-// hostWithin: a limit with a dot in front is of hosts in a domain, another one
-// of that host.
+// hostWithin reports whether a limit covers a host. A limit with a leading dot covers all hosts of
+// the domain; any other limit covers only that host.
 func hostWithin(host, limit string) bool {
 	if strings.HasPrefix(limit, ".") {
 		return strings.HasSuffix(host, limit)

@@ -13,12 +13,12 @@ import (
 	"gangway/tcg"
 )
 
-// subtree is a GeneralSubtree of RFC 5280, 4.2.1.10; tag is of its GeneralName.
+// subtree returns a GeneralSubtree (RFC 5280, 4.2.1.10); tag is the tag of its GeneralName.
 func subtree(t testing.TB, tag int, content []byte) []byte {
 	return must(asn1.Marshal(struct{ Base asn1.RawValue }{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: tag == 4 || tag == 0, Bytes: content}}))(t)
 }
 
-// constrain is a name constraints extension.
+// constrain returns a function that adds a name constraints extension to a template.
 func constrain(t testing.TB, critical bool, permitted, excluded []byte) func(*x509.Certificate) {
 	var list []asn1.RawValue
 	for i, trees := range [][]byte{permitted, excluded} {
@@ -44,7 +44,7 @@ func attribute(value string, id ...int) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: id, Value: value}
 }
 
-// constrained is the maker with another certificate of its intermediate CA.
+// constrained returns the maker with another certificate of its intermediate CA.
 func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *fleet.Maker {
 	t.Helper()
 	if change == nil {
@@ -55,14 +55,15 @@ func constrained(t testing.TB, m *fleet.Maker, change func(*x509.Certificate)) *
 	return &n
 }
 
-// The constraints of every CA certificate above an EK hold, up to the root: a
-// CA for something else below a maker's root makes no TPM.
+// The constraints of every CA certificate above an EK certificate are enforced, up to the root: a
+// CA for another purpose below a maker's root cannot issue EK certificates.
 func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
+	t.Parallel()
 	usage := func(known []x509.ExtKeyUsage, other ...asn1.ObjectIdentifier) func(*x509.Certificate) {
 		return func(c *x509.Certificate) { c.ExtKeyUsage, c.UnknownExtKeyUsage = known, other }
 	}
 	clientAuth, any := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
-	base := must(fleet.NewMaker("constrained", fleet.MakerOptions{}))(t)
+	base := must(goodMaker())(t)
 	organization := attribute("Gangway fleet", 2, 5, 4, 10)
 	elsewhere := attribute("Elsewhere", 2, 5, 4, 10)
 	maker := attribute("id:46414B45", 2, 23, 133, 2, 1)
@@ -103,14 +104,14 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			Minimum int `asn1:"tag:0"`
 		}{asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: dn(t, otherMaker)}, 3}))(t)), says: "name"},
 
-		// Forms that the certificate has no name of constrain nothing.
+		// A constraint on a name form that the certificate does not have has no effect.
 		"DNS names":   {intermediate: constrain(t, true, subtree(t, 2, []byte("maker.example")), nil), good: true},
 		"other names": {intermediate: constrain(t, true, subtree(t, 8, []byte{42}), nil), good: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := base
-			if c.root != nil { // its keys take a while to make
-				m = must(fleet.NewMaker("constrained", fleet.MakerOptions{Root: c.root}))(t)
+			if c.root != nil {
+				m = must(m.WithRoot(c.root))(t)
 			}
 			m = constrained(t, m, c.intermediate)
 			d := must(fleet.New(m, "H-2"))(t)
@@ -122,7 +123,7 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 			for where, trust := range map[string]*evidence.Trust{
 				"known":    must(evidence.NewTrust(m.Roots(), m.Intermediates()))(t),
 				"sent":     must(evidence.NewTrust(m.Roots(), nil))(t),
-				"imported": must(evidence.NewTrust(m.Roots(), nil))(t).With(m.Intermediates()),
+				"imported": must(evidence.NewTrust(m.Roots(), nil))(t).WithIntermediates(m.Intermediates()),
 			} {
 				s := &scene{trust: trust, token: aToken()}
 				d.Chain = nil
@@ -140,7 +141,8 @@ func TestCAConstraintsHoldOnTheWholePath(t *testing.T) {
 
 // Each form of name is compared as RFC 5280, 4.2.1.10 says.
 func TestNameConstraintsOfEachForm(t *testing.T) {
-	base := must(fleet.NewMaker("constrained", fleet.MakerOptions{}))(t)
+	t.Parallel()
+	base := must(goodMaker())(t)
 	type name = func(*x509.Certificate)
 	san := func(tag int, content string) name {
 		return func(c *x509.Certificate) {
@@ -161,8 +163,8 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 		name   string
 		tag    int
 		limit  string
-		names  map[string]bool // whether each is in the subtree
-		always bool            // neither permits nor excludes knowingly: not allowed
+		names  map[string]bool // value: is it in the subtree?
+		always bool            // the form is not supported, so it is refused in both cases
 	}{
 		{"DNS", 2, "maker.example", map[string]bool{"maker.example": true, "TPM.Maker.Example": true, "notmaker.example": false, "example": false}, false},
 		{"e-mail, host", 1, "maker.example", map[string]bool{"tpm@maker.example": true, "tpm@a.maker.example": false}, false},
@@ -194,11 +196,12 @@ func TestNameConstraintsOfEachForm(t *testing.T) {
 	}
 }
 
-// Where one chain of a CA is constrained and another is not, the other counts.
+// If a CA has a constrained chain and an unconstrained one, the unconstrained one counts.
 func TestUnconstrainedChainBesideAConstrainedOneCounts(t *testing.T) {
-	m := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	t.Parallel()
+	m := must(goodMaker())(t)
 	narrow := constrain(t, true, nil, subtree(t, 4, dn(t)))
-	for range 4 { // whichever is found first
+	for range 4 { // whichever chain x509 finds first
 		other := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
 		cross := must(other.CrossSign(m.Intermediate, narrow))(t)
 		d := must(fleet.New(m, "H-2"))(t)

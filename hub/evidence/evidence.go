@@ -1,16 +1,13 @@
-// Package evidence answers one question: is this a real TPM, and are these
-// its keys? It is a pure function of the request, the trusted makers' roots,
-// the policy and the time, all of them arguments, so that every attack is a
-// test with a table.
+// Package evidence answers one question: is this a real TPM, and are these its keys? The checks are
+// a pure function of the request, the trusted TPM makers' roots, the policy and the time. All of
+// these are arguments, so that every attack can be a row of a table in a test.
 //
-// A request is parsed once, by Parse, into a Request that nothing changes
-// afterwards; Verify judges that object, and what the hub does next it does
-// with the values in that object alone. (Keylime's CVE-2022-1053 was a second
-// fetch between the check and the use.)
+// Parse turns a request into a Request, which does not change afterwards. Verify judges that
+// object, and the hub continues only with values from that object. (Keylime's CVE-2022-1053 was a
+// second fetch between the check and the use.)
 //
-// What Verify cannot show, because the request alone cannot: that the IAK is
-// in the TPM of the EK certificate. The reply shows it, which only that TPM
-// can open; see package wire.
+// Verify cannot show that the IAK is in the TPM of the EK certificate: a request does not prove
+// that. The reply does, because only that TPM can open it; see package wire.
 package evidence
 
 import (
@@ -25,12 +22,12 @@ import (
 	"gangway/wire"
 )
 
-// Refusal says why something is not accepted. It is an error.
+// Refusal is an error: a check failed. With Ask set it is a question.
 type Refusal struct {
 	Code   string `json:"code"`   // stable, lower case, e.g. "certify-name"
-	Reason string `json:"reason"` // one sentence for a person
-	Hint   string `json:"hint"`   // what to do next
-	// Ask: this alone does not refuse; a person may decide it.
+	Reason string `json:"reason"` // what is wrong, for a person
+	Hint   string `json:"hint"`   // the remedy, for a person
+	// Ask marks a question: a person may decide it, so it does not refuse the request by itself.
 	Ask bool `json:"ask,omitempty"`
 }
 
@@ -40,18 +37,18 @@ func refuse(code, reason, hint string) *Refusal {
 
 func (r *Refusal) Error() string { return r.Reason + " " + r.Hint }
 
-// Request is a parsed TCG-CSR-IDEVID and everything in it, or what a machine
-// showed in Pantacor's two steps: see ParseRegistration.
+// Request is a parsed TCG-CSR-IDEVID with everything in it, or one step of a two-step enrolment
+// (see ParseKeys and ParseRegistration).
 type Request struct {
-	Raw  []byte   // the body as it was received; nil in two steps
+	Raw  []byte   // the body as received; nil in a two-step enrolment
 	Hash [32]byte // SHA-256 of Raw
 
-	CSR     *tcg.CSR                 // nil in two steps
-	CAData  *wire.CAData             // nil in two steps
-	Signing *x509.CertificateRequest // two steps only
-	Chain   [][]byte                 // certificates that came along: links, never roots
+	CSR    *tcg.CSR                 // nil in two steps
+	CAData *wire.CAData             // nil in two steps
+	PKCS10 *x509.CertificateRequest // two steps only
+	Chain  [][]byte                 // the request's certificates: possible intermediates, never roots
 
-	EKCertificate *tcg.EKCertificate // nil: none came
+	EKCertificate *tcg.EKCertificate // nil: the request has none
 	EK            *tcg.Public
 	EKHash        [32]byte // tcg.KeyHash of EK
 	IAK           *tcg.Public
@@ -63,18 +60,18 @@ type Request struct {
 	certifySignature *tcg.Signature
 	signature        *tcg.Signature
 
-	// Of Pantacor's CSR extensions.
+	// From the CSR extensions of a two-step enrolment.
 	Ownership      Ownership
-	quote          *tcg.Attest // nil: none was shown
+	quote          *tcg.Attest // nil: there is none
 	quoteSignature *tcg.Signature
 
 	keysOnly bool     // see KeysOnly
-	ignored  []string // notes: what came along and is of no use
+	ignored  []string // notes about ignored parts of the request
 }
 
-// Parse parses a request and all the structures in it, and computes the names.
-// It checks the CSR's hash and no signature. The Request aliases raw, which
-// must not change afterwards. Its errors are of type *Refusal.
+// Parse parses a request and all the structures in it, and computes the names. It checks the CSR's
+// hash, but no signature. The Request aliases raw, which must not change afterwards. Its errors are
+// of type *Refusal.
 func Parse(raw []byte) (*Request, error) {
 	csr, err := tcg.ParseCSR(raw)
 	if err == tcg.ErrCSRHash {
@@ -85,19 +82,19 @@ func Parse(raw []byte) (*Request, error) {
 	}
 	r := &Request{Raw: raw, Hash: sha256.Sum256(raw), CSR: csr}
 	if r.CAData, err = wire.ParseCAData(csr.CAData); err != nil {
-		return nil, malformed("ca-data-malformed", "The prodCaData field is not what this hub understands", err)
+		return nil, malformed("ca-data-malformed", "The prodCaData field cannot be read", err)
 	}
 	r.Chain = r.CAData.Chain
 	if err := r.checkChain(refuse("ca-data-malformed", "", hintChain)); err != nil {
 		return nil, err
 	}
-	// A field that says nothing here, and would be read by nobody.
+	// The hub does not read these fields, so they must be empty.
 	for _, f := range []struct {
 		name  string
 		value []byte
 	}{{"bootEvntLog", csr.EventLog}, {"atCreateTkt", csr.AtCreateTkt}, {"atCertifyInfo", csr.AtCertifyInfo}, {"atCertifyInfoSignature", csr.AtCertifySig}} {
 		if len(f.value) > 0 {
-			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, and has %d bytes.", f.name, len(f.value)), "Leave it empty: docs/protocol.md#2-the-request-post-onboard says what the hub reads. What was booted is shown later, by /device/boot.")
+			return nil, refuse("csr-malformed", fmt.Sprintf("The field %s of the TCG-CSR-IDEVID must be empty, but has %d bytes.", f.name, len(f.value)), "Leave it empty; docs/protocol.md#2-the-request-post-onboard lists the fields that the hub reads. The device reports its boot later, at /device/boot.")
 		}
 	}
 	// A TPM without an EK certificate sends the EK's public area in its place.
@@ -123,11 +120,12 @@ func Parse(raw []byte) (*Request, error) {
 	return r, nil
 }
 
-const hintChain = "Send each certificate by itself, without padding; leave out what is none."
+const hintChain = "Send one certificate in each entry, without padding, and nothing else."
 
-// checkChain refuses a chain that holds something else than certificates. A
-// certificate that cannot be parsed is ignored, and said to be: chips have odd
-// ones beside those that are needed. The reason is added to the refusal.
+// checkChain refuses a chain in which an entry is not a certificate. An entry with a certificate's
+// outline that cannot be parsed is ignored, with a note: some TPMs hold malformed certificates that
+// their chain does not need. refused has the code and the hint of the refusal; checkChain adds the
+// reason.
 func (r *Request) checkChain(refused *Refusal) error {
 	for i, der := range r.Chain {
 		if !tcg.IsCertificate(der) {
@@ -136,13 +134,13 @@ func (r *Request) checkChain(refused *Refusal) error {
 			return &at
 		}
 		if _, err := x509.ParseCertificate(der); err != nil {
-			r.ignored = append(r.ignored, tcg.Printable(fmt.Sprintf("certificate %d of the chain that came along cannot be parsed and was ignored: %v", i+1, err)))
+			r.ignored = append(r.ignored, tcg.Printable(fmt.Sprintf("certificate %d of the request's chain cannot be parsed and was ignored: %v", i+1, err)))
 		}
 	}
 	return nil
 }
 
-// parseEK takes the EK's TPMT_PUBLIC and its certificate, nil where it has none.
+// parseEK parses the EK's TPMT_PUBLIC and its certificate, which is nil if there is none.
 func (r *Request) parseEK(public, certificate []byte) (err error) {
 	if r.EK, err = tcg.ParsePublic(public); err != nil {
 		return malformed("ek-malformed", "The EK's public area cannot be read", err)
@@ -187,9 +185,9 @@ func (r *Request) parseCertify(info, signature []byte) (err error) {
 	switch r.Certify, err = tcg.ParseCertify(info); err {
 	case nil:
 	case tcg.ErrNotGenerated:
-		return refuse("certify-magic", "The certification of the IDevID key was not made by a TPM: its magic is wrong.", hintTPM)
+		return refuse("certify-magic", "The certification of the IDevID key was not made by a TPM: its magic number is wrong.", hintTPM)
 	case tcg.ErrNotCertify:
-		return refuse("certify-type", "The attestation of the IDevID key is not one of TPM2_Certify.", hintTPM)
+		return refuse("certify-type", "The attestation of the IDevID key was not made by TPM2_Certify.", hintTPM)
 	default:
 		return malformed("certify-malformed", "The certification of the IDevID key cannot be read", err)
 	}
@@ -200,22 +198,21 @@ func (r *Request) parseCertify(info, signature []byte) (err error) {
 }
 
 const (
-	hintDamaged = "Send the request again; if it happens again, the device's agent is at fault."
-	hintTPM     = "Onboard with the keys of the TPM itself; see docs/protocol.md for what is expected."
-	hintApprove = "If it is yours, approve it: 'gangway device ls' lists what waits. Compare the hash with the machine's own."
-	hintTrust   = "If this is a maker you trust, import its root with 'gangway trust import'; if just the machine is yours, approve it."
+	hintDamaged = "Send the request again. If this happens again, the device's agent is faulty."
+	hintTPM     = "Onboard with the TPM's own keys and EK certificate; docs/protocol.md says what the hub requires of them."
+	hintApprove = "If the machine is yours, compare the EK hash with the one that the machine shows, and approve it; 'gangway device ls' lists the waiting devices."
+	hintTrust   = "If you trust this maker, import its root with 'gangway trust import'. If only this machine is yours, approve it."
 )
 
 func malformed(code, what string, err error) *Refusal {
 	return refuse(code, fmt.Sprintf("%s: %v.", what, err), hintDamaged)
 }
 
-// Firmware is the TPM's firmware version as it states it in what it attests,
-// four decimal numbers.
+// Firmware returns the TPM's firmware version from its attestation, as four decimal numbers.
 func (r *Request) Firmware() string { return Firmware(r.Certify.FirmwareVersion).String() }
 
-// Maker is the TPM's maker as its EK certificate has it; empty where it has
-// no certificate, or that says nothing.
+// Maker returns the TPM's maker from its EK certificate. It is empty if there is no certificate, or
+// if the certificate does not name the maker.
 func (r *Request) Maker() string {
 	if r.EKCertificate == nil {
 		return ""
@@ -223,7 +220,7 @@ func (r *Request) Maker() string {
 	return r.EKCertificate.Manufacturer
 }
 
-// Model is the TPM's model as its EK certificate has it; may be empty.
+// Model returns the TPM's model from its EK certificate; it may be empty.
 func (r *Request) Model() string {
 	if r.EKCertificate == nil {
 		return ""
@@ -231,7 +228,7 @@ func (r *Request) Model() string {
 	return r.EKCertificate.Model
 }
 
-// EKCertificateDER is the EK certificate, nil where there is none.
+// EKCertificateDER returns the EK certificate in DER, or nil if there is none.
 func (r *Request) EKCertificateDER() []byte {
 	if r.EKCertificate == nil {
 		return nil
@@ -243,11 +240,10 @@ func (r *Request) EKCertificateDER() []byte {
 // ids have 4 characters.
 const maxMaker = 32
 
-// HardwareSerial identifies the TPM in certificates (HardwareModuleName,
-// RFC 4108; DevID 8.2): manufacturer, and the first 16 bytes of the EK hash in
-// hexadecimal, because serial numbers are unique for one issuer only. The
-// manufacturer is left out unless resident, as Resident has it: otherwise it is
-// the sender's word.
+// HardwareSerial identifies the TPM in certificates (HardwareModuleName, RFC 4108; DevID 8.2): the
+// manufacturer, then the first 16 bytes of the EK hash in hexadecimal. Serial numbers are unique
+// only for one issuer, so they are not used. The manufacturer is left out unless resident is true
+// (see Verdict.Resident): otherwise only the sender states it.
 func (r *Request) HardwareSerial(resident bool) string {
 	maker := ""
 	if resident {
@@ -259,19 +255,18 @@ func (r *Request) HardwareSerial(resident bool) string {
 	return maker + ":" + hex.EncodeToString(r.EKHash[:16])
 }
 
-// Resident reports whether a verdict shows that the request's keys are in a TPM
-// by its maker's word, once the TPM has opened its credential: the EK has a
-// certificate, which leads to a trusted root. A person's approval shows nothing
-// of the kind.
+// Resident reports whether a verdict shows TPM residency (the TCG's term): the maker vouches that
+// the request's keys are in a TPM, once the TPM has opened its credential. The EK must have a
+// certificate that leads to a trusted root. A person's approval does not show residency.
 func (v *Verdict) Resident(r *Request) bool {
 	return r.EKCertificate != nil && v.Passed("ek-chain") && v.Passed("ek-key")
 }
 
-// omission is the device's word on why there is no EK certificate, to be put
-// behind another sentence; "" if it says nothing.
+// omission returns the device's statement why there is no EK certificate, as a sentence to append
+// to another one, or "" if the device states nothing.
 func (r *Request) omission() string {
 	if r.CAData == nil || r.CAData.Omission.Why == 0 {
 		return ""
 	}
-	return " The device says: " + r.CAData.Omission.String()
+	return " The device reports: " + r.CAData.Omission.String()
 }

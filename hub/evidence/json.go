@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// JSON is what json.Marshal makes of v. Almost every verdict is an acceptance
-// in plain ASCII, which takes no reflection to write.
+// JSON encodes v exactly as json.Marshal does. Almost every verdict is an acceptance in plain
+// ASCII, which JSON writes without reflection.
 func (v *Verdict) JSON() ([]byte, error) {
 	asked := slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Ask || s.OK && s.Skipped })
 	if v.Refusal != nil || asked || len(v.Questions) > 0 || v.Checks == nil {
@@ -47,8 +47,8 @@ func (v *Verdict) JSON() ([]byte, error) {
 	return append(b, '}'), nil
 }
 
-// appendJSONString appends s as encoding/json has it, by encoding/json itself
-// where s is more than ASCII without the characters that it escapes for HTML.
+// appendJSONString appends s as encoding/json encodes it. It calls encoding/json only if s has
+// characters that are not printable ASCII, or that encoding/json escapes for HTML.
 func appendJSONString(b []byte, s string) []byte {
 	start := len(b)
 	b = append(b, '"')

@@ -8,6 +8,7 @@ import (
 )
 
 func TestVerdictIsTheJSONOfTheStandardLibrary(t *testing.T) {
+	t.Parallel()
 	text := rapid.OneOf(rapid.String(), rapid.StringMatching(`[ -~]{0,40}`), rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 12), func(b []byte) string { return string(b) }))
 	rapid.Check(t, func(r *rapid.T) {
 		v := new(Verdict)

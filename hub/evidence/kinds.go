@@ -8,15 +8,15 @@ import (
 	"gangway/tcg"
 )
 
-// Kinds says of which templates of the EK profile a TPM's EK may be. A TPM has
-// one EK of each, and nothing in it links two of them: with a single kind for
-// each maker, a chip is one device. The algorithm is the certificate's word; that
-// an EK is of the low or the high range is the device's, which nothing verifies.
-type Kinds struct {
-	Name string // whose it is, in words: "the hub's policy"
-	// Of lists templates ("L-1", "H-3") by a maker's or model's name in lower
-	// case, as in the EK certificate; NoMaker is for EKs without a certificate,
-	// AnyMaker for those that are not named.
+// EKKinds lists the templates of the EK profile that a TPM's EK may be made from. A TPM has one EK
+// for each template, and nothing in the TPM links them. If a policy allows only one kind for a
+// maker, each of its TPMs can be only one device. The certificate vouches for the key's algorithm.
+// Nothing vouches for the range, low or high: the device states it.
+type EKKinds struct {
+	Name string // the policy that has them, for a person: "the hub's policy"
+	// Of lists templates ("L-1", "H-3") by the name of a maker or model, in lower case, as in the
+	// EK certificate. NoMaker stands for EKs without a certificate, AnyMaker for all that are not
+	// listed.
 	Of map[string][]string
 }
 
@@ -26,8 +26,8 @@ const (
 	AnyMaker = "*"
 )
 
-// kinds finds the list for a TPM of one of the names, ok where there is one.
-func (k *Kinds) kinds(names []string) (list []string, ok bool) {
+// kinds returns the list of the first name that has one.
+func (k *EKKinds) kinds(names []string) (list []string, ok bool) {
 	for _, name := range append(names, AnyMaker) {
 		if list, ok = k.Of[strings.ToLower(name)]; ok && name != "" {
 			return list, true
@@ -36,20 +36,21 @@ func (k *Kinds) kinds(names []string) (list []string, ok bool) {
 	return nil, false
 }
 
-// chipKinds are the kinds that the PC Client Platform TPM Profile (4.5.2.1) has
-// makers certify: RSA 2048 and 3072, P-256 and P-384, in either range.
-var chipKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
+// pcClientKinds are the kinds that the PC Client Platform TPM Profile (4.5.2.1) requires makers to
+// certify: RSA 2048 and 3072, P-256 and P-384, in either range.
+var pcClientKinds = []string{"L-1", "L-2", "H-1", "H-2", "H-3", "H-6"}
 
-// defaultKinds are the kinds of EK that makers are known to certify, where no
-// policy says otherwise. An EK of another kind is not refused by itself.
+// defaultKinds lists the kinds of EK that makers are known to certify. It applies if no policy
+// lists kinds for the TPM. An EK of another kind is a question, not a refusal.
 var defaultKinds = map[string][]string{
-	"amd": chipKinds, "ifx": chipKinds, "intc": chipKinds, "ntc": chipKinds, "ntz": chipKinds, "stm": chipKinds,
+	"amd": pcClientKinds, "ifx": pcClientKinds, "intc": pcClientKinds, "ntc": pcClientKinds, "ntz": pcClientKinds, "stm": pcClientKinds,
 	"goog":  {"L-1", "L-2"},
 	"swtpm": {"L-1", "H-3", "H-6"}, // swtpm_setup: RSA 2048, P-384; later RSA 3072
 }
 
-// checkKind is made after checkEKKey, so the EK is of a template. A certificate
-// that leads to no trusted root must hold as what it says and as none.
+// checkKind runs after checkEKKey, so the EK was made from a template. If the EK certificate does
+// not lead to a trusted root, its kind must be allowed twice: for the names in the certificate, and
+// for EKs without a certificate.
 func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	t := tcg.Match(tcg.EKTemplates, r.EK)
 	names := []string{NoMaker}
@@ -64,7 +65,7 @@ func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if !v.trusted(r) {
 		as = append(as, []string{NoMaker})
 	}
-	said := false
+	listed := false
 	for i := range in.Policy.EKKinds {
 		layer := &in.Policy.EKKinds[i]
 		for _, names := range as {
@@ -72,20 +73,20 @@ func checkKind(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 			if !ok {
 				continue
 			}
-			said = true
+			listed = true
 			if !slices.Contains(list, t.Name) {
-				return "", refuse(CodeKind, fmt.Sprintf("By %s: an EK of this TPM must be of kind %s, and this one is of kind %s.", layer.Name, strings.Join(list, " or "), t.Name),
-					"Onboard with an EK of such a kind ('gangway-agent onboard --ek'), or change the policy's ek_kinds.")
+				return "", refuse(CodeKind, fmt.Sprintf("The EK is of kind %s, but %s allows only kind %s for this TPM.", t.Name, layer.Name, strings.Join(list, " or ")),
+					"Onboard with an EK of an allowed kind ('gangway-agent onboard --ek'), or change the policy's ek_kinds.")
 			}
 		}
 	}
-	if r.EKCertificate == nil || said {
-		return "The EK is of a kind that may bind (" + t.Name + ").", nil
+	if r.EKCertificate == nil || listed {
+		return "The policy allows EKs of this kind (" + t.Name + ").", nil
 	}
-	usual := Kinds{Of: defaultKinds}
+	usual := EKKinds{Of: defaultKinds}
 	if list, ok := usual.kinds(names); ok && !slices.Contains(list, t.Name) {
-		return "", Ask.on(refuse(CodeKind, fmt.Sprintf("The EK is of kind %s, of which no certificate by this maker is known (%s). The same TPM may be another device already, under another EK.", t.Name, strings.Join(list, ", ")),
-			"If it is yours, approve it, or allow the kind in the policy's ek_kinds."))
+		return "", Ask.on(refuse(CodeKind, fmt.Sprintf("The EK is of kind %s, but this maker is only known to certify %s. The same TPM may already be another device, with another EK.", t.Name, strings.Join(list, ", ")),
+			"If the machine is yours, approve it, or allow this kind in the policy's ek_kinds."))
 	}
 	return "The EK is of a kind that its maker certifies (" + t.Name + ").", nil
 }

@@ -9,9 +9,10 @@ import (
 	"gangway/internal/fleet"
 )
 
-// By default an EK binds by itself when its maker is known to certify such EKs;
-// another kind is left to a person.
+// By default an EK is accepted if its maker is known to certify EKs of its kind; another kind is a
+// question.
 func TestDefaultKindsOfAMaker(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, c := range []struct {
 		maker, kind string
@@ -22,7 +23,7 @@ func TestDefaultKindsOfAMaker(t *testing.T) {
 		{"id:49465800", "H-4", true}, // P-521
 		{"id:53544D20", "H-2", false},
 		{"id:53544D20", "H-4", true},
-		{"id:46414B45", "H-4", false}, // a maker of whom nothing is known
+		{"id:46414B45", "H-4", false}, // a maker without known kinds
 	} {
 		d := must(fleet.New(s.maker, c.kind))(t)
 		template := must(fleet.EKTemplate(d.EK.Private.Public()))(t)
@@ -30,12 +31,12 @@ func TestDefaultKindsOfAMaker(t *testing.T) {
 		san.Value = bytes.Replace(san.Value, []byte("id:46414B45"), []byte(c.maker), 1)
 		d.EKCert = must(s.maker.Sign(template, d.EK.Private.Public()))(t).Raw
 		v := s.judge(s.request(t, d, fleet.RequestChange{}))
-		if v.Refusal != nil || v.Has(evidence.CodeKind) != c.asked {
+		if v.Refusal != nil || v.HasCode(evidence.CodeKind) != c.asked {
 			t.Errorf("%s, %s: %+v, %+v", c.maker, c.kind, v.Refusal, v.Questions)
 		}
-		// A policy that names the kind has the last word.
+		// A policy that allows the kind overrides the default.
 		p := lab()
-		p.EKKinds = []evidence.Kinds{{Name: "the hub's policy", Of: map[string][]string{"*": {c.kind}}}}
+		p.EKKinds = []evidence.EKKinds{{Name: "the hub's policy", Of: map[string][]string{"*": {c.kind}}}}
 		v = new(evidence.Verdict)
 		r := must(evidence.Parse(s.request(t, d, fleet.RequestChange{})))(t)
 		if evidence.Verify(v, r, &evidence.Input{Trust: s.trust, Policy: p, Now: time.Now()}); !v.Accepted() {

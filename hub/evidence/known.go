@@ -8,17 +8,15 @@ import (
 	"gangway/tcg"
 )
 
-// Known returns the CA certificates between the request's EK certificate and a
-// root that the hub knows, DER, the issuer first and the root left out. Known
-// roots are those that are trusted and those that are distrusted. A chain with
-// a CA certificate that has expired since counts, as of the day that the EK
-// certificate was issued. ok is false without such a chain, and where the
-// certificate is not one of this EK.
+// KnownChain returns the CA certificates between the request's EK certificate and a root that the
+// hub knows, trusted or distrusted: in DER, the issuer first, without the root. An expired CA
+// certificate is accepted if it was valid when the EK certificate was issued. ok is false if there
+// is no such chain, or if the certificate does not belong to the request's EK.
 //
-// It is no verdict: it says which certificates are worth keeping.
-func (in *Input) Known(r *Request) (links [][]byte, ok bool) {
+// This is not a verdict: it finds the certificates that the hub should store.
+func (in *Input) KnownChain(r *Request) (links [][]byte, ok bool) {
 	e, t := r.EKCertificate, in.Trust
-	if e == nil || !r.EK.Is(e.PublicKey) || notAnEKs(e) != nil {
+	if e == nil || !r.EK.Is(e.PublicKey) || checkIsEKCertificate(e) != nil {
 		return nil, false
 	}
 	ca, err := in.chain(r)
@@ -28,8 +26,8 @@ func (in *Input) Known(r *Request) (links [][]byte, ok bool) {
 			times = append(times, e.Certificate.NotBefore)
 		}
 		for _, then := range times {
-			if ca, err = t.find(e, r.Chain, then); err != nil && t.unbarred != nil {
-				ca, err = t.unbarred.find(e, r.Chain, then)
+			if ca, err = t.find(e, r.Chain, then); err != nil && t.withDistrusted != nil {
+				ca, err = t.withDistrusted.find(e, r.Chain, then)
 			}
 			if err == nil {
 				break
@@ -45,7 +43,7 @@ func (in *Input) Known(r *Request) (links [][]byte, ok bool) {
 	return links, true
 }
 
-// chain is Trust.chain of a request, which is asked more than once.
+// chain returns Trust.chain for a request. It caches the result, because several checks need it.
 func (in *Input) chain(r *Request) (*verifiedCA, error) {
 	if in.chained.request != r || in.chained.trust != in.Trust {
 		in.chained.request, in.chained.trust = r, in.Trust
@@ -54,28 +52,28 @@ func (in *Input) chain(r *Request) (*verifiedCA, error) {
 	return in.chained.ca, in.chained.err
 }
 
-// Recall returns the request as if the EK certificate had come with it that the
-// hub kept of an earlier one. links are as Known returned them then. That the
-// certificate is of the request's EK is checked.
-func (r *Request) Recall(certificate []byte, links [][]byte) (*Request, error) {
+// WithCertificate returns a copy of the request with an EK certificate that the hub stored from an
+// earlier request, and with the links that KnownChain returned for it. It is an error if the
+// certificate does not belong to the request's EK.
+func (r *Request) WithCertificate(certificate []byte, links [][]byte) (*Request, error) {
 	e, err := tcg.ParseEKCertificate(certificate)
 	if err != nil {
 		return nil, err
 	}
 	if !r.EK.Is(e.PublicKey) {
-		return nil, errors.New("evidence: the kept certificate is of another EK")
+		return nil, errors.New("evidence: the stored certificate belongs to another EK")
 	}
 	recalled := *r
 	recalled.EKCertificate, recalled.Chain = e, slices.Concat(links, r.Chain)
 	return &recalled, nil
 }
 
-// Omitted adds to a verdict what is held against the request by a certificate
-// that it left out: the refusal, or the questions that the request itself does
-// not raise. A certificate that was left out speaks for nobody, so that a
-// stranger does not learn from the answer that the hub knows it.
-func (v *Verdict) Omitted(of *Verdict) {
-	const left = "By an EK certificate that was shown for this EK before and is missing now: "
+// AddOmitted adds to v the objections from the verdict about an EK certificate that the request
+// left out: its refusal, or the questions that v does not have yet. A certificate that was left out
+// never counts in favour of a request: otherwise a stranger could learn from the answer that the
+// hub knows the EK.
+func (v *Verdict) AddOmitted(of *Verdict) {
+	const left = "An EK certificate that was sent earlier for this EK is missing now, and counts against the request: "
 	said := func(r *Refusal) *Refusal {
 		c := *r
 		c.Reason = left + r.Reason
@@ -89,7 +87,7 @@ func (v *Verdict) Omitted(of *Verdict) {
 		return
 	}
 	for _, q := range of.Questions {
-		if !v.Has(q.Code) {
+		if !v.HasCode(q.Code) {
 			v.Fail("ek-certificate-omitted", said(q))
 		}
 	}

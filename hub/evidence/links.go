@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// With returns a set with more intermediates, for chains that need them. They
-// are links: what is trusted does not change.
-func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
+// WithIntermediates returns a Trust with more intermediates for building chains. The trusted roots
+// stay the same.
+func (t *Trust) WithIntermediates(intermediates []*x509.Certificate) *Trust {
 	more := &Trust{
 		roots:         t.roots,
 		origins:       t.origins,
@@ -23,14 +23,14 @@ func (t *Trust) With(intermediates []*x509.Certificate) *Trust {
 		name := string(c.RawSubject)
 		more.bySubject[name] = append(slices.Clip(more.bySubject[name]), c)
 	}
-	if t.unbarred != nil {
-		more.unbarred = t.unbarred.With(intermediates)
+	if t.withDistrusted != nil {
+		more.withDistrusted = t.withDistrusted.WithIntermediates(intermediates)
 	}
 	return more
 }
 
-// Chain returns the CA certificates above a request's EK certificate, its
-// issuer first and the trusted root last; nil where there is no such chain.
+// Chain returns the CA certificates above a request's EK certificate, its issuer first and the
+// trusted root last, or nil if there is no chain to a trusted root.
 func (t *Trust) Chain(r *Request, now time.Time) []*x509.Certificate {
 	ca, err := t.chain(r.EKCertificate, r.Chain, now)
 	if err != nil {

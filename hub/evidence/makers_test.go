@@ -1,36 +1,18 @@
 package evidence
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
+
+	"gangway/internal/makercerts"
 )
 
-// No CA certificate of a real maker breaks the constraints above it.
+// Every CA certificate of real makers satisfies the constraints of the CAs above it.
 func TestMakersOwnChainsKeepTheirConstraints(t *testing.T) {
-	read := func(name string) (certs []*x509.Certificate) {
-		rest, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", name))
-		if err != nil {
-			t.Skip("the collection of makers' certificates is not beside the project (../shared/data)")
-		}
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				return certs
-			}
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				t.Fatal(err)
-			}
-			certs = append(certs, c)
-		}
-	}
-	links := read("tpm-vendor-intermediates.pem")
-	trust, err := NewTrust(read("tpm-vendor-roots.pem"), links)
+	t.Parallel()
+	links := makercerts.Read(t, makercerts.Intermediates)
+	trust, err := NewTrust(makercerts.Read(t, makercerts.Roots), links)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,14 +7,13 @@ import (
 	"gangway/tcg"
 )
 
-// canonical returns a CA certificate with its names as tcg.CanonicalName has
-// them, so that chains build where a maker wrote one name in two string types
-// (STMicroelectronics' ECC intermediates and their root). Names only find
-// links: what counts is the signature over the bytes as they were signed,
-// which stay as they are.
+// canonical returns a CA certificate with canonical names (tcg.CanonicalName), so that a chain is
+// found even if a maker wrote one name in two string types (STMicroelectronics' ECC intermediates
+// and their root). Names only serve to find issuers. Signatures are verified over the signed bytes,
+// which do not change.
 //
-// It takes name constraints off what crypto/x509 has not understood:
-// chainMayIssue and namesHold read all of them.
+// It also removes name constraints from the extensions that crypto/x509 did not handle:
+// chainMayIssue and checkNames check all of them.
 func canonical(c *x509.Certificate) *x509.Certificate {
 	subject, issuer := tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)
 	unread := slices.ContainsFunc(c.UnhandledCriticalExtensions, oidNameConstraints.Equal)
@@ -29,7 +28,7 @@ func canonical(c *x509.Certificate) *x509.Certificate {
 	return &d
 }
 
-// same reports whether two slices are one.
+// same reports whether two slices share their memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

@@ -11,8 +11,7 @@ import (
 	"gangway/tcg"
 )
 
-// Action is what a policy does with a device that a rule is about. The zero
-// value refuses.
+// Action is what a policy does with a device that matches a rule. The zero value refuses.
 type Action uint8
 
 const (
@@ -31,43 +30,42 @@ func ParseAction(s string) (Action, bool) {
 	return Action(max(i, 0)), i >= 0
 }
 
-// Policy is what is to be done with devices whose evidence holds. It says
-// nothing of what is never accepted: keys that do not fit their certificate,
-// or that may exist outside a TPM, or whose private half anybody can compute.
-// The zero value refuses all that a policy can refuse.
+// Policy decides about devices whose evidence is consistent. Some evidence is refused under every
+// policy: keys that do not match their certificate, keys that may exist outside a TPM, and keys
+// whose private half anyone can compute. The zero value refuses everything that a policy can
+// refuse.
 type Policy struct {
 	ExpiredEK     Action // the EK certificate's notAfter has passed
-	NoCertificate Action // the TPM has no EK certificate; Accept is as Ask
-	UnknownMaker  Action // the chain ends at no trusted root; Accept is as Ask
-	Unlisted      Action // there is an EK list of the owner's, and the EK is not on it
-	UnlistedByHub Action // the same of the hub's list
-	// Software names the TPMs that are no chip and let in all the same: by
-	// model or maker, without regard to case ("swtpm", "GOOG").
+	NoCertificate Action // the TPM has no EK certificate; Accept means Ask
+	UnknownMaker  Action // no chain leads to a trusted root; Accept means Ask
+	Unlisted      Action // the owner has an EK list, and the EK is not on it
+	UnlistedByHub Action // the same for the hub's EK list
+	// Software lists the software TPMs to accept, by model or maker ("swtpm", "GOOG"). Case is
+	// ignored.
 	Software []string
-	// EKKinds are the hub's and the owner's: an EK must be of a kind that each
-	// of them allows.
-	EKKinds []Kinds
-	// Layers are the hub's rules and the owner's. In each the first rule that
-	// fits decides, and a layer without one that fits accepts; the strictest
-	// layer wins.
+	// EKKinds are those of the hub's and of the owner's policy. Each of them must allow the EK's
+	// kind.
+	EKKinds []EKKinds
+	// Layers are the hub's rules and the owner's. In each layer the first matching rule decides; a
+	// layer without a matching rule accepts. The strictest layer wins.
 	Layers []Layer
 }
 
-// DefaultPolicy is in force where nobody wrote another.
+// DefaultPolicy applies where neither the hub's nor the owner's policy decides.
 func DefaultPolicy() Policy {
 	return Policy{ExpiredEK: Accept, NoCertificate: Ask, UnknownMaker: Ask, Unlisted: Refuse, UnlistedByHub: Refuse}
 }
 
-// Layer is a list of rules and whose they are, in words: "the hub's policy".
+// Layer is the rules of one policy, with the policy's name for a person: "the hub's policy".
 type Layer struct {
 	Name  string
 	Rules []Rule
 }
 
-// Rule fits a TPM when all its conditions do. Empty conditions always do.
+// Rule matches a TPM if all its conditions match. An empty condition always matches.
 type Rule struct {
-	Maker         string // as in the EK certificate, "IFX"; "none" where it names none; without regard to case
-	Model         string // pattern as of path.Match, without regard to case
+	Maker         string // as in the EK certificate, "IFX"; "none": it names no maker; case is ignored
+	Model         string // pattern for path.Match; case is ignored
 	FirmwareBelow Firmware
 	Then          Action
 	Reason        string // a sentence for a person; may be empty
@@ -98,38 +96,36 @@ type Listing struct {
 	CertificateRequired bool
 }
 
-// Approval is a person's word that an EK is a TPM's of theirs.
+// Approval records that a person accepted an EK as the key of one of their TPMs.
 type Approval struct {
 	By    string // account nick
 	At    time.Time
-	Codes []string // of the questions that were open
+	Codes []string // of the questions that the person answered
 }
 
-// softwareMakers are the makers of TPMs that are programs: emulators, and the
-// virtual TPMs of hypervisors.
+// softwareMakers are the makers of software TPMs: emulators, and the virtual TPMs of hypervisors.
 var softwareMakers = map[string]string{
 	"id:00001014": "IBM's or libtpms' emulator",
 	"IBM":         "IBM's or libtpms' emulator",
-	"MSFT":        "a virtual TPM of Microsoft's",
+	"MSFT":        "Microsoft's virtual TPM",
 	"XCG":         "Microsoft's simulator",
-	"VMW":         "a virtual TPM of VMware's",
-	"GOOG":        "a virtual TPM of Google's",
-	"AMZN":        "a virtual TPM of Amazon's",
-	"QEMU":        "a virtual TPM of QEMU's",
+	"VMW":         "VMware's virtual TPM",
+	"GOOG":        "Google's virtual TPM",
+	"AMZN":        "Amazon's virtual TPM",
+	"QEMU":        "QEMU's virtual TPM",
 	"FAKE":        "Gangway's emulation for load tests",
 }
 
-// SoftwareMakers are the makers of software TPMs that a policy may name, sorted.
+// SoftwareMakers returns the ids of the known makers of software TPMs, sorted.
 func SoftwareMakers() []string { return slices.Sorted(maps.Keys(softwareMakers)) }
 
-// MayBeSoftware reports whether a name is known to be of software TPMs: a maker's,
-// or swtpm's model.
-func MayBeSoftware(name string) bool {
+// IsSoftwareTPM reports whether name is a known maker of software TPMs, or swtpm's model.
+func IsSoftwareTPM(name string) bool {
 	return strings.EqualFold(name, "swtpm") || slices.ContainsFunc(SoftwareMakers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// software says what kind of program the TPM is by its certificate's word, and
-// the names a policy may allow it by. Empty: a chip, as far as can be told.
+// software returns the kind of software TPM that the certificate names, for a person, and the names
+// by which a policy may allow it. kind is empty if the certificate does not name a software TPM.
 func software(e *tcg.EKCertificate) (kind string, names []string) {
 	if e == nil {
 		return "", nil
@@ -143,10 +139,9 @@ func software(e *tcg.EKCertificate) (kind string, names []string) {
 	return "", nil
 }
 
-const hintPolicy = "Who may decide it can change the policy; 'gangway policy show' prints what is in force."
+const hintPolicy = "To accept it, change the policy ('gangway policy show' prints it), or ask the hub's operator to change the hub's."
 
-// checkHardware is about what TPM it is: a chip or a program, and which of its
-// endorsement keys.
+// checkHardware checks the kind of TPM, hardware or software, and the kind of its EK.
 func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	made, refusal := checkSoftware(r, in)
 	if refusal != nil {
@@ -154,7 +149,7 @@ func checkHardware(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	}
 	kind, refusal := checkKind(v, r, in)
 	if refusal == nil && r.EKCertificate == nil {
-		refusal = notExamined // what is said of the kind does not make it a chip
+		refusal = notExamined // an allowed kind of EK does not show a hardware TPM
 	}
 	return made + " " + kind, refusal
 }
@@ -163,19 +158,19 @@ func checkSoftware(r *Request, in *Input) (string, *Refusal) {
 	kind, names := software(r.EKCertificate)
 	if kind == "" {
 		if r.EKCertificate == nil {
-			return "Without an EK certificate nothing says whether it is a chip or a program.", nil
+			return "Without an EK certificate, nothing shows whether this is a hardware or a software TPM.", nil
 		}
-		return "The EK certificate names no emulator and no virtual TPM.", nil
+		return "The EK certificate does not name a software TPM.", nil
 	}
 	for _, name := range names {
 		for _, allowed := range in.Policy.Software {
 			if name != "" && strings.EqualFold(name, allowed) {
-				return fmt.Sprintf("The TPM is a program (%s), and the policy allows %q by name.", kind, allowed), nil
+				return fmt.Sprintf("This is a software TPM (%s), and the policy allows %q by name.", kind, allowed), nil
 			}
 		}
 	}
-	return "", refuse("tpm-software", fmt.Sprintf("The TPM is a program (%s), no chip.", kind),
-		fmt.Sprintf("If it is to be let in, name %q in the policy's software_tpms.", names[0]))
+	return "", refuse("tpm-software", fmt.Sprintf("This is a software TPM (%s), not a hardware TPM.", kind),
+		fmt.Sprintf("To accept it, add %q to the policy's software_tpms.", names[0]))
 }
 
 func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
@@ -183,27 +178,26 @@ func checkList(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if in.Listing.Note != "" {
 		note = fmt.Sprintf(" (%s)", tcg.Printable(in.Listing.Note))
 	}
-	// A serial number says something only in a certificate that is known to be
-	// its maker's.
+	// A serial number counts only in a certificate that leads to a trusted root.
 	l, trusted := in.Listing, v.trusted(r)
 	unlisted := !l.ByKey && !l.ByHub && !l.BySerial || l.BySerial && !trusted
 	switch {
 	case !l.Kept:
-		return "There is no list of EKs to be on.", notExamined
+		return "Neither the hub nor the owner has an EK list.", notExamined
 	case l.CertificateRequired && !trusted:
-		return "", refuse(CodeCertificateRequired, "The list of expected EKs demands an EK certificate for this TPM"+note+", and it came with none that leads to a trusted root.",
-			"Find out why the certificate is missing. If this machine is to come without it, change its line with 'gangway policy ek-list'.")
+		return "", refuse(CodeCertificateRequired, "The EK list requires an EK certificate for this TPM"+note+", but the request has none that leads to a trusted root.",
+			"Find out why the certificate is missing. To accept this machine without it, change its line with 'gangway policy ek-list'.")
 	case !unlisted && (l.ByKey || l.ByHub):
-		return "The EK is on the list of expected ones" + note + ".", nil
+		return "The EK is on the EK list" + note + ".", nil
 	case !unlisted:
-		return "The EK certificate's serial number is on the list of expected ones" + note + ".", nil
+		return "The EK certificate's serial number is on the EK list" + note + ".", nil
 	}
 	action := in.Policy.Unlisted
 	if l.OffHub || l.HubBySerial && !trusted {
 		action = in.Policy.UnlistedByHub
 	}
-	return "The EK is not on the list of expected ones, and the policy accepts that.", action.on(refuse("ek-unlisted", "There is a list of expected EKs, and this one is not on it.",
-		"If the device is yours, add its EK with 'gangway policy ek-list'. On the hub's own list only its operator can."))
+	return "The EK is not on the EK list, and the policy accepts that.", action.on(refuse("ek-unlisted", "The EK is not on the EK list, the list of expected TPMs.",
+		"If the device is yours, add its EK with 'gangway policy ek-list'. Only the hub's operator can change the hub's list."))
 }
 
 // trusted reports whether the request has an EK certificate that leads to a
@@ -217,75 +211,75 @@ func checkRules(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	for _, rule := range in.Policy.rulesOf(v, r) {
 		then, why := rule.Then, rule.words()
 		if rule.FirmwareBelow != 0 && r.KeysOnly() {
-			then, why = Ask, why+", which depends on the firmware; the second step attests it"
+			then, why = Ask, why+", but the firmware version is known only after the second step"
 		}
 		if then == Accept {
-			words = append(words, fmt.Sprintf("By %s: %s.", rule.layer, why))
+			words = append(words, fmt.Sprintf("By %s, %s.", rule.layer, why))
 			continue
 		}
 		if then < strictest {
 			strictest = then
-			refusal = then.on(refuse("policy", fmt.Sprintf("By %s: %s.", rule.layer, why), hintPolicy))
+			refusal = then.on(refuse("policy", fmt.Sprintf("By %s, %s.", rule.layer, why), hintPolicy))
 		}
 	}
 	if refusal != nil {
 		return "", refusal
 	}
 	if len(in.Policy.Layers) == 0 {
-		return "No policy has a rule.", notExamined
+		return "No policy has rules.", notExamined
 	}
 	if len(words) == 0 {
 		if r.EKCertificate == nil && slices.ContainsFunc(in.Policy.Layers, Layer.namesTPMs) {
-			return "No rule fits, but some are about makers or models, and without an EK certificate nothing says which this TPM's are.", notExamined
+			return "No rule matches, but rules about makers or models could not be checked: without an EK certificate, the TPM's maker and model are not known.", notExamined
 		}
-		return "No rule of the policy is against it.", nil
+		return "No rule of the policy matches.", nil
 	}
 	return strings.Join(words, " "), nil
 }
 
-// namesTPMs reports whether a rule is about a maker or a model.
+// namesTPMs reports whether a rule has a condition on the maker or the model.
 func (l Layer) namesTPMs() bool {
 	return slices.ContainsFunc(l.Rules, func(r Rule) bool {
 		return r.Model != "" || r.Maker != "" && !strings.EqualFold(r.Maker, NoMaker)
 	})
 }
 
-// decisive is a rule that decides about a request, and its layer's name.
-type decisive struct {
+// decidingRule is a rule that decides about a request, with its layer's name.
+type decidingRule struct {
 	*Rule
 	layer string
 }
 
-// rulesOf returns the rules that decide: in each layer the first that fits the
-// TPM as its certificate has it. Where that leads to no trusted root, the first
-// that fits a TPM without a certificate decides, too.
-func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decisive) {
+// rulesOf returns the rules that decide about a request: in each layer, the first rule that matches
+// the maker and model in the EK certificate. If the certificate does not lead to a trusted root,
+// the first rule that matches a TPM without a certificate decides as well.
+func (p *Policy) rulesOf(v *Verdict, r *Request) (rules []decidingRule) {
 	for _, layer := range p.Layers {
 		rule := layer.first(r, r.Maker(), r.Model())
 		if rule != nil {
-			rules = append(rules, decisive{rule, layer.Name})
+			rules = append(rules, decidingRule{rule, layer.Name})
 		}
 		if v.trusted(r) {
 			continue
 		}
 		if bare := layer.first(r, "", ""); bare != nil && bare != rule {
-			rules = append(rules, decisive{bare, layer.Name})
+			rules = append(rules, decidingRule{bare, layer.Name})
 		}
 	}
 	return rules
 }
 
-// first returns the rule that decides about a TPM of a maker and model, or nil.
+// first returns the first rule that matches a TPM of a maker and model, or nil.
 func (l *Layer) first(r *Request, maker, model string) *Rule {
 	for i := range l.Rules {
-		if l.Rules[i].fits(r, maker, model) {
+		if l.Rules[i].matches(r, maker, model) {
 			return &l.Rules[i]
 		}
 	}
 	return nil
 }
 
-func (rule *Rule) fits(r *Request, maker, model string) bool {
+func (rule *Rule) matches(r *Request, maker, model string) bool {
 	if maker == "" {
 		maker = NoMaker
 	}
@@ -297,28 +291,31 @@ func (rule *Rule) fits(r *Request, maker, model string) bool {
 			return false
 		}
 	}
-	// What the first of two steps does not tell may fit: see checkRules.
+	// The first step of a two-step enrolment does not show the firmware version: the rule may
+	// match, see checkRules.
 	return rule.FirmwareBelow == 0 || r.KeysOnly() || Firmware(r.Certify.FirmwareVersion) < rule.FirmwareBelow
 }
 
-// words says the rule in a clause: what it is about and what it does.
+// words describes the rule in a clause: the TPMs that it matches, and what happens to them.
 func (rule *Rule) words() string {
-	about := "any TPM"
+	about := "all TPMs"
 	if rule.Maker != "" || rule.Model != "" {
-		about = "TPMs " + strings.TrimSpace(rule.Maker+" "+rule.Model)
+		about = "TPMs of " + strings.TrimSpace(rule.Maker+" "+rule.Model)
+		if strings.EqualFold(rule.Maker, NoMaker) {
+			about = strings.TrimSpace("TPMs without a named maker " + rule.Model)
+		}
 	}
 	if rule.FirmwareBelow != 0 {
 		about += fmt.Sprintf(" with firmware below %v", rule.FirmwareBelow)
 	}
-	s := map[Action]string{Refuse: about + " refused", Ask: about + " to be approved by a person", Accept: about + " accepted"}[rule.Then]
+	s := map[Action]string{Refuse: about + " are refused", Ask: about + " must be approved by a person", Accept: about + " are accepted"}[rule.Then]
 	if rule.Reason != "" {
-		s += ", because " + strings.TrimRight(rule.Reason, ". ")
+		s += " (reason: " + strings.TrimRight(rule.Reason, ". ") + ")"
 	}
 	return s
 }
 
-// on turns a refusal into what the action says: itself, a question, or
-// nothing.
+// on applies the action to a refusal: it returns the refusal, a question, or nil.
 func (a Action) on(r *Refusal) *Refusal {
 	switch a {
 	case Accept:
@@ -329,9 +326,9 @@ func (a Action) on(r *Refusal) *Refusal {
 	return r
 }
 
-// Vouched clears the questions that approval answers, and records it. Those
-// that it does not answer stay open: they arose since.
-func (v *Verdict) Vouched(a Approval) {
+// Approve removes the questions that an approval answers, and records the approval if no question
+// is left. Questions that are newer than the approval stay open.
+func (v *Verdict) Approve(a Approval) {
 	v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return slices.Contains(a.Codes, q.Code) })
 	if len(v.Questions) == 0 {
 		v.Pass("approval", fmt.Sprintf("%s approved this EK on %s.", a.By, a.At.UTC().Format(time.DateOnly)))

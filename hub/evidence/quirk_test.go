@@ -21,9 +21,10 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// What makers got wrong is read, named in the verdict's notes, and does not
-// keep a good TPM out: the signature is checked over the bytes as they are.
+// A maker's known mistakes do not refuse a genuine TPM. The verdict's notes name them, and the
+// signature is checked over the original bytes.
 func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	rsaDevice := must(fleet.New(s.maker, "L-1"))(t)
 	wrap := func(der []byte) []byte {
@@ -37,7 +38,7 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 	for name, c := range map[string]struct {
 		odd    fleet.Odd
 		rsa    bool
-		store  func([]byte) []byte // how it lies in NV
+		store  func([]byte) []byte // as stored in NV
 		quirks []string
 	}{
 		"flawless, ECC":              {},
@@ -97,20 +98,20 @@ func TestAcceptsAndNamesWhatMakersGotWrong(t *testing.T) {
 			if !strings.Contains(v.Checks[0].Detail, want) {
 				t.Errorf("%q does not name the TPM: %s", v.Checks[0].Detail, want)
 			}
-			// A quirk is no way around the signature.
+			// A quirk does not bypass the check of the signature.
 			e := must(tcg.ParseEKCertificate(d.EKCert))(t)
 			e.Certificate.RawTBSCertificate = append(bytes.Clone(e.Certificate.RawTBSCertificate), 0)
 			v = new(evidence.Verdict)
 			if evidence.VerifyCertificate(v, e, nil, &evidence.Input{Trust: s.trust, Policy: lab(), Now: time.Now()}); v.Accepted() {
-				t.Error("accepted with other bytes than were signed")
+				t.Error("accepted although the signed bytes were altered")
 			}
 		})
 	}
 }
 
-// Without a maker's name in it, a certificate that is not said to be for an EK
-// is none.
+// A certificate without the EK usage and without a maker's name is not an EK certificate.
 func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.attacker.EKCert = must(s.maker.SignOdd(s.attacker.EK.Private.Public(), fleet.Odd{NoSAN: true, NoEKUsage: true}))(t)
 	s.refused(t, s.request(t, s.attacker, fleet.RequestChange{}), "ek-certificate-usage")
@@ -119,6 +120,7 @@ func TestRejectsCertificateThatIsNotSaidToBeAnEKs(t *testing.T) {
 // STMicroelectronics wrote its ECC root's name as PrintableString, and as
 // UTF8String where its intermediates name their issuer.
 func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ca := func(name pkix.Name, raw []byte, parent *x509.Certificate, key, signer crypto.Signer) *x509.Certificate {
 		template := &x509.Certificate{
@@ -152,7 +154,7 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 	template := must(fleet.EKTemplate(s.victim.EK.Private.Public()))(t)
 	leaf := must(fleet.Issue(template, &aka, s.victim.EK.Private.Public(), twoKey))(t)
 	if bytes.Equal(leaf.RawIssuer, two.RawSubject) || bytes.Equal(two.RawIssuer, one.RawSubject) || bytes.Equal(one.RawIssuer, root.RawSubject) {
-		t.Fatal("the names are the same: the test shows nothing")
+		t.Fatal("the names are equal, so the test shows nothing")
 	}
 	s.victim.EKCert = leaf.Raw
 	for name, c := range map[string]struct {
@@ -169,19 +171,20 @@ func TestAcceptsChainWhoseNamesDifferInTheirStringTypes(t *testing.T) {
 			t.Errorf("%s: %s", name, v.Refusal.Reason)
 		}
 	}
-	// Names find links and prove nothing: another's root of that name.
+	// Names only find issuers: another root with the same name is not trusted.
 	otherKey := key()
 	other := ca(pkix.Name{CommonName: "Root CA 01"}, nil, nil, otherKey, otherKey)
 	s.trust = must(evidence.NewTrust([]*x509.Certificate{other}, []*x509.Certificate{one, two}))(t)
 	s.refused(t, s.request(t, s.victim, fleet.RequestChange{}), "ek-chain-untrusted")
 }
 
-// A weak issuer's key is refused, whatever else is tolerated.
+// A weak key of an issuer is refused; it is not one of the tolerated mistakes.
 func TestRejectsIssuerWithAnRSAKeyOf1024Bits(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
-		t.Skipf("this Go makes no such keys: %v", err)
+		t.Skipf("this Go version does not make RSA keys of 1024 bits: %v", err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(5), Subject: pkix.Name{CommonName: "weak"}, NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(1, 0, 0),

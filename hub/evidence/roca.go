@@ -5,12 +5,11 @@ import (
 	"math/bits"
 )
 
-// ROCA (CVE-2017-15361): primes of Infineon's RSA library up to 2017 have the
-// form k*M + (65537^a mod M), where M is a product of the first primes. So a
-// modulus of two of them is a power of 65537 modulo each prime that divides M,
-// and its factors can be found. Whether it is such a power is checked modulo
-// the primes up to 167, which divide M for every key of 512 bits and more;
-// another modulus passes them all with a probability of about 2^-28.
+// ROCA (CVE-2017-15361): primes of Infineon's RSA library up to 2017 have the form k*M + (65537^a
+// mod M), where M is a product of the first primes. So the product of two such primes is a power of
+// 65537 modulo each prime that divides M, and it can be factored. isROCA checks this modulo the
+// primes up to 167, which divide M for every key of 512 bits and more; any other modulus passes all
+// these checks with a probability of about 2^-28.
 
 // rocaChunk is a product of primes that fits a word.
 type rocaChunk struct {
@@ -38,7 +37,7 @@ func rocaTable() []rocaChunk {
 			n++
 		}
 		if n == p-1 {
-			continue // 65537 generates all: nothing is told apart
+			continue // 65537 generates the whole group: this prime excludes nothing
 		}
 		if k := len(chunks); k > 0 {
 			if hi, lo := bits.Mul64(chunks[k-1].product, p); hi == 0 {

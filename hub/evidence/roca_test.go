@@ -46,14 +46,15 @@ func faultyPrime(t *testing.T, n, bits int) *big.Int {
 }
 
 func TestROCAIsToldFromTheModulus(t *testing.T) {
+	t.Parallel()
 	// 39 primes for keys up to 960 bits, 71 up to 1952, 126 up to 3936.
 	for _, c := range []struct{ primes, bits int }{{39, 256}, {71, 512}, {126, 1024}} {
 		n := new(big.Int).Mul(faultyPrime(t, c.primes, c.bits), faultyPrime(t, c.primes, c.bits))
 		if !isROCA(n) {
-			t.Errorf("a faulty key of %d bits is not told", n.BitLen())
+			t.Errorf("a faulty key of %d bits is not detected", n.BitLen())
 		}
 		if isROCA(new(big.Int).Add(n, big.NewInt(2))) {
-			t.Error("its neighbour is taken for one")
+			t.Error("the modulus plus 2 is taken for a faulty one")
 		}
 	}
 	for range 20 {
@@ -67,8 +68,9 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 	}
 }
 
-// A genuine certificate of a genuine maker on a key that anybody can factor.
+// A genuine certificate on a key that anyone can factor is refused.
 func TestRejectsROCAKeys(t *testing.T) {
+	t.Parallel()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -8,10 +8,10 @@ import (
 	"gangway/internal/fleet"
 )
 
-// A check that had nothing to examine is not shown as one that passed: the chain
-// of a certificate that is not there, a list that nobody keeps, rules about makers
-// of a TPM that nothing names.
+// A check that had nothing to examine is not shown as passed: the chain without a certificate, the
+// EK list if there is none, and rules about makers if the TPM's maker is not known.
 func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
+	t.Parallel()
 	byMaker := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{Maker: "IFX", Then: evidence.Refuse}}}}
 	byAny := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{FirmwareBelow: 1, Then: evidence.Refuse}}}}
 	none := []evidence.Layer{{Name: "the hub's policy", Rules: []evidence.Rule{{Maker: "none", Then: evidence.Accept}}}}
@@ -19,7 +19,7 @@ func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
 		without bool // no EK certificate
 		policy  evidence.Policy
 		listing evidence.Listing
-		skipped map[string]bool // of the last checks and the chain
+		skipped map[string]bool // by check
 	}{
 		"a certificate, no list, no rules": {skipped: map[string]bool{"ek-list": true, "policy": true}},
 		"a certificate, a list, a rule":    {policy: evidence.Policy{Layers: byMaker}, listing: evidence.Listing{Kept: true, ByKey: true}},
@@ -34,7 +34,7 @@ func TestStepThatWasNotExaminedIsNotPassed(t *testing.T) {
 			d := s.victim
 			if c.without {
 				copied := *d
-				copied.EKCert = copied.EK.Public.Raw // in its place
+				copied.EKCert = copied.EK.Public.Raw // sent in place of a certificate
 				d = &copied
 			}
 			p := evidence.DefaultPolicy()

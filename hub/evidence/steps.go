@@ -12,25 +12,24 @@ import (
 	"gangway/wire"
 )
 
-// Ownership is what a CSR's extensions say besides what the TPM says: whose the
-// device is to be. None of it is proven by being there.
+// Ownership holds the extensions of a two-step CSR that name the device's owner. Their presence
+// proves nothing.
 type Ownership struct {
 	Owner   string // prn
 	TokenID string
 	Device  string // prn; may be empty
-	Owned   []byte // ownership proof: join.OwnershipMAC, or Ed25519 over join.OwnershipMessage
-	Name    string // what the MAC is over
+	Proof   []byte // ownership proof: wire.OwnershipMAC, or Ed25519 over wire.OwnershipMessage
+	Name    string // the text that the MAC is over: the IDevID key's TPM name
 }
 
-// ParseKeys reads the first of Pantacor's two steps: the EK, its certificate
-// and the AK, without anything that they signed. Its errors are of type
-// *Refusal.
+// ParseKeys parses the first step of a two-step enrolment: the EK, its certificate and the AK, but
+// nothing that they signed. Its errors are of type *Refusal.
 func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	name, err := hex.DecodeString(strings.TrimSpace(in.AKName))
 	if err != nil || len(name) < 34 || len(name) > 66 {
-		return nil, refuse("ak-name-malformed", "ak-name is not the hexadecimal text of a TPM name.", hintSteps)
+		return nil, refuse("ak-name-malformed", "ak-name is not a TPM name in hexadecimal.", hintSteps)
 	}
-	r, err := parseShown(&in.ShownKeys, name)
+	r, err := parseTPMKeys(&in.TPMKeys, name)
 	if err != nil {
 		return nil, err
 	}
@@ -41,30 +40,30 @@ func ParseKeys(in *wire.EnrollRequest) (*Request, error) {
 	return r, nil
 }
 
-var errAKName = refuse("ak-name", "The AK's name is not the one that was shown: it was computed from another public area.", hintTPM)
+var errAKName = refuse("ak-name", "The request's AK name was computed from another public area than the request's AK.", hintTPM)
 
 const (
-	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for how each field is written."
+	hintSteps = "See docs/protocol.md#9-pantacors-two-steps for the form of each field."
 	maxCSR    = 16 << 10
 )
 
-// identityChecks are those of Verify's that are about the IDevID key, which the
-// first step does not show yet. Every other check is made in both steps.
+// identityChecks are the checks about the IDevID key, which the first step does not have yet. All
+// other checks run in both steps.
 var identityChecks = []string{"idevid", "certify", "signature"}
 
-// KeysOnly reports whether the request is a first step: it shows an EK and an
-// AK, and nothing that either has signed.
+// KeysOnly reports whether the request is the first step of a two-step enrolment: it has an EK and
+// an AK, but nothing that either of them signed.
 func (r *Request) KeysOnly() bool { return r.keysOnly }
 
-// VerifyKeys is Verify for what ParseKeys read: the same table of checks,
-// without those about the IDevID key. What only a TPM's attestation tells, its
-// firmware, is a question where a rule depends on it. That EK and AK are in
-// one TPM is not among the checks: see package wire.
+// VerifyKeys is Verify for a Request from ParseKeys: the same checks, without those about the
+// IDevID key. A rule about the TPM's firmware version becomes a question, because only an
+// attestation shows that version. No check shows that EK and AK are in the same TPM; see package
+// wire.
 func VerifyKeys(v *Verdict, r *Request, in *Input) { Verify(v, r, in) }
 
-// parseShown reads the keys that both steps show. akName chooses among the
-// templates that an AK shown as PEM may be of; nil: there is no choice.
-func parseShown(in *wire.ShownKeys, akName []byte) (*Request, error) {
+// parseTPMKeys parses the keys that both steps carry. If the AK is sent as PEM, akName selects the
+// template that it was made from; nil selects the first.
+func parseTPMKeys(in *wire.TPMKeys, akName []byte) (*Request, error) {
 	r := new(Request)
 	ek, err := readPublic(in.EKPub, tcg.EKTemplates, nil)
 	if err != nil {
@@ -104,40 +103,40 @@ func readCertificate(text string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if der, kind, rest, ok := wire.PEM(b); ok {
-		return der, onlyPEM("CERTIFICATE", kind, rest)
+	if der, kind, rest, ok := wire.DecodePEM(b); ok {
+		return der, checkPEM("CERTIFICATE", kind, rest)
 	}
 	return b, nil
 }
 
-// onlyPEM refuses PEM of another kind, and what would be ignored behind it.
-func onlyPEM(want, kind string, rest []byte) error {
+// checkPEM refuses a PEM block of another type, and anything after the block.
+func checkPEM(want, kind string, rest []byte) error {
 	if kind != want {
-		return fmt.Errorf("it is PEM of a %q, %s was expected", tcg.Printable(kind), want)
+		return fmt.Errorf("it is a PEM block of type %q, %s was expected", tcg.Printable(kind), want)
 	}
 	if len(rest) > 0 {
-		return errors.New("something follows the first PEM block")
+		return errors.New("there is data after the first PEM block")
 	}
 	return nil
 }
 
-// readPublic reads a public area that travels as TPM2B_PUBLIC, TPMT_PUBLIC, or
-// as the key alone in PEM: then it is what a template makes of it, the first, or
-// the one that gives the name.
+// readPublic returns a public area as TPMT_PUBLIC. It may be sent as TPM2B_PUBLIC, as TPMT_PUBLIC,
+// or as only the key in PEM. For a key in PEM a template supplies the rest: the one that gives the
+// name or, if name is nil, the first.
 func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, error) {
 	b, err := wire.DecodeBinary(text)
 	if err != nil {
 		return nil, err
 	}
-	der, kind, rest, isPEM := wire.PEM(b)
+	der, kind, rest, isPEM := wire.DecodePEM(b)
 	if !isPEM {
-		// A TPMT_PUBLIC begins with its type, which no size is.
+		// A TPMT_PUBLIC begins with its type, which is never the size of the rest.
 		if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
 			b = b[2:]
 		}
 		return b, nil
 	}
-	if err := onlyPEM("PUBLIC KEY", kind, rest); err != nil {
+	if err := checkPEM("PUBLIC KEY", kind, rest); err != nil {
 		return nil, err
 	}
 	key, err := x509.ParsePKIXPublicKey(der)
@@ -151,21 +150,21 @@ func readPublic(text string, templates []tcg.Template, name []byte) ([]byte, err
 		}
 	}
 	if len(may) > 0 {
-		return may[0].Raw, nil // of another name: for who compares
+		return may[0].Raw, nil // its name differs: the caller compares names
 	}
-	return nil, fmt.Errorf("no template makes such a key; send its TPM2B_PUBLIC")
+	return nil, fmt.Errorf("no TCG template makes a key of this kind; send its TPM2B_PUBLIC")
 }
 
-// ParseRegistration reads the second of Pantacor's two steps. It checks that
-// the CSR's key is the IDevID key and that all names fit, and no signature. The
-// Request aliases in. Its errors are of type *Refusal.
+// ParseRegistration parses the second step of a two-step enrolment. It checks that the CSR's key is
+// the IDevID key and that all names match, but no signature. The Request aliases in. Its errors are
+// of type *Refusal.
 func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if len(in.CSR) == 0 || len(in.CSR) > maxCSR {
 		return nil, refuse("csr-malformed", fmt.Sprintf("csr is not the base64 of a PKCS #10 in DER of at most %d bytes.", maxCSR), hintSteps)
 	}
 	csr, err := x509.ParseCertificateRequest(in.CSR)
 	if err != nil {
-		return nil, malformed("csr-malformed", "csr is no PKCS #10", err)
+		return nil, malformed("csr-malformed", "csr is not a PKCS #10 request", err)
 	}
 	ext, refusal := extensions(csr)
 	if refusal != nil {
@@ -175,25 +174,25 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 	if err != nil {
 		return nil, refuse("csr-extensions-malformed", "Extension .0 of the CSR is not the hexadecimal text of the AK's name.", hintSteps)
 	}
-	r, err := parseShown(&in.ShownKeys, akName)
+	r, err := parseTPMKeys(&in.TPMKeys, akName)
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(r.IAKName, akName) {
 		return nil, errAKName
 	}
-	r.Signing = csr
+	r.PKCS10 = csr
 	public, err := idevidPublic(in.IDevIDPub, csr)
 	if err != nil {
-		return nil, malformed("idevid-malformed", "The CSR's key is no IDevID key", err)
+		return nil, malformed("idevid-malformed", "The CSR's key is not an IDevID key", err)
 	}
 	if err := r.parseIDevID(public); err != nil {
 		return nil, err
 	}
 	if !r.IDevID.Is(csr.PublicKey) {
-		return nil, refuse("idevid-mismatch", "The CSR's key is not the key of idevid-pub.", hintTPM)
+		return nil, refuse("idevid-mismatch", "The CSR's key is not the key in idevid-pub.", hintTPM)
 	}
-	// The ownership proof is over this text alone, so it must be the key's.
+	// The ownership proof covers only this text, so it must be the name of the key.
 	if in.Name != hex.EncodeToString(r.IDevIDName) {
 		return nil, refuse("idevid-name", "name is not the TPM name of the CSR's key.", "Send the name in lower-case hexadecimal: nameAlg, digest of the public area.")
 	}
@@ -208,7 +207,7 @@ func ParseRegistration(in *wire.Registration) (*Request, error) {
 			return nil, malformed("quote-malformed", "The quote's signature cannot be read", err)
 		}
 	}
-	r.Ownership = Ownership{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Owned: ext[wire.ExtOwnership], Name: in.Name}
+	r.Ownership = Ownership{Owner: string(ext[wire.ExtOwner]), TokenID: string(ext[wire.ExtToken]), Device: string(ext[wire.ExtDevice]), Proof: ext[wire.ExtOwnership], Name: in.Name}
 	return r, nil
 }
 
@@ -218,22 +217,22 @@ func idevidPublic(text string, csr *x509.CertificateRequest) ([]byte, error) {
 	}
 	may := tcg.FromKey(tcg.IDevIDTemplates, csr.PublicKey)
 	if len(may) == 0 {
-		return nil, fmt.Errorf("no template of the TCG's makes such a key")
+		return nil, fmt.Errorf("no TCG template makes a key of this kind")
 	}
 	return may[0].Raw, nil
 }
 
-// extensions are Pantacor's of a CSR, by their last arc. Texts may end with a
-// line break.
+// extensions returns Pantacor's extensions of a CSR, by their last arc. It removes a line break at
+// the end of a text.
 func extensions(csr *x509.CertificateRequest) (map[int][]byte, *Refusal) {
 	out := make(map[int][]byte)
 	for _, e := range csr.Extensions {
 		last, known, ok := wire.ExtensionOf(e.Id)
 		if !ok {
-			continue // nothing that a CSR asks for is in the certificate
+			continue // the certificate takes nothing from the CSR's extensions
 		}
 		if _, twice := out[last]; twice || !known {
-			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("The CSR has extension .%d twice, or it is not known here.", last), hintSteps)
+			return nil, refuse("csr-extensions-malformed", fmt.Sprintf("Extension .%d of the CSR is unknown, or is there twice.", last), hintSteps)
 		}
 		out[last] = e.Value
 	}

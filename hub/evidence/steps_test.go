@@ -9,7 +9,7 @@ import (
 	"gangway/wire"
 )
 
-// Whatever is sent, a parser answers; what it takes, Verify can judge.
+// The parsers do not panic on any input, and Verify can judge everything that they accept.
 func FuzzParseRegistration(f *testing.F) {
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {

@@ -16,36 +16,35 @@ import (
 	"gangway/tcg"
 )
 
-// Trust is a set of makers' certificates: the roots, which alone are trusted,
-// and intermediates to build chains with. It is safe for concurrent use and
-// never changes; what it remembers are results that follow from it.
+// Trust is a set of TPM makers' certificates: roots, which are the only trusted ones, and
+// intermediates for building chains. It is safe for concurrent use. The set never changes; Trust
+// only caches results that follow from it.
 type Trust struct {
 	roots         *x509.CertPool
 	intermediates *x509.CertPool
-	bySubject     map[string][]*x509.Certificate // all of both, by canonical subject
+	bySubject     map[string][]*x509.Certificate // roots and intermediates, by canonical subject
 
-	// verified remembers CA certificates that chain to a root, by the SHA-256
-	// of their DER: an EK leaf then costs one signature. Results of
-	// certificates that a request brought are remembered too, since they are
-	// true of the certificate whoever brought it; failures are not, so that
-	// nobody can fill the memory with them.
+	// verified caches CA certificates that chain to a root, by the SHA-256 of their DER, so that an
+	// EK certificate costs one signature verification. Results for certificates from a request are
+	// cached too, because they do not depend on the sender. Failures are not cached, so that nobody
+	// can fill the memory with them.
 	mu       sync.Mutex
 	verified map[[32]byte][]*verifiedCA
 
-	origins  map[[32]byte]string // as in Anchors
-	unbarred *Trust              // nil where nothing is distrusted
+	origins        map[[32]byte]string // as in Anchors
+	withDistrusted *Trust              // also accepts the distrusted CAs; nil if there are none
 }
 
 // verifiedCA is a CA certificate with one of its chains.
 type verifiedCA struct {
 	cert  *x509.Certificate
 	chain []*x509.Certificate // cert, and above it up to the root
-	words string              // who signed, up to whom: a sentence
+	words string              // a sentence that names the issuer and the root
 	// The chain holds from the latest notBefore to the earliest notAfter.
 	from, until time.Time
 }
 
-// maxVerified bounds the memory; makers have a few hundred CAs altogether.
+// maxVerified is the largest number of cached CAs. All makers together have a few hundred.
 const maxVerified = 4096
 
 func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
@@ -58,7 +57,7 @@ func newTrust(a Anchors, bar func([]*x509.Certificate) error) (*Trust, error) {
 	}
 	for _, c := range a.Roots {
 		if !c.IsCA {
-			return nil, fmt.Errorf("evidence: %q is no CA certificate and cannot be a root", c.Subject)
+			return nil, fmt.Errorf("evidence: %q cannot be a root: it is not a CA certificate", c.Subject)
 		}
 		c = canonical(c)
 		t.roots.AddCertWithConstraint(c, bar)
@@ -77,22 +76,22 @@ var (
 	errExpired   = errors.New("a CA certificate of the chain is expired or not yet valid")
 )
 
-// chain returns the issuer of the EK certificate, after checking the leaf's
-// signature and everything above it up to a root. extra are DER certificates
-// that the device sent: untrusted, but possible links.
+// chain returns the issuer of the EK certificate leaf, after it has verified the leaf's signature
+// and the chain up to a root. extra holds DER certificates from the device: they are untrusted, but
+// may be intermediates.
 func (t *Trust) chain(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*verifiedCA, error) {
 	ca, err := t.find(leaf, extra, now)
-	if err == nil || t.unbarred == nil {
+	if err == nil || t.withDistrusted == nil {
 		return ca, err
 	}
-	_, other := t.unbarred.find(leaf, extra, now)
+	_, other := t.withDistrusted.find(leaf, extra, now)
 	if errors.Is(other, errExpired) {
-		// That a CA has expired makes it neither unknown nor trusted.
+		// An expired CA certificate must not make a distrusted chain look like an unknown one.
 		then := leaf.Certificate.NotBefore
 		if _, trusted := t.find(leaf, extra, then); trusted == nil {
 			return nil, err
 		}
-		_, other = t.unbarred.find(leaf, extra, then)
+		_, other = t.withDistrusted.find(leaf, extra, then)
 	}
 	if other == nil {
 		err = errDistrusted
@@ -118,7 +117,7 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 				continue
 			}
 			for _, ca := range chains {
-				if err = namesHold(leaf.Certificate, ca.chain); err == nil {
+				if err = checkNames(leaf.Certificate, ca.chain); err == nil {
 					return ca
 				}
 			}
@@ -129,8 +128,8 @@ func (t *Trust) find(leaf *tcg.EKCertificate, extra [][]byte, now time.Time) (*v
 	if c := try(t.bySubject[string(issuerName)]); c != nil {
 		return c, nil
 	}
-	// Known ones did not do: look at what the device sent, remembered results
-	// first, so that a chip's own chain is parsed and verified once.
+	// No known issuer fits. Try the certificates that the device sent, cached results first, so
+	// that a TPM's own chain is parsed and verified only once.
 	t.mu.Lock()
 	var known []*x509.Certificate
 	for _, der := range extra {
@@ -187,8 +186,8 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		Roots:         t.roots,
 		Intermediates: pool,
 		CurrentTime:   now,
-		// The usage of an EK certificate is none that crypto/x509 knows; see
-		// chainMayIssue.
+		// crypto/x509 does not know the extended key usage of EK certificates; chainMayIssue checks
+		// it.
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
@@ -197,7 +196,7 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 		case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 			return nil, errExpired
 		case errors.As(err, &invalid) && (invalid.Reason == x509.TooManyIntermediates || invalid.Reason == x509.CANotAuthorizedForThisName):
-			return nil, &constraintError{"A CA certificate above it does not allow the ones below it."}
+			return nil, &constraintError{"A CA certificate of its chain does not allow the certificates below it."}
 		}
 		return nil, errUntrusted
 	}
@@ -232,21 +231,21 @@ func (t *Trust) verifyCA(ca *x509.Certificate, sent []*x509.Certificate, now tim
 	return good, nil
 }
 
-// mayIssue checks that a certificate is a CA's. x509.Verify does not ask this
-// of the certificate that it starts from, which here is the leaf's issuer:
-// without it, one device's EK certificate could "issue" another's.
+// mayIssue checks that a certificate is a CA's. x509.Verify does not check this for the certificate
+// that it starts from, which here is the leaf's issuer. Without this check, one device's EK
+// certificate could "issue" another's.
 func mayIssue(c *x509.Certificate) error {
 	if !c.BasicConstraintsValid || !c.IsCA {
-		return errors.New("the issuer is no CA")
+		return errors.New("the issuer is not a CA")
 	}
-	said := slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidKeyUsage) })
-	if said && c.KeyUsage&x509.KeyUsageCertSign == 0 {
+	hasUsage := slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidKeyUsage) })
+	if hasUsage && c.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return errors.New("the issuer's key is not for signing certificates")
 	}
 	switch k := c.PublicKey.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() < 2048 {
-			return errors.New("the issuer's RSA key has less than 2048 bits")
+			return errors.New("the issuer's RSA key has fewer than 2048 bits")
 		}
 	case *ecdsa.PublicKey:
 	default:

@@ -20,28 +20,27 @@ import (
 type Check struct {
 	Check string `json:"check"` // stable, e.g. "ek-chain"
 	OK    bool   `json:"ok"`
-	Ask   bool   `json:"ask,omitempty"` // not OK, and left to a person
-	// Skipped: there was nothing to examine, so the check neither held nor
-	// failed. OK is false.
+	Ask   bool   `json:"ask,omitempty"` // not OK, but a person may decide
+	// Skipped: there was nothing to examine, so the check neither passed nor failed. OK is false.
 	Skipped bool   `json:"skipped,omitempty"`
 	Detail  string `json:"detail"` // a sentence
 }
 
-// Verdict is the outcome of Verify. Steps holds the checks in the order they
-// were made, up to the first that failed for good.
+// Verdict is the outcome of Verify. Checks are in the order in which they ran, up to the refusal if
+// there is one.
 type Verdict struct {
 	Checks  []Check  `json:"steps"`
-	Notes   []string `json:"notes,omitempty"` // what was tolerated
+	Notes   []string `json:"notes,omitempty"` // tolerated deviations, for a person
 	Refusal *Refusal `json:"refusal,omitempty"`
-	// Questions are what a person must decide before the device is let in:
-	// all the rest holds.
+	// Questions are what a person must decide before the device is admitted. All other checks
+	// passed.
 	Questions []*Refusal `json:"questions,omitempty"`
 }
 
 // Accepted reports whether every check passed and no question is open.
 func (v *Verdict) Accepted() bool { return v.Refusal == nil && len(v.Questions) == 0 }
 
-// Pass records a check that held. Callers add theirs in front of Verify's.
+// Pass records a check that passed. Callers add their own checks before Verify's.
 func (v *Verdict) Pass(check, detail string) {
 	v.Checks = append(v.Checks, Check{Check: check, OK: true, Detail: detail})
 }
@@ -51,11 +50,10 @@ func (v *Verdict) Skip(check, detail string) {
 	v.Checks = append(v.Checks, Check{Check: check, Skipped: true, Detail: detail})
 }
 
-// notExamined is what a check returns instead of a refusal where Skip is to
-// record it.
+// notExamined is returned by a check that had nothing to examine. Skip then records the check.
 var notExamined = new(Refusal)
 
-// Fail records the check that did not hold, and refuses or asks.
+// Fail records a check that failed, and adds r to v as the refusal or as a question.
 func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Checks = append(v.Checks, Check{Check: check, Ask: r.Ask, Detail: r.Reason})
 	if r.Ask {
@@ -65,7 +63,8 @@ func (v *Verdict) Fail(check string, r *Refusal) {
 	v.Refusal = r
 }
 
-// Input is what a request is judged by. It serves one request at a time.
+// Input holds what Verify needs besides the request. It caches the request's chain, so it must not
+// be used for two requests at the same time.
 type Input struct {
 	Trust   *Trust
 	Policy  Policy
@@ -80,15 +79,14 @@ type Input struct {
 	}
 }
 
-// check is one of Verify's: a sentence when it holds, a refusal when not, and a
-// sentence with notExamined when there is nothing to examine.
+// check is one check of Verify. It returns a sentence if it passes, a refusal if it fails, and a
+// sentence with notExamined if there is nothing to examine.
 type check struct {
 	name  string
 	check func(*Verdict, *Request, *Input) (string, *Refusal)
 }
 
-// checks are made in this order. Those of the certificate alone come first;
-// see VerifyCertificate.
+// checks run in this order. The first two need only the certificate; VerifyCertificate uses them.
 var checks = [...]check{
 	{"ek-certificate", checkEKCertificate},
 	{"ek-chain", checkEKChain},
@@ -102,15 +100,15 @@ var checks = [...]check{
 	{"policy", checkRules},
 }
 
-// Verify judges a request and adds its steps to v. Every check must hold. The
-// first that does not is the refusal, unless the policy leaves it to a person:
-// then it becomes a question, and the rest is checked.
+// Verify judges a request and adds its checks to v. Every check must pass. The first that fails is
+// the refusal, unless the policy leaves the decision to a person: then it becomes a question, and
+// the remaining checks run.
 func Verify(v *Verdict, r *Request, in *Input) {
 	v.Notes = append(v.Notes, r.ignored...)
 	v.Checks = slices.Grow(v.Checks, len(checks)+2)
 	verify(v, r, checks[:], in)
-	// An owner who lists a key's hash approves that key, also without a trusted
-	// certificate. A certificate that is known is judged all the same.
+	// By listing the hash of a key, the owner approves that key even without a trusted certificate.
+	// A certificate that the hub knows is still judged.
 	if v.Refusal == nil && in.Listing.ByKey {
 		v.Questions = slices.DeleteFunc(v.Questions, func(q *Refusal) bool { return q.Code == CodeNoCertificate || q.Code == CodeUntrusted })
 	}
@@ -136,9 +134,8 @@ func verify(v *Verdict, r *Request, checks []check, in *Input) {
 	}
 }
 
-// Codes of what a person may vouch for, and of refusals that may be others
-// later: with more CA certificates, and when a maker's revocation list can be
-// had again.
+// Codes of questions that a person may decide, and of refusals whose cause may go away: when more
+// CA certificates are imported, or when a maker's revocation list is available again.
 const (
 	CodeNoCertificate       = "ek-certificate-none"
 	CodeUntrusted           = "ek-chain-untrusted"
@@ -149,19 +146,18 @@ const (
 	CodeKind                = "ek-kind"
 )
 
-// Passed reports whether a check was made and held.
+// Passed reports whether a check ran and passed.
 func (v *Verdict) Passed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && s.OK })
 }
 
-// Failed reports whether a check was made and did not hold, also where a
-// person has answered the question since.
+// Failed reports whether a check ran and failed, also if a person has answered its question since.
 func (v *Verdict) Failed(name string) bool {
 	return slices.ContainsFunc(v.Checks, func(s Check) bool { return s.Check == name && !s.OK && !s.Skipped })
 }
 
-// Has reports whether the verdict refuses with a code, or asks about it.
-func (v *Verdict) Has(code string) bool {
+// HasCode reports whether the verdict has a refusal or a question with the code.
+func (v *Verdict) HasCode(code string) bool {
 	return v.Refusal != nil && v.Refusal.Code == code || slices.ContainsFunc(v.Questions, func(q *Refusal) bool { return q.Code == code })
 }
 
@@ -169,9 +165,9 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	e := r.EKCertificate
 	if e == nil {
 		return "", min(in.Policy.NoCertificate, Ask).on(refuse(CodeNoCertificate,
-			"The TPM came without an EK certificate: nothing says who made it."+r.omission()+" "+mayHide, hintApprove))
+			"The request has no EK certificate, so the TPM's maker is not known."+r.omission()+" "+mayHide, hintApprove))
 	}
-	if refusal := notAnEKs(e); refusal != nil {
+	if refusal := checkIsEKCertificate(e); refusal != nil {
 		return "", refusal
 	}
 	c, now := e.Certificate, in.Now
@@ -179,7 +175,7 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	case now.Before(c.NotBefore):
 		return "", refuse("ek-certificate-not-yet-valid", fmt.Sprintf("The EK certificate is valid only from %s.", c.NotBefore.Format(time.DateOnly)), "Check the hub's clock.")
 	case now.After(c.NotAfter):
-		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not let that pass.", c.NotAfter.Format(time.DateOnly)), "Chips outlive their certificates: if this one is good, approve it or change the policy's expired_ek_certificate.")); r != nil {
+		if r := in.Policy.ExpiredEK.on(refuse("ek-certificate-expired", fmt.Sprintf("The EK certificate expired on %s, and the policy does not accept expired ones.", c.NotAfter.Format(time.DateOnly)), "Many TPMs outlive their certificates. If the machine is yours, approve it, or change the policy's expired_ek_certificate.")); r != nil {
 			return "", r
 		}
 		v.Notes = append(v.Notes, fmt.Sprintf("the EK certificate expired on %s", c.NotAfter.Format(time.DateOnly)))
@@ -188,22 +184,21 @@ func checkEKCertificate(v *Verdict, r *Request, in *Input) (string, *Refusal) {
 	return "EK certificate of " + tpmName(e) + ", serial " + c.SerialNumber.Text(16) + ".", nil
 }
 
-// mayHide is what a person must know who approves an EK without a certificate
-// that the hub trusts.
-const mayHide = "The TPM's own certificate may have been left out because it names an emulator, a maker that this hub distrusts, firmware that a rule refuses, or a TPM that its maker revoked or that is another owner's device."
+// mayHide warns the person who decides about an EK without a trusted certificate.
+const mayHide = "The device may have left out the TPM's own certificate to hide an emulator, a maker that this hub distrusts, firmware that a rule refuses, a TPM that its maker revoked, or a TPM that is another owner's device."
 
-// notAnEKs refuses a certificate that is not an EK certificate.
-func notAnEKs(e *tcg.EKCertificate) *Refusal {
+// checkIsEKCertificate refuses a certificate that is not an EK certificate.
+func checkIsEKCertificate(e *tcg.EKCertificate) *Refusal {
 	c := e.Certificate
 	switch {
 	case c.IsCA || c.KeyUsage&x509.KeyUsageCertSign != 0:
-		return refuse("ek-certificate-is-ca", "The certificate presented as the EK certificate is a CA's.", hintTPM)
+		return refuse("ek-certificate-is-ca", "The certificate sent as the EK certificate is a CA certificate.", hintTPM)
 	case len(c.UnhandledCriticalExtensions) > 0:
-		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that is not understood: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
+		return refuse("ek-certificate-extension", fmt.Sprintf("The EK certificate has a critical extension that the hub does not support: %v.", c.UnhandledCriticalExtensions[0]), hintTPM)
 	case !e.HasEKUsage() && (len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 || e.Manufacturer == ""):
-		// Some makers leave the usage out; a certificate that then names a
-		// TPM's maker in its SAN is still nothing but an EK certificate.
-		return refuse("ek-certificate-usage", "The certificate presented as the EK certificate is for another purpose.", hintTPM)
+		// Some makers leave out the extended key usage. A certificate without one that names a
+		// TPM's maker in its SAN can only be an EK certificate.
+		return refuse("ek-certificate-usage", "The certificate sent as the EK certificate is not for an endorsement key.", hintTPM)
 	}
 	return nil
 }
@@ -223,31 +218,31 @@ func tpmName(e *tcg.EKCertificate) string {
 
 func checkEKChain(_ *Verdict, r *Request, in *Input) (string, *Refusal) {
 	if r.EKCertificate == nil {
-		return "There is no EK certificate to follow to a maker's root.", notExamined
+		return "There is no EK certificate to verify.", notExamined
 	}
 	issuer, err := in.chain(r)
-	// Anybody can make such a certificate, so it fares no better than none.
+	// Anyone can make an untrusted certificate, so it is treated no better than a missing one.
 	unknown := min(in.Policy.UnknownMaker, in.Policy.NoCertificate, Ask)
 	var broken *constraintError
 	switch {
 	case errors.Is(err, errDistrusted):
-		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the operator why; 'gangway trust ls' shows it.")
+		return "", refuse(CodeDistrusted, "The EK certificate leads to a CA that this hub's operator distrusts.", "Ask the hub's operator for the reason; 'gangway trust ls' lists the distrusted CAs.")
 	case errors.Is(err, errExpired):
 		return "", refuse(CodeChainExpired, "A CA certificate between the EK certificate and its root is expired or not yet valid.", "Import the maker's newer intermediate with 'gangway trust import'.")
 	case errors.As(err, &broken):
 		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which a CA above it does not allow. %s %s", r.EKCertificate.Certificate.Issuer, broken.reason, mayHide), hintApprove))
 	case err != nil:
-		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anybody can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
+		return "", unknown.on(refuse(CodeUntrusted, fmt.Sprintf("The EK certificate was issued by %q, which does not chain to a TPM maker that this hub trusts. Anyone can make such a certificate. %s", r.EKCertificate.Certificate.Issuer, mayHide), hintTrust))
 	}
 	return issuer.words, nil
 }
 
 func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	if r.EK == nil { // VerifyCertificate found no template for the key
-		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key as the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
+		return "", refuse("ek-template", fmt.Sprintf("No template of the TCG EK Credential Profile makes a key like the EK certificate's (%s).", keyKind(r.EKCertificate.PublicKey)), hintTPM)
 	}
 	if r.EKCertificate != nil && !r.EK.Is(r.EKCertificate.PublicKey) {
-		return "", refuse("ek-key-mismatch", "The EK presented is not the key of the EK certificate: the certificate is another TPM's, or from before this TPM's endorsement seed was changed.",
+		return "", refuse("ek-key-mismatch", "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.",
 			"Send the EK that the certificate is for. If the seed was changed (TPM2_ChangeEPS), onboard with 'gangway-agent onboard --without-ek-certificate', and approve the machine.")
 	}
 	t := tcg.Match(tcg.EKTemplates, r.EK)
@@ -264,7 +259,7 @@ func checkEKKey(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	return "The EK is " + whose + ", of template " + t.Name + " (" + strings.TrimPrefix(r.EK.Algorithm(), "ECDSA ") + ").", nil
 }
 
-// keyKind says what a public key is, for a person.
+// keyKind names the kind of a public key for a person.
 func keyKind(key crypto.PublicKey) string {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -275,8 +270,8 @@ func keyKind(key crypto.PublicKey) string {
 	return "of an unknown kind"
 }
 
-// required are the attributes without which a key may exist outside the TPM,
-// or in another one.
+// required lists the attributes that a key must have. Without one of the first three, it may exist
+// outside the TPM, or in another one.
 var required = []struct {
 	bit        tcg.Attributes
 	code, lack string
@@ -301,7 +296,7 @@ func checkStrength(what, code string, p *tcg.Public) *Refusal {
 
 func errROCA(what, code string) *Refusal {
 	return refuse(code+"-roca", fmt.Sprintf("The %s is an RSA key made by Infineon's faulty library: its private half can be computed from the public one (ROCA, CVE-2017-15361).", what),
-		"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of it.")
+		"Update the TPM's firmware and clear the TPM, or onboard with an ECC key of the TPM.")
 }
 
 func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restricted bool) (string, *Refusal) {
@@ -316,14 +311,14 @@ func checkKey(what, code string, p *tcg.Public, templates []tcg.Template, restri
 	case restricted && !p.Attributes.Has(tcg.Restricted):
 		return "", refuse(code+"-not-restricted", fmt.Sprintf("The %s is not restricted: it would sign forged attestations.", what), hintTPM)
 	case !restricted && p.Attributes.Has(tcg.Restricted):
-		return "", refuse(code+"-restricted", fmt.Sprintf("The %s is restricted and cannot serve for TLS.", what), hintTPM)
+		return "", refuse(code+"-restricted", fmt.Sprintf("The %s is restricted and cannot be used for TLS.", what), hintTPM)
 	}
 	if weak := checkStrength(what, code, p); weak != nil {
 		return "", weak
 	}
 	t := tcg.Match(templates, p)
 	if t == nil {
-		return "", refuse(code+"-template", fmt.Sprintf("The %s was not made from a template of the TCG's (H-1 to H-4).", what), hintTPM)
+		return "", refuse(code+"-template", fmt.Sprintf("The %s was not made from a TCG template (H-1 to H-4).", what), hintTPM)
 	}
 	return t.Name, nil
 }
@@ -347,13 +342,13 @@ func checkIDevID(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	a := r.Certify
 	if subtle.ConstantTimeCompare(a.Name, r.IDevIDName) != 1 {
-		return "", refuse("certify-name", "The certification is of another key: the name in it is not the one computed from the IDevID key.", hintTPM)
+		return "", refuse("certify-name", "The certification is for another key: its name is not the one computed from the IDevID key.", hintTPM)
 	}
 	if err := r.IAK.Verify(a.Raw, r.certifySignature); err != nil {
 		return "", refuse("certify-signature", "The certification of the IDevID key is not signed by the IAK.", hintTPM)
 	}
-	// Both are primary keys of the endorsement hierarchy, by the TPM's word:
-	// they follow the chip, not its owner's storage.
+	// The TPM attests that both are primary keys of the endorsement hierarchy: they depend on the
+	// TPM, not on its owner's storage hierarchy.
 	signer, err := tcg.EndorsementQualifiedName(r.IAKName)
 	if err != nil || !bytes.Equal(a.QualifiedSigner, signer) {
 		return "", refuse("certify-hierarchy", "The IAK is not a primary key of the endorsement hierarchy.", hintTPM)
@@ -366,9 +361,9 @@ func checkCertify(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 }
 
 func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
-	if r.Signing != nil {
-		// That its key is the IDevID key was seen when it was parsed.
-		if err := r.Signing.CheckSignature(); err != nil {
+	if r.PKCS10 != nil {
+		// ParseRegistration has checked that its key is the IDevID key.
+		if err := r.PKCS10.CheckSignature(); err != nil {
 			return "", refuse("csr-signature", "The certificate signing request is not signed by the IDevID key.", hintDamaged)
 		}
 		if refusal := checkQuote(r); refusal != nil {
@@ -382,8 +377,8 @@ func checkSignature(_ *Verdict, r *Request, _ *Input) (string, *Refusal) {
 	return "The request is signed by the IDevID key.", nil
 }
 
-// checkQuote looks at a quote where one was shown: what it says of the PCRs is
-// not judged yet, but it must be the IAK's word.
+// checkQuote checks that the quote, if there is one, is signed by the IAK. It does not judge the
+// PCR values.
 func checkQuote(r *Request) *Refusal {
 	if r.quote == nil {
 		return nil

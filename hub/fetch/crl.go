@@ -19,13 +19,13 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CRLMode is what to do about revocation lists.
+// CRLMode says how revocation lists (CRLs) are used.
 type CRLMode int
 
 const (
-	CRLsOff  CRLMode = iota // none is looked up
-	CRLsSoft                // one that cannot be had is a note
-	CRLsHard                // one that cannot be had is a refusal
+	CRLsOff  CRLMode = iota // no list is fetched
+	CRLsSoft                // an unavailable list is a note
+	CRLsHard                // an unavailable list is a refusal
 )
 
 // Codes of refusals made here.
@@ -36,18 +36,17 @@ const (
 
 const (
 	clockSkew = 5 * time.Minute
-	maxKeep   = 7 * 24 * time.Hour // a list is fetched again after this, whatever its nextUpdate
+	maxKeep   = 7 * 24 * time.Hour // a list is fetched again after this time, even before its nextUpdate
 )
 
-// ChecksCRLs reports whether Revocation does anything.
+// ChecksCRLs reports whether Revocation checks anything.
 func (f *Fetcher) ChecksCRLs() bool { return f.crls != CRLsOff }
 
-// Revocation looks for the leaf and the CAs above it in the lists that they
-// name (distribution points), up to the root, which is not in any. chain is
-// the leaf's issuer, then its issuer, and so on up to the root. It returns
-// notes for the verdict, and a refusal if one is revoked or, in mode hard, if
-// it cannot be known. A certificate that names no list cannot be revoked in
-// one: that is a note, in both modes.
+// Revocation checks the leaf and the CAs above it against the revocation lists that they name
+// (distribution points). The root is not checked. chain is the leaf's issuer, then its issuer, and
+// so on up to the root. It returns notes for the verdict, and a refusal if a certificate is revoked
+// or, in mode CRLsHard, if its status is not known. A certificate that names no list cannot be
+// revoked: that is a note in both modes.
 func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain []*x509.Certificate) (notes []string, refusal *evidence.Refusal) {
 	if f.crls == CRLsOff {
 		return nil, nil
@@ -66,20 +65,19 @@ func (f *Fetcher) Revocation(ctx context.Context, leaf *x509.Certificate, chain 
 		revoked, err := f.revoked(ctx, c, issuer)
 		switch {
 		case err != nil && f.crls == CRLsHard:
-			return notes, &evidence.Refusal{Code: evidence.CodeRevocationUnknown, Reason: fmt.Sprintf("Whether %s is revoked cannot be known: %v.", what, err), Hint: "Try again later, let the hub reach the maker's host, or check revocation softly."}
+			return notes, &evidence.Refusal{Code: evidence.CodeRevocationUnknown, Reason: fmt.Sprintf("The hub cannot find out whether %s is revoked: %v.", what, err), Hint: "Retry later, allow the hub to reach the maker's host, or set the hub's revocation check to soft."}
 		case err != nil:
-			notes = append(notes, fmt.Sprintf("whether %s is revoked is not known: %v", what, err))
+			notes = append(notes, fmt.Sprintf("it is not known whether %s is revoked: %v", what, err))
 		case revoked && i == 0:
-			return notes, &evidence.Refusal{Code: CodeRevoked, Reason: "The TPM's maker has revoked its EK certificate.", Hint: "Do not use this machine; ask its maker why."}
+			return notes, &evidence.Refusal{Code: CodeRevoked, Reason: "The TPM's maker has revoked its EK certificate.", Hint: "Do not use this machine. Ask its maker for the reason."}
 		case revoked:
-			return notes, &evidence.Refusal{Code: CodeCARevoked, Reason: fmt.Sprintf("The TPM's maker has revoked %s, which stands above the EK certificate.", what), Hint: "Ask the machine's maker why."}
+			return notes, &evidence.Refusal{Code: CodeCARevoked, Reason: fmt.Sprintf("The TPM's maker has revoked %s, which is above the EK certificate.", what), Hint: "Ask the machine's maker for the reason."}
 		}
 	}
 	return notes, nil
 }
 
-// revoked looks for c in the first list of its distribution points that can be
-// had and is good.
+// revoked looks for c in the first valid list that is available from its distribution points.
 func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (bool, error) {
 	var last error
 	for _, raw := range c.CRLDistributionPoints[:min(len(c.CRLDistributionPoints), maxURLs)] {
@@ -105,12 +103,12 @@ func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (boo
 // list is a parsed revocation list.
 type list struct {
 	crl     *x509.RevocationList
-	serials map[string]bool // as unsigned numbers, in bytes
+	serials map[string]bool // the bytes of the unsigned numbers
 	scope   scope
-	fault   error // why it says nothing of anybody
+	fault   error // the reason if the list is not usable
 
 	mu sync.Mutex
-	by map[[32]byte]bool // issuers whose signature it has, or not
+	by map[[32]byte]bool // issuer: whether it signed the list
 }
 
 // list parses an answer once.
@@ -121,7 +119,7 @@ func (a *answer) list() (*list, error) {
 	a.parse.Do(func() {
 		crl, err := x509.ParseRevocationList(a.body)
 		if err != nil {
-			a.fault = errors.New("the answer is no revocation list")
+			a.fault = errors.New("the response is not a revocation list")
 			return
 		}
 		l := &list{crl: crl, serials: make(map[string]bool, len(crl.RevokedCertificateEntries)), by: map[[32]byte]bool{}}
@@ -130,7 +128,7 @@ func (a *answer) list() (*list, error) {
 		}
 		l.scope, l.fault = scopeOf(crl)
 		crl.RevokedCertificateEntries = nil
-		//lint:ignore SA1019 it is another copy of them
+		//lint:ignore SA1019 it is a copy of them
 		crl.RevokedCertificates = nil
 		a.made = l
 	})
@@ -138,7 +136,7 @@ func (a *answer) list() (*list, error) {
 	return l, a.fault
 }
 
-// crlKeep says how long a list is kept: until its nextUpdate.
+// crlKeep returns how long to cache a list: until its nextUpdate.
 func (a *answer) crlKeep(now time.Time) time.Duration {
 	l, err := a.list()
 	if err != nil || l.crl.NextUpdate.IsZero() {
@@ -147,17 +145,17 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// good reports why a list cannot be asked about a certificate; nil if it can.
+// good returns an error if the list is not valid for the certificate c.
 func (l *list) good(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
 		return l.fault
 	case now.Add(clockSkew).Before(l.crl.ThisUpdate):
-		return errors.New("its revocation list is of the future")
+		return errors.New("its revocation list is not yet valid")
 	case l.crl.NextUpdate.IsZero() || now.After(l.crl.NextUpdate):
-		return fmt.Errorf("its revocation list ended on %s", l.crl.NextUpdate.Format(time.DateOnly))
+		return fmt.Errorf("its revocation list expired on %s", l.crl.NextUpdate.Format(time.DateOnly))
 	case !bytes.Equal(tcg.CanonicalName(l.crl.RawIssuer), tcg.CanonicalName(issuer.RawSubject)):
-		return errors.New("its revocation list is another CA's")
+		return errors.New("its revocation list was issued by another CA")
 	case c.IsCA && l.scope == scopeUser || !c.IsCA && l.scope == scopeCA:
 		return errors.New("its revocation list is for other certificates")
 	}
@@ -186,8 +184,8 @@ func (l *list) signedBy(issuer *x509.Certificate) bool {
 
 func (l *list) has(serial *big.Int) bool { return l.serials[string(unsigned(serial).Bytes())] }
 
-// unsigned is the number that a serial's bytes are without a sign, which is
-// how a certificate's negative serial is read.
+// unsigned returns the number with the same bytes but without a sign. Negative serial numbers of
+// certificates are read that way.
 func unsigned(n *big.Int) *big.Int {
 	if n.Sign() >= 0 {
 		return n
@@ -196,7 +194,7 @@ func unsigned(n *big.Int) *big.Int {
 	return new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(8*size)))
 }
 
-// scope is which certificates a list is for (RFC 5280, 5.2.5).
+// scope is the kind of certificates that a list covers (RFC 5280, 5.2.5).
 type scope int
 
 const (
@@ -207,13 +205,13 @@ const (
 
 var oidIssuingDistributionPoint = asn1.ObjectIdentifier{2, 5, 29, 28}
 
-// scopeOf reads a list's issuing distribution point. Lists that need more to
-// be understood (indirect, delta, for some reasons only) are an error.
+// scopeOf returns the scope from a list's issuing distribution point. Indirect lists, delta lists
+// and lists for some reasons only are errors.
 func scopeOf(crl *x509.RevocationList) (s scope, err error) {
 	for _, ext := range crl.Extensions {
 		if !ext.Id.Equal(oidIssuingDistributionPoint) {
 			if ext.Critical {
-				return 0, errors.New("its revocation list is of a kind that is not understood")
+				return 0, errors.New("its revocation list is of an unsupported kind")
 			}
 			continue
 		}
@@ -230,14 +228,14 @@ func scopeOf(crl *x509.RevocationList) (s scope, err error) {
 			}
 			set := len(value) == 1 && value[0] != 0
 			switch {
-			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // where it is published
+			case tag == casn1.Tag(0).Constructed().ContextSpecific(): // the distribution point's name
 			case tag == casn1.Tag(1).ContextSpecific() && set:
 				s = scopeUser
 			case tag == casn1.Tag(2).ContextSpecific() && set:
 				s = scopeCA
 			case !set && len(value) == 1:
 			default:
-				return 0, errors.New("its revocation list is of a kind that is not understood")
+				return 0, errors.New("its revocation list is of an unsupported kind")
 			}
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"gangway/hub/evidence"
 )
 
-// revoke makes a CA's list; change may spoil it.
+// revoke makes a CA's revocation list; change may alter it.
 func revoke(t testing.TB, by *ca, change func(*x509.RevocationList), serials ...*big.Int) []byte {
 	t.Helper()
 	l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
@@ -42,7 +42,7 @@ func checker(t *testing.T, mode CRLMode) *Fetcher {
 	return newFetcher(t, Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: onlyLoopback})
 }
 
-// family is a root, a CA below it and an EK certificate, with their lists.
+// family is a root, a CA below it and an EK certificate, with their revocation lists.
 func family(t *testing.T, s *site) (root, one, leaf *ca) {
 	t.Helper()
 	root = issue(t, "root", true, nil, nil)
@@ -52,6 +52,7 @@ func family(t *testing.T, s *site) (root, one, leaf *ca) {
 }
 
 func TestRejectsRevokedCertificates(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root, one, leaf := family(t, s)
 	other := big.NewInt(12345)
@@ -73,7 +74,7 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 			if refusal != nil {
 				code = refusal.Code
 				if refusal.Reason == "" || refusal.Hint == "" {
-					t.Errorf("%s: no sentence or no hint", name)
+					t.Errorf("%s: no reason or no hint", name)
 				}
 			}
 			if code != c.code || len(notes) != 0 {
@@ -86,8 +87,9 @@ func TestRejectsRevokedCertificates(t *testing.T) {
 	}
 }
 
-// A list that cannot be relied on says neither yes nor no.
+// An invalid list is not used.
 func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root, one, leaf := family(t, s)
 	s.at("/root.crl", content(revoke(t, root, nil)))
@@ -143,21 +145,22 @@ func TestListThatIsNoGoodIsNotBelieved(t *testing.T) {
 			t.Errorf("%s, hard: %v", name, refusal)
 		}
 	}
-	// The next address is tried where one is no good.
+	// If a list is invalid, the next URL is tried.
 	s.at("/one.crl", content(revoke(t, one, nil, leaf.cert.SerialNumber)))
 	two := issue(t, "leaf", false, one, listedAt("ldap://localhost/x", s.at("/none", http.NotFound), s.at("/one.crl", content(revoke(t, one, nil)))))
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), two.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 0 {
 		t.Errorf("%q, %v", notes, refusal)
 	}
-	// A certificate that names none cannot be in one.
+	// A certificate that names no list cannot be revoked.
 	none := issue(t, "leaf", false, one, nil)
 	if notes, refusal := checker(t, CRLsHard).Revocation(t.Context(), none.cert, []*x509.Certificate{one.cert}); refusal != nil || len(notes) != 1 || !strings.Contains(notes[0], "names no revocation list") {
 		t.Errorf("%q, %v", notes, refusal)
 	}
 }
 
-// A list is kept until its nextUpdate, and then fetched again.
+// A list is cached until its nextUpdate, and then fetched again.
 func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	var ahead atomic.Int64
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -191,17 +194,17 @@ func TestListIsKeptUntilItsNextUpdate(t *testing.T) {
 	revoked.Store(true)
 	ahead.Store(int64(5 * time.Hour))
 	if code := ask(); code != "" || s.asked.Load() != 1 {
-		t.Errorf("asked again before its time: %q", code)
+		t.Errorf("fetched again before its nextUpdate: %q", code)
 	}
 	ahead.Store(int64(7 * time.Hour))
 	if code := ask(); code != CodeRevoked || s.asked.Load() != 2 {
-		t.Errorf("an ended list was believed: %q, asked %d times", code, s.asked.Load())
+		t.Errorf("an expired list was used: %q, fetched %d times", code, s.asked.Load())
 	}
 }
 
-// A certificate's serial that was encoded as a negative number is found in a
-// list that has it so.
+// A serial number that is encoded as a negative number is found in a list with the same encoding.
 func TestNegativeSerialIsFoundInItsList(t *testing.T) {
+	t.Parallel()
 	for encoded, want := range map[int64]int64{-1: 255, -128: 128, -129: 65407, -256: 65280, 0: 0, 127: 127, 128: 128} {
 		if got := unsigned(big.NewInt(encoded)); got.Int64() != want {
 			t.Errorf("%d is %s", encoded, got)

@@ -67,7 +67,7 @@ func content(b []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.Write(b) }
 }
 
-// onlyLoopback allows the test's own server, and says so.
+// onlyLoopback allows only addresses of this machine, for the test's server.
 func onlyLoopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
 func newFetcher(t *testing.T, o Options) *Fetcher {
@@ -127,7 +127,7 @@ func issuedAt(url string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.IssuingCertificateURL = []string{url} }
 }
 
-// message is a PKCS #7 message of certificates alone.
+// message returns a PKCS #7 message that holds only certificates.
 func message(certs ...*ca) []byte {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	var b cryptobyte.Builder
@@ -160,6 +160,7 @@ func armour(kind string, ders ...[]byte) (out []byte) {
 }
 
 func TestFetchesTheIssuersInEveryForm(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	root := issue(t, "root", true, nil, nil)
 	rootURL := s.at("/root", content(root.cert.Raw))
@@ -185,19 +186,20 @@ func TestFetchesTheIssuersInEveryForm(t *testing.T) {
 	}
 }
 
-// A machine's own services, its network's and a cloud's metadata cannot be
-// reached, whatever name leads there.
+// Services of the hub's machine, of its network and of its cloud cannot be reached, whatever name
+// resolves to them.
 func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(s.at("/one", content(nil))))
-	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as the hub makes it
-	f.anyPort = true                                                // the address alone must do
+	f := newFetcher(t, Options{IssuerHosts: []string{"localhost"}}) // as configured in the hub
+	f.anyPort = true                                                // without the port restriction
 	links, notes := f.Links(t.Context(), leaf.cert)
-	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "may not be fetched from") {
+	if len(links) != 0 || len(notes) != 1 || !strings.Contains(notes[0], "fetching from this address is not allowed") {
 		t.Errorf("%d links, %q", len(links), notes)
 	}
 	if s.asked.Load() != 0 {
-		t.Error("the server was asked")
+		t.Error("the server got a request")
 	}
 	for text, public := range map[string]bool{
 		"8.8.8.8": true, "193.99.144.80": true, "2606:4700::6810:84e5": true, "64:ff9b::808:808": true,
@@ -207,16 +209,16 @@ func TestFetchReachesNoAddressThatIsNotPublic(t *testing.T) {
 		"64:ff9b:1::1": false, "100.64.0.1": false, "100.100.100.200": false, "192.0.0.192": false, "198.18.0.1": false, "224.0.0.1": false, "255.255.255.255": false,
 		"ff02::1": false, "2001:db8::1": false, "2001::1": false, "fec0::1": false, "::7f00:1": false,
 	} {
-		if got := Public(netip.MustParseAddr(text)); got != public {
+		if got := IsPublic(netip.MustParseAddr(text)); got != public {
 			t.Errorf("Public(%s) = %v", text, got)
 		}
 	}
-	if Public(netip.Addr{}) {
-		t.Error("no address at all is public")
+	if IsPublic(netip.Addr{}) {
+		t.Error("the zero address is public")
 	}
 }
 
-// nameServer answers each question for an address with the next of a list.
+// nameServer answers each address query with the next entry of a list.
 func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -256,9 +258,10 @@ func nameServer(t *testing.T, answers ...[4]byte) *net.Resolver {
 	}}
 }
 
-// A name that is the maker's at first and the hub's own machine the next time:
-// what counts is the address of the socket.
+// A name that first resolves to the maker's address and then to the hub's machine does not help an
+// attacker: the address of the socket is checked.
 func TestRebindingANameGetsNowhere(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
 	var dialled []netip.Addr
@@ -267,22 +270,23 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 		Resolver:    nameServer(t, [4]byte{192, 0, 2, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254}),
 		AllowAddress: func(a netip.AddrPort) bool {
 			dialled = append(dialled, a.Addr())
-			return Public(a.Addr())
+			return IsPublic(a.Addr())
 		},
 	})
 	for i := range 3 {
 		leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt(fmt.Sprintf("http://pki.maker.example:%s/%d", port, i)))
-		if links, notes := f.Links(t.Context(), leaf.cert); len(links) != 0 || !strings.Contains(fmt.Sprint(notes), "may not be fetched from") {
+		if links, notes := f.Links(t.Context(), leaf.cert); len(links) != 0 || !strings.Contains(fmt.Sprint(notes), "fetching from this address is not allowed") {
 			t.Errorf("%d links, %q", len(links), notes)
 		}
 	}
 	if s.asked.Load() != 0 {
-		t.Error("the hub's own machine was asked")
+		t.Error("the hub's own machine got a request")
 	}
 	if len(dialled) != 3 || dialled[0] == dialled[1] {
 		t.Errorf("the name led to %v", dialled)
 	}
-	// The same name server, and the address allowed: it is what was refused.
+	// With the address allowed, the same name server works: the address was the reason for the
+	// refusal.
 	f = newFetcher(t, Options{IssuerHosts: []string{"pki.maker.example"}, Resolver: nameServer(t, [4]byte{127, 0, 0, 1}), AllowAddress: onlyLoopback})
 	one := issue(t, "one", true, nil, nil)
 	s.at("/one", content(one.cert.Raw))
@@ -293,6 +297,7 @@ func TestRebindingANameGetsNowhere(t *testing.T) {
 }
 
 func TestFetchesFromNamedHostsAlone(t *testing.T) {
+	t.Parallel()
 	f := newFetcher(t, Options{IssuerHosts: []string{"PKI.maker.example."}, AllowAddress: nil})
 	for raw, ok := range map[string]bool{
 		"http://pki.maker.example/ca.crt":         true,
@@ -326,10 +331,10 @@ func TestFetchesFromNamedHostsAlone(t *testing.T) {
 	}
 	for _, bad := range []string{"", " ", "*.maker.example", "http://pki.maker.example", "pki.maker.example:80", "127.0.0.1", "::1", "a b", "a/b", "user@host"} {
 		if _, err := New(Options{IssuerHosts: []string{bad}}); err == nil {
-			t.Errorf("%q was taken for a host name", bad)
+			t.Errorf("%q was accepted as a host name", bad)
 		}
 	}
-	// A host for lists is none for issuers.
+	// A host that is allowed for lists is not allowed for issuers.
 	f = newFetcher(t, Options{CRLHosts: []string{"crl.maker.example"}})
 	leaf := issue(t, "leaf", false, issue(t, "one", true, nil, nil), issuedAt("http://crl.maker.example/one"))
 	if links, notes := f.Links(t.Context(), leaf.cert); links != nil || notes != nil {
@@ -338,6 +343,7 @@ func TestFetchesFromNamedHostsAlone(t *testing.T) {
 }
 
 func TestFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
 	s, inner := newSite(t), newSite(t)
 	one := issue(t, "one", true, nil, nil)
 	target := inner.at("/secret", content(one.cert.Raw))
@@ -356,6 +362,7 @@ func TestFollowsNoRedirect(t *testing.T) {
 }
 
 func TestBoundsWhatItFetches(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	one := issue(t, "one", true, nil, nil)
 	big := bytes.Repeat([]byte{'x'}, maxIssuer+1)
@@ -374,7 +381,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 		"not found": func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) },
 		"a page":    content([]byte("<html>")),
 		"nothing":   content(nil),
-		"no issuer": content(issue(t, "one", true, nil, nil).cert.Raw), // of that name, with another key
+		"no issuer": content(issue(t, "one", true, nil, nil).cert.Raw), // the same name with another key
 		"no CA":     content(issue(t, "one", false, nil, nil).cert.Raw),
 		"breaks off": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "999")
@@ -387,7 +394,7 @@ func TestBoundsWhatItFetches(t *testing.T) {
 			t.Errorf("%s: %d links, %q", name, len(links), notes)
 		}
 	}
-	// A chain that goes on and on, each CA named by the next.
+	// A chain without end, in which each certificate names the next CA.
 	var above *ca
 	for i := range 12 {
 		name := fmt.Sprintf("/deep-%d", i)
@@ -414,9 +421,9 @@ func TestBoundsWhatItFetches(t *testing.T) {
 	}
 }
 
-// Many devices that need the same link ask for it once, and a failure is not
-// asked for again and again.
+// A link that many devices need is fetched once, and a failure is cached too.
 func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	var ahead atomic.Int64
 	f := newFetcher(t, Options{
@@ -443,25 +450,25 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 	ahead.Store(int64(keepIssuer + time.Minute))
 	f.Links(t.Context(), leaf.cert)
 	if n := s.asked.Load(); n != 2 {
-		t.Errorf("an old answer was kept: asked %d times", n)
+		t.Errorf("an expired response was used: fetched %d times", n)
 	}
 	broken := issue(t, "leaf", false, one, issuedAt(s.at("/broken", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })))
 	for range 5 {
 		f.Links(t.Context(), broken.cert)
 	}
 	if n := s.asked.Load(); n != 3 {
-		t.Errorf("a failure was asked for again: %d", n)
+		t.Errorf("fetched again after a failure: %d", n)
 	}
 	ahead.Add(int64(keepFailure + time.Minute))
 	s.at("/broken", content(one.cert.Raw))
 	if links, _ := f.Links(t.Context(), broken.cert); len(links) != 1 {
-		t.Error("a failure was kept for ever")
+		t.Error("a failure was cached permanently")
 	}
 }
 
-// A maker's host that hangs, or a sender who makes up addresses, delays no
-// other request.
+// A hanging host of a maker, or a sender with invented addresses, does not delay other requests.
 func TestHangingHostDelaysNobodyElse(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	f := local(t)
 	stuck := make(chan struct{})
@@ -487,10 +494,10 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) {
 	}
 	start := time.Now()
 	if links, _ := f.Links(t.Context(), good.cert); len(links) != 1 {
-		t.Error("what is known already needs the hanging host")
+		t.Error("a cached link waited for the hanging host")
 	}
 	new := issue(t, "leaf", false, one, issuedAt(s.at("/new", content(one.cert.Raw))))
-	if _, notes := f.Links(t.Context(), new.cert); len(notes) != 1 || !strings.Contains(notes[0], "too many look-ups") {
+	if _, notes := f.Links(t.Context(), new.cert); len(notes) != 1 || !strings.Contains(notes[0], "too many fetches") {
 		t.Errorf("%q", notes)
 	}
 	if took := time.Since(start); took > time.Second {
@@ -499,7 +506,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) {
 	if n := s.asked.Load(); n > 1+maxAtOnce {
 		t.Errorf("%d fetches were under way", n-1)
 	}
-	cancel() // those who wait may go at once
+	cancel() // the waiting requests may stop at once
 	start = time.Now()
 	hanging.Wait()
 	if took := time.Since(start); took > time.Second {
@@ -508,6 +515,7 @@ func TestHangingHostDelaysNobodyElse(t *testing.T) {
 }
 
 func TestKeepsNoMoreThanItsBound(t *testing.T) {
+	t.Parallel()
 	f := local(t)
 	for i := range 3 * maxEntries {
 		f.keep(fmt.Sprint(i), &answer{body: make([]byte, 200<<10), until: time.Now().Add(time.Hour)})

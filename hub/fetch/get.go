@@ -18,35 +18,34 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Bounds. What a certificate names beyond them is not looked up.
+// Bounds. URLs beyond them are not fetched.
 const (
-	maxIssuer   = 64 << 10 // bytes of one answer with issuers
+	maxIssuer   = 64 << 10 // bytes of one response with issuers
 	maxCRL      = 4 << 20  // bytes of one revocation list
-	maxKept     = 64 << 20 // bytes kept of all answers
-	maxEntries  = 1024     // answers kept, failures included
+	maxKept     = 64 << 20 // bytes of all cached responses
+	maxEntries  = 1024     // cached responses, failures included
 	maxURL      = 1024     // bytes of a URL
-	maxAtOnce   = 4        // fetches under way, of all hosts
-	maxWaiting  = 64       // requests that wait for one
+	maxAtOnce   = 4        // concurrent fetches, from all hosts
+	maxWaiting  = 64       // requests that wait for a fetch
 	getTimeout  = 5 * time.Second
-	waitTimeout = 8 * time.Second // all that one request waits for links or lists
+	waitTimeout = 8 * time.Second // the longest time that a request waits for links or lists
 
 	keepIssuer  = 24 * time.Hour
 	keepFailure = 10 * time.Minute
-	hostRate    = 2  // fetches a second from one host
-	hostBurst   = 20 // and at once
+	hostRate    = 2  // fetches per second from one host
+	hostBurst   = 20 // burst of the rate limit
 )
 
-// Options say what may be fetched.
+// Options configure a Fetcher.
 type Options struct {
-	// IssuerHosts and CRLHosts are the names of hosts that CA certificates and
-	// revocation lists may be fetched from, e.g. "pki.infineon.com". Names
-	// alone: no address, no port, no wildcard.
+	// IssuerHosts and CRLHosts are the names of hosts that CA certificates and revocation lists may
+	// be fetched from, e.g. "pki.infineon.com". Only names: no addresses, ports or wildcards.
 	IssuerHosts, CRLHosts []string
-	// CRLs is what to do about revocation; the zero value is CRLsOff.
+	// CRLs is the use of revocation lists; the zero value is CRLsOff.
 	CRLs CRLMode
 
-	// AllowAddress decides which addresses may be dialled. Nil: those that are
-	// Public, at the ports 80 and 443. Tests allow their own server with it.
+	// AllowAddress decides which addresses may be dialled. Nil: those for which IsPublic is true,
+	// at the ports 80 and 443. Tests use it to allow their own server.
 	AllowAddress func(netip.AddrPort) bool
 	// Resolver resolves host names. Nil: the machine's.
 	Resolver *net.Resolver
@@ -54,11 +53,11 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Fetcher fetches and keeps what it fetched. It is safe for concurrent use.
+// Fetcher fetches and caches. It is safe for concurrent use.
 type Fetcher struct {
 	issuerHosts, crlHosts map[string]bool
 	crls                  CRLMode
-	anyPort               bool // the caller decides on addresses
+	anyPort               bool // AllowAddress decides about ports
 	now                   func() time.Time
 	client                *http.Client
 	limits                map[string]*rate.Limiter // by host; never changes
@@ -66,12 +65,12 @@ type Fetcher struct {
 	flight                singleflight.Group
 
 	mu   sync.Mutex
-	kept map[string]*answer // by URL
-	size int                // bytes of all bodies kept
+	kept map[string]*answer // cached responses, by URL
+	size int                // bytes of all cached bodies
 }
 
-// answer is what a URL answered: a body or an error, and until when it is
-// believed. What was made of the body is kept with it.
+// answer is the response of a URL, a body or an error, with its expiry. The parsed body is cached
+// with it.
 type answer struct {
 	body  []byte
 	err   error
@@ -102,7 +101,7 @@ func New(o Options) (*Fetcher, error) {
 	}
 	allow := o.AllowAddress
 	if allow == nil {
-		allow = func(a netip.AddrPort) bool { return Public(a.Addr()) && (a.Port() == 80 || a.Port() == 443) }
+		allow = func(a netip.AddrPort) bool { return IsPublic(a.Addr()) && (a.Port() == 80 || a.Port() == 443) }
 	}
 	dialer := &net.Dialer{
 		Timeout: getTimeout, Resolver: o.Resolver,
@@ -119,7 +118,7 @@ func New(o Options) (*Fetcher, error) {
 		Timeout:       getTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			Proxy: nil, // it would connect in this process's stead, to anywhere
+			Proxy: nil, // a proxy would connect to any address
 			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				return dialer.DialContext(ctx, network, address)
 			},
@@ -132,17 +131,17 @@ func New(o Options) (*Fetcher, error) {
 }
 
 var (
-	errAddress = errors.New("this address may not be fetched from")
-	errBusy    = errors.New("too many look-ups are under way")
+	errAddress = errors.New("fetching from this address is not allowed")
+	errBusy    = errors.New("too many fetches are in progress")
 )
 
-// hosts checks and adds the hosts that may be fetched from.
+// hosts checks names of allowed hosts, and adds their rate limits.
 func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	allowed := map[string]bool{}
 	for _, name := range names {
 		host := strings.ToLower(strings.TrimSuffix(strings.TrimSpace(name), "."))
 		if _, err := netip.ParseAddr(host); err == nil || host == "" || strings.ContainsAny(host, "/:@*?#%[] \t") {
-			return nil, fmt.Errorf("fetch: %q is no host name: give names such as pki.example.com, without scheme, port or wildcard", name)
+			return nil, fmt.Errorf("fetch: %q is not a host name: use names like pki.example.com, without scheme, port or wildcard", name)
 		}
 		allowed[host] = true
 		if f.limits[host] == nil {
@@ -152,32 +151,32 @@ func (f *Fetcher) hosts(names []string) (map[string]bool, error) {
 	return allowed, nil
 }
 
-// target checks a URL out of a certificate and returns it in one form.
+// target checks a URL from a certificate and returns it in canonical form.
 func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) {
 	if len(raw) > maxURL {
-		return nil, errors.New("the address is too long")
+		return nil, errors.New("the URL is too long")
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, errors.New("the address is no URL")
+		return nil, errors.New("the URL is malformed")
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.Opaque != "" {
-		return nil, errors.New("the address is not one of http or https")
+		return nil, errors.New("the URL is not an http or https URL")
 	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	if !allowed[host] {
-		return nil, fmt.Errorf("the hub may not fetch from %.253q", host)
+		return nil, fmt.Errorf("the hub is not allowed to fetch from %.253q", host)
 	}
 	if p := u.Port(); !f.anyPort && p != "" && p != map[string]string{"http": "80", "https": "443"}[u.Scheme] {
-		return nil, errors.New("the address has a port of its own")
+		return nil, errors.New("the URL has a port that is not allowed")
 	}
 	u.Fragment, u.RawFragment = "", ""
 	u.Host = host + strings.TrimPrefix(u.Host, u.Hostname())
 	return u, nil
 }
 
-// get returns what a URL answers: kept, or fetched now. keep says for how long
-// a body is believed. It waits no longer than ctx.
+// get returns the response of a URL, from the cache or fetched now. keep returns how long to cache
+// a body. get waits no longer than ctx allows.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
 	if a := f.known(key); a != nil {
@@ -189,15 +188,15 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	default:
 		return &answer{err: errBusy}
 	}
-	// The fetch goes on when this request gives up: another may wait for it,
-	// and the next wants its result.
+	// The fetch continues if this request gives up: others may wait for it, and later requests use
+	// its result.
 	done := f.flight.DoChan(key, func() (any, error) {
 		if a := f.known(key); a != nil {
 			return a, nil
 		}
 		a := f.fetch(u, limit)
 		if errors.Is(a.err, errBusy) {
-			return a, nil // not the host's fault: nothing to keep
+			return a, nil // not the host's fault: do not cache it
 		}
 		wait := keepFailure
 		if a.err == nil {
@@ -224,8 +223,7 @@ func (f *Fetcher) known(key string) *answer {
 	return nil
 }
 
-// keep keeps an answer, and lets go of some others when there are too many:
-// those that ended first, then any.
+// keep caches an answer. If the cache is full, it drops expired answers first, then any others.
 func (f *Fetcher) keep(key string, a *answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -254,7 +252,7 @@ func (f *Fetcher) keep(key string, a *answer) {
 	f.size += len(a.body)
 }
 
-// fetch fetches now, unless too much is under way.
+// fetch fetches now, unless too many fetches are in progress.
 func (f *Fetcher) fetch(u *url.URL, limit int64) *answer {
 	if !f.limits[u.Hostname()].Allow() {
 		return &answer{err: errBusy}
@@ -274,7 +272,7 @@ func (f *Fetcher) fetch(u *url.URL, limit int64) *answer {
 func (f *Fetcher) read(ctx context.Context, u *url.URL, limit int64) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, errors.New("the address is no URL")
+		return nil, errors.New("the URL is malformed")
 	}
 	req.Header.Set("User-Agent", "gangway")
 	rsp, err := f.client.Do(req)
@@ -291,14 +289,14 @@ func (f *Fetcher) read(ctx context.Context, u *url.URL, limit int64) ([]byte, er
 		return nil, fmt.Errorf("the host answered %d", rsp.StatusCode)
 	}
 	if rsp.ContentLength > limit {
-		return nil, fmt.Errorf("the answer has %d bytes, at most %d are read", rsp.ContentLength, limit)
+		return nil, fmt.Errorf("the response has %d bytes, at most %d are read", rsp.ContentLength, limit)
 	}
 	body, err := io.ReadAll(io.LimitReader(rsp.Body, limit+1))
 	if err != nil {
-		return nil, errors.New("the answer broke off")
+		return nil, errors.New("the response was cut off")
 	}
 	if int64(len(body)) > limit {
-		return nil, fmt.Errorf("the answer has more than %d bytes", limit)
+		return nil, fmt.Errorf("the response has more than %d bytes", limit)
 	}
 	return body, nil
 }

@@ -10,17 +10,16 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of one chain: how many CAs above the leaf are looked up, and how many
-// addresses of one certificate are tried.
+// Bounds of one chain: the number of CAs above the leaf that are fetched, and the number of URLs
+// that are tried for one certificate.
 const (
 	maxDepth = 4
 	maxURLs  = 3
 )
 
-// Links returns the CA certificates above an EK certificate that its address
-// (caIssuers) leads to, nearest first, and notes for the verdict. Each signed
-// the one before. They are links alone: nothing here says that they may be
-// trusted. What cannot be had is a note, and no error.
+// Links fetches the CA certificates above an EK certificate from its caIssuers URLs. It returns
+// them nearest first, with notes for the verdict. Each signed the one before. They are only links:
+// nothing here makes them trusted. An unavailable certificate is a note, not an error.
 func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x509.Certificate, notes []string) {
 	if len(f.issuerHosts) == 0 {
 		return nil, nil
@@ -39,14 +38,14 @@ func (f *Fetcher) Links(ctx context.Context, leaf *x509.Certificate) (links []*x
 		links = append(links, issuer)
 		c = issuer
 		if bytes.Equal(tcg.CanonicalName(c.RawSubject), tcg.CanonicalName(c.RawIssuer)) {
-			break // a root: the hub has it already, or will not trust it
+			break // a root: the hub already has it, or does not trust it
 		}
 	}
 	return links, notes
 }
 
-// issuer returns the certificate that signed c, and the host it was fetched
-// from; or why there is none.
+// issuer returns the certificate that signed c and the host that it was fetched from, or the reason
+// why there is none.
 func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509.Certificate, from, why string) {
 	for _, raw := range c.IssuingCertificateURL[:min(len(c.IssuingCertificateURL), maxURLs)] {
 		u, err := f.target(raw, f.issuerHosts)
@@ -66,7 +65,7 @@ func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509
 				return issuer, u.Hostname(), ""
 			}
 		}
-		why = fmt.Sprintf("what was fetched from %s is not the issuer %q", u.Hostname(), c.Issuer)
+		why = fmt.Sprintf("the certificate that was fetched from %s is not the issuer %q", u.Hostname(), c.Issuer)
 	}
 	return nil, "", why
 }

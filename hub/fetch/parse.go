@@ -11,13 +11,12 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// maxCerts bounds the certificates of one answer.
+// maxCerts is the largest number of certificates that are read from one response.
 const maxCerts = 16
 
-// ParseCertificates reads what CAs publish at such addresses: one certificate
-// in DER, one or more in PEM, or a PKCS #7 message of certificates alone
-// (RFC 5652, 5.1 and 10.2.3; DER or PEM). What of it cannot be parsed as a
-// certificate is left out; where nothing is left, that is an error.
+// ParseCertificates parses what CAs publish at caIssuers URLs: one certificate in DER, one or more
+// in PEM, or a PKCS #7 message that holds only certificates (RFC 5652, 5.1 and 10.2.3; DER or PEM).
+// It leaves out certificates that cannot be parsed. It is an error if none is left.
 func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 	var ders [][]byte
 	if bytes.Contains(b, []byte("-----BEGIN ")) {
@@ -43,15 +42,14 @@ func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 		}
 	}
 	if out == nil {
-		return nil, errors.New("the answer holds no certificate")
+		return nil, errors.New("the response holds no certificate")
 	}
 	return out, nil
 }
 
 var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
-// messageCertificates returns the certificates of a PKCS #7 signedData; nil if
-// it is none.
+// messageCertificates returns the certificates of a PKCS #7 signedData, or nil if b is not one.
 func messageCertificates(b []byte) (ders [][]byte) {
 	zero := casn1.Tag(0).Constructed().ContextSpecific()
 	s := cryptobyte.String(b)

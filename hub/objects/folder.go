@@ -13,16 +13,15 @@ import (
 	"syscall"
 )
 
-// Folder keeps contents as files, each named by its hash, in 256 folders named
-// by the hash's first byte: DIR/ab/cdef... is the content whose SHA-256 begins
-// with abcdef. What is being written is in DIR/incoming, and moves to its name
-// in one step when it is whole, checked and flushed. Files have mode 0600.
+// Folder stores contents as files that are named by their hash, in 256 folders named by the hash's
+// first byte: DIR/ab/cdef... is the content whose SHA-256 begins with abcdef. A file is written in
+// DIR/incoming. When it is complete, checked and flushed, it is renamed. Files have mode 0600.
 type Folder struct {
 	dir  string
 	lock *os.File
 
 	mu   sync.Mutex
-	made [256]bool // guarded by mu: the folder is there, and durable
+	made [256]bool // guarded by mu: the folder exists durably
 }
 
 const (
@@ -30,8 +29,8 @@ const (
 	lockFile = "lock"
 )
 
-// OpenFolder opens the folder, makes it when it is not there, and removes what
-// an interrupted Put left. One process at a time may have it open.
+// OpenFolder opens the folder. It makes the folder if it does not exist, and removes what an
+// interrupted Put left. Only one process at a time may have it open.
 func OpenFolder(dir string) (*Folder, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -46,7 +45,7 @@ func OpenFolder(dir string) (*Folder, error) {
 	}
 	if err := syscall.Flock(int(f.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.lock.Close()
-		return nil, fmt.Errorf("objects: another process has %s open (%w): stop it first", dir, err)
+		return nil, fmt.Errorf("objects: another process has %s open (%w); stop it first", dir, err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, incoming, "*"))
 	if err != nil {
@@ -54,7 +53,7 @@ func OpenFolder(dir string) (*Folder, error) {
 	}
 	for _, name := range left {
 		if err := os.Remove(name); err != nil {
-			return nil, errors.Join(fmt.Errorf("objects: remove what an interrupted upload left: %w", err), f.Close())
+			return nil, errors.Join(fmt.Errorf("objects: remove the rest of an interrupted upload: %w", err), f.Close())
 		}
 	}
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -101,7 +100,7 @@ func (f *Folder) Put(ctx context.Context, sum Sum, size int64, r io.Reader) (err
 	return flush(filepath.Dir(path))
 }
 
-// make makes the folder of a first byte.
+// make creates the folder for a first byte.
 func (f *Folder) make(first byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -163,7 +162,7 @@ func (f *Folder) Delete(_ context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. Files with other names than Put gives are passed by.
+// Walk implements Store. It ignores files that Put did not name.
 func (f *Folder) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	for first := range 256 {
 		if err := ctx.Err(); err != nil {
@@ -203,10 +202,10 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close gives the folder free for another process.
+// Close releases the folder for other processes.
 func (f *Folder) Close() error { return f.lock.Close() }
 
-// cancellable ends with its context.
+// cancellable is a reader that fails when its context is done.
 type cancellable struct {
 	ctx context.Context
 	r   io.Reader

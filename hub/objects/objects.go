@@ -1,15 +1,13 @@
-// Package objects keeps the contents of objects: bytes found by their SHA-256,
-// each content once, whoever uploaded it. Whose an object is, and who may read
-// it, is the business of package store and of the hub; here a content is there
-// or it is not.
+// Package objects stores the contents of objects: bytes that are addressed by their SHA-256. Each
+// content is stored once, even if several accounts upload it. Package store knows who owns an
+// object, and the hub decides who may read it; this package knows nothing of owners.
 //
-// An engine promises three things. What Put has acknowledged survives a crash
-// and a power cut. What Open returns is whole, and has the hash it was asked
-// for when it was written. A Put that failed, or was killed, leaves nothing
-// that Open, Stat or Walk can see.
+// Every engine guarantees three things. A content that Put acknowledged survives a crash and a
+// power failure. A content that Open returns is complete, and had the requested hash when it was
+// written. A Put that failed or was killed leaves nothing that Open, Stat or Walk can see.
 //
-// Folder is the engine for a hub that runs on one machine, S3 the one for any
-// service that speaks S3. Test runs what both must do.
+// Folder is the engine for a hub on one machine, S3 the engine for services with the S3 API.
+// TestEngines runs the same tests on both.
 package objects
 
 import (
@@ -23,46 +21,43 @@ import (
 	"time"
 )
 
-// Sum is a SHA-256 digest, by which a content is found.
+// Sum is a SHA-256 digest, the address of a content.
 type Sum = [sha256.Size]byte
 
 // Errors, tested with errors.Is.
 var (
-	// ErrNotFound: there is no such content.
-	ErrNotFound = errors.New("objects: no such content")
-	// ErrSize: more or fewer bytes came than were announced.
-	ErrSize = errors.New("objects: the content has another size than was announced")
-	// ErrSum: the bytes have another SHA-256 than was announced.
-	ErrSum = errors.New("objects: the content has another SHA-256 than was announced")
+	// ErrNotFound means that the content is not stored.
+	ErrNotFound = errors.New("objects: content not found")
+	// ErrSize means that more or fewer bytes were received than announced.
+	ErrSize = errors.New("objects: the content's size differs from the announced size")
+	// ErrSum means that the bytes do not have the announced SHA-256.
+	ErrSum = errors.New("objects: the content's SHA-256 differs from the announced one")
 )
 
-// Info is what is known of a content besides its bytes.
+// Info describes a content.
 type Info struct {
 	Size     int64 // in bytes
 	Modified time.Time
 }
 
-// Store keeps contents. All methods are safe for concurrent use, also of the
-// same content.
+// Store stores contents. All methods are safe for concurrent use, also for the same content.
 type Store interface {
-	// Put reads exactly size bytes and the end of r, and keeps them when their
-	// SHA-256 is sum; they are durable when it returns nil. Otherwise it is
-	// ErrSize, ErrSum, or what r or the engine said, and nothing has changed. A
-	// content that is there already is written again all the same: how long a
-	// Put takes does not tell whether somebody else has these bytes.
+	// Put reads exactly size bytes and the end of r, and stores them if their SHA-256 is sum. When
+	// it returns nil, they are durable. Otherwise it returns ErrSize, ErrSum, or an error of r or
+	// of the engine, and nothing has changed. It writes a content again even if it is already
+	// stored, so that the duration of a Put does not reveal whether somebody else has these bytes.
 	Put(ctx context.Context, sum Sum, size int64, r io.Reader) error
-	// Open returns the content from its first byte, or ErrNotFound. A content
-	// that is deleted while it is open may be read to its end.
+	// Open returns the content from its first byte, or ErrNotFound. A content that is deleted while
+	// it is open can be read to its end.
 	Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error)
 	// Stat returns ErrNotFound when the content is not there.
 	Stat(ctx context.Context, sum Sum) (Info, error)
-	// Delete removes a content. One that is not there is no error.
+	// Delete removes a content. A content that is not stored is not an error.
 	Delete(ctx context.Context, sum Sum) error
-	// Walk calls f with each content, in no particular order, until f returns
-	// an error, which it returns. What changes meanwhile may be seen or not.
-	// f may Delete.
+	// Walk calls f with each content, in no particular order. If f returns an error, Walk stops and
+	// returns it. Walk may miss or include contents that change during the walk. f may call Delete.
 	Walk(ctx context.Context, f func(Sum, Info) error) error
-	// Ping says whether the engine can be reached.
+	// Ping returns an error if the engine cannot be reached.
 	Ping(ctx context.Context) error
 	Close() error
 }
@@ -70,26 +65,25 @@ type Store interface {
 // ParseSum reads 64 lower-case hexadecimal digits.
 func ParseSum(text string) (sum Sum, err error) {
 	if len(text) != hex.EncodedLen(len(sum)) {
-		return sum, fmt.Errorf("objects: a SHA-256 has %d hexadecimal digits, not %d", hex.EncodedLen(len(sum)), len(text))
+		return sum, fmt.Errorf("objects: a SHA-256 must have %d hexadecimal digits, not %d", hex.EncodedLen(len(sum)), len(text))
 	}
 	for _, c := range []byte(text) {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return sum, fmt.Errorf("objects: %q is no lower-case hexadecimal digit", c)
+			return sum, fmt.Errorf("objects: %q is not a lower-case hexadecimal digit", c)
 		}
 	}
 	_, err = hex.Decode(sum[:], []byte(text))
 	return sum, err
 }
 
-// checked passes on what r has, and turns its end into ErrSize or ErrSum
-// unless exactly size bytes with the hash came. It asks for one byte beyond
-// size, so that a longer content is found out.
+// checked reads from r. At the end it returns ErrSize or ErrSum unless r had exactly size bytes
+// with the hash sum. It reads one byte beyond size to detect a longer content.
 type checked struct {
 	r    io.Reader
 	sum  Sum
-	left int64 // bytes that are still to come
+	left int64 // bytes that are still expected
 	hash hash.Hash
-	err  error // once it has ended: io.EOF when all is well
+	err  error // set at the end; io.EOF: size and hash match
 }
 
 func check(r io.Reader, sum Sum, size int64) *checked {

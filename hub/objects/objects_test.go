@@ -23,8 +23,9 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// The same tests for every engine.
+// Every engine must pass the same tests.
 func TestEngines(t *testing.T) {
+	t.Parallel()
 	for _, engine := range []struct {
 		name string
 		open func(t *testing.T) objects.Store
@@ -60,7 +61,7 @@ func folder(t *testing.T, dir string) *objects.Folder {
 	return f
 }
 
-// s3 is the engine against an S3 server in this process.
+// s3 returns the engine with an S3 server in this process.
 func s3(t *testing.T) objects.Store {
 	t.Helper()
 	backend := s3mem.New()
@@ -203,7 +204,7 @@ func brokenUploadLeavesNothing(t *testing.T, s objects.Store) {
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b[:50_000]), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
-	// Also when all bytes have come.
+	// Also after all bytes have been received.
 	if err := s.Put(t.Context(), sum, int64(len(b)), io.MultiReader(bytes.NewReader(b), iotest.ErrReader(cut))); !errors.Is(err, cut) {
 		t.Error(err)
 	}
@@ -230,8 +231,8 @@ func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
 	}
 }
 
-// Uploads of the same and of other contents, good and bad, at once with
-// readers: whoever can open a content reads all of it.
+// Concurrent uploads of equal and different contents, valid and invalid, with readers: a reader
+// that can open a content can read all of it.
 func manyAtOnce(t *testing.T, s objects.Store) {
 	var wg sync.WaitGroup
 	for i := range 16 {
@@ -273,7 +274,7 @@ func manyAtOnce(t *testing.T, s objects.Store) {
 
 func deletedWhileOpen(t *testing.T, s objects.Store) {
 	if _, ok := s.(*objects.Folder); !ok {
-		t.Skip("a service decides for itself what becomes of a running download")
+		t.Skip("the S3 service decides what happens to a running download")
 	}
 	_, b := content("open", 300_000)
 	sum := put(t, s, b)
@@ -291,7 +292,7 @@ func deletedWhileOpen(t *testing.T, s objects.Store) {
 }
 
 func TestFolderIsTheOwnersAlone(t *testing.T) {
-	// A umask that takes nothing away shows the modes that are asked for.
+	// With umask 0, files have exactly the requested modes.
 	defer syscall.Umask(syscall.Umask(0))
 	dir := filepath.Join(t.TempDir(), "objects")
 	_, b := content("private", 10)
@@ -319,6 +320,7 @@ func TestFolderIsTheOwnersAlone(t *testing.T) {
 }
 
 func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	f := folder(t, dir)
 	_, b := content("kept", 10)
@@ -338,6 +340,7 @@ func TestFolderSweepsWhatAKilledUploadLeft(t *testing.T) {
 }
 
 func TestFolderIsOneProcessesAtATime(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	folder(t, dir)
 	if _, err := objects.OpenFolder(dir); err == nil || !strings.Contains(err.Error(), "another process") {
@@ -346,6 +349,7 @@ func TestFolderIsOneProcessesAtATime(t *testing.T) {
 }
 
 func TestWalkPassesByWhatIsNoContent(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "objects")
 	f := folder(t, dir)
 	_, b := content("one", 10)
@@ -366,10 +370,11 @@ func TestWalkPassesByWhatIsNoContent(t *testing.T) {
 }
 
 func TestS3SaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(gofakes3.New(s3mem.New()).Server())
 	defer server.Close()
 	for _, c := range []struct{ endpoint, says string }{
-		{server.URL, "no bucket"},
+		{server.URL, "does not exist"},
 		{"ftp://example", "https://host"},
 		{"https://user:pass@example", "https://host"},
 		{"https://example/bucket", "https://host"},
@@ -382,6 +387,7 @@ func TestS3SaysWhatIsWrong(t *testing.T) {
 }
 
 func TestParseSum(t *testing.T) {
+	t.Parallel()
 	sum, err := objects.ParseSum(strings.Repeat("0a", 32))
 	if err != nil || sum[31] != 10 {
 		t.Error(sum, err)

@@ -15,34 +15,32 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// S3 keeps contents in a bucket of a service that speaks S3, under
-// PREFIXab/cdef... for the content whose SHA-256 begins with abcdef. What
-// comes in is spooled to a temporary file and checked there, so that the
-// service never sees a content that is not whole.
+// S3 stores contents in a bucket of a service with the S3 API. The key of the content whose SHA-256
+// begins with abcdef is PREFIXab/cdef... A content is spooled to a temporary file and checked
+// there, so that the service never receives an incomplete one.
 type S3 struct {
 	client         *minio.Client
 	bucket, prefix string
 	spool          string
 }
 
-// S3Config says where the bucket is.
+// S3Config configures OpenS3.
 type S3Config struct {
-	// Endpoint is "https://HOST[:PORT]"; "http://" is for a service on this
-	// machine.
+	// Endpoint is "https://HOST[:PORT]"; Use "http://" only for a service on this machine.
 	Endpoint string
-	Region   string // empty: as the service says
+	Region   string // empty: ask the service
 	Bucket   string // must exist
-	Prefix   string // of all keys, e.g. "gangway/"; may be empty
-	// AccessKey and SecretKey; when both are empty, those in the environment
-	// (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
+	Prefix   string // begins all keys, e.g. "gangway/"; may be empty
+	// AccessKey and SecretKey are the credentials. If both are empty, those in the environment are
+	// used (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
 	AccessKey, SecretKey string
-	// Spool is the folder of temporary files; empty: the system's.
+	// Spool is the folder for temporary files; empty: the system's.
 	Spool string
 	// Transport is for tests; nil: minio-go's.
 	Transport http.RoundTripper
 }
 
-// OpenS3 connects to a bucket, which must be there and readable.
+// OpenS3 connects to a bucket, which must exist and be readable.
 func OpenS3(ctx context.Context, c S3Config) (*S3, error) {
 	u, err := url.Parse(c.Endpoint)
 	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
@@ -68,7 +66,7 @@ func (s *S3) key(sum Sum) string {
 	return s.prefix + name[:2] + "/" + name[2:]
 }
 
-// wrap gives ErrNotFound for a key that is not there.
+// wrap returns ErrNotFound for a missing key.
 func wrap(err error) error {
 	if err == nil {
 		return nil
@@ -89,7 +87,7 @@ func (s *S3) Put(ctx context.Context, sum Sum, size int64, r io.Reader) error {
 		return fmt.Errorf("objects: %w", err)
 	}
 	defer file.Close()
-	// Nobody else needs the name, and the file goes with the process.
+	// No other process needs the name, and without it the file disappears with the process.
 	if err := os.Remove(file.Name()); err != nil {
 		return fmt.Errorf("objects: %w", err)
 	}
@@ -109,7 +107,7 @@ func (s *S3) Open(ctx context.Context, sum Sum) (io.ReadSeekCloser, error) {
 	if err != nil {
 		return nil, wrap(err)
 	}
-	// GetObject asks nothing of the service before the first read.
+	// GetObject does not contact the service before the first read.
 	if _, err := o.Stat(); err != nil {
 		return nil, errors.Join(wrap(err), o.Close())
 	}
@@ -133,7 +131,7 @@ func (s *S3) Delete(ctx context.Context, sum Sum) error {
 	return nil
 }
 
-// Walk implements Store. Keys with other names than Put gives are passed by.
+// Walk implements Store. It ignores keys that Put did not name.
 func (s *S3) Walk(ctx context.Context, visit func(Sum, Info) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the listing
@@ -163,7 +161,7 @@ func (s *S3) Ping(ctx context.Context) error {
 		return wrap(err)
 	}
 	if !there {
-		return fmt.Errorf("objects: S3: there is no bucket %q: make it, or name another", s.bucket)
+		return fmt.Errorf("objects: S3: bucket %q does not exist; create it, or name another one", s.bucket)
 	}
 	return nil
 }

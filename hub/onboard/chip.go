@@ -19,7 +19,7 @@ func chipMarks(e store.Enrolment) (out []store.ChipMark) {
 	if err != nil {
 		return nil // cannot happen: it was parsed with its request
 	}
-	for _, m := range evidence.ChipMarks(cert) {
+	for _, m := range evidence.TPMMarks(cert) {
 		out = append(out, store.ChipMark{Hash: sha256.Sum256([]byte(m.Value)), What: m.What})
 	}
 	return out

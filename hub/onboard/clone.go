@@ -152,13 +152,13 @@ func (s *Service) RecordSupersededUse(ctx context.Context, certificate [32]byte,
 		if err := json.Unmarshal(row.Record, &r); err != nil {
 			return err
 		}
-		if len(r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr)) == 0 {
+		if len(r.AddEarlierCertificate(e.ProdSerial, d.ProdSerial, s.Now(), addr)) == 0 {
 			return nil // not a finding, or the owner has answered it
 		}
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
-	_, _, err = s.RecordSighting(ctx, d, e, addr, func(r *clone.Record) { r.UsedEarlier(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
+	_, _, err = s.RecordSighting(ctx, d, e, addr, func(r *clone.Record) { r.AddEarlierCertificate(e.ProdSerial, d.ProdSerial, s.Now(), addr) })
 	return err
 }
 
@@ -178,7 +178,7 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 		if err := json.Unmarshal(row.Record, &r); err != nil {
 			return nil, err
 		}
-		if findings != nil && !slices.EqualFunc(r.Open(), findings, func(f clone.Finding, code string) bool { return f.Code == code }) {
+		if findings != nil && !slices.EqualFunc(r.Unanswered(), findings, func(f clone.Finding, code string) bool { return f.Code == code }) {
 			return nil, store.ErrChanged
 		}
 		now := s.Now()
@@ -188,9 +188,9 @@ func (s *Service) DecideClone(ctx context.Context, by store.Account, d store.Dev
 			return nil, err
 		}
 		words := map[clone.Decision]string{
-			clone.One: "decided that %q is one machine: it stays active.",
-			clone.Two: "decided that several machines run with the TPM state of %q: each of them is refused until it has another TPM state.",
-			"":        "withdrew the decision about copies of the TPM state of %q.",
+			clone.OneMachine:  "decided that %q is one machine: it stays active.",
+			clone.TwoMachines: "decided that several machines run with the TPM state of %q: each of them is refused until it has another TPM state.",
+			"":                "withdrew the decision about copies of the TPM state of %q.",
 		}[decision]
 		_, err = s.Store.PutClone(ctx, row, store.Event{Time: now, Kind: "device.clone-decided", Owner: d.Owner, Device: d.ID, Addr: addr, Message: by.Nick + " " + fmt.Sprintf(words, d.Nick)})
 		if errors.Is(err, store.ErrChanged) {

@@ -35,7 +35,7 @@ func (s *Service) examine(ctx context.Context, v *evidence.Verdict, r *evidence.
 		}
 	}
 	s.verify(ctx, v, r, input, check)
-	links, known := input.Known(r)
+	links, known := input.KnownChain(r)
 	x := &examined{r, known, slices.Concat(links...)}
 	switch {
 	case !known:
@@ -63,13 +63,13 @@ func (s *Service) recall(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		return err
 	}
 	links, _ := tcg.SplitCertificates(kept.Links)
-	r, err = r.Recall(kept.Certificate, links)
+	r, err = r.WithCertificate(kept.Certificate, links)
 	if err != nil {
 		return fmt.Errorf("onboard: read the kept EK certificate: %w", err)
 	}
 	shown := new(evidence.Verdict)
 	s.verify(ctx, shown, r, in, check)
-	v.Omitted(shown)
+	v.AddOmitted(shown)
 	return nil
 }
 
@@ -98,13 +98,13 @@ func (s *Service) verify(ctx context.Context, v *evidence.Verdict, r *evidence.R
 		return
 	}
 	leaf := r.EKCertificate.Certificate
-	if v.Failed("ek-chain") && !v.Has(evidence.CodeDistrusted) {
+	if v.Failed("ek-chain") && !v.HasCode(evidence.CodeDistrusted) {
 		if r.KeysOnly() {
 			return
 		}
 		links, notes := s.Online.Links(ctx, leaf)
 		if len(links) > 0 {
-			in.Trust = in.Trust.With(links)
+			in.Trust = in.Trust.WithIntermediates(links)
 			*v = before
 			check(v, r, in)
 		}

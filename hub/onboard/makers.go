@@ -59,7 +59,7 @@ func (s *Service) trust(ctx context.Context, version int64) (*evidence.Trust, er
 	if err != nil {
 		return nil, fmt.Errorf("onboard: makers' certificates: %w", err)
 	}
-	set, err := m.base.With(rows)
+	set, err := m.base.WithStored(rows)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func (s *Service) enroll(ctx context.Context, body []byte, addr string) (*wire.E
 		return nil, err
 	}
 	// The second step may fetch what is missing in the chain, so this is not a refusal yet.
-	open := s.Online != nil && (verdict.Has(evidence.CodeUntrusted) || verdict.Has(evidence.CodeChainExpired))
+	open := s.Online != nil && (verdict.HasCode(evidence.CodeUntrusted) || verdict.HasCode(evidence.CodeChainExpired))
 	if r = x.Request; verdict.Refusal != nil && !open {
 		return nil, verdict.Refusal
 	}
@@ -191,7 +191,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 		return e, err
 	}
 	e.Owner, e.TokenID = token.Owner, token.ID
-	if in.HubName == "" && !pantacorsForm(r.Ownership.Owned) {
+	if in.HubName == "" && !pantacorsForm(r.Ownership.Proof) {
 		return e, errUnbound
 	}
 	hour, err := s.provenIn(r, in.HubName, in.Proof, now)
@@ -213,7 +213,7 @@ func (s *Service) register(ctx context.Context, body []byte, addr string) (e sto
 	if r.Ownership.Device != "" && r.Ownership.Device != wire.DevicePRN+id {
 		return e, &evidence.Refusal{Code: CodeDevicePRN, Reason: "Extension .9 of the CSR is not the prn of this TPM's device.", Hint: "Leave it out, or take the id from the serialNumber of the AK certificate."}
 	}
-	kept, err := wire.Kept{
+	kept, err := wire.RegistrationRecord{
 		CSR: in.CSR, AKPub: r.IAK.Raw, EKPub: r.EK.Raw, IDevIDPub: r.IDevID.Raw, EKCert: r.EKCertificateDER(), EKChain: r.Chain, Hour: hour, HubName: in.HubName,
 	}.Encode()
 	if err != nil {
@@ -232,7 +232,7 @@ func (s *Service) provenIn(r *evidence.Request, hubName string, proof []byte, no
 		if err != nil {
 			return 0, err
 		}
-		if keys.Proves(hubName, r.Signing.Raw, proof) {
+		if keys.VerifyProof(hubName, r.PKCS10.Raw, proof) {
 			return hour, nil
 		}
 	}
@@ -246,14 +246,14 @@ func pantacorsForm(proof []byte) bool { return len(proof) != ed25519.SignatureSi
 // stepsToken verifies the ownership proof of the second step, in either form, and returns the token.
 func (s *Service) stepsToken(ctx context.Context, v *evidence.Verdict, r *evidence.Request, now time.Time) (store.JoinToken, error) {
 	c := &r.Ownership
-	if pantacorsForm(c.Owned) {
-		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Owned, now)
+	if pantacorsForm(c.Proof) {
+		token, err := s.pantacorToken(ctx, c.TokenID, c.Owner, c.Name, c.Proof, now)
 		if err == nil {
 			v.Pass("ownership", fmt.Sprintf("Join token %s of this owner signed the name of this IDevID key.", token.ID))
 		}
 		return token, err
 	}
-	token, _, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Owned, now)
+	token, _, err := s.ownershipOf(ctx, c.Owner, c.TokenID, r, c.Proof, now)
 	if err == nil {
 		v.Pass("ownership", passedOwnership(token.ID))
 	}

@@ -59,7 +59,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 		return err
 	}
 	if was.Approves(codes) {
-		v.Vouched(evidence.Approval{By: was.By, At: was.Decided, Codes: was.Answered})
+		v.Approve(evidence.Approval{By: was.By, At: was.Decided, Codes: was.Answered})
 		return nil
 	}
 	id := s.waitingID(e.EK)
@@ -88,7 +88,7 @@ func (s *Service) askOwner(ctx context.Context, v *evidence.Verdict, e store.Enr
 	case w.State == store.Denied:
 		return errDenied(w, " "+v.Questions[0].Reason)
 	case w.State == store.Approved: // since the row was read
-		v.Vouched(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
+		v.Approve(evidence.Approval{By: w.By, At: w.Decided, Codes: w.Answered})
 		return nil
 	}
 	if was.State != store.Undecided {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// forge makes a certificate with which somebody who is not the hub tries it.
+// forge makes a certificate that the hub did not issue.
 func forge(t *testing.T, subject string, ca bool, parent *x509.Certificate, key *ecdsa.PrivateKey, pub crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -36,27 +36,28 @@ func issuedBy(t *testing.T, parent *x509.Certificate, key *ecdsa.PrivateKey, pub
 	return forge(t, testDevice, false, parent, key, pub)
 }
 
-// asClient is how TLS judges a client's certificate.
+// asClient verifies a certificate as TLS verifies a client's.
 func asClient(h *Hub, c *x509.Certificate, others ...*x509.Certificate) error {
 	_, err := c.Verify(x509.VerifyOptions{Roots: h.ClientCAs(), Intermediates: pool(others...), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return err
 }
 
 func TestIDevIDCertificateIsATLSClient(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	if err := asClient(h, mustIDevID(t, h, generate(t, elliptic.P256()).Public())); err != nil {
-		t.Fatal(err) // what the refusals below are worth
+		t.Fatal(err) // otherwise the refusals below prove nothing
 	}
 }
 
 func TestIAKCertificateIsNoTLSClient(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIAK(t, h, generate(t, elliptic.P256()).Public())
 	if asClient(h, c, h.ACA(), h.Root()) == nil {
 		t.Error("an IAK chains to the client CAs")
 	}
-	// And not by the chain alone: not even a server that trusts the root for
-	// clients takes it.
+	// The chain is not the only reason: a server that trusts the root for clients refuses it too.
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.ACA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	if err == nil {
 		t.Error("an IAK's purpose includes TLS client authentication")
@@ -67,6 +68,7 @@ func TestIAKCertificateIsNoTLSClient(t *testing.T) {
 }
 
 func TestIDevIDCertificateIsNoTLSServer(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIDevID(t, h, generate(t, elliptic.P256()).Public())
 	_, err := c.Verify(x509.VerifyOptions{Roots: pool(h.Root()), Intermediates: pool(h.DeviceCA()), CurrentTime: testNow, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
@@ -76,20 +78,22 @@ func TestIDevIDCertificateIsNoTLSServer(t *testing.T) {
 }
 
 func TestSelfSignedIsRefused(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	if asClient(h, selfSigned(t, key)) == nil {
 		t.Error("a self-signed certificate chains to the client CAs")
 	}
-	// With the device CA's name, key identifier and all, but another key.
+	// The device CA's name and key identifier, but another key.
 	fake := *h.DeviceCA()
 	fake.PublicKey = key.Public()
 	if asClient(h, issuedBy(t, &fake, key, key.Public())) == nil {
-		t.Error("the issuer's name is enough")
+		t.Error("a certificate with only the issuer's name is accepted")
 	}
 }
 
 func TestLeafCannotIssue(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key, victim := generate(t, elliptic.P256()), generate(t, elliptic.P256()).Public()
 	for name, c := range map[string]struct{ leaf, ca *x509.Certificate }{
@@ -108,18 +112,20 @@ func TestLeafCannotIssue(t *testing.T) {
 	}
 }
 
-// The device CA's key cannot make a CA below itself that verifies.
+// A CA that is issued by the device CA does not verify.
 func TestNoAuthorityBelowTheDeviceCA(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	middle := forge(t, "Rogue CA", true, h.DeviceCA(), h.device.key.(*ecdsa.PrivateKey), key.Public())
 	if asClient(h, issuedBy(t, middle, key, key.Public()), middle) == nil {
-		t.Error("a chain that is longer than the device CA's path length verifies")
+		t.Error("a chain longer than the device CA's path length verifies")
 	}
 }
 
-// A text that looks like DER, or like the end of its field, stays a text.
+// Text that looks like DER, or like the end of its field, remains text.
 func TestTextCannotLeaveItsField(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	r := idevidRequest(generate(t, elliptic.P256()).Public())
 	r.OwnerPRN = `0~ 1.3.6.1.4.1.54621.100.9=prn:::devices:/other,CN=root`
@@ -142,6 +148,7 @@ func TestTextCannotLeaveItsField(t *testing.T) {
 }
 
 func TestOneBitOffIsRefused(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	c := mustIDevID(t, h, generate(t, elliptic.P256()).Public())
 	for i := range c.Raw {

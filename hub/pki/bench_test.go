@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What cannot be saved: the signature, of a digest that is ready.
+// The unavoidable cost: the signature of a prepared digest.
 func BenchmarkSignP256(b *testing.B) {
 	key := generate(b, elliptic.P256())
 	digest := make([]byte, 32)

@@ -21,10 +21,10 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 		return errDeviceID
 	}
 	if !tpmName(akName) {
-		return fmt.Errorf("pki: an AK name of %d bytes that starts with %x is no TPM name", len(akName), akName[:min(2, len(akName))])
+		return fmt.Errorf("pki: the AK name of %d bytes that starts with %x is not a TPM name", len(akName), akName[:min(2, len(akName))])
 	}
 	if len(hwSerial) == 0 || len(hwSerial) > 128 {
-		return errors.New("pki: the hardware serial has 1 to 128 bytes")
+		return errors.New("pki: the hardware serial must have 1 to 128 bytes")
 	}
 	if y := notBefore.UTC().Year(); y < 1970 || y > 9998 {
 		return fmt.Errorf("pki: a certificate cannot start in the year %d", y)
@@ -32,12 +32,11 @@ func checkCommon(deviceID string, akName, hwSerial []byte, notBefore time.Time) 
 	return nil
 }
 
-// maxTPMName is the size of a TPM name by SHA-512.
+// maxTPMName is the size of a TPM name with SHA-512.
 const maxTPMName = 2 + 64
 
-// tpmName reports whether b is a TPM name by SHA-256, SHA-384 or SHA-512:
-// nameAlg, then a digest of its size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID
-// in Part 2, 6.3).
+// tpmName reports whether b is a TPM name with SHA-256, SHA-384 or SHA-512: nameAlg, then a digest
+// of its size (TPM 2.0 Library, Part 1, 16; TPM_ALG_ID in Part 2, 6.3).
 func tpmName(b []byte) bool {
 	if len(b) < 2 {
 		return false
@@ -53,15 +52,15 @@ func tpmName(b []byte) bool {
 	return false
 }
 
-// checkURI accepts none, and what any reader of the certificate can parse: one
-// bad name in a SAN makes crypto/x509 refuse the whole certificate (RFC 5280,
-// 4.2.1.6: absolute, with a host).
+// checkURI accepts an empty URI, and URIs that every reader of the certificate can parse (RFC 5280,
+// 4.2.1.6: absolute, with a host). For one malformed name in a SAN, crypto/x509 refuses the whole
+// certificate.
 func checkURI(uri string) error {
 	if uri == "" {
 		return nil
 	}
 	if len(uri) > 512 || !ascii(uri) || strings.ContainsAny(uri, ` "<>\^{|}`+"`") {
-		return errors.New("pki: the URI is not one of RFC 3986 of at most 512 characters")
+		return errors.New("pki: the URI is not a URI of RFC 3986 with at most 512 characters")
 	}
 	u, err := url.Parse(uri)
 	if err != nil {
@@ -71,7 +70,7 @@ func checkURI(uri string) error {
 		return errors.New("pki: the URI is not http(s)://host/…")
 	}
 	for label := range strings.SplitSeq(u.Host, ".") {
-		// No host is one empty label; a port after a final dot is another.
+		// An empty host is one empty label; a port after a final dot is another.
 		if label == "" || label[0] == ':' {
 			return errors.New("pki: the URI has no host, or one with an empty label")
 		}

@@ -22,11 +22,12 @@ import (
 	"unicode/utf8"
 )
 
-// Options are for a hub's first start; afterwards what was made then counts.
+// Options configure a hub's first start. Later starts ignore them, and use the existing
+// authorities.
 type Options struct {
-	// Name goes into the CAs' subjects, for people: at most 40 printable
-	// characters of UTF-8 (with the CA's title it must fit into the 64 of
-	// ub-common-name, RFC 5280, appendix A.1). Default: "Gangway".
+	// Name goes into the CAs' subjects, for people: at most 40 printable characters of UTF-8 (with
+	// the CA's title it must fit into the 64 characters of ub-common-name, RFC 5280, appendix A.1).
+	// Default: "Gangway".
 	Name string
 	// Curve of the CA keys: elliptic.P256() (default) or elliptic.P384().
 	Curve elliptic.Curve
@@ -34,7 +35,7 @@ type Options struct {
 	Now time.Time
 }
 
-// maxName is in characters, see Options.Name.
+// maxName is the largest length of Options.Name, in characters.
 const maxName = 40
 
 func (o Options) withDefaults() (Options, error) {
@@ -49,23 +50,23 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if !utf8.ValidString(o.Name) || utf8.RuneCountInString(o.Name) > maxName ||
 		strings.ContainsFunc(o.Name, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.TrimSpace(o.Name) != o.Name {
-		return o, fmt.Errorf("pki: the hub's name is not 1 to %d printable characters without a space around them", maxName)
+		return o, fmt.Errorf("pki: the hub's name must be 1 to %d printable characters without spaces around them", maxName)
 	}
 	if o.Curve != elliptic.P256() && o.Curve != elliptic.P384() {
-		return o, errors.New("pki: the CAs' curve is P-256 or P-384")
+		return o, errors.New("pki: the CAs' curve must be P-256 or P-384")
 	}
 	return o, nil
 }
 
-// maker makes the authorities. They appear in their folder by one rename, of a
-// folder whose content is on the disk already: a crash leaves all or none.
+// maker makes the authorities in a temporary folder, flushes it to the disk, and renames it: a
+// crash leaves all of them or none.
 type maker struct {
 	Options
-	// step is called before each change on the disk: where a test kills.
+	// step is called before each change on the disk: tests simulate a crash there.
 	step func()
 }
 
-// create makes dir, unless another process was faster; it tells which.
+// create makes dir, unless another process has made it. It reports whether it did.
 func (m *maker) create(dir string) (made bool, err error) {
 	parent, prefix := filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+".new-"
 	unlock, err := lockDir(parent)
@@ -76,7 +77,7 @@ func (m *maker) create(dir string) (made bool, err error) {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	// What a killed process left. Nobody is at work in it: we have the lock.
+	// Remove what a killed process left. No other process uses it, because this one has the lock.
 	if err := removeStale(parent, prefix); err != nil {
 		return false, err
 	}
@@ -85,7 +86,7 @@ func (m *maker) create(dir string) (made bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer os.RemoveAll(tmp) // nothing is there once it is renamed
+	defer os.RemoveAll(tmp) // no effect after the rename
 	if err := m.fill(tmp); err != nil {
 		return false, err
 	}
@@ -101,8 +102,8 @@ func (m *maker) create(dir string) (made bool, err error) {
 	return true, syncDir(parent)
 }
 
-// lockDir waits until no other process makes authorities in the folder. The
-// lock ends with its process.
+// lockDir waits until no other process makes authorities in the folder. The lock is released when
+// the process ends.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -156,8 +157,8 @@ func (m *maker) fill(dir string) error {
 			template.MaxPathLen = 1
 			parent, parentKey = template, key
 		} else {
-			// Without it no policy of a leaf below would count (RFC 5280,
-			// 6.1.3 d): an auditor may ask for verified TPM residency.
+			// Without this, no policy of a leaf below would be valid (RFC 5280, 6.1.3 d): an
+			// auditor may require verified TPM residency.
 			template.Policies = []x509.OID{anyPolicy}
 		}
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
@@ -186,7 +187,7 @@ func (m *maker) fill(dir string) error {
 	return m.writeFile(filepath.Join(dir, sealFile), []byte(hex.EncodeToString(seal)+"\n"), 0o600)
 }
 
-// anyPolicy is RFC 5280, 4.2.1.4.
+// anyPolicy is the policy of RFC 5280, 4.2.1.4.
 var anyPolicy = mustOID(2, 5, 29, 32, 0)
 
 func mustOID(arcs ...uint64) x509.OID {
@@ -206,7 +207,7 @@ func (m *maker) writeFile(path string, content []byte, mode fs.FileMode) error {
 	m.step()
 	_, err = f.Write(content)
 	m.step()
-	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()) // Chmod: whatever the umask
+	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()) // Chmod overrides the umask
 }
 
 func syncDir(path string) error {

@@ -24,9 +24,8 @@ const (
 	tagContext3Constructed = 0xA3
 )
 
-// der encodes a value: tag, length, and the parts one after the other. It is
-// all the DER that a certificate needs; encoding/asn1 and cryptobyte do the
-// same at several times the cost.
+// der encodes a value: tag, length, and the concatenated parts. A certificate needs no other DER
+// encoding; encoding/asn1 and cryptobyte do the same at several times the cost.
 func der(tag byte, parts ...[]byte) []byte {
 	n := 0
 	for _, p := range parts {
@@ -52,14 +51,14 @@ func appendLength(b []byte, n int) []byte {
 	case n < 0x1000000:
 		return append(b, 0x83, byte(n>>16), byte(n>>8), byte(n))
 	}
-	panic("pki: a value of 16 MiB or more") // all input is bounded far below
+	panic("pki: a value of 16 MiB or more") // all input is much smaller
 }
 
-// buffer is DER that is written from front to back in one piece of memory: an
-// open value's length is not known yet, and is put in front of it by close.
+// buffer holds DER that is written from front to back into one piece of memory. The length of an
+// open value is not known yet; close inserts it.
 type buffer []byte
 
-// open starts a value and returns the mark that close wants.
+// open starts a value and returns the mark to pass to close.
 func (b *buffer) open(tag byte) (mark int) {
 	*b = append(*b, tag, 0)
 	return len(*b)
@@ -75,7 +74,7 @@ func (b *buffer) close(mark int) {
 	var length [4]byte
 	long := appendLength(length[:0], n)
 	more := len(long) - 1
-	*b = append(*b, length[:more]...) // room; overwritten
+	*b = append(*b, length[:more]...) // makes room; overwritten below
 	copy((*b)[mark+more:], (*b)[mark:mark+n])
 	copy((*b)[mark-1:], long)
 }
@@ -86,7 +85,7 @@ func (b *buffer) add(parts ...[]byte) {
 	}
 }
 
-// text writes a string type, or any other value that is the bytes of strings.
+// text writes a string type, or any other value that consists of the bytes of strings.
 func (b *buffer) text(tag byte, parts ...string) {
 	mark := b.open(tag)
 	for _, p := range parts {
@@ -112,7 +111,7 @@ func oid(id asn1.ObjectIdentifier) []byte {
 	return der(tagOID, content)
 }
 
-// timestamp writes a Time as RFC 5280, 4.1.2.5 has it: UTCTime until 2049.
+// timestamp writes a Time (RFC 5280, 4.1.2.5): UTCTime up to 2049, then GeneralizedTime.
 func (b *buffer) timestamp(t time.Time) {
 	t = t.UTC()
 	tag, layout := byte(tagGeneralizedTime), "20060102150405Z"

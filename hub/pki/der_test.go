@@ -12,6 +12,7 @@ import (
 )
 
 func TestDERIsWhatCryptobyteWrites(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 1, 127, 128, 255, 256, 65535, 65536, 1 << 17} {
 		value := bytes.Repeat([]byte{7}, n)
 		var b cryptobyte.Builder
@@ -23,6 +24,7 @@ func TestDERIsWhatCryptobyteWrites(t *testing.T) {
 }
 
 func TestOIDIsWhatEncodingASN1Writes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		id := asn1.ObjectIdentifier{rapid.IntRange(0, 1).Draw(t, "first"), rapid.IntRange(0, 39).Draw(t, "second")}
 		if rapid.Bool().Draw(t, "joint") {
@@ -40,11 +42,12 @@ func TestOIDIsWhatEncodingASN1Writes(t *testing.T) {
 }
 
 func TestTimeIsUTCTimeUntil2049(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ in, want string }{
 		{"1970-01-01T00:00:00Z", "\x17\x0d700101000000Z"},
 		{"2049-12-31T23:59:59.9Z", "\x17\x0d491231235959Z"},
 		{"2050-01-01T00:00:00Z", "\x18\x0f20500101000000Z"},
-		{"2050-01-01T00:30:00+01:00", "\x17\x0d491231233000Z"}, // in UTC still 2049
+		{"2050-01-01T00:30:00+01:00", "\x17\x0d491231233000Z"}, // still 2049 in UTC
 		{"9999-12-31T23:59:59Z", "\x18\x0f99991231235959Z"},
 	} {
 		in, err := time.Parse(time.RFC3339Nano, c.in)
@@ -58,6 +61,7 @@ func TestTimeIsUTCTimeUntil2049(t *testing.T) {
 }
 
 func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		at := time.Unix(rapid.Int64Range(0, forever.Unix()).Draw(t, "time"), 0).UTC()
 		want, err := asn1.Marshal(at)
@@ -70,21 +74,21 @@ func TestTimeIsWhatEncodingASN1Writes(t *testing.T) {
 	})
 }
 
-// 20000 draws see each of the leading bytes that need care: 00, and those
-// with the sign's bit.
+// 20000 draws include every special leading byte: 00, and those with the sign bit.
 func TestSerialNumbersArePositiveAndShort(t *testing.T) {
+	t.Parallel()
 	seen := map[string]bool{}
-	var ones, zeros [16]byte // of all draws: which bits were ever set, and clear
+	var ones, zeros [16]byte // of all draws: the bits that were ever set, and ever clear
 	for range 20000 {
 		content := serialNumber()
 		s := cryptobyte.String(der(tagInteger, content))
 		var n []byte
-		// Refuses what is negative or not in its shortest form.
+		// This refuses negative numbers, and numbers not in their shortest form.
 		if !s.ReadASN1Integer(&n) || len(n) == 0 || len(n) > 16 || n[0] == 0 {
-			t.Fatalf("%x is no positive INTEGER of at most 128 bits in DER", content)
+			t.Fatalf("%x is not a positive INTEGER of at most 128 bits in DER", content)
 		}
 		if seen[string(n)] {
-			t.Fatalf("%x came twice", n)
+			t.Fatalf("%x occurred twice", n)
 		}
 		seen[string(n)] = true
 		full := append(make([]byte, 16-len(n)), n...)

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// tree is all that lies in a folder, with what is in the files.
+// tree returns everything in a folder, with the contents of the files.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	m := map[string]string{}
@@ -33,8 +33,8 @@ func tree(t *testing.T, dir string) map[string]string {
 	return m
 }
 
-// failingMaker is a maker of authorities that something comes in the way of,
-// before each of its steps.
+// failingMaker returns a maker of authorities that runs a function before each of its steps, which
+// makes the step fail.
 func failingMaker(t *testing.T, block func() error) *maker {
 	t.Helper()
 	o, err := Options{}.withDefaults()
@@ -48,10 +48,10 @@ func failingMaker(t *testing.T, block func() error) *maker {
 	}}
 }
 
-// A disk that fails at any step of the first start leaves the folder as it
-// was, and the next start works. Root can write everywhere, so the failures
-// are made of what lies in the way.
+// If the disk fails at any step of the first start, the folder stays as it was, and the next start
+// works. Root can write everywhere, so the test causes failures with obstacles in the folder.
 func TestFailedFirstStartLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		t.Run(name+" cannot be made", func(t *testing.T) {
 			parent := t.TempDir()
@@ -64,7 +64,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 				if err := os.Mkdir(filepath.Join(folders[0], name), 0o700); !errors.Is(err, fs.ErrExist) {
 					return err
 				}
-				return nil // it lies there since an earlier step
+				return nil // the obstacle exists since an earlier step
 			}).create(dir)
 			if err == nil || made {
 				t.Fatalf("made %v, error %v", made, err)
@@ -72,7 +72,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 			if left := tree(t, parent); len(left) != 0 {
 				t.Errorf("left %d things, private keys among them", len(left))
 			}
-			if h, err := Open(dir, Options{}); err != nil || !h.Made() {
+			if h, err := Open(dir, Options{}); err != nil || !h.Created() {
 				t.Errorf("the next start: %v", err)
 			}
 		})
@@ -112,9 +112,9 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 	}
 }
 
-// What a killed first start left goes; what others keep there under a similar
-// name stays.
+// The rest of a killed first start is removed. Other folders with similar names stay.
 func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	remains := filepath.Join(parent, ".pki.new-123")
 	if err := os.Mkdir(remains, 0o700); err != nil {
@@ -126,11 +126,11 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if h, err := Open(filepath.Join(parent, "pki"), Options{}); err != nil || !h.Made() {
+	if h, err := Open(filepath.Join(parent, "pki"), Options{}); err != nil || !h.Created() {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(remains); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("keys of a start that failed lie about: %v", err)
+		t.Errorf("keys of a failed start remain: %v", err)
 	}
 	for _, name := range kept {
 		if b, err := os.ReadFile(filepath.Join(parent, name)); err != nil || !bytes.Equal(b, []byte("old")) {
@@ -139,9 +139,10 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 	}
 }
 
-// Whatever is missing, broken or readable: the keys that are there stay, and
-// no file is added. spoil compares the folder.
+// If a file is missing, broken or readable by others, the existing keys stay, and no file is added.
+// spoil compares the folder.
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
+	t.Parallel()
 	for keep := range files {
 		t.Run(keep+" alone is left", func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {

@@ -1,10 +1,10 @@
-// Package pki is the hub's certificate authorities: a root, the attestation CA
-// (ACA) that signs IAK certificates, the device CA that signs IDevID
-// certificates, and the hub's own TLS certificate.
+// Package pki holds the hub's certificate authorities: a root, the attestation CA (ACA), which
+// signs IAK certificates, and the device CA, which signs IDevID certificates. It also makes the
+// hub's TLS certificate.
 //
-// The keys are files for now (PKCS#8 PEM, mode 0600), behind crypto.Signer.
-// The CAs never end, as the identities that they sign never do (IEEE 802.1AR):
-// what ends an identity is its row in the store.
+// The keys are in files (PKCS #8 PEM, mode 0600), and are used through crypto.Signer. The CAs never
+// expire, because the identities that they sign never expire (IEEE 802.1AR): the row in the store
+// ends an identity.
 package pki
 
 import (
@@ -16,7 +16,7 @@ import (
 	"os"
 )
 
-// Hub is a hub's authorities. It is safe for concurrent use.
+// Hub holds a hub's authorities. It is safe for concurrent use.
 type Hub struct {
 	root       *x509.Certificate
 	rootKey    crypto.Signer
@@ -39,24 +39,23 @@ const (
 // organization is the O of every subject.
 const organization = "Gangway"
 
-// authorities are the files' names and how the subject's CN ends: the root
-// first, for it signs the others.
+// authorities lists the file names and the end of each subject's CN. The root is first, because it
+// signs the others.
 var authorities = []struct{ file, title string }{
 	{"root", "Root CA"},
 	{"aca", "Attestation CA"},
 	{"device-ca", "Device CA"},
 }
 
-// Open loads the authorities in dir, or makes them if dir is not there (its
-// parent must be). They are made in a folder beside it that is renamed when it
-// is complete: a crash leaves all of them or none. It refuses a folder that is
-// incomplete or empty (a disk that is not mounted looks so), keys that others
-// may read, and keys or certificates that are not what their names say; it
-// never makes a new key beside old ones. Its errors say what to do.
+// Open loads the authorities in dir. If dir does not exist, Open makes it and the authorities; its
+// parent must exist. It makes them in a temporary folder that it renames when it is complete: a
+// crash leaves all of them or none. It refuses a folder that is incomplete or empty (like that of a
+// disk that is not mounted), keys that other users may read, and keys or certificates that do not
+// match their file names. It never makes new keys next to old ones. Its errors name the remedy.
 func Open(dir string, o Options) (*Hub, error) {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) == 0 {
-		return nil, fmt.Errorf("pki: %s is empty: mount its disk or restore it from its backup; only for a new hub, remove it", dir)
+		return nil, fmt.Errorf("pki: %s is empty: mount its disk or restore it from its backup; remove it only to make a new hub", dir)
 	}
 	made := false
 	if errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +64,7 @@ func Open(dir string, o Options) (*Hub, error) {
 			return nil, err
 		}
 		if made, err = m.create(dir); err != nil {
-			return nil, fmt.Errorf("pki: making the authorities: %w", err)
+			return nil, fmt.Errorf("pki: make the authorities: %w", err)
 		}
 	} else if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
@@ -78,35 +77,35 @@ func Open(dir string, o Options) (*Hub, error) {
 	return h, nil
 }
 
-// Made reports whether Open made the authorities.
-func (h *Hub) Made() bool { return h.firstStart }
+// Created reports whether Open made the authorities.
+func (h *Hub) Created() bool { return h.firstStart }
 
-// HubName is the lower-case hexadecimal SHA-256 of the root's
-// SubjectPublicKeyInfo (DER): the name that ownership proofs are bound to.
+// HubName returns the lower-case hexadecimal SHA-256 of the root's SubjectPublicKeyInfo (DER).
+// Ownership proofs are bound to it.
 func (h *Hub) HubName() string { return h.name }
 
-// SealKey is the 32-byte secret that per-request secrets and device ids are
-// derived from. It must not be changed.
+// SealKey returns the 32-byte secret from which per-request secrets and device ids are derived. The
+// caller must not change it.
 func (h *Hub) SealKey() []byte { return h.sealKey }
 
-// RootPEM is the root certificate: what devices are given to trust.
+// RootPEM returns the root certificate in PEM, which devices trust.
 func (h *Hub) RootPEM() []byte { return h.rootPEM }
 
-// ACAPEM is the attestation CA's certificate in PEM, as replies carry it.
+// ACAPEM returns the attestation CA's certificate in PEM, as in replies.
 func (h *Hub) ACAPEM() []byte { return h.acaPEM }
 
-// DeviceCAPEM is the device CA's.
+// DeviceCAPEM returns the device CA's certificate in PEM, as in replies.
 func (h *Hub) DeviceCAPEM() []byte { return h.devicePEM }
 
-// Root is the root's certificate.
+// Root returns the root's certificate.
 func (h *Hub) Root() *x509.Certificate { return h.root }
 
-// ACA is the attestation CA's certificate.
+// ACA returns the attestation CA's certificate.
 func (h *Hub) ACA() *x509.Certificate { return h.aca.cert }
 
-// DeviceCA is the device CA's certificate.
+// DeviceCA returns the device CA's certificate.
 func (h *Hub) DeviceCA() *x509.Certificate { return h.device.cert }
 
-// ClientCAs holds the device CA alone, so that nothing else that this hub (or
-// anybody) signed passes for a device in TLS.
+// ClientCAs returns a pool that holds only the device CA, so that no other certificate, even of
+// this hub, is accepted as a device's in TLS.
 func (h *Hub) ClientCAs() *x509.CertPool { return h.clientCAs }

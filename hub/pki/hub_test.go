@@ -24,7 +24,7 @@ import (
 	"time"
 )
 
-// files are all that the authorities' folder has, with their modes.
+// files lists all files of the authorities' folder, with their modes.
 var files = map[string]fs.FileMode{
 	"root.key": 0o600, "root.crt": 0o644,
 	"aca.key": 0o600, "aca.crt": 0o644,
@@ -43,8 +43,8 @@ func TestOpenMakesThenLoadsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !first.Made() || again.Made() {
-		t.Errorf("made: %v, then %v", first.Made(), again.Made())
+	if !first.Created() || again.Created() {
+		t.Errorf("made: %v, then %v", first.Created(), again.Created())
 	}
 	if first.HubName() != again.HubName() || !bytes.Equal(first.SealKey(), again.SealKey()) || len(first.SealKey()) != 32 ||
 		!first.Root().Equal(again.Root()) || !first.ACA().Equal(again.ACA()) || !first.DeviceCA().Equal(again.DeviceCA()) {
@@ -63,11 +63,12 @@ func TestOpenMakesThenLoadsTheSame(t *testing.T) {
 		t.Errorf("%d files, want %d (%v)", len(entries), len(files), err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
-		t.Errorf("beside it lies %v (%v)", entries, err)
+		t.Errorf("next to it is %v (%v)", entries, err)
 	}
 }
 
 func TestAuthorities(t *testing.T) {
+	t.Parallel()
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
 		h := openNew(t, Options{Name: "Port", Curve: curve})
 		spki, err := x509.MarshalPKIXPublicKey(h.rootKey.Public())
@@ -116,13 +117,14 @@ func TestAuthorities(t *testing.T) {
 			cert *x509.Certificate
 		}{{h.RootPEM(), h.Root()}, {h.ACAPEM(), h.ACA()}, {h.DeviceCAPEM(), h.DeviceCA()}} {
 			if b, rest := pem.Decode(p.text); b == nil || len(rest) > 0 || b.Type != "CERTIFICATE" || !bytes.Equal(b.Bytes, p.cert.Raw) {
-				t.Errorf("the PEM of %s is not it alone", p.cert.Subject)
+				t.Errorf("the PEM of %s is not exactly that certificate", p.cert.Subject)
 			}
 		}
 	}
 }
 
 func TestRefusedOptions(t *testing.T) {
+	t.Parallel()
 	for name, o := range map[string]Options{
 		"long name":       {Name: strings.Repeat("é", 41)},
 		"broken UTF-8":    {Name: "a\xff"},
@@ -146,8 +148,8 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-// spoil makes authorities, changes them, and returns why Open refuses. It
-// checks that Open changes nothing.
+// spoil makes authorities, changes them, and returns Open's error. It checks that Open changes
+// nothing.
 func spoil(t *testing.T, change func(t *testing.T, dir string)) string {
 	t.Helper()
 	h := openNewAt(t, filepath.Join(t.TempDir(), "pki"))
@@ -207,6 +209,7 @@ func wantText(t *testing.T, got string, want ...string) {
 }
 
 func TestOpenRefusesAMissingFile(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		t.Run(name, func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {
@@ -220,6 +223,7 @@ func TestOpenRefusesAMissingFile(t *testing.T) {
 }
 
 func TestOpenRefusesABrokenFile(t *testing.T) {
+	t.Parallel()
 	for name := range files {
 		for what, content := range map[string]string{"empty": "", "garbage": "garbage\n", "PEM of garbage": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
 			t.Run(name+" "+what, func(t *testing.T) {
@@ -235,6 +239,7 @@ func TestOpenRefusesABrokenFile(t *testing.T) {
 }
 
 func TestOpenRefusesAnEmptyFolder(t *testing.T) {
+	t.Parallel()
 	got := spoil(t, func(t *testing.T, dir string) {
 		for name := range files {
 			if err := os.Remove(filepath.Join(dir, name)); err != nil {
@@ -246,6 +251,7 @@ func TestOpenRefusesAnEmptyFolder(t *testing.T) {
 }
 
 func TestOpenRefusesReadableKey(t *testing.T) {
+	t.Parallel()
 	for name, mode := range files {
 		if mode != 0o600 {
 			continue
@@ -259,7 +265,7 @@ func TestOpenRefusesReadableKey(t *testing.T) {
 				})
 				wantText(t, got, name, "chmod 600")
 				if strings.Contains(got, "backup") {
-					t.Errorf("a backup does not mend modes: %s", got)
+					t.Errorf("the error names a backup, which does not correct modes: %s", got)
 				}
 			})
 		}
@@ -267,6 +273,7 @@ func TestOpenRefusesReadableKey(t *testing.T) {
 }
 
 func TestOpenRefusesKeyOfAnotherCertificate(t *testing.T) {
+	t.Parallel()
 	names := []string{"root", "aca", "device-ca"}
 	for i, name := range names {
 		t.Run(name, func(t *testing.T) {
@@ -279,6 +286,7 @@ func TestOpenRefusesKeyOfAnotherCertificate(t *testing.T) {
 }
 
 func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
+	t.Parallel()
 	other := openNewAt(t, filepath.Join(t.TempDir(), "other"))
 	for _, name := range []string{"root", "aca", "device-ca"} {
 		t.Run(name, func(t *testing.T) {
@@ -292,8 +300,9 @@ func TestOpenRefusesAuthoritiesOfAnotherHub(t *testing.T) {
 	}
 }
 
-// With the two exchanged, every IAK would be a TLS client.
+// If the two were exchanged, every IAK would be a TLS client.
 func TestOpenRefusesExchangedAuthorities(t *testing.T) {
+	t.Parallel()
 	for _, pair := range [][2]string{{"aca", "device-ca"}, {"root", "aca"}, {"root", "device-ca"}} {
 		t.Run(pair[0]+" and "+pair[1], func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {
@@ -309,9 +318,10 @@ func TestOpenRefusesExchangedAuthorities(t *testing.T) {
 	}
 }
 
-// A certificate of the right key and name, signed by the root, that is no CA's
-// in one respect: what it issued would verify nowhere.
+// A certificate with the right key and name, signed by the root, that is not a CA's in one respect:
+// certificates that it issued would not verify.
 func TestOpenRefusesALeafAsAuthority(t *testing.T) {
+	t.Parallel()
 	const mayIssue = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	for name, change := range map[string]func(*x509.Certificate){
 		"no CA":                   func(c *x509.Certificate) { c.IsCA = false },
@@ -334,27 +344,28 @@ func TestOpenRefusesALeafAsAuthority(t *testing.T) {
 				der, err := x509.CreateCertificate(rand.Reader, template, h.Root(), old.PublicKey, h.rootKey)
 				c := parse(t, der, err)
 				if err := c.CheckSignatureFrom(h.Root()); err != nil {
-					t.Fatal(err) // the signature alone is not what refuses it
+					t.Fatal(err) // so the signature is not the reason for the refusal
 				}
 				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 				if err := os.WriteFile(filepath.Join(dir, "device-ca.crt"), text, 0o644); err != nil {
 					t.Fatal(err)
 				}
 			})
-			wantText(t, got, "device-ca.crt", "is no CA's certificate", "backup")
+			wantText(t, got, "device-ca.crt", "is not a CA certificate", "backup")
 		})
 	}
 }
 
-// withoutKeyIdentifier makes x509.CreateCertificate leave it out, which it does
-// for what it does not know to be a CA.
+// withoutKeyIdentifier makes x509.CreateCertificate leave out the key identifier, as it does for
+// certificates that are not a CA's.
 func withoutKeyIdentifier(c *x509.Certificate) {
 	c.SubjectKeyId, c.IsCA, c.BasicConstraintsValid = nil, false, false
 	c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xFF}}}
 }
 
-// What a CA made elsewhere may have, and a hub does not make.
+// Properties of CAs that other programs make, but a hub does not.
 func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
+	t.Parallel()
 	t.Run("curve P-521", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "pki")
 		m := &maker{Options: Options{Name: "Test", Curve: elliptic.P521(), Now: testNow}, step: func() {}}
@@ -365,7 +376,7 @@ func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 		if err == nil {
 			t.Fatal("accepted")
 		}
-		wantText(t, err.Error(), "root.key is no ECDSA key on P-256 or P-384", "backup")
+		wantText(t, err.Error(), "root.key is not an ECDSA key on P-256 or P-384", "backup")
 	})
 	t.Run("another PEM type", func(t *testing.T) {
 		got := spoil(t, func(t *testing.T, dir string) {
@@ -378,11 +389,12 @@ func TestOpenRefusesAuthoritiesOfAnotherKind(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		wantText(t, got, "aca.crt is no PEM certificate", "backup")
+		wantText(t, got, "aca.crt is not a PEM certificate", "backup")
 	})
 }
 
 func TestOpenRefusesAFile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "pki")
 	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -392,8 +404,9 @@ func TestOpenRefusesAFile(t *testing.T) {
 	}
 }
 
-// Processes and goroutines that start at once agree on one hub.
+// Processes and goroutines that start at the same time use one hub.
 func TestOpenAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
 	var mu sync.Mutex
 	names, made := map[string]bool{}, 0
@@ -408,7 +421,7 @@ func TestOpenAtOnce(t *testing.T) {
 				return
 			}
 			names[h.HubName()] = true
-			if h.Made() {
+			if h.Created() {
 				made++
 			}
 		})
@@ -418,14 +431,14 @@ func TestOpenAtOnce(t *testing.T) {
 		t.Errorf("%d hubs, made %d times", len(names), made)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
-		t.Errorf("beside it lies %v (%v)", entries, err)
+		t.Errorf("next to it is %v (%v)", entries, err)
 	}
 }
 
 const killEnv = "GANGWAY_PKI_KILL_AT"
 
-// TestMain is also the process that TestInitSurvivesKillAtAnyFile kills: it
-// makes authorities in its argument and kills itself at the step it is told.
+// TestMain is also the process that TestInitSurvivesKillAtAnyFile kills: it makes authorities in
+// the folder of its argument, and kills itself at the given step.
 func TestMain(m *testing.M) {
 	at, dir, ok := strings.Cut(os.Getenv(killEnv), ":")
 	if !ok {
@@ -452,6 +465,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestInitSurvivesKillAtAnyFile(t *testing.T) {
+	t.Parallel()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -464,7 +478,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		cmd.Env = append(os.Environ(), killEnv+"="+strconv.Itoa(at)+":"+dir)
 		err := cmd.Run()
 		if err == nil {
-			break // it came through: there is no such step
+			break // it completed: there are no more steps
 		}
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Fatalf("step %d: %v, not killed", at, err)
@@ -474,7 +488,7 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if there {
 			everything++
 			if got := slices.Sorted(maps.Keys(snapshot(t, dir))); len(got) != len(files) {
-				t.Fatalf("step %d: half of it is there: %v", at, got)
+				t.Fatalf("step %d: only a part exists: %v", at, got)
 			}
 		} else {
 			nothing++
@@ -483,18 +497,18 @@ func TestInitSurvivesKillAtAnyFile(t *testing.T) {
 		if err != nil {
 			t.Fatalf("step %d: the next start: %v", at, err)
 		}
-		if h.Made() == there {
-			t.Errorf("step %d: was there %v, made %v", at, there, h.Made())
+		if h.Created() == there {
+			t.Errorf("step %d: was there %v, made %v", at, there, h.Created())
 		}
 		if _, err := h.IssueIDevID(idevidRequest(generate(t, elliptic.P256()).Public())); err != nil {
 			t.Errorf("step %d: %v", at, err)
 		}
-		// Keys that no hub has must not lie about.
+		// Keys that no hub uses must not remain.
 		if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
-			t.Errorf("step %d: beside it lies %v (%v)", at, entries, err)
+			t.Errorf("step %d: next to it is %v (%v)", at, entries, err)
 		}
 	}
 	if nothing < 3*len(files) || everything == 0 {
-		t.Errorf("%d kills before it was there, %d after: some steps are not looked at", nothing, everything)
+		t.Errorf("%d kills before the folder existed, %d after: some steps were not tested", nothing, everything)
 	}
 }

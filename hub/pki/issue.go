@@ -16,23 +16,22 @@ import (
 	"time"
 )
 
-// IAKRequest is what an IAK certificate says. All fields but NotAfter, URI and Resident
-// are needed.
+// IAKRequest is the content of an IAK certificate. All fields except NotAfter, URI and Resident are
+// required.
 type IAKRequest struct {
 	PublicKey crypto.PublicKey // *ecdsa.PublicKey (P-256, P-384, P-521) or *rsa.PublicKey (2048 to 4096 bits)
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber
 	AKName    []byte           // TPM name of the key: nameAlg (SHA-256, -384 or -512), digest; 34, 50 or 66 bytes
 	HWSerial  []byte           // hwSerialNum of the HardwareModuleName, 1 to 128 bytes
-	NotBefore time.Time        // 1970 to 9998, to the second; clocks that are up to five minutes slow are allowed for
+	NotBefore time.Time        // 1970 to 9998, to the second; the certificate begins five minutes earlier, for slow clocks
 	NotAfter  time.Time        // up to 9999, to the second; zero: the certificate never expires
-	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; empty: not said
-	// Resident: the EK certificate shows that the key is in a TPM. Only then
-	// does the certificate state the TCG's policies.
+	URI       string           // http(s) URL of at most 512 characters to fetch the certificate again; may be empty
+	// Resident: the EK certificate shows that the key is in a TPM. Only then does the certificate
+	// have the TCG's policies.
 	Resident bool
 }
 
-// IDevIDRequest is what an IDevID certificate says. All fields but Resident are
-// needed.
+// IDevIDRequest is the content of an IDevID certificate. All fields except Resident are required.
 type IDevIDRequest struct {
 	PublicKey crypto.PublicKey // as in IAKRequest
 	DeviceID  string           // 24 hexadecimal digits: the subject's serialNumber and CN
@@ -45,23 +44,22 @@ type IDevIDRequest struct {
 	Resident  bool             // as in IAKRequest
 }
 
-// issuer is a CA with everything that is the same in all its certificates
-// encoded beforehand: building a certificate then costs little more than its
-// signature.
+// issuer is a CA. The parts that all its certificates share are encoded in advance, so that a
+// certificate costs little more than its signature.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
 
-	algorithm []byte // AlgorithmIdentifier of its signatures
+	algorithm []byte // AlgorithmIdentifier of the CA's signatures
 	hash      crypto.Hash
-	fixed     []byte // the extensions that all certificates have
-	policies  []byte // the extension that states what was verified of the TPM
+	fixed     []byte // the extensions of all certificates
+	policies  []byte // the extension with the verified properties of the TPM
 }
 
 func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn1.ObjectIdentifier) (*issuer, error) {
 	pub, ok := key.Public().(*ecdsa.PublicKey)
 	if !ok {
-		return nil, errors.New("pki: a CA's key is ECDSA")
+		return nil, errors.New("pki: a CA's key must be an ECDSA key")
 	}
 	i := &issuer{cert: cert, key: key}
 	// ecdsa-with-SHA256 or -SHA384 (RFC 5758, 3.2).
@@ -71,7 +69,7 @@ func newIssuer(cert *x509.Certificate, key crypto.Signer, usages, policies []asn
 	case elliptic.P384():
 		i.algorithm, i.hash = der(tagSequence, oid(oidECDSAWithSHA384)), crypto.SHA384
 	default:
-		return nil, errors.New("pki: a CA's curve is P-256 or P-384")
+		return nil, errors.New("pki: a CA's curve must be P-256 or P-384")
 	}
 	var usage, policy [][]byte
 	for _, u := range usages {
@@ -143,19 +141,19 @@ func (h *Hub) IssueIDevID(r IDevIDRequest) ([]byte, error) {
 		})
 }
 
-// forever is 99991231235959Z, the notAfter of what never ends (RFC 5280,
-// 4.1.2.5; IEEE 802.1AR, 8.7).
+// forever is 99991231235959Z, the notAfter of certificates that never expire (RFC 5280, 4.1.2.5;
+// IEEE 802.1AR, 8.7).
 var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// slowClock is how far a clock may lag behind the hub's.
+// slowClock is how far a peer's clock may lag behind the hub's.
 const slowClock = 5 * time.Minute
 
-// certificateSize is room for most certificates.
+// certificateSize is enough for most certificates, in bytes.
 const certificateSize = 1024
 
-// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the
-// Certificate. subject and extensions write the certificate's own parts. It
-// does not verify its own signature: tests do, and every peer.
+// issue builds a TBSCertificate (RFC 5280, 4.1), signs it, and returns the Certificate. subject and
+// extensions write the certificate's own parts. It does not verify its own signature: tests and
+// every peer do.
 func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resident bool, subject, extensions func(*buffer)) ([]byte, error) {
 	spki, keyID, err := publicKeyInfo(pub)
 	if err != nil {
@@ -191,8 +189,8 @@ func (i *issuer) issue(pub crypto.PublicKey, notBefore, notAfter time.Time, resi
 	b.close(context)
 	b.close(tbs)
 
-	// The outer value's length is still missing: the TBSCertificate stands
-	// two bytes behind the start.
+	// The outer value's length is not inserted yet: the TBSCertificate starts two bytes after the
+	// start.
 	digest := i.hash.New()
 	digest.Write(b[certificate:])
 	sig, err := i.key.Sign(rand.Reader, digest.Sum(nil), i.hash)
@@ -214,12 +212,12 @@ func serialNumber() []byte {
 		b = b[1:]
 	}
 	if b[0] == 0 && len(b) == 1 {
-		return serialNumber() // zero is no serial number
+		return serialNumber() // zero is not a valid serial number
 	}
 	return b
 }
 
-// What stands in every certificate, encoded beforehand.
+// Encoded parts of certificates.
 var (
 	derForever           = timestamp(forever)
 	derCommonName        = oid(oidCommonName)
@@ -242,7 +240,7 @@ func (b *buffer) value(tag byte, parts ...[]byte) {
 	b.close(mark)
 }
 
-// attribute writes a relative name of one attribute, whose type is encoded.
+// attribute writes a relative name with one attribute. id is the encoded type.
 func (b *buffer) attribute(id []byte, value ...string) {
 	set := b.open(tagSet)
 	pair := b.open(tagSequence)
@@ -259,7 +257,7 @@ func extension(id asn1.ObjectIdentifier, critical bool, value []byte) []byte {
 	return der(tagSequence, oid(id), der(tagOctetString, value))
 }
 
-// extension writes an extension that is not critical, whose id is encoded.
+// extension writes a non-critical extension. id is encoded.
 func (b *buffer) extension(id []byte, value func(*buffer)) {
 	outer := b.open(tagSequence)
 	b.add(id)
@@ -269,9 +267,8 @@ func (b *buffer) extension(id []byte, value func(*buffer)) {
 	b.close(outer)
 }
 
-// raw writes one of Pantacor's extensions: its value is the text's bytes,
-// without a DER type around them, because that is what Pantacor's readers take
-// it for. They are never critical.
+// raw writes one of Pantacor's extensions. Its value is the bytes of the text, not wrapped in a DER
+// type, because Pantacor's readers expect that. These extensions are never critical.
 func (b *buffer) raw(id []byte, value string) {
 	b.extension(id, func(b *buffer) { *b = append(*b, value...) })
 }
@@ -305,7 +302,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
 		if k == nil {
-			return nil, keyID, errors.New("pki: there is no public key")
+			return nil, keyID, errors.New("pki: the public key is missing")
 		}
 		algorithm, ok := curveAlgorithm[k.Curve]
 		if !ok {
@@ -322,15 +319,15 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 		spki = b
 	case *rsa.PublicKey:
 		if k == nil || k.N == nil {
-			return nil, keyID, errors.New("pki: there is no public key")
+			return nil, keyID, errors.New("pki: the public key is missing")
 		}
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.N.Sign() < 0 {
 			return nil, keyID, fmt.Errorf("pki: an RSA key of %d bits is not allowed", n)
 		}
-		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at
-		// most 32 bits. Beyond 31 bits crypto/x509 reads no certificate.
+		// TPM 2.0 Library, Part 2, 12.2.3.5: an exponent is an odd prime of at most 32 bits.
+		// crypto/x509 does not read certificates with an exponent of more than 31 bits.
 		if k.N.Bit(0) == 0 || k.E < 3 || k.E > 1<<31-1 || k.E&1 == 0 {
-			return nil, keyID, errors.New("pki: the RSA key's modulus or exponent is not an RSA key's")
+			return nil, keyID, errors.New("pki: the RSA key's modulus or exponent is not valid")
 		}
 		bits = x509.MarshalPKCS1PublicKey(k)
 		if spki, err = x509.MarshalPKIXPublicKey(k); err != nil {
@@ -343,8 +340,7 @@ func publicKeyInfo(pub crypto.PublicKey) (spki []byte, keyID [20]byte, err error
 	return spki, [20]byte(sum[:]), nil
 }
 
-// curveAlgorithm is the AlgorithmIdentifier of a key on a curve (RFC 5480,
-// 2.1.1).
+// curveAlgorithm maps a curve to the AlgorithmIdentifier of its keys (RFC 5480, 2.1.1).
 var curveAlgorithm = map[elliptic.Curve][]byte{
 	elliptic.P256(): ecAlgorithm(asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}),
 	elliptic.P384(): ecAlgorithm(asn1.ObjectIdentifier{1, 3, 132, 0, 34}),

@@ -27,7 +27,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// tbsCertificate is RFC 5280, 4.1, down to the fields.
+// tbsCertificate has the fields of RFC 5280, 4.1.
 type tbsCertificate struct {
 	Version    int `asn1:"explicit,tag:0"`
 	Serial     *big.Int
@@ -43,7 +43,7 @@ func fields(t testing.TB, c *x509.Certificate) tbsCertificate {
 	t.Helper()
 	var tbs tbsCertificate
 	if rest, err := asn1.Unmarshal(c.RawTBSCertificate, &tbs); err != nil || len(rest) > 0 {
-		t.Fatalf("TBSCertificate: %v, %d bytes behind it", err, len(rest))
+		t.Fatalf("TBSCertificate: %v, %d bytes after it", err, len(rest))
 	}
 	// Extensions have no order (RFC 5280, 4.2).
 	slices.SortFunc(tbs.Extensions, func(a, b pkix.Extension) int { return cmp.Compare(a.Id.String(), b.Id.String()) })
@@ -86,8 +86,7 @@ func checkSameAsX509(t testing.TB, got *x509.Certificate, template *x509.Certifi
 	}
 }
 
-// subjectAltName is written with encoding/asn1's structures, for a second
-// opinion on altName.
+// subjectAltName encodes the extension with encoding/asn1, as an independent check of altName.
 func subjectAltName(t testing.TB, hwSerial []byte, uri string) pkix.Extension {
 	t.Helper()
 	type hardwareModuleName struct {
@@ -132,7 +131,7 @@ func policyOIDs(t testing.TB, last ...uint64) (ids []x509.OID) {
 
 var endOfTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// policiesOf are stated where the TPM's certificate shows them.
+// policiesOf returns the policies of a certificate for a key that is resident in a TPM.
 func policiesOf(t testing.TB, resident bool, last ...uint64) []x509.OID {
 	if !resident {
 		return nil
@@ -168,7 +167,7 @@ func idevidTemplate(t testing.TB, r IDevIDRequest) *x509.Certificate {
 	}
 }
 
-// keyIdentifier is RFC 7093's method 1, from what crypto/x509 encodes.
+// keyIdentifier computes RFC 7093's method 1 from the encoding of crypto/x509.
 func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(pub)
@@ -186,12 +185,12 @@ func keyIdentifier(t testing.TB, pub crypto.PublicKey) []byte {
 	return sum[:20]
 }
 
-// checkVerifies has crypto/x509 judge the chain, with the parts that the
-// certificate must and must not be able to do.
+// checkVerifies verifies the chain with crypto/x509, for the purposes that the certificate must and
+// must not have.
 func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certificate, usage x509.ExtKeyUsage) {
 	t.Helper()
 	if len(c.UnhandledCriticalExtensions) > 0 {
-		t.Fatalf("critical extensions that readers do not know: %v", c.UnhandledCriticalExtensions)
+		t.Fatalf("critical extensions that crypto/x509 does not know: %v", c.UnhandledCriticalExtensions)
 	}
 	if c.IsCA || c.KeyUsage != x509.KeyUsageDigitalSignature {
 		t.Fatalf("CA %v, key usage %b", c.IsCA, c.KeyUsage)
@@ -202,6 +201,7 @@ func checkVerifies(t testing.TB, h *Hub, c *x509.Certificate, ca *x509.Certifica
 }
 
 func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
+	t.Parallel()
 	keys := subjectKeys(t)
 	kinds := slices.Sorted(func(yield func(string) bool) {
 		for k := range keys {
@@ -271,8 +271,9 @@ func TestCertificatesAreWhatX509WouldMake(t *testing.T) {
 	})
 }
 
-// What the profile says, in the words of crypto/x509, written out once.
+// The certificate profile, in terms of crypto/x509.
 func TestProfiles(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Name: "Test"})
 	pub := generate(t, elliptic.P256()).Public()
 	text := hex.EncodeToString(akName(0x0B, 32))
@@ -340,6 +341,7 @@ func TestProfiles(t *testing.T) {
 }
 
 func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
+	t.Parallel()
 	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384()} {
 		h := openNew(t, Options{Name: "Werft Süd", Curve: curve, Now: time.Now()})
 		for kind, pub := range subjectKeys(t) {
@@ -356,9 +358,10 @@ func TestOpenSSLAcceptsTheCertificates(t *testing.T) {
 	}
 }
 
-// An auditor's reader may ask for the TCG's policies: they hold down from the
-// root, and an IDevID does not pass for a restricted key.
+// An auditor may require the TCG's policies: they are valid from the root down, and an IDevID
+// certificate does not have the policy of a restricted key.
 func TestPoliciesHoldFromTheRoot(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
 	pub := generate(t, elliptic.P256()).Public()
 	for name, c := range map[string]struct {
@@ -378,9 +381,9 @@ func TestPoliciesHoldFromTheRoot(t *testing.T) {
 	}
 }
 
-// The bytes of the names, written out by hand: a reader elsewhere takes them
-// apart by these.
+// The bytes of the names, written by hand: other readers parse exactly these.
 func TestAlternativeNames(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	r := iakRequest(generate(t, elliptic.P256()).Public())
 	r.HWSerial, r.URI = []byte("INTC:0011"), "https://h/x"
@@ -416,6 +419,7 @@ func mustIDevIDNow(t testing.TB, h *Hub, pub crypto.PublicKey) *x509.Certificate
 }
 
 func TestIssuingFromManyAtOnce(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	var wg sync.WaitGroup
@@ -444,7 +448,7 @@ func TestIssuingFromManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// module stands for an HSM: a crypto.Signer of a type that pki cannot know.
+// module simulates an HSM: a crypto.Signer of a type that pki does not know.
 type module struct {
 	key  *ecdsa.PrivateKey
 	fail error
@@ -459,6 +463,7 @@ func (m *module) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, 
 }
 
 func TestSigningInAModule(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Curve: elliptic.P384()})
 	m := &module{key: h.device.key.(*ecdsa.PrivateKey)}
 	h.device.key = m
@@ -466,11 +471,12 @@ func TestSigningInAModule(t *testing.T) {
 	checkVerifies(t, h, mustIDevID(t, h, pub), h.DeviceCA(), x509.ExtKeyUsageClientAuth)
 	m.fail = errors.New("the module is away")
 	if der, err := h.IssueIDevID(idevidRequest(pub)); !errors.Is(err, m.fail) || der != nil {
-		t.Errorf("%d bytes and %v from a module that is away", len(der), err)
+		t.Errorf("%d bytes and %v from an unavailable module", len(der), err)
 	}
 }
 
 func TestRefusedRequests(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	long := strings.Repeat("a", 129)
@@ -479,7 +485,7 @@ func TestRefusedRequests(t *testing.T) {
 	negative := rsaPublic(t, 2048)
 	negative.N.Neg(negative.N)
 	exponent := func(e int) *rsa.PublicKey { k := rsaPublic(t, 2048); k.E = e; return k }
-	beyond31 := int64(1)<<31 + 1 // where an int has 32 bits, negative
+	beyond31 := int64(1)<<31 + 1 // negative if an int has 32 bits
 	type common struct {
 		PublicKey crypto.PublicKey
 		DeviceID  string
@@ -561,8 +567,9 @@ func TestRefusedRequests(t *testing.T) {
 	}
 }
 
-// The limits themselves are let through: what is documented can be used.
+// Values at the documented limits are accepted.
 func TestLongestRequestsAreAccepted(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	pub := generate(t, elliptic.P256()).Public()
 	for _, n := range []int{1, 128} {
@@ -592,7 +599,7 @@ func refused(t *testing.T) func([]byte, error) {
 		if err == nil || der != nil {
 			t.Errorf("issued %d bytes, error %v", len(der), err)
 		} else if !strings.HasPrefix(err.Error(), "pki: ") {
-			t.Errorf("the error does not say where it is from: %v", err)
+			t.Errorf("the error does not name its package: %v", err)
 		}
 	}
 }

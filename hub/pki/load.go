@@ -19,9 +19,9 @@ import (
 	"strings"
 )
 
-// load reads the authorities and refuses what is not exactly what create
-// makes: a hub that signs with the wrong key does harm that lasts, one that
-// does not start is repaired from its backup.
+// load reads the authorities. It refuses everything that create does not make: a hub that signs
+// with a wrong key does permanent harm, while a hub that does not start can be repaired from its
+// backup.
 func load(dir string) (*Hub, error) {
 	var certs [3]*x509.Certificate
 	var keys [3]crypto.Signer
@@ -60,10 +60,10 @@ func load(dir string) (*Hub, error) {
 	return h, nil
 }
 
-// errReadable is what restoring a backup would not mend.
-var errReadable = errors.New("can be read by others")
+// errReadable is an error that restoring a backup would not correct.
+var errReadable = errors.New("can be read by other users")
 
-// restore adds to an error what to do about it.
+// restore adds the remedy to an error.
 func restore(dir string, err error) error {
 	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
@@ -71,15 +71,15 @@ func restore(dir string, err error) error {
 	return fmt.Errorf("pki: %w; restore %s from its backup", err, dir)
 }
 
-// checkAuthority checks that a certificate is the CA that its file's name
-// says, under the root. The title matters: with the files of ACA and device CA
-// exchanged, every IAK would be a TLS client.
+// checkAuthority checks that a certificate is the CA that its file's name says, and that the root
+// signed it. It checks the title: if the files of ACA and device CA were exchanged, every IAK could
+// be a TLS client.
 func checkAuthority(c, root *x509.Certificate, title string) error {
 	if !strings.HasSuffix(c.Subject.CommonName, " "+title) {
 		return fmt.Errorf("%q is not a %s", c.Subject.CommonName, title)
 	}
 	if !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0 || len(c.SubjectKeyId) == 0 {
-		return fmt.Errorf("%q is no CA's certificate", c.Subject.CommonName)
+		return fmt.Errorf("%q is not a CA certificate", c.Subject.CommonName)
 	}
 	if err := c.CheckSignatureFrom(root); err != nil {
 		return fmt.Errorf("%q is not signed by this hub's root: %w", c.Subject.CommonName, err)
@@ -94,7 +94,7 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, nil, fmt.Errorf("%s.crt is no PEM certificate", name)
+		return nil, nil, fmt.Errorf("%s.crt is not a PEM certificate", name)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -104,7 +104,7 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 		return nil, nil, err
 	}
 	if block, _ = pem.Decode(text); block == nil {
-		return nil, nil, fmt.Errorf("%s.key is no PEM key", name)
+		return nil, nil, fmt.Errorf("%s.key is not a PEM key", name)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -112,7 +112,7 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 	}
 	k, ok := key.(*ecdsa.PrivateKey)
 	if !ok || k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-		return nil, nil, fmt.Errorf("%s.key is no ECDSA key on P-256 or P-384", name)
+		return nil, nil, fmt.Errorf("%s.key is not an ECDSA key on P-256 or P-384", name)
 	}
 	if !k.PublicKey.Equal(cert.PublicKey) {
 		return nil, nil, fmt.Errorf("%s.key is not the key of %s.crt", name, name)
@@ -120,8 +120,8 @@ func loadPair(dir, name string) (*x509.Certificate, crypto.Signer, error) {
 	return cert, k, nil
 }
 
-// readSecret reads a file that nobody else may read. It looks at the file it
-// has open, not at the path.
+// readSecret reads a file that no other user may read. It checks the permissions of the open file,
+// not of the path.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -133,7 +133,7 @@ func readSecret(path string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s %w (mode %04o): 'chmod 600' it, and ask yourself who has read it", path, errReadable, info.Mode().Perm())
+		return nil, fmt.Errorf("%s %w (mode %04o): run 'chmod 600' on it, and find out who may have read it", path, errReadable, info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, 16<<10))
 }

@@ -14,7 +14,7 @@ var (
 	oidClientAuth       = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}
 	oidHardwareModule   = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidAIKCertificate   = asn1.ObjectIdentifier{2, 23, 133, 8, 3}     // tcg-kp-AIKCertificate
-	oidTPMHardware      = asn1.ObjectIdentifier{2, 23, 133, 1, 2}     // the hwType of a TPM 2.0
+	oidTPMHardware      = asn1.ObjectIdentifier{2, 23, 133, 1, 2}     // hwType of a TPM 2.0
 	oidVerifiedResident = asn1.ObjectIdentifier{2, 23, 133, 11, 1, 1} // tcg-cap-verifiedTPMResidency
 	oidVerifiedFixed    = asn1.ObjectIdentifier{2, 23, 133, 11, 1, 2}
 	oidVerifiedRestrict = asn1.ObjectIdentifier{2, 23, 133, 11, 1, 3}

@@ -47,8 +47,7 @@ func generate(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	return k
 }
 
-// rsaPublic returns a modulus of the size; to be certified, nobody needs to
-// know its factors.
+// rsaPublic returns a modulus of the size. Its factors are not needed to certify it.
 func rsaPublic(t testing.TB, bits int) *rsa.PublicKey {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits)))
@@ -58,7 +57,7 @@ func rsaPublic(t testing.TB, bits int) *rsa.PublicKey {
 	return &rsa.PublicKey{N: n.SetBit(n.SetBit(n, bits-1, 1), 0, 1), E: 65537}
 }
 
-// subjectKeys has one key of each kind that a TPM may have.
+// subjectKeys returns one key of each kind that a TPM may have.
 func subjectKeys(t testing.TB) map[string]crypto.PublicKey {
 	return map[string]crypto.PublicKey{
 		"P-256":    generate(t, elliptic.P256()).Public(),
@@ -116,7 +115,7 @@ func pool(certs ...*x509.Certificate) *x509.CertPool {
 	return p
 }
 
-// opensslVerify has OpenSSL judge a chain; it returns what OpenSSL said.
+// opensslVerify verifies a chain with OpenSSL, and returns OpenSSL's output.
 func opensslVerify(t testing.TB, root, ca, leaf *x509.Certificate, args ...string) (string, error) {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {

@@ -17,15 +17,15 @@ import (
 	"time"
 )
 
-// tlsLife is how long a TLS certificate of the hub lasts. It is replaced, with
-// a new key, when a third of it is left.
+// tlsLife is the lifetime of the hub's TLS certificate. It is replaced, with a new key, when a
+// third of the lifetime is left.
 const tlsLife = 90 * 24 * time.Hour
 
-// TLSCertificate returns a source of the hub's TLS certificate for the names
-// (DNS names and IP addresses), for tls.Config.GetCertificate. The root signs
-// it, so nothing but the certificate itself is sent. Its key is ECDSA P-256,
-// in memory alone. While no new one can be made, for its key store is away
-// say, an old one serves as long as it is valid.
+// TLSCertificate returns a function for tls.Config.GetCertificate that provides the hub's TLS
+// certificate for names, which are DNS names and IP addresses. The root signs the certificate, so
+// no intermediates are sent. Its key is ECDSA P-256, and only in memory. If no new certificate can
+// be made, for example because the root's key is not available, the old one is used as long as it
+// is valid.
 func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate // guarded by mu
@@ -51,7 +51,7 @@ func (h *Hub) TLSCertificate(now func() time.Time, names []string) func(*tls.Cli
 
 func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate, error) {
 	if len(names) == 0 {
-		return nil, errors.New("pki: a TLS certificate needs a name")
+		return nil, errors.New("pki: the TLS certificate needs at least one name")
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -69,7 +69,7 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 		if ip := net.ParseIP(n); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		} else if !hostName(n) {
-			return nil, fmt.Errorf("pki: a TLS certificate for %q: it is neither a DNS name nor an IP address", n)
+			return nil, fmt.Errorf("pki: TLS certificate: %q is neither a DNS name nor an IP address", n)
 		} else {
 			template.DNSNames = append(template.DNSNames, n)
 		}
@@ -85,9 +85,9 @@ func (h *Hub) serverCertificate(now time.Time, names []string) (*tls.Certificate
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// hostName reports whether s can be a SAN's dNSName (RFC 5280, 4.2.1.6; RFC
-// 6125, 6.4.3): labels of 1 to 63 letters, digits, hyphens or, as people have
-// them, underscores; the first may be a star.
+// hostName reports whether s can be a SAN's dNSName (RFC 5280, 4.2.1.6; RFC 6125, 6.4.3): labels of
+// 1 to 63 letters, digits and hyphens. Underscores, which are in use, are accepted too. The first
+// label may be a star.
 func hostName(s string) bool {
 	if len(s) > 253 {
 		return false

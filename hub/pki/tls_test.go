@@ -34,7 +34,7 @@ func connect(t *testing.T, server, client *tls.Config) (serverErr, clientErr err
 	c := tls.Client(b, client)
 	clientErr = c.Handshake()
 	if clientErr == nil {
-		// In TLS 1.3 a client learns that it was refused when it reads.
+		// With TLS 1.3, a client learns of its refusal only when it reads.
 		_, clientErr = c.Read(make([]byte, 1))
 	}
 	b.Close()
@@ -55,12 +55,13 @@ func clientConfig(h *Hub, key crypto.PrivateKey, chain ...*x509.Certificate) *tl
 	for _, x := range chain {
 		own.Certificate = append(own.Certificate, x.Raw)
 	}
-	// Sent whatever the server asks for: an attacker does not choose politely.
+	// The certificate is sent even if the server does not request it: an attacker would do that.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }
 	return c
 }
 
 func TestDeviceConnects(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	leaf := mustIDevID(t, h, key.Public())
@@ -70,7 +71,7 @@ func TestDeviceConnects(t *testing.T) {
 			client.ServerName = host
 			client.VerifyConnection = func(s tls.ConnectionState) error {
 				if n := len(s.PeerCertificates); n != 1 {
-					t.Errorf("the hub sends %d certificates: its root need not be sent", n)
+					t.Errorf("the hub sends %d certificates, although its root need not be sent", n)
 				}
 				return nil
 			}
@@ -82,12 +83,13 @@ func TestDeviceConnects(t *testing.T) {
 	client := clientConfig(h, key, leaf, h.DeviceCA())
 	client.ServerName = "other.example"
 	if _, err := connect(t, serverConfig(h), client); err == nil {
-		t.Error("the hub's certificate is good for another name")
+		t.Error("the hub's certificate is valid for another name")
 	}
 }
 
-// Each has its private key and a chain: what passes for a device?
+// Each peer has its private key and a chain. Only devices must be accepted.
 func TestOnlyDevicesAreTLSClients(t *testing.T) {
+	t.Parallel()
 	h, other := openNew(t, Options{}), openNew(t, Options{})
 	key := generate(t, elliptic.P256())
 	pub := key.Public()
@@ -118,11 +120,12 @@ func TestOnlyDevicesAreTLSClients(t *testing.T) {
 }
 
 func TestTLSCertificate(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{Now: time.Now()})
 	now := time.Now()
 	names := []string{"hub.example", "*.hub.example", "localhost", "my_host", "192.0.2.1", "::1"}
 	get := h.TLSCertificate(func() time.Time { return now }, names)
-	names[0] = "changed.example" // the caller's, after the call
+	names[0] = "changed.example" // the caller changes its slice after the call
 	first, err := get(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -134,13 +137,13 @@ func TestTLSCertificate(t *testing.T) {
 		t.Errorf("names %s, %v", got, first.Leaf.IPAddresses)
 	}
 	if c := first.Leaf; c.IsCA || len(c.ExtKeyUsage) != 1 || c.ExtKeyUsage[0] != x509.ExtKeyUsageServerAuth || c.KeyUsage != x509.KeyUsageDigitalSignature {
-		t.Error("it is good for more than a TLS server")
+		t.Error("it is valid for more than a TLS server")
 	}
 	if life := first.Leaf.NotAfter.Sub(now); life > 398*24*time.Hour {
-		t.Errorf("lives for %v, more than browsers accept", life)
+		t.Errorf("its lifetime is %v, more than browsers accept", life)
 	}
 	if c := first.Leaf; !c.BasicConstraintsValid || now.Sub(c.NotBefore) < 5*time.Minute {
-		t.Errorf("basic constraints %v; from %v: a clock that is five minutes slow refuses it", c.BasicConstraintsValid, c.NotBefore)
+		t.Errorf("basic constraints %v; from %v: a peer whose clock is five minutes slow refuses it", c.BasicConstraintsValid, c.NotBefore)
 	}
 	if k, ok := first.PrivateKey.(*ecdsa.PrivateKey); !ok || k.Curve != elliptic.P256() {
 		t.Error("its key is not ECDSA P-256")
@@ -148,6 +151,7 @@ func TestTLSCertificate(t *testing.T) {
 }
 
 func TestTLSCertificateIsRenewed(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	m := &module{key: h.rootKey.(*ecdsa.PrivateKey)}
 	h.rootKey = m
@@ -164,31 +168,32 @@ func TestTLSCertificateIsRenewed(t *testing.T) {
 	}
 	first := at(testNow)
 	if at(testNow.Add(tlsLife*2/3-time.Minute)) != first {
-		t.Error("renewed before a third of its life is left")
+		t.Error("renewed although more than a third of its lifetime is left")
 	}
 	m.fail = errors.New("the module is away")
 	if at(testNow.Add(tlsLife-time.Minute)) != first {
-		t.Error("a certificate that is valid does not serve while the root's key is away")
+		t.Error("a valid certificate is not used while the root's key is unavailable")
 	}
 	now = testNow.Add(tlsLife + time.Minute)
 	if _, err := get(nil); !errors.Is(err, m.fail) {
-		t.Errorf("an expired certificate serves: %v", err)
+		t.Errorf("an expired certificate is used: %v", err)
 	}
 	m.fail = nil
 	second := at(testNow.Add(tlsLife * 2 / 3))
 	if second == first || second.Leaf.NotAfter.Before(testNow.Add(tlsLife*5/3-time.Minute)) {
-		t.Error("not renewed when a third of its life is left")
+		t.Error("not renewed although less than a third of its lifetime is left")
 	}
 	if first.PrivateKey.(*ecdsa.PrivateKey).Equal(second.PrivateKey) {
 		t.Error("renewed with the old key")
 	}
-	// A clock that was wrong and is put back.
+	// A wrong clock is set back.
 	if third := at(testNow); third == second || third.Leaf.NotBefore.After(testNow) {
-		t.Error("a certificate of the future serves")
+		t.Error("a certificate that is not yet valid is used")
 	}
 }
 
 func TestRefusedServerNames(t *testing.T) {
+	t.Parallel()
 	h := openNew(t, Options{})
 	for _, name := range []string{"", ".", "a..b", "hub.example.", "hub example", "https://hub.example", "hub.example:443", "hüb.example", "*", "a.*.example", "\x00", strings.Repeat("a", 64),
 		strings.Repeat("a.", 127) + "a", strings.Repeat("a.", 126) + "aa"} {

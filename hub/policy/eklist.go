@@ -16,38 +16,34 @@ import (
 	"gangway/tcg"
 )
 
-// Bounds of a list of expected TPMs.
+// Bounds of an EK list.
 const (
 	MaxListSize = 24 << 20 // bytes
 	MaxListed   = 200_000
 )
 
-// Listed is a line of a list as JSON has it; one of the first two is given.
-type Listed struct {
+// ListEntry is an entry of an EK list in JSON. It has either EK or Serial.
+type ListEntry struct {
 	EK     string `json:"ek_sha256,omitempty"` // SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal
-	Serial string `json:"serial,omitempty"`    // of the EK certificate, hexadecimal
+	Serial string `json:"serial,omitempty"`    // serial number of the EK certificate, hexadecimal
 	Note   string `json:"note,omitempty"`
-	// Certificate is "required": without a trusted EK certificate the TPM is
-	// refused; or empty.
+	// Certificate is "required", which refuses the TPM without a trusted EK certificate, or empty.
 	Certificate string `json:"certificate,omitempty"`
 }
 
-// ParseEKList reads a list of expected TPMs, a JSON array or CSV.
+// ParseEKList parses an EK list, a JSON array or CSV.
 //
-// JSON: strings, or objects as Listed. CSV: a header with the columns
-// ek_sha256, serial, note and certificate, of which one of the first two is
-// there (others are let be); or no header, and lines of a value and perhaps a
-// note. A value
-// without a name is the hash of an EK when it has 64 hexadecimal digits, else
-// a serial number. Colons and spaces between the digits do not matter, nor
-// letters' case. A line that is neither is an error that names it, and nothing
-// of the list is used.
+// In JSON the entries are strings, or objects as ListEntry. CSV may have a header with the columns
+// ek_sha256 or serial, note and certificate; other columns are ignored. Without a header, each line
+// has a value and, optionally, a note. A value without a name is the hash of an EK if it has 64
+// hexadecimal digits, and a serial number otherwise. Colons, spaces and the case of the digits do
+// not matter. An invalid entry is an error with its number, and the whole list is rejected.
 func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	if len(text) > MaxListSize {
 		return nil, fmt.Errorf("EK list of %d bytes, at most %d are allowed", len(text), MaxListSize)
 	}
 	text = bytes.TrimSpace(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) // spreadsheets write a byte order mark
-	var lines []Listed
+	var lines []ListEntry
 	var err error
 	if bytes.HasPrefix(text, []byte("[")) {
 		lines, err = listFromJSON(text)
@@ -58,7 +54,7 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 		return nil, err
 	}
 	if len(lines) == 0 {
-		return nil, errors.New("the EK list is empty: to have none, remove it")
+		return nil, errors.New("the EK list is empty; to have no list, remove it")
 	}
 	if len(lines) > MaxListed {
 		return nil, fmt.Errorf("EK list of %d lines, at most %d are allowed", len(lines), MaxListed)
@@ -72,12 +68,12 @@ func ParseEKList(text []byte) ([]store.ListedEK, error) {
 	return out, nil
 }
 
-func listFromJSON(text []byte) ([]Listed, error) {
+func listFromJSON(text []byte) ([]ListEntry, error) {
 	var raw []json.RawMessage
 	if err := strictjson.Decode(text, &raw); err != nil {
 		return nil, fmt.Errorf("EK list: %w", err)
 	}
-	out := make([]Listed, len(raw))
+	out := make([]ListEntry, len(raw))
 	for i, r := range raw {
 		var value string
 		if json.Unmarshal(r, &value) == nil {
@@ -91,7 +87,7 @@ func listFromJSON(text []byte) ([]Listed, error) {
 	return out, nil
 }
 
-func listFromCSV(text []byte) ([]Listed, error) {
+func listFromCSV(text []byte) ([]ListEntry, error) {
 	r := csv.NewReader(bytes.NewReader(text))
 	r.Comment = '#'
 	r.FieldsPerRecord = -1
@@ -100,7 +96,7 @@ func listFromCSV(text []byte) ([]Listed, error) {
 		r.Comma = ';'
 	}
 	key, serial, note, certificate := -1, -1, -1, -1
-	var out []Listed
+	var out []ListEntry
 	for first := true; ; first = false {
 		record, err := r.Read()
 		if errors.Is(err, io.EOF) {
@@ -130,15 +126,15 @@ func listFromCSV(text []byte) ([]Listed, error) {
 			out = append(out, l)
 			continue
 		}
-		out = append(out, Listed{field(key), field(serial), field(note), field(certificate)})
+		out = append(out, ListEntry{field(key), field(serial), field(note), field(certificate)})
 	}
 }
 
-func nameless(value string) Listed {
+func nameless(value string) ListEntry {
 	if len(digits(value)) == 64 {
-		return Listed{EK: value}
+		return ListEntry{EK: value}
 	}
-	return Listed{Serial: value}
+	return ListEntry{Serial: value}
 }
 
 func digits(s string) string {
@@ -146,7 +142,7 @@ func digits(s string) string {
 	return strings.NewReplacer(":", "", " ", "").Replace(s)
 }
 
-func (l Listed) stored() (store.ListedEK, error) {
+func (l ListEntry) stored() (store.ListedEK, error) {
 	e := store.ListedEK{Note: tcg.Printable(l.Note)}
 	if len(e.Note) > maxText {
 		return e, fmt.Errorf("the note is longer than %d characters", maxText)
@@ -155,13 +151,13 @@ func (l Listed) stored() (store.ListedEK, error) {
 	case strings.EqualFold(word, CertificateRequired):
 		e.CertificateRequired = true
 	case word != "":
-		return e, fmt.Errorf("certificate is %q; it is %s or empty", tcg.Printable(word), CertificateRequired)
+		return e, fmt.Errorf("certificate is %q; it must be %s or empty", tcg.Printable(word), CertificateRequired)
 	}
 	switch {
 	case l.EK != "":
 		b, err := hex.DecodeString(digits(l.EK))
 		if err != nil || len(b) != len(store.Hash{}) {
-			return e, fmt.Errorf("%q is no SHA-256 in hexadecimal, 64 digits", tcg.Printable(l.EK))
+			return e, fmt.Errorf("%q is not a SHA-256 of 64 hexadecimal digits", tcg.Printable(l.EK))
 		}
 		h := store.Hash(b)
 		e.Key = &h
@@ -170,21 +166,21 @@ func (l Listed) stored() (store.ListedEK, error) {
 		b, err := hex.DecodeString(strings.Repeat("0", len(d)%2) + d)
 		b = bytes.TrimLeft(b, "\x00")
 		if err != nil || len(b) == 0 || len(b) > 64 {
-			return e, fmt.Errorf("%q is no serial number in hexadecimal", tcg.Printable(l.Serial))
+			return e, fmt.Errorf("%q is not a serial number in hexadecimal", tcg.Printable(l.Serial))
 		}
 		e.Cert = b
 	default:
-		return e, errors.New("there is neither ek_sha256 nor serial")
+		return e, errors.New("the entry has neither ek_sha256 nor serial")
 	}
 	return e, nil
 }
 
-// CertificateRequired is the word of a line that demands an EK certificate.
+// CertificateRequired is the value of ListEntry.Certificate that requires an EK certificate.
 const CertificateRequired = "required"
 
-// WrittenEK is the line as JSON has it.
-func WrittenEK(e store.ListedEK) Listed {
-	l := Listed{Note: e.Note}
+// NewListEntry returns a stored entry as an entry of a JSON list.
+func NewListEntry(e store.ListedEK) ListEntry {
+	l := ListEntry{Note: e.Note}
 	if e.Key != nil {
 		l.EK = hex.EncodeToString(e.Key[:])
 	} else {

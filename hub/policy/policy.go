@@ -1,9 +1,9 @@
-// Package policy reads the documents in which a hub's operator and an owner
-// say which TPMs they let in, and makes of the two what is in force.
+// Package policy parses the documents in which a hub's operator and an owner say which TPMs they
+// accept, and merges both into the effective policy.
 //
-// An owner's document only tightens the hub's: of two answers the stricter
-// counts, and a software TPM needs both to name it. What a document leaves out
-// is as the other has it, and as evidence.DefaultPolicy where neither does.
+// An owner's document can only tighten the hub's: the stricter of two settings applies, and both
+// must name a software TPM. If a document has no setting, the other document's applies; if neither
+// has it, evidence.DefaultPolicy does.
 package policy
 
 import (
@@ -31,21 +31,21 @@ const (
 	maxText     = 200 // characters of a name or a reason
 )
 
-// Document is a policy as it is written, in YAML or JSON.
+// Document is a policy document, in YAML or JSON.
 type Document struct {
-	Version       int       `yaml:"version"`                          // 1
-	NoCertificate *Action   `yaml:"no_ek_certificate,omitempty"`      // ask or refuse
-	UnknownMaker  *Action   `yaml:"unknown_maker,omitempty"`          // ask or refuse
-	ExpiredEK     *Action   `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
-	Unlisted      *Action   `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
-	Software      *[]string `yaml:"software_tpms,omitempty"`          // names
-	EKKinds       EKKinds   `yaml:"ek_kinds,omitempty"`               // EK templates by maker
-	MeasuredBoot  *Boot     `yaml:"measured_boot,omitempty"`          // report or require
-	WithoutTPM    *Action   `yaml:"without_tpm,omitempty"`            // accept or refuse
-	Rules         []Rule    `yaml:"rules,omitempty"`
+	Version       int           `yaml:"version"`                          // 1
+	NoCertificate *Action       `yaml:"no_ek_certificate,omitempty"`      // ask or refuse
+	UnknownMaker  *Action       `yaml:"unknown_maker,omitempty"`          // ask or refuse
+	ExpiredEK     *Action       `yaml:"expired_ek_certificate,omitempty"` // accept, ask or refuse
+	Unlisted      *Action       `yaml:"unlisted_ek,omitempty"`            // accept, ask or refuse
+	Software      *[]string     `yaml:"software_tpms,omitempty"`          // names
+	EKKinds       EKKinds       `yaml:"ek_kinds,omitempty"`               // EK templates by maker
+	MeasuredBoot  *MeasuredBoot `yaml:"measured_boot,omitempty"`          // report or require
+	WithoutTPM    *Action       `yaml:"without_tpm,omitempty"`            // accept or refuse
+	Rules         []Rule        `yaml:"rules,omitempty"`
 }
 
-// Rule is evidence.Rule as it is written.
+// Rule is an evidence.Rule in a document.
 type Rule struct {
 	Maker         string   `yaml:"maker,omitempty"`
 	Model         string   `yaml:"model,omitempty"`
@@ -61,17 +61,17 @@ type Action evidence.Action
 func (a *Action) UnmarshalYAML(n *yaml.Node) error {
 	v, ok := evidence.ParseAction(n.Value)
 	if n.Kind != yaml.ScalarNode || !ok {
-		return fmt.Errorf("line %d: %q is none of accept, ask, refuse", n.Line, n.Value)
+		return fmt.Errorf("line %d: %q is not accept, ask or refuse", n.Line, n.Value)
 	}
 	*a = Action(v)
 	return nil
 }
 
-// EKKinds lists templates of the EK profile ("L-1") by a TPM's maker or model,
-// "none" for EKs without a certificate, "*" for all others.
+// EKKinds lists templates of the EK profile ("L-1") by a TPM's maker or model. "none" stands for
+// EKs without a certificate, "*" for all others.
 type EKKinds map[string][]string
 
-// UnmarshalYAML implements yaml.Unmarshaler. A list by itself is for all TPMs.
+// UnmarshalYAML implements yaml.Unmarshaler. A list without names applies to all TPMs.
 func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
 	var of map[string][]string
 	if n.Kind == yaml.SequenceNode {
@@ -88,14 +88,14 @@ func (k *EKKinds) UnmarshalYAML(n *yaml.Node) error {
 	for name, list := range of {
 		key := strings.ToLower(name)
 		if _, twice := (*k)[key]; twice || name == "" {
-			return fmt.Errorf("line %d: ek_kinds names %q twice, or an empty name", n.Line, name)
+			return fmt.Errorf("line %d: ek_kinds has the name %q twice, or an empty name", n.Line, name)
 		}
 		if len(list) == 0 {
-			return fmt.Errorf("line %d: ek_kinds of %s lists no kind: refuse it by a rule instead", n.Line, name)
+			return fmt.Errorf("line %d: ek_kinds of %s lists no kind; to refuse these TPMs, write a rule", n.Line, name)
 		}
 		for _, kind := range list {
 			if !slices.ContainsFunc(tcg.EKTemplates, func(t tcg.Template) bool { return t.Name == kind }) {
-				return fmt.Errorf("line %d: ek_kinds: %q is none of %s", n.Line, kind, kinds())
+				return fmt.Errorf("line %d: ek_kinds: %q is not one of %s", n.Line, kind, kinds())
 			}
 		}
 		(*k)[key] = list
@@ -112,21 +112,21 @@ func kinds() string {
 	return strings.Join(names, ", ")
 }
 
-// Boot is what measured boot is used for: "report" shows what changed,
-// "require" also keeps devices out of the API that do not match.
-type Boot string
+// MeasuredBoot is the use of measured boot: "report" shows changes, "require" also refuses API
+// access to devices whose boot does not match.
+type MeasuredBoot string
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (b *Boot) UnmarshalYAML(n *yaml.Node) error {
+func (b *MeasuredBoot) UnmarshalYAML(n *yaml.Node) error {
 	if n.Value != "report" && n.Value != "require" {
-		return fmt.Errorf("line %d: measured_boot is report or require, not %q", n.Line, n.Value)
+		return fmt.Errorf("line %d: measured_boot must be report or require, not %q", n.Line, n.Value)
 	}
-	*b = Boot(n.Value)
+	*b = MeasuredBoot(n.Value)
 	return nil
 }
 
-// Firmware is up to four numbers with dots between, "7.85": what is missing
-// is 0. It is read as it is written, never as a decimal fraction.
+// Firmware is up to four numbers with dots between them, "7.85". Missing numbers are 0. It is not a
+// decimal fraction.
 type Firmware evidence.Firmware
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -138,20 +138,20 @@ func (f *Firmware) UnmarshalYAML(n *yaml.Node) error {
 		if i < len(parts) {
 			var err error
 			if part, err = strconv.ParseUint(parts[i], 10, 16); err != nil {
-				return fmt.Errorf("line %d: the firmware version %q is not up to four numbers below 65536 with dots between", n.Line, n.Value)
+				return fmt.Errorf("line %d: the firmware version %q must be up to four numbers below 65536 with dots between them", n.Line, n.Value)
 			}
 		}
 		v = v<<16 | part
 	}
 	if n.Kind != yaml.ScalarNode || len(parts) > 4 || v == 0 {
-		return fmt.Errorf("line %d: the firmware version %q is not up to four numbers below 65536 with dots between", n.Line, n.Value)
+		return fmt.Errorf("line %d: the firmware version %q must be up to four numbers below 65536 with dots between them", n.Line, n.Value)
 	}
 	*f = Firmware(v)
 	return nil
 }
 
-// Parse reads a document. Unknown words are errors: a policy with a spelling
-// mistake in it would let in what it was to keep out.
+// Parse parses a document. Unknown names are errors: otherwise a policy with a spelling mistake
+// would accept what it should refuse.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > MaxSize {
 		return nil, fmt.Errorf("policy of %d bytes, at most %d are allowed", len(text), MaxSize)
@@ -160,7 +160,7 @@ func Parse(text []byte) (*Document, error) {
 	dec.KnownFields(true)
 	d := new(Document)
 	if err := dec.Decode(d); errors.Is(err, io.EOF) {
-		return nil, errors.New("the policy is empty; the least is 'version: 1'")
+		return nil, errors.New("the policy is empty; the smallest policy is 'version: 1'")
 	} else if err != nil {
 		return nil, plain(err)
 	}
@@ -170,7 +170,7 @@ func Parse(text []byte) (*Document, error) {
 	return d, d.check()
 }
 
-// plain takes the library's own words out of its messages.
+// plain removes Go's type names from the YAML library's messages.
 func plain(err error) error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n")
 	document := strings.Contains(text, " not found in type policy.Document")
@@ -178,55 +178,55 @@ func plain(err error) error {
 	text = strings.ReplaceAll(text, " in type policy.Document", "")
 	text = strings.ReplaceAll(text, " in type policy.Rule", " in a rule")
 	if document {
-		text += "; the words of a policy are " + strings.Join(words[Document](), ", ")
+		text += "; the names in a policy are " + strings.Join(names[Document](), ", ")
 	}
 	if rule {
-		text += "; the words of a rule are " + strings.Join(words[Rule](), ", ")
+		text += "; the names in a rule are " + strings.Join(names[Rule](), ", ")
 	}
 	return errors.New("policy: " + strings.TrimSpace(text))
 }
 
-// words are the names of a structure's fields in YAML.
-func words[T any]() (names []string) {
+// names returns the names of a structure's fields in YAML.
+func names[T any]() (out []string) {
 	for f := range reflect.TypeFor[T]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-		names = append(names, name)
+		out = append(out, name)
 	}
-	return names
+	return out
 }
 
 func (d *Document) check() error {
 	switch {
 	case d.Version != 1:
-		return fmt.Errorf("policy: version is %d, and 1 is the one there is", d.Version)
+		return fmt.Errorf("policy: version is %d; the only version is 1", d.Version)
 	case d.NoCertificate != nil && *d.NoCertificate == Action(evidence.Accept):
-		return errors.New("policy: no_ek_certificate is ask or refuse: nothing vouches for such a TPM but a person")
+		return errors.New("policy: no_ek_certificate must be ask or refuse: only a person can vouch for a TPM without a certificate")
 	case d.UnknownMaker != nil && *d.UnknownMaker == Action(evidence.Accept):
-		return errors.New("policy: unknown_maker is ask or refuse: anybody can be a maker that nobody knows")
+		return errors.New("policy: unknown_maker must be ask or refuse: anyone can claim to be an unknown maker")
 	case d.WithoutTPM != nil && *d.WithoutTPM == Action(evidence.Ask):
-		return errors.New("policy: without_tpm is accept or refuse")
+		return errors.New("policy: without_tpm must be accept or refuse")
 	case len(d.Rules) > MaxRules:
 		return fmt.Errorf("policy: %d rules, at most %d are allowed", len(d.Rules), MaxRules)
 	}
 	if len(d.EKKinds) > MaxSoftware {
-		return fmt.Errorf("policy: ek_kinds names %d, at most %d are allowed", len(d.EKKinds), MaxSoftware)
+		return fmt.Errorf("policy: ek_kinds has %d names, at most %d are allowed", len(d.EKKinds), MaxSoftware)
 	}
 	if d.Software != nil {
 		if len(*d.Software) > MaxSoftware {
-			return fmt.Errorf("policy: software_tpms names %d, at most %d are allowed", len(*d.Software), MaxSoftware)
+			return fmt.Errorf("policy: software_tpms has %d names, at most %d are allowed", len(*d.Software), MaxSoftware)
 		}
 		for _, name := range *d.Software {
 			if name == "" || len(name) > maxText {
-				return fmt.Errorf("policy: software_tpms: %q is no name", name)
+				return fmt.Errorf("policy: software_tpms: %q is not a name", name)
 			}
 		}
 	}
 	for i, r := range d.Rules {
 		if r.Then == nil {
-			return fmt.Errorf("policy: rule %d does not say what then: accept, ask or refuse", i+1)
+			return fmt.Errorf("policy: rule %d has no 'then': write accept, ask or refuse", i+1)
 		}
 		if _, err := path.Match(r.Model, ""); err != nil {
-			return fmt.Errorf("policy: rule %d: %q is no pattern", i+1, r.Model)
+			return fmt.Errorf("policy: rule %d: %q is not a valid pattern", i+1, r.Model)
 		}
 		if max(len(r.Maker), len(r.Model), len(r.Reason)) > maxText {
 			return fmt.Errorf("policy: rule %d: a text is longer than %d characters", i+1, maxText)
@@ -235,22 +235,21 @@ func (d *Document) check() error {
 	return nil
 }
 
-// Effective is what is in force for an owner.
+// Effective is the effective policy for an owner's devices.
 type Effective struct {
 	Evidence evidence.Policy
-	// RequireBoot: the API admits devices alone whose measured boot matches.
+	// RequireBoot: the API admits only devices whose measured boot matches.
 	RequireBoot bool
-	// WithoutTPM: devices may join that show no TPM at all, by a join token
-	// made for that, by their owner's hand, or to be claimed.
+	// WithoutTPM: devices without a TPM may join, with a join token made for that, added by their
+	// owner, or waiting to be claimed.
 	WithoutTPM bool
 }
 
-// Merge makes of the hub's document and an owner's what is in force. Either
-// may be nil.
+// Merge returns the effective policy from the hub's document and an owner's. Either may be nil.
 func Merge(hub, owner *Document) Effective {
 	e := Effective{Evidence: evidence.DefaultPolicy()}
 	if hub != nil {
-		// The hub's replaces the default, looser or stricter.
+		// The hub's document replaces the default; it may be looser or stricter.
 		set(&e.Evidence.NoCertificate, hub.noCertificate())
 		set(&e.Evidence.UnknownMaker, hub.UnknownMaker)
 		set(&e.Evidence.ExpiredEK, hub.ExpiredEK)
@@ -266,7 +265,8 @@ func Merge(hub, owner *Document) Effective {
 		tighten(&e.Evidence.NoCertificate, owner.noCertificate())
 		tighten(&e.Evidence.UnknownMaker, owner.UnknownMaker)
 		tighten(&e.Evidence.ExpiredEK, owner.ExpiredEK)
-		// About the hub's list an owner cannot say what the operator left out.
+		// An owner can only tighten the setting for the hub's list, also if the hub's document has
+		// none.
 		tighten(&e.Evidence.UnlistedByHub, owner.Unlisted)
 		if hub == nil || hub.Unlisted == nil {
 			set(&e.Evidence.Unlisted, owner.Unlisted)
@@ -282,9 +282,9 @@ func Merge(hub, owner *Document) Effective {
 	return e
 }
 
-// noCertificate is what the document says of EKs without a certificate. Where it
-// says nothing, they fare no better than those of an unknown maker: else a
-// device that leaves its certificate out would.
+// noCertificate returns the setting for EKs without a certificate. If there is none, the setting
+// for unknown makers applies: otherwise a device could improve its treatment by leaving out its
+// certificate.
 func (d *Document) noCertificate() *Action {
 	if d.NoCertificate == nil {
 		return d.UnknownMaker
@@ -320,7 +320,7 @@ func (e *Effective) add(name string, d *Document) {
 		e.RequireBoot = true
 	}
 	if len(d.EKKinds) > 0 {
-		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.Kinds{Name: name, Of: d.EKKinds})
+		e.Evidence.EKKinds = append(e.Evidence.EKKinds, evidence.EKKinds{Name: name, Of: d.EKKinds})
 	}
 	if len(d.Rules) == 0 {
 		return

@@ -18,6 +18,7 @@ func parse(t testing.TB, text string) *policy.Document {
 }
 
 func TestReadsADocument(t *testing.T) {
+	t.Parallel()
 	d := parse(t, `
 version: 1
 no_ek_certificate: refuse
@@ -33,7 +34,7 @@ rules:
 	if p.NoCertificate != evidence.Refuse || p.ExpiredEK != evidence.Ask || p.UnknownMaker != evidence.Ask || p.Unlisted != evidence.Refuse || !e.RequireBoot {
 		t.Errorf("%+v", e)
 	}
-	// 7.80 is seven and eighty, whatever YAML thinks of the number.
+	// 7.80 is version seven dot eighty, although YAML reads it as a number.
 	if r := p.Layers[0].Rules; len(r) != 2 || r[0].FirmwareBelow != 7<<48|80<<32 || r[0].FirmwareBelow.String() != "7.80.0.0" || r[1].Then != evidence.Accept {
 		t.Errorf("%+v", r)
 	}
@@ -43,6 +44,7 @@ rules:
 }
 
 func TestReadsEKKinds(t *testing.T) {
+	t.Parallel()
 	p := policy.Merge(parse(t, "version: 1\nek_kinds:\n  IFX: [L-1, H-3]\n  none: [L-2]\n  '*': [H-2]\n"), parse(t, `{"version": 1, "ek_kinds": ["L-1"]}`)).Evidence
 	if len(p.EKKinds) != 2 || p.EKKinds[0].Name != "the hub's policy" || p.EKKinds[1].Name != "the owner's policy" {
 		t.Fatalf("%+v", p.EKKinds)
@@ -54,6 +56,7 @@ func TestReadsEKKinds(t *testing.T) {
 
 // JSON is YAML.
 func TestReadsJSON(t *testing.T) {
+	t.Parallel()
 	d := parse(t, `{"version": 1, "unknown_maker": "refuse", "rules": [{"maker": "STM", "then": "accept"}]}`)
 	if policy.Merge(nil, d).Evidence.UnknownMaker != evidence.Refuse {
 		t.Error("unknown_maker is lost")
@@ -61,6 +64,7 @@ func TestReadsJSON(t *testing.T) {
 }
 
 func TestRefusesADocumentWithAMistake(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ text, says string }{
 		{"", "empty"},
 		{"# nothing\n", "empty"},
@@ -68,19 +72,19 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 		{"version: 2\n", "version is 2"},
 		{"version: 1\nsoftware_tmps: [swtpm]\n", "line 2: field software_tmps not found"},
 		{"version: 1\nrules: [{maker: IFX, modle: x, then: ask}]\n", "modle"},
-		{"version: 1\nrules: [{maker: IFX}]\n", "rule 1 does not say what then"},
-		{"version: 1\nrules: [{then: perhaps}]\n", `"perhaps" is none of accept, ask, refuse`},
-		{"version: 1\nrules: [{then: [ask]}]\n", "none of accept, ask, refuse"},
-		{"version: 1\nno_ek_certificate: accept\n", "nothing vouches"},
-		{"version: 1\nunknown_maker: accept\n", "anybody can be a maker"},
+		{"version: 1\nrules: [{maker: IFX}]\n", "rule 1 has no 'then'"},
+		{"version: 1\nrules: [{then: perhaps}]\n", `"perhaps" is not accept, ask or refuse`},
+		{"version: 1\nrules: [{then: [ask]}]\n", "is not accept, ask or refuse"},
+		{"version: 1\nno_ek_certificate: accept\n", "only a person can vouch"},
+		{"version: 1\nunknown_maker: accept\n", "anyone can claim to be an unknown maker"},
 		{"version: 1\nmeasured_boot: maybe\n", "report or require"},
 		{"version: 1\nrules: [{firmware_below: 1.2.3.4.5, then: ask}]\n", "1.2.3.4.5"},
 		{"version: 1\nrules: [{firmware_below: 70000, then: ask}]\n", "70000"},
 		{"version: 1\nrules: [{firmware_below: x, then: ask}]\n", `"x"`},
 		{"version: 1\nrules: [{firmware_below: 0, then: ask}]\n", `"0"`},
-		{"version: 1\nrules: [{model: '[', then: ask}]\n", "no pattern"},
-		{"version: 1\nsoftware_tpms: ['']\n", "no name"},
-		{"version: 1\nek_kinds: {IFX: [L-1, L-9]}\n", `"L-9" is none of H-1, H-2, H-3, H-4, H-6, H-7, L-1, L-2`},
+		{"version: 1\nrules: [{model: '[', then: ask}]\n", "is not a valid pattern"},
+		{"version: 1\nsoftware_tpms: ['']\n", "is not a name"},
+		{"version: 1\nek_kinds: {IFX: [L-1, L-9]}\n", `"L-9" is not one of H-1, H-2, H-3, H-4, H-6, H-7, L-1, L-2`},
 		{"version: 1\nek_kinds: {IFX: []}\n", "lists no kind"},
 		{"version: 1\nek_kinds: {IFX: [L-1], ifx: [L-2]}\n", "twice"},
 		{"version: 1\nek_kinds: {'': [L-1]}\n", "empty name"},
@@ -101,6 +105,7 @@ func TestRefusesADocumentWithAMistake(t *testing.T) {
 }
 
 func TestOwnersPolicyOnlyTightens(t *testing.T) {
+	t.Parallel()
 	const strict = "version: 1\nno_ek_certificate: refuse\nunknown_maker: refuse\nexpired_ek_certificate: refuse\nunlisted_ek: refuse\nsoftware_tpms: []\nmeasured_boot: require\n"
 	const loose = "version: 1\nno_ek_certificate: ask\nunknown_maker: ask\nexpired_ek_certificate: accept\nunlisted_ek: accept\nsoftware_tpms: [swtpm, GOOG]\nmeasured_boot: report\n"
 	for _, c := range []struct{ hub, owner string }{{strict, loose}, {loose, strict}} {
@@ -114,13 +119,14 @@ func TestOwnersPolicyOnlyTightens(t *testing.T) {
 	if len(p.Software) != 1 || p.Software[0] != "swtpm" {
 		t.Errorf("software TPMs %q", p.Software)
 	}
-	// Where nobody says a thing, the default is.
+	// A setting that no document has gets its default.
 	if p := policy.Merge(nil, nil).Evidence; p.NoCertificate != evidence.Ask || p.ExpiredEK != evidence.Accept || p.Unlisted != evidence.Refuse {
 		t.Errorf("default: %+v", p)
 	}
 }
 
 func TestReadsEKLists(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for _, text := range []string{
 		"ek_sha256,note\n" + hash + ",pallet 7\n",
@@ -142,9 +148,10 @@ func TestReadsEKLists(t *testing.T) {
 	}
 }
 
-// A TPM whose maker nobody knows is no better off without its certificate,
-// unless a document says so.
+// A TPM of an unknown maker is not treated better if it leaves out its certificate, unless a
+// document says so.
 func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
+	t.Parallel()
 	const unknown, explicit = "version: 1\nunknown_maker: refuse\n", "version: 1\nunknown_maker: refuse\nno_ek_certificate: ask\n"
 	for _, c := range []struct {
 		hub, owner string
@@ -165,6 +172,7 @@ func TestMissingCertificateFaresNoBetterThanAnUnknownMaker(t *testing.T) {
 }
 
 func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for text, required := range map[string]bool{
 		"ek_sha256,certificate\n" + hash + ",required\n":               true,
@@ -174,21 +182,22 @@ func TestReadsAnEKListsWordAboutTheCertificate(t *testing.T) {
 		`[{"serial": "0f", "certificate": "required"}]`:                true,
 	} {
 		l, err := policy.ParseEKList([]byte(text))
-		if err != nil || len(l) != 1 || l[0].CertificateRequired != required || (policy.WrittenEK(l[0]).Certificate == "required") != required {
+		if err != nil || len(l) != 1 || l[0].CertificateRequired != required || (policy.NewListEntry(l[0]).Certificate == "required") != required {
 			t.Errorf("%q: %+v, %v", text, l, err)
 		}
 	}
 }
 
 func TestRefusesAnEKListWithAMistake(t *testing.T) {
+	t.Parallel()
 	hash := strings.Repeat("ab", 32)
 	for _, c := range []struct{ text, says string }{
 		{"", "empty"}, {"ek_sha256,note\n", "empty"}, {"[]", "empty"},
 		{"ek_sha256\n" + hash[1:] + "\n", "entry 1"},
 		{"ek_sha256\n" + hash + "\nnonsense\n", "entry 2"},
 		{"serial\n\"\"\n", "neither"},
-		{"serial\n0\n", "no serial number"},
-		{"serial\n" + strings.Repeat("ab", 65) + "\n", "no serial number"},
+		{"serial\n0\n", "not a serial number"},
+		{"serial\n" + strings.Repeat("ab", 65) + "\n", "not a serial number"},
 		{`[{"ek": "` + hash + `"}]`, "entry 1"},
 		{"ek_sha256,certificate\n" + hash + ",maybe\n", "required or empty"},
 		{`[1]`, "entry 1"}, {`[`, "EK list"}, {"\"a\n", "EK list"},

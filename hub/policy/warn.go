@@ -11,11 +11,11 @@ import (
 	"gangway/tcg"
 )
 
-// Warnings are sentences about what is written in a document and has no effect:
-// names of makers that nobody has, rules that another one hides, and, in an
-// owner's document, what is looser than the hub's. A document with warnings is in
-// force all the same. hub is the hub's document, nil where it has none; of the
-// hub's own document, hub is nil and owners is false.
+// Warnings returns sentences about the parts of a document that have no effect: names of makers
+// that no TPM has, rules that another rule hides and, in an owner's document, settings that are
+// looser than the hub's. A document with warnings is in force all the same. hub is the hub's
+// document, or nil if there is none. To check the hub's own document, pass nil as hub and false as
+// owners.
 func Warnings(d, hub *Document, owners bool) []string {
 	w := &warner{d: d, hub: hub, owners: owners}
 	w.names()
@@ -23,9 +23,9 @@ func Warnings(d, hub *Document, owners bool) []string {
 	if owners {
 		w.looser()
 	}
-	w.programs()
-	if d.says() == 0 {
-		w.add("The policy says nothing: it changes nothing.")
+	w.softwareRules()
+	if d.settings() == 0 {
+		w.add("The policy has no settings and no rules, so it changes nothing.")
 	}
 	return w.out
 }
@@ -38,8 +38,8 @@ type warner struct {
 
 func (w *warner) add(format string, args ...any) { w.out = append(w.out, fmt.Sprintf(format, args...)) }
 
-// says counts what a document says.
-func (d *Document) says() (n int) {
+// settings counts the settings and rules of a document.
+func (d *Document) settings() (n int) {
 	for _, there := range []bool{d.NoCertificate != nil, d.UnknownMaker != nil, d.ExpiredEK != nil, d.Unlisted != nil, d.Software != nil, d.MeasuredBoot != nil, d.WithoutTPM != nil} {
 		if there {
 			n++
@@ -48,10 +48,10 @@ func (d *Document) says() (n int) {
 	return n + len(d.EKKinds) + len(d.Rules)
 }
 
-// rawMaker is a maker's id that is not ASCII, as EK certificates have it.
+// rawMaker matches a maker's id that is not ASCII, as in EK certificates.
 var rawMaker = regexp.MustCompile(`^id:[0-9a-f]{8}$`)
 
-// makers are the names of makers that TPMs are known to have.
+// makers returns the known ids of TPM makers.
 func makers() []string {
 	names := slices.Collect(maps.Keys(tcg.Vendors))
 	for _, m := range evidence.SoftwareMakers() {
@@ -67,8 +67,7 @@ func isMaker(name string) bool {
 	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// meant says which makers a name that is none may be meant for, and which there
-// are.
+// meant suggests makers for an unknown name, and lists the known ones.
 func meant(name string) string {
 	var close []string
 	lower := strings.ToLower(strings.TrimSpace(name))
@@ -80,15 +79,15 @@ func meant(name string) string {
 			close = append(close, m)
 		}
 	}
-	known := "he known ones are " + strings.Join(makers(), ", ") + ", and none for a TPM whose certificate names no maker."
+	known := "he known makers are " + strings.Join(makers(), ", ") + ", and 'none' for a TPM whose certificate names no maker."
 	if len(close) > 0 {
 		return "did you mean " + strings.Join(close, " or ") + "? T" + known
 	}
 	return "t" + known
 }
 
-// within reports whether at most n characters (0 or 1) must be put in, taken out
-// or replaced, or two neighbours exchanged, to make b of a.
+// within reports whether a becomes b by inserting, deleting or replacing at most n characters (0 or
+// 1), or by exchanging two neighbours.
 func within(a, b string, n int) bool {
 	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
 		a, b = a[1:], b[1:]
@@ -104,16 +103,16 @@ func within(a, b string, n int) bool {
 	return len(a) > 0 && within(a[1:], b, n-1) || len(b) > 0 && within(a, b[1:], n-1) || len(a) > 0 && len(b) > 0 && within(a[1:], b[1:], n-1)
 }
 
-// names warns of names that no TPM is known to have.
+// names warns of names that no known TPM has.
 func (w *warner) names() {
 	for i, r := range w.d.Rules {
 		if r.Maker != "" && !strings.EqualFold(r.Maker, evidence.NoMaker) && !isMaker(r.Maker) {
-			w.add("Rule %d is about the maker %q, which no TPM is known to have: %s", i+1, r.Maker, meant(r.Maker))
+			w.add("Rule %d is about the maker %q, which is not a known TPM maker: %s", i+1, r.Maker, meant(r.Maker))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.d.EKKinds)) {
 		if name != evidence.NoMaker && name != evidence.AnyMaker && name != "swtpm" && !isMaker(name) {
-			w.add("ek_kinds names %q, which is not a known maker; as a model it must be written as in the EK certificate: %s", name, meant(name))
+			w.add("ek_kinds names %q, which is not a known maker; if it is a model, write it as in the EK certificate: %s", name, meant(name))
 		}
 	}
 	if w.d.Software == nil {
@@ -121,55 +120,55 @@ func (w *warner) names() {
 	}
 	for _, name := range *w.d.Software {
 		switch {
-		case evidence.MayBeSoftware(name):
+		case evidence.IsSoftwareTPM(name):
 		case isMaker(name):
-			w.add("software_tpms names %s, whose TPMs are chips: it has no effect on them.", name)
+			w.add("software_tpms names %s, which has no effect: this maker's TPMs are hardware.", name)
 		default:
-			w.add("software_tpms names %q, which is neither swtpm nor a known maker of software TPMs (%s); as a model it must be written as in the EK certificate.", name, strings.Join(evidence.SoftwareMakers(), ", "))
+			w.add("software_tpms names %q, which is neither swtpm nor a known maker of software TPMs (%s); if it is a model, write it as in the EK certificate.", name, strings.Join(evidence.SoftwareMakers(), ", "))
 		}
 	}
 }
 
-// covers reports whether a rule fits every TPM that another one fits.
+// covers reports whether a rule matches every TPM that another one matches.
 func (r *Rule) covers(other *Rule) bool {
 	return (r.Maker == "" || strings.EqualFold(r.Maker, other.Maker)) &&
 		(r.Model == "" || r.Model == "*" || strings.EqualFold(r.Model, other.Model)) &&
 		(r.FirmwareBelow == 0 || other.FirmwareBelow != 0 && other.FirmwareBelow <= r.FirmwareBelow)
 }
 
-// apart reports whether no TPM fits both rules, as far as their makers tell.
+// apart reports whether the makers of two rules differ, so that no TPM matches both.
 func (r *Rule) apart(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
-// hidden warns of rules that are never reached, and of those that accept what is
-// accepted without them.
+// hidden warns of rules that are never reached, and of rules that accept what would be accepted
+// anyway.
 func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
 		if n := slices.IndexFunc(rules[:i], func(r Rule) bool { return r.covers(&rules[i]) }); n >= 0 {
-			w.add("Rule %d has no effect: rule %d comes first and fits every TPM that it fits.", i+1, n+1)
+			w.add("Rule %d has no effect: rule %d comes first and matches the same TPMs.", i+1, n+1)
 			continue
 		}
 		if i > 0 && i == len(rules)-1 && rules[i].covers(new(Rule)) {
-			continue // it closes the list and says what holds without it
+			continue // a final rule for all TPMs may state the default
 		}
 		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.apart(&rules[i]) }) {
 			if w.owners {
-				w.add("Rule %d has no effect: a rule that accepts makes an exception to later rules of the same policy that ask or refuse, and none follows. It does not loosen the hub's policy.", i+1)
+				w.add("Rule %d has no effect: an accepting rule is an exception to later rules of the same policy that ask or refuse, and there are none. It does not loosen the hub's policy.", i+1)
 			} else {
-				w.add("Rule %d has no effect: a rule that accepts makes an exception to later rules of the same policy that ask or refuse, and none follows. What no rule fits is not refused by a rule.", i+1)
+				w.add("Rule %d has no effect: an accepting rule is an exception to later rules of the same policy that ask or refuse, and there are none. A TPM that matches no rule is not refused by the rules.", i+1)
 			}
 		}
 	}
 }
 
-// looser warns of what an owner's document says and the hub's does not let be.
+// looser warns of settings of an owner's document that are looser than the hub's.
 func (w *warner) looser() {
 	d, in := w.d, Merge(w.hub, nil)
 	hubs := "the hub's policy"
 	if w.hub == nil {
-		hubs = "the hub, without a policy of its own,"
+		hubs = "the hub's default"
 	}
 	for _, f := range []struct {
 		word string
@@ -191,7 +190,7 @@ func (w *warner) looser() {
 		w.add("without_tpm: accept has no effect: %s refuses devices without a TPM, and an owner's policy only tightens it.", hubs)
 	}
 	if d.MeasuredBoot != nil && *d.MeasuredBoot == "report" && in.RequireBoot {
-		w.add("measured_boot: report has no effect: the hub's policy requires a boot that matches.")
+		w.add("measured_boot: report has no effect: the hub's policy requires a matching boot.")
 	}
 	if d.Software != nil {
 		for _, name := range *d.Software {
@@ -214,12 +213,12 @@ func (w *warner) looser() {
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {
 				w.add("Rule %d (%v) has no effect: rule %d of the hub's policy says %v for the same TPMs, and an owner's policy only tightens it.", i+1, evidence.Action(*mine.Then), n+1, evidence.Action(*theirs.Then))
 			}
-			break // it depends on the TPM, or is decided
+			break // the rule decides, or whether it matches depends on the TPM
 		}
 	}
 }
 
-// looserKinds warns of kinds of EKs that the hub's document does not allow.
+// looserKinds warns of EK kinds that the hub's document does not allow.
 func (w *warner) looserKinds() {
 	if w.hub == nil {
 		return
@@ -240,18 +239,18 @@ func (w *warner) looserKinds() {
 	}
 }
 
-// programs warns of rules that accept software TPMs, which software_tpms refuses.
-func (w *warner) programs() {
+// softwareRules warns of rules that accept software TPMs that software_tpms does not name.
+func (w *warner) softwareRules() {
 	in := Merge(w.d, nil)
 	if w.owners {
 		in = Merge(w.hub, w.d)
 	}
 	for i, r := range w.d.Rules {
-		if r.Maker == "" || *r.Then == Action(evidence.Refuse) || !evidence.MayBeSoftware(r.Maker) {
+		if r.Maker == "" || *r.Then == Action(evidence.Refuse) || !evidence.IsSoftwareTPM(r.Maker) {
 			continue
 		}
 		if !slices.ContainsFunc(in.Evidence.Software, func(s string) bool { return strings.EqualFold(s, r.Maker) || !isMaker(s) }) {
-			w.add("Rule %d (%v) has no effect: TPMs of %s are programs, which are refused unless software_tpms names them.", i+1, evidence.Action(*r.Then), r.Maker)
+			w.add("Rule %d (%v) has no effect: TPMs of %s are software TPMs, which are refused unless software_tpms names them.", i+1, evidence.Action(*r.Then), r.Maker)
 		}
 	}
 }

@@ -7,15 +7,15 @@ import (
 	"gangway/hub/policy"
 )
 
-// What a policy says and has no effect is named, and what has one is not.
+// Warnings name the parts of a policy that have no effect, and only those.
 func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		text, hub string   // without "version: 1"; hub "-": the text is the hub's own
-		want      []string // parts of the warnings, in order; nil: there is none
+		text, hub string   // without "version: 1"; hub "-": the text is the hub's document
+		want      []string // parts of the warnings, in order; nil: no warnings
 	}{
-		"nothing said":               {"", "-", []string{"says nothing"}},
-		"a maker that nobody is":     {"rules: [{maker: XYZ, then: refuse}]", "-", []string{`Rule 1 is about the maker "XYZ", which no TPM is known to have: the known ones are AMD, AMZN,`}},
+		"nothing said":               {"", "-", []string{"has no settings and no rules"}},
+		"a maker that nobody is":     {"rules: [{maker: XYZ, then: refuse}]", "-", []string{`Rule 1 is about the maker "XYZ", which is not a known TPM maker: the known makers are AMD, AMZN,`}},
 		"a company's name":           {"rules: [{maker: Infineon, then: refuse}]", "-", []string{"did you mean IFX (Infineon)?"}},
 		"letters exchanged":          {"rules: [{maker: IXF, then: ask}]", "-", []string{"did you mean IFX?"}},
 		"a maker in lower case":      {"rules: [{maker: ifx, then: ask}]", "-", nil},
@@ -23,18 +23,18 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 		"a maker's number":           {`rules: [{maker: "id:00001014", then: refuse}]`, "-", nil},
 		"a kind's maker":             {"ek_kinds: {IFXX: [L-1]}", "-", []string{`ek_kinds names "ifxx"`}},
 		"kinds of known makers":      {"ek_kinds: {IFX: [L-1], none: [L-2], swtpm: [H-3], \"*\": [L-1]}", "-", nil},
-		"a chip's maker as software": {"software_tpms: [IFX]", "-", []string{"software_tpms names IFX, whose TPMs are chips"}},
+		"a chip's maker as software": {"software_tpms: [IFX]", "-", []string{"software_tpms names IFX, which has no effect: this maker's TPMs are hardware"}},
 		"a spelling mistake there":   {"software_tpms: [swtmp]", "-", []string{`names "swtmp", which is neither swtpm`}},
 		"software by name":           {"software_tpms: [SWTPM, goog]", "-", nil},
 		"a rule that is hidden":      {"rules: [{then: ask}, {maker: IFX, then: refuse}]", "-", []string{"Rule 2 has no effect: rule 1 comes first"}},
 		"hidden by lower firmware":   {`rules: [{maker: IFX, firmware_below: "7.85", then: ask}, {maker: IFX, firmware_below: "7.0", then: refuse}]`, "-", []string{"Rule 2 has no effect: rule 1 comes first"}},
 		"not hidden by firmware":     {`rules: [{maker: IFX, firmware_below: "7.0", then: ask}, {maker: IFX, firmware_below: "7.85", then: refuse}]`, "-", nil},
 		"an exception to a rule":     {"rules: [{maker: IFX, then: accept}, {then: ask}]", "-", nil},
-		"an exception to nothing":    {"rules: [{maker: NTC, then: ask}, {maker: IFX, then: accept}]", "-", []string{"Rule 2 has no effect: a rule that accepts makes an exception"}},
+		"an exception to nothing":    {"rules: [{maker: NTC, then: ask}, {maker: IFX, then: accept}]", "-", []string{"Rule 2 has no effect: an accepting rule is an exception"}},
 		"a list that is closed":      {"rules: [{maker: NTC, then: ask}, {then: accept}]", "-", nil},
 		"an owner who accepts all":   {"rules: [{then: accept}]", "", []string{"It does not loosen the hub's policy"}},
 		"an exception, other maker":  {"rules: [{maker: IFX, then: accept}, {maker: NTC, then: ask}]", "-", []string{"Rule 1 has no effect"}},
-		"a rule for programs":        {"rules: [{maker: GOOG, then: ask}]", "-", []string{"TPMs of GOOG are programs"}},
+		"a rule for programs":        {"rules: [{maker: GOOG, then: ask}]", "-", []string{"TPMs of GOOG are software TPMs"}},
 		"programs that are let in":   {"software_tpms: [GOOG]\nrules: [{maker: GOOG, then: ask}]", "-", nil},
 
 		"an owner's exception":       {"rules: [{maker: IFX, then: accept}]", "rules: [{maker: IFX, then: refuse}]", []string{"exception", "Rule 1 (accept) has no effect: rule 1 of the hub's policy says refuse"}},
@@ -77,16 +77,16 @@ func TestWordsWithoutEffectAreNamed(t *testing.T) {
 	}
 }
 
-// A word that a policy does not have is refused, with those that it has.
+// The error for an unknown name lists the known ones.
 func TestUnknownWordIsNamedWithTheKnownOnes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"version: 1\nno_ek_certificat: ask":                      "the words of a policy are version, no_ek_certificate, unknown_maker",
-		"version: 1\nrules: [{vendor: IFX, then: ask}]":          "the words of a rule are maker, model, firmware_below, then, reason",
-		"version: 1\nunknown_maker: reject":                      "none of accept, ask, refuse",
-		"version: 1\nrules: [{maker: IFX, then: allow}]":         "none of accept, ask, refuse",
+		"version: 1\nno_ek_certificat: ask":                      "the names in a policy are version, no_ek_certificate, unknown_maker",
+		"version: 1\nrules: [{vendor: IFX, then: ask}]":          "the names in a rule are maker, model, firmware_below, then, reason",
+		"version: 1\nunknown_maker: reject":                      "is not accept, ask or refuse",
+		"version: 1\nrules: [{maker: IFX, then: allow}]":         "is not accept, ask or refuse",
 		"version: 1\nmeasured_boot: enforce":                     "report or require",
-		"version: 1\nek_kinds: {IFX: [L9]}":                      "none of H-1",
+		"version: 1\nek_kinds: {IFX: [L9]}":                      "not one of H-1",
 		"version: 1\nrules: [{maker: IFX, firmware_below: new}]": "up to four numbers",
 	} {
 		if _, err := policy.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

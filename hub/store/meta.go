@@ -16,7 +16,7 @@ import (
 // A meta is a JSON object as a map. Its values are as strictjson.Decode makes them: a number is a
 // json.Number, as it was written. Both bounds below hold in the step that writes:
 //
-//   - An engine refuses with *MetaError what strictjson.Keepable refuses, because answers that
+//   - An engine refuses with *MetaError what strictjson.CheckStorable refuses, because answers that
 //     contain it could not be read.
 //   - It refuses with ErrTooLarge a write that leaves more than MaxMeta bytes. A meta that was
 //     larger before may be made smaller.
@@ -57,7 +57,7 @@ func EncodeMeta(m map[string]any) (string, error) {
 		return "{}", nil
 	}
 	for name, value := range m {
-		if err := strictjson.Keepable(map[string]any{name: value}); err != nil {
+		if err := strictjson.CheckStorable(map[string]any{name: value}); err != nil {
 			return "", &MetaError{Name: name, Err: err}
 		}
 	}

@@ -41,7 +41,7 @@ func ParseState(text []byte) (*State, error) {
 	if len(text) > MaxState {
 		return nil, fmt.Errorf("the state has more than %d bytes", MaxState)
 	}
-	compact, object, err := strictjson.Kept(text)
+	compact, object, err := strictjson.Storable(text)
 	if err != nil {
 		return nil, fmt.Errorf("the state: %w", err)
 	}
@@ -80,7 +80,7 @@ func ParseMeta(text []byte) ([]byte, error) {
 	if len(text) > MaxMeta {
 		return nil, fmt.Errorf("the meta has more than %d bytes", MaxMeta)
 	}
-	compact, _, err := strictjson.Kept(text)
+	compact, _, err := strictjson.Storable(text)
 	if err != nil {
 		return nil, fmt.Errorf("the meta: %w", err)
 	}
@@ -97,7 +97,7 @@ func ParseProgress(text []byte) (store.RevisionStatus, []byte, error) {
 	if len(text) > MaxProgress {
 		return "", nil, fmt.Errorf("the progress has more than %d bytes", MaxProgress)
 	}
-	compact, object, err := strictjson.Kept(text)
+	compact, object, err := strictjson.Storable(text)
 	if err != nil {
 		return "", nil, fmt.Errorf("the progress: %w", err)
 	}

@@ -10,17 +10,17 @@ import (
 	"sync"
 )
 
-// files are the certificates that come with Gangway, one a file. 'make
-// vendor-roots' makes the folder; its README.md is the table of them.
+// files holds the built-in certificates, one in each file. 'make vendor-roots' makes the folder;
+// its README.md lists them.
 //
 //go:embed roots/*/*.pem
 var files embed.FS
 
-// BuiltInSource is the Source of what comes with Gangway.
+// BuiltInSource is the Source of the built-in certificates.
 const BuiltInSource = "built in"
 
-// BuiltIn are the makers' certificates that come with Gangway, by maker and
-// file name. The slice is the caller's; what it points to is not to be changed.
+// BuiltIn returns the TPM makers' certificates that are built into Gangway, ordered by maker and
+// file name. The caller may change the slice, but not the certificates.
 func BuiltIn() []Certificate { return append([]Certificate(nil), builtIn()...) }
 
 var builtIn = sync.OnceValue(func() (out []Certificate) {
@@ -47,8 +47,8 @@ var builtIn = sync.OnceValue(func() (out []Certificate) {
 	return out
 })
 
-// origin is the first line of a built-in certificate's file: which file of
-// which package it is.
+// origin returns the first line of a built-in certificate's file, which names the package and the
+// file that it comes from.
 func origin(name string) string {
 	text, err := files.ReadFile(name)
 	if err != nil {

@@ -30,7 +30,7 @@ a *link* only helps to build chains, whatever folder it came from.
 |---|---|---|---|---|---|---|---|
 `
 
-// row is a certificate's line of the table.
+// row returns a certificate's row of the table.
 func row(name string, c trust.Certificate) string {
 	kind := "link"
 	if c.Root {
@@ -40,7 +40,7 @@ func row(name string, c trust.Certificate) string {
 		c.Cert.NotBefore.UTC().Format(time.DateOnly), c.Cert.NotAfter.UTC().Format(time.DateOnly), strings.TrimPrefix(name, "roots/"), trust.Origin(name))
 }
 
-// The table says of each file what is in it, and of no other.
+// The table has exactly one correct row for each file.
 func TestTableIsTrue(t *testing.T) {
 	names, err := filepath.Glob("roots/*/*")
 	if err != nil {
@@ -66,8 +66,7 @@ func TestTableIsTrue(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s is not what the files say: run 'make vendor-roots', or 'go test ./hub/trust -run TestTableIsTrue -update' if the files are right", tablePath)
 	}
-	// By another way than the package's own: fingerprints in the table, and
-	// fingerprints of the files.
+	// An independent check: the fingerprints in the table are those of the files.
 	listed := map[string]bool{}
 	for _, m := range regexp.MustCompile("`([0-9a-f]{64})`").FindAllStringSubmatch(string(got), -1) {
 		listed[m[1]] = true
@@ -92,8 +91,9 @@ func TestTableIsTrue(t *testing.T) {
 	}
 }
 
-// What comes with Gangway is what an operator expects of the word root.
+// Every built-in root is a root in the usual sense.
 func TestBuiltInRootsSignThemselves(t *testing.T) {
+	t.Parallel()
 	roots, links := 0, 0
 	seen := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -119,6 +119,7 @@ func TestBuiltInRootsSignThemselves(t *testing.T) {
 }
 
 func TestLicenceLiesBesideTheRoots(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"COPYRIGHT", "LICENSE"} {
 		text, err := os.ReadFile(filepath.Join("roots", name))
 		if err != nil {

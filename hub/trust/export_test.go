@@ -1,4 +1,4 @@
 package trust
 
-// Origin is what a built-in certificate's file says of itself.
+// Origin returns the first line of a built-in certificate's file.
 var Origin = origin

@@ -50,10 +50,9 @@ func newCA(t testing.TB, name string, parent *ca, change func(*x509.Certificate)
 	return &ca{cert, key}
 }
 
-// shortKey is a root whose RSA key is too short to be trusted.
+// shortKey returns a root whose RSA key is too short.
 func shortKey(t testing.TB) []byte {
 	t.Helper()
-	t.Setenv("GODEBUG", "rsa1024min=0")
 	key, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)

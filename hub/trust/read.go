@@ -18,39 +18,38 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Bounds of what Read reads.
+// Bounds of Read.
 const (
 	MaxFile         = cabinet.MaxSize // bytes
 	MaxCertificates = 10000
 )
 
-// Extensions of the names of files that hold certificates: of others in a
-// cabinet or a folder nothing is expected.
+// Extensions lists the file name extensions of certificate files. Other files in a cabinet or a
+// folder are ignored.
 var Extensions = []string{".pem", ".crt", ".cer", ".der", ".p7b", ".p7c"}
 
-// HoldsCertificates reports by a file's name whether certificates are
-// expected in it.
-func HoldsCertificates(name string) bool {
+// IsCertificateFile reports whether a file's name has one of the Extensions.
+func IsCertificateFile(name string) bool {
 	return slices.Contains(Extensions, strings.ToLower(path.Ext(name)))
 }
 
-// A Problem is a certificate that was not read, or cannot be an issuer.
+// Problem describes a certificate that cannot be read, or cannot be an issuer.
 type Problem struct {
-	Where string // the file, and the which of it
+	Where string // the file, and the position of the certificate in it
 	Err   error
 }
 
 func (p *Problem) Error() string { return p.Where + ": " + p.Err.Error() }
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Read reads CA certificates from the bytes of a file: PEM, with anything
-// between; DER, one or several behind each other; PKCS #7 without more (.p7b);
-// or a cabinet of such files, as Microsoft's TrustedTpm.cab. name is for
-// people, and for the Source of each certificate.
+// Read reads CA certificates from the bytes of a file: PEM, with any text between the blocks; DER,
+// one or several in sequence; a PKCS #7 that holds only certificates (.p7b); or a cabinet of these
+// files, like Microsoft's TrustedTpm.cab. name is used in messages and becomes the Source of each
+// certificate.
 //
-// What is wrong with a single certificate is in problems, in the order of the
-// file, and the others are returned beside it: the caller decides whether that
-// is good enough. An error says that the file as a whole cannot be read.
+// Certificates that cannot be used are in problems, in the order of the file, and the others in
+// certs; the caller decides whether to accept that. An error means that the file as a whole cannot
+// be read.
 func Read(ctx context.Context, name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	if len(b) > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes, at most %d are read", name, len(b), MaxFile)
@@ -63,7 +62,7 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	for _, f := range files {
-		if !HoldsCertificates(f.Name) {
+		if !IsCertificateFile(f.Name) {
 			continue
 		}
 		where := name + ": " + tcg.Printable(f.Name)
@@ -82,7 +81,7 @@ func Read(ctx context.Context, name string, b []byte) (certs []Certificate, prob
 	return certs, problems, nil
 }
 
-// readFile reads anything but a cabinet.
+// readFile reads every form except a cabinet.
 func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, err error) {
 	parts, err := Split(name, b)
 	if err != nil {
@@ -102,14 +101,14 @@ func readFile(name string, b []byte) (certs []Certificate, problems []*Problem, 
 	return certs, problems, nil
 }
 
-// Part is one certificate of a file: DER by its outline, not parsed.
+// Part is one certificate of a file. Its DER is only split off, not parsed.
 type Part struct {
 	DER   []byte
 	where string
-	err   error // why it has no DER
+	err   error // the reason if it has no DER
 }
 
-// Err says why the part has no DER.
+// Err returns the reason if the part has no DER.
 func (p *Part) Err() error {
 	if p.err == nil {
 		return nil
@@ -117,8 +116,7 @@ func (p *Part) Err() error {
 	return &Problem{p.where, p.err}
 }
 
-// Split finds the certificates in a file's bytes, in any form that Read takes
-// but a cabinet.
+// Split finds the certificates in a file's bytes, in every form that Read accepts except a cabinet.
 func Split(name string, b []byte) ([]Part, error) {
 	var ders [][]byte
 	var errs []error
@@ -152,8 +150,8 @@ func Split(name string, b []byte) ([]Part, error) {
 
 var pemBegin = []byte("-----BEGIN ")
 
-// splitPEM cuts at the lines that begin a block, because pem.Decode passes
-// over a damaged block in silence: here each is a certificate that is missed.
+// splitPEM splits b at the lines that begin a block. pem.Decode would silently skip a damaged
+// block; here it is reported.
 func splitPEM(name string, b []byte) (ders [][]byte, errs []error, err error) {
 	for _, segment := range bytes.SplitAfter(b, pemBegin)[1:] {
 		block, _ := pem.Decode(append(slices.Clone(pemBegin), bytes.TrimSuffix(segment, pemBegin)...))
@@ -187,7 +185,7 @@ func splitDER(b []byte) (ders [][]byte, err error) {
 	for !s.Empty() {
 		var der cryptobyte.String
 		if !s.ReadASN1Element(&der, casn1.SEQUENCE) {
-			return nil, fmt.Errorf("what begins at byte %d is no certificate", len(b)-len(s))
+			return nil, fmt.Errorf("the data at byte %d is not a certificate", len(b)-len(s))
 		}
 		ders = append(ders, der)
 		if len(ders) > MaxCertificates {
@@ -198,14 +196,13 @@ func splitDER(b []byte) (ders [][]byte, err error) {
 }
 
 var (
-	errNotPKCS7   = errors.New("it is no PKCS #7 of certificates")
+	errNotPKCS7   = errors.New("it is not a PKCS #7 message")
 	oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 )
 
-// splitPKCS7 takes the certificates out of a ContentInfo with SignedData (RFC
-// 5652, 5.1). Their order says nothing, and signatures, of which such a file
-// has none, are not looked at. A library would parse the certificates as well,
-// and with one odd one refuse them all.
+// splitPKCS7 returns the certificates of a ContentInfo with SignedData (RFC 5652, 5.1). Their order
+// has no meaning. It ignores signatures, which these files do not have. It does not parse the
+// certificates: a library that does would refuse the whole file for one malformed certificate.
 func splitPKCS7(b []byte) ([][]byte, error) {
 	s := cryptobyte.String(b)
 	var info, content, signed, certs cryptobyte.String
@@ -219,13 +216,13 @@ func splitPKCS7(b []byte) ([][]byte, error) {
 		!content.ReadASN1(&signed, casn1.SEQUENCE) || !content.Empty() ||
 		!signed.SkipASN1(casn1.INTEGER) || !signed.SkipASN1(casn1.SET) || !signed.SkipASN1(casn1.SEQUENCE) ||
 		!signed.ReadOptionalASN1(&certs, &there, explicit) || !there {
-		return nil, fmt.Errorf("the PKCS #7 in it holds no certificates that can be read (kind %v)", kind)
+		return nil, fmt.Errorf("the PKCS #7 message in it holds no readable certificates (content type %v)", kind)
 	}
 	var ders [][]byte
 	for !certs.Empty() {
 		var der cryptobyte.String
 		if !certs.ReadASN1Element(&der, casn1.SEQUENCE) {
-			return nil, errors.New("the PKCS #7 in it is damaged")
+			return nil, errors.New("the PKCS #7 message in it is damaged")
 		}
 		ders = append(ders, der)
 		if len(ders) > MaxCertificates {

@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
-	"errors"
-	"io/fs"
 	"math/big"
 	"os"
 	"os/exec"
@@ -19,6 +17,7 @@ import (
 	"testing"
 
 	"gangway/hub/trust"
+	"gangway/internal/makercerts"
 )
 
 func read(t *testing.T, name string, b []byte) ([]trust.Certificate, []*trust.Problem) {
@@ -44,6 +43,7 @@ func same(t *testing.T, got []trust.Certificate, want ...*ca) {
 }
 
 func TestReadsEachForm(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	link := newCA(t, "Link", root, nil)
 	bundle := "Root of the maker\n# and a link below it\r\n" + asPEM(root.cert.Raw) + "\n\nmore: text\n" + strings.ReplaceAll(asPEM(link.cert.Raw), "\n", "\r\n") + "the end"
@@ -88,9 +88,10 @@ func pkcs7(t *testing.T, bundle, form string) []byte {
 	return out
 }
 
-// Roots that signed themselves with SHA-1 are roots: it is their bytes that
-// are trusted. Links are none, whatever folder they lie in.
+// A root that is signed with SHA-1 is a root, because its bytes are trusted, not its signature. A
+// link is not a root, whatever its folder is.
 func TestFolderNamesMakeNoRoot(t *testing.T) {
+	t.Parallel()
 	for _, c := range trust.BuiltIn() {
 		sha1 := c.Cert.SignatureAlgorithm == x509.SHA1WithRSA
 		switch c.Name() {
@@ -106,8 +107,9 @@ func TestFolderNamesMakeNoRoot(t *testing.T) {
 	}
 }
 
-// A name equal to its issuer's makes no root either: the key must have signed.
+// A certificate with its issuer's name is not a root: its own key must have signed it.
 func TestRootMustHaveSignedItself(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	pretender := newCA(t, "Root", root, nil)
 	if !bytes.Equal(pretender.cert.RawSubject, pretender.cert.RawIssuer) {
@@ -115,11 +117,12 @@ func TestRootMustHaveSignedItself(t *testing.T) {
 	}
 	got, _ := read(t, "x.der", pretender.cert.Raw)
 	if got[0].Root {
-		t.Error("signed by another key, and a root")
+		t.Error("a certificate signed by another key is a root")
 	}
 }
 
 func TestNamesEachCertificateThatIsWrong(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	leaf := newCA(t, "Device", root, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature })
 	noSigner := newCA(t, "No signer", root, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
@@ -127,7 +130,7 @@ func TestNamesEachCertificateThatIsWrong(t *testing.T) {
 	for _, c := range []struct{ name, text, says string }{
 		{"leaf", good + asPEM(leaf.cert.Raw), `certificate 2: "CN=Device,O=Test Chips" cannot issue`},
 		{"usage", asPEM(noSigner.cert.Raw) + good, `certificate 1: "CN=No signer,O=Test Chips" cannot issue`},
-		{"short key", good + asPEM(shortKey(t)), "less than 2048 bits"},
+		{"short key", good + asPEM(shortKey(t)), "fewer than 2048 bits"},
 		{"damaged PEM", good + strings.Replace(good, "A", "!", 3), "certificate 2: the PEM block is damaged"},
 		{"cut PEM", good[:len(good)/2] + "\n" + good, "certificate 1: the PEM block is damaged"},
 		{"no DER", good + asPEM([]byte("junk")), "certificate 2: "},
@@ -144,6 +147,7 @@ func TestNamesEachCertificateThatIsWrong(t *testing.T) {
 }
 
 func TestRefusesFilesOfOtherThings(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	for _, c := range []struct{ name, text, says string }{
 		{"empty", "", "holds no certificate"},
@@ -152,8 +156,8 @@ func TestRefusesFilesOfOtherThings(t *testing.T) {
 		{"key beside", asPEM(root.cert.Raw) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte{1}})), "holds a EC PRIVATE KEY"},
 		{"something behind", string(root.cert.Raw) + "x", "neither"},
 		{"large", strings.Repeat("x", trust.MaxFile+1), "at most"},
-		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no certificates that can be read"},
-		{"cabinet", "MSCF", "no cabinet"},
+		{"other PKCS #7", string(der(t, struct{ Kind asn1.ObjectIdentifier }{asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}})), "no readable certificates"},
+		{"cabinet", "MSCF", "not a cabinet"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := trust.Read(t.Context(), "file", []byte(c.text))
@@ -173,9 +177,9 @@ func der(t *testing.T, v any) []byte {
 	return b
 }
 
-// crypto/x509 refuses a negative serial number, as some makers have; the
-// signature over it holds all the same.
+// crypto/x509 refuses negative serial numbers, which some makers use. The signature is still valid.
 func TestReadsNegativeSerialNumber(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, func(c *x509.Certificate) { c.SerialNumber = big.NewInt(0x7A) })
 	b := bytes.Clone(root.cert.RawTBSCertificate)
 	at := bytes.Index(b, []byte{0x02, 0x01, 0x7A})
@@ -190,16 +194,14 @@ func TestReadsNegativeSerialNumber(t *testing.T) {
 	}
 }
 
-// The certificates of the reference collection all import.
+// All certificates of the reference collection can be imported.
 func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
-	const folder = "../../../shared/data"
-	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("the collection of makers' certificates is not here")
-	}
+	t.Parallel()
+	folder := makercerts.Folder(t)
 	for name, want := range map[string]struct{ roots, links int }{
-		// Three of those called roots there were issued by another CA.
-		"tpm-vendor-roots.pem":         {23, 3},
-		"tpm-vendor-intermediates.pem": {0, 143},
+		// Three certificates that the collection calls roots were issued by another CA.
+		makercerts.Roots:         {23, 3},
+		makercerts.Intermediates: {0, 143},
 	} {
 		b, err := os.ReadFile(filepath.Join(folder, name))
 		if err != nil {
@@ -221,7 +223,7 @@ func TestReadsMakersCertificatesOfTheCollection(t *testing.T) {
 	}
 }
 
-// Whatever is made of the seeds, no root comes out but those that went in.
+// The reader finds no other roots than those in the seeds.
 func FuzzRead(f *testing.F) {
 	known := map[[32]byte]bool{}
 	for _, c := range trust.BuiltIn() {
@@ -240,13 +242,13 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, c := range certs {
 			if c.Root && !known[c.Fingerprint] {
-				t.Fatalf("a forged root: %x", c.Cert.Raw)
+				t.Fatalf("a forged root: %.40x", c.Cert.Raw)
 			}
 		}
 	})
 }
 
-// asPKCS7 is a PKCS #7 of one certificate, without a library's opinion.
+// asPKCS7 returns a PKCS #7 of one certificate. No library checks it.
 func asPKCS7(cert []byte) []byte {
 	tlv := func(tag byte, parts ...[]byte) []byte {
 		b := slices.Concat(parts...)

@@ -14,20 +14,20 @@ import (
 	"gangway/hub/store"
 )
 
-// Entry is a certificate and what is said of it.
+// Entry is a certificate of a Set with its state.
 type Entry struct {
 	Certificate
-	Distrusted bool      // in no chain, wherever it comes from
-	BuiltIn    bool      // it came with Gangway, whatever was said since
-	Stored     bool      // the operator said something of it, in the store
-	Added      time.Time // when, if Stored
+	Distrusted bool      // refused in every chain
+	BuiltIn    bool      // it is built in, even if the operator changed its state
+	Stored     bool      // the operator's store has a row for it
+	Added      time.Time // time of that row, if Stored
 }
 
-// Set is a set of makers' certificates. It never changes.
+// Set is an immutable set of TPM makers' certificates.
 type Set struct{ entries map[store.Hash]Entry }
 
-// NewSet makes a set. Of a certificate that comes twice the first counts, and
-// it is a root if one of the two is.
+// NewSet makes a set. If a certificate occurs twice, the first one counts, and it is a root if
+// either is.
 func NewSet(certs ...Certificate) *Set {
 	s := &Set{entries: make(map[store.Hash]Entry, len(certs))}
 	for _, c := range certs {
@@ -41,9 +41,9 @@ func NewSet(certs ...Certificate) *Set {
 	return s
 }
 
-// Given turns certificates that a program has at hand into ones for a set:
-// roots are roots by its word.
-func Given(source string, roots, links []*x509.Certificate) []Certificate {
+// FromX509 converts parsed certificates for NewSet. Those in roots become roots even if they are
+// not self-signed.
+func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 	var out []Certificate
 	for i, list := range [][]*x509.Certificate{roots, links} {
 		for _, c := range list {
@@ -53,15 +53,15 @@ func Given(source string, roots, links []*x509.Certificate) []Certificate {
 	return out
 }
 
-// With returns the set as the operator's word in the store makes it. That word
-// wins over everything: what it distrusts is out, and what it calls a root or a
-// link is one. A row that cannot be read is an error: nobody should be let in,
-// nor refused, by half of what the operator said.
-func (s *Set) With(rows []store.TrustedCertificate) (*Set, error) {
+// WithStored returns the set with the rows of the operator's store applied. A row overrides
+// everything else: a distrusted certificate is refused, and a root or a link is used as such. An
+// unreadable row is an error: nobody should be admitted or refused by only a part of the operator's
+// settings.
+func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {
 	out := &Set{entries: maps.Clone(s.entries)}
 	for _, r := range rows {
 		if sha256.Sum256(r.DER) != r.Fingerprint {
-			return nil, fmt.Errorf("trust: the stored certificate %x is not what its fingerprint says", r.Fingerprint)
+			return nil, fmt.Errorf("trust: the stored certificate %x does not match its fingerprint", r.Fingerprint)
 		}
 		e, there := out.entries[r.Fingerprint]
 		if !there {
@@ -79,22 +79,22 @@ func (s *Set) With(rows []store.TrustedCertificate) (*Set, error) {
 		case store.TrustedRoot:
 			e.Root = true
 		case store.TrustedLink:
-			e.Root = e.Root && there // a link by the operator, unless it is a root anyway
+			e.Root = e.Root && there // the operator added it as a link; a root of the set stays a root
 		default:
-			return nil, fmt.Errorf("trust: the stored certificate %x is of the unknown kind %q", r.Fingerprint, r.Kind)
+			return nil, fmt.Errorf("trust: the stored certificate %x has the unknown kind %q", r.Fingerprint, r.Kind)
 		}
 		out.entries[r.Fingerprint] = e
 	}
 	return out, nil
 }
 
-// Entry finds a certificate.
+// Entry returns the certificate with the fingerprint f.
 func (s *Set) Entry(f store.Hash) (Entry, bool) {
 	e, ok := s.entries[f]
 	return e, ok
 }
 
-// Entries lists all, by maker, name and fingerprint.
+// Entries returns all certificates, ordered by maker, name and fingerprint.
 func (s *Set) Entries() []Entry {
 	return slices.SortedFunc(maps.Values(s.entries), func(a, b Entry) int {
 		if c := strings.Compare(strings.ToLower(a.Maker), strings.ToLower(b.Maker)); c != 0 {
@@ -107,7 +107,7 @@ func (s *Set) Entries() []Entry {
 	})
 }
 
-// Count says how many roots and links there are, without the distrusted.
+// Count returns the numbers of roots and links, without the distrusted ones.
 func (s *Set) Count() (roots, links int) {
 	for _, e := range s.entries {
 		switch {
@@ -121,7 +121,7 @@ func (s *Set) Count() (roots, links int) {
 	return roots, links
 }
 
-// Anchors is what evidence is judged by.
+// Anchors returns the set in the form that package evidence uses.
 func (s *Set) Anchors() evidence.Anchors {
 	a := evidence.Anchors{Origins: make(map[[32]byte]string)}
 	for _, e := range s.Entries() {
@@ -138,8 +138,8 @@ func (s *Set) Anchors() evidence.Anchors {
 	return a
 }
 
-// importOf begins the Source of what was imported.
+// importOf begins the Source of an imported certificate.
 const importOf = "import of "
 
-// Imported is the Source of what is imported from a file.
-func Imported(file string) string { return importOf + file }
+// ImportSource returns the Source of certificates that are imported from a file.
+func ImportSource(file string) string { return importOf + file }

@@ -11,13 +11,14 @@ import (
 )
 
 func word(c *ca, kind store.TrustKind) store.TrustedCertificate {
-	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.Imported("x.pem"), Added: time.Now()}
+	return store.TrustedCertificate{Fingerprint: sha256.Sum256(c.cert.Raw), DER: c.cert.Raw, Kind: kind, Source: trust.ImportSource("x.pem"), Added: time.Now()}
 }
 
 func TestOperatorsWordWins(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	link := newCA(t, "Link", root, nil)
-	given := trust.NewSet(trust.Given("built in", []*x509.Certificate{root.cert}, []*x509.Certificate{link.cert})...)
+	given := trust.NewSet(trust.FromX509("built in", []*x509.Certificate{root.cert}, []*x509.Certificate{link.cert})...)
 	empty := trust.NewSet()
 	for _, c := range []struct {
 		name                    string
@@ -35,7 +36,7 @@ func TestOperatorsWordWins(t *testing.T) {
 		{"unknown one distrusted", empty, []store.TrustedCertificate{word(root, store.Distrusted)}, 0, 0, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			set, err := c.base.With(c.words)
+			set, err := c.base.WithStored(c.words)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,8 +59,9 @@ func TestOperatorsWordWins(t *testing.T) {
 	}
 }
 
-// Half of what the operator said is not what they said.
+// An unreadable row is an error: only a part of the operator's settings must not be used.
 func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
+	t.Parallel()
 	root := newCA(t, "Root", nil, nil)
 	leaf := newCA(t, "Leaf", root, func(c *x509.Certificate) { c.IsCA = false })
 	for name, change := range map[string]func(*store.TrustedCertificate){
@@ -70,7 +72,7 @@ func TestStoredWordsThatCannotBeReadAreAnError(t *testing.T) {
 	} {
 		r := word(root, store.TrustedRoot)
 		change(&r)
-		if _, err := trust.NewSet().With([]store.TrustedCertificate{word(root, store.TrustedRoot), r}); err == nil {
+		if _, err := trust.NewSet().WithStored([]store.TrustedCertificate{word(root, store.TrustedRoot), r}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

@@ -1,10 +1,8 @@
-// Package trust knows the TPM makers' CA certificates: those that come with
-// Gangway, those that files hold, and those that the operator added or took
-// away. What comes out of it is an evidence.Anchors.
+// Package trust manages the TPM makers' CA certificates: the built-in ones, those from files, and
+// those that the operator added or distrusted. Its result is an evidence.Anchors.
 //
-// A certificate is a root when it is signed by its own key, and else a link:
-// links help to build chains, and are never trusted by themselves. The folder
-// or file that a certificate lies in decides nothing.
+// A certificate that is signed by its own key is a root. Any other is a link: links help to build
+// chains, but are never trusted by themselves. The folder or file of a certificate does not matter.
 package trust
 
 import (
@@ -25,21 +23,20 @@ type Certificate struct {
 	Cert        *x509.Certificate
 	Fingerprint store.Hash // SHA-256 of the DER
 	Root        bool       // signed by its own key
-	Maker       string     // for people; says nothing about trust
-	Source      string     // where it came from, in words: "built in", "file makers.pem"
-	Quirks      []string   // what was tolerated in it, in words
+	Maker       string     // for people; it does not affect trust
+	Source      string     // its source, for people: "built in", "file makers.pem"
+	Quirks      []string   // tolerated deviations, for people
 }
 
-// Parse reads one CA certificate (DER, nothing behind it). file is the name
-// that it has where it comes from. A certificate that could be neither root
-// nor link is an error that says why.
+// Parse parses one CA certificate: DER, with nothing after it. file is the name of its file. A
+// certificate that cannot issue EK certificates is an error.
 func Parse(der []byte, file string) (Certificate, error) {
 	cert, quirks, err := tcg.ParseCertificate(der)
 	if err != nil {
 		return Certificate{}, err
 	}
 	if err := evidence.MayIssue(cert); err != nil {
-		return Certificate{}, fmt.Errorf("%q cannot issue certificates of TPMs: %w", tcg.Printable(cert.Subject.String()), err)
+		return Certificate{}, fmt.Errorf("%q cannot issue EK certificates: %w", tcg.Printable(cert.Subject.String()), err)
 	}
 	return Certificate{
 		Cert:        cert,
@@ -51,16 +48,15 @@ func Parse(der []byte, file string) (Certificate, error) {
 	}, nil
 }
 
-// selfSigned checks the signature on a certificate with its own key. SHA-1
-// will do here (as it does for CheckSignature, and not for a link of a chain):
-// that signature tells a root from a link and protects nothing, because what
-// makes a root trusted is that the operator, or Gangway, has these very bytes.
+// selfSigned checks the signature on a certificate with its own key. It accepts SHA-1, which is not
+// accepted in a chain: the signature only tells a root from a link. A root is trusted because
+// Gangway or the operator has exactly these bytes.
 func selfSigned(c *x509.Certificate) bool {
 	return bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }
 
-// maker is the folder above RootCA or IntermediateCA, as collections have
-// them, or else who the certificate says it belongs to.
+// maker returns the name of the folder above RootCA or IntermediateCA, which is the layout of the
+// known collections, or else the organization that the certificate names.
 func maker(c *x509.Certificate, file string) string {
 	if i := strings.LastIndex(file, ": "); i >= 0 {
 		file = file[i+2:] // within a cabinet
@@ -80,7 +76,7 @@ func maker(c *x509.Certificate, file string) string {
 	return "unknown"
 }
 
-// Name is what to call a certificate before people.
+// Name returns the certificate's name for people.
 func (c *Certificate) Name() string {
 	if name := tcg.Printable(c.Cert.Subject.CommonName); name != "" {
 		return name

@@ -17,7 +17,7 @@ import (
 	"crypto/rand"
 )
 
-// AgentRun is what the device's side asks of its TPM, by step.
+// AgentRun counts the TPM commands of the device's side, by step.
 type AgentRun struct {
 	TPM      string      `json:"tpm"`
 	EK       string      `json:"ek"`
@@ -26,7 +26,7 @@ type AgentRun struct {
 	Steps    []AgentStep `json:"steps"`
 }
 
-// AgentStep is one of them.
+// AgentStep is one step of an AgentRun.
 type AgentStep struct {
 	Step     string  `json:"step"`
 	Commands int     `json:"commands"`

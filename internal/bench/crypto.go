@@ -18,8 +18,8 @@ import (
 	"gangway/tcg"
 )
 
-// unavoidable is what has to be computed for one request, whoever computes it,
-// with everything else prepared: parsed keys, digests, encoded signatures.
+// unavoidable holds the inputs of the cryptography that every hub has to compute for one request.
+// Everything else is prepared: parsed keys, digests, encoded signatures.
 type unavoidable struct {
 	leafDigest  [32]byte
 	leafSig     []byte
@@ -34,13 +34,13 @@ type signed struct {
 	sig    []byte // ASN.1
 }
 
-// operation is one of the unavoidable ones.
+// operation is one unavoidable operation.
 type operation struct {
 	name string
 	f    func(*unavoidable) error
 }
 
-var errBench = errors.New("a good signature does not verify")
+var errBench = errors.New("a valid signature does not verify")
 
 func operations(maker *fleet.Maker) ([]operation, error) {
 	issuer := maker.Intermediate.PublicKey.(*rsa.PublicKey)
@@ -83,7 +83,7 @@ func operations(maker *fleet.Maker) ([]operation, error) {
 	}, nil
 }
 
-// prepare takes a request apart into what its cryptography needs.
+// prepare extracts the inputs of a request's cryptography.
 func prepare(request []byte) (*unavoidable, error) {
 	r, err := evidence.Parse(request)
 	if err != nil {
@@ -123,10 +123,9 @@ func prepare(request []byte) (*unavoidable, error) {
 	return u, nil
 }
 
-// sum measures the unavoidable cryptography of all the requests: with the
-// same keys, as many at once, and in the order of an enrolment, one request
-// after the other, as the hub meets them. (The same operation over and over
-// on one key runs up to a third faster, out of warm caches; no hub can do
+// sum measures the unavoidable cryptography of all requests with the same keys, the same
+// concurrency and the same order of operations as the hub: one request after the other. (One
+// operation repeated on one key runs up to a third faster, because of warm caches. No hub can do
 // that.)
 func sum(ops []operation, requests [][]byte) (float64, error) {
 	us, err := prepareAll(requests)
@@ -154,7 +153,7 @@ func prepareAll(requests [][]byte) ([]*unavoidable, error) {
 	})
 }
 
-// breakdown measures each operation in a loop by itself.
+// breakdown measures each operation in a separate loop.
 func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
 	us, err := prepareAll(requests)
 	if err != nil {
@@ -173,8 +172,8 @@ func (k *Kind) breakdown(ops []operation, requests [][]byte) error {
 	return k.ownership(len(us))
 }
 
-// ownership measures the verification of an ownership proof, which Gangway
-// adds to what is unavoidable.
+// ownership measures the verification of an ownership proof, which Gangway adds to the unavoidable
+// operations.
 func (k *Kind) ownership(n int) error {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

@@ -28,7 +28,7 @@ import (
 	"gangway/wire"
 )
 
-// testHub is a hub on a real disk with one owner and one token.
+// testHub is a hub on a real disk with one owner and one join token.
 type testHub struct {
 	dir     string
 	store   *sqlite.Store
@@ -37,8 +37,8 @@ type testHub struct {
 	token   *wire.TokenFile
 }
 
-// openHub makes a hub in a folder; empty: a temporary one below build/, which
-// is on the disk, unlike many a /tmp.
+// openHub makes a hub in the folder dir. If dir is empty, it makes a temporary folder below build/,
+// which is on a disk; /tmp often is not.
 func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	if dir == "" {
 		if err := os.MkdirAll("build", 0o755); err != nil {
@@ -58,7 +58,7 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 		return nil, err
 	}
 	h.service = &onboard.Service{Store: h.store, CA: h.ca, Log: slog.New(slog.DiscardHandler), Now: time.Now, PublicURL: "https://127.0.0.1"}
-	h.service.SetTrust(trust.NewSet(trust.Given("bench", maker.Roots(), maker.Intermediates())...))
+	h.service.SetTrust(trust.NewSet(trust.FromX509("bench", maker.Roots(), maker.Intermediates())...))
 	if err := h.store.PutPolicy(context.Background(), store.Policy{Owner: store.HubWide, Text: labPolicy, Updated: time.Now()}); err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func openHub(maker *fleet.Maker, dir string) (*testHub, error) {
 	return h, err
 }
 
-// labPolicy lets in what is measured, and has rules to look through.
+// labPolicy accepts the emulated TPMs, and has some rules to evaluate.
 const labPolicy = `version: 1
 software_tpms: [FAKE]
 rules:
@@ -93,9 +93,8 @@ func (h *testHub) close() {
 	os.RemoveAll(h.dir)
 }
 
-// Server is the cost of a whole hub process, over TLS: an enrolment is the
-// request's connection, the request, the device's connection with its
-// certificate, and the activation.
+// Server is the cost of a whole hub process, over TLS. An enrolment consists of the request's
+// connection, the request, the device's connection with its certificate, and the activation.
 type Server struct {
 	CPU        float64 `json:"cpu_per_enrolment"` // of the hub's process
 	PerSecond  float64 `json:"enrolments_per_second"`
@@ -132,7 +131,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	defer child.Process.Kill()
 	tok := new(wire.TokenFile)
 	if err := json.NewDecoder(pipe).Decode(tok); err != nil {
-		return nil, fmt.Errorf("the hub's process did not start: %w", err)
+		return nil, fmt.Errorf("start the hub's process: %w", err)
 	}
 	fmt.Fprintf(os.Stderr, "making %d emulated devices for a whole server ...\n", n)
 	l, err := makeLoad(maker, ek, n, tok)
@@ -153,7 +152,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 		}
 		a, err := l.devices[i].Activate(ctx, client, c)
 		if err == nil && a.Status != 200 {
-			err = fmt.Errorf("activation: %s", a.Body)
+			err = fmt.Errorf("activation: status %d: %.200s", a.Status, a.Body)
 		}
 		return err
 	})
@@ -172,7 +171,7 @@ func measureServer(maker *fleet.Maker, n int) (*Server, error) {
 	return &Server{CPU: micros(u.UserTime()+u.SystemTime(), n), PerSecond: float64(n) / wall.Seconds(), Enrolments: n, EK: ek}, nil
 }
 
-// serveChild is the other process: a hub that trusts the maker in dir.
+// serveChild runs in the other process: a hub that trusts the maker in dir.
 func serveChild(dir string) error {
 	maker := new(fleet.Maker)
 	for name, p := range map[string]**x509.Certificate{"root.pem": &maker.Root, "intermediate.pem": &maker.Intermediate} {

@@ -1,12 +1,11 @@
-// Command bench measures what an enrolment costs the hub, beside the
-// cryptography that nobody can avoid, in the same run on the same machine.
+// Command bench measures the hub's cost of an enrolment, and compares it with the cost of the
+// unavoidable cryptography, measured in the same run on the same machine.
 //
 //	go run ./internal/bench [-o FILE] [-n N]
 //
-// The devices are emulated (package fleet), of a maker's CA that this program
-// makes and trusts for itself. Times are CPU time of the process (user and
-// system, getrusage), because wall time on two cores tells little; rates are
-// wall time, with durable commits.
+// The devices are emulated (package fleet), with a maker's CA that this program makes and trusts.
+// Times are CPU time of the process (user and system, getrusage), because wall time on two cores is
+// not meaningful. Rates use wall time, with durable commits.
 package main
 
 import (
@@ -29,16 +28,16 @@ import (
 	"gangway/wire"
 )
 
-// Result is build/bench.json. Times are microseconds of CPU an enrolment
-// unless their name says otherwise.
+// Result is the content of build/bench.json. Times are in microseconds of CPU per enrolment, unless
+// the name says otherwise.
 type Result struct {
 	Machine struct {
 		CPUs int    `json:"cpus"`
 		Go   string `json:"go"`
 	} `json:"machine"`
-	// Ratio is the hub's CPU by the unavoidable cryptography over a load of
-	// half RSA 2048 (L-1) and half ECC P-384 (H-3) endorsement keys: those
-	// that software TPMs and most machines have.
+	// Ratio is the hub's CPU time divided by that of the unavoidable cryptography, for a load of
+	// half RSA 2048 (L-1) and half ECC P-384 (H-3) endorsement keys, which software TPMs and most
+	// machines have.
 	Ratio     float64    `json:"ratio"`
 	Enrolment []Kind     `json:"enrolment"`
 	Server    *Server    `json:"server"`
@@ -48,16 +47,16 @@ type Result struct {
 // Kind is the cost for one kind of endorsement key.
 type Kind struct {
 	EK string `json:"ek"`
-	// Crypto is the unavoidable: EK leaf verification, MakeCredential's
-	// public-key operation, two signature verifications, two signatures.
+	// Crypto is the unavoidable cryptography: EK leaf verification, MakeCredential's public-key
+	// operation, two signature verifications, two signatures.
 	Crypto      map[string]float64 `json:"crypto"`
 	CryptoSum   float64            `json:"crypto_sum"`
 	Enrol       float64            `json:"enrol"` // verify, issue, seal, store
 	Ratio       float64            `json:"ratio"` // Enrol / CryptoSum
 	Ownership   float64            `json:"ownership_proof"`
 	WithProof   float64            `json:"ratio_with_ownership_proof"` // Enrol / (CryptoSum + Ownership)
-	Bytes       float64            `json:"enrol_bytes"`                // of memory taken, an enrolment
-	Allocs      float64            `json:"enrol_allocs"`               // how often
+	Bytes       float64            `json:"enrol_bytes"`                // allocated bytes per enrolment
+	Allocs      float64            `json:"enrol_allocs"`               // allocations per enrolment
 	Activate    float64            `json:"activate"`                   // check the proof, bind; without TLS
 	PerSecond   float64            `json:"enrolments_per_second"`
 	Judged      *Judged            `json:"judged"`
@@ -70,11 +69,11 @@ var profile, allocs *string
 
 func main() {
 	out := flag.String("o", "", "write the result as JSON to this file")
-	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file")
-	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file")
-	kinds := flag.String("ek", "", "measure these kinds of endorsement key alone, without a server and agents, e.g. L-1,H-2")
+	profile = flag.String("cpuprofile", "", "write a CPU profile of the enrolments to this file, with the EK's kind appended")
+	allocs = flag.String("memprofile", "", "write a profile of the enrolments' allocations to this file, with the EK's kind appended")
+	kinds := flag.String("ek", "", "measure only these kinds of endorsement keys, without a server and agents, e.g. L-1,H-2")
 	n := flag.Int("n", 2000, "enrolments to measure for each kind of endorsement key")
-	serve := flag.String("serve", "", "run a hub in this folder, for the measurement of a whole server (used by bench itself)")
+	serve := flag.String("serve", "", "run a hub in this folder (bench uses this itself to measure a whole server)")
 	flag.Parse()
 	var err error
 	if *serve != "" {
@@ -136,7 +135,7 @@ func run(out string, n int, only string) error {
 	return os.WriteFile(out, append(b, '\n'), 0o644)
 }
 
-// cpu is the CPU time that this process has used.
+// cpu returns the CPU time that this process has used.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -145,7 +144,7 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// spent runs f and says what it took, CPU and wall.
+// spent runs f and returns its CPU time and its wall time.
 func spent(f func() error) (used, wall time.Duration, err error) {
 	runtime.GC()
 	c, w := cpu(), time.Now()
@@ -153,14 +152,13 @@ func spent(f func() error) (used, wall time.Duration, err error) {
 	return cpu() - c, time.Since(w), err
 }
 
-// activations is how many of the enrolled devices activate, at most.
+// activations is the largest number of enrolled devices that activate.
 const activations = 500
 
-// workers is how many enrolments are under way at once: the hub batches the
-// commits of what arrives together.
+// workers is the number of concurrent enrolments: the hub commits concurrent requests together.
 const workers = 64
 
-// parallel runs f(0) to f(n-1) with some workers and returns the first error.
+// parallel runs f(0) to f(n-1) on the workers and returns the first error.
 func parallel(n int, f func(i int) error) error {
 	next := make(chan int)
 	errs := make(chan error, workers)
@@ -194,16 +192,15 @@ feed:
 	return err
 }
 
-// load is devices and their requests, made before anything is measured.
+// load holds devices and their requests, which are made before the measurement.
 type load struct {
 	devices  []*fleet.Device
 	requests [][]byte
-	distinct int // the first ones are different machines
+	distinct int // the number of devices, from the first on, that are different machines
 }
 
-// makeLoad makes n devices. RSA keys take long to make, so RSA endorsement
-// keys are shared by several, which then are the same machine with other
-// keys; their requests cost the hub the same.
+// makeLoad makes n devices. Because RSA keys take long to make, several devices share one RSA
+// endorsement key: they are the same machine with other keys. Their requests cost the hub the same.
 func makeLoad(maker *fleet.Maker, ek string, n int, tok *wire.TokenFile) (*load, error) {
 	l := &load{devices: make([]*fleet.Device, n), requests: make([][]byte, n)}
 	distinct := n
@@ -245,17 +242,17 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 		return nil, err
 	}
 	k := &Kind{EK: ek, Enrolments: n - 1}
-	// The devices are thousands of keys. They are none of the hub's memory,
-	// and it must not pay for what the garbage collector does with them: those
-	// that will activate are kept, and their requests answered again later.
+	// The devices hold thousands of keys, which are not the hub's memory: the measurement must not
+	// include their garbage collection. So only the devices that will activate are kept, and their
+	// requests are sent again later.
 	l.devices = slices.Clone(l.devices[:min(len(l.devices), activations, l.distinct)])
-	// The makers' CAs are verified once, before.
+	// The maker's CAs are verified before the measurement.
 	ctx := context.Background()
 	if _, err := h.service.Enrol(ctx, l.requests[0], "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	// The sum is measured before and after the enrolments, and is the mean: a
-	// machine that has other work drifts.
+	// The sum is the mean of two measurements, before and after the enrolments, because the speed
+	// of a busy machine drifts.
 	ops, err := operations(maker)
 	if err != nil {
 		return nil, err
@@ -342,8 +339,8 @@ func measure(maker *fleet.Maker, ek string, n int) (*Kind, error) {
 	return k, nil
 }
 
-// writeAllocs writes where memory was taken, the making of the devices
-// included: look with pprof's -focus at Enrol.
+// writeAllocs writes the allocation profile. It includes the making of the devices: use pprof's
+// -focus to select Enrol.
 func writeAllocs(name string) error {
 	f, err := os.Create(name)
 	if err != nil {

@@ -11,7 +11,7 @@ const identityHash = crypto.SHA256
 
 func (r *Result) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "hub CPU an enrolment, in microseconds (%d cores, %s)\n\n", r.Machine.CPUs, r.Machine.Go)
+	fmt.Fprintf(w, "hub CPU per enrolment, in microseconds (%d cores, %s)\n\n", r.Machine.CPUs, r.Machine.Go)
 	fmt.Fprintln(w, "EK\tEK leaf\tMakeCredential\tcertify\trequest\t2 signatures\tsum\tenrol\tratio\twith proof\tKB\tallocations\tactivate\tenrolments/s")
 	for _, k := range r.Enrolment {
 		c := k.Crypto
@@ -19,13 +19,13 @@ func (r *Result) print() {
 			c["certify_verification"], c["request_verification"], c["certificate_signatures"], k.CryptoSum, k.Enrol, k.Ratio, k.WithProof, k.Bytes/1000, k.Allocs, k.Activate, k.PerSecond)
 	}
 	fmt.Fprintf(w, "\nratio for half L-1 (RSA 2048), half H-3 (ECC P-384): %.2f\n", r.Ratio)
-	fmt.Fprintf(w, "The ownership proof (Ed25519), %.0f, is in enrol and not in sum; \"with proof\" is the ratio with it in both. Commits are durable.\n", r.Enrolment[0].Ownership)
-	fmt.Fprintln(w, "\nto judge the evidence alone\tplain\tall makers, rules, a list\tratio")
+	fmt.Fprintf(w, "The ownership proof (Ed25519), %.0f, is part of enrol but not of sum; \"with proof\" is the ratio with it in both. Commits are durable.\n", r.Enrolment[0].Ownership)
+	fmt.Fprintln(w, "\nonly judging the evidence\tplain\tall makers, rules, a list\tratio")
 	for _, k := range r.Enrolment {
 		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.2f\n", k.EK, k.Judged.Plain, k.Judged.Full, k.Judged.Ratio)
 	}
 	if s := r.Server; s != nil {
-		fmt.Fprintf(w, "\nwhole hub process over TLS, two connections an enrolment, EK %s: %.2f ms CPU, %.0f enrolments/s (the load generator shares the machine)\n", s.EK, s.CPU/1000, s.PerSecond)
+		fmt.Fprintf(w, "\nwhole hub process over TLS, two connections per enrolment, EK %s: %.2f ms CPU, %.0f enrolments/s (the load generator shares the machine)\n", s.EK, s.CPU/1000, s.PerSecond)
 	}
 	for _, a := range r.Agent {
 		fmt.Fprintf(w, "\nagent, %s with EK %s: %d TPM commands, %.1f ms\n", a.TPM, a.EK, a.Commands, a.MS)

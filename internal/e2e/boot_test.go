@@ -104,7 +104,7 @@ func TestRealTPMShowsWhatWasBooted(t *testing.T) {
 	}
 	stop = running(t, cfg)
 	v = ada.becomes(s.DeviceID, "changed")
-	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "Boot image 2 was measured and is not in the reference of ") {
+	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "Boot image 2 was measured, but is not in the reference of ") {
 		t.Errorf("%+v", v.Changes)
 	}
 	says(t, ada.events(), "changed. Boot image 2 was measured")
@@ -163,7 +163,7 @@ func TestRealTPMWithTheLogOfAnotherBootIsChanged(t *testing.T) {
 	stop = running(t, cfg)
 	defer stop()
 	v := ada.becomes(s.DeviceID, "changed")
-	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "PCR 4 differs from the reference of ") || !strings.HasSuffix(v.Changes[0].Words, "the event log does not explain it any more.") {
+	if len(v.Changes) != 1 || !strings.HasPrefix(v.Changes[0].Words, "PCR 4 differs from the reference of ") || !strings.HasSuffix(v.Changes[0].Words, "the event log no longer explains it.") {
 		t.Errorf("%+v", v.Changes)
 	}
 	if h.Devices(t, h.Owner)[0].LastSeen.After(before) {

@@ -125,7 +125,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	decide(clone.Two)
+	decide(clone.TwoMachines)
 	for _, dir := range states {
 		eventually(t, "both are refused, and wait", func() bool {
 			text, err := os.ReadFile(filepath.Join(dir, "state.json"))
@@ -133,7 +133,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 		})
 	}
 	seen := device().LastSeen
-	decide(clone.One)
+	decide(clone.OneMachine)
 	eventually(t, "they go on", func() bool { return device().LastSeen.After(seen) })
 }
 

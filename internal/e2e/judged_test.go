@@ -259,7 +259,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
 		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
 	}
-	says(t, list[0].Verdict.Checks[1].Detail, "The TPM came without an EK certificate: nothing says who made it.")
+	says(t, list[0].Verdict.Checks[1].Detail, "The request has no EK certificate, so the TPM's maker is not known.")
 	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
 	var decided api.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
@@ -285,7 +285,7 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
 		t.Fatalf("error %v", err)
 	}
-	says(t, signIn(t, h).events(), "The EK presented is not the key of the EK certificate: the certificate is another TPM's, or from before this TPM's endorsement seed was changed.")
+	says(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
@@ -307,7 +307,7 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	day := expired.UTC().Format(time.DateOnly)
-	says(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not let that pass.")
+	says(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
 	h.Policy(t, h.Owner.ID, "")
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "default"))
 	if err != nil {

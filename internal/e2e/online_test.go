@@ -135,14 +135,14 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
 		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
 		// The root alone is known, and the issuing CA.
-		h.Service.SetTrust(trust.NewSet(trust.Given("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
+		h.Service.SetTrust(trust.NewSet(trust.FromX509("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 			return err.Error(), nil
 		}
 		return "", verdict.Load()
 	}
 	// No list can be had.
-	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "whether the EK certificate is revoked is not known") {
+	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "it is not known whether the EK certificate is revoked") {
 		t.Errorf("softly: %q", refused)
 	}
 	w.set("/root.crl", list(root))
@@ -158,7 +158,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	w.set("/one.crl", list(one))
 	w.set("/root.crl", list(root, one.cert.SerialNumber))
-	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "stands above the EK certificate") {
+	if refused, _ := try(fetch.CRLsSoft); !strings.Contains(refused, "which is above the EK certificate") {
 		t.Errorf("its CA revoked: %q", refused)
 	}
 }

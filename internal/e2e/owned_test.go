@@ -126,7 +126,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",
-			"NV index 0x01C00002 of the TPM holds the certificate of a key that this TPM does not make: its endorsement seed was changed since (TPM2_ChangeEPS), or the certificate is another TPM's."},
+			"NV index 0x01C00002 of the TPM holds the certificate of a key that this TPM does not have: its endorsement seed was changed later (TPM2_ChangeEPS), or the certificate belongs to another TPM."},
 		{"certificate that cannot be read", func(tpm *swtpm.TPM) error { return tpm.WriteNV(0x01C00002, []byte("what is this")) }, "", "",
 			"NV index 0x01C00002 of the TPM holds something that cannot be read as an EK certificate."},
 	} {
@@ -144,7 +144,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
 					t.Fatalf("code %d\n%s", code, said)
 				}
-				says(t, signIn(t, h).events(), "from before this TPM's endorsement seed was changed")
+				says(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
 			}
 			if c.option != "" {
 				args = append(args, c.option)

@@ -1,10 +1,9 @@
-// Package ekcerts tries EK certificates of real TPMs on this code: those in
-// testdata, which may be copied, and any folder of others. The table in
-// docs/trust.md is what it found.
+// Package ekcerts tests this project's code on EK certificates of real TPMs: those in testdata,
+// which may be redistributed, and those in any other folder. The table in docs/trust.md shows the
+// results.
 //
-// To try a folder DIR with certificates as they are in their NV areas
-// (FINGERPRINT.bin) and their index.tsv (fingerprint, where found), and print
-// the table's rows:
+// To test a folder DIR and print the table's rows, run the command below. The folder must hold the
+// certificates as they are in NV (FINGERPRINT.bin) and an index.tsv (fingerprint, source):
 //
 //	go test ./internal/ekcerts -run TestTable -v -ekcerts DIR
 package ekcerts
@@ -19,16 +18,16 @@ import (
 	"gangway/tcg"
 )
 
-// Row is what the table says of one certificate.
+// Row is the table's row for one certificate.
 type Row struct {
 	Maker, Model string
 	Fingerprint  string // SHA-256 of the DER, 64 hexadecimal digits
-	Found        string // where it was found
+	Found        string // its source
 	Verdict      string
 	Quirks       string
 }
 
-// Try judges one certificate, as it is in its NV area, at a time.
+// Try judges one certificate, in the form that it has in NV, at the given time.
 func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
 	e, err := tcg.ParseEKCertificate(raw)
 	if err != nil {
@@ -55,7 +54,7 @@ func Try(raw []byte, trust *evidence.Trust, at time.Time) Row {
 	return r
 }
 
-// String is the row in Markdown.
+// String returns the row in Markdown.
 func (r Row) String() string {
 	return "| " + strings.Join([]string{r.Maker, r.Model, "`" + r.Fingerprint + "`", r.Found, r.Verdict, r.Quirks}, " | ") + " |"
 }

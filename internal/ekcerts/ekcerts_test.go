@@ -1,8 +1,6 @@
 package ekcerts
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"flag"
 	"fmt"
 	"os"
@@ -13,34 +11,19 @@ import (
 	"time"
 
 	"gangway/hub/evidence"
+	"gangway/internal/makercerts"
 )
 
 var dir = flag.String("ekcerts", "", "folder of more EK certificates to try, with its index.tsv")
 
-// triedOn is the day of the table: what is expired depends on it.
+// triedOn is the date of the table, which determines what is expired.
 var triedOn = time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 
-// makers is the collection that the table was made with: 26 roots and 143
-// intermediates, which are not part of this project.
+// makers returns the collection that the table was made with: 26 roots and 143 intermediates, which
+// are not part of this project.
 func makers(t *testing.T) *evidence.Trust {
-	read := func(name string) (certs []*x509.Certificate) {
-		rest, err := os.ReadFile(filepath.Join("..", "..", "..", "shared", "data", name))
-		if err != nil {
-			t.Skip("the collection of makers' certificates that the table was made with is not beside the project (../shared/data)")
-		}
-		for {
-			var block *pem.Block
-			if block, rest = pem.Decode(rest); block == nil {
-				return certs
-			}
-			c, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				t.Fatal(err)
-			}
-			certs = append(certs, c)
-		}
-	}
-	trust, err := evidence.NewTrust(read("tpm-vendor-roots.pem"), read("tpm-vendor-intermediates.pem"))
+	t.Helper()
+	trust, err := evidence.NewTrust(makercerts.Read(t, makercerts.Roots), makercerts.Read(t, makercerts.Intermediates))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +40,7 @@ func index(t *testing.T, dir string) (fingerprints []string, found map[string]st
 	for line := range strings.Lines(string(b)) {
 		f := strings.Split(strings.TrimRight(line, "\n"), "\t")
 		if len(f) < 2 {
-			t.Fatalf("%s: no table: %q", dir, line)
+			t.Fatalf("%s: index.tsv has a malformed line: %q", dir, line)
 		}
 		fingerprints = append(fingerprints, f[0])
 		found[f[0]] = f[1]
@@ -85,22 +68,23 @@ func table(t *testing.T) map[string]Row {
 		}
 		r := Row{strings.TrimPrefix(c[0], "| "), c[1], strings.Trim(c[2], "`"), c[3], c[4], strings.TrimSpace(strings.TrimSuffix(c[5], "|"))}
 		if rows[r.Fingerprint] != (Row{}) {
-			t.Errorf("%s is there twice", r.Fingerprint)
+			t.Errorf("%s is in the table twice", r.Fingerprint)
 		}
 		rows[r.Fingerprint] = r
 	}
 	return rows
 }
 
-// Each certificate that is in testdata is read as docs/trust.md says.
+// docs/trust.md describes correctly how each certificate in testdata is read.
 func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
+	t.Parallel()
 	empty, err := evidence.NewTrust(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rows := table(t)
 	if len(rows) < 30 {
-		t.Errorf("the table has %d certificates, 30 are wanted", len(rows))
+		t.Errorf("the table has only %d certificates, at least 30 are required", len(rows))
 	}
 	fingerprints, found := index(t, "testdata")
 	files, err := filepath.Glob(filepath.Join("testdata", "*.der"))
@@ -116,15 +100,16 @@ func TestCertificatesTriedAreReadAsTheTableSays(t *testing.T) {
 		if got.Fingerprint != name {
 			t.Errorf("%s.der has the fingerprint %s", name, got.Fingerprint)
 		}
-		got.Found, got.Verdict = found[name], want.Verdict // of the verdict, see below
+		got.Found, got.Verdict = found[name], want.Verdict // the next test checks the verdict
 		if got != want {
 			t.Errorf("docs/trust.md says\n%s\nbut it is\n%s", want, got)
 		}
 	}
 }
 
-// And judged as it says, by the collection that the table was made with.
+// docs/trust.md also has the right verdicts, with the collection that the table was made with.
 func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
+	t.Parallel()
 	trust, rows := makers(t), table(t)
 	fingerprints, _ := index(t, "testdata")
 	for _, name := range fingerprints {
@@ -138,10 +123,11 @@ func TestCertificatesTriedAreJudgedAsTheTableSays(t *testing.T) {
 	}
 }
 
-// TestTable prints the rows of a folder that is named with -ekcerts.
+// TestTable prints the rows for the folder of the flag -ekcerts.
 func TestTable(t *testing.T) {
+	t.Parallel()
 	if *dir == "" {
-		t.Skip("no folder of more certificates was named with -ekcerts")
+		t.Skip("the flag -ekcerts names no folder")
 	}
 	trust := makers(t)
 	var rows []Row

@@ -1,6 +1,5 @@
-// Package eventlog makes crypto-agile event logs as UEFI firmware does (PC
-// Client Platform Firmware Profile, 10), and the PCR values that they explain,
-// for tests.
+// Package eventlog makes crypto-agile event logs like those of UEFI firmware (PC Client Platform
+// Firmware Profile, 10), and the PCR values that they explain. It is for tests.
 package eventlog
 
 import (
@@ -22,7 +21,7 @@ const (
 	pcrs               = 16
 )
 
-// Event is one of a log. Digest is what was extended; nil: the SHA-256 of Data.
+// Event is one event of a log. Digest is the digest that was extended; nil: the SHA-256 of Data.
 type Event struct {
 	PCR    int
 	Type   uint32
@@ -38,10 +37,10 @@ func (e Event) digest() []byte {
 	return d[:]
 }
 
-// Log is the events in the order in which they happened.
+// Log is the events of a boot, in order.
 type Log []Event
 
-// Bytes encodes the log, its header first.
+// Bytes encodes the log, beginning with its header.
 func (l Log) Bytes() []byte {
 	le := binary.LittleEndian
 	header := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0) // platformClass: client
@@ -67,7 +66,7 @@ func (l Log) Bytes() []byte {
 	return out
 }
 
-// PCRs are the values of PCR 0 to 15 after the log.
+// PCRs returns the values of PCR 0 to 15 after all events.
 func (l Log) PCRs() [][]byte {
 	values := make([][]byte, pcrs)
 	for i := range values {
@@ -80,7 +79,7 @@ func (l Log) PCRs() [][]byte {
 	return values
 }
 
-// Extend calls f for each event with what it extends.
+// Extend calls f with the PCR and the digest of each event.
 func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	for _, e := range l {
 		if err := f(uint32(e.PCR), e.digest()); err != nil {
@@ -90,7 +89,7 @@ func (l Log) Extend(f func(pcr uint32, digest []byte) error) error {
 	return nil
 }
 
-// UTF16 is text as firmware writes it, with a zero at its end.
+// UTF16 returns text in the encoding of firmware, with a zero at the end.
 func UTF16(s string) []byte {
 	var out []byte
 	for _, u := range utf16.Encode([]rune(s + "\x00")) {
@@ -99,7 +98,7 @@ func UTF16(s string) []byte {
 	return out
 }
 
-// Variable is UEFI_VARIABLE_DATA of a variable that UEFI itself defines.
+// Variable returns the UEFI_VARIABLE_DATA of a variable that UEFI defines.
 func Variable(name string, data []byte) []byte {
 	units := utf16.Encode([]rune(name))
 	out := []byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c} // EFI_GLOBAL_VARIABLE
@@ -111,7 +110,7 @@ func Variable(name string, data []byte) []byte {
 	return append(out, data...)
 }
 
-// Boot is a boot of a unified kernel image on UEFI.
+// Boot returns the log of a boot of a unified kernel image on UEFI.
 func Boot(secureBoot bool, kernel, commandLine string) Log {
 	on := byte(0)
 	if secureBoot {

@@ -18,13 +18,13 @@ import (
 	"gangway/wire"
 )
 
-// Answer is an HTTP answer, read.
+// Answer is an HTTP response with its body.
 type Answer struct {
 	Status int
 	Body   []byte
 }
 
-// Code is the stable code of a refusal, "" of a success.
+// Code returns the stable code of a refusal, or "" for a success.
 func (a *Answer) Code() string {
 	var p struct {
 		Error string `json:"error"`
@@ -35,18 +35,18 @@ func (a *Answer) Code() string {
 	return p.Error
 }
 
-// Hub is where emulated devices connect to.
+// Hub is a hub to which emulated devices connect.
 type Hub struct {
 	URL   string
 	Roots *x509.CertPool
 	plain *http.Client
 }
 
-// NewHub makes a hub of a join token's words about it.
+// NewHub returns the hub that a token file names.
 func NewHub(t *wire.TokenFile) (*Hub, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(t.HubCA)) {
-		return nil, errors.New("fleet: the hub's CA cannot be read")
+		return nil, errors.New("fleet: the token file has no CA certificate of the hub")
 	}
 	h := &Hub{URL: t.Hub, Roots: roots}
 	h.plain = &http.Client{Transport: &http.Transport{
@@ -78,7 +78,7 @@ func read(resp *http.Response) (*Answer, error) {
 	return &Answer{resp.StatusCode, b}, nil
 }
 
-// Certificates are what a device got, and the keys to activate them.
+// Certificates holds a device's new certificates, and the keys to activate them.
 type Certificates struct {
 	IDevID, DeviceCA, IAK, ACA *x509.Certificate
 	Keys                       wire.Keys
@@ -106,7 +106,7 @@ func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 	for len(content) > 0 {
 		var block *pem.Block
 		if block, content = pem.Decode(content); block == nil {
-			return nil, errors.New("fleet: not PEM")
+			return nil, errors.New("fleet: the reply's certificates are not PEM")
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -115,7 +115,7 @@ func (d *Device) Open(request, reply []byte) (*Certificates, error) {
 		certs = append(certs, c)
 	}
 	if len(certs) != 4 {
-		return nil, fmt.Errorf("fleet: %d certificates", len(certs))
+		return nil, fmt.Errorf("fleet: the reply has %d certificates, 4 were expected", len(certs))
 	}
 	return &Certificates{certs[0], certs[1], certs[2], certs[3], keys}, nil
 }
@@ -127,21 +127,20 @@ func (d *Device) Enrol(ctx context.Context, h *Hub, request []byte) (*Certificat
 		return nil, err
 	}
 	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("fleet: %d: %s", a.Status, a.Body)
+		return nil, fmt.Errorf("fleet: status %d: %.200s", a.Status, a.Body)
 	}
 	return d.Open(request, a.Body)
 }
 
-// Conn is one TLS connection under a client certificate, and HTTP on it.
+// Conn is one TLS connection with a client certificate, for HTTP requests.
 type Conn struct {
 	tls    *tls.Conn
 	client *http.Client
 	url    string
 }
 
-// Dial connects with a client certificate and finishes the handshake. That
-// the hub refused the certificate shows at the first request, as TLS 1.3 has
-// it.
+// Dial connects with a client certificate and completes the handshake. With TLS 1.3, only the first
+// request shows whether the hub refused the certificate.
 func (h *Hub) Dial(ctx context.Context, cert tls.Certificate) (*Conn, error) {
 	u, err := url.Parse(h.URL)
 	if err != nil {
@@ -177,7 +176,7 @@ func (c *Conn) Close() error {
 	return c.tls.Close()
 }
 
-// Exporter is the keying material that an activation proof is bound to.
+// Exporter returns the keying material to which an activation proof is bound.
 func (c *Conn) Exporter() ([]byte, error) {
 	state := c.tls.ConnectionState()
 	return state.ExportKeyingMaterial(wire.ExporterLabel, nil, wire.ExporterSize)
@@ -205,15 +204,15 @@ func (c *Conn) Activate(ctx context.Context, proof []byte) (*Answer, error) {
 	return c.Do(ctx, http.MethodPost, "/onboard/activate", b)
 }
 
-// IDevIDHash is the SHA-256 of the IDevID certificate.
+// IDevIDHash returns the SHA-256 of the IDevID certificate.
 func (c *Certificates) IDevIDHash() [32]byte { return sha256.Sum256(c.IDevID.Raw) }
 
-// TLS is the client certificate for a connection.
+// TLS returns the client certificate for a connection.
 func (c *Certificates) TLS(d *Device) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{c.IDevID.Raw, c.DeviceCA.Raw}, PrivateKey: d.IDevID.Private}
 }
 
-// Activate connects under the IDevID and activates it.
+// Activate connects with the IDevID certificate and activates it.
 func (d *Device) Activate(ctx context.Context, h *Hub, c *Certificates) (*Answer, error) {
 	conn, err := h.Dial(ctx, c.TLS(d))
 	if err != nil {
@@ -227,7 +226,7 @@ func (d *Device) Activate(ctx context.Context, h *Hub, c *Certificates) (*Answer
 	return conn.Activate(ctx, wire.ActivationProof(c.Keys, exporter, c.IDevIDHash()))
 }
 
-// Onboard does all of it.
+// Onboard enrols and activates the device.
 func (d *Device) Onboard(ctx context.Context, h *Hub, t *wire.TokenFile) (*Certificates, error) {
 	request, err := d.Request(t, RequestChange{})
 	if err != nil {
@@ -242,7 +241,7 @@ func (d *Device) Onboard(ctx context.Context, h *Hub, t *wire.TokenFile) (*Certi
 		return nil, err
 	}
 	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("fleet: activation: %d: %s", a.Status, a.Body)
+		return nil, fmt.Errorf("fleet: activation: status %d: %.200s", a.Status, a.Body)
 	}
 	return c, nil
 }

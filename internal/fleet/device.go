@@ -22,14 +22,14 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Key is a "TPM" key in software: a public area, and a private key that any
-// real TPM would keep to itself.
+// Key is a TPM key in software: a public area, and the private key, which a real TPM would never
+// reveal.
 type Key struct {
 	Public  *tcg.Public
 	Private crypto.Signer
 }
 
-// Name is the key's TPM name.
+// Name returns the key's TPM name.
 func (k *Key) Name() []byte {
 	n, err := k.Public.Name()
 	if err != nil {
@@ -69,7 +69,7 @@ func NewKey(t tcg.Template, change func(*tcg.Public)) (*Key, error) {
 	return &Key{Public: &p, Private: priv}, nil
 }
 
-// Sign makes a TPMT_SIGNATURE over message, as the key's scheme says.
+// Sign returns a TPMT_SIGNATURE over message with the key's scheme.
 func (k *Key) Sign(message []byte) ([]byte, error) {
 	scheme, hash := k.Public.Scheme, k.Public.SchemeHash
 	if scheme == tcg.AlgNull {
@@ -109,8 +109,8 @@ func (k *Key) Sign(message []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Device is a machine with an emulated TPM. Its fields may be altered before
-// Request, to attack.
+// Device is a machine with an emulated TPM. Tests of attacks alter its fields before they call
+// Request.
 type Device struct {
 	EK     *Key
 	EKCert []byte // DER
@@ -208,28 +208,27 @@ func (d *Device) Request(t *wire.TokenFile, change RequestChange) ([]byte, error
 	})
 }
 
-// Attest makes the TPMS_ATTEST that TPM2_Certify would for two primary keys
-// of the endorsement hierarchy.
+// Attest returns the TPMS_ATTEST that TPM2_Certify would make for two primary keys of the
+// endorsement hierarchy.
 func Attest(signer, certified []byte) []byte {
 	return AttestAt(signer, certified, usualClock)
 }
 
-// AttestAt is Attest with what the TPM says of its clock.
+// AttestAt is Attest with the given clock of the TPM.
 func AttestAt(signer, certified []byte, clock tcg.ClockInfo) []byte {
 	out := attest(tcg.AttestCertify, signer, clock)
 	out = appendSized(out, certified)
 	return appendSized(out, qualified(certified))
 }
 
-// Quote makes the TPMS_ATTEST that TPM2_Quote would for PCR 0 to 7 of the
-// SHA-256 bank.
+// Quote returns the TPMS_ATTEST that TPM2_Quote would make for PCR 0 to 7 of the SHA-256 bank.
 func Quote(signer []byte) []byte {
 	out := attest(tcg.AttestQuote, signer, usualClock)
 	out = append(out, 0, 0, 0, 1, 0, 0x0B, 3, 0xFF, 0, 0)
 	return appendSized(out, make([]byte, 32))
 }
 
-// usualClock is what the TPM of an emulated device says of its clock.
+// usualClock is the default clock of an emulated TPM.
 var usualClock = tcg.ClockInfo{Clock: 1000, ResetCount: 1, Safe: true}
 
 func attest(kind tcg.AttestType, signer []byte, clock tcg.ClockInfo) []byte {
@@ -342,8 +341,8 @@ func (d *Device) decapsulate(secret []byte) ([]byte, error) {
 	return tpm2.KDFe(h, z, "IDENTITY", raw[1:1+size], x, h.Size()*8), nil
 }
 
-// WithNewIdentity is the same TPM with another IAK and IDevID key, which no
-// real TPM has: it saves making RSA endorsement keys.
+// WithNewIdentity returns the same TPM with another IAK and IDevID key. A real TPM cannot do this;
+// it saves the time for making RSA endorsement keys.
 func (d *Device) WithNewIdentity() (*Device, error) {
 	n := *d
 	var err error
@@ -354,8 +353,8 @@ func (d *Device) WithNewIdentity() (*Device, error) {
 	return &n, err
 }
 
-// WithoutCertificate is the device with another EK, of template L-2, that no
-// maker certified: as chips are whose makers put no certificate in.
+// WithoutCertificate returns the device with another EK, of template L-2, that has no certificate,
+// like TPMs whose maker stored none.
 func (d *Device) WithoutCertificate() (*Device, error) {
 	n, err := d.WithNewIdentity()
 	if err != nil {

@@ -1,10 +1,9 @@
-// Package fleet emulates TPMs in software, by the thousand, for load tests
-// and for attacks that no real TPM would take part in.
+// Package fleet emulates thousands of TPMs in software, for load tests and for tests of attacks
+// that no real TPM would carry out.
 //
-// Nothing here is trustworthy, and it says so of itself: the maker's name is
-// "FAKE", the model "software emulation", and its root is trusted only where a
-// test or a benchmark adds it by hand. No command of Gangway imports it but
-// the load generator.
+// Nothing here is trustworthy, and the certificates say so: the maker's name is "FAKE", the model
+// "software emulation". A hub trusts the maker's root only if a test or a benchmark adds it. The
+// load generator is the only program that imports this package.
 package fleet
 
 import (
@@ -23,8 +22,8 @@ import (
 	"gangway/tcg"
 )
 
-// Maker is a TPM maker's two-level CA: a root and an intermediate, RSA 2048
-// as most makers' are.
+// Maker is a TPM maker's two-level CA: a root and an intermediate, with RSA 2048 keys like most
+// makers'.
 type Maker struct {
 	Root         *x509.Certificate
 	Intermediate *x509.Certificate
@@ -32,13 +31,10 @@ type Maker struct {
 	key          crypto.Signer
 }
 
-// MakerOptions alter a maker's certificates. The zero value is a good maker.
+// MakerOptions alters a maker's certificates. The zero value makes a valid maker.
 type MakerOptions struct {
 	// IntermediateExpires is the intermediate's notAfter; zero: in ten years.
 	IntermediateExpires time.Time
-	// Root alters the root's template, for a root that constrains what is
-	// below it. nil: no change.
-	Root func(*x509.Certificate)
 }
 
 // NewMaker makes a maker's CA.
@@ -54,9 +50,6 @@ func NewMaker(name string, o MakerOptions) (*Maker, error) {
 	m := &Maker{rootKey: rootKey, key: key}
 	now := time.Now()
 	root := caTemplate(name+" FAKE TPM root CA", now.AddDate(20, 0, 0))
-	if o.Root != nil {
-		o.Root(root)
-	}
 	if m.Root, err = Issue(root, root, rootKey.Public(), rootKey); err != nil {
 		return nil, err
 	}
@@ -97,8 +90,8 @@ func Issue(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.
 	return x509.ParseCertificate(der)
 }
 
-// EKTemplate is the certificate that the maker puts on an endorsement key,
-// for callers to alter before they sign it with Sign.
+// EKTemplate returns the template of an EK certificate, which callers may alter before they sign it
+// with Sign.
 func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	usage := x509.KeyUsageKeyEncipherment
 	if _, ok := pub.(*ecdsa.PublicKey); ok {
@@ -139,20 +132,31 @@ func EKTemplate(pub crypto.PublicKey) (*x509.Certificate, error) {
 	}, nil
 }
 
-// Sign issues a certificate by the maker's intermediate.
+// Sign issues a certificate, signed by the maker's intermediate.
 func (m *Maker) Sign(template *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
 	return Issue(template, m.Intermediate, pub, m.key)
 }
 
-// CrossSign issues another certificate of a CA's key, by this maker's root.
-// change alters its template first.
+// WithRoot returns the maker with another self-signed certificate of its root's key. change alters
+// the template first: for a root that constrains the certificates below it.
+func (m *Maker) WithRoot(change func(*x509.Certificate)) (*Maker, error) {
+	root := caTemplate(m.Root.Subject.CommonName, m.Root.NotAfter)
+	change(root)
+	n := *m
+	var err error
+	n.Root, err = Issue(root, root, m.rootKey.Public(), m.rootKey)
+	return &n, err
+}
+
+// CrossSign issues another certificate for a CA's key, signed by this maker's root. change alters
+// the template first.
 func (m *Maker) CrossSign(ca *x509.Certificate, change func(*x509.Certificate)) (*x509.Certificate, error) {
 	template := caTemplate(ca.Subject.CommonName, ca.NotAfter)
 	change(template)
 	return Issue(template, m.Root, ca.PublicKey, m.rootKey)
 }
 
-// Roots and Intermediates are what to trust, in a test.
+// Roots and Intermediates return the maker's CA certificates, for a Trust.
 func (m *Maker) Roots() []*x509.Certificate         { return []*x509.Certificate{m.Root} }
 func (m *Maker) Intermediates() []*x509.Certificate { return []*x509.Certificate{m.Intermediate} }
 

@@ -6,9 +6,8 @@ import (
 	"math/rand/v2"
 )
 
-// Mutations yields n alterations of good, none equal to it, the same ones for
-// the same seed: bits flipped, bytes replaced, removed, doubled, parts
-// exchanged, the end cut.
+// Mutations yields n altered copies of good, none of them equal to it. It flips bits, replaces,
+// removes and doubles bytes, and cuts the end. The same seed gives the same copies.
 func Mutations(good []byte, n int, seed uint64) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
 		r := rand.New(rand.NewPCG(seed, 0))

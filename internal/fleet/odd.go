@@ -16,20 +16,20 @@ import (
 	casn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Odd says what is wrong with an EK certificate, byte by byte where
-// x509.CreateCertificate would not let it. The zero value is a flawless one.
+// Odd describes deviations of an EK certificate, including encodings that x509.CreateCertificate
+// does not make. The zero value has none.
 type Odd struct {
-	Serial     []byte // content of the INTEGER; nil: a good one
+	Serial     []byte // content of the INTEGER; nil: a valid one
 	SHA1       bool   // signed with SHA-1
-	OAEP       bool   // an RSA key said to be of type id-RSAES-OAEP
-	KeyUsage   []byte // content of the BIT STRING; nil: the key's, empty: no such extension
+	OAEP       bool   // the RSA key has the type id-RSAES-OAEP
+	KeyUsage   []byte // content of the BIT STRING; nil: that of the key's kind; empty: no extension
 	NoEKUsage  bool   // no extended key usage
 	NoSAN      bool
 	Subject    bool      // the TPM's names are in the subject
-	StringTag  casn1.Tag // of the TPM's names; 0: UTF8String
-	OneRDN     bool      // all names in one set, not in the order of DER
+	StringTag  casn1.Tag // string type of the TPM's names; 0: UTF8String
+	OneRDN     bool      // all names in one SET, not in DER order
 	Lax        bool      // the SAN is not critical
-	Defaults   bool      // cA FALSE and critical FALSE are written out
+	Defaults   bool      // cA FALSE and critical FALSE are encoded
 	OtherNames bool      // names before and after the SAN's directory name
 	NotAfter   time.Time // zero: in ten years
 }
@@ -44,8 +44,8 @@ var (
 	oidExtUsages     = asn1.ObjectIdentifier{2, 5, 29, 37}
 )
 
-// SignOdd issues such a certificate by the maker's intermediate, with a good
-// signature, and returns its DER.
+// SignOdd issues a certificate with these deviations. The maker's intermediate signs it, with a
+// valid signature. It returns the DER.
 func (m *Maker) SignOdd(pub crypto.PublicKey, o Odd) ([]byte, error) {
 	tbs, err := m.oddTBS(pub, o)
 	if err != nil {

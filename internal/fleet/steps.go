@@ -19,12 +19,12 @@ import (
 	"gangway/wire"
 )
 
-// Shown is the device's keys as both of Pantacor's steps carry them.
-func (d *Device) Shown() wire.ShownKeys {
+// TPMKeys returns the device's keys in the form of the two-step enrolment.
+func (d *Device) TPMKeys() wire.TPMKeys {
 	sized := func(b []byte) string { // TPM2B_PUBLIC
 		return base64.StdEncoding.EncodeToString(append([]byte{byte(len(b) >> 8), byte(len(b))}, b...))
 	}
-	s := wire.ShownKeys{AKPub: sized(d.IAK.Public.Raw), EKPub: sized(d.EK.Public.Raw)}
+	s := wire.TPMKeys{AKPub: sized(d.IAK.Public.Raw), EKPub: sized(d.EK.Public.Raw)}
 	if !bytes.Equal(d.EKCert, d.EK.Public.Raw) {
 		s.EKCert = base64.StdEncoding.EncodeToString(d.EKCert)
 	}
@@ -34,18 +34,18 @@ func (d *Device) Shown() wire.ShownKeys {
 	return s
 }
 
-// Enrolled is what a device has after the first of Pantacor's two steps.
+// Enrolled is the result of the first step of a two-step enrolment.
 type Enrolled struct {
 	Keys wire.StepKeys
 	AK   *x509.Certificate // nil: a person must decide first
 }
 
-// EnrollRequest is the first step's body.
+// EnrollRequest returns the first step's body.
 func (d *Device) EnrollRequest() *wire.EnrollRequest {
-	return &wire.EnrollRequest{ShownKeys: d.Shown(), AKName: hex.EncodeToString(d.IAK.Name())}
+	return &wire.EnrollRequest{TPMKeys: d.TPMKeys(), AKName: hex.EncodeToString(d.IAK.Name())}
 }
 
-// OpenEnrolled opens the first step's answer with the device's emulated TPM.
+// OpenEnrolled opens the first step's response with the device's emulated TPM.
 func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	var a wire.EnrollAnswer
 	if err := json.Unmarshal(answer, &a); err != nil {
@@ -69,13 +69,13 @@ func (d *Device) OpenEnrolled(answer []byte) (*Enrolled, error) {
 	}
 	block, _ := pem.Decode(content)
 	if block == nil {
-		return nil, fmt.Errorf("fleet: not PEM")
+		return nil, fmt.Errorf("fleet: the AK's certificate is not PEM")
 	}
 	e.AK, err = x509.ParseCertificate(block.Bytes)
 	return e, err
 }
 
-// Enroll does the first step.
+// Enroll carries out the first step.
 func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 	body, err := json.Marshal(d.EnrollRequest())
 	if err != nil {
@@ -86,7 +86,7 @@ func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 		return nil, err
 	}
 	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("fleet: %d: %s", a.Status, a.Body)
+		return nil, fmt.Errorf("fleet: status %d: %.200s", a.Status, a.Body)
 	}
 	return d.OpenEnrolled(a.Body)
 }
@@ -94,13 +94,13 @@ func (d *Device) Enroll(ctx context.Context, h *Hub) (*Enrolled, error) {
 // RegistrationChange alters parts of the second step, for attacks. Nil fields
 // change nothing.
 type RegistrationChange struct {
-	Signer     crypto.Signer            // signs the CSR, and is its key
+	Signer     crypto.Signer            // the CSR's key, which signs it
 	Attest     func([]byte) []byte      // the TPMS_ATTEST, before it is signed
 	Extensions func(map[int][]byte)     // of the CSR
-	Sent       func(*wire.Registration) // last of all
+	Sent       func(*wire.Registration) // after everything else
 }
 
-// Registration makes the second step's body with a join token.
+// Registration returns the second step's body, for a join token.
 func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change RegistrationChange) ([]byte, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -141,15 +141,15 @@ func (d *Device) Registration(t *wire.TokenFile, keys wire.StepKeys, change Regi
 			return nil, err
 		}
 	}
-	r := &wire.Registration{CSR: csr, Name: name, ShownKeys: d.Shown(), HubName: hub, Proof: keys.Prove(hub, csr)}
+	r := &wire.Registration{CSR: csr, Name: name, TPMKeys: d.TPMKeys(), HubName: hub, Proof: keys.Prove(hub, csr)}
 	if change.Sent != nil {
 		change.Sent(r)
 	}
 	return json.Marshal(r)
 }
 
-// OnboardInSteps does both steps.
-func (d *Device) OnboardInSteps(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
+// OnboardTwoStep carries out both steps.
+func (d *Device) OnboardTwoStep(ctx context.Context, h *Hub, t *wire.TokenFile) (*x509.Certificate, error) {
 	e, err := d.Enroll(ctx, h)
 	if err != nil {
 		return nil, err
@@ -165,13 +165,13 @@ func (d *Device) OnboardInSteps(ctx context.Context, h *Hub, t *wire.TokenFile) 
 	return ParseRegistered(a)
 }
 
-// ParseRegistered reads the certificate out of the second step's answer.
+// ParseRegistered returns the certificate from the second step's response.
 func ParseRegistered(a *Answer) (*x509.Certificate, error) {
 	var r struct {
 		Certificate []byte `json:"crt"`
 	}
 	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("fleet: %d: %s", a.Status, a.Body)
+		return nil, fmt.Errorf("fleet: status %d: %.200s", a.Status, a.Body)
 	}
 	if err := json.Unmarshal(a.Body, &r); err != nil {
 		return nil, err

@@ -115,7 +115,7 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	h.Objects, err = objects.OpenFolder(filepath.Join(dir, "objects"))
 	check()
 	h.Service = &onboard.Service{Store: h.Store, CA: h.CA, Log: log, Now: h.Now, PublicURL: h.URL}
-	h.makers = trust.NewSet(trust.Given("test", roots, intermediates)...)
+	h.makers = trust.NewSet(trust.FromX509("test", roots, intermediates)...)
 	h.Service.SetTrust(h.makers)
 	config := api.Config{
 		Store: h.Store, CA: h.CA, Onboard: h.Service, Objects: h.Objects, Log: log, Now: h.Now, PublicURL: h.URL, DataDir: dir,

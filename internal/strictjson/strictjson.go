@@ -1,6 +1,9 @@
-// Package strictjson reads JSON that means the same to every reader. The hub
-// and the device both read with it what comes from elsewhere, so that what one
-// has checked is what the other sees. It is pure.
+// Package strictjson parses JSON that every reader understands in the same way. The hub and the
+// device both use it for JSON from other programs, so that what one of them has checked is what the
+// other reads. It does no I/O and keeps no state.
+//
+// Decode and DecodeKnown parse into a Go type, Object parses an object of unknown form, and Storable
+// parses one that will be stored.
 package strictjson
 
 import (
@@ -15,18 +18,17 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep objects and arrays may be in each other. MaxKept is
-// the bound for what is kept and shown inside other documents, so that whoever
-// reads with maxDepth can read those.
+// maxDepth is the largest depth of nested objects and arrays. MaxStorableDepth is the bound for
+// values that are stored and returned inside other documents, so that those documents stay within
+// maxDepth.
 const (
-	maxDepth = 64
-	MaxKept  = 32
+	maxDepth         = 64
+	MaxStorableDepth = 32
 )
 
-// Object reads one JSON object: UTF-8, no name twice in an object at any
-// depth, at most 64 levels, nothing after it, no number that a float64 cannot
-// hold. It returns the object without its spaces, and as encoding/json decodes
-// it into an any.
+// Object parses one JSON object. The text must be UTF-8, with at most 64 levels and nothing after
+// the object. No object may have a name twice, and every number must fit into a float64. It returns
+// the object without white space, and as encoding/json decodes it into an any.
 func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	if err := check(text, nil); err != nil {
 		return nil, nil, err
@@ -37,7 +39,7 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	}
 	object, ok := v.(map[string]any)
 	if !ok {
-		return nil, nil, errors.New("it is no JSON object")
+		return nil, nil, errors.New("it is not a JSON object")
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, text); err != nil {
@@ -46,11 +48,11 @@ func Object(text []byte) (compact []byte, object map[string]any, err error) {
 	return b.Bytes(), object, nil
 }
 
-// Kept is Object for what is kept and shown inside other documents: at most
-// MaxKept levels.
-func Kept(text []byte) (compact []byte, object map[string]any, err error) {
+// Storable is Object for an object that is stored and returned inside other documents: it may have
+// at most MaxStorableDepth levels.
+func Storable(text []byte) (compact []byte, object map[string]any, err error) {
 	if compact, object, err = Object(text); err == nil {
-		err = Keepable(object)
+		err = CheckStorable(object)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -58,16 +60,16 @@ func Kept(text []byte) (compact []byte, object map[string]any, err error) {
 	return compact, object, nil
 }
 
-// Keepable says whether a value that Decode made may be kept and shown inside
-// other documents: at most MaxKept levels, and no number that a float64 cannot
-// hold.
-func Keepable(v any) error { return keepable(v, 0) }
+// CheckStorable checks whether a value from Decode may be stored and returned inside other
+// documents: it must have at most MaxStorableDepth levels, and every number must fit into a
+// float64.
+func CheckStorable(v any) error { return keepable(v, 0) }
 
 func keepable(v any, depth int) error {
 	switch v := v.(type) {
 	case map[string]any:
-		if depth == MaxKept {
-			return errTooDeep(MaxKept)
+		if depth == MaxStorableDepth {
+			return errTooDeep(MaxStorableDepth)
 		}
 		for _, member := range v {
 			if err := keepable(member, depth+1); err != nil {
@@ -75,8 +77,8 @@ func keepable(v any, depth int) error {
 			}
 		}
 	case []any:
-		if depth == MaxKept {
-			return errTooDeep(MaxKept)
+		if depth == MaxStorableDepth {
+			return errTooDeep(MaxStorableDepth)
 		}
 		for _, element := range v {
 			if err := keepable(element, depth+1); err != nil {
@@ -85,7 +87,7 @@ func keepable(v any, depth int) error {
 		}
 	case json.Number:
 		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-			return fmt.Errorf("it has the number %.40s, which most readers cannot hold; send it as a string", v)
+			return fmt.Errorf("it has the number %.40s, which is too large for most readers; send it as a string", v)
 		}
 	}
 	return nil
@@ -93,12 +95,11 @@ func keepable(v any, depth int) error {
 
 func errTooDeep(levels int) error { return fmt.Errorf("it is more than %d levels deep", levels) }
 
-// Decode reads one JSON value into v, as encoding/json does, if every other
-// reader would read the same: with the bounds of Object, no null in the place
-// of the whole value, and each field's name as v has it. encoding/json also
-// takes names in another case, and the last of two. Names that are unknown to v
-// are ignored. A number in an any becomes a json.Number, which is as it was
-// written; it may be more than a float64 holds.
+// Decode parses one JSON value into v, like encoding/json, but only if every other reader would
+// read the same. It has the bounds of Object. The value must not be null, and field names must be
+// spelled exactly as in v: encoding/json also accepts names in another case, and the last of two
+// equal names. Unknown names are ignored. A number in an any becomes a json.Number, which preserves
+// its text; it may be too large for a float64.
 func Decode(text []byte, v any) error {
 	if err := check(text, reflect.TypeOf(v)); err != nil {
 		return err
@@ -115,7 +116,7 @@ func decoder(text []byte) *json.Decoder {
 	return dec
 }
 
-// DecodeKnown is Decode that refuses names unknown to v.
+// DecodeKnown is like Decode, but refuses names that v does not have.
 func DecodeKnown(text []byte, v any) error {
 	if err := Decode(text, v); err != nil {
 		return err
@@ -125,13 +126,13 @@ func DecodeKnown(text []byte, v any) error {
 	return dec.Decode(v)
 }
 
-// check reads one value, that is to be decoded into a t; nil: into an any.
+// check checks a value that is to be decoded into the type t, or into an any if t is nil.
 func check(text []byte, t reflect.Type) error {
 	if !utf8.Valid(text) {
 		return errors.New("it is not UTF-8")
 	}
 	dec := decoder(text)
-	if err := namesDiffer(dec, t, 0); errors.Is(err, io.EOF) {
+	if err := checkNames(dec, t, 0); errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	} else if err != nil {
 		return err
@@ -142,8 +143,8 @@ func check(text []byte, t reflect.Type) error {
 	return nil
 }
 
-// namesDiffer reads one value that is to be decoded into a t.
-func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
+// checkNames checks the names in one value that is to be decoded into the type into.
+func checkNames(dec *json.Decoder, into reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return errTooDeep(maxDepth)
 	}
@@ -165,7 +166,7 @@ func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 				return errors.New("a name is not a string")
 			}
 			if names[name] {
-				return fmt.Errorf("it has the name %q twice in one object", name)
+				return fmt.Errorf("it has the name %q twice in the same object", name)
 			}
 			names[name] = true
 			value, known := fields[name]
@@ -173,11 +174,11 @@ func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 				value = values
 				for field := range fields {
 					if strings.EqualFold(field, name) {
-						return fmt.Errorf("the name %q is written %q", name, field)
+						return fmt.Errorf("the name %q must be written %q", name, field)
 					}
 				}
 			}
-			if err := namesDiffer(dec, value, depth+1); err != nil {
+			if err := checkNames(dec, value, depth+1); err != nil {
 				return err
 			}
 		}
@@ -185,7 +186,7 @@ func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 	case json.Delim('['):
 		into = elementOf(into)
 		for dec.More() {
-			if err := namesDiffer(dec, into, depth+1); err != nil {
+			if err := checkNames(dec, into, depth+1); err != nil {
 				return err
 			}
 		}
@@ -196,8 +197,7 @@ func namesDiffer(dec *json.Decoder, into reflect.Type, depth int) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// plain follows pointers; nil for what decodes itself, or is decoded as it
-// comes.
+// plain returns the type behind pointers, or nil for a type that decodes itself, and for an any.
 func plain(t reflect.Type) reflect.Type {
 	for t != nil && t.Kind() == reflect.Pointer && !t.Implements(unmarshaler) {
 		t = t.Elem()
@@ -208,8 +208,8 @@ func plain(t reflect.Type) reflect.Type {
 	return t
 }
 
-// membersOf is what encoding/json decodes an object's members into: a struct's
-// fields by their names, or all into one type.
+// membersOf returns the types into which encoding/json decodes an object's members: a struct's
+// field types by name, or one type for all members.
 func membersOf(t reflect.Type) (fields map[string]reflect.Type, all reflect.Type) {
 	t = plain(t)
 	switch {

@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// What two readers could take for two things is refused.
+// Text that two readers could understand differently is refused.
 func TestObjectRefusesWhatReadersDifferIn(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		``, `[]`, `null`, `1`, `{} {}`, `{}x`, `{"a":1,"a":2}`, `{"a":{"b":1,"b":1}}`, `{"a":[{"b":1,"\u0062":1}]}`, "{\"\xff\":1}", `{"a":1e999}`, `{"a":01}`, `{"a":}`, `{`,
 		`{"a":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
 	} {
 		if compact, _, err := Object([]byte(text)); err == nil {
-			t.Errorf("%.60s is taken as %.60s", text, compact)
+			t.Errorf("%.60s was accepted as %.60s", text, compact)
 		}
 	}
 	compact, object, err := Object([]byte(" { \"b\" : [ 1 , {\"a\":\"x y\"} ] , \"a\":null }\n"))
@@ -45,18 +46,19 @@ type message struct {
 	Plain   string
 }
 
-// What encoding/json takes for a field, and another reader for something else,
-// is refused; what no reader knows is ignored.
+// A name that encoding/json accepts for a field, but another reader does not, is refused. An
+// unknown name is ignored.
 func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		``, `null`, ` null `, `{} {}`, `{}]`, "{\"\xff\":1}", `{"name":"a","name":"a"}`, `{"name":"a","\u006eame":"b"}`,
 		`{"Name":"a"}`, `{"name":"a","NAME":"b"}`, `{"KEYS":"a"}`, `{"plain":"a"}`, `{"inner":{"Value":"a"}}`, `{"list":[{"value":"a"},{"VALUE":"b"}]}`,
 		`{"map":{"a":{"Value":"b"}}}`, `{"map":{"a":{},"a":{}}}`, `{"free":{"a":1,"a":2}}`, `{"raw":{"a":1,"a":2}}`, `{"unknown":{"a":1,"a":2}}`, `{"name":1}`,
-		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json takes for k
+		`{"\u212aeys":"a"}`, // the Kelvin sign, which encoding/json treats as k
 		`{"unknown":` + strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1) + `}`,
 	} {
 		if err := Decode([]byte(text), new(message)); err == nil {
-			t.Errorf("%.60s is taken", text)
+			t.Errorf("%.60s was accepted", text)
 		}
 	}
 	var m message
@@ -68,14 +70,14 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	if err := DecodeKnown([]byte(text), new(message)); err == nil {
-		t.Error("unknown names are known")
+		t.Error("unknown names were accepted")
 	}
 	if err := DecodeKnown([]byte(`{"name":"n"}`), new(message)); err != nil {
 		t.Error(err)
 	}
 	var list []message
 	if err := Decode([]byte(`[{"name":"n"},{"Name":"n"}]`), &list); err == nil {
-		t.Error("another case in a list is taken")
+		t.Error("a name in another case, in a list, was accepted")
 	}
 	var text1 string
 	if err := Decode([]byte(`"x"`), &text1); err != nil || text1 != "x" {
@@ -83,42 +85,43 @@ func TestDecodeTakesNamesAsTheyAreWritten(t *testing.T) {
 	}
 }
 
-// nested is an object with arrays in it, levels deep in all.
+// nested returns an object with nested arrays, with the given number of levels in all.
 func nested(levels int) string {
 	return `{"a":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 }
 
-// What is kept is shown inside lists and other objects, to readers with the
-// bounds of Object.
+// A stored value is returned inside lists and other objects, and readers have the bounds of Object.
 func TestKeptLeavesRoomForWhatWrapsIt(t *testing.T) {
-	compact, _, err := Kept([]byte(nested(MaxKept)))
+	t.Parallel()
+	compact, _, err := Storable([]byte(nested(MaxStorableDepth)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Object([]byte(`{"list":[{"kept":` + string(compact) + `}]}`)); err != nil {
 		t.Error(err)
 	}
-	for _, text := range []string{nested(MaxKept + 1), `{"a":1e400}`} {
-		if _, _, err := Kept([]byte(text)); err == nil {
-			t.Errorf("%.60s is kept", text)
+	for _, text := range []string{nested(MaxStorableDepth + 1), `{"a":1e400}`} {
+		if _, _, err := Storable([]byte(text)); err == nil {
+			t.Errorf("%.60s was accepted", text)
 		}
 	}
 }
 
 func TestNumbersInAnAnyStayAsTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	text := `{"a":[9007199254740993,0.10,-0,1E5,1e-400]}`
 	var v map[string]any
 	if err := Decode([]byte(text), &v); err != nil {
 		t.Fatal(err)
 	}
-	if err := Keepable(v); err != nil {
+	if err := CheckStorable(v); err != nil {
 		t.Error(err)
 	}
 	if b, err := json.Marshal(v); err != nil || string(b) != text {
 		t.Errorf("%s %v", b, err)
 	}
-	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || Keepable(v) == nil {
-		t.Errorf("a number that is too large is kept (%v)", err)
+	if err := Decode([]byte(`{"a":[1,{"b":1e400}]}`), &v); err != nil || CheckStorable(v) == nil {
+		t.Errorf("a number that is too large was accepted (%v)", err)
 	}
 }
 

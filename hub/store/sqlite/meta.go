@@ -26,7 +26,7 @@ func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 		return map[string]any{}, []string{whole}
 	}
 	for name, value := range m {
-		if strictjson.Keepable(map[string]any{name: value}) != nil {
+		if strictjson.CheckStorable(map[string]any{name: value}) != nil {
 			delete(m, name)
 			unreadable = append(unreadable, whole+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
 		}

@@ -47,8 +47,8 @@ func nested(levels int) any {
 func metaThatCannotBeShown(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	for name, write := range f.metaWrites(d.ID) {
-		f.must(write(map[string]any{"deepest": nested(strictjson.MaxKept - 1)}))
-		for _, value := range []any{nested(strictjson.MaxKept), nested(9998), json.Number("1e400"), []any{json.Number("-1e400")}} {
+		f.must(write(map[string]any{"deepest": nested(strictjson.MaxStorableDepth - 1)}))
+		for _, value := range []any{nested(strictjson.MaxStorableDepth), nested(9998), json.Number("1e400"), []any{json.Number("-1e400")}} {
 			var refused *store.MetaError
 			if err := write(map[string]any{"good": "x", "bad": value}); !errors.As(err, &refused) || refused.Name != "bad" {
 				f.Errorf("%s of %.40v: %v", name, value, err)
@@ -58,7 +58,7 @@ func metaThatCannotBeShown(f *fixture) {
 	}
 	d, err := f.Device(f.ctx, d.ID)
 	f.must(err)
-	want := map[string]any{"deepest": nested(strictjson.MaxKept - 1)}
+	want := map[string]any{"deepest": nested(strictjson.MaxStorableDepth - 1)}
 	equal(f, "user-meta", d.UserMeta, want)
 	equal(f, "device-meta", d.DeviceMeta, want)
 }

@@ -1,11 +1,11 @@
-// Package cabinet reads Microsoft's cabinet files (.cab), as the TPM makers'
-// certificates are published in, with Debian's cabextract: cabinets are packed
-// with MSZIP or LZX, and it knows both.
+// Package cabinet reads Microsoft's cabinet files (.cab), in which Microsoft publishes the TPM
+// makers' certificates. It unpacks them with Debian's cabextract, which supports both MSZIP and
+// LZX.
 //
-// The cabinet's list of files is read here, and is where all bounds are
-// checked. The files themselves come over cabextract's standard output, one
-// behind the other, and are cut by the sizes in that list: nothing that a
-// cabinet names is ever made on a disk, so no name in it can lead anywhere.
+// This package reads the cabinet's list of files and checks all bounds. cabextract writes the
+// files' contents to its standard output, one after the other, and this package splits them by the
+// sizes in the list. No file that a cabinet names is created on disk, so a name in it cannot lead
+// outside a folder.
 package cabinet
 
 import (
@@ -22,31 +22,30 @@ import (
 	"time"
 )
 
-// Bounds of what is read. Microsoft's cabinet of TPM makers has about 1,000
-// files and 1 MB.
+// Bounds. Microsoft's cabinet of TPM makers has about 1,000 files and 1 MB.
 const (
 	MaxSize  = 32 << 20 // bytes, packed
 	MaxTotal = 64 << 20 // bytes of all files, unpacked
 	MaxFiles = 10000
-	maxName  = 256 // bytes, its end included (MS-CAB 2.3)
+	maxName  = 256 // bytes, with the final zero (MS-CAB 2.3)
 	patience = time.Minute
 )
 
-// ErrNoTool says that cabextract is not installed.
-var ErrNoTool = errors.New("cabinet: cabextract is needed to read a cabinet and is not installed: 'apt-get install cabextract', or unpack the cabinet elsewhere and give the folder")
+// ErrNoTool means that cabextract is not installed.
+var ErrNoTool = errors.New("cabinet: to read a cabinet, cabextract is required, but it is not installed: run 'apt-get install cabextract', or unpack the cabinet elsewhere and name the folder")
 
-// File is a file of a cabinet. Name is as the cabinet has it, with / between
-// folders, and is for people alone: it may say anything.
+// File is a file of a cabinet. Name is the cabinet's text, with / between folders. Use it only to
+// show it: it is not validated.
 type File struct {
 	Name    string
 	Content []byte
 }
 
-// Is reports whether b begins like a cabinet.
+// Is reports whether b begins with a cabinet's signature.
 func Is(b []byte) bool { return bytes.HasPrefix(b, []byte("MSCF")) }
 
-// Read returns a cabinet's files in its order. It makes a temporary file of
-// the cabinet itself and runs cabextract on it.
+// Read returns a cabinet's files in order. It writes the cabinet to a temporary file and runs
+// cabextract on it.
 func Read(ctx context.Context, b []byte) ([]File, error) {
 	size, files, err := list(b)
 	if err != nil {
@@ -77,9 +76,9 @@ func total(files []entry) (n int) {
 	return n
 }
 
-var errTruncated = errors.New("cabinet: it ends before its list of files does")
+var errTruncated = errors.New("cabinet: it ends inside its list of files")
 
-// Offsets and flags of CFHEADER (MS-CAB 2.1), and sizes of what follows.
+// Sizes and flags of CFHEADER (MS-CAB 2.1) and CFFILE (2.3).
 const (
 	headerSize   = 36
 	fileSize     = 16 // of a CFFILE, without its name
@@ -87,12 +86,12 @@ const (
 	flagNext     = 0x0002
 )
 
-// list reads the list of files and returns the cabinet's own size, behind
-// which a signature may follow.
+// list reads the list of files. It also returns the cabinet's size: a signature may follow the
+// cabinet.
 func list(b []byte) (size int, files []entry, err error) {
 	le := binary.LittleEndian
 	if !Is(b) || len(b) < headerSize {
-		return 0, nil, errors.New("cabinet: this is no cabinet")
+		return 0, nil, errors.New("cabinet: this is not a cabinet")
 	}
 	if len(b) > MaxSize {
 		return 0, nil, fmt.Errorf("cabinet: it has %d bytes, at most %d are read", len(b), MaxSize)
@@ -103,7 +102,7 @@ func list(b []byte) (size int, files []entry, err error) {
 		return 0, nil, errTruncated
 	}
 	if flags&(flagPrevious|flagNext) != 0 {
-		return 0, nil, errors.New("cabinet: it is one of several that belong together, which are not read")
+		return 0, nil, errors.New("cabinet: it is a part of a cabinet set; sets are not supported")
 	}
 	if count > MaxFiles {
 		return 0, nil, fmt.Errorf("cabinet: it has %d files, at most %d are read", count, MaxFiles)
@@ -135,7 +134,7 @@ func list(b []byte) (size int, files []entry, err error) {
 	return len(b), files, nil
 }
 
-// unpack returns the contents of all files, which must have want bytes.
+// unpack returns the contents of all files, which must have want bytes in total.
 func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	tool, err := exec.LookPath("cabextract")
 	if err != nil {
@@ -165,19 +164,19 @@ func unpack(ctx context.Context, b []byte, want int) ([]byte, error) {
 	}
 	content, readErr := io.ReadAll(io.LimitReader(out, int64(want)+1))
 	if len(content) > want {
-		cancel() // it would go on
+		cancel() // do not wait for the rest
 	}
 	err = errors.Join(readErr, cmd.Wait())
 	switch {
 	case len(content) != want:
-		return nil, fmt.Errorf("cabinet: its files do not have the sizes that it says%s", said.words(dir))
+		return nil, fmt.Errorf("cabinet: its files do not have the sizes in its list%s", said.words(dir))
 	case err != nil:
 		return nil, fmt.Errorf("cabinet: cabextract: %w%s", err, said.words(dir))
 	}
 	return content, nil
 }
 
-// head keeps the first bytes that are written to it.
+// head stores the first 512 bytes that are written to it.
 type head struct{ b []byte }
 
 func (h *head) Write(p []byte) (int, error) {
@@ -185,7 +184,7 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// words is the first line, for an error.
+// words returns the first line, in a form to append to an error.
 func (h *head) words(dir string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.b)), "\n")
 	if line = strings.ReplaceAll(line, dir+"/", ""); line == "" {

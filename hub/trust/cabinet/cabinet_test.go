@@ -15,23 +15,23 @@ import (
 	"gangway/hub/trust/cabinet"
 )
 
-// contents of the cabinets here, by name.
+// contents are the files of the test cabinets.
 var contents = []cabinet.File{
 	{Name: "version.txt", Content: []byte("3\n")},
 	{Name: "Maker/RootCA/root.cer", Content: bytes.Repeat([]byte("root "), 300)},
 	{Name: "Maker/IntermediateCA/empty.cer", Content: nil},
 	{Name: "Maker/IntermediateCA/large.crt", Content: bytes.Repeat([]byte{7, 0, 0xFF, 3, 5, 8}, 20_000)},
-	{Name: "Maker/IntermediateCA/noise.crt", Content: noise(3001)}, // does not pack
+	{Name: "Maker/IntermediateCA/noise.crt", Content: noise(3001)}, // not compressible
 }
 
-// noise is n bytes that look like chance.
+// noise returns n pseudo-random bytes.
 func noise(n int) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{}).Read(b)
 	return b
 }
 
-// packed makes a cabinet with Debian's gcab.
+// packed makes a compressed cabinet with Debian's gcab.
 func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -58,9 +58,9 @@ func packed(t testing.TB, files []cabinet.File, flags ...string) []byte {
 	return b
 }
 
-// lzx makes a cabinet packed with LZX, for which Debian has no tool: blocks of
-// LZX's uncompressed kind (MS-PATCH 2.3.1.1), which a reader must follow as any
-// other. MS-CAB 2 has the rest.
+// lzx makes a cabinet with LZX compression, for which Debian has no tool. It uses uncompressed
+// blocks of LZX (MS-PATCH 2.3.1.1), which a reader must support like the others. The rest is as in
+// MS-CAB 2.
 func lzx(files []cabinet.File) []byte {
 	le := binary.LittleEndian
 	var data, list bytes.Buffer
@@ -75,9 +75,9 @@ func lzx(files []cabinet.File) []byte {
 	count := 0
 	for first := true; data.Len() > 0; first = false {
 		part := data.Next(32 << 10)
-		// Bits come in 16-bit little-endian words, the highest first: at the very
-		// beginning 0 (no translation of x86 calls); then 3 bits of the kind, 3
-		// for uncompressed; 24 of the size; and none to the next word.
+		// Bits are in 16-bit little-endian words, the highest bit first. The first bit is 0 (no
+		// translation of x86 calls). Then come 3 bits of the block's kind (3: uncompressed), 24
+		// bits of its size, and padding to the next word.
 		bits, n := uint64(3)<<24|uint64(len(part)), 27
 		if first {
 			n++
@@ -114,8 +114,8 @@ func TestReadsEachPacking(t *testing.T) {
 		"none":  packed(t, contents),
 		"MSZIP": packed(t, contents, "-z"),
 		"LZX":   lzx(contents),
-		// Microsoft's is signed: the signature is behind the cabinet. Whatever
-		// is there is no part of it.
+		// Microsoft's cabinet is signed: the signature follows the cabinet, and is not a part of
+		// it.
 		"signed": append(packed(t, contents, "-z"), packed(t, contents)...),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -140,7 +140,7 @@ func TestReadsEachPacking(t *testing.T) {
 	}
 }
 
-// Names in a cabinet lead nowhere: no file is made of what it holds.
+// No file in a cabinet is created on disk, whatever its name is.
 func TestNamesInACabinetLeadNowhere(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", filepath.Join(tmp, "a", "b"))
@@ -171,6 +171,7 @@ func TestNamesInACabinetLeadNowhere(t *testing.T) {
 }
 
 func TestRefusesCabinetsThatLie(t *testing.T) {
+	t.Parallel()
 	good := packed(t, contents, "-z")
 	le := binary.LittleEndian
 	with := func(change func(b []byte)) []byte {
@@ -188,13 +189,13 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		b          []byte
 	}{
 		{"too large", "at most", append([]byte("MSCF"), make([]byte, cabinet.MaxSize)...)},
-		{"cut in its header", "no cabinet", good[:20]},
-		{"cut in its list", "ends before", with(func(b []byte) { le.PutUint32(b[8:], uint32(list+10)) })},
+		{"cut in its header", "not a cabinet", good[:20]},
+		{"cut in its list", "ends inside", with(func(b []byte) { le.PutUint32(b[8:], uint32(list+10)) })},
 		{"cut in its files", "", good[:len(good)-100]},
-		{"larger than it is", "ends before", with(func(b []byte) { le.PutUint32(b[8:], uint32(len(b)+1)) })},
-		{"its list in its header", "ends before", with(func(b []byte) { le.PutUint32(b[16:], 4) })},
-		{"its list behind its end", "ends before", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
-		{"one of several", "one of several", with(func(b []byte) { b[30] |= 2 })},
+		{"larger than it is", "ends inside", with(func(b []byte) { le.PutUint32(b[8:], uint32(len(b)+1)) })},
+		{"its list in its header", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 4) })},
+		{"its list behind its end", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
+		{"one of several", "a part of a cabinet set", with(func(b []byte) { b[30] |= 2 })},
 		{"too many files", "files, at most", many},
 		{"files of the largest size", "together", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
 		{"a file larger than it is", "sizes", with(func(b []byte) { le.PutUint32(b[list:], 1<<20) })},
@@ -207,7 +208,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			files, err := cabinet.Read(t.Context(), c.b)
 			if c.name == "a file smaller than it is" {
-				// It is as large as the list says, and no other byte moves.
+				// It has the size in the list, and the other file is complete.
 				if err != nil || len(files[0].Content) != 1 || !bytes.Equal(files[1].Content, contents[1].Content) {
 					t.Errorf("%v %v", files, err)
 				}

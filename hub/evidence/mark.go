@@ -11,30 +11,29 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Mark is something in an EK certificate that a maker may give to one chip
-// only. Two certificates of different EKs with an equal mark may be of one chip:
-// nothing in a TPM shows it.
+// Mark is a value in an EK certificate that a maker may give to only one TPM. Two certificates of
+// different EKs with an equal mark may belong to the same TPM; nothing in a TPM links its EKs.
 type Mark struct {
 	Value string // to compare
-	What  string // in words, "the same serial number"
+	What  string // for a person, "the same serial number"
 }
 
-// minSerial is how long a serial number must be to be a mark, in bits: shorter
-// ones are numbers of a series, which every CA begins with.
+// minSerial is the length of the shortest serial number that is a mark, in bits. Shorter ones are
+// counters, which repeat from CA to CA.
 const minSerial = 64
 
 var (
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	// otherNames that are a device's: RFC 4108, 5 and RFC 4043, 3.
+	// otherNames that identify a device: RFC 4108, 5 and RFC 4043, 3.
 	oidHardwareModule = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 4}
 	oidPermanentID    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 8, 3}
 	oidUserID         = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 )
 
-// ChipMarks returns the marks of an EK certificate: its serial number, and the
-// maker's id of the device where the subject or the directory names have one.
-func ChipMarks(e *tcg.EKCertificate) (marks []Mark) {
+// TPMMarks returns the marks of an EK certificate: its serial number, and the maker's id of the
+// device, if the subject or the directory names contain one.
+func TPMMarks(e *tcg.EKCertificate) (marks []Mark) {
 	maker := e.Manufacturer + "\x00"
 	if n := e.Certificate.SerialNumber; n.BitLen() >= minSerial {
 		marks = append(marks, Mark{"serial\x00" + maker + n.Text(16), "the same serial number"})
@@ -76,7 +75,7 @@ func ChipMarks(e *tcg.EKCertificate) (marks []Mark) {
 	return distinct(marks)
 }
 
-// tagOther is otherName of GeneralName.
+// tagOther is the tag of otherName in GeneralName.
 const tagOther = 0
 
 func distinct(marks []Mark) (out []Mark) {
@@ -90,11 +89,11 @@ func distinct(marks []Mark) (out []Mark) {
 	return out
 }
 
-// maxMarks bounds what one certificate can store.
+// maxMarks is the largest number of marks that the hub stores of one certificate.
 const maxMarks = 8
 
-// hasID reports whether a text holds an id: 12 hexadecimal digits or more, as
-// in a UUID, with separators between them perhaps. "unknown" is none.
+// hasID reports whether a text contains an id: 12 hexadecimal digits or more, possibly with
+// separators between them, as in a UUID. The text "unknown" does not.
 func hasID(text string) bool {
 	run, digits := 0, false
 	for _, c := range text {
