@@ -99,7 +99,7 @@ func TestResetStick(t *testing.T) {
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not give out the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
 	m.Stop()
 
 	// Where nothing of Gangway's is, a person is asked.
