@@ -150,7 +150,7 @@ func ownersNetwork(s *netchange.Store, file string, busy func() string) (news bo
 	if !ok {
 		text = "?" // which is a mistake, and remembered as one
 	}
-	if news, err := s.News(netchange.Hub, text); err != nil || !news {
+	if news, err := s.IsNew(netchange.Hub, text); err != nil || !news {
 		return false, err
 	}
 	if why := busy(); why != "" {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -93,11 +92,7 @@ func readNetwork(name string) (*netfile.Settings, error) {
 		return nil, fmt.Errorf("install: network settings: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, netfile.MaxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("install: network settings: %w", err)
-	}
-	return netfile.Parse(text)
+	return netfile.Read(f)
 }
 
 // WritePendingNetwork writes pending network settings to the EFI system partition of an installed

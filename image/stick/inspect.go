@@ -120,7 +120,7 @@ func (c *Contents) readNetwork(esp fs.FS) error {
 			return err
 		}
 		if info.Size() > netfile.MaxFile {
-			c.NetworkMistake = fmt.Sprintf("%s has %d bytes; at most %d are possible", netfile.Name, info.Size(), netfile.MaxFile)
+			c.NetworkMistake = fmt.Sprintf("%s has %d bytes; at most %d are allowed", netfile.Name, info.Size(), netfile.MaxFile)
 			return nil
 		}
 		text, err := read(esp, f.Name(), netfile.MaxFile)

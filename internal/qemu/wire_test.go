@@ -198,9 +198,9 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
 	m.Stop()
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine started again before`)
+	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine restarted before`)
 	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	says("The machine started again before it had reached the hub")
+	says("The machine restarted before it reached the hub")
 	m.Stop()
 	s.listed(t)
 }
