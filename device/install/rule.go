@@ -43,7 +43,7 @@ func (r Rule) check() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not a disk rule; use largest,  /dev/NAME, serial:NUMBER or model:PATTERN", r)
+	return fmt.Errorf("%q is not a disk rule; use largest, /dev/NAME, serial:NUMBER or model:PATTERN", r)
 }
 
 // diskName reports whether s can be a name in /dev.

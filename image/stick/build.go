@@ -86,7 +86,7 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Enrol != nil && (p.Signer == nil || !cfg.Enrol.Starts(p.Signer.Leaf)) {
+	if cfg.Enrol != nil && (p.Signer == nil || !cfg.Enrol.Trusts(p.Signer.Leaf)) {
 		return nil, errors.New("image: a machine that takes these keys would not start this image: sign it with their db key")
 	}
 	if cfg.Disk == "" {
