@@ -145,7 +145,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	why := map[string]string{}
 	for _, d := range disks {
 		if slices.Contains(known, d.Name) {
-			why[d.Name] = "the stick that this was started from"
+			why[d.Name] = "the stick that the installer was started from"
 		}
 	}
 	for name := range why {
@@ -153,7 +153,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	}
 	for _, d := range disks {
 		if why[d.Name] == "" && slices.ContainsFunc(guids[d.Name], func(g string) bool { return slices.Contains(known, g) }) {
-			why[d.Name] = "the stick that this was started from, or a copy of it: a partition has the same GUID"
+			why[d.Name] = "the stick that the installer was started from, or a copy of it: a partition has the same GUID"
 		}
 	}
 	return why

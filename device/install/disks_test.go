@@ -81,7 +81,7 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 	want := `mmcblk0: |
 mmcblk1: a memory card|
 nvme0n1: |
-sda: |the stick that this was started from
+sda: |the stick that the installer was started from
 sdb: on USB|
 sdc: removable|
 sdd: |read-only
@@ -109,7 +109,7 @@ func TestChoosesByTheRule(t *testing.T) {
 		{Name: "sdb", Size: 900e9, Model: "Samsung T7", Serial: "D", External: "on USB"},
 		{Name: "sdc", Size: 900e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
 		{Name: "sdd", Size: 950e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
-		{Name: "sde", Size: 990e9, Model: "Stick", Serial: "F", External: "removable", Unfit: "the stick that this was started from"},
+		{Name: "sde", Size: 990e9, Model: "Stick", Serial: "F", External: "removable", Unfit: "the stick that the installer was started from"},
 		{Name: "sdf", Size: 800e9, Model: "Twin", Serial: "0123456789"},
 	}
 	hotPlug := []Disk{{Name: "sda", Size: 500e9, Model: "WDC", Serial: "A", External: "removable"}, ssd[6]}
