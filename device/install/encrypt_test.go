@@ -9,8 +9,8 @@ import (
 )
 
 func TestInstallsEncrypted(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	m, stick, images := smallStick(t)
 	disk := newMemory(40 * mib)
 	job := Job{Manifest: m, Stick: stick, Target: disk, Encrypt: []luks.Slot{{Passphrase: passphrase}}}

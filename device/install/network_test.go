@@ -43,8 +43,8 @@ func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]
 
 // Whenever the power fails, a disk that boots has the stick's network settings.
 func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	forEachSectorSize(t, func(t *testing.T, sector int) {
 		m, stick, images, s := smallStickWithNetwork(t)
 		job := Job{Manifest: m, Stick: stick, Network: s}

@@ -45,8 +45,8 @@ func look(t *testing.T, m *memory) (*Installed, error) {
 func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart:][:i.DataSize] }
 
 func TestWipedDiskOpensNoMore(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	disk := installedDisk(t, true)
 	i, err := look(t, disk)
 	if err != nil {
@@ -109,8 +109,8 @@ func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
 
 // A disk that does not overwrite its keys must not be reported as wiped.
 func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	disk := installedDisk(t, true)
 	i, err := look(t, disk)
 	if err != nil {
@@ -125,8 +125,8 @@ func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 // Whenever the power fails during a wipe, Look finds the disk again until its keys are
 // destroyed.
 func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	whole := installedDisk(t, true)
 	i, err := look(t, whole)
 	if err != nil {

@@ -225,8 +225,8 @@ func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table,
 // Whenever the power fails, and whichever of the last writes the disk has stored: if firmware
 // boots the disk, the system on it is complete.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	forEachSectorSize(t, cutAtAnyWrite)
 }
 

@@ -43,8 +43,8 @@ func revision(t *testing.T, size int) *factory.Revision {
 // The data partition holds the first revision and has no errors. The same sources give the same
 // image.
 func TestFirstRevisionIsInTheImage(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p, tok := parts(t), token(t)
 	r := revision(t, 70<<20) // larger than the partition without a revision
 	path := build(t, p, Config{Token: tok, First: r})

@@ -29,8 +29,8 @@ func owner(t testing.TB, p *Parts) *secureboot.Set {
 }
 
 func TestStickBringsItsOwnersKeys(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	cfg := Config{Token: token(t), Enrol: set}
@@ -56,8 +56,8 @@ func TestStickBringsItsOwnersKeys(t *testing.T) {
 
 // An image is not built if a machine that enrols its keys could not start it.
 func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	for name, alter := range map[string]func(){
@@ -74,8 +74,8 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 // Inspect refuses an image if the boot manager would enrol keys that the manifest does not
 // name.
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	other := owner(t, parts(t))

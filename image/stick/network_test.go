@@ -25,8 +25,8 @@ func settings(t testing.TB, text string) *netfile.Settings {
 // The settings are on the stick for a person to edit. Inspect shows them without the proxy's
 // password.
 func TestInspectMasksTheProxysPassword(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	s := settings(t, "version = 1\naddress = 192.0.2.10/24\nproxy = http://ada:hunter2@proxy.example:3128\n")
 	path := build(t, parts(t), Config{Token: token(t), Network: s})
 	c, err := Inspect(path, "")

@@ -40,8 +40,8 @@ func signer(t testing.TB, key, cert string) *authenticode.Signer {
 // Every program that firmware starts is signed, on the stick and on the installed disk. Two
 // signed builds are equal.
 func TestSignedImageIsSignedThroughout(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p, cfg := parts(t), Config{Token: token(t)}
 	unsigned := build(t, p, cfg)
 	key, cert := keys(t, "owner")

@@ -94,8 +94,8 @@ func sum(t testing.TB, path string) [32]byte {
 }
 
 func TestSameInputGivesTheSameImage(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p, cfg := parts(t), Config{Token: token(t)}
 	one := build(t, p, cfg)
 	if !testing.Short() { // without the wait, the test covers everything but the time
@@ -140,8 +140,8 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 
 // An image without a join token holds no secret, and has no console.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
-	t.Parallel()
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {

@@ -92,7 +92,7 @@ func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
 		spoil func(*swtpm.TPM) error
 		code  string
 	}{
-		"lockout":          {(*swtpm.TPM).Lock, tpmrc.CodeLockout},
+		"lockout":          {(*swtpm.TPM).EnterLockout, tpmrc.CodeLockout},
 		"owner's password": {func(chip *swtpm.TPM) error { return chip.SetPassword(tpm2.TPMRHOwner, "theirs") }, tpmrc.CodeOwnerAuth},
 	} {
 		t.Run(name, func(t *testing.T) {
