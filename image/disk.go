@@ -17,34 +17,34 @@ import (
 	"github.com/google/uuid"
 )
 
-// Disk is a disk image that UEFI boots: a GUID partition table and an EFI
-// system partition (FAT32).
+// Disk is a disk image that UEFI boots: a GUID partition table with an EFI system partition
+// (FAT32).
 type Disk struct {
-	// ESP is what the EFI system partition holds.
+	// ESP holds the files of the EFI system partition.
 	ESP []File
-	// ESPSize is its size in bytes, a multiple of 1 MiB of at least 34.
-	// Zero: what the files need and a fifth more.
+	// ESPSize is the size of that partition in bytes: a multiple of 1 MiB, at least 34 MiB.
+	// Zero: the size of the files and a fifth more.
 	ESPSize int64
-	// Label names disk and partition: at most 11 of A-Z, 0-9, space, dash
-	// and underscore. Empty: GANGWAY.
+	// Label is the name of the disk and of the partition: at most 11 characters of A-Z, 0-9,
+	// space, dash and underscore. Empty: GANGWAY.
 	Label string
 }
 
 const (
 	mib    = 1 << 20
 	sector = 512
-	// minESP makes FAT32's least 65525 clusters of one sector, with the
-	// table itself.
+	// minESP has room for the 65525 clusters, of one sector each, that FAT32 needs at least,
+	// and for their table.
 	minESP = 34 * mib
 )
 
-// Write makes the image, a file of mode 0600, in the place of what is there
-// once it is whole.
+// Write writes the image to a file of mode 0600. It replaces an existing file only when the
+// image is complete.
 //
-// Its GUIDs follow from label and size, not from the files: firmware measures
-// the partition table, and a new kernel alone shall not change it.
+// The GUIDs derive from label and size, not from the files. Firmware measures the partition
+// table, so a change of only the kernel must not change the table.
 func (d Disk) Write(name string) error {
-	files, err := inOrder(d.ESP)
+	files, err := sorted(d.ESP)
 	if err != nil {
 		return err
 	}
@@ -69,8 +69,8 @@ func (d Disk) Write(name string) error {
 	return nil
 }
 
-// FAT makes the EFI system partition alone, as it would be on the disk: for an
-// installer, which writes it to a partition of its own.
+// FAT returns only the EFI system partition, as it would be on the disk. An installer writes it
+// to a partition of its own.
 func (d Disk) FAT() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway-fat")
 	if err != nil {
@@ -89,7 +89,7 @@ func (d Disk) FAT() ([]byte, error) {
 }
 
 func (d Disk) writeTo(f *os.File, files []File) error {
-	size := d.ESPSize + 2*mib // a table at both ends
+	size := d.ESPSize + 2*mib // a partition table at both ends
 	if err := f.Truncate(size); err != nil {
 		return fmt.Errorf("image: %w", err)
 	}
@@ -106,38 +106,38 @@ func (d Disk) writeTo(f *os.File, files []File) error {
 		}},
 	}
 	if err := img.Partition(table); err != nil {
-		return fmt.Errorf("image: partition table: %w", err)
+		return fmt.Errorf("image: writing the partition table: %w", err)
 	}
-	defer epoch()()
+	defer fixedTime()()
 	esp, err := fat32.Create(img.Backend, fatSize(d.ESPSize), mib, sector, d.Label, true)
 	if err != nil {
-		return fmt.Errorf("image: EFI system partition: %w", err)
+		return fmt.Errorf("image: making the EFI system partition: %w", err)
 	}
 	for _, file := range files {
 		if err := writeFile(esp, file); err != nil {
-			return fmt.Errorf("image: %s in the EFI system partition: %w", file.Path, err)
+			return fmt.Errorf("image: writing %s to the EFI system partition: %w", file.Path, err)
 		}
 	}
 	if err := fixParents(f, mib); err != nil {
-		return fmt.Errorf("image: EFI system partition: %w", err)
+		return fmt.Errorf("image: making the EFI system partition: %w", err)
 	}
 	return nil
 }
 
-// sizeFor checks label and size, and chooses the size.
+// sizeFor checks the label and the size, and chooses the size if it is zero.
 func (d *Disk) sizeFor(files []File) error {
 	if len(d.Label) > 11 {
 		return fmt.Errorf("image: the label %q is longer than 11 characters", d.Label)
 	}
 	for _, c := range d.Label {
 		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' && c != ' ' {
-			return fmt.Errorf("image: the label %q has other characters than A-Z, 0-9, space, dash and underscore", d.Label)
+			return fmt.Errorf("image: the label %q has characters other than A-Z, 0-9, space, dash and underscore", d.Label)
 		}
 	}
 	var need int64
 	for _, f := range files {
 		if len(f.Data) == 0 {
-			return fmt.Errorf("image: %s is empty, which go-diskfs does not write as it should be", f.Path)
+			return fmt.Errorf("image: %s is empty; go-diskfs writes empty files incorrectly", f.Path)
 		}
 		need += int64(len(f.Data)) + 64<<10
 	}
@@ -145,17 +145,17 @@ func (d *Disk) sizeFor(files []File) error {
 		d.ESPSize = max(minESP, (need+need/5+mib-1)/mib*mib)
 	}
 	if d.ESPSize < minESP || d.ESPSize%mib != 0 || d.ESPSize < need {
-		return fmt.Errorf("image: an EFI system partition of %d bytes: at least %d and a whole number of MiB is needed", d.ESPSize, max(minESP, need))
+		return fmt.Errorf("image: the EFI system partition's size is %d bytes; a whole number of MiB and at least %d bytes are needed", d.ESPSize, max(minESP, need))
 	}
 	return nil
 }
 
-// guid makes a GUID (RFC 9562, version 8) from label, size and use.
+// guid makes a GUID (RFC 9562, version 8) from label, size and purpose.
 func (d *Disk) guid(use string) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "gangway image v1\x00%s\x00%d\x00%s", d.Label, d.ESPSize, use))
 	u, err := uuid.FromBytes(h[:16])
 	if err != nil {
-		panic(err) // 16 bytes are right
+		panic(err) // 16 bytes are always valid
 	}
 	u[6] = u[6]&0x0F | 0x80
 	u[8] = u[8]&0x3F | 0x80
@@ -164,7 +164,7 @@ func (d *Disk) guid(use string) string {
 
 func writeFile(to filesystem.FileSystem, f File) error {
 	if dir := path.Dir(f.Path); dir != "." {
-		if err := to.Mkdir("/" + dir); err != nil { // with those above it
+		if err := to.Mkdir("/" + dir); err != nil { // with its parents
 			return err
 		}
 	}
@@ -176,14 +176,14 @@ func writeFile(to filesystem.FileSystem, f File) error {
 	return errors.Join(err, w.Close())
 }
 
-var epochLock sync.Mutex
+var timeLock sync.Mutex
 
-// epoch makes go-diskfs write one time for all files, for as long as the
-// returned function was not called: it listens to this variable alone
-// (reproducible-builds.org). FAT's time begins in 1980.
-func epoch() (restore func()) {
+// fixedTime makes go-diskfs write the same time for all files, until the returned function is
+// called. go-diskfs reads the time only from this environment variable
+// (reproducible-builds.org). FAT's first year is 1980.
+func fixedTime() (restore func()) {
 	const name, first = "SOURCE_DATE_EPOCH", "315532800"
-	epochLock.Lock()
+	timeLock.Lock()
 	old, had := os.LookupEnv(name)
 	os.Setenv(name, first)
 	return func() {
@@ -192,6 +192,6 @@ func epoch() (restore func()) {
 		} else {
 			os.Unsetenv(name)
 		}
-		epochLock.Unlock()
+		timeLock.Unlock()
 	}
 }

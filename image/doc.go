@@ -1,13 +1,15 @@
-// Package image makes what a machine boots from: an initial file system, a
-// unified kernel image and a disk with both. It needs no root, no loop device,
-// no mount and no other program, and the same input gives the same bytes.
+// Package image makes boot media: an initial file system, a unified kernel image and a disk
+// with both. Package image/stick uses it for the installer image, and tests use it for small
+// machines. It needs no root, no loop device, no mount and no other program. The same input
+// always gives the same bytes.
 //
 //	initrd, _ := image.Initramfs(files)
 //	uki, _ := image.UKI{Stub: stub, Kernel: kernel, Initrd: initrd, Cmdline: "quiet"}.Build()
 //	err := image.Disk{ESP: []image.File{{Path: "EFI/BOOT/BOOTX64.EFI", Data: uki}}}.Write("disk.img")
 //
-// All of the unified kernel image is measured by firmware and stub before it
-// runs: kernel, initial file system and command line cannot differ unseen.
+// Firmware and the stub measure the whole unified kernel image into the TPM before it runs. So
+// nobody can change kernel, initial file system or command line without changing the
+// measurements.
 package image
 
 import (
@@ -19,27 +21,25 @@ import (
 
 // File is a file of an initial file system or of the EFI system partition.
 type File struct {
-	// Path is relative and slash-separated, as io/fs wants it: "bin/init".
-	// Folders on the way are made.
+	// Path is relative and slash-separated, as in io/fs: "bin/init". Parent folders are made.
 	Path string
 	Data []byte
-	// Mode has the permissions; FAT knows none. Zero is 0644. With
-	// fs.ModeSymlink it is a symbolic link to Data, in an initial file system
-	// alone.
+	// Mode holds the permissions; FAT has none. Zero is 0644. With fs.ModeSymlink the file is a
+	// symbolic link to Data; this works only in an initial file system.
 	Mode fs.FileMode
 }
 
-// inOrder returns the files sorted by path, after checking the paths.
-func inOrder(files []File) ([]File, error) {
+// sorted returns the files sorted by path, after checking the paths.
+func sorted(files []File) ([]File, error) {
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	seen := map[string]bool{}
 	for _, f := range files {
 		if !fs.ValidPath(f.Path) || f.Path == "." || strings.ContainsRune(f.Path, 0) {
-			return nil, fmt.Errorf("image: %q is no path of a file, such as bin/init", f.Path)
+			return nil, fmt.Errorf("image: %q is not the path of a file, such as bin/init", f.Path)
 		}
 		if seen[f.Path] {
-			return nil, fmt.Errorf("image: %s is there twice", f.Path)
+			return nil, fmt.Errorf("image: there are two files %s", f.Path)
 		}
 		seen[f.Path] = true
 	}
@@ -53,7 +53,7 @@ func inOrder(files []File) ([]File, error) {
 	return files, nil
 }
 
-// parents returns the folders above a path, the outermost first.
+// parents returns the folders above a path, starting at the outermost.
 func parents(path string) []string {
 	var out []string
 	for i, c := range path {

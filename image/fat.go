@@ -6,13 +6,12 @@ import (
 	"io"
 )
 
-// fatSize is how much of a partition its file system takes, in bytes: as much as
-// its tables have entries for. go-diskfs 1.9.4 forgets the first two entries,
-// which name no cluster, so that of some sizes the last cluster has none.
+// fatSize returns the size of the file system in a partition, in bytes: as many clusters as its
+// tables have entries for. go-diskfs 1.9.4 ignores that the first two entries do not stand for
+// clusters, so with some sizes the last cluster would have no entry.
 //
-// Above 260 MiB, where clusters have 4096 bytes, each table is a whole number of
-// these too: so an installer can make the file system one for a disk whose
-// sectors have as many.
+// Above 260 MiB, where clusters have 4096 bytes, the size of each table is also a multiple of
+// 4096. So an installer can convert the file system for a disk with sectors of 4096 bytes.
 func fatSize(partition int64) int64 {
 	const reserved = 32 // sectors
 	cluster, whole := int64(sector), int64(1)
@@ -30,10 +29,10 @@ func fatSize(partition int64) int64 {
 	}
 }
 
-// fixParents corrects the FAT32 file system that begins at an offset: in the
-// folders of the root the entry ".." must name cluster 0, not the root's own
-// (Microsoft's FAT specification, 6.5). go-diskfs 1.9.4 writes the latter,
-// which fsck.fat and Windows complain about.
+// fixParents corrects the FAT32 file system that begins at offset start. In the folders of the
+// root, the entry ".." must name cluster 0 and not the root's own cluster (Microsoft's FAT
+// specification, 6.5). go-diskfs 1.9.4 writes the root's cluster, which fsck.fat and Windows
+// report as an error.
 func fixParents(f interface {
 	io.ReaderAt
 	io.WriterAt
@@ -51,7 +50,7 @@ func fixParents(f interface {
 	folder := make([]byte, cluster)
 	for n := le.Uint32(boot[44:]); n < last; {
 		if n < 2 {
-			return errors.New("the root folder is broken")
+			return errors.New("the root folder's cluster chain is invalid")
 		}
 		if _, err := f.ReadAt(folder, at(n)); err != nil {
 			return err

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// stub makes the least EFI program that a UKI can be built on, with room for
-// section headers.
+// stub makes the smallest EFI program that a UKI can be built on. room is the number of section
+// headers that it has room for.
 func stub(room int) []byte {
 	le := binary.LittleEndian
 	headers := 0x80 + 4 + coffHeader + 240 + sectionHeader + room*sectionHeader
@@ -59,6 +59,7 @@ func sample() UKI {
 }
 
 func TestUKIHoldsItsParts(t *testing.T) {
+	t.Parallel()
 	u := sample()
 	b, err := u.Build()
 	if err != nil {
@@ -85,19 +86,20 @@ func TestUKIHoldsItsParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(data[:s.VirtualSize], w) || s.VirtualAddress%pageSize != 0 || s.Offset%512 != 0 {
-			t.Errorf("%s is not what went in, or not aligned: %+v", s.Name, s.SectionHeader)
+			t.Errorf("%s has other data, or is not aligned: %+v", s.Name, s.SectionHeader)
 		}
 	}
 	if len(want) != 0 {
-		t.Errorf("sections are not there: %d", len(want))
+		t.Errorf("%d sections are missing", len(want))
 	}
 	if size := f.OptionalHeader.(*pe.OptionalHeader64).SizeOfImage; size < end {
 		t.Errorf("the image's size is %#x, its sections end at %#x", size, end)
 	}
 }
 
-// Debian's objcopy reads out what went in.
+// Debian's objcopy extracts the same parts.
 func TestObjcopyReadsTheUKI(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("objcopy"); err != nil {
 		t.Skip("objcopy is not installed: apt-get install binutils")
 	}
@@ -117,14 +119,14 @@ func TestObjcopyReadsTheUKI(t *testing.T) {
 	write(t, file, b)
 	for _, s := range u.sections() {
 		if out, err := exec.Command("objcopy", "--dump-section", s.name+"="+part, file, filepath.Join(dir, "copy")).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("objcopy: %v: %.500s", err, out)
 		}
 		got, err := os.ReadFile(part)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(bytes.TrimRight(got, "\x00"), bytes.TrimRight(s.data, "\x00")) {
-			t.Errorf("objcopy reads another %s, of %d bytes", s.name, len(got))
+			t.Errorf("objcopy extracts a different %s, of %d bytes", s.name, len(got))
 		}
 	}
 }
@@ -137,27 +139,28 @@ func write(t *testing.T, path string, b []byte) {
 }
 
 func TestUKIRefuses(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*UKI)
 		want   string
 	}{
-		"no stub":               {func(u *UKI) { u.Stub = nil }, "needs systemd's stub"},
-		"a stub of nothing":     {func(u *UKI) { u.Stub = make([]byte, 4096) }, "needs systemd's stub"},
-		"no stub but its magic": {func(u *UKI) { u.Stub = append([]byte("MZ"), make([]byte, 4096)...) }, "no EFI program"},
-		"a stub cut off":        {func(u *UKI) { u.Stub = u.Stub[:0x90] }, "no EFI program"},
-		"a stub without room":   {func(u *UKI) { u.Stub = stub(0) }, "has room for"},
-		"a signed stub":         {func(u *UKI) { u.Stub[0x84+coffHeader+optCertificates+4] = 1 }, "is signed"},
-		"a stub for ARM":        {func(u *UKI) { u.Stub[0x84], u.Stub[0x85] = 0x64, 0xAA }, "x86-64"},
-		"strange alignment":     {func(u *UKI) { u.Stub[0x84+coffHeader+36] = 7 }, "alignment"},
-		"headers past the end":  {func(u *UKI) { u.Stub = stub(0); binary.LittleEndian.PutUint32(u.Stub[0x84+coffHeader+60:], 1<<30) }, "has room for"},
-		"no kernel":             {func(u *UKI) { u.Kernel = []byte("#!/bin/sh") }, "no bzImage"},
-		"two lines":             {func(u *UKI) { u.Cmdline = "a\nb" }, "one line"},
+		"no stub":              {func(u *UKI) { u.Stub = nil }, "needs systemd's stub"},
+		"a stub of nothing":    {func(u *UKI) { u.Stub = make([]byte, 4096) }, "needs systemd's stub"},
+		"only a stub's magic":  {func(u *UKI) { u.Stub = append([]byte("MZ"), make([]byte, 4096)...) }, "not an EFI program"},
+		"a truncated stub":     {func(u *UKI) { u.Stub = u.Stub[:0x90] }, "not an EFI program"},
+		"a stub without room":  {func(u *UKI) { u.Stub = stub(0) }, "has room for"},
+		"a signed stub":        {func(u *UKI) { u.Stub[0x84+coffHeader+optCertificates+4] = 1 }, "is signed"},
+		"a stub for ARM":       {func(u *UKI) { u.Stub[0x84], u.Stub[0x85] = 0x64, 0xAA }, "x86-64"},
+		"strange alignment":    {func(u *UKI) { u.Stub[0x84+coffHeader+36] = 7 }, "alignment"},
+		"headers past the end": {func(u *UKI) { u.Stub = stub(0); binary.LittleEndian.PutUint32(u.Stub[0x84+coffHeader+60:], 1<<30) }, "has room for"},
+		"no kernel":            {func(u *UKI) { u.Kernel = []byte("#!/bin/sh") }, "not a bzImage"},
+		"two lines":            {func(u *UKI) { u.Cmdline = "a\nb" }, "one line"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := sample()
 			c.change(&u)
 			if _, err := u.Build(); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v; want %q", err, c.want)
 			}
 		})
 	}
@@ -172,8 +175,9 @@ func files() []File {
 	}
 }
 
-// GNU cpio reads what we write.
+// GNU cpio extracts the same files.
 func TestCpioReadsTheInitramfs(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("cpio"); err != nil {
 		t.Skip("cpio is not installed: apt-get install cpio")
 	}
@@ -206,7 +210,7 @@ func TestCpioReadsTheInitramfs(t *testing.T) {
 		got = append(got, f[0]+" "+f[len(f)-1])
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
-		t.Errorf("cpio lists\n%s", out)
+		t.Errorf("cpio lists\n%.1000s", out)
 	}
 	read := exec.Command("cpio", "-i", "--to-stdout", "--quiet", "etc/hosts")
 	read.Stdin = bytes.NewReader(raw)
@@ -216,29 +220,32 @@ func TestCpioReadsTheInitramfs(t *testing.T) {
 }
 
 func TestJoinedPartsBeginAtMultiplesOfFour(t *testing.T) {
+	t.Parallel()
 	if got := string(Join([]byte("abcde"), []byte("fg"), nil, []byte("h"))); got != "abcde\x00\x00\x00fg\x00\x00h" {
-		t.Errorf("%q", got)
+		t.Errorf("got %q", got)
 	}
 }
 
 func TestRefusesPaths(t *testing.T) {
+	t.Parallel()
 	for _, p := range []string{"", ".", "/init", "../init", "a//b", "a/", "a\x00b"} {
 		if _, err := Initramfs([]File{{Path: p}}); err == nil {
-			t.Errorf("Initramfs takes %q", p)
+			t.Errorf("Initramfs accepts the path %q", p)
 		}
 		if err := (Disk{ESP: []File{{Path: p, Data: []byte("x")}}}).Write(filepath.Join(t.TempDir(), "disk")); err == nil {
-			t.Errorf("Disk takes %q", p)
+			t.Errorf("Disk accepts the path %q", p)
 		}
 	}
 	for _, two := range [][2]string{{"a", "a"}, {"a", "a/b"}} {
 		if _, err := Initramfs([]File{{Path: two[0]}, {Path: two[1]}}); err == nil {
-			t.Errorf("Initramfs takes %q", two)
+			t.Errorf("Initramfs accepts the paths %q", two)
 		}
 	}
 }
 
-// Other programs find the disk whole, and read back what went in.
+// Other programs find no error in the disk, and read back the same files.
 func TestOthersReadTheDisk(t *testing.T) {
+	t.Parallel()
 	sgdisk, fsck, mcopy := "/usr/sbin/sgdisk", "/usr/sbin/fsck.fat", "/usr/bin/mcopy"
 	for _, p := range []string{sgdisk, fsck, mcopy} {
 		if _, err := os.Stat(p); err != nil {
@@ -257,7 +264,7 @@ func TestOthersReadTheDisk(t *testing.T) {
 	}
 	out, err := exec.Command(sgdisk, "--verify", "--print", img).CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("No problems found")) || !bytes.Contains(out, []byte("EF00")) {
-		t.Errorf("sgdisk: %v: %s", err, out)
+		t.Errorf("sgdisk: %v: %.500s", err, out)
 	}
 	b, err := os.ReadFile(img)
 	if err != nil {
@@ -266,7 +273,7 @@ func TestOthersReadTheDisk(t *testing.T) {
 	esp := filepath.Join(dir, "esp")
 	write(t, esp, b[mib:len(b)-mib])
 	if out, err := exec.Command(fsck, "-n", esp).CombinedOutput(); err != nil {
-		t.Errorf("fsck.fat: %v: %s", err, out)
+		t.Errorf("fsck.fat: %v: %.500s", err, out)
 	}
 	for _, f := range d.ESP {
 		out, err := exec.Command(mcopy, "-i", esp, "::/"+f.Path, "-").Output()
@@ -275,13 +282,14 @@ func TestOthersReadTheDisk(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(img); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("an image with a join token in it can be read by others: %v, %v", info.Mode(), err)
+		t.Errorf("the image may hold a join token, but its mode is %v (%v); want 0600", info.Mode(), err)
 	}
 }
 
-// With these sizes, and with many above 260 MiB, all clusters that there is
-// room for would have no entry in the file system's tables.
+// With these sizes, and many above 260 MiB, the file system's tables would have too few entries
+// for all clusters.
 func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
+	t.Parallel()
 	const fsck = "/usr/sbin/fsck.fat"
 	if _, err := os.Stat(fsck); err != nil {
 		t.Skipf("%s is not installed: apt-get install dosfstools", fsck)
@@ -294,12 +302,13 @@ func TestEachClusterHasAnEntryInTheTables(t *testing.T) {
 		esp := filepath.Join(t.TempDir(), "esp")
 		write(t, esp, fat)
 		if out, err := exec.Command(fsck, "-n", esp).CombinedOutput(); err != nil {
-			t.Errorf("%d MiB, fsck.fat: %v: %s", size/mib, err, out)
+			t.Errorf("%d MiB, fsck.fat: %v: %.500s", size/mib, err, out)
 		}
 	}
 }
 
 func TestDiskRefuses(t *testing.T) {
+	t.Parallel()
 	for name, d := range map[string]Disk{
 		"a label that is too long":  {Label: "ABCDEFGHIJKL"},
 		"a label in small letters":  {Label: "gangway"},
@@ -312,17 +321,18 @@ func TestDiskRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "disk")
 			if err := d.Write(path); err == nil {
-				t.Error("it is taken")
+				t.Error("accepted")
 			}
 			if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) > 0 {
-				t.Errorf("something was written: %v, %v", left, err)
+				t.Errorf("files were written: %v, %v", left, err)
 			}
 		})
 	}
 }
 
-// The same input gives the same bytes, whatever the order and the time.
+// The same input gives the same bytes, whatever the order of the files and the time.
 func TestSameInputGivesTheSameBytes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	build := func(name string, files []File) [32]byte {
 		t.Helper()
@@ -347,13 +357,15 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 		return sha256.Sum256(b)
 	}
 	one := build("one", files())
-	time.Sleep(2100 * time.Millisecond) // FAT counts in two seconds
+	if !testing.Short() { // without the wait, the test still covers the order
+		time.Sleep(2100 * time.Millisecond) // FAT's times have a resolution of 2 s
+	}
 	other := files()
 	other[0], other[3] = other[3], other[0]
 	if two := build("two", other); one != two {
 		t.Error("two builds differ")
 	}
-	// A new kernel alone leaves the partition table, which is measured.
+	// If only a file changes, the partition table, which firmware measures, stays the same.
 	table := func(name string) []byte {
 		f, err := os.Open(filepath.Join(dir, name))
 		if err != nil {
@@ -369,14 +381,15 @@ func TestSameInputGivesTheSameBytes(t *testing.T) {
 	changed := files()
 	changed[0].Data = []byte("#?")
 	if build("three", changed) == one {
-		t.Error("another file makes no difference")
+		t.Error("a changed file does not change the image")
 	}
 	if !bytes.Equal(table("one"), table("three")) {
-		t.Error("another file changes the partition table")
+		t.Error("a changed file changes the partition table")
 	}
 }
 
 func TestModulesComeBehindWhatTheyNeed(t *testing.T) {
+	t.Parallel()
 	dir := fstest.MapFS{
 		"modules.builtin":     {Data: []byte("kernel/drivers/nvme/host/nvme-core.ko\n")},
 		"kernel/net/a-b.ko":   {Data: module("c,d")},
@@ -403,19 +416,19 @@ func TestModulesComeBehindWhatTheyNeed(t *testing.T) {
 		t.Errorf("order: %q", s)
 	}
 	if none, err := Modules(dir, "nvme_core"); err != nil || len(none) != 0 {
-		t.Errorf("what is built in: %v, %v", none, err)
+		t.Errorf("a built-in module: %v, %v", none, err)
 	}
 	for _, bad := range []string{"loop1", "not", "lost", "absent"} {
 		if _, err := Modules(dir, bad); err == nil {
-			t.Errorf("%s is taken", bad)
+			t.Errorf("the module %s is accepted", bad)
 		}
 	}
 	if _, err := Modules(fstest.MapFS{}, "a"); err == nil {
-		t.Error("an empty folder is taken")
+		t.Error("an empty folder is accepted")
 	}
 }
 
-// module makes the least ELF file with a section .modinfo.
+// module makes the smallest ELF file with a section .modinfo.
 func module(depends string) []byte {
 	le := binary.LittleEndian
 	info := []byte("license=GPL\x00depends=" + depends + "\x00name=x\x00")
@@ -448,9 +461,10 @@ func module(depends string) []byte {
 	return b
 }
 
-// Firmware hashes a signed program section by section: what is between them or
-// behind them would make it another one than was signed.
+// Firmware hashes a signed program section by section. Bytes between or after the sections
+// would make the signature invalid.
 func TestUKIHasNothingBesidesItsSections(t *testing.T) {
+	t.Parallel()
 	u := sample()
 	u.Stub = append(u.Stub, bytes.Repeat([]byte("symbol"), 2000)...)
 	b, err := u.Build()
@@ -464,7 +478,7 @@ func TestUKIHasNothingBesidesItsSections(t *testing.T) {
 	end := f.Sections[0].Offset
 	for _, s := range f.Sections {
 		if s.Size > 0 && s.Offset != end {
-			t.Errorf("%s begins at %#x, what is before it ends at %#x", s.Name, s.Offset, end)
+			t.Errorf("%s begins at %#x, the section before it ends at %#x", s.Name, s.Offset, end)
 		}
 		end = s.Offset + s.Size
 	}

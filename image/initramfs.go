@@ -17,18 +17,17 @@ const (
 	typeLink = 0o120000
 )
 
-// Initramfs makes a compressed initial file system for Linux from files: a
-// cpio archive of the format "newc" (the kernel's
-// Documentation/driver-api/early-userspace/buffer-format.rst), everything
-// owned by root, all times zero. It has /dev/console, so that init has a
-// console before it mounts anything.
+// Initramfs makes a compressed initial file system for Linux: a cpio archive of the format
+// "newc" (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst). All files
+// are owned by root and have the time zero. It adds /dev/console, so that init has a console
+// before it mounts anything.
 func Initramfs(files []File) ([]byte, error) {
-	files, err := inOrder(files)
+	files, err := sorted(files)
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
-	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // its header holds no time and no name
+	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression) // without a time or name in its header
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
@@ -58,23 +57,23 @@ func Initramfs(files []File) ([]byte, error) {
 		w.err = z.Close()
 	}
 	if w.err != nil {
-		return nil, fmt.Errorf("image: initial file system: %w", w.err)
+		return nil, fmt.Errorf("image: making the initial file system: %w", w.err)
 	}
 	return out.Bytes(), nil
 }
 
-// Join makes one initial file system of several: the kernel unpacks them one
-// after the other, and a later file replaces an earlier one of its path. What
-// many images share need so be compressed only once.
+// Join joins several initial file systems into one. The kernel unpacks them one after the
+// other, and a later file replaces an earlier one with the same path. So the common part of
+// many images needs to be compressed only once.
 func Join(initramfs ...[]byte) []byte {
 	var out []byte
 	for _, part := range initramfs {
-		out = append(pad(out, 4), part...) // where the kernel looks for the next
+		out = append(pad(out, 4), part...) // the kernel expects the next one at a multiple of 4
 	}
 	return out
 }
 
-// cpio writes a newc archive. The first error stays.
+// cpio writes a newc archive. It keeps the first error.
 type cpio struct {
 	w   io.Writer
 	ino uint32
@@ -90,8 +89,8 @@ type cpioEntry struct {
 
 func (c *cpio) dir(path string) { c.entry(cpioEntry{path: path, mode: typeDir | 0o755}) }
 
-// entry writes one: a header of 13 numbers in 8 hexadecimal digits each, the
-// path with a final zero, and the data; path and data padded to 4 bytes.
+// entry writes one entry: a header of 13 numbers with 8 hexadecimal digits each, the path with
+// a final zero, and the data. Path and data are padded to multiples of 4 bytes.
 func (c *cpio) entry(e cpioEntry) {
 	if c.err != nil {
 		return

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// Modules picks kernel modules by name ("virtio_net") from a kernel package's
-// folder (lib/modules/VERSION), with all that they depend on, for the initial
-// file system: each as lib/modules/NAME.ko, and lib/modules/order, which names
-// them one a line in the order to load them. What is built into the kernel is
-// left out. What a module depends on is read in the module itself.
+// Modules picks kernel modules by name ("virtio_net"), with all modules that they depend on,
+// for the initial file system. dir is a kernel package's folder lib/modules/VERSION. Each
+// module becomes lib/modules/NAME.ko. lib/modules/order lists them, one a line, in the order in
+// which they must be loaded. Modules that are built into the kernel are left out. The
+// dependencies come from the modules themselves.
 func Modules(dir fs.FS, names ...string) ([]File, error) {
 	m := modules{dir: dir, state: map[string]int{}}
 	if err := m.index(); err != nil {
@@ -33,13 +33,13 @@ func Modules(dir fs.FS, names ...string) ([]File, error) {
 
 type modules struct {
 	dir   fs.FS
-	path  map[string]string // of each module's file; "" is built in
-	state map[string]int    // 1 in work, 2 done
+	path  map[string]string // file of each module; "": built into the kernel
+	state map[string]int    // 1: being added, 2: added
 	files []File
 	order bytes.Buffer
 }
 
-// moduleName is how the kernel knows a module: dashes are underscores.
+// moduleName returns the kernel's name of a module: with underscores instead of dashes.
 func moduleName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 func (m *modules) index() error {
@@ -57,7 +57,7 @@ func (m *modules) index() error {
 	}
 	built, err := fs.ReadFile(m.dir, "modules.builtin")
 	if err != nil {
-		return fmt.Errorf("image: is this a kernel package's folder lib/modules/VERSION? %w", err)
+		return fmt.Errorf("image: this is not a kernel package's folder lib/modules/VERSION: %w", err)
 	}
 	for p := range strings.FieldsSeq(string(built)) {
 		m.path[moduleName(strings.TrimSuffix(path.Base(p), ".ko"))] = ""
@@ -65,13 +65,13 @@ func (m *modules) index() error {
 	return nil
 }
 
-// add appends a module behind all that it depends on.
+// add adds a module after all modules that it depends on.
 func (m *modules) add(name string) error {
 	name = moduleName(name)
 	p, ok := m.path[name]
 	switch {
 	case !ok:
-		return fmt.Errorf("image: the kernel has no module %q (uncompressed, .ko)", name)
+		return fmt.Errorf("image: the kernel has no uncompressed module (.ko) %q", name)
 	case p == "" || m.state[name] == 2:
 		return nil
 	case m.state[name] == 1:
@@ -80,7 +80,7 @@ func (m *modules) add(name string) error {
 	m.state[name] = 1
 	data, err := fs.ReadFile(m.dir, p)
 	if err != nil {
-		return fmt.Errorf("image: kernel module: %w", err)
+		return fmt.Errorf("image: reading a kernel module: %w", err)
 	}
 	needs, err := depends(data)
 	if err != nil {
@@ -105,7 +105,7 @@ func depends(module []byte) ([]string, error) {
 	}
 	s := f.Section(".modinfo")
 	if s == nil {
-		return nil, errors.New("no .modinfo")
+		return nil, errors.New("the section .modinfo is missing")
 	}
 	info, err := s.Data()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// UKI is a unified kernel image: one EFI program of a stub, a kernel and what
-// the kernel needs (UAPI Group specification "Unified Kernel Image").
+// UKI is a unified kernel image: one EFI program that consists of a stub, a kernel and the
+// kernel's files (UAPI Group specification "Unified Kernel Image").
 type UKI struct {
 	Stub   []byte // systemd's linuxx64.efi.stub
 	Kernel []byte // bzImage with an EFI stub
@@ -22,12 +22,12 @@ type UKI struct {
 	OSRelease string
 }
 
-// Of each part: initialised data, readable (PE/COFF 4.1).
+// sectionFlags of each part: initialised data, readable (PE/COFF 4.1).
 const sectionFlags = pe.IMAGE_SCN_CNT_INITIALIZED_DATA | pe.IMAGE_SCN_MEM_READ
 
-// Where things are in a PE/COFF file for 64 bits, in bytes (PE/COFF 3).
+// Offsets and sizes in a PE/COFF file for 64 bits, in bytes (PE/COFF 3).
 const (
-	peOffsetAt      = 0x3C // of the offset of "PE\0\0", in the file
+	peOffsetAt      = 0x3C // in the file: the offset of "PE\0\0"
 	coffHeader      = 20
 	sectionHeader   = 40
 	numSectionsAt   = 2 // in the COFF header
@@ -38,33 +38,32 @@ const (
 	optCertificates = 112 + 4*8 // data directory 4
 )
 
-// pageSize is what sections are aligned to in memory.
+// pageSize is the alignment of sections in memory.
 const pageSize = 4096
 
-// Build appends the parts to the stub, each as a section behind those that
-// are there. A stub that is signed, or that has no room for more section
-// headers, is refused.
+// Build appends each part to the stub as a section, after the stub's own sections. It refuses a
+// stub that is signed, or that has no room for more section headers.
 func (u UKI) Build() ([]byte, error) {
 	if err := u.check(); err != nil {
 		return nil, err
 	}
 	f, err := pe.NewFile(bytes.NewReader(u.Stub))
 	if err != nil {
-		return nil, fmt.Errorf("image: the stub is no EFI program: %w", err)
+		return nil, fmt.Errorf("image: the stub is not an EFI program: %w", err)
 	}
 	opt, ok := f.OptionalHeader.(*pe.OptionalHeader64)
 	if !ok || f.Machine != pe.IMAGE_FILE_MACHINE_AMD64 || opt.Subsystem != pe.IMAGE_SUBSYSTEM_EFI_APPLICATION {
-		return nil, errors.New("image: the stub is no EFI program for x86-64")
+		return nil, errors.New("image: the stub is not an EFI program for x86-64")
 	}
 	if opt.NumberOfRvaAndSizes < 5 || opt.DataDirectory[pe.IMAGE_DIRECTORY_ENTRY_SECURITY].Size != 0 {
-		return nil, errors.New("image: the stub is signed; what is added to it would break that: use the unsigned one")
+		return nil, errors.New("image: the stub is signed, and added sections would break its signature: use the unsigned stub")
 	}
 	if a := opt.FileAlignment; a < 512 || a > 1<<16 || a&(a-1) != 0 {
-		return nil, fmt.Errorf("image: the stub's file alignment is %d", a)
+		return nil, fmt.Errorf("image: the stub's file alignment %d is not a power of two from 512 to 65536", a)
 	}
-	var memory uint64                                   // end of what is there
+	var memory uint64                                   // end of the stub's sections in memory
 	headers := min(int(opt.SizeOfHeaders), len(u.Stub)) // end of the room for headers
-	end := headers                                      // of what is used of the file
+	end := headers                                      // end of the used part of the file
 	for _, s := range f.Sections {
 		memory = max(memory, uint64(s.VirtualAddress)+uint64(max(s.VirtualSize, s.Size)))
 		if s.Size > 0 {
@@ -76,13 +75,12 @@ func (u UKI) Build() ([]byte, error) {
 	header := coff + coffHeader + int(f.SizeOfOptionalHeader) + len(f.Sections)*sectionHeader
 	parts := u.sections()
 	if room := headers - header; room < len(parts)*sectionHeader {
-		return nil, fmt.Errorf("image: the stub has room for %d bytes of section headers; %d are needed", room, len(parts)*sectionHeader)
+		return nil, fmt.Errorf("image: the stub has room for %d bytes of section headers, but %d are needed", room, len(parts)*sectionHeader)
 	}
 
 	le := binary.LittleEndian
-	// What is behind the sections, debuggers' symbols, is left out: firmware
-	// hashes a signed program section by section, and would take it for more
-	// than was signed.
+	// Leave out the debug symbols behind the sections. Firmware hashes a signed program section
+	// by section, so anything else in the file would not match the signature.
 	out := pad(bytes.Clone(u.Stub[:end]), int(opt.FileAlignment))
 	data := opt.SizeOfInitializedData
 	for _, p := range parts {
@@ -95,7 +93,7 @@ func (u UKI) Build() ([]byte, error) {
 		h := out[header : header+sectionHeader]
 		clear(h)
 		copy(h, p.name)
-		le.PutUint32(h[8:], uint32(len(p.data))) // VirtualSize: what the stub takes and measures
+		le.PutUint32(h[8:], uint32(len(p.data))) // VirtualSize: the stub reads and measures this many bytes
 		le.PutUint32(h[12:], uint32(memory))
 		le.PutUint32(h[16:], uint32(len(out))-at)
 		le.PutUint32(h[20:], at)
@@ -105,11 +103,11 @@ func (u UKI) Build() ([]byte, error) {
 		data += uint32(len(out)) - at
 	}
 	le.PutUint16(out[coff+numSectionsAt:], uint16(len(f.Sections)+len(parts)))
-	le.PutUint64(out[coff+symbolsAt:], 0) // they are gone
+	le.PutUint64(out[coff+symbolsAt:], 0) // no symbols
 	o := out[coff+coffHeader:]
 	le.PutUint32(o[optSizeInitData:], data)
 	le.PutUint32(o[optSizeOfImage:], uint32((memory+pageSize-1)&^(pageSize-1)))
-	le.PutUint32(o[optCheckSum:], 0) // firmware does not look at it
+	le.PutUint32(o[optCheckSum:], 0) // firmware ignores it
 	return out, nil
 }
 
@@ -117,9 +115,9 @@ func (u UKI) check() error {
 	if len(u.Stub) < 0x40 || string(u.Stub[:2]) != "MZ" {
 		return errors.New("image: a unified kernel image needs systemd's stub, linuxx64.efi.stub")
 	}
-	// The boot protocol's magic, Documentation/arch/x86/boot.rst.
+	// The magic of the boot protocol (Documentation/arch/x86/boot.rst).
 	if len(u.Kernel) < 0x206 || string(u.Kernel[0x202:0x206]) != "HdrS" {
-		return errors.New("image: the kernel is no bzImage")
+		return errors.New("image: the kernel is not a bzImage")
 	}
 	if strings.ContainsAny(u.Cmdline, "\x00\n") {
 		return errors.New("image: the command line must be one line")
@@ -132,7 +130,7 @@ type section struct {
 	data []byte
 }
 
-// sections returns those that are not empty. The kernel comes last.
+// sections returns the parts that are not empty. The kernel comes last.
 func (u UKI) sections() []section {
 	var out []section
 	for _, s := range []section{

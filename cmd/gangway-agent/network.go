@@ -4,6 +4,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 
 	"gangway/device/agent"
 	"gangway/device/install/netfile"
@@ -26,11 +27,12 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 		if o.proxy != "" || o.proxyCA != "" {
 			return nil, usageError{errors.New("--network-file has the proxy: leave --proxy and --proxy-ca out")}
 		}
-		text, err := readFile(o.file, netfile.MaxFile)
+		f, err := os.Open(o.file)
 		if err != nil {
 			return nil, err
 		}
-		s, err := netfile.Parse(text)
+		defer f.Close()
+		s, err := netfile.Read(f)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", o.file, err)
 		}

@@ -109,8 +109,8 @@ func clearDevice(partition string) (string, error) {
 	}
 	defer t.Close()
 	passphrase, err := seal.Open(t, token)
-	if errors.Is(err, seal.ErrOther) {
-		return "", seal.ErrOther
+	if errors.Is(err, seal.ErrNotReleased) {
+		return "", seal.ErrNotReleased
 	}
 	if err != nil {
 		return "", err

@@ -50,7 +50,7 @@ func settingsOfSystem() (settings *netfile.Settings, tried bool) {
 
 // takeBrought takes over what a stick has brought to the EFI system partition.
 func takeBrought(try bool) error {
-	brought, err := install.BroughtNetwork(espDir)
+	brought, err := install.ReadPendingNetwork(espDir)
 	if err == nil && brought.Empty() {
 		return nil
 	}
@@ -60,7 +60,7 @@ func takeBrought(try bool) error {
 	if mistake := (*netfile.Mistake)(nil); err != nil && !errors.As(err, &mistake) {
 		return err // and looked at again at the next start
 	}
-	return errors.Join(err, install.TakenNetwork(espDir))
+	return errors.Join(err, install.ClearPendingNetwork(espDir))
 }
 
 func bootID() string {
@@ -150,7 +150,7 @@ func ownersNetwork(s *netchange.Store, file string, busy func() string) (news bo
 	if !ok {
 		text = "?" // which is a mistake, and remembered as one
 	}
-	if news, err := s.News(netchange.Hub, text); err != nil || !news {
+	if news, err := s.IsNew(netchange.Hub, text); err != nil || !news {
 		return false, err
 	}
 	if why := busy(); why != "" {

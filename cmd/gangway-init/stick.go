@@ -94,7 +94,7 @@ func (s *stick) bringNetwork(i *install.Installed) error {
 	if err := mountFAT(i.ESP(), espDir, 0); err != nil {
 		return err
 	}
-	return errors.Join(install.BringNetwork(espDir, s.network), unix.Unmount(espDir, 0))
+	return errors.Join(install.WritePendingNetwork(espDir, s.network), unix.Unmount(espDir, 0))
 }
 
 // known is all by which the stick is recognised (install.Disks): its disk's name;

@@ -59,11 +59,12 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	case o.file != "" && (len(lines) > 0 || o.proxyCA != ""):
 		return nil, usagef("--network-file has all of the network settings: leave the other options of the network out")
 	case o.file != "":
-		text, err := readSome(o.file, netfile.MaxFile)
+		f, err := os.Open(o.file)
 		if err != nil {
 			return nil, err
 		}
-		s, err := netfile.Parse(text)
+		defer f.Close()
+		s, err := netfile.Read(f)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", o.file, err)
 		}

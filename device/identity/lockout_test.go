@@ -92,7 +92,7 @@ func TestKeysWorkInLockout(t *testing.T) {
 			if err := s.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.Lock(); err != nil {
+			if err := s.EnterLockout(); err != nil {
 				t.Fatal(err)
 			}
 			before, err := s.FailedTries()
@@ -144,7 +144,7 @@ func TestLockoutDoesNotPassForAMissingCertificate(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
 	indexWith(t, s, tpm2.TPMANV{AuthRead: true})
-	if err := s.Lock(); err != nil {
+	if err := s.EnterLockout(); err != nil {
 		t.Fatal(err)
 	}
 	_, err := Load(t.Context(), open(t, s), Options{AllowUnvouched: true})

@@ -17,8 +17,8 @@ import (
 
 // location is where a block device is attached.
 type location struct {
-	dir string // in /sys, without links
-	bus string // the part below /sys/devices, with a slash at both ends
+	dir string // in /sys, with all symbolic links resolved
+	bus string // the part of dir below /sys/devices, with a slash at both ends
 }
 
 func locate(dir string) (location, error) {
@@ -33,9 +33,9 @@ func locate(dir string) (location, error) {
 	return location{dir, bus}, nil
 }
 
-// user names what has the disk or a partition of it open, such as md0, bcache0
-// or dm-0. It is empty if nothing has.
-func (l location) user() string {
+// holder names the block device that uses the disk or one of its partitions, such as md0,
+// bcache0 or dm-0. It is empty if none does.
+func (l location) holder() string {
 	for _, pattern := range []string{"holders/*", "*/holders/*"} {
 		if found, err := filepath.Glob(filepath.Join(l.dir, pattern)); err == nil && len(found) > 0 {
 			return clean(filepath.Base(found[0]))
@@ -45,14 +45,14 @@ func (l location) user() string {
 }
 
 var (
-	// Made of other block devices, of memory, of a network or by a program; and
-	// drives for media that are not written to like disks.
+	// Devices made of other block devices, of memory, of a network or by a program, and drives
+	// whose media are not written like disks.
 	notDisks = regexp.MustCompile(`^(loop|ram|zram|dm|md|sr|scd|fd|pf|pcd|mtdblock|bcache|drbd|nbd|rbd|rnbd|ublkb|zd|nullb|pmem|ndblk)\d`)
-	// A path to an NVMe namespace (nvme0c1n1): the disk is nvme0n1.
+	// A path to an NVMe namespace (nvme0c1n1). The disk itself is nvme0n1.
 	nvmePath = regexp.MustCompile(`^nvme\d+c\d+n\d+$`)
-	// An area of an eMMC beside its disk: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.
+	// An additional area of an eMMC: mmcblk0boot0, mmcblk0gp0, mmcblk0rpmb.
 	mmcArea = regexp.MustCompile(`^mmcblk\d+[a-z]`)
-	// A session of iSCSI and iSER, a port of Fibre Channel and FCoE, SRP.
+	// A session of iSCSI or iSER, a port of Fibre Channel or FCoE, or SRP.
 	networkBus = regexp.MustCompile(`/(session\d+|rport-[^/]*|infiniband_srp)/`)
 	usbBus     = regexp.MustCompile(`/usb\d+/`)
 	fireWire   = regexp.MustCompile(`/fw\d+/`)
@@ -64,19 +64,19 @@ func notDisk(name string, l location) bool {
 	switch {
 	case !diskName(name), notDisks.MatchString(name), nvmePath.MatchString(name), mmcArea.MatchString(name):
 		return true
-	case text(l.dir, "hidden") == "1": // without a node in /dev
+	case text(l.dir, "hidden") == "1": // it has no node in /dev
 		return true
 	case strings.HasPrefix(l.bus, "/rbd/"), networkBus.MatchString(l.bus):
 		return true
 	case strings.HasPrefix(l.bus, "/virtual/") && !strings.HasPrefix(l.bus, "/virtual/nvme-subsystem/"):
-		return true // no hardware is behind it, except for an NVMe namespace with several paths
+		return true // without hardware, unlike an NVMe namespace with several paths
 	}
 	return slices.ContainsFunc(transports(l), func(t string) bool { return t != "pcie" && t != "apple-nvme" })
 }
 
-// transports are those of the controllers of an NVMe disk: "pcie", or "tcp",
-// "rdma" and "fc" for NVMe over fabrics. A namespace with several paths belongs
-// to a subsystem, which has the controllers.
+// transports returns the transports of an NVMe disk's controllers: "pcie", or "tcp", "rdma" and
+// "fc" for NVMe over fabrics. A namespace with several paths belongs to a subsystem, and the
+// subsystem has the controllers.
 func transports(l location) (out []string) {
 	files, err := filepath.Glob(filepath.Join(l.dir, "device/nvme*/transport"))
 	if err != nil {
@@ -90,8 +90,8 @@ func transports(l location) (out []string) {
 	return out
 }
 
-// external says why a disk may not be built in, and is empty for one that is.
-// What the kernel does not tell counts as removable.
+// external returns the reason why a disk may be external, or "" if it is built in. If the
+// kernel does not say whether a disk is removable, it counts as removable.
 func external(name string, l location) string {
 	switch {
 	case text(l.dir, "removable") != "0":
@@ -103,16 +103,16 @@ func external(name string, l location) string {
 	case strings.HasPrefix(name, "mmcblk") && text(l.dir, "device/type") != "MMC", memoryCard.MatchString(name):
 		return "a memory card"
 	}
-	// Of a PCI device the kernel says "removable" behind a port that firmware
-	// calls external, as Thunderbolt's is.
-	if l.above(func(dir string) bool { return text(dir, "removable") == "removable" }) != "" {
+	// The kernel marks a PCI device as "removable" if it is behind a port that firmware calls
+	// external, such as Thunderbolt.
+	if l.ancestor(func(dir string) bool { return text(dir, "removable") == "removable" }) != "" {
 		return "on an external port"
 	}
 	return ""
 }
 
-// above returns the nearest folder above the disk's that is so, empty if none is.
-func (l location) above(is func(dir string) bool) string {
+// ancestor returns the nearest folder ancestor the disk's for which is reports true, or "".
+func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {
 		if is(dir) {
@@ -122,18 +122,17 @@ func (l location) above(is func(dir string) bool) string {
 	return ""
 }
 
-// usbSerial is the serial number of the USB device that the disk is in: Linux
-// does not ask the disk for its own.
+// usbSerial returns the serial number of the USB device that holds the disk, because Linux does
+// not ask such a disk for its own.
 func usbSerial(l location) string {
-	if device := l.above(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
+	if device := l.ancestor(func(dir string) bool { return text(dir, "idVendor") != "" }); device != "" {
 		return text(device, "serial")
 	}
 	return ""
 }
 
-// sticks says which disks the installer runs from, and which may be copies of
-// them: the reasons, by the disks' names. known are names of disks, and GUIDs of
-// partitions.
+// sticks returns the disks that the installer runs from, and those that may be copies of them:
+// the reason for each, by the disk's name. known holds names of disks and GUIDs of partitions.
 func sticks(dev string, disks []Disk, known []string) map[string]string {
 	known = slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "" })
 	if len(known) == 0 {
@@ -146,7 +145,7 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	why := map[string]string{}
 	for _, d := range disks {
 		if slices.Contains(known, d.Name) {
-			why[d.Name] = "the stick that this was started from"
+			why[d.Name] = "the stick that the installer was started from"
 		}
 	}
 	for name := range why {
@@ -154,16 +153,16 @@ func sticks(dev string, disks []Disk, known []string) map[string]string {
 	}
 	for _, d := range disks {
 		if why[d.Name] == "" && slices.ContainsFunc(guids[d.Name], func(g string) bool { return slices.Contains(known, g) }) {
-			why[d.Name] = "the stick that this was started from, or a copy of it: a partition has the same GUID"
+			why[d.Name] = "the stick that the installer was started from, or a copy of it: a partition has the same GUID"
 		}
 	}
 	return why
 }
 
-// partitionGUIDs are those of a disk's partitions, in lower case; none if it has
-// no GUID partition table.
+// partitionGUIDs returns the GUIDs of a disk's partitions, in lower case. It returns none if
+// the disk has no GUID partition table.
 func partitionGUIDs(dev string, d Disk) (out []string) {
-	if oddSectors(d.Sector) != "" {
+	if sectorProblem(d.Sector) != "" {
 		return nil
 	}
 	f, err := os.Open(filepath.Join(dev, d.Name))
@@ -183,8 +182,8 @@ func partitionGUIDs(dev string, d Disk) (out []string) {
 	return out
 }
 
-// Open opens a disk for exclusive use. dev is /dev. If another disk has taken the
-// name since the disk was listed, because somebody moved a plug, it is an error.
+// Open opens a disk for exclusive use. dev is /dev. It fails if another disk has got the name
+// since the disk was listed, because somebody replugged one.
 func (d Disk) Open(dev string) (*Device, error) {
 	t, err := OpenDevice(filepath.Join(dev, d.Name))
 	if err != nil {
@@ -200,17 +199,16 @@ func (d Disk) Open(dev string) (*Device, error) {
 	return t, nil
 }
 
-// check compares the disk that was listed with the one that was opened. A seq of
-// 0 is not known.
+// check compares the opened disk with the one that was listed. A seq of 0 is unknown.
 func (d Disk) check(seq uint64, size int64) error {
 	if (d.Seq != 0 && seq != 0 && seq != d.Seq) || size != d.Size {
-		return fmt.Errorf("install: %s is no longer the disk that was chosen: was a disk taken out or put in? It was left alone", d.Path())
+		return fmt.Errorf("install: %s is no longer the disk that was chosen: a disk was unplugged or plugged in since; nothing was written", d.Path())
 	}
 	return nil
 }
 
-// seq is the kernel's number of the device (Disk.Seq). 0: it has none, as an
-// image and Linux before 5.15.
+// seq is the kernel's sequence number of the device (Disk.Seq). It is 0 for an image file, and
+// with Linux before 5.15.
 func (d *Device) seq() (n uint64, err error) {
 	if !d.block {
 		return 0, nil

@@ -14,13 +14,14 @@ import (
 
 const pci = "pci0000:00/0000:00:17.0/"
 
-// What the kernel has in /sys/block for odd hardware, and whether it is listed.
+// The entries of /sys/block for unusual hardware, and whether Disks lists them.
 func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
+	t.Parallel()
 	const built, no = "built in", "not listed"
 	for _, c := range []struct {
 		name, bus string
 		files     map[string]string
-		want      string // built in, why not, or not listed
+		want      string // built in, the reason against it, or not listed
 	}{
 		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"sdaa", pci + "host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0/block", nil, built}, // SAS
@@ -28,22 +29,22 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"sda", "LNXSYSTM:00/LNXSYBUS:00/ACPI0004:00/VMBUS:00/f8b3781a-1e82-4818-a1c3-63d806ec15bb/host0/target0:0:0/0:0:0:0/block", nil, built},
 		{"vda", "pci0000:00/0000:00:04.0/virtio1/block", nil, built},
 		{"xvda", "vbd-51712/block", nil, built},
-		{"vdo", "pci0000:00/0000:00:13.0/virtio16/block", nil, built}, // the fifteenth; others call a module so
+		{"vdo", "pci0000:00/0000:00:13.0/virtio16/block", nil, built}, // the fifteenth disk of virtio; not VDO, the module
 		{"hda", "pci0000:00/0000:00:01.1/ide0/0.0/block", nil, built},
 		{"mmcblk0", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block", map[string]string{"device/type": "MMC"}, built},
 		{"nvme0n1", pci + "nvme/nvme0", map[string]string{"device/transport": "pcie"}, built},
 		{"nvme0n2", pci + "nvme/nvme0", nil, built},
 		{"nvme12n1", "pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0/nvme/nvme12", nil, built}, // Intel's VMD
 
-		// NVMe that could have several paths, the disk and a path.
+		// NVMe that supports several paths: the disk and a path.
 		{"nvme0n1", "virtual/nvme-subsystem/nvme-subsys0", map[string]string{"hidden": "0", "device/nvme0/transport": "pcie"}, built},
 		{"nvme0c0n1", pci + "nvme/nvme0", map[string]string{"hidden": "1"}, no},
-		{"nvme0c12n1", pci + "nvme/nvme12", nil, no}, // Linux before 4.15 hides nothing
+		{"nvme0c12n1", pci + "nvme/nvme12", nil, no}, // Linux before 4.15 has no "hidden"
 		{"sdz", pci + "ata9/host9/target9:0:0/9:0:0:0/block", map[string]string{"hidden": "1"}, no},
 
-		// External: a person or a rule must name it.
-		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": "1"}, "removable"}, // hot-plug, by firmware
-		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // not told
+		// External disks: a person or a rule must name them.
+		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": "1"}, "removable"}, // firmware allows hot-plug
+		{"sda", pci + "ata1/host0/target0:0:0/0:0:0:0/block", map[string]string{"removable": ""}, "removable"},  // unknown
 		{"sdb", "pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host1/target1:0:0/1:0:0:0/block", nil, "on USB"},
 		{"sdb", "pci0000:00/0000:00:14.0/fw1/fw1.0/host1/target1:0:0/1:0:0:0/block", nil, "on FireWire"},
 		{"nvme1n1", pci + "0000:05:00.0/nvme/nvme1", map[string]string{"../../../removable": "removable"}, "on an external port"}, // Thunderbolt
@@ -52,17 +53,17 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"mspblk0", "pci0000:00/0000:00:1c.0/memstick/memstick0/block", nil, "a memory card"},
 		{"mmcblk2", "pci0000:00/0000:00:14.0/usb1/1-4/1-4:1.0/rtsx_usb_sdmmc/mmc_host/mmc2/mmc2:0001/block", map[string]string{"device/type": "MMC"}, "on USB"},
 
-		// Of no use, whoever names them.
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 can be done"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 can be done"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "-1"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "99999999999999999999"}, "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"},
+		// Unfit disks: nobody can choose them.
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": "520"}, "its sectors have 520 bytes; only 512 and 4096 are supported"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"queue/logical_block_size": ""}, "its sectors have 0 bytes; only 512 and 4096 are supported"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "0"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "-1"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "99999999999999999999"}, "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"ro": "1"}, "read-only"},
-		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097151"}, "too small: 1.1 GB are needed"},
+		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097151"}, "too small: at least 1.1 GB are needed"},
 		{"sdc", pci + "ata3/host2/target2:0:0/2:0:0:0/block", map[string]string{"size": "2097152"}, built},
 
-		// Areas of an eMMC beside its disk.
+		// Additional areas of an eMMC.
 		{"mmcblk0boot0", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block/mmcblk0", map[string]string{"device/type": "MMC"}, no},
 		{"mmcblk0boot1", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block/mmcblk0", map[string]string{"device/type": "MMC"}, no},
 		{"mmcblk0rpmb", "platform/80860F14:00/mmc_host/mmc0/mmc0:0001/block/mmcblk0", map[string]string{"device/type": "MMC"}, no},
@@ -70,7 +71,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 
 		// Storage networks.
 		{"sdf", "platform/host5/session1/target5:0:0/5:0:0:0/block", nil, no},                 // iSCSI
-		{"sdf", pci + "host5/session12/target5:0:0/5:0:0:0/block", nil, no},                   // iSCSI by the adapter
+		{"sdf", pci + "host5/session12/target5:0:0/5:0:0:0/block", nil, no},                   // iSCSI in the adapter's hardware
 		{"sdg", pci + "host7/rport-7:0-0/target7:0:0/7:0:0:1/block", nil, no},                 // Fibre Channel
 		{"sdh", pci + "infiniband_srp/srp-mlx5_0-1/host8/target8:0:0/8:0:0:0/block", nil, no}, // SRP
 		{"nvme3n1", "virtual/nvme-fabrics/ctl/nvme3", map[string]string{"device/transport": "tcp"}, no},
@@ -85,7 +86,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"rnbd0", "virtual/rnbd-client/ctl", nil, no},
 		{"etherd!e0.0", "virtual/block", nil, no}, // ATA over Ethernet
 
-		// Made of others, of memory or by a program; persistent memory.
+		// Devices made of other devices, of memory or by a program; persistent memory.
 		{"bcache0", "virtual/block", nil, no},
 		{"md127", "virtual/block", nil, no},
 		{"md_d0", "virtual/block", nil, no},
@@ -96,7 +97,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 		{"zd0", "virtual/block", nil, no},
 		{"ublkb0", "virtual/ublk-char/ublkc0/block", nil, no},
 		{"nullb0", "virtual/block", nil, no},
-		{"newthing0", "virtual/block", nil, no}, // whatever comes
+		{"newthing0", "virtual/block", nil, no}, // a driver of the future
 		{"pmem0", "LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/namespace0.0/block", nil, no},
 		{"pmem0s", "LNXSYSTM:00/LNXSYBUS:00/ACPI0012:00/ndbus0/region0/btt0.0/block", nil, no},
 		{"mtdblock0", "pci0000:00/0000:00:1f.5/spi_master/spi0/spi0.0/mtd/mtd0", nil, no},
@@ -111,7 +112,7 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 			files[k] = v
 		}
 		got := no
-		switch disks := list(t, "", map[string]map[string]string{c.name: files}); {
+		switch disks := listDisks(t, "", map[string]map[string]string{c.name: files}); {
 		case len(disks) == 1 && disks[0].Unfit != "":
 			got = disks[0].Unfit
 		case len(disks) == 1 && disks[0].External == "":
@@ -125,8 +126,9 @@ func TestListsWhatIsADiskOfThisMachine(t *testing.T) {
 	}
 }
 
-// The default rule installs without a question where paths are not disks.
+// Several paths to one disk count as one disk, so the default rule can choose it.
 func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
+	t.Parallel()
 	nvme := func(more map[string]string) map[string]string {
 		files := map[string]string{"size": gb(256), "device/model": "SAMSUNG MZQL2256", "device/serial": "S63ENX0R1"}
 		for k, v := range more {
@@ -155,7 +157,7 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"nvme0n1": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.01"}),
 			"nvme0n2": nvme(map[string]string{"bus": "pci0/nvme/nvme0", "wwid": "eui.02", "size": gb(300)}),
 		}, "nvme0n2"},
-		// Two disks, as a name that a maker gave twice does not make them one.
+		// Makers give the same identifier to several disks. Those are still two disks.
 		"two sticks with the same names": {map[string]map[string]string{
 			"sda": nvme(map[string]string{"bus": "pci0/usb1/1-1/1-1:1.0", "device/wwid": "t10.Generic Flash Disk"}),
 			"sdb": nvme(map[string]string{"bus": "pci0/usb1/1-2/1-2:1.0", "device/wwid": "t10.Generic Flash Disk"}),
@@ -173,7 +175,7 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 			"sdb": nvme(map[string]string{"bus": "pci0/ata2", "device/wwid": "naa.1", "size": gb(300)}),
 		}, "sdb"},
 	} {
-		got, err := Choose(Largest, list(t, "", c.disks))
+		got, err := Choose(Largest, listDisks(t, "", c.disks))
 		var names []string
 		for _, d := range got {
 			names = append(names, d.Name)
@@ -184,9 +186,9 @@ func TestChoosesADiskWithSeveralPathsOnce(t *testing.T) {
 	}
 }
 
-// tables puts a GUID partition table on an image for each disk: of a partition
-// of this GUID.
-func tables(t *testing.T, guids map[string]string) string {
+// devWithTables makes a folder like /dev. Each of its disks has a GUID partition table with one
+// partition of the given GUID.
+func devWithTables(t *testing.T, guids map[string]string) string {
 	t.Helper()
 	dev := t.TempDir()
 	for name, guid := range guids {
@@ -209,9 +211,10 @@ func tables(t *testing.T, guids map[string]string) string {
 	return dev
 }
 
-// A stick that is named is left alone, and so is all that may be it: under
-// another name, its copy, or the other path to it.
+// The stick is never installed to, under any name, and neither is a disk that may be the stick:
+// a copy of it, or the other path to it.
 func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
+	t.Parallel()
 	const guid, other = "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0001", "9B5FD7F6-0A3C-4C58-9A83-4B2E6C1D0002"
 	removable := func(serial string) map[string]string {
 		return map[string]string{"bus": "pci0/host" + serial, "size": gb(64), "removable": "1", "device/serial": serial, "device/wwid": "naa.1"}
@@ -219,7 +222,7 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 	for what, c := range map[string]struct {
 		stick []string
 		guids map[string]string
-		want  string // the disks that may be named
+		want  string // the disks that a rule may name
 	}{
 		"by its name":                     {[]string{"sda"}, nil, "sdb sdd"},
 		"by its partition's GUID":         {[]string{strings.ToLower(guid)}, map[string]string{"sda": guid, "sdb": other, "sdd": other}, "sdb sdd"},
@@ -230,8 +233,8 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 		"by its other path":               {[]string{"sdc"}, nil, "sdb sdd"},
 		"unknown":                         {[]string{"", ""}, map[string]string{"sda": guid}, "sda sdb sdd"},
 	} {
-		block := machine(t, map[string]map[string]string{"sda": removable("A"), "sdb": removable("B"), "sdc": removable("A"), "sdd": removable("D")})
-		disks, err := Disks(block, tables(t, c.guids), c.stick...)
+		block := sysBlock(t, map[string]map[string]string{"sda": removable("A"), "sdb": removable("B"), "sdc": removable("A"), "sdd": removable("D")})
+		disks, err := Disks(block, devWithTables(t, c.guids), c.stick...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,20 +242,21 @@ func TestNeverInstallsToTheStickHoweverItIsKnown(t *testing.T) {
 		for _, d := range disks {
 			chosen, err := Choose(Rule(d.Path()), disks)
 			if (err == nil) != (d.Unfit == "") {
-				t.Errorf("%s: %s is unfit: %q, but the rule of its name has %v, %v", what, d.Name, d.Unfit, chosen, err)
+				t.Errorf("%s: %s is unfit: %q, but the rule that names it chooses %v, %v", what, d.Name, d.Unfit, chosen, err)
 			}
 			if err == nil {
 				got = append(got, d.Name)
 			}
 		}
 		if s := strings.Join(got, " "); s != c.want {
-			t.Errorf("%s: %q may be installed to; want %q", what, s, c.want)
+			t.Errorf("%s: disks that can be chosen: %q; want %q", what, s, c.want)
 		}
 	}
 }
 
-// A rule can name each disk that has a serial number, wherever the kernel keeps it.
+// A rule can name each disk that has a serial number, wherever in /sys the kernel keeps it.
 func TestFindsTheSerialNumber(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, bus string
 		files     map[string]string
@@ -264,21 +268,22 @@ func TestFindsTheSerialNumber(t *testing.T) {
 		{"sda", "pci0/ata1", map[string]string{"device/vpd_pg80": "\x00\x80"}, ""},
 		{"mmcblk0", "pci0/mmc0", map[string]string{"device/serial": "0x1a2b"}, "0x1a2b"},
 		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../serial": "4C53", "../../../../serial": "0000:00:14.0", "../../../../idVendor": "1d6b"}, "4C53"},
-		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../../serial": "0000:00:14.0", "../../../../idVendor": "1d6b"}, ""}, // the controller's is not the disk's
+		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../../serial": "0000:00:14.0", "../../../../idVendor": "1d6b"}, ""}, // not the controller's serial number
 		{"sdb", "pci0/usb1/1-2/1-2:1.0/host1/block", map[string]string{"../../../idVendor": "0781", "../../../serial": "bridge", "device/vpd_pg80": "\x00\x80\x00\x04disk"}, "disk"},
 	} {
 		files := map[string]string{"bus": c.bus, "size": gb(256)}
 		for k, v := range c.files {
 			files[k] = v
 		}
-		if got := list(t, "", map[string]map[string]string{c.name: files}); len(got) != 1 || got[0].Serial != c.want {
+		if got := listDisks(t, "", map[string]map[string]string{c.name: files}); len(got) != 1 || got[0].Serial != c.want {
 			t.Errorf("%s on %s: %+v; want %s", c.name, c.bus, got, c.want)
 		}
 	}
 }
 
 func TestDiskInUseIsLeftAlone(t *testing.T) {
-	got := list(t, "", map[string]map[string]string{
+	t.Parallel()
+	got := listDisks(t, "", map[string]map[string]string{
 		"sda": {"bus": "pci0/ata1", "size": gb(256), "holders/md0/x": ""},
 		"sdb": {"bus": "pci0/ata2", "size": gb(256), "sdb1/partition": "1", "sdb1/holders/bcache0/x": ""},
 		"sdc": {"bus": "pci0/ata3", "size": gb(256), "sdc1/partition": "1"},
@@ -292,9 +297,10 @@ func TestDiskInUseIsLeftAlone(t *testing.T) {
 	}
 }
 
-// Between the choice and the installation somebody moves plugs, and another disk
-// has the chosen one's name.
+// Somebody replugs disks between the choice and the installation, and another disk gets the
+// chosen disk's name.
 func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
+	t.Parallel()
 	chosen := Disk{Name: "sdb", Size: 4 * mib, Seq: 7}
 	for _, c := range []struct {
 		seq  uint64
@@ -326,14 +332,15 @@ func TestRefusesADiskThatTookTheNameOfTheChosenOne(t *testing.T) {
 	}
 	d.Close()
 	if _, err := (Disk{Name: "sdc"}).Open(dev); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a disk that is gone: %v", err)
+		t.Errorf("an unplugged disk: %v", err)
 	}
 }
 
-// The system that was started is found on the disk that is built in, though a
-// copy of it is on USB under an earlier name.
+// The running system is found on the built-in disk, even if a USB disk with an earlier name has
+// a copy of it.
 func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
-	m, stick, _ := small(t)
+	t.Parallel()
+	m, stick, _ := smallStick(t)
 	dev := t.TempDir()
 	for _, name := range []string{"sda", "sdb", "sdc"} {
 		f := filepath.Join(dev, name)
@@ -375,7 +382,7 @@ func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 		{map[string]map[string]string{"sdb": {"bus": "pci0/ata1", "size": gb(256)}}, "00000000-0000-0000-0000-000000000000", ""},
 		{map[string]map[string]string{"loop0": {"bus": "virtual/block", "size": gb(256)}}, at.ESPGUID, ""},
 	} {
-		i, err := Find(machine(t, c.disks), dev, c.guid)
+		i, err := Find(sysBlock(t, c.disks), dev, c.guid)
 		switch {
 		case c.want == "" && !errors.Is(err, fs.ErrNotExist):
 			t.Errorf("%v: %+v, %v", c.disks, i, err)
@@ -386,6 +393,7 @@ func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 }
 
 func TestPartitionsOfDisksWithOddNames(t *testing.T) {
+	t.Parallel()
 	for disk, want := range map[string]string{
 		"sda": "sda2", "sdaa": "sdaa2", "xvda": "xvda2", "vdb": "vdb2", "hda": "hda2",
 		"nvme0n1": "nvme0n1p2", "nvme10n12": "nvme10n12p2", "mmcblk0": "mmcblk0p2",

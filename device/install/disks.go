@@ -14,31 +14,32 @@ import (
 	"gangway/device/install/luks"
 )
 
-// Disk is a whole disk that the kernel knows.
+// Disk is a whole disk that the kernel has found.
 type Disk struct {
 	Name    string // "nvme0n1", as in /dev and /sys/block
 	Model   string
 	Serial  string
-	Size    int64 // bytes; 0: the kernel does not know it, or not yet
-	Sector  int64 // logical, bytes
-	Parts   []string
-	Content string // in a few words, for people
-	// External says why the disk may not be a part of the machine: it is
-	// removable, on USB or a memory card. It is installed to only if a person or
-	// a rule names it. Empty: it is built in.
+	Size    int64    // bytes; 0: the kernel does not know the size (yet)
+	Sector  int64    // size of a logical sector, bytes
+	Parts   []string // names of the partitions, as in /dev
+	Content string   // what is on it, in a few words, for people
+	// External is the reason why the disk may not be a part of the machine: it is removable, on
+	// USB or a memory card. The installer uses such a disk only if a person or a rule names it.
+	// Empty: the disk is built in.
 	External string
-	// Unfit says why nothing is ever installed to the disk, whoever names it: it
-	// is the stick, read-only or too small. Empty: it is fit.
+	// Unfit is the reason why the installer never uses the disk, even if a person names it: the
+	// disk is the stick, read-only or too small. Empty: the disk can be used.
 	Unfit string
-	// Seq is the kernel's number of the disk (diskseq), which no other disk has
-	// until the next boot, whatever its name. 0: the kernel has none.
+	// Seq is the kernel's sequence number of the disk (diskseq). No other disk gets the same
+	// number until the next boot, even if it gets the same name. 0: the kernel has no such
+	// number.
 	Seq uint64
 
-	wwid string // the disk's, which is the same on each path to it
+	wwid string // the world-wide identifier: the same on each path to the disk
 	loc  location
 }
 
-// Path is the disk's in /dev.
+// Path is the disk's path, such as /dev/nvme0n1.
 func (d Disk) Path() string { return "/dev/" + d.Name }
 
 func (d Disk) String() string {
@@ -55,7 +56,7 @@ func (d Disk) String() string {
 	return s
 }
 
-// Size prints bytes as disks are sold, in powers of 1000.
+// Size formats a number of bytes as disk makers do, in powers of 1000.
 func Size(n int64) string {
 	for _, u := range []struct {
 		name string
@@ -68,14 +69,15 @@ func Size(n int64) string {
 	return fmt.Sprintf("%d bytes", n)
 }
 
-// least is the smallest disk that is installed to.
-const least = 1 << 30
+// minDisk is the size of the smallest disk that the installer uses, in bytes.
+const minDisk = 1 << 30
 
-// Disks lists the disks of a folder /sys/block, in their names' order: each
-// once, even if several paths lead to it. stick tells what the installer runs
-// from: names of disks, and GUIDs of partitions in lower case. The disks that
-// they fit, and copies of these, are unfit. dev is /dev, in which the content is
-// looked at.
+// Disks lists the disks in block, which is /sys/block, sorted by name. A disk that several
+// paths lead to is listed once. dev is /dev; Disks reads the start of each disk and partition
+// there to describe its content.
+//
+// stick names the medium that the installer runs from, by names of disks and by lower-case
+// GUIDs of partitions. These disks, and disks that may be copies of them, are marked unfit.
 func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	disks, err := enumerate(block)
 	if err != nil {
@@ -92,7 +94,7 @@ func Disks(block, dev string, stick ...string) ([]Disk, error) {
 	return onePath(disks), nil
 }
 
-// enumerate lists the paths to disks, without a look at their content.
+// enumerate lists the paths to disks. It does not read the disks.
 func enumerate(block string) ([]Disk, error) {
 	entries, err := os.ReadDir(block)
 	if err != nil {
@@ -106,7 +108,7 @@ func enumerate(block string) ([]Disk, error) {
 			continue
 		}
 		d := Disk{Name: e.Name(), loc: loc}
-		d.Size = number(dir, "size") * 512 // always in these units
+		d.Size = number(dir, "size") * 512 // sysfs counts in units of 512 bytes, whatever the sector size
 		d.External = external(d.Name, loc)
 		if d.Size == 0 && text(dir, "removable") == "1" {
 			continue // a card reader without a card
@@ -125,26 +127,27 @@ func enumerate(block string) ([]Disk, error) {
 	return out, nil
 }
 
-// unfit says why a disk that is not the stick is never installed to.
+// unfit returns the reason why the installer never uses a disk that is not the stick, or "".
 func (d Disk) unfit() string {
 	switch {
-	case d.loc.user() != "":
-		return "in use by " + d.loc.user()
+	case d.loc.holder() != "":
+		return "in use by " + d.loc.holder()
 	case d.Size == 0:
-		return "without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes"
+		return "the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes"
 	case text(d.loc.dir, "ro") != "0":
 		return "read-only"
-	case oddSectors(d.Sector) != "":
-		return "its " + oddSectors(d.Sector)
-	case d.Size < least:
-		return "too small: " + Size(least) + " are needed"
+	case sectorProblem(d.Sector) != "":
+		return "its " + sectorProblem(d.Sector)
+	case d.Size < minDisk:
+		return "too small: at least " + Size(minDisk) + " are needed"
 	}
 	return ""
 }
 
-// onePath drops all but one of the paths to a disk, as they are where a SAS disk
-// has two ports, or NVMe's multipath is off. A path to the stick is the stick. On
-// USB a disk has one path, and makers give many the same names.
+// onePath keeps one of the paths to each disk. A disk has several paths if it is a SAS disk
+// with two ports, or if NVMe's multipath is off. If one path is the stick's, the disk is the
+// stick. USB disks are left as they are: each has one path, and makers give the same identifier
+// to many.
 func onePath(disks []Disk) []Disk {
 	var out []Disk
 	for _, d := range disks {
@@ -170,7 +173,7 @@ func text(dir, name string) string {
 	return clean(string(b))
 }
 
-// clean keeps what is safe to print: a disk's maker writes these.
+// clean removes what is not safe to print. The disk's maker chose these texts.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -181,8 +184,8 @@ func clean(s string) string {
 	return strings.TrimSpace(s[:min(len(s), 80)])
 }
 
-// pageSerial reads a SCSI disk's vital product data, page 80h (SPC-4, 7.8.13):
-// four bytes, then the number.
+// pageSerial reads the serial number from a SCSI disk's vital product data, page 80h (SPC-4,
+// 7.8.13). The number follows a header of four bytes.
 func pageSerial(dir string) string {
 	b, err := os.ReadFile(filepath.Join(dir, "device/vpd_pg80"))
 	if err != nil || len(b) < 4 {
@@ -214,9 +217,9 @@ func partitions(dir, name string) []string {
 	return out
 }
 
-// content says in a few words what is on a disk.
+// content describes what is on a disk, in a few words.
 func content(dev string, parts []string) string {
-	switch kind := magic(dev); {
+	switch kind := signature(dev); {
 	case len(parts) == 0 && kind != "":
 		return kind
 	case len(parts) == 0:
@@ -224,7 +227,7 @@ func content(dev string, parts []string) string {
 	}
 	var kinds []string
 	for _, p := range parts {
-		if k := magic(filepath.Join(filepath.Dir(dev), p)); k != "" && !slices.Contains(kinds, k) {
+		if k := signature(filepath.Join(filepath.Dir(dev), p)); k != "" && !slices.Contains(kinds, k) {
 			kinds = append(kinds, k)
 		}
 	}
@@ -235,8 +238,9 @@ func content(dev string, parts []string) string {
 	return s
 }
 
-// magic tells what a device begins with.
-func magic(dev string) string {
+// signature recognizes a disk's or partition's content by its first bytes. It returns "" if it
+// is unknown.
+func signature(dev string) string {
 	f, err := os.Open(dev)
 	if err != nil {
 		return ""
@@ -263,22 +267,22 @@ func magic(dev string) string {
 	return ""
 }
 
-// What keeps a rule from choosing a disk, so that a person must.
+// Errors of Choose: the rule does not choose one disk, so a person must.
 var (
-	ErrAmbiguous = errors.New("more than one disk fits")
-	ErrExternal  = errors.New("only disks that may not be built in fit, and the rule names none of them")
+	ErrAmbiguous = errors.New("more than one disk matches the rule")
+	ErrExternal  = errors.New("only disks that may be external match the rule, and the rule does not name one")
 )
 
-// Choose applies a rule. A disk that is built in goes before one that may not
-// be, and the largest goes first. With ErrAmbiguous and ErrExternal it returns
-// the disks for a person to choose from. If no disk fits, the error is
+// Choose applies a rule to disks and returns the disk to install to. It prefers a built-in disk
+// to one that may be external, and then the largest. With ErrAmbiguous and ErrExternal it
+// returns the disks that a person can choose from. If no disk matches, the error is
 // fs.ErrNotExist.
 func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	var builtIn, others []Disk
 	var why []string
 	for _, d := range disks {
 		switch {
-		case !r.fits(d):
+		case !r.matches(d):
 		case d.Unfit != "":
 			why = append(why, d.Path()+": "+d.Unfit)
 		case d.External != "":
@@ -296,7 +300,7 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 		return fit, nil
 	}
 	switch {
-	case len(others) > 0 && !r.names():
+	case len(others) > 0 && !r.specific():
 		return others, ErrExternal
 	case len(others) > 1:
 		return others, ErrAmbiguous
@@ -307,11 +311,10 @@ func Choose(r Rule, disks []Disk) ([]Disk, error) {
 	case r != Largest:
 		return nil, noDisk("No disk matches the image's disk rule (" + string(r) + ").")
 	}
-	return nil, noDisk("No disk to install to: is one built in, and enabled in the firmware's setup?\nIf its storage mode is RAID or RST, set it to AHCI.")
+	return nil, noDisk("No disk to install to. Check that a disk is built in, and enabled in the firmware's setup.\nIf its storage mode is RAID or RST, set it to AHCI.")
 }
 
-// noDisk says, to the person at the machine, why no disk is chosen. It is
-// fs.ErrNotExist.
+// noDisk explains to the person at the machine why no disk can be chosen. It is fs.ErrNotExist.
 type noDisk string
 
 func (e noDisk) Error() string { return string(e) }

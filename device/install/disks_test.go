@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// machine makes a folder /sys/block, in which each disk is a link to its place
-// on a bus.
-func machine(t *testing.T, disks map[string]map[string]string) string {
+// sysBlock makes a folder like /sys/block: each disk is a symbolic link to its folder on a bus.
+func sysBlock(t *testing.T, disks map[string]map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
 	block := filepath.Join(root, "block")
@@ -44,12 +43,12 @@ func machine(t *testing.T, disks map[string]map[string]string) string {
 	return block
 }
 
-// gb is a size as /sys has it, in units of 512 bytes.
+// gb returns a size in the unit of /sys, 512 bytes.
 func gb(n int) string { return strconv.Itoa(n * 1e9 / 512) }
 
-func list(t *testing.T, stick string, disks map[string]map[string]string) []Disk {
+func listDisks(t *testing.T, stick string, disks map[string]map[string]string) []Disk {
 	t.Helper()
-	got, err := Disks(machine(t, disks), t.TempDir(), stick)
+	got, err := Disks(sysBlock(t, disks), t.TempDir(), stick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,9 +56,10 @@ func list(t *testing.T, stick string, disks map[string]map[string]string) []Disk
 }
 
 func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
-	got := list(t, "sda", map[string]map[string]string{
+	t.Parallel()
+	got := listDisks(t, "sda", map[string]map[string]string{
 		"nvme0n1":      {"bus": "pci0/nvme", "size": gb(512), "device/model": "Fast\x1b[2J ", "device/serial": "S1", "nvme0n1p1/partition": "1"},
-		"sda":          {"bus": "pci0/ata1", "size": gb(2000)}, // the stick says that it is built in
+		"sda":          {"bus": "pci0/ata1", "size": gb(2000)}, // the stick claims to be built in
 		"sdb":          {"bus": "pci0/usb1", "size": gb(8000)},
 		"sdc":          {"bus": "pci0/ata2", "size": gb(8000), "removable": "1"},
 		"sdd":          {"bus": "pci0/ata3", "size": gb(8000), "ro": "1"},
@@ -81,13 +81,13 @@ func TestListsDisksAndWhatKeepsThemFromBeingErased(t *testing.T) {
 	want := `mmcblk0: |
 mmcblk1: a memory card|
 nvme0n1: |
-sda: |the stick that this was started from
+sda: |the stick that the installer was started from
 sdb: on USB|
 sdc: removable|
 sdd: |read-only
-sde: |its sectors have 8192 bytes; only 512 and 4096 can be done
-sdf: |too small: 1.1 GB are needed
-sdg: |without a size: it is not ready, or its sectors are of a size that Linux does not read, such as 520 bytes`
+sde: |its sectors have 8192 bytes; only 512 and 4096 are supported
+sdf: |too small: at least 1.1 GB are needed
+sdg: |the disk has no size: it is not ready, or Linux does not support its sector size, such as 520 bytes`
 	if s := strings.Join(lines, "\n"); s != want {
 		t.Errorf("got:\n%s", s)
 	}
@@ -101,6 +101,7 @@ sdg: |without a size: it is not ready, or its sectors are of a size that Linux d
 }
 
 func TestChoosesByTheRule(t *testing.T) {
+	t.Parallel()
 	ssd := []Disk{
 		{Name: "nvme0n1", Size: 500e9, Model: "Samsung 990", Serial: "A"},
 		{Name: "nvme1n1", Size: 500e9, Model: "Intel", Serial: "B"},
@@ -108,14 +109,14 @@ func TestChoosesByTheRule(t *testing.T) {
 		{Name: "sdb", Size: 900e9, Model: "Samsung T7", Serial: "D", External: "on USB"},
 		{Name: "sdc", Size: 900e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
 		{Name: "sdd", Size: 950e9, Model: "Backup", Serial: "0123456789", External: "on USB"},
-		{Name: "sde", Size: 990e9, Model: "Stick", Serial: "F", External: "removable", Unfit: "the stick that this was started from"},
+		{Name: "sde", Size: 990e9, Model: "Stick", Serial: "F", External: "removable", Unfit: "the stick that the installer was started from"},
 		{Name: "sdf", Size: 800e9, Model: "Twin", Serial: "0123456789"},
 	}
 	hotPlug := []Disk{{Name: "sda", Size: 500e9, Model: "WDC", Serial: "A", External: "removable"}, ssd[6]}
 	for _, c := range []struct {
 		rule  Rule
 		disks []Disk
-		want  string // ?: a person chooses; x: a person chooses among external disks; !: none
+		want  string // ?: ErrAmbiguous; x: ErrExternal; !: no disk
 	}{
 		{"largest", ssd[:7], "nvme0n1 nvme1n1 ?"},
 		{"serial:B", ssd, "nvme1n1"},
@@ -124,20 +125,20 @@ func TestChoosesByTheRule(t *testing.T) {
 		{"model:*", ssd[:7], "nvme0n1 nvme1n1 ?"},
 		{"/dev/sda", ssd, "sda"},
 		{"/dev/sdz", ssd, "!"},
-		// Named, a disk may be external.
+		// A rule may name an external disk.
 		{"/dev/sdb", ssd, "sdb"},
 		{"serial:D", ssd, "sdb"},
 		{"model:Samsung T7", ssd, "sdb"},
 		{"model:Samsung T*", ssd, "sdb x"},
 		{"model:Samsung T?", ssd, "sdb x"},
 		{"model:Samsung T[7]", ssd, "sdb x"},
-		{"model:Backup", ssd, "sdc sdd ?"}, // two that are external: never by size
-		{"serial:0123456789", ssd, "sdf"},  // what is built in goes first
+		{"model:Backup", ssd, "sdc sdd ?"}, // two external disks: size does not decide
+		{"serial:0123456789", ssd, "sdf"},  // a built-in disk is preferred
 		{"serial:0123456789", ssd[:6], "sdc sdd ?"},
 		{"largest", hotPlug, "sda x"},
 		{"/dev/sda", hotPlug, "sda"},
 		{"serial:A", hotPlug, "sda"},
-		// The stick never, whatever names it.
+		// No rule chooses the stick.
 		{"/dev/sde", ssd, "!"},
 		{"serial:F", ssd, "!"},
 		{"model:Stick", ssd, "!"},
@@ -167,9 +168,10 @@ func TestChoosesByTheRule(t *testing.T) {
 }
 
 func TestRefusesRulesThatNameNoDisk(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []string{"biggest", "/dev/", "/dev/../mem", "/dev/disk/by-id/x", "serial:", "model:", "model:[", "serial:a\nb", "Largest"} {
 		if _, err := ParseRule(bad); err == nil {
-			t.Errorf("%q is taken", bad)
+			t.Errorf("%q: accepted", bad)
 		}
 	}
 	if r, err := ParseRule(""); r != Largest || err != nil {

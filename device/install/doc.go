@@ -1,21 +1,27 @@
-// Package install puts Gangway on a machine's disk, from the stick that the
-// machine was started from: it finds the disks, chooses one by a rule, and
-// writes to it so that the power may fail at any moment.
+// Package install writes a Gangway system to a machine's disk. The installer, which starts from
+// a stick, uses it on the machine; package image/stick uses its formats to build that stick.
 //
-// The disk gets a GUID partition table with an EFI system partition, which
-// holds the boot manager and the system's two slots (a unified kernel image
-// each), and a data partition up to its end.
+// To install, list the disks with Disks, choose one with Choose, open it with Disk.Open and run
+// a Job. Firmware then makes the new system the one that boots. Look and Find find an installed
+// system; Erase and Unlist wipe one.
 //
-// The data partition may be encrypted (LUKS2). It is encrypted here as it is
-// written, so the installer needs nothing of the kernel for that.
+// The disk gets a GUID partition table with two partitions: an EFI system partition, which
+// holds the boot manager and the system's two slots (a unified kernel image each), and a data
+// partition, which takes the rest of the disk.
 //
-// # The order of writing
+// The data partition may be encrypted (LUKS2). This package encrypts it while writing, so the
+// installer does not need dm-crypt in its kernel.
 //
-// What the stick has is verified first, and the disk is not touched unless
-// all of it is right. Then the old tables and the first sector of the place
-// where the EFI system partition will be are wiped: from here to the end the
-// disk is none that firmware boots, so the machine starts the stick again.
-// Contents and tables are written, flushed and read back. The EFI system
-// partition's first sector, without which firmware sees no file system, is
-// written last: one sector is there or not.
+// # Power cuts
+//
+// A power cut at any moment leaves a disk that either boots the whole system or does not boot
+// at all. Job.Run works in this order:
+//
+//  1. Verify every file of the stick. If one is wrong, the disk is not touched.
+//  2. Wipe the old partition tables and the first sector of the future EFI system partition.
+//     From here until step 5 firmware cannot boot the disk, so the machine boots the stick again.
+//  3. Write the contents and the partition tables, and flush them.
+//  4. Read everything back and compare.
+//  5. Write the first sector of the EFI system partition. Without it firmware does not see the
+//     file system. A disk writes one sector completely or not at all.
 package install

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// encrypt makes a place an encrypted one.
+// encrypt makes a place an encrypted one, with new keys.
 func (j Job) encrypt(p *place) error {
 	head, key, err := luks.Format(j.Encrypt)
 	if err != nil {
@@ -18,11 +18,11 @@ func (j Job) encrypt(p *place) error {
 	if err != nil {
 		return err
 	}
-	p.head, p.to, p.offset = head, &encrypted{Target: j.Target, at: p.at + luks.Overhead, cipher: c}, 0
+	p.head, p.target, p.offset = head, &encrypted{Target: j.Target, at: p.at + luks.Overhead, cipher: c}, 0
 	return nil
 }
 
-// encrypted is a part of a disk, from a place on, that is encrypted by sectors.
+// encrypted is a range of a disk, from at on, that is encrypted sector by sector.
 type encrypted struct {
 	Target
 	at     int64
@@ -48,7 +48,7 @@ func (e *encrypted) ReadAt(p []byte, at int64) (int, error) {
 	return n, nil
 }
 
-// Zero writes zeros, encrypted: nobody shall see what is in use.
+// Zero writes encrypted zeros, so that the disk does not show which blocks are in use.
 func (e *encrypted) Zero(at, size int64) error {
 	zero := make([]byte, mib)
 	for size > 0 {

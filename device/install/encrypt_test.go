@@ -10,7 +10,8 @@ import (
 
 func TestInstallsEncrypted(t *testing.T) {
 	race.Skip(t)
-	m, stick, images := small(t)
+	t.Parallel()
+	m, stick, images := smallStick(t)
 	disk := newMemory(40 * mib)
 	job := Job{Manifest: m, Stick: stick, Target: disk, Encrypt: []luks.Slot{{Passphrase: passphrase}}}
 	if err := job.Run(t.Context()); err != nil {
@@ -18,11 +19,11 @@ func TestInstallsEncrypted(t *testing.T) {
 	}
 	table, ok := boots(t, disk)
 	if !ok {
-		t.Fatal("it would not boot")
+		t.Fatal("the disk does not boot")
 	}
 	part := disk.disk[table.Partitions[1].Start*sector:]
 	if bytes.Contains(part, []byte("superblock")) {
-		t.Error("the data can be read")
+		t.Error("the disk holds the data in plain text")
 	}
 	key, err := luks.Open(bytes.NewReader(part), passphrase)
 	if err != nil {
@@ -37,19 +38,19 @@ func TestInstallsEncrypted(t *testing.T) {
 		c.Decrypt(got[i:i+sector], part[luks.Overhead+i:luks.Overhead+i+sector], uint64(i/sector))
 	}
 	if !bytes.Equal(got, images[Data]) {
-		t.Error("what is encrypted is not what was to be installed")
+		t.Error("the decrypted data differs from the image")
 	}
 
-	// A disk that does not keep the key slots is found out.
+	// A disk that does not store the key slots correctly is detected.
 	broken := newMemory(40 * mib)
 	broken.broken = int(table.Partitions[1].Start) + 100
 	job.Target = broken
 	if err := job.Run(t.Context()); err == nil {
-		t.Error("a damaged key slot is not found out")
+		t.Error("a damaged key slot is not detected")
 	}
 	small := newMemory(20 * mib)
 	job.Target = small
 	if err := job.Run(t.Context()); err == nil {
-		t.Error("a disk without room for the key slots is taken")
+		t.Error("a disk without room for the key slots is accepted")
 	}
 }

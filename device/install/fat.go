@@ -7,12 +7,12 @@ import (
 	"fmt"
 )
 
-// fatHead is what a FAT file system of an image has before its first table, in
-// bytes: the reserved sectors.
+// fatHead is the size, in bytes, of the reserved sectors of a FAT file system in an image: all
+// that comes before the first table.
 const fatHead = 16 << 10
 
-// Fields of a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3):
-// two bytes, but for one of perCluster and four of total and tableSize.
+// Offsets of fields in a FAT32 boot sector (Microsoft's FAT specification, 3.1 and 3.3). The
+// fields have two bytes, except perCluster (one), total and tableSize (four).
 const (
 	fatSector     = 11
 	fatPerCluster = 13
@@ -23,27 +23,28 @@ const (
 	fatBackup     = 50
 )
 
-// errNotLarge is that an image was not made for disks with large sectors.
-var errNotLarge = errors.New("the image's file system is none for a disk whose sectors have 4096 bytes: build the image anew")
+// errNotLarge reports an image that does not support disks with large sectors.
+var errNotLarge = errors.New("the image's file system does not support a disk with sectors of 4096 bytes: build the image again")
 
-// oddSectors says what is wrong with sectors of a size, in bytes; empty: nothing.
-func oddSectors(size int64) string {
+// sectorProblem says what is wrong with a sector size, in bytes. It returns "" if the size is
+// supported.
+func sectorProblem(size int64) string {
 	if size == sector || size == largeSector {
 		return ""
 	}
-	return fmt.Sprintf("sectors have %d bytes; only %d and %d can be done", size, sector, largeSector)
+	return fmt.Sprintf("sectors have %d bytes; only %d and %d are supported", size, sector, largeSector)
 }
 
-// fatFor returns the head of a FAT32 file system as it is on a disk with sectors
-// of a size. The tables and all behind them are the same bytes: in an image
-// sectors have 512 bytes and clusters 4096, and all begins at a multiple of
-// that.
+// fatFor returns the head of a FAT32 file system in the form that a disk with sectors of size
+// bytes needs. The tables and all data behind them are the same bytes in both forms: an image
+// has sectors of 512 bytes and clusters of 4096, and everything in it begins at a multiple of
+// 4096.
 //
-// A disk with larger sectors needs a file system that has them too: Linux and
-// firmware read no other. The boot sector then counts in eights, and its copies
-// and the information sector come where the new sectors 1 to 3 are.
+// A disk with larger sectors needs a file system with the same sector size, because Linux and
+// firmware do not read any other. The boot sector then counts in units of eight old sectors.
+// The information sector and the copies move to the new sectors 1 to 3.
 func fatFor(size int64, head []byte) ([]byte, error) {
-	if odd := oddSectors(size); odd != "" {
+	if odd := sectorProblem(size); odd != "" {
 		return nil, errors.New("the disk's " + odd)
 	}
 	if size == sector {

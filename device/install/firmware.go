@@ -15,33 +15,34 @@ import (
 	"github.com/google/uuid"
 )
 
-// Firmware is the folder of the firmware's variables, efivarfs.
+// Firmware is the folder of the firmware's variables (efivarfs).
 type Firmware string
 
-// Vendors of variables: UEFI's own, and systemd-boot's.
+// Vendor GUIDs of variables: UEFI's and systemd-boot's.
 const (
 	globalVendor = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 	loaderVendor = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 )
 
-// bootDescription is our entry's in the firmware's boot menu.
+// bootDescription is the name of our entry in the firmware's boot menu.
 const bootDescription = "Gangway"
 
-// attributes: non-volatile, at boot, at run time (UEFI 2.10, 8.2.1).
+// attributes of our variables: non-volatile, visible at boot and at run time (UEFI 2.10,
+// 8.2.1).
 const attributes = 7
 
 func (f Firmware) path(name, vendor string) string {
 	return filepath.Join(string(f), name+"-"+vendor)
 }
 
-// read returns a variable's value.
+// read returns a variable's value, without its attributes.
 func (f Firmware) read(name, vendor string) ([]byte, error) {
 	b, err := os.ReadFile(f.path(name, vendor))
 	if err != nil {
 		return nil, err
 	}
 	if len(b) < 4 {
-		return nil, fmt.Errorf("install: the firmware's variable %s is broken", name)
+		return nil, fmt.Errorf("install: the firmware's variable %s has %d bytes, at least 4 are expected", name, len(b))
 	}
 	return b[4:], nil
 }
@@ -50,16 +51,16 @@ func (f Firmware) write(name string, value []byte) error {
 	b := binary.LittleEndian.AppendUint32(nil, attributes)
 	w, err := os.OpenFile(f.path(name, globalVendor), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
-		return fmt.Errorf("install: the firmware's variable %s: %w", name, err)
+		return fmt.Errorf("install: writing the firmware's variable %s: %w", name, err)
 	}
-	_, err = w.Write(append(b, value...)) // by one write, or not at all
+	_, err = w.Write(append(b, value...)) // efivarfs requires a single write
 	if err := errors.Join(err, w.Close()); err != nil {
-		return fmt.Errorf("install: the firmware's variable %s: %w", name, err)
+		return fmt.Errorf("install: writing the firmware's variable %s: %w", name, err)
 	}
 	return nil
 }
 
-// text reads a variable of systemd-boot.
+// text reads a variable of systemd-boot as text.
 func (f Firmware) text(name string) (string, error) {
 	b, err := f.read(name, loaderVendor)
 	if err != nil {
@@ -72,18 +73,18 @@ func (f Firmware) text(name string) (string, error) {
 	return strings.TrimRight(string(utf16.Decode(u)), "\x00"), nil
 }
 
-// BootedFrom returns the GUID of the EFI system partition that this was started
-// from, in lower case.
+// BootedFrom returns the GUID, in lower case, of the EFI system partition that the machine
+// booted from.
 func (f Firmware) BootedFrom() (string, error) {
 	s, err := f.text("LoaderDevicePartUUID")
 	if err != nil {
-		return "", fmt.Errorf("install: the boot manager does not say what it was started from: %w", err)
+		return "", fmt.Errorf("install: reading the partition that the boot manager started from: %w", err)
 	}
 	return strings.ToLower(s), nil
 }
 
-// Counted returns the path, in the EFI system partition, of the entry that was
-// started, if its attempts are counted; otherwise it is empty.
+// Counted returns the path, in the EFI system partition, of the running system's boot entry if
+// the boot manager counts its attempts. Otherwise the path is empty.
 func (f Firmware) Counted() (string, error) {
 	s, err := f.text("LoaderBootCountPath")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,13 +95,13 @@ func (f Firmware) Counted() (string, error) {
 	}
 	s = strings.TrimPrefix(strings.ReplaceAll(s, `\`, "/"), "/")
 	if !fs.ValidPath(s) {
-		return "", fmt.Errorf("install: the boot manager names the entry %q", s)
+		return "", fmt.Errorf("install: the boot manager reports the invalid entry path %q", s)
 	}
 	return s, nil
 }
 
-// Start makes firmware start a system: next, and before all others from then
-// on.
+// Start makes firmware boot a system: at the next boot, and before all other entries after
+// that.
 func (f Firmware) Start(i *Installed) error {
 	option, err := loadOption(i)
 	if err != nil {
@@ -124,7 +125,7 @@ func (f Firmware) Start(i *Installed) error {
 	return f.write("BootNext", number)
 }
 
-// Forget removes our boot entry, and what firmware was told to start next.
+// Forget removes our boot entries, and our choice of what boots next.
 func (f Firmware) Forget() error {
 	for {
 		n, found, err := f.entry()
@@ -157,8 +158,9 @@ func (f Firmware) Forget() error {
 	}
 }
 
-// Names reports whether our boot entry is for the EFI system partition of a GUID.
-// Each installation has its own, so that the system there is this machine's.
+// Names reports whether our boot entry is for the EFI system partition with a GUID. Each
+// installation has its own GUID. So, if it matches, the system on that partition belongs to
+// this machine.
 func (f Firmware) Names(espGUID string) bool {
 	guid, err := uuid.Parse(espGUID)
 	if err != nil {
@@ -172,13 +174,13 @@ func (f Firmware) Names(espGUID string) bool {
 	return err == nil && bytes.Contains(option, mixedEndian(guid))
 }
 
-// mixedEndian is a GUID as EFI has it in memory: the first three fields little-endian
+// mixedEndian encodes a GUID as EFI does in memory: the first three fields are little-endian
 // (UEFI 2.10, appendix A).
 func mixedEndian(g uuid.UUID) []byte {
 	return append([]byte{g[3], g[2], g[1], g[0], g[5], g[4], g[7], g[6]}, g[8:]...)
 }
 
-// order is the firmware's boot order without an entry.
+// order returns the firmware's boot order without one entry.
 func (f Firmware) order(without uint16) ([]byte, error) {
 	order, err := f.read("BootOrder", globalVendor)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -193,8 +195,7 @@ func (f Firmware) order(without uint16) ([]byte, error) {
 	return rest, nil
 }
 
-// entry is the number of our boot entry, and whether there is one; if not, it
-// is a number that is free.
+// entry returns the number of our boot entry and true, or a free number and false.
 func (f Firmware) entry() (n uint16, ours bool, err error) {
 	free, found := uint16(0), false
 	for n := range uint16(0x100) {
@@ -213,7 +214,7 @@ func (f Firmware) entry() (n uint16, ours bool, err error) {
 		}
 	}
 	if !found {
-		return 0, false, errors.New("install: the firmware has no room for a boot entry")
+		return 0, false, errors.New("install: all 256 boot entries of the firmware are in use")
 	}
 	return free, false, nil
 }
@@ -226,9 +227,8 @@ func utf16z(s string) []byte {
 	return b
 }
 
-// loadOption is an EFI_LOAD_OPTION (UEFI 2.10, 3.1.3) with the device path of
-// the boot manager: a node for the partition (10.3.5.1), one for the file
-// (10.3.5.4) and the end.
+// loadOption builds an EFI_LOAD_OPTION (UEFI 2.10, 3.1.3). Its device path to the boot manager
+// has a node for the partition (10.3.5.1), a node for the file (10.3.5.4) and an end node.
 func loadOption(i *Installed) ([]byte, error) {
 	guid, err := uuid.Parse(i.ESPGUID)
 	if err != nil {
@@ -253,8 +253,8 @@ func loadOption(i *Installed) ([]byte, error) {
 	return append(option, path...), nil
 }
 
-// Uncounted is the path of an entry without its counter: gangway-a+2-1.efi
-// becomes gangway-a.efi (systemd's Automatic Boot Assessment).
+// Uncounted returns the path of a boot entry without its attempt counter, and whether it had
+// one: gangway-a+2-1.efi becomes gangway-a.efi (systemd's Automatic Boot Assessment).
 func Uncounted(path string) (string, bool) {
 	stem, ok := strings.CutSuffix(path, ".efi")
 	if !ok {

@@ -22,13 +22,14 @@ func variable(t *testing.T, f Firmware, name string) string {
 }
 
 func TestFirmwareStartsTheSystemFirst(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	for name, value := range map[string]string{"Boot0000": "windows", "Boot0001": "stick", "BootOrder": "\x01\x00\x00\x00"} {
 		if err := f.write(name, []byte(value)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for range 2 { // installing again makes no second entry
+	for range 2 { // a second installation makes no second entry
 		if err := f.Start(system); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +40,7 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 			t.Errorf("next: %s", got)
 		}
 	}
-	// As UEFI 2.10 has it: attributes, length, name, partition, file, end.
+	// The layout of UEFI 2.10: attributes, length, name, partition, file, end.
 	want := "01000000" + "5e00" + "470061006e0067007700610079000000" +
 		"04012a00" + "01000000" + "0008000000000000" + "0000080000000000" + "33221100554477668899aabbccddeeff" + "0202" +
 		"04043000" + "5c004500460049005c0042004f004f0054005c0042004f004f0054005800360034002e004500460049000000" + "7fff0400"
@@ -52,12 +53,13 @@ func TestFirmwareStartsTheSystemFirst(t *testing.T) {
 }
 
 func TestReadsWhatTheBootManagerSays(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	if p, err := f.Counted(); p != "" || err != nil {
 		t.Errorf("not counted: %q, %v", p, err)
 	}
 	if _, err := f.BootedFrom(); err == nil {
-		t.Error("it was started from nowhere")
+		t.Error("BootedFrom succeeds without the boot manager's variable")
 	}
 	set := func(name, value string) {
 		t.Helper()
@@ -76,11 +78,12 @@ func TestReadsWhatTheBootManagerSays(t *testing.T) {
 	}
 	set("LoaderBootCountPath", `\..\..\data\x+1.efi`)
 	if p, err := f.Counted(); err == nil {
-		t.Errorf("a path out of the partition is taken: %q", p)
+		t.Errorf("a path outside the partition is accepted: %q", p)
 	}
 }
 
 func TestTakesTheCounterOff(t *testing.T) {
+	t.Parallel()
 	for path, want := range map[string]string{
 		"EFI/Linux/gangway-a+3.efi":   "EFI/Linux/gangway-a.efi",
 		"EFI/Linux/gangway-a+2-1.efi": "EFI/Linux/gangway-a.efi",
@@ -99,7 +102,8 @@ func TestTakesTheCounterOff(t *testing.T) {
 }
 
 func TestFindsItsOwnWork(t *testing.T) {
-	m, stick, _ := small(t)
+	t.Parallel()
+	m, stick, _ := smallStick(t)
 	guid := DiskGUID(strings.Repeat("a", 64))
 	disk := newMemory(12 * mib)
 	if err := (Job{Manifest: m, Stick: stick, Target: disk, DiskGUID: guid}).Run(t.Context()); err != nil {
@@ -121,12 +125,12 @@ func TestFindsItsOwnWork(t *testing.T) {
 		t.Errorf("found %+v", i)
 	}
 	if (Installed{Disk: "nvme0n1"}).Data() != "nvme0n1p2" {
-		t.Error("partitions behind a digit have a p")
+		t.Error("the partition's name has no p after the disk's number")
 	}
 	clear(disk.disk[mib : mib+sector]) // the power failed before the last sector
 	put()
 	if i, err := Look(dev, "sda"); err != nil || i.Whole {
-		t.Errorf("half a system: %+v, %v", i, err)
+		t.Errorf("an incomplete system: %+v, %v", i, err)
 	}
 	clear(disk.disk)
 	put()
@@ -136,6 +140,7 @@ func TestFindsItsOwnWork(t *testing.T) {
 }
 
 func TestFirmwareForgetsTheSystem(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	for name, value := range map[string]string{"Boot0000": "windows", "Boot0001": "stick", "BootOrder": "\x01\x00\x00\x00"} {
 		if err := f.write(name, []byte(value)); err != nil {
@@ -148,19 +153,19 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 	if err := f.setOneShot("gangway-b.efi"); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // when there is nothing, too
+	for range 2 { // the second time there is nothing to remove
 		if err := f.Forget(); err != nil {
 			t.Fatal(err)
 		}
 		left, err := os.ReadDir(string(f))
 		if err != nil || len(left) != 3 {
-			t.Errorf("left are %v, %v", left, err)
+			t.Errorf("variables left: %v, %v", left, err)
 		}
 		if got := variable(t, f, "BootOrder"); got != "01000000" {
 			t.Errorf("boot order: %s", got)
 		}
 	}
-	// What is next of somebody else's stays, and an order of ours alone goes.
+	// BootNext stays if it names another entry. A boot order with only our entry is removed.
 	f = Firmware(t.TempDir())
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)
@@ -172,16 +177,17 @@ func TestFirmwareForgetsTheSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left, err := os.ReadDir(string(f)); err != nil || len(left) != 1 || !strings.HasPrefix(left[0].Name(), "BootNext-") {
-		t.Errorf("left are %v, %v", left, err)
+		t.Errorf("variables left: %v, %v", left, err)
 	}
 }
 
-// A system on a disk that may not be built in is this machine's if its firmware
-// starts it, and otherwise another one's.
+// A system on an external disk belongs to this machine if this machine's firmware has a boot
+// entry for it. Otherwise it belongs to another machine.
 func TestFirmwareTellsThisMachinesSystemFromAnothers(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	if f.Names(system.ESPGUID) {
-		t.Error("without an entry")
+		t.Error("Names is true without a boot entry")
 	}
 	if err := f.Start(system); err != nil {
 		t.Fatal(err)
@@ -198,6 +204,6 @@ func TestFirmwareTellsThisMachinesSystemFromAnothers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if f.Names(system.ESPGUID) {
-		t.Error("forgotten, the entry is there")
+		t.Error("Names is true after Forget")
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// DiskGUID names the disks that are installed from a manifest, by its SHA-256
-// in hexadecimal (RFC 9562, version 8). So a stick knows its own work.
+// DiskGUID derives a disk's GUID from a manifest's SHA-256 in hexadecimal (RFC 9562, version
+// 8). By this GUID a stick recognizes a disk that it has installed.
 func DiskGUID(manifest string) string {
 	h := sha256.Sum256([]byte("gangway disk v1\x00" + manifest))
 	u := uuid.UUID(h[:16])
@@ -25,28 +25,30 @@ func DiskGUID(manifest string) string {
 	return u.String()
 }
 
-// Installed is a system on a disk.
+// Installed is an installed system, found on a disk.
 type Installed struct {
 	Disk     string // "nvme0n1"
 	DiskGUID string // lower case
-	Sector   int64  // the disk's logical one, in bytes
-	// ESPGUID, ESPStart and ESPSize are its EFI system partition's: the GUID in
-	// lower case, start and size in bytes.
+	Sector   int64  // size of the disk's logical sectors, in bytes
+	// ESPGUID, ESPStart and ESPSize describe the EFI system partition: its GUID in lower case,
+	// its start and size in bytes.
 	ESPGUID           string
 	ESPStart, ESPSize int64
-	// DataStart and DataSize are the data partition's, in bytes.
+	// DataStart and DataSize are the data partition's start and size, in bytes.
 	DataStart, DataSize int64
-	// Whole is whether the last sector was written, so that it boots.
+	// Whole reports whether the installation wrote its last sector, without which the disk does
+	// not boot.
 	Whole bool
 }
 
-// ESP and Data are the partitions' names in /dev.
+// ESP is the EFI system partition's name in /dev.
 func (i Installed) ESP() string { return partitionName(i.Disk, 1) }
 
 // Data is the data partition's name in /dev.
 func (i Installed) Data() string { return partitionName(i.Disk, 2) }
 
-// partitionName is how the kernel names partitions: behind a digit comes a p.
+// partitionName follows the kernel's rule: a "p" comes before the number if the disk's name
+// ends in a digit.
 func partitionName(disk string, n int) string {
 	if last := disk[len(disk)-1]; last >= '0' && last <= '9' {
 		return fmt.Sprintf("%sp%d", disk, n)
@@ -54,7 +56,7 @@ func partitionName(disk string, n int) string {
 	return fmt.Sprintf("%s%d", disk, n)
 }
 
-// Look looks for a system on a disk. That there is none is fs.ErrNotExist.
+// Look looks for an installed system on a disk. If there is none, the error is fs.ErrNotExist.
 func Look(dev, disk string) (*Installed, error) {
 	f, err := os.Open(filepath.Join(dev, disk))
 	if err != nil {
@@ -65,7 +67,7 @@ func Look(dev, disk string) (*Installed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}
-	none := fmt.Errorf("install: no system of Gangway on /dev/%s: %w", disk, fs.ErrNotExist)
+	none := fmt.Errorf("install: no Gangway system on /dev/%s: %w", disk, fs.ErrNotExist)
 	t, err := gpt.Read(file.New(f, true), int(size), int(size))
 	if err != nil || len(t.Partitions) < 2 {
 		return nil, none
@@ -87,9 +89,9 @@ func Look(dev, disk string) (*Installed, error) {
 	return i, nil
 }
 
-// Find looks for the system whose EFI system partition has a GUID (lower case),
-// on the disks of a folder /sys/block: first on those that are built in, since
-// others may be copies. That there is none is fs.ErrNotExist.
+// Find looks for the system whose EFI system partition has the GUID espGUID (lower case). block
+// is /sys/block. Find looks at built-in disks first, because an external disk may be a copy. If
+// there is no such system, the error is fs.ErrNotExist.
 func Find(block, dev, espGUID string) (*Installed, error) {
 	disks, err := enumerate(block)
 	if err != nil {

@@ -17,114 +17,112 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// ManifestPath is where a stick has its manifest, in its EFI system partition.
+// ManifestPath is the manifest's path in the stick's EFI system partition.
 const ManifestPath = "gangway/manifest.json"
 
-// TokenPath is where the installed system has the join token, in its EFI
-// system partition, until it is aboard.
+// TokenPath is the path of the join token in the installed system's EFI system partition. The
+// file exists until the device is onboarded.
 const TokenPath = "gangway/device_autojointoken.json"
 
-// HubPath is where a system without a join token has what it needs to know of
-// its hub (join.HubFile), in its EFI system partition. It is no secret.
+// HubPath is the path of the hub's description (wire.HubFile) in the EFI system partition of a
+// system without a join token. It holds no secret.
 const HubPath = "gangway/hub.json"
 
-// ConsolePath is where a system with a console has the SHA-256 of its password,
-// in hexadecimal, in its initial file system.
+// ConsolePath is the path, in the initial file system, of the SHA-256 of the console's password
+// in hexadecimal. Only systems with a console have it.
 const ConsolePath = "etc/gangway/console"
 
-// HookPath is where a system has what the agent calls to update it, in its
-// initial file system.
+// HookPath is the path, in the initial file system, of the program that the agent calls to
+// update the system.
 const HookPath = "bin/gangway-hook"
 
-// FirstPath is where the data partition has the first revision until the
-// device's trail has begun with it: state.json, and objects/ by SHA-256.
+// FirstPath is the folder of the first revision in the data partition: state.json, and objects/
+// by SHA-256. It exists until the device's trail has begun with that revision.
 const FirstPath = "first-revision"
 
 // Bounds of a manifest.
 const (
 	maxManifest = 256 << 10 // bytes
-	maxPart     = 16 << 30  // bytes of a part, unpacked
+	maxPart     = 16 << 30  // bytes of an unpacked part
 )
 
-// Manifest says what a stick installs. Its SHA-256 is on the installer's
-// command line (gangway.manifest), so that what is installed is measured, and
-// signed where the installer is.
+// Manifest says what a stick installs. The installer's command line holds its SHA-256
+// (gangway.manifest). So the TPM measures what is installed, and a signature of the installer
+// covers it.
 type Manifest struct {
 	Version int    `json:"version"` // 1
 	Target  string `json:"target"`  // x64-uefi-installer
-	Kernel  string `json:"kernel"`  // where it is from, for people
-	// Reset has the stick wipe the machine, and install nothing: there is
-	// nothing else in the manifest, then.
+	Kernel  string `json:"kernel"`  // the kernel's origin, for people
+	// Reset makes the stick wipe the machine and install nothing. Then all fields below are
+	// empty.
 	Reset bool `json:"reset,omitempty"`
-	Disk  Rule `json:"disk,omitempty"` // which disk the automatic installation takes
-	Debug bool `json:"debug"`          // a console with login on the device
-	// Hub, Owner and Token are the join token's, without its secret; empty
-	// where the image carries none.
+	Disk  Rule `json:"disk,omitempty"` // which disk the automatic installation uses
+	Debug bool `json:"debug"`          // the device has a console that people sign in to
+	// Hub, Owner and Token come from the join token, without its secret. They are empty if the
+	// image has no join token.
 	Hub   string `json:"hub,omitempty"`
 	Owner string `json:"owner,omitempty"`
 	Token string `json:"token,omitempty"`
-	// Escrow is the age recipient that the recovery keys of encrypted disks are
-	// kept for; empty: they are not.
+	// Escrow is the age recipient that the disks' recovery keys are encrypted to before the hub
+	// stores them. Empty: recovery keys are not stored.
 	Escrow string `json:"escrow,omitempty"`
-	// Enrol are the keys for Secure Boot that firmware in setup mode takes from
-	// the stick; nil: none. The boot manager has them do so before the installer
-	// starts.
+	// Enrol holds the Secure Boot keys that firmware in setup mode enrols from the stick. The
+	// boot manager does this before the installer starts. Nil: none.
 	Enrol *Enrol `json:"enrol,omitempty"`
-	// First is the device's first revision, where it is not an empty one.
+	// First describes the device's first revision. Nil: that revision is empty.
 	First *First `json:"first,omitempty"`
-	// Network is where the installer writes the stick's network settings
-	// (NetworkPath): the offset of the file's content in the part "esp", in bytes.
-	// It has netfile.MaxFile bytes. 0: nowhere.
+	// Network is the offset, in the part "esp" and in bytes, of the content of the file
+	// NetworkPath. The installer writes the stick's network settings there; the content has
+	// netfile.MaxFile bytes. 0: the system takes no network settings.
 	Network int64 `json:"network,omitempty"`
-	// Parts are the partitions' contents: "esp" and "data".
+	// Parts holds the partitions' contents: "esp" and "data".
 	Parts []Part `json:"parts"`
 }
 
-// Part is what is written to a partition. The stick keeps the blocks that are
-// not zero alone, one after the other.
+// Part is the content of a partition. The stick stores only the blocks that are not zero, one
+// after the other.
 type Part struct {
 	Name string `json:"name"`
-	// File is where the stick has it, and SHA256 the file's, in lower-case
-	// hexadecimal.
+	// File is the path of the packed blocks on the stick, and SHA256 the hash of that file in
+	// lower-case hexadecimal.
 	File   string `json:"file"`
 	SHA256 string `json:"sha256"`
-	// Size is of what the blocks belong to, in bytes. A partition may be
-	// larger.
+	// Size is the size of the unpacked content in bytes. The partition may be larger.
 	Size int64 `json:"size"`
-	// Extents say where the blocks go.
+	// Extents says where in the partition the blocks go.
 	Extents []Extent `json:"extents"`
 }
 
-// KeysPath is the folder in which a stick's EFI system partition has the signed
-// variables PK.auth, KEK.auth and db.auth (systemd-boot(7)).
+// KeysPath is the folder, in a stick's EFI system partition, of the signed variables PK.auth,
+// KEK.auth and db.auth (systemd-boot(7)).
 const KeysPath = "loader/keys/auto"
 
-// Enrol says which keys a stick has firmware take.
+// Enrol says which Secure Boot keys firmware enrols from a stick.
 type Enrol struct {
-	// Unasked has firmware take them with no key pressed; otherwise it is an
-	// entry of the menu.
+	// Unasked makes the boot manager enrol the keys without a key press. Otherwise enrolling is
+	// an entry of its menu.
 	Unasked bool `json:"unasked"`
-	// SHA256 are of the files in KeysPath, by the variable's name, in lower-case
+	// SHA256 holds the hashes of the files in KeysPath, by the variable's name, in lower-case
 	// hexadecimal.
 	SHA256 map[string]string `json:"sha256"`
 }
 
-// First says what is in the device's first revision, for people: what counts
-// is in the data partition.
+// First describes the device's first revision, for people. Programs use the data partition's
+// files instead.
 type First struct {
-	SHA256  string   `json:"sha256"`  // of the state's compact text
-	Parts   []string `json:"parts"`   // its folders and files at the top
-	Objects int      `json:"objects"` // how many
-	Size    int64    `json:"size"`    // of them, in bytes
+	SHA256  string   `json:"sha256"`  // of the state as compact JSON
+	Parts   []string `json:"parts"`   // the state's top-level folders and files
+	Objects int      `json:"objects"` // number of objects
+	Size    int64    `json:"size"`    // total size of the objects, in bytes
 }
 
 // BlockSize is the unit of extents, in bytes.
 const BlockSize = 64 << 10
 
-// Extent is a run of blocks: the first, and how many.
+// Extent is a run of blocks: the number of the first block, and the count.
 type Extent [2]int64
 
-// Packed is the size of the part's file.
+// Packed is the size of the part's file on the stick, in bytes.
 func (p Part) Packed() (size int64) {
 	for _, e := range p.Extents {
 		size += e[1] * BlockSize
@@ -132,8 +130,8 @@ func (p Part) Packed() (size int64) {
 	return size
 }
 
-// Pack finds the blocks of an image that are not zero. It returns where they
-// are and the blocks, one after the other.
+// Pack finds the blocks of an image that are not zero. It returns their places and their bytes,
+// one block after the other.
 func Pack(image []byte) (extents []Extent, packed []byte) {
 	zero := make([]byte, BlockSize)
 	for at := int64(0); at < int64(len(image)); at += BlockSize {
@@ -158,8 +156,8 @@ const (
 	Data = "data"
 )
 
-// ParseManifest reads a manifest strictly: unknown fields, trailing data and
-// anything out of bounds are errors.
+// ParseManifest parses a manifest strictly: unknown fields, trailing data and values out of
+// bounds are errors.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > maxManifest {
 		return nil, fmt.Errorf("manifest: %d bytes, at most %d are allowed", len(b), maxManifest)
@@ -169,11 +167,11 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	if m.Version != 1 {
-		return nil, fmt.Errorf("manifest: version %d; this installer knows 1", m.Version)
+		return nil, fmt.Errorf("manifest: unknown version %d; this installer supports version 1", m.Version)
 	}
 	if m.Reset {
 		if !reflect.DeepEqual(*m, Manifest{Version: 1, Target: m.Target, Kernel: m.Kernel, Reset: true}) {
-			return nil, errors.New("manifest: it wipes, and so installs nothing")
+			return nil, errors.New("manifest: it has reset, so all fields after reset must be empty")
 		}
 		return m, nil
 	}
@@ -187,11 +185,11 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	}
 	if m.Enrol != nil {
 		if names := slices.Sorted(maps.Keys(m.Enrol.SHA256)); !slices.Equal(names, []string{"KEK", "PK", "db"}) {
-			return nil, fmt.Errorf("manifest: keys for Secure Boot are PK, KEK and db; there are %q", names)
+			return nil, fmt.Errorf("manifest: the Secure Boot keys must be PK, KEK and db; the manifest has %q", names)
 		}
 		for v, sum := range m.Enrol.SHA256 {
 			if !isSHA256(sum) {
-				return nil, fmt.Errorf("manifest: %s: its SHA-256 is none", v)
+				return nil, fmt.Errorf("manifest: Secure Boot key %s: %q is not a SHA-256 in lower-case hexadecimal", v, sum)
 			}
 		}
 	}
@@ -203,10 +201,10 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 	}
 	if !slices.Equal(names, []string{ESP, Data}) {
-		return nil, fmt.Errorf("manifest: the parts are %q; esp and data are expected", names)
+		return nil, fmt.Errorf("manifest: the parts must be esp and data; the manifest has %q", names)
 	}
 	if n := m.Network; n != 0 && (n < fatHead || n%largeSector != 0 || !m.part(ESP).has(n, netfile.MaxFile)) {
-		return nil, fmt.Errorf("manifest: the network settings' place %d is not one of the part esp", n)
+		return nil, fmt.Errorf("manifest: network: offset %d is not valid in the part esp", n)
 	}
 	return m, nil
 }
@@ -214,27 +212,27 @@ func ParseManifest(b []byte) (*Manifest, error) {
 func (p Part) check() error {
 	switch {
 	case !isSHA256(p.SHA256):
-		return errors.New("its SHA-256 is none")
+		return fmt.Errorf("%q is not a SHA-256 in lower-case hexadecimal", p.SHA256)
 	case p.Size <= 0 || p.Size > maxPart || p.Size%mib != 0:
-		return fmt.Errorf("%d bytes; a whole number of MiB up to %d is expected", p.Size, maxPart/mib)
+		return fmt.Errorf("size %d is not a whole number of MiB up to %d MiB", p.Size, maxPart/mib)
 	case !fs.ValidPath(p.File) || !strings.HasPrefix(p.File, "gangway/"):
-		return fmt.Errorf("%q is no file of the folder gangway", p.File)
+		return fmt.Errorf("%q is not a file in the folder gangway", p.File)
 	case len(p.Extents) == 0 || p.Extents[0][0] != 0:
-		return errors.New("its first block is not there")
+		return errors.New("its first block is missing")
 	}
 	end, last := int64(0), p.Size/BlockSize
 	for _, e := range p.Extents {
 		if e[0] < end || e[0] > last || e[1] < 1 || e[1] > last-e[0] {
-			return fmt.Errorf("its blocks %d are out of order, or outside of it", e)
+			return fmt.Errorf("its extent %d is out of order, or out of bounds", e)
 		}
 		end = e[0] + e[1]
 	}
 	return nil
 }
 
-// has reports whether a range, in bytes, is in blocks that are written.
+// has reports whether the blocks that are written contain a range, in bytes.
 func (p Part) has(at, size int64) bool {
-	for _, e := range p.Extents { // which are in order
+	for _, e := range p.Extents { // sorted
 		if from, to := e[0]*BlockSize, (e[0]+e[1])*BlockSize; from <= at && at < to {
 			return size <= to-at && size <= p.Size-at
 		}
@@ -247,15 +245,15 @@ func isSHA256(s string) bool {
 	return err == nil && len(sum) == 32 && s == strings.ToLower(s)
 }
 
-// part returns the part of a name, which ParseManifest has seen.
+// part returns the part with a name. ParseManifest has checked that it exists.
 func (m *Manifest) part(name string) Part {
 	return m.Parts[slices.IndexFunc(m.Parts, func(p Part) bool { return p.Name == name })]
 }
 
-// Unpack writes a part's blocks to their places.
+// Unpack writes a part's packed blocks to their places.
 func (p Part) Unpack(packed []byte, to io.WriterAt) error {
 	if int64(len(packed)) != p.Packed() {
-		return fmt.Errorf("manifest: part %q: %d bytes; its blocks have %d", p.Name, len(packed), p.Packed())
+		return fmt.Errorf("manifest: part %q: the file has %d bytes, its blocks need %d", p.Name, len(packed), p.Packed())
 	}
 	for _, e := range p.Extents {
 		size := e[1] * BlockSize

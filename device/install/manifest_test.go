@@ -8,7 +8,8 @@ import (
 )
 
 func TestManifestRoundTrip(t *testing.T) {
-	m, _, _ := small(t)
+	t.Parallel()
+	m, _, _ := smallStick(t)
 	b, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
@@ -18,12 +19,13 @@ func TestManifestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	if again, _ := json.Marshal(got); !bytes.Equal(again, b) {
-		t.Errorf("%s became %s", b, again)
+		t.Errorf("after a round trip: %.200s; want %.200s", again, b)
 	}
 }
 
-// A manifest that lies must not make the installer write where it should not.
+// A manifest with false values must not make the installer write to a wrong place.
 func TestRefusesManifestsThatLie(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Manifest){
 		"version":          func(m *Manifest) { m.Version = 2 },
 		"a secret escrow":  func(m *Manifest) { m.Escrow = "AGE-SECRET-KEY-1QQQ" },
@@ -58,30 +60,30 @@ func TestRefusesManifestsThatLie(t *testing.T) {
 		"far past the end": func(m *Manifest) { m.Parts[0].Extents = []Extent{{0, 1}, {1<<63 - 1, 1}} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, _, _ := small(t)
+			m, _, _ := smallStick(t)
 			change(m)
 			b, err := json.Marshal(m)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if _, err := ParseManifest(b); err == nil {
-				t.Error("it is taken")
+				t.Error("accepted")
 			}
 		})
 	}
-	m, _, _ := small(t)
+	m, _, _ := smallStick(t)
 	b, _ := json.Marshal(m)
 	for name, text := range map[string]string{
-		"more behind": string(b) + "{}", "unknown field": strings.Replace(string(b), "{", `{"x":1,`, 1), "nothing": "", "too long": string(b) + strings.Repeat(" ", maxManifest),
+		"trailing data": string(b) + "{}", "unknown field": strings.Replace(string(b), "{", `{"x":1,`, 1), "nothing": "", "too long": string(b) + strings.Repeat(" ", maxManifest),
 	} {
 		if _, err := ParseManifest([]byte(text)); err == nil {
-			t.Errorf("%s is taken", name)
+			t.Errorf("%s: accepted", name)
 		}
 	}
 }
 
 func FuzzParseManifest(f *testing.F) {
-	m, _, _ := small(f)
+	m, _, _ := smallStick(f)
 	b, _ := json.Marshal(m)
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -91,7 +93,7 @@ func FuzzParseManifest(f *testing.F) {
 		}
 		for _, p := range m.Parts {
 			if p.Packed() > p.Size || p.Packed() <= 0 {
-				t.Errorf("%d bytes packed of %d", p.Packed(), p.Size)
+				t.Errorf("part %s: %d packed bytes, size %d", p.Name, p.Packed(), p.Size)
 			}
 		}
 	})

@@ -4,63 +4,62 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"gangway/device/install/netfile"
 )
 
-// NetworkPath is where an installed system's EFI system partition has the
-// settings that a stick brought, until the system has taken them over. The file
-// has netfile.MaxFile bytes: settings are followed by line breaks, so that they
-// are written in its place.
+// NetworkPath is the path, in an installed system's EFI system partition, of the pending
+// network settings: a stick wrote them, and the system has not taken them over yet. The file
+// always has netfile.MaxFile bytes, padded with line breaks, so that settings can be written
+// without changing the file's size.
 const NetworkPath = "gangway/" + netfile.Name
 
-// Padded is a settings file's text with the size that NetworkPath has.
+// Padded pads the text of a settings file to the size of the file NetworkPath.
 func Padded(text string) ([]byte, error) {
 	if len(text) > netfile.MaxFile {
-		return nil, fmt.Errorf("install: the network settings have %d bytes, at most %d are possible", len(text), netfile.MaxFile)
+		return nil, fmt.Errorf("install: the network settings have %d bytes, at most %d are allowed", len(text), netfile.MaxFile)
 	}
 	return append([]byte(text), bytes.Repeat([]byte("\n"), netfile.MaxFile-len(text))...), nil
 }
 
-// NoNetwork is NetworkPath's content where there are no settings.
+// NoNetwork is the content of the file NetworkPath if no settings are pending.
 func NoNetwork() []byte {
 	b, err := Padded("# Network settings that a stick brings stand here until the system takes them over.\n")
 	if err != nil {
-		panic(err) // it is shorter
+		panic(err) // the text is shorter than netfile.MaxFile
 	}
 	return b
 }
 
-// network are the settings that an installation writes.
+// network holds the network settings that an installation writes.
 type network struct {
-	at    int64  // in the part esp; 0: nowhere
-	text  []byte // as they are written
-	stick []byte // as the stick has the place, which verify hashes
+	at      int64  // offset in the part esp, in bytes; 0: the system takes no settings
+	text    []byte // what is written there
+	onStick []byte // what the stick has there, which verify hashes
 }
 
-// settings pads the job's settings. Without any, the place is as on the stick.
+// settings pads the job's settings. If the job has none, what the stick has is written.
 func (j Job) settings() (n network, err error) {
 	n.at = j.Manifest.Network
 	switch {
 	case n.at == 0 && j.Network != nil:
-		return n, errors.New("install: this stick's systems take no network settings: build the image again")
+		return n, errors.New("install: this image does not support network settings: build it again with this version of gangway")
 	case n.at == 0:
 		return n, nil
 	}
-	n.stick = NoNetwork()
-	n.text = n.stick // which verify fills
+	n.onStick = NoNetwork()
+	n.text = n.onStick // verify copies the stick's bytes to it
 	if j.Network != nil {
 		n.text, err = Padded(j.Network.Text())
 	}
 	return n, err
 }
 
-// part is what b, which is at an offset of a part, has of the settings' place,
-// and the same piece of a content for it. Nil: nothing.
-func (n *network) part(p place, at int64, b, content []byte) (in, of []byte) {
+// overlap returns the piece of b that lies in the place of the settings, and the same piece of
+// content. b comes from offset at of a overlap. Both pieces are nil if b is outside of that place.
+func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil
 	}
@@ -71,16 +70,16 @@ func (n *network) part(p place, at int64, b, content []byte) (in, of []byte) {
 	return b[from-at : to-at], content[from-n.at : to-n.at]
 }
 
-// ReadNetwork reads the network settings of a stick, whose EFI system partition
-// is mounted. Without the file there are none. A file that cannot be read as
-// settings is a *netfile.Mistake.
+// ReadNetwork reads the network settings of a stick. stick is the mount point of its EFI system
+// partition. Without the file, the settings are empty. If the file is not valid, the error is a
+// *netfile.Mistake.
 func ReadNetwork(stick string) (*netfile.Settings, error) {
 	return readNetwork(filepath.Join(stick, netfile.Name))
 }
 
-// BroughtNetwork reads the settings that a stick has brought to the EFI system
-// partition of an installed system.
-func BroughtNetwork(esp string) (*netfile.Settings, error) {
+// ReadPendingNetwork reads the pending network settings from the EFI system partition of an
+// installed system.
+func ReadPendingNetwork(esp string) (*netfile.Settings, error) {
 	return readNetwork(filepath.Join(esp, NetworkPath))
 }
 
@@ -93,17 +92,13 @@ func readNetwork(name string) (*netfile.Settings, error) {
 		return nil, fmt.Errorf("install: network settings: %w", err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, netfile.MaxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("install: network settings: %w", err)
-	}
-	return netfile.Parse(text)
+	return netfile.Read(f)
 }
 
-// BringNetwork writes settings to the EFI system partition of a system that is
-// installed already, for it to take over. The file's first sector, without which
-// nothing is read in it, is written last: a power cut leaves all or nothing.
-func BringNetwork(esp string, s *netfile.Settings) error {
+// WritePendingNetwork writes pending network settings to the EFI system partition of an installed
+// system. The file's first sector is written last, and nothing in the file is valid without it.
+// So a power cut leaves either all of the settings or none.
+func WritePendingNetwork(esp string, s *netfile.Settings) error {
 	text, err := Padded(s.Text())
 	if err != nil {
 		return err
@@ -111,11 +106,11 @@ func BringNetwork(esp string, s *netfile.Settings) error {
 	return replaceNetwork(esp, text)
 }
 
-// TakenNetwork empties the file of settings that the system has taken over.
-func TakenNetwork(esp string) error { return replaceNetwork(esp, NoNetwork()) }
+// ClearPendingNetwork clears the pending network settings, after the system has taken them over.
+func ClearPendingNetwork(esp string) error { return replaceNetwork(esp, NoNetwork()) }
 
-// replaceNetwork writes to where the file is: FAT has no journal, so no name or
-// size changes.
+// replaceNetwork overwrites the file in place. FAT has no journal, so the file keeps its name
+// and size.
 func replaceNetwork(esp string, text []byte) error {
 	f, err := os.OpenFile(filepath.Join(esp, NetworkPath), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {

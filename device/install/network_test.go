@@ -16,14 +16,14 @@ import (
 	"gangway/internal/race"
 )
 
-// networkAt is across two of the pieces in which an installation is done.
+// networkAt is where the settings cross the border between two pieces that Job.Run writes.
 const networkAt = mib - 8192
 
-// withNetwork is small with a place for network settings, and the settings. The
-// images are as they are on the disk then.
-func withNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
+// smallStickWithNetwork is smallStick with a place for network settings, and the settings. The
+// images are those that the disk has after the installation.
+func smallStickWithNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *netfile.Settings) {
 	t.Helper()
-	m, stick, images := small(t)
+	m, stick, images := smallStick(t)
 	copy(images[ESP][networkAt:], NoNetwork())
 	extents, packed := Pack(images[ESP])
 	sum := sha256.Sum256(packed)
@@ -41,11 +41,12 @@ func withNetwork(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte, *net
 	return m, stick, images, s
 }
 
-// Whenever the power fails: a disk that starts has the stick's network settings.
+// Whenever the power fails, a disk that boots has the stick's network settings.
 func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 	race.Skip(t)
-	eachSector(t, func(t *testing.T, sector int) {
-		m, stick, images, s := withNetwork(t)
+	t.Parallel()
+	forEachSectorSize(t, func(t *testing.T, sector int) {
+		m, stick, images, s := smallStickWithNetwork(t)
 		job := Job{Manifest: m, Stick: stick, Network: s}
 		disk := newMemoryOf(sector, 8*mib)
 		disk.writes = 1 << 40
@@ -56,37 +57,38 @@ func TestInstalledSystemHasTheSticksNetworkSettings(t *testing.T) {
 		steps := 1<<40 - disk.writes
 		table, ok := boots(t, disk)
 		if !ok {
-			t.Fatal("it would not boot")
+			t.Fatal("the disk does not boot")
 		}
-		whole(t, "installed", disk, table, images)
+		checkPartitions(t, "installed", disk, table, images)
 		r := rand.New(rand.NewPCG(5, 6))
 		for n := range 8 {
 			disk := newMemoryOf(sector, 8*mib)
 			disk.writes = steps - 1 - n
 			job.Target = disk
 			if err := job.Run(t.Context()); err == nil {
-				t.Fatal("it was not cut")
+				t.Fatal("Run succeeds despite the power cut")
 			}
 			disk.keep(func() bool { return r.IntN(2) == 0 })
 			if table, ok := boots(t, disk); ok {
-				whole(t, "cut", disk, table, images)
+				checkPartitions(t, "cut", disk, table, images)
 			}
 		}
 	})
 }
 
-// Settings are written to the disk as they are, or the disk does not start; a
-// stick without a place for them is not used with some.
+// If the disk does not store the settings correctly, it must not boot. A stick without a place
+// for settings refuses a job with settings.
 func TestNetworkSettingsAreReadBack(t *testing.T) {
-	m, stick, images, s := withNetwork(t)
+	t.Parallel()
+	m, stick, images, s := smallStickWithNetwork(t)
 	disk := newMemory(12 * mib)
 	disk.broken = (mib + networkAt) / sector
 	err := Job{Manifest: m, Stick: stick, Target: disk, Network: s}.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "does not hold") {
-		t.Errorf("got %v", err)
+	if err == nil || !strings.Contains(err.Error(), "other data than was written") {
+		t.Errorf("the disk does not store the settings: %v", err)
 	}
 	if _, ok := boots(t, disk); ok {
-		t.Error("it boots")
+		t.Error("the disk boots")
 	}
 	disk = newMemory(12 * mib)
 	if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
@@ -94,17 +96,18 @@ func TestNetworkSettingsAreReadBack(t *testing.T) {
 	}
 	table, _ := boots(t, disk)
 	copy(images[ESP][networkAt:], NoNetwork())
-	whole(t, "without settings", disk, table, images)
+	checkPartitions(t, "without settings", disk, table, images)
 	m.Network = 0
 	if err := (Job{Manifest: m, Stick: stick, Target: newMemory(12 * mib), Network: s}).Run(t.Context()); err == nil {
-		t.Error("settings are left out without a word")
+		t.Error("a manifest without a place for settings: they are dropped without an error")
 	}
 }
 
-// What a stick brings to a system that is there is read whole, or not at all.
+// A power cut while a stick writes settings to an installed system leaves all of them or none.
 func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	if s, err := BroughtNetwork(dir); err != nil || !s.Empty() {
+	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
 		t.Fatal(s, err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "gangway"), 0o700); err != nil {
@@ -114,10 +117,10 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := BringNetwork(dir, s); err != nil {
+	if err := WritePendingNetwork(dir, s); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := BroughtNetwork(dir); err != nil || !got.Equal(s) {
+	if got, err := ReadPendingNetwork(dir); err != nil || !got.Equal(s) {
 		t.Fatal(got, err)
 	}
 	name := filepath.Join(dir, NetworkPath)
@@ -125,24 +128,25 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	if err != nil || len(before) != netfile.MaxFile {
 		t.Fatalf("%d bytes, %v", len(before), err)
 	}
-	if err := TakenNetwork(dir); err != nil {
+	if err := ClearPendingNetwork(dir); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.ReadFile(name)
 	if err != nil || len(after) != netfile.MaxFile || bytes.Contains(after, []byte("secret")) {
 		t.Errorf("%d bytes, %q, %v", len(after), bytes.TrimSpace(after), err)
 	}
-	if s, err := BroughtNetwork(dir); err != nil || !s.Empty() {
+	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
 		t.Error(s, err)
 	}
-	// Cut short before the first sector: what stands behind it is not settings.
+	// A power cut before the first sector was written: the rest of the file is not valid
+	// settings.
 	half := append(bytes.Clone(NoNetwork()[:largeSector]), before[largeSector:]...)
 	copy(half[largeSector:], "mtu = 1280\n")
 	if err := os.WriteFile(name, half, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var m *netfile.Mistake
-	if s, err := BroughtNetwork(dir); !errors.As(err, &m) {
+	if s, err := ReadPendingNetwork(dir); !errors.As(err, &m) {
 		t.Error(s, err)
 	}
 }

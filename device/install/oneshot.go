@@ -12,27 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Selected returns the name of the entry that the boot manager has started.
+// Selected returns the name of the boot entry that the boot manager started.
 func (f Firmware) Selected() (string, error) {
 	s, err := f.text("LoaderEntrySelected")
 	if err != nil {
-		return "", fmt.Errorf("install: the boot manager does not say what it has started: %w", err)
+		return "", fmt.Errorf("install: reading the entry that the boot manager started: %w", err)
 	}
 	return s, nil
 }
 
-// oneShot names what the boot manager starts the next time alone: it removes
-// the variable before it does.
+// oneShot is the variable that names the entry for the next boot only. The boot manager removes
+// the variable before it starts the entry.
 const oneShot = "LoaderEntryOneShot"
 
 // immutable is FS_IMMUTABLE_FL (linux/fs.h).
 const immutable = 0x10
 
-// StartOnce has the boot manager start an entry the next time, and that time
-// alone. An empty name takes that back.
+// StartOnce makes the boot manager start an entry at the next boot only. An empty name cancels
+// that.
 //
-// That firmware removes the variable when it is told is tried first: with one
-// that does not, the entry would be started for ever.
+// It first checks that firmware removes the variable on request. With firmware that does not,
+// the machine would start the entry at every boot.
 func (f Firmware) StartOnce(entry string) error {
 	if entry != "" {
 		if err := f.setOneShot(entry); err != nil {
@@ -54,19 +54,19 @@ func (f Firmware) setOneShot(entry string) error {
 	b := append(binary.LittleEndian.AppendUint32(nil, attributes), value...)
 	w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
 	if err == nil {
-		_, err = w.Write(b) // by one write, or not at all
+		_, err = w.Write(b) // efivarfs requires a single write
 		err = errors.Join(err, w.Close())
 	}
 	if err != nil {
-		return fmt.Errorf("install: the firmware's variable %s: %w", oneShot, err)
+		return fmt.Errorf("install: writing the firmware's variable %s: %w", oneShot, err)
 	}
 	if got, err := f.read(oneShot, loaderVendor); err != nil || !slices.Equal(got, value) {
-		return errors.Join(fmt.Errorf("install: firmware does not keep the variable %s", oneShot), err)
+		return errors.Join(fmt.Errorf("install: the firmware did not store the variable %s", oneShot), err)
 	}
 	return nil
 }
 
-// remove removes a variable, if it is there, and looks whether it is gone.
+// remove removes a variable if it exists, and checks that it is gone.
 func (f Firmware) remove(name, vendor string) error {
 	path := f.path(name, vendor)
 	if err := mutable(path); err != nil {
@@ -74,17 +74,16 @@ func (f Firmware) remove(name, vendor string) error {
 	}
 	err := os.Remove(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("install: the firmware's variable %s: %w", name, err)
+		return fmt.Errorf("install: removing the firmware's variable %s: %w", name, err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("install: firmware does not remove the variable %s", name)
+		return fmt.Errorf("install: the firmware did not remove the variable %s", name)
 	}
 	return nil
 }
 
-// mutable takes away the flag by which Linux protects variables that it does
-// not know. Where nothing is there is nothing to do, nor where the file system
-// has no such flags.
+// mutable clears the flag by which Linux protects variables that it does not know. It does
+// nothing if the variable does not exist, or if the file system has no such flags.
 func mutable(name string) error {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +98,7 @@ func mutable(name string) error {
 		return nil
 	}
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags&^immutable); err != nil {
-		return fmt.Errorf("install: the firmware's variable %s: %w", filepath.Base(name), err)
+		return fmt.Errorf("install: making the firmware's variable %s writable: %w", filepath.Base(name), err)
 	}
 	return nil
 }

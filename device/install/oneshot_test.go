@@ -10,6 +10,7 @@ import (
 )
 
 func TestBootManagerIsToldWhatToStartOnce(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
 	for range 2 {
@@ -26,27 +27,27 @@ func TestBootManagerIsToldWhatToStartOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("it is not taken back: %v", err)
+			t.Errorf("the choice is not cancelled: %v", err)
 		}
 	}
 	if _, err := f.Selected(); err == nil {
-		t.Error("something was started by nobody")
+		t.Error("Selected succeeds without the boot manager's variable")
 	}
 }
 
-// Firmware that keeps a variable which it was told to remove would start the
-// same system for ever.
+// Firmware that does not remove a variable would start the same system at every boot.
 func TestFirmwareThatDoesNotForgetIsNotReliedOn(t *testing.T) {
+	t.Parallel()
 	f := Firmware(t.TempDir())
 	name := f.path("LoaderEntryOneShot", loaderVendor)
-	// A folder with something in it is what can be neither written nor removed.
+	// A folder that is not empty can be neither written nor removed.
 	if err := os.MkdirAll(filepath.Join(name, "kept"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.StartOnce("gangway-b.efi"); err == nil {
-		t.Error("it is relied on")
+		t.Error("StartOnce succeeds with firmware that does not remove the variable")
 	}
 	if err := f.StartOnce(""); err == nil {
-		t.Error("it is said to have forgotten")
+		t.Error("cancelling succeeds, but the variable is still there")
 	}
 }

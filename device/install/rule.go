@@ -6,21 +6,21 @@ import (
 	"strings"
 )
 
-// Rule says which disk an automatic installation takes:
+// Rule says which disk an automatic installation uses:
 //
-//	largest          the largest
-//	/dev/NAME        that one
-//	serial:S         the one with this serial number
-//	model:PATTERN    those whose model fits, as in path.Match; the largest of them
+//	largest          the largest disk
+//	/dev/NAME        the disk with this name
+//	serial:S         the disk with this serial number
+//	model:PATTERN    the largest disk whose model matches the pattern, as in path.Match
 //
-// A disk that may not be built in (Disk.External) is taken only by a rule that
-// names it: by its name, its serial number, or its model without * and the like.
+// A disk that may be external (Disk.External) is used only if the rule names it: by its name,
+// by its serial number, or by its model without wildcards.
 type Rule string
 
-// Largest is the default.
+// Largest is the default rule.
 const Largest Rule = "largest"
 
-// ParseRule checks a rule. Empty is Largest.
+// ParseRule parses a rule. An empty string is the rule Largest.
 func ParseRule(s string) (Rule, error) {
 	if s == "" {
 		return Largest, nil
@@ -43,7 +43,7 @@ func (r Rule) check() error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q names no disk: largest, /dev/NAME, serial:NUMBER or model:PATTERN", r)
+	return fmt.Errorf("%q is not a disk rule; use largest, /dev/NAME, serial:NUMBER or model:PATTERN", r)
 }
 
 // diskName reports whether s can be a name in /dev.
@@ -56,14 +56,13 @@ func diskName(s string) bool {
 	return s != ""
 }
 
-// names reports whether the rule is for one disk or model, which its author knew,
-// and not for whatever is there.
-func (r Rule) names() bool {
+// specific reports whether the rule specific one disk or one model, rather than any disk.
+func (r Rule) specific() bool {
 	model, ok := strings.CutPrefix(string(r), "model:")
 	return r != Largest && !(ok && strings.ContainsAny(model, `*?[\`))
 }
 
-func (r Rule) fits(d Disk) bool {
+func (r Rule) matches(d Disk) bool {
 	kind, arg, _ := strings.Cut(string(r), ":")
 	switch {
 	case r == Largest:

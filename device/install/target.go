@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is a block device, or an image file, to install to.
+// Device is a block device, or an image file, that a system is installed to.
 type Device struct {
 	*os.File
 	size, sector int64
 	block        bool
 }
 
-// OpenDevice opens a disk for itself alone: a disk that is mounted, or in
-// another use, is refused.
+// OpenDevice opens a disk for exclusive use. It refuses a disk that is mounted or in use
+// otherwise.
 func OpenDevice(path string) (*Device, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return nil, fmt.Errorf("install: %s is in use: is a part of it mounted?", path)
+		return nil, fmt.Errorf("install: %s is in use: unmount its partitions", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("install: %w", err)
@@ -41,14 +41,14 @@ func OpenDevice(path string) (*Device, error) {
 	return nil, fmt.Errorf("install: %w", err)
 }
 
-// Size is the device's, in bytes.
+// Size is the size of the device, in bytes.
 func (d *Device) Size() int64 { return d.size }
 
 // Sector is the size of the device's logical sectors, in bytes.
 func (d *Device) Sector() int64 { return d.sector }
 
-// sectorSize is the size of a device's logical sectors, in bytes; of an image
-// that for which it has a partition table, 512 if it has none.
+// sectorSize is the size of a device's logical sectors, in bytes. For an image file it is the
+// sector size of the file's partition table, or 512 if there is no table.
 func sectorSize(f *os.File) (int64, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -68,7 +68,7 @@ func sectorSize(f *os.File) (int64, error) {
 	return sector, nil
 }
 
-// Flush makes the device keep what was written, and the kernel forget it.
+// Flush writes all data to the device itself and drops the kernel's cached copy.
 func (d *Device) Flush() error {
 	if err := d.Sync(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (d *Device) Flush() error {
 	return nil
 }
 
-// Zero makes a range zero, by the device itself if it can.
+// Zero fills a range with zeros. The device does it itself if it can.
 func (d *Device) Zero(at, size int64) error {
 	if d.block {
 		r := [2]uint64{uint64(at), uint64(size)}
@@ -100,15 +100,15 @@ func (d *Device) Zero(at, size int64) error {
 	return nil
 }
 
-// Reread makes the kernel see the new partitions.
+// Reread makes the kernel read the new partition table.
 func (d *Device) Reread() error {
 	if err := unix.IoctlSetInt(int(d.Fd()), unix.BLKRRPART, 0); err != nil {
-		return fmt.Errorf("install: the new partitions: %w", err)
+		return fmt.Errorf("install: reading the new partition table: %w", err)
 	}
 	return nil
 }
 
-// Discard tells the device that nobody needs a range any more.
+// Discard marks a range of the device as unused (TRIM).
 func (d *Device) Discard(at, size int64) error {
 	if !d.block {
 		return nil

@@ -17,19 +17,18 @@ const (
 	Unlisting  Stage = "unlist"
 )
 
-// discarder is a Target that may be told that nobody needs a range any more.
+// discarder is a Target that supports TRIM.
 type discarder interface {
 	Discard(at, size int64) error
 }
 
-// erasePiece is what is erased between two reports of the progress, in bytes.
+// erasePiece is the number of bytes that are erased between two progress reports.
 const erasePiece = 64 * mib
 
-// Erase destroys for good what a system has on its disk: the keys of an
-// encrypted data partition, which are overwritten with random bytes and read
-// back; all of one that is not encrypted; and the EFI system partition, which
-// may have a join token. The partition table stays until Unlist, so that Look
-// finds the disk again when it was interrupted.
+// Erase destroys a system's data on its disk. If the data partition is encrypted, Erase
+// overwrites its keys with random bytes and reads them back; otherwise it zeroes the whole
+// partition. It also zeroes the EFI system partition, which may hold a join token. The
+// partition table stays until Unlist, so that Look finds the disk again after an interruption.
 func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error {
 	if progress == nil {
 		progress = func(Stage, int64, int64) {}
@@ -46,12 +45,13 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 		if err := scramble(t, data[0]+i.Sector, luks.Overhead-i.Sector); err != nil {
 			return err
 		}
-		// What says that it is encrypted goes last.
+		// Last, destroy the sector that marks the partition as encrypted: until then a retry
+		// destroys the keys again.
 		if err := scramble(t, data[0], i.Sector); err != nil {
 			return err
 		}
 		progress(Destroying, 1, 1)
-		if d, ok := t.(discarder); ok { // without its keys it is noise
+		if d, ok := t.(discarder); ok { // without the keys the data is unreadable, so an error here does no harm
 			_ = d.Discard(data[0]+luks.Overhead, data[1]-luks.Overhead)
 		}
 		ranges = [][2]int64{{data[0], luks.Overhead}, esp}
@@ -76,7 +76,7 @@ func Erase(ctx context.Context, t Target, i *Installed, progress Progress) error
 	return flushed(t)
 }
 
-// scramble overwrites a range with random bytes, and reads them back.
+// scramble overwrites a range with random bytes and reads them back.
 func scramble(t Target, at, size int64) error {
 	noise := make([]byte, size)
 	rand.Read(noise)
@@ -88,12 +88,12 @@ func scramble(t Target, at, size int64) error {
 	}
 	got := make([]byte, size)
 	if _, err := t.ReadAt(got, at); err != nil || !bytes.Equal(got, noise) {
-		return errors.Join(errors.New("install: the disk does not give up its keys: it may be failing; destroy it"), err)
+		return errors.Join(errors.New("install: the disk did not overwrite its keys: it may be failing; destroy the disk physically"), err)
 	}
 	return nil
 }
 
-// Unlist removes the partition tables at both ends: the last step of a wipe.
+// Unlist removes the partition tables at both ends of the disk. It is the last step of a wipe.
 func Unlist(t Target, progress Progress) error {
 	if progress != nil {
 		progress(Unlisting, 0, 1)

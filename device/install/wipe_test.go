@@ -17,10 +17,10 @@ import (
 
 var passphrase = []byte(strings.Repeat("passphrase", 3))
 
-// installed is a disk with a system.
-func installed(t *testing.T, encrypted bool) *memory {
+// installedDisk returns a disk with a system.
+func installedDisk(t *testing.T, encrypted bool) *memory {
 	t.Helper()
-	m, stick, _ := small(t)
+	m, stick, _ := smallStick(t)
 	job := Job{Manifest: m, Stick: stick, Target: newMemory(24 * mib)}
 	if encrypted {
 		job.Encrypt = []luks.Slot{{Passphrase: passphrase}}
@@ -31,7 +31,7 @@ func installed(t *testing.T, encrypted bool) *memory {
 	return job.Target.(*memory)
 }
 
-// look is Look for a disk in memory.
+// look calls Look for a disk in memory.
 func look(t *testing.T, m *memory) (*Installed, error) {
 	t.Helper()
 	dev := t.TempDir()
@@ -46,7 +46,8 @@ func dataOf(m *memory, i *Installed) []byte { return m.disk[i.DataStart:][:i.Dat
 
 func TestWipedDiskOpensNoMore(t *testing.T) {
 	race.Skip(t)
-	disk := installed(t, true)
+	t.Parallel()
+	disk := installedDisk(t, true)
 	i, err := look(t, disk)
 	if err != nil {
 		t.Fatal(err)
@@ -67,13 +68,13 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	if err := Erase(t.Context(), disk, i, progress); err != nil {
 		t.Fatal(err)
 	}
-	// A wipe that ends here is gone on with: the disk is still known.
+	// A wipe that stops here can continue: Look still finds the disk.
 	if again, err := look(t, disk); err != nil || again.Whole || again.DataStart != i.DataStart {
 		t.Errorf("erased: %+v, %v", again, err)
 	}
 	for at := 0; at < len(slots); at += sector {
 		if s := slots[at : at+sector]; !bytes.Equal(s, make([]byte, sector)) && bytes.Contains(disk.disk, s) {
-			t.Fatalf("what was at %d of the header is still on the disk", at)
+			t.Fatalf("the header's sector at %d is still on the disk", at)
 		}
 	}
 	if err := Unlist(disk, progress); err != nil {
@@ -88,42 +89,45 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 }
 
 func TestWipedDiskHoldsNothingThatWasNotEncrypted(t *testing.T) {
-	disk := installed(t, false)
+	t.Parallel()
+	disk := installedDisk(t, false)
 	i, err := look(t, disk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(disk.disk, []byte("superblock")) || !bytes.Contains(disk.disk, []byte("kernel")) {
-		t.Fatal("nothing is on it before")
+		t.Fatal("the disk has no data before the wipe")
 	}
 	if err := errors.Join(Erase(t.Context(), disk, i, nil), Unlist(disk, nil)); err != nil {
 		t.Fatal(err)
 	}
-	// All that the system had, and the tables.
+	// Everything is zero, including the tables.
 	if !bytes.Equal(disk.disk, make([]byte, len(disk.disk))) {
-		t.Error("something is left")
+		t.Error("some data is left on the disk")
 	}
 }
 
-// A disk that keeps its keys, whatever is written, is not said to be wiped.
+// A disk that does not overwrite its keys must not be reported as wiped.
 func TestDiskThatKeepsItsKeysIsFoundOut(t *testing.T) {
 	race.Skip(t)
-	disk := installed(t, true)
+	t.Parallel()
+	disk := installedDisk(t, true)
 	i, err := look(t, disk)
 	if err != nil {
 		t.Fatal(err)
 	}
 	disk.broken = int(i.DataStart)/sector + 100
-	if err := Erase(t.Context(), disk, i, nil); err == nil || !strings.Contains(err.Error(), "destroy it") {
+	if err := Erase(t.Context(), disk, i, nil); err == nil || !strings.Contains(err.Error(), "destroy the disk physically") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// Whenever the power fails in a wipe, a disk is found again until its keys are
-// gone.
+// Whenever the power fails during a wipe, Look finds the disk again until its keys are
+// destroyed.
 func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 	race.Skip(t)
-	whole := installed(t, true)
+	t.Parallel()
+	whole := installedDisk(t, true)
 	i, err := look(t, whole)
 	if err != nil {
 		t.Fatal(err)
@@ -144,15 +148,19 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 		m.writes = writes
 		return m
 	}
-	count := disk(1 << 40)
-	if err := wipe(count); err != nil {
+	uncut := disk(1 << 40)
+	if err := wipe(uncut); err != nil {
 		t.Fatal(err)
 	}
-	steps := 1<<40 - count.writes
+	steps := 1<<40 - uncut.writes
 	r := rand.New(rand.NewPCG(5, 6))
 	found, lost := 0, 0
-	for n := range 12 {
-		for _, cut := range []int{n * steps / 12, steps - 1 - n} { // all over, and at the end, when the tables go
+	count := 12
+	if testing.Short() {
+		count = 6 // both outcomes still occur; the whole takes 15 s
+	}
+	for n := range count {
+		for _, cut := range []int{n * steps / count, steps - 1 - n} { // spread over all writes, and at the end, when the tables are removed
 			m := disk(cut)
 			if err := wipe(m); !errors.Is(err, errCut) {
 				t.Fatalf("cut at %d of %d: %v", cut, steps, err)
@@ -168,16 +176,16 @@ func TestPowerCutInAWipeLeavesNoKeysThatAreNotFoundAgain(t *testing.T) {
 			default:
 				lost++
 				if open == nil {
-					t.Fatalf("cut at %d of %d: the disk is not found again, and opens", cut, steps)
+					t.Fatalf("cut at %d of %d: Look does not find the disk, but its key still opens it", cut, steps)
 				}
 			}
 			if _, err := luks.Open(bytes.NewReader(dataOf(m, i)), passphrase); err == nil {
-				t.Fatalf("cut at %d of %d: wiped, it opens", cut, steps)
+				t.Fatalf("cut at %d of %d: the key opens the disk after the wipe", cut, steps)
 			}
 		}
 	}
 	if found == 0 || lost == 0 {
-		t.Errorf("found again %d times, %d times not: one of them was not tried", found, lost)
+		t.Errorf("the disk was found again %d times and not found %d times: one of the two cases was not tested", found, lost)
 	}
-	t.Logf("%d steps; found again %d times, %d times not", steps, found, lost)
+	t.Logf("%d writes; found again %d times, not found %d times", steps, found, lost)
 }

@@ -20,42 +20,42 @@ import (
 
 const (
 	mib = 1 << 20
-	// sector is the smallest that disks have, and what is encrypted by.
+	// sector is the smallest size of a disk's sectors, and the unit of encryption, in bytes.
 	sector = 512
-	// largeSector is the other size that disks have ("4K native").
+	// largeSector is the other size of sectors ("4K native").
 	largeSector = 4096
 )
 
-// Target is the disk that is written to.
+// Target is the disk that an installation writes to.
 type Target interface {
 	io.ReaderAt
 	io.WriterAt
-	// Flush brings what was written to the disk itself, and drops what is
-	// kept of it in memory, so that reading reads the disk.
+	// Flush writes all data to the disk itself and drops cached data, so that later reads come
+	// from the disk.
 	Flush() error
-	// Zero makes a range zero. Both are multiples of the sector.
+	// Zero fills a range with zeros. at and size are multiples of the sector size.
 	Zero(at, size int64) error
-	// Size is in bytes.
+	// Size is the disk's size in bytes.
 	Size() int64
-	// Sector is the size of the disk's logical sectors, in bytes: each is
-	// written whole or not at all.
+	// Sector is the size of the disk's logical sectors, in bytes. The disk writes each sector
+	// completely or not at all.
 	Sector() int64
 }
 
-// Stage is what an installation is at.
+// Stage is the stage that an installation or a wipe has reached.
 type Stage string
 
-// The stages, in their order.
+// The stages of an installation, in their order.
 const (
 	Verifying Stage = "verify"
 	Wiping    Stage = "wipe"
 	Writing   Stage = "write"
 	Reading   Stage = "read back"
-	Arming    Stage = "arm" // the one sector that makes it boot
+	Arming    Stage = "arm" // write the one sector that makes the disk boot
 	Done      Stage = "done"
 )
 
-// Progress is told what is done of what, in bytes.
+// Progress receives how many bytes of a stage's total are done.
 type Progress func(s Stage, done, total int64)
 
 // Job is one installation.
@@ -63,37 +63,39 @@ type Job struct {
 	Manifest *Manifest
 	Stick    fs.FS // the stick's EFI system partition
 	Target   Target
-	// DiskGUID names the disk: DiskGUID of the manifest's hash.
+	// DiskGUID is the disk's GUID: the function DiskGUID of the manifest's hash. Default:
+	// NewGUID.
 	DiskGUID string
-	// Network are the stick's network settings, for the installed system. Nil:
-	// none. The manifest says where they go.
+	// Network holds the stick's network settings, for the installed system. The manifest says
+	// where on the disk they go. Nil: the stick has none.
 	Network *netfile.Settings
-	// Encrypt has the data partition encrypted: LUKS2 with these key slots.
-	// None: it is not.
+	// Encrypt holds the LUKS2 key slots of the data partition. Empty: the data partition is not
+	// encrypted.
 	Encrypt []luks.Slot
-	// NewGUID makes the partitions' names, and the disk's where there is none. Default: random.
+	// NewGUID makes the GUIDs of the partitions, and of the disk if DiskGUID is empty. Default:
+	// random GUIDs.
 	NewGUID  func() string
 	Progress Progress
 }
 
-// Names of the partitions, in the table.
+// Names of the partitions in the partition table.
 const (
 	espName  = "gangway-esp"
 	dataName = "gangway-data"
 )
 
-// place is a part with its partition.
+// place is a part and the partition that it is written to.
 type place struct {
 	Part
-	at, room int64  // of the partition on the disk
-	head     []byte // what the partition begins with, before the part
-	// to is what the part is written to, from offset on.
-	to     Target
+	at, room int64  // start and size of the partition on the disk, in bytes
+	head     []byte // what comes before the part in the partition: the LUKS header
+	// The part's bytes are written target target, from offset on.
+	target Target
 	offset int64
 }
 
-// Run installs. After an error in the stage Verifying the disk is as it was;
-// after a later one it does not boot, and the stick does.
+// Run installs the system. If it fails in the stage Verifying, the disk is unchanged. If it
+// fails later, the disk does not boot, so the machine boots the stick again.
 func (j Job) Run(ctx context.Context) error {
 	if j.NewGUID == nil {
 		j.NewGUID = uuid.NewString
@@ -121,29 +123,30 @@ func (j Job) Run(ctx context.Context) error {
 	return nil
 }
 
-// run is an installation in work.
+// run is an installation in progress.
 type run struct {
 	Job
-	// The EFI system partition's head as verify has hashed it, and as this disk
-	// has it. The latter's first sector is written last.
-	packed, head []byte
-	network      network
+	// stickHead is the head of the EFI system partition as the stick has it and verify hashed
+	// it. diskHead is the diskHead in the form that this disk's sector size needs; its first sector
+	// is written last.
+	stickHead, diskHead []byte
+	network             network
 }
 
 func (j Job) layout() ([]place, error) {
 	esp, data := j.Manifest.part(ESP), j.Manifest.part(Data)
 	size := j.Target.Size() / mib * mib
-	room := size - 2*mib - esp.Size // a table at both ends
+	room := size - 2*mib - esp.Size // a partition table at both ends
 	need := data.Size
 	if len(j.Encrypt) > 0 {
 		need += luks.Overhead
 	}
 	if room < need {
-		return nil, fmt.Errorf("install: the disk has %s; at least %s are needed", Size(j.Target.Size()), Size(2*mib+esp.Size+need))
+		return nil, fmt.Errorf("install: the disk is too small: it has %s, the system needs at least %s", Size(j.Target.Size()), Size(2*mib+esp.Size+need))
 	}
 	places := []place{
-		{Part: esp, at: mib, room: esp.Size, to: j.Target, offset: mib},
-		{Part: data, at: mib + esp.Size, room: room, to: j.Target, offset: mib + esp.Size},
+		{Part: esp, at: mib, room: esp.Size, target: j.Target, offset: mib},
+		{Part: data, at: mib + esp.Size, room: room, target: j.Target, offset: mib + esp.Size},
 	}
 	if len(j.Encrypt) > 0 {
 		return places, j.encrypt(&places[1])
@@ -158,16 +161,16 @@ func (j Job) total(places []place) (n int64) {
 	return n
 }
 
-// verify reads all of the stick's files, before anything is written.
+// verify reads all files of the stick and checks their hashes. Nothing is written before.
 func (j *run) verify(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
 		h := sha256.New()
-		err := j.blocks(ctx, p, func(at int64, b []byte) error {
+		err := j.eachBlock(ctx, p, func(at int64, b []byte) error {
 			if p.Name == ESP && at == 0 {
-				j.packed = bytes.Clone(b[:fatHead])
+				j.stickHead = bytes.Clone(b[:fatHead])
 			}
-			if in, of := j.network.part(p, at, b, j.network.stick); in != nil {
+			if in, of := j.network.overlap(p, at, b, j.network.onStick); in != nil {
 				copy(of, in)
 			}
 			h.Write(b)
@@ -179,22 +182,21 @@ func (j *run) verify(ctx context.Context, places []place) error {
 			return err
 		}
 		if hex.EncodeToString(h.Sum(nil)) != p.SHA256 {
-			return fmt.Errorf("install: the stick is damaged: %s is not what it should be; nothing was written; make the stick anew", p.File)
+			return fmt.Errorf("install: the stick is damaged: %s does not match its SHA-256; nothing was written; write the stick again", p.File)
 		}
 	}
 	var err error
-	if j.head, err = fatFor(j.Target.Sector(), j.packed); err != nil {
+	if j.diskHead, err = fatFor(j.Target.Sector(), j.stickHead); err != nil {
 		return fmt.Errorf("install: %w; nothing was written", err)
 	}
 	return nil
 }
 
-// blocks calls f with each block of a part's file, and where it goes in the
-// part.
-func (j Job) blocks(ctx context.Context, p place, f func(at int64, b []byte) error) error {
+// eachBlock calls f with each block of a part's file, and with the block's offset in the part.
+func (j Job) eachBlock(ctx context.Context, p place, f func(at int64, b []byte) error) error {
 	in, err := j.Stick.Open(p.File)
 	if err != nil {
-		return fmt.Errorf("install: the stick: %w; is it still in?", err)
+		return fmt.Errorf("install: opening a file of the stick: %w; check that the stick is still plugged in", err)
 	}
 	defer in.Close()
 	buf := make([]byte, mib)
@@ -206,7 +208,7 @@ func (j Job) blocks(ctx context.Context, p place, f func(at int64, b []byte) err
 				return fmt.Errorf("install: stopped: %w", err)
 			}
 			if _, err := io.ReadFull(in, b); err != nil {
-				return fmt.Errorf("install: reading the stick's %s: %w; is it still in?", p.File, err)
+				return fmt.Errorf("install: reading the stick's %s: %w; check that the stick is still plugged in", p.File, err)
 			}
 			if err := f(at, b); err != nil {
 				return err
@@ -215,15 +217,15 @@ func (j Job) blocks(ctx context.Context, p place, f func(at int64, b []byte) err
 		}
 	}
 	if n, err := in.Read(buf[:1]); n != 0 || (err != nil && err != io.EOF) {
-		return fmt.Errorf("install: the stick is damaged: %s is longer than it should be", p.File)
+		return fmt.Errorf("install: the stick is damaged: %s is too long", p.File)
 	}
 	return nil
 }
 
-// wipe makes the disk none that firmware boots: first the first sector of the
-// EFI system partition that will be, which may be that of one that is, then the
-// tables at both ends. Between the two the disk is flushed, or it might keep of
-// a system all but what follows its first sector.
+// wipe makes the disk one that firmware does not boot. It first clears the first sector of the
+// future EFI system partition, because an earlier system may have its own there, then the
+// tables at both ends. It flushes the disk between the two. Otherwise, after a power cut, the
+// disk might have lost its tables but kept that sector.
 func (j Job) wipe(_ context.Context, places []place) error {
 	j.Progress(Wiping, 0, 1)
 	sector, esp := j.Target.Sector(), places[0].at
@@ -242,26 +244,26 @@ func (j Job) wipe(_ context.Context, places []place) error {
 	return nil
 }
 
-// write writes the parts, but for the first sector.
+// write writes all parts except the first sector of the EFI system partition.
 func (j *run) write(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	for _, p := range places {
 		if _, err := j.Target.WriteAt(p.head, p.at); err != nil {
 			return fmt.Errorf("install: writing %s: %w", p.Name, err)
 		}
-		if err := eachGap(p.Part, func(at, size int64) error { return p.to.Zero(p.offset+at, size) }); err != nil {
+		if err := eachGap(p.Part, func(at, size int64) error { return p.target.Zero(p.offset+at, size) }); err != nil {
 			return fmt.Errorf("install: writing %s: %w", p.Name, err)
 		}
-		err := j.blocks(ctx, p, func(at int64, b []byte) error {
+		err := j.eachBlock(ctx, p, func(at int64, b []byte) error {
 			done += int64(len(b))
 			if p.Name == ESP && at == 0 {
-				copy(b, j.head)
+				copy(b, j.diskHead)
 				clear(b[:j.Target.Sector()])
 			}
-			if in, of := j.network.part(p, at, b, j.network.text); in != nil {
+			if in, of := j.network.overlap(p, at, b, j.network.text); in != nil {
 				copy(in, of)
 			}
-			if _, err := p.to.WriteAt(b, p.offset+at); err != nil {
+			if _, err := p.target.WriteAt(b, p.offset+at); err != nil {
 				return fmt.Errorf("install: writing %s: %w", p.Name, err)
 			}
 			j.Progress(Writing, done, total)
@@ -299,10 +301,10 @@ func (j Job) table(_ context.Context, places []place) error {
 		},
 	}
 	if err := t.Write(tableFile{Target: j.Target}, j.Target.Size()); err != nil {
-		return fmt.Errorf("install: partition table: %w", err)
+		return fmt.Errorf("install: writing the partition table: %w", err)
 	}
 	if err := j.Target.Flush(); err != nil {
-		return fmt.Errorf("install: partition table: %w", err)
+		return fmt.Errorf("install: writing the partition table: %w", err)
 	}
 	return nil
 }
@@ -314,18 +316,19 @@ func partition(n int, sector int64, p place, kind gpt.Type, name, guid string) *
 	}
 }
 
-// tableFile is what gpt writes to.
+// tableFile adapts Target to the interface that package gpt writes to.
 type tableFile struct {
 	Target
-	backend.WritableFile // the rest, which is not called
+	backend.WritableFile // the other methods, which gpt does not call
 }
 
 func (f tableFile) ReadAt(p []byte, at int64) (int, error)  { return f.Target.ReadAt(p, at) }
 func (f tableFile) WriteAt(p []byte, at int64) (int, error) { return f.Target.WriteAt(p, at) }
 
-// readBack compares what is on the disk with what should be, but for the first
-// sector, which is still zero. Where the disk has the head in a form of its own,
-// that is compared, and the stick's is hashed in its place.
+// readBack compares the disk's content with what was written. The first sector is skipped: it
+// is still zero. Where the disk's bytes differ from the stick's on purpose (the head, the
+// network settings), readBack compares them with what was written, and hashes the stick's bytes
+// instead.
 func (j *run) readBack(ctx context.Context, places []place) error {
 	done, total := int64(0), j.total(places)
 	buf, zero := make([]byte, mib), make([]byte, mib)
@@ -337,20 +340,20 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 				if err := ctx.Err(); err != nil {
 					return fmt.Errorf("install: stopped: %w", err)
 				}
-				if _, err := p.to.ReadAt(b, p.offset+at); err != nil {
+				if _, err := p.target.ReadAt(b, p.offset+at); err != nil {
 					return fmt.Errorf("install: reading %s back: %w", p.Name, err)
 				}
 				if p.Name == ESP && at == 0 {
-					if s := j.Target.Sector(); !bytes.Equal(b[s:fatHead], j.head[s:]) {
+					if s := j.Target.Sector(); !bytes.Equal(b[s:fatHead], j.diskHead[s:]) {
 						return damaged(p)
 					}
-					copy(b, j.packed)
+					copy(b, j.stickHead)
 				}
-				if in, of := j.network.part(p, at, b, j.network.text); in != nil {
+				if in, of := j.network.overlap(p, at, b, j.network.text); in != nil {
 					if !bytes.Equal(in, of) {
 						return damaged(p)
 					}
-					in, of = j.network.part(p, at, b, j.network.stick)
+					in, of = j.network.overlap(p, at, b, j.network.onStick)
 					copy(in, of)
 				}
 				if err := f(b); err != nil {
@@ -394,22 +397,22 @@ func (j *run) readBack(ctx context.Context, places []place) error {
 }
 
 func damaged(p place) error {
-	return fmt.Errorf("install: the disk does not hold what was written to it (%s): it may be failing", p.Name)
+	return fmt.Errorf("install: reading %s back: the disk returned other data than was written; the disk may be failing", p.Name)
 }
 
 // arm writes the sector that makes the disk boot.
 func (j *run) arm(_ context.Context, places []place) error {
 	j.Progress(Arming, 0, 1)
-	first := j.head[:j.Target.Sector()]
+	first := j.diskHead[:j.Target.Sector()]
 	if _, err := j.Target.WriteAt(first, places[0].at); err != nil {
-		return fmt.Errorf("install: the last sector: %w", err)
+		return fmt.Errorf("install: writing the last sector: %w", err)
 	}
 	if err := j.Target.Flush(); err != nil {
-		return fmt.Errorf("install: the last sector: %w", err)
+		return fmt.Errorf("install: writing the last sector: %w", err)
 	}
 	got := make([]byte, len(first))
 	if _, err := j.Target.ReadAt(got, places[0].at); err != nil || !bytes.Equal(got, first) {
-		return errors.Join(errors.New("install: the disk does not hold the last sector that was written: it may be failing"), err)
+		return errors.Join(errors.New("install: reading the last sector back: the disk returned other data than was written; the disk may be failing"), err)
 	}
 	j.Progress(Arming, 1, 1)
 	return nil

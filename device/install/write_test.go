@@ -22,8 +22,8 @@ import (
 	"gangway/internal/race"
 )
 
-// A small stick: an EFI system partition of 3 MiB, a data partition of 2 MiB.
-func small(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte) {
+// smallStick makes a stick with an EFI system partition of 3 MiB and a data partition of 2 MiB.
+func smallStick(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte) {
 	t.Helper()
 	esp, data := make([]byte, 3*mib), make([]byte, 2*mib)
 	copy(esp, "boot sector")
@@ -59,14 +59,14 @@ func small(t testing.TB) (*Manifest, fstest.MapFS, map[string][]byte) {
 
 var errCut = errors.New("the power failed")
 
-// memory is a disk that may lose, in a power cut, any of the sectors that were
-// written since it was last flushed.
+// memory is a disk in memory. A power cut may lose any of the sectors that were written since
+// the last flush.
 type memory struct {
 	sector  int
-	disk    []byte         // what it holds for sure
-	pending map[int][]byte // sectors written since
-	writes  int            // that are left before the cut; negative: no cut
-	broken  int            // this sector does not keep what is written
+	disk    []byte         // what it holds after a flush
+	pending map[int][]byte // sectors written since the last flush
+	writes  int            // number of writes until the power cut; negative: no cut
+	broken  int            // this sector does not store what is written
 }
 
 func newMemory(size int) *memory { return newMemoryOf(sector, size) }
@@ -74,8 +74,8 @@ func newMemory(size int) *memory { return newMemoryOf(sector, size) }
 func newMemoryOf(sector, size int) *memory {
 	m := &memory{sector: sector, disk: make([]byte, size), pending: map[int][]byte{}, writes: -1, broken: -1}
 	r := rand.New(rand.NewPCG(1, 2))
-	for i := range m.disk { // what was there
-		m.disk[i] = byte(r.Uint32())
+	for at := 0; at < size; at += 8 { // random old content
+		binary.LittleEndian.PutUint64(m.disk[at:], r.Uint64())
 	}
 	return m
 }
@@ -97,7 +97,7 @@ func (m *memory) WriteAt(p []byte, at int64) (int, error) {
 			return i, err
 		}
 		n, in := (int(at)+i)/m.sector, (int(at)+i)%m.sector
-		whole := make([]byte, m.sector) // of which only a part may be written
+		whole := make([]byte, m.sector) // a write may change only a part of a sector
 		m.ReadAt(whole, int64(n*m.sector))
 		i += copy(whole[in:], p[i:])
 		if n != m.broken {
@@ -132,7 +132,7 @@ func (m *memory) Flush() error {
 	return nil
 }
 
-// keep brings those of the pending sectors to the disk that luck has it.
+// keep stores those of the pending sectors for which luck returns true, and drops the others.
 func (m *memory) keep(luck func() bool) {
 	for s, b := range m.pending {
 		if luck() {
@@ -142,8 +142,8 @@ func (m *memory) keep(luck func() bool) {
 	m.pending = map[int][]byte{}
 }
 
-// boots reports whether firmware would start the disk: it has a table, in
-// either place, with an EFI system partition that begins as a file system does.
+// boots reports whether firmware would boot the disk: there is a partition table at either end,
+// and its EFI system partition begins with a boot sector.
 func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 	t.Helper()
 	disk := m.disk
@@ -164,8 +164,9 @@ func boots(t testing.TB, m *memory) (table *gpt.Table, ok bool) {
 }
 
 func TestInstalls(t *testing.T) {
-	eachSector(t, func(t *testing.T, sector int) {
-		m, stick, images := small(t)
+	t.Parallel()
+	forEachSectorSize(t, func(t *testing.T, sector int) {
+		m, stick, images := smallStick(t)
 		disk := newMemoryOf(sector, 12*mib+4096)
 		var stages []Stage
 		err := Job{Manifest: m, Stick: stick, Target: disk, Progress: func(s Stage, done, total int64) {
@@ -181,10 +182,10 @@ func TestInstalls(t *testing.T) {
 		}
 		table, ok := boots(t, disk)
 		if !ok {
-			t.Fatal("it would not boot")
+			t.Fatal("the disk does not boot")
 		}
-		whole(t, "installed", disk, table, images)
-		// The data partition ends with the disk, but for the second table.
+		checkPartitions(t, "installed", disk, table, images)
+		// The data partition ends where the second table begins.
 		if end := int(table.Partitions[1].End+1) * sector; end != 11*mib {
 			t.Errorf("the data partition ends at %d", end)
 		}
@@ -195,15 +196,15 @@ func TestInstalls(t *testing.T) {
 }
 
 // eachSector runs a test for both sizes of sectors.
-func eachSector(t *testing.T, f func(t *testing.T, sector int)) {
+func forEachSectorSize(t *testing.T, f func(t *testing.T, sector int)) {
 	for _, size := range []int{sector, largeSector} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) { f(t, size) })
 	}
 }
 
-// whole checks that both partitions hold what they should. Where they do not,
-// after tells when that is.
-func whole(t *testing.T, after string, disk *memory, table *gpt.Table, images map[string][]byte) {
+// checkPartitions checks that both partitions hold the images. after names the situation in the
+// failure message.
+func checkPartitions(t *testing.T, after string, disk *memory, table *gpt.Table, images map[string][]byte) {
 	t.Helper()
 	for i, name := range []string{ESP, Data} {
 		p := table.Partitions[i]
@@ -216,32 +217,37 @@ func whole(t *testing.T, after string, disk *memory, table *gpt.Table, images ma
 			copy(want, head)
 		}
 		if p.Name != "gangway-"+name || !bytes.HasPrefix(disk.disk[int(p.Start)*disk.sector:], want) {
-			t.Fatalf("%s: partition %d, %s, does not hold what it should", after, i+1, p.Name)
+			t.Fatalf("%s: partition %d, %s, does not hold its image", after, i+1, p.Name)
 		}
 	}
 }
 
-// Whenever the power fails, and whatever of the last writes the disk kept: if
-// firmware would start it, all of it is there.
+// Whenever the power fails, and whichever of the last writes the disk has stored: if firmware
+// boots the disk, the system on it is complete.
 func TestPowerCutAtAnyWriteLeavesADiskThatBootsOrDoesNot(t *testing.T) {
 	race.Skip(t)
-	eachSector(t, cutAtAnyWrite)
+	t.Parallel()
+	forEachSectorSize(t, cutAtAnyWrite)
 }
 
 func cutAtAnyWrite(t *testing.T, sector int) {
-	m, stick, images := small(t)
+	m, stick, images := smallStick(t)
 	before := newMemoryOf(sector, 8*mib)
 	before.writes = 1 << 40
 	if err := (Job{Manifest: m, Stick: stick, Target: before}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	steps := 1<<40 - before.writes
-	// There is a system on the disk before, which must not start half erased.
+	// The disk already has a system. It must not boot once it is half erased.
 	r := rand.New(rand.NewPCG(3, 4))
 	started := 0
 	var cuts []int
-	for n := range 60 {
-		cuts = append(cuts, n*steps/60, steps-n-1) // all over, and each of the last
+	count := 60
+	if testing.Short() {
+		count = 6 // enough for each stage; the whole takes 20 s
+	}
+	for n := range count {
+		cuts = append(cuts, n*steps/count, steps-n-1) // spread over all writes, and each of the last
 	}
 	for _, cut := range cuts {
 		disk := newMemoryOf(sector, 8*mib)
@@ -257,34 +263,35 @@ func cutAtAnyWrite(t *testing.T, sector int) {
 			continue
 		}
 		started++
-		whole(t, fmt.Sprintf("cut at %d of %d", cut, steps), disk, table, images)
-		// Cut again and again, it installs in the end.
+		checkPartitions(t, fmt.Sprintf("cut at %d of %d", cut, steps), disk, table, images)
+		// After any number of cuts, an installation that is not cut succeeds.
 		disk.writes = -1
 		if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if started == 0 {
-		t.Error("none of the disks started, so nothing was tested")
+		t.Error("no disk boots after a cut, so the test checked nothing")
 	}
-	t.Logf("%d cuts in %d steps; %d times the disk starts", len(cuts), steps, started)
+	t.Logf("%d cuts in %d writes; the disk boots after %d of them", len(cuts), steps, started)
 }
 
-// What the stick holds is verified before the disk is touched.
+// The stick is verified before the disk is touched.
 func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(*Manifest, fstest.MapFS){
-		"a bit":    func(_ *Manifest, s fstest.MapFS) { s["gangway/data.img"].Data[7] ^= 1 },
-		"the end":  func(_ *Manifest, s fstest.MapFS) { s["gangway/esp.img"].Data = s["gangway/esp.img"].Data[:100] },
-		"too long": func(_ *Manifest, s fstest.MapFS) { s["gangway/esp.img"].Data = append(s["gangway/esp.img"].Data, 0) },
-		"no file":  func(_ *Manifest, s fstest.MapFS) { delete(s, "gangway/esp.img") },
+		"one bit":   func(_ *Manifest, s fstest.MapFS) { s["gangway/data.img"].Data[7] ^= 1 },
+		"truncated": func(_ *Manifest, s fstest.MapFS) { s["gangway/esp.img"].Data = s["gangway/esp.img"].Data[:100] },
+		"too long":  func(_ *Manifest, s fstest.MapFS) { s["gangway/esp.img"].Data = append(s["gangway/esp.img"].Data, 0) },
+		"no file":   func(_ *Manifest, s fstest.MapFS) { delete(s, "gangway/esp.img") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, stick, _ := small(t)
+			m, stick, _ := smallStick(t)
 			damage(m, stick)
 			disk := newMemory(12 * mib)
 			before := bytes.Clone(disk.disk)
 			if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err == nil {
-				t.Fatal("it installs")
+				t.Fatal("a damaged stick is installed")
 			}
 			if len(disk.pending) > 0 || !bytes.Equal(disk.disk, before) {
 				t.Error("the disk was written to")
@@ -293,15 +300,15 @@ func TestDamagedStickLeavesTheDiskAsItWas(t *testing.T) {
 	}
 }
 
-// changing is a stick whose file for the EFI system partition is another one,
-// by the byte at a place, when it is read again.
-type changing struct {
+// changingStick is a stick whose EFI system partition file changes, by one byte, between the
+// first and the second reading.
+type changingStick struct {
 	fstest.MapFS
 	at     int
 	opened *int
 }
 
-func (c changing) Open(name string) (fs.File, error) {
+func (c changingStick) Open(name string) (fs.File, error) {
 	if name == "gangway/esp.img" {
 		if *c.opened++; *c.opened > 1 {
 			other := bytes.Clone(c.MapFS[name].Data)
@@ -313,30 +320,32 @@ func (c changing) Open(name string) (fs.File, error) {
 }
 
 func TestStickThatChangesAfterItWasVerifiedDoesNotBoot(t *testing.T) {
-	m, stick, images := small(t)
+	t.Parallel()
+	m, stick, images := smallStick(t)
 	disk := newMemory(12 * mib)
-	err := Job{Manifest: m, Stick: changing{stick, 64<<10 + 200, new(int)}, Target: disk}.Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "does not hold") {
+	err := Job{Manifest: m, Stick: changingStick{stick, 64<<10 + 200, new(int)}, Target: disk}.Run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "other data than was written") {
 		t.Errorf("got %v", err)
 	}
 	if _, ok := boots(t, disk); ok {
-		t.Error("it boots")
+		t.Error("the disk boots")
 	}
-	// The head is written as it was verified.
-	if err := (Job{Manifest: m, Stick: changing{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
+	// The head is taken from the first reading, which was verified.
+	if err := (Job{Manifest: m, Stick: changingStick{stick, 0, new(int)}, Target: disk}).Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	table, ok := boots(t, disk)
 	if !ok {
-		t.Fatal("it does not boot")
+		t.Fatal("the disk does not boot")
 	}
-	whole(t, "the stick's head changed", disk, table, images)
+	checkPartitions(t, "the stick's head changed", disk, table, images)
 }
 
 func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
-	eachSector(t, func(t *testing.T, sector int) {
+	t.Parallel()
+	forEachSectorSize(t, func(t *testing.T, sector int) {
 		for _, at := range []int{mib, mib + sector, mib + fatHead, mib + mib/2, 2*mib + 1024, 4*mib + 1024} {
-			m, stick, _ := small(t)
+			m, stick, _ := smallStick(t)
 			disk := newMemoryOf(sector, 12*mib)
 			disk.broken = at / sector
 			err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
@@ -344,26 +353,27 @@ func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
 				t.Errorf("at %d: %v", at, err)
 			}
 			if _, ok := boots(t, disk); ok {
-				t.Errorf("at %d: it boots", at)
+				t.Errorf("at %d: the disk boots", at)
 			}
 		}
 	})
 }
 
-// An image whose file system cannot be on such a disk is found out before the
-// disk is touched.
+// An image whose file system does not support the disk's sectors is refused before the disk is
+// touched.
 func TestImageThatIsNoneForLargeSectorsLeavesTheDiskAsItWas(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(boot []byte){
 		"small clusters":     func(b []byte) { b[fatPerCluster] = 1 },
-		"a table in between": func(b []byte) { b[fatTableSize]++ },
-		"an end in between":  func(b []byte) { b[fatTotal]++ },
-		"another head":       func(b []byte) { b[fatReserved] = 33 },
+		"odd table size":     func(b []byte) { b[fatTableSize]++ },
+		"odd total size":     func(b []byte) { b[fatTotal]++ },
+		"other head size":    func(b []byte) { b[fatReserved] = 33 },
 		"no information":     func(b []byte) { b[fatInfo] = 0 },
 		"information beyond": func(b []byte) { b[fatInfo], b[fatInfo+1] = 0xFF, 0xFF },
-		"large already":      func(b []byte) { b[fatSector+1] = 16 },
+		"large sectors":      func(b []byte) { b[fatSector+1] = 16 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, stick, _ := small(t)
+			m, stick, _ := smallStick(t)
 			change(stick["gangway/esp.img"].Data)
 			sum := sha256.Sum256(stick["gangway/esp.img"].Data)
 			m.Parts[0].SHA256 = hex.EncodeToString(sum[:])
@@ -380,18 +390,20 @@ func TestImageThatIsNoneForLargeSectorsLeavesTheDiskAsItWas(t *testing.T) {
 }
 
 func TestRefusesADiskThatIsTooSmall(t *testing.T) {
-	m, stick, _ := small(t)
+	t.Parallel()
+	m, stick, _ := smallStick(t)
 	disk := newMemory(6 * mib)
-	if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "are needed") {
+	if err := (Job{Manifest: m, Stick: stick, Target: disk}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "the disk is too small") {
 		t.Errorf("got %v", err)
 	}
 	if len(disk.pending) > 0 {
-		t.Error("it was written to")
+		t.Error("the disk was written to")
 	}
 }
 
 func TestStopsWhenItIsToldTo(t *testing.T) {
-	m, stick, _ := small(t)
+	t.Parallel()
+	m, stick, _ := smallStick(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	err := Job{Manifest: m, Stick: stick, Target: newMemory(12 * mib), Progress: func(s Stage, _, _ int64) {
 		if s == Writing {

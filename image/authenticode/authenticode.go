@@ -1,7 +1,7 @@
-// Package authenticode signs EFI programs so that firmware with Secure Boot
-// starts them (UEFI 32.5; Microsoft's "Windows Authenticode Portable Executable
-// Signature Format"). The work is osslsigncode's, a kept program that Debian
-// has; what is here hands it files and reads its verdict.
+// Package authenticode signs EFI programs so that firmware with Secure Boot starts them (UEFI
+// 32.5; Microsoft's "Windows Authenticode Portable Executable Signature Format"). Package
+// image/stick uses it for signed images. The program osslsigncode, which Debian has, does the
+// work; this package passes it files and checks the result.
 package authenticode
 
 import (
@@ -22,22 +22,22 @@ import (
 
 const program = "osslsigncode"
 
-// Missing says in one sentence what is not installed. It is empty when nothing
-// is missing.
+// Missing says in one sentence what is not installed. It is empty if nothing is missing.
 func Missing() string {
 	if _, err := exec.LookPath(program); err != nil {
-		return "signing needs osslsigncode: install with `apt-get install osslsigncode`"
+		return "signing needs osslsigncode: install it with `apt-get install osslsigncode`"
 	}
 	return ""
 }
 
-// Signer signs with a key whose certificate is in the firmware's database db.
+// Signer signs with a key whose certificate is in the firmware's variable db.
 type Signer struct {
 	key, cert string // files, PEM
 	Leaf      *x509.Certificate
 }
 
-// New takes a key and its certificate, both PEM, the key without a password.
+// New makes a Signer from the files of a key and its certificate, both PEM. The key must not
+// have a password.
 func New(key, cert string) (*Signer, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("image: " + m)
@@ -47,7 +47,7 @@ func New(key, cert string) (*Signer, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(key); err != nil {
-		return nil, fmt.Errorf("image: the key for Secure Boot: %w", err)
+		return nil, fmt.Errorf("image: the Secure Boot key: %w", err)
 	}
 	return &Signer{key: key, cert: cert, Leaf: leaf}, nil
 }
@@ -55,11 +55,11 @@ func New(key, cert string) (*Signer, error) {
 func readCertificate(name string) (*x509.Certificate, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("image: the certificate for Secure Boot: %w", err)
+		return nil, fmt.Errorf("image: the Secure Boot certificate: %w", err)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("image: %s is no PEM certificate", name)
+		return nil, fmt.Errorf("image: %s is not a PEM certificate", name)
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -68,15 +68,15 @@ func readCertificate(name string) (*x509.Certificate, error) {
 	return c, nil
 }
 
-// Name is a certificate's subject and SHA-256, for people.
+// Name returns a certificate's subject and SHA-256, for people.
 func Name(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return fmt.Sprintf("%s, SHA-256 %s", c.Subject, hex.EncodeToString(sum[:]))
 }
 
-// Sign returns the program with the signature, in the place of others that it
-// may have. The same program and key give the same bytes: the time in the
-// signature is that from which the certificate is good.
+// Sign returns the program with the signature, which replaces any earlier one. The same program
+// and key give the same bytes, because the signature's time is the start of the certificate's
+// validity.
 func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 	err = withFiles(efi, func(in, out string) error {
 		if Signed(efi) {
@@ -100,11 +100,12 @@ func (s *Signer) Sign(efi []byte) (signed []byte, err error) {
 	return signed, Verify(signed, s.cert)
 }
 
-// ErrSignature means that a program has no good signature of a certificate.
-var ErrSignature = errors.New("image: it is not signed by this certificate, or altered since")
+// ErrSignature means that a program is not signed by the certificate, or was changed
+// afterwards.
+var ErrSignature = errors.New("image: the program is not signed by this certificate, or was changed since")
 
-// Verify checks that a program's signature is good and by the certificate of a
-// file, or by one that it issued.
+// Verify checks that a program's signature is valid and made by the certificate in a file, or
+// by one that this certificate issued.
 func Verify(efi []byte, cert string) error {
 	c, err := readCertificate(cert)
 	if err != nil {
@@ -114,7 +115,7 @@ func Verify(efi []byte, cert string) error {
 		return ErrSignature
 	}
 	return withFiles(efi, func(in, _ string) error {
-		// Firmware asks for no dates; so the check is made when it was good.
+		// Firmware ignores dates, so verify at a time when the certificate is valid.
 		err := run("verify", "-in", in, "-CAfile", cert, "-time", strconv.FormatInt(c.NotBefore.Unix(), 10))
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrSignature, err)
@@ -123,7 +124,7 @@ func Verify(efi []byte, cert string) error {
 	})
 }
 
-// Signed says whether a program has a signature, of whatever worth.
+// Signed reports whether a program has a signature, valid or not.
 func Signed(efi []byte) bool {
 	f, err := pe.NewFile(bytes.NewReader(efi))
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package first makes a device's first revision from pvr's sources: a
-// checkout, an export, or a trail on a hub. They are merged in their order, as
-// `pvr merge` does it.
+// Package factory makes a device's first revision from pvr's sources: a checkout, an export, or
+// a trail on a hub. `gangway image build --merge` calls Merge, and package image/stick puts the
+// result on the stick. Sources are merged in their order, as `pvr merge` does it.
 //
-// A source is not trusted: its state is read by the rules of the hub and of the
-// device, an object counts by its SHA-256 alone, no name of a source becomes a
-// path, and everything is bounded.
+// A source is not trusted. Its state is parsed by the rules of the hub and of the device. An
+// object is accepted only if its SHA-256 matches. No name from a source becomes a path.
+// Everything is bounded.
 package factory

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// export is a file that `pvr export` made: a tar, in gzip or not, with the
-// state under the name json and each object under objects/SHA-256.
+// export is a file made by `pvr export`: a tar archive, optionally compressed with gzip. It has
+// the state under the name json and each object under objects/SHA-256.
 type export struct{ file *os.File }
 
 // Bounds of an export.
@@ -43,7 +43,7 @@ func (e export) state(context.Context) (text []byte, err error) {
 		return err
 	})
 	if err == nil && text == nil {
-		err = errors.New("it is no export of pvr: it has no state (json)")
+		err = errors.New("the file is not an export of pvr: it has no state (json)")
 	}
 	return text, err
 }
@@ -57,9 +57,9 @@ func (e export) objects(ctx context.Context, store *folder, sums []string) error
 	})
 }
 
-// each reads the export from its beginning, member by member. What pvr does not
-// write into one is refused: no name is used for a path, but whoever made it
-// wanted something else.
+// each reads the export from its beginning and calls see with each member. It refuses members
+// that pvr never writes. Names are never used as paths, but such a member shows that the file
+// is not an honest export.
 func (e export) each(see func(name string, content io.Reader) error) error {
 	if _, err := e.file.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 	if magic, err := from.(*bufio.Reader).Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
 		z, err := gzip.NewReader(from)
 		if err != nil {
-			return fmt.Errorf("it is no export of pvr: %w", err)
+			return fmt.Errorf("the file is not an export of pvr: %w", err)
 		}
 		defer z.Close()
 		from = z
@@ -79,13 +79,13 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 	for {
 		h, err := members.Next()
 		if limited.N <= 0 || len(seen) > maxMembers {
-			return fmt.Errorf("it is too large: more than %d MiB, or %d files", maxExport>>20, maxMembers)
+			return fmt.Errorf("the export is too large: more than %d MiB, or %d files", maxExport>>20, maxMembers)
 		}
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("it is no export of pvr, or damaged: %w", err)
+			return fmt.Errorf("the file is not an export of pvr, or it is damaged: %w", err)
 		}
 		name := strings.TrimPrefix(h.Name, "./")
 		if h.Typeflag == tar.TypeDir && (name == "" || name == "objects/") {
@@ -93,10 +93,10 @@ func (e export) each(see func(name string, content io.Reader) error) error {
 		}
 		sum, object := strings.CutPrefix(name, "objects/")
 		if h.Typeflag != tar.TypeReg || name != "json" && (!object || !isSum(sum)) {
-			return fmt.Errorf("it has %.100q, which is none of pvr's: an export has json and objects by their SHA-256", h.Name)
+			return fmt.Errorf("the export has %.100q, which pvr never writes: an export has only json and objects by their SHA-256", h.Name)
 		}
 		if seen[name] {
-			return fmt.Errorf("it has %s twice", name)
+			return fmt.Errorf("the export has %s twice", name)
 		}
 		seen[name] = true
 		if err := see(name, members); err != nil {

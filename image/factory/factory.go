@@ -17,29 +17,29 @@ import (
 
 // Bounds of a first revision.
 const (
-	// MaxObjects is how many bytes all objects may have: an image is made in
+	// MaxObjects is the maximum total size of all objects in bytes, because an image is made in
 	// memory.
 	MaxObjects = 512 << 20
-	// maxSources is how many may be merged.
+	// maxSources is the maximum number of sources.
 	maxSources = 32
 )
 
-// Revision is a device's first revision, whose objects are files of a folder,
-// by SHA-256.
+// Revision is a device's first revision. Its objects are files in the folder Dir, named by
+// SHA-256.
 type Revision struct {
 	State   []byte // compact JSON
 	Dir     string
 	Objects []Object // sorted by SHA-256
-	Parts   []string // the state's folders and files at the top, sorted
+	Parts   []string // the state's top-level folders and files, sorted
 }
 
-// Object is a content.
+// Object is an object of the revision.
 type Object struct {
 	Sum  string // SHA-256, 64 lower-case hexadecimal digits
 	Size int64  // bytes
 }
 
-// Size is that of all objects, in bytes.
+// Size returns the total size of all objects, in bytes.
 func (r *Revision) Size() (n int64) {
 	for _, o := range r.Objects {
 		n += o.Size
@@ -47,13 +47,13 @@ func (r *Revision) Size() (n int64) {
 	return n
 }
 
-// Merge merges sources, the later ones over the earlier, and puts the objects
-// into a folder. A source is a pvr checkout's folder, a file of `pvr export`, or
-// what the trails take for a trail; "#PART,PART" behind it takes these parts of
-// it alone. say, if set, is told what each is taken for.
+// Merge merges sources, later ones over earlier ones, and writes their objects to the folder
+// dir. A source is the folder of a pvr checkout, a file made by `pvr export`, or a name that
+// trails accepts. With "#PART,PART" at its end, only these parts of the source are used. say,
+// if set, is called with a sentence about each source.
 func Merge(ctx context.Context, dir string, sources []string, trails Trails, say func(string)) (*Revision, error) {
 	if len(sources) > maxSources {
-		return nil, fmt.Errorf("merge: %d sources; at most %d are taken", len(sources), maxSources)
+		return nil, fmt.Errorf("merge: %d sources, at most %d are allowed", len(sources), maxSources)
 	}
 	if say == nil {
 		say = func(string) {}
@@ -65,7 +65,7 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 		if err != nil {
 			return nil, fmt.Errorf("merge: %s: %w", name, err)
 		}
-		all = patched(all, one)
+		all = mergePatch(all, one)
 	}
 	text, err := encode(all)
 	if err != nil {
@@ -73,13 +73,13 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 	}
 	state, sums, err := check(text)
 	if err != nil {
-		return nil, fmt.Errorf("merge: of all sources: %w", err)
+		return nil, fmt.Errorf("merge: the merged state: %w", err)
 	}
 	r := &Revision{State: state, Dir: dir}
 	for _, sum := range sums {
 		r.Objects = append(r.Objects, Object{sum, store.sizes[sum]})
 	}
-	for sum := range store.sizes { // a later source has another in its place
+	for sum := range store.sizes { // drop objects that a later source has replaced
 		if !slices.Contains(sums, sum) {
 			if err := os.Remove(filepath.Join(dir, sum)); err != nil {
 				return nil, fmt.Errorf("merge: %w", err)
@@ -95,7 +95,7 @@ func Merge(ctx context.Context, dir string, sources []string, trails Trails, say
 	return r, nil
 }
 
-// mergeOne returns a source's state, whose objects are in the store then.
+// mergeOne returns a source's state and writes the objects that it names to the store.
 func mergeOne(ctx context.Context, store *folder, name string, trails Trails, say func(string)) (map[string]any, error) {
 	path, wanted, chosen := strings.Cut(name, "#")
 	src, err := open(ctx, path, trails)
@@ -113,7 +113,7 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	state := map[string]any{}
 	numbers := json.NewDecoder(bytes.NewReader(text))
-	numbers.UseNumber() // as they are written
+	numbers.UseNumber() // keep numbers as they are written
 	if err := numbers.Decode(&state); err != nil {
 		return nil, err
 	}
@@ -134,14 +134,15 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	}
 	for _, sum := range sums {
 		if _, have := store.sizes[sum]; !have {
-			return nil, fmt.Errorf("it has no object %s, which its state names", sum)
+			return nil, fmt.Errorf("the source lacks the object %s, which its state names", sum)
 		}
 	}
 	say(fmt.Sprintf("Merging %s: %s, %d object(s)", name, src.kind(), len(sums)))
 	return state, nil
 }
 
-// check reads a state by the device's rules and by the hub's.
+// check checks a state by the rules of the hub and of the device. It returns the compact state
+// and its objects' hashes.
 func check(text []byte) ([]byte, []string, error) {
 	if _, err := hub.ParseState(text); err != nil {
 		return nil, nil, err
@@ -149,7 +150,7 @@ func check(text []byte) ([]byte, []string, error) {
 	return device.CheckState(text)
 }
 
-// choose takes parts of a state: names, and all names below them.
+// choose returns a state with only some parts: the given names, and all names below them.
 func choose(state map[string]any, wanted []string) (map[string]any, error) {
 	out := map[string]any{"#spec": state["#spec"]}
 	for _, part := range wanted {
@@ -160,15 +161,15 @@ func choose(state map[string]any, wanted []string) (map[string]any, error) {
 			}
 		}
 		if !found || part == "" {
-			return nil, fmt.Errorf("it has no part %q", part)
+			return nil, fmt.Errorf("the source has no part %q", part)
 		}
 	}
 	return out, nil
 }
 
-// patched is a JSON Merge Patch (RFC 7396), which is how pvr merges: names of
-// the patch win, documents are merged name by name, null removes.
-func patched(target, patch any) any {
+// mergePatch applies a JSON Merge Patch (RFC 7396), which is how pvr merges: names of the patch
+// win, documents are merged name by name, null removes a name.
+func mergePatch(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {
 		return patch
@@ -182,16 +183,15 @@ func patched(target, patch any) any {
 			delete(t, name)
 			continue
 		}
-		t[name] = patched(t[name], value)
+		t[name] = mergePatch(t[name], value)
 	}
 	return t
 }
 
-// encode writes a state as pvr does: names sorted, no character escaped that
-// need not be.
+// encode encodes a state as pvr does: with sorted names and without unnecessary escapes.
 func encode(state any) ([]byte, error) {
 	if state == nil {
-		return nil, errors.New("there is no source")
+		return nil, errors.New("no source is given")
 	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)

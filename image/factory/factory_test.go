@@ -25,7 +25,7 @@ func sumOf(content string) string {
 	return hex.EncodeToString(h[:])
 }
 
-// checkoutOf makes a pvr checkout: a state, and objects by their contents.
+// checkoutOf makes a pvr checkout with a state and objects of these contents.
 func checkoutOf(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,7 +46,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// exportOf makes an export of members.
+// exportOf makes an export with these members. A member's content is in its Uname.
 func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -58,7 +58,7 @@ func exportOf(t *testing.T, zip bool, members ...tar.Header) string {
 	}
 	w := tar.NewWriter(to)
 	for _, h := range members {
-		content := h.Uname // carried here by these tests
+		content := h.Uname // tests pass the content in this field
 		h.Uname = ""
 		if h.Typeflag == 0 || h.Typeflag == tar.TypeReg {
 			h.Size = int64(len(content))
@@ -92,6 +92,7 @@ func merge(t *testing.T, trails Trails, sources ...string) (*Revision, error) {
 }
 
 func TestLaterSourcesWin(t *testing.T) {
+	t.Parallel()
 	a := checkoutOf(t, `{`+spec+`,"bsp/kernel":"`+sumOf("kernel")+`","app/a":"`+sumOf("one")+`","app/b":"`+sumOf("two")+`","app/run.json":{"x":1,"n":12345678901234567890,"z":{"k":"<&>"}},"gone.json":{}}`, "kernel", "one", "two")
 	b := exportOf(t, true, tar.Header{Name: "json", Uname: `{` + spec + `,"app/a":"` + sumOf("ONE") + `","app/run.json":{"y":2,"z":{"l":3}},"gone.json":null,"web/c":"` + sumOf("three") + `"}`},
 		tar.Header{Name: "objects/" + sumOf("ONE"), Uname: "ONE"}, tar.Header{Name: "objects/" + sumOf("three"), Uname: "three"}, tar.Header{Name: "objects/" + sumOf("more"), Uname: "more"})
@@ -101,7 +102,7 @@ func TestLaterSourcesWin(t *testing.T) {
 	}
 	want := `{` + spec + `,"app/a":"` + sumOf("ONE") + `","app/b":"` + sumOf("two") + `","app/run.json":{"n":12345678901234567890,"x":1,"y":2,"z":{"k":"<&>","l":3}},"bsp/kernel":"` + sumOf("kernel") + `","web/c":"` + sumOf("three") + `"}`
 	if string(r.State) != want {
-		t.Errorf("state:\n%s\nwant:\n%s", r.State, want)
+		t.Errorf("state:\n%.600s\nwant:\n%.600s", r.State, want)
 	}
 	if s := strings.Join(r.Parts, " "); s != "app bsp web" {
 		t.Errorf("parts: %s", s)
@@ -123,15 +124,16 @@ func TestLaterSourcesWin(t *testing.T) {
 
 	r, err = merge(t, nil, a+"#app/b,bsp", b+"#web")
 	if err != nil || strings.Join(r.Parts, " ") != "app bsp web" || len(r.Objects) != 3 {
-		t.Errorf("of parts: %+v, %v", r, err)
+		t.Errorf("merging only some parts: %.400v, %v", r, err)
 	}
 }
 
-// pvr makes an export of what it merged; it is what Merge makes.
+// pvr merges the same sources; its export equals what Merge makes.
 func TestMergesAsPVRDoes(t *testing.T) {
+	t.Parallel()
 	bin := os.Getenv("GANGWAY_PVR")
 	if bin == "" {
-		t.Skip("GANGWAY_PVR has no path of a pvr program: the real client is not tried")
+		t.Skip("GANGWAY_PVR does not name a pvr program: this test needs the real client")
 	}
 	home := t.TempDir()
 	pvr := func(dir string, args ...string) {
@@ -139,7 +141,7 @@ func TestMergesAsPVRDoes(t *testing.T) {
 		c := exec.CommandContext(t.Context(), bin, append([]string{"--http-proxy=no", "-b", "https://127.0.0.1:1"}, args...)...)
 		c.Dir, c.Env = dir, []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "PVR_DISABLE_SELF_UPGRADE=1"}
 		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("pvr %v: %v %s", args, err, out)
+			t.Fatalf("pvr %v: %v %.300s", args, err, out)
 		}
 	}
 	repo := func(files map[string]string) string {
@@ -170,12 +172,12 @@ func TestMergesAsPVRDoes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(ours.State) != string(theirs.State) || !slices.Equal(ours.Objects, theirs.Objects) {
-			t.Errorf("ours:\n%s\npvr's:\n%s", ours.State, theirs.State)
+			t.Errorf("ours:\n%.600s\npvr's:\n%.600s", ours.State, theirs.State)
 		}
 	}
 }
 
-// fakeTrail is a hub that sends what it likes.
+// fakeTrail is a hub that sends any state and objects.
 type fakeTrail struct {
 	text    string
 	objects map[string]string
@@ -187,12 +189,13 @@ func (f fakeTrail) State(context.Context) ([]byte, error)        { return []byte
 func (f fakeTrail) Object(_ context.Context, sum string) (io.ReadCloser, error) {
 	c, ok := f.objects[sum]
 	if !ok {
-		return nil, errors.New("not there")
+		return nil, errors.New("not found")
 	}
 	return io.NopCloser(strings.NewReader(c)), nil
 }
 
 func TestMergeSourceThatLiesIsRefused(t *testing.T) {
+	t.Parallel()
 	one := `{` + spec + `,"app/a":"` + sumOf("one") + `"}`
 	damaged := checkoutOf(t, one)
 	write(t, filepath.Join(damaged, ".pvr", "objects", sumOf("one")), "two")
@@ -212,29 +215,29 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 		"a file that is a folder":         {checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`","a/b":"`+sumOf("one")+`"}`, "one"), nil, "a file and a folder"},
 		"a name twice":                    {checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`","a":"`+sumOf("two")+`"}`, "one", "two"), nil, "twice"},
 		"another format":                  {checkoutOf(t, `{"#spec":"x"}`), nil, "#spec"},
-		"no state":                        {t.TempDir(), nil, "no pvr checkout"},
+		"no state":                        {t.TempDir(), nil, "not a pvr checkout"},
 		"a huge state":                    {checkoutOf(t, `{`+spec+`,"a.json":"`+strings.Repeat("x", 1<<20)+`"}`), nil, "more than"},
 		"an object's name that is a path": {checkoutOf(t, `{`+spec+`,"a":"../../../../etc/passwd"}`), nil, "not the SHA-256"},
-		"an object of another content":    {damaged, nil, "is another one"},
-		"an object that is no file":       {elsewhere, nil, "no file"},
-		"a missing object":                {checkoutOf(t, one), nil, "has no object"},
+		"an object of another content":    {damaged, nil, "has other content"},
+		"an object that is a folder":      {elsewhere, nil, "not a regular file"},
+		"a missing object":                {checkoutOf(t, one), nil, "lacks the object"},
 		"a missing part":                  {checkoutOf(t, one, "one") + "#bsp", nil, "no part"},
 		"a device":                        {"/dev/zero", nil, "neither a folder nor a file"},
-		"nothing":                         {filepath.Join(t.TempDir(), "x"), nil, "not there"},
-		"an export with a way out":        {exportOf(t, false, json, object, tar.Header{Name: "../x", Uname: "x"}), nil, "none of pvr's"},
-		"an export with a way out below":  {exportOf(t, true, json, tar.Header{Name: "objects/../../x", Uname: "one"}), nil, "none of pvr's"},
-		"an export with a link":           {exportOf(t, true, json, tar.Header{Name: object.Name, Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}), nil, "none of pvr's"},
-		"an export with a hard link":      {exportOf(t, true, json, tar.Header{Name: object.Name, Typeflag: tar.TypeLink, Linkname: "json"}), nil, "none of pvr's"},
-		"an export with a device":         {exportOf(t, false, json, tar.Header{Name: "json", Typeflag: tar.TypeChar}), nil, "none of pvr's"},
+		"nothing":                         {filepath.Join(t.TempDir(), "x"), nil, "no such file or folder"},
+		"an export with a way out":        {exportOf(t, false, json, object, tar.Header{Name: "../x", Uname: "x"}), nil, "pvr never writes"},
+		"an export with a way out below":  {exportOf(t, true, json, tar.Header{Name: "objects/../../x", Uname: "one"}), nil, "pvr never writes"},
+		"an export with a link":           {exportOf(t, true, json, tar.Header{Name: object.Name, Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}), nil, "pvr never writes"},
+		"an export with a hard link":      {exportOf(t, true, json, tar.Header{Name: object.Name, Typeflag: tar.TypeLink, Linkname: "json"}), nil, "pvr never writes"},
+		"an export with a device":         {exportOf(t, false, json, tar.Header{Name: "json", Typeflag: tar.TypeChar}), nil, "pvr never writes"},
 		"an export with two states":       {exportOf(t, false, json, object, json), nil, "twice"},
-		"an export with another content":  {exportOf(t, false, json, tar.Header{Name: object.Name, Uname: "two"}), nil, "is another one"},
+		"an export with another content":  {exportOf(t, false, json, tar.Header{Name: object.Name, Uname: "two"}), nil, "has other content"},
 		"an export without a state":       {exportOf(t, false, object), nil, "no state"},
-		"an export that is none":          {write1(t, strings.Repeat("x", 2000)), nil, "no export"},
-		"an export cut short":             {cut(t, exportOf(t, true, json, object)), nil, "unexpected EOF"},
+		"a file that is not an export":    {writeFile(t, strings.Repeat("x", 2000)), nil, "not an export"},
+		"a truncated export":              {truncate(t, exportOf(t, true, json, object)), nil, "unexpected EOF"},
 		"a trail's name that leads out":   {"ada/gate", fakeTrail{`{` + spec + `,"../x":"` + sumOf("one") + `"}`, nil}, "no path of a file"},
-		"a trail's other content":         {"ada/gate", fakeTrail{one, map[string]string{sumOf("one"): "two"}}, "is another one"},
-		"a trail without its object":      {"https://hub/trails/1", fakeTrail{one, nil}, "not there"},
-		"a trail without a hub":           {"https://hub/trails/1", nil, "no hub is asked"},
+		"a trail's other content":         {"ada/gate", fakeTrail{one, map[string]string{sumOf("one"): "two"}}, "has other content"},
+		"a trail without its object":      {"https://hub/trails/1", fakeTrail{one, nil}, "not found"},
+		"a trail without a hub":           {"https://hub/trails/1", nil, "no hub is configured"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -245,29 +248,29 @@ func TestMergeSourceThatLiesIsRefused(t *testing.T) {
 			files, _ := os.ReadDir(dir)
 			for _, f := range files {
 				if f.Name() != sumOf("one") {
-					t.Errorf("it left %s", f.Name())
+					t.Errorf("Merge left the file %s", f.Name())
 				}
 			}
 		})
 	}
-	// Each is sound, and together they are not.
+	// Each source is valid, but the merged state is not.
 	file, folder := checkoutOf(t, `{`+spec+`,"a":"`+sumOf("one")+`"}`, "one"), checkoutOf(t, `{`+spec+`,"a/b":"`+sumOf("one")+`"}`, "one")
 	if _, err := merge(t, nil, file, folder); err == nil || !strings.Contains(err.Error(), "a file and a folder") {
 		t.Errorf("a file and a folder of two sources: %v", err)
 	}
 	if _, err := merge(t, nil, slices.Repeat([]string{file}, maxSources+1)...); err == nil {
-		t.Error("any number of sources is taken")
+		t.Error("more than maxSources sources are accepted")
 	}
 }
 
-func write1(t *testing.T, content string) string {
+func writeFile(t *testing.T, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
 	write(t, path, content)
 	return path
 }
 
-func cut(t *testing.T, path string) string {
+func truncate(t *testing.T, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -277,19 +280,20 @@ func cut(t *testing.T, path string) string {
 	return path
 }
 
-// zeros never end.
+// zeros is an endless reader.
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// A source may send without end; what it fills is bounded.
+// A source may send an endless object; its size is bounded.
 func TestMergeSourceWithoutEndIsBounded(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	f := &folder{dir: dir, sizes: map[string]int64{}, total: MaxObjects - (1 << 20)}
 	if err := f.keep(sumOf("x"), zeros{}); !errors.Is(err, errTooLarge) {
-		t.Errorf("got %v", err)
+		t.Errorf("an endless object: got %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 || len(slices.Collect(maps.Keys(f.sizes))) != 0 {
-		t.Errorf("left: %v, %v", left, f.sizes)
+		t.Errorf("the object is still there: %v, %v", left, f.sizes)
 	}
 }

@@ -10,16 +10,16 @@ import (
 	"path/filepath"
 )
 
-// folder keeps objects as files by their SHA-256.
+// folder holds objects as files, named by their SHA-256.
 type folder struct {
 	dir   string
 	sizes map[string]int64
 	total int64
 }
 
-var errTooLarge = fmt.Errorf("the objects have more than %d MiB: put the rest into a revision that is posted once the device is there", MaxObjects>>20)
+var errTooLarge = fmt.Errorf("the objects have more than %d MiB: post the rest as a revision once the device is onboarded", MaxObjects>>20)
 
-// keep reads an object to its end and keeps it if it is what its name says.
+// keep reads an object to its end and keeps it if its SHA-256 matches.
 func (f *folder) keep(sum string, from io.Reader) (err error) {
 	if _, have := f.sizes[sum]; have {
 		return nil
@@ -43,7 +43,7 @@ func (f *folder) keep(sum string, from io.Reader) (err error) {
 		return errTooLarge
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return fmt.Errorf("object %s is another one: its SHA-256 is %s", sum, got)
+		return fmt.Errorf("object %s has other content: its SHA-256 is %s", sum, got)
 	}
 	f.sizes[sum] = n
 	f.total += n

@@ -13,34 +13,33 @@ import (
 	"syscall"
 )
 
-// source is where a state and its objects come from.
+// source is a source of a state and its objects.
 type source interface {
 	kind() string // for people
 	state(ctx context.Context) ([]byte, error)
-	// objects puts those of the sums that it has into the store.
+	// objects writes those of the objects that the source has to the store.
 	objects(ctx context.Context, store *folder, sums []string) error
 	close()
 }
 
-// Trails reads trails of the hub that the operator is signed in to.
+// Trails reads trails on the hub that the operator is signed in to.
 type Trails interface {
-	// Trail returns a trail's state and where its objects are. The name is a
-	// URL of the hub, or OWNER/NICK.
+	// Trail returns a revision of a trail. The name is a URL of the hub, or OWNER/NICK.
 	Trail(ctx context.Context, name string) (Trail, error)
 }
 
-// Trail is a step of a trail on a hub.
+// Trail is one revision of a trail on a hub.
 type Trail interface {
-	String() string // which step, for people
+	String() string // names the revision, for people
 	State(ctx context.Context) ([]byte, error)
-	// Object opens an object's content.
+	// Object opens the content of an object.
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState bounds what is read of a state, in bytes, before it is parsed.
+// maxState is the maximum size of a state before it is parsed, in bytes.
 const maxState = 1<<20 + 1
 
-// open finds out what a source is. What is on this machine comes first.
+// open finds out what kind of source a name is. A file or folder on this machine is preferred.
 func open(ctx context.Context, name string, trails Trails) (source, error) {
 	if !strings.HasPrefix(name, "https://") {
 		info, err := os.Stat(name)
@@ -50,17 +49,17 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 		case err == nil && info.Mode().IsRegular():
 			return newExport(name)
 		case err == nil:
-			return nil, errors.New("it is neither a folder nor a file")
+			return nil, errors.New("the source is neither a folder nor a file")
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
 		owner, nick, is := strings.Cut(name, "/")
 		if !is || owner == "" || nick == "" || strings.HasPrefix(name, ".") || strings.Contains(nick, "/") {
-			return nil, errors.New("it is not there; name a pvr checkout's folder, a file of `pvr export`, https://HUB/trails/ID or OWNER/NICK")
+			return nil, errors.New("no such file or folder; name a pvr checkout's folder, a file of `pvr export`, https://HUB/trails/ID or OWNER/NICK")
 		}
 	}
 	if trails == nil {
-		return nil, errors.New("it is not on this machine, and no hub is asked")
+		return nil, errors.New("the source is not on this machine, and no hub is configured")
 	}
 	t, err := trails.Trail(ctx, name)
 	if err != nil {
@@ -69,8 +68,8 @@ func open(ctx context.Context, name string, trails Trails) (source, error) {
 	return onHub{t}, nil
 }
 
-// checkout is a folder that pvr works in: .pvr has the state, and the objects,
-// or its configuration says where they are.
+// checkout is a folder that pvr works in. .pvr holds the state, and the objects, unless its
+// configuration names another folder for them.
 type checkout struct{ dir string }
 
 func newCheckout(dir string) (source, error) {
@@ -79,7 +78,7 @@ func newCheckout(dir string) (source, error) {
 			return checkout{at}, nil
 		}
 	}
-	return nil, errors.New("this folder is no pvr checkout: it has no .pvr/json")
+	return nil, errors.New("this folder is not a pvr checkout: it has no .pvr/json")
 }
 
 func (c checkout) kind() string { return "a checkout" }
@@ -95,7 +94,7 @@ func (c checkout) objects(ctx context.Context, store *folder, sums []string) err
 	if err == nil {
 		var where struct{ ObjectsDir string }
 		if err := json.Unmarshal(config, &where); err != nil {
-			return fmt.Errorf("its configuration, .pvr/config, cannot be read: %w", err)
+			return fmt.Errorf("parsing the checkout's .pvr/config: %w", err)
 		}
 		if where.ObjectsDir != "" {
 			places = append(places, where.ObjectsDir)
@@ -126,7 +125,7 @@ func (c checkout) objects(ctx context.Context, store *folder, sums []string) err
 	return nil
 }
 
-// openRegular opens a file, and nothing that would block or never end.
+// openRegular opens a regular file. It refuses anything that could block or be endless.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -134,7 +133,7 @@ func openRegular(path string) (*os.File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file", path)
+		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {
 		f.Close()
@@ -152,7 +151,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-// onHub is a step of a trail.
+// onHub is a revision of a trail on a hub.
 type onHub struct{ Trail }
 
 func (h onHub) kind() string                              { return h.String() }

@@ -1,8 +1,9 @@
-// Package secureboot makes an owner's keys for Secure Boot, and the signed
-// variables by which firmware in setup mode takes them.
+// Package secureboot makes an owner's Secure Boot keys, and the signed variables that enrol
+// them in firmware in setup mode. `gangway image keys` makes the keys with New; package
+// image/stick puts the variables of Load on a stick.
 //
-// Three keys, each with a certificate of its own: the platform key (PK), whose
-// owner the machine is; the key exchange key (KEK), which may change the
-// databases; and db, whose certificate firmware finds programs to be signed by.
-// See UEFI 2.10, 32.3 (the variables) and 8.2.2 (their signatures).
+// There are three keys, each with its own certificate. The platform key (PK) stands for the
+// owner of the machine. The key exchange key (KEK) may change the databases. Firmware starts
+// programs that are signed with the key db. See UEFI 2.10, 32.3 (the variables) and 8.2.2
+// (their signatures).
 package secureboot

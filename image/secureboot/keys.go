@@ -18,35 +18,33 @@ import (
 )
 
 const (
-	// bits is the size that all firmware takes.
+	// bits is the RSA key size that all firmware supports.
 	bits = 2048
-	// years are until the certificates' end, which firmware does not look at
-	// and other programs do.
+	// years is the certificates' validity. Firmware ignores it; other programs check it.
 	years = 30
 )
 
-// Set is an owner's keys, as they are enrolled.
+// Set is an owner's keys in the form in which firmware enrols them.
 type Set struct {
-	// Signed are the variables, to be written to firmware in setup mode.
+	// Signed holds the signed variables, which are written to firmware in setup mode.
 	Signed map[Variable][]byte
-	// Certificates are what they hold.
+	// Certificates holds the certificates in each variable.
 	Certificates map[Variable][]*x509.Certificate
 }
 
-// New makes keys in a folder that is new or empty:
+// New makes keys in a folder that does not exist or is empty:
 //
 //	PK.key, KEK.key, db.key     the private keys, PEM (PKCS #8), mode 0600
 //	PK.pem, KEK.pem, db.pem     their certificates
 //	PK.auth, KEK.auth, db.auth  the signed variables
 //
-// Name is the owner's, as it is in the certificates. Also are certificates of
-// others that db shall hold.
+// name is the owner's name in the certificates. also holds other certificates to add to db.
 func New(dir, name string, also []*x509.Certificate, now time.Time) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("secureboot: %w", err)
 	}
 	if there, err := os.ReadDir(dir); err != nil || len(there) > 0 {
-		return errors.Join(err, fmt.Errorf("secureboot: %s is not empty: keys are not written over others", dir))
+		return errors.Join(err, fmt.Errorf("secureboot: %s is not empty: choose an empty folder, so that no keys are overwritten", dir))
 	}
 	pk, err := newKey(dir, PK, name, now)
 	if err != nil {
@@ -86,7 +84,7 @@ type pair struct {
 	cert *x509.Certificate
 }
 
-// owner is the SignatureOwner: any GUID of one's own.
+// owner returns the SignatureOwner: a GUID that the signer may choose freely.
 func (p *pair) owner() (guid [16]byte) {
 	h := sha256.Sum256(p.cert.Raw)
 	copy(guid[:], h[:])
@@ -140,34 +138,34 @@ func write(dir, name string, b []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// Load reads the signed variables of a folder that New made. The private keys
-// need not be there.
+// Load reads the signed variables from a folder that New made. It does not need the private
+// keys.
 func Load(dir string) (*Set, error) {
 	signed := map[Variable][]byte{}
 	for _, v := range []Variable{PK, KEK, DB} {
 		b, err := os.ReadFile(filepath.Join(dir, string(v)+".auth"))
 		if err != nil {
-			return nil, fmt.Errorf("secureboot: %w; `gangway image keys` makes such a folder", err)
+			return nil, fmt.Errorf("secureboot: %w; make the folder with `gangway image keys`", err)
 		}
 		signed[v] = b
 	}
 	return NewSet(signed)
 }
 
-// NewSet checks variables as firmware in setup mode would have them: PK by its
-// own key, KEK by PK's, db by KEK's.
+// NewSet checks the variables' signatures as firmware in setup mode does: PK must be signed by
+// its own key, KEK by PK's key and db by KEK's key.
 func NewSet(signed map[Variable][]byte) (*Set, error) {
 	s := &Set{Signed: signed, Certificates: map[Variable][]*x509.Certificate{}}
 	var by []*x509.Certificate
 	for _, v := range []Variable{PK, KEK, DB} {
 		b := signed[v]
-		if v == PK { // which may be read to know who must have signed it
-			content, err := unsigned(b)
+		if v == PK { // PK's own certificate says who must have signed it
+			content, err := unverified(b)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", v, err)
 			}
 			if by = content; len(by) != 1 {
-				return nil, fmt.Errorf("%s: %w: it has %d certificates", v, ErrVariable, len(by))
+				return nil, fmt.Errorf("%s: %w: it has %d certificates, one is expected", v, ErrVariable, len(by))
 			}
 		}
 		certs, err := parse(v, b, by...)
@@ -179,9 +177,9 @@ func NewSet(signed map[Variable][]byte) (*Set, error) {
 	return s, nil
 }
 
-// Starts says whether firmware with these keys starts what this certificate's
-// key signs.
-func (s *Set) Starts(c *x509.Certificate) bool {
+// Trusts reports whether firmware with these keys starts a program that the certificate's key
+// has signed.
+func (s *Set) Trusts(c *x509.Certificate) bool {
 	for _, in := range s.Certificates[DB] {
 		if bytes.Equal(in.Raw, c.Raw) || c.CheckSignatureFrom(in) == nil {
 			return true

@@ -17,7 +17,7 @@ import (
 
 var may3 = time.Date(2026, 5, 3, 12, 0, 0, 0, time.UTC)
 
-func made(t testing.TB, also ...*x509.Certificate) (dir string, s *Set) {
+func newSet(t testing.TB, also ...*x509.Certificate) (dir string, s *Set) {
 	t.Helper()
 	dir = t.TempDir()
 	if err := New(dir, "Example Ltd", also, may3); err != nil {
@@ -45,8 +45,9 @@ func certificate(t testing.TB, dir string, v Variable) *x509.Certificate {
 }
 
 func TestKeysAreMadeOnce(t *testing.T) {
-	_, other := made(t)
-	dir, s := made(t, other.Certificates[DB]...)
+	t.Parallel()
+	_, other := newSet(t)
+	dir, s := newSet(t, other.Certificates[DB]...)
 	for v, n := range map[Variable]int{PK: 1, KEK: 1, DB: 2} {
 		if len(s.Certificates[v]) != n || !s.Certificates[v][0].Equal(certificate(t, dir, v)) {
 			t.Errorf("%s holds %d certificates", v, len(s.Certificates[v]))
@@ -55,46 +56,48 @@ func TestKeysAreMadeOnce(t *testing.T) {
 			t.Errorf("%s.key: %v, %v", v, info.Mode(), err)
 		}
 	}
-	if !s.Starts(certificate(t, dir, DB)) || !s.Starts(other.Certificates[DB][0]) || s.Starts(certificate(t, dir, KEK)) {
-		t.Error("what starts is not what db has")
+	if !s.Trusts(certificate(t, dir, DB)) || !s.Trusts(other.Certificates[DB][0]) || s.Trusts(certificate(t, dir, KEK)) {
+		t.Error("Trusts does not match the certificates of db")
 	}
 	if err := New(dir, "another", nil, may3); err == nil {
-		t.Error("keys were written over others")
+		t.Error("New overwrites existing keys")
 	}
 }
 
-// OpenSSL, of which firmware's verifier is made, accepts the signatures.
+// OpenSSL, which firmware's verifier is based on, accepts the signatures.
 func TestOpenSSLAcceptsTheVariables(t *testing.T) {
-	dir, s := made(t)
+	t.Parallel()
+	dir, s := newSet(t)
 	for v, by := range map[Variable]Variable{PK: PK, KEK: PK, DB: KEK} {
 		stamp, signed, content, err := split(s.Signed[v])
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Firmware looks for SHA-256 at this very place, in the form without a
+		// Firmware expects the OID of SHA-256 at exactly this offset, in the form without a
 		// ContentInfo (EDK II, AuthService.c).
 		if want := []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}; !bytes.Equal(signed[13:13+len(want)], want) {
-			t.Errorf("%s: % x", v, signed[:24])
+			t.Errorf("%s: SHA-256 is not at offset 13 of % x", v, signed[:24])
 		}
 		der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: signed}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		sig, text := filepath.Join(t.TempDir(), "sig"), filepath.Join(t.TempDir(), "text")
-		if err := errors.Join(os.WriteFile(sig, der, 0o600), os.WriteFile(text, v.said(stamp, content), 0o600)); err != nil {
+		if err := errors.Join(os.WriteFile(sig, der, 0o600), os.WriteFile(text, v.signedText(stamp, content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		out, err := exec.Command("openssl", "smime", "-verify", "-inform", "DER", "-in", sig, "-content", text, "-binary", "-purpose", "any",
 			"-CAfile", filepath.Join(dir, string(by)+".pem"), "-out", os.DevNull).CombinedOutput()
 		if err != nil {
-			t.Errorf("%s: %v: %s", v, err, out)
+			t.Errorf("%s: openssl smime: %v: %.300s", v, err, out)
 		}
 	}
 }
 
-// Whatever byte is altered, cut or added, and whoever else signed it: none.
+// A variable is refused if any byte is changed, removed or added, or if another key signed it.
 func TestAlteredVariableIsRefused(t *testing.T) {
-	dir, s := made(t)
+	t.Parallel()
+	dir, s := newSet(t)
 	kek := certificate(t, dir, KEK)
 	good := s.Signed[DB]
 	if _, err := parse(DB, good, kek); err != nil {
@@ -103,7 +106,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 	refused := func(what string, v Variable, b []byte, by ...*x509.Certificate) {
 		t.Helper()
 		if _, err := parse(v, b, by...); !errors.Is(err, ErrVariable) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: got %v; want ErrVariable", what, err)
 		}
 	}
 	_, signed, content, err := split(good)
@@ -112,7 +115,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 	}
 	for at := range good {
 		if at >= timeSize+certHead && at < timeSize+certHead+len(signed) {
-			continue // below: what is beside the signature in it means nothing
+			continue // tested below: some of these bytes have no meaning
 		}
 		bad := bytes.Clone(good)
 		bad[at] ^= 1
@@ -122,7 +125,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 		bad := bytes.Clone(good)
 		bad[timeSize+certHead+at] ^= 1
 		if certs, err := parse(DB, bad, kek); err == nil && !certs[0].Equal(certificate(t, dir, DB)) {
-			t.Errorf("byte %d of the signature: it holds another certificate", at)
+			t.Errorf("with byte %d of the signature changed, another certificate is accepted", at)
 		}
 	}
 	for n := range good {
@@ -130,7 +133,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 	}
 	refused("added", DB, append(bytes.Clone(good), content...), kek)
 	refused("as KEK", KEK, good, kek)
-	_, other := made(t)
+	_, other := newSet(t)
 	refused("another's", DB, good, other.Certificates[KEK]...)
 	refused("nobody's", DB, good)
 	refused("too large", DB, make([]byte, maxVariable+1), kek)
@@ -142,7 +145,7 @@ func TestAlteredVariableIsRefused(t *testing.T) {
 		"KEK as PK":     {PK: s.Signed[KEK], KEK: s.Signed[KEK], DB: s.Signed[DB]},
 	} {
 		if _, err := NewSet(mixed); !errors.Is(err, ErrVariable) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v; want ErrVariable", name, err)
 		}
 	}
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/smallstep/pkcs7"
 )
 
-// Variable is one of Secure Boot's.
+// Variable is one of Secure Boot's variables.
 type Variable string
 
-// The variables, in the order in which firmware must be given them: with PK it
-// leaves setup mode.
+// The variables, in the order in which they must be written to firmware: writing PK ends setup
+// mode.
 const (
 	DB  Variable = "db"
 	KEK Variable = "KEK"
@@ -34,8 +34,8 @@ var (
 	certOfPKCS7    = efiGUID("4aafd29d-68df-49ee-8aa9-347d375665a7")
 )
 
-// efiGUID is a GUID as UEFI has it in memory: the first three fields
-// little-endian (UEFI 2.10, appendix A).
+// efiGUID encodes a GUID as UEFI does in memory: the first three fields are little-endian (UEFI
+// 2.10, appendix A).
 func efiGUID(s string) [16]byte {
 	u := uuid.MustParse(s)
 	return [16]byte{u[3], u[2], u[1], u[0], u[5], u[4], u[7], u[6], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]}
@@ -59,11 +59,11 @@ const (
 
 	certRevision = 0x0200
 	certTypeGUID = 0x0EF1
-	maxVariable  = 64 << 10 // bytes; what real firmware has room for is less
+	maxVariable  = 64 << 10 // bytes; real firmware has room for less
 )
 
-// sign makes an EFI_VARIABLE_AUTHENTICATION_2 with the variable's content: lists
-// of one certificate each.
+// sign makes a signed variable: an EFI_VARIABLE_AUTHENTICATION_2 and the content, which is a
+// list for each certificate.
 func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Signer, leaf *x509.Certificate, at time.Time) ([]byte, error) {
 	var content []byte
 	for _, c := range certs {
@@ -76,7 +76,7 @@ func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Sign
 		content = append(content, c.Raw...)
 	}
 	stamp := efiTime(at)
-	signed, err := detached(v.said(stamp, content), key, leaf)
+	signed, err := signDetached(v.signedText(stamp, content), key, leaf)
 	if err != nil {
 		return nil, err
 	}
@@ -88,8 +88,8 @@ func sign(v Variable, certs []*x509.Certificate, owner [16]byte, key crypto.Sign
 	return append(out, content...), nil
 }
 
-// said is what is signed.
-func (v Variable) said(stamp, content []byte) (b []byte) {
+// signedText returns the text that the signature covers.
+func (v Variable) signedText(stamp, content []byte) (b []byte) {
 	for _, u := range utf16.Encode([]rune(string(v))) {
 		b = binary.LittleEndian.AppendUint16(b, u)
 	}
@@ -100,9 +100,9 @@ func (v Variable) said(stamp, content []byte) (b []byte) {
 	return append(b, content...)
 }
 
-// detached is a PKCS #7 SignedData over a text that is not in it, with SHA-256,
-// no attributes, and no ContentInfo around it: the form that all firmware reads.
-func detached(text []byte, key crypto.Signer, leaf *x509.Certificate) ([]byte, error) {
+// signDetached makes a PKCS #7 SignedData that does not contain the signed text, with SHA-256,
+// without attributes and without a ContentInfo around it. All firmware reads this form.
+func signDetached(text []byte, key crypto.Signer, leaf *x509.Certificate) ([]byte, error) {
 	s, err := pkcs7.NewSignedData(text)
 	if err != nil {
 		return nil, fmt.Errorf("secureboot: %w", err)
@@ -124,13 +124,13 @@ func detached(text []byte, key crypto.Signer, leaf *x509.Certificate) ([]byte, e
 	return info.Content.Bytes, nil
 }
 
-// contentInfo is RFC 2315, 7.
+// contentInfo is the ContentInfo of RFC 2315, 7.
 type contentInfo struct {
 	Type    asn1.ObjectIdentifier
 	Content asn1.RawValue `asn1:"explicit,optional,tag:0"`
 }
 
-// efiTime is an EFI_TIME in UTC, to the second.
+// efiTime encodes a time as EFI_TIME in UTC, to the second.
 func efiTime(t time.Time) []byte {
 	t = t.UTC()
 	b := binary.LittleEndian.AppendUint16(nil, uint16(t.Year()))
@@ -138,26 +138,25 @@ func efiTime(t time.Time) []byte {
 	return append(b, make([]byte, timeSize-len(b))...)
 }
 
-// ErrVariable means that something is no signed variable.
-var ErrVariable = errors.New("secureboot: this is no signed variable of Secure Boot, or it is damaged")
+// ErrVariable means that the data is not a valid signed variable.
+var ErrVariable = errors.New("secureboot: this is not a signed variable of Secure Boot, or it is damaged")
 
-// parse reads a signed variable and checks that one of these certificates'
-// keys signed it. It returns the certificates that it holds. Variables with
-// anything else, as hashes of programs, are refused: what cannot be shown to a
-// person is not enrolled.
+// parse returns the certificates of a signed variable, after checking that the key of one of
+// the certificates by signed it. Variables with anything else, such as hashes of programs, are
+// refused: only what can be shown to a person is enrolled.
 func parse(v Variable, b []byte, by ...*x509.Certificate) ([]*x509.Certificate, error) {
 	stamp, signed, content, err := split(b)
 	if err != nil {
 		return nil, err
 	}
-	if err := verify(v.said(stamp, content), signed, by); err != nil {
+	if err := verify(v.signedText(stamp, content), signed, by); err != nil {
 		return nil, err
 	}
 	return certificates(content)
 }
 
-// unsigned reads what a variable holds, whoever signed it.
-func unsigned(b []byte) ([]*x509.Certificate, error) {
+// unverified returns the certificates of a variable without checking its signature.
+func unverified(b []byte) ([]*x509.Certificate, error) {
 	_, _, content, err := split(b)
 	if err != nil {
 		return nil, err
@@ -178,7 +177,7 @@ func split(b []byte) (stamp, signed, content []byte, err error) {
 	return stamp, head[certHead:size], head[size:], nil
 }
 
-// verify checks a SignedData of the form that detached makes.
+// verify checks a SignedData in the form that signDetached makes.
 func verify(text, signed []byte, by []*x509.Certificate) error {
 	der, err := asn1.Marshal(contentInfo{pkcs7.OIDSignedData, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true, Bytes: signed}})
 	if err != nil {
@@ -193,10 +192,10 @@ func verify(text, signed []byte, by []*x509.Certificate) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: nobody who may has signed it", ErrVariable)
+	return fmt.Errorf("%w: its signature is not by an expected key", ErrVariable)
 }
 
-// certificates reads EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
+// certificates parses EFI_SIGNATURE_LISTs (UEFI 2.10, 32.4.1).
 func certificates(b []byte) (certs []*x509.Certificate, err error) {
 	for len(b) > 0 {
 		if len(b) < listHead || !bytes.Equal(b[:16], listOfX509[:]) {

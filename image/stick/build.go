@@ -21,53 +21,55 @@ import (
 	"gangway/wire"
 )
 
-// Target is the image's name among those that can be built.
+// Target is the name of this kind of image, for `gangway image build`.
 const Target = "x64-uefi-installer"
 
-// Config is what an image is made for.
+// Config configures an image.
 type Config struct {
-	// Token is the join token's file, device_autojointoken.json. Empty: the
-	// machines show a code, for their owner to take to Hub.
+	// Token is the content of the join token file, device_autojointoken.json. Empty: each
+	// machine displays a claim code, with which its owner claims it at Hub.
 	Token []byte
-	// Hub is the hub's file (join.HubFile), where there is no Token.
+	// Hub is the content of the hub file (wire.HubFile). It is used only without a Token.
 	Hub []byte
-	// Disk is the rule by which the automatic installation chooses a disk.
+	// Disk is the rule by which the automatic installation chooses the disk.
 	Disk install.Rule
-	// Escrow is the age recipient that recovery keys are kept for.
+	// Escrow is the age recipient that recovery keys are encrypted to. Empty: they are not
+	// stored on the hub.
 	Escrow string
-	// First is the device's first revision; nil: an empty one.
+	// First is the device's first revision. Nil: an empty one.
 	First *factory.Revision
-	// Enrol are the keys that firmware in setup mode takes from the stick; nil:
-	// none. The parts must be signed by one of them.
+	// Enrol holds the keys that firmware in setup mode enrols from the stick. Nil: none. The
+	// parts must be signed by one of them.
 	Enrol *secureboot.Set
-	// EnrolUnasked has firmware do so with no key pressed.
+	// EnrolUnasked makes the boot manager enrol them without a key press.
 	EnrolUnasked bool
-	// Network are the network settings of the machines; nil: none. They can be
-	// edited on the stick.
+	// Network holds the machines' network settings. Nil: none. A person can edit them on the
+	// stick.
 	Network *netfile.Settings
-	// Debug gives the device a console with login.
+	// Debug gives the device a console that people sign in to.
 	Debug bool
-	// Progress, if set, is told what is being made.
+	// Progress, if set, is called with the name of each step.
 	Progress func(string)
 }
 
 const (
 	mib = 1 << 20
-	// espSize is of the installed system: room for both slots, and more. Above
-	// 260 MiB it can be on disks whose sectors have 4096 bytes too.
+	// espSize is the size of the installed system's EFI system partition: room for both slots
+	// and some more. Because it is above 260 MiB, the partition can also be written to disks
+	// with sectors of 4096 bytes.
 	espSize = 265 * mib
-	// dataSize is the data partition's as it is written; the system grows it.
+	// dataSize is the size of the data partition in the image. The installed system grows it.
 	dataSize = 64 * mib
 )
 
-// console has the kernel speak on the screen and on the first serial port.
+// console makes the kernel print to the screen and to the first serial port.
 const console = "console=ttyS0,115200 console=tty0 quiet loglevel=3 "
 
-// entry is one of a stick's menu.
+// entry is an entry of a stick's menu.
 type entry struct{ name, title, mode string }
 
-// installs and resets are the menus, in their order. The first is chosen by
-// itself.
+// installs and resets are the entries of the two menus, in order. The first entry starts by
+// itself after a timeout.
 var installs = []entry{
 	{"gangway-auto", "Install Gangway (auto)", "auto"},
 	{"gangway-autotpm", "Install Gangway (auto TPM)", "tpm"},
@@ -76,7 +78,7 @@ var installs = []entry{
 
 var resets = []entry{{"gangway-reset", "Wipe this machine", "reset"}}
 
-// Build makes the image file and returns what it installs. The same parts and
+// Build writes an installer image to the file path and returns its manifest. The same parts and
 // configuration give the same bytes.
 func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if cfg.Progress == nil {
@@ -86,8 +88,8 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Enrol != nil && (p.Signer == nil || !cfg.Enrol.Starts(p.Signer.Leaf)) {
-		return nil, errors.New("image: a machine that takes these keys would not start this image: sign it with their db key")
+	if cfg.Enrol != nil && (p.Signer == nil || !cfg.Enrol.Trusts(p.Signer.Leaf)) {
+		return nil, errors.New("image: a machine that enrols these keys would not start this image: sign the image with their db key")
 	}
 	if cfg.Disk == "" {
 		cfg.Disk = install.Largest
@@ -138,8 +140,8 @@ func Build(p *Parts, cfg Config, path string) (*install.Manifest, error) {
 	return m, p.write(m, base, files, installs, path)
 }
 
-// BuildReset makes the image of a stick that wipes machines. It has no secret
-// and no owner.
+// BuildReset writes the image of a stick that wipes machines. It holds no secret and belongs to
+// no owner.
 func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest, error) {
 	if progress == nil {
 		progress = func(string) {}
@@ -154,14 +156,14 @@ func BuildReset(p *Parts, progress func(string), path string) (*install.Manifest
 	return m, p.write(m, base, nil, resets, path)
 }
 
-// write makes the image of a stick with these files and this menu.
+// write writes the image of a stick with these files and this menu.
 func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entries []entry, path string) error {
 	manifest, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
 	}
 	if _, err := install.ParseManifest(manifest); err != nil {
-		return err // which the installer would refuse
+		return err // the installer would refuse it
 	}
 	boot, err := p.menu(base, digest(manifest), entries, m.Enrol)
 	if err != nil {
@@ -171,8 +173,7 @@ func (p *Parts) write(m *install.Manifest, base []byte, files []image.File, entr
 	return image.Disk{ESP: append(files, boot...)}.Write(path)
 }
 
-// token is the join token, or what is known of one that is not there yet: its
-// hub.
+// token returns the join token. Without one, it returns a token with only the hub's fields.
 func (c *Config) token() (*wire.TokenFile, error) {
 	if len(c.Hub) == 0 || len(c.Token) > 0 {
 		return wire.ParseTokenFile(c.Token)
@@ -182,14 +183,14 @@ func (c *Config) token() (*wire.TokenFile, error) {
 		return nil, err
 	}
 	if c.Debug {
-		return nil, errors.New("image: the console's password follows from the join token's secret: there is no console without a token file")
+		return nil, errors.New("image: a console needs a token file, because its password is derived from the join token's secret")
 	}
 	return &wire.TokenFile{Hub: h.Hub, HubName: h.HubName, HubCA: h.HubCA}, nil
 }
 
-// ConsolePassword is the console's, of devices whose image was made with Debug:
-// 100 bits that follow from the join token's secret, so that who has the
-// token's file has it, and the same input gives the same image.
+// ConsolePassword returns the console's password of devices whose image was built with Debug.
+// It has 100 bits and is derived from the join token's secret. So the owner of the token file
+// can compute it, and the same input gives the same image.
 func ConsolePassword(t *wire.TokenFile) (string, error) {
 	secret, err := t.Secret()
 	if err != nil {
@@ -200,9 +201,9 @@ func ConsolePassword(t *wire.TokenFile) (string, error) {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil))[:20]), nil
 }
 
-// systemFiles are what the system has besides the base: the agent and, for
-// debugging, a shell behind a password. The image has the password's hash; 100
-// bits are not guessed.
+// systemFiles returns the files that the installed system has in addition to the base: the
+// agent and, for debugging, a shell behind a password. The image holds only the password's
+// hash; 100 bits cannot be guessed.
 func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, error) {
 	files := []image.File{
 		{Path: "bin/gangway-agent", Data: p.Agent, Mode: 0o755},
@@ -219,9 +220,8 @@ func (p *Parts) systemFiles(token *wire.TokenFile, debug bool) ([]image.File, er
 	return append(files, image.File{Path: install.ConsolePath, Data: []byte(digest([]byte(password)) + "\n"), Mode: 0o600}), nil
 }
 
-// systemESP is the installed system's EFI system partition. The first slot is
-// tried three times before it counts as bad (systemd's Automatic Boot
-// Assessment).
+// systemESP builds the installed system's EFI system partition. The boot manager tries the
+// first slot three times before it counts as bad (systemd's Automatic Boot Assessment).
 func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byte, error) {
 	uki, err := p.system(base, token, cfg.Debug)
 	if err != nil {
@@ -244,7 +244,7 @@ func (p *Parts) systemESP(base []byte, token *wire.TokenFile, cfg Config) ([]byt
 	}}.FAT()
 }
 
-// networkFile is what a person edits on the stick.
+// networkFile returns the settings file that a person can edit on the stick.
 func networkFile(s *netfile.Settings) image.File {
 	text := netfile.Template
 	if s != nil && !s.Empty() {
@@ -253,12 +253,12 @@ func networkFile(s *netfile.Settings) image.File {
 	return image.File{Path: netfile.Name, Data: []byte(text)}
 }
 
-// networkPlace finds where the installer writes the settings, in the installed
-// system's EFI system partition.
+// networkPlace returns the offset, in the installed system's EFI system partition, at which the
+// installer writes the settings.
 func networkPlace(esp []byte) (int64, error) {
 	at := bytes.Index(esp, install.NoNetwork())
 	if at < 0 {
-		return 0, errors.New("image: the file for network settings is in pieces, or has been lost")
+		return 0, errors.New("image: the file for network settings is missing or fragmented")
 	}
 	return int64(at), nil
 }
@@ -267,7 +267,7 @@ func keyFile(v secureboot.Variable) string {
 	return install.KeysPath + "/" + string(v) + ".auth"
 }
 
-// menu is what the stick starts with.
+// menu returns the files that the stick boots with.
 func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *install.Enrol) ([]image.File, error) {
 	shell, err := image.Initramfs(append(p.shell(), image.File{Path: "bin/pvf-install", Data: []byte("/init"), Mode: fs.ModeSymlink}))
 	if err != nil {
@@ -311,8 +311,8 @@ func (p *Parts) menu(base []byte, manifest string, entries []entry, enrol *insta
 	return files, nil
 }
 
-// osRelease is what the boot manager makes a menu entry of: the title, and
-// what it sorts by.
+// osRelease returns the text from which the boot manager makes a menu entry: its title, and an
+// id to sort by.
 func osRelease(title, id, version string) string {
 	return fmt.Sprintf("ID=gangway\nIMAGE_ID=%s\nNAME=Gangway\nPRETTY_NAME=\"%s\"\nVERSION_ID=%s\n", id, title, version)
 }
@@ -322,4 +322,4 @@ func digest(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-var errNoInstaller = errors.New("image: this is no installer image of Gangway")
+var errNotInstaller = errors.New("image: this is not a Gangway installer image")

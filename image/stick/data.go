@@ -22,9 +22,9 @@ const mke2fsConf = `[defaults]
 	}
 `
 
-// dataImage makes the data partition's file system: ext4, empty but for the
-// first revision, which the system grows to the disk. It is made by e2fsprogs,
-// whose work a machine's life depends on, and which every Debian has.
+// dataImage makes the data partition's file system: ext4, empty except for the first revision.
+// The installed system grows it to the size of the disk. e2fsprogs make the file system,
+// because a machine's life depends on it; every Debian has them.
 func dataImage(r *factory.Revision) ([]byte, error) {
 	program, err := exec.LookPath("mke2fs")
 	if err != nil {
@@ -32,24 +32,25 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	}
 	dir, err := os.MkdirTemp("", "gangway-data")
 	if err != nil {
-		return nil, fmt.Errorf("image: data partition: %w", err)
+		return nil, fmt.Errorf("image: making the data partition: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	name := filepath.Join(dir, "data.img")
-	// Tables are kept free for a disk of 1 TiB; beyond that the kernel changes
-	// their form. More would ask for larger transactions than the journal has.
-	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // any; partitions are told apart by their GUIDs
-	// The settings of this system's mke2fs.conf must not make a difference.
+	// Reserve space in the tables for a disk of 1 TiB. Beyond that size the kernel changes
+	// their form. More space would need larger transactions than the journal allows.
+	const id = "9a1f5f6e-6b0c-4f7e-8a53-0d0c5a3f7c01" // the same for all machines; partitions are identified by their GUIDs
+	// Use our own settings instead of this machine's mke2fs.conf, so that builds are
+	// reproducible.
 	config := filepath.Join(dir, "conf")
 	if err := os.WriteFile(config, []byte(mke2fsConf), 0o600); err != nil {
-		return nil, fmt.Errorf("image: data partition: %w", err)
+		return nil, fmt.Errorf("image: making the data partition: %w", err)
 	}
 	cmd := exec.Command(program, "-q", "-t", "ext4", "-b", "4096", "-m", "0", "-L", "gangway-data", "-U", id,
 		"-J", "size=8", "-E", "hash_seed="+id+",lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,resize=268435456",
 		name, fmt.Sprintf("%dM", dataMiB(r)))
 	cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=315532800", "MKE2FS_CONFIG="+config, "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("image: data partition: mke2fs: %w: %s (apt-get install e2fsprogs)", err, strings.TrimSpace(string(out)))
+		return nil, fmt.Errorf("image: making the data partition: mke2fs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(string(out)))
 	}
 	if r != nil {
 		if err := addFirst(name, dir, r, cmd.Env); err != nil {
@@ -58,13 +59,13 @@ func dataImage(r *factory.Revision) ([]byte, error) {
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("image: data partition: %w", err)
+		return nil, fmt.Errorf("image: making the data partition: %w", err)
 	}
 	return b, nil
 }
 
-// dataMiB is the file system's size: with the objects' own there is room for
-// what they become on the device.
+// dataMiB returns the file system's size in MiB. In addition to the objects, it has room for
+// the copies that the device makes of them.
 func dataMiB(r *factory.Revision) int64 {
 	if r == nil {
 		return dataSize / mib
@@ -72,23 +73,23 @@ func dataMiB(r *factory.Revision) int64 {
 	return dataSize/mib + (r.Size()+r.Size()/16+int64(len(r.Objects))*4096)/mib + 1
 }
 
-// addFirst writes the first revision into the file system, with e2fsprogs'
-// debugfs: it needs no privileges, takes no owner or time from this machine's
-// files, and writes in the order that it is told.
+// addFirst writes the first revision into the file system with e2fsprogs' debugfs. debugfs
+// needs no privileges, does not copy owners or times of this machine's files, and writes in the
+// given order.
 func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	program, err := exec.LookPath("debugfs")
 	if err != nil {
 		program = "/usr/sbin/debugfs"
 	}
 	if err := os.WriteFile(filepath.Join(dir, "state.json"), r.State, 0o600); err != nil {
-		return fmt.Errorf("image: first revision: %w", err)
+		return fmt.Errorf("image: adding the first revision: %w", err)
 	}
 	objects, err := filepath.Abs(r.Dir)
 	if err != nil {
-		return fmt.Errorf("image: first revision: %w", err)
+		return fmt.Errorf("image: adding the first revision: %w", err)
 	}
 	if strings.ContainsAny(dir+objects, " \t\n\"'\\") {
-		return fmt.Errorf("image: first revision: the folder for temporary files, %s, has a name with spaces or quotes: choose another with TMPDIR", objects)
+		return fmt.Errorf("image: adding the first revision: the name of the folder for temporary files, %s, has spaces or quotes: set TMPDIR to another folder", objects)
 	}
 	var script strings.Builder
 	fmt.Fprintf(&script, "mkdir %[1]s\ncd %[1]s\nmkdir objects\nwrite %[2]s state.json\ncd objects\n", install.FirstPath, filepath.Join(dir, "state.json"))
@@ -100,11 +101,11 @@ func addFirst(fs, dir string, r *factory.Revision, env []string) error {
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("image: first revision: debugfs: %w: %s (apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
+		return fmt.Errorf("image: adding the first revision: debugfs: %w: %s (needs apt-get install e2fsprogs)", err, strings.TrimSpace(complaints.String()))
 	}
-	// It says what went wrong, and ends with code 0 all the same.
+	// debugfs prints errors but exits with code 0.
 	if said := strings.TrimSpace(withoutVersion(complaints.String())); said != "" {
-		return fmt.Errorf("image: first revision: debugfs: %s", said)
+		return fmt.Errorf("image: adding the first revision: debugfs: %s", said)
 	}
 	return nil
 }

@@ -1,17 +1,19 @@
-// Package stick makes the installer image for x86-64 machines with UEFI: what
-// a fleet's owner writes to a USB stick, and looks into what one holds.
+// Package stick builds the installer image for x86-64 machines with UEFI, which a fleet's owner
+// writes to a USB stick, and inspects such images. It is the package behind `gangway image`:
+// load the Parts, Build the image, and Inspect any image before you use it. The same parts and
+// configuration give the same bytes.
 //
-// Its EFI system partition has
+// The image's EFI system partition has
 //
 //	EFI/BOOT/BOOTX64.EFI        the boot manager (systemd-boot)
-//	EFI/Linux/gangway-*.efi     a unified kernel image for each entry of the menu
+//	EFI/Linux/gangway-*.efi     a unified kernel image for each menu entry
 //	loader/loader.conf          the boot manager's settings
 //	network.txt                 network settings, for a person to edit
-//	gangway/manifest.json       what is installed, by hash (install.Manifest)
-//	gangway/esp.img, data.img   that, the blocks that are not zero
+//	gangway/manifest.json       what to install, by hash (install.Manifest)
+//	gangway/esp.img, data.img   the contents of the partitions, without zero blocks
 //
-// The entries have a kernel, its modules and gangway-init in common (manual has
-// a shell too), and differ in the command line, which names the manifest's SHA-256: so what is installed is
-// measured with the entry that installs it. The network settings are not: a
-// person with the stick may edit them.
+// All entries contain the same kernel, modules and gangway-init; manual has a shell too. They
+// differ in the command line, which holds the manifest's SHA-256. So the TPM measures what is
+// installed, together with the entry that installs it. The network settings are not measured,
+// because a person with the stick may edit them.
 package stick

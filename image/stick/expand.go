@@ -12,13 +12,13 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/fat32"
 )
 
-// openFAT opens a packed FAT32 file system.
+// openFAT opens a packed FAT32 file system for reading.
 func openFAT(p install.Part, packed []byte) (fs.FS, error) {
 	f, err := os.CreateTemp("", "gangway-part")
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
-	os.Remove(f.Name()) // it lives as long as it is open
+	os.Remove(f.Name()) // the file exists until it is closed
 	if err := errors.Join(f.Truncate(p.Size), p.Unpack(packed, f)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("image: %w", err)
@@ -26,7 +26,7 @@ func openFAT(p install.Part, packed []byte) (fs.FS, error) {
 	fat, err := fat32.Read(file.New(f, true), p.Size, 0, 512)
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("image: the system's EFI system partition: %w", err)
+		return nil, fmt.Errorf("image: reading the system's EFI system partition: %w", err)
 	}
 	return fat, nil
 }

@@ -13,13 +13,13 @@ import (
 	"gangway/image"
 )
 
-// Fetch downloads Debian's kernel and busybox through apt-get and puts what
-// images need of them into a folder, in the place of what is there:
+// Fetch downloads Debian's kernel and busybox with apt-get, and replaces the folder dir by what
+// images need of them:
 //
 //	vmlinuz, modules/, busybox, package, wanted
 //
-// It returns the kernel package's file name. What is there already, with the
-// modules that this version wants, is kept unless update is set.
+// It returns the file name of the kernel's package. If the folder already has all modules that
+// this version needs, Fetch does nothing, unless update is set.
 func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -46,10 +46,10 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	_, rest, _ := strings.Cut(out, "Depends: linux-image-")
 	version, _, _ := strings.Cut(rest, "\n")
 	if version == "" {
-		return "", errors.New("image: apt-cache knows no linux-image-amd64: run apt-get update")
+		return "", errors.New("image: apt-cache does not know linux-image-amd64: run apt-get update")
 	}
 	if _, err := run(ctx, work, "apt-get", "download", "-qq", "linux-image-"+version, "busybox-static"); err != nil {
-		return "", fmt.Errorf("%w (apt-get update may help)", err)
+		return "", fmt.Errorf("%w; try again after apt-get update", err)
 	}
 	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
 	if err != nil {
@@ -81,8 +81,8 @@ func Fetch(ctx context.Context, dir string, update bool) (string, error) {
 	return release, nil
 }
 
-// keep takes of the unpacked packages what images need: of 400 MB of modules,
-// these and what they depend on.
+// keep copies what images need from the unpacked packages: of 400 MB of modules, only ours and
+// those that they depend on.
 func keep(from, version, to string) error {
 	tree := os.DirFS(filepath.Join(from, "lib/modules", version))
 	modules, err := image.Modules(tree, Modules...)

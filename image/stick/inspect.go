@@ -20,26 +20,26 @@ import (
 	"github.com/diskfs/go-diskfs"
 )
 
-// Contents is what an image will do.
+// Contents describes what an image does.
 type Contents struct {
 	Manifest *install.Manifest `json:"manifest"`
-	// ManifestSHA256 is what the entries' command lines name.
+	// ManifestSHA256 is the hash in the entries' command lines.
 	ManifestSHA256 string  `json:"manifest-sha256"`
 	Entries        []Entry `json:"entries"`
-	// Signed says whether each program that firmware starts has a signature.
+	// Signed reports whether every program that firmware starts has a signature.
 	Signed bool `json:"signed"`
-	// Enrols are the certificates that firmware in setup mode takes, by variable:
-	// their subjects and SHA-256.
+	// Enrols describes the certificates that firmware in setup mode enrols, by variable: their
+	// subjects and SHA-256.
 	Enrols map[secureboot.Variable][]string `json:"enrols,omitempty"`
-	// Network are the network settings, a line each, passwords masked; and
-	// NetworkMistake is what is wrong with them: such a stick installs nothing.
+	// Network holds the network settings, one line each, with passwords masked. NetworkMistake
+	// says what is wrong with them; a stick with a mistake installs nothing.
 	Network        []string `json:"network,omitempty"`
 	NetworkMistake string   `json:"network-mistake,omitempty"`
-	// Token is the join token, its secret masked.
+	// Token is the join token, with its secret masked.
 	Token map[string]any `json:"token,omitempty"`
 }
 
-// Entry is one of the menu.
+// Entry is an entry of the boot menu.
 type Entry struct {
 	Title   string `json:"title"`
 	File    string `json:"file"`
@@ -47,10 +47,10 @@ type Entry struct {
 	SHA256  string `json:"sha256"` // of the unified kernel image
 }
 
-// Inspect reads an image and checks it: the parts by their hashes, and that
-// each entry acts by this manifest, to install or to wipe. With the file of a certificate it also
-// checks that everything that firmware starts is signed by it, on the stick and
-// in what is installed.
+// Inspect reads an image and checks it: the parts by their hashes, and that each entry uses
+// this manifest to install or to wipe. If cert names a certificate's file, it also checks that
+// this certificate signed every program that firmware starts, on the stick and on the installed
+// disk.
 func Inspect(name, cert string) (*Contents, error) {
 	d, err := diskfs.Open(name, diskfs.WithOpenMode(diskfs.ReadOnly))
 	if err != nil {
@@ -59,11 +59,11 @@ func Inspect(name, cert string) (*Contents, error) {
 	defer d.Close()
 	esp, err := d.GetFilesystem(1)
 	if err != nil {
-		return nil, errors.Join(errNoInstaller, err)
+		return nil, errors.Join(errNotInstaller, err)
 	}
 	manifest, err := read(esp, install.ManifestPath, mib)
 	if err != nil {
-		return nil, errors.Join(errNoInstaller, err)
+		return nil, errors.Join(errNotInstaller, err)
 	}
 	c := &Contents{ManifestSHA256: digest(manifest)}
 	if c.Manifest, err = install.ParseManifest(manifest); err != nil {
@@ -75,7 +75,7 @@ func Inspect(name, cert string) (*Contents, error) {
 			return nil, err
 		}
 		if digest(packed) != p.SHA256 {
-			return nil, fmt.Errorf("image: %s is not what the manifest says: the image is damaged", p.File)
+			return nil, fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged", p.File)
 		}
 		if p.Name != install.ESP {
 			continue
@@ -120,7 +120,7 @@ func (c *Contents) readNetwork(esp fs.FS) error {
 			return err
 		}
 		if info.Size() > netfile.MaxFile {
-			c.NetworkMistake = fmt.Sprintf("%s has %d bytes; at most %d are possible", netfile.Name, info.Size(), netfile.MaxFile)
+			c.NetworkMistake = fmt.Sprintf("%s has %d bytes; at most %d are allowed", netfile.Name, info.Size(), netfile.MaxFile)
 			return nil
 		}
 		text, err := read(esp, f.Name(), netfile.MaxFile)
@@ -137,7 +137,7 @@ func (c *Contents) readNetwork(esp fs.FS) error {
 	return nil
 }
 
-// readKeys reads the keys that firmware takes, which must be the manifest's.
+// readKeys reads the keys that firmware enrols. They must be those of the manifest.
 func (c *Contents) readKeys(esp fs.FS) error {
 	there, err := keyFiles(esp)
 	if err != nil {
@@ -152,7 +152,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 	}
 	slices.Sort(named)
 	if !slices.Equal(there, named) {
-		return fmt.Errorf("image: it has the keys for Secure Boot %q, and its manifest names %q", there, named)
+		return fmt.Errorf("image: the image has the Secure Boot keys %q, but its manifest names %q", there, named)
 	}
 	if e == nil {
 		return nil
@@ -165,7 +165,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 			return err
 		}
 		if digest(b) != sum {
-			return fmt.Errorf("image: %s is not what the manifest says: the image is damaged", name)
+			return fmt.Errorf("image: %s does not match its SHA-256 in the manifest: the image is damaged", name)
 		}
 		signed[secureboot.Variable(v)] = b
 	}
@@ -182,7 +182,7 @@ func (c *Contents) readKeys(esp fs.FS) error {
 	return nil
 }
 
-// keyFiles are all files from which the boot manager would enrol keys, in order.
+// keyFiles returns all files from which the boot manager would enrol keys, sorted.
 func keyFiles(esp fs.FS) (names []string, err error) {
 	const keys = "loader/keys"
 	err = fs.WalkDir(esp, path.Dir(keys), func(name string, d fs.DirEntry, err error) error {
@@ -201,13 +201,13 @@ func keyFiles(esp fs.FS) (names []string, err error) {
 	return names, nil
 }
 
-// signatures says whether all that firmware starts from an EFI system partition
-// is signed. With a certificate's file, it is an error when that is not by it.
+// signatures reports whether every program that firmware starts from an EFI system partition is
+// signed. If cert names a certificate's file, any other signature is an error.
 func signatures(esp fs.FS, cert string) (signed bool, err error) {
 	const manager, systems = "EFI/BOOT/BOOTX64.EFI", "EFI/Linux"
 	files, err := fs.ReadDir(esp, systems)
 	if err != nil {
-		return false, errors.Join(errNoInstaller, err)
+		return false, errors.Join(errNotInstaller, err)
 	}
 	signed = true
 	names := []string{manager}
@@ -233,7 +233,7 @@ func signatures(esp fs.FS, cert string) (signed bool, err error) {
 func (c *Contents) readEntries(esp fs.FS) error {
 	files, err := fs.ReadDir(esp, "EFI/Linux")
 	if err != nil {
-		return errors.Join(errNoInstaller, err)
+		return errors.Join(errNotInstaller, err)
 	}
 	for _, f := range files {
 		name := path.Join("EFI/Linux", f.Name())
@@ -251,14 +251,14 @@ func (c *Contents) readEntries(esp fs.FS) error {
 		e.Title, _, _ = strings.Cut(title, "\"")
 		words := strings.Fields(e.Cmdline)
 		if !slices.Contains(words, "gangway.manifest="+c.ManifestSHA256) || slices.Contains(words, "gangway.mode=reset") != c.Manifest.Reset {
-			return fmt.Errorf("image: %s does not install what the image holds: the image is damaged", name)
+			return fmt.Errorf("image: %s does not use the image's manifest: the image is damaged", name)
 		}
 		c.Entries = append(c.Entries, e)
 	}
 	return nil
 }
 
-// part is a section of a unified kernel image, as text.
+// part returns a section of a unified kernel image as text.
 func part(x *pe.File, name string) string {
 	s := x.Section(name)
 	if s == nil {
@@ -271,17 +271,17 @@ func part(x *pe.File, name string) string {
 	return string(b[:min(int(s.VirtualSize), len(b))])
 }
 
-// maskedToken finds the token in the system's EFI system partition. It is an
-// error if there is one that the manifest does not name.
+// maskedToken returns the join token in the system's EFI system partition. A token that the
+// manifest does not name is an error.
 func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	if !named {
 		files, err := fs.ReadDir(esp, path.Dir(install.TokenPath))
 		if err != nil {
-			return nil, fmt.Errorf("image: the system's EFI system partition: %w", err)
+			return nil, fmt.Errorf("image: reading the system's EFI system partition: %w", err)
 		}
 		for _, f := range files {
 			if strings.EqualFold(f.Name(), path.Base(install.TokenPath)) {
-				return nil, errors.New("image: it holds a join token that its manifest does not name")
+				return nil, errors.New("image: the image holds a join token that its manifest does not name")
 			}
 		}
 		return nil, nil
@@ -292,14 +292,14 @@ func maskedToken(esp fs.FS, named bool) (map[string]any, error) {
 	}
 	var token map[string]any
 	if err := json.Unmarshal(b, &token); err != nil {
-		return nil, fmt.Errorf("image: the join token: %w", err)
+		return nil, fmt.Errorf("image: parsing the join token: %w", err)
 	}
 	token["token"] = "********"
 	return token, nil
 }
 
-// read reads a whole file by one call: go-diskfs 1.9.4 loses its place in a
-// file that is read in pieces.
+// read reads a whole file with one call, because go-diskfs 1.9.4 loses its position in a file
+// that is read in pieces.
 func read(from fs.FS, name string, limit int64) ([]byte, error) {
 	info, err := fs.Stat(from, name)
 	if err != nil {
@@ -315,7 +315,7 @@ func read(from fs.FS, name string, limit int64) ([]byte, error) {
 	defer f.Close()
 	b := make([]byte, info.Size())
 	if n, err := f.Read(b); n != len(b) || (err != nil && err != io.EOF) {
-		return nil, fmt.Errorf("image: %s: %d of %d bytes: %w", name, n, len(b), err)
+		return nil, fmt.Errorf("image: reading %s: %d of %d bytes: %w", name, n, len(b), err)
 	}
 	return b, nil
 }

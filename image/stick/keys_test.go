@@ -12,7 +12,7 @@ import (
 	"gangway/internal/race"
 )
 
-// owner has keys for Secure Boot, by which the parts are signed.
+// owner makes Secure Boot keys, and makes the parts be signed with their db key.
 func owner(t testing.TB, p *Parts) *secureboot.Set {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,13 +23,14 @@ func owner(t testing.TB, p *Parts) *secureboot.Set {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys(t, "") // skips where nothing can be signed
+	keys(t, "") // skips the test if nothing can be signed
 	p.Signer = signer(t, filepath.Join(dir, "db.key"), filepath.Join(dir, "db.pem"))
 	return set
 }
 
 func TestStickBringsItsOwnersKeys(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	cfg := Config{Token: token(t), Enrol: set}
@@ -42,21 +43,21 @@ func TestStickBringsItsOwnersKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(c.Enrols) != 3 || len(c.Enrols[secureboot.DB]) != 1 || !strings.HasPrefix(c.Enrols[secureboot.PK][0], "CN=owner PK, SHA-256 ") || c.Manifest.Enrol.Unasked {
-		t.Errorf("%+v, %+v", c.Enrols, c.Manifest.Enrol)
+		t.Errorf("inspect shows %+v, %+v", c.Enrols, c.Manifest.Enrol)
 	}
 	for unasked, want := range map[bool]string{false: "secure-boot-enroll manual", true: "secure-boot-enroll force"} {
 		cfg.EnrolUnasked = unasked
 		out, err := exec.Command("mtype", "-i", build(t, p, cfg)+"@@1M", "::/loader/loader.conf").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want+"\n") {
-			t.Errorf("%v: %s", err, out)
+			t.Errorf("loader.conf lacks %q (%v): %.300s", want, err, out)
 		}
 	}
 }
 
-// A machine that takes keys by which nothing is signed that it could start is
-// of no use to anybody.
+// An image is not built if a machine that enrols its keys could not start it.
 func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	for name, alter := range map[string]func(){
@@ -70,10 +71,11 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	}
 }
 
-// Whatever the boot manager would enrol is the manifest's, or the image is
-// refused.
+// Inspect refuses an image if the boot manager would enrol keys that the manifest does not
+// name.
 func TestInspectRefusesKeysOfAnother(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	set := owner(t, p)
 	other := owner(t, parts(t))
@@ -104,11 +106,11 @@ func TestInspectRefusesKeysOfAnother(t *testing.T) {
 		for _, words := range strings.Split(strings.ReplaceAll(strings.Join(c.tool, "\x00"), "IMAGE", path+"@@1M"), "\x00AND\x00") {
 			cmd := strings.Split(words, "\x00")
 			if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
-				t.Fatalf("%s: %q: %v: %s", name, cmd, err, out)
+				t.Fatalf("%s: %q: %v: %.300s", name, cmd, err, out)
 			}
 		}
 		if c, err := Inspect(path, ""); err == nil {
-			t.Errorf("%s: %+v", name, c.Enrols)
+			t.Errorf("%s: accepted: %+v", name, c.Enrols)
 		}
 	}
 }

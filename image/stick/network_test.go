@@ -22,10 +22,11 @@ func settings(t testing.TB, text string) *netfile.Settings {
 	return s
 }
 
-// The settings are on the stick for a person to edit, and inspect shows them
-// without the proxy's password.
+// The settings are on the stick for a person to edit. Inspect shows them without the proxy's
+// password.
 func TestInspectMasksTheProxysPassword(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	s := settings(t, "version = 1\naddress = 192.0.2.10/24\nproxy = http://ada:hunter2@proxy.example:3128\n")
 	path := build(t, parts(t), Config{Token: token(t), Network: s})
 	c, err := Inspect(path, "")
@@ -37,7 +38,7 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 	b, err := json.Marshal(c)
 	if err != nil || bytes.Contains(b, []byte("hunter2")) {
-		t.Errorf("%v, the password is shown: %s", err, b)
+		t.Errorf("%v; Inspect shows the password: %.300s", err, b)
 	}
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -62,8 +63,9 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 	}
 }
 
-// Where the installer writes the settings is a file of the installed system.
+// The place where the installer writes the settings is a file of the installed system.
 func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
+	t.Parallel()
 	tok := token(t)
 	p := parts(t)
 	cfg := Config{Token: tok}
@@ -91,15 +93,15 @@ func TestSettingsPlaceIsAFileOfTheInstalledSystem(t *testing.T) {
 	}
 	got, err := read(fat, install.NetworkPath, netfile.MaxFile)
 	if err != nil || !bytes.Equal(got, text) {
-		t.Errorf("%.40q, %v", got, err)
+		t.Errorf("the file holds %.40q, %v", got, err)
 	}
 }
 
-// A stick without settings has the file all the same, which says how to write
-// some.
+// A stick without settings has a file that explains how to write some.
 func TestStickSaysHowToSetTheNetwork(t *testing.T) {
+	t.Parallel()
 	if s := settings(t, string(networkFile(nil).Data)); !s.Empty() {
-		t.Errorf("it sets %q", s.Masked())
+		t.Errorf("the template sets %q", s.Masked())
 	}
 	on := strings.ReplaceAll(netfile.Template, "# ", "")
 	_, on, _ = strings.Cut(on, "version")

@@ -17,8 +17,9 @@ func buildReset(t *testing.T, p *Parts) string {
 	return path
 }
 
-// A stick that wipes has one entry, and installs nothing.
+// A stick that wipes has one entry and installs nothing.
 func TestResetStickOnlyWipes(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	path := buildReset(t, p)
 	if sum(t, path) != sum(t, buildReset(t, p)) {
@@ -37,16 +38,18 @@ func TestResetStickOnlyWipes(t *testing.T) {
 }
 
 func TestResetStickIsSigned(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
 	if c, err := Inspect(buildReset(t, p), cert); err != nil || !c.Signed {
-		t.Error(c, err)
+		t.Errorf("inspect shows %+v, %v", c, err)
 	}
 }
 
-// What wipes cannot be passed off as what installs, nor the other way round.
+// An image that wipes cannot pass as one that installs, nor the reverse.
 func TestInspectTellsWipingFromInstalling(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	for name, c := range map[string]struct{ path, from, to string }{
 		"a wipe that installs":    {buildReset(t, p), "gangway.mode=reset", "gangway.mode=auto "},
@@ -57,7 +60,7 @@ func TestInspectTellsWipingFromInstalling(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Contains(whole, []byte(c.from)) {
-			t.Fatalf("there is no %q in the image", c.from)
+			t.Fatalf("the image does not contain %q", c.from)
 		}
 		if err := os.WriteFile(c.path, bytes.ReplaceAll(whole, []byte(c.from), []byte(c.to)), 0o600); err != nil {
 			t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"gangway/internal/race"
 )
 
-// keys makes a key and its certificate, by OpenSSL as an owner would.
+// keys makes a key and its certificate with OpenSSL, as an owner would.
 func keys(t testing.TB, name string) (key, cert string) {
 	t.Helper()
 	if m := authenticode.Missing(); m != "" {
@@ -23,7 +23,7 @@ func keys(t testing.TB, name string) (key, cert string) {
 	key, cert = filepath.Join(dir, "db.key"), filepath.Join(dir, "db.pem")
 	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-subj", "/CN="+name+"/", "-days", "3650").CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("openssl req: %v: %.300s", err, out)
 	}
 	return key, cert
 }
@@ -37,22 +37,24 @@ func signer(t testing.TB, key, cert string) *authenticode.Signer {
 	return s
 }
 
-// All that firmware starts is signed, on the stick and on the disk, and nothing
-// else of the image differs by the moment.
+// Every program that firmware starts is signed, on the stick and on the installed disk. Two
+// signed builds are equal.
 func TestSignedImageIsSignedThroughout(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p, cfg := parts(t), Config{Token: token(t)}
 	unsigned := build(t, p, cfg)
 	key, cert := keys(t, "owner")
 	_, other := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
 	one := build(t, p, cfg)
-	if sum(t, one) != sum(t, build(t, p, cfg)) {
+	// The second build takes 1 s; TestAlteredProgramIsNotSignedAnyMore signs twice.
+	if !testing.Short() && sum(t, one) != sum(t, build(t, p, cfg)) {
 		t.Error("two signed builds differ")
 	}
 	c, err := Inspect(one, cert)
 	if err != nil || !c.Signed {
-		t.Fatal(c, err)
+		t.Fatalf("inspect: %+v, %v", c, err)
 	}
 	if _, err := Inspect(one, other); !errors.Is(err, authenticode.ErrSignature) {
 		t.Errorf("another's certificate of the same name: %v", err)
@@ -65,8 +67,9 @@ func TestSignedImageIsSignedThroughout(t *testing.T) {
 	}
 }
 
-// An update is signed as well, and the machines take a signed one.
+// An update is signed too, and machines accept a signed one.
 func TestSignedSystemIsASystem(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	p.Signer = signer(t, key, cert)
@@ -82,8 +85,9 @@ func TestSignedSystemIsASystem(t *testing.T) {
 	}
 }
 
-// One bit, wherever it is, and the signature is none.
+// Changing one bit anywhere makes the signature invalid.
 func TestAlteredProgramIsNotSignedAnyMore(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	key, cert := keys(t, "owner")
 	b, err := signer(t, key, cert).Sign(p.BootManager)
@@ -92,28 +96,29 @@ func TestAlteredProgramIsNotSignedAnyMore(t *testing.T) {
 	}
 	again, err := signer(t, key, cert).Sign(b)
 	if err != nil || !bytes.Equal(b, again) {
-		t.Errorf("a program that is signed is not signed anew: %v", err)
+		t.Errorf("signing a signed program again gives other bytes: %v", err)
 	}
 	for _, at := range []int{0x200, len(p.BootManager) / 2, len(p.BootManager) - 1} {
 		bad := bytes.Clone(b)
 		bad[at] ^= 1
 		if err := authenticode.Verify(bad, cert); !errors.Is(err, authenticode.ErrSignature) {
-			t.Errorf("byte %#x: %v", at, err)
+			t.Errorf("with byte %#x changed: %v; want ErrSignature", at, err)
 		}
 	}
 }
 
 func TestKeyThatDoesNotFitTheCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	key, _ := keys(t, "one")
 	_, cert := keys(t, "another")
 	if _, err := signer(t, key, cert).Sign(p.BootManager); err == nil {
-		t.Error("signed")
+		t.Error("signing succeeds")
 	}
 	if _, err := authenticode.New(cert+"x", cert); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	if _, err := authenticode.New(key, key); err == nil {
-		t.Error("a key for a certificate")
+		t.Error("a key is accepted as a certificate")
 	}
 }

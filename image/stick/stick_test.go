@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// parts are real programs for EFI, with a kernel and modules that are none.
+// parts are real programs for EFI with a fake kernel and no modules.
 func parts(t testing.TB) *Parts {
 	t.Helper()
 	for _, need := range []string{bootDir + "/linuxx64.efi.stub", "/usr/sbin/mke2fs"} {
@@ -95,19 +95,23 @@ func sum(t testing.TB, path string) [32]byte {
 
 func TestSameInputGivesTheSameImage(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p, cfg := parts(t), Config{Token: token(t)}
 	one := build(t, p, cfg)
-	time.Sleep(2100 * time.Millisecond) // FAT counts in two seconds
+	if !testing.Short() { // without the wait, the test covers everything but the time
+		time.Sleep(2100 * time.Millisecond) // FAT's times have a resolution of 2 s
+	}
 	if sum(t, one) != sum(t, build(t, p, cfg)) {
 		t.Error("two builds differ")
 	}
 	cfg.Disk = "serial:1"
 	if sum(t, one) == sum(t, build(t, p, cfg)) {
-		t.Error("another rule makes no difference")
+		t.Error("another disk rule does not change the image")
 	}
 }
 
 func TestInspectShowsEverythingButTheSecret(t *testing.T) {
+	t.Parallel()
 	c, err := Inspect(build(t, parts(t), Config{Token: token(t), Disk: "model:Fast*"}), "")
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +121,7 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(b), secret) {
-		t.Errorf("the secret is shown: %s", b)
+		t.Errorf("Inspect shows the token's secret: %.300s", b)
 	}
 	if c.Token["token"] != "********" || c.Token["hub"] != "https://hub.example:12443" {
 		t.Errorf("token: %v", c.Token)
@@ -134,9 +138,10 @@ func TestInspectShowsEverythingButTheSecret(t *testing.T) {
 	}
 }
 
-// An image for machines that show a code has no secret, and no console.
+// An image without a join token holds no secret, and has no console.
 func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	p := parts(t)
 	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {
@@ -159,7 +164,7 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if bytes.Contains(b, []byte(secret)) || bytes.Contains(b, []byte(`"token":"`)) {
-		t.Error("there is a secret in it")
+		t.Error("the image holds a secret")
 	}
 	for name, cfg := range map[string]Config{
 		"a console":                 {Hub: hub, Debug: true},
@@ -167,10 +172,10 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 		"nothing":                   {},
 	} {
 		if _, err := Build(p, cfg, filepath.Join(t.TempDir(), "x.img")); err == nil {
-			t.Errorf("%s: it is built", name)
+			t.Errorf("%s: an image is built", name)
 		}
 	}
-	// With a token, one in the image is named.
+	// With a token in the image, the manifest must name it.
 	esp, err := p.systemESP(nil, tok, Config{Token: token(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -181,12 +186,13 @@ func TestImageWithoutATokenHoldsNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := maskedToken(fat, false); err == nil {
-		t.Error("a token that the manifest does not name is not found")
+		t.Error("a token that the manifest does not name is not detected")
 	}
 }
 
-// An image whose parts were exchanged is told from one that is whole.
+// Inspect detects an image with a changed part.
 func TestInspectRefusesAlteredImages(t *testing.T) {
+	t.Parallel()
 	path := build(t, parts(t), Config{Token: token(t)})
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -200,7 +206,7 @@ func TestInspectRefusesAlteredImages(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !bytes.Contains(whole, []byte(c.old)) {
-				t.Fatalf("there is no %q in the image", c.old)
+				t.Fatalf("the image does not contain %q", c.old)
 			}
 			altered := bytes.Replace(whole, []byte(c.old), []byte(c.new), 1)
 			file := filepath.Join(t.TempDir(), "altered.img")
@@ -208,17 +214,18 @@ func TestInspectRefusesAlteredImages(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := Inspect(file, ""); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v; want %q", err, c.want)
 			}
 		})
 	}
 	if _, err := Inspect(os.Args[0], ""); err == nil {
-		t.Error("a program is taken for an image")
+		t.Error("a program passes as an image")
 	}
 }
 
-// What the installer writes are file systems that others find sound.
+// The file systems that the installer writes have no errors according to fsck.
 func TestPartsAreSound(t *testing.T) {
+	t.Parallel()
 	path := build(t, parts(t), Config{Token: token(t)})
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -248,19 +255,19 @@ func TestPartsAreSound(t *testing.T) {
 			check = exec.Command("/usr/sbin/e2fsck", "-fn", file)
 		}
 		if out, err := check.CombinedOutput(); err != nil {
-			t.Errorf("%s: %v: %s", p.Name, err, out)
+			t.Errorf("%s: fsck: %v: %.500s", p.Name, err, out)
 		}
 	}
 }
 
-// find finds a part's file in the image, where it is in one piece.
+// find returns the offset of a part's file in the image, where it is not fragmented.
 func find(t *testing.T, whole []byte, p install.Part) int {
 	t.Helper()
 	for at := 0; at+int(p.Packed()) <= len(whole); at += 512 {
 		if digest(whole[at:at+int(p.Packed())]) == p.SHA256 {
 			return at
 		}
-		if p.Name == install.Data { // begins with 1024 zeros
+		if p.Name == install.Data { // ext4 begins with 1024 zeros
 			continue
 		}
 		if next := bytes.Index(whole[at+512:], []byte("\xeb\x58\x90")); next >= 0 {
@@ -272,6 +279,7 @@ func find(t *testing.T, whole []byte, p install.Part) int {
 }
 
 func TestBuildRefuses(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	for name, c := range map[string]struct {
 		change func(*Parts, *Config)
@@ -280,25 +288,26 @@ func TestBuildRefuses(t *testing.T) {
 		"no token":         {func(_ *Parts, c *Config) { c.Token = nil }, "join token file"},
 		"a broken token":   {func(_ *Parts, c *Config) { c.Token = []byte("{}") }, "join token file"},
 		"a module missing": {func(p *Parts, _ *Config) { p.Modules = fstest.MapFS{"modules.builtin": {}} }, "gangway image fetch"},
-		"no kernel":        {func(p *Parts, _ *Config) { p.Kernel = []byte("MZ") }, "no bzImage"},
+		"no kernel":        {func(p *Parts, _ *Config) { p.Kernel = []byte("MZ") }, "not a bzImage"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			parts, cfg := *p, Config{Token: token(t)}
 			c.change(&parts, &cfg)
 			path := filepath.Join(t.TempDir(), "x.img")
 			if _, err := Build(&parts, cfg, path); err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v; want %q", err, c.want)
 			}
 			if _, err := os.Stat(path); err == nil {
-				t.Error("there is an image all the same")
+				t.Error("an image was written")
 			}
 		})
 	}
 }
 
-// Without debug the system has no shell; with it, one behind a password that
-// the image does not hold.
+// Without Debug the system has no shell. With it, the shell is behind a password that the image
+// does not hold.
 func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	tok, err := wire.ParseTokenFile(token(t))
 	if err != nil {
@@ -319,12 +328,12 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	hash := false
 	for _, f := range files {
 		if bytes.Contains(f.Data, []byte(password)) {
-			t.Errorf("%s has the password", f.Path)
+			t.Errorf("%s holds the password in plain text", f.Path)
 		}
 		hash = hash || f.Path == install.ConsolePath && strings.TrimSpace(string(f.Data)) == digest([]byte(password))
 	}
 	if !hash {
-		t.Error("there is no password to check against")
+		t.Error("the image has no password hash")
 	}
 	tok.Token = "AAAA" + tok.Token[4:]
 	if other, err := ConsolePassword(tok); other == password || err != nil {
@@ -332,9 +341,10 @@ func TestSystemHasAShellOnlyForDebugging(t *testing.T) {
 	}
 }
 
-// An update is the file that an installation would have written, whatever the
-// token, and has nothing of one machine or owner.
+// An update is the file that an installation would have written, with any token. It holds
+// nothing of one machine or owner.
 func TestUpdateIsWhatIsInstalled(t *testing.T) {
+	t.Parallel()
 	p := parts(t)
 	update, err := System(p, nil)
 	if err != nil {
@@ -353,9 +363,9 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if installed, err := p.system(base, tok, false); err != nil || !bytes.Equal(update, installed) {
-		t.Errorf("what is installed differs, %v", err)
+		t.Errorf("the installed system differs from the update, %v", err)
 	}
 	if debug, err := System(p, token(t)); err != nil || bytes.Equal(update, debug) || bytes.Contains(debug, []byte(secret)) {
-		t.Errorf("for debugging: %v", err)
+		t.Errorf("a debug system equals the update or holds the secret: %v", err)
 	}
 }

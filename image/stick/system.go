@@ -8,9 +8,8 @@ import (
 	"gangway/wire"
 )
 
-// system is the installed system: all of it is one unified kernel image, and
-// nothing in it is of one machine. The token is for the console's password
-// alone.
+// system builds the installed system. All of it is one unified kernel image, and nothing in it
+// belongs to one machine. The token is used only for the console's password.
 func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, error) {
 	files, err := p.systemFiles(token, debug)
 	if err != nil {
@@ -31,9 +30,9 @@ func (p *Parts) system(base []byte, token *wire.TokenFile, debug bool) ([]byte, 
 	}.Build())
 }
 
-// System makes an installed system's file alone, to update machines with: the
-// same as Build installs with the same parts. A token gives it a console with
-// the password of images that were made for debugging with that token.
+// System builds only the installed system's file, to update machines with. It equals what Build
+// installs from the same parts. With a token, the system has a console; its password is that of
+// debug images built with the same token.
 func System(p *Parts, token []byte) ([]byte, error) {
 	var t *wire.TokenFile
 	if token != nil {
@@ -50,5 +49,5 @@ func System(p *Parts, token []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b, slots.Check(bytes.NewReader(b), int64(len(b))) // as the machines will
+	return b, slots.Check(bytes.NewReader(b), int64(len(b))) // the machines run the same check
 }

@@ -1,6 +1,7 @@
-// Package cast reads and writes recordings of a terminal in the form asciicast
-// v2 (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the
-// header, then a line for each event.
+// Package cast reads and writes terminal recordings in the format asciicast v2
+// (https://docs.asciinema.org/manual/asciicast/v2/): a line of JSON with the header, then a
+// line for each event. The command cast/record makes the recording in docs/recordings with it,
+// and a test checks that recording.
 package cast
 
 import (
@@ -15,7 +16,7 @@ import (
 	"unicode/utf8"
 )
 
-// Header is the first line.
+// Header is the first line of a recording.
 type Header struct {
 	Version int    `json:"version"` // 2
 	Width   int    `json:"width"`   // columns
@@ -23,19 +24,19 @@ type Header struct {
 	Title   string `json:"title,omitempty"`
 }
 
-// Event is what was printed at a moment.
+// Event is text that was printed at a moment.
 type Event struct {
-	At   time.Duration // since the beginning
-	Text string        // with CR LF at a line's end, as a terminal gets it
+	At   time.Duration // time since the beginning
+	Text string        // lines end with CR LF, as a terminal receives them
 }
 
-// Recording is a header and its events, in their order.
+// Recording is a header and its events, in order.
 type Recording struct {
 	Header
 	Events []Event
 }
 
-// Write writes it, times to the millisecond.
+// Write writes the recording. Times have a precision of a millisecond.
 func (r *Recording) Write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	lines := json.NewEncoder(out)
@@ -51,28 +52,29 @@ func (r *Recording) Write(w io.Writer) error {
 	return out.Flush()
 }
 
-// Parse reads a recording strictly: of output alone, its times in order.
+// Parse parses a recording strictly: only output events are allowed, and times must not
+// decrease.
 func Parse(b []byte) (*Recording, error) {
 	if !utf8.Valid(b) {
-		return nil, errors.New("cast: it is not UTF-8")
+		return nil, errors.New("cast: the recording is not UTF-8")
 	}
 	r := new(Recording)
 	for n, line := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
 		if n == 0 {
 			if err := json.Unmarshal(line, &r.Header); err != nil || r.Version != 2 || r.Width < 1 || r.Height < 1 {
-				return nil, fmt.Errorf("cast: the first line is no header of version 2: %w", err)
+				return nil, fmt.Errorf("cast: the first line is not a header of version 2: %w", err)
 			}
 			continue
 		}
 		var event []any
 		if err := json.Unmarshal(line, &event); err != nil || len(event) != 3 {
-			return nil, fmt.Errorf("cast: line %d is no event: %w", n+1, err)
+			return nil, fmt.Errorf("cast: line %d is not an event: %w", n+1, err)
 		}
 		seconds, isTime := event[0].(float64)
 		kind, isKind := event[1].(string)
 		text, isText := event[2].(string)
 		if !isTime || !isKind || !isText || kind != "o" {
-			return nil, fmt.Errorf("cast: line %d is no event of output", n+1)
+			return nil, fmt.Errorf("cast: line %d is not an output event", n+1)
 		}
 		at := time.Duration(seconds * float64(time.Second))
 		if last := len(r.Events) - 1; at < 0 || last >= 0 && at < r.Events[last].At {
@@ -83,7 +85,7 @@ func Parse(b []byte) (*Recording, error) {
 	return r, nil
 }
 
-// Text is all that was printed, with plain ends of lines.
+// Text returns all text that was printed, with plain line ends.
 func (r *Recording) Text() string {
 	var b strings.Builder
 	for _, e := range r.Events {

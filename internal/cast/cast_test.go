@@ -11,22 +11,23 @@ import (
 
 const recording = "../../docs/recordings/installer.cast"
 
-// The recording is one that players play, of the commands that docs/image.md
-// names, and shows no secret but those of a hub that is gone.
+// Players can play the recording. It shows the commands of docs/image.md, and no secrets except
+// those of a hub that no longer exists.
 func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile(recording)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(b) > 64<<10 {
-		t.Errorf("%d bytes", len(b))
+		t.Errorf("the recording has %d bytes; want at most 64 KiB", len(b))
 	}
 	r, err := Parse(b)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if took := r.Events[len(r.Events)-1].At; took < 5*time.Second || took > 5*time.Minute {
-		t.Errorf("it takes %s", took)
+		t.Errorf("the recording takes %s; want 5 s to 5 min", took)
 	}
 	text := r.Text()
 	doc, err := os.ReadFile("../../docs/image.md")
@@ -37,29 +38,30 @@ func TestRecordingShowsWhatTheDocsSay(t *testing.T) {
 	block, _, _ := strings.Cut(rest, "\n```")
 	commands := regexp.MustCompile(`(?m)^(gangway .*)$`).FindAllStringSubmatch(block, -1)
 	if len(commands) < 3 {
-		t.Fatalf("docs/image.md begins with %q", block)
+		t.Fatalf("docs/image.md begins with too few commands: %.300q", block)
 	}
 	for _, c := range commands {
 		if !strings.Contains(text, "$ "+c[1]+"\n") {
-			t.Errorf("it does not show %q", c[1])
+			t.Errorf("the recording does not show %q", c[1])
 		}
 	}
 	for _, also := range []string{"gangway serve", "gangway account create", "gangway login", "gangway image inspect installer.img", "gangway device ls", "secret ********"} {
 		if !strings.Contains(text, also) {
-			t.Errorf("it does not show %q", also)
+			t.Errorf("the recording does not show %q", also)
 		}
 	}
 	if m := regexp.MustCompile(`"token": "|-----BEGIN|/(tmp|home|root|work)/`).FindString(text); m != "" {
-		t.Errorf("it shows %q", m)
+		t.Errorf("the recording shows a secret or a path: %q", m)
 	}
 	for line := range strings.SplitSeq(text, "\n") {
 		if n := len([]rune(line)); n > 4*r.Width {
-			t.Errorf("a line of %d characters: %.60s", n, line)
+			t.Errorf("a line has %d characters: %.60s", n, line)
 		}
 	}
 }
 
 func TestParseRefusesWhatIsNoRecording(t *testing.T) {
+	t.Parallel()
 	good := Recording{Header{2, 80, 24, "x"}, []Event{{0, "a\r\n"}, {time.Second, "b<&>\r\n"}}}
 	var b bytes.Buffer
 	if err := good.Write(&b); err != nil {
@@ -67,13 +69,13 @@ func TestParseRefusesWhatIsNoRecording(t *testing.T) {
 	}
 	got, err := Parse(b.Bytes())
 	if err != nil || got.Text() != "a\nb<&>\n" || got.Events[1].At != time.Second {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("after a round trip: %+v, %v", got, err)
 	}
 	header := `{"version":2,"width":80,"height":24}` + "\n"
 	for _, bad := range []string{"", "{}", `{"version":1,"width":80,"height":24}`, header + "x", header + `[1,"o"]`, header + `[1,"i","x"]`, header + `["1","o","x"]`,
 		header + `[2,"o","x"]` + "\n" + `[1,"o","x"]`, header + `[-1,"o","x"]`, header + "[1,\"o\",\"\xff\"]"} {
 		if r, err := Parse([]byte(bad)); err == nil {
-			t.Errorf("%q is taken: %+v", bad, r)
+			t.Errorf("%q is accepted: %+v", bad, r)
 		}
 	}
 }

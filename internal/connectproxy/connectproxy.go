@@ -1,5 +1,5 @@
-// Package connectproxy is an HTTP proxy for tests, which makes connections by
-// CONNECT, or does what proxies in the field do instead.
+// Package connectproxy is an HTTP proxy for tests. It connects with CONNECT, or misbehaves in
+// the ways that proxies in the field do. Start it with New; it ends with the test.
 package connectproxy
 
 import (
@@ -21,14 +21,13 @@ import (
 	"time"
 )
 
-// CA signs certificates of proxies, and those by which a proxy opens
-// connections.
+// CA signs certificates: of proxies, and those with which a proxy intercepts connections.
 type CA struct {
 	Certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
 }
 
-// NewCA makes one.
+// NewCA makes a CA.
 func NewCA(t testing.TB, name string) *CA {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -47,7 +46,7 @@ func NewCA(t testing.TB, name string) *CA {
 	return &CA{c, key}
 }
 
-// Server makes a server's certificate for an address.
+// Server makes a server certificate for a host name or an IP address.
 func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -68,17 +67,17 @@ func (ca *CA) Server(t testing.TB, host string) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// Config says what a proxy does.
+// Config configures a proxy.
 type Config struct {
-	Listen         string            // loopback address; default: 127.0.0.1 and a free port
-	TLS            *tls.Certificate  // its own; nil: http
-	Name, Password string            // asked for, if there are any
-	To             map[string]string // where addresses really are; others are taken as they are
-	Answer         string            // if set, in the place of what a proxy does
-	Intercept      *tls.Certificate  // if set, shown in the place of the server's
+	Listen         string            // loopback address; default: 127.0.0.1 with a free port
+	TLS            *tls.Certificate  // certificate of the proxy itself; nil: plain http
+	Name, Password string            // required if not empty
+	To             map[string]string // redirects connections from one address to another
+	Answer         string            // if set, the raw answer to every request
+	Intercept      *tls.Certificate  // if set, used instead of the server's certificate
 }
 
-// Proxy is a running one.
+// Proxy is a running proxy.
 type Proxy struct {
 	Addr string
 	cfg  Config
@@ -87,7 +86,7 @@ type Proxy struct {
 	seen []string
 }
 
-// New starts a proxy at a loopback address. It ends with the test.
+// New starts a proxy on a loopback address. It ends with the test.
 func New(t testing.TB, cfg Config) *Proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", cmp.Or(cfg.Listen, "127.0.0.1:0"))
@@ -96,7 +95,7 @@ func New(t testing.TB, cfg Config) *Proxy {
 	}
 	p := &Proxy{Addr: l.Addr().String(), cfg: cfg}
 	if cfg.TLS != nil {
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cfg.TLS}, MaxVersion: tls.VersionTLS12}) // as old ones have
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*cfg.TLS}, MaxVersion: tls.VersionTLS12}) // like old proxies
 	}
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -111,7 +110,7 @@ func New(t testing.TB, cfg Config) *Proxy {
 	return p
 }
 
-// Seen are the addresses that connections were asked for, in order.
+// Seen returns the addresses that clients asked for, in order.
 func (p *Proxy) Seen() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -86,7 +86,7 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
 	guarded(t, tpm)
-	if err := tpm.Lock(); err != nil {
+	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)
 	}
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
@@ -110,7 +110,7 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := tpm.Lock(); err != nil {
+	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)
 	}
 	var said []string

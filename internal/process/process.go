@@ -1,6 +1,5 @@
-// Package process runs a program that ends with this one: for the software
-// TPMs and emulated machines of tests and the demo, of which nothing may be
-// left behind.
+// Package process runs a program that ends with this process. It is for the software TPMs and
+// emulated machines of tests and the demo, none of which may be left running.
 package process
 
 import (
@@ -13,18 +12,17 @@ import (
 	"time"
 )
 
-// Process is one run of a program.
+// Process is a running program.
 type Process struct {
 	cmd  *exec.Cmd
 	out  output
-	done chan struct{} // closed when the child was waited for
-	err  error         // of Wait, once done is closed
+	done chan struct{} // closed after the child was waited for
+	err  error         // result of Wait; valid once done is closed
 }
 
-// Start starts cmd so that it dies with this process, and keeps the beginning
-// of what it prints to where cmd does not send it elsewhere. The kernel ties
-// the parent-death signal to the thread that forked, so that thread is kept
-// for as long as the child lives.
+// Start starts cmd. The program is killed when this process ends. Unless cmd redirects it, the
+// first 64 KiB of its output are kept for Tail. The kernel ties the parent-death signal to the
+// thread that forked, so Start keeps that thread until the child has ended.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
 	if cmd.Stdout == nil {
@@ -57,17 +55,17 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Pid is the program's process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Err is how it ended, as of exec.Cmd.Wait; call it after Done.
+// Err returns the result of exec.Cmd.Wait. Call it only after Done is closed.
 func (p *Process) Err() error { return p.err }
 
-// Stop asks the program to end, after grace makes it, and waits until it has.
-// Without grace it is killed at once. A nil Process is no program.
+// Stop sends SIGTERM, kills the program if it has not ended after grace, and waits until it has
+// ended. If grace is 0, it kills the program at once. On a nil Process it does nothing.
 func (p *Process) Stop(grace time.Duration) {
 	if p == nil {
 		return
 	}
 	if grace > 0 {
-		p.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
+		p.cmd.Process.Signal(syscall.SIGTERM) // it fails only if the program has ended
 		select {
 		case <-p.done:
 			return
@@ -78,10 +76,10 @@ func (p *Process) Stop(grace time.Duration) {
 	<-p.done
 }
 
-// Tail is the end of what the program has printed, for an error message.
+// Tail returns the end of the kept output, for an error message.
 func (p *Process) Tail() string { return Tail(p.out.bytes()) }
 
-// Tail is the end of a program's output, for an error message.
+// Tail returns the last 2000 bytes of a program's output, for an error message.
 func Tail(out []byte) string {
 	s := strings.TrimSpace(string(out))
 	if len(s) > 2000 {
@@ -90,8 +88,7 @@ func Tail(out []byte) string {
 	return s
 }
 
-// output keeps what the child prints: written by the goroutine that copies it,
-// read for error messages.
+// output keeps the child's output. exec's goroutine writes it, and Tail reads it.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -7,6 +7,7 @@ import (
 )
 
 func TestStopEndsAProgramThatDoesNotListen(t *testing.T) {
+	t.Parallel()
 	p, err := Start(exec.Command("sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done"))
 	if err != nil {
 		t.Fatal(err)
@@ -18,10 +19,10 @@ func TestStopEndsAProgramThatDoesNotListen(t *testing.T) {
 	select {
 	case <-p.Done():
 	default:
-		t.Fatal("it runs")
+		t.Fatal("the program still runs after Stop")
 	}
 	if p.Err() == nil || p.Err().Error() != "signal: killed" {
-		t.Errorf("it ended with %v", p.Err())
+		t.Errorf("the program ended with %v; want \"signal: killed\"", p.Err())
 	}
 	(*Process)(nil).Stop(0)
 }

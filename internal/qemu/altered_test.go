@@ -18,9 +18,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Another command line, or a kernel with one byte altered, boots and onboards
-// as the same device, is measured, and is reported to its owner in words.
-// Nothing else is measured differently:
+// A boot with another command line, or with a kernel that differs in one byte, onboards as the
+// same device. It is measured, and the hub tells the owner the change in words. Only these PCRs
+// differ:
 //
 //	PCR 4   the program that the firmware starts: the whole image
 //	PCR 9   the command line again, by the kernel's own stub
@@ -39,7 +39,7 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 		g      guest
 		differ string // PCRs
 		state  string
-		says   string // to the owner
+		says   string // the words for the owner
 	}{
 		{"reference", guest{token: tok}, "[]", "matches", ""},
 		{"command line", guest{token: tok, cmdline: "init.debug"}, "[4 9 10 11]", "changed", "The kernel command line's hash differs from the reference of "},
@@ -59,10 +59,10 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 			}
 		}
 		if got := fmt.Sprint(differ); got != c.differ {
-			t.Errorf("%s: PCRs %s differ, %s were expected", c.name, got, c.differ)
+			t.Errorf("%s: PCRs %s differ, want %s", c.name, got, c.differ)
 		}
 		if b.State != c.state {
-			t.Errorf("%s: %s, %s was expected: %q", c.name, b.State, c.state, changes)
+			t.Errorf("%s: the boot state is %s, want %s: %q", c.name, b.State, c.state, changes)
 		}
 		if c.says != "" && !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, c.says) }) {
 			t.Errorf("%s: the owner does not read %q in %q", c.name, c.says, changes)
@@ -73,11 +73,11 @@ func TestAlteredBootIsMeasured(t *testing.T) {
 		t.Logf("%s: %s %q", c.name, b.State, changes)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 }
 
-// latestBoot is what the hub knows of the one machine's boot.
+// latestBoot returns the hub's record of the only machine's last boot.
 func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measurement, words []string) {
 	t.Helper()
 	b, err := h.Store.LatestBoot(t.Context(), h.Devices(t, h.Owner)[0].ID)
@@ -94,9 +94,9 @@ func latestBoot(t *testing.T, h *hubtest.Hub) (b store.Boot, m bootlog.Measureme
 	return b, m, words
 }
 
-// otherKernel alters one byte of the version that a kernel says it has before
-// it runs (Documentation/arch/x86/boot.rst, kernel_version): another file, and
-// as bootable as before.
+// otherKernel changes one byte of the version text in the kernel's header
+// (Documentation/arch/x86/boot.rst, kernel_version): the file differs, but boots in the same
+// way.
 func otherKernel(kernel []byte) []byte {
 	kernel = bytes.Clone(kernel)
 	kernel[0x200+int(binary.LittleEndian.Uint16(kernel[0x20E:]))] ^= 1

@@ -20,10 +20,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// With the entry (auto TPM) the data is encrypted: this machine opens it by its
-// TPM, a person by the recovery key, and another machine not at all. The hub has
-// the recovery key for its owner, and cannot read it. The first revision that
-// the image brought is in the trail.
+// The menu entry (auto TPM) encrypts the data. This machine opens it with its TPM, a person
+// with the recovery key, and another machine cannot open it. The hub stores the recovery key
+// for the owner, but cannot read it. The image's first revision is in the trail.
 func TestEncryptedInstallation(t *testing.T) {
 	t.Parallel()
 	identity, recipient, err := escrow.NewIdentity()
@@ -43,25 +42,25 @@ func TestEncryptedInstallation(t *testing.T) {
 	device := s.hub.Devices(t, s.hub.Owner)[0]
 	sealed, _ := device.DeviceMeta[escrow.MetaKey].(string)
 	if got, err := escrow.Open(identity, sealed); got != recovery || err != nil {
-		t.Errorf("the hub's recovery key is %q, %v; the screen's %q", got, err, recovery)
+		t.Errorf("the hub's recovery key is %q, %v; the screen shows %q", got, err, recovery)
 	}
 	step, err := s.hub.Store.Revision(t.Context(), device.ID, 0)
 	if err != nil || !bytes.Equal(step.State, first.State) {
-		t.Errorf("revision 0: %s, %v; the image brought %s", step.State, err, first.State)
+		t.Errorf("revision 0 is %.200s, %v; the image has %.200s", step.State, err, first.State)
 	}
 
 	data := s.data(t)
 	for _, part := range strings.Split(recovery, "-") {
 		if bytes.Contains(data, []byte(part)) {
-			t.Errorf("a part of the recovery key is on the disk: %s", part)
+			t.Errorf("the disk holds a part of the recovery key: %s", part)
 		}
 	}
 	if bytes.Contains(data, []byte("gangway-agent")) {
-		t.Error("names of files can be read on the disk")
+		t.Error("the disk holds file names in plain text")
 	}
 	key, err := luks.Open(bytes.NewReader(data), []byte(recovery))
 	if err != nil {
-		t.Fatalf("the recovery key: %v", err)
+		t.Fatalf("the recovery key does not open the disk: %v", err)
 	}
 	cryptsetupOpens(t, data[:luks.Overhead], recovery)
 	c, err := key.Cipher()
@@ -73,24 +72,24 @@ func TestEncryptedInstallation(t *testing.T) {
 		c.Decrypt(clear[i:i+512], data[luks.Overhead+i:luks.Overhead+i+512], uint64(i/512))
 	}
 	if clear[0x438] != 0x53 || clear[0x439] != 0xEF {
-		t.Error("behind the recovery key there is no ext4")
+		t.Error("the decrypted data is not an ext4 file system")
 	}
 
-	// The disk alone, in another machine.
+	// The disk in another machine.
 	other := s.with(false)
 	other.Dir, other.TPM = t.TempDir(), newTPM(t, swtpm.P384)
 	m, ctx = boot(t, other)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not give out the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
 	m.Stop()
 	s.listed(t)
 
-	// And back.
+	// The disk back in this machine.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 }
 
-// chooseAutoTPM chooses the menu's entry (auto TPM), and returns the recovery key
-// that the screen shows at the end.
+// chooseAutoTPM chooses the menu entry (auto TPM), and returns the recovery key that the screen
+// shows at the end.
 func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 	t.Helper()
 	waitFor(t, ctx, m, `Install Gangway \(auto TPM\)`)
@@ -98,13 +97,13 @@ func chooseAutoTPM(t *testing.T, ctx context.Context, m *qemu.Machine) string {
 		t.Fatal(err)
 	}
 	_, recovery := waitFor(t, ctx, m, `gangway-init .*: recovery key: ([a-v-]{71})$`)
-	if err := m.Type("\r"); err != nil { // the picture is taken
+	if err := m.Type("\r"); err != nil { // confirms that the key was noted
 		t.Fatal(err)
 	}
 	return recovery[1]
 }
 
-// firstRevision is one with one object.
+// firstRevision makes a revision with one object.
 func firstRevision(t *testing.T, content string) *factory.Revision {
 	t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(content)))
@@ -148,7 +147,7 @@ func cryptsetupOpens(t *testing.T, head []byte, passphrase string) {
 	t.Helper()
 	const program = "/usr/sbin/cryptsetup"
 	if _, err := os.Stat(program); err != nil {
-		t.Log("not tried with cryptsetup: apt-get install cryptsetup-bin")
+		t.Log("cryptsetup is not tried: it is not installed (apt-get install cryptsetup-bin)")
 		return
 	}
 	file := filepath.Join(t.TempDir(), "header")
@@ -158,6 +157,6 @@ func cryptsetupOpens(t *testing.T, head []byte, passphrase string) {
 	cmd := exec.Command(program, "luksDump", "--disable-locks", "--batch-mode", "--dump-volume-key", "--key-file", "-", file)
 	cmd.Stdin = bytes.NewReader([]byte(passphrase))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("cryptsetup: %v: %s", err, out)
+		t.Errorf("cryptsetup: %v: %.300s", err, out)
 	}
 }

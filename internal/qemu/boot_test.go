@@ -20,9 +20,9 @@ import (
 	"gangway/wire"
 )
 
-// A machine boots from nothing and is in its owner's device list, with nobody
-// touching it; switched on again, also with another interface to its TPM, it is
-// the same device and measures the same. The firmware's log explains the PCRs.
+// A machine boots and onboards without anybody's help. After another boot, also with another
+// interface to its TPM, it is the same device and measures the same. The firmware's event log
+// explains the PCRs.
 func TestMachineComesAboardByItself(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -47,24 +47,24 @@ func TestMachineComesAboardByItself(t *testing.T) {
 			first, firstPCRs = devices[0], pcrs
 		}
 		if kernel := devices[0].DeviceMeta["gangway.kernel"]; kernel == nil || !strings.HasPrefix(kernel.(string), "6.") {
-			t.Errorf("it reports the kernel %v", kernel)
+			t.Errorf("the device reports the kernel %v", kernel)
 		}
 		if devices[0].ID != first.ID {
-			t.Errorf("the same machine is %s and %s", first.ID, devices[0].ID)
+			t.Errorf("the same machine is first the device %s, then %s", first.ID, devices[0].ID)
 		}
 		if b, m, changes := latestBoot(t, h); b.State != "matches" || !slices.Equal(m.PCRs, pcrs[:]) || !m.Log || m.SecureBoot != "off" {
-			t.Errorf("the hub says %s: %q, of %+v", b.State, changes, m)
+			t.Errorf("the hub's boot state is %s (%q); want matches; the measurement is %.300s", b.State, changes, fmt.Sprintf("%+v", m))
 		}
 		if pcrs != firstPCRs {
-			t.Errorf("the same machine measured %v and %v", firstPCRs, pcrs)
+			t.Errorf("the same machine measured first %v, then %v", firstPCRs, pcrs)
 		}
 	}
 	if n := h.Uses(t, tok); n != 1 {
-		t.Errorf("%d uses of the token", n)
+		t.Errorf("the token was used %d times; want 1", n)
 	}
 }
 
-// guestToken is a token's file for emulated machines, which know this one by
+// guestToken makes a token file for emulated machines, which reach the test's machine at
 // another address.
 func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	t.Helper()
@@ -73,8 +73,8 @@ func guestToken(t *testing.T, h *hubtest.Hub) *wire.TokenFile {
 	return tok
 }
 
-// explained returns the PCRs that a machine printed, after tpm2_eventlog has
-// come to the same from the log that it printed.
+// explained returns the PCRs that a machine printed, after checking that tpm2_eventlog computes
+// the same values from the printed event log.
 func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	t.Helper()
 	_, match := waitFor(t, t.Context(), m, `: event log ([A-Za-z0-9+/=]+)$`)
@@ -87,7 +87,7 @@ func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 		pcrs[i] = match[1]
 	}
 	if _, err := exec.LookPath("tpm2_eventlog"); err != nil {
-		t.Log("the log is not replayed: apt-get install tpm2-tools")
+		t.Log("the log is not replayed: tpm2_eventlog is not installed (apt-get install tpm2-tools)")
 		return pcrs
 	}
 	file := filepath.Join(t.TempDir(), "log")
@@ -100,7 +100,7 @@ func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 	}
 	_, computed, ok := strings.Cut(string(out), "\npcrs:\n  sha256:\n")
 	if !ok {
-		t.Fatalf("tpm2_eventlog prints no PCRs: %.2000s", out)
+		t.Fatalf("tpm2_eventlog prints no PCRs: %.500s", out)
 	}
 	n := 0
 	for l := range strings.Lines(computed) {
@@ -111,17 +111,17 @@ func explained(t *testing.T, m *qemu.Machine) (pcrs [16]string) {
 		}
 		n++
 		if strings.TrimSpace(value) != "0x"+pcrs[i] {
-			t.Errorf("PCR %d is %s, the log explains %s", i, pcrs[i], value)
+			t.Errorf("PCR %d is %s, but the log gives %s", i, pcrs[i], value)
 		}
 	}
 	t.Logf("event log of %d bytes; it explains %d PCRs", len(log), n)
 	if n < 9 {
-		t.Error("the log explains too few PCRs")
+		t.Errorf("the log explains only %d PCRs; want at least 9", n)
 	}
 	return pcrs
 }
 
-// times prints the seconds of a boot, split where they were spent.
+// times logs the seconds that each part of a boot took.
 func times(t *testing.T, m *qemu.Machine) {
 	t.Helper()
 	ctx := t.Context()
@@ -132,8 +132,8 @@ func times(t *testing.T, m *qemu.Machine) {
 	}
 	took := time.Duration(kernel * float64(time.Second))
 	network, _ := waitFor(t, ctx, m, `gangway-init .*: network`)
-	aboard, _ := waitFor(t, ctx, m, `gangway-init .*: onboarded`)
+	onboarded, _ := waitFor(t, ctx, m, `gangway-init .*: onboarded`)
 	s := func(d time.Duration) float64 { return d.Seconds() }
-	t.Logf("aboard %.1f s after power-on: firmware %.1f, kernel %.1f, modules and network %.1f, onboarding %.1f",
-		s(aboard.At), s(up.At-took), s(took), s(network.At-up.At), s(aboard.At-network.At))
+	t.Logf("onboarded %.1f s after power-on: firmware %.1f, kernel %.1f, modules and network %.1f, onboarding %.1f",
+		s(onboarded.At), s(up.At-took), s(took), s(network.At-up.At), s(onboarded.At-network.At))
 }

@@ -17,13 +17,13 @@ import (
 	"gangway/wire"
 )
 
-// An image without a token: the machine shows a code, a phone reads it from the
-// screen, and its owner takes the machine.
+// With an image without a token, the machine shows a claim code. A phone reads the code from
+// the screen, and the owner claims the machine.
 func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	t.Parallel()
 	long(t)
 	if _, err := exec.LookPath("zbarimg"); err != nil {
-		t.Skip("not installed: apt-get install zbar-tools")
+		t.Skip("zbarimg is not installed: apt-get install zbar-tools")
 	}
 	s := newSiteWith(t, func(s *site) stick.Config {
 		b, err := json.Marshal(wire.HubFile{Hub: s.token.Hub, HubName: s.token.HubName, HubCA: s.token.HubCA})
@@ -36,9 +36,9 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	_, shown := waitFor(t, ctx, m, `gangway-init .*: claim: (https://\S+) compare ([A-Z2-7-]{14})`)
 	s.picture(t, m, "claim")
 	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
-		t.Errorf("devices before it was claimed: %+v", devices)
+		t.Errorf("devices before the claim: %+v", devices)
 	}
-	// A screen that is just being drawn is half a code.
+	// Retry: a screenshot may show a half-drawn code.
 	read, screen := "", filepath.Join(t.TempDir(), "screen.png")
 	for end := time.Now().Add(time.Minute); read == "" && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if err := m.Screenshot(ctx, screen); err != nil {
@@ -49,7 +49,7 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 		}
 	}
 	if read != shown[1] {
-		t.Fatalf("from the screen a phone reads %q; it says %q", read, shown[1])
+		t.Fatalf("the code on the screen is %q; the console says %q", read, shown[1])
 	}
 	_, code, _ := strings.Cut(read, "/claim/")
 	roots := x509.NewCertPool()

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine whose clock is of another century comes aboard, and knows the time
-// then: a certificate's dates do not keep it out.
+// A machine whose clock is wrong by decades onboards and then has the right time. The dates of
+// certificates do not prevent it.
 func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -26,9 +26,9 @@ func TestMachineWithAWrongClockComesAboard(t *testing.T) {
 			waitFor(t, ctx, m, `^Connected to https://10.0.2.2:\d+ as `)
 			is, err := time.Parse(time.DateTime, match[2])
 			if err != nil || time.Since(is).Abs() > 2*bootTime {
-				t.Errorf("set to %s, %v", match[2], err)
+				t.Errorf("the clock was set to %s, %v", match[2], err)
 			}
-			t.Logf("from %s", match[1])
+			t.Logf("the clock was set from %s", match[1])
 			m.Stop()
 			if devices := h.Devices(t, h.Owner); len(devices) != 1 {
 				t.Errorf("devices: %+v", devices)

@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// maxConsole bounds what is kept of a console, in bytes.
+// maxConsole is the maximum size of the console's output that is kept, in bytes.
 const maxConsole = 8 << 20
 
 // Line is a line of the console.
 type Line struct {
-	At   time.Duration // since the machine was switched on
+	At   time.Duration // time since power-on
 	Text string
 }
 
-// Console keeps what a machine prints.
+// Console keeps the lines that a machine prints.
 type Console struct {
 	start time.Time
 	file  io.Writer
 
 	mu    sync.Mutex
 	lines []Line
-	rest  []byte        // of a line that has not ended
-	size  int           // of all lines
+	rest  []byte        // the beginning of a line that has not ended
+	size  int           // size of all lines, in bytes
 	news  chan struct{} // closed when more was printed
 }
 
@@ -35,10 +35,10 @@ func newConsole(file io.Writer, start time.Time) *Console {
 	return &Console{start: start, file: file, news: make(chan struct{})}
 }
 
-// escapes are what firmware sends to place text on a terminal.
+// escapes matches the sequences by which firmware places text on a terminal.
 var escapes = regexp.MustCompile("\x1b\\[[0-9;=?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\r\x00]")
 
-// Write takes what the machine printed.
+// Write receives the machine's output.
 func (c *Console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,11 +62,11 @@ func (c *Console) add(line []byte) {
 		return
 	}
 	c.lines = append(c.lines, l)
-	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // a log for people; the lines are what counts
+	fmt.Fprintf(c.file, "%7.2f %s\n", l.At.Seconds(), l.Text) // the log is only for people, so errors are ignored
 }
 
-// Lines returns what was printed so far, without terminal escapes. The last one
-// may not have ended: it may be a question.
+// Lines returns the output so far, without terminal escapes. The last line may not have ended,
+// for example if it is a prompt.
 func (c *Console) Lines() []Line {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,7 +89,7 @@ func (c *Console) Find(re *regexp.Regexp) (Line, []string, bool) {
 	return Line{}, nil, false
 }
 
-// Tail is the end of what was printed, for an error message.
+// Tail returns the last 25 lines, for an error message.
 func (c *Console) Tail() string {
 	lines := c.Lines()
 	var b bytes.Buffer

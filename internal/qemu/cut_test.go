@@ -12,22 +12,21 @@ import (
 	"gangway/image/stick"
 )
 
-// firstBoot is the first moment that is not of the installation.
+// firstBoot is the first moment after the installation.
 const firstBoot = `: network: `
 
-// moments of an installation and of a first boot. From each on, the power may
-// be cut.
+// moments are the moments of an installation and of the first boot after which the power may be
+// cut.
 var moments = []string{
 	`: installing: verify`, `: installing: wipe`, `: installing: write 0%`, `: installing: write 50%`, `: installing: read back`, `: installing: arm`,
 	`: installed in`, `: restart`, firstBoot, `: Joining the hub`, `^Request signed`, `: onboarded`, `^Connected to`,
 }
 
-// Whenever the power is cut, in the installation or in the first boot, the
-// machine comes up by itself in the end, as one device: from the disk, or by
-// the stick.
+// Whenever the power is cut during the installation or the first boot, the machine finally
+// comes up without help, as one device: from the disk, or by installing again from the stick.
 //
-// Three cuts; GANGWAY_POWER_CUTS is another number, GANGWAY_POWER_SEED repeats a
-// run.
+// The test makes three cuts. GANGWAY_POWER_CUTS sets another number; GANGWAY_POWER_SEED repeats
+// a run.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, stick.Config{})
@@ -43,7 +42,7 @@ func TestPowerCuts(t *testing.T) {
 	for cut := 1; cut <= cuts; {
 		s.empty(t)
 		left := moments
-		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // cut again in what the last cut left
+		for n := 0; n < 3 && cut <= cuts && len(left) > 0; n++ { // cut again after what the last cut left
 			var came bool
 			if came, left = s.cutAt(t, cut, left[r.IntN(len(left))], time.Duration(r.Int64N(int64(1500*time.Millisecond)))); came {
 				cut++
@@ -56,9 +55,9 @@ func TestPowerCuts(t *testing.T) {
 	}
 }
 
-// cutAt cuts the power some time after a moment, and returns which moments may
-// come the next time. Where the machine is further already, the moment does not
-// come; it is cut when the hub has its report, which is after all of them.
+// cutAt cuts the power some time after a moment, and returns the moments that can come next
+// time. If the machine is already past the moment, the power is cut after the hub has its
+// report, which is the last moment of all.
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
@@ -67,8 +66,8 @@ func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (c
 	time.Sleep(later)
 	m.Stop()
 	lines := m.Lines()
-	t.Logf("cut %d, %s behind %q (it came: %v); the last line was %q", n, later.Round(time.Millisecond), moment, came, lines[len(lines)-1].Text)
-	if _, _, aboard := m.Find(regexp.MustCompile(`: onboarded|: This machine is aboard`)); aboard {
+	t.Logf("cut %d, %s after %q (which came: %v); the last line was %q", n, later.Round(time.Millisecond), moment, came, lines[len(lines)-1].Text)
+	if _, _, onboarded := m.Find(regexp.MustCompile(`: onboarded|: This machine is aboard`)); onboarded {
 		return came, nil
 	}
 	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {

@@ -12,9 +12,8 @@ import (
 	"gangway/internal/qemu"
 )
 
-// The kernel has a hidden node for each path to a namespace that two controllers
-// share. The machine takes them for one disk, and installs itself by the default
-// rule with no key pressed.
+// For a namespace that two controllers share, the kernel has a hidden node for each path. The
+// installer sees one disk, and installs to it by the default rule without a key press.
 func TestNVMeWithTwoControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -30,7 +29,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 	if state, changes := s.booted(t); state != "matches" {
-		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
 	m, ctx = boot(t, s.with(false))
@@ -39,9 +38,8 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	s.listed(t)
 }
 
-// Beside the stick and a second one of the same image a machine has a disk on USB
-// alone. The default rule takes none of them; a person may choose the disk, and
-// neither stick.
+// A machine's only disk is on USB, beside the stick and a copy of the stick. The default rule
+// chooses none of them. A person can choose the disk, but neither stick.
 func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -49,7 +47,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	s.bus = qemu.USBFixed
 	second := filepath.Join(t.TempDir(), "second.img")
 	if out, err := exec.Command("cp", "--sparse=always", s.stick, second).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("cp: %v: %.300s", err, out)
 	}
 	before := read(t, second)
 	cfg := s.with(true)
@@ -75,20 +73,19 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// The stick finds its own work, and does not ask again.
+	// The stick recognizes the system that it installed, and does not ask again.
 	m, ctx = boot(t, cfg)
 	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	m.Stop()
 	s.listed(t)
 	if string(read(t, second)) != string(before) {
-		t.Error("the second stick was written to")
+		t.Error("the second stick was changed")
 	}
 }
 
-// Each controller's disk is listed, with what keeps it from being chosen by
-// itself; and a machine that has its disk behind a SCSI controller which this
-// firmware knows starts from it.
+// The disk of each controller is listed, with the reason why it is not chosen automatically. A
+// machine boots from its disk on a SCSI controller that the firmware supports.
 func TestDisksOfManyControllers(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -124,7 +121,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 	typed(`Install Gangway \(manual\)`, "\x1b[B\x1b[B\r")
 	typed(`gangway# `, "pvf-install --list\r")
 	for _, line := range []string{
-		`^sda +2\.1 GB .* sata +no partitions`, // before the others, and USB's last
+		`^sda +2\.1 GB .* sata +no partitions`, // SATA comes before the others, USB last
 		`^sd[b-i] +4\.3 GB .* disk +no partitions`,
 		`^sd[b-i] +2\.1 GB .* megaraid +no partitions`,
 		`^sd[b-i] +2\.1 GB .* pvscsi +no partitions`,
@@ -133,7 +130,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 		`^vda +2\.1 GB .*no partitions`,
 		`^mmcblk0 +2\.1 GB .*no partitions`,
 		`^ .* only if you name it: a memory card`,
-		`^ .* not to be installed to: the stick that this was started from`,
+		`^ .* not to be installed to: the stick that the installer was started from`,
 	} {
 		waitFor(t, ctx, m, line)
 	}

@@ -19,8 +19,8 @@ import (
 	"gangway/wire"
 )
 
-// makers is one maker's folder for all TPMs of a test run, and scratch a folder
-// for what all tests share.
+// makers is the folder of the maker of all TPMs in this test run. scratch is a folder that all
+// tests share.
 var makers, scratch string
 
 func TestMain(m *testing.M) {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// need skips a test where machines cannot be emulated; in CI they must be.
+// need skips a test if machines cannot be emulated. In CI, it fails the test.
 func need(t testing.TB) {
 	t.Helper()
 	missing := qemu.Missing()
@@ -57,7 +57,7 @@ func need(t testing.TB) {
 	}
 }
 
-// programs builds the device's real programs in scratch, as `make build` does.
+// programs builds the device's real programs in scratch, like `make build`.
 var programs = sync.OnceValue(func() error {
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", scratch+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
@@ -67,8 +67,8 @@ var programs = sync.OnceValue(func() error {
 	return nil
 })
 
-// system is what all guests have in their initial file system: programs and
-// modules. It is made once, since it takes a while to compress.
+// system is the initial file system that all guests share: programs and modules. It is made
+// once, because compressing it takes a while.
 var system = sync.OnceValues(func() ([]byte, error) {
 	kernel, err := qemu.KernelDir()
 	if err != nil {
@@ -100,15 +100,15 @@ func read(t testing.TB, path string) []byte {
 	return b
 }
 
-// guest is what a machine boots.
+// guest describes what a machine boots.
 type guest struct {
 	token   *wire.TokenFile
-	cmdline string              // behind what all have
+	cmdline string              // appended to the command line of all guests
 	kernel  func([]byte) []byte // changes the kernel
 	network *netfile.Settings   // nil: none
 }
 
-// disk makes the guest's disk image.
+// disk makes the guest's disk image and returns its path.
 func (g guest) disk(t testing.TB) string {
 	t.Helper()
 	dir, err := qemu.KernelDir()
@@ -150,12 +150,12 @@ func (g guest) disk(t testing.TB) string {
 	return path
 }
 
-// bootTime bounds a boot: 12 s on an idle machine, and 55 s with an
-// installation before; many times that beside other tests and with the race
-// detector.
+// bootTime is the time limit of a boot. A boot takes 12 s on an idle machine, and 55 s with an
+// installation before it; beside other tests and with the race detector it takes many times as
+// long.
 const bootTime = 7 * time.Minute
 
-// boot switches a machine on. It ends with the test.
+// boot switches a machine on, for as long as the test runs.
 func boot(t testing.TB, cfg qemu.Config) (*qemu.Machine, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
@@ -177,12 +177,12 @@ func waitFor(t testing.TB, ctx context.Context, m *qemu.Machine, pattern string)
 	return l, match
 }
 
-// making is held while a TPM is made: they are all of one maker.
+// making is locked while a TPM is made, because all TPMs share one maker's folder.
 var making sync.Mutex
 
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tpm") // short: Unix sockets have short paths
+	dir, err := os.MkdirTemp("", "tpm") // the paths of Unix sockets must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
-// after waits for a line that matches and was printed later than a moment.
+// after waits for a line that matches and was printed after a point in time.
 func after(t testing.TB, ctx context.Context, m *qemu.Machine, since time.Duration, pattern string) qemu.Line {
 	t.Helper()
 	re := regexp.MustCompile(pattern)

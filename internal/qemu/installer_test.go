@@ -32,12 +32,12 @@ var installerParts = sync.OnceValues(func() (*stick.Parts, error) {
 	return stick.LoadParts(kernel, "", scratch)
 })
 
-// site is where a machine is installed: a hub, a stick for its owner, and a
-// machine with a TPM and an empty disk.
+// site is the place where a machine is installed: a hub, a stick for its owner, and a machine
+// with a TPM and an empty disk.
 type site struct {
 	hub   *hubtest.Hub
 	token *wire.TokenFile
-	stick string // image
+	stick string // path of the stick's image
 	disk  string
 	large bool // the disk's sectors have 4096 bytes
 	bus   qemu.Bus
@@ -45,13 +45,13 @@ type site struct {
 	cfg   qemu.Config
 }
 
-// upPattern is a system's first line, which tells for how long its kernel has
-// run.
+// upPattern matches a system's first line, which says for how many seconds its kernel has run.
 const upPattern = `gangway-init \[([0-9.]+)\]: up`
 
 var started = regexp.MustCompile(upPattern)
 
-// kernelStart is when the kernel started whose system is up.
+// kernelStart returns the time at which a system's kernel started. up is the system's first
+// line.
 func kernelStart(t *testing.T, up qemu.Line) time.Duration {
 	t.Helper()
 	ran, err := time.ParseDuration(started.FindStringSubmatch(up.Text)[1] + "s")
@@ -68,13 +68,13 @@ func newSite(t *testing.T, cfg stick.Config) *site {
 	return newSiteWith(t, func(*site) stick.Config { return cfg })
 }
 
-// newSiteWith is newSite for an image that depends on the hub.
+// newSiteWith is like newSite for an image whose configuration depends on the hub.
 func newSiteWith(t *testing.T, config func(*site) stick.Config) *site {
 	t.Helper()
 	return newSiteOf(t, func(*stick.Parts) {}, config)
 }
 
-// newSiteOf is newSiteWith for an image of other parts.
+// newSiteOf is like newSiteWith for an image with changed parts.
 func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick.Config) *site {
 	t.Helper()
 	need(t)
@@ -107,7 +107,7 @@ func newSiteOf(t *testing.T, change func(*stick.Parts), config func(*site) stick
 	return s
 }
 
-// empty gives the machine a new disk.
+// empty replaces the machine's disk by an empty one.
 func (s *site) empty(t *testing.T) {
 	t.Helper()
 	os.Remove(s.disk)
@@ -119,7 +119,7 @@ func (s *site) empty(t *testing.T) {
 	}
 }
 
-// with is the machine with the stick in, or without.
+// with returns the machine's configuration with or without the stick.
 func (s *site) with(stick bool) qemu.Config {
 	cfg := s.cfg
 	if stick {
@@ -133,18 +133,18 @@ func (s *site) with(stick bool) qemu.Config {
 	return cfg
 }
 
-// long keeps a test of some minutes for make e2e-full.
+// long skips a test that takes minutes, except in make e2e-full.
 func long(t *testing.T) {
 	t.Helper()
 	if os.Getenv("GANGWAY_E2E_FULL") == "" {
-		t.Skip("it takes minutes: make e2e-full has it")
+		t.Skip("it takes minutes: run it with make e2e-full")
 	}
 }
 
-// From a stick that somebody put in to a machine in its owner's device list,
-// with no key pressed; and from its disk alone the next time.
+// From a plugged-in stick to the owner's device list, without a key press. At the next boot the
+// machine works from its disk only.
 func TestStickToDeviceList(t *testing.T) {
-	if os.Getenv("GANGWAY_TIMED") == "" { // nothing beside it, where seconds are read
+	if os.Getenv("GANGWAY_TIMED") == "" { // when times are measured, nothing runs in parallel
 		t.Parallel()
 	}
 	s := newSite(t, stick.Config{})
@@ -164,7 +164,7 @@ func TestStickToDeviceList(t *testing.T) {
 	installed, _ := waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	again := after(t, ctx, m, installed.At, upPattern)
 	network := after(t, ctx, m, installed.At, `gangway-init .*: network: `)
-	aboard := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
+	onboarded := after(t, ctx, m, installed.At, `gangway-init .*: onboarded`)
 	good := after(t, ctx, m, installed.At, `gangway-init .*: this boot is good: gangway-a.efi`)
 	waitFor(t, ctx, m, `gangway-init .*: data partition: 3829 MiB`)
 	s.picture(t, m, "aboard")
@@ -172,14 +172,14 @@ func TestStickToDeviceList(t *testing.T) {
 	sec := func(d time.Duration) float64 { return d.Seconds() }
 	kernel, second := kernelStart(t, up), kernelStart(t, again)
 	t.Logf("from power-on to listed %.1f s: firmware and menu %.1f, kernel %.1f, installer %.1f, restart and firmware %.1f, kernel %.1f, network %.1f, onboarding %.1f",
-		sec(aboard.At), sec(kernel), sec(up.At-kernel), sec(installed.At-up.At), sec(second-installed.At), sec(again.At-second), sec(network.At-again.At), sec(aboard.At-network.At))
-	t.Logf("from the installed kernel's start to listed %.1f s, and %.1f more to the first report", sec(aboard.At-second), sec(good.At-aboard.At))
+		sec(onboarded.At), sec(kernel), sec(up.At-kernel), sec(installed.At-up.At), sec(second-installed.At), sec(again.At-second), sec(network.At-again.At), sec(onboarded.At-network.At))
+	t.Logf("from the installed kernel's start to listed %.1f s, and %.1f more to the first report", sec(onboarded.At-second), sec(good.At-onboarded.At))
 	s.listed(t)
 	if state, changes := s.booted(t); state != "matches" {
-		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 
-	// The stick is out: a boot entry less, which firmware measures.
+	// The stick is unplugged, so firmware measures one boot entry less.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
@@ -188,15 +188,15 @@ func TestStickToDeviceList(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 	if state, changes := s.booted(t); state != "matches" {
-		t.Errorf("without the stick the hub says of the boot: %s, %q", state, changes)
+		t.Errorf("without the stick, the hub's boot state is %s, %q; want matches", state, changes)
 	}
 	s.small(t)
 	if n := s.hub.Uses(t, s.token); n != 1 {
-		t.Errorf("%d uses of the token", n)
+		t.Errorf("the token was used %d times; want 1", n)
 	}
 }
 
-// The machine says what is wrong to the person who stands before it.
+// A machine without a network tells the person at it what to check.
 func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -211,27 +211,27 @@ func TestMachineWithoutNetworkSaysSo(t *testing.T) {
 	s.picture(t, m, "no-network")
 	m.Stop()
 	if devices := s.hub.Devices(t, s.hub.Owner); len(devices) != 0 {
-		t.Errorf("devices: %+v", devices)
+		t.Errorf("a device onboarded without a network: %+v", devices)
 	}
 }
 
-// pictures is the folder into which the docs' pictures go, empty if none are
-// to be taken.
+// pictures is the folder for the documentation's screenshots. It is empty if none are to be
+// taken.
 func pictures() string { return os.Getenv("GANGWAY_PICTURES") }
 
-// picture keeps what is on the machine's screen.
+// picture saves a screenshot if pictures is set.
 func (s *site) picture(t *testing.T, m *qemu.Machine, name string) {
 	t.Helper()
 	if pictures() == "" {
 		return
 	}
-	time.Sleep(300 * time.Millisecond) // so that it is drawn
+	time.Sleep(300 * time.Millisecond) // wait until the screen is drawn
 	if err := m.Screenshot(t.Context(), filepath.Join(pictures(), name+".png")); err != nil {
 		t.Error(err)
 	}
 }
 
-// small checks the sizes that we promise: of the image, compressed, and of the
+// small checks the sizes that the documentation promises: of the compressed image, and of the
 // agent.
 func (s *site) small(t *testing.T) {
 	t.Helper()
@@ -252,7 +252,7 @@ func (s *site) small(t *testing.T) {
 	}
 	t.Logf("the image has %.1f MiB compressed, the agent %.1f MiB", float64(packed)/(1<<20), float64(agent.Size())/(1<<20))
 	if packed > 72<<20 || agent.Size() > 12<<20 {
-		t.Error("too large")
+		t.Error("the image is larger than 72 MiB, or the agent larger than 12 MiB")
 	}
 }
 
@@ -263,7 +263,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// listed checks that the machine is in the owner's list, alone.
+// listed checks that the owner's list has exactly one device, the machine.
 func (s *site) listed(t *testing.T) {
 	t.Helper()
 	devices := s.hub.Devices(t, s.hub.Owner)
@@ -271,11 +271,11 @@ func (s *site) listed(t *testing.T) {
 		t.Fatalf("devices: %+v", devices)
 	}
 	if kernel := devices[0].DeviceMeta["gangway.kernel"]; kernel == nil || !strings.HasPrefix(kernel.(string), "6.") {
-		t.Errorf("it reports the kernel %v", kernel)
+		t.Errorf("the device reports the kernel %v", kernel)
 	}
 }
 
-// booted is what the hub has seen the machine boot.
+// booted returns the hub's state of the machine's last boot, and the changes.
 func (s *site) booted(t *testing.T) (state string, changes []string) {
 	t.Helper()
 	b, _, diff := latestBoot(t, s.hub)

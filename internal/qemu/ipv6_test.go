@@ -14,8 +14,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A network that has only IPv6 will do: one that configures its machines, and one
-// whose addresses the settings name.
+// A machine onboards on a network with only IPv6: with automatic addresses, and with static
+// ones.
 func TestMachineComesAboardByIPv6(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -34,7 +34,7 @@ func TestMachineComesAboardByIPv6(t *testing.T) {
 func byIPv6(t *testing.T, network *netfile.Settings, address string) {
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
-		t.Skipf("this system has no IPv6: %v", err)
+		t.Skipf("this machine has no IPv6: %v", err)
 	}
 	t.Cleanup(func() { l.Close() })
 	tpm := newTPM(t, swtpm.P384)
@@ -56,7 +56,7 @@ func byIPv6(t *testing.T, network *netfile.Settings, address string) {
 	}
 }
 
-// carry carries connections to an address, until the listener is closed.
+// carry forwards connections to an address until the listener is closed.
 func carry(l net.Listener, to string) {
 	for {
 		c, err := l.Accept()

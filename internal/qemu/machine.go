@@ -17,48 +17,48 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Bus is how a disk is attached.
+// Bus is the way a disk is attached.
 type Bus string
 
-// The buses. A USB disk is a stick, unless it is USBFixed.
+// The buses. A USB disk is removable, like a stick; a USBFixed disk is not.
 const (
 	VirtIO     Bus = "virtio"
 	NVMe       Bus = "nvme"
-	NVMePaths  Bus = "nvme-subsys" // a namespace with two controllers, which are paths to it
+	NVMePaths  Bus = "nvme-subsys" // a namespace with two paths: one by each of two controllers
 	USB        Bus = "usb"
-	USBFixed   Bus = "usb-fixed" // which does not say that it is removable
+	USBFixed   Bus = "usb-fixed" // does not report that it is removable
 	SATA       Bus = "sata"
-	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF starts neither from it
-	PVSCSI     Bus = "pvscsi"       // nor from this one
+	MegaRAID   Bus = "megasas-gen2" // Debian's OVMF cannot boot from it
+	PVSCSI     Bus = "pvscsi"       // nor from it
 	VirtIOSCSI Bus = "virtio-scsi-pci"
-	SDCard     Bus = "sdhci-pci" // its size is a power of two. Firmware does not start it
+	SDCard     Bus = "sdhci-pci" // its size must be a power of two; firmware cannot boot from it
 )
 
-// Disk is a raw disk image. The firmware tries disks in their order.
+// Disk is a raw disk image. The firmware tries the disks in their order.
 type Disk struct {
 	Path     string
 	Bus      Bus  // empty: VirtIO
-	ReadOnly bool // not for NVMe, which QEMU has writable alone
-	Sector   int  // logical, in bytes. Default: 512
+	ReadOnly bool // QEMU's NVMe disks cannot be read-only
+	Sector   int  // size of a logical sector, in bytes. Default: 512
 }
 
-// Config is a machine. Memory and processors are part of what its firmware
-// measures: the same Config gives the same PCRs.
+// Config configures a machine. Its firmware measures memory and processors too: the same Config
+// gives the same PCRs.
 type Config struct {
-	Dir     string     // of what it leaves; made if it is not there
-	TPM     *swtpm.TPM // nil: none. It is taken off its command socket
+	Dir     string     // folder of its files; made if it does not exist
+	TPM     *swtpm.TPM // nil: none. While the machine runs, the TPM's command socket is closed
 	CRB     bool       // the TPM's interface is CRB instead of TIS
 	Disks   []Disk
 	Memory  int    // MiB. Default: 512
 	CPUs    int    // Default: 2
-	Clock   string // what its clock says when it is switched on, "1970-01-01T00:00:00". Default: now
-	Offline bool   // it has no network interface
-	IPv6    bool   // its network has no IPv4; this one is fec0::2
-	Wire    *Wire  // what its network loses; nil: nothing
-	Screen  bool   // a screen, for Screenshot
-	Reboot  bool   // it may reset itself; otherwise that switches it off
-	// SecureBoot is firmware that knows it: in setup mode, until somebody
-	// enrols keys.
+	Clock   string // its clock's time at power-on, "1970-01-01T00:00:00". Default: now
+	Offline bool   // no network interface
+	IPv6    bool   // no IPv4 on its network; the test's machine is fec0::2
+	Wire    *Wire  // a network that loses packets; nil: a perfect one
+	Screen  bool   // it has a screen, for Screenshot
+	Reboot  bool   // it may reset itself; otherwise a reset switches it off
+	// SecureBoot chooses firmware with Secure Boot. It is in setup mode until keys are
+	// enrolled.
 	SecureBoot bool
 }
 
@@ -75,8 +75,8 @@ type Machine struct {
 	log  *os.File
 }
 
-// Start switches a machine on. It runs until it switches itself off, until
-// Stop, or until ctx ends.
+// Start switches a machine on. It runs until it switches itself off, until Stop, or until ctx
+// ends.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("qemu: " + m)
@@ -133,7 +133,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	return m, nil
 }
 
-// prepare makes the folder and what is in it.
+// prepare makes the machine's folder and files.
 func (m *Machine) prepare() error {
 	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("qemu: %w", err)
@@ -144,10 +144,10 @@ func (m *Machine) prepare() error {
 			err = os.WriteFile(m.vars(), b, 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("qemu: the firmware's variables: %w", err)
+			return fmt.Errorf("qemu: copying the firmware's variables: %w", err)
 		}
 	}
-	// Unix sockets have short paths.
+	// The paths of Unix sockets must be short.
 	dir, err := os.MkdirTemp("", "qmp")
 	if err != nil {
 		return fmt.Errorf("qemu: %w", err)
@@ -162,11 +162,11 @@ func (m *Machine) prepare() error {
 
 func (m *Machine) vars() string { return filepath.Join(m.cfg.Dir, "vars.fd") }
 
-// cpu is a processor without AVX. With it, which QEMU emulates since 7.2, the
-// kernel's self-tests of its ciphers take longer, and hung once.
+// cpu is a processor without AVX. With AVX, which QEMU emulates since 7.2, the self-tests of
+// the kernel's ciphers take longer, and hung once.
 const cpu = "Westmere,+rdrand"
 
-// arguments are QEMU's. Nothing is there that is not named here.
+// arguments returns QEMU's arguments. The machine has no other devices than these.
 func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	cfg := m.cfg
 	code, machine := codePath, "q35"
@@ -181,10 +181,10 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		"-drive", "if=pflash,unit=1,format=raw,file=" + value(m.vars()),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + value(m.qmp) + ",server=on,wait=off",
-		"-device", "virtio-rng-pci", // so that nobody waits for randomness
-		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets, as on real boards
+		"-device", "virtio-rng-pci", // so that the boot does not wait for randomness
+		"-global", "ICH9-LPC.noreboot=false", // the watchdog resets the machine, as on real boards
 	}
-	if cfg.SecureBoot { // the system itself cannot write the firmware's keys
+	if cfg.SecureBoot { // the operating system cannot overwrite the firmware's keys
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
 	if cfg.Clock != "" {
@@ -232,7 +232,8 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 		if d.Sector != 0 {
 			device += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
-		// Its serial number is its file's name: a disk stays the same in another place.
+		// The serial number is the file's name, so a disk keeps it when the order of disks
+		// changes.
 		serial := ",serial=" + value(strings.TrimSuffix(filepath.Base(d.Path), filepath.Ext(d.Path)))
 		var controllers []string
 		switch d.Bus {
@@ -250,7 +251,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 			}
 			device = "usb-storage" + removable + device
 			if !usb {
-				controllers = []string{"qemu-xhci,addr=0x10"} // out of the others' way: they keep their places without it
+				controllers = []string{"qemu-xhci,addr=0x10"} // a fixed slot, so that the other devices' slots do not depend on it
 			}
 			usb = true
 		case SATA:
@@ -262,7 +263,7 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 			controllers = []string{string(d.Bus)}
 			device = "sd-card,drive=" + id
 		default:
-			return nil, fmt.Errorf("qemu: there is no bus %q", d.Bus)
+			return nil, fmt.Errorf("qemu: unknown bus %q", d.Bus)
 		}
 		args = append(args, "-drive", drive)
 		for _, c := range append(controllers, device) {
@@ -272,23 +273,22 @@ func (m *Machine) arguments(ctx context.Context) ([]string, error) {
 	return args, nil
 }
 
-// value doubles commas, at which QEMU's options end.
+// value doubles commas, because a comma ends an option of QEMU.
 func value(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// WaitFor waits until the console has a line that matches, and returns it with
-// its submatches.
+// WaitFor waits until the console has a line that matches, and returns the line and its
+// submatches.
 func (m *Machine) WaitFor(ctx context.Context, re *regexp.Regexp) (Line, []string, error) {
 	return m.wait(ctx, m.Off, re)
 }
 
-// Type sends keys to the serial console.
+// Type types keys on the serial console.
 func (m *Machine) Type(s string) error {
 	_, err := io.WriteString(m.keys, s)
 	return err
 }
 
-// WaitOff waits until the machine has switched itself off. That it ended
-// otherwise is an error.
+// WaitOff waits until the machine has switched itself off. Any other end is an error.
 func (m *Machine) WaitOff(ctx context.Context) error {
 	select {
 	case <-m.Off:
@@ -301,8 +301,8 @@ func (m *Machine) WaitOff(ctx context.Context) error {
 	return nil
 }
 
-// Stop cuts the power, and waits until the machine and its TPM have ended.
-// Stopping twice is no error.
+// Stop cuts the power, and waits until the machine and its TPM have ended. A second call does
+// nothing.
 func (m *Machine) Stop() {
 	m.proc.Stop(0)
 	<-m.Off

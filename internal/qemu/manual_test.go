@@ -10,15 +10,15 @@ import (
 	"gangway/image/stick"
 )
 
-// A person at the serial console chooses the shell, looks at the disks, makes
-// a mistake, and installs. The disk is larger than what its file system was
-// made for. The image is one for debugging, so the system has a console.
+// A person at the serial console chooses the shell, lists the disks, makes a mistake, and
+// installs. The disk is larger than its file system was made for. It is a debug image, so the
+// installed system has a console.
 func TestManualInstallation(t *testing.T) {
 	long(t)
 	t.Parallel()
 	s := newSite(t, stick.Config{Debug: true})
 	if err := os.Truncate(s.disk, 3<<40); err != nil {
-		t.Skipf("no room for a large disk, though an empty one: %v", err)
+		t.Skipf("this file system does not support a sparse file of 3 TiB: %v", err)
 	}
 	m, ctx := boot(t, s.with(true))
 	at := time.Duration(0)
@@ -33,7 +33,7 @@ func TestManualInstallation(t *testing.T) {
 	typed(`gangway-init .*: pvf-install lists`, "")
 	typed(`gangway# `, "pvf-install --list\r")
 	typed(`^nvme0n1 +3\.3 TB +QEMU NVMe Ctrl +disk +no partitions`, "")
-	typed(`not to be installed to: the stick that this was started from`, "")
+	typed(`not to be installed to: the stick that the installer was started from`, "")
 	typed(`gangway# `, "pvf-install --disk /dev/sda --yes; echo code $?\r")
 	typed(`^pvf-install: /dev/sda is not installed to: the stick`, "")
 	typed(`^code 1`, "pvf-install\r")
@@ -60,9 +60,9 @@ func TestManualInstallation(t *testing.T) {
 	typed(`gangway# `, "grep VmHWM /proc/$(pidof gangway-agent)/status\r")
 	_, most := waitFor(t, ctx, m, `^VmHWM:\s+(\d+) kB`)
 	if kib, err := strconv.Atoi(most[1]); err != nil || kib > 24<<10 {
-		t.Errorf("the agent had %s KiB resident, %v", most[1], err)
+		t.Errorf("the agent has used %s KiB of memory, %v; at most 24 MiB are allowed", most[1], err)
 	}
-	t.Logf("the agent has had %s KiB resident at most", most[1])
+	t.Logf("the agent has used at most %s KiB of memory", most[1])
 	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
 		t.Errorf("the join token is still on the disk: %s", l.Text)
 	}

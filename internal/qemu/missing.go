@@ -10,20 +10,19 @@ import (
 	"strings"
 )
 
-// Where Debian has them.
+// Paths of Debian's packages.
 const (
 	program  = "qemu-system-x86_64"
 	codePath = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 	varsPath = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	// Firmware that knows Secure Boot.
+	// signedCodePath is firmware with Secure Boot.
 	signedCodePath = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
 	// StubPath is systemd's stub for unified kernel images.
 	StubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 )
 
-// Missing says, in one sentence, what is not installed and how to install it.
-// It is empty when nothing is missing. Software TPMs have a Missing of their
-// own.
+// Missing says in one sentence what is not installed and how to install it. It is empty if
+// nothing is missing. For software TPMs, see swtpm.Missing.
 func Missing() string {
 	var names, debs []string
 	miss := func(name, deb string) {
@@ -40,19 +39,18 @@ func Missing() string {
 	if len(names) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("emulated machines need %s: install with `apt-get install %s`, or your system's like",
+	return fmt.Sprintf("emulated machines need %s: install them with `apt-get install %s`, or with your system's package manager",
 		strings.Join(names, ", "), strings.Join(debs, " "))
 }
 
-// KernelDir returns the folder of the kernel that scripts/kernel.sh unpacked:
-// vmlinuz and modules/. GANGWAY_KERNEL names another one.
+// KernelDir returns the folder with vmlinuz and modules/ that scripts/kernel.sh unpacked. The
+// variable GANGWAY_KERNEL overrides it.
 func KernelDir() (string, error) {
 	return unpacked("GANGWAY_KERNEL", "kernel", "scripts/kernel.sh")
 }
 
-// InstallerKernelDir returns the folder of the kernel that installer images are
-// made of, which `gangway image fetch` unpacked. GANGWAY_INSTALLER_KERNEL names
-// another one.
+// InstallerKernelDir returns the folder of the kernel for installer images, which `gangway
+// image fetch` unpacked. The variable GANGWAY_INSTALLER_KERNEL overrides it.
 func InstallerKernelDir() (string, error) {
 	return unpacked("GANGWAY_INSTALLER_KERNEL", "installer-kernel", "scripts/install.sh")
 }
@@ -70,7 +68,7 @@ func unpacked(env, name, script string) (string, error) {
 			break
 		}
 		if at == filepath.Dir(at) {
-			return "", errors.New("qemu: this is not inside the source tree")
+			return "", errors.New("qemu: the working directory is not inside the source tree")
 		}
 	}
 	dir := filepath.Join(at, "build", name)

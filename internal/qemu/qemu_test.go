@@ -17,8 +17,8 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// A machine without a TPM boots from a stick and says what is wrong; its screen
-// can be looked at.
+// A machine without a TPM boots from a stick and reports the problem. A test can take a
+// screenshot of it.
 func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -34,7 +34,7 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 	}
 	picture, err := png.Decode(bytes.NewReader(read(t, shot)))
 	if err != nil || picture.Bounds().Dx() < 640 {
-		t.Errorf("the screen: %v", err)
+		t.Errorf("the screenshot cannot be decoded, or is too small: %v", err)
 	}
 	waitFor(t, ctx, m, `^gangway-agent: identity: no TPM at /dev/tpmrm0: switch it on in the firmware setup`)
 	waitFor(t, ctx, m, `^gangway-init .*: the agent ended with code 1$`)
@@ -42,12 +42,12 @@ func TestMachineWithoutTPMSaysSo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if log := string(read(t, filepath.Join(dir, "console.log"))); !strings.Contains(log, "the agent ended with code 1") {
-		t.Errorf("console.log holds\n%s", log)
+		t.Errorf("console.log lacks the agent's exit code; it ends\n%s", log[max(0, len(log)-500):])
 	}
 }
 
-// A machine whose disk is empty is in the firmware's shell, which can be typed
-// to, finds the disk, and switches off when it is told.
+// A machine with an empty disk starts the firmware's shell. A test can type to the shell, which
+// finds the disk and switches the machine off on request.
 func TestTypeToTheFirmware(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -68,7 +68,7 @@ func TestTypeToTheFirmware(t *testing.T) {
 	}
 }
 
-// A machine is bounded in time, and ended by Stop.
+// A wait ends with its context, and Stop ends a machine.
 func TestMachineEndsWhenItIsTold(t *testing.T) {
 	t.Parallel()
 	need(t)
@@ -79,18 +79,18 @@ func TestMachineEndsWhenItIsTold(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, _, err := m.WaitFor(ctx, regexp.MustCompile("never")); err == nil || !strings.Contains(err.Error(), "did not print") {
-		t.Errorf("waiting for what never comes: %v", err)
+		t.Errorf("waiting for a line that is never printed: %v", err)
 	}
 	if err := m.WaitOff(ctx); err == nil || !strings.Contains(err.Error(), "still on") {
-		t.Errorf("waiting for its end: %v", err)
+		t.Errorf("waiting for the machine's end: %v", err)
 	}
 	m.Stop()
 	m.Stop()
 	if _, _, err := m.WaitFor(t.Context(), regexp.MustCompile("never")); err == nil || !strings.Contains(err.Error(), "ended without") {
-		t.Errorf("after its end: %v", err)
+		t.Errorf("waiting for a line after the machine's end: %v", err)
 	}
 	if err := m.Reset(t.Context()); err == nil {
-		t.Error("a machine that is off is reset")
+		t.Error("resetting a machine that is off succeeds")
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	m, err = qemu.Start(ctx, qemu.Config{Dir: t.TempDir()})
@@ -125,13 +125,13 @@ func TestMachineRefusesWhatIsNotThere(t *testing.T) {
 	t.Parallel()
 	need(t)
 	if _, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir(), Disks: []qemu.Disk{{Path: "x", Bus: "floppy"}}}); err == nil {
-		t.Error("a floppy is taken")
+		t.Error("a floppy is accepted")
 	}
 	m, err := qemu.Start(t.Context(), qemu.Config{Dir: t.TempDir(), Disks: []qemu.Disk{{Path: "/nowhere,readonly=on"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := m.WaitOff(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere,readonly=on") {
-		t.Errorf("a disk that is not there: %v", err)
+		t.Errorf("a disk that does not exist: %v", err)
 	}
 }

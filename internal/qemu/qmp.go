@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// qmpTime bounds a command of QMP and its answer.
+// qmpTime is the time limit of a QMP command.
 const qmpTime = 20 * time.Second
 
-// command sends one command of the QEMU Machine Protocol (QEMU's
-// docs/interop/qmp-spec) and waits for its answer. Each makes a connection.
+// command sends one command of the QEMU Machine Protocol (QEMU's docs/interop/qmp-spec) on a
+// new connection and waits for the answer.
 func (m *Machine) command(ctx context.Context, name string, arguments any) error {
 	c, err := m.dial(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 				return errors.New(r.Error.Desc)
 			case greeting && r.QMP != nil, !greeting && r.Return != nil:
 				return nil
-			} // the rest are events
+			} // ignore events
 		}
 	}
 	type call struct {
@@ -62,7 +62,7 @@ func (m *Machine) command(ctx context.Context, name string, arguments any) error
 	return nil
 }
 
-// dial connects to a machine that may have been started a moment ago.
+// dial connects to the machine. It retries, because QEMU may have started just now.
 func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, qmpTime)
 	defer cancel()
@@ -81,12 +81,11 @@ func (m *Machine) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Reset resets the machine, its TPM too, as the reset button does. Without
-// Config.Reboot that switches it off.
+// Reset resets the machine and its TPM, as the reset button does. Without Config.Reboot, it
+// switches the machine off.
 func (m *Machine) Reset(ctx context.Context) error { return m.command(ctx, "system_reset", nil) }
 
-// Screenshot writes what is on the screen to a PNG file. The machine needs
-// Config.Screen.
+// Screenshot writes the screen's content to a PNG file. The machine needs Config.Screen.
 func (m *Machine) Screenshot(ctx context.Context, name string) error {
 	name, err := filepath.Abs(name)
 	if err != nil {

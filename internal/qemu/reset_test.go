@@ -15,10 +15,10 @@ import (
 	"gangway/internal/qemu"
 )
 
-// A stick of --reset-only leaves nothing of an encrypted installation: the
-// recovery key opens the disk no more, the TPM opens not even a copy of it, and
-// firmware has forgotten it. Another disk is not touched. Installed anew, the
-// machine is the same device, for its endorsement key is its maker's.
+// A stick of --reset-only leaves nothing of an encrypted installation. The recovery key no
+// longer opens the disk, the TPM does not even open a copy of it, and firmware has no entry of
+// it. Another disk is not touched. After a new installation the machine is the same device,
+// because its endorsement key does not change.
 func TestResetStick(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -34,14 +34,14 @@ func TestResetStick(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := luks.Open(bytes.NewReader(s.data(t)), []byte(recovery)); err != nil {
-		t.Fatalf("before: %v", err)
+		t.Fatalf("before the wipe, the recovery key does not open the disk: %v", err)
 	}
 	if !s.firmwareNames(t, "Gangway") {
-		t.Error("before, firmware has no entry of the system")
+		t.Error("before the wipe, firmware has no entry of the system")
 	}
 	old := filepath.Join(t.TempDir(), "copy.img")
 	if out, err := exec.Command("cp", "--sparse=always", s.disk, old).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("cp: %v: %.300s", err, out)
 	}
 
 	parts := s.parts(t)
@@ -74,7 +74,7 @@ func TestResetStick(t *testing.T) {
 	}
 
 	if i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk)); err == nil {
-		t.Errorf("the disk has a system: %+v", i)
+		t.Errorf("the disk still has a system: %+v", i)
 	}
 	f, err := os.Open(s.disk)
 	if err != nil {
@@ -95,14 +95,14 @@ func TestResetStick(t *testing.T) {
 		t.Error("another disk was written to")
 	}
 
-	// Who has copied the disk before has a machine that does not open it.
+	// Somebody who copied the disk before the wipe cannot open the copy on this machine.
 	copied := s.cfg
 	copied.Disks = []qemu.Disk{{Path: old, Bus: qemu.NVMe}}
 	m, ctx = boot(t, copied)
-	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not give out the disk's key`)
+	waitFor(t, ctx, m, `gangway-init .*: The data partition does not open: this TPM does not release the disk's key`)
 	m.Stop()
 
-	// Where nothing of Gangway's is, a person is asked.
+	// If no disk has a Gangway system, the stick asks a person.
 	m, ctx = boot(t, reset)
 	waitFor(t, ctx, m, `gangway-init .*: No disk of this machine has Gangway on it`)
 	if err := m.Type("no\r"); err != nil {
@@ -119,12 +119,12 @@ func TestResetStick(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 	if got := s.hub.Devices(t, s.hub.Owner)[0].ID; got != id {
-		t.Errorf("installed anew it is the device %s; it was %s", got, id)
+		t.Errorf("after the new installation the machine is the device %s; before it was %s", got, id)
 	}
 }
 
-// firmwareNames reports whether the firmware has a boot entry of a description.
-// Its store keeps deleted variables, marked in their state.
+// firmwareNames reports whether the firmware has a boot entry with a description. Its store
+// keeps deleted variables, whose state says so.
 func (s *site) firmwareNames(t *testing.T, description string) bool {
 	t.Helper()
 	var want []byte
@@ -134,7 +134,7 @@ func (s *site) firmwareNames(t *testing.T, description string) bool {
 	store := read(t, filepath.Join(s.cfg.Dir, "vars.fd"))
 	const header = 60 // AUTHENTICATED_VARIABLE_HEADER of EDK II
 	for at := 0; at+header <= len(store); at += 4 {
-		if !bytes.HasPrefix(store[at:], []byte{0xAA, 0x55, 0x3F}) { // there, and not deleted
+		if !bytes.HasPrefix(store[at:], []byte{0xAA, 0x55, 0x3F}) { // a variable that is not deleted
 			continue
 		}
 		name := at + header

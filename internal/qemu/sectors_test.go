@@ -6,8 +6,8 @@ import (
 	"gangway/image/stick"
 )
 
-// A disk whose sectors have 4096 bytes is installed to, encrypted, boots, is
-// updated, and boots again.
+// A disk with sectors of 4096 bytes is installed to, encrypted, booted, updated, and booted
+// again.
 func TestDiskWithLargeSectors(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -21,7 +21,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 	if state, changes := s.booted(t); state != "matches" {
-		t.Errorf("the hub says of the boot: %s, %q", state, changes)
+		t.Errorf("the hub's boot state is %s, %q; want matches", state, changes)
 	}
 	s.sound(t)
 

@@ -15,10 +15,9 @@ import (
 	"gangway/image/stick"
 )
 
-// A machine in setup mode takes the owner's own keys from the stick and has
-// Secure Boot on from then on: it starts the owner's stick and what that
-// installs; and neither a stick that was altered after it was signed, nor one
-// that is not signed, nor a system that was altered on the disk.
+// A machine in setup mode enrols the owner's keys from the stick and has Secure Boot from then
+// on. It starts the owner's stick and the installed system. It does not start a stick that was
+// changed after signing, an unsigned stick, or a system that was changed on the disk.
 func TestSecureBoot(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -69,22 +68,22 @@ func TestSecureBoot(t *testing.T) {
 		m, ctx := boot(t, s.with(withStick))
 		waitFor(t, ctx, m, `(?i)access denied|security violation`)
 		if l, _, ok := m.Find(started); ok {
-			t.Errorf("%s: it started: %s", what, l.Text)
+			t.Errorf("%s: it boots: %s", what, l.Text)
 		}
 		m.Stop()
 	}
-	// alter changes one bit of an image's entry: of its initial file system.
+	// alter changes one bit in the initial file system of an image's entry.
 	alter := func(image, entry string) string {
 		t.Helper()
 		copied := filepath.Join(t.TempDir(), filepath.Base(image))
 		if out, err := exec.Command("cp", "--sparse=always", image, copied).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("cp: %v: %.300s", err, out)
 		}
 		file := filepath.Join(t.TempDir(), "altered.efi")
 		mtools := func(program string, args ...string) {
 			t.Helper()
 			if out, err := exec.Command(program, append([]string{"-i", copied + "@@1M"}, args...)...).CombinedOutput(); err != nil {
-				t.Fatalf("%s: %v: %s", program, err, out)
+				t.Fatalf("%s: %v: %.300s", program, err, out)
 			}
 		}
 		mtools("mcopy", "::/"+entry, file)
@@ -96,7 +95,7 @@ func TestSecureBoot(t *testing.T) {
 		mtools("mcopy", "-o", file, "::/"+entry)
 		return copied
 	}
-	// The disk keeps its file's name, which is its serial number.
+	// The disk keeps its file's name, because that is its serial number.
 	good := s.disk
 	s.disk = alter(good, "EFI/Linux/gangway-a.efi")
 	refused("the system, altered", false)
@@ -108,19 +107,19 @@ func TestSecureBoot(t *testing.T) {
 	s.stick = unsigned
 	refused("a stick that is not signed", true)
 
-	// Another machine, whose keys a person enrols: the menu's last entry.
+	// On another machine a person enrols the keys, with the last entry of the menu.
 	s.cfg.Dir = t.TempDir()
 	s.stick = build(false)
 	m, ctx = boot(t, s.with(true))
 	waitFor(t, ctx, m, `Install Gangway \(manual\)`)
 	if l, _, ok := m.Find(regexp.MustCompile(`Enrolling secure boot keys`)); ok {
-		t.Errorf("nobody was asked: %s", l.Text)
+		t.Errorf("the keys are enrolled without a question: %s", l.Text)
 	}
 	if err := m.Type(strings.Repeat("\x1b[B", 9) + "\r"); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, ctx, m, `Enrolling secure boot keys from directory: .*auto`)
-	waitFor(t, ctx, m, upPattern) // it is signed by these keys
+	waitFor(t, ctx, m, upPattern) // the stick is signed with these keys
 	m.Stop()
 	s.stick = unsigned
 	refused("a stick that is not signed, where a person has enrolled the keys", true)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// tcpFrame is a frame of IPv4 and TCP with right checksums.
+// tcpFrame makes a frame of IPv4 and TCP. Its checksums are not set.
 func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []byte {
 	f := make([]byte, etherHeader+20+20)
 	binary.BigEndian.PutUint16(f[12:], typeIPv4)
@@ -22,9 +22,10 @@ func tcpFrame(from, to uint16, seq uint32, flags byte, options, data []byte) []b
 	return append(append(f, options...), data...)
 }
 
-// A segment that is larger than the machine wants comes as several, which are
-// the same data; one of a machine that wants no smaller ones is lost.
+// A segment that is larger than the machine's maximum segment size arrives as several segments
+// with the same data. If the machine announced no maximum, the segment is lost.
 func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
+	t.Parallel()
 	w := &Wire{MTU: 1280}
 	if w.up(tcpFrame(50000, 443, 1, 2, []byte{1, 1, 2, 4, 0x04, 0xD8, 1, 1}, nil)) == nil { // MSS 1240
 		t.Fatal("the SYN is lost")
@@ -34,41 +35,42 @@ func TestWireCutsSegmentsAsTheMachineWantsThem(t *testing.T) {
 		data[i] = byte(i * 7)
 	}
 	var got []byte
-	for _, f := range w.obeying(tcpFrame(443, 50000, 1000, 0x19, nil, data)) {
+	for _, f := range w.resegment(tcpFrame(443, 50000, 1000, 0x19, nil, data)) {
 		if f = w.down(f); f == nil {
 			t.Fatal("a piece is lost")
 		}
 		s, ok := segmentOf(f)
 		if !ok || s.end != len(f) || binary.BigEndian.Uint32(f[s.tcp+4:]) != uint32(1000+len(got)) {
-			t.Fatalf("piece %x", f[:54])
+			t.Fatalf("a piece has a wrong length or sequence number: %x", f[:54])
 		}
 		pseudo := append(append([]byte(nil), f[s.ip+12:s.ip+20]...), 0, protocolTCP, byte((len(f)-s.tcp)>>8), byte(len(f)-s.tcp))
 		if checksum(f[s.ip:s.tcp]) != 0 || checksum(append(pseudo, f[s.tcp:]...)) != 0 {
-			t.Error("a checksum is wrong")
+			t.Error("a piece has a wrong checksum")
 		}
 		got = append(got, f[s.data:]...)
 		if last := len(got) == len(data); (f[s.tcp+13]&1 != 0) != last {
-			t.Error("FIN is not the last one's")
+			t.Error("FIN is not only on the last piece")
 		}
 	}
 	if !bytes.Equal(got, data) {
-		t.Error("it is other data")
+		t.Error("the pieces hold other data")
 	}
-	if f := w.obeying(tcpFrame(443, 50001, 1000, 0x18, nil, data)); len(f) != 1 || w.down(f[0]) != nil {
-		t.Error("a machine that wants large segments gets them")
+	if f := w.resegment(tcpFrame(443, 50001, 1000, 0x18, nil, data)); len(f) != 1 || w.down(f[0]) != nil {
+		t.Error("a segment above the network's MTU arrives")
 	}
 }
 
-// A VLAN's tag is taken off and put on, and nothing else passes.
+// The VLAN's tag is added and removed. Frames of other networks are lost.
 func TestWireIsOneVLAN(t *testing.T) {
+	t.Parallel()
 	w := &Wire{VLAN: 42}
 	plain := tcpFrame(443, 50000, 1, 0x10, nil, []byte("hello"))
 	tagged := w.down(plain)
 	if len(tagged) != len(plain)+etherTag || !bytes.Equal(w.up(tagged), plain) {
-		t.Errorf("%x", tagged)
+		t.Errorf("the tagged frame is %x", tagged)
 	}
 	tagged[15] = 43
 	if w.up(tagged) != nil || w.up(plain) != nil || w.Lost("vlan") != 2 {
-		t.Error("another network passes")
+		t.Error("a frame of another network is not lost")
 	}
 }

@@ -31,10 +31,9 @@ import (
 	"gangway/internal/qemu"
 )
 
-// Revisions with systems are posted through the hub to an installed machine:
-// one with another kernel comes up in the other slot and stays; one whose
-// kernel panics falls back by itself, and its owner reads why. What is no
-// system is not tried.
+// The owner posts revisions with systems to an installed machine. A system with another kernel
+// comes up in the other slot and stays. A system whose kernel panics falls back without help,
+// and the owner reads the reason. A file that is not a system is not tried.
 func TestSystemUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -47,8 +46,8 @@ func TestSystemUpdates(t *testing.T) {
 	o := s.signIn(t)
 	o.begun(ctx)
 
-	// Its owner wants to see what is booted: the new system is let in when it
-	// was accepted, while it is tried.
+	// The owner's policy requires measured boots: the hub accepts the new system once the owner
+	// has accepted its boot, during the trial.
 	s.hub.Policy(t, s.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	began := time.Now()
 	other := parts
@@ -57,15 +56,15 @@ func TestSystemUpdates(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b, which is tried; slot a is kept$`)
 	changes := s.changed(t, ctx)
 	if !slices.ContainsFunc(changes, func(w string) bool { return strings.HasPrefix(w, "The kernel's hash differs") }) {
-		t.Errorf("the hub says of the boot: %q", changes)
+		t.Errorf("the changes of the boot do not name the kernel: %q", changes)
 	}
 	o.call(ctx, "POST", "/devices/"+o.device+"/boot/reference", map[string]string{"from": "latest"}, nil)
 	if p := o.becomes(ctx, m, rev, "DONE"); p.Progress != 100 {
-		t.Errorf("%+v", p)
+		t.Errorf("the revision is done, but its progress is %+v; want 100", p)
 	}
 	t.Logf("updated in %.1f s", time.Since(began).Seconds())
 
-	// The first process ends at once, so the kernel panics.
+	// The new system's first process ends at once, so the kernel panics.
 	began = time.Now()
 	seen := m.Lines()[len(m.Lines())-1].At
 	bad := parts
@@ -75,29 +74,28 @@ func TestSystemUpdates(t *testing.T) {
 	after(t, ctx, m, seen, `gangway-init .*: system: slot b$`)
 	p := o.becomes(ctx, m, rev, "ERROR")
 	if !strings.Contains(p.Message, "fell back to slot b") {
-		t.Errorf("the owner reads %q", p.Message)
+		t.Errorf("the owner reads %q; want the fallback to slot b", p.Message)
 	}
 	t.Logf("fell back in %.1f s", time.Since(began).Seconds())
 
 	m.Stop()
 	s.listed(t)
 
-	// What was made permanent is what starts. The installer, which would erase
-	// the disk, is no system.
+	// The committed system boots. The installer, which would erase the disk, is refused as a
+	// system.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	rev = o.post(ctx, s.installer(t))
 	if p = o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "gangway.mode=auto") {
-		t.Errorf("the owner reads %q", p.Message)
+		t.Errorf("the owner reads %q; want the installer's mode", p.Message)
 	}
 	m.Stop()
 	s.listed(t)
 }
 
-// A new system that comes up and does not reach the hub, or that hangs, falls
-// back by itself: its first process restarts the machine, or the watchdog
-// resets it.
+// A new system that does not reach the hub, or that hangs, falls back without help: its first
+// process restarts the machine, or the watchdog resets it.
 func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -109,7 +107,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 		change      func(p *stick.Parts)
 		says        []string
 	}{
-		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // which is of no use there, and ends
+		{"no agent", "-X main.trialTime=40s", func(p *stick.Parts) { p.Agent = p.Init }, // not an agent: it ends at once
 			[]string{tried, `gangway-init .*: This new system was not made permanent within 40s`}},
 		{"no driver for its disk", "-X main.trialTime=10s", func(p *stick.Parts) { p.Modules = without{p.Modules, "nvme"} },
 			[]string{`gangway-init .*: The disk that this was started from cannot be found`}},
@@ -133,15 +131,15 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 		back := after(t, ctx, m, at, `gangway-init .*: system: slot a$`)
 		p := o.becomes(ctx, m, rev, "ERROR")
 		if !strings.Contains(p.Message, "fell back to slot a") {
-			t.Errorf("%s: the owner reads %q", c.name, p.Message)
+			t.Errorf("%s: the owner reads %q; want the fallback to slot a", c.name, p.Message)
 		}
-		t.Logf("%s: back %.1f s after it was posted", c.name, (back.At - seen).Seconds())
+		t.Logf("%s: fell back %.1f s after the post", c.name, (back.At - seen).Seconds())
 		m.Stop()
 		s.listed(t)
 	}
 }
 
-// without is a kernel's folder of modules, less one of them.
+// without is a kernel's folder of modules without one module.
 type without struct {
 	fs.FS
 	module string
@@ -149,25 +147,25 @@ type without struct {
 
 func (w without) ReadFile(name string) ([]byte, error) {
 	b, err := fs.ReadFile(w.FS, name)
-	if name == "modules.builtin" { // what is built in is left out
+	if name == "modules.builtin" { // modules that count as built in are left out
 		b = append(b, "kernel/"+w.module+".ko\n"...)
 	}
 	return b, err
 }
 
-// otherInit builds gangway-init with other settings.
+// otherInit builds gangway-init with other link-time settings.
 func otherInit(t *testing.T, flags string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "gangway-init")
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w "+flags, "-o", out, "gangway/cmd/gangway-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if b, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, b)
+		t.Fatalf("go build: %v: %.500s", err, b)
 	}
 	return read(t, out)
 }
 
-// changed waits until the hub has seen another boot, and returns in which ways.
+// changed waits until the hub reports a changed boot, and returns the changes.
 func (s *site) changed(t *testing.T, ctx context.Context) []string {
 	t.Helper()
 	for {
@@ -176,14 +174,14 @@ func (s *site) changed(t *testing.T, ctx context.Context) []string {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatal("the hub does not see another boot")
+			t.Fatal("the hub does not report a changed boot")
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-// moments of an update that serves, and of one that does not come up. From each
-// on, the power may be cut.
+// updateMoments are the moments of an update after which the power may be cut: of a system that
+// works, and of one that does not come up.
 var updateMoments = map[bool][]string{
 	true: {
 		`^Revision \d+ is offered`, `^Revision \d+ is being installed`, `^Revision \d+ needs the machine to start anew`,
@@ -192,10 +190,9 @@ var updateMoments = map[bool][]string{
 	false: {`^Revision \d+ is being installed`, `Rebooting in 5 seconds`, `^Revision \d+ is being tested`, `^Revision \d+ is rolled back`},
 }
 
-// Whenever the power is cut in an update, the machine comes up by itself with
-// the former system or the new one, and the step says which; one that does not
-// come up never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED are as for
-// TestPowerCuts.
+// Whenever the power is cut during an update, the machine comes up without help with the
+// previous system or the new one, and the revision's status says which. A system that does not
+// come up never stays. GANGWAY_POWER_CUTS and GANGWAY_POWER_SEED work as in TestPowerCuts.
 func TestPowerCutsInUpdates(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -236,23 +233,23 @@ func TestPowerCutsInUpdates(t *testing.T) {
 		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 		status, slot := o.ends(ctx, m, rev).Status, lastSlot(t, m)
 		if (status == "DONE") == (slot == kept) || status == "DONE" && !serves {
-			t.Errorf("cut %d behind %q: the step is %s, slot %s runs after slot %s", cut, moment, status, slot, kept)
+			t.Errorf("cut %d after %q: the revision is %s, slot %s runs, before it was slot %s", cut, moment, status, slot, kept)
 		}
 		kept = slot
 		s.sound(t)
-		t.Logf("cut %d behind %q; the last line was %q; a system that serves: %v; then %s, slot %s", cut, moment, lines[len(lines)-1].Text, serves, status, kept)
+		t.Logf("cut %d after %q; the last line was %q; the new system works: %v; then %s, slot %s", cut, moment, lines[len(lines)-1].Text, serves, status, kept)
 	}
 	m.Stop()
 	s.listed(t)
 }
 
-// sound has the EFI system partition looked at: a cut may leave clusters that
-// are nobody's, but no file may have another's.
+// sound checks the EFI system partition. A power cut may leave clusters that belong to no file,
+// but no cluster may belong to two files.
 func (s *site) sound(t *testing.T) {
 	t.Helper()
 	const program = "/usr/sbin/fsck.fat"
 	if _, err := os.Stat(program); err != nil {
-		t.Log("the partition is not looked at: apt-get install dosfstools")
+		t.Log("the partition is not checked: fsck.fat is not installed (apt-get install dosfstools)")
 		return
 	}
 	i, err := install.Look(filepath.Dir(s.disk), filepath.Base(s.disk))
@@ -272,14 +269,14 @@ func (s *site) sound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(program, "-n", part.Name()).CombinedOutput() // not clean, to be sure: it is in use
+	out, err := exec.Command(program, "-n", part.Name()).CombinedOutput() // never "clean", because it was in use
 	if !bytes.Contains(out, []byte(" files, ")) || bytes.Contains(out, []byte("share clusters")) || bytes.Contains(out, []byte("File size is")) {
-		t.Errorf("the EFI system partition is damaged: %v: %s", err, out)
+		t.Errorf("the EFI system partition is damaged: %v: %.500s", err, out)
 	}
 	os.Remove(part.Name())
 }
 
-// lastSlot is what the machine has said last of what runs.
+// lastSlot returns the slot in the machine's last line about its running system.
 func lastSlot(t *testing.T, m *qemu.Machine) string {
 	t.Helper()
 	re := regexp.MustCompile(`gangway-init .*: system: slot (.)`)
@@ -288,7 +285,7 @@ func lastSlot(t *testing.T, m *qemu.Machine) string {
 			return match[1]
 		}
 	}
-	t.Fatal("the machine does not say what runs")
+	t.Fatal("the machine has not printed its slot")
 	return ""
 }
 
@@ -301,7 +298,7 @@ func (s *site) parts(t *testing.T) stick.Parts {
 	return *p
 }
 
-// system is a system's file of other parts.
+// system builds a system's file from parts.
 func (s *site) system(t *testing.T, p stick.Parts) []byte {
 	t.Helper()
 	b, err := stick.System(&p, nil)
@@ -311,27 +308,27 @@ func (s *site) system(t *testing.T, p stick.Parts) []byte {
 	return b
 }
 
-// contents unpacks the stick.
+// contents unpacks the stick's image to a folder.
 func (s *site) contents(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	if out, err := exec.Command("mcopy", "-s", "-i", s.stick+"@@1M", "::/", dir+"/").CombinedOutput(); err != nil {
-		t.Fatalf("mcopy: %v: %s", err, out)
+		t.Fatalf("mcopy: %v: %.300s", err, out)
 	}
 	return dir
 }
 
-// installer is the stick's first entry.
+// installer returns the program of the stick's first entry.
 func (s *site) installer(t *testing.T) []byte {
 	t.Helper()
 	return read(t, filepath.Join(s.contents(t), "EFI/Linux/gangway-auto.efi"))
 }
 
-// install puts on the disk what the stick would.
+// install writes the system to the disk, as the stick would.
 func (s *site) install(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("mcopy"); err != nil {
-		t.Skip("not installed: mtools")
+		t.Skip("mcopy is not installed: apt-get install mtools")
 	}
 	dir := s.contents(t)
 	manifest := read(t, filepath.Join(dir, install.ManifestPath))
@@ -350,7 +347,7 @@ func (s *site) install(t *testing.T) {
 	}
 }
 
-// owner is the site's owner at the hub.
+// owner is the site's owner, signed in to the hub.
 type owner struct {
 	t      *testing.T
 	hub    *hubtest.Hub
@@ -372,7 +369,7 @@ func (s *site) signIn(t *testing.T) *owner {
 	return o
 }
 
-// call sends JSON, or the bytes that it is given, and wants an answer 200.
+// call sends a request with JSON, or with the given bytes, and requires the status 200.
 func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	o.t.Helper()
 	b, ok := body.([]byte)
@@ -399,16 +396,16 @@ func (o *owner) call(ctx context.Context, method, path string, body, into any) {
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		o.t.Fatalf("%s %s: %d %s %v", method, path, resp.StatusCode, answer, err)
+		o.t.Fatalf("%s %s: %d %.200s %v", method, path, resp.StatusCode, answer, err)
 	}
 	if into != nil {
 		if err := json.Unmarshal(answer, into); err != nil {
-			o.t.Fatalf("%s %s: %v: %s", method, path, err, answer)
+			o.t.Fatalf("%s %s: %v: %.200s", method, path, err, answer)
 		}
 	}
 }
 
-// begun waits until the device has a trail.
+// begun waits until the device's trail exists.
 func (o *owner) begun(ctx context.Context) {
 	o.t.Helper()
 	for {
@@ -417,13 +414,13 @@ func (o *owner) begun(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			o.t.Fatal("the trail does not begin")
+			o.t.Fatal("the device has not begun its trail")
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
-// post posts a revision with a system.
+// post posts a revision with a system and returns its number.
 func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	o.t.Helper()
 	sum := fmt.Sprintf("%x", sha256.Sum256(system))
@@ -438,24 +435,24 @@ func (o *owner) post(ctx context.Context, system []byte) (rev int) {
 	return step.Rev
 }
 
-// progress is what the hub knows of a step.
+// progress is the hub's status of a revision.
 type progress struct {
 	Status   string `json:"status"`
 	Message  string `json:"status-msg"`
 	Progress int    `json:"progress"`
 }
 
-// becomes waits for a step's end, which must be with a status.
+// becomes waits for a revision's final status, which must be status.
 func (o *owner) becomes(ctx context.Context, m *qemu.Machine, rev int, status string) progress {
 	o.t.Helper()
 	p := o.ends(ctx, m, rev)
 	if p.Status != status {
-		o.t.Fatalf("step %d is %s (%s), %s was expected; the console's last lines:\n%s", rev, p.Status, p.Message, status, m.Tail())
+		o.t.Fatalf("revision %d is %s (%s), want %s; the console's last lines:\n%s", rev, p.Status, p.Message, status, m.Tail())
 	}
 	return p
 }
 
-// ends waits for a step's last status.
+// ends waits for a revision's final status.
 func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 	o.t.Helper()
 	for {
@@ -466,7 +463,7 @@ func (o *owner) ends(ctx context.Context, m *qemu.Machine, rev int) progress {
 		}
 		select {
 		case <-ctx.Done():
-			o.t.Fatalf("step %d is %+v; the console's last lines:\n%s", rev, step.Progress, m.Tail())
+			o.t.Fatalf("revision %d has no final status: %+v; the console's last lines:\n%s", rev, step.Progress, m.Tail())
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

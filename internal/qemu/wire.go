@@ -10,23 +10,22 @@ import (
 	"sync"
 )
 
-// Wire is a network between the machine and what QEMU emulates (10.0.2.0/24 and
-// fec0::/64), with less in it than a cable. What is lost is lost in both
-// directions.
+// Wire is a network between the machine and QEMU's emulated network (10.0.2.0/24 and fec0::/64)
+// that loses some packets. It loses them in both directions.
 type Wire struct {
-	VLAN int // the network is this one (IEEE 802.1Q); frames with other tags, or none, are lost
-	MTU  int // longer packets are lost, and nobody is told; 0: none are
-	// NoDHCP has nobody answer DHCP.
+	VLAN int // the network is this VLAN (IEEE 802.1Q); frames with another tag or without a tag are lost
+	MTU  int // longer packets are lost without an ICMP message; 0: no limit
+	// NoDHCP makes DHCP requests get no answer.
 	NoDHCP bool
-	// Only are the TCP ports that can be reached; nil: all.
+	// Only holds the TCP ports that can be reached. Nil: all.
 	Only []int
 
 	mu   sync.Mutex
 	lost map[string]int
-	mss  map[uint16]int // by the machine's port
+	mss  map[uint16]int // maximum segment size, by the machine's port
 }
 
-// Lost counts the frames from the machine that were lost, by the reason: "vlan",
+// Lost returns the number of frames from the machine that were lost for a reason: "vlan",
 // "mtu", "dhcp", "port".
 func (w *Wire) Lost(reason string) int {
 	w.mu.Lock()
@@ -44,9 +43,9 @@ const (
 	protocolUDP = 17
 )
 
-// judge says why a frame without a tag is lost; empty: it is not. up is whether
-// it comes from the machine.
-func (w *Wire) judge(frame []byte, up bool) string {
+// reasonLost returns the reason why a frame without a tag is lost, or "". up reports whether
+// the frame comes from the machine.
+func (w *Wire) reasonLost(frame []byte, up bool) string {
 	if len(frame) < etherHeader {
 		return "short"
 	}
@@ -74,7 +73,8 @@ func (w *Wire) judge(frame []byte, up bool) string {
 	return ""
 }
 
-// up is a frame of the machine as the emulated network gets it; nil: it is lost.
+// up returns a frame from the machine in the form for the emulated network. It returns nil if
+// the frame is lost.
 func (w *Wire) up(frame []byte) []byte {
 	if w.VLAN != 0 {
 		if len(frame) < etherHeader+etherTag || binary.BigEndian.Uint16(frame[12:]) != typeVLAN || int(binary.BigEndian.Uint16(frame[14:])&0xFFF) != w.VLAN {
@@ -82,16 +82,17 @@ func (w *Wire) up(frame []byte) []byte {
 		}
 		frame = append(frame[:12:12], frame[12+etherTag:]...)
 	}
-	if reason := w.judge(frame, true); reason != "" {
+	if reason := w.reasonLost(frame, true); reason != "" {
 		return w.lose(reason)
 	}
-	w.announced(frame)
+	w.noteMSS(frame)
 	return frame
 }
 
-// down is a frame of the emulated network as the machine gets it.
+// down returns a frame from the emulated network in the form for the machine. It returns nil if
+// the frame is lost.
 func (w *Wire) down(frame []byte) []byte {
-	if w.judge(frame, false) != "" {
+	if w.reasonLost(frame, false) != "" {
 		return nil
 	}
 	if w.VLAN == 0 {
@@ -103,10 +104,10 @@ func (w *Wire) down(frame []byte) []byte {
 	return append(tagged, frame[12:]...)
 }
 
-// segment is what a TCP segment is about, in a frame of IPv4 without a tag.
+// segment locates a TCP segment in a frame of IPv4 without a tag.
 type segment struct {
 	ip, tcp, data int // offsets in the frame
-	end           int // of the data; the frame may be padded
+	end           int // end of the data; the frame may be padded
 }
 
 func segmentOf(frame []byte) (s segment, ok bool) {
@@ -123,9 +124,9 @@ func segmentOf(frame []byte) (s segment, ok bool) {
 	return s, s.data <= s.end
 }
 
-// announced notes the largest segment that the machine wants on a connection
-// (RFC 9293, 3.7.1), which a SYN has.
-func (w *Wire) announced(frame []byte) {
+// noteMSS records the maximum segment size that the machine announces in a SYN (RFC 9293,
+// 3.7.1).
+func (w *Wire) noteMSS(frame []byte) {
 	s, ok := segmentOf(frame)
 	if !ok || frame[s.tcp+13]&2 == 0 {
 		return
@@ -150,9 +151,9 @@ func (w *Wire) announced(frame []byte) {
 	}
 }
 
-// obeying makes of a segment for the machine those that a peer would have sent:
-// QEMU's network does not look at how large the machine wants them.
-func (w *Wire) obeying(frame []byte) [][]byte {
+// resegment splits a segment for the machine as a real peer would have, because QEMU's network
+// ignores the machine's maximum segment size.
+func (w *Wire) resegment(frame []byte) [][]byte {
 	s, ok := segmentOf(frame)
 	if !ok {
 		return [][]byte{frame}
@@ -169,7 +170,7 @@ func (w *Wire) obeying(frame []byte) [][]byte {
 		binary.BigEndian.PutUint16(piece[s.ip+2:], uint16(len(piece)-s.ip))
 		binary.BigEndian.PutUint32(piece[s.tcp+4:], binary.BigEndian.Uint32(frame[s.tcp+4:])+uint32(at-s.data))
 		if at+most < s.end {
-			piece[s.tcp+13] &^= 1 | 8 // FIN and PSH are the last one's
+			piece[s.tcp+13] &^= 1 | 8 // only the last piece keeps FIN and PSH
 		}
 		clear(piece[s.ip+10 : s.ip+12])
 		binary.BigEndian.PutUint16(piece[s.ip+10:], checksum(piece[s.ip:s.tcp]))
@@ -183,7 +184,7 @@ func (w *Wire) obeying(frame []byte) [][]byte {
 	return out
 }
 
-// checksum is that of RFC 1071.
+// checksum is the Internet checksum (RFC 1071).
 func checksum(b []byte) uint16 {
 	sum := uint32(0)
 	for ; len(b) >= 2; b = b[2:] {
@@ -208,14 +209,13 @@ func (w *Wire) lose(reason string) []byte {
 	return nil
 }
 
-// The sockets' names, in the machine's folder for them: QEMU's two ends, and
-// ours.
+// Names of the sockets in the machine's folder: QEMU's two ends and ours.
 const (
 	cardSocket, cardEnd = "card", "card-far"
 	hereSocket, hereEnd = "here", "here-far"
 )
 
-// lay connects both ends, in a folder, until stop is called.
+// lay connects both ends, with sockets in a folder, until stop is called.
 func (w *Wire) lay(dir string) (stop func(), err error) {
 	listen := func(name string) (*net.UnixConn, error) {
 		return net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unixgram"})
@@ -230,7 +230,7 @@ func (w *Wire) lay(dir string) (stop func(), err error) {
 	}
 	go carry(card, here, filepath.Join(dir, hereSocket), func(frame []byte) [][]byte { return [][]byte{w.up(frame)} })
 	go carry(here, card, filepath.Join(dir, cardSocket), func(frame []byte) (out [][]byte) {
-		for _, f := range w.obeying(frame) {
+		for _, f := range w.resegment(frame) {
 			out = append(out, w.down(f))
 		}
 		return out
@@ -238,8 +238,8 @@ func (w *Wire) lay(dir string) (stop func(), err error) {
 	return func() { card.Close(); here.Close() }, nil
 }
 
-// carry sends what comes on one end to QEMU's socket of the other, until the end
-// is closed. QEMU may not be there yet, or no longer.
+// carry sends the frames that arrive at one end to QEMU's socket at the other, until the end is
+// closed. It ignores send errors: QEMU may not have started yet, or may have ended.
 func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -248,15 +248,15 @@ func carry(from, by *net.UnixConn, to string, change func([]byte) [][]byte) {
 			return
 		}
 		for _, frame := range change(buf[:n]) {
-			if frame != nil { // it is not lost
+			if frame != nil { // nil: lost
 				by.WriteToUnix(frame, &net.UnixAddr{Name: to, Net: "unixgram"})
 			}
 		}
 	}
 }
 
-// netdevs are QEMU's arguments: the card's end, and a hub with the emulated
-// network and the other end.
+// netdevs returns QEMU's arguments for the network: the card's end, and a hub that joins the
+// emulated network and the other end.
 func netdevs(dir, user string) []string {
 	dgram := func(id, local, remote string) string {
 		return fmt.Sprintf("dgram,id=%s,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", id,

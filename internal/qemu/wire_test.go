@@ -43,9 +43,9 @@ func portOf(t *testing.T, address string) int {
 	return n
 }
 
-// From a stick to the device list where nothing configures machines, and the
-// hub can be reached through a proxy only: the installed system has the stick's
-// settings, and has them the next time too. A person changes them on the stick.
+// From a stick to the device list on a network without DHCP, where the hub is reachable only
+// through a proxy. The installed system has the stick's settings, also at the next boot. Then a
+// person changes them on the stick.
 func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -76,7 +76,7 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 		t.Helper()
 		for _, l := range m.Lines() {
 			if strings.Contains(l.Text, "hunter2") {
-				t.Errorf("the password is shown: %s", l.Text)
+				t.Errorf("the console shows the password: %s", l.Text)
 			}
 		}
 	}
@@ -84,13 +84,13 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 
-	// A person edits the stick, and starts the machine from it.
+	// A person edits the settings on the stick, and boots the machine from it.
 	edited := filepath.Join(t.TempDir(), netfile.Name)
 	if err := os.WriteFile(edited, []byte(strings.Replace(n.Text(), "10.0.2.77", "10.0.2.78", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("mcopy", "-o", "-i", s.stick+"@@1M", edited, "::/"+netfile.Name).CombinedOutput(); err != nil {
-		t.Fatalf("mcopy: %v: %s", err, out)
+		t.Fatalf("mcopy: %v: %.300s", err, out)
 	}
 	m, ctx = boot(t, s.with(true))
 	there, _ := waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
@@ -100,13 +100,13 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	m.Stop()
 	s.listed(t)
 	if wire.Lost("port") > 0 {
-		t.Errorf("%d packets went to the hub without the proxy", wire.Lost("port"))
+		t.Errorf("%d packets bypassed the proxy", wire.Lost("port"))
 	}
 }
 
-// comesAboard boots a machine with these settings on a network, and waits until
-// it is connected.
-func comesAboard(t *testing.T, wire *qemu.Wire, address string, lines ...string) *qemu.Machine {
+// onboards boots a machine with these settings on a network, and waits until it is connected to
+// the hub.
+func onboards(t *testing.T, wire *qemu.Wire, address string, lines ...string) *qemu.Machine {
 	t.Helper()
 	need(t)
 	tpm := newTPM(t, swtpm.P384)
@@ -122,33 +122,31 @@ func comesAboard(t *testing.T, wire *qemu.Wire, address string, lines ...string)
 	return m
 }
 
-// A machine on a VLAN gets its address there, by DHCP, and says nothing without
-// the tag.
+// A machine on a VLAN gets its address there by DHCP, and sends no frame without the tag.
 func TestMachineOnAVLAN(t *testing.T) {
 	t.Parallel()
 	long(t)
 	wire := &qemu.Wire{VLAN: 42}
-	comesAboard(t, wire, `vlan42 has 10\.0\.2\.15/24`, "vlan = 42")
+	onboards(t, wire, `vlan42 has 10\.0\.2\.15/24`, "vlan = 42")
 	if n := wire.Lost("vlan"); n > 0 {
-		t.Errorf("%d frames had another tag, or none", n)
+		t.Errorf("%d frames had another tag or no tag", n)
 	}
 }
 
-// A network that loses larger packets without a word is no trouble to a machine
-// that was told.
+// A machine with the right MTU setting works on a network that silently loses larger packets.
 func TestMachineWithAnMTUOf1280(t *testing.T) {
 	t.Parallel()
 	long(t)
 	wire := &qemu.Wire{MTU: 1280}
-	comesAboard(t, wire, `eth0 has 10\.0\.2\.15/24`, "mtu = 1280")
+	onboards(t, wire, `eth0 has 10\.0\.2\.15/24`, "mtu = 1280")
 	if n := wire.Lost("mtu"); n > 0 {
-		t.Errorf("%d packets were too long", n)
+		t.Errorf("%d packets were larger than the MTU", n)
 	}
 }
 
-// The owner changes the network of an installed machine from the hub. What
-// reaches the hub is kept; what does not falls back by itself, also where the
-// power is cut meanwhile, and the owner reads why.
+// The owner changes the network settings of an installed machine from the hub. Settings that
+// reach the hub are kept. Settings that do not, or whose trial a power cut ends, are dropped,
+// and the owner reads the reason.
 func TestOwnerChangesTheNetwork(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -198,9 +196,9 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
 	m.Stop()
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine started again before`)
+	waitFor(t, ctx, m, `gangway-init .* were dropped: The machine restarted before`)
 	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	says("The machine started again before it had reached the hub")
+	says("The machine restarted before it reached the hub")
 	m.Stop()
 	s.listed(t)
 }

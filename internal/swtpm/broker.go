@@ -13,30 +13,29 @@ import (
 	"gangway/internal/process"
 )
 
-// Broker is a resource manager in front of a TPM: tpm2-abrmd on a message bus
-// of its own. A TPM by itself holds three objects at once, which is too few for
-// OpenSSL's TPM provider in a TLS handshake; machines have the kernel's resource
-// manager for it (/dev/tpmrm0). While the broker runs, it has the TPM's socket to
-// itself.
+// Broker is a resource manager for a TPM: tpm2-abrmd on a private message bus. A TPM holds only
+// three objects at once, which is too few for OpenSSL's TPM provider in a TLS handshake. Real
+// machines use the kernel's resource manager (/dev/tpmrm0) for that. While the broker runs,
+// nothing else can use the TPM's socket.
 type Broker struct {
 	dir       string
 	bus, proc *process.Process
 }
 
-// MissingBroker says, in one sentence, what a Broker needs and is not
-// installed. It is empty when nothing is missing.
+// MissingBroker says in one sentence what a Broker needs that is not installed. It is empty if
+// nothing is missing.
 func MissingBroker() string {
 	for program, deb := range map[string]string{
 		"dbus-daemon": "dbus-daemon", "tpm2-abrmd": "tpm2-abrmd libtss2-tcti-tabrmd0", "tpm2_getcap": "tpm2-tools",
 	} {
 		if _, err := lookSbin(program); err != nil {
-			return fmt.Sprintf("a TPM's broker needs %s: install with `apt-get install %s`", program, deb)
+			return fmt.Sprintf("a TPM's broker needs %s: install it with `apt-get install %s`", program, deb)
 		}
 	}
 	return ""
 }
 
-// lookSbin is exec.LookPath, and looks where Debian puts daemons too.
+// lookSbin is like exec.LookPath, but also looks in /usr/sbin, where Debian puts daemons.
 func lookSbin(program string) (string, error) {
 	if p, err := exec.LookPath(program); err == nil {
 		return p, nil
@@ -44,8 +43,8 @@ func lookSbin(program string) (string, error) {
 	return exec.LookPath("/usr/sbin/" + program)
 }
 
-// Broker starts one. ctx bounds the starting alone: it runs until Stop, or until
-// this process ends.
+// Broker starts a broker. ctx bounds only the start. The broker runs until Stop, or until this
+// process ends.
 func (t *TPM) Broker(ctx context.Context) (*Broker, error) {
 	if m := MissingBroker(); m != "" {
 		return nil, errors.New("swtpm: " + m)
@@ -71,7 +70,7 @@ func (b *Broker) start(ctx context.Context, tcti string) error {
 		return fmt.Errorf("swtpm: starting a message bus: %w", err)
 	}
 	err = b.await(ctx, b.bus, "the message bus", func() bool {
-		// The socket is there a moment before it listens.
+		// The socket exists a moment before it listens.
 		c, err := net.Dial("unix", filepath.Join(b.dir, "bus"))
 		if err != nil {
 			return false
@@ -118,11 +117,11 @@ func (b *Broker) await(ctx context.Context, p *process.Process, what string, rea
 
 func (b *Broker) address() string { return "unix:path=" + filepath.Join(b.dir, "bus") }
 
-// TCTI is the broker's address as tpm2-tools and OpenSSL's TPM provider take it,
-// with Env in their environment.
+// TCTI is the broker's address for tpm2-tools and OpenSSL's TPM provider. They also need Env in
+// their environment.
 func (b *Broker) TCTI() string { return "tabrmd:bus_type=session" }
 
-// Env is what the environment of a program needs that uses the broker.
+// Env returns the environment variables for a program that uses the broker.
 func (b *Broker) Env() []string {
 	return []string{
 		"DBUS_SESSION_BUS_ADDRESS=" + b.address(),
@@ -130,7 +129,7 @@ func (b *Broker) Env() []string {
 	}
 }
 
-// Stop ends the broker and gives the TPM back.
+// Stop ends the broker and frees the TPM's socket.
 func (b *Broker) Stop() {
 	b.proc.Stop(grace)
 	b.bus.Stop(grace)

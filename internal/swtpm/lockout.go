@@ -10,8 +10,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// PowerCut is a loss of power: the TPM ends without TPM2_Shutdown, and starts
-// again.
+// PowerCut simulates a loss of power: the TPM ends without TPM2_Shutdown, and starts again.
 func (t *TPM) PowerCut(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -20,7 +19,7 @@ func (t *TPM) PowerCut(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// FailedTries is the TPM's count of guesses (TPM_PT_LOCKOUT_COUNTER).
+// FailedTries returns the TPM's count of wrong guesses (TPM_PT_LOCKOUT_COUNTER).
 func (t *TPM) FailedTries() (uint32, error) {
 	link, err := t.Open()
 	if err != nil {
@@ -33,13 +32,13 @@ func (t *TPM) FailedTries() (uint32, error) {
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil || len(list.TPMProperty) != 1 {
-		return 0, fmt.Errorf("swtpm: no lockout counter: %w", err)
+		return 0, fmt.Errorf("swtpm: reading the lockout counter: %w", err)
 	}
 	return list.TPMProperty[0].Value, nil
 }
 
-// Lock guesses a key's password until the TPM is in lockout.
-func (t *TPM) Lock() error {
+// EnterLockout guesses a key's password until the TPM is in lockout.
+func (t *TPM) EnterLockout() error {
 	link, err := t.Open()
 	if err != nil {
 		return err
@@ -54,13 +53,13 @@ func (t *TPM) Lock() error {
 			return fmt.Errorf("swtpm: guessing a password: %w", err)
 		}
 	}
-	return errors.New("swtpm: a hundred guesses did not lead to lockout")
+	return errors.New("swtpm: the TPM is not in lockout after 100 wrong guesses")
 }
 
 // GuessedPassword is the password of Guess's key.
 const GuessedPassword = "secret"
 
-// Guess uses a key that is protected against guessing, by a password.
+// Guess makes a key that is protected against guessing, and uses it with a password.
 func Guess(link transport.TPM, password string) error {
 	key, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.TPMRHOwner,
@@ -84,23 +83,22 @@ func Guess(link transport.TPM, password string) error {
 	return err
 }
 
-// Commands of the platform that go-tpm has not.
+// Command codes of the platform that go-tpm does not have.
 const (
 	ccHierarchyControl = 0x00000121
 	ccChangeEPS        = 0x00000124
 )
 
-// ChangeEPS gives the TPM a new endorsement seed (Part 3, 24.4). Certificates in
-// its NV memory stay.
+// ChangeEPS gives the TPM a new endorsement seed (Part 3, 24.4). The certificates in its NV
+// memory stay.
 func (t *TPM) ChangeEPS() error { return t.platform(ccChangeEPS, nil) }
 
-// DisableEndorsement disables the endorsement hierarchy, until the TPM is started
-// again (Part 3, 24.2).
+// DisableEndorsement disables the endorsement hierarchy until the TPM restarts (Part 3, 24.2).
 func (t *TPM) DisableEndorsement() error {
 	return t.platform(ccHierarchyControl, []byte{0x40, 0, 0, 0x0B, 0})
 }
 
-// platform sends a command that the platform authorises.
+// platform sends a command that the platform authorizes.
 func (t *TPM) platform(code uint32, params []byte) error {
 	link, err := t.Open()
 	if err != nil {
@@ -124,7 +122,7 @@ func (t *TPM) platform(code uint32, params []byte) error {
 	return nil
 }
 
-// SetPassword sets a hierarchy's authorisation value, which must be empty.
+// SetPassword sets a hierarchy's authorization value. The current value must be empty.
 func (t *TPM) SetPassword(hierarchy tpm2.TPMHandle, password string) error {
 	link, err := t.Open()
 	if err != nil {

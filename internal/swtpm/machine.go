@@ -5,25 +5,24 @@ import (
 	"os"
 )
 
-// PowerOn takes the TPM off its command socket and makes it the TPM of a
-// machine that is about to be switched on: it returns the control socket that
-// QEMU's `-tpmdev emulator` wants. The machine starts the TPM, as a power-on
-// does; when the machine lets go of it, the TPM ends by itself. Address answers
-// nothing until Restart, which takes the TPM back.
+// PowerOn makes the TPM available to a machine that is about to start. It closes the command
+// socket and returns the control socket for QEMU's `-tpmdev emulator`. The machine starts the
+// TPM, as a real power-on does; when the machine releases it, the TPM ends by itself. Address
+// does not answer until Restart, which takes the TPM back.
 func (t *TPM) PowerOn(ctx context.Context) (control string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.proc.Stop(grace)
 	t.proc = nil
 	listens := func() bool {
-		_, err := os.Stat(t.control) // to connect would be to be the machine
+		_, err := os.Stat(t.control) // do not connect: swtpm would take the connection for the machine's
 		return err == nil
 	}
 	err = t.runLocked(ctx, listens, "--ctrl", "type=unixio,path="+t.relative(t.control), "--terminate")
 	return t.control, err
 }
 
-// PowerOff ends what PowerOn started, if it has not ended by itself.
+// PowerOff ends the TPM that PowerOn started, if it has not ended by itself.
 func (t *TPM) PowerOff() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

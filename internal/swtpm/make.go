@@ -13,9 +13,9 @@ import (
 	"gangway/internal/process"
 )
 
-// manufacture makes the TPM's state: its seeds, its endorsement keys and
-// their certificates. Debian 12's swtpm_setup always makes an RSA 2048 and a
-// P-384 endorsement key; which certificates stay is decided by trim.
+// manufacture makes the TPM's state: its seeds, its endorsement keys and their certificates.
+// Debian 12's swtpm_setup always makes an RSA 2048 and a P-384 endorsement key; finish removes
+// the certificates that were not asked for.
 func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	for _, d := range []string{filepath.Join(dir, "state"), maker} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -35,7 +35,7 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 		args = append(args, "--ecc")
 	}
 	cmd := exec.CommandContext(ctx, "swtpm_setup", args...)
-	cmd.Dir = dir // so that a comma in its path does not end an option of swtpm's
+	cmd.Dir = dir // relative paths: a comma in the folder's path would end an option of swtpm
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("swtpm: swtpm_setup could not make a TPM in %s: %w\n%s", dir, err, process.Tail(out))
@@ -43,8 +43,8 @@ func manufacture(ctx context.Context, dir, maker string, opts Options) error {
 	return nil
 }
 
-// writeConfig writes the three files that keep swtpm_setup and its CA inside
-// our folders, and returns the path of the first.
+// writeConfig writes the three configuration files that keep swtpm_setup and its CA inside our
+// folders. It returns the path of the first.
 func writeConfig(dir, maker string) (string, error) {
 	tool, err := exec.LookPath("swtpm_localca")
 	if err != nil {
@@ -71,7 +71,7 @@ func writeConfig(dir, maker string) (string, error) {
 	return at("swtpm_setup.conf"), nil
 }
 
-// makerCertificates reads the maker's root and the issuer below it.
+// makerCertificates reads the certificates of the maker's root and of the issuer below it.
 func makerCertificates(maker string) (root, issuer *x509.Certificate, err error) {
 	if root, err = readCertificate(filepath.Join(maker, "swtpm-localca-rootca-cert.pem")); err != nil {
 		return nil, nil, err
@@ -83,11 +83,11 @@ func makerCertificates(maker string) (root, issuer *x509.Certificate, err error)
 func readCertificate(path string) (*x509.Certificate, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("swtpm: the maker's certificate: %w", err)
+		return nil, fmt.Errorf("swtpm: reading the maker's certificate: %w", err)
 	}
 	block, _ := pem.Decode(b) // certtool writes a description before the PEM
 	if block == nil {
-		return nil, fmt.Errorf("swtpm: %s holds no PEM certificate", path)
+		return nil, fmt.Errorf("swtpm: %s does not hold a PEM certificate", path)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {

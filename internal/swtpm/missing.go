@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// programs that making and running a TPM takes, with Debian's package of each.
+// programs are needed to make and run a TPM, each with its Debian package.
 var programs = []struct{ name, deb string }{
 	{"swtpm", "swtpm"},
 	{"swtpm_setup", "swtpm-tools"},
@@ -14,8 +14,8 @@ var programs = []struct{ name, deb string }{
 	{"certtool", "gnutls-bin"}, // swtpm_localca makes its CA with it
 }
 
-// Missing says, in one sentence, which programs are not installed and how to
-// install them. It is empty when nothing is missing.
+// Missing says in one sentence which programs are not installed and how to install them. It is
+// empty if nothing is missing.
 func Missing() string {
 	var names, debs []string
 	for _, p := range programs {
@@ -30,6 +30,6 @@ func Missing() string {
 	if len(names) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("software TPMs need %s: install with `apt-get install %s`, or your system's like",
+	return fmt.Sprintf("software TPMs need %s: install them with `apt-get install %s`, or with your system's package manager",
 		strings.Join(names, ", "), strings.Join(debs, " "))
 }

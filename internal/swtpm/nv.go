@@ -9,13 +9,13 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// nvChunk is how many bytes one TPM2_NV_Write carries.
+// nvChunk is the number of bytes that one TPM2_NV_Write carries.
 const nvChunk = 512
 
-// WriteNV makes the NV index hold exactly data, as the machine's maker would:
-// an index that is there is removed first, and the new one is defined by the
-// platform with the attributes of an EK certificate's index (EK profile
-// 5.2: readable with owner authorisation and with its own empty one).
+// WriteNV makes an NV index hold exactly data, as the machine's maker would. It removes an
+// existing index first. The platform defines the new one, with the attributes of an EK
+// certificate's index (EK profile 5.2: readable with owner authorization and with its own empty
+// one).
 func (t *TPM) WriteNV(index uint32, data []byte) error {
 	if err := t.DeleteNV(index); err != nil {
 		return err
@@ -25,8 +25,8 @@ func (t *TPM) WriteNV(index uint32, data []byte) error {
 	})
 }
 
-// DefineNV defines the index, which must not be there, with attributes of the
-// caller's, and writes data to it. PPWrite and PlatformCreate are needed.
+// DefineNV defines an index that does not exist, with attributes, and writes data to it. The
+// attributes must include PPWrite and PlatformCreate.
 func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -57,7 +57,7 @@ func (t *TPM) DefineNV(index uint32, data []byte, attributes tpm2.TPMANV) error 
 	return nil
 }
 
-// DeleteNV removes the NV index. One that is not there is no error.
+// DeleteNV removes an NV index. It is not an error if the index does not exist.
 func (t *TPM) DeleteNV(index uint32) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -81,7 +81,7 @@ func (t *TPM) DeleteNV(index uint32) error {
 	return nil
 }
 
-// EvictHandle removes a persistent key, as a chip that was not given one.
+// EvictHandle removes a persistent key, as if the maker had not provided it.
 func (t *TPM) EvictHandle(handle uint32) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -90,10 +90,10 @@ func (t *TPM) EvictHandle(handle uint32) error {
 	defer link.Close()
 	pub, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)}.Execute(link)
 	if err != nil {
-		return fmt.Errorf("swtpm: persistent key 0x%08X: %w", handle, err)
+		return fmt.Errorf("swtpm: reading persistent key 0x%08X: %w", handle, err)
 	}
 	key := tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle), Name: pub.Name}
-	// The auth of keys made by the platform is the platform's.
+	// Keys that the platform made need the platform's authorization.
 	var last error
 	for _, auth := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHPlatform} {
 		if _, last = (tpm2.EvictControl{Auth: auth, ObjectHandle: &key, PersistentHandle: tpm2.TPMHandle(handle)}).Execute(link); last == nil {
@@ -106,7 +106,7 @@ func (t *TPM) EvictHandle(handle uint32) error {
 func nvName(link transport.TPM, index uint32) (tpm2.TPM2BName, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(link)
 	if err != nil {
-		return tpm2.TPM2BName{}, fmt.Errorf("swtpm: NV index 0x%08X: %w", index, err)
+		return tpm2.TPM2BName{}, fmt.Errorf("swtpm: reading NV index 0x%08X: %w", index, err)
 	}
 	return rsp.NVName, nil
 }

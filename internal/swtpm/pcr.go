@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
-// ExtendPCR extends a PCR of the SHA-256 bank by a digest, as firmware does.
+// ExtendPCR extends a PCR of the SHA-256 bank with a digest, as firmware does.
 func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {
@@ -25,7 +25,7 @@ func (t *TPM) ExtendPCR(pcr uint32, digest []byte) error {
 	return nil
 }
 
-// Open connects to the TPM, as one of its users.
+// Open connects to the TPM like any other user of it.
 func (t *TPM) Open() (transport.TPMCloser, error) {
 	link, err := linuxudstpm.Open(t.socket)
 	if err != nil {

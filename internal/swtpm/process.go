@@ -14,13 +14,13 @@ import (
 	"gangway/internal/process"
 )
 
-// grace is how long swtpm may take to end when it is asked to.
+// grace is the time that swtpm has to end after SIGTERM.
 const grace = 3 * time.Second
 
-// startTimeout is how long swtpm may take to answer its first command.
+// startTimeout is the time that swtpm has to answer its first command.
 const startTimeout = 20 * time.Second
 
-// startLocked starts swtpm and waits until it answers. t.mu is held.
+// startLocked starts swtpm and waits until it answers. The caller holds t.mu.
 func (t *TPM) startLocked(ctx context.Context) error {
 	return t.runLocked(ctx, func() bool { return answers(t.socket) },
 		"--server", "type=unixio,path="+t.relative(t.socket),
@@ -28,11 +28,10 @@ func (t *TPM) startLocked(ctx context.Context) error {
 		"--flags", "not-need-init,startup-clear")
 }
 
-// runLocked starts swtpm with arguments and waits until it is ready. t.mu is
-// held.
+// runLocked starts swtpm with arguments and waits until it is ready. The caller holds t.mu.
 func (t *TPM) runLocked(ctx context.Context, ready func() bool, args ...string) error {
 	if t.proc != nil {
-		return errors.New("swtpm: it runs already")
+		return errors.New("swtpm: the TPM is already running")
 	}
 	os.Remove(t.socket) // left by a process that was killed
 	os.Remove(t.control)
@@ -60,8 +59,8 @@ func (t *TPM) runLocked(ctx context.Context, ready func() bool, args ...string) 
 	return nil
 }
 
-// relative is a socket's path from the TPM's folder, where swtpm runs, for
-// swtpm's options end at a comma.
+// relative returns a socket's path relative to the TPM's folder, where swtpm runs. A comma in
+// an absolute path would end an option of swtpm.
 func (t *TPM) relative(socket string) string {
 	if t.temp != "" {
 		return t.temp + "/" + filepath.Base(socket)
@@ -69,7 +68,7 @@ func (t *TPM) relative(socket string) string {
 	return filepath.Base(socket)
 }
 
-// answers reports whether the TPM answers TPM2_GetRandom of one byte.
+// answers reports whether the TPM answers TPM2_GetRandom for one byte.
 func answers(socket string) bool {
 	c, err := net.Dial("unix", socket)
 	if err != nil {

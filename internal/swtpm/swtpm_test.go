@@ -62,7 +62,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 		index uint32
 	}{{"rsa", RSA2048, 0x01C00002}, {"p384", P384, 0x01C00016}}
 	serials := make([]string, len(kinds))
-	var wg sync.WaitGroup // both at once: they race for the making of the maker
+	var wg sync.WaitGroup // both at once: they race to make the maker
 	for i, k := range kinds {
 		wg.Go(func() {
 			tpm, err := New(t.Context(), filepath.Join(dir, k.name), Options{EK: k.ek, Maker: maker})
@@ -86,7 +86,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 				t.Error(err)
 			}
 			if n := bytes.Count(tpm.CAPEM(), []byte("BEGIN CERTIFICATE")); n != 2 {
-				t.Errorf("CAPEM holds %d certificates", n)
+				t.Errorf("CAPEM holds %d certificates; want 2", n)
 			}
 		})
 	}
@@ -99,7 +99,7 @@ func TestCertificateIsOfTheSharedMaker(t *testing.T) {
 func TestNVSurvivesRestartAndStop(t *testing.T) {
 	need(t)
 	t.Parallel()
-	// A folder whose path is too long for a socket, and has a comma in it.
+	// The folder's path is too long for a socket, and has a comma in it.
 	dir := filepath.Join(t.TempDir(), "a,b "+strings.Repeat("long", 25))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -14,22 +14,22 @@ import (
 	"gangway/internal/process"
 )
 
-// EK says which endorsement key certificates a TPM has.
+// EK is the kind of endorsement key certificate that a TPM has.
 type EK int
 
 const (
-	RSA2048 EK = iota // one, at 0x01C00002 (L-1; its key at 0x81010001)
-	P384              // one at 0x01C00016 (H-3; its key at 0x81010016); Debian 12's swtpm_setup adds the former
-	None              // none, as some chips; the keys can still be made
+	RSA2048 EK = iota // one certificate, at 0x01C00002 (L-1; its key at 0x81010001)
+	P384              // one at 0x01C00016 (H-3; its key at 0x81010016); Debian 12's swtpm_setup adds that of RSA2048
+	None              // no certificate, like some real TPMs; the keys can still be made
 )
 
-// Options for New. The zero value is a TPM with an RSA 2048 endorsement key
-// and a maker of its own.
+// Options configure New. The zero value is a TPM with an RSA 2048 endorsement key and a maker
+// of its own.
 type Options struct {
 	EK EK
 
-	// Maker is the folder of the TPM maker's CA, created when absent. TPMs
-	// with the same Maker are of one maker. Empty: DIR/ca.
+	// Maker is the folder of the TPM maker's CA. It is made if it does not exist. TPMs with the
+	// same Maker have the same maker. Empty: DIR/ca.
 	Maker string
 }
 
@@ -37,24 +37,24 @@ type Options struct {
 // goroutines.
 type TPM struct {
 	dir, socket, control string
-	temp                 string // folder of the sockets where dir's path is too long
+	temp                 string // folder of the sockets if dir's path is too long
 	root, issuer         *x509.Certificate
 
 	mu   sync.Mutex
 	proc *process.Process // nil while stopped
 }
 
-// controlName is the control socket's name as tpm2-tools' swtpm TCTI expects
-// it beside a socket "tpm.sock".
+// controlName is the control socket's name. tpm2-tools' swtpm TCTI expects this name for a
+// command socket "tpm.sock".
 const controlName = "tpm.sock.ctrl"
 
-// maxSocket is what fits sockaddr_un.sun_path with its final zero, in bytes.
+// maxSocket is the maximum length of a socket's path in bytes (sockaddr_un.sun_path, without
+// its final zero).
 const maxSocket = 107
 
-// New starts the TPM in dir and, where there is none yet, makes it first,
-// which takes about a second. A TPM that is there already is kept and opts.EK
-// is ignored. ctx bounds the making and the starting alone: the TPM runs
-// until Stop, or until this process ends.
+// New starts the TPM in dir. If there is none, it first makes one, which takes about a second.
+// An existing TPM is kept, and opts.EK is ignored. ctx bounds only the making and the start:
+// the TPM runs until Stop, or until this process ends.
 func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	if m := Missing(); m != "" {
 		return nil, errors.New("swtpm: " + m)
@@ -83,7 +83,7 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 			return nil, err
 		}
 	}
-	if err := t.place(); err != nil {
+	if err := t.chooseSockets(); err != nil {
 		return nil, err
 	}
 	if err := t.start(ctx); err != nil {
@@ -99,8 +99,8 @@ func New(ctx context.Context, dir string, opts Options) (*TPM, error) {
 	return t, nil
 }
 
-// finish takes off what swtpm_setup made and was not asked for, and marks the
-// TPM as made: not before, so that an interrupted making starts again.
+// finish removes what swtpm_setup made although it was not asked for, and then marks the TPM as
+// made. If New is interrupted before that, the next New makes the TPM again.
 func (t *TPM) finish(opts Options) error {
 	if opts.EK == RSA2048 {
 		if err := t.DeleteNV(0x01C00016); err != nil {
@@ -113,8 +113,8 @@ func (t *TPM) finish(opts Options) error {
 	return nil
 }
 
-// place chooses where the sockets are.
-func (t *TPM) place() error {
+// chooseSockets chooses the paths of the sockets.
+func (t *TPM) chooseSockets() error {
 	at := t.dir
 	if len(filepath.Join(at, controlName)) > maxSocket {
 		temp, err := os.MkdirTemp("", "swtpm")
@@ -123,7 +123,7 @@ func (t *TPM) place() error {
 		}
 		if len(filepath.Join(temp, controlName)) > maxSocket {
 			os.RemoveAll(temp)
-			return fmt.Errorf("swtpm: %s is too long a path for a Unix socket, and so is TMPDIR: set TMPDIR to a shorter one", t.dir)
+			return fmt.Errorf("swtpm: the path %s is too long for a Unix socket, and so is TMPDIR: set TMPDIR to a shorter path", t.dir)
 		}
 		t.temp, at = temp, temp
 	}
@@ -132,17 +132,16 @@ func (t *TPM) place() error {
 	return nil
 }
 
-// Address is "unix:" and the absolute path of the socket that speaks raw TPM
-// commands. It stays the same over Restart.
+// Address is "unix:" and the absolute path of the socket for raw TPM commands. It stays the
+// same after Restart.
 func (t *TPM) Address() string { return "unix:" + t.socket }
 
-// TCTI is the TPM's address as tpm2-tools and OpenSSL's TPM provider take it
-// (TPM2TOOLS_TCTI, TPM2OPENSSL_TCTI). They keep the socket to themselves while
-// they run.
+// TCTI is the TPM's address for tpm2-tools and OpenSSL's TPM provider (TPM2TOOLS_TCTI,
+// TPM2OPENSSL_TCTI). While one of them runs, nothing else can use the socket.
 func (t *TPM) TCTI() string { return "swtpm:path=" + t.socket }
 
-// Roots returns the maker's root certificate alone; none for a TPM made with
-// EK None. EK certificates are signed by the Issuer below it.
+// Roots returns only the maker's root certificate. The Issuer below it signs the EK
+// certificates. A TPM made with EK None has no root.
 func (t *TPM) Roots() []*x509.Certificate {
 	if t.root == nil {
 		return nil
@@ -150,8 +149,8 @@ func (t *TPM) Roots() []*x509.Certificate {
 	return []*x509.Certificate{t.root}
 }
 
-// Issuer returns the maker's intermediate certificate, which signs the EK
-// certificates; nil for a TPM made with EK None.
+// Issuer returns the maker's intermediate certificate, which signs the EK certificates. It is
+// nil for a TPM made with EK None.
 func (t *TPM) Issuer() *x509.Certificate { return t.issuer }
 
 // CAPEM returns the maker's root and intermediate certificates in PEM.
@@ -159,14 +158,14 @@ func (t *TPM) CAPEM() []byte {
 	var b bytes.Buffer
 	for _, c := range []*x509.Certificate{t.root, t.issuer} {
 		if c != nil {
-			pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a bytes.Buffer takes everything
+			pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // writing to a bytes.Buffer cannot fail
 		}
 	}
 	return b.Bytes()
 }
 
-// Restart is a TPM reset, as a power cycle is one: everything transient is
-// gone, everything persistent stays.
+// Restart resets the TPM, as a power cycle does: transient state is lost, persistent state
+// stays.
 func (t *TPM) Restart(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -175,8 +174,7 @@ func (t *TPM) Restart(ctx context.Context) error {
 	return t.startLocked(ctx)
 }
 
-// Stop ends the TPM and waits for its end. Its state stays. Stopping twice is
-// no error.
+// Stop ends the TPM and waits for its end. Its state stays. A second call does nothing.
 func (t *TPM) Stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,10 +1,10 @@
-// Package escrow keeps the recovery key of an encrypted disk for the owner: it
-// is encrypted to the owner's age recipient on the machine that makes it, and
-// nobody on the way, the hub least of all, can read it.
+// Package escrow stores the recovery key of an encrypted disk for the disk's owner. The
+// installer encrypts the key to the owner's age recipient with Token; the owner decrypts it
+// with Open. Nobody else can read it, including the hub.
 //
-// The ciphertext is a token of the disk's LUKS2 header, so it is there from the
-// moment that the key is, on the one disk that it is of use for. The installed
-// system sends it to the hub as the device-meta MetaKey.
+// The ciphertext is a token in the disk's LUKS2 header, so it exists as soon as the key does,
+// on the disk that the key belongs to. The installed system sends it to the hub as the
+// device-meta MetaKey.
 package escrow
 
 import (
@@ -19,26 +19,27 @@ import (
 	"filippo.io/age/armor"
 )
 
-// TokenType is the LUKS2 token's.
+// TokenType is the type of the LUKS2 token.
 const TokenType = "gangway-escrow"
 
-// MetaKey is the name that the hub has the ciphertext under.
+// MetaKey is the name of the device-meta that holds the ciphertext on the hub.
 const MetaKey = "gangway.disk-recovery"
 
-// maxText bounds a ciphertext, in bytes: a key of 71 characters has about 500.
+// maxText is the maximum size of a ciphertext in bytes. That of a key with 71 characters has
+// about 500.
 const maxText = 4 << 10
 
-// CheckRecipient is an error if a text is no recipient that a key can be kept
-// for: age's X25519, age1 and 58 characters.
+// CheckRecipient reports an error if recipient is not an X25519 recipient of age (age1 and 58
+// characters).
 func CheckRecipient(recipient string) error {
 	_, err := age.ParseX25519Recipient(recipient)
 	if err != nil {
-		return fmt.Errorf("escrow: %.80q is no recipient of age (age1...): %w", recipient, err)
+		return fmt.Errorf("escrow: %.80q is not an age recipient (age1...): %w", recipient, err)
 	}
 	return nil
 }
 
-// NewIdentity makes an identity and its recipient. The identity is a secret.
+// NewIdentity makes an age identity and its recipient. The identity is secret.
 func NewIdentity() (identity, recipient string, err error) {
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -66,7 +67,8 @@ func Token(recipient, recovery string) (map[string]any, error) {
 	return map[string]any{"type": TokenType, "age": text.String()}, nil
 }
 
-// Ciphertext is what a token holds: age's armored text, checked for its form.
+// Ciphertext returns the ciphertext of a token, which is age's armored text. It checks the form
+// of the text.
 func Ciphertext(token []byte) (string, error) {
 	var t struct {
 		Type string `json:"type"`
@@ -76,7 +78,7 @@ func Ciphertext(token []byte) (string, error) {
 		return "", fmt.Errorf("escrow: the token: %w", err)
 	}
 	if t.Type != TokenType || !isArmored(t.Age) {
-		return "", errors.New("escrow: the token holds no recovery key")
+		return "", errors.New("escrow: the token does not hold an encrypted recovery key")
 	}
 	return t.Age, nil
 }
@@ -86,12 +88,12 @@ func isArmored(text string) bool {
 		!strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') })
 }
 
-// Open decrypts a ciphertext with the identities of a file as age-keygen makes
-// it, and returns the recovery key. What the hub sent is not trusted: it must
-// be a key that can be typed.
+// Open decrypts a ciphertext and returns the recovery key. identities is the content of an
+// identity file from age-keygen. The ciphertext comes from the hub and is not trusted: the
+// result must have a recovery key's alphabet.
 func Open(identities, ciphertext string) (string, error) {
 	if !isArmored(ciphertext) {
-		return "", errors.New("escrow: what the hub has is no encrypted recovery key")
+		return "", errors.New("escrow: the hub's value is not an encrypted recovery key")
 	}
 	ids, err := age.ParseIdentities(strings.NewReader(identities))
 	if err != nil {
@@ -99,14 +101,14 @@ func Open(identities, ciphertext string) (string, error) {
 	}
 	r, err := age.Decrypt(armor.NewReader(strings.NewReader(ciphertext)), ids...)
 	if err != nil {
-		return "", fmt.Errorf("escrow: %w", err)
+		return "", fmt.Errorf("escrow: decrypting the recovery key: %w", err)
 	}
 	b, err := io.ReadAll(io.LimitReader(r, maxText))
 	if err != nil {
-		return "", fmt.Errorf("escrow: %w", err)
+		return "", fmt.Errorf("escrow: decrypting the recovery key: %w", err)
 	}
 	if key := string(b); len(key) > 0 && strings.Trim(key, "cbdefghijklnrtuv-") == "" {
 		return key, nil
 	}
-	return "", errors.New("escrow: what was encrypted to you is no recovery key")
+	return "", errors.New("escrow: the decrypted text is not a recovery key")
 }

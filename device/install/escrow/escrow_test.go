@@ -23,9 +23,9 @@ func sealed(t *testing.T, recipient, key string) (token []byte, text string) {
 	return token, text
 }
 
-// Only who has the identity reads the key; the hub, which has all the rest,
-// does not.
+// Only the owner's identity decrypts the key. The hub has everything else and cannot.
 func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
+	t.Parallel()
 	identity, recipient, err := NewIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 	token, text := sealed(t, recipient, recovery)
 	for _, part := range strings.Split(recovery, "-") {
 		if strings.Contains(string(token), part) {
-			t.Errorf("the token shows %s", part)
+			t.Errorf("the token contains %q of the key in plain text", part)
 		}
 	}
 	if got, err := Open("# created: today\n"+identity+"\n", text); got != recovery || err != nil {
@@ -50,12 +50,13 @@ func TestEscrowedKeyIsForItsOwnerAlone(t *testing.T) {
 		t.Errorf("another identity reads %q", got)
 	}
 	if err := CheckRecipient(identity); err == nil {
-		t.Error("an identity, which is a secret, is taken for a recipient")
+		t.Error("an identity, which is secret, is accepted as a recipient")
 	}
 }
 
-// The hub may send anything in the place of a key.
+// The hub may send anything instead of the machine's ciphertext.
 func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
+	t.Parallel()
 	identity, recipient, err := NewIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -66,15 +67,15 @@ func TestHubSendsAnotherKeyThanTheMachines(t *testing.T) {
 	for name, bad := range map[string]string{
 		"nothing": "", "text": "hello", "an escape sequence, encrypted": escape, "an empty key": empty,
 		"cut short": text[:len(text)/2] + text[len(text)-31:], "altered": strings.Replace(text, "A", "B", 1) + " ",
-		"much": strings.Replace(text, "\n", "\n"+strings.Repeat("A", 8000), 1),
+		"too long": strings.Replace(text, "\n", "\n"+strings.Repeat("A", 8000), 1),
 	} {
 		if got, err := Open(identity, bad); err == nil {
-			t.Errorf("%s: %q", name, got)
+			t.Errorf("%s: accepted as %q", name, got)
 		}
 	}
 	for _, bad := range []string{"", "{}", `{"type":"systemd-tpm2","age":"x"}`, `{"type":"gangway-escrow","age":"` + strings.Repeat("x", 5000) + `"}`, `{"type":"gangway-escrow","age":"\u001b[2J"}`} {
 		if got, err := Ciphertext([]byte(bad)); err == nil {
-			t.Errorf("%s: %q", bad, got)
+			t.Errorf("%.60s: accepted as %q", bad, got)
 		}
 	}
 }

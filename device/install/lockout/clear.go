@@ -10,24 +10,23 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// ErrHeld is that the TPM does not let itself be cleared: its lockout hierarchy
-// has a password, or clearing was switched off. The firmware's setup can.
-var ErrHeld = errors.New("lockout: the TPM does not let itself be cleared; clear it in the firmware's setup (TPM, Security)")
+// ErrNotClearable means that the TPM cannot be cleared by this program: its lockout hierarchy has a
+// password, or TPM2_Clear is disabled. The firmware's setup can still clear it.
+var ErrNotClearable = errors.New("lockout: the TPM refuses to be cleared: its lockout password is set or clearing is disabled; clear it in the firmware's setup (TPM, Security)")
 
-// Clear clears the TPM (TPM2_Clear, Part 3, 24.6): all keys of the owner's
-// hierarchy are gone for good, with what was sealed under them, and so are
-// persistent keys, the owner's NV indices and the passwords of the hierarchies.
-// The endorsement key stays, and with it the keys that are made from the same
-// seed: attestation keys and IDevIDs.
+// Clear clears the TPM (TPM2_Clear, Part 3, 24.6). All keys of the owner hierarchy are
+// destroyed, with everything sealed under them, and so are persistent keys, the owner's NV
+// indices and the hierarchies' passwords. The endorsement key stays, and with it the keys
+// derived from the same seed: attestation keys and IDevIDs.
 //
-// A password of the lockout hierarchy is not guessed: that is ErrHeld.
+// If the lockout hierarchy has a password, Clear does not try to guess it and returns ErrNotClearable.
 func Clear(t transport.TPM) error {
 	state, err := permanent(t)
 	if err != nil {
 		return err
 	}
 	if state&(lockoutAuthSet|disableClear) != 0 {
-		return ErrHeld
+		return ErrNotClearable
 	}
 	clear := tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}
 	if _, err := clear.Execute(t); err != nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// primary is the name of a hierarchy's storage key.
-func primary(t *testing.T, tpm transport.TPM, hierarchy tpm2.TPMHandle, keepAt tpm2.TPMHandle) []byte {
+// primaryName returns the name of a hierarchy's storage key. If keepAt is not 0, it also makes
+// the key persistent there.
+func primaryName(t *testing.T, tpm transport.TPM, hierarchy tpm2.TPMHandle, keepAt tpm2.TPMHandle) []byte {
 	t.Helper()
 	key, err := tpm2.CreatePrimary{PrimaryHandle: hierarchy, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(tpm)
 	if err != nil {
@@ -47,6 +48,7 @@ func persistent(t *testing.T, tpm transport.TPM) int {
 }
 
 func TestClearedTPMForgetsItsOwner(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	_, token, err := seal.New(tpm)
 	if err != nil {
@@ -56,29 +58,30 @@ func TestClearedTPMForgetsItsOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	owner, endorsement := primary(t, tpm, tpm2.TPMRHOwner, 0x81000099), primary(t, tpm, tpm2.TPMRHEndorsement, 0)
+	owner, endorsement := primaryName(t, tpm, tpm2.TPMRHOwner, 0x81000099), primaryName(t, tpm, tpm2.TPMRHEndorsement, 0)
 	before := persistent(t, tpm)
 	if err := Clear(tpm); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := seal.Open(tpm, raw); !errors.Is(err, seal.ErrOther) {
-		t.Errorf("what was sealed opens: %v", err)
+	if _, err := seal.Open(tpm, raw); !errors.Is(err, seal.ErrNotReleased) {
+		t.Errorf("the sealed key after the clear: %v; want ErrNotReleased", err)
 	}
 	if n := persistent(t, tpm); n != 0 {
-		t.Errorf("%d of %d persistent keys are left", n, before)
+		t.Errorf("%d of %d persistent keys are still there", n, before)
 	}
-	if bytes.Equal(primary(t, tpm, tpm2.TPMRHOwner, 0), owner) {
-		t.Error("the owner's keys can be made again")
+	if bytes.Equal(primaryName(t, tpm, tpm2.TPMRHOwner, 0), owner) {
+		t.Error("the owner hierarchy still derives the same key")
 	}
-	if !bytes.Equal(primary(t, tpm, tpm2.TPMRHEndorsement, 0), endorsement) {
-		t.Error("the endorsement hierarchy is another one: it is no longer the same device")
+	if !bytes.Equal(primaryName(t, tpm, tpm2.TPMRHEndorsement, 0), endorsement) {
+		t.Error("the endorsement hierarchy has changed, so the device would get another identity")
 	}
 	if err := Clear(tpm); err != nil {
-		t.Errorf("again: %v", err)
+		t.Errorf("the second clear: %v", err)
 	}
 }
 
 func TestClearGuessesNoPassword(t *testing.T) {
+	t.Parallel()
 	for name, hold := range map[string]func(*testing.T, transport.TPM){
 		"a password": setPassword,
 		"switched off": func(t *testing.T, tpm transport.TPM) {
@@ -90,19 +93,19 @@ func TestClearGuessesNoPassword(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tpm := start(t)
-			owner := primary(t, tpm, tpm2.TPMRHOwner, 0)
+			owner := primaryName(t, tpm, tpm2.TPMRHOwner, 0)
 			hold(t, tpm)
 			for range 3 {
-				if err := Clear(tpm); !errors.Is(err, ErrHeld) {
+				if err := Clear(tpm); !errors.Is(err, ErrNotClearable) {
 					t.Fatal(err)
 				}
 			}
-			if !bytes.Equal(primary(t, tpm, tpm2.TPMRHOwner, 0), owner) {
-				t.Error("it was cleared")
+			if !bytes.Equal(primaryName(t, tpm, tpm2.TPMRHOwner, 0), owner) {
+				t.Error("the TPM was cleared")
 			}
 			if name == "a password" {
 				if err := reset(tpm, []byte("theirs")); err != nil {
-					t.Errorf("the password was tried: %v", err)
+					t.Errorf("Clear tried a password: %v", err)
 				}
 			}
 		})

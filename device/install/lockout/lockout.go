@@ -1,13 +1,13 @@
-// Package lockout does what a TPM's lockout hierarchy may do: it lifts the
-// lockout, and clears the TPM.
+// Package lockout uses a TPM's lockout hierarchy: Lift ends a lockout and Clear clears the TPM.
+// Read reports the state of the TPM's protection against guessing. The agent, the installer and
+// the installed system use it.
 //
-// A TPM counts a loss of power as a guess (Part 1, 19.8.6) if the password of a
-// key that is protected against guessing was used since the TPM was started or
-// shut down, and after some of them refuses such passwords for minutes or hours.
-// Empty passwords count, too. The device's identity keys are used by policy and
-// never by password (package identity). The storage key that a disk's key is
-// under has a password only; package seal tells the TPM after each use that it
-// may lose its power.
+// A TPM counts a loss of power as a wrong guess (Part 1, 19.8.6) if, since its last start or
+// shutdown, somebody used the password of a key that is protected against guessing. Empty
+// passwords count too. After a few guesses the TPM refuses these passwords for minutes or
+// hours. The device's identity keys are not affected: they are used by policy and never by
+// password (package identity). The storage key, which protects a disk's key, has only a
+// password; package seal prepares the TPM for a loss of power after each use.
 package lockout
 
 import (
@@ -29,9 +29,9 @@ const (
 	inLockout      = 1 << 9
 )
 
-// Lift lifts the lockout if the TPM is in it, and reports whether it was. Where
-// the lockout hierarchy has a password, it is somebody's to lift, and is not
-// tried: a wrong password there would lock the hierarchy itself.
+// Lift lifts the lockout if the TPM is in lockout, and reports whether it was. If the lockout
+// hierarchy has a password, Lift does not guess it and returns ErrPassword: a wrong password
+// would lock the lockout hierarchy itself.
 func Lift(t transport.TPM) (bool, error) {
 	state, err := permanent(t)
 	if err != nil {
@@ -46,22 +46,22 @@ func Lift(t transport.TPM) (bool, error) {
 	return true, reset(t, nil)
 }
 
-// ErrPassword is that the lockout hierarchy has a password, so that only the
-// person who knows it can lift a lockout.
+// ErrPassword means that the lockout hierarchy has a password. Only a person who knows it can
+// lift the lockout.
 var ErrPassword = errors.New("lockout: the TPM is in lockout, and its lockout password is set: wait, or clear the TPM in the firmware's setup")
 
-// State is what a TPM says of its protection against guessing (Part 2, 6.13).
+// State is the state of a TPM's protection against guessing (Part 2, 6.13).
 type State struct {
-	Locked   bool // no password that is protected against guessing is accepted
-	Password bool // the lockout hierarchy has one
-	// Tries is the count of guesses, and Max where lockout begins. Interval is
-	// how long the TPM must be switched on for the count to fall by one, which
-	// ends a lockout.
+	Locked   bool // in lockout: the TPM refuses all passwords that are protected against guessing
+	Password bool // the lockout hierarchy has a password
+	// Tries is the number of wrong guesses counted, and Max the number at which lockout begins.
+	// The count falls by one each time the TPM has been powered for Interval; this also ends a
+	// lockout.
 	Tries, Max uint32
 	Interval   time.Duration
 }
 
-// Read reads it, with two commands.
+// Read reads the state, with two TPM commands.
 func Read(t transport.TPM) (State, error) {
 	bits, err := permanent(t)
 	if err != nil {
@@ -92,7 +92,7 @@ func permanent(t transport.TPM) (uint32, error) {
 		return 0, err
 	}
 	if len(list) != 1 || list[0].Property != tpm2.TPMPTPermanent {
-		return 0, errors.New("lockout: the TPM does not say what its lockout is")
+		return 0, errors.New("lockout: the TPM does not report TPMA_PERMANENT")
 	}
 	return list[0].Value, nil
 }
@@ -104,21 +104,21 @@ func properties(t transport.TPM, first tpm2.TPMPT, count uint32) ([]tpm2.TPMSTag
 	}
 	list, err := rsp.CapabilityData.Data.TPMProperties()
 	if err != nil {
-		return nil, fmt.Errorf("lockout: the TPM's properties cannot be read: %w", err)
+		return nil, fmt.Errorf("lockout: reading the TPM's properties: %w", err)
 	}
 	return list.TPMProperty, nil
 }
 
-// reset is TPM2_DictionaryAttackLockReset (Part 3, 25.2), which go-tpm has not.
+// reset runs TPM2_DictionaryAttackLockReset (Part 3, 25.2), which go-tpm does not have.
 func reset(t transport.TPM, password []byte) error {
 	const dictionaryAttackLockReset = 0x0139
 	if err := command(t, dictionaryAttackLockReset, password, nil); err != nil {
-		return fmt.Errorf("lockout: lifting it: %w", tpmrc.Explain(err, tpmrc.Lockout))
+		return fmt.Errorf("lockout: lifting the lockout: %w", tpmrc.Explain(err, tpmrc.Lockout))
 	}
 	return nil
 }
 
-// command sends a command of the lockout hierarchy.
+// command sends a command that the lockout hierarchy authorizes.
 func command(t transport.TPM, code uint32, password, params []byte) error {
 	const sessions, lockout, passwordSession = 0x8002, 0x4000000A, 0x40000009
 	be := binary.BigEndian
@@ -137,7 +137,7 @@ func command(t transport.TPM, code uint32, password, params []byte) error {
 		return err
 	}
 	if len(rsp) < 10 {
-		return errors.New("the TPM's answer is cut off")
+		return fmt.Errorf("the TPM's response has %d bytes, at least 10 are expected", len(rsp))
 	}
 	if rc := tpm2.TPMRC(be.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess {
 		return rc

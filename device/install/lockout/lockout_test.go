@@ -34,7 +34,7 @@ func start(t *testing.T) transport.TPM {
 	return link
 }
 
-// lock guesses until the TPM has enough of it.
+// lock guesses a password until the TPM is in lockout.
 func lock(t *testing.T, tpm transport.TPM) {
 	t.Helper()
 	for range 100 {
@@ -42,38 +42,40 @@ func lock(t *testing.T, tpm transport.TPM) {
 			return
 		}
 	}
-	t.Fatal("the TPM lets one guess a hundred times")
+	t.Fatal("the TPM is not in lockout after 100 wrong guesses")
 }
 
 func TestLiftsALockout(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	if was, err := Lift(tpm); was || err != nil {
-		t.Errorf("a TPM that is in order: %v, %v", was, err)
+		t.Errorf("Lift without a lockout: %v, %v", was, err)
 	}
 	lock(t, tpm)
 	if s, err := Read(tpm); err != nil || !s.Locked || s.Password || s.Tries == 0 || s.Tries != s.Max || s.Interval <= 0 {
 		t.Errorf("a TPM in lockout: %+v, %v", s, err)
 	}
 	if was, err := Lift(tpm); !was || err != nil {
-		t.Errorf("a TPM in lockout: %v, %v", was, err)
+		t.Errorf("Lift in lockout: %v, %v", was, err)
 	}
 	if s, err := Read(tpm); err != nil || s.Locked || s.Tries != 0 {
-		t.Errorf("a TPM that is out of lockout: %+v, %v", s, err)
+		t.Errorf("after Lift: %+v, %v", s, err)
 	}
 	if err := swtpm.Guess(tpm, swtpm.GuessedPassword); err != nil {
-		t.Errorf("it is still in lockout: %v", err)
+		t.Errorf("the TPM is still in lockout: %v", err)
 	}
 }
 
-// What somebody has set a password for is not tried.
+// If the lockout hierarchy has a password, Lift does not guess it.
 func TestLockoutWithAPasswordIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	setPassword(t, tpm)
 	lock(t, tpm)
 	if was, err := Lift(tpm); !was || !errors.Is(err, ErrPassword) {
-		t.Errorf("%v, %v", was, err)
+		t.Errorf("got %v, %v; want true, ErrPassword", was, err)
 	}
-	// The password was not tried, so it still works.
+	// Lift did not guess, so the password still works.
 	if err := reset(tpm, []byte("theirs")); err != nil {
 		t.Error(err)
 	}

@@ -10,23 +10,22 @@ import (
 	"io"
 )
 
-// Sizes in bytes, as cryptsetup has them by default.
+// Sizes in bytes, the same as cryptsetup's defaults.
 const (
 	headerSize = 16 << 10
 	binarySize = 4096
 	jsonSize   = headerSize - binarySize
-	// Overhead is where the encrypted data begins.
+	// Overhead is the offset of the encrypted data.
 	Overhead   = 16 << 20
 	slotsBegin = 2 * headerSize
-	slotSize   = 63 * 4096 // of the key, in stripes, in whole pages
+	slotSize   = 63 * 4096 // the key in stripes, rounded up to whole pages
 	keySize    = 64
 	sector     = 512
 )
 
 const cipherName = "aes-xts-plain64"
 
-// metadata is the header's JSON (specification, 3). Numbers of 64 bits are
-// strings.
+// metadata is the header's JSON (specification, 3). Numbers of 64 bits are encoded as strings.
 type metadata struct {
 	Keyslots map[string]keyslot         `json:"keyslots"`
 	Tokens   map[string]json.RawMessage `json:"tokens"`
@@ -84,22 +83,22 @@ type config struct {
 	KeyslotsSize int64 `json:"keyslots_size,string"`
 }
 
-// Magic numbers of the first header and of its copy.
+// Magic numbers of the first header and of the second.
 const (
-	// Magic is what an encrypted partition begins with.
+	// Magic is the first bytes of an encrypted partition.
 	Magic       = "LUKS\xba\xbe"
 	secondMagic = "SKUL\xba\xbe"
 )
 
-// binary header (specification, 2): where its fields are.
+// Offsets of the fields of the binary header (specification, 2).
 const (
 	atVersion, atSize, atSeq, atLabel, atAlg, atSalt, atUUID, atOffset, atSum = 6, 8, 16, 24, 72, 104, 168, 256, 448
 )
 
-// header makes one of the two headers.
+// header makes one of the two headers. text is the JSON.
 func header(magic string, offset int64, salt []byte, id string, text []byte) ([]byte, error) {
 	if len(text) >= jsonSize {
-		return nil, fmt.Errorf("luks: a header of %d bytes", len(text))
+		return nil, fmt.Errorf("luks: the header's JSON has %d bytes, at most %d are possible", len(text), jsonSize-1)
 	}
 	b := make([]byte, headerSize)
 	copy(b, magic)
@@ -117,7 +116,7 @@ func header(magic string, offset int64, salt []byte, id string, text []byte) ([]
 	return b, nil
 }
 
-// readHeader reads the first header that is whole.
+// readHeader reads the first of the two headers that is not damaged.
 func readHeader(r io.ReaderAt) (*metadata, error) {
 	var errs error
 	for _, h := range []struct {
@@ -136,20 +135,20 @@ func readHeader(r io.ReaderAt) (*metadata, error) {
 func parseHeader(r io.ReaderAt, magic string, at int64) (*metadata, error) {
 	b := make([]byte, headerSize)
 	if _, err := r.ReadAt(b, at); err != nil {
-		return nil, fmt.Errorf("luks: %w", err)
+		return nil, fmt.Errorf("luks: reading the header: %w", err)
 	}
 	if string(b[:len(magic)]) != magic || binary.BigEndian.Uint16(b[atVersion:]) != 2 || binary.BigEndian.Uint64(b[atSize:]) != headerSize {
-		return nil, errors.New("luks: no header of LUKS2, of this size")
+		return nil, errors.New("luks: there is no LUKS2 header of the installer's size")
 	}
 	want := bytes.Clone(b[atSum : atSum+sha256.Size])
 	clear(b[atSum : atSum+64])
 	if sum := sha256.Sum256(b); !bytes.Equal(sum[:], want) {
-		return nil, errors.New("luks: the header is damaged")
+		return nil, errors.New("luks: the header is damaged: its checksum is wrong")
 	}
 	text, _, _ := bytes.Cut(b[binarySize:], []byte{0})
 	m := new(metadata)
 	if err := json.Unmarshal(text, m); err != nil {
-		return nil, fmt.Errorf("luks: the header: %w", err)
+		return nil, fmt.Errorf("luks: the header's JSON: %w", err)
 	}
 	return m, nil
 }

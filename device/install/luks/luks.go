@@ -16,23 +16,24 @@ import (
 	"golang.org/x/crypto/xts"
 )
 
-// iterations of PBKDF2: cryptsetup's least. Passphrases are random.
+// iterations is the number of PBKDF2 iterations: the least that cryptsetup accepts. The
+// passphrases are random, so more would not make them safer.
 const iterations = 1000
 
-// Key is what the data is encrypted with.
+// Key is the key that encrypts the data.
 type Key []byte
 
-// Slot is a passphrase that opens a partition, of at least 16 random bytes,
-// and what of it is stored beside it.
+// Slot is a key slot: a passphrase, and a token that is stored with it. The passphrase must
+// come from at least 16 random bytes.
 type Slot struct {
 	Passphrase []byte
-	// Token, if it is set, is the JSON of the header's token for this slot; it
-	// says how to come by the passphrase. Its field "keyslots" is set here.
+	// Token is optional: the JSON of the header's token for this slot. A token describes how to
+	// get the passphrase. Format sets its field "keyslots".
 	Token map[string]any
 }
 
-// Format makes the headers and key slots of a new partition, Overhead bytes,
-// and the key of its data.
+// Format makes the headers and key slots of a new partition, Overhead bytes in all, and the key
+// of its data.
 func Format(slots []Slot) (head []byte, key Key, err error) {
 	key = make(Key, keySize)
 	rand.Read(key)
@@ -51,7 +52,7 @@ func Format(slots []Slot) (head []byte, key Key, err error) {
 	for i, s := range slots {
 		name := strconv.Itoa(i)
 		if len(s.Passphrase) < 16 {
-			return nil, nil, errors.New("luks: a passphrase of fewer than 16 bytes")
+			return nil, nil, fmt.Errorf("luks: the passphrase of slot %d has %d bytes, at least 16 are needed", i, len(s.Passphrase))
 		}
 		k := newKeyslot(i)
 		if err := k.crypt(head[k.Area.Offset:], split(key), s.Passphrase, (*xts.Cipher).Encrypt); err != nil {
@@ -103,7 +104,7 @@ func derive(secret, salt []byte, size int) ([]byte, error) {
 	return pbkdf2.Key(sha256.New, string(secret), salt, iterations, size)
 }
 
-// crypt encrypts or decrypts the pieces of a key.
+// crypt encrypts or decrypts a key's stripes with a passphrase.
 func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, from []byte, n uint64)) error {
 	derived, err := derive(passphrase, k.KDF.Salt, keySize)
 	if err != nil {
@@ -119,10 +120,10 @@ func (k keyslot) crypt(to, from, passphrase []byte, f func(c *xts.Cipher, to, fr
 	return nil
 }
 
-// ErrPassphrase is that no slot opens with the passphrase.
+// ErrPassphrase means that no key slot opens with the passphrase.
 var ErrPassphrase = errors.New("luks: the passphrase opens no key slot")
 
-// Open returns the key of a partition that Format made.
+// Open returns the data key of a partition that Format made.
 func Open(r io.ReaderAt, passphrase []byte) (Key, error) {
 	m, err := readHeader(r)
 	if err != nil {
@@ -153,27 +154,27 @@ func Open(r io.ReaderAt, passphrase []byte) (Key, error) {
 	return nil, ErrPassphrase
 }
 
-// check refuses what Format does not make.
+// check refuses headers that Format does not make.
 func (m *metadata) check() error {
 	s, d := m.Segments["0"], m.Digests["0"]
 	if len(m.Segments) != 1 || s.Type != "crypt" || s.Offset != Overhead || s.Size != "dynamic" || s.Tweak != 0 || s.Encryption != cipherName || s.SectorSize != sector {
-		return errors.New("luks: the data is encrypted in another way than the installer's")
+		return errors.New("luks: the data's encryption is not the installer's")
 	}
 	if d.Type != "pbkdf2" || d.Hash != "sha256" || d.Iterations != iterations || len(d.Keyslots) > 8 {
-		return errors.New("luks: the key's digest is another than the installer's")
+		return errors.New("luks: the key digest's parameters are not the installer's")
 	}
 	for _, name := range d.Keyslots {
 		k := m.Keyslots[name]
 		if k.Type != "luks2" || k.KeySize != keySize || k.AF.Stripes != stripes || k.AF.Hash != "sha256" || k.Area.Encryption != cipherName || k.Area.KeySize != keySize ||
 			k.KDF.Type != "pbkdf2" || k.KDF.Hash != "sha256" || k.KDF.Iterations != iterations ||
 			k.Area.Offset < slotsBegin || k.Area.Offset > Overhead-slotSize || k.Area.Size != slotSize {
-			return fmt.Errorf("luks: key slot %s is another than the installer's", name)
+			return fmt.Errorf("luks: key slot %s has parameters that are not the installer's", name)
 		}
 	}
 	return nil
 }
 
-// Token returns the first token of a type.
+// Token returns the header's first token of a type.
 func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 	m, err := readHeader(r)
 	if err != nil {
@@ -185,10 +186,10 @@ func Token(r io.ReaderAt, kind string) (json.RawMessage, error) {
 			return t, nil
 		}
 	}
-	return nil, fmt.Errorf("luks: no token of the type %s", kind)
+	return nil, fmt.Errorf("luks: the header has no token of type %s", kind)
 }
 
-// Cipher encrypts and decrypts data by sectors of 512 bytes, the first at
+// Cipher returns the cipher of the data. It works on sectors of 512 bytes; sector 0 is at
 // Overhead.
 func (k Key) Cipher() (*xts.Cipher, error) {
 	c, err := xts.NewCipher(aes.NewCipher, k)

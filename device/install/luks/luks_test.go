@@ -3,6 +3,7 @@ package luks
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
@@ -24,11 +25,12 @@ func format(t testing.TB) (head []byte, key Key) {
 }
 
 func TestOpensWithEachPassphraseAndNoOther(t *testing.T) {
+	t.Parallel()
 	head, key := format(t)
 	for _, p := range [][]byte{one, two} {
 		got, err := Open(bytes.NewReader(head), p)
 		if err != nil || !bytes.Equal(got, key) {
-			t.Errorf("%s: %x, %v", p, got, err)
+			t.Errorf("passphrase %s: got the key %x, %v; want %x", p, got, err, key)
 		}
 	}
 	if _, err := Open(bytes.NewReader(head), []byte("something else altogether")); !errors.Is(err, ErrPassphrase) {
@@ -42,19 +44,21 @@ func TestOpensWithEachPassphraseAndNoOther(t *testing.T) {
 }
 
 func TestSecondHeaderStandsIn(t *testing.T) {
+	t.Parallel()
 	head, key := format(t)
 	clear(head[:headerSize])
 	if got, err := Open(bytes.NewReader(head), one); err != nil || !bytes.Equal(got, key) {
-		t.Errorf("%v", err)
+		t.Errorf("with the first header erased: %v", err)
 	}
 	head[headerSize+binarySize+5] ^= 1
 	if _, err := Open(bytes.NewReader(head), one); err == nil {
-		t.Error("a damaged header is believed")
+		t.Error("a damaged header is accepted")
 	}
 }
 
-// cryptsetup reads what we make.
+// cryptsetup opens what Format makes.
 func TestCryptsetupReadsTheHeader(t *testing.T) {
+	t.Parallel()
 	program, err := exec.LookPath("cryptsetup")
 	if err != nil {
 		program = "/usr/sbin/cryptsetup"
@@ -69,35 +73,25 @@ func TestCryptsetupReadsTheHeader(t *testing.T) {
 	}
 	out, err := exec.Command(program, "luksDump", "--disable-locks", file).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("cryptsetup luksDump: %v: %.200s", err, out)
 	}
 	for _, want := range []string{"0: luks2", "1: luks2", "cipher: aes-xts-plain64", "systemd-tpm2"} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("cryptsetup does not say %q: %s", want, out)
+			t.Errorf("cryptsetup does not print %q: %.500s", want, out)
 		}
 	}
 	for _, p := range [][]byte{one, two} {
-		// The volume's key, by the passphrase: needs no device, and no root.
+		// Dump the volume key by the passphrase. This needs no device and no root.
 		cmd := exec.Command(program, "luksDump", "--disable-locks", "--batch-mode", "--dump-volume-key", "--key-file", "-", file)
 		cmd.Stdin = bytes.NewReader(p)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("cryptsetup luksDump: %v: %.200s", err, out)
 		}
 		_, text, _ := strings.Cut(string(out), "MK dump:")
 		got := strings.Join(strings.Fields(text), "")
-		if want := strings.ToLower(hexOf(key)); got != want {
-			t.Errorf("cryptsetup has the key %s; want %s", got, want)
+		if want := hex.EncodeToString(key); got != want {
+			t.Errorf("cryptsetup dumps the key %s; want %s", got, want)
 		}
 	}
-}
-
-func hexOf(b []byte) string {
-	const digits = "0123456789abcdef"
-	var s strings.Builder
-	for _, c := range b {
-		s.WriteByte(digits[c>>4])
-		s.WriteByte(digits[c&15])
-	}
-	return s.String()
 }

@@ -7,8 +7,8 @@ import (
 	"encoding/binary"
 )
 
-// stripes is over how many pieces a key is spread, all of which are needed: a
-// slot is destroyed where one of them is (LUKS1's anti-forensic splitter).
+// stripes is the number of pieces that a key is split into (LUKS1's anti-forensic splitter).
+// All of them are needed: overwriting any one destroys the slot.
 const stripes = 4000
 
 func split(key []byte) []byte {
@@ -26,7 +26,7 @@ func merge(pieces []byte, size int) []byte {
 	return key
 }
 
-// mix folds all pieces but the last into one.
+// mix combines all pieces except the last into one.
 func mix(pieces []byte, size int) []byte {
 	d := make([]byte, size)
 	for ; len(pieces) > 0; pieces = pieces[size:] {
@@ -36,7 +36,7 @@ func mix(pieces []byte, size int) []byte {
 	return d
 }
 
-// diffuse hashes each 32 bytes with their number before them.
+// diffuse replaces each 32 bytes by the hash of their number and themselves.
 func diffuse(d []byte) {
 	for i := 0; i*sha256.Size < len(d); i++ {
 		part := d[i*sha256.Size : min((i+1)*sha256.Size, len(d))]

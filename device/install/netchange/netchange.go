@@ -1,12 +1,13 @@
-// Package netchange keeps the network settings of an installed machine, and has
-// new ones tried before they are kept.
+// Package netchange keeps the network settings of an installed machine. It tries new settings
+// for one boot before it keeps them. The installed system uses it: it offers settings from a
+// stick or the hub with Offer, and at each boot calls Begin, then Keep or Drop.
 //
-//	offered ──> tried for one start ──> kept    the hub was reached
-//	                      └───────────> dropped it was not; the former ones are in force
+//	offered ──> tried for one boot ──> kept     the hub was reached
+//	                     └───────────> dropped  it was not; the previous settings apply again
 //
-// The journal is one file, which is replaced whole: a power cut at any moment
-// leaves the state before a change, or behind it. That a trial has begun is in
-// the journal before its settings are used, so no start tries them twice.
+// The journal is one file that is replaced atomically. So a power cut at any moment leaves the
+// state before a change or after it. The journal records that a trial has begun before its
+// settings are used, so no settings are tried in two boots.
 package netchange
 
 import (
@@ -26,26 +27,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is where offered settings come from.
+// Source is the origin of offered settings.
 type Source string
 
 // The sources.
 const (
-	Stick Source = "stick" // that the machine was installed from, or started from again
-	Hub   Source = "hub"   // what the owner has set there
+	Stick Source = "stick" // the stick that installed the machine, or that it booted from later
+	Hub   Source = "hub"   // set by the owner at the hub
 )
 
-// Result is how an offer ended.
+// Result is the result of an offer.
 type Result string
 
 // The results.
 const (
 	Kept    Result = "kept"
-	Dropped Result = "dropped" // the hub was not reached with it
-	Refused Result = "refused" // it has a mistake
+	Dropped Result = "dropped" // the hub was not reached with the settings
+	Refused Result = "refused" // the settings are not valid
 )
 
-// Outcome is what became of the last offer.
+// Outcome describes the end of the last offer.
 type Outcome struct {
 	From   Source    `json:"from"`
 	Result Result    `json:"result"`
@@ -53,11 +54,12 @@ type Outcome struct {
 	At     time.Time `json:"at"`
 }
 
-// trial are settings that are to be tried, or are tried.
+// trial holds settings that wait for their trial or are on trial.
 type trial struct {
 	Text string `json:"text"`
 	From Source `json:"from"`
-	// Boot is the kernel's boot id of the start that tries them; empty: none has.
+	// Boot is the kernel's boot id of the boot that tries the settings. Empty: no boot has
+	// tried them yet.
 	Boot string `json:"boot,omitempty"`
 }
 
@@ -65,17 +67,17 @@ type journal struct {
 	Version int    `json:"version"` // 1
 	Kept    string `json:"kept"`    // the settings' file; empty: none
 	Trial   *trial `json:"trial,omitempty"`
-	// Seen are the SHA-256 of what each source has offered last, in lower-case
-	// hexadecimal: each offer is looked at once.
+	// Seen holds the SHA-256 of the last text that each source offered, in lower-case
+	// hexadecimal. An unchanged text is not a new offer.
 	Seen map[Source]string `json:"seen,omitempty"`
 	Last *Outcome          `json:"last,omitempty"`
 }
 
-// Store is a folder with the journal. Several processes may use it.
+// Store is a folder with the journal. Several processes may use it at the same time.
 type Store struct {
 	Dir string
 	Now func() time.Time // nil: time.Now
-	// before, if set, is called before each change. Tests cut the power there.
+	// before, if set, is called before each write. Tests cut the power there.
 	before func()
 }
 
@@ -85,11 +87,11 @@ const (
 	maxJournal  = 256 << 10 // bytes
 )
 
-// Offer takes settings that a source has. A text that this source has offered
-// last is nothing new, and neither are the settings in force. With try they are
-// tried at the next start; otherwise they are kept at once, for where nothing
-// else has ever worked. It reports whether there is something new. A mistake in
-// the text is an error, and remembered as the outcome.
+// Offer offers the text of a settings file from a source, and reports whether the settings are
+// new. They are not new if this source's last offer had the same text, or if they equal the
+// settings in force. If try is set, the next boot tries new settings. Otherwise they are kept
+// at once: this is for a machine where no settings have worked yet. If the text is not valid,
+// Offer returns the error and records it as the outcome.
 func (s *Store) Offer(from Source, text string, try bool) (news bool, err error) {
 	var mistake error
 	err = s.change(func(j *journal) bool {
@@ -105,7 +107,7 @@ func (s *Store) Offer(from Source, text string, try bool) (news bool, err error)
 			return true
 		}
 		if settings.Text() == j.settings().Text() {
-			if j.Trial != nil && j.Trial.Boot == "" { // it was thought better of
+			if j.Trial != nil && j.Trial.Boot == "" { // the offer before was withdrawn before its trial
 				j.Trial = nil
 			}
 			return true
@@ -121,8 +123,8 @@ func (s *Store) Offer(from Source, text string, try bool) (news bool, err error)
 	return news && err == nil, errors.Join(err, mistake)
 }
 
-// News reports whether a source has offered something else than this last.
-func (s *Store) News(from Source, text string) (news bool, err error) {
+// IsNew reports whether a text differs from the last text that the source offered.
+func (s *Store) IsNew(from Source, text string) (news bool, err error) {
 	err = s.change(func(j *journal) bool { news = j.Seen[from] != digest(text); return false })
 	return news, err
 }
@@ -132,9 +134,8 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Begin returns the settings for this start of the machine, whose boot id is
-// given, and whether they are only tried. A trial that another start has begun
-// and that was not kept is over.
+// Begin returns the settings for this boot, and whether they are on trial. boot is the kernel's
+// boot id. If an earlier boot began the trial and did not keep the settings, Begin drops them.
 func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err error) {
 	settings = &netfile.Settings{}
 	if boot == "" {
@@ -149,11 +150,11 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 		case t == nil:
 			return false
 		case t.Boot != "" && t.Boot != boot:
-			j.Trial, j.Last = nil, s.outcome(t.From, Dropped, "The machine started again before it had reached the hub with them.")
+			j.Trial, j.Last = nil, s.outcome(t.From, Dropped, "The machine restarted before it reached the hub with these settings.")
 			return true
 		}
 		parsed, err := netfile.Parse([]byte(t.Text))
-		if err != nil { // it was parsed when it was offered
+		if err != nil { // unexpected: Offer has parsed the text
 			j.Trial, j.Last = nil, s.outcome(t.From, Refused, sentence(err.Error()))
 			return true
 		}
@@ -161,13 +162,13 @@ func (s *Store) Begin(boot string) (settings *netfile.Settings, tried bool, err 
 		t.Boot, settings, tried = boot, parsed, true
 		return news
 	})
-	if err != nil && former != nil { // a trial that is not in the journal must not begin
+	if err != nil && former != nil { // never begin a trial that the journal does not record
 		return former, false, err
 	}
 	return settings, tried, err
 }
 
-// Keep makes the settings that are tried those in force: the hub was reached.
+// Keep puts the settings on trial in force: the hub was reached.
 func (s *Store) Keep() error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -178,7 +179,7 @@ func (s *Store) Keep() error {
 	})
 }
 
-// Drop ends a trial: the hub was not reached. The reason is a sentence.
+// Drop ends a trial: the hub was not reached. The reason is a sentence for people.
 func (s *Store) Drop(reason string) error {
 	return s.change(func(j *journal) bool {
 		if j.Trial == nil || j.Trial.Boot == "" {
@@ -189,14 +190,14 @@ func (s *Store) Drop(reason string) error {
 	})
 }
 
-// Last is what became of the last offer; nil: there was none.
+// Last returns the outcome of the last offer. It is nil if there was none.
 func (s *Store) Last() (last *Outcome, err error) {
 	err = s.change(func(j *journal) bool { last = j.Last; return false })
 	return last, err
 }
 
-// Report says for the owner what is in force, what is tried, and what became of
-// the last offer. Secrets are masked.
+// Report describes, for the owner, the settings in force, those on trial and the outcome of the
+// last offer. Secrets are masked.
 func (s *Store) Report() (text string, err error) {
 	err = s.change(func(j *journal) bool {
 		text = "in force:" + masked(j.settings())
@@ -233,8 +234,8 @@ func (s *Store) outcome(from Source, r Result, reason string) *Outcome {
 	return &Outcome{from, r, reason, now().UTC().Truncate(time.Second)}
 }
 
-// settings are those in force. A text that cannot be read, which was read when
-// it was kept, leaves the network to itself.
+// settings returns the settings in force. If the journal's text is not valid, which Offer
+// prevents, there are none and the network configures the machine.
 func (j *journal) settings() *netfile.Settings {
 	s, err := netfile.Parse([]byte(j.Kept))
 	if err != nil {
@@ -243,19 +244,19 @@ func (j *journal) settings() *netfile.Settings {
 	return s
 }
 
-// change reads the journal, changes it, and writes it if f says so. One process
-// does at a time.
+// change reads the journal, calls f, and writes the journal if f returns true. A lock allows
+// one process at a time.
 func (s *Store) change(f func(*journal) bool) error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: making the folder: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(s.Dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: locking the journal: %w", err)
 	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: locking the journal: %w", err)
 	}
 	j, err := s.read()
 	if err != nil {
@@ -273,15 +274,15 @@ func (s *Store) read() (*journal, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		return nil, fmt.Errorf("network settings: %w", err)
+		return nil, fmt.Errorf("network settings: reading the journal: %w", err)
 	case len(b) > maxJournal:
-		return nil, fmt.Errorf("network settings: the journal has %d bytes", len(b))
+		return nil, fmt.Errorf("network settings: the journal has %d bytes, at most %d are allowed", len(b), maxJournal)
 	default:
 		if err := json.Unmarshal(b, j); err != nil {
-			return nil, fmt.Errorf("network settings: the journal cannot be read: %w", err)
+			return nil, fmt.Errorf("network settings: the journal is not valid JSON: %w", err)
 		}
 		if j.Version != 1 {
-			return nil, fmt.Errorf("network settings: the journal has version %d; this system knows 1", j.Version)
+			return nil, fmt.Errorf("network settings: the journal has the unknown version %d; this system supports version 1", j.Version)
 		}
 	}
 	if j.Seen == nil {
@@ -290,7 +291,7 @@ func (s *Store) read() (*journal, error) {
 	return j, nil
 }
 
-// write replaces the journal, durably.
+// write replaces the journal atomically and flushes it.
 func (s *Store) write(j *journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -301,22 +302,22 @@ func (s *Store) write(j *journal) error {
 	}
 	f, err := os.CreateTemp(s.Dir, ".new-*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: writing the journal: %w", err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(append(b, '\n'))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: writing the journal: %w", err)
 	}
 	if s.before != nil {
 		s.before()
 	}
 	if err := os.Rename(f.Name(), filepath.Join(s.Dir, journalFile)); err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: writing the journal: %w", err)
 	}
 	d, err := os.Open(s.Dir)
 	if err != nil {
-		return fmt.Errorf("network settings: %w", err)
+		return fmt.Errorf("network settings: writing the journal: %w", err)
 	}
 	return errors.Join(d.Sync(), d.Close())
 }

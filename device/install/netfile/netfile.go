@@ -1,25 +1,26 @@
-// Package netfile is the file of a machine's network settings, network.txt:
-// lines of text that a person can edit on any computer. `gangway image build`
-// writes it to the stick, the installed machine keeps it, and its owner can set
-// another one at the hub. All of them read it with Parse. It is pure.
+// Package netfile is the format of network.txt, the file of a machine's network settings: lines
+// of text that a person can edit on any computer. `gangway image build` writes the file to the
+// stick, the installed machine keeps it, and the machine's owner can set another one at the
+// hub. All of them parse it with Parse, or with Read from an open file. What Parse accepts,
+// Text writes back with the same meaning. The package does no I/O of its own.
 //
-// A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that
-// begin with # are ignored. Every other line is KEY = VALUE, or belongs to a
-// certificate in PEM:
+// A file is UTF-8 text. Lines end with LF or CRLF. Empty lines and lines that begin with # are
+// ignored. Every other line is KEY = VALUE, or belongs to a certificate in PEM:
 //
 //	version = 1                      required, first
-//	interface = eth0                 by name, or by MAC address; default: the first that works
+//	interface = eth0                 a name or a MAC address; default: the first that works
 //	vlan = 42                        IEEE 802.1Q, 1 to 4094; default: none
 //	mtu = 1280                       bytes, 1280 to 9216; default: the network's
 //	address = 192.0.2.10/24          static; IPv4 or IPv6, one of each; default: automatic
 //	gateway = 192.0.2.1              one of each family that has an address
 //	dns = 192.0.2.53                 up to 3; they replace those of the network
-//	ntp = ntp.example                up to 3, by name or address
+//	ntp = ntp.example                up to 3, a name or an address
 //	proxy = http://NAME:PASSWORD@proxy.example:3128
 //	-----BEGIN CERTIFICATE-----      the CA of an https proxy; up to 4
 //
-// A family with an address has that one only; the other stays automatic. The CA
-// vouches for the proxy and for nothing else: the hub is known by its own CA.
+// If a family (IPv4 or IPv6) has a static address, it gets no automatic one; the other family
+// stays automatic. The CA is trusted only for the proxy: machines verify the hub by the hub's
+// own CA.
 package netfile
 
 import (
@@ -27,6 +28,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -38,7 +40,7 @@ import (
 // Name is the file's name on a stick.
 const Name = "network.txt"
 
-// Version is the format's, which the file's first setting names.
+// Version is the version of the format. The file's first setting names it.
 const Version = 1
 
 // Bounds of a file.
@@ -51,29 +53,30 @@ const (
 	maxName = 253 // RFC 1035
 )
 
-// Settings are what a file says. The zero value is a network that configures
-// its machines by itself.
+// Settings are the settings of a file. The zero value has none: the network configures the
+// machine.
 type Settings struct {
-	// Interface is a name ("eth0"), or a MAC address in lower case
-	// ("52:54:00:12:34:56"); empty: the first that works.
+	// Interface is a name ("eth0"), or a MAC address in lower case ("52:54:00:12:34:56").
+	// Empty: the first interface that works.
 	Interface string
 	VLAN      int // 0: none
-	MTU       int // 0: as the network has it
-	// Addresses are static: at most one of each family. Gateways are in the
-	// network of one of them, or link-local.
+	MTU       int // bytes; 0: the network's
+	// Addresses are static addresses: at most one of each family. Each gateway is in the
+	// network of an address of its family, or link-local.
 	Addresses []netip.Prefix
 	Gateways  []netip.Addr
 	DNS       []netip.Addr
 	NTP       []string // host names or addresses
-	// Proxy is an http or https URL with a port, and without a path; nil: none.
+	// Proxy is an http or https URL with a port and without a path. Nil: none.
 	Proxy *url.URL
-	// ProxyCA are the CAs of an https Proxy.
+	// ProxyCA holds the CAs of an https Proxy.
 	ProxyCA []*x509.Certificate
 }
 
-// Mistake is a line that is not as it should be. It never quotes a proxy.
+// Mistake is the error of a file that is not valid. Its text never quotes the proxy, which may
+// hold a password.
 type Mistake struct {
-	Line int // from 1; 0: the whole file
+	Line int // counted from 1; 0: the whole file
 	Text string
 }
 
@@ -84,15 +87,15 @@ func (m *Mistake) Error() string {
 	return fmt.Sprintf("%s, line %d: %s", Name, m.Line, m.Text)
 }
 
-// Parse reads a file. An empty file, or one of comments, is the zero value. The
+// Parse parses a file. An empty file, or one with comments only, gives the zero value. The
 // error is a *Mistake, which says what to write instead.
 func Parse(text []byte) (*Settings, error) {
 	if len(text) > MaxFile {
-		return nil, &Mistake{0, fmt.Sprintf("it has %d bytes; write at most %d", len(text), MaxFile)}
+		return nil, &Mistake{0, fmt.Sprintf("the file has %d bytes; write at most %d", len(text), MaxFile)}
 	}
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // some editors write a byte order mark
 	if !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0 {
-		return nil, &Mistake{0, "it is not text in UTF-8; save it as plain text in UTF-8"}
+		return nil, &Mistake{0, "the file is not UTF-8 text; save it as plain text in UTF-8"}
 	}
 	p := parser{seen: map[string]bool{}}
 	lines := strings.Split(string(text), "\n")
@@ -116,10 +119,20 @@ func Parse(text []byte) (*Settings, error) {
 			return nil, &Mistake{n + 1, err.Error()}
 		}
 	}
-	if err := p.whole(); err != nil {
+	if err := p.checkTogether(); err != nil {
 		return nil, &Mistake{0, err.Error()}
 	}
 	return &p.s, nil
+}
+
+// Read reads a file and parses it with Parse. It reads no more than it needs to
+// see that a file is too long.
+func Read(r io.Reader) (*Settings, error) {
+	text, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the network settings: %w", err)
+	}
+	return Parse(text)
 }
 
 const (
@@ -134,15 +147,15 @@ type parser struct {
 
 var keys = "version, interface, vlan, mtu, address, gateway, dns, ntp and proxy"
 
-// many are the keys that may be given more than once.
-var many = []string{"address", "gateway", "dns", "ntp"}
+// repeatable holds the keys that may occur more than once.
+var repeatable = []string{"address", "gateway", "dns", "ntp"}
 
 func (p *parser) setting(line string) error {
 	key, value, ok := strings.Cut(line, "=")
 	key, value = strings.ToLower(strings.TrimSpace(key)), strings.TrimSpace(value)
 	if !ok || strings.ContainsFunc(key, func(r rune) bool { return (r < 'a' || r > 'z') && r != '-' }) {
-		// It may be a part of a proxy, with a password: do not quote it.
-		return fmt.Errorf("it is not KEY = VALUE; the keys are %s, and a comment begins with #", keys)
+		// The line may be a part of a proxy's URL with a password: do not quote it.
+		return fmt.Errorf("the line is not KEY = VALUE; the keys are %s, and a comment begins with #", keys)
 	}
 	set := map[string]func(string) error{
 		"version": p.version, "interface": p.interfaceName, "vlan": p.vlan, "mtu": p.mtu,
@@ -155,8 +168,8 @@ func (p *parser) setting(line string) error {
 		return fmt.Errorf("%s has no value; write one, or remove the line", key)
 	case !p.seen["version"] && key != "version":
 		return fmt.Errorf("the first setting must be version = %d", Version)
-	case p.seen[key] && !slices.Contains(many, key):
-		return fmt.Errorf("%s is there twice; remove one", key)
+	case p.seen[key] && !slices.Contains(repeatable, key):
+		return fmt.Errorf("%s is set twice; remove one", key)
 	}
 	p.seen[key] = true
 	return set(value)
@@ -164,13 +177,12 @@ func (p *parser) setting(line string) error {
 
 func (p *parser) version(v string) error {
 	if v != strconv.Itoa(Version) {
-		return fmt.Errorf("version %.20q is not known here; write version = %d, or update this machine", v, Version)
+		return fmt.Errorf("version %.20q is not supported; write version = %d, or update this machine", v, Version)
 	}
 	return nil
 }
 
-// interfaceName takes what Linux takes as a name (dev_valid_name), or a MAC
-// address.
+// interfaceName accepts a name that Linux accepts (dev_valid_name), or a MAC address.
 func (p *parser) interfaceName(v string) error {
 	if mac, ok := macAddress(v); ok {
 		p.s.Interface = mac
@@ -183,7 +195,7 @@ func (p *parser) interfaceName(v string) error {
 	return nil
 }
 
-// macAddress reads six bytes in hexadecimal with colons or dashes.
+// macAddress parses six bytes in hexadecimal, separated by colons or dashes.
 func macAddress(v string) (mac string, ok bool) {
 	v = strings.ToLower(strings.ReplaceAll(v, "-", ":"))
 	parts := strings.Split(v, ":")
@@ -198,7 +210,7 @@ func macAddress(v string) (mac string, ok bool) {
 	return v, true
 }
 
-// number reads a decimal number without sign or leading zeros.
+// number parses a decimal number without a sign or leading zeros.
 func number(v string, least, most int) (int, bool) {
 	n, err := strconv.Atoi(v)
 	return n, err == nil && strconv.Itoa(n) == v && n >= least && n <= most
@@ -215,12 +227,12 @@ func (p *parser) vlan(v string) (err error) {
 func (p *parser) mtu(v string) error {
 	var ok bool
 	if p.s.MTU, ok = number(v, minMTU, maxMTU); !ok {
-		return fmt.Errorf("mtu %.20q is not possible; write a number of bytes from %d to %d", v, minMTU, maxMTU)
+		return fmt.Errorf("mtu %.20q is out of range; write a number of bytes from %d to %d", v, minMTU, maxMTU)
 	}
 	return nil
 }
 
-// unicast reports whether an address can be a machine's own, or a server's.
+// unicast reports whether an address can be that of a machine or a server.
 func unicast(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
@@ -235,7 +247,7 @@ func (p *parser) address(v string) error {
 	case a.Addr().IsLinkLocalUnicast() && a.Addr().Is6():
 		return fmt.Errorf("address %.60q reaches no other network; write a global one, or remove the line", v)
 	case a.Addr().Is4() && a.Bits() < 31 && (a.Addr() == a.Masked().Addr() || a.Addr() == broadcast(a)):
-		return fmt.Errorf("address %.60q is the network's own; write a machine's address in it", v)
+		return fmt.Errorf("address %.60q is the network's own or its broadcast address; write a machine's address in that network", v)
 	case slices.ContainsFunc(p.s.Addresses, func(b netip.Prefix) bool { return b.Addr().Is4() == a.Addr().Is4() }):
 		return fmt.Errorf("there are two addresses of one family; write one of IPv4, and one of IPv6")
 	}
@@ -278,8 +290,8 @@ func (p *parser) dns(v string) error {
 	return nil
 }
 
-// host reports whether a text is an IP address or a host name (RFC 1123).
-func host(v string) bool {
+// isHost reports whether a text is an IP address or a isHost name (RFC 1123).
+func isHost(v string) bool {
 	if a, err := netip.ParseAddr(v); err == nil {
 		return unicast(a) && a.Zone() == ""
 	}
@@ -301,7 +313,7 @@ func host(v string) bool {
 
 func (p *parser) ntp(v string) error {
 	switch {
-	case !host(v):
+	case !isHost(v):
 		return fmt.Errorf("ntp %.60q is not a host; write a name or an address, one on each line", v)
 	case len(p.s.NTP) == maxList:
 		return fmt.Errorf("there are more than %d time servers; write at most %d", maxList, maxList)
@@ -310,19 +322,19 @@ func (p *parser) ntp(v string) error {
 	return nil
 }
 
-// proxy never quotes its value, in which a password may be.
+// proxy never quotes its value in an error, because the value may hold a password.
 func (p *parser) proxy(v string) error {
 	u, err := ParseProxy(v)
 	p.s.Proxy = u
 	return err
 }
 
-// ParseProxy reads a proxy's URL: http or https, a host, a port, and perhaps a
-// name and a password. The error does not quote it.
+// ParseProxy parses a proxy's URL: http or https, a host, a port, and optionally a name and a
+// password. The error does not quote the URL.
 func ParseProxy(v string) (*url.URL, error) {
 	const form = "write it as http://proxy.example:3128, or with a name and password as http://NAME:PASSWORD@proxy.example:3128"
 	if strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r == 0x7F }) {
-		return nil, fmt.Errorf("proxy has a space in it; %s", form)
+		return nil, fmt.Errorf("proxy has a space or control character in it; %s", form)
 	}
 	u, err := url.Parse(v)
 	if err != nil {
@@ -334,13 +346,13 @@ func ParseProxy(v string) (*url.URL, error) {
 	if _, ok := number(u.Port(), 1, 65535); !ok {
 		return nil, fmt.Errorf("proxy has no port; %s", form)
 	}
-	if !host(u.Hostname()) || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
-		return nil, fmt.Errorf("proxy names no host, or more than a host and a port; %s", form)
+	if !isHost(u.Hostname()) || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
+		return nil, fmt.Errorf("proxy has no valid host, or has more than a host and a port; %s", form)
 	}
 	if name, password := u.User.Username(), ""; u.User != nil {
 		password, _ = u.User.Password()
 		if name == "" || strings.Contains(name, ":") || strings.ContainsFunc(name+password, func(r rune) bool { return r < ' ' || r == 0x7F }) {
-			return nil, fmt.Errorf("proxy has a password without a name, or characters that no proxy takes; %s", form)
+			return nil, fmt.Errorf("proxy has a password without a name, or control characters in its name or password; %s", form)
 		}
 	}
 	u.Path = ""
@@ -355,7 +367,7 @@ func (p *parser) certificate(lines []string) error {
 		if strings.Contains(lines[0], "PRIVATE KEY") {
 			return fmt.Errorf("a private key does not belong here; remove it, and write the CA's certificate only")
 		}
-		return fmt.Errorf("only certificates may stand here, between %s and %s", pemBegin, pemEnd)
+		return fmt.Errorf("only certificates are allowed here, between %s and %s", pemBegin, pemEnd)
 	}
 	block, rest := pem.Decode([]byte(strings.Join(lines, "\n") + "\n"))
 	if block == nil || len(rest) > 0 || len(block.Headers) > 0 {
@@ -372,20 +384,20 @@ func (p *parser) certificate(lines []string) error {
 	return nil
 }
 
-// ParseCA reads the CA of a proxy, DER.
+// ParseCA parses the CA certificate of a proxy, in DER.
 func ParseCA(der []byte) (*x509.Certificate, error) {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate cannot be read; copy all of its PEM text")
 	}
 	if !c.BasicConstraintsValid || !c.IsCA {
-		return nil, fmt.Errorf("the certificate %.80q is not a CA's; write that of the CA that signed the proxy's", c.Subject.String())
+		return nil, fmt.Errorf("the certificate %.80q is not a CA's; write the certificate of the CA that signed the proxy's certificate", c.Subject.String())
 	}
 	return c, nil
 }
 
-// whole checks what the settings say together.
-func (p *parser) whole() error {
+// checkTogether checks the settings against each other.
+func (p *parser) checkTogether() error {
 	s := &p.s
 	for _, g := range s.Gateways {
 		near := false
@@ -398,9 +410,9 @@ func (p *parser) whole() error {
 		})
 		switch {
 		case !same:
-			return fmt.Errorf("gateway %s has no address of its family; write an address too, or remove the gateway", g)
+			return fmt.Errorf("gateway %s needs an address of the same family; write an address too, or remove the gateway", g)
 		case !near:
-			return fmt.Errorf("gateway %s is not another machine of the address's network; correct the one, or the other's prefix length", g)
+			return fmt.Errorf("gateway %s is not another machine in the address's network; correct the gateway, or the address and its prefix length", g)
 		}
 	}
 	if n := len(s.Text()); n > MaxFile {
@@ -411,24 +423,24 @@ func (p *parser) whole() error {
 	case https && len(s.ProxyCA) == 0:
 		return fmt.Errorf("an https proxy needs its CA; add the CA's certificate in PEM, below the settings")
 	case !https && len(s.ProxyCA) > 0:
-		return fmt.Errorf("the certificate is for an https proxy only, and there is none; remove it. The hub is known by its own CA, so a proxy that opens TLS connections cannot be used")
+		return fmt.Errorf("a certificate is for an https proxy only, and no https proxy is set; remove the certificate. Machines verify the hub by the hub's own CA, so a proxy that intercepts TLS cannot be used")
 	}
 	return nil
 }
 
-// Empty reports whether the network configures the machine by itself.
+// Empty reports whether there are no settings: the network configures the machine.
 func (s *Settings) Empty() bool { return len(s.lines(false)) == 0 && len(s.ProxyCA) == 0 }
 
-// Static reports whether the address of a family is given: 4 or 6.
+// Static reports whether a family, 4 or 6, has a static address.
 func (s *Settings) Static(family int) bool {
 	return slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return a.Addr().Is4() == (family == 4) })
 }
 
-// Equal reports whether two files say the same.
+// Equal reports whether two settings are the same.
 func (s *Settings) Equal(o *Settings) bool { return s.Text() == o.Text() }
 
-// Text is the file: Parse of it gives the same settings. It has the proxy's
-// password.
+// Text returns the settings as a file. Parse of it gives the same settings. It includes the
+// proxy's password.
 func (s *Settings) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version = %d\n", Version)
@@ -441,8 +453,8 @@ func (s *Settings) Text() string {
 	return b.String()
 }
 
-// Masked are the settings for people, a line each, without passwords. Each CA
-// is a line of its subject.
+// Masked returns the settings for people, one line each, without passwords. A CA is shown as a
+// line with its subject.
 func (s *Settings) Masked() []string {
 	lines := s.lines(true)
 	for _, c := range s.ProxyCA {
@@ -484,7 +496,7 @@ func (s *Settings) lines(masked bool) (lines []string) {
 	return lines
 }
 
-// Mask is a proxy's URL without its password.
+// Mask returns a proxy's URL with its password masked.
 func Mask(u *url.URL) string {
 	m := *u
 	if _, has := u.User.Password(); has {
@@ -494,11 +506,10 @@ func Mask(u *url.URL) string {
 	return m.String()
 }
 
-// Template is what a stick has where nothing is set: a file of comments that
-// says how to set something.
-const Template = `# Network settings of machines that are installed from this stick. Without
-# any, the network configures them (DHCP, router advertisements). Remove the
-# first # of the lines that you need. docs/image.md explains them.
+// Template is the file on a stick without settings: comments that explain how to add settings.
+const Template = `# Network settings of the machines that are installed from this stick. Without
+# settings, the network configures the machines (DHCP, router advertisements).
+# Remove the first # from the lines that you need. docs/image.md explains them.
 #
 # version = 1
 # interface = eth0
@@ -512,5 +523,5 @@ const Template = `# Network settings of machines that are installed from this st
 # ntp = ntp.example
 # proxy = http://NAME:PASSWORD@proxy.example:3128
 #
-# The CA of a proxy with https:// stands below, in PEM.
+# Below the settings, add the CA of a proxy with https://, in PEM.
 `

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// certificate makes one in PEM, of a CA or of a server.
+// certificate makes a certificate in PEM, of a CA or of a server.
 func certificate(t testing.TB, name string, isCA bool) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -31,6 +31,7 @@ func certificate(t testing.TB, name string, isCA bool) string {
 }
 
 func TestReadsWhatAPersonWrites(t *testing.T) {
+	t.Parallel()
 	ca := certificate(t, "Example proxy CA", true)
 	for name, c := range map[string]struct {
 		text string
@@ -56,21 +57,22 @@ func TestReadsWhatAPersonWrites(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := s.Masked(); !slices.Equal(got, c.want) {
-				t.Errorf("got %q", got)
+				t.Errorf("got %q; want %q", got, c.want)
 			}
 			if s.Empty() != (len(c.want) == 0) {
-				t.Error("Empty is wrong")
+				t.Errorf("Empty is %v", s.Empty())
 			}
 			again, err := Parse([]byte(s.Text()))
 			if err != nil || !again.Equal(s) {
-				t.Errorf("%v: what is written is read as something else: %q", err, s.Text())
+				t.Errorf("Parse of Text gives other settings (%v): %.500q", err, s.Text())
 			}
 		})
 	}
 }
 
-// Every mistake names its line and says what to write instead.
+// Every mistake names its line and says what to write instead. None quotes a password.
 func TestMistakesSayWhatToWriteInstead(t *testing.T) {
+	t.Parallel()
 	ca, leaf := certificate(t, "ca", true), certificate(t, "server", false)
 	const v = "version = 1\n"
 	for name, c := range map[string]struct {
@@ -78,75 +80,75 @@ func TestMistakesSayWhatToWriteInstead(t *testing.T) {
 		line int
 		want string
 	}{
-		"UTF-16":                       {"\xff\xfev\x00e\x00", 0, "save it as plain text in UTF-8"},
-		"too long":                     {v + strings.Repeat("#", MaxFile), 0, "write at most 16384"},
-		"too long as it is written":    {v + "proxy = http://" + strings.Repeat("(", 10000) + "@proxy.example:3128", 0, "write at most 16384"},
-		"no version":                   {"mtu = 1280", 1, "the first setting must be version = 1"},
-		"a later version":              {"# x\nversion = 2", 2, "write version = 1, or update this machine"},
-		"no setting":                   {v + "192.0.2.1", 2, "it is not KEY = VALUE"},
-		"an unknown key":               {v + "adress = 192.0.2.10/24", 2, `no setting "adress"; the keys are`},
-		"no value":                     {v + "vlan =", 2, "write one, or remove the line"},
-		"a key twice":                  {v + "vlan = 1\nvlan = 2", 3, "remove one"},
-		"an interface that is a path":  {v + "interface = ../eth0", 2, "a name like eth0"},
-		"the loopback":                 {v + "interface = lo", 2, "a name like eth0"},
-		"a long interface":             {v + "interface = abcdefghijklmnop", 2, "a name like eth0"},
-		"half a MAC address":           {v + "interface = 52:54:00", 2, "52:54:00:12:34:56"},
-		"VLAN 0":                       {v + "vlan = 0", 2, "from 1 to 4094"},
-		"VLAN 4095":                    {v + "vlan = 4095", 2, "from 1 to 4094"},
-		"VLAN +1":                      {v + "vlan = +1", 2, "from 1 to 4094"},
-		"an MTU below IPv6's":          {v + "mtu = 1279", 2, "from 1280 to 9216"},
-		"an MTU in kilobytes":          {v + "mtu = 1.5k", 2, "from 1280 to 9216"},
-		"no prefix length":             {v + "address = 192.0.2.10", 2, "192.0.2.10/24"},
-		"a netmask":                    {v + "address = 192.0.2.10/255.255.255.0", 2, "192.0.2.10/24"},
-		"a multicast address":          {v + "address = 224.0.0.1/24", 2, "cannot be a machine's"},
-		"a mapped address":             {v + "address = ::ffff:192.0.2.1/120", 2, "cannot be a machine's"},
-		"the network itself":           {v + "address = 192.0.2.0/24", 2, "a machine's address in it"},
-		"the broadcast address":        {v + "address = 192.0.2.255/24", 2, "a machine's address in it"},
-		"a link-local address":         {v + "address = fe80::1/64", 2, "a global one"},
-		"two addresses of a family":    {v + "address = 192.0.2.10/24\naddress = 192.0.2.11/24", 3, "one of IPv4, and one of IPv6"},
-		"a gateway that is a name":     {v + "gateway = router", 2, "192.0.2.1 or fe80::1"},
-		"a gateway with a zone":        {v + "gateway = fe80::1%eth0", 2, "192.0.2.1 or fe80::1"},
-		"a gateway without an address": {v + "gateway = 192.0.2.1", 0, "write an address too"},
-		"a gateway of another network": {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the one"},
-		"a gateway that it is itself":  {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "not another machine"},
-		"a name server by name":        {v + "dns = dns.example", 2, "192.0.2.53"},
-		"a name server on a link":      {v + "dns = fe80::53", 2, "a name server's global address"},
-		"four name servers":            {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},
-		"a time server's URL":          {v + "ntp = http://time.example", 2, "a name or an address"},
-		"half an address":              {v + "ntp = 192.0.2", 2, "a name or an address"},
-		"a proxy without http":         {v + "proxy = proxy.example:3128", 2, "http://proxy.example:3128"},
-		"a SOCKS proxy":                {v + "proxy = socks5://proxy.example:1080", 2, "neither with http:// nor with https://"},
-		"a proxy without a port":       {v + "proxy = http://proxy.example", 2, "has no port"},
-		"a proxy with a path":          {v + "proxy = http://proxy.example:3128/pac", 2, "more than a host and a port"},
-		"a proxy on two lines":         {v + "proxy = http://a:b\n@proxy.example:3128", 2, "is not a URL"},
-		"a password with a slash":      {v + "proxy = http://ada:hunter2/x@proxy.example:3128", 2, "%2F"},
-		"a header in a name":           {v + "proxy = http://ada%0d%0aX:hunter2@proxy.example:3128", 2, "no proxy takes"},
-		"https without a CA":           {v + "proxy = https://proxy.example:3129", 0, "add the CA's certificate"},
-		"a CA without a proxy":         {v + ca, 0, "for an https proxy only"},
-		"a CA with an http proxy":      {v + "proxy = http://proxy.example:3128\n" + ca, 0, "for an https proxy only"},
-		"a server's certificate":       {v + "proxy = https://proxy.example:3129\n" + leaf, 3, "not a CA's"},
-		"half a certificate":           {v + "proxy = https://proxy.example:3129\n" + ca[:200], 3, "copy all of its PEM text"},
-		"a private key":                {v + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", 2, "a private key does not belong here"},
-		"five CAs":                     {v + strings.Repeat(ca, 5), 2 + 4*strings.Count(ca, "\n"), "write the proxy's CA only"},
+		"UTF-16":                         {"\xff\xfev\x00e\x00", 0, "save it as plain text in UTF-8"},
+		"too long":                       {v + strings.Repeat("#", MaxFile), 0, "write at most 16384"},
+		"too long as it is written":      {v + "proxy = http://" + strings.Repeat("(", 10000) + "@proxy.example:3128", 0, "write at most 16384"},
+		"no version":                     {"mtu = 1280", 1, "the first setting must be version = 1"},
+		"a later version":                {"# x\nversion = 2", 2, "write version = 1, or update this machine"},
+		"no setting":                     {v + "192.0.2.1", 2, "the line is not KEY = VALUE"},
+		"an unknown key":                 {v + "adress = 192.0.2.10/24", 2, `no setting "adress"; the keys are`},
+		"no value":                       {v + "vlan =", 2, "write one, or remove the line"},
+		"a key twice":                    {v + "vlan = 1\nvlan = 2", 3, "remove one"},
+		"an interface that is a path":    {v + "interface = ../eth0", 2, "a name like eth0"},
+		"the loopback":                   {v + "interface = lo", 2, "a name like eth0"},
+		"a long interface":               {v + "interface = abcdefghijklmnop", 2, "a name like eth0"},
+		"half a MAC address":             {v + "interface = 52:54:00", 2, "52:54:00:12:34:56"},
+		"VLAN 0":                         {v + "vlan = 0", 2, "from 1 to 4094"},
+		"VLAN 4095":                      {v + "vlan = 4095", 2, "from 1 to 4094"},
+		"VLAN +1":                        {v + "vlan = +1", 2, "from 1 to 4094"},
+		"an MTU below IPv6's":            {v + "mtu = 1279", 2, "from 1280 to 9216"},
+		"an MTU in kilobytes":            {v + "mtu = 1.5k", 2, "from 1280 to 9216"},
+		"no prefix length":               {v + "address = 192.0.2.10", 2, "192.0.2.10/24"},
+		"a netmask":                      {v + "address = 192.0.2.10/255.255.255.0", 2, "192.0.2.10/24"},
+		"a multicast address":            {v + "address = 224.0.0.1/24", 2, "cannot be a machine's"},
+		"a mapped address":               {v + "address = ::ffff:192.0.2.1/120", 2, "cannot be a machine's"},
+		"the network itself":             {v + "address = 192.0.2.0/24", 2, "a machine's address in that network"},
+		"the broadcast address":          {v + "address = 192.0.2.255/24", 2, "a machine's address in that network"},
+		"a link-local address":           {v + "address = fe80::1/64", 2, "a global one"},
+		"two addresses of a family":      {v + "address = 192.0.2.10/24\naddress = 192.0.2.11/24", 3, "one of IPv4, and one of IPv6"},
+		"a gateway that is a name":       {v + "gateway = router", 2, "192.0.2.1 or fe80::1"},
+		"a gateway with a zone":          {v + "gateway = fe80::1%eth0", 2, "192.0.2.1 or fe80::1"},
+		"a gateway without an address":   {v + "gateway = 192.0.2.1", 0, "write an address too"},
+		"a gateway of another network":   {v + "address = 192.0.2.10/24\ngateway = 192.0.3.1", 0, "correct the gateway"},
+		"the machine as its own gateway": {v + "address = 192.0.2.10/24\ngateway = 192.0.2.10", 0, "not another machine"},
+		"a name server by name":          {v + "dns = dns.example", 2, "192.0.2.53"},
+		"a name server on a link":        {v + "dns = fe80::53", 2, "a name server's global address"},
+		"four name servers":              {v + "dns = 192.0.2.1\ndns = 192.0.2.2\ndns = 192.0.2.3\ndns = 192.0.2.4", 5, "at most 3"},
+		"a time server's URL":            {v + "ntp = http://time.example", 2, "a name or an address"},
+		"half an address":                {v + "ntp = 192.0.2", 2, "a name or an address"},
+		"a proxy without http":           {v + "proxy = proxy.example:3128", 2, "http://proxy.example:3128"},
+		"a SOCKS proxy":                  {v + "proxy = socks5://proxy.example:1080", 2, "neither with http:// nor with https://"},
+		"a proxy without a port":         {v + "proxy = http://proxy.example", 2, "has no port"},
+		"a proxy with a path":            {v + "proxy = http://proxy.example:3128/pac", 2, "more than a host and a port"},
+		"a proxy on two lines":           {v + "proxy = http://a:b\n@proxy.example:3128", 2, "is not a URL"},
+		"a password with a slash":        {v + "proxy = http://ada:hunter2/x@proxy.example:3128", 2, "%2F"},
+		"a header in a name":             {v + "proxy = http://ada%0d%0aX:hunter2@proxy.example:3128", 2, "control characters"},
+		"https without a CA":             {v + "proxy = https://proxy.example:3129", 0, "add the CA's certificate"},
+		"a CA without a proxy":           {v + ca, 0, "for an https proxy only"},
+		"a CA with an http proxy":        {v + "proxy = http://proxy.example:3128\n" + ca, 0, "for an https proxy only"},
+		"a server's certificate":         {v + "proxy = https://proxy.example:3129\n" + leaf, 3, "not a CA's"},
+		"half a certificate":             {v + "proxy = https://proxy.example:3129\n" + ca[:200], 3, "copy all of its PEM text"},
+		"a private key":                  {v + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", 2, "a private key does not belong here"},
+		"five CAs":                       {v + strings.Repeat(ca, 5), 2 + 4*strings.Count(ca, "\n"), "write the proxy's CA only"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Parse([]byte(c.text))
 			var m *Mistake
 			if !errors.As(err, &m) {
-				t.Fatalf("%v, %v", s, err)
+				t.Fatalf("got %v, %v; want a *Mistake", s, err)
 			}
 			if m.Line != c.line || !strings.Contains(m.Text, c.want) {
-				t.Errorf("got %v", err)
+				t.Errorf("got %v; want line %d and %q", err, c.line, c.want)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
-				t.Errorf("it quotes the password: %v", err)
+				t.Errorf("the error quotes the password: %v", err)
 			}
 		})
 	}
 }
 
-// Whatever the file is, Parse ends, what it takes is stable, and neither a
-// mistake nor what is shown has the proxy's password.
+// For every file, Parse ends, Text of what it accepts is stable, and Masked does not show the
+// proxy's password.
 func FuzzParse(f *testing.F) {
 	f.Add(Template)
 	f.Add(strings.ReplaceAll(Template, "# ", ""))
@@ -159,11 +161,11 @@ func FuzzParse(f *testing.F) {
 		}
 		again, err := Parse([]byte(s.Text()))
 		if err != nil || again.Text() != s.Text() {
-			t.Fatalf("%q is read as %v, %v", s.Text(), again, err)
+			t.Fatalf("Parse of the text %.500q gives %v, %v", s.Text(), again, err)
 		}
 		if s.Proxy != nil {
 			if password, ok := s.Proxy.User.Password(); ok && len(password) > 8 && !strings.Contains(s.Proxy.Host+s.Proxy.User.Username()+"********", password) && strings.Contains(strings.Join(s.Masked(), "\n"), password) {
-				t.Errorf("the password is shown: %q", s.Masked())
+				t.Errorf("Masked shows the password: %.500q", s.Masked())
 			}
 		}
 	})

@@ -1,10 +1,11 @@
-// Package seal keeps the key of an encrypted disk in the machine's TPM, in the
-// form of systemd-cryptenroll (version 252): a token of the type systemd-tpm2
-// in the LUKS2 header, which systemd opens too.
+// Package seal stores the passphrase of an encrypted disk in the machine's TPM. The installer
+// seals it with New; the installed system gets it with Open at each boot. The format is that of
+// systemd-cryptenroll (version 252): a token of the type systemd-tpm2 in the LUKS2 header,
+// which systemd can open too.
 //
-// The key is bound to PCR 7, which holds the state of Secure Boot: so it
-// survives updates of the system. Without Secure Boot that says little of what
-// was started: the disk alone is safe then, the whole machine is not.
+// The passphrase is bound to PCR 7, which measures the state of Secure Boot. So it survives
+// updates of the system. Without Secure Boot, PCR 7 does not say which system has booted: then
+// the seal protects a stolen disk, but not a stolen machine.
 package seal
 
 import (
@@ -22,7 +23,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// TokenType is the LUKS2 token's.
+// TokenType is the type of the LUKS2 token.
 const TokenType = "systemd-tpm2"
 
 const (
@@ -30,7 +31,7 @@ const (
 	pcr        = 7
 )
 
-// primary is systemd's template of the storage key that the secret is under.
+// primary is systemd's template for the storage key, the parent of the sealed secret.
 var primary = tpm2.TPMTPublic{
 	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
 	ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, Decrypt: true},
@@ -46,7 +47,7 @@ var primary = tpm2.TPMTPublic{
 
 var selection = tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(pcr)}}}
 
-// storage is the storage key, loaded.
+// storage is the storage key, loaded into the TPM.
 type storage struct {
 	tpm    transport.TPM
 	handle tpm2.TPMHandle
@@ -57,37 +58,37 @@ type storage struct {
 func load(t transport.TPM) (*storage, error) {
 	rsp, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(primary)}.Execute(t)
 	if err != nil {
-		return nil, fmt.Errorf("seal: the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
+		return nil, fmt.Errorf("seal: making the TPM's storage key: %w", tpmrc.Explain(err, tpmrc.Owner))
 	}
 	public, err := rsp.OutPublic.Contents()
 	if err != nil {
-		return nil, fmt.Errorf("seal: the TPM's storage key: %w", err)
+		return nil, fmt.Errorf("seal: reading the TPM's storage key: %w", err)
 	}
 	return &storage{t, rsp.ObjectHandle, rsp.Name, *public}, nil
 }
 
-// close flushes the key and tells the TPM that it may lose its power
-// (TPM2_Shutdown with TPM_SU_CLEAR). systemd's template does not set noDA, so
-// the next loss of power would else count as a guess of the key's password,
-// which is empty, and a few of them would lock the disk's key in (Part 1,
-// 19.8.6). The TPM can be used as before.
+// close flushes the key and prepares the TPM for a loss of power (TPM2_Shutdown with
+// TPM_SU_CLEAR). systemd's template does not set noDA. So, without this, the next loss of power
+// would count as a wrong guess of the key's empty password, and after a few of them the TPM's
+// lockout would block the disk's key (Part 1, 19.8.6). The TPM stays usable.
 func (s *storage) close() {
 	flush(s.tpm, s.handle)
-	// A TPM that refuses counts a guess; the lockout can be lifted.
+	// If the TPM refuses, the next loss of power counts as a guess; a lockout can be lifted.
 	_, _ = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(s.tpm)
 }
 
 func flush(t transport.TPM, h tpm2.TPMHandle) {
-	// What stays behind ends with the TPM's restart.
+	// An object that is not flushed disappears when the TPM restarts.
 	_, _ = tpm2.FlushContext{FlushHandle: h}.Execute(t)
 }
 
-// encrypted makes what goes over the TPM's wires unreadable.
+// encrypted makes a session encrypt its parameters, so that nobody can read them on the TPM's
+// bus.
 func (s *storage) encrypted(dir tpm2.AuthOption) []tpm2.AuthOption {
 	return []tpm2.AuthOption{tpm2.Salted(s.handle, s.public), dir}
 }
 
-// policy is the digest that the PCR has today.
+// policy returns the policy digest for the current value of the PCR.
 func policy(t transport.TPM) ([]byte, error) {
 	session, end, err := tpm2.PolicySession(t, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
 	if err != nil {
@@ -104,7 +105,7 @@ func policy(t transport.TPM) ([]byte, error) {
 	return rsp.PolicyDigest.Buffer, nil
 }
 
-// token is systemd's, but for the list of key slots.
+// token is systemd's token, without the list of key slots.
 type token struct {
 	Type    string `json:"type"`
 	Blob    []byte `json:"tpm2-blob"`
@@ -114,8 +115,7 @@ type token struct {
 	Policy  string `json:"tpm2-policy-hash"`
 }
 
-// New makes a passphrase and the token by which this TPM, and no other, gives
-// it back.
+// New makes a passphrase and a token. With the token, only this TPM returns the passphrase.
 func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	secret := make([]byte, secretSize)
 	rand.Read(secret)
@@ -140,7 +140,7 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 		}),
 	}.Execute(t)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal: %w", tpmrc.Explain(err, tpmrc.None))
+		return nil, nil, fmt.Errorf("seal: sealing the secret: %w", tpmrc.Explain(err, tpmrc.None))
 	}
 	b, err := json.Marshal(token{
 		Type: TokenType, Blob: append(tpm2.Marshal(rsp.OutPrivate), tpm2.Marshal(rsp.OutPublic)...),
@@ -155,32 +155,31 @@ func New(t transport.TPM) (passphrase []byte, tok map[string]any, err error) {
 	return encode(secret), tok, nil
 }
 
-// encode makes the passphrase of a secret, as systemd does.
+// encode turns the secret into the passphrase, as systemd does.
 func encode(secret []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(secret)) }
 
-// ErrOther is that this TPM, or what was booted, is not what the key was given
-// to.
-var ErrOther = errors.New("this TPM does not give out the disk's key: it is another machine's disk, or Secure Boot was switched on or off")
+// ErrNotReleased means that the key was sealed by another TPM, or for another state of Secure Boot.
+var ErrNotReleased = errors.New("this TPM does not release the disk's key: the disk belongs to another machine, or Secure Boot was switched on or off")
 
-// refused is why the TPM does not give out a key: what is wrong with the TPM, or
-// else ErrOther.
+// refused explains why the TPM does not release a key: the TPM's own problem if it reports one,
+// otherwise ErrNotReleased.
 func refused(err error) error {
 	explained := tpmrc.Explain(err, tpmrc.None)
 	var cause *tpmrc.Cause
 	if errors.As(explained, &cause) && cause.Code != tpmrc.CodeOther && cause.Code != tpmrc.CodeUnsupported {
 		return fmt.Errorf("seal: %w", explained)
 	}
-	return errors.Join(ErrOther, err)
+	return errors.Join(ErrNotReleased, err)
 }
 
-// Open gets the passphrase of a token.
+// Open returns the passphrase of a token.
 func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	var tok token
 	if err := json.Unmarshal(raw, &tok); err != nil {
 		return nil, fmt.Errorf("seal: the token: %w", err)
 	}
 	if tok.Type != TokenType || len(tok.PCRs) != 1 || tok.PCRs[0] != pcr || tok.Bank != "sha256" || tok.Primary != "ecc" || len(tok.Blob) > 4096 {
-		return nil, errors.New("seal: the token is another than the installer's")
+		return nil, errors.New("seal: the token has parameters that are not the installer's")
 	}
 	private, public, err := split(tok.Blob)
 	if err != nil {
@@ -211,9 +210,9 @@ func Open(t transport.TPM, raw json.RawMessage) ([]byte, error) {
 	return encode(rsp.OutData.Buffer), nil
 }
 
-// split takes apart a TPM2B_PRIVATE and the TPM2B_PUBLIC behind it.
+// split separates a TPM2B_PRIVATE from the TPM2B_PUBLIC that follows it.
 func split(blob []byte) (*tpm2.TPM2BPrivate, *tpm2.TPM2BPublic, error) {
-	broken := errors.New("seal: the token's blob is broken")
+	broken := errors.New("seal: the token's blob is malformed")
 	if len(blob) < 2 {
 		return nil, nil, broken
 	}

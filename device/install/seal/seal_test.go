@@ -48,8 +48,8 @@ func open(t *testing.T, chip *swtpm.TPM) transport.TPMCloser {
 	return link
 }
 
-// sealed is the token of a disk's key in the TPM.
-func sealed(t *testing.T, tpm transport.TPM) json.RawMessage {
+// sealedToken seals a key in the TPM and returns its token.
+func sealedToken(t *testing.T, tpm transport.TPM) json.RawMessage {
 	t.Helper()
 	_, token, err := New(tpm)
 	if err != nil {
@@ -62,11 +62,13 @@ func sealed(t *testing.T, tpm transport.TPM) json.RawMessage {
 	return raw
 }
 
-// An encrypted machine takes its disk's key at each start.
+// An encrypted machine unseals its disk's key at each boot, and may lose power at any time
+// after.
 func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
+	t.Parallel()
 	chip := startChip(t)
 	tpm := open(t, chip)
-	raw := sealed(t, tpm)
+	raw := sealedToken(t, tpm)
 	for range 4 {
 		tpm.Close()
 		if err := chip.PowerCut(t.Context()); err != nil {
@@ -79,37 +81,39 @@ func TestPowerCutsDoNotLockTheDiskKeyIn(t *testing.T) {
 	}
 	tpm.Close()
 	if n, err := chip.FailedTries(); n != 0 || err != nil {
-		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+		t.Errorf("the TPM has counted %d wrong guesses (%v); want none", n, err)
 	}
 }
 
-// What is wrong with the TPM is not said to be wrong with the disk.
+// If the TPM has a problem of its own, the error does not blame the disk.
 func TestTPMThatRefusesIsNotAnotherMachines(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		spoil func(*swtpm.TPM) error
 		code  string
 	}{
-		"lockout":          {(*swtpm.TPM).Lock, tpmrc.CodeLockout},
+		"lockout":          {(*swtpm.TPM).EnterLockout, tpmrc.CodeLockout},
 		"owner's password": {func(chip *swtpm.TPM) error { return chip.SetPassword(tpm2.TPMRHOwner, "theirs") }, tpmrc.CodeOwnerAuth},
 	} {
 		t.Run(name, func(t *testing.T) {
 			chip := startChip(t)
 			tpm := open(t, chip)
-			raw := sealed(t, tpm)
+			raw := sealedToken(t, tpm)
 			tpm.Close()
 			if err := c.spoil(chip); err != nil {
 				t.Fatal(err)
 			}
 			_, err := Open(open(t, chip), raw)
 			var cause *tpmrc.Cause
-			if errors.Is(err, ErrOther) || !errors.As(err, &cause) || cause.Code != c.code {
-				t.Errorf("%v", err)
+			if errors.Is(err, ErrNotReleased) || !errors.As(err, &cause) || cause.Code != c.code {
+				t.Errorf("got %v; want the code %s and not ErrNotReleased", err, c.code)
 			}
 		})
 	}
 }
 
 func TestSameTPMGivesTheKeyBack(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	passphrase, token, err := New(tpm)
 	if err != nil {
@@ -122,7 +126,7 @@ func TestSameTPMGivesTheKeyBack(t *testing.T) {
 	if strings.Contains(string(raw), string(passphrase)) {
 		t.Error("the token holds the passphrase")
 	}
-	for range 5 { // nothing is left in the TPM, which holds three objects
+	for range 5 { // the TPM has room for three objects: Open must flush its own
 		got, err := Open(tpm, raw)
 		if err != nil || !bytes.Equal(got, passphrase) {
 			t.Fatalf("got %q, %v", got, err)
@@ -131,17 +135,19 @@ func TestSameTPMGivesTheKeyBack(t *testing.T) {
 }
 
 func TestAnotherTPMDoesNotOpenTheDisk(t *testing.T) {
+	t.Parallel()
 	_, token, err := New(start(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw, _ := json.Marshal(token)
-	if _, err := Open(start(t), raw); !errors.Is(err, ErrOther) {
+	if _, err := Open(start(t), raw); !errors.Is(err, ErrNotReleased) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestOtherStateOfSecureBootDoesNotOpenTheDisk(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	_, token, err := New(tpm)
 	if err != nil {
@@ -155,12 +161,13 @@ func TestOtherStateOfSecureBootDoesNotOpenTheDisk(t *testing.T) {
 	if _, err := extend.Execute(tpm); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(tpm, raw); !errors.Is(err, ErrOther) {
+	if _, err := Open(tpm, raw); !errors.Is(err, ErrNotReleased) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestRefusesBrokenTokens(t *testing.T) {
+	t.Parallel()
 	tpm := start(t)
 	for name, raw := range map[string]string{
 		"not JSON": "x", "another type": `{"type":"clevis"}`,
@@ -171,7 +178,7 @@ func TestRefusesBrokenTokens(t *testing.T) {
 		"another's bank": `{"type":"systemd-tpm2","tpm2-pcrs":[7],"tpm2-pcr-bank":"sha1","tpm2-primary-alg":"ecc","tpm2-blob":"AAAAAA=="}`,
 	} {
 		if _, err := Open(tpm, json.RawMessage(raw)); err == nil {
-			t.Errorf("%s is taken", name)
+			t.Errorf("%s: accepted", name)
 		}
 	}
 }

@@ -9,44 +9,44 @@ import (
 	"strings"
 )
 
-// MaxSystem bounds a system's file, in bytes.
+// MaxSystem is the maximum size of a system's file, in bytes.
 const MaxSystem = 1 << 30
 
-// maxCmdline is more than Linux takes on x86-64 (COMMAND_LINE_SIZE is 2048),
-// in bytes.
+// maxCmdline is the maximum size of a command line, in bytes. Linux accepts less on x86-64
+// (COMMAND_LINE_SIZE is 2048).
 const maxCmdline = 8 << 10
 
-var errNoSystem = errors.New("it is no system of Gangway; `gangway image system` makes one")
+var errNotSystem = errors.New("this is not a Gangway system; make one with `gangway image system`")
 
-// Check reads a file of size bytes and says whether it may be started: an EFI
-// program for x86-64 with the sections of a unified kernel image, whole, whose
-// command line starts an installed system and lets a panic restart the machine.
-// Whether it comes up is for the trial to show.
+// Check reads a file of size bytes and checks that it may boot. It must be a complete EFI
+// program for x86-64 with the sections of a unified kernel image. Its command line must start
+// an installed system and make the kernel restart after a panic. Only the trial shows whether
+// the system works.
 func Check(r io.ReaderAt, size int64) error {
 	if size > MaxSystem {
-		return fmt.Errorf("it has %d bytes, at most %d are taken: %w", size, int64(MaxSystem), errNoSystem)
+		return fmt.Errorf("the file has %d bytes, at most %d are allowed: %w", size, int64(MaxSystem), errNotSystem)
 	}
 	f, err := pe.NewFile(io.NewSectionReader(r, 0, size))
 	if err != nil {
-		return fmt.Errorf("it is no EFI program (%w): %w", err, errNoSystem)
+		return fmt.Errorf("the file is not an EFI program (%w): %w", err, errNotSystem)
 	}
 	opt, ok := f.OptionalHeader.(*pe.OptionalHeader64)
 	if !ok || f.Machine != pe.IMAGE_FILE_MACHINE_AMD64 || opt.Subsystem != pe.IMAGE_SUBSYSTEM_EFI_APPLICATION {
-		return fmt.Errorf("it is no EFI program for x86-64: %w", errNoSystem)
+		return fmt.Errorf("the file is not an EFI program for x86-64: %w", errNotSystem)
 	}
 	found := map[string]*pe.Section{}
 	for _, s := range f.Sections {
 		if end := int64(s.Offset) + int64(s.Size); s.Size > 0 && end > size {
-			return fmt.Errorf("it is cut short: its section %.8q ends at byte %d of %d: %w", s.Name, end, size, errNoSystem)
+			return fmt.Errorf("the file is truncated: its section %.8q ends at byte %d of %d: %w", s.Name, end, size, errNotSystem)
 		}
 		if found[s.Name] != nil {
-			return fmt.Errorf("it has two sections %.8q: %w", s.Name, errNoSystem)
+			return fmt.Errorf("the file has two sections %.8q: %w", s.Name, errNotSystem)
 		}
 		found[s.Name] = s
 	}
 	for _, name := range []string{".linux", ".initrd", ".cmdline"} {
 		if s := found[name]; s == nil || s.VirtualSize == 0 || s.VirtualSize > s.Size {
-			return fmt.Errorf("it has no whole section %s: %w", name, errNoSystem)
+			return fmt.Errorf("the file has no complete section %s: %w", name, errNotSystem)
 		}
 	}
 	if err := checkKernel(found[".linux"]); err != nil {
@@ -55,22 +55,22 @@ func Check(r io.ReaderAt, size int64) error {
 	return checkCmdline(found[".cmdline"])
 }
 
-// checkKernel looks for the boot protocol's magic (Documentation/arch/x86/boot.rst).
+// checkKernel checks for the magic of the boot protocol (Documentation/arch/x86/boot.rst).
 func checkKernel(s *pe.Section) error {
 	magic := make([]byte, 4)
 	if _, err := s.ReadAt(magic, 0x202); err != nil || string(magic) != "HdrS" {
-		return fmt.Errorf("its section .linux is no kernel: %w", errNoSystem)
+		return fmt.Errorf("the section .linux is not a kernel: %w", errNotSystem)
 	}
 	return nil
 }
 
 func checkCmdline(s *pe.Section) error {
 	if s.VirtualSize > maxCmdline {
-		return fmt.Errorf("its command line has %d bytes: %w", s.VirtualSize, errNoSystem)
+		return fmt.Errorf("the command line has %d bytes, at most %d are allowed: %w", s.VirtualSize, maxCmdline, errNotSystem)
 	}
 	b := make([]byte, s.VirtualSize)
 	if _, err := s.ReadAt(b, 0); err != nil {
-		return fmt.Errorf("its command line cannot be read: %w", err)
+		return fmt.Errorf("reading the command line: %w", err)
 	}
 	mode, panics := "", 0
 	for w := range strings.FieldsSeq(strings.TrimRight(string(b), "\x00")) {
@@ -78,14 +78,14 @@ func checkCmdline(s *pe.Section) error {
 		case "gangway.mode":
 			mode = v
 		case "panic":
-			panics, _ = strconv.Atoi(v) // what is no number is 0 to the kernel
+			panics, _ = strconv.Atoi(v) // the kernel, too, reads an invalid number as 0
 		}
 	}
 	switch {
 	case mode != "system":
-		return fmt.Errorf("its command line has gangway.mode=%s where an installed system has gangway.mode=system: %w", mode, errNoSystem)
+		return fmt.Errorf("the command line has gangway.mode=%s; an installed system needs gangway.mode=system: %w", mode, errNotSystem)
 	case panics == 0:
-		return fmt.Errorf("its command line has no panic=SECONDS: a kernel that panics would stand still: %w", errNoSystem)
+		return fmt.Errorf("the command line has no panic=SECONDS, so the machine would hang after a kernel panic: %w", errNotSystem)
 	}
 	return nil
 }

@@ -1,23 +1,22 @@
-// Package slots keeps the two systems of an installed machine: the one that
-// runs and the one that is tried, each a unified kernel image in the EFI system
-// partition.
+// Package slots manages the two systems of an installed machine: the one that runs and the one
+// that is tried. Each is a unified kernel image in the EFI system partition. The installed
+// system uses it as the agent's hook: an update calls Hook.Do with the agent's verbs.
 //
 //	EFI/Linux/gangway-a.efi, gangway-b.efi   the slots
-//	loader/loader.conf                       names the one that is started
+//	loader/loader.conf                       names the default slot
 //
 // # Each change is one sector
 //
-// FAT has no journal, and a file that is renamed has two names for a moment, of
-// which one must never be removed. So nothing is renamed. A slot is written
-// with its first sector zero, which the boot manager takes for no program, is
-// flushed and read back; then that sector is written. Which slot is started is
-// a letter of loader.conf, changed in its place: one sector again. A sector is
-// written or not, so at any moment the machine starts a system that is whole.
+// A power cut at any moment leaves a complete system that boots. FAT has no journal, and a file
+// that is being renamed has two names for a moment, so this package renames nothing. To write a
+// slot, it writes everything with the first sector zero, flushes, and reads it back; the boot
+// manager ignores a file without its first sector. Then it writes that sector. The default slot
+// is one letter of loader.conf, which is changed in place: again one sector. A disk writes each
+// sector completely or not at all.
 //
-// # Tried once
+// # A new system is tried once
 //
-// A new system is named in the variable LoaderEntryOneShot alone, which the
-// boot manager removes before it starts it. Whatever ends the trial, a panic,
-// the watchdog or somebody's hand on the switch, the next start is of the
-// system that loader.conf names. It is another one only after Commit.
+// A new system is named only in the variable LoaderEntryOneShot. The boot manager removes this
+// variable before it starts the system. So, whatever ends the trial (a panic, the watchdog, a
+// power cut), the next boot starts the default of loader.conf. Commit changes that default.
 package slots

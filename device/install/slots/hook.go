@@ -11,51 +11,50 @@ import (
 	"time"
 )
 
-// SystemPath is where a revision has a system, among its files. A revision
-// without one leaves the system as it is.
+// SystemPath is the path of the system among a revision's files. A revision without this file
+// does not change the system.
 const SystemPath = "gangway/system.efi"
 
-// ExitReboot is the hook's exit code for "done, and the machine must start
-// anew" (docs/agent.md).
+// ExitReboot is the hook's exit code for "done; the machine must restart" (docs/agent.md).
 const ExitReboot = 10
 
-// Hook installs revisions: it is what the agent calls (docs/agent.md).
+// Hook installs revisions. The agent calls it as its hook (docs/agent.md).
 type Hook struct {
 	ESP ESP
-	// Dir is a folder on the data partition, for what the hook must remember.
+	// Dir is a folder on the data partition for the hook's own state.
 	Dir string
-	// Volatile is a folder that is empty after each start of the machine.
+	// Volatile is a folder that is empty after each boot.
 	Volatile string
-	// Restart starts the machine anew. It returns only if that fails.
+	// Restart restarts the machine. It returns only if that fails.
 	Restart func() error
-	// Synchronous, if set, is told whether the EFI system partition shall be
-	// written to at once. A slot is flushed where it matters; block by block
-	// it would take minutes.
+	// Synchronous, if set, switches synchronous writing to the EFI system partition on or off.
+	// The hook switches it off while it writes a slot, because a slot would otherwise take
+	// minutes; the hook flushes a slot where it matters.
 	Synchronous func(bool)
-	// Sleep waits, for what has to happen first. Default: time.Sleep.
+	// Sleep waits while another program finishes something. Default: time.Sleep.
 	Sleep func(time.Duration)
-	// Out gets sentences for the owner.
+	// Out receives sentences for the owner.
 	Out io.Writer
 }
 
-// trial is what the hook remembers of the last system that it wrote.
+// trial is the hook's record of the last system that it wrote.
 type trial struct {
-	Revision string `json:"revision"` // the folder's name
-	Slot     string `json:"slot"`     // that it was written to
+	Revision string `json:"revision"` // name of the revision's folder
+	Slot     string `json:"slot"`     // slot that the system was written to
 	SHA256   string `json:"sha256"`
 }
 
-func (t trial) slot() Slot { return of("gangway-" + t.Slot + ".efi") }
+func (t trial) slot() Slot { return slotOf("gangway-" + t.Slot + ".efi") }
 
-// Do does what a verb asks for with the revision in a folder, and returns the
-// exit code. Each verb may be called again after it was cut short anywhere.
+// Do runs a verb with the revision in a folder, and returns the exit code. If a call was
+// interrupted at any point, the same call can be made again.
 func (h *Hook) Do(verb, revision string) (code int) {
 	verbs := map[string]func(string) (int, error){
 		"install": h.install, "reboot": h.reboot, "test": h.test, "commit": h.commit, "rollback": h.rollback,
 	}
 	do := verbs[verb]
 	if do == nil {
-		h.say("There is no verb %q.", verb)
+		h.say("Unknown verb %q.", verb)
 		return 2
 	}
 	code, err := do(revision)
@@ -68,7 +67,7 @@ func (h *Hook) Do(verb, revision string) (code int) {
 
 func (h *Hook) say(format string, args ...any) { fmt.Fprintf(h.Out, format+"\n", args...) }
 
-// open opens a revision's system and hashes it. Without one, f is nil.
+// open opens and hashes the revision's system. If the revision has no system, f is nil.
 func open(revision string) (f *os.File, size int64, sum string, err error) {
 	name := filepath.Join(revision, "files", SystemPath)
 	info, err := os.Lstat(name)
@@ -79,7 +78,7 @@ func open(revision string) (f *os.File, size int64, sum string, err error) {
 		return nil, 0, "", err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, "", fmt.Errorf("%s is no file", SystemPath)
+		return nil, 0, "", fmt.Errorf("%s is not a regular file", SystemPath)
 	}
 	if f, err = os.Open(name); err != nil {
 		return nil, 0, "", err
@@ -91,9 +90,9 @@ func open(revision string) (f *os.File, size int64, sum string, err error) {
 	return f, info.Size(), sum, nil
 }
 
-// Trial says which slot runs, which one starts the next time, and whether the
-// one that runs is only tried: it is the last that was written and not made
-// permanent. A slot that runs since the default does not start is not tried.
+// Trial returns the running slot, the default slot, and whether the running one is on trial:
+// the hook wrote it last, and it is not committed. A slot that runs only because the default
+// does not boot is not on trial.
 func (h *Hook) Trial() (running, kept Slot, tried bool, err error) {
 	if running, err = h.ESP.Running(); err != nil {
 		return
@@ -105,21 +104,21 @@ func (h *Hook) Trial() (running, kept Slot, tried bool, err error) {
 	return running, kept, running != kept && (lost != nil || last.slot() == running), nil
 }
 
-// install writes a revision's system to the slot that is not the default, to
-// be tried.
+// install writes a revision's system to the slot that is not the default, and makes it boot
+// once.
 func (h *Hook) install(revision string) (int, error) {
 	f, size, sum, err := open(revision)
 	if err != nil {
 		return 0, err
 	}
 	if f == nil {
-		h.say("There is no %s in it: the system stays as it is.", SystemPath)
+		h.say("The revision has no %s: the system is not changed.", SystemPath)
 		return 0, nil
 	}
 	defer f.Close()
 	if runs, err := h.runs(sum); err != nil || runs {
 		if runs {
-			h.say("Its system runs already.")
+			h.say("The revision's system is running already.")
 		}
 		return 0, err
 	}
@@ -137,7 +136,7 @@ func (h *Hook) install(revision string) (int, error) {
 		return 0, err
 	}
 	if have, err := h.ESP.Sum(to); err == nil && have == sum {
-		h.say("Slot %s holds it already.", to)
+		h.say("Slot %s holds the system already.", to)
 		return ExitReboot, h.ESP.Try(to)
 	}
 	if err := h.mark(to); err != nil {
@@ -154,9 +153,9 @@ func (h *Hook) install(revision string) (int, error) {
 	return ExitReboot, h.ESP.Try(to)
 }
 
-// target is the slot that may be written to: not the default, to which the
-// machine falls back. Where that did not start, and the other slot runs, that
-// one is made the default first.
+// target returns the slot to write to. It is never the default, because the machine falls back
+// to the default. If the default did not boot and the other slot runs, target first makes the
+// running slot the default.
 func (h *Hook) target() (Slot, error) {
 	running, keep, tried, err := h.Trial()
 	if err != nil {
@@ -168,13 +167,13 @@ func (h *Hook) target() (Slot, error) {
 		}
 		keep = running
 	}
-	for range 60 { // a first boot is about to be marked good
+	for range 60 { // after a first boot, another process will soon mark the slot good
 		if _, err = os.Stat(h.ESP.path(keep)); err == nil {
 			return keep.Other(), nil
 		}
 		h.sleep(time.Second)
 	}
-	return None, fmt.Errorf("slot %s, which would be fallen back to, is not marked good: %w", keep, err)
+	return None, fmt.Errorf("slot %s, the one to fall back to, is not marked good: %w", keep, err)
 }
 
 func (h *Hook) sleep(d time.Duration) {
@@ -185,10 +184,10 @@ func (h *Hook) sleep(d time.Duration) {
 	time.Sleep(d)
 }
 
-// reboot starts the machine anew, into the trial if there is one.
+// reboot restarts the machine, into the revision's trial if there is one.
 func (h *Hook) reboot(revision string) (int, error) {
 	if t, ok := h.trialOf(revision); ok {
-		if sum, err := h.ESP.Sum(t.slot()); err == nil && sum == t.SHA256 { // and is not rolled back
+		if sum, err := h.ESP.Sum(t.slot()); err == nil && sum == t.SHA256 { // not rolled back
 			if err := h.ESP.Try(t.slot()); err != nil {
 				return 0, err
 			}
@@ -197,23 +196,23 @@ func (h *Hook) reboot(revision string) (int, error) {
 	return 0, h.Restart()
 }
 
-// runs says whether the system of a hash is the one that runs.
+// runs reports whether the running system has a hash.
 func (h *Hook) runs(sum string) (bool, error) {
 	s, err := h.ESP.Running()
 	if err != nil {
 		return false, err
 	}
 	if _, err := os.Stat(h.marked(s)); err == nil {
-		return false, nil // the slot was written to since it was started
+		return false, nil // the slot was written since it booted
 	}
 	have, err := h.ESP.Sum(s)
-	if err != nil || have == "" { // under a counted name it is the first boot's
+	if err != nil || have == "" { // during the first boot the file's name has a counter, so there is no such file
 		return false, err
 	}
 	return have == sum, nil
 }
 
-// test says whether the revision's system is the one that runs.
+// test checks that the revision's system is the one that runs.
 func (h *Hook) test(revision string) (int, error) {
 	f, _, sum, err := open(revision)
 	if err != nil || f == nil {
@@ -231,11 +230,11 @@ func (h *Hook) test(revision string) (int, error) {
 	if !runs {
 		return 0, fmt.Errorf("the new system did not stay up: the machine fell back to slot %s", s)
 	}
-	h.say("It runs, from slot %s.", s)
+	h.say("The new system runs, from slot %s.", s)
 	return 0, nil
 }
 
-// commit has the running system started from now on.
+// commit makes the running system the default.
 func (h *Hook) commit(revision string) (int, error) {
 	if code, err := h.test(revision); err != nil || code != 0 {
 		return code, err
@@ -246,12 +245,11 @@ func (h *Hook) commit(revision string) (int, error) {
 	return 0, nil
 }
 
-// rollback has the system started that was before, if the revision brought
-// another one.
+// rollback restores the previous system, if the revision changed it.
 func (h *Hook) rollback(revision string) (int, error) {
 	t, ok := h.trialOf(revision)
 	if !ok {
-		h.say("The system stays as it is.")
+		h.say("The revision did not change the system.")
 		return 0, nil
 	}
 	running, err := h.ESP.Running()
@@ -265,36 +263,36 @@ func (h *Hook) rollback(revision string) (int, error) {
 		return 0, err
 	}
 	if err := h.ESP.DoNotTry(); err != nil {
-		h.say("%v; there is nothing more that it could start.", err)
+		h.say("%v; this does no harm, because slot %s is empty.", err, t.slot())
 	}
 	if running == t.slot() {
 		return ExitReboot, nil
 	}
-	h.say("Slot %s runs.", running)
+	h.say("Slot %s is running.", running)
 	return 0, nil
 }
 
 func (h *Hook) trialPath() string { return filepath.Join(h.Dir, "trial.json") }
 
-// last is what is remembered.
+// last returns the record of the last system that was written.
 func (h *Hook) last() (t trial, err error) {
 	b, err := os.ReadFile(h.trialPath())
 	if err == nil {
 		err = json.Unmarshal(b, &t)
 	}
 	if err == nil && t.slot() == None {
-		err = fmt.Errorf("%s names no slot", h.trialPath())
+		err = fmt.Errorf("%s does not name a slot", h.trialPath())
 	}
 	return t, err
 }
 
-// trialOf is what is remembered, if it is of this revision.
+// trialOf returns the record if it is of this revision.
 func (h *Hook) trialOf(revision string) (t trial, ok bool) {
 	t, err := h.last()
 	return t, err == nil && t.Revision == filepath.Base(revision)
 }
 
-// remember replaces what is remembered, durably.
+// remember replaces the record atomically and flushes it.
 func (h *Hook) remember(t trial) error {
 	if was, ok := h.trialOf(t.Revision); ok && was == t {
 		return nil
@@ -326,7 +324,7 @@ func (h *Hook) remember(t trial) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// mark notes that a slot's content is not what was started from it.
+// mark records that a slot's content has changed since the slot booted.
 func (h *Hook) mark(s Slot) error {
 	if err := os.MkdirAll(h.Volatile, 0o700); err != nil {
 		return err

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Slot is one of the two places of a system.
+// Slot is one of the two places for a system.
 type Slot byte
 
-// The slots. None is that of no entry of ours.
+// The slots. None means that a boot entry is not a slot's.
 const (
 	None Slot = 0
 	A    Slot = 'a'
@@ -31,23 +31,23 @@ func (s Slot) String() string {
 	return string(rune(s))
 }
 
-// Other is the slot beside it.
+// Other is the other slot.
 func (s Slot) Other() Slot { return A + B - s }
 
-// Entry is the boot manager's name of the slot's system, and its file's.
+// Entry is the name of the slot's file, and of its boot entry.
 func (s Slot) Entry() string { return "gangway-" + string(rune(s)) + ".efi" }
 
-// folder is where the boot manager looks for systems.
+// folder is the folder in which the boot manager looks for systems.
 const folder = "EFI/Linux"
 
-// LoaderConf is the boot manager's settings, in the EFI system partition.
+// LoaderConf is the path of the boot manager's settings in the EFI system partition.
 const LoaderConf = "loader/loader.conf"
 
-// Conf is the content of LoaderConf that has a slot started.
+// Conf is the content of LoaderConf with s as the default slot.
 func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
 
-// of is the slot of an entry, whose attempts may be counted.
-func of(entry string) Slot {
+// slotOf returns the slot slotOf a boot entry. The entry's name may include an attempt counter.
+func slotOf(entry string) Slot {
 	name, _ := install.Uncounted(strings.ToLower(entry))
 	for _, s := range []Slot{A, B} {
 		if name == s.Entry() {
@@ -57,14 +57,14 @@ func of(entry string) Slot {
 	return None
 }
 
-// ESP is a machine's EFI system partition, with what its firmware knows.
+// ESP is a machine's EFI system partition, and the variables of its firmware.
 type ESP struct {
-	Dir      string // where it is mounted
+	Dir      string // mount point
 	Firmware install.Firmware
-	// before, if set, is called before each change, with what it is. Tests cut
-	// the power there.
+	// before, if set, is called with a description before each change. Tests cut the power
+	// there.
 	before func(change string)
-	free   func() (int64, error) // bytes; if set, in the place of statfs(2)
+	free   func() (int64, error) // bytes; if set, used instead of statfs(2)
 }
 
 func (e *ESP) changing(format string, args ...any) {
@@ -75,33 +75,33 @@ func (e *ESP) changing(format string, args ...any) {
 
 func (e *ESP) path(s Slot) string { return filepath.Join(e.Dir, folder, s.Entry()) }
 
-// Running is the slot that the boot manager has started.
+// Running returns the slot that the boot manager started.
 func (e *ESP) Running() (Slot, error) {
 	name, err := e.Firmware.Selected()
 	if err != nil {
 		return None, err
 	}
-	if s := of(name); s != None {
+	if s := slotOf(name); s != None {
 		return s, nil
 	}
-	return None, fmt.Errorf("the boot manager has started %q, which is no slot", name)
+	return None, fmt.Errorf("the boot manager started %q, which is not a slot", name)
 }
 
-// Default is the slot that is started unless a trial is asked for.
+// Default returns the slot that boots unless Try chooses another one.
 func (e *ESP) Default() (Slot, error) {
-	s, _, err := e.named()
+	s, _, err := e.defaultSlot()
 	return s, err
 }
 
-// named finds the slot that LoaderConf names, and where its letter is.
-func (e *ESP) named() (s Slot, at int64, err error) {
+// defaultSlot returns the slot that LoaderConf names, and the offset of its letter in the file.
+func (e *ESP) defaultSlot() (s Slot, at int64, err error) {
 	b, err := os.ReadFile(filepath.Join(e.Dir, LoaderConf))
 	if err != nil {
 		return None, 0, err
 	}
 	for line := range bytes.Lines(b) {
 		if words := bytes.Fields(line); len(words) == 2 && string(words[0]) == "default" {
-			if s := of(string(words[1])); s != None && string(words[1]) == s.Entry() {
+			if s := slotOf(string(words[1])); s != None && string(words[1]) == s.Entry() {
 				return s, at + int64(bytes.Index(line, words[1])+len("gangway-")), nil
 			}
 		}
@@ -110,9 +110,9 @@ func (e *ESP) named() (s Slot, at int64, err error) {
 	return None, 0, fmt.Errorf("%s names no slot", LoaderConf)
 }
 
-// SetDefault has a slot started from now on. It changes one letter.
+// SetDefault makes a slot the default. It changes one letter of LoaderConf.
 func (e *ESP) SetDefault(s Slot) error {
-	was, at, err := e.named()
+	was, at, err := e.defaultSlot()
 	if err != nil || was == s {
 		return err
 	}
@@ -125,20 +125,20 @@ func (e *ESP) SetDefault(s Slot) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Try has a slot started the next time, and that time alone.
+// Try makes a slot boot at the next boot only.
 func (e *ESP) Try(s Slot) error {
 	e.changing("try %s", s)
 	return e.Firmware.StartOnce(s.Entry())
 }
 
-// DoNotTry takes Try back.
+// DoNotTry cancels Try.
 func (e *ESP) DoNotTry() error {
 	e.changing("do not try")
 	return e.Firmware.StartOnce("")
 }
 
-// Sum is the SHA-256 of what a slot holds, in lower-case hexadecimal; empty if
-// it holds nothing.
+// Sum returns the SHA-256 of a slot's content in lower-case hexadecimal. It is empty if the
+// slot has no file.
 func (e *ESP) Sum(s Slot) (string, error) {
 	f, err := os.Open(e.path(s))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -151,7 +151,7 @@ func (e *ESP) Sum(s Slot) (string, error) {
 	return digest(f)
 }
 
-// Remove makes a slot one that does not start, and then empty.
+// Remove makes a slot unbootable and then deletes its file.
 func (e *ESP) Remove(s Slot) error {
 	f, err := os.OpenFile(e.path(s), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -167,7 +167,7 @@ func (e *ESP) Remove(s Slot) error {
 	return errors.Join(os.Remove(e.path(s)), e.flush())
 }
 
-// flush brings names to the disk.
+// flush writes the file system's pending changes to the disk.
 func (e *ESP) flush() error {
 	d, err := os.Open(filepath.Join(e.Dir, folder))
 	if err != nil {
@@ -176,7 +176,7 @@ func (e *ESP) flush() error {
 	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
-// Fits says whether a slot has room for a system of size bytes.
+// Fits reports an error if a slot has no room for a system of size bytes.
 func (e *ESP) Fits(s Slot, size int64) error {
 	free := e.free
 	if free == nil {
@@ -191,7 +191,7 @@ func (e *ESP) Fits(s Slot, size int64) error {
 		room += info.Size()
 	}
 	if size > room {
-		return fmt.Errorf("it has %d MiB; beside the system that runs there is room for %d", size>>20, max(room, 0)>>20)
+		return fmt.Errorf("the system has %d MiB; the EFI system partition has room for %d MiB", size>>20, max(room, 0)>>20)
 	}
 	return nil
 }
@@ -204,5 +204,5 @@ func (e *ESP) statfs() (int64, error) {
 	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
-// reserve stays free on the EFI system partition, in bytes.
+// reserve is the space that stays free on the EFI system partition, in bytes.
 const reserve = 1 << 20

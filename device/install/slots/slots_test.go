@@ -22,7 +22,7 @@ const stubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
 const goodCmdline = "quiet panic=5 gangway.mode=system"
 
-// uki makes a real unified kernel image around a kernel that is none.
+// uki makes a real unified kernel image with a fake kernel.
 func uki(t testing.TB, seed uint64, cmdline string) []byte {
 	t.Helper()
 	stub, err := os.ReadFile(stubPath)
@@ -40,24 +40,23 @@ func uki(t testing.TB, seed uint64, cmdline string) []byte {
 	return b
 }
 
-// machine is what firmware and boot manager make of the files: one that is
-// switched on again and again. Its agent keeps a journal, as package
-// device/agent/trail does.
+// machine simulates the firmware and the boot manager of a machine that restarts again and
+// again. Its agent calls the hook as package device/agent/trail does.
 type machine struct {
 	*testing.T
 	hook    Hook
-	systems map[string]bool // by their hash: whether they come up
+	systems map[string]bool // whether a system boots, by its SHA-256
 	out     bytes.Buffer
-	starts  int // so far
+	starts  int // number of boots
 	runs    string
 	running Slot
-	changes int // so far
-	cutAt   int // the change before which the power is cut
+	changes int // number of changes
+	cutAt   int // the power fails before this change
 	last    string
 	r       *rand.Rand
 }
 
-// cut and restarted are what ends a call.
+// A call of the hook ends with one of these panics.
 type (
 	cut       struct{}
 	restarted struct{}
@@ -81,7 +80,7 @@ func newMachine(t *testing.T, first []byte) *machine {
 	}
 	m.write(m.hook.ESP.path(A), first)
 	m.write(filepath.Join(m.hook.ESP.Dir, LoaderConf), Conf(A))
-	m.knows(first, true)
+	m.addSystem(first, true)
 	m.start()
 	return m
 }
@@ -96,7 +95,7 @@ func (m *machine) write(name string, b []byte) {
 	}
 }
 
-func (m *machine) knows(system []byte, comesUp bool) {
+func (m *machine) addSystem(system []byte, comesUp bool) {
 	sum, err := digest(bytes.NewReader(system))
 	if err != nil {
 		m.Fatal(err)
@@ -108,7 +107,7 @@ func (m *machine) variable(name string) string {
 	return filepath.Join(string(m.hook.ESP.Firmware), name+"-"+loader)
 }
 
-// change is told of each change before it is made.
+// change is called before each change.
 func (m *machine) change(what string) {
 	if m.changes == m.cutAt {
 		panic(cut{})
@@ -117,8 +116,9 @@ func (m *machine) change(what string) {
 	m.last = what
 }
 
-// start is the boot manager: the entry of the variable, which it removes, then
-// the one of its settings, then any other; and what that comes to.
+// start simulates a boot. The boot manager tries the entry of the one-shot variable, which it
+// removes, then the default, then any other entry. If the system does not come up, the machine
+// boots again.
 func (m *machine) start() {
 	m.Helper()
 	for range 10 {
@@ -147,7 +147,7 @@ func (m *machine) start() {
 			return
 		}
 	}
-	m.Fatal("the machine does not come up")
+	m.Fatal("the machine does not come up in 10 boots")
 }
 
 func (m *machine) comesUp(wanted []string) bool {
@@ -155,7 +155,7 @@ func (m *machine) comesUp(wanted []string) bool {
 	for _, entry := range wanted {
 		b, err := os.ReadFile(filepath.Join(m.hook.ESP.Dir, folder, entry))
 		if err != nil || !bytes.HasPrefix(b, []byte("MZ")) {
-			continue // no entry, to the boot manager
+			continue // the boot manager ignores it
 		}
 		sum, err := digest(bytes.NewReader(b))
 		if err != nil {
@@ -163,9 +163,9 @@ func (m *machine) comesUp(wanted []string) bool {
 		}
 		good, whole := m.systems[sum]
 		if !whole {
-			m.Fatalf("the machine starts a system that is not whole, from %s, after %q", entry, m.last)
+			m.Fatalf("the machine boots an incomplete system from %s, after the change %q", entry, m.last)
 		}
-		m.runs, m.running = sum, of(entry)
+		m.runs, m.running = sum, slotOf(entry)
 		var v []byte
 		for _, u := range utf16.Encode([]rune(entry + "\x00")) {
 			v = binary.LittleEndian.AppendUint16(v, u)
@@ -173,11 +173,12 @@ func (m *machine) comesUp(wanted []string) bool {
 		m.write(m.variable("LoaderEntrySelected"), append([]byte{6, 0, 0, 0}, v...))
 		return good
 	}
-	m.Fatalf("nothing starts, after %q", m.last)
+	m.Fatalf("no system boots, after the change %q", m.last)
 	return false
 }
 
-// call calls the hook. -1: the machine was started anew in it.
+// call calls the hook and returns its exit code, or -1 if the machine restarted during the
+// call.
 func (m *machine) call(verb, revision string) (code int) {
 	m.Helper()
 	defer func() {
@@ -199,8 +200,8 @@ func (m *machine) call(verb, revision string) (code int) {
 	return m.hook.Do(verb, revision)
 }
 
-// lose is what a disk may lose of a slot that was being written, and not
-// flushed: any of its sectors but the first, or all of it.
+// lose simulates the loss of unflushed data: a slot that was being written loses some of its
+// sectors except the first, and some of its end.
 func (m *machine) lose() {
 	if !strings.HasPrefix(m.last, "write ") {
 		return
@@ -218,8 +219,8 @@ func (m *machine) lose() {
 	m.write(name, b[:len(b)/(1+m.r.IntN(3))])
 }
 
-// apply is the agent's way with a revision: each call is made again when the
-// machine stopped in it. It returns the step's status.
+// apply does what the agent does with a revision. A call is repeated if the machine stopped
+// during it. apply returns the revision's status.
 func (m *machine) apply(revision string) string {
 	m.Helper()
 	const most = 3
@@ -235,10 +236,10 @@ func (m *machine) apply(revision string) string {
 				return "ERROR"
 			case -1:
 			default:
-				m.Fatalf("rolling back failed: %s", &m.out)
+				m.Fatalf("the rollback failed: %s", &m.out)
 			}
 		}
-		m.Fatal("rolling back does not end")
+		m.Fatal("the rollback does not end after 10 calls")
 		return ""
 	}
 	for _, verb := range []string{"install", "test", "commit"} {
@@ -262,7 +263,7 @@ func (m *machine) apply(revision string) string {
 	return "DONE"
 }
 
-// revision lays a revision out as the agent does.
+// revision makes a revision's folder as the agent does.
 func (m *machine) revision(n int, system []byte) string {
 	m.Helper()
 	dir := filepath.Join(m.TempDir(), fmt.Sprintf("%d-0123456789abcdef", n))
@@ -278,26 +279,27 @@ func (m *machine) runsOf(system []byte) bool {
 	return err == nil && sum == m.runs
 }
 
-// expect checks what runs now, and what will after the next start.
+// expect checks which system runs, now and after the next boot.
 func (m *machine) expect(system []byte, s Slot) {
 	m.Helper()
 	if !m.runsOf(system) || m.running != s {
-		m.Errorf("the wrong system runs, in slot %s; the hook said %q", m.running, &m.out)
+		m.Errorf("the wrong system runs, in slot %s (want %s); the hook said %q", m.running, s, &m.out)
 	}
 	m.start()
 	if !m.runsOf(system) || m.running != s {
-		m.Errorf("the wrong system starts the next time, in slot %s", m.running)
+		m.Errorf("after the next boot the wrong system runs, in slot %s (want %s)", m.running, s)
 	}
 }
 
-// One system after the other goes to the slot that does not run; one that does
-// not come up, or is none, changes nothing.
+// Each new system goes to the slot that does not run. A file that is not a system, or a system
+// that does not come up, changes nothing.
 func TestSystemsGoFromSlotToSlot(t *testing.T) {
+	t.Parallel()
 	one, two, three, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline+" two=2"), uki(t, 3, goodCmdline), uki(t, 4, goodCmdline)
 	m := newMachine(t, one)
-	m.knows(two, true)
-	m.knows(three, true)
-	m.knows(bad, false)
+	m.addSystem(two, true)
+	m.addSystem(three, true)
+	m.addSystem(bad, false)
 	for n, c := range []struct {
 		system []byte
 		status string
@@ -306,40 +308,41 @@ func TestSystemsGoFromSlotToSlot(t *testing.T) {
 	}{
 		{nil, "DONE", one, A},
 		{two, "DONE", two, B},
-		{two, "DONE", two, B}, // with other documents
+		{two, "DONE", two, B}, // a revision with the same system
 		{bad, "ERROR", two, B},
 		{[]byte("no system"), "ERROR", two, B},
 		{three, "DONE", three, A},
 		{nil, "DONE", three, A},
 		{two, "DONE", two, B},
-		{three, "DONE", three, A}, // which is still there
+		{three, "DONE", three, A}, // the slot still holds it
 		{bad, "ERROR", three, A},
 	} {
 		if got := m.apply(m.revision(n, c.system)); got != c.status {
-			t.Errorf("%d: %s, %s was expected; the hook said %q", n, got, c.status, &m.out)
+			t.Errorf("revision %d: %s, want %s; the hook said %q", n, got, c.status, &m.out)
 		}
 		m.expect(c.then, c.slot)
 	}
 }
 
-// A new system that panics is started once, and its owner reads what happened.
+// A new system that panics boots once, and the owner reads what happened.
 func TestSystemThatPanicsFallsBack(t *testing.T) {
+	t.Parallel()
 	one, bad := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	m := newMachine(t, one)
-	m.knows(bad, false)
+	m.addSystem(bad, false)
 	rev := m.revision(1, bad)
 	if code := m.call("install", rev); code != ExitReboot {
-		t.Fatalf("%d: %s", code, &m.out)
+		t.Fatalf("install: %d: %s", code, &m.out)
 	}
 	m.call("reboot", rev)
-	if m.starts != 3 { // the first, the bad one, and back
-		t.Errorf("%d starts", m.starts)
+	if m.starts != 3 { // the first, the bad one, and the fallback
+		t.Errorf("%d boots, want 3", m.starts)
 	}
 	if code := m.call("test", rev); code != 1 || !strings.Contains(m.out.String(), "the machine fell back to slot a") {
 		t.Errorf("test: %d %q", code, &m.out)
 	}
 	if code := m.call("commit", rev); code == 0 {
-		t.Error("it is made permanent")
+		t.Error("the commit of a system that does not run succeeds")
 	}
 	if code := m.call("rollback", rev); code != 0 {
 		t.Errorf("rollback: %d %q", code, &m.out)
@@ -350,10 +353,11 @@ func TestSystemThatPanicsFallsBack(t *testing.T) {
 	m.expect(one, A)
 }
 
-// A system that comes up and is rolled back, since it did not reach the hub
-// say, needs a restart, after which the former one runs; also when the power
-// fails instead, and when its own first process restarts the machine.
+// A system that comes up but is rolled back, for example because it did not reach the hub,
+// needs a restart. After it the previous system runs. The same is true if the power fails
+// instead.
 func TestSystemThatIsRolledBackIsGone(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	for name, end := range map[string]func(m *machine, rev string){
 		"rolled back": func(m *machine, rev string) {
@@ -365,7 +369,7 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 		"switched off": func(m *machine, rev string) {
 			m.start()
 			if code := m.call("test", rev); code == 0 {
-				m.Error("the test passes")
+				m.Error("the test of a system that does not run succeeds")
 			}
 			if code := m.call("rollback", rev); code != 0 {
 				m.Errorf("rollback: %d %q", code, &m.out)
@@ -374,12 +378,12 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t, one)
-			m.knows(two, true)
+			m.addSystem(two, true)
 			rev := m.revision(1, two)
 			m.call("install", rev)
 			m.call("reboot", rev)
 			if running, kept, tried, err := m.hook.Trial(); running != B || kept != A || !tried || err != nil {
-				t.Fatalf("slot %s runs, %s is kept, tried: %v, %v", running, kept, tried, err)
+				t.Fatalf("slot %s runs, the default is %s, on trial: %v, %v; want b, a, true", running, kept, tried, err)
 			}
 			if m.call("test", rev) != 0 {
 				t.Fatal(&m.out)
@@ -390,23 +394,24 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 	}
 }
 
-// Whenever the power is cut, in installing, committing or rolling back, what
-// starts is whole, and the step ends as what runs.
+// Whenever the power fails while a revision is installed, committed or rolled back, a complete
+// system boots, and the revision's status matches the system that runs.
 func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
+	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline+" x")
 	for _, comesUp := range []bool{true, false} {
 		cuts, ends := 0, map[string]int{}
 		for cutAt := 0; ; cutAt++ {
 			m := newMachine(t, one)
-			m.knows(two, true)
-			m.knows(three, comesUp)
+			m.addSystem(two, true)
+			m.addSystem(three, comesUp)
 			if got := m.apply(m.revision(1, two)); got != "DONE" {
 				t.Fatal(got)
 			}
 			m.r = rand.New(rand.NewPCG(uint64(cutAt), 0))
 			m.cutAt = m.changes + cutAt
 			status := m.apply(m.revision(2, three))
-			if m.cutAt != -1 { // there was no such change
+			if m.cutAt != -1 { // the revision ended before this change
 				break
 			}
 			cuts++
@@ -417,9 +422,9 @@ func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 			case status == "ERROR":
 				m.expect(two, B)
 			default:
-				t.Errorf("cut at %d (%s): %s", cutAt, m.last, status)
+				t.Errorf("cut at change %d (%s): status %s", cutAt, m.last, status)
 			}
-			m.knows(three, true) // and the next one is taken
+			m.addSystem(three, true) // the next revision succeeds
 			if got := m.apply(m.revision(3, three)); got != "DONE" {
 				t.Errorf("after the cut at %d: %s %q", cutAt, got, &m.out)
 			}
@@ -427,13 +432,14 @@ func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 		}
 		t.Logf("cut at each of %d changes: %v", cuts, ends)
 		if cuts < 8 {
-			t.Errorf("only %d changes", cuts)
+			t.Errorf("only %d changes, want at least 8", cuts)
 		}
 	}
 }
 
-// What is no system of ours is refused before anything is written.
+// A file that is not a Gangway system is refused before anything is written.
 func TestRefusesWhatIsNoSystem(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	alter := func(old, new string) []byte {
 		b := bytes.Clone(two)
@@ -442,7 +448,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 			at = bytes.LastIndex(b, []byte(old))
 		}
 		if at < 0 {
-			t.Fatalf("there is no %q", old)
+			t.Fatalf("the image does not contain %q", old)
 		}
 		copy(b[at:], new)
 		return b
@@ -452,24 +458,24 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 		system []byte
 		want   string
 	}{
-		"nothing":              {[]byte{}, "no EFI program"},
-		"text":                 {[]byte("#!/bin/sh\n"), "no EFI program"},
-		"a program for Linux":  {append([]byte("\x7fELF"), make([]byte, 4096)...), "no EFI program"},
-		"a stub alone":         {read(t, stubPath), "no whole section .linux"},
-		"cut short":            {two[:len(two)-100_000], "cut short"},
-		"cut in its headers":   {two[:pe+30], "no EFI program"},
-		"another architecture": {alter("\x64\x86", "\x64\xAA"), "no EFI program"},
-		"no kernel":            {alter("HdrS", "hdrs"), "no kernel"},
-		"no initramfs":         {alter(".initrd\x00", ".inited\x00"), "no whole section .initrd"},
+		"nothing":              {[]byte{}, "not an EFI program"},
+		"text":                 {[]byte("#!/bin/sh\n"), "not an EFI program"},
+		"a program for Linux":  {append([]byte("\x7fELF"), make([]byte, 4096)...), "not an EFI program"},
+		"only a stub":          {read(t, stubPath), "no complete section .linux"},
+		"cut short":            {two[:len(two)-100_000], "truncated"},
+		"cut in its headers":   {two[:pe+30], "not an EFI program"},
+		"another architecture": {alter("\x64\x86", "\x64\xAA"), "not an EFI program"},
+		"no kernel":            {alter("HdrS", "hdrs"), "not a kernel"},
+		"no initramfs":         {alter(".initrd\x00", ".inited\x00"), "no complete section .initrd"},
 		"two command lines":    {alter(".osrel\x00\x00", ".cmdline"), "two sections"},
 		"an installer":         {uki(t, 5, "panic=30 gangway.mode=auto gangway.manifest=00"), "gangway.mode=auto"},
-		"a panic stands still": {uki(t, 6, "gangway.mode=system"), "panic=SECONDS"},
+		"hangs after a panic":  {uki(t, 6, "gangway.mode=system"), "panic=SECONDS"},
 		"panic=0":              {uki(t, 7, "panic=5 gangway.mode=system panic=0"), "panic=SECONDS"},
-		"another mode at last": {uki(t, 8, goodCmdline+" gangway.mode=tpm"), "gangway.mode=tpm"},
+		"a second mode":        {uki(t, 8, goodCmdline+" gangway.mode=tpm"), "gangway.mode=tpm"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t, one)
-			m.knows(two, true)
+			m.addSystem(two, true)
 			if got := m.apply(m.revision(1, two)); got != "DONE" {
 				t.Fatal(got)
 			}
@@ -477,31 +483,31 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 			rev := m.revision(2, nil)
 			m.write(filepath.Join(rev, "files", SystemPath), c.system)
 			if code := m.call("install", rev); code != 1 || !strings.Contains(m.out.String(), c.want) {
-				t.Errorf("%d %q", code, &m.out)
+				t.Errorf("install: %d %q; want 1 and %q", code, &m.out, c.want)
 			}
 			if code := m.call("rollback", rev); code != 0 {
 				t.Errorf("rollback: %d %q", code, &m.out)
 			}
 			if m.changes != before {
-				t.Errorf("it has changed something: %s", m.last)
+				t.Errorf("the hook changed something: %s", m.last)
 			}
 			if sum, err := m.hook.ESP.Sum(A); err != nil || !m.systems[sum] {
-				t.Errorf("what would be fallen back to is gone: %v", err)
+				t.Errorf("the slot to fall back to has lost its system: %v", err)
 			}
 			m.expect(two, B)
 		})
 	}
 }
 
-// A system for which there is no room beside the one that runs leaves both as
-// they are.
+// A system that does not fit beside the running one is refused, and both slots stay unchanged.
 func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	m := newMachine(t, one)
-	m.knows(two, true)
+	m.addSystem(two, true)
 	m.hook.ESP.free = func() (int64, error) { return int64(len(two)) + reserve - 1, nil }
 	rev := m.revision(1, two)
-	if code := m.call("install", rev); code != 1 || !strings.Contains(m.out.String(), "there is room for 2") {
+	if code := m.call("install", rev); code != 1 || !strings.Contains(m.out.String(), "has room for 2 MiB") {
 		t.Errorf("%d %q", code, &m.out)
 	}
 	if code := m.call("rollback", rev); code != 0 || m.changes != 0 {
@@ -513,12 +519,13 @@ func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 		t.Errorf("%s %q", got, &m.out)
 	}
 	if err := Check(bytes.NewReader(nil), MaxSystem+1); err == nil {
-		t.Error("a file without end is read")
+		t.Error("a file larger than MaxSystem is accepted")
 	}
 }
 
-// In the place of the system's file only a file counts.
+// SystemPath must be a regular file.
 func TestOnlyAFileIsASystem(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	m := newMachine(t, one)
 	outside := filepath.Join(t.TempDir(), "system.efi")
@@ -541,13 +548,14 @@ func TestOnlyAFileIsASystem(t *testing.T) {
 	}
 }
 
-// Where the default did not start, the system that did is the one to fall back
-// to.
+// If the default did not boot, the running system is the one to fall back to, and the hook does
+// not overwrite it.
 func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
+	t.Parallel()
 	one, two, three := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline), uki(t, 3, goodCmdline)
 	m := newMachine(t, one)
-	m.knows(two, true)
-	m.knows(three, true)
+	m.addSystem(two, true)
+	m.addSystem(three, true)
 	if got := m.apply(m.revision(1, two)); got != "DONE" {
 		t.Fatal(got)
 	}
@@ -556,7 +564,7 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	m.write(m.hook.ESP.path(B), broken)
 	m.start()
 	if running, kept, tried, err := m.hook.Trial(); running != A || kept != B || tried || err != nil {
-		t.Fatalf("slot %s runs, %s is kept, tried: %v, %v", running, kept, tried, err)
+		t.Fatalf("slot %s runs, the default is %s, on trial: %v, %v; want a, b, false", running, kept, tried, err)
 	}
 	for cutAt := range 4 {
 		m.cutAt = m.changes + cutAt
@@ -570,8 +578,9 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	m.expect(three, B)
 }
 
-// Before the first boot is marked good there is nothing to fall back to.
+// Before the first boot is marked good, there is nothing to fall back to.
 func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	m := newMachine(t, one)
 	if err := os.Rename(m.hook.ESP.path(A), filepath.Join(m.hook.ESP.Dir, folder, "gangway-a+2-1.efi")); err != nil {
@@ -582,24 +591,26 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 	}
 }
 
-// A disk that keeps something else than was written is not started from.
+// A slot that reads back differently from what was written does not boot.
 func TestSlotThatHoldsSomethingElseIsNotStarted(t *testing.T) {
+	t.Parallel()
 	one, two := uki(t, 1, goodCmdline), uki(t, 2, goodCmdline)
 	m := newMachine(t, one)
 	sum, err := digest(bytes.NewReader(uki(t, 3, goodCmdline)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.hook.ESP.Write(B, bytes.NewReader(two), int64(len(two)), sum); err == nil || !strings.Contains(err.Error(), "does not hold") {
-		t.Errorf("%v", err)
+	if err := m.hook.ESP.Write(B, bytes.NewReader(two), int64(len(two)), sum); err == nil || !strings.Contains(err.Error(), "other data than was written") {
+		t.Errorf("got %v", err)
 	}
 	if b := read(t, m.hook.ESP.path(B)); bytes.HasPrefix(b, []byte("MZ")) {
-		t.Error("it would be started")
+		t.Error("the slot is bootable")
 	}
 }
 
-// Other settings of the boot manager stay as they are.
+// SetDefault keeps the boot manager's other settings.
 func TestDefaultIsOneLetterOfTheSettings(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t, uki(t, 1, goodCmdline))
 	conf := filepath.Join(m.hook.ESP.Dir, LoaderConf)
 	const text = "# gangway-a.efi\ntimeout 3\n  default \tgangway-%s.efi\r\nconsole-mode max\n"
@@ -609,7 +620,7 @@ func TestDefaultIsOneLetterOfTheSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := string(read(t, conf)); got != fmt.Sprintf(text, s) {
-			t.Errorf("%q", got)
+			t.Errorf("the settings are %q", got)
 		}
 	}
 	for _, none := range []string{"", "default gangway-c.efi\n", "default gangway-a+1.efi\n", "default @saved\n", "default\n"} {
@@ -642,7 +653,7 @@ func FuzzCheck(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if Check(bytes.NewReader(b), int64(len(b))) == nil && !bytes.HasPrefix(b, []byte("MZ")) {
-			t.Error("no program is taken for a system")
+			t.Error("a file that is not a program passes Check")
 		}
 	})
 }

@@ -16,9 +16,9 @@ const (
 	chunk  = 1 << 20
 )
 
-// Write puts a system of size bytes into a slot, so that it can be started
-// once all of it is on the disk. sum is its SHA-256. A cut at any moment leaves
-// the other slot as it was, and this one whole or none that starts.
+// Write writes a system of size bytes to a slot. sum is its SHA-256. The slot becomes bootable
+// only when the disk holds all of it. A power cut at any moment leaves the other slot
+// unchanged, and this one either complete or unbootable.
 func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 	f, err := os.OpenFile(e.path(s), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -43,7 +43,7 @@ func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 		return fmt.Errorf("reading slot %s back: %w", s, err)
 	}
 	if got != sum {
-		return fmt.Errorf("slot %s does not hold what was written to it: the disk may be failing", s)
+		return fmt.Errorf("reading slot %s back: the disk returned other data than was written; the disk may be failing", s)
 	}
 	e.changing("arm %s", s)
 	if _, err := f.WriteAt(first, 0); err != nil {
@@ -55,7 +55,7 @@ func (e *ESP) Write(s Slot, system io.ReaderAt, size int64, sum string) error {
 	return nil
 }
 
-// disarm makes what is in a slot none that starts.
+// disarm makes a slot's content unbootable.
 func (e *ESP) disarm(f *os.File, s Slot) error {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
@@ -68,13 +68,13 @@ func (e *ESP) disarm(f *os.File, s Slot) error {
 	return f.Sync()
 }
 
-// fill writes all but the first sector, which it returns.
+// fill writes everything except the first sector, which it returns.
 func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []byte, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > size { // in the place of what is longer it would keep the end
+	if info.Size() > size { // otherwise the end of the longer file would remain
 		e.changing("empty %s", s)
 		if err := f.Truncate(0); err != nil {
 			return nil, err
@@ -98,9 +98,9 @@ func (e *ESP) fill(f *os.File, s Slot, system io.ReaderAt, size int64) (first []
 	return first, nil
 }
 
-// readBack hashes what the disk has, with the first sector that it will have.
+// readBack hashes the disk's content, with the first sector that will be written last.
 func readBack(f *os.File, first []byte) (string, error) {
-	// What is kept in memory is not what was asked for.
+	// Drop the cached pages, so that the data comes from the disk.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return "", err
 	}

@@ -1,11 +1,11 @@
-// Command record makes a recording of the operator's side of an installation:
-// it runs the real commands, in a folder of their own, against a real hub, and
-// writes down what they print and when. scripts/record.sh calls it.
+// Command record records the operator's side of an installation. It runs the real commands in a
+// temporary folder against a real hub, and records what they print and when. scripts/record.sh
+// calls it.
 //
 //	record PROGRAMS KERNEL OUT
 //
-// PROGRAMS is the folder of gangway and the device's programs, KERNEL what
-// `gangway image fetch` made.
+// PROGRAMS is the folder of gangway and the device's programs. KERNEL is the folder that
+// `gangway image fetch` made. OUT is the recording's file.
 package main
 
 import (
@@ -37,18 +37,18 @@ func main() {
 	}
 }
 
-// session is a shell in which somebody types.
+// session is a shell session that is recorded.
 type session struct {
 	dir   string
 	env   []string
 	start time.Time
-	ahead time.Duration // that nobody had to wait
+	ahead time.Duration // added to the clock, to simulate typing and reading
 
 	mu sync.Mutex
 	r  cast.Recording // guarded by mu
 }
 
-// What a person takes to type a character, and to read what came.
+// Time that a person takes to type a character, and to read the output.
 const (
 	typing  = 35 * time.Millisecond
 	reading = 1200 * time.Millisecond
@@ -61,7 +61,7 @@ func (s *session) print(text string) {
 	s.r.Events = append(s.r.Events, cast.Event{At: time.Since(s.start) + s.ahead, Text: text})
 }
 
-// types prints a command as it is typed.
+// types prints a command as if a person typed it.
 func (s *session) types(line string) {
 	s.ahead += reading
 	s.print("$ ")
@@ -73,7 +73,7 @@ func (s *session) types(line string) {
 	s.print("\n")
 }
 
-// lines prints what a program prints, line by line, as it comes.
+// lines prints a program's output, line by line, as it arrives.
 func (s *session) lines(r io.Reader) {
 	for in := bufio.NewScanner(r); in.Scan(); {
 		s.print(in.Text() + "\n")
@@ -114,7 +114,7 @@ func record(programs, kernel, out string) error {
 	if kernel, err = filepath.Abs(kernel); err != nil {
 		return err
 	}
-	// What `image fetch` fetched before.
+	// Provide the kernel that `image fetch` has fetched before.
 	cache := filepath.Join(dir, ".cache", "gangway")
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return err
@@ -132,7 +132,7 @@ func record(programs, kernel, out string) error {
 	if err != nil {
 		return err
 	}
-	hub.Stdout, hub.Stderr = w, io.Discard // its log is not for this terminal
+	hub.Stdout, hub.Stderr = w, io.Discard // the log is not part of the recording
 	serving, err := process.Start(hub)
 	w.Close()
 	if err != nil {
@@ -147,10 +147,10 @@ func record(programs, kernel, out string) error {
 			break
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the hub does not start: %w", err)
+			return fmt.Errorf("the hub does not listen after 30 s: %w", err)
 		}
 	}
-	time.Sleep(300 * time.Millisecond) // for what it says at its start
+	time.Sleep(300 * time.Millisecond) // wait for the hub's first messages
 	const password = "correct horse battery\n"
 	for _, c := range []struct{ line, input string }{
 		{"gangway account create --data hub --nick ada --password-stdin < password", ""},
@@ -183,7 +183,7 @@ func (s *session) save(out string) error {
 		return err
 	}
 	if !json.Valid(b.Bytes()[:bytes.IndexByte(b.Bytes(), '\n')]) {
-		return fmt.Errorf("the header is no JSON")
+		return fmt.Errorf("the header is not JSON")
 	}
 	return os.WriteFile(out, b.Bytes(), 0o644)
 }
