@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"gangway/device/agent"
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -83,7 +83,7 @@ type options struct {
 	again, ask, withoutEKCertificate                       bool
 	every                                                  time.Duration
 
-	trail        trail.Config
+	trail        revision.Config
 	poll         time.Duration
 	reserve      int64 // MiB
 	userMetaHook string

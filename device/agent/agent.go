@@ -33,7 +33,7 @@ import (
 	"time"
 
 	"gangway/device/agent/logs"
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/device/identity"
 	"gangway/tcg"
 	"gangway/wire"
@@ -75,7 +75,7 @@ type Config struct {
 	Poll time.Duration
 	// Trail is how the device follows its trail; without a hook it does not.
 	// Dir, Device, Say and Line are the agent's to set, and Poll where it is 0.
-	Trail trail.Config
+	Trail revision.Config
 	// ReportFiles are files whose text is reported as device-meta, by key. What
 	// the agent reports itself comes first.
 	ReportFiles map[string]string

@@ -23,7 +23,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/internal/strictjson"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +32,7 @@ import (
 // meta is what the device reports of itself. Under Pantavisor's keys stands
 // what Pantavisor means by them; what is the agent's own begins with
 // "gangway.". "pantavisor.version" is not among them: this is not Pantavisor.
-func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
+func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,
 		"gangway.uptime-s":    int(time.Since(a.started).Seconds()),

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/tcg"
 
 	"golang.org/x/sync/errgroup"
@@ -29,7 +29,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer s.close()
 	group, ctx := errgroup.WithContext(ctx)
-	var follower *trail.Follower
+	var follower *revision.Follower
 	if a.cfg.Trail.Hook != "" || a.cfg.Trail.First != "" {
 		if follower, err = a.follower(s); err != nil {
 			return err
@@ -73,17 +73,17 @@ func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
 }
 
 // follower makes the follower of the device's trail.
-func (a *Agent) follower(s *session) (*trail.Follower, error) {
+func (a *Agent) follower(s *session) (*revision.Follower, error) {
 	c := a.cfg.Trail
 	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, trailFolder), a.state.DeviceID
 	c.Say = func(sentence string) { a.step("trail", "%s", sentence) }
 	c.Line = func(line string) { a.log("hook", line) }
-	return trail.Open(c, s)
+	return revision.Open(c, s)
 }
 
 // reportAlways reports every so often,
 // and when another revision runs.
-func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Follower) error {
+func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision.Follower) error {
 	var changed <-chan struct{}
 	if follower != nil {
 		changed = follower.Changed()
@@ -107,7 +107,7 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Fo
 
 // report tells the hub of the device itself, and measures again when the hub
 // asks for it.
-func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower) error {
+func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/device/identity"
 )
 
@@ -102,7 +102,7 @@ func ReadState(dir string) (*State, error) {
 	if err != nil {
 		return &s, err
 	}
-	status, err := trail.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
+	status, err := revision.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
 	s.Revision = status.Revision
 	if status.Step != "" {
 		s.Step = "revision " + status.Step + ": " + status.Phase

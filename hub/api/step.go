@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/internal/strictjson"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // StepView is a step of a trail. The order of its fields is part of the
@@ -52,9 +52,7 @@ func viewStep(s store.Step, c caller) StepView {
 	}
 	if c.Device == nil {
 		if state, err := trail.ParseState(s.State); err == nil {
-			for _, sum := range state.Objects {
-				view.UsedObjects = append(view.UsedObjects, fmt.Sprintf("%x", sum))
-			}
+			view.UsedObjects = state.ObjectSums()
 		}
 	}
 	return view
@@ -145,9 +143,9 @@ func (s *Server) createStep(w http.ResponseWriter, r *http.Request) error {
 	}
 	c, now := who(r), s.cfg.Now()
 	step, err := s.cfg.Store.AddStep(r.Context(), store.Step{
-		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.StepNew,
-		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: meta,
-		Progress: trail.NewProgress(store.StepNew, 0, ""), StepTime: now, Modified: now,
+		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: trail.StatusNew,
+		StateSum: state.Sum(), Objects: hashes(state.Objects), State: state.JSON, Meta: meta,
+		Progress: trail.NewProgress(trail.StatusNew, 0, ""), StepTime: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)
@@ -188,7 +186,7 @@ func (s *Server) listSteps(w http.ResponseWriter, r *http.Request) error {
 	}
 	filter := `{"$ne":"DONE"}`
 	if c.Device != nil {
-		filter = string(store.StepNew)
+		filter = string(trail.StatusNew)
 	}
 	if q.Has("progress.status") {
 		filter = q.Get("progress.status")
@@ -245,7 +243,7 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badState(err)
 	}
-	step.State, step.StateSum, step.Objects, step.Modified = state.JSON, state.Sum, state.Objects, s.cfg.Now()
+	step.State, step.StateSum, step.Objects, step.Modified = state.JSON, state.Sum(), hashes(state.Objects), s.cfg.Now()
 	if err := s.cfg.Store.SetState(r.Context(), step, s.cfg.ObjectQuota); err != nil {
 		return trailProblem(err)
 	}
@@ -325,15 +323,15 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 
 // cancelStep takes back a step that no device has taken.
 func (s *Server) cancelStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.StepNew, store.StepCancelled, "Cancelled by its owner.")
+	return s.moveStep(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
 
 // stopStep gives up a step that a device is at.
 func (s *Server) stopStep(w http.ResponseWriter, r *http.Request) error {
-	return s.moveStep(w, r, store.StepInProgress, store.StepWontGo, "Given up by its owner.")
+	return s.moveStep(w, r, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 }
 
-func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to store.StepStatus, message string) error {
+func (s *Server) moveStep(w http.ResponseWriter, r *http.Request, from, to trail.Status, message string) error {
 	step, err := s.ownStep(r)
 	if err != nil {
 		return err

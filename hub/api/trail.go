@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // TrailView is a device's trail.
@@ -46,6 +46,15 @@ const stateLimit = trail.MaxState + trail.MaxMeta + 64<<10
 
 func badState(err error) error {
 	return problem(http.StatusBadRequest, "state-malformed", "It is a JSON object with a \"#spec\"; names that end in .json have documents, all others the SHA-256 of an object.", "The state cannot be taken: %v.", err)
+}
+
+// hashes are the objects of a state as the store names them.
+func hashes(sums []trail.Sum) []store.Hash {
+	var list []store.Hash
+	for _, sum := range sums {
+		list = append(list, sum)
+	}
+	return list
 }
 
 // trailProblem gives the refusals of trails and objects their answers.
@@ -91,9 +100,9 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := s.cfg.Now()
 	t, made, err := s.cfg.Store.CreateTrail(r.Context(), store.Step{
-		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: store.StepDone,
-		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: []byte("{}"),
-		Progress: trail.NewProgress(store.StepDone, 100, ""), StepTime: now, ProgressTime: now, Modified: now,
+		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: trail.StatusDone,
+		StateSum: state.Sum(), Objects: hashes(state.Objects), State: state.JSON, Meta: []byte("{}"),
+		Progress: trail.NewProgress(trail.StatusDone, 100, ""), StepTime: now, ProgressTime: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // Errors of trails, tested with errors.Is.
@@ -28,37 +30,6 @@ func (e *MissingObjects) Error() string {
 	return fmt.Sprintf("store: %d objects of the state are not there", len(e.Sums)+e.More)
 }
 
-// StepStatus is where a step is in its life, in Pantacor's words.
-type StepStatus string
-
-const (
-	StepNew         StepStatus = "NEW"    // the hub's: no device has taken it
-	StepCancelled   StepStatus = "CANCEL" // the hub's: its owner took it back
-	StepQueued      StepStatus = "QUEUED"
-	StepDownloading StepStatus = "DOWNLOADING"
-	StepSyncing     StepStatus = "SYNCING"
-	StepInProgress  StepStatus = "INPROGRESS"
-	StepTesting     StepStatus = "TESTING"
-	StepDone        StepStatus = "DONE"
-	StepUpdated     StepStatus = "UPDATED"
-	StepError       StepStatus = "ERROR"
-	StepWontGo      StepStatus = "WONTGO"
-)
-
-// StepStatuses are all there are. The first six are open: the step is offered
-// to its device. The others are final.
-var StepStatuses = []StepStatus{StepNew, StepQueued, StepDownloading, StepSyncing, StepInProgress, StepTesting,
-	StepDone, StepUpdated, StepError, StepWontGo, StepCancelled}
-
-// Final says whether a step in this status stays in it.
-func (s StepStatus) Final() bool {
-	switch s {
-	case StepDone, StepUpdated, StepError, StepWontGo, StepCancelled:
-		return true
-	}
-	return false
-}
-
 // Trail is a device's history of states. A device has at most one, which has
 // the device's id.
 type Trail struct {
@@ -78,7 +49,7 @@ type Step struct {
 	Rev       int
 	Committer string // prn
 	CommitMsg string
-	Status    StepStatus
+	Status    trail.Status
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
 	Objects   []Hash // that the state names, each once; not filled in by reads
 	State     []byte // JSON object, as it was given
@@ -100,10 +71,10 @@ type TrailSummary struct {
 // StepFilter chooses steps of a trail, in the order of their numbers.
 type StepFilter struct {
 	Device   string
-	Statuses []StepStatus // any of these
-	After    int          // only steps with a larger Rev; -1: from the first
-	Limit    int          // 0: 100; at most 1000
-	Bytes    int          // no more steps once their texts have this many bytes; 0: no bound
+	Statuses []trail.Status // any of these
+	After    int            // only steps with a larger Rev; -1: from the first
+	Limit    int            // 0: 100; at most 1000
+	Bytes    int            // no more steps once their texts have this many bytes; 0: no bound
 }
 
 // Trails keeps the states of devices. Methods that take a quota fail with
@@ -132,9 +103,9 @@ type Trails interface {
 	// SetProgress takes a device's report. A step that is final stays as it
 	// is: the same status again is no error and changes nothing, another one is
 	// ErrStatus.
-	SetProgress(ctx context.Context, device string, rev int, status StepStatus, progress []byte, now time.Time) error
+	SetProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
 	// MoveStep is the owner's: from exactly one status to another. ErrStatus.
-	MoveStep(ctx context.Context, device string, rev int, from, to StepStatus, progress []byte, now time.Time) error
+	MoveStep(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
 	// DropTrails removes trails and logs of deleted devices, at most limit
 	// devices, and says of how many.
 	DropTrails(ctx context.Context, limit int) (int, error)

@@ -1,4 +1,4 @@
-// Package first makes a device's first revision from pvr's sources: a
+// Package factory makes a device's first revision from pvr's sources: a
 // checkout, an export, or a trail on a hub. They are merged in their order, as
 // `pvr merge` does it.
 //

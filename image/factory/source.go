@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"gangway/wire/trail"
 )
 
 // source is where a state and its objects come from.
@@ -38,7 +40,7 @@ type Trail interface {
 }
 
 // maxState bounds what is read of a state, in bytes, before it is parsed.
-const maxState = 1<<20 + 1
+const maxState = trail.MaxState + 1
 
 // open finds out what a source is. What is on this machine comes first.
 func open(ctx context.Context, name string, trails Trails) (source, error) {

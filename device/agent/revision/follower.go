@@ -11,7 +11,7 @@
 // The hub is not trusted to be well-meaning: what it sends is parsed strictly
 // and bounded, no name leaves the revision's folder, and no content counts that
 // has not the SHA-256 that the state names.
-package trail
+package revision
 
 import (
 	"context"
@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // Conn is the hub, as the device that follows.
@@ -274,7 +276,7 @@ const factory = `{"#spec":"pantavisor-service-system@1"}`
 
 // begin makes the trail where there is none.
 func (f *Follower) begin(ctx context.Context) error {
-	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, maxPending)
+	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
 		return err
 	}
@@ -296,7 +298,7 @@ func (f *Follower) begin(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.text, maxPending); err != nil {
+		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.JSON, trail.MaxAnswer); err != nil {
 			return err
 		}
 		f.say("The trail begins: revision 0 has %d file(s).", len(s.files))
@@ -316,7 +318,7 @@ const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C
 // take looks for the next step and writes it into the journal.
 func (f *Follower) take(ctx context.Context) (bool, error) {
 	j := f.journal
-	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, maxPending)
+	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)
 	if notWanted(err) { // the hub has forgotten the trail
 		j.Begun = false
 		return true, f.save(j)
@@ -325,16 +327,16 @@ func (f *Follower) take(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	f.said = ""
-	next, err := parsePending(text)
+	next, err := trail.ParsePending(text)
 	if err != nil || next == nil {
 		return false, err
 	}
-	s, err := parseState(next.state)
+	s, err := parseState(next.State)
 	if err != nil {
-		j.Step = &work{revision: revision{Rev: next.rev}, Phase: ended, Outcome: wontGo, Reason: "This device does not take the revision: " + err.Error() + "."}
+		j.Step = &work{revision: revision{Rev: next.Rev}, Phase: ended, Outcome: wontGo, Reason: "This device does not take the revision: " + err.Error() + "."}
 		return true, f.save(j)
 	}
-	rev := revision{next.rev, s.sum}
+	rev := revision{next.Rev, s.sum}
 	if j.Current != nil && *j.Current == rev {
 		j.Step = &work{revision: rev, Phase: ended, Outcome: done, Reason: "It runs already."}
 		return true, f.save(j)
@@ -344,8 +346,8 @@ func (f *Follower) take(ctx context.Context) (bool, error) {
 	}
 	j.Step = &work{revision: rev, Phase: queued}
 	message := ""
-	if next.message != "" {
-		message = fmt.Sprintf(" (%q)", next.message)
+	if next.Message != "" {
+		message = fmt.Sprintf(" (%q)", next.Message)
 	}
 	f.say("Revision %d is offered%s.", rev.Rev, message)
 	return true, f.save(j)

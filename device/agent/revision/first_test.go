@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // firstFolder is a first revision as an image brings it.
@@ -95,8 +97,10 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 		}, nil, factory, nil},
 		"a state cut short":            {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), good[:50]) }, nil, factory, nil},
 		"a state whose name leads out": {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), stateWith("../../x", sum)) }, nil, factory, nil},
-		"a huge state":                 {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), strings.Repeat(" ", maxState+1)+good) }, nil, factory, nil},
-		"no state":                     {func(dir string) { os.Remove(filepath.Join(dir, "state.json")) }, nil, factory, nil},
+		"a huge state": {func(dir string) {
+			putFile(t, filepath.Join(dir, "state.json"), strings.Repeat(" ", trail.MaxState+1)+good)
+		}, nil, factory, nil},
+		"no state": {func(dir string) { os.Remove(filepath.Join(dir, "state.json")) }, nil, factory, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newEvilHub(t)

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // maxTries is how often a call of the hook is begun in one phase. More than
@@ -74,7 +76,7 @@ func (f *Follower) fetch(ctx context.Context) error {
 // owner may have exchanged it.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
-	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, maxPending)
+	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
 	if err != nil {
 		return err
 	}
@@ -325,7 +327,7 @@ func (f *Follower) report(ctx context.Context, rev int, status string, percent i
 	if err != nil {
 		return err
 	}
-	_, err = f.conn.Do(ctx, http.MethodPut, fmt.Sprintf("/trails/%s/steps/%d/progress", f.cfg.Device, rev), b, maxRecord*2)
+	_, err = f.conn.Do(ctx, http.MethodPut, fmt.Sprintf("/trails/%s/steps/%d/progress", f.cfg.Device, rev), b, trail.MaxRecord*2)
 	return err
 }
 

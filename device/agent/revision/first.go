@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"gangway/wire/trail"
 )
 
 // errDamaged is a first revision that is not what it was.
@@ -43,7 +45,7 @@ func (f *Follower) bring(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
 	}
-	text, err := readRegular(filepath.Join(f.cfg.First, stateName), maxState)
+	text, err := readRegular(filepath.Join(f.cfg.First, stateName), trail.MaxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -54,7 +56,7 @@ func (f *Follower) bring(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	for _, sum := range s.sums() {
+	for _, sum := range s.ObjectSums() {
 		if err := f.bringOne(ctx, sum); err != nil {
 			return nil, err
 		}
@@ -104,7 +106,7 @@ func (o objects) adopt(path, sum string) (bool, error) {
 	}
 	defer file.Close()
 	h := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, maxObject)); err != nil && !errors.Is(err, unix.EIO) {
+	if _, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, trail.MaxObject)); err != nil && !errors.Is(err, unix.EIO) {
 		return false, diskError(errors.Join(err, os.Remove(o.partial(sum))))
 	}
 	if hex.EncodeToString(h.Sum(nil)) != sum {
@@ -128,7 +130,7 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	if err != nil {
 		return err
 	}
-	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, maxRecord)
+	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusConflict {
 		return nil // it is there
@@ -136,7 +138,7 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	if err != nil {
 		return fmt.Errorf("the first revision's object %s: %w", sum, err)
 	}
-	path, err := parseUpload(text, sum)
+	path, err := trail.ParseUpload(text, sum)
 	if err != nil {
 		return err
 	}
