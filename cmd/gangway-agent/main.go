@@ -268,7 +268,7 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
 		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
-		Progress: func(s agent.Step) {
+		Progress: func(s agent.Progress) {
 			took := ""
 			if s.Took > 0 {
 				took = fmt.Sprintf(" (%s)", s.Took.Round(time.Millisecond))

@@ -48,7 +48,7 @@ every user of the machine.`,
 			cfg.Through = httpProxy(network)
 			level := slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 			cfg.Log = slog.New(level)
-			cfg.Progress = func(s agent.Step) { fmt.Fprintf(stderr, "%s (%s)\n", s.Detail, s.Took.Round(time.Millisecond)) }
+			cfg.Progress = func(s agent.Progress) { fmt.Fprintf(stderr, "%s (%s)\n", s.Detail, s.Took.Round(time.Millisecond)) }
 			if o.output == "json" {
 				cfg.Progress = nil
 				cfg.Log = slog.New(slog.NewJSONHandler(stderr, nil))

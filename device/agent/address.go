@@ -187,7 +187,7 @@ func (a *Agent) offerFile(f *wire.HubFile) error {
 		}
 	})
 	if len(known.URLs) > 0 {
-		a.step("address", "The file gives another address of the same hub: %s, before %s.", url, known.URLs[0])
+		a.say("address", "The file gives another address of the same hub: %s, before %s.", url, known.URLs[0])
 	}
 	return err
 }
@@ -214,7 +214,7 @@ func (a *Agent) hubOf(name, ca string) (*hub, error) {
 			}
 		})
 		if moved != "" {
-			a.step("address", "The hub answers at %s, and no longer at %s.", urls[0], moved)
+			a.say("address", "The hub answers at %s, and no longer at %s.", urls[0], moved)
 		}
 		if err != nil {
 			a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)

@@ -128,7 +128,7 @@ func (a *Agent) settled(ctx context.Context, t *identity.TPM) (again bool, err e
 	if removed != nil {
 		return false, errors.Join(removed, err)
 	}
-	a.step("again", "%s Onboarding again.", removedWords(why))
+	a.say("again", "%s Onboarding again.", removedWords(why))
 	return true, err
 }
 
@@ -166,7 +166,7 @@ func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
 	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
 		unused = " The join token " + a.cfg.Token.ID + " is not used; 'gangway-agent onboard --again' uses it."
 	}
-	a.step("checked", "This machine is aboard already, as %q: the hub at %s said so just now.%s", a.state.Nick, h.url(), unused)
+	a.say("checked", "This machine is aboard already, as %q: the hub at %s said so just now.%s", a.state.Nick, h.url(), unused)
 	return err
 }
 
@@ -210,7 +210,7 @@ func (a *Agent) Stay(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
 			if err := a.takeAddress(); err != nil { // what runs is not to suffer from a file
-				a.step("note", "%v.", err)
+				a.say("note", "%v.", err)
 				a.cfg.Token, a.cfg.Hub = nil, nil
 			}
 		}
@@ -242,7 +242,7 @@ func (a *Agent) Stay(ctx context.Context) error {
 // rest waits, without the state folder's lock, until it is time to ask the hub
 // again, or another agent has changed the state.
 func (a *Agent) rest(ctx context.Context, removed *Removed) error {
-	a.step("removed", "%v", removed)
+	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
 	if err != nil {
 		return fmt.Errorf("agent: %w", err)

@@ -96,15 +96,15 @@ type Config struct {
 	// EventLog is the file of the firmware's event log. Default: EventLogPath.
 	EventLog string
 	// Progress, if set, is called at each step.
-	Progress func(Step)
+	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
 	// Version is reported to the hub.
 	Version string
 }
 
-// Step is something that the agent has done.
-type Step struct {
+// Progress is something that the agent has done.
+type Progress struct {
 	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
 	Detail string        // one sentence for a person
 	Took   time.Duration // 0 where it means nothing
@@ -156,7 +156,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}
 	if cfg.SetClock != nil && len(cfg.NTP) > 0 {
-		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.step("clock", format, args...) })
+		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.say("clock", format, args...) })
 	}
 	return a, nil
 }
@@ -182,24 +182,24 @@ func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	}
 	h.clock = &clockSetter{set: set, say: func(was, is time.Time, err error) {
 		if err != nil {
-			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
+			a.say("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return
 		}
-		a.step("clock", "The machine's clock was set from %s to %s, by the hub's.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+		a.say("clock", "The machine's clock was set from %s to %s, by the hub's.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
 	}}
 	return h, nil
 }
 
-func (a *Agent) step(name, format string, args ...any) {
-	a.stepTook(name, 0, format, args...)
+func (a *Agent) say(name, format string, args ...any) {
+	a.sayTook(name, 0, format, args...)
 }
 
-func (a *Agent) stepTook(name string, took time.Duration, format string, args ...any) {
-	s := Step{name, fmt.Sprintf(format, args...), took}
-	a.cfg.Log.Info(s.Detail, "step", s.Name, "took", s.Took)
-	a.log("gangway-agent", s.Detail)
+func (a *Agent) sayTook(name string, took time.Duration, format string, args ...any) {
+	p := Progress{name, fmt.Sprintf(format, args...), took}
+	a.cfg.Log.Info(p.Detail, "step", p.Name, "took", p.Took)
+	a.log("gangway-agent", p.Detail)
 	if a.cfg.Progress != nil {
-		a.cfg.Progress(s)
+		a.cfg.Progress(p)
 	}
 }
 
@@ -215,7 +215,7 @@ func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	a.said[about] = line
 	a.mu.Unlock()
 	if news && line != "" {
-		a.step(name, "%s", line)
+		a.say(name, "%s", line)
 	}
 }
 
@@ -355,16 +355,16 @@ func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time
 		case err == nil || anew == maxAnew:
 			return err
 		case errors.Is(err, errStale):
-			a.step("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
+			a.say("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // since the request was made
 			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
 				return removed
 			}
-			a.step("anew", "%s Starting anew.", removedWords(why))
+			a.say("anew", "%s Starting anew.", removedWords(why))
 		case refused.startAnew():
-			a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
+			a.say("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		default:
 			return err
 		}
@@ -418,12 +418,12 @@ func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, 
 	case !id.EK.Is(id.EKCertificate.PublicKey):
 		found = "found, and a certificate of another key, which the hub will refuse"
 	}
-	a.stepTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
+	a.sayTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
 	if id.Omission.Why != 0 {
-		a.step("note", "%s The owner is told so.", id.Omission)
+		a.say("note", "%s The owner is told so.", id.Omission)
 	}
 	for _, note := range id.Notes {
-		a.step("note", "%s", note)
+		a.say("note", "%s", note)
 	}
 	return id, nil
 }
@@ -465,7 +465,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 		if err := a.dir.save(replyFile, reply, a.state); err != nil {
 			return err
 		}
-		a.stepTook("reply", time.Since(begin), "The hub answered with certificates sealed to this TPM.")
+		a.sayTook("reply", time.Since(begin), "The hub answered with certificates sealed to this TPM.")
 	}
 	certs, keys, err := a.open(id, requestHash)
 	if err != nil {
@@ -533,7 +533,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
 	}
-	a.stepTook("request", time.Since(begin), "Request signed by the identity key, which the attestation key certified.")
+	a.sayTook("request", time.Since(begin), "Request signed by the identity key, which the attestation key certified.")
 	return nil
 }
 
@@ -579,7 +579,7 @@ func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates
 	if err := certs.belongTo(id); err != nil {
 		return nil, wire.Keys{}, err
 	}
-	a.stepTook("open", time.Since(begin), "The TPM opened the reply: AIK and IDevID certificates received.")
+	a.sayTook("open", time.Since(begin), "The TPM opened the reply: AIK and IDevID certificates received.")
 	return certs, keys, nil
 }
 
@@ -604,7 +604,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 	if err := a.dir.activate(certs, a.state); err != nil {
 		return err
 	}
-	a.stepTook("activate", time.Since(begin), "First connection under the IDevID: this device is %q (%s).", device.Nick, device.ID)
+	a.sayTook("activate", time.Since(begin), "First connection under the IDevID: this device is %q (%s).", device.Nick, device.ID)
 	return nil
 }
 

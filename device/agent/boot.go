@@ -113,7 +113,7 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown boo
 	}
 	a.sayOnce(onMeasure, "boot", "")
 	if a.setBoot(verdict.State) {
-		a.step("boot", "The hub has seen what this machine booted: %s.", bootWords(verdict))
+		a.say("boot", "The hub has seen what this machine booted: %s.", bootWords(verdict))
 	}
 	return true, nil
 }

@@ -83,7 +83,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	}
 	t.Cleanup(h.close)
 	said = new([]string)
-	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Step) { *said = append(*said, s.Detail) }})
+	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Progress) { *said = append(*said, s.Detail) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Step) { said = append(said, s.Detail) },
+	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Progress) { said = append(said, s.Detail) },
 		ReportFiles: map[string]string{"good": path("good"), "large": path("large"), "bytes": path("bytes"), "pipe": path("pipe"), "none": path("none")}})
 	if err != nil {
 		t.Fatal(err)

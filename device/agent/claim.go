@@ -58,7 +58,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
 		return nil, err
 	}
-	a.step("claim", "This machine has no owner yet: open %s and compare %s.", address, wire.ClaimWords(code))
+	a.say("claim", "This machine has no owner yet: open %s and compare %s.", address, wire.ClaimWords(code))
 	var who wire.Claim
 	shown := time.Now()
 	for {
@@ -101,6 +101,6 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords, s.Waiting = "", "", "" }); err != nil {
 		return nil, err
 	}
-	a.step("claimed", "%q has taken this machine.", clip(who.OwnerNick))
+	a.say("claimed", "%q has taken this machine.", clip(who.OwnerNick))
 	return token, nil
 }

@@ -309,7 +309,7 @@ func (a *Agent) waiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
 	if news {
-		a.step("waiting", "%s", line)
+		a.say("waiting", "%s", line)
 	}
 	if err != nil {
 		a.cfg.Log.Warn("state", "err", err)

@@ -55,7 +55,7 @@ func (a *Agent) lift(ctx context.Context, t *identity.TPM) bool {
 	case err != nil:
 		a.cfg.Log.Warn("lockout", "err", err)
 	case was:
-		a.step("lockout", "The TPM was in lockout, after losses of power or wrong passwords; it was lifted.")
+		a.say("lockout", "The TPM was in lockout, after losses of power or wrong passwords; it was lifted.")
 	}
 	return was && err == nil
 }

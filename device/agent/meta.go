@@ -228,7 +228,7 @@ func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
 			complained = ""
 		} else if line := err.Error(); line != complained {
 			complained = line
-			a.step("user-meta", "The owner's metadata: %s", line)
+			a.say("user-meta", "The owner's metadata: %s", line)
 		}
 		select {
 		case <-ctx.Done():
@@ -268,6 +268,6 @@ func (a *Agent) tellUserMeta(ctx context.Context) error {
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return fmt.Errorf("the hook %s: %w; it is called again", a.cfg.UserMetaHook, err)
 	}
-	a.step("user-meta", "The owner's metadata was handed to %s.", a.cfg.UserMetaHook)
+	a.say("user-meta", "The owner's metadata was handed to %s.", a.cfg.UserMetaHook)
 	return nil
 }

@@ -100,7 +100,7 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	if err := dir.write(filepath.Base(p.Config), config.bytes()); err != nil {
 		return err
 	}
-	a.step("pantavisor", "Pantavisor's credentials are in %s.", p.Config)
+	a.say("pantavisor", "Pantavisor's credentials are in %s.", p.Config)
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, 
 	if err := dir.write(filepath.Base(p.Config), c.with(keyHost, host).with(keyPort, port).bytes()); err != nil {
 		return false, err
 	}
-	a.step("pantavisor", "The hub's address in %s is %s now.", p.Config, s.h.url())
+	a.say("pantavisor", "The hub's address in %s is %s now.", p.Config, s.h.url())
 	return true, nil
 }
 

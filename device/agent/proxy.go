@@ -54,7 +54,7 @@ type ProxyConfig struct {
 	Ready func(addr string)
 	Log   *slog.Logger // may be nil
 	// Progress, if set, is called at each step.
-	Progress func(Step)
+	Progress func(Progress)
 
 	patience time.Duration // for each piece of a body to move; default: proxyPatience
 }

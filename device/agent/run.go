@@ -61,7 +61,7 @@ func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
 	if a.cfg.LogSocket != "" {
 		group.Go(func() error {
 			if err := a.logs.Listen(ctx, a.cfg.LogSocket); err != nil {
-				a.step("logs", "No lines are taken from the socket: %v.", err)
+				a.say("logs", "No lines are taken from the socket: %v.", err)
 			}
 			return nil
 		})
@@ -76,7 +76,7 @@ func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
 func (a *Agent) follower(s *session) (*revision.Follower, error) {
 	c := a.cfg.Trail
 	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, trailFolder), a.state.DeviceID
-	c.Say = func(sentence string) { a.step("trail", "%s", sentence) }
+	c.Say = func(sentence string) { a.say("trail", "%s", sentence) }
 	c.Line = func(line string) { a.log("hook", line) }
 	return revision.Open(c, s)
 }
@@ -141,7 +141,7 @@ func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follo
 		state.LastSeen = time.Now().UTC().Truncate(time.Second)
 	})
 	if first {
-		a.step("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
+		a.say("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
 	}
 	if err != nil { // the report was taken all the same
 		a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)

@@ -82,7 +82,7 @@ type Identity struct {
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
 // answered, as a *tpmrc.Cause. Nothing stays in the TPM after an error.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
-	end, err := t.begin(ctx, StepFindEK)
+	end, err := t.begin(ctx, OpFindEK)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (i *Identity) load(o Options) error {
 	if err := i.findEK(o); err != nil {
 		return err
 	}
-	i.ring.t.step = StepMakeKeys
+	i.ring.t.operation = OpMakeKeys
 	iak, idevid, err := i.ring.makeKeys(o.Algorithm, true)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 // behind a resource manager would otherwise carry along. They are made again
 // when needed. ActivateCredential does this by itself.
 func (i *Identity) ReleaseAttestation() error {
-	end, err := i.ring.begin(context.Background(), StepRelease)
+	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (i *Identity) releaseAttestation() error {
 func (i *Identity) Close() error { return i.ring.shut() }
 
 func (r *ring) shut() error {
-	end, err := r.t.begin(context.Background(), StepRelease)
+	end, err := r.t.begin(context.Background(), OpRelease)
 	if err != nil {
 		return nil // TPM.Close has flushed everything
 	}
@@ -196,8 +196,8 @@ func (r *ring) shut() error {
 }
 
 // begin starts an operation on the ring's keys.
-func (r *ring) begin(ctx context.Context, step Step) (end func(), err error) {
-	end, err = r.t.begin(ctx, step)
+func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
+	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {
 		end()
 		return nil, ErrClosed

@@ -39,7 +39,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 			return nil, fmt.Errorf("identity: prodCaData: %w", err)
 		}
 	}
-	end, err := i.ring.begin(context.Background(), StepCertify)
+	end, err := i.ring.begin(context.Background(), OpCertify)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		SgnCertifyInfo: attest,
 		SgnCertifySig:  signature,
 	}
-	i.ring.t.step = StepSign
+	i.ring.t.operation = OpSign
 	body, err := csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
 		h, err := i.IDevID.NameAlg.Hash()
 		if err != nil {

@@ -193,7 +193,7 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 		f.h = newHub(t, f.tpm)
 		f.tok = f.h.Token(t, f.h.Owner, nil)
 		ctx, cancel := context.WithCancel(t.Context())
-		a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Progress: func(s agent.Step) {
+		a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Progress: func(s agent.Progress) {
 			if s.Name == "open" {
 				cancel()
 			}
@@ -308,7 +308,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
 	f := aboard(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Again: true, Progress: func(s agent.Step) {
+	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Again: true, Progress: func(s agent.Progress) {
 		if s.Name == "request" {
 			cancel()
 		}
