@@ -11,8 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"gangway/device/identity"
 )
 
 // Why the hub no longer lets a device in. The hub's word, in its answers
@@ -104,7 +102,7 @@ func (a *Agent) staysOut(why string, no *Refused, claims bool) *Removed {
 // settled asks the hub about a device that was active when it was last heard of,
 // and reports whether it is to onboard again. A *Removed: the hub does not let it
 // in, and it stays out.
-func (a *Agent) settled(ctx context.Context, t *identity.TPM) (again bool, err error) {
+func (a *Agent) settled(ctx context.Context, t tpm) (again bool, err error) {
 	if a.cfg.Again {
 		return true, nil
 	}
@@ -134,7 +132,7 @@ func (a *Agent) settled(ctx context.Context, t *identity.TPM) (again bool, err e
 
 // confirm asks the hub, over the TPM's connection, whether the device is aboard.
 // What else the hub has against it is for Run to sort out.
-func (a *Agent) confirm(ctx context.Context, t *identity.TPM) error {
+func (a *Agent) confirm(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
 		return err
@@ -302,7 +300,7 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	if state.Phase != PhaseActive && state.Phase != PhaseRemoved {
 		return "", state.notAboard()
 	}
-	t, err := identity.Open(cfg.TPM)
+	t, err := cfg.openTPM()
 	if err != nil {
 		return "", err
 	}
@@ -329,7 +327,7 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 
 // identified is the hub under the device's certificate. The function that it
 // returns closes it.
-func (a *Agent) identified(ctx context.Context, t *identity.TPM) (*hub, func(), error) {
+func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
 	signer, err := a.signer(ctx, t)
 	if err != nil {
 		return nil, nil, err

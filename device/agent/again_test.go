@@ -10,6 +10,7 @@ import (
 )
 
 func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
+	t.Parallel()
 	token, hub := new(wire.TokenFile), new(wire.HubFile)
 	for _, c := range []struct {
 		name        string

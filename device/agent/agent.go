@@ -101,6 +101,16 @@ type Config struct {
 	Log *slog.Logger
 	// Version is reported to the hub.
 	Version string
+
+	open  func(address string) (tpm, error) // nil: openTPM
+	pause time.Duration                     // before the first retry; 0: firstWait
+}
+
+func (c *Config) openTPM() (tpm, error) {
+	if c.open != nil {
+		return c.open(c.TPM)
+	}
+	return openTPM(c.TPM)
 }
 
 // Progress is something that the agent has done.
@@ -293,7 +303,7 @@ func (a *Agent) failed(ctx context.Context, err error) error {
 
 func (a *Agent) onboard(ctx context.Context) error {
 	start := time.Now()
-	t, err := identity.Open(a.cfg.TPM)
+	t, err := a.cfg.openTPM()
 	if err != nil {
 		return err
 	}
@@ -328,7 +338,7 @@ func (a *Agent) onboard(ctx context.Context) error {
 }
 
 // comeAboard goes from whatever phase to active.
-func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time) (err error) {
+func (a *Agent) comeAboard(ctx context.Context, t tpm, start time.Time) (err error) {
 	if err := a.offerFile(a.cfg.file()); err != nil {
 		return err
 	}
@@ -397,13 +407,13 @@ func (a *Agent) options(key identity.Algorithm) identity.Options {
 	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
 
-func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
+func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	begin := time.Now()
-	var id *identity.Identity
+	var id *deviceKeys
 	err := a.throughLockout(ctx, t, func() (err error) {
 		o := a.options(identity.Algorithm(a.cfg.Key))
 		o.EK, o.AllowUnvouched, o.WithoutCertificate = a.cfg.EK, true, a.cfg.WithoutEKCertificate
-		id, err = identity.Load(ctx, t, o)
+		id, err = t.loadKeys(ctx, o)
 		return err
 	})
 	if err != nil {
@@ -429,7 +439,7 @@ func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, 
 }
 
 // advance goes from the phase on the disk to active.
-func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
+func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) error {
 	hub, err := a.hubOf(a.cfg.Token.HubName, a.cfg.Token.HubCA)
 	if err != nil {
 		return err
@@ -476,7 +486,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 
 // ownRequest checks that a stored request is of this TPM's keys: a state folder
 // that was copied from another machine in the middle of onboarding ends here.
-func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
+func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
 		return fmt.Errorf("agent: the stored request in %s is damaged: %w. %s", a.cfg.StateDir, err, remedyAgain)
@@ -499,7 +509,7 @@ func (a *Agent) otherTPM() error {
 }
 
 // request makes and stores the request.
-func (a *Agent) request(id *identity.Identity) error {
+func (a *Agent) request(id *deviceKeys) error {
 	begin := time.Now()
 	token := a.cfg.Token
 	secret, err := token.Secret()
@@ -550,7 +560,7 @@ func ekHash(ek *tcg.Public) string {
 }
 
 // open decrypts the stored reply with the TPM and checks what is in it.
-func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates, wire.Keys, error) {
+func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.Keys, error) {
 	raw, err := a.dir.load(replyFile)
 	if err != nil {
 		return nil, wire.Keys{}, err
@@ -584,9 +594,9 @@ func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates
 }
 
 // activate makes the first connection under the IDevID.
-func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, certs *certificates, keys wire.Keys, start time.Time) error {
+func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *certificates, keys wire.Keys, start time.Time) error {
 	begin := time.Now()
-	hub = hub.as(certs.chain(), id.Signer())
+	hub = hub.as(certs.chain(), id.idevid)
 	defer hub.close()
 	var device deviceView
 	err := a.patiently(ctx, hub.at, func() error {
@@ -610,24 +620,24 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 
 // signer loads the identity key and checks that the stored certificate is of
 // it: a state folder that was copied to another machine ends here.
-func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, error) {
+func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	certs, err := a.dir.certificates(a.state.HubCA)
 	if err != nil {
 		return nil, err
 	}
-	var signer *identity.Signer
+	var s signer
 	err = a.throughLockout(ctx, t, func() (err error) {
-		signer, err = identity.LoadSigner(ctx, t, a.options(a.state.Algorithm))
+		s, err = t.loadSigner(ctx, a.options(a.state.Algorithm))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !samePublic(certs.idevid, signer.Public()) {
-		signer.Close()
+	if !samePublic(certs.idevid, s.Public()) {
+		s.Close()
 		return nil, a.otherTPM()
 	}
-	return signer, nil
+	return s, nil
 }
 
 // algorithmOf names the algorithm by which identity makes the same key again.
@@ -687,12 +697,12 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 }
 
 // belongTo checks that the certificates are for the TPM's own keys.
-func (c *certificates) belongTo(id *identity.Identity) error {
+func (c *certificates) belongTo(id *deviceKeys) error {
 	iak, err := id.IAK.Key()
 	if err != nil {
 		return err
 	}
-	if !samePublic(c.idevid, id.Signer().Public()) || !samePublic(c.iak, iak) {
+	if !samePublic(c.idevid, id.idevid.Public()) || !samePublic(c.iak, iak) {
 		return errors.New("agent: a certificate in the reply is for another key than this TPM's")
 	}
 	return nil

@@ -81,7 +81,7 @@ func readRegular(path string, limit int64) ([]byte, error) {
 // that cannot be made, or that the hub does not take, is said once and is no
 // error: what the device may do without it is the owner's policy. It is shown
 // only where the hub took it.
-func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown bool, err error) {
+func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (shown bool, err error) {
 	log := a.eventLog()
 	verdict, err := a.showBoot(ctx, h, t, log)
 	var no *Refused
@@ -133,7 +133,7 @@ type notShown struct{ error }
 
 func (e *notShown) Unwrap() error { return e.error }
 
-func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byte) (*wire.BootVerdict, error) {
+func (a *Agent) showBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.BootVerdict, error) {
 	raw, err := h.send(ctx, http.MethodGet, "/device/boot", "", nil)
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byt
 	var quoted *identity.Quoted
 	// Everything else that the device has to say to its hub waits for this.
 	err = a.pastLockout(ctx, t, func() (err error) {
-		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
+		quoted, err = t.quote(ctx, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
 		return err
 	})
 	if err != nil {

@@ -90,7 +90,7 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	t.Cleanup(func() { a.Close() })
 	return func() bool {
 		t.Helper()
-		shown, err := a.measure(t.Context(), h, tpm)
+		shown, err := a.measure(t.Context(), h, machineTPM{tpm})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,6 +103,7 @@ func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}`
 // The firmware's event log is optional. Whatever is in its place, the PCRs are
 // shown, and what is wrong with it is said once.
 func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
+	t.Parallel()
 	chip, tpm := realTPM(t)
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -152,6 +153,7 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 // device may do is decided with its next request. A log that is too large for
 // whatever is in between is left out.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
+	t.Parallel()
 	chip, tpm := realTPM(t)
 	log := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(log, bytes.Repeat([]byte("log"), 1000), 0o600); err != nil {
@@ -216,6 +218,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 
 // A file that is reported is optional as well.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	for name, content := range map[string][]byte{"good": []byte("text"), "large": make([]byte, maxReportFile+1), "bytes": {0xFF, 0xFE}} {
@@ -312,6 +315,7 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 // A measurement is optional. A TPM that does not quote while it is in lockout
 // keeps nothing else that the device says to its hub.
 func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
+	t.Parallel()
 	chip, direct := realTPM(t)
 	direct.Close() // swtpm serves one connection
 	if err := chip.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-
-	"gangway/device/identity"
 )
 
 // Names of the files that Export writes. None holds a secret.
@@ -74,7 +72,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 	if state.Phase != PhaseActive {
 		return nil, state.notAboard()
 	}
-	t, err := identity.Open(cfg.TPM)
+	t, err := openTPM(cfg.TPM)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +120,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 	return out, nil
 }
 
-func remove(ctx context.Context, cfg ExportConfig, signer *identity.Signer) (*Exported, error) {
+func remove(ctx context.Context, cfg ExportConfig, signer signer) (*Exported, error) {
 	n, err := signer.Drop(ctx, cfg.Handle)
 	if err != nil {
 		return nil, err

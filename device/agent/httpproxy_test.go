@@ -46,6 +46,7 @@ func named(name string) func(*x509.Certificate) {
 // All that the agent asks goes through the proxy: its conversation with the hub,
 // and contents.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, cfg := range map[string]connectproxy.Config{
@@ -85,6 +86,7 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 // A proxy that opens TLS connections is not the hub: not with a CA of its own,
 // and not with the CA that the settings name for the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, c := range map[string]struct {
@@ -123,6 +125,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 // What a proxy does instead of its work is said, with what to do about it, and
 // without the password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, c := range map[string]struct {
@@ -173,6 +176,7 @@ func nobody(t *testing.T) string {
 
 // A machine without a clock reaches its hub through an https proxy too.
 func TestWrongClockDoesNotKeepTheProxyOut(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for _, clock := range []time.Time{time.Unix(0, 0), time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)} {

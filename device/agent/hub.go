@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -266,7 +267,7 @@ const (
 // patiently asks the hub at one of its addresses until it works, ctx ends, or the
 // answer is a refusal that waiting does not change.
 func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) error {
-	wait := firstWait
+	wait := cmp.Or(a.cfg.pause, firstWait)
 	for {
 		asked := at.current()
 		err := try()

@@ -18,6 +18,7 @@ import (
 // An answer without an end is given up, and a redirect is not followed: a hub
 // neither fills the memory nor sends the device elsewhere.
 func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
+	t.Parallel()
 	elsewhere := false
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -63,6 +64,7 @@ func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 // crypto/tls keeps the text alone of what the key's signer says: it is not taken
 // for the network's fault.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	server.StartTLS()

@@ -7,8 +7,6 @@ import (
 
 	"gangway/device/identity"
 	"gangway/device/install/lockout"
-
-	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // lockoutPoll is how often the TPM is asked whether its lockout has ended.
@@ -19,7 +17,7 @@ const lockoutPoll = 30 * time.Second
 // is waited for. The device's keys are used so that lockout does not refuse them
 // (package identity): this is for TPMs whose makers see that otherwise, and for
 // certificates in NV that are protected from guessing.
-func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+func (a *Agent) throughLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.pastLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
 		waited = true
@@ -35,7 +33,7 @@ func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() 
 
 // pastLockout is throughLockout for what is optional: a lockout that cannot be
 // lifted is not waited for.
-func (a *Agent) pastLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+func (a *Agent) pastLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.lift(ctx, t) {
 		err = use()
@@ -45,12 +43,8 @@ func (a *Agent) pastLockout(ctx context.Context, t *identity.TPM, use func() err
 
 // lift lifts the lockout where that needs no password, and reports whether it
 // did.
-func (a *Agent) lift(ctx context.Context, t *identity.TPM) bool {
-	var was bool
-	err := t.Raw(ctx, func(link transport.TPM) (err error) {
-		was, err = lockout.Lift(link)
-		return err
-	})
+func (a *Agent) lift(ctx context.Context, t tpm) bool {
+	was, err := t.liftLockout(ctx)
 	switch {
 	case err != nil:
 		a.cfg.Log.Warn("lockout", "err", err)
@@ -62,13 +56,9 @@ func (a *Agent) lift(ctx context.Context, t *identity.TPM) bool {
 
 // awaitUnlocked waits until the TPM says that the lockout has ended, or, where it
 // does not say that it is in one, for a moment.
-func (a *Agent) awaitUnlocked(ctx context.Context, t *identity.TPM) error {
+func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
-		var s lockout.State
-		err := t.Raw(ctx, func(link transport.TPM) (err error) {
-			s, err = lockout.Read(link)
-			return err
-		})
+		s, err := t.readLockout(ctx)
 		if err != nil {
 			return err
 		}

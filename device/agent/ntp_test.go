@@ -11,6 +11,7 @@ import (
 // right by at most a day, however many answers come: forged ones bring no expired
 // certificate of the hub back to life.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	roots := []*x509.Certificate{ca.cert}
 	for name, c := range map[string]struct {
@@ -54,6 +55,7 @@ func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 // The hub's word counts more than a time server's: what it has set is the new
 // beginning.
 func TestTimeServerFollowsTheHubsWord(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	clock := day(1400)
 	k := newTimeKeeper(nil, func(is time.Time) error { clock = is; return nil }, t.Logf)

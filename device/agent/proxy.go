@@ -23,8 +23,6 @@ import (
 	"sync"
 	"time"
 
-	"gangway/device/identity"
-
 	"golang.org/x/net/netutil"
 )
 
@@ -99,7 +97,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	g.loopback = cfg.TCP != ""
-	t, err := identity.Open(cfg.TPM)
+	t, err := openTPM(cfg.TPM)
 	if err != nil {
 		return err
 	}

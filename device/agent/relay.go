@@ -13,8 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"gangway/device/identity"
 )
 
 const (
@@ -36,7 +34,7 @@ var errBusy = errors.New("agent: all of the proxy's connections to the hub are i
 // http.RoundTripper.
 type relay struct {
 	agent *Agent
-	tpm   *identity.TPM
+	tpm   tpm
 	slots chan *slot
 
 	measuring sync.Mutex // guards agent's state and measured: one measurement at a time
@@ -52,7 +50,7 @@ type slot struct {
 	dropped bool      // it is not to be used again: another one takes its place
 }
 
-func newRelay(a *Agent, t *identity.TPM, connect func() *hub) *relay {
+func newRelay(a *Agent, t tpm, connect func() *hub) *relay {
 	r := &relay{agent: a, tpm: t, slots: make(chan *slot, relaySlots)}
 	for range relaySlots {
 		r.slots <- &slot{hub: connect()}

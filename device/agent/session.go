@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"gangway/device/identity"
 )
 
 // session is the device's conversation with its hub, on one connection at a
@@ -20,8 +18,8 @@ import (
 type session struct {
 	a      *Agent
 	h      *hub
-	tpm    *identity.TPM
-	signer *identity.Signer
+	tpm    tpm
+	signer signer
 	blobs  addressed // for addresses that are their own permission
 
 	mu       sync.Mutex
@@ -36,7 +34,7 @@ func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
 		return nil, a.state.notAboard()
 	}
-	t, err := identity.Open(a.cfg.TPM)
+	t, err := a.cfg.openTPM()
 	if err != nil {
 		return nil, err
 	}

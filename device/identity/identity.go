@@ -51,10 +51,9 @@ type Options struct {
 	EndorsementAuth []byte
 }
 
-// Identity is a device's keys in its TPM, ready to be enrolled. The fields
-// are for reading and do not change. Its methods may be called from several
-// goroutines.
-type Identity struct {
+// Keys are the public parts of a device's keys in its TPM. The fields do not
+// change; read them only.
+type Keys struct {
 	EK            *tcg.Public
 	EKTemplate    string             // its name, such as "H-3"
 	EKCertificate *tcg.EKCertificate // nil, or of another key, with Options.AllowUnvouched only
@@ -69,7 +68,12 @@ type Identity struct {
 	// Notes says in words for a person what was odd and got around: a
 	// certificate that does not fit, a chain that ends early.
 	Notes []string
+}
 
+// Identity is a device's keys in its TPM, ready for an enrolment. Its methods
+// may be called from several goroutines.
+type Identity struct {
+	Keys
 	ring            *ring
 	ek, iak, idevid *key
 	signer          *Signer

@@ -85,11 +85,11 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 
 // EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
 // TPMT_PUBLIC where there is none.
-func (i *Identity) EKCert() []byte {
-	if i.EKCertificate == nil {
-		return i.EK.Raw
+func (k *Keys) EKCert() []byte {
+	if k.EKCertificate == nil {
+		return k.EK.Raw
 	}
-	return i.EKCertificate.Certificate.Raw
+	return k.EKCertificate.Certificate.Raw
 }
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of
