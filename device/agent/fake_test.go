@@ -429,7 +429,7 @@ func (m *testMachine) agent(cfg Config) *Agent {
 func (m *testMachine) onboard(cfg Config) (*State, error) {
 	m.t.Helper()
 	a := m.agent(cfg)
-	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 20*time.Second)
 	defer cancel()
 	s, err := a.Onboard(ctx)
 	if err := a.Close(); err != nil {
