@@ -194,7 +194,7 @@ If the owner deleted the device, run waits. 'gangway-agent status' shows the rea
 				return err
 			}
 			defer a.Close()
-			return a.Stay(c.Context())
+			return a.OnboardAndRun(c.Context())
 		},
 	}
 	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; required until the machine is onboarded")

@@ -74,11 +74,11 @@ func (a *addresses) offer(urls []string) {
 
 // worked notes that the hub answered at url, and what it said of its addresses.
 func (a *addresses) worked(url string, h http.Header) {
-	told := wire.ParseAddresses(h.Values(wire.AddressesHeader))
+	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
 	urls := a.urls
-	if len(told) > 0 {
-		urls = append(told, a.file)
+	if len(named) > 0 {
+		urls = append(named, a.file)
 	}
 	a.urls = distinct(append([]string{url}, urls...))
 	news := !slices.Equal(a.urls, a.saved)
@@ -155,11 +155,11 @@ func (s *State) addressesOf(hubName string) Addresses {
 	return Addresses{HubName: hubName}
 }
 
-// takeAddress has the address in the configured file tried first, if the file is
+// adoptAddress has the address in the configured file tried first, if the file is
 // of the state's hub and its address is news. A file of another hub changes
 // nothing: the error says so. What a file says of a hub it must prove: its CA is
 // the key that is the hub's name.
-func (a *Agent) takeAddress() error {
+func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
 	if f == nil || a.state.HubName == "" {
 		return nil
@@ -170,12 +170,12 @@ func (a *Agent) takeAddress() error {
 	if _, err := (&wire.TokenFile{HubName: f.HubName, HubCA: f.HubCA}).RootName(); err != nil {
 		return fmt.Errorf("agent: the file's address %s is not used: %w", f.Hub, err)
 	}
-	return a.offerFile(f)
+	return a.preferAddress(f)
 }
 
-// offerFile has the address in a file tried first, if it is another one than the
+// preferAddress has the address in a file tried first, if it is another one than the
 // last file's.
-func (a *Agent) offerFile(f *wire.HubFile) error {
+func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
 	if url == strings.TrimSuffix(known.File, "/") {
 		return nil

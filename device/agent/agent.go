@@ -267,9 +267,9 @@ func (r *Refused) Temporary() bool {
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
-// startAnew reports whether a refusal is of the stored request or reply alone,
+// needsNewRequest reports whether a refusal is of the stored request or reply alone,
 // so that a new request may do.
-func (r *Refused) startAnew() bool {
+func (r *Refused) needsNewRequest() bool {
 	switch r.Code {
 	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
 		return true
@@ -277,8 +277,8 @@ func (r *Refused) startAnew() bool {
 	return false
 }
 
-// maxAnew bounds how often one call of Onboard starts from the beginning.
-const maxAnew = 3
+// maxNewRequests bounds how often one call of Onboard starts from the beginning.
+const maxNewRequests = 3
 
 // Onboard brings the device aboard and returns when it is active, or when the
 // hub refuses for good (*Refused). While the hub is away it waits, and says
@@ -309,15 +309,15 @@ func (a *Agent) onboard(ctx context.Context) error {
 	}
 	defer t.Close()
 	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // it was stopped while it onboarded again
-		if err := a.back(); err != nil {
+		if err := a.restoreFormer(); err != nil {
 			return err
 		}
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
-		if err := a.takeAddress(); err != nil && !a.cfg.Again {
+		if err := a.adoptAddress(); err != nil && !a.cfg.Again {
 			return err
 		}
-		again, err := a.settled(ctx, t)
+		again, err := a.checkActive(ctx, t)
 		if err != nil || !again {
 			return err
 		}
@@ -326,30 +326,30 @@ func (a *Agent) onboard(ctx context.Context) error {
 		return errors.New("agent: onboarding needs a join token file (--token-file)")
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved || a.cfg.Again {
-		if err := a.leave(); err != nil {
+		if err := a.startOver(); err != nil {
 			return err
 		}
 	}
-	err = a.comeAboard(ctx, t, start)
+	err = a.enrol(ctx, t, start)
 	if err == nil || ctx.Err() != nil { // stopped: it goes on at the next start
 		return err
 	}
-	return errors.Join(err, a.back())
+	return errors.Join(err, a.restoreFormer())
 }
 
-// comeAboard goes from whatever phase to active.
-func (a *Agent) comeAboard(ctx context.Context, t tpm, start time.Time) (err error) {
-	if err := a.offerFile(a.cfg.file()); err != nil {
+// enrol goes from whatever phase to active.
+func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
+	if err := a.preferAddress(a.cfg.file()); err != nil {
 		return err
 	}
 	claimed := a.cfg.Token == nil
 	if claimed {
-		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+		if a.cfg.Token, err = a.claimedToken(ctx); err != nil {
 			return err
 		}
 		defer func() { a.cfg.Token = nil }() // a claim is for once
 	}
-	if err := a.otherHub(); err != nil {
+	if err := a.dropOtherHub(); err != nil {
 		return err
 	}
 	id, err := a.load(ctx, t)
@@ -362,18 +362,18 @@ func (a *Agent) comeAboard(ctx context.Context, t tpm, start time.Time) (err err
 		var refused *Refused
 		why := removal(err)
 		switch {
-		case err == nil || anew == maxAnew:
+		case err == nil || anew == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
 			a.say("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
 		case !errors.As(err, &refused):
 			return err
 		case why != "": // since the request was made
-			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
+			if removed := a.checkReturn(why, refused, claimed && a.state.Former == nil); removed != nil {
 				return removed
 			}
 			a.say("anew", "%s Starting anew.", removedWords(why))
-		case refused.startAnew():
+		case refused.needsNewRequest():
 			a.say("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
 		default:
 			return err
@@ -389,8 +389,8 @@ func (a *Agent) comeAboard(ctx context.Context, t tpm, start time.Time) (err err
 	}
 }
 
-// otherHub drops what was begun with another hub or token.
-func (a *Agent) otherHub() error {
+// dropOtherHub drops what was begun with another hub or token.
+func (a *Agent) dropOtherHub() error {
 	if a.state.Phase != PhaseNew && (a.state.HubName != a.cfg.Token.HubName || a.state.TokenID != a.cfg.Token.ID) {
 		return a.reset()
 	}
@@ -410,7 +410,7 @@ func (a *Agent) options(key identity.Algorithm) identity.Options {
 func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	begin := time.Now()
 	var id *deviceKeys
-	err := a.throughLockout(ctx, t, func() (err error) {
+	err := a.waitOutLockout(ctx, t, func() (err error) {
 		o := a.options(identity.Algorithm(a.cfg.Key))
 		o.EK, o.AllowUnvouched, o.WithoutCertificate = a.cfg.EK, true, a.cfg.WithoutEKCertificate
 		id, err = t.loadKeys(ctx, o)
@@ -460,7 +460,7 @@ func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) er
 	if a.state.Phase == PhaseRequested {
 		begin := time.Now()
 		var reply []byte
-		err := a.patiently(ctx, hub.at, func() (err error) {
+		err := a.retry(ctx, hub.at, func() (err error) {
 			a.state.RoundTrips++
 			reply, err = hub.post(ctx, "/onboard", "application/octet-stream", request)
 			return err
@@ -599,7 +599,7 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *c
 	hub = hub.as(certs.chain(), id.idevid)
 	defer hub.close()
 	var device deviceView
-	err := a.patiently(ctx, hub.at, func() error {
+	err := a.retry(ctx, hub.at, func() error {
 		return hub.activate(ctx, keys, sha256.Sum256(certs.idevid.Raw), &device)
 	})
 	if err != nil {
@@ -626,7 +626,7 @@ func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 		return nil, err
 	}
 	var s signer
-	err = a.throughLockout(ctx, t, func() (err error) {
+	err = a.waitOutLockout(ctx, t, func() (err error) {
 		s, err = t.loadSigner(ctx, a.options(a.state.Algorithm))
 		return err
 	})

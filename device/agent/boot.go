@@ -83,18 +83,18 @@ func readRegular(path string, limit int64) ([]byte, error) {
 // only where the hub took it.
 func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (shown bool, err error) {
 	log := a.eventLog()
-	verdict, err := a.showBoot(ctx, h, t, log)
+	verdict, err := a.sendBoot(ctx, h, t, log)
 	var no *Refused
 	if errors.As(err, &no) && no.Status == http.StatusRequestEntityTooLarge && len(log) > 0 {
 		a.logTooLarge = true
 		a.sayOnce(onEventLog, "boot", "The firmware's event log of %d bytes is too large for the hub (%s): it is not sent; only the PCRs are shown.", len(log), no.Code)
 		log = nil
-		verdict, err = a.showBoot(ctx, h, t, log)
+		verdict, err = a.sendBoot(ctx, h, t, log)
 	}
 	if errors.As(err, &no) && no.Code == "boot-nonce" { // the connection was lost in between, or the TPM was slow
-		verdict, err = a.showBoot(ctx, h, t, log)
+		verdict, err = a.sendBoot(ctx, h, t, log)
 	}
-	var failed *notShown
+	var failed *measureError
 	switch {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
@@ -128,28 +128,28 @@ func (a *Agent) setBoot(state string) (news bool) {
 	return news
 }
 
-// notShown is of a TPM that does not quote, or a hub that answers something else.
-type notShown struct{ error }
+// measureError is of a TPM that does not quote, or a hub that answers something else.
+type measureError struct{ error }
 
-func (e *notShown) Unwrap() error { return e.error }
+func (e *measureError) Unwrap() error { return e.error }
 
-func (a *Agent) showBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.BootVerdict, error) {
+func (a *Agent) sendBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.BootVerdict, error) {
 	raw, err := h.send(ctx, http.MethodGet, "/device/boot", "", nil)
 	if err != nil {
 		return nil, err
 	}
 	var challenge wire.BootChallenge
 	if err := strictjson.Decode(raw, &challenge); err != nil {
-		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
+		return nil, &measureError{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
 	}
 	var quoted *identity.Quoted
 	// Everything else that the device has to say to its hub waits for this.
-	err = a.pastLockout(ctx, t, func() (err error) {
+	err = a.liftLockout(ctx, t, func() (err error) {
 		quoted, err = t.quote(ctx, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
 		return err
 	})
 	if err != nil {
-		return nil, &notShown{err}
+		return nil, &measureError{err}
 	}
 	body, err := json.Marshal(wire.BootReport{Nonce: challenge.Nonce, Bank: uint16(quoted.Bank), PCRs: quoted.PCRs, Attest: quoted.Attest, Signature: quoted.Signature, EventLog: log})
 	if err != nil {
@@ -160,7 +160,7 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.
 	}
 	verdict := new(wire.BootVerdict)
 	if err := strictjson.Decode(raw, verdict); err != nil {
-		return nil, &notShown{fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)}
+		return nil, &measureError{fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)}
 	}
 	return verdict, nil
 }

@@ -23,9 +23,9 @@ const (
 	claimLong  = 10 * time.Minute
 )
 
-// claimed returns the token that somebody has taken, and waits for it. What was
+// claimedToken returns the token that somebody has taken, and waits for it. What was
 // begun with an earlier one is gone on with: its request is signed already.
-func (a *Agent) claimed(ctx context.Context) (*wire.TokenFile, error) {
+func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {
 		return &wire.TokenFile{ID: s.TokenID, Owner: s.Owner, Hub: s.Hub, HubName: s.HubName, HubCA: s.HubCA}, nil
@@ -63,7 +63,7 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	shown := time.Now()
 	for {
 		var answer []byte
-		err := a.patiently(ctx, h.at, func() (err error) {
+		err := a.retry(ctx, h.at, func() (err error) {
 			answer, err = h.send(ctx, http.MethodGet, "/claims/"+code, "", nil)
 			return err
 		})

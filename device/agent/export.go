@@ -70,7 +70,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	if state.Phase != PhaseActive {
-		return nil, state.notAboard()
+		return nil, state.notOnboarded()
 	}
 	t, err := openTPM(cfg.TPM)
 	if err != nil {

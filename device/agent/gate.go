@@ -73,15 +73,15 @@ func (g *gate) add(route string) (err error) {
 // guard asks for a bearer token from now on.
 func (g *gate) guard(token string) { g.token, g.guarded = sha256.Sum256([]byte(token)), true }
 
-// no is a refusal of the proxy's own, in the form of the hub's.
-type no struct {
+// refusal is a refusal of the proxy's own, in the form of the hub's.
+type refusal struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
 	Reason string `json:"msg"`
 	Hint   string `json:"hint"`
 }
 
-func (n *no) write(w http.ResponseWriter) {
+func (n *refusal) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
@@ -90,17 +90,17 @@ func (n *no) write(w http.ResponseWriter) {
 }
 
 var (
-	noForward = &no{http.StatusBadRequest, "proxy-forward", "This is no proxy to other places.", "Ask for a path, such as /device, of the proxy's own address."}
-	noHost    = &no{http.StatusForbidden, "proxy-host", "The request is for another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
-	noBrowser = &no{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only programs of this machine may use the proxy."}
-	noToken   = &no{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and what is in the token file; it is another one after each start."}
-	noUpgrade = &no{http.StatusBadRequest, "proxy-upgrade", "The connection cannot become another protocol.", "Send the request without the header Upgrade."}
-	noPath    = &no{http.StatusBadRequest, "proxy-path", "The path is not in its plain form.", "Send it without '//', '.', '..' and percent signs."}
-	noRoute   = &no{http.StatusForbidden, "proxy-route", "The proxy does not let this through.", "Only the device's own API is; 'gangway-agent proxy --allow' adds a route."}
+	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "This is no proxy to other places.", "Ask for a path, such as /device, of the proxy's own address."}
+	noHost    = &refusal{http.StatusForbidden, "proxy-host", "The request is for another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
+	noBrowser = &refusal{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only programs of this machine may use the proxy."}
+	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and what is in the token file; it is another one after each start."}
+	noUpgrade = &refusal{http.StatusBadRequest, "proxy-upgrade", "The connection cannot become another protocol.", "Send the request without the header Upgrade."}
+	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its plain form.", "Send it without '//', '.', '..' and percent signs."}
+	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not let this through.", "Only the device's own API is; 'gangway-agent proxy --allow' adds a route."}
 )
 
-// judge returns why a request is refused; nil: it may pass.
-func (g *gate) judge(r *http.Request) *no {
+// check returns why a request is refused; nil: it may pass.
+func (g *gate) check(r *http.Request) *refusal {
 	switch {
 	case r.Method == http.MethodConnect, r.URL.Host != "", r.URL.Scheme != "", !strings.HasPrefix(r.RequestURI, "/"):
 		return noForward
@@ -108,7 +108,7 @@ func (g *gate) judge(r *http.Request) *no {
 		return noHost
 	case fromBrowser(r.Header):
 		return noBrowser
-	case g.guarded && !g.shown(r.Header.Values("Authorization")):
+	case g.guarded && !g.hasToken(r.Header.Values("Authorization")):
 		return noToken
 	case len(r.Header.Values("Upgrade")) > 0:
 		return noUpgrade
@@ -153,7 +153,7 @@ func fromBrowser(h http.Header) bool {
 	return false
 }
 
-func (g *gate) shown(values []string) bool {
+func (g *gate) hasToken(values []string) bool {
 	if len(values) != 1 {
 		return false
 	}
@@ -169,18 +169,18 @@ func plainPath(p string) bool {
 	return p == clean || p == clean+"/"
 }
 
-// passed are the headers of requests that mean something to the hub's API. No
+// forwardedHeaders are the headers of requests that mean something to the hub's API. No
 // other goes on: no sign-in but the device's, and nobody's word on who is asking.
-var passed = []string{
+var forwardedHeaders = []string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Language", "Content-Type",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range", "User-Agent",
 	"Content-Md5", "Digest", "Content-Digest",
 }
 
-// onward is the header of the request to the hub.
-func onward(h http.Header) http.Header {
-	out := make(http.Header, len(passed))
-	for _, name := range passed {
+// forwardHeader is the header of the request to the hub.
+func forwardHeader(h http.Header) http.Header {
+	out := make(http.Header, len(forwardedHeaders))
+	for _, name := range forwardedHeaders {
 		if v := h.Values(name); len(v) > 0 {
 			out[http.CanonicalHeaderKey(name)] = v
 		}

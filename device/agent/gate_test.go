@@ -16,7 +16,7 @@ func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	const id = fakeDevice
 	for _, c := range []struct {
 		request string // the first line, then headers, with \n
-		want    *no    // nil: it passes
+		want    *refusal    // nil: it passes
 	}{
 		{"GET /device HTTP/1.1\nHost: localhost", nil},
 		{"PATCH /device/meta HTTP/1.1\nHost: 127.0.0.1:8080", nil},
@@ -47,7 +47,7 @@ func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.loopback = true
-		if got := g.judge(request(t, c.request)); got != c.want {
+		if got := g.check(request(t, c.request)); got != c.want {
 			t.Errorf("%q: %+v; want %+v", c.request, got, c.want)
 		}
 	}
@@ -69,7 +69,7 @@ func TestGateRequiresItsToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.guard("secret")
-	for header, want := range map[string]*no{
+	for header, want := range map[string]*refusal{
 		"":                               noToken,
 		"\nAuthorization: Bearer other":  noToken,
 		"\nAuthorization: Bearer ":       noToken,
@@ -79,7 +79,7 @@ func TestGateRequiresItsToken(t *testing.T) {
 		"\nAuthorization: bearer secret": nil,
 		"\nAuthorization: Bearer secret\nAuthorization: Bearer secret": noToken,
 	} {
-		if got := g.judge(request(t, "GET /device HTTP/1.1\nHost: localhost"+header)); got != want {
+		if got := g.check(request(t, "GET /device HTTP/1.1\nHost: localhost"+header)); got != want {
 			t.Errorf("%q: %+v", header, got)
 		}
 	}
@@ -91,7 +91,7 @@ func TestGateAddsRoutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := g.judge(request(t, "POST /device/secret HTTP/1.1\nHost: x")); got != nil {
+	if got := g.check(request(t, "POST /device/secret HTTP/1.1\nHost: x")); got != nil {
 		t.Errorf("the added route: %+v", got)
 	}
 	for _, bad := range []string{"", "/device", "post /x", "CONNECT /x", "GET x", "GET /{", "GET https://elsewhere.example/"} {
@@ -111,7 +111,7 @@ func TestGatePassesNoSignIn(t *testing.T) {
 	}
 	in.Set("Content-Type", "application/json")
 	in.Set("Range", "bytes=1-")
-	out := onward(in)
+	out := forwardHeader(in)
 	if len(out) != 3 || out.Get("Content-Type") != "application/json" || out.Get("Range") != "bytes=1-" || out.Get("User-Agent") != "gangway-agent proxy" {
 		t.Errorf("%v", out)
 	}

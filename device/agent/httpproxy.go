@@ -55,7 +55,7 @@ func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func(
 	}
 	conn, err := d.DialContext(ctx, "tcp", p.URL.Host)
 	if err != nil {
-		return nil, p.fails(err, "cannot be reached: %s", plain(err))
+		return nil, p.fails(err, "cannot be reached: %s", describe(err))
 	}
 	through, err := p.connect(ctx, conn, address, now)
 	if err != nil {

@@ -104,7 +104,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 			if !errors.As(err, &wrong) {
 				t.Fatalf("got %v", err)
 			}
-			said := plain(err)
+			said := describe(err)
 			for _, want := range []string{"opens TLS connections", c.issuer, "an intercepting proxy cannot be used", "exempt hub.example from TLS inspection", p.Addr} {
 				if !strings.Contains(said, want) {
 					t.Errorf("%q does not say %q", said, want)
@@ -156,7 +156,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 			if err == nil {
 				t.Fatal("it works")
 			}
-			if said := plain(err); !strings.Contains(said, c.want) || strings.Contains(said+err.Error(), "hunter2") {
+			if said := describe(err); !strings.Contains(said, c.want) || strings.Contains(said+err.Error(), "hunter2") {
 				t.Errorf("said %q", said)
 			}
 		})

@@ -153,7 +153,7 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 		return nil, fmt.Errorf("the hub's answer to %s %s has more than %d bytes", method, path, limit)
 	}
 	if resp.StatusCode == http.StatusAccepted {
-		u := new(undecided)
+		u := new(waitingAnswer)
 		if json.Unmarshal(answer, u) == nil && u.Status == wire.WaitingStatus {
 			return nil, u
 		}
@@ -264,9 +264,9 @@ const (
 	lastWait  = time.Minute
 )
 
-// patiently asks the hub at one of its addresses until it works, ctx ends, or the
+// retry asks the hub at one of its addresses until it works, ctx ends, or the
 // answer is a refusal that waiting does not change.
-func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) error {
+func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) error {
 	wait := cmp.Or(a.cfg.pause, firstWait)
 	for {
 		asked := at.current()
@@ -275,12 +275,12 @@ func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) 
 			return err
 		}
 		pause := wait/2 + rand.N(wait/2)
-		if u := (*undecided)(nil); errors.As(err, &u) {
-			pause = u.again()
+		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
+			pause = u.retryAfter()
 			// Said once: the hub is asked again and again for days.
-			a.waiting(u.Error())
+			a.setWaiting(u.Error())
 		} else {
-			a.waiting(fmt.Sprintf("Waiting for the hub at %s (%s); next try in %s.", asked, plain(err), pause.Round(100*time.Millisecond)))
+			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s); next try in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))
 		}
 		select {
 		case <-ctx.Done():
@@ -291,22 +291,22 @@ func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) 
 	}
 }
 
-// undecided is the hub's answer while a person has yet to decide.
-type undecided struct{ wire.Waiting }
+// waitingAnswer is the hub's answer while a person has yet to decide.
+type waitingAnswer struct{ wire.Waiting }
 
-func (u *undecided) Error() string {
+func (u *waitingAnswer) Error() string {
 	return fmt.Sprintf("waiting for the owner to decide: %s Approve with 'gangway device approve %s', after comparing the EK's SHA-256: %s.", u.Reason, u.DeviceID, u.EK)
 }
 
-// again is when to ask again: as the hub says, within reason, and not all of a
+// retryAfter is when to ask retryAfter: as the hub says, within reason, and not all of a
 // fleet at once.
-func (u *undecided) again() time.Duration {
+func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)
 }
 
-// waiting says in one line what for, where 'gangway-agent status' finds it.
-func (a *Agent) waiting(line string) {
+// setWaiting says in one line what for, where 'gangway-agent status' finds it.
+func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
 	if news {
@@ -326,8 +326,8 @@ func temporary(err error) bool {
 	return r.Temporary()
 }
 
-// plain says what a network error means.
-func plain(err error) string {
+// describe says what a network error means.
+func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var dns *net.DNSError

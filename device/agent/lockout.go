@@ -12,13 +12,13 @@ import (
 // lockoutPoll is how often the TPM is asked whether its lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// throughLockout calls use, and again after a lockout that made the TPM refuse
+// waitOutLockout calls use, and again after a lockout that made the TPM refuse
 // it. A lockout that can be lifted without a password is lifted, once; else it
 // is waited for. The device's keys are used so that lockout does not refuse them
 // (package identity): this is for TPMs whose makers see that otherwise, and for
 // certificates in NV that are protected from guessing.
-func (a *Agent) throughLockout(ctx context.Context, t tpm, use func() error) error {
-	err, waited := a.pastLockout(ctx, t, use), false
+func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
+	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
 		waited = true
 		if err := a.awaitUnlocked(ctx, t); err != nil {
@@ -26,24 +26,24 @@ func (a *Agent) throughLockout(ctx context.Context, t tpm, use func() error) err
 		}
 	}
 	if err == nil && waited {
-		a.waitingNoMore()
+		a.clearWaiting()
 	}
 	return err
 }
 
-// pastLockout is throughLockout for what is optional: a lockout that cannot be
+// liftLockout is throughLockout for what is optional: a lockout that cannot be
 // lifted is not waited for.
-func (a *Agent) pastLockout(ctx context.Context, t tpm, use func() error) error {
+func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
-	if identity.IsLockout(err) && a.lift(ctx, t) {
+	if identity.IsLockout(err) && a.tryLift(ctx, t) {
 		err = use()
 	}
 	return err
 }
 
-// lift lifts the lockout where that needs no password, and reports whether it
+// tryLift lifts the lockout where that needs no password, and reports whether it
 // did.
-func (a *Agent) lift(ctx context.Context, t tpm) bool {
+func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)
 	switch {
 	case err != nil:
@@ -62,7 +62,7 @@ func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 		if err != nil {
 			return err
 		}
-		a.waiting(lockoutWords(s))
+		a.setWaiting(lockoutWords(s))
 		pause := lockoutPoll
 		if s.Interval > 0 {
 			pause = min(pause, max(s.Interval/4, 250*time.Millisecond))
@@ -90,8 +90,8 @@ func lockoutWords(s lockout.State) string {
 	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or losses of power, and %d are too many.%s %s", s.Tries, s.Max, password, ends)
 }
 
-// waitingNoMore takes back what waiting said.
-func (a *Agent) waitingNoMore() {
+// clearWaiting takes back what waiting said.
+func (a *Agent) clearWaiting() {
 	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
 		a.cfg.Log.Warn("state", "err", err)
 	}

@@ -208,17 +208,17 @@ const userMetaFile = "user-meta.json"
 // maxUserMeta is what a hub keeps of it, and the answer's newline, in bytes.
 const maxUserMeta = 256<<10 + 1
 
-// takeUserMeta keeps the owner's metadata in a file, and tells a hook of each
+// watchUserMeta keeps the owner's metadata in a file, and tells a hook of each
 // change, and once at the start.
-func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
-	told := false
+func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
+	delivered := false
 	complained := ""
 	for {
 		changed, err := a.fetchUserMeta(ctx, s)
-		if err == nil && (changed || !told) {
-			told = false
-			if err = a.tellUserMeta(ctx); err == nil {
-				told = true
+		if err == nil && (changed || !delivered) {
+			delivered = false
+			if err = a.callUserMetaHook(ctx); err == nil {
+				delivered = true
 			}
 		}
 		if ctx.Err() != nil {
@@ -254,8 +254,8 @@ func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, er
 	return true, a.dir.write(userMetaFile, text)
 }
 
-// tellUserMeta calls the hook: PROGRAM user-meta FILE.
-func (a *Agent) tellUserMeta(ctx context.Context) error {
+// callUserMetaHook calls the hook: PROGRAM user-meta FILE.
+func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	if a.cfg.UserMetaHook == "" {
 		return nil
 	}

@@ -222,7 +222,7 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 	}
 	restart, err = a.keep(ctx, s, p)
 	if err != nil {
-		a.waiting("Pantavisor's secret: " + err.Error()) // the token is good all the same
+		a.setWaiting("Pantavisor's secret: " + err.Error()) // the token is good all the same
 	}
 	return answer, restart, nil
 }

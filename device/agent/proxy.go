@@ -90,7 +90,7 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	if state.Phase != PhaseActive {
-		return state.notAboard()
+		return state.notOnboarded()
 	}
 	g, err := newGate(state.DeviceID, cfg.Allow)
 	if err != nil {
@@ -153,7 +153,7 @@ func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read fu
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(stateLook):
+		case <-time.After(statePoll):
 		}
 		if now, err := os.Stat(filepath.Join(f.path, stateFile)); err == nil && (before == nil || !os.SameFile(before, now)) {
 			before = now
@@ -203,13 +203,13 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 		Transport: r,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			toHub(p.Out, at.current()) // the host too; the relay has the last word
-			p.Out.Header = onward(p.In.Header)
+			p.Out.Header = forwardHeader(p.In.Header)
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			for _, name := range []string{"Set-Cookie", "Strict-Transport-Security", "Alt-Svc"} {
 				resp.Header.Del(name)
 			}
-			inward(resp.Header, at.all())
+			localLocation(resp.Header, at.all())
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { explain(err, cfg).write(w) },
@@ -221,7 +221,7 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 		if hasBody { // also what nobody reads: the server does, after the answer
 			c.SetReadDeadline(time.Now().Add(cfg.patience))
 		}
-		if n := g.judge(r); n != nil {
+		if n := g.check(r); n != nil {
 			cfg.Log.Info("refused", "method", r.Method, "path", r.URL.Path, "code", n.Code)
 			w.Header().Set("Connection", "close")
 			n.write(w)
@@ -240,21 +240,21 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 }
 
 // explain says what went wrong on the way to the hub.
-func explain(err error, cfg ProxyConfig) *no {
+func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return &no{http.StatusRequestEntityTooLarge, "proxy-body", fmt.Sprintf("The body has more than %d bytes.", cfg.MaxBody), "Send less, or start the proxy with a larger --max-body."}
+		return &refusal{http.StatusRequestEntityTooLarge, "proxy-body", fmt.Sprintf("The body has more than %d bytes.", cfg.MaxBody), "Send less, or start the proxy with a larger --max-body."}
 	case errors.Is(err, errBusy):
-		return &no{http.StatusServiceUnavailable, "proxy-busy", "All connections to the hub are in use.", "Try again."}
+		return &refusal{http.StatusServiceUnavailable, "proxy-busy", "All connections to the hub are in use.", "Try again."}
 	}
 	cfg.Log.Warn("the hub", "err", err)
-	return &no{http.StatusBadGateway, "proxy-hub", "The hub was not reached, or did not answer.", "Try again; the proxy's log says more."}
+	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub was not reached, or did not answer.", "Try again; the proxy's log says more."}
 }
 
-// inward makes an address of the hub's one of the proxy's, so that who follows it
+// localLocation makes an address of the hub's one of the proxy's, so that who follows it
 // comes back here.
-func inward(h http.Header, hub []string) {
+func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
 		u.Scheme, u.Host = "", ""

@@ -71,20 +71,20 @@ func (r *relay) close() {
 
 // RoundTrip sends one request on a connection that the hub admits.
 func (r *relay) RoundTrip(req *http.Request) (*http.Response, error) {
-	s, err := r.take(req.Context())
+	s, err := r.acquire(req.Context())
 	if err != nil {
 		return nil, err
 	}
 	resp, err := r.on(s, req)
 	if err != nil {
 		s.dropped = true
-		r.give(s)
+		r.release(s)
 		return nil, err
 	}
 	return resp, nil
 }
 
-func (r *relay) give(s *slot) {
+func (r *relay) release(s *slot) {
 	if s.dropped {
 		s.hub.close()
 	}
@@ -92,7 +92,7 @@ func (r *relay) give(s *slot) {
 	r.slots <- s
 }
 
-func (r *relay) take(ctx context.Context) (*slot, error) {
+func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	timer := time.NewTimer(slotWait)
 	defer timer.Stop()
 	select {
@@ -133,7 +133,7 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			cancel()
 			return nil, err
 		}
-		if code := bootRefusal(resp); code != "" && !r.inVain(code) {
+		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
 			// The policy changed, or the owner accepted what was booted, or the
 			// connection is another one than was asked before: the next one shows it.
 			s.dropped = true
@@ -147,7 +147,7 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			w.stop()
 			cancel()
 			s.dropped = s.dropped || !whole // HTTP closes what was not read
-			r.give(s)
+			r.release(s)
 		}}
 		return resp, nil
 	}
@@ -174,10 +174,10 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// inVain reports whether another measurement now would say what the last one did:
+// measuredJustNow reports whether another measurement now would say what the last one did:
 // that the boot does not match, or that there is nothing to match. Programs that ask on and on must not keep the TPM
 // busy with it.
-func (r *relay) inVain(code string) bool {
+func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
 	return code != codeUnmeasured && time.Since(r.measured) < vainPause
@@ -202,7 +202,7 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	}
 	_, err := s.hub.send(ctx, http.MethodGet, "/devices/"+r.agent.state.DeviceID, "", nil)
 	var refused *Refused
-	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.inVain(refused.Code) {
+	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
 	// What else the hub has against the device, it says to who asks.

@@ -216,7 +216,7 @@ func TestRefusalsOfTheHub(t *testing.T) {
 		"a request that was superseded":    {activate, 1, 403, "enrolment-superseded", 2, ""},
 		"a hub that lost the request":      {activate, 1, 403, "certificate-unknown", 2, ""},
 		"a proof that does not hold":       {activate, 1, 403, "activation-proof", 2, ""},
-		"requests that always expire":      {activate, 0, 403, "enrolment-expired", 1 + maxAnew, "enrolment-expired"},
+		"requests that always expire":      {activate, 0, 403, "enrolment-expired", 1 + maxNewRequests, "enrolment-expired"},
 		"a denial":                         {ask, 0, 403, "device-denied", 1, "device-denied"},
 		"a token that is used up":          {ask, 0, 403, "token-used-up", 1, "token-used-up"},
 		"a deletion since the request":     {activate, 0, 403, "device-revoked", 1, "deleted this device"},
@@ -647,7 +647,7 @@ func TestRemovedDeviceLetsGoOfItsStateFolder(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- a.Stay(ctx) }()
+	go func() { done <- a.OnboardAndRun(ctx) }()
 	for m.heard("removed: The owner deleted") == 0 && ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond)
 	}

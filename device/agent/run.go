@@ -38,13 +38,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return follower.Run(ctx) })
 	}
 	if a.cfg.SendLog {
-		a.gather(ctx, group)
+		a.collectLogs(ctx, group)
 		group.Go(func() error { return a.logs.Run(ctx, s) })
 	}
 	if a.time != nil {
 		group.Go(func() error { a.time.keep(ctx, s.h.certs); return nil })
 	}
-	group.Go(func() error { return a.takeUserMeta(ctx, s) })
+	group.Go(func() error { return a.watchUserMeta(ctx, s) })
 	group.Go(func() error { return a.reportAlways(ctx, s, follower) })
 	err = group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -53,8 +53,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// gather opens the log's sources.
-func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
+// collectLogs opens the log's sources.
+func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 	for _, path := range a.cfg.LogFiles {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })
 	}
@@ -89,7 +89,7 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision
 		changed = follower.Changed()
 	}
 	for {
-		err := a.patiently(ctx, s.h.at, func() error { return a.report(ctx, s, follower) })
+		err := a.retry(ctx, s.h.at, func() error { return a.report(ctx, s, follower) })
 		switch {
 		case ctx.Err() != nil:
 			return nil

@@ -32,7 +32,7 @@ type session struct {
 // dial loads the identity key and makes a session. No connection is made yet.
 func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
-		return nil, a.state.notAboard()
+		return nil, a.state.notOnboarded()
 	}
 	t, err := a.cfg.openTPM()
 	if err != nil {

@@ -237,7 +237,7 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	stayed := make(chan error, 1)
-	go func() { stayed <- a.Stay(ctx) }()
+	go func() { stayed <- a.OnboardAndRun(ctx) }()
 	until := func(what string, done func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {

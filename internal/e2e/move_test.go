@@ -155,7 +155,7 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 	}
 	ctx, cancel := cancellable(t)
 	done := make(chan error, 1)
-	go func() { done <- a.Stay(ctx) }()
+	go func() { done <- a.OnboardAndRun(ctx) }()
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

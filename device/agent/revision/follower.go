@@ -105,12 +105,12 @@ type Follower struct {
 	journal journal
 	status  atomic.Pointer[Status]
 	changed chan struct{}
-	said    string // the last complaint, to say it once
+	complaint    string // the last complaint, to say it once
 
 	hashed map[string]bool // objects found whole since the step was taken
 	phase  string          // what since is about
 	since  time.Time       // when this process first saw it; by its own clock, which nobody sets
-	told   bool            // this process told the hook to start the machine anew
+	rebootCalled   bool            // this process told the hook to start the machine anew
 }
 
 // Open reads the journal. Nothing is done before Run.
@@ -167,7 +167,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if f.journal, err = readJournal(f.journalPath(), cfg.Device); err != nil {
 		return nil, err
 	}
-	f.tell()
+	f.publish()
 	return f, nil
 }
 
@@ -177,8 +177,8 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status says how far it is. It may be called from any goroutine.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// tell publishes the journal's status.
-func (f *Follower) tell() {
+// publish publishes the journal's status.
+func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
 		select {
@@ -195,8 +195,8 @@ func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(forma
 
 // complain says what is in the way, once for as long as it is the same.
 func (f *Follower) complain(err error) {
-	if line := err.Error(); line != f.said {
-		f.said = line
+	if line := err.Error(); line != f.complaint {
+		f.complaint = line
 		f.say("Trail: %s; trying again.", strings.TrimSuffix(line, "."))
 	}
 }
@@ -209,11 +209,11 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 	f.collect()
 	if f.journal.Begun {
-		f.forgetFirst()
+		f.removeFirst()
 	}
 	wait := newPatience()
 	for {
-		pause, err := f.once(ctx)
+		pause, err := f.next(ctx)
 		var no Refusal
 		switch {
 		case ctx.Err() != nil:
@@ -237,14 +237,14 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// once does the next thing that there is to do, and says how long to wait
+// next does the next thing that there is to do, and says how long to wait
 // after it.
-func (f *Follower) once(ctx context.Context) (time.Duration, error) {
+func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
 	}
 	if !f.journal.Begun {
-		return 0, f.begin(ctx)
+		return 0, f.beginTrail(ctx)
 	}
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
@@ -253,8 +253,8 @@ func (f *Follower) once(ctx context.Context) (time.Duration, error) {
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
-	taken, err := f.take(ctx)
-	if err != nil || taken {
+	accepted, err := f.accept(ctx)
+	if err != nil || accepted {
 		return 0, err
 	}
 	return jitter(f.cfg.Poll), nil
@@ -271,11 +271,11 @@ func (f *Follower) checkHook() error {
 	return nil
 }
 
-// factory is the first state of a device that has nothing installed yet.
-const factory = `{"#spec":"pantavisor-service-system@1"}`
+// emptyState is the first state of a device that has nothing installed yet.
+const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// begin makes the trail where there is none.
-func (f *Follower) begin(ctx context.Context) error {
+// beginTrail makes the trail where there is none.
+func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
 		return err
@@ -309,24 +309,24 @@ func (f *Follower) begin(ctx context.Context) error {
 	if err := f.save(j); err != nil {
 		return err
 	}
-	f.forgetFirst()
+	f.removeFirst()
 	return nil
 }
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// take looks for the next step and writes it into the journal.
-func (f *Follower) take(ctx context.Context) (bool, error) {
+// accept looks for the next step and writes it into the journal.
+func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
 	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)
-	if notWanted(err) { // the hub has forgotten the trail
+	if withdrawn(err) { // the hub has forgotten the trail
 		j.Begun = false
 		return true, f.save(j)
 	}
 	if err != nil {
 		return false, err
 	}
-	f.said = ""
+	f.complaint = ""
 	next, err := trail.ParsePending(text)
 	if err != nil || next == nil {
 		return false, err

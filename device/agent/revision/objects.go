@@ -47,8 +47,8 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// begun is how many bytes of an object are there already.
-func (o objects) begun(sum string) int64 {
+// partialSize is how many bytes of an object are there already.
+func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
 		return 0
@@ -68,8 +68,8 @@ func (o objects) free() (int64, error) {
 // errContent is a content that is not what the state names.
 var errContent = errors.New("the hub sends another content than the state names")
 
-// errGone is an address that is good no more.
-var errGone = errors.New("the address of the content is good no more")
+// errExpired is an address that is good no more.
+var errExpired = errors.New("the address of the content is good no more")
 
 // idle is how long a download may bring nothing.
 const idle = time.Minute
@@ -140,7 +140,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 			return diskError(err)
 		}
 	case http.StatusForbidden, http.StatusNotFound, http.StatusUnauthorized, http.StatusGone:
-		return errGone
+		return errExpired
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
 	default:

@@ -54,13 +54,13 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 	return s, nil
 }
 
-// givenUp is an error that ends a step before anything was installed.
-type givenUp struct {
+// abandoned is an error that ends a step before anything was installed.
+type abandoned struct {
 	outcome outcome
 	reason  string
 }
 
-func (g *givenUp) Error() string { return g.reason }
+func (g *abandoned) Error() string { return g.reason }
 
 // prepare downloads what is missing of a revision and lays it out.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
@@ -90,7 +90,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	if len(missing) > 0 {
 		err := f.download(ctx, rev, missing)
 		if errors.Is(err, syscall.ENOSPC) {
-			return &givenUp{failed, "The disk is full: " + err.Error() + "."}
+			return &abandoned{failed, "The disk is full: " + err.Error() + "."}
 		}
 		if err != nil {
 			return err
@@ -109,9 +109,9 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 			return err
 		}
 		if total += records[i].Size; total > maxTotal {
-			return &givenUp{wontGo, fmt.Sprintf("The revision's objects have more than %d bytes.", int64(maxTotal))}
+			return &abandoned{wontGo, fmt.Sprintf("The revision's objects have more than %d bytes.", int64(maxTotal))}
 		}
-		have += min(f.objects.begun(sum), records[i].Size)
+		have += min(f.objects.partialSize(sum), records[i].Size)
 	}
 	if err := f.objects.sweepParts(set(missing)); err != nil {
 		return diskError(err)
@@ -121,7 +121,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 		return err
 	}
 	if need := total - have; need > free-f.cfg.Reserve {
-		return &givenUp{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
+		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
 	}
 	var got atomic.Int64
 	start := time.Now()
@@ -189,16 +189,16 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, 
 	for wrong := 0; ; {
 		err := f.objects.download(ctx, f.conn, sum, r, count)
 		switch {
-		case errors.Is(err, errGone) && !renewed:
+		case errors.Is(err, errExpired) && !renewed:
 			renewed = true
 			if r, err = f.record(ctx, sum); err != nil {
 				return err
 			}
-		case errors.Is(err, errGone):
-			return &givenUp{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
+		case errors.Is(err, errExpired):
+			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
-				return &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+				return &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
 			}
 		default:
 			return err
@@ -210,14 +210,14 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusNotFound {
-		return trail.Record{}, &givenUp{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
+		return trail.Record{}, &abandoned{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
 	}
 	if err != nil {
 		return trail.Record{}, err
 	}
 	r, err := trail.ParseRecord(text, sum)
 	if err != nil {
-		return trail.Record{}, &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+		return trail.Record{}, &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
 	}
 	return r, nil
 }

@@ -49,7 +49,7 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 		if c.returned > 0 {
 			a.state.Returned = time.Now().Add(-c.returned)
 		}
-		removed := a.staysOut(c.why, no, c.claims)
+		removed := a.checkReturn(c.why, no, c.claims)
 		if (removed == nil) != c.comes {
 			t.Errorf("%s: %v", c.name, removed)
 		}

@@ -25,10 +25,10 @@ const (
 	// returnAfter is how often a device comes back by itself. Two machines with
 	// one TPM's state would otherwise take the device from each other for ever.
 	returnAfter = 24 * time.Hour
-	// askAgain is how often a device that was removed asks whether it is let in
+	// retryRemoved is how often a device that was removed asks whether it is let in
 	// again, and stateLook how often it looks whether it was onboarded again.
-	askAgain  = time.Hour
-	stateLook = 2 * time.Second
+	retryRemoved  = time.Hour
+	statePoll = 2 * time.Second
 )
 
 // Removed is that the hub no longer lets the device in, and that it does not
@@ -78,13 +78,13 @@ func removal(err error) string {
 	return removedRevoked
 }
 
-// staysOut decides whether a device that the hub no longer lets in comes back by
+// checkReturn decides whether a device that the hub no longer lets in comes back by
 // itself: nil, or why not. A deletion is its owner's word, so another person's
 // word is needed, at the machine (Config.Again). What nobody decided, a good token
 // puts right, once a day. A machine that was aboard does not show a code: whoever
 // claimed it would get what its former owner left on its disk. claims: it was not
 // aboard yet, and shows one.
-func (a *Agent) staysOut(why string, no *Refused, claims bool) *Removed {
+func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
 	switch {
@@ -99,21 +99,21 @@ func (a *Agent) staysOut(why string, no *Refused, claims bool) *Removed {
 	return removed
 }
 
-// settled asks the hub about a device that was active when it was last heard of,
+// checkActive asks the hub about a device that was active when it was last heard of,
 // and reports whether it is to onboard again. A *Removed: the hub does not let it
 // in, and it stays out.
-func (a *Agent) settled(ctx context.Context, t tpm) (again bool, err error) {
+func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
 	if a.cfg.Again {
 		return true, nil
 	}
-	err = a.confirm(ctx, t)
+	err = a.confirmActive(ctx, t)
 	why := removal(err)
 	if why == "" {
 		return false, err
 	}
 	var no *Refused
 	errors.As(err, &no) // or there would be no reason
-	removed := a.staysOut(why, no, false)
+	removed := a.checkReturn(why, no, false)
 	err = a.edit(func(s *State) {
 		if s.Removed != why {
 			s.RemovedAt = time.Now().UTC().Truncate(time.Second)
@@ -130,16 +130,16 @@ func (a *Agent) settled(ctx context.Context, t tpm) (again bool, err error) {
 	return true, err
 }
 
-// confirm asks the hub, over the TPM's connection, whether the device is aboard.
+// confirmActive asks the hub, over the TPM's connection, whether the device is aboard.
 // What else the hub has against it is for Run to sort out.
-func (a *Agent) confirm(ctx context.Context, t tpm) error {
+func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
 		return err
 	}
 	defer closeHub()
 	var device deviceView
-	err = a.patiently(ctx, h.at, func() error {
+	err = a.retry(ctx, h.at, func() error {
 		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
 		if err == nil && json.Unmarshal(answer, &device) != nil {
 			device = deviceView{} // what it knew before will do
@@ -168,9 +168,9 @@ func (a *Agent) confirm(ctx context.Context, t tpm) error {
 	return err
 }
 
-// leave begins anew and keeps what was, until the hub has let the device in by
+// startOver begins anew and keeps what was, until the hub has let the device in by
 // the new request: a refusal loses nothing.
-func (a *Agent) leave() error {
+func (a *Agent) startOver() error {
 	former := a.state.Former
 	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
 		was := a.state
@@ -180,8 +180,8 @@ func (a *Agent) leave() error {
 	return a.dir.saveState(a.state)
 }
 
-// back takes back what leave did.
-func (a *Agent) back() error {
+// restoreFormer takes restoreFormer what leave did.
+func (a *Agent) restoreFormer() error {
 	if a.state.Former == nil {
 		return nil
 	}
@@ -191,23 +191,23 @@ func (a *Agent) back() error {
 	return errors.Join(a.dir.saveState(a.state), a.dir.remove(requestFile, replyFile))
 }
 
-// notAboard is why a device cannot talk to its hub: an error for a phase that is
+// notOnboarded is why a device cannot talk to its hub: an error for a phase that is
 // not PhaseActive.
-func (s *State) notAboard() error {
+func (s *State) notOnboarded() error {
 	if s.Phase == PhaseRemoved {
 		return fmt.Errorf("agent: %s %s", removedWords(s.Removed), remedyAgain)
 	}
 	return errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
 }
 
-// Stay onboards if need be and keeps the device connected until ctx ends. A
+// OnboardAndRun onboards if need be and keeps the device connected until ctx ends. A
 // device that the hub no longer lets in comes back by itself where it may, and
 // otherwise waits, says why, and lets go of the state folder meanwhile, so that
 // a person can onboard it again. A *Refused that is none of these ends it.
-func (a *Agent) Stay(ctx context.Context) error {
+func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
-			if err := a.takeAddress(); err != nil { // what runs is not to suffer from a file
+			if err := a.adoptAddress(); err != nil { // what runs is not to suffer from a file
 				a.say("note", "%v.", err)
 				a.cfg.Token, a.cfg.Hub = nil, nil
 			}
@@ -217,7 +217,7 @@ func (a *Agent) Stay(ctx context.Context) error {
 			var removed *Removed
 			switch {
 			case errors.As(err, &removed):
-				if err := a.rest(ctx, removed); err != nil {
+				if err := a.waitRemoved(ctx, removed); err != nil {
 					return err
 				}
 				continue
@@ -237,9 +237,9 @@ func (a *Agent) Stay(ctx context.Context) error {
 	}
 }
 
-// rest waits, without the state folder's lock, until it is time to ask the hub
+// waitRemoved waits, without the state folder's lock, until it is time to ask the hub
 // again, or another agent has changed the state.
-func (a *Agent) rest(ctx context.Context, removed *Removed) error {
+func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
 	if err != nil {
@@ -248,28 +248,28 @@ func (a *Agent) rest(ctx context.Context, removed *Removed) error {
 	if err := a.dir.close(); err != nil {
 		return err
 	}
-	ask := time.Now().Add(askAgain/2 + rand.N(askAgain))
+	ask := time.Now().Add(retryRemoved/2 + rand.N(retryRemoved))
 	for changed := false; !changed && time.Now().Before(ask); {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(stateLook):
+		case <-time.After(statePoll):
 		}
 		now, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
 		changed = err != nil || !os.SameFile(before, now) || !now.ModTime().Equal(before.ModTime())
 	}
-	return a.retake(ctx)
+	return a.relock(ctx)
 }
 
-// retake takes the state folder's lock again, waiting for it, and reads what
+// relock takes the state folder's lock again, waiting for it, and reads what
 // another agent may have written.
-func (a *Agent) retake(ctx context.Context) error {
+func (a *Agent) relock(ctx context.Context) error {
 	for {
 		dir, err := openFolder(a.cfg.StateDir)
 		if errors.Is(err, ErrInUse) && ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
-			case <-time.After(stateLook):
+			case <-time.After(statePoll):
 			}
 			continue
 		}
@@ -298,7 +298,7 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 		return "", err
 	}
 	if state.Phase != PhaseActive && state.Phase != PhaseRemoved {
-		return "", state.notAboard()
+		return "", state.notOnboarded()
 	}
 	t, err := cfg.openTPM()
 	if err != nil {
@@ -322,7 +322,7 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	case errors.As(err, &no):
 		return fmt.Sprintf("The hub knows the device, and refuses: %s (%s)", no.Reason, no.Code), nil
 	}
-	return "The hub cannot be asked now: " + plain(err) + ".", nil
+	return "The hub cannot be asked now: " + describe(err) + ".", nil
 }
 
 // identified is the hub under the device's certificate. The function that it
