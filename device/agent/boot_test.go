@@ -187,9 +187,9 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 		{"of another connection once", lost, true, 4, "matches"},
 		{"of another connection always", always(403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`), false, 6, "boot-nonce"},
 		{"refused", always(403, `{"code":403,"error":"boot-pcr-values","msg":"No.","hint":"Look."}`), false, 3, "boot-pcr-values"},
-		{"no such route", always(404, "not found"), false, 3, "does not take"},
-		{"a fault of the hub", always(500, "oops"), false, 3, "does not take"},
-		{"something else", always(200, "<html>hello</html>"), false, 3, "cannot be shown"},
+		{"no such route", always(404, "not found"), false, 3, "refuses this machine's boot measurement"},
+		{"a fault of the hub", always(500, "oops"), false, 3, "refuses this machine's boot measurement"},
+		{"something else", always(200, "<html>hello</html>"), false, 3, "The boot measurement failed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			hub := &pickyHub{answer: c.answer}
@@ -343,7 +343,7 @@ func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	}
 	told := 0
 	for _, line := range *said {
-		if strings.Contains(line, "cannot be shown") && strings.Contains(line, "lockout") {
+		if strings.Contains(line, "The boot measurement failed") && strings.Contains(line, "lockout") {
 			told++
 		}
 	}

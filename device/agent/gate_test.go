@@ -15,8 +15,8 @@ func TestGateLetsOnlyTheDevicesOwnAPIThrough(t *testing.T) {
 	t.Parallel()
 	const id = fakeDevice
 	for _, c := range []struct {
-		request string // the first line, then headers, with \n
-		want    *refusal    // nil: it passes
+		request string   // the first line, then headers, with \n
+		want    *refusal // nil: it passes
 	}{
 		{"GET /device HTTP/1.1\nHost: localhost", nil},
 		{"PATCH /device/meta HTTP/1.1\nHost: 127.0.0.1:8080", nil},

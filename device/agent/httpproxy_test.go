@@ -105,7 +105,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			said := describe(err)
-			for _, want := range []string{"opens TLS connections", c.issuer, "an intercepting proxy cannot be used", "exempt hub.example from TLS inspection", p.Addr} {
+			for _, want := range []string{"intercepts TLS connections", c.issuer, "cannot use an intercepting proxy", "exempt hub.example from TLS inspection", p.Addr} {
 				if !strings.Contains(said, want) {
 					t.Errorf("%q does not say %q", said, want)
 				}
@@ -133,18 +133,18 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 		change func(h *hub)
 		want   string
 	}{
-		"wrong password":    {connectproxy.Config{Name: "ada", Password: "other"}, nil, "does not take the name and password"},
-		"no password":       {connectproxy.Config{Name: "ada", Password: "other"}, func(h *hub) { h.proxy.URL.User = nil }, "asks for a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT"},
+		"wrong password":    {connectproxy.Config{Name: "ada", Password: "other"}, nil, "refused the name and password"},
+		"no password":       {connectproxy.Config{Name: "ada", Password: "other"}, func(h *hub) { h.proxy.URL.User = nil }, "requires a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT"},
 		"not allowed":       {connectproxy.Config{Answer: "HTTP/1.1 403 Forbidden\r\n\r\n"}, nil, "does not allow connections to hub.example:443 (status 403): allow CONNECT"},
-		"no way to the hub": {connectproxy.Config{Answer: "HTTP/1.1 503 No\r\n\r\n"}, nil, "does not reach hub.example:443 (status 503)"},
-		"a web server":      {connectproxy.Config{Answer: "HTTP/1.1 404 Not Found\r\n\r\n"}, nil, "is it a proxy"},
+		"no way to the hub": {connectproxy.Config{Answer: "HTTP/1.1 503 No\r\n\r\n"}, nil, "cannot reach hub.example:443 (status 503)"},
+		"a web server":      {connectproxy.Config{Answer: "HTTP/1.1 404 Not Found\r\n\r\n"}, nil, "is this an HTTP proxy"},
 		"not HTTP":          {connectproxy.Config{Answer: "SSH-2.0-OpenSSH\r\n"}, nil, "is it an HTTP proxy"},
 		"a header that never ends": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 200)}, nil,
-			"gives no answer that can be read"},
-		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sends something of its own"},
-		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "shows a certificate of another CA than the one in the network settings"},
-		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "does not speak TLS as it should"},
-		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "does not speak TLS as it should"},
+			"sent an answer that is not HTTP"},
+		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sent data itself instead of the hub"},
+		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "has a certificate of another CA than the one in the network settings"},
+		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "failed the TLS handshake"},
+		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "failed the TLS handshake"},
 		"nobody there":             {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Host = nobody(t) }, "cannot be reached: connect: connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {

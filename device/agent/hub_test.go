@@ -80,7 +80,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	h = h.as([][]byte{server.Certificate().Raw}, muteKey{key})
 	defer h.close()
 	_, err = h.send(t.Context(), "GET", "/", "", nil)
-	if err == nil || describe(err) != "the TPM does not sign for the connection: The TPM is in lockout." {
+	if err == nil || describe(err) != "signing with the TPM for the connection failed: The TPM is in lockout." {
 		t.Errorf("%v", err)
 	}
 }

@@ -9,14 +9,15 @@ import (
 	"gangway/device/install/lockout"
 )
 
-// lockoutPoll is how often the TPM is asked whether its lockout has ended.
+// lockoutPoll is the longest interval at which the agent asks whether the TPM's
+// lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// waitOutLockout calls use, and again after a lockout that made the TPM refuse
-// it. A lockout that can be lifted without a password is lifted, once; else it
-// is waited for. The device's keys are used so that lockout does not refuse them
-// (package identity): this is for TPMs whose makers see that otherwise, and for
-// certificates in NV that are protected from guessing.
+// waitOutLockout calls use and repeats it if the TPM refuses because of a lockout.
+// It lifts the lockout once if that needs no password. Otherwise it waits until the
+// lockout ends. Package identity uses the keys in a way that a lockout does not
+// affect; this is for TPMs that refuse nevertheless, and for certificates in NV
+// indices with dictionary attack protection.
 func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
 	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
@@ -31,8 +32,8 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout is throughLockout for what is optional: a lockout that cannot be
-// lifted is not waited for.
+// liftLockout is throughLockout for optional uses: it does not wait for the end of a
+// lockout.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
 	if identity.IsLockout(err) && a.tryLift(ctx, t) {
@@ -41,21 +42,20 @@ func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error 
 	return err
 }
 
-// tryLift lifts the lockout where that needs no password, and reports whether it
-// did.
+// tryLift lifts the lockout if that needs no password, and reports whether it did.
 func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
 	was, err := t.liftLockout(ctx)
 	switch {
 	case err != nil:
 		a.cfg.Log.Warn("lockout", "err", err)
 	case was:
-		a.say("lockout", "The TPM was in lockout, after losses of power or wrong passwords; it was lifted.")
+		a.say("lockout", "The TPM was in lockout after power losses or wrong passwords; the lockout was lifted.")
 	}
 	return was && err == nil
 }
 
-// awaitUnlocked waits until the TPM says that the lockout has ended, or, where it
-// does not say that it is in one, for a moment.
+// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM
+// reports no lockout, it waits for one interval.
 func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
 		s, err := t.readLockout(ctx)
@@ -79,18 +79,18 @@ func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 }
 
 func lockoutWords(s lockout.State) string {
-	ends := "It ends when the person who knows the lockout password lifts it, or the TPM is cleared."
+	ends := "It ends when a person with the lockout password lifts it or clears the TPM."
 	if s.Interval > 0 {
-		ends = fmt.Sprintf("It ends by itself within %s, if the machine stays switched on.", s.Interval)
+		ends = fmt.Sprintf("It ends by itself within %s if the machine stays switched on.", s.Interval)
 	}
 	password := ""
 	if s.Password {
-		password = " It cannot be lifted here: the TPM's lockout hierarchy has a password."
+		password = " The agent cannot lift it: the TPM's lockout hierarchy has a password."
 	}
-	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or losses of power, and %d are too many.%s %s", s.Tries, s.Max, password, ends)
+	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses; the limit is %d.%s %s", s.Tries, s.Max, password, ends)
 }
 
-// clearWaiting takes back what waiting said.
+// clearWaiting clears what setWaiting set.
 func (a *Agent) clearWaiting() {
 	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
 		a.cfg.Log.Warn("state", "err", err)

@@ -13,26 +13,27 @@ import (
 	"time"
 )
 
-// Why the hub no longer lets a device in. The hub's word, in its answers
-// (Refused.Certificate).
+// Reasons why the hub no longer accepts a device, as in Refused.Certificate.
 const (
-	removedRevoked    = "revoked"    // its owner deleted it, or a person denied it
+	removedRevoked    = "revoked"    // the owner deleted or denied the device
 	removedSuperseded = "superseded" // the same TPM has onboarded again since
-	removedUnknown    = "unknown"    // the hub's records do not have the certificate
+	removedUnknown    = "unknown"    // the hub has no record of the certificate
 )
 
 const (
-	// returnAfter is how often a device comes back by itself. Two machines with
-	// one TPM's state would otherwise take the device from each other for ever.
+	// returnAfter is how often a device may onboard again by itself. Without
+	// this limit, two machines with one TPM's state (clones) would replace each
+	// other endlessly.
 	returnAfter = 24 * time.Hour
-	// retryRemoved is how often a device that was removed asks whether it is let in
-	// again, and stateLook how often it looks whether it was onboarded again.
-	retryRemoved  = time.Hour
-	statePoll = 2 * time.Second
+	// retryRemoved is how often a removed device asks the hub whether it is
+	// accepted again; statePoll is how often it checks whether another agent
+	// onboarded it again.
+	retryRemoved = time.Hour
+	statePoll    = 2 * time.Second
 )
 
-// Removed is that the hub no longer lets the device in, and that it does not
-// come back by itself. It is an error, and wraps the hub's *Refused.
+// Removed is the error that the hub no longer accepts the device and that the
+// device does not onboard again by itself. It wraps the hub's *Refused.
 type Removed struct {
 	Why     string // "revoked", "superseded" or "unknown"
 	Remedy  string // one sentence
@@ -48,17 +49,18 @@ func (r *Removed) Unwrap() error { return r.Refused }
 func removedWords(why string) string {
 	switch why {
 	case removedSuperseded:
-		return "The hub no longer takes this machine's certificate: this TPM has onboarded again since, with other state."
+		return "The hub no longer accepts this machine's certificate: this TPM has onboarded again since, with another state folder."
 	case removedUnknown:
-		return "The hub does not know this machine's certificate: its records may be of a backup."
+		return "The hub does not know this machine's certificate: it may have been restored from a backup."
 	}
-	return "The owner deleted this device, or denied it."
+	return "The owner deleted this device or denied it."
 }
 
-const remedyAgain = "To bring it back, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
+const remedyAgain = "To onboard it again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
 
-// removal is why the hub no longer lets a device in; empty: that is not what err
-// says. Who does not say why may have deleted the device.
+// removal is the reason why the hub no longer accepts the device, or empty if err
+// is something else. If the hub gives no reason, it may be a deletion, so it
+// counts as one.
 func removal(err error) string {
 	var no *Refused
 	switch {
@@ -72,18 +74,22 @@ func removal(err error) string {
 	switch no.Certificate {
 	case removedSuperseded:
 		return removedSuperseded
-	case removedUnknown, "pending", "expired": // the hub's records are older than the device
+	case removedUnknown, "pending", "expired": // the hub's records are older than the device's certificate
 		return removedUnknown
 	}
 	return removedRevoked
 }
 
-// checkReturn decides whether a device that the hub no longer lets in comes back by
-// itself: nil, or why not. A deletion is its owner's word, so another person's
-// word is needed, at the machine (Config.Again). What nobody decided, a good token
-// puts right, once a day. A machine that was aboard does not show a code: whoever
-// claimed it would get what its former owner left on its disk. claims: it was not
-// aboard yet, and shows one.
+// checkReturn decides whether a device that the hub no longer accepts may onboard
+// again by itself. It returns nil, or why not:
+//
+//   - A deletion is the owner's decision. Only a person at the machine can
+//     override it (Config.Again).
+//   - In the other cases nobody decided. A valid join token repairs them, once a
+//     day.
+//   - A machine that was onboarded does not show a claim code: a new owner would
+//     get the former owner's data on its disk. claims means that it was not
+//     onboarded yet and shows one.
 func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
 	since := time.Since(a.state.Returned)
@@ -92,16 +98,16 @@ func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
 		return nil
 	case why == removedRevoked, a.cfg.Token == nil:
 	case since >= 0 && since < returnAfter:
-		removed.Remedy = fmt.Sprintf("It came back by itself at %s already, and does so once a day: look for another machine with a copy of this TPM's state, or of this state folder. %s", a.state.Returned.Format(time.RFC3339), remedyAgain)
+		removed.Remedy = fmt.Sprintf("It onboarded again by itself at %s and does so only once a day. Look for another machine with a copy of this TPM's state or of this state folder. %s", a.state.Returned.Format(time.RFC3339), remedyAgain)
 	default:
 		return nil
 	}
 	return removed
 }
 
-// checkActive asks the hub about a device that was active when it was last heard of,
-// and reports whether it is to onboard again. A *Removed: the hub does not let it
-// in, and it stays out.
+// checkActive asks the hub about a device whose stored phase is active or removed.
+// It reports whether the device must onboard again. The error is a *Removed if the
+// hub does not accept the device and it must not onboard again.
 func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
 	if a.cfg.Again {
 		return true, nil
@@ -112,7 +118,7 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 		return false, err
 	}
 	var no *Refused
-	errors.As(err, &no) // or there would be no reason
+	errors.As(err, &no) // always true: there is a reason
 	removed := a.checkReturn(why, no, false)
 	err = a.edit(func(s *State) {
 		if s.Removed != why {
@@ -130,8 +136,8 @@ func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) 
 	return true, err
 }
 
-// confirmActive asks the hub, over the TPM's connection, whether the device is aboard.
-// What else the hub has against it is for Run to sort out.
+// confirmActive asks the hub, as this device, whether the device is active. Other
+// refusals (of the boot, for example) are left to Run.
 func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	h, closeHub, err := a.identified(ctx, t)
 	if err != nil {
@@ -142,7 +148,7 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	err = a.retry(ctx, h.at, func() error {
 		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
 		if err == nil && json.Unmarshal(answer, &device) != nil {
-			device = deviceView{} // what it knew before will do
+			device = deviceView{} // keep what the state has
 		}
 		var no *Refused
 		if errors.As(err, &no) && removal(err) == "" && no.Status == http.StatusForbidden {
@@ -162,14 +168,14 @@ func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
 	})
 	unused := ""
 	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
-		unused = " The join token " + a.cfg.Token.ID + " is not used; 'gangway-agent onboard --again' uses it."
+		unused = " The join token " + a.cfg.Token.ID + " is not used; to use it, run 'gangway-agent onboard --again'."
 	}
-	a.say("checked", "This machine is aboard already, as %q: the hub at %s said so just now.%s", a.state.Nick, h.url(), unused)
+	a.say("checked", "This machine is already onboarded as %q, as the hub at %s has just confirmed.%s", a.state.Nick, h.url(), unused)
 	return err
 }
 
-// startOver begins anew and keeps what was, until the hub has let the device in by
-// the new request: a refusal loses nothing.
+// startOver starts a new onboarding. It keeps the former state until the hub
+// accepts the new request, so a refusal loses nothing.
 func (a *Agent) startOver() error {
 	former := a.state.Former
 	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
@@ -180,7 +186,7 @@ func (a *Agent) startOver() error {
 	return a.dir.saveState(a.state)
 }
 
-// restoreFormer takes restoreFormer what leave did.
+// restoreFormer undoes startOver.
 func (a *Agent) restoreFormer() error {
 	if a.state.Former == nil {
 		return nil
@@ -191,23 +197,23 @@ func (a *Agent) restoreFormer() error {
 	return errors.Join(a.dir.saveState(a.state), a.dir.remove(requestFile, replyFile))
 }
 
-// notOnboarded is why a device cannot talk to its hub: an error for a phase that is
-// not PhaseActive.
+// notOnboarded is the error for a phase that is not PhaseActive: why the device
+// cannot talk to its hub.
 func (s *State) notOnboarded() error {
 	if s.Phase == PhaseRemoved {
 		return fmt.Errorf("agent: %s %s", removedWords(s.Removed), remedyAgain)
 	}
-	return errors.New("agent: the device is not onboarded yet: onboard it first with 'gangway-agent onboard'")
+	return errors.New("agent: the device is not onboarded yet; run 'gangway-agent onboard' first")
 }
 
-// OnboardAndRun onboards if need be and keeps the device connected until ctx ends. A
-// device that the hub no longer lets in comes back by itself where it may, and
-// otherwise waits, says why, and lets go of the state folder meanwhile, so that
-// a person can onboard it again. A *Refused that is none of these ends it.
+// OnboardAndRun onboards the device if needed and keeps it connected until ctx
+// ends. If the hub no longer accepts the device, it onboards again where that is
+// allowed (checkReturn). Otherwise it says why and waits without the state folder's
+// lock, so that a person can onboard the device again. Any other *Refused ends it.
 func (a *Agent) OnboardAndRun(ctx context.Context) error {
 	for {
 		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
-			if err := a.adoptAddress(); err != nil { // what runs is not to suffer from a file
+			if err := a.adoptAddress(); err != nil { // a wrong file must not stop a device that works
 				a.say("note", "%v.", err)
 				a.cfg.Token, a.cfg.Hub = nil, nil
 			}
@@ -230,15 +236,15 @@ func (a *Agent) OnboardAndRun(ctx context.Context) error {
 		if why == "" {
 			return a.failed(ctx, err)
 		}
-		// Onboard asks the hub itself, and decides.
+		// Onboard asks the hub again and decides.
 		if err := a.edit(func(s *State) { s.Phase = PhaseRemoved }); err != nil {
 			return err
 		}
 	}
 }
 
-// waitRemoved waits, without the state folder's lock, until it is time to ask the hub
-// again, or another agent has changed the state.
+// waitRemoved waits without the state folder's lock, until it is time to ask the
+// hub again or until another agent has changed the state.
 func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	a.say("removed", "%v", removed)
 	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
@@ -261,8 +267,8 @@ func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
 	return a.relock(ctx)
 }
 
-// relock takes the state folder's lock again, waiting for it, and reads what
-// another agent may have written.
+// relock waits for the state folder's lock, takes it, and reads the state, which
+// another agent may have changed.
 func (a *Agent) relock(ctx context.Context) error {
 	for {
 		dir, err := openFolder(a.cfg.StateDir)
@@ -287,9 +293,9 @@ func (a *Agent) relock(ctx context.Context) error {
 	}
 }
 
-// Ask asks the hub once, in the name of the device whose state is in a folder,
-// whether it lets the device in. It takes no lock and changes nothing: another
-// agent may be running. The sentence says what the hub answered, or why it could
+// Ask asks the hub once, as the device whose state is in a folder, whether it
+// accepts the device. It takes no lock and changes nothing, because another agent
+// may be running. It returns a sentence: the hub's answer, or why the hub could
 // not be asked.
 func Ask(ctx context.Context, cfg Config) (string, error) {
 	dir := &folder{path: cfg.StateDir}
@@ -316,17 +322,17 @@ func Ask(ctx context.Context, cfg Config) (string, error) {
 	var no *Refused
 	switch {
 	case err == nil:
-		return "The device is aboard.", nil
+		return "The hub accepts the device.", nil
 	case removal(err) != "":
 		return removedWords(removal(err)), nil
 	case errors.As(err, &no):
-		return fmt.Sprintf("The hub knows the device, and refuses: %s (%s)", no.Reason, no.Code), nil
+		return fmt.Sprintf("The hub knows the device but refuses it: %s (%s)", no.Reason, no.Code), nil
 	}
-	return "The hub cannot be asked now: " + describe(err) + ".", nil
+	return "Asking the hub failed: " + describe(err) + ".", nil
 }
 
-// identified is the hub under the device's certificate. The function that it
-// returns closes it.
+// identified is a connection to the hub with the device's certificate, and a
+// function that closes it.
 func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
 	signer, err := a.signer(ctx, t)
 	if err != nil {

@@ -373,17 +373,17 @@ func TestStateOfAnotherTPMGetsNowhere(t *testing.T) {
 	good, other := m.tpm, newFakeTPM(t)
 	m.tpm = other // while the request waits
 	asked := len(hub.asked)
-	if _, err := m.onboard(Config{Token: token}); err == nil || !strings.Contains(err.Error(), "of another TPM") || len(hub.asked) != asked {
+	if _, err := m.onboard(Config{Token: token}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("requested: %v", err)
 	}
 	m.tpm = good
 	m.onboarded(Config{Token: token})
 	m.tpm = other // while the device is active
 	asked = len(hub.asked)
-	if _, err := m.onboard(Config{}); err == nil || !strings.Contains(err.Error(), "of another TPM") || len(hub.asked) != asked {
+	if _, err := m.onboard(Config{}); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") || len(hub.asked) != asked {
 		t.Errorf("active: %v", err)
 	}
-	if err := m.agent(Config{}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "of another TPM") {
+	if err := m.agent(Config{}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
 		t.Errorf("run: %v", err)
 	}
 }
@@ -431,7 +431,7 @@ func TestLockout(t *testing.T) {
 		hub, m := newFakeHub(t), newMachine(t)
 		m.tpm.locked, m.tpm.liftable = 100, true
 		m.onboarded(Config{Token: hub.token()})
-		if m.tpm.lifts != 1 || m.heard("it was lifted") != 1 {
+		if m.tpm.lifts != 1 || m.heard("the lockout was lifted") != 1 {
 			t.Errorf("%d lifts, said %q", m.tpm.lifts, m.said)
 		}
 	})
@@ -454,7 +454,7 @@ func TestLockout(t *testing.T) {
 		if _, err := s.Do(t.Context(), "GET", "/device", nil, 1<<10); err != nil || time.Since(begin) > 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		if m.heard("cannot be shown") != 1 || hub.count("POST /device/boot") != 0 {
+		if m.heard("The boot measurement failed") != 1 || hub.count("POST /device/boot") != 0 {
 			t.Errorf("said %q", m.said)
 		}
 	})
@@ -609,7 +609,7 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 	t.Parallel()
 	hub, m := newFakeHub(t), newMachine(t)
 	s := m.onboarded(Config{Hub: hub.file()})
-	if s.Phase != PhaseActive || s.Owner != hub.owner || s.Claim != "" || m.heard("claim: This machine has no owner yet") != 1 || m.heard(`claimed: "ada"`) != 1 {
+	if s.Phase != PhaseActive || s.Owner != hub.owner || s.Claim != "" || m.heard("claim: This machine has no owner yet") != 1 || m.heard(`claimed: "ada" has claimed`) != 1 {
 		t.Errorf("%+v; said %q", s, m.said)
 	}
 	hub.refuse("GET /device", 0, 403, "certificate-not-active", removedFor("superseded"))

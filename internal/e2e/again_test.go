@@ -125,10 +125,10 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 		}
 		return stdout.String(), stderr.String(), c.ProcessState.ExitCode()
 	}
-	if _, said, code := call("onboard", "--token-file", file); code != 0 || !strings.Contains(said, "aboard already") {
+	if _, said, code := call("onboard", "--token-file", file); code != 0 || !strings.Contains(said, "already onboarded") {
 		t.Errorf("a device that is aboard: code %d\n%s", code, said)
 	}
-	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The device is aboard.") {
+	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The hub accepts the device.") {
 		t.Errorf("status --ask: code %d\n%s", code, out)
 	}
 	f.delete(t, f.first.DeviceID)

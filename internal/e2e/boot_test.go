@@ -299,7 +299,7 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	stop := runningWith(t, cfg, func(s agent.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
-		if strings.Contains(s.Detail, "does not take what this machine reports") {
+		if strings.Contains(s.Detail, "refuses this machine's report") {
 			told++
 		}
 	})

@@ -97,20 +97,20 @@ type Status struct {
 
 // Follower follows one trail.
 type Follower struct {
-	cfg     Config
-	conn    Conn
-	dir     string
-	data    string
-	objects objects
-	journal journal
-	status  atomic.Pointer[Status]
-	changed chan struct{}
-	complaint    string // the last complaint, to say it once
+	cfg       Config
+	conn      Conn
+	dir       string
+	data      string
+	objects   objects
+	journal   journal
+	status    atomic.Pointer[Status]
+	changed   chan struct{}
+	complaint string // the last complaint, to say it once
 
-	hashed map[string]bool // objects found whole since the step was taken
-	phase  string          // what since is about
-	since  time.Time       // when this process first saw it; by its own clock, which nobody sets
-	rebootCalled   bool            // this process told the hook to start the machine anew
+	hashed       map[string]bool // objects found whole since the step was taken
+	phase        string          // what since is about
+	since        time.Time       // when this process first saw it; by its own clock, which nobody sets
+	rebootCalled bool            // this process told the hook to start the machine anew
 }
 
 // Open reads the journal. Nothing is done before Run.
