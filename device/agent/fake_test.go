@@ -42,6 +42,7 @@ type fakeTPM struct {
 	ekCert          *x509.Certificate // nil: the TPM has none
 
 	mu       sync.Mutex
+	uses     int           // how often the keys were used
 	locked   int           // how many more uses the TPM refuses because of a lockout
 	liftable bool          // the lockout can be ended without a password
 	state    lockout.State // what the TPM reports of its lockout
@@ -68,6 +69,7 @@ func newFakeTPM(t *testing.T) *fakeTPM {
 func (f *fakeTPM) use() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.uses++
 	if f.locked > 0 {
 		f.locked--
 		return fmt.Errorf("fake: %w", tpm2.TPMRCLockout)

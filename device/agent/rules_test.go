@@ -2,8 +2,15 @@ package agent
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,12 +19,6 @@ import (
 
 	"gangway/tcg"
 	"gangway/wire"
-
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 )
 
 // These tests run the agent's rules on a fake TPM and a fake hub. The same rules
@@ -171,6 +172,13 @@ func TestAddressesAreBounded(t *testing.T) {
 	at := newAddresses([]string{"https://a.example/", "https://a.example", ""}, "https://file.example")
 	if got := strings.Join(at.all(), " "); got != "https://a.example" {
 		t.Errorf("distinct: %s", got)
+	}
+	var many []string
+	for i := range 50 {
+		many = append(many, fmt.Sprintf("https://%d.example", i))
+	}
+	if n := len(newAddresses(many, "").all()); n != wire.MaxAddresses+2 {
+		t.Errorf("%d addresses", n)
 	}
 	var heard [][]string
 	at.heard = func(urls []string) { heard = append(heard, urls) }
@@ -449,13 +457,13 @@ func TestLockout(t *testing.T) {
 		hub, m := newFakeHub(t), newMachine(t)
 		m.onboarded(Config{Token: hub.token()})
 		s := m.session(Config{})
-		m.tpm.locked = 1000
+		m.tpm.locked, m.tpm.uses = 1000, 0
 		begin := time.Now()
 		if _, err := s.Do(t.Context(), "GET", "/device", nil, 1<<10); err != nil || time.Since(begin) > 10*time.Second {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		if m.heard("The boot measurement failed") != 1 || hub.count("POST /device/boot") != 0 {
-			t.Errorf("said %q", m.said)
+		if m.heard("The boot measurement failed") != 1 || hub.count("POST /device/boot") != 0 || m.tpm.uses != 1 {
+			t.Errorf("%d tries; said %q", m.tpm.uses, m.said)
 		}
 	})
 }
@@ -539,8 +547,8 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	m.tpm.quoteErr = errors.New("no PCR bank")
 	do()
 	do()
-	if n := hub.count("GET /device/boot"); n != 1 || s.pause != firstRemeasure {
-		t.Errorf("%d tries, the next in %v", n, s.pause)
+	if n := hub.count("GET /device/boot"); n != 1 || s.pause != firstRemeasure || s.a.state.Boot != "unmeasured" {
+		t.Errorf("%d tries, the next in %v; boot %q", n, s.pause, s.a.state.Boot)
 	}
 	s.remeasureAt = time.Now()
 	do()
@@ -550,8 +558,14 @@ func TestFailedMeasurementIsTriedAgainLater(t *testing.T) {
 	m.tpm.quoteErr = nil
 	s.remeasureAt = time.Now()
 	do()
-	if hub.count("POST /device/boot") != 1 || !s.remeasureAt.IsZero() {
-		t.Errorf("asked %q", hub.asked)
+	if hub.count("POST /device/boot") != 1 || !s.remeasureAt.IsZero() || s.a.state.Boot != "matches" {
+		t.Errorf("asked %q; boot %q", hub.asked, s.a.state.Boot)
+	}
+	hub.refuse("POST /device/boot", 1, 403, "boot-pcr-values")
+	s.measured = 0
+	do()
+	if s.a.state.Boot != "refused" {
+		t.Errorf("boot %q", s.a.state.Boot)
 	}
 }
 
@@ -623,6 +637,84 @@ func TestMachineWithoutATokenIsClaimed(t *testing.T) {
 			t.Errorf("%s: %v after %d questions", answer, err, hub.claims)
 		}
 	}
+}
+
+// A claimed machine that was stopped goes on with its request. A new code would
+// mean a new claim.
+func TestStoppedClaimGoesOn(t *testing.T) {
+	t.Parallel()
+	hub, m := newFakeHub(t), newMachine(t)
+	hub.refuse("POST /onboard", 1, 403, "device-denied")
+	if _, err := m.onboard(Config{Hub: hub.file()}); err == nil {
+		t.Fatal("no error")
+	}
+	m.onboarded(Config{Hub: hub.file()})
+	if m.heard("no owner yet") != 1 || hub.claims != 1 {
+		t.Errorf("%d claims, said %q", hub.claims, m.said)
+	}
+}
+
+// The proxy asks, once a connection, whether the hub admits the device on it, and
+// sends a boot measurement if it does not.
+func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
+	t.Parallel()
+	fake, m := newFakeHub(t), newMachine(t)
+	m.onboarded(Config{Token: fake.token()})
+	a := m.agent(Config{})
+	h, done, err := a.identified(t.Context(), m.tpm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	given := false
+	r := newRelay(a, m.tpm, func() *hub {
+		if given {
+			other, err := newHub(newAddresses([]string{fake.server.URL}, ""), fake.caPEM(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return other
+		}
+		given = true
+		return h
+	})
+	defer r.close()
+	const ask, challenge, report, get = "GET /devices/" + fakeDevice, "GET /device/boot", "POST /device/boot", "GET /device"
+	before := len(fake.asked)
+	trip := func(what string, status int, requests ...string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", fake.server.URL+"/device", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := <-r.slots // the first slot has the device's certificate
+		for s.hub != h {
+			r.slots <- s
+			s = <-r.slots
+		}
+		resp, err := r.on(s, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Error(err)
+		}
+		resp.Body.Close()
+		if got := strings.Join(fake.asked[before:], ", "); got != strings.Join(requests, ", ") || resp.StatusCode != status {
+			t.Errorf("%s: status %d, asked %s; want %q", what, resp.StatusCode, got, requests)
+		}
+		before = len(fake.asked)
+	}
+	fake.refuse(ask, 1, 403, "boot-unmeasured")
+	trip("the first request", 200, ask, challenge, report, get)
+	trip("the same connection", 200, get)
+	fake.refuse(get, 1, 403, "boot-unmeasured")
+	fake.refuse(ask, 1, 403, "boot-unmeasured")
+	trip("a policy that changed", 200, get, ask, challenge, report, get)
+	fake.refuse(get, 2, 403, "boot-changed")
+	trip("a boot that was just measured", 403, get)
+	fake.refuse(get, 1, 403, "device-denied")
+	trip("another refusal", 403, get)
 }
 
 // One agent at a time has a state folder.
