@@ -7,13 +7,13 @@ import (
 	"os"
 )
 
-// maxAuth is the longest authorisation value, in bytes: a digest of the
-// strongest hash that a hierarchy has (Part 1, 19.6.4).
+// maxAuth is the largest authorisation value, in bytes: the digest size of the
+// strongest hash algorithm of a hierarchy (Part 1, 19.6.4).
 const maxAuth = 64
 
-// readAuth reads an authorisation value from a file that only its owner, and
-// perhaps a group, may read: its content without one line end, or "hex:" and
-// digits. An empty name is an empty value.
+// readAuth reads an authorisation value from a file. The value is the file's
+// content without one line end, or the bytes after "hex:" in hexadecimal. The
+// file must not be accessible to all users. An empty name gives an empty value.
 func readAuth(name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
@@ -23,7 +23,7 @@ func readAuth(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Mode().Perm()&0o007 != 0 {
-		return nil, fmt.Errorf("%s: every user of this machine may use the file, which holds a password: 'chmod 600 %s'", name, name)
+		return nil, fmt.Errorf("%s: the file holds a password and every user can access it; run 'chmod 600 %s'", name, name)
 	}
 	b, err := readFile(name, 4*maxAuth)
 	if err != nil {
@@ -32,11 +32,11 @@ func readAuth(name string) ([]byte, error) {
 	b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
 	if digits, ok := bytes.CutPrefix(b, []byte("hex:")); ok {
 		if b, err = hex.AppendDecode(nil, digits); err != nil {
-			return nil, fmt.Errorf("%s: 'hex:' is followed by something else than pairs of hexadecimal digits", name) // without them: they are secret
+			return nil, fmt.Errorf("%s: the text after 'hex:' is not pairs of hexadecimal digits", name) // the text is secret: do not print it
 		}
 	}
 	if len(b) > maxAuth {
-		return nil, fmt.Errorf("%s: a TPM's password has at most %d bytes, this one is longer", name, maxAuth)
+		return nil, fmt.Errorf("%s: the password is too long; a TPM's password has at most %d bytes", name, maxAuth)
 	}
 	return b, nil
 }

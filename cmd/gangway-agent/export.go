@@ -17,31 +17,33 @@ func exportCommand(o *options, stdout io.Writer) *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
 		Use:   "export --out DIR",
-		Short: "Make the identity usable for OpenSSL's TPM provider",
-		Long: `Export makes the identity key persistent in the TPM, which programs with OpenSSL's
-TPM provider (Debian: tpm2-openssl) can use, and writes into DIR
+		Short: "Export the device's certificate and a handle to its TPM key, for OpenSSL",
+		Long: `Export lets programs that use OpenSSL's TPM provider (Debian: tpm2-openssl) sign in
+to the hub as this device. It stores the identity key at a persistent handle of the TPM
+and writes these files into DIR:
 
-  identity.pem   the certificate and its issuer
-  hub-ca.pem     the hub's CA
-  key.uri        where the key is, as OpenSSL takes it: handle:0x81020000
-  openssl.cnf    OpenSSL's configuration for it
+  identity.pem   the device's certificate and its issuer
+  hub-ca.pem     the hub's CA certificate
+  key.uri        the key's URI for OpenSSL, for example handle:0x81020000
+  openssl.cnf    an OpenSSL configuration that uses the TPM
 
-None of them is a secret: the key stays in the TPM. Who may use the TPM may use it,
-as before. The key is a primary key, so there is no TSS2 PRIVATE KEY file of it.
+No file contains a secret: the key stays in the TPM. Every program that can access the
+TPM can use the key; that was already so before the export. There is no TSS2 PRIVATE KEY
+file, because the key is a primary key.
 
-For programs that need no key at all, see 'gangway-agent proxy'.`,
+If your programs speak HTTP, 'gangway-agent proxy' is simpler: they need no key at all.`,
 		Example: `  gangway-agent export --out /etc/gangway/identity
   gangway-agent export --remove --out /etc/gangway/identity`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg := agent.ExportConfig{TPM: o.tpm, StateDir: o.state, Dir: dir, Remove: remove}
 			if dir == "" && !remove {
-				return usageError{errors.New("--out is needed: the folder to write into")}
+				return usageError{errors.New("--out is missing; name the folder for the files")}
 			}
 			if handle != "" {
 				h, err := strconv.ParseUint(handle, 0, 32)
 				if err != nil {
-					return usageError{fmt.Errorf("--handle is a number such as 0x81020000, not %q", handle)}
+					return usageError{fmt.Errorf("--handle %q is not a number; write it as 0x81020000", handle)}
 				}
 				cfg.Handle = uint32(h)
 			}
@@ -58,17 +60,17 @@ For programs that need no key at all, see 'gangway-agent proxy'.`,
 				return json.NewEncoder(stdout).Encode(done)
 			}
 			if remove {
-				fmt.Fprintf(stdout, "The key was taken out of %d persistent handle(s).\n", done.Removed)
+				fmt.Fprintf(stdout, "Removed the key from %d persistent handle(s).\n", done.Removed)
 				return nil
 			}
-			fmt.Fprintf(stdout, `The key is at %[1]s; what names it is in %[2]s. For example (curl 8.12 or later):
+			fmt.Fprintf(stdout, `The key is at %[1]s; the files are in %[2]s. For example (curl 8.12 or later):
   curl --engine 'tpm2:?tpm2.signature=yes' --key-type PROV --key %[1]s --cert %[2]s/%[3]s --cacert %[2]s/%[4]s HUB/device
 `, done.Key, done.Dir, agent.ExportChain, agent.ExportCA)
 			return nil
 		},
 	}
-	c.Flags().StringVar(&dir, "out", "", "folder for the files, made if it is not there")
-	c.Flags().StringVar(&handle, "handle", "", "persistent handle, 0x81020000 to 0x8102FFFF (default: the first free one)")
-	c.Flags().BoolVar(&remove, "remove", false, "take the key and the files away again")
+	c.Flags().StringVar(&dir, "out", "", "folder for the files; created if missing")
+	c.Flags().StringVar(&handle, "handle", "", "persistent handle of the key, 0x81020000 to 0x8102FFFF (default: the first free handle)")
+	c.Flags().BoolVar(&remove, "remove", false, "undo an export: remove the key's handle and the files")
 	return c
 }

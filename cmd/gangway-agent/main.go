@@ -1,5 +1,5 @@
-// Command gangway-agent is the device's side of Gangway: it brings a machine
-// with a TPM 2.0 into its owner's fleet and keeps it connected.
+// Command gangway-agent is the device's side of Gangway. It onboards a machine
+// with a TPM 2.0 to its owner's hub and keeps it connected.
 package main
 
 import (
@@ -17,15 +17,15 @@ import (
 	"time"
 
 	"gangway/device/agent"
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes: 0 done; 1 it did not work; 2 wrong usage; 3 the hub refused for
-// good, so that trying the same again does not help.
+// Exit codes: 0 success; 1 failure; 2 wrong usage; 3 the hub refused
+// permanently, so a retry does not help.
 const (
 	exitFailed  = 1
 	exitUsage   = 2
@@ -36,7 +36,7 @@ func main() {
 	args := os.Args[1:]
 	if verb, conf := hookVerb(os.Args[0]); verb != "" {
 		if verb == "login" {
-			os.Stderr = nil // Pantavisor takes both outputs for the answer
+			os.Stderr = nil // Pantavisor reads stdout and stderr as the answer
 		}
 		args = []string{"pantavisor", verb, "--conf", conf}
 	}
@@ -58,11 +58,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for this error
 		fmt.Fprintf(stderr, "gangway-agent: %v\nSee 'gangway-agent --help'.\n", err)
 		return exitUsage
 	case ctx.Err() != nil:
-		fmt.Fprintln(stderr, "gangway-agent: stopped; what was begun goes on at the next start.")
+		fmt.Fprintln(stderr, "gangway-agent: stopped; the next start continues from here.")
 		return exitFailed
 	}
 	fmt.Fprintf(stderr, "gangway-agent: %v\n", err)
@@ -72,7 +72,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// askWithin is how long the hub may take to answer status --ask.
+// askWithin is the time limit of status --ask.
 const askWithin = 20 * time.Second
 
 type usageError struct{ error }
@@ -83,7 +83,7 @@ type options struct {
 	again, ask, withoutEKCertificate                       bool
 	every                                                  time.Duration
 
-	trail        trail.Config
+	trail        revision.Config
 	poll         time.Duration
 	reserve      int64 // MiB
 	userMetaHook string
@@ -100,10 +100,14 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	var o options
 	root := &cobra.Command{
 		Use:   "gangway-agent",
-		Short: "Bring this machine into its owner's fleet, and keep it connected",
-		Long: `gangway-agent is the device's side of Gangway. With a join token's file and
-the machine's TPM 2.0 it gets an identity whose key never leaves the TPM, and
-with that it talks to the hub.`,
+		Short: "Onboard this machine to its owner's hub and keep it connected",
+		Long: `gangway-agent is the device's side of Gangway. It uses a join token file and the
+machine's TPM 2.0 to get certificates for keys that never leave the TPM. With these
+keys it connects to the hub.
+
+Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
+		Example: `  gangway-agent run --token-file device_autojointoken.json
+  gangway-agent status`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version(),
@@ -111,24 +115,28 @@ with that it talks to the hub.`,
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device, unix:/path or tcp:host:port")
-	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder of the agent's state")
-	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, where it has one (mode 0600; \"hex:\" and digits for bytes)")
+	root.PersistentFlags().StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "the TPM: a device file, unix:/path or tcp:host:port")
+	root.PersistentFlags().StringVar(&o.state, "state", "/var/lib/gangway-agent", "folder for the agent's state")
+	root.PersistentFlags().StringVar(&o.endorsementAuth, "endorsement-auth-file", "", "file with the password of the TPM's endorsement hierarchy, if it has one (mode 0600; write bytes as \"hex:\" and digits)")
 	o.network.flags(root.PersistentFlags())
-	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system's clock by the hub's where it is evidently wrong, or behind; where nothing else sets it")
-	root.PersistentFlags().StringVar(&o.output, "output", "text", "text or json")
+	root.PersistentFlags().BoolVar(&o.setClock, "set-clock", false, "set the system clock from the hub if it is clearly wrong or behind; use it only if nothing else sets the clock")
+	root.PersistentFlags().StringVar(&o.output, "output", "text", "output format: text or json")
 
 	onboard := &cobra.Command{
 		Use:   "onboard --token-file FILE",
-		Short: "Onboard this machine, once",
-		Long: `Onboard sends one request and makes one connection; then the machine is in the
-token owner's device list. It may be stopped or killed at any moment and be
-started again. About a machine that is onboarded already the hub is asked. One
-that the hub does not know, or whose TPM has onboarded again since, comes back, at
-most once a day. One that its owner deleted comes back with --again only.
+		Short: "Onboard this machine once, without staying connected",
+		Long: `Onboard sends one request and makes one connection. Then the machine is in the
+device list of the token's owner. You can stop or kill it at any time; the next start
+continues.
 
-While the hub is away it waits. It gives up only when the hub refuses for good
-(exit code 3), and says what to do. If --again is refused, all stays as it was.`,
+If the machine is already onboarded, onboard asks the hub whether the device is still
+active. If the hub does not know the device, or its TPM has onboarded again since, the
+machine onboards again, at most once a day. If the owner deleted the device, it onboards
+again only with --again.
+
+While the hub cannot be reached, onboard waits and retries. If the hub refuses
+permanently, onboard says what to do and exits with code 3. If the hub refuses --again,
+the device stays as it was.`,
 		Example: `  gangway-agent onboard --token-file device_autojointoken.json
   gangway-agent onboard --again --token-file device_autojointoken.json
   gangway-agent onboard --token-file t.json --tpm unix:/run/swtpm/sock --state ./state
@@ -149,32 +157,33 @@ While the hub is away it waits. It gives up only when the hub refuses for good
 			return o.print(stdout, s)
 		},
 	}
-	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --hub-file)")
-	onboard.Flags().StringVar(&o.hub, "hub-file", "", "file that says which hub, for a machine without a token: it shows a code for its owner to take there")
-	onboard.Flags().BoolVar(&o.again, "again", false, "onboard again, also a device that was deleted, or with a state folder of another TPM")
+	onboard.Flags().StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (this or --hub-file is required)")
+	onboard.Flags().StringVar(&o.hub, "hub-file", "", "hub file, for a machine without a join token: it shows a claim code, and its owner claims it at this hub")
+	onboard.Flags().BoolVar(&o.again, "again", false, "onboard again, even if the device was deleted or the state folder belongs to another TPM")
 	identityFlags(onboard, &o)
 
 	runCmd := &cobra.Command{
 		Use:   "run [--token-file FILE]",
-		Short: "Onboard if need be, then stay connected: report, send logs, take revisions",
-		Long: `Run keeps the machine connected. It reports what the machine is, sends its log,
-keeps what the owner sets (user-meta.json in the state folder), and with --hook
-takes the revisions that are posted to it: their objects are downloaded and
-checked, and the hook, a program of yours, is called as
+		Short: "Onboard if needed, then stay connected: report, send logs, install revisions",
+		Long: `Run onboards the machine if needed and keeps it connected. It reports device-meta,
+sends the log, and writes the owner's user-meta to user-meta.json in the state folder.
 
-  HOOK install  FOLDER   put it in place; exit code 10: a reboot is needed
-  HOOK reboot   FOLDER   start the machine anew (only after a code 10)
-  HOOK test     FOLDER   is it good?
-  HOOK commit   FOLDER   make it permanent
-  HOOK rollback FOLDER   undo it: GANGWAY_FORMER is the folder of what ran before
+With --hook it also installs the revisions that are posted to the device. It downloads
+and verifies their objects, then calls the hook, which is your program:
 
-FOLDER/files has the revision's files, FOLDER/state.json its state. Any other
-code than 0 from install, test or commit leads to rollback. A call that the
-machine's power was cut in is made again: the hook must bear that.
-docs/agent.md has the whole contract.
+  HOOK install  FOLDER   install the revision; exit code 10 asks for a reboot
+  HOOK reboot   FOLDER   reboot the machine (only after exit code 10)
+  HOOK test     FOLDER   test the revision
+  HOOK commit   FOLDER   make the revision permanent
+  HOOK rollback FOLDER   undo it; GANGWAY_FORMER is the previous revision's folder
 
-A machine that its owner deleted stays out, and Run waits: 'gangway-agent status'
-says why, and 'gangway-agent onboard --again' brings it back.`,
+FOLDER/files has the revision's files, FOLDER/state.json its state. If install, test or
+commit fails, the agent calls rollback. If the machine loses power during a call, the
+agent makes the call again, so the hook must be repeatable. docs/agent.md has the
+whole contract.
+
+If the owner deleted the device, run waits. 'gangway-agent status' shows the reason;
+'gangway-agent onboard --again' onboards the machine again.`,
 		Example: `  gangway-agent run --token-file /etc/gangway/device_autojointoken.json
   gangway-agent run --hook /usr/local/lib/gangway/install --log-file /var/log/app.log
   gangway-agent run --report-every 5m --poll 5m`,
@@ -185,19 +194,20 @@ says why, and 'gangway-agent onboard --again' brings it back.`,
 				return err
 			}
 			defer a.Close()
-			return a.Stay(c.Context())
+			return a.OnboardAndRun(c.Context())
 		},
 	}
-	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; needed until the machine is onboarded")
-	runCmd.Flags().DurationVar(&o.every, "report-every", time.Minute, "time between reports")
+	runCmd.Flags().StringVar(&o.token, "token-file", "", "join token file; required until the machine is onboarded")
+	runCmd.Flags().DurationVar(&o.every, "report-every", time.Minute, "interval between reports")
 	runFlags(runCmd, &o)
 	identityFlags(runCmd, &o)
 
 	status := &cobra.Command{
 		Use:   "status",
-		Short: "Show how far this machine is, and what it is waiting for",
-		Long: `Status shows what the agent last knew, and when it last heard of the hub. With
---ask it asks the hub now, by the machine's identity.`,
+		Short: "Show the device's state and what it is waiting for",
+		Long: `Status shows the state that the agent last saved and the time of the last report. It
+does not ask the hub. With --ask it connects to the hub as this device and shows whether
+the hub accepts it.`,
 		Example: "  gangway-agent status\n  gangway-agent status --ask\n  gangway-agent status --output json",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -219,61 +229,61 @@ says why, and 'gangway-agent onboard --again' brings it back.`,
 			return o.print(stdout, s)
 		},
 	}
-	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it lets this machine in")
+	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
 	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o))
 	return root
 }
 
 func runFlags(c *cobra.Command, o *options) {
 	f := c.Flags()
-	f.DurationVar(&o.poll, "poll", 30*time.Second, "time between looks for a new revision and new user-meta")
-	f.StringVar(&o.trail.Hook, "hook", "", "the installer's program; without one the machine takes no revisions")
-	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device that has no trail yet; it is removed once the hub has it")
-	f.StringVar(&o.trail.Data, "revisions", "", "folder of revisions and their objects, where others may read them or there is more room (default: in the state folder)")
-	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "longest time for one call of the hook")
-	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back what passed its test but does not reach the hub in this time; -1s: do not ask")
-	f.DurationVar(&o.trail.RebootWithin, "reboot-within", 15*time.Minute, "longest time for the machine to start anew")
-	f.IntVar(&o.trail.Parallel, "parallel", 4, "objects downloaded at once")
-	f.Int64Var(&o.reserve, "reserve", 64, "MiB of the state's disk that stay free")
-	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the owner's metadata has changed")
-	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text as device-meta KEY, at most 16 KiB; may be given again")
-	f.BoolVar(&o.noLog, "no-log", false, "send no log to the hub")
-	f.StringArrayVar(&o.logFiles, "log-file", nil, "send the lines appended to this file too; may be given again")
-	f.StringVar(&o.logSocket, "log-socket", "", "make a Unix datagram socket here and send what comes, as 'logger -u PATH' does")
-	f.BoolVar(&o.logStdin, "log-stdin", false, "send the lines of standard input too")
-	f.StringVar(&o.trail.BootID, "boot-id", "", "file that is another after each start of the machine")
+	f.DurationVar(&o.poll, "poll", 30*time.Second, "interval between checks for a new revision and new user-meta")
+	f.StringVar(&o.trail.Hook, "hook", "", "program that installs revisions; without it the device installs none")
+	f.StringVar(&o.trail.First, "first-revision", "", "folder with the first revision (state.json, objects/) of a device without a trail; deleted when the hub has it")
+	f.StringVar(&o.trail.Data, "revisions", "", "folder for revisions and their objects, if other users must read them or the disk is larger (default: in the state folder)")
+	f.DurationVar(&o.trail.HookTimeout, "hook-timeout", 30*time.Minute, "time limit for one call of the hook")
+	f.DurationVar(&o.trail.HubWithin, "hub-within", 10*time.Minute, "roll back a revision that passed its test but does not reach the hub within this time; -1s: do not check")
+	f.DurationVar(&o.trail.RebootWithin, "reboot-within", 15*time.Minute, "time limit for a reboot")
+	f.IntVar(&o.trail.Parallel, "parallel", 4, "number of parallel downloads")
+	f.Int64Var(&o.reserve, "reserve", 64, "free space to keep on the disk of the revisions, in MiB")
+	f.StringVar(&o.userMetaHook, "user-meta-hook", "", "program to call as PROGRAM user-meta FILE when the user-meta changes")
+	f.StringToStringVar(&o.reportFiles, "report-file", nil, "KEY=FILE: report the file's text (at most 16 KiB) as device-meta KEY; repeatable")
+	f.BoolVar(&o.noLog, "no-log", false, "do not send the log to the hub")
+	f.StringArrayVar(&o.logFiles, "log-file", nil, "also send the lines appended to this file; repeatable")
+	f.StringVar(&o.logSocket, "log-socket", "", "create a Unix datagram socket at this path and send the lines it receives, for example from 'logger -u PATH'")
+	f.BoolVar(&o.logStdin, "log-stdin", false, "also send the lines of standard input")
+	f.StringVar(&o.trail.BootID, "boot-id", "", "file whose content changes with each boot")
 	if err := f.MarkHidden("boot-id"); err != nil {
-		panic(err) // it was just made
+		panic(err) // the flag was just added
 	}
 }
 
 func identityFlags(c *cobra.Command, o *options) {
 	c.Flags().StringVar(&o.model, "model", "", "the machine's model (default: from its firmware)")
 	c.Flags().StringVar(&o.serial, "serial", "", "the machine's serial number (default: from its firmware)")
-	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, e.g. L-1 or H-3 (default: the best with a certificate)")
-	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate where the TPM's are of other keys, as after a new endorsement seed; the owner is asked")
-	c.Flags().StringVar(&o.key, "key", "", "P-256, P-384, P-521 or RSA-2048 (default: P-256, or RSA where the TPM has no other)")
+	c.Flags().StringVar(&o.ek, "ek", "", "endorsement key template, for example L-1 or H-3 (default: the best template with a certificate)")
+	c.Flags().BoolVar(&o.withoutEKCertificate, "without-ek-certificate", false, "send no EK certificate if those in the TPM are for other keys, as after a change of the endorsement seed; the owner must then approve the device")
+	c.Flags().StringVar(&o.key, "key", "", "algorithm of the device's keys: P-256, P-384, P-521 or RSA-2048 (default: P-256; RSA-2048 if the TPM lacks it)")
 }
 
 func noArgs(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q is not expected", args[0])}
+		return usageError{fmt.Errorf("unexpected argument %q", args[0])}
 	}
 	return nil
 }
 
-// agent makes the agent of the options. Progress goes to stderr.
+// agent makes an agent from the options. It prints progress to stderr.
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
 		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
-		Progress: func(s agent.Step) {
+		Progress: func(p agent.Progress) {
 			took := ""
-			if s.Took > 0 {
-				took = fmt.Sprintf(" (%s)", s.Took.Round(time.Millisecond))
+			if p.Took > 0 {
+				took = fmt.Sprintf(" (%s)", p.Took.Round(time.Millisecond))
 			}
-			fmt.Fprintf(stderr, "%s%s\n", s.Detail, took)
+			fmt.Fprintf(stderr, "%s%s\n", p.Detail, took)
 		},
 	}
 	auth, err := readAuth(o.endorsementAuth)
@@ -297,10 +307,10 @@ func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) 
 		cfg.Progress = nil
 		cfg.Log = slog.New(slog.NewJSONHandler(stderr, nil))
 	} else if o.output != "text" {
-		return nil, usageError{fmt.Errorf("--output is text or json, not %q", o.output)}
+		return nil, usageError{fmt.Errorf("--output %q is unknown; use text or json", o.output)}
 	}
 	if o.token == "" && o.hub == "" && needToken {
-		return nil, usageError{errors.New("--token-file is needed: the join token file that 'gangway token create' makes")}
+		return nil, usageError{errors.New("--token-file is missing; name a join token file, made by 'gangway token create'")}
 	}
 	if o.token != "" {
 		b, err := readFile(o.token, wire.MaxTokenFile)

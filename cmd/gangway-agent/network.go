@@ -12,20 +12,20 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// networkOptions say how the hub is reached.
+// networkOptions are the options for the connection to the hub.
 type networkOptions struct{ proxy, proxyCA, file string }
 
 func (o *networkOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&o.proxy, "proxy", "", "proxy by which the hub is reached: http://proxy.example:3128, or https:// with --proxy-ca; the environment's is not used")
-	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA (PEM) of a proxy with https://; it vouches for nothing else")
-	f.StringVar(&o.file, "network-file", "", "file of network settings (network.txt), of which the agent takes the proxy, and with --set-clock the time servers; keeps the proxy's password off the command line")
+	f.StringVar(&o.proxy, "proxy", "", "HTTP proxy for the connection to the hub: http://proxy.example:3128, or https:// with --proxy-ca; HTTPS_PROXY is ignored")
+	f.StringVar(&o.proxyCA, "proxy-ca", "", "CA certificate file (PEM) of an https:// proxy; trusted for the proxy only")
+	f.StringVar(&o.file, "network-file", "", "network settings file (network.txt); the agent uses its proxy and, with --set-clock, its time servers; keeps a proxy password off the command line")
 }
 
-// settings are what the options say together.
+// settings combines the options.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	if o.file != "" {
 		if o.proxy != "" || o.proxyCA != "" {
-			return nil, usageError{errors.New("--network-file has the proxy: leave --proxy and --proxy-ca out")}
+			return nil, usageError{errors.New("--network-file cannot be combined with --proxy or --proxy-ca; write the proxy into the file")}
 		}
 		f, err := os.Open(o.file)
 		if err != nil {
@@ -59,17 +59,17 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 			s.ProxyCA = append(s.ProxyCA, c)
 		}
 		if len(s.ProxyCA) == 0 {
-			return nil, fmt.Errorf("%s has no certificate in PEM", o.proxyCA)
+			return nil, fmt.Errorf("%s contains no PEM certificate", o.proxyCA)
 		}
 	}
-	_, err = netfile.Parse([]byte(s.Text())) // what they say together
+	_, err = netfile.Parse([]byte(s.Text())) // checks the combination
 	if m := (*netfile.Mistake)(nil); errors.As(err, &m) {
 		return nil, usageError{errors.New(m.Text)}
 	}
 	return s, err
 }
 
-// httpProxy is the proxy; nil: none.
+// httpProxy is the proxy of the settings, or nil.
 func httpProxy(s *netfile.Settings) *agent.HTTPProxy {
 	if s.Proxy == nil {
 		return nil

@@ -18,18 +18,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Limits of Pantavisor's patience: it ends a register hook after 60 seconds,
-// and waits for a login hook without end.
+// Time limits. Pantavisor kills a register hook after 60 seconds and waits for a
+// login hook without a limit.
 const (
 	registerWithin = 50 * time.Second
 	loginWithin    = 40 * time.Second
 	restartWithin  = time.Hour
-	keepEvery      = 6 * time.Hour // a secret is good for a day
+	keepEvery      = 6 * time.Hour // a secret expires after a day
 )
 
-// hookVerb says what the program is called as: "/btools/ext-NAME.register" and
-// ".login" are Pantavisor's hooks, without arguments. conf is the file of
-// their settings, beside them.
+// hookVerb returns the verb ("register" or "login") if the program was called as
+// one of Pantavisor's hooks, /btools/ext-NAME.register or .login, which have no
+// arguments. conf is their settings file, in the same folder.
 func hookVerb(argv0 string) (verb, conf string) {
 	base := filepath.Base(argv0)
 	for _, v := range []string{"register", "login"} {
@@ -40,16 +40,16 @@ func hookVerb(argv0 string) (verb, conf string) {
 	return "", ""
 }
 
-// handler is the settings of Pantavisor's hooks.
+// handler has the settings of Pantavisor's hooks.
 type handler struct {
 	agent.Pantavisor
 	conf    string // file of the settings
 	control string // Pantavisor's control socket
-	restart string // a program in its place
+	restart string // program to call instead of the control socket
 	o       *options
 }
 
-// Where Pantavisor's things are, as it sees them itself.
+// Pantavisor's paths, as Pantavisor sees them.
 const (
 	rundir         = "/run/pantavisor/pv"
 	defaultConf    = "/btools/ext-gangway.conf"
@@ -61,35 +61,43 @@ func pantavisorCommand(stdout, stderr io.Writer, o *options) *cobra.Command {
 	h := &handler{o: o}
 	root := &cobra.Command{
 		Use:   "pantavisor",
-		Short: "Be Pantavisor's credential handler",
-		Long: `Pantavisor calls its credential handler by the names /btools/ext-gangway.register
-and /btools/ext-gangway.login, without arguments; make both links to
-gangway-agent, and set creds.type=ext-gangway. Settings are in
-/btools/ext-gangway.conf, lines of KEY=VALUE with the keys tpm, state,
-token-file, endorsement-auth-file, proxy, proxy-ca, network-file, config, unclaimed, control, restart. docs/agent.md has the whole.`,
+		Short: "Act as Pantavisor's credential handler",
+		Long: `Pantavisor calls its credential handler as /btools/ext-gangway.register and
+/btools/ext-gangway.login, without arguments. Make both names links to gangway-agent, and
+set creds.type=ext-gangway in Pantavisor's configuration.
+
+The settings are in /btools/ext-gangway.conf, one KEY=VALUE a line. The keys are tpm,
+state, token-file, endorsement-auth-file, proxy, proxy-ca, network-file, config,
+unclaimed, control and restart. docs/agent.md describes them.`,
+		Example: `  ln -s /usr/local/bin/gangway-agent /btools/ext-gangway.register
+  ln -s /usr/local/bin/gangway-agent /btools/ext-gangway.login`,
 	}
-	root.PersistentFlags().StringVar(&h.conf, "conf", defaultConf, "file of settings")
-	add := func(use, short string, run func(ctx context.Context) error) {
-		root.AddCommand(&cobra.Command{Use: use, Short: short, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
+	root.PersistentFlags().StringVar(&h.conf, "conf", defaultConf, "settings file")
+	add := func(use, short, long string, run func(ctx context.Context) error) {
+		root.AddCommand(&cobra.Command{Use: use, Short: short, Long: long, Example: "  gangway-agent pantavisor " + use + " --conf " + defaultConf, Args: noArgs, RunE: func(c *cobra.Command, _ []string) error {
 			if err := h.read(c.Flags().Changed); err != nil {
 				return err
 			}
 			return run(c.Context())
 		}})
 	}
-	add("register", "Onboard, write the credentials, and have Pantavisor start anew", func(ctx context.Context) error { return h.register(ctx, stderr) })
-	add("login", "Print the answer of a sign-in, and nothing else", func(ctx context.Context) error { return h.login(ctx, stdout) })
-	add("keep", "Keep Pantavisor's secret good for as long as this runs", func(ctx context.Context) error { return h.keep(ctx, stderr) })
-	add("restart", "Have Pantavisor start the machine anew", h.restartNow)
+	add("register", "Onboard, write Pantavisor's credentials, and restart Pantavisor",
+		"Register is Pantavisor's register hook. It onboards the machine if needed, writes the\ndevice's credentials into pantahub.config, and has Pantavisor restart to read them.", func(ctx context.Context) error { return h.register(ctx, stderr) })
+	add("login", "Print an access token for Pantavisor",
+		"Login is Pantavisor's login hook. It gets an access token over the TPM's connection and\nprints the JSON that Pantavisor expects, and nothing else. It also extends the secret in\npantahub.config.", func(ctx context.Context) error { return h.login(ctx, stdout) })
+	add("keep", "Extend Pantavisor's secret before it expires, until stopped",
+		"Keep extends the secret in pantahub.config every six hours. The secret expires after a\nday. The login hook starts this command in the background; only one runs at a time.", func(ctx context.Context) error { return h.keep(ctx, stderr) })
+	add("restart", "Have Pantavisor reboot the machine",
+		"Restart asks Pantavisor over its control socket to reboot the machine, so that it reads\nnew credentials. The setting restart names a program to call instead.", h.restartNow)
 	return root
 }
 
-// read reads the settings. What a flag says counts more.
+// read reads the settings file. A flag overrides its setting.
 func (h *handler) read(changed func(flag string) bool) error {
 	h.Config, h.control = defaultConfig, defaultControl
 	f, err := os.Open(h.conf)
 	if err != nil {
-		return fmt.Errorf("the handler's settings: %w", err)
+		return fmt.Errorf("reading the handler's settings: %w", err)
 	}
 	defer f.Close()
 	fields := map[string]*string{"tpm": &h.o.tpm, "state": &h.o.state, "token-file": &h.o.token, "endorsement-auth-file": &h.o.endorsementAuth, "proxy": &h.o.network.proxy, "proxy-ca": &h.o.network.proxyCA, "network-file": &h.o.network.file, "config": &h.Config,
@@ -102,7 +110,7 @@ func (h *handler) read(changed func(flag string) bool) error {
 		key, value, found := strings.Cut(line, "=")
 		into, known := fields[strings.TrimSpace(key)]
 		if !found || !known {
-			return fmt.Errorf("%s: %q is no setting of the handler", h.conf, line)
+			return fmt.Errorf("%s: unknown setting %q; 'gangway-agent pantavisor --help' lists the keys", h.conf, line)
 		}
 		if !changed(strings.TrimSpace(key)) {
 			*into = strings.TrimSpace(value)
@@ -114,7 +122,8 @@ func (h *handler) read(changed func(flag string) bool) error {
 	return nil
 }
 
-// open waits for the state's lock: hooks and the keeper take turns.
+// open makes the agent. It waits for the state folder's lock, because several
+// hooks and the keep command may run at once.
 func (h *handler) open(ctx context.Context, stderr io.Writer) (*agent.Agent, error) {
 	for {
 		a, err := h.o.agent(stderr, false)
@@ -168,7 +177,7 @@ func (h *handler) login(ctx context.Context, stdout io.Writer) error {
 	return h.detach("keep")
 }
 
-// keep keeps the secret good. One at a time does.
+// keep extends the secret until ctx ends. Only one process does so at a time.
 func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "keeper.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -176,7 +185,7 @@ func (h *handler) keep(ctx context.Context, stderr io.Writer) error {
 	}
 	defer lock.Close()
 	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // another one does
+		return nil // another process does it
 	}
 	for {
 		pause := keepEvery
@@ -214,11 +223,11 @@ func (h *handler) keepOnce(ctx context.Context, stderr io.Writer) (restart bool,
 	return a.KeepPantavisor(ctx, h.Pantavisor)
 }
 
-// restartNow starts the machine anew.
+// restartNow restarts the machine.
 func (h *handler) restartNow(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, restartWithin)
 	defer cancel()
-	// One at a time: Pantavisor calls its hook again until it is gone.
+	// One process at a time: Pantavisor calls its hook repeatedly until it restarts.
 	lock, err := os.OpenFile(filepath.Join(h.o.state, "restart.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -233,16 +242,16 @@ func (h *handler) restartNow(ctx context.Context) error {
 	return agent.RestartPantavisor(ctx, h.control)
 }
 
-// detach runs another command of this program beside Pantavisor, which hears
-// nothing while it waits for its hook, and reads a login hook's output to its
-// end.
+// detach starts another command of this program in its own session. Pantavisor
+// does not answer on its socket while it waits for a hook, and it reads a login
+// hook's output until the end, so the hook itself must end first.
 func (h *handler) detach(verb string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	cmd := exec.Command(self, "pantavisor", verb, "--conf", h.conf, "--tpm", h.o.tpm, "--state", h.o.state)
-	cmd.Args[0] = "gangway-agent" // and not the hook's name, if this is a copy of that name
+	cmd.Args[0] = "gangway-agent" // the executable may be a copy with the hook's name
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/device/install"
 	"gangway/device/install/netchange"
 	"gangway/device/install/netfile"
@@ -164,7 +164,7 @@ func busy() string {
 	if _, _, tried, err := updater.Trial(); err == nil && tried {
 		return "a new system is being tried"
 	}
-	at, err := trail.ReadStatus(filepath.Join(agentState, "trail"), status().DeviceID)
+	at, err := revision.ReadStatus(filepath.Join(agentState, "trail"), status().DeviceID)
 	if err == nil && at.Step != "" {
 		return "revision " + at.Step + " is being installed"
 	}

@@ -297,7 +297,7 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 		agents[i], err = agent.New(agent.Config{
 			Token: tok, TPM: d.tpms[i].Address(), StateDir: filepath.Join(d.dir, "state", fmt.Sprint(i)),
 			Model: "demo machine", Serial: name(i), ReportEvery: 10 * time.Second, Version: version(),
-			Progress: func(s agent.Step) {
+			Progress: func(s agent.Progress) {
 				switch s.Name {
 				case "keys":
 					d.say(name(i), "keys made in the TPM", s.Detail)

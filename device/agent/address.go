@@ -11,31 +11,32 @@ import (
 	"gangway/wire"
 )
 
-// A hub is its root key; its address may change. The agent keeps the addresses
-// that a token's or hub's file gave, and those that the hub itself names on a
-// verified connection (join.AddressesHeader). It uses one of them until that one
-// fails, and then tries the next. Whoever answers at an address must show a TLS
-// certificate of the hub's CA, which no file and no answer changes later.
+// A hub is identified by its root key; its address may change. The agent keeps
+// the addresses from token and hub files, and those that the hub names on a
+// verified connection (wire.AddressesHeader). It uses one address until it fails,
+// then the next. At each address, the server must show a TLS certificate of the
+// hub's CA. No file and no answer changes that CA later.
 
-// Addresses are where a hub may be found.
+// Addresses are the addresses of a hub.
 type Addresses struct {
 	HubName string `json:"hub-name"`
-	// File is the address in the file that was last read. The same file again is
-	// not news, so an old file does not undo what the hub has said since.
+	// File is the address in the token or hub file that was last read. Reading
+	// the same file again changes nothing, so an old file does not undo what the
+	// hub said later.
 	File string `json:"file"`
-	// URLs are in the order in which they are tried; the first is in use.
+	// URLs are in the order of use; the first is in use.
 	URLs []string `json:"urls"`
 }
 
-// addresses are the Addresses of a hub in use. Its methods may be called from
-// several goroutines.
+// addresses are the Addresses of a hub in use. Its methods are safe for
+// concurrent use.
 type addresses struct {
-	file  string              // tried last, where the hub no longer names it
-	heard func(urls []string) // called, without the lock, when the list is another one; may be nil
+	file  string              // tried last if the hub no longer names it
+	heard func(urls []string) // called without the lock when the list changes; may be nil
 
 	mu    sync.Mutex
 	urls  []string // never empty
-	saved []string // what heard was last told
+	saved []string // the last argument of heard
 }
 
 func newAddresses(urls []string, file string) *addresses {
@@ -49,14 +50,14 @@ func (a *addresses) current() string {
 	return a.urls[0]
 }
 
-// all are the addresses that are tried.
+// all are all addresses, in order.
 func (a *addresses) all() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.urls)
 }
 
-// failed has the next address used, if url still is the one in use.
+// failed moves on to the next address, if url is still in use.
 func (a *addresses) failed(url string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -65,20 +66,20 @@ func (a *addresses) failed(url string) {
 	}
 }
 
-// offer adds addresses to those that are tried.
+// offer adds addresses after the one in use.
 func (a *addresses) offer(urls []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.urls = distinct(slices.Concat(a.urls[:1], urls, a.urls[1:]))
 }
 
-// worked notes that the hub answered at url, and what it said of its addresses.
+// worked records that the hub answered at url, and the addresses that it named.
 func (a *addresses) worked(url string, h http.Header) {
-	told := wire.ParseAddresses(h.Values(wire.AddressesHeader))
+	named := wire.ParseAddresses(h.Values(wire.AddressesHeader))
 	a.mu.Lock()
 	urls := a.urls
-	if len(told) > 0 {
-		urls = append(told, a.file)
+	if len(named) > 0 {
+		urls = append(named, a.file)
 	}
 	a.urls = distinct(append([]string{url}, urls...))
 	news := !slices.Equal(a.urls, a.saved)
@@ -92,7 +93,7 @@ func (a *addresses) worked(url string, h http.Header) {
 	}
 }
 
-// distinct drops empty and repeated addresses, and those beyond a bound.
+// distinct drops empty and repeated addresses, and those beyond the bound.
 func distinct(urls []string) []string {
 	var out []string
 	for _, u := range urls {
@@ -103,8 +104,8 @@ func distinct(urls []string) []string {
 	return out
 }
 
-// addressed keeps an HTTP client for the address in use: each address has a
-// TLS configuration of its own.
+// addressed keeps an HTTP client for the address in use. Each address has its own
+// TLS configuration.
 type addressed struct {
 	at   *addresses
 	make func(url string) *http.Client
@@ -114,7 +115,7 @@ type addressed struct {
 	client *http.Client
 }
 
-// get returns the client and the address that it is for.
+// get returns the client and its address.
 func (c *addressed) get() (*http.Client, string) {
 	url := c.at.current()
 	c.mu.Lock()
@@ -136,7 +137,7 @@ func (c *addressed) close() {
 	}
 }
 
-// file is the hub that the token's file, or the hub's file, names; nil: none.
+// file is the hub in the token file or the hub file; nil: none.
 func (c *Config) file() *wire.HubFile {
 	if c.Token != nil {
 		return &wire.HubFile{Hub: c.Token.Hub, HubName: c.Token.HubName, HubCA: c.Token.HubCA}
@@ -144,38 +145,38 @@ func (c *Config) file() *wire.HubFile {
 	return c.Hub
 }
 
-// addressesOf is what is known of a hub's addresses.
+// addressesOf are the known addresses of a hub.
 func (s *State) addressesOf(hubName string) Addresses {
 	switch {
 	case s.Addresses != nil && s.Addresses.HubName == hubName && len(s.Addresses.URLs) > 0:
 		return *s.Addresses
-	case s.Hub != "" && s.HubName == hubName: // of an agent that kept one address
+	case s.Hub != "" && s.HubName == hubName: // written by an agent that kept one address
 		return Addresses{HubName: hubName, File: s.Hub, URLs: []string{s.Hub}}
 	}
 	return Addresses{HubName: hubName}
 }
 
-// takeAddress has the address in the configured file tried first, if the file is
-// of the state's hub and its address is news. A file of another hub changes
-// nothing: the error says so. What a file says of a hub it must prove: its CA is
-// the key that is the hub's name.
-func (a *Agent) takeAddress() error {
+// adoptAddress makes the address in the configured file the first one, if the
+// file is for the state's hub and its address is new. A file for another hub
+// changes nothing and is an error. The file must prove its claim: the hub's name
+// is the hash of the key of its CA.
+func (a *Agent) adoptAddress() error {
 	f := a.cfg.file()
 	if f == nil || a.state.HubName == "" {
 		return nil
 	}
 	if f.HubName != a.state.HubName {
-		return fmt.Errorf("agent: this machine belongs to the hub %s, at %s, and the file names another hub, %s, at %s: nothing of the file is used. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
+		return fmt.Errorf("agent: this machine belongs to the hub %s, at %s, but the file names another hub, %s, at %s. The file is ignored. To move the machine to that hub, run 'gangway-agent onboard --again --token-file FILE'", a.state.HubName, a.state.Hub, f.HubName, f.Hub)
 	}
 	if _, err := (&wire.TokenFile{HubName: f.HubName, HubCA: f.HubCA}).RootName(); err != nil {
 		return fmt.Errorf("agent: the file's address %s is not used: %w", f.Hub, err)
 	}
-	return a.offerFile(f)
+	return a.preferAddress(f)
 }
 
-// offerFile has the address in a file tried first, if it is another one than the
-// last file's.
-func (a *Agent) offerFile(f *wire.HubFile) error {
+// preferAddress makes the address in a file the first one, if the last file had
+// another address.
+func (a *Agent) preferAddress(f *wire.HubFile) error {
 	url, known := strings.TrimSuffix(f.Hub, "/"), a.state.addressesOf(f.HubName)
 	if url == strings.TrimSuffix(known.File, "/") {
 		return nil
@@ -187,19 +188,19 @@ func (a *Agent) offerFile(f *wire.HubFile) error {
 		}
 	})
 	if len(known.URLs) > 0 {
-		a.step("address", "The file gives another address of the same hub: %s, before %s.", url, known.URLs[0])
+		a.say("address", "The file has another address of the same hub: %s. The address was %s.", url, known.URLs[0])
 	}
 	return err
 }
 
-// hubOf is the hub of a name, whose certificates must be of ca. Its word may put
-// the clock right, and changes the addresses in the state.
+// hubOf is the hub with a name, whose certificates must be from ca. Its verified
+// answers may set the clock, and they update the addresses in the state.
 func (a *Agent) hubOf(name, ca string) (*hub, error) {
 	a.mu.Lock()
 	known := a.state.addressesOf(name)
 	a.mu.Unlock()
 	if len(known.URLs) == 0 {
-		return nil, errors.New("agent: no address of the hub is known")
+		return nil, errors.New("agent: the hub's address is unknown")
 	}
 	at := newAddresses(known.URLs, known.File)
 	at.heard = func(urls []string) {
@@ -214,10 +215,10 @@ func (a *Agent) hubOf(name, ca string) (*hub, error) {
 			}
 		})
 		if moved != "" {
-			a.step("address", "The hub answers at %s, and no longer at %s.", urls[0], moved)
+			a.say("address", "The hub now answers at %s, and no longer at %s.", urls[0], moved)
 		}
 		if err != nil {
-			a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)
+			a.sayOnce(onState, "state", "Saving the agent's state failed: %v.", err)
 		}
 	}
 	return a.hub(at, ca)

@@ -1,17 +1,18 @@
-// Package agent is the device's life: it onboards, connects and reports.
+// Package agent runs on the device: it onboards the machine, keeps it connected
+// and reports.
 //
-// Onboarding is a machine of four phases, each of which is on the disk before
-// the next begins, so that a kill at any instruction loses nothing:
+// Onboarding has four phases. Each phase is on the disk before the next begins,
+// so a kill at any instruction loses nothing:
 //
-//	new        nothing sent
-//	requested  the request is stored; it may have been sent. It is sent again
-//	           as it is, and the same request gets the same answer
-//	answered   the reply is stored, still sealed: what opens it is in the TPM
-//	active     the certificates are stored, and the hub has bound the device
+//	new        nothing was sent
+//	requested  the request is stored and may have been sent. The agent sends the
+//	           same request again, and the hub gives the same answer
+//	answered   the reply is stored, still sealed; only this TPM can open it
+//	active     the certificates are stored, and the hub has activated the device
 //
-// No secret is ever written into the state folder. The join token's file is not
-// copied; what is kept of it (where the hub is and which CA it has) is public.
-// Pantavisor alone gets one, short-lived, in a file of its own.
+// The state folder never contains a secret. The token file is not copied; the
+// state keeps only its public part: the hub's address and CA. Only Pantavisor
+// gets a short-lived secret, in its own file.
 package agent
 
 import (
@@ -33,105 +34,114 @@ import (
 	"time"
 
 	"gangway/device/agent/logs"
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/device/identity"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// Config is what an Agent is made of.
+// Config configures an Agent.
 type Config struct {
-	// Token is the join token's file. It is needed until the device is
-	// active, and not afterwards.
+	// Token is the token file. It is required until the device is active.
 	Token *wire.TokenFile
-	// Hub is the hub of a machine without a join token, which shows a code
-	// until somebody has taken it there. It is not looked at if there is a
-	// Token.
+	// Hub is the hub of a machine without a join token. The machine shows a
+	// claim code until somebody claims it there. Ignored if Token is set.
 	Hub *wire.HubFile
 	// TPM is the address of the TPM, see identity.Open.
 	TPM string
-	// Proxy is the proxy by which the hub is reached; nil: none.
+	// Proxy is the HTTP proxy for connections to the hub; nil: none.
 	Proxy *HTTPProxy
-	// StateDir is the folder of the state, made if it is not there.
+	// StateDir is the state folder. It is created if missing.
 	StateDir string
-	// Again onboards again, whatever the state: a person's word, who may bring
-	// back a device that was deleted. It needs a Token or a Hub.
+	// Again makes the machine onboard again in any state, even if its owner
+	// deleted the device: a person asked for it. It requires Token or Hub.
 	Again bool
-	// Model and Serial name the machine; empty: from the firmware's tables.
+	// Model and Serial describe the machine; empty: from the firmware's tables.
 	Model, Serial string
-	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty:
-	// it has none.
+	// EndorsementAuth is the password of the TPM's endorsement hierarchy; empty
+	// if it has none.
 	EndorsementAuth []byte
-	// WithoutEKCertificate leaves out EK certificates of keys that the TPM does
-	// not make, as after a change of its endorsement seed.
+	// WithoutEKCertificate leaves out EK certificates for keys that the TPM no
+	// longer makes, as after a change of its endorsement seed.
 	WithoutEKCertificate bool
-	// EK and Key choose an endorsement key's template ("L-1", "H-3") and the
-	// identity keys' algorithm (identity.Algorithm); empty: the best.
+	// EK selects the endorsement key's template ("L-1", "H-3"), and Key the
+	// algorithm of the IAK and the IDevID key (identity.Algorithm); empty: the
+	// best.
 	EK, Key string
-	// ReportEvery is how often Run reports. Default: one minute.
+	// ReportEvery is the interval of Run's reports. Default: one minute.
 	ReportEvery time.Duration
-	// Poll is how often Run asks for what the owner set and for a new
-	// revision. Default: 30 seconds.
+	// Poll is the interval at which Run asks for user-meta and new revisions.
+	// Default: 30 seconds.
 	Poll time.Duration
-	// Trail is how the device follows its trail; without a hook it does not.
-	// Dir, Device, Say and Line are the agent's to set, and Poll where it is 0.
-	Trail trail.Config
-	// ReportFiles are files whose text is reported as device-meta, by key. What
-	// the agent reports itself comes first.
+	// Trail configures how the device follows its trail. Without a hook it does
+	// not. The agent sets Dir, Device, Say and Line, and Poll if it is 0.
+	Trail revision.Config
+	// ReportFiles are files by device-meta key; their text is reported. They do
+	// not replace keys that the agent reports itself.
 	ReportFiles map[string]string
-	// UserMetaHook is called as PROGRAM user-meta FILE when the owner has
-	// changed the device's user-meta. Empty: it is only kept in the file.
+	// UserMetaHook is called as PROGRAM user-meta FILE when the owner changes
+	// the user-meta. Empty: the agent only writes the file.
 	UserMetaHook string
-	// SendLog sends the agent's own lines to the hub, and those of the
-	// sources: files that are followed, a Unix datagram socket, a reader.
+	// SendLog sends the agent's own log lines to the hub, and those of the other
+	// sources: appended files, a Unix datagram socket, a reader.
 	SendLog   bool
 	LogFiles  []string
 	LogSocket string
 	LogReader io.Reader
-	// SetClock, if set, sets the system's clock: where it is evidently wrong, or
-	// behind the hub's.
+	// SetClock, if set, sets the system clock. The agent calls it if the clock is
+	// clearly wrong or behind the hub's.
 	SetClock func(time.Time) error
-	// NTP are time servers, by which SetClock is called too.
+	// NTP are time servers. If SetClock is set, they also set the clock.
 	NTP []string
-	// EventLog is the file of the firmware's event log. Default: EventLogPath.
+	// EventLog is the file with the firmware's event log. Default: EventLogPath.
 	EventLog string
-	// Progress, if set, is called at each step.
-	Progress func(Step)
+	// Progress, if set, is called for each thing that the agent has done.
+	Progress func(Progress)
 	// Log may be nil.
 	Log *slog.Logger
 	// Version is reported to the hub.
 	Version string
+
+	open  func(address string) (tpm, error) // nil: openTPM
+	pause time.Duration                     // before the first retry; 0: firstWait
 }
 
-// Step is something that the agent has done.
-type Step struct {
+func (c *Config) openTPM() (tpm, error) {
+	if c.open != nil {
+		return c.open(c.TPM)
+	}
+	return openTPM(c.TPM)
+}
+
+// Progress is a line about what the agent has done.
+type Progress struct {
 	Name   string        // stable: "ek", "keys", "request", "reply", "activate", "waiting"
 	Detail string        // one sentence for a person
-	Took   time.Duration // 0 where it means nothing
+	Took   time.Duration // 0 if not measured
 }
 
-// Agent onboards one device and keeps it connected. Its methods are not safe
-// for concurrent use.
+// Agent onboards a device and keeps it connected. Its methods are not safe for
+// concurrent use.
 type Agent struct {
 	cfg     Config
 	dir     *folder
 	logs    logs.Log
 	started time.Time
 
-	mu    sync.Mutex // Run does several things at once; guards what follows
+	mu    sync.Mutex // guards the fields below, because Run uses several goroutines
 	state State
 
-	said        map[string]string // the last sentence of each kind that is said once
-	logTooLarge bool              // the hub, or what is before it, takes no event log
+	said        map[string]string // by subject: the last sentence of sayOnce
+	logTooLarge bool              // the hub, or a proxy before it, refused the event log as too large
 
 	time  *timeKeeper // nil: no time servers
-	timed sync.Once   // they were asked before the hub is
+	timed sync.Once   // asks the time servers before the first request to the hub
 }
 
-// New opens the state folder and takes its lock. Close gives it back.
+// New opens and locks the state folder. Close unlocks it.
 func New(cfg Config) (*Agent, error) {
 	if cfg.StateDir == "" || cfg.TPM == "" {
-		return nil, errors.New("agent: the state folder and the TPM's address are needed")
+		return nil, errors.New("agent: the configuration lacks the state folder or the TPM's address")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -156,7 +166,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{cfg: cfg, dir: dir, state: state, started: time.Now()}
 	if cfg.SetClock != nil && len(cfg.NTP) > 0 {
-		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.step("clock", format, args...) })
+		a.time = newTimeKeeper(cfg.NTP, cfg.SetClock, func(format string, args ...any) { a.say("clock", format, args...) })
 	}
 	return a, nil
 }
@@ -164,7 +174,7 @@ func New(cfg Config) (*Agent, error) {
 // Close releases the state folder.
 func (a *Agent) Close() error { return a.dir.close() }
 
-// hub is a hub whose word may put the clock right.
+// hub makes a hub whose verified answers may set the clock.
 func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	h, err := newHub(at, ca, a.cfg.Proxy)
 	if err != nil || a.cfg.SetClock == nil {
@@ -182,29 +192,29 @@ func (a *Agent) hub(at *addresses, ca string) (*hub, error) {
 	}
 	h.clock = &clockSetter{set: set, say: func(was, is time.Time, err error) {
 		if err != nil {
-			a.step("clock", "The machine's clock says %s, the hub's %s; it cannot be set: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
+			a.say("clock", "The machine's clock says %s, the hub's clock %s. Setting the machine's clock failed: %v.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), err)
 			return
 		}
-		a.step("clock", "The machine's clock was set from %s to %s, by the hub's.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
+		a.say("clock", "The machine's clock was set from %s to %s, from the hub's clock.", was.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime))
 	}}
 	return h, nil
 }
 
-func (a *Agent) step(name, format string, args ...any) {
-	a.stepTook(name, 0, format, args...)
+func (a *Agent) say(name, format string, args ...any) {
+	a.sayTook(name, 0, format, args...)
 }
 
-func (a *Agent) stepTook(name string, took time.Duration, format string, args ...any) {
-	s := Step{name, fmt.Sprintf(format, args...), took}
-	a.cfg.Log.Info(s.Detail, "step", s.Name, "took", s.Took)
-	a.log("gangway-agent", s.Detail)
+func (a *Agent) sayTook(name string, took time.Duration, format string, args ...any) {
+	p := Progress{name, fmt.Sprintf(format, args...), took}
+	a.cfg.Log.Info(p.Detail, "step", p.Name, "took", p.Took)
+	a.log("gangway-agent", p.Detail)
 	if a.cfg.Progress != nil {
-		a.cfg.Progress(s)
+		a.cfg.Progress(p)
 	}
 }
 
-// sayOnce says a sentence, unless it was the last about its subject. An empty
-// one says that all is well again, and nothing is printed.
+// sayOnce says a sentence, unless it was also the last one about its subject. An
+// empty sentence ends the condition; nothing is printed.
 func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	a.mu.Lock()
@@ -215,24 +225,24 @@ func (a *Agent) sayOnce(about, name, format string, args ...any) {
 	a.said[about] = line
 	a.mu.Unlock()
 	if news && line != "" {
-		a.step(name, "%s", line)
+		a.say(name, "%s", line)
 	}
 }
 
-// log keeps a line for the hub.
+// log queues a line for the hub.
 func (a *Agent) log(source, line string) {
 	if a.cfg.SendLog {
 		a.logs.Add("INFO", source, line)
 	}
 }
 
-// Refused is the hub's final no. It is an error.
+// Refused is a refusal of the hub. It is an error.
 type Refused struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
 	Reason string `json:"msg"`
 	Hint   string `json:"hint"`
-	// Certificate is what became of the connection's certificate, where Code is
+	// Certificate is the state of the connection's certificate, if Code is
 	// "certificate-not-active": "pending", "superseded", "revoked", "expired" or
 	// "unknown".
 	Certificate string `json:"certificate"`
@@ -246,20 +256,20 @@ func (r *Refused) Error() string {
 	return s
 }
 
-// HTTPStatus is the answer's status.
+// HTTPStatus is the status of the answer.
 func (r *Refused) HTTPStatus() int { return r.Status }
 
-// Temporary reports whether asking again may help.
+// Temporary reports whether a retry may help.
 func (r *Refused) Temporary() bool {
 	if strings.HasPrefix(r.Code, "boot-") || r.Code == "tpm-cloned" {
-		return true // the owner may accept it, or take a decision back; and another measurement may hold
+		return true // the owner may accept the boot or undo a decision, and another measurement may match
 	}
 	return r.Status >= 500 || r.Status == http.StatusTooManyRequests || r.Status == http.StatusRequestTimeout
 }
 
-// startAnew reports whether a refusal is of the stored request or reply alone,
-// so that a new request may do.
-func (r *Refused) startAnew() bool {
+// needsNewRequest reports whether the hub refused only the stored request or
+// reply, so that a new request may succeed.
+func (r *Refused) needsNewRequest() bool {
 	switch r.Code {
 	case "enrolment-expired", "enrolment-superseded", "certificate-unknown", "activation-proof":
 		return true
@@ -267,14 +277,16 @@ func (r *Refused) startAnew() bool {
 	return false
 }
 
-// maxAnew bounds how often one call of Onboard starts from the beginning.
-const maxAnew = 3
+// maxNewRequests bounds how often one call of Onboard makes a new request.
+const maxNewRequests = 3
 
-// Onboard brings the device aboard and returns when it is active, or when the
-// hub refuses for good (*Refused). While the hub is away it waits, and says
-// what for. A device that is active already is checked against its TPM, and the
-// hub is asked: one that it no longer lets in comes back where it may, and is
-// otherwise refused (*Removed).
+// Onboard onboards the device. It returns when the device is active, or when the
+// hub refuses permanently (*Refused). While the hub cannot be reached it waits,
+// and says so.
+//
+// If the device is already active, Onboard checks it against its TPM and asks the
+// hub. If the hub no longer accepts the device, Onboard onboards it again where
+// that is allowed (checkReturn), or else returns a *Removed.
 func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	if err := a.onboard(ctx); err != nil {
 		return nil, a.failed(ctx, err)
@@ -282,8 +294,8 @@ func (a *Agent) Onboard(ctx context.Context) (*State, error) {
 	return &a.state, nil
 }
 
-// failed notes an error where 'gangway-agent status' finds it, unless the agent
-// was only stopped.
+// failed saves an error for 'gangway-agent status', unless the agent was only
+// stopped.
 func (a *Agent) failed(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err
@@ -293,53 +305,53 @@ func (a *Agent) failed(ctx context.Context, err error) error {
 
 func (a *Agent) onboard(ctx context.Context) error {
 	start := time.Now()
-	t, err := identity.Open(a.cfg.TPM)
+	t, err := a.cfg.openTPM()
 	if err != nil {
 		return err
 	}
 	defer t.Close()
-	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // it was stopped while it onboarded again
-		if err := a.back(); err != nil {
+	if a.state.Former != nil && a.cfg.Token == nil && a.cfg.Hub == nil { // the agent was stopped while it onboarded again
+		if err := a.restoreFormer(); err != nil {
 			return err
 		}
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
-		if err := a.takeAddress(); err != nil && !a.cfg.Again {
+		if err := a.adoptAddress(); err != nil && !a.cfg.Again {
 			return err
 		}
-		again, err := a.settled(ctx, t)
+		again, err := a.checkActive(ctx, t)
 		if err != nil || !again {
 			return err
 		}
 	}
 	if a.cfg.Token == nil && a.cfg.Hub == nil {
-		return errors.New("agent: onboarding needs a join token file (--token-file)")
+		return errors.New("agent: onboarding needs a join token file: name it with --token-file")
 	}
 	if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved || a.cfg.Again {
-		if err := a.leave(); err != nil {
+		if err := a.startOver(); err != nil {
 			return err
 		}
 	}
-	err = a.comeAboard(ctx, t, start)
-	if err == nil || ctx.Err() != nil { // stopped: it goes on at the next start
+	err = a.enrol(ctx, t, start)
+	if err == nil || ctx.Err() != nil { // if stopped, the next start continues
 		return err
 	}
-	return errors.Join(err, a.back())
+	return errors.Join(err, a.restoreFormer())
 }
 
-// comeAboard goes from whatever phase to active.
-func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time) (err error) {
-	if err := a.offerFile(a.cfg.file()); err != nil {
+// enrol brings the device from any phase to active.
+func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
+	if err := a.preferAddress(a.cfg.file()); err != nil {
 		return err
 	}
 	claimed := a.cfg.Token == nil
 	if claimed {
-		if a.cfg.Token, err = a.claimed(ctx); err != nil {
+		if a.cfg.Token, err = a.claimedToken(ctx); err != nil {
 			return err
 		}
-		defer func() { a.cfg.Token = nil }() // a claim is for once
+		defer func() { a.cfg.Token = nil }() // a claim is used once
 	}
-	if err := a.otherHub(); err != nil {
+	if err := a.dropOtherHub(); err != nil {
 		return err
 	}
 	id, err := a.load(ctx, t)
@@ -352,19 +364,19 @@ func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time
 		var refused *Refused
 		why := removal(err)
 		switch {
-		case err == nil || anew == maxAnew:
+		case err == nil || anew == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
-			a.step("anew", "The earlier request has another EK certificate than one would have now; starting anew.")
+			a.say("anew", "The stored request has another EK certificate than the TPM has now. Starting again.")
 		case !errors.As(err, &refused):
 			return err
-		case why != "": // since the request was made
-			if removed := a.staysOut(why, refused, claimed && a.state.Former == nil); removed != nil {
+		case why != "": // the device was removed after the request was made
+			if removed := a.checkReturn(why, refused, claimed && a.state.Former == nil); removed != nil {
 				return removed
 			}
-			a.step("anew", "%s Starting anew.", removedWords(why))
-		case refused.startAnew():
-			a.step("anew", "The hub no longer wants the earlier request (%s); starting anew.", refused.Code)
+			a.say("anew", "%s Starting again.", removedWords(why))
+		case refused.needsNewRequest():
+			a.say("anew", "The hub no longer accepts the stored request (%s). Starting again.", refused.Code)
 		default:
 			return err
 		}
@@ -379,8 +391,8 @@ func (a *Agent) comeAboard(ctx context.Context, t *identity.TPM, start time.Time
 	}
 }
 
-// otherHub drops what was begun with another hub or token.
-func (a *Agent) otherHub() error {
+// dropOtherHub resets an onboarding that was begun with another hub or token.
+func (a *Agent) dropOtherHub() error {
 	if a.state.Phase != PhaseNew && (a.state.HubName != a.cfg.Token.HubName || a.state.TokenID != a.cfg.Token.ID) {
 		return a.reset()
 	}
@@ -392,44 +404,44 @@ func (a *Agent) reset() error {
 	return a.dir.reset(a.state)
 }
 
-// options are for the keys of an algorithm.
+// options are the options for keys of an algorithm.
 func (a *Agent) options(key identity.Algorithm) identity.Options {
 	return identity.Options{Algorithm: key, EndorsementAuth: a.cfg.EndorsementAuth}
 }
 
-func (a *Agent) load(ctx context.Context, t *identity.TPM) (*identity.Identity, error) {
+func (a *Agent) load(ctx context.Context, t tpm) (*deviceKeys, error) {
 	begin := time.Now()
-	var id *identity.Identity
-	err := a.throughLockout(ctx, t, func() (err error) {
+	var id *deviceKeys
+	err := a.waitOutLockout(ctx, t, func() (err error) {
 		o := a.options(identity.Algorithm(a.cfg.Key))
 		o.EK, o.AllowUnvouched, o.WithoutCertificate = a.cfg.EK, true, a.cfg.WithoutEKCertificate
-		id, err = identity.Load(ctx, t, o)
+		id, err = t.loadKeys(ctx, o)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	found := "with its certificate found"
+	found := "found, with its certificate"
 	switch {
 	case id.EKCertificate == nil && id.Omission.Why != 0:
-		found = "found, without its certificate"
+		found = "found, but its certificate was left out"
 	case id.EKCertificate == nil:
-		found = "found, and no certificate of it"
+		found = "found, but the TPM has no certificate for it"
 	case !id.EK.Is(id.EKCertificate.PublicKey):
-		found = "found, and a certificate of another key, which the hub will refuse"
+		found = "found, but the TPM's certificate is for another key, so the hub will refuse it"
 	}
-	a.stepTook("keys", time.Since(begin), "Endorsement key %s %s; attestation and identity keys made in the TPM (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
+	a.sayTook("keys", time.Since(begin), "Endorsement key %s %s. The TPM made the attestation and identity keys (%s).", id.EKTemplate, found, id.IDevID.Algorithm())
 	if id.Omission.Why != 0 {
-		a.step("note", "%s The owner is told so.", id.Omission)
+		a.say("note", "%s The owner sees this reason.", id.Omission)
 	}
 	for _, note := range id.Notes {
-		a.step("note", "%s", note)
+		a.say("note", "%s", note)
 	}
 	return id, nil
 }
 
-// advance goes from the phase on the disk to active.
-func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.Time) error {
+// advance goes from the stored phase to active.
+func (a *Agent) advance(ctx context.Context, id *deviceKeys, start time.Time) error {
 	hub, err := a.hubOf(a.cfg.Token.HubName, a.cfg.Token.HubCA)
 	if err != nil {
 		return err
@@ -450,7 +462,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 	if a.state.Phase == PhaseRequested {
 		begin := time.Now()
 		var reply []byte
-		err := a.patiently(ctx, hub.at, func() (err error) {
+		err := a.retry(ctx, hub.at, func() (err error) {
 			a.state.RoundTrips++
 			reply, err = hub.post(ctx, "/onboard", "application/octet-stream", request)
 			return err
@@ -465,7 +477,7 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 		if err := a.dir.save(replyFile, reply, a.state); err != nil {
 			return err
 		}
-		a.stepTook("reply", time.Since(begin), "The hub answered with certificates sealed to this TPM.")
+		a.sayTook("reply", time.Since(begin), "The hub answered with certificates that only this TPM can open.")
 	}
 	certs, keys, err := a.open(id, requestHash)
 	if err != nil {
@@ -474,9 +486,9 @@ func (a *Agent) advance(ctx context.Context, id *identity.Identity, start time.T
 	return a.activate(ctx, hub, id, certs, keys, start)
 }
 
-// ownRequest checks that a stored request is of this TPM's keys: a state folder
-// that was copied from another machine in the middle of onboarding ends here.
-func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
+// ownRequest checks that the stored request is for this TPM's keys. It refuses a
+// state folder that was copied from another machine during onboarding.
+func (a *Agent) ownRequest(id *deviceKeys, request []byte) error {
 	csr, err := tcg.ParseCSR(request)
 	if err != nil {
 		return fmt.Errorf("agent: the stored request in %s is damaged: %w. %s", a.cfg.StateDir, err, remedyAgain)
@@ -490,16 +502,17 @@ func (a *Agent) ownRequest(id *identity.Identity, request []byte) error {
 	return nil
 }
 
-// errStale reports that a stored request, which may have been refused, has another
-// EK certificate than a new one would have: the TPM or an option was changed.
+// errStale reports that the stored request has another EK certificate than a new
+// request would have, because the TPM or an option changed. The hub may have
+// refused the stored one.
 var errStale = errors.New("agent: the stored request has another EK certificate than the TPM")
 
 func (a *Agent) otherTPM() error {
-	return fmt.Errorf("agent: the state folder %s is of another TPM, or of other keys of this one. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
+	return fmt.Errorf("agent: the state folder %s belongs to another TPM, or to other keys of this TPM. To onboard this machine, run 'gangway-agent onboard --again --token-file FILE'", a.cfg.StateDir)
 }
 
 // request makes and stores the request.
-func (a *Agent) request(id *identity.Identity) error {
+func (a *Agent) request(id *deviceKeys) error {
 	begin := time.Now()
 	token := a.cfg.Token
 	secret, err := token.Secret()
@@ -533,7 +546,7 @@ func (a *Agent) request(id *identity.Identity) error {
 	if err := a.dir.save(requestFile, body, a.state); err != nil {
 		return err
 	}
-	a.stepTook("request", time.Since(begin), "Request signed by the identity key, which the attestation key certified.")
+	a.sayTook("request", time.Since(begin), "Made the request; the attestation key certified the identity key.")
 	return nil
 }
 
@@ -549,8 +562,8 @@ func ekHash(ek *tcg.Public) string {
 	return hex.EncodeToString(hash[:])
 }
 
-// open decrypts the stored reply with the TPM and checks what is in it.
-func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates, wire.Keys, error) {
+// open decrypts the stored reply with the TPM and checks its content.
+func (a *Agent) open(id *deviceKeys, requestHash [32]byte) (*certificates, wire.Keys, error) {
 	raw, err := a.dir.load(replyFile)
 	if err != nil {
 		return nil, wire.Keys{}, err
@@ -562,7 +575,7 @@ func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates
 	begin := time.Now()
 	secret, err := id.ActivateCredential(reply.CredentialBlob, reply.Secret)
 	if err != nil {
-		return nil, wire.Keys{}, fmt.Errorf("agent: the TPM does not open the hub's reply: %w", err)
+		return nil, wire.Keys{}, fmt.Errorf("agent: opening the hub's reply with the TPM: %w", err)
 	}
 	keys, err := wire.DeriveKeys(secret, requestHash)
 	if err != nil {
@@ -579,17 +592,17 @@ func (a *Agent) open(id *identity.Identity, requestHash [32]byte) (*certificates
 	if err := certs.belongTo(id); err != nil {
 		return nil, wire.Keys{}, err
 	}
-	a.stepTook("open", time.Since(begin), "The TPM opened the reply: AIK and IDevID certificates received.")
+	a.sayTook("open", time.Since(begin), "The TPM opened the reply; it has the AIK and IDevID certificates.")
 	return certs, keys, nil
 }
 
-// activate makes the first connection under the IDevID.
-func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, certs *certificates, keys wire.Keys, start time.Time) error {
+// activate makes the first connection with the IDevID certificate.
+func (a *Agent) activate(ctx context.Context, hub *hub, id *deviceKeys, certs *certificates, keys wire.Keys, start time.Time) error {
 	begin := time.Now()
-	hub = hub.as(certs.chain(), id.Signer())
+	hub = hub.as(certs.chain(), id.idevid)
 	defer hub.close()
 	var device deviceView
-	err := a.patiently(ctx, hub.at, func() error {
+	err := a.retry(ctx, hub.at, func() error {
 		return hub.activate(ctx, keys, sha256.Sum256(certs.idevid.Raw), &device)
 	})
 	if err != nil {
@@ -604,33 +617,34 @@ func (a *Agent) activate(ctx context.Context, hub *hub, id *identity.Identity, c
 	if err := a.dir.activate(certs, a.state); err != nil {
 		return err
 	}
-	a.stepTook("activate", time.Since(begin), "First connection under the IDevID: this device is %q (%s).", device.Nick, device.ID)
+	a.sayTook("activate", time.Since(begin), "Made the first connection with the IDevID certificate: this device is %q (%s).", device.Nick, device.ID)
 	return nil
 }
 
-// signer loads the identity key and checks that the stored certificate is of
-// it: a state folder that was copied to another machine ends here.
-func (a *Agent) signer(ctx context.Context, t *identity.TPM) (*identity.Signer, error) {
+// signer loads the identity key and checks that the stored certificate is for it.
+// It refuses a state folder that was copied to another machine.
+func (a *Agent) signer(ctx context.Context, t tpm) (signer, error) {
 	certs, err := a.dir.certificates(a.state.HubCA)
 	if err != nil {
 		return nil, err
 	}
-	var signer *identity.Signer
-	err = a.throughLockout(ctx, t, func() (err error) {
-		signer, err = identity.LoadSigner(ctx, t, a.options(a.state.Algorithm))
+	var s signer
+	err = a.waitOutLockout(ctx, t, func() (err error) {
+		s, err = t.loadSigner(ctx, a.options(a.state.Algorithm))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if !samePublic(certs.idevid, signer.Public()) {
-		signer.Close()
+	if !samePublic(certs.idevid, s.Public()) {
+		s.Close()
 		return nil, a.otherTPM()
 	}
-	return signer, nil
+	return s, nil
 }
 
-// algorithmOf names the algorithm by which identity makes the same key again.
+// algorithmOf is the algorithm with which package identity makes the same key
+// again.
 func algorithmOf(key *tcg.Public) identity.Algorithm {
 	switch {
 	case key.Type == tcg.AlgRSA:
@@ -643,7 +657,7 @@ func algorithmOf(key *tcg.Public) identity.Algorithm {
 	return identity.P256
 }
 
-// certificates are what a reply holds.
+// certificates are the content of a reply.
 type certificates struct {
 	idevid, deviceCA, iak, aca *x509.Certificate
 }
@@ -654,21 +668,21 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 		var block *pem.Block
 		block, rest = pem.Decode(rest)
 		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, errors.New("agent: the certificates cannot be read")
+			return nil, errors.New("agent: reading the certificates: not PEM certificates")
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("agent: the certificates cannot be read: %w", err)
+			return nil, fmt.Errorf("agent: reading the certificates: %w", err)
 		}
 		all = append(all, c)
 	}
 	if len(all) != 4 {
-		return nil, fmt.Errorf("agent: the reply holds %d certificates, 4 were expected", len(all))
+		return nil, fmt.Errorf("agent: the reply holds %d certificates; it must have 4", len(all))
 	}
 	c := &certificates{all[0], all[1], all[2], all[3]}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(hubCA)) {
-		return nil, errors.New("agent: no CA of the hub is known")
+		return nil, errors.New("agent: the hub's CA is unknown")
 	}
 	for _, v := range []struct {
 		leaf, ca *x509.Certificate
@@ -676,8 +690,8 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	}{{c.idevid, c.deviceCA, x509.ExtKeyUsageClientAuth}, {c.iak, c.aca, x509.ExtKeyUsageAny}} {
 		pool := x509.NewCertPool()
 		pool.AddCert(v.ca)
-		// The certificates' own dates are not in question (they never end),
-		// and the machine's clock may be.
+		// The certificates never expire, and the machine's clock may be wrong: do
+		// not check the dates.
 		_, err := v.leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: pool, KeyUsages: []x509.ExtKeyUsage{v.usage}, CurrentTime: v.leaf.NotBefore.Add(time.Hour)})
 		if err != nil {
 			return nil, fmt.Errorf("agent: a certificate in the reply is not the hub's: %w", err)
@@ -686,14 +700,14 @@ func parseCertificates(content []byte, hubCA string) (*certificates, error) {
 	return c, nil
 }
 
-// belongTo checks that the certificates are for the TPM's own keys.
-func (c *certificates) belongTo(id *identity.Identity) error {
+// belongTo checks that the certificates are for this TPM's keys.
+func (c *certificates) belongTo(id *deviceKeys) error {
 	iak, err := id.IAK.Key()
 	if err != nil {
 		return err
 	}
-	if !samePublic(c.idevid, id.Signer().Public()) || !samePublic(c.iak, iak) {
-		return errors.New("agent: a certificate in the reply is for another key than this TPM's")
+	if !samePublic(c.idevid, id.idevid.Public()) || !samePublic(c.iak, iak) {
+		return errors.New("agent: a certificate in the reply is for another key, not for one of this TPM's")
 	}
 	return nil
 }
@@ -703,5 +717,5 @@ func samePublic(c *x509.Certificate, key crypto.PublicKey) bool {
 	return ok && k.Equal(key)
 }
 
-// chain is what TLS sends: the leaf and its issuer.
+// chain is the chain for TLS: the IDevID certificate and its issuer.
 func (c *certificates) chain() [][]byte { return [][]byte{c.idevid.Raw, c.deviceCA.Raw} }

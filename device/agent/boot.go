@@ -18,13 +18,13 @@ import (
 	"gangway/wire"
 )
 
-// EventLogPath is where Linux shows the firmware's event log.
+// EventLogPath is Linux's file with the firmware's event log.
 const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
-// maxEventLog bounds what is sent of it, in bytes.
+// maxEventLog bounds the event log, in bytes.
 const maxEventLog = 1 << 20
 
-// What the agent says once, until it is something else (Agent.sayOnce).
+// Subjects of Agent.sayOnce.
 const (
 	onEventLog = "event log"
 	onMeasure  = "measurement"
@@ -32,8 +32,8 @@ const (
 	onState    = "state"
 )
 
-// eventLog reads the firmware's event log. It is optional: where it cannot be
-// read, the agent says so once, and only the PCRs are shown to the hub.
+// eventLog reads the firmware's event log. The log is optional: if reading it
+// fails, the agent says so once and sends only the PCRs to the hub.
 func (a *Agent) eventLog() []byte {
 	path := a.cfg.EventLog
 	if path == "" {
@@ -42,9 +42,9 @@ func (a *Agent) eventLog() []byte {
 	log, err := readRegular(path, maxEventLog)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware to read at %s; only the PCRs are shown to the hub.", path)
+		a.sayOnce(onEventLog, "boot", "There is no event log of the firmware at %s. Only the PCRs are sent to the hub.", path)
 	case err != nil:
-		a.sayOnce(onEventLog, "boot", "The firmware's event log is not sent: %v; only the PCRs are shown to the hub.", err)
+		a.sayOnce(onEventLog, "boot", "The firmware's event log is not sent: %v. Only the PCRs are sent to the hub.", err)
 	case a.logTooLarge:
 		return nil
 	default:
@@ -53,8 +53,8 @@ func (a *Agent) eventLog() []byte {
 	return log
 }
 
-// readRegular reads a regular file of at most limit bytes. A pipe in its place
-// must not make anyone wait.
+// readRegular reads a regular file of at most limit bytes. It does not block on a
+// pipe.
 func readRegular(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -76,36 +76,36 @@ func readRegular(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// measure shows the hub what was booted: a quote of the PCRs over the hub's
-// nonce, and the event log. Its error is that of the connection. A measurement
-// that cannot be made, or that the hub does not take, is said once and is no
-// error: what the device may do without it is the owner's policy. It is shown
-// only where the hub took it.
-func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown bool, err error) {
+// measure sends the hub a boot measurement: a quote of the PCRs over the hub's
+// nonce, and the event log. The error is the connection's. If the measurement
+// fails or the hub refuses it, the agent says so once, and that is not an error:
+// the owner's policy decides what the device may do without it. sent reports
+// whether the hub accepted it.
+func (a *Agent) measure(ctx context.Context, h *hub, t tpm) (sent bool, err error) {
 	log := a.eventLog()
-	verdict, err := a.showBoot(ctx, h, t, log)
+	verdict, err := a.sendBoot(ctx, h, t, log)
 	var no *Refused
 	if errors.As(err, &no) && no.Status == http.StatusRequestEntityTooLarge && len(log) > 0 {
 		a.logTooLarge = true
-		a.sayOnce(onEventLog, "boot", "The firmware's event log of %d bytes is too large for the hub (%s): it is not sent; only the PCRs are shown.", len(log), no.Code)
+		a.sayOnce(onEventLog, "boot", "The firmware's event log of %d bytes is too large for the hub (%s). Only the PCRs are sent.", len(log), no.Code)
 		log = nil
-		verdict, err = a.showBoot(ctx, h, t, log)
+		verdict, err = a.sendBoot(ctx, h, t, log)
 	}
-	if errors.As(err, &no) && no.Code == "boot-nonce" { // the connection was lost in between, or the TPM was slow
-		verdict, err = a.showBoot(ctx, h, t, log)
+	if errors.As(err, &no) && no.Code == "boot-nonce" { // the connection was lost, or the nonce expired because the TPM was slow
+		verdict, err = a.sendBoot(ctx, h, t, log)
 	}
-	var failed *notShown
+	var failed *measureError
 	switch {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
 	case errors.As(err, &no):
-		a.sayOnce(onMeasure, "boot", "The hub does not take this machine's measurement (%s): %s %s", no.Code, no.Reason, no.Hint)
+		a.sayOnce(onMeasure, "boot", "The hub refuses this machine's boot measurement (%s): %s %s", no.Code, no.Reason, no.Hint)
 		if !no.Temporary() || strings.HasPrefix(no.Code, "boot-") {
 			a.setBoot("refused")
 		}
 		return false, nil
 	case errors.As(err, &failed):
-		a.sayOnce(onMeasure, "boot", "What this machine booted cannot be shown to the hub: %v.", failed.error)
+		a.sayOnce(onMeasure, "boot", "The boot measurement failed: %v.", failed.error)
 		a.setBoot("unmeasured")
 		return false, nil
 	case err != nil:
@@ -113,13 +113,13 @@ func (a *Agent) measure(ctx context.Context, h *hub, t *identity.TPM) (shown boo
 	}
 	a.sayOnce(onMeasure, "boot", "")
 	if a.setBoot(verdict.State) {
-		a.step("boot", "The hub has seen what this machine booted: %s.", bootWords(verdict))
+		a.say("boot", "The hub has this machine's boot measurement: %s.", bootWords(verdict))
 	}
 	return true, nil
 }
 
-// setBoot keeps the boot's state, which is saved with the next report, and
-// reports whether it is another one.
+// setBoot sets the state's Boot and reports whether it changed. The next report
+// saves it.
 func (a *Agent) setBoot(state string) (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -128,28 +128,28 @@ func (a *Agent) setBoot(state string) (news bool) {
 	return news
 }
 
-// notShown is of a TPM that does not quote, or a hub that answers something else.
-type notShown struct{ error }
+// measureError is a failure of the TPM's quote, or a malformed answer of the hub.
+type measureError struct{ error }
 
-func (e *notShown) Unwrap() error { return e.error }
+func (e *measureError) Unwrap() error { return e.error }
 
-func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byte) (*wire.BootVerdict, error) {
+func (a *Agent) sendBoot(ctx context.Context, h *hub, t tpm, log []byte) (*wire.BootVerdict, error) {
 	raw, err := h.send(ctx, http.MethodGet, "/device/boot", "", nil)
 	if err != nil {
 		return nil, err
 	}
 	var challenge wire.BootChallenge
 	if err := strictjson.Decode(raw, &challenge); err != nil {
-		return nil, &notShown{fmt.Errorf("agent: the hub's challenge cannot be read: %w", err)}
+		return nil, &measureError{fmt.Errorf("agent: reading the hub's challenge: %w", err)}
 	}
 	var quoted *identity.Quoted
-	// Everything else that the device has to say to its hub waits for this.
-	err = a.pastLockout(ctx, t, func() (err error) {
-		quoted, err = identity.LoadQuote(ctx, t, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
+	// Do not wait for the end of a lockout: all other requests wait for this one.
+	err = a.liftLockout(ctx, t, func() (err error) {
+		quoted, err = t.quote(ctx, a.options(a.state.Algorithm), wire.BootQualifying(challenge.Nonce, log))
 		return err
 	})
 	if err != nil {
-		return nil, &notShown{err}
+		return nil, &measureError{err}
 	}
 	body, err := json.Marshal(wire.BootReport{Nonce: challenge.Nonce, Bank: uint16(quoted.Bank), PCRs: quoted.PCRs, Attest: quoted.Attest, Signature: quoted.Signature, EventLog: log})
 	if err != nil {
@@ -160,7 +160,7 @@ func (a *Agent) showBoot(ctx context.Context, h *hub, t *identity.TPM, log []byt
 	}
 	verdict := new(wire.BootVerdict)
 	if err := strictjson.Decode(raw, verdict); err != nil {
-		return nil, &notShown{fmt.Errorf("agent: the hub's verdict on the boot cannot be read: %w", err)}
+		return nil, &measureError{fmt.Errorf("agent: reading the hub's verdict on the boot: %w", err)}
 	}
 	return verdict, nil
 }
@@ -175,8 +175,8 @@ func bootWords(v *wire.BootVerdict) string {
 	return fmt.Sprintf("%s, %d difference(s), the first: %s", v.State, len(v.Changes), v.Changes[0])
 }
 
-// Pauses before a measurement that failed is tried again on a connection that
-// lasts: the first, doubled up to the last.
+// Pauses before a failed measurement is tried again on the same connection: the
+// first one, then doubled up to the last one.
 const (
 	firstRemeasure = time.Minute
 	lastRemeasure  = time.Hour

@@ -83,14 +83,14 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 	}
 	t.Cleanup(h.close)
 	said = new([]string)
-	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Step) { *said = append(*said, s.Detail) }})
+	a, err := New(Config{StateDir: t.TempDir(), TPM: chip.Address(), EventLog: log, Progress: func(s Progress) { *said = append(*said, s.Detail) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Close() })
 	return func() bool {
 		t.Helper()
-		shown, err := a.measure(t.Context(), h, tpm)
+		shown, err := a.measure(t.Context(), h, machineTPM{tpm})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -103,6 +103,7 @@ func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}`
 // The firmware's event log is optional. Whatever is in its place, the PCRs are
 // shown, and what is wrong with it is said once.
 func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
+	t.Parallel()
 	chip, tpm := realTPM(t)
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -152,6 +153,7 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 // device may do is decided with its next request. A log that is too large for
 // whatever is in between is left out.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
+	t.Parallel()
 	chip, tpm := realTPM(t)
 	log := filepath.Join(t.TempDir(), "log")
 	if err := os.WriteFile(log, bytes.Repeat([]byte("log"), 1000), 0o600); err != nil {
@@ -185,9 +187,9 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 		{"of another connection once", lost, true, 4, "matches"},
 		{"of another connection always", always(403, `{"code":403,"error":"boot-nonce","msg":"No.","hint":"Again."}`), false, 6, "boot-nonce"},
 		{"refused", always(403, `{"code":403,"error":"boot-pcr-values","msg":"No.","hint":"Look."}`), false, 3, "boot-pcr-values"},
-		{"no such route", always(404, "not found"), false, 3, "does not take"},
-		{"a fault of the hub", always(500, "oops"), false, 3, "does not take"},
-		{"something else", always(200, "<html>hello</html>"), false, 3, "cannot be shown"},
+		{"no such route", always(404, "not found"), false, 3, "refuses this machine's boot measurement"},
+		{"a fault of the hub", always(500, "oops"), false, 3, "refuses this machine's boot measurement"},
+		{"something else", always(200, "<html>hello</html>"), false, 3, "The boot measurement failed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			hub := &pickyHub{answer: c.answer}
@@ -216,6 +218,7 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 
 // A file that is reported is optional as well.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	for name, content := range map[string][]byte{"good": []byte("text"), "large": make([]byte, maxReportFile+1), "bytes": {0xFF, 0xFE}} {
@@ -227,7 +230,7 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said []string
-	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Step) { said = append(said, s.Detail) },
+	a, err := New(Config{StateDir: t.TempDir(), TPM: "unix:none", Progress: func(s Progress) { said = append(said, s.Detail) },
 		ReportFiles: map[string]string{"good": path("good"), "large": path("large"), "bytes": path("bytes"), "pipe": path("pipe"), "none": path("none")}})
 	if err != nil {
 		t.Fatal(err)
@@ -312,6 +315,7 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 // A measurement is optional. A TPM that does not quote while it is in lockout
 // keeps nothing else that the device says to its hub.
 func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
+	t.Parallel()
 	chip, direct := realTPM(t)
 	direct.Close() // swtpm serves one connection
 	if err := chip.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
@@ -339,7 +343,7 @@ func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	}
 	told := 0
 	for _, line := range *said {
-		if strings.Contains(line, "cannot be shown") && strings.Contains(line, "lockout") {
+		if strings.Contains(line, "The boot measurement failed") && strings.Contains(line, "lockout") {
 			told++
 		}
 	}

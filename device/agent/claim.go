@@ -15,17 +15,18 @@ import (
 	"gangway/wire"
 )
 
-// How often a machine asks whether it was claimed: at first a person stands
-// before it, later it may wait for days.
+// Intervals at which a machine asks whether it was claimed. At first a person is
+// in front of it; after claimLong it may wait for days.
 const (
 	claimSoon  = 3 * time.Second
 	claimLater = 15 * time.Second
 	claimLong  = 10 * time.Minute
 )
 
-// claimed returns the token that somebody has taken, and waits for it. What was
-// begun with an earlier one is gone on with: its request is signed already.
-func (a *Agent) claimed(ctx context.Context) (*wire.TokenFile, error) {
+// claimedToken waits until a person claims this machine and returns the machine's
+// own join token. An onboarding that was begun with an earlier token continues
+// with it, because its request is already signed.
+func (a *Agent) claimedToken(ctx context.Context) (*wire.TokenFile, error) {
 	s := &a.state
 	if (s.Phase == PhaseRequested || s.Phase == PhaseAnswered) && s.HubName == a.cfg.Hub.HubName {
 		return &wire.TokenFile{ID: s.TokenID, Owner: s.Owner, Hub: s.Hub, HubName: s.HubName, HubCA: s.HubCA}, nil
@@ -36,8 +37,8 @@ func (a *Agent) claimed(ctx context.Context) (*wire.TokenFile, error) {
 	return a.claim(ctx)
 }
 
-// claim makes a token, shows its code, and waits until somebody has taken it to
-// the hub. The token's secret is in memory alone: after a restart there is
+// claim makes a join token, shows its claim code, and waits until a person claims
+// the machine. The token's secret is only in memory: after a restart there is
 // another code.
 func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	secret, id := wire.NewSecret(), wire.NewID()
@@ -58,18 +59,18 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords = address, wire.ClaimWords(code) }); err != nil {
 		return nil, err
 	}
-	a.step("claim", "This machine has no owner yet: open %s and compare %s.", address, wire.ClaimWords(code))
+	a.say("claim", "This machine has no owner yet. To claim it, open %s and compare %s.", address, wire.ClaimWords(code))
 	var who wire.Claim
 	shown := time.Now()
 	for {
 		var answer []byte
-		err := a.patiently(ctx, h.at, func() (err error) {
+		err := a.retry(ctx, h.at, func() (err error) {
 			answer, err = h.send(ctx, http.MethodGet, "/claims/"+code, "", nil)
 			return err
 		})
 		if err == nil {
 			if err := strictjson.Decode(answer, &who); err != nil {
-				return nil, errors.New("agent: the hub's answer to the claim cannot be read")
+				return nil, fmt.Errorf("agent: reading the hub's answer to the claim: %w", err)
 			}
 			break
 		}
@@ -96,11 +97,11 @@ func (a *Agent) claim(ctx context.Context) (*wire.TokenFile, error) {
 	}
 	token, err := wire.ParseTokenFile(text)
 	if err != nil {
-		return nil, fmt.Errorf("agent: the hub says whose this machine is in a way that cannot be read: %w", err)
+		return nil, fmt.Errorf("agent: the hub's answer to the claim has a wrong owner: %w", err)
 	}
 	if err := a.edit(func(s *State) { s.Claim, s.ClaimWords, s.Waiting = "", "", "" }); err != nil {
 		return nil, err
 	}
-	a.step("claimed", "%q has taken this machine.", clip(who.OwnerNick))
+	a.say("claimed", "%q has claimed this machine.", clip(who.OwnerNick))
 	return token, nil
 }

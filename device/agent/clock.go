@@ -9,30 +9,31 @@ import (
 	"time"
 )
 
-// Machines have no clock, or a wrong one: a battery is flat, and it is 1970; a
-// board was never set, and it is the day that its firmware was made, or 2099.
-// The hub's certificate has dates, and must be verified all the same.
+// A machine may have no clock or a wrong one: with a flat battery it says 1970, on
+// a new board the day of the firmware's build, or 2099. The hub's certificate has
+// dates and must be verified nevertheless.
 //
-// What is certain: it is later than the day that the hub's CA was made, which
-// the device trusts, and later than the beginning of any certificate that this
-// CA has signed. So a clock that is behind them is put forward, for this one
-// verification; one that is decades ahead is as good as none. A clock that may
-// be right is believed, and what has expired by it is refused.
+// Two things are certain: now is after the start of the hub's CA certificate,
+// which the device trusts, and after the start of any certificate that this CA
+// signed. So if the clock is before them, the later date is used for this
+// verification. A clock that is decades ahead is not believed at all. A plausible
+// clock is believed, and what has expired by it is refused.
 
-// hubLife is how long after its CA was made a hub is expected to be asked, at
-// most: a clock that is later is not believed.
+// hubLife is the longest expected time between the making of a hub's CA and a
+// request. A later clock is not plausible.
 const hubLife = 20 * 365 * 24 * time.Hour
 
-// slack is how far a clock may be behind the hub's without being put forward.
+// slack is how far the clock may be behind the hub's without being set.
 const slack = 2 * time.Minute
 
-// plausible reports whether a clock may be right, by the CA's certificates.
+// plausible reports whether the clock may be right, judging by the CA
+// certificates.
 func plausible(now time.Time, roots []*x509.Certificate) bool {
 	from := madeAt(roots)
 	return !now.Before(from) && now.Before(from.Add(hubLife))
 }
 
-// madeAt is when the newest of the CA's certificates was made.
+// madeAt is the start of the newest CA certificate.
 func madeAt(roots []*x509.Certificate) (at time.Time) {
 	for _, c := range roots {
 		if c.NotBefore.After(at) {
@@ -42,21 +43,21 @@ func madeAt(roots []*x509.Certificate) (at time.Time) {
 	return at
 }
 
-// verifyAt is the time by which a chain's dates are checked.
+// verifyAt is the time for checking a chain's dates.
 func verifyAt(now time.Time, roots, chain []*x509.Certificate) time.Time {
 	if !plausible(now, roots) {
 		now = madeAt(roots)
 	}
 	for _, c := range chain {
 		if c.NotBefore.After(now) {
-			now = c.NotBefore // it was signed then, or the signature does not verify
+			now = c.NotBefore // it was signed then; a wrong signature fails anyway
 		}
 	}
 	return now
 }
 
-// trusting is a TLS configuration that verifies the hub as crypto/tls does, but
-// for the time. host is the hub's name, or address.
+// trusting is a TLS configuration that verifies the hub as crypto/tls does, except
+// for the time. host is the hub's DNS name or IP address.
 func (h *hub) trusting(host string) *tls.Config {
 	config := verifying(host, h.roots, h.certs, func() time.Time { return h.now() })
 	verify := config.VerifyConnection
@@ -64,16 +65,16 @@ func (h *hub) trusting(host string) *tls.Config {
 	return config
 }
 
-// verifying is the same for any server, whose CA has these certificates.
+// verifying is the same for any server whose CA has these certificates.
 func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// crypto/tls would verify by a clock that may be wrong: VerifyConnection
-		// does all that it does.
+		// crypto/tls would verify with a clock that may be wrong. VerifyConnection
+		// does the same checks instead.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
-				return fmt.Errorf("agent: %s shows no certificate", host)
+				return fmt.Errorf("agent: %s sent no certificate", host)
 			}
 			leaf, between := s.PeerCertificates[0], x509.NewCertPool()
 			for _, c := range s.PeerCertificates[1:] {
@@ -84,7 +85,7 @@ func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now
 				CurrentTime: verifyAt(now(), certs, s.PeerCertificates),
 				KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			})
-			if err == nil { // whose it is comes first: that tells a hub of another name from somebody else
+			if err == nil { // the CA first: this distinguishes a hub with another name from another server
 				err = leaf.VerifyHostname(host)
 			}
 			if err != nil {
@@ -95,17 +96,18 @@ func verifying(host string, roots *x509.CertPool, certs []*x509.Certificate, now
 	}
 }
 
-// clockSetter puts the system's clock right by what a verified hub says.
+// clockSetter sets the system clock from the answers of a verified hub.
 type clockSetter struct {
 	set func(time.Time) error
 	say func(was, is time.Time, err error)
 
-	mu sync.Mutex // one at a time
+	mu sync.Mutex // sets the clock one answer at a time
 }
 
-// heard looks at a verified hub's answer. The hub's word is believed within its
-// certificate's dates: who has stolen an old certificate sets no clock beyond
-// it. A clock that may be right is put forward, never back.
+// heard reads the date of a verified hub's answer and sets the clock if needed. The
+// date is believed only within the certificate's dates, so a stolen old
+// certificate cannot set the clock beyond its end. A plausible clock is set
+// forward only, never back.
 func (c *clockSetter) heard(now time.Time, roots []*x509.Certificate, resp *http.Response) {
 	if c == nil || resp.TLS == nil || len(resp.TLS.PeerCertificates) == 0 {
 		return

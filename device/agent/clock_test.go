@@ -103,6 +103,7 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 // A machine without a clock, or with one of another century, reaches its hub
 // and knows the time then.
 func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	s := ca.serve(1500, 1600, 1550, nil)
 	for name, clock := range map[string]time.Time{
@@ -123,6 +124,7 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 // What has expired is refused by a clock that may be right, and all that is
 // wrong otherwise by any.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
+	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
 	for name, c := range map[string]struct {
 		s     *httptest.Server
@@ -149,6 +151,7 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 // Who has stolen an old certificate of the hub moves no clock that may be right
 // back, and none beyond the certificate.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
+	t.Parallel()
 	ca := newTestCA(t)
 	for name, c := range map[string]struct {
 		today int

@@ -7,24 +7,22 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-
-	"gangway/device/identity"
 )
 
-// Names of the files that Export writes. None holds a secret.
+// Names of the files that Export writes. None contains a secret.
 const (
 	ExportChain   = "identity.pem" // IDevID certificate and its issuer
 	ExportCA      = "hub-ca.pem"   // the hub's root
-	ExportKey     = "key.uri"      // where the key is: handle:0x81020000
-	ExportOpenSSL = "openssl.cnf"  // OpenSSL with its TPM provider
+	ExportKey     = "key.uri"      // the key's URI: handle:0x81020000
+	ExportOpenSSL = "openssl.cnf"  // a configuration of OpenSSL with its TPM provider
 )
 
-// openSSLConfig is a configuration of OpenSSL 3 that uses the TPM for signatures
-// and for nothing else. The default provider comes first: OpenSSL keeps the first
-// digests that it finds, and those of a TPM are slow and few at once.
+// openSSLConfig is a configuration of OpenSSL 3 that uses the TPM only for
+// signatures. The default provider comes first, because OpenSSL uses the first
+// digests that it finds; a TPM's digests are slow, and it computes few at once.
 const openSSLConfig = `# OpenSSL 3 with its TPM provider (Debian: tpm2-openssl), for the key in key.uri.
-# Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI chooses the TPM; it should
-# be one with a resource manager, such as device:/dev/tpmrm0.
+# Use it with OPENSSL_CONF=this file. TPM2OPENSSL_TCTI selects the TPM; use one
+# with a resource manager, such as device:/dev/tpmrm0.
 openssl_conf = gangway
 
 [gangway]
@@ -42,29 +40,29 @@ activate = 1
 default_properties = ?tpm2.signature=yes
 `
 
-// ExportConfig says what to export, and where to.
+// ExportConfig configures Export.
 type ExportConfig struct {
 	TPM, StateDir string // as in Config
-	Dir           string // made if it is not there; empty with Remove: no files to take away
-	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: one that is free
-	Remove        bool   // take the key's persistent handle, and the files, away again
+	Dir           string // folder for the files, created if missing; with Remove, empty means no files
+	Handle        uint32 // persistent handle, see identity.Signer.Keep; 0: a free one
+	Remove        bool   // undo an export: remove the persistent handle and the files
 
 	EndorsementAuth []byte // as in Config
 }
 
-// Exported is what Export did.
+// Exported is the result of Export.
 type Exported struct {
 	Key     string `json:"key,omitempty"` // URI for OpenSSL
 	Dir     string `json:"dir,omitempty"`
-	Removed int    `json:"removed,omitempty"` // persistent handles that were given back
+	Removed int    `json:"removed,omitempty"` // number of removed persistent handles
 }
 
-// Export makes the identity usable for programs with OpenSSL's TPM provider: the
-// key at a persistent handle, and files that name it. The key is a primary key of
-// the endorsement hierarchy: it has no private part outside the TPM, wrapped or
-// not, that a TSS2 PRIVATE KEY file could hold.
+// Export makes the device's identity usable for programs with OpenSSL's TPM provider.
+// It stores the key at a persistent handle and writes files that refer to it. The
+// key is a primary key of the endorsement hierarchy, so there is no private part
+// outside the TPM that a TSS2 PRIVATE KEY file could contain.
 //
-// It takes no lock: the agent may run meanwhile.
+// It takes no lock, so the agent may run at the same time.
 func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 	dir := &folder{path: cfg.StateDir}
 	state, err := dir.read()
@@ -72,9 +70,9 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		return nil, err
 	}
 	if state.Phase != PhaseActive {
-		return nil, state.notAboard()
+		return nil, state.notOnboarded()
 	}
-	t, err := identity.Open(cfg.TPM)
+	t, err := openTPM(cfg.TPM)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +112,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 		if err := to.write(f.name, f.content); err != nil {
 			return nil, err
 		}
-		// For any program that may use the TPM; there is no secret in it.
+		// For every program that can access the TPM; the files have no secret.
 		if err := os.Chmod(filepath.Join(cfg.Dir, f.name), 0o644); err != nil {
 			return nil, fmt.Errorf("agent: %w", err)
 		}
@@ -122,7 +120,7 @@ func Export(ctx context.Context, cfg ExportConfig) (*Exported, error) {
 	return out, nil
 }
 
-func remove(ctx context.Context, cfg ExportConfig, signer *identity.Signer) (*Exported, error) {
+func remove(ctx context.Context, cfg ExportConfig, signer signer) (*Exported, error) {
 	n, err := signer.Drop(ctx, cfg.Handle)
 	if err != nil {
 		return nil, err

@@ -12,19 +12,18 @@ import (
 	"strings"
 )
 
-// gate judges what local programs ask of the proxy, before anything of it goes
+// gate checks the requests of local programs to the proxy, before anything is sent
 // to the hub.
 type gate struct {
 	routes   *http.ServeMux
-	loopback bool     // listens on TCP: browsers can reach it
-	token    [32]byte // SHA-256 of the bearer token
-	guarded  bool     // there is one
+	loopback bool     // the proxy listens on TCP, where browsers can reach it
+	token    [32]byte // SHA-256 of the bearer token, if guarded
+	guarded  bool     // requests must have the bearer token
 }
 
-// deviceRoutes are what a device may do with its own record, its trail, its
-// objects and its logs. %s stands for its id. Not among them: onboarding and
-// activation, the boot's measurement, and whatever gives out secrets, tokens or
-// sessions.
+// deviceRoutes are the routes for the device's own record, trail, objects and logs.
+// %s stands for the device's id. They exclude onboarding and activation, boot
+// measurements, and every route that returns secrets, tokens or sessions.
 var deviceRoutes = []string{
 	"GET /healthz", "GET /readyz",
 	"GET /device", "PATCH /device/meta",
@@ -38,8 +37,8 @@ var deviceRoutes = []string{
 	"POST /logs", "POST /logs/{$}",
 }
 
-// newGate allows the device's own API and what allow adds, each a pattern of
-// http.ServeMux with its method: "POST /device/secret".
+// newGate allows deviceRoutes and the routes in allow. Each is a pattern of
+// http.ServeMux with a method: "POST /device/secret".
 func newGate(deviceID string, allow []string) (*gate, error) {
 	g := &gate{routes: http.NewServeMux()}
 	for _, route := range deviceRoutes {
@@ -50,7 +49,7 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	for _, route := range allow {
 		method, at, ok := strings.Cut(route, " ")
 		if !ok || method == "" || method != strings.ToUpper(method) || method == http.MethodConnect || !strings.HasPrefix(at, "/") {
-			return nil, fmt.Errorf("agent: the route %q is not a method and a path, such as \"POST /device/secret\"", route)
+			return nil, fmt.Errorf("agent: the route %q is not a method and a path; write it as \"POST /device/secret\"", route)
 		}
 		if err := g.add(route); err != nil {
 			return nil, err
@@ -59,7 +58,8 @@ func newGate(deviceID string, allow []string) (*gate, error) {
 	return g, nil
 }
 
-// add makes an error of ServeMux's panic about a pattern that it cannot read.
+// add adds a route. It turns ServeMux's panic about a malformed pattern into an
+// error.
 func (g *gate) add(route string) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -70,37 +70,37 @@ func (g *gate) add(route string) (err error) {
 	return nil
 }
 
-// guard asks for a bearer token from now on.
+// guard makes the gate require a bearer token.
 func (g *gate) guard(token string) { g.token, g.guarded = sha256.Sum256([]byte(token)), true }
 
-// no is a refusal of the proxy's own, in the form of the hub's.
-type no struct {
+// refusal is a refusal by the proxy itself, in the form of the hub's refusals.
+type refusal struct {
 	Status int    `json:"code"`
 	Code   string `json:"error"`
 	Reason string `json:"msg"`
 	Hint   string `json:"hint"`
 }
 
-func (n *no) write(w http.ResponseWriter) {
+func (n *refusal) write(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(n.Status)
-	json.NewEncoder(w).Encode(n) // a client that went away is no error of ours
+	json.NewEncoder(w).Encode(n) // an error means that the client went away
 }
 
 var (
-	noForward = &no{http.StatusBadRequest, "proxy-forward", "This is no proxy to other places.", "Ask for a path, such as /device, of the proxy's own address."}
-	noHost    = &no{http.StatusForbidden, "proxy-host", "The request is for another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
-	noBrowser = &no{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only programs of this machine may use the proxy."}
-	noToken   = &no{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and what is in the token file; it is another one after each start."}
-	noUpgrade = &no{http.StatusBadRequest, "proxy-upgrade", "The connection cannot become another protocol.", "Send the request without the header Upgrade."}
-	noPath    = &no{http.StatusBadRequest, "proxy-path", "The path is not in its plain form.", "Send it without '//', '.', '..' and percent signs."}
-	noRoute   = &no{http.StatusForbidden, "proxy-route", "The proxy does not let this through.", "Only the device's own API is; 'gangway-agent proxy --allow' adds a route."}
+	noForward = &refusal{http.StatusBadRequest, "proxy-forward", "The proxy forwards to the hub only, not to other hosts.", "Request a path, such as /device, at the proxy's own address."}
+	noHost    = &refusal{http.StatusForbidden, "proxy-host", "The Host header names another host.", "Use localhost, 127.0.0.1 or [::1] in the address."}
+	noBrowser = &refusal{http.StatusForbidden, "proxy-browser", "The request comes from a web page.", "Only local programs may use the proxy."}
+	noToken   = &refusal{http.StatusUnauthorized, "proxy-token", "The proxy's token is missing or wrong.", "Send 'Authorization: Bearer' and the content of the token file, which changes at each start."}
+	noUpgrade = &refusal{http.StatusBadRequest, "proxy-upgrade", "The proxy does not support protocol upgrades.", "Send the request without the Upgrade header."}
+	noPath    = &refusal{http.StatusBadRequest, "proxy-path", "The path is not in its canonical form.", "Send it without '//', '.', '..' and percent signs."}
+	noRoute   = &refusal{http.StatusForbidden, "proxy-route", "The proxy does not forward this route.", "It forwards the device's own API; add a route with 'gangway-agent proxy --allow'."}
 )
 
-// judge returns why a request is refused; nil: it may pass.
-func (g *gate) judge(r *http.Request) *no {
+// check returns why it refuses a request, or nil.
+func (g *gate) check(r *http.Request) *refusal {
 	switch {
 	case r.Method == http.MethodConnect, r.URL.Host != "", r.URL.Scheme != "", !strings.HasPrefix(r.RequestURI, "/"):
 		return noForward
@@ -108,23 +108,23 @@ func (g *gate) judge(r *http.Request) *no {
 		return noHost
 	case fromBrowser(r.Header):
 		return noBrowser
-	case g.guarded && !g.shown(r.Header.Values("Authorization")):
+	case g.guarded && !g.hasToken(r.Header.Values("Authorization")):
 		return noToken
 	case len(r.Header.Values("Upgrade")) > 0:
 		return noUpgrade
 	case r.URL.RawPath != "" || strings.Contains(r.URL.EscapedPath(), "%") || !plainPath(r.URL.Path):
 		return noPath
 	}
-	// Not ServeMux's own dispatch: that answers what does not fit with redirects.
+	// Only look the route up: ServeMux's own dispatch answers with redirects.
 	if _, pattern := g.routes.Handler(r); pattern == "" {
 		return noRoute
 	}
 	return nil
 }
 
-// loopbackHost reports whether a request was meant for this machine: a page
-// whose name was made to point here sends its own name. Programs of HTTP/1.0
-// need send none, and no browser is one.
+// loopbackHost reports whether the Host header names this machine. A web page whose
+// DNS name points here (DNS rebinding) sends its own name. HTTP/1.0 programs may
+// send no Host; no browser uses HTTP/1.0.
 func loopbackHost(r *http.Request) bool {
 	if r.Host == "" {
 		return r.ProtoMajor == 1 && r.ProtoMinor == 0
@@ -141,9 +141,9 @@ func loopbackHost(r *http.Request) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// fromBrowser reports whether a page had the request sent: browsers say so with
-// each that a page could read or that changes something, and with the others in
-// Sec-Fetch-Site.
+// fromBrowser reports whether a web page caused the request. Browsers send Origin
+// with every request that a page could read or that changes something, and
+// Sec-Fetch-Site with the others.
 func fromBrowser(h http.Header) bool {
 	for name := range h {
 		if name == "Origin" || strings.HasPrefix(name, "Sec-Fetch-") || strings.HasPrefix(name, "Access-Control-") {
@@ -153,34 +153,35 @@ func fromBrowser(h http.Header) bool {
 	return false
 }
 
-func (g *gate) shown(values []string) bool {
+func (g *gate) hasToken(values []string) bool {
 	if len(values) != 1 {
 		return false
 	}
-	// The scheme's name is compared without regard to case (RFC 9110, 11.1).
+	// The name of the scheme is case-insensitive (RFC 9110, 11.1).
 	scheme, token, _ := strings.Cut(values[0], " ")
 	hash := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
 	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(hash[:], g.token[:]) == 1
 }
 
-// plainPath reports whether a path means the same to everybody.
+// plainPath reports whether every server understands the path in the same way.
 func plainPath(p string) bool {
 	clean := path.Clean(p)
 	return p == clean || p == clean+"/"
 }
 
-// passed are the headers of requests that mean something to the hub's API. No
-// other goes on: no sign-in but the device's, and nobody's word on who is asking.
-var passed = []string{
+// forwardedHeaders are the request headers that the hub's API uses. No other
+// header is forwarded, so a local program can neither sign in as somebody else nor
+// claim to forward for a client.
+var forwardedHeaders = []string{
 	"Accept", "Accept-Encoding", "Cache-Control", "Content-Encoding", "Content-Language", "Content-Type",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range", "User-Agent",
 	"Content-Md5", "Digest", "Content-Digest",
 }
 
-// onward is the header of the request to the hub.
-func onward(h http.Header) http.Header {
-	out := make(http.Header, len(passed))
-	for _, name := range passed {
+// forwardHeader makes the header of the request to the hub.
+func forwardHeader(h http.Header) http.Header {
+	out := make(http.Header, len(forwardedHeaders))
+	for _, name := range forwardedHeaders {
 		if v := h.Values(name); len(v) > 0 {
 			out[http.CanonicalHeaderKey(name)] = v
 		}

@@ -17,13 +17,13 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// HTTPProxy is the proxy by which the hub is reached: by CONNECT (RFC 9110,
-// 9.3.6), so that TLS is between agent and hub, and the proxy sees the hub's
-// address only. Nil: the hub is reached directly. The environment's variables
-// (HTTPS_PROXY) are not read.
+// HTTPProxy is the HTTP proxy for connections to the hub. The agent uses CONNECT (RFC
+// 9110, 9.3.6), so TLS is between agent and hub, and the proxy sees only the hub's
+// address. Nil means a direct connection. Environment variables (HTTPS_PROXY) are
+// ignored.
 type HTTPProxy struct {
 	URL *url.URL            // http or https, with a port
-	CA  []*x509.Certificate // of a proxy with https; nothing else trusts them
+	CA  []*x509.Certificate // CA of a proxy with https; trusted for the proxy only
 }
 
 // Bounds of a proxy's answer.
@@ -33,7 +33,7 @@ const (
 	connectHeader = 64 << 10         // bytes
 )
 
-// proxyError is what is wrong with the proxy, and what to do about it.
+// proxyError says what is wrong with the proxy and what to do.
 type proxyError struct {
 	text string
 	err  error // may be nil
@@ -46,8 +46,8 @@ func (p *HTTPProxy) fails(err error, format string, args ...any) error {
 	return &proxyError{fmt.Sprintf("the proxy %s %s", netfile.Mask(p.URL), fmt.Sprintf(format, args...)), err}
 }
 
-// dial connects to an address, through the proxy if there is one. now is the
-// time by which the proxy's certificate is checked, as the hub's is.
+// dial connects to an address, through the proxy if there is one. now is the time for
+// checking the proxy's certificate, as for the hub's.
 func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func() time.Time) (net.Conn, error) {
 	d := &net.Dialer{Timeout: proxyDialTime}
 	if p == nil {
@@ -55,7 +55,7 @@ func (p *HTTPProxy) dial(ctx context.Context, network, address string, now func(
 	}
 	conn, err := d.DialContext(ctx, "tcp", p.URL.Host)
 	if err != nil {
-		return nil, p.fails(err, "cannot be reached: %s", plain(err))
+		return nil, p.fails(err, "cannot be reached: %s", describe(err))
 	}
 	through, err := p.connect(ctx, conn, address, now)
 	if err != nil {
@@ -83,9 +83,9 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 		secure := tls.Client(conn, config)
 		if err := secure.HandshakeContext(ctx); err != nil {
 			if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
-				return nil, p.fails(err, "shows a certificate of another CA than the one in the network settings: put the proxy's CA there")
+				return nil, p.fails(err, "has a certificate of another CA than the one in the network settings: put the proxy's CA there")
 			}
-			return nil, p.fails(err, "does not speak TLS as it should: %v", err)
+			return nil, p.fails(err, "failed the TLS handshake: %v", err)
 		}
 		conn = secure
 	}
@@ -95,19 +95,19 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 		req += "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(p.URL.User.Username()+":"+password)) + "\r\n"
 	}
 	if _, err := io.WriteString(conn, req+"\r\n"); err != nil {
-		return nil, p.fails(err, "ended the connection: %v", err)
+		return nil, p.fails(err, "closed the connection: %v", err)
 	}
 	in := &io.LimitedReader{R: conn, N: connectHeader}
 	buffer := bufio.NewReader(in)
 	resp, err := http.ReadResponse(buffer, &http.Request{Method: http.MethodConnect})
 	if err != nil {
-		return nil, p.fails(err, "gives no answer that can be read: %v; is it an HTTP proxy?", err)
+		return nil, p.fails(err, "sent an answer that is not HTTP: %v; is it an HTTP proxy?", err)
 	}
 	if err := p.refused(resp.StatusCode, address); err != nil {
 		return nil, err
 	}
-	if buffer.Buffered() > 0 { // the hub waits for us to begin
-		return nil, p.fails(nil, "sends something of its own in the hub's place")
+	if buffer.Buffered() > 0 { // in TLS, the hub waits for the client to begin
+		return nil, p.fails(nil, "sent data itself instead of the hub")
 	}
 	if !stop() && ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -115,37 +115,37 @@ func (p *HTTPProxy) connect(ctx context.Context, conn net.Conn, address string, 
 	return conn, conn.SetDeadline(time.Time{})
 }
 
-// refused says what a proxy's status means.
+// refused explains a proxy's status; nil: success.
 func (p *HTTPProxy) refused(status int, address string) error {
 	switch {
 	case status >= 200 && status < 300:
 		return nil
 	case status == http.StatusProxyAuthRequired && p.URL.User == nil:
-		return p.fails(nil, "asks for a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT")
+		return p.fails(nil, "requires a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT")
 	case status == http.StatusProxyAuthRequired:
-		return p.fails(nil, "does not take the name and password: correct them in the network settings; Basic is the way that is known here")
+		return p.fails(nil, "refused the name and password: correct them in the network settings; the agent supports only Basic authentication")
 	case status == http.StatusForbidden, status == http.StatusMethodNotAllowed, status == http.StatusUnauthorized:
-		return p.fails(nil, "does not allow connections to %s (status %d): allow CONNECT to it at the proxy", address, status)
+		return p.fails(nil, "does not allow connections to %s (status %d): allow CONNECT to this address at the proxy", address, status)
 	case status >= 500:
-		return p.fails(nil, "does not reach %s (status %d)", address, status)
+		return p.fails(nil, "cannot reach %s (status %d)", address, status)
 	}
-	return p.fails(nil, "answers status %d to CONNECT %s: is it a proxy, and its port right?", status, address)
+	return p.fails(nil, "answered CONNECT to %[2]s with status %[1]d: is this an HTTP proxy, and is the port correct?", status, address)
 }
 
-// intercepted is that somebody on the way opens TLS connections.
+// intercepted is the error that a proxy intercepts TLS connections.
 type intercepted struct {
 	host, issuer, proxy string
 	err                 error
 }
 
 func (i *intercepted) Error() string {
-	return fmt.Sprintf("the proxy %s opens TLS connections: it shows a certificate of %q in the place of the hub's. The hub is known by its own CA only, so an intercepting proxy cannot be used: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
+	return fmt.Sprintf("the proxy %s intercepts TLS connections: it sent a certificate of %q instead of the hub's. The agent trusts only the hub's CA, so it cannot use an intercepting proxy: exempt %s from TLS inspection at the proxy", i.proxy, i.issuer, i.host)
 }
 
 func (i *intercepted) Unwrap() error { return i.err }
 
-// interception makes an error of its own of a certificate of another CA than the
-// hub's that comes through a proxy.
+// interception turns the error about a certificate of another CA, on a connection
+// through a proxy, into an *intercepted.
 func (p *HTTPProxy) interception(host string, err error) error {
 	var wrong *tls.CertificateVerificationError
 	unknown := x509.UnknownAuthorityError{}

@@ -46,6 +46,7 @@ func named(name string) func(*x509.Certificate) {
 // All that the agent asks goes through the proxy: its conversation with the hub,
 // and contents.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, cfg := range map[string]connectproxy.Config{
@@ -85,6 +86,7 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 // A proxy that opens TLS connections is not the hub: not with a CA of its own,
 // and not with the CA that the settings name for the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, c := range map[string]struct {
@@ -102,8 +104,8 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 			if !errors.As(err, &wrong) {
 				t.Fatalf("got %v", err)
 			}
-			said := plain(err)
-			for _, want := range []string{"opens TLS connections", c.issuer, "an intercepting proxy cannot be used", "exempt hub.example from TLS inspection", p.Addr} {
+			said := describe(err)
+			for _, want := range []string{"intercepts TLS connections", c.issuer, "cannot use an intercepting proxy", "exempt hub.example from TLS inspection", p.Addr} {
 				if !strings.Contains(said, want) {
 					t.Errorf("%q does not say %q", said, want)
 				}
@@ -123,6 +125,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 // What a proxy does instead of its work is said, with what to do about it, and
 // without the password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for name, c := range map[string]struct {
@@ -130,18 +133,18 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 		change func(h *hub)
 		want   string
 	}{
-		"wrong password":    {connectproxy.Config{Name: "ada", Password: "other"}, nil, "does not take the name and password"},
-		"no password":       {connectproxy.Config{Name: "ada", Password: "other"}, func(h *hub) { h.proxy.URL.User = nil }, "asks for a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT"},
+		"wrong password":    {connectproxy.Config{Name: "ada", Password: "other"}, nil, "refused the name and password"},
+		"no password":       {connectproxy.Config{Name: "ada", Password: "other"}, func(h *hub) { h.proxy.URL.User = nil }, "requires a name and a password: write the proxy as http://NAME:PASSWORD@HOST:PORT"},
 		"not allowed":       {connectproxy.Config{Answer: "HTTP/1.1 403 Forbidden\r\n\r\n"}, nil, "does not allow connections to hub.example:443 (status 403): allow CONNECT"},
-		"no way to the hub": {connectproxy.Config{Answer: "HTTP/1.1 503 No\r\n\r\n"}, nil, "does not reach hub.example:443 (status 503)"},
-		"a web server":      {connectproxy.Config{Answer: "HTTP/1.1 404 Not Found\r\n\r\n"}, nil, "is it a proxy"},
+		"no way to the hub": {connectproxy.Config{Answer: "HTTP/1.1 503 No\r\n\r\n"}, nil, "cannot reach hub.example:443 (status 503)"},
+		"a web server":      {connectproxy.Config{Answer: "HTTP/1.1 404 Not Found\r\n\r\n"}, nil, "is this an HTTP proxy"},
 		"not HTTP":          {connectproxy.Config{Answer: "SSH-2.0-OpenSSH\r\n"}, nil, "is it an HTTP proxy"},
 		"a header that never ends": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 200)}, nil,
-			"gives no answer that can be read"},
-		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sends something of its own"},
-		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "shows a certificate of another CA than the one in the network settings"},
-		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "does not speak TLS as it should"},
-		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "does not speak TLS as it should"},
+			"sent an answer that is not HTTP"},
+		"bytes in the hub's place": {connectproxy.Config{Answer: "HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01"}, nil, "sent data itself instead of the hub"},
+		"another CA":               {connectproxy.Config{TLS: other.Server(t, "127.0.0.1")}, nil, "has a certificate of another CA than the one in the network settings"},
+		"another name":             {connectproxy.Config{TLS: proxyCA.Server(t, "proxy.example")}, nil, "failed the TLS handshake"},
+		"http in https's place":    {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Scheme = "https" }, "failed the TLS handshake"},
 		"nobody there":             {connectproxy.Config{}, func(h *hub) { h.proxy.URL.Host = nobody(t) }, "cannot be reached: connect: connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,7 +156,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 			if err == nil {
 				t.Fatal("it works")
 			}
-			if said := plain(err); !strings.Contains(said, c.want) || strings.Contains(said+err.Error(), "hunter2") {
+			if said := describe(err); !strings.Contains(said, c.want) || strings.Contains(said+err.Error(), "hunter2") {
 				t.Errorf("said %q", said)
 			}
 		})
@@ -173,6 +176,7 @@ func nobody(t *testing.T) string {
 
 // A machine without a clock reaches its hub through an https proxy too.
 func TestWrongClockDoesNotKeepTheProxyOut(t *testing.T) {
+	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
 	s := ca.serve(1500, 1600, 1550, named("hub.example"))
 	for _, clock := range []time.Time{time.Unix(0, 0), time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)} {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -22,24 +23,24 @@ import (
 	"gangway/wire"
 )
 
-// hub is a connection to the hub: TLS 1.3, trusting the CA of the join token
-// and nothing else.
+// hub is a connection to the hub: TLS 1.3, trusting only the CA of the token or hub
+// file.
 type hub struct {
 	at    *addresses
 	roots *x509.CertPool
 	certs []*x509.Certificate // those of roots
 	now   func() time.Time
-	clock *clockSetter // nil: the clock is somebody else's to set
+	clock *clockSetter // nil: do not set the clock
 	proxy *HTTPProxy   // nil: none
 	http  addressed
 
-	connections atomic.Int64 // that were made
+	connections atomic.Int64 // number of connections made so far
 }
 
 func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	certs, err := (&wire.TokenFile{HubCA: ca}).Roots()
 	if err != nil {
-		return nil, fmt.Errorf("agent: the hub's CA cannot be read: %w", err)
+		return nil, fmt.Errorf("agent: reading the hub's CA: %w", err)
 	}
 	h := &hub{at: at, roots: x509.NewCertPool(), certs: certs, now: time.Now, proxy: proxy}
 	for _, c := range certs {
@@ -49,8 +50,8 @@ func newHub(at *addresses, ca string, proxy *HTTPProxy) (*hub, error) {
 	return h, nil
 }
 
-// as returns the same hub under a client certificate. The hub's other
-// connections are closed.
+// as returns the same hub with a client certificate. It closes the other
+// connections.
 func (h *hub) as(chain [][]byte, key crypto.Signer) *hub {
 	h.close()
 	n := &hub{at: h.at, roots: h.roots, certs: h.certs, now: h.now, clock: h.clock, proxy: h.proxy}
@@ -63,7 +64,8 @@ func (h *hub) dial(ctx context.Context, network, address string) (net.Conn, erro
 	return h.proxy.dial(ctx, network, address, h.now)
 }
 
-// connectAs has connections made under a client certificate, unless it is nil.
+// connectAs makes later connections use a client certificate, or none if cert is
+// nil.
 func (h *hub) connectAs(cert *tls.Certificate) {
 	h.http = addressed{at: h.at, make: func(url string) *http.Client { return h.newClient(url, cert) }}
 }
@@ -75,7 +77,7 @@ func (h *hub) url() string { return h.at.current() }
 func hostOf(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "" // which no certificate is for
+		return "" // no certificate matches it
 	}
 	return u.Hostname()
 }
@@ -94,7 +96,7 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 				h.connections.Add(1)
 				return h.dial(ctx, network, address)
 			},
-			MaxConnsPerHost:       1, // what is bound to a connection is asked and answered on one
+			MaxConnsPerHost:       1, // nonces and proofs are bound to one connection
 			TLSClientConfig:       config,
 			TLSHandshakeTimeout:   20 * time.Second,
 			ResponseHeaderTimeout: 30 * time.Second,
@@ -102,17 +104,17 @@ func (h *hub) newClient(url string, cert *tls.Certificate) *http.Client {
 			IdleConnTimeout:       90 * time.Second,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("the hub answered with a redirect, which it never does")
+			return errors.New("the server answered with a redirect; a hub never does")
 		},
 	}
 }
 
-// maxAnswer bounds what is read of an answer, in bytes.
+// maxAnswer bounds an answer, in bytes.
 const maxAnswer = 1 << 20
 
-// doWithin sends a request to a path of the hub. An answer of another status than
-// 200 is a *Refused. Where no connection can be made, the hub's other addresses
-// are tried at once; where one breaks, with the next request.
+// doWithin sends a request to a path of the hub. An answer with a status other than
+// 200 is a *Refused. If it cannot connect, it tries the hub's other addresses at
+// once; if a connection breaks, the next request tries them.
 func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader, prepare func(*http.Request), limit int64) ([]byte, error) {
 	var resp *http.Response
 	var errs []error
@@ -140,7 +142,7 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 		}
 	}
 	if len(errs) > 0 {
-		return nil, errs[0] // of the address that was in use
+		return nil, errs[0] // the error of the address that was in use
 	}
 	defer resp.Body.Close()
 	h.clock.heard(h.now(), h.certs, resp)
@@ -152,7 +154,7 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 		return nil, fmt.Errorf("the hub's answer to %s %s has more than %d bytes", method, path, limit)
 	}
 	if resp.StatusCode == http.StatusAccepted {
-		u := new(undecided)
+		u := new(waitingAnswer)
 		if json.Unmarshal(answer, u) == nil && u.Status == wire.WaitingStatus {
 			return nil, u
 		}
@@ -163,7 +165,7 @@ func (h *hub) doWithin(ctx context.Context, method, path string, body io.Reader,
 	return answer, nil
 }
 
-// refused is what an answer's body says, or its status alone.
+// refused reads a refusal from an answer's body, or else from its status.
 func refused(resp *http.Response, body []byte) *Refused {
 	r := &Refused{Status: resp.StatusCode}
 	if json.Unmarshal(body, r) != nil || r.Code == "" {
@@ -189,7 +191,7 @@ func (h *hub) post(ctx context.Context, path, contentType string, body []byte) (
 	return h.send(ctx, http.MethodPost, path, contentType, body)
 }
 
-// deviceView is what the agent wants to know of the hub's answer.
+// deviceView has the fields of the hub's answer that the agent uses.
 type deviceView struct {
 	ID        string `json:"id"`
 	Nick      string `json:"nick"`
@@ -197,9 +199,9 @@ type deviceView struct {
 	TPM       TPM    `json:"tpm"`
 }
 
-// activate sends the activation proof on a connection under the IDevID. The
-// proof depends on the connection, so the body is made when the connection
-// is there and before anything is written to it.
+// activate sends the activation proof on a connection with the IDevID certificate.
+// The proof depends on the connection, so the body is made after the connection
+// and before the request is written.
 func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d *deviceView) error {
 	proof := &proofBody{keys: keys, certHash: certHash}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -213,12 +215,12 @@ func (h *hub) activate(ctx context.Context, keys wire.Keys, certHash [32]byte, d
 		return err
 	}
 	if err := json.Unmarshal(body, d); err != nil || d.ID == "" {
-		return errors.New("agent: the hub's answer to the activation cannot be read")
+		return errors.New("agent: the hub's answer to the activation is malformed")
 	}
 	return nil
 }
 
-// proofBody is the body of an activation on the connection it was bound to.
+// proofBody is the body of an activation, bound to its connection.
 type proofBody struct {
 	keys     wire.Keys
 	certHash [32]byte
@@ -248,25 +250,23 @@ func (p *proofBody) encode(proof []byte) []byte {
 
 func (p *proofBody) Read(b []byte) (int, error) {
 	if p.r == nil {
-		return 0, errors.New("agent: no TLS connection to bind the activation proof to")
+		return 0, errors.New("agent: binding the activation proof: the connection is not TLS")
 	}
 	return p.r.Read(b)
 }
 
 func (p *proofBody) Close() error { return nil }
 
-// Waiting times between tries: from the first, doubled up to the last, each
-// drawn at random from its upper half, so that a fleet does not come back all
-// at once.
+// Pauses between retries: the first one, then doubled up to the last one. Each is
+// drawn at random from its upper half, so that a fleet's retries spread out.
 const (
 	firstWait = time.Second
 	lastWait  = time.Minute
 )
 
-// patiently asks the hub at one of its addresses until it works, ctx ends, or the
-// answer is a refusal that waiting does not change.
-func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) error {
-	wait := firstWait
+// retry calls try until it succeeds, ctx ends, or the hub refuses permanently.
+func (a *Agent) retry(ctx context.Context, at *addresses, try func() error) error {
+	wait := cmp.Or(a.cfg.pause, firstWait)
 	for {
 		asked := at.current()
 		err := try()
@@ -274,12 +274,12 @@ func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) 
 			return err
 		}
 		pause := wait/2 + rand.N(wait/2)
-		if u := (*undecided)(nil); errors.As(err, &u) {
-			pause = u.again()
-			// Said once: the hub is asked again and again for days.
-			a.waiting(u.Error())
+		if u := (*waitingAnswer)(nil); errors.As(err, &u) {
+			pause = u.retryAfter()
+			// The same sentence each time, so it is said once: the wait may take days.
+			a.setWaiting(u.Error())
 		} else {
-			a.waiting(fmt.Sprintf("Waiting for the hub at %s (%s); next try in %s.", asked, plain(err), pause.Round(100*time.Millisecond)))
+			a.setWaiting(fmt.Sprintf("Waiting for the hub at %s (%s). Retrying in %s.", asked, describe(err), pause.Round(100*time.Millisecond)))
 		}
 		select {
 		case <-ctx.Done():
@@ -290,64 +290,66 @@ func (a *Agent) patiently(ctx context.Context, at *addresses, try func() error) 
 	}
 }
 
-// undecided is the hub's answer while a person has yet to decide.
-type undecided struct{ wire.Waiting }
+// waitingAnswer is the hub's answer while the owner has not yet decided about the
+// device.
+type waitingAnswer struct{ wire.Waiting }
 
-func (u *undecided) Error() string {
-	return fmt.Sprintf("waiting for the owner to decide: %s Approve with 'gangway device approve %s', after comparing the EK's SHA-256: %s.", u.Reason, u.DeviceID, u.EK)
+func (u *waitingAnswer) Error() string {
+	return fmt.Sprintf("waiting for the owner to decide: %s To approve the device, compare the EK's SHA-256, %[3]s, and run 'gangway device approve %[2]s'.", u.Reason, u.DeviceID, u.EK)
 }
 
-// again is when to ask again: as the hub says, within reason, and not all of a
-// fleet at once.
-func (u *undecided) again() time.Duration {
+// retryAfter is the pause before the next try: the hub's value within bounds, spread
+// at random over a fleet.
+func (u *waitingAnswer) retryAfter() time.Duration {
 	d := min(max(time.Duration(u.RetryAfter)*time.Second, firstWait), 10*time.Minute)
 	return d + rand.N(d/4)
 }
 
-// waiting says in one line what for, where 'gangway-agent status' finds it.
-func (a *Agent) waiting(line string) {
+// setWaiting sets the sentence that 'gangway-agent status' shows, and says it if it
+// is new.
+func (a *Agent) setWaiting(line string) {
 	news := false
 	err := a.edit(func(s *State) { news, s.Waiting = s.Waiting != line, line })
 	if news {
-		a.step("waiting", "%s", line)
+		a.say("waiting", "%s", line)
 	}
 	if err != nil {
 		a.cfg.Log.Warn("state", "err", err)
 	}
 }
 
-// temporary reports whether trying again may help.
+// temporary reports whether a retry may help.
 func temporary(err error) bool {
 	var r *Refused
 	if !errors.As(err, &r) {
-		return true // the network, or a hub that is just starting
+		return true // a network error, or a hub that is starting
 	}
 	return r.Temporary()
 }
 
-// plain says what a network error means.
-func plain(err error) string {
+// describe explains a network error.
+func describe(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var host x509.HostnameError
 	var dns *net.DNSError
 	var op *net.OpError
-	// crypto/tls keeps the text alone of what the key's signer said.
+	// crypto/tls keeps only the text of the signer's error.
 	_, unsigned, failed := strings.Cut(err.Error(), "failed to sign handshake: ")
 	var proxy *proxyError
 	var opened *intercepted
 	switch {
 	case failed:
-		return "the TPM does not sign for the connection: " + unsigned
+		return "signing with the TPM for the connection failed: " + unsigned
 	case errors.As(err, &proxy):
 		return proxy.Error()
 	case errors.As(err, &opened):
 		return opened.Error()
 	case errors.As(err, &unknown):
-		return "who answers there is not the hub that the join token names"
+		return "the server there is not the hub that the join token names"
 	case errors.As(err, &host):
 		return "the hub's certificate is for another name: " + host.Error()
 	case errors.As(err, &dns):
-		return "its name cannot be looked up: " + dns.Err
+		return "looking up its name failed: " + dns.Err
 	case errors.As(err, &op):
 		return op.Err.Error()
 	}

@@ -18,6 +18,7 @@ import (
 // An answer without an end is given up, and a redirect is not followed: a hub
 // neither fills the memory nor sends the device elsewhere.
 func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
+	t.Parallel()
 	elsewhere := false
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -63,6 +64,7 @@ func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 // crypto/tls keeps the text alone of what the key's signer says: it is not taken
 // for the network's fault.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 	server.StartTLS()
@@ -78,7 +80,7 @@ func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	h = h.as([][]byte{server.Certificate().Raw}, muteKey{key})
 	defer h.close()
 	_, err = h.send(t.Context(), "GET", "/", "", nil)
-	if err == nil || plain(err) != "the TPM does not sign for the connection: The TPM is in lockout." {
+	if err == nil || describe(err) != "signing with the TPM for the connection failed: The TPM is in lockout." {
 		t.Errorf("%v", err)
 	}
 }

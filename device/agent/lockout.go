@@ -7,20 +7,19 @@ import (
 
 	"gangway/device/identity"
 	"gangway/device/install/lockout"
-
-	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// lockoutPoll is how often the TPM is asked whether its lockout has ended.
+// lockoutPoll is the longest interval at which the agent asks whether the TPM's
+// lockout has ended.
 const lockoutPoll = 30 * time.Second
 
-// throughLockout calls use, and again after a lockout that made the TPM refuse
-// it. A lockout that can be lifted without a password is lifted, once; else it
-// is waited for. The device's keys are used so that lockout does not refuse them
-// (package identity): this is for TPMs whose makers see that otherwise, and for
-// certificates in NV that are protected from guessing.
-func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() error) error {
-	err, waited := a.pastLockout(ctx, t, use), false
+// waitOutLockout calls use and repeats it if the TPM refuses because of a lockout.
+// It lifts the lockout once if that needs no password. Otherwise it waits until the
+// lockout ends. Package identity uses the keys in a way that a lockout does not
+// affect; this is for TPMs that refuse nevertheless, and for certificates in NV
+// indices with dictionary attack protection.
+func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) error {
+	err, waited := a.liftLockout(ctx, t, use), false
 	for ; identity.IsLockout(err); err = use() {
 		waited = true
 		if err := a.awaitUnlocked(ctx, t); err != nil {
@@ -28,51 +27,42 @@ func (a *Agent) throughLockout(ctx context.Context, t *identity.TPM, use func() 
 		}
 	}
 	if err == nil && waited {
-		a.waitingNoMore()
+		a.clearWaiting()
 	}
 	return err
 }
 
-// pastLockout is throughLockout for what is optional: a lockout that cannot be
-// lifted is not waited for.
-func (a *Agent) pastLockout(ctx context.Context, t *identity.TPM, use func() error) error {
+// liftLockout is throughLockout for optional uses: it does not wait for the end of a
+// lockout.
+func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()
-	if identity.IsLockout(err) && a.lift(ctx, t) {
+	if identity.IsLockout(err) && a.tryLift(ctx, t) {
 		err = use()
 	}
 	return err
 }
 
-// lift lifts the lockout where that needs no password, and reports whether it
-// did.
-func (a *Agent) lift(ctx context.Context, t *identity.TPM) bool {
-	var was bool
-	err := t.Raw(ctx, func(link transport.TPM) (err error) {
-		was, err = lockout.Lift(link)
-		return err
-	})
+// tryLift lifts the lockout if that needs no password, and reports whether it did.
+func (a *Agent) tryLift(ctx context.Context, t tpm) bool {
+	was, err := t.liftLockout(ctx)
 	switch {
 	case err != nil:
 		a.cfg.Log.Warn("lockout", "err", err)
 	case was:
-		a.step("lockout", "The TPM was in lockout, after losses of power or wrong passwords; it was lifted.")
+		a.say("lockout", "The TPM was in lockout after power losses or wrong passwords; the lockout was lifted.")
 	}
 	return was && err == nil
 }
 
-// awaitUnlocked waits until the TPM says that the lockout has ended, or, where it
-// does not say that it is in one, for a moment.
-func (a *Agent) awaitUnlocked(ctx context.Context, t *identity.TPM) error {
+// awaitUnlocked waits until the TPM reports that the lockout has ended. If the TPM
+// reports no lockout, it waits for one interval.
+func (a *Agent) awaitUnlocked(ctx context.Context, t tpm) error {
 	for {
-		var s lockout.State
-		err := t.Raw(ctx, func(link transport.TPM) (err error) {
-			s, err = lockout.Read(link)
-			return err
-		})
+		s, err := t.readLockout(ctx)
 		if err != nil {
 			return err
 		}
-		a.waiting(lockoutWords(s))
+		a.setWaiting(lockoutWords(s))
 		pause := lockoutPoll
 		if s.Interval > 0 {
 			pause = min(pause, max(s.Interval/4, 250*time.Millisecond))
@@ -89,19 +79,19 @@ func (a *Agent) awaitUnlocked(ctx context.Context, t *identity.TPM) error {
 }
 
 func lockoutWords(s lockout.State) string {
-	ends := "It ends when the person who knows the lockout password lifts it, or the TPM is cleared."
+	ends := "It ends when a person with the lockout password lifts it or clears the TPM."
 	if s.Interval > 0 {
-		ends = fmt.Sprintf("It ends by itself within %s, if the machine stays switched on.", s.Interval)
+		ends = fmt.Sprintf("It ends by itself within %s if the machine stays switched on.", s.Interval)
 	}
 	password := ""
 	if s.Password {
-		password = " It cannot be lifted here: the TPM's lockout hierarchy has a password."
+		password = " The agent cannot lift it: the TPM's lockout hierarchy has a password."
 	}
-	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or losses of power, and %d are too many.%s %s", s.Tries, s.Max, password, ends)
+	return fmt.Sprintf("The TPM is in lockout: it counted %d wrong passwords or power losses; the limit is %d.%s %s", s.Tries, s.Max, password, ends)
 }
 
-// waitingNoMore takes back what waiting said.
-func (a *Agent) waitingNoMore() {
+// clearWaiting clears what setWaiting set.
+func (a *Agent) clearWaiting() {
 	if err := a.edit(func(s *State) { s.Waiting = "" }); err != nil {
 		a.cfg.Log.Warn("state", "err", err)
 	}

@@ -23,16 +23,16 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/internal/strictjson"
 
 	"golang.org/x/sys/unix"
 )
 
-// meta is what the device reports of itself. Under Pantavisor's keys stands
-// what Pantavisor means by them; what is the agent's own begins with
-// "gangway.". "pantavisor.version" is not among them: this is not Pantavisor.
-func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
+// meta is the content of a report. Pantavisor's keys have Pantavisor's meaning; the
+// agent's own keys begin with "gangway.". "pantavisor.version" is left out, because
+// this is not Pantavisor.
+func (a *Agent) meta(s *session, follower *revision.Follower) map[string]any {
 	m := map[string]any{
 		"gangway.version":     a.cfg.Version,
 		"gangway.uptime-s":    int(time.Since(a.started).Seconds()),
@@ -77,7 +77,7 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 		if text, err := readReport(path); err == nil {
 			m[key] = text
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			a.sayOnce("file "+path, "report", "The file %s is not reported: %v.", path, err)
+			a.sayOnce("file "+path, "report", "Reading the file %s for the report failed: %v.", path, err)
 		}
 	}
 	if follower != nil {
@@ -88,18 +88,18 @@ func (a *Agent) meta(s *session, follower *trail.Follower) map[string]any {
 	return m
 }
 
-// maxReportFile bounds a file that is reported, in bytes.
+// maxReportFile bounds a reported file, in bytes.
 const maxReportFile = 16 << 10
 
 func readReport(path string) (string, error) {
 	b, err := readRegular(path, maxReportFile)
 	if err == nil && !utf8.Valid(b) {
-		err = fmt.Errorf("%s is not a text", path)
+		err = fmt.Errorf("%s is not UTF-8 text", path)
 	}
 	return string(b), err
 }
 
-// pantahubState says a follower's phase in Pantavisor's words.
+// pantahubState translates a follower's phase into Pantavisor's words.
 func pantahubState(phase string) string {
 	switch phase {
 	case "queued":
@@ -145,7 +145,7 @@ func readText(path string) string {
 	return strings.ToValidUTF8(strings.TrimRight(string(b), "\x00\n"), "")
 }
 
-// maxInterfaces bounds what is told of them: a machine may have thousands.
+// maxInterfaces bounds the reported interfaces: a machine may have thousands.
 const maxInterfaces = 64
 
 func interfaces() map[string][]string {
@@ -202,23 +202,23 @@ func sysinfo() (map[string]uint64, error) {
 	}, nil
 }
 
-// userMetaFile holds what the owner set for this device, a JSON object.
+// userMetaFile has the device's user-meta, a JSON object.
 const userMetaFile = "user-meta.json"
 
-// maxUserMeta is what a hub keeps of it, and the answer's newline, in bytes.
+// maxUserMeta is the hub's limit for user-meta, and a newline, in bytes.
 const maxUserMeta = 256<<10 + 1
 
-// takeUserMeta keeps the owner's metadata in a file, and tells a hook of each
-// change, and once at the start.
-func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
-	told := false
+// watchUserMeta keeps the user-meta in a file. It calls the hook at the start and
+// after each change.
+func (a *Agent) watchUserMeta(ctx context.Context, s *session) error {
+	delivered := false
 	complained := ""
 	for {
 		changed, err := a.fetchUserMeta(ctx, s)
-		if err == nil && (changed || !told) {
-			told = false
-			if err = a.tellUserMeta(ctx); err == nil {
-				told = true
+		if err == nil && (changed || !delivered) {
+			delivered = false
+			if err = a.callUserMetaHook(ctx); err == nil {
+				delivered = true
 			}
 		}
 		if ctx.Err() != nil {
@@ -228,7 +228,7 @@ func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
 			complained = ""
 		} else if line := err.Error(); line != complained {
 			complained = line
-			a.step("user-meta", "The owner's metadata: %s", line)
+			a.say("user-meta", "Updating the user-meta failed: %s.", line)
 		}
 		select {
 		case <-ctx.Done():
@@ -238,14 +238,14 @@ func (a *Agent) takeUserMeta(ctx context.Context, s *session) error {
 	}
 }
 
-// fetchUserMeta gets it, and writes it if it has changed.
+// fetchUserMeta gets the user-meta and writes it if it has changed.
 func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, err error) {
 	text, err := s.Do(ctx, http.MethodGet, "/devices/"+a.state.DeviceID+"/user-meta", nil, maxUserMeta)
 	if err != nil {
 		return false, err
 	}
 	if text, _, err = strictjson.Object(text); err != nil {
-		return false, fmt.Errorf("what the hub sent cannot be read: %w", err)
+		return false, fmt.Errorf("reading the hub's answer: %w", err)
 	}
 	text = append(text, '\n')
 	if have, err := os.ReadFile(filepath.Join(a.cfg.StateDir, userMetaFile)); err == nil && bytes.Equal(have, text) {
@@ -254,8 +254,8 @@ func (a *Agent) fetchUserMeta(ctx context.Context, s *session) (changed bool, er
 	return true, a.dir.write(userMetaFile, text)
 }
 
-// tellUserMeta calls the hook: PROGRAM user-meta FILE.
-func (a *Agent) tellUserMeta(ctx context.Context) error {
+// callUserMetaHook calls PROGRAM user-meta FILE.
+func (a *Agent) callUserMetaHook(ctx context.Context) error {
 	if a.cfg.UserMetaHook == "" {
 		return nil
 	}
@@ -266,8 +266,8 @@ func (a *Agent) tellUserMeta(ctx context.Context) error {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return fmt.Errorf("the hook %s: %w; it is called again", a.cfg.UserMetaHook, err)
+		return fmt.Errorf("calling the hook %s: %w; it will be called again", a.cfg.UserMetaHook, err)
 	}
-	a.step("user-meta", "The owner's metadata was handed to %s.", a.cfg.UserMetaHook)
+	a.say("user-meta", "The hook %s has the user-meta.", a.cfg.UserMetaHook)
 	return nil
 }

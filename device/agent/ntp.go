@@ -12,22 +12,22 @@ import (
 	"gangway/device/agent/sntp"
 )
 
-// A time server's answer is not authenticated. So it sets a clock that is
-// evidently wrong, as the hub's word does; one that may be right it moves by at
-// most a day from what it said at the start, for a certificate that has expired
-// must not come back to life. The hub's own word, which is verified, counts more.
+// A time server's answer is not authenticated. It may set a clock that is clearly
+// wrong, as the hub's answer may. It may move a plausible clock by at most a day
+// from its value at the start, so that it cannot make an expired certificate valid
+// again. The hub's verified answer has priority.
 const (
 	ntpMost  = 24 * time.Hour
 	ntpFirst = 2 * time.Second // for each server, before the hub is asked
 	ntpWait  = 5 * time.Second
 	ntpEvery = time.Hour
 	ntpAgain = time.Minute // after a failure
-	// ntpSlack is how far a clock may be off without being set: less than a
-	// network's way takes is not known.
+	// ntpSlack is how far the clock may be off without being set. A network's
+	// delay makes smaller differences unreliable.
 	ntpSlack = 100 * time.Millisecond
 )
 
-// timeKeeper sets the clock by time servers.
+// timeKeeper sets the clock from time servers.
 type timeKeeper struct {
 	servers []string
 	set     func(time.Time) error
@@ -35,11 +35,11 @@ type timeKeeper struct {
 	now     func() time.Time
 
 	mu sync.Mutex
-	// base is what the clock said at the start, or what the hub has set it to,
-	// and since is when that was, by a clock that nobody sets.
+	// base is the clock's value at the start, or the value that the hub set.
+	// since is the monotonic time of base.
 	base  time.Time
 	since time.Time
-	said  string // the last failure
+	said  string // the last failure that was said
 }
 
 func newTimeKeeper(servers []string, set func(time.Time) error, say func(string, ...any)) *timeKeeper {
@@ -48,7 +48,7 @@ func newTimeKeeper(servers []string, set func(time.Time) error, say func(string,
 	return k
 }
 
-// rebase notes that the hub has set the clock.
+// rebase records that the hub has set the clock.
 func (k *timeKeeper) rebase(is time.Time) {
 	if k == nil {
 		return
@@ -58,8 +58,8 @@ func (k *timeKeeper) rebase(is time.Time) {
 	k.base, k.since = is.Round(0), time.Now()
 }
 
-// ask asks the servers in order, each for as long as it may take, until one has
-// answered, and sets the clock by it.
+// ask asks the servers in order, each for at most wait, until one answers, and sets
+// the clock from the answer.
 func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.Certificate) error {
 	var errs []error
 	for _, server := range k.servers {
@@ -74,7 +74,7 @@ func (k *timeKeeper) ask(ctx context.Context, wait time.Duration, roots []*x509.
 	return errors.Join(errs...)
 }
 
-// heard sets the clock by an answer that came just now.
+// heard sets the clock from an answer that has just arrived.
 func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificate) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -82,24 +82,24 @@ func (k *timeKeeper) heard(server string, is time.Time, roots []*x509.Certificat
 	expected := k.base.Add(time.Since(k.since))
 	switch off := is.Sub(now); {
 	case !plausible(is, roots):
-		return fmt.Errorf("the time server %s says %s, which cannot be", server, is.UTC().Format(time.DateTime))
+		return fmt.Errorf("the time server %s says %s, which is not plausible", server, is.UTC().Format(time.DateTime))
 	case !plausible(now, roots):
 		k.base, k.since = is.Round(0), time.Now()
 	case off.Abs() < ntpSlack:
 		return nil
 	case is.Sub(expected).Abs() > ntpMost:
-		return fmt.Errorf("the time server %s says %s, the machine's clock %s: more than a day is not believed without the hub's word; set the clock, if it is wrong", server, is.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
+		return fmt.Errorf("the time server %s says %s, the machine's clock %s: a change of more than a day needs the hub's confirmation; if the clock is wrong, set it", server, is.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
 	}
 	if err := k.set(is); err != nil {
-		return fmt.Errorf("the clock cannot be set: %w", err)
+		return fmt.Errorf("setting the clock: %w", err)
 	}
 	if is.Sub(now).Abs() >= time.Second {
-		k.say("The machine's clock was set from %s to %s, by the time server %s.", now.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), server)
+		k.say("The machine's clock was set from %s to %s, from the time server %s.", now.UTC().Format(time.DateTime), is.UTC().Format(time.DateTime), server)
 	}
 	return nil
 }
 
-// complain says a failure, once.
+// complain says a failure once.
 func (k *timeKeeper) complain(err error) {
 	text := ""
 	if err != nil {
@@ -110,11 +110,11 @@ func (k *timeKeeper) complain(err error) {
 	k.said = text
 	k.mu.Unlock()
 	if news {
-		k.say("The time: %s.", text)
+		k.say("Asking for the time failed: %s.", text)
 	}
 }
 
-// keep asks again and again, until ctx ends.
+// keep asks at intervals until ctx ends.
 func (k *timeKeeper) keep(ctx context.Context, roots []*x509.Certificate) {
 	for {
 		pause := ntpEvery

@@ -20,17 +20,17 @@ import (
 	"gangway/wire"
 )
 
-// Pantavisor is where Pantavisor keeps its things.
+// Pantavisor has the paths of Pantavisor's files.
 type Pantavisor struct {
-	// Config is its pantahub.config, which it reads at its start: a device that
-	// has a PRN there is a claimed one.
+	// Config is pantahub.config, which Pantavisor reads at its start. A PRN in
+	// it means that the device is claimed.
 	Config string
-	// Unclaimed is the file that it has in the place of it before; what it says
-	// of other things is kept.
+	// Unclaimed is the configuration that Pantavisor uses before. Its other
+	// settings are kept.
 	Unclaimed string
 }
 
-// Pantavisor's keys for a device's credentials, and their older names.
+// Pantavisor's keys for a device's credentials. olderKeys are their former names.
 const (
 	keyHost, keyPort          = "PH_CREDS_HOST", "PH_CREDS_PORT"
 	keyID, keyPRN, keySecret  = "PH_CREDS_ID", "PH_CREDS_PRN", "PH_CREDS_SECRET"
@@ -41,20 +41,20 @@ var olderKeys = map[string]string{
 	"creds.host": keyHost, "creds.port": keyPort, "creds.id": keyID, "creds.prn": keyPRN, "creds.secret": keySecret,
 }
 
-// Forms of what the hub sends and a line takes: nothing that could end a line
-// or begin another.
+// Forms of the hub's values that are written into a line of the file. They exclude
+// everything that could end the line or begin another.
 var (
 	prnForm    = regexp.MustCompile(`^prn:::devices:/[0-9a-f]{24}$`)
 	secretForm = regexp.MustCompile(`^[A-Za-z0-9+/=_-]{16,200}$`)
 	hostForm   = regexp.MustCompile(`^[A-Za-z0-9.:-]{1,253}$`)
 )
 
-// maxConfig bounds what is read of Pantavisor's files, in bytes.
+// maxConfig bounds Pantavisor's files, in bytes.
 const maxConfig = 64 << 10
 
-// RegisterPantavisor gives Pantavisor this device's credentials: a short-lived
-// secret in its pantahub.config. It reports whether Pantavisor has to be
-// started anew to read it. What is there already, and good, is kept.
+// RegisterPantavisor writes this device's credentials into Pantavisor's
+// pantahub.config: a short-lived secret. A valid secret there is kept. It reports
+// whether Pantavisor must restart to read the file.
 func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -78,7 +78,7 @@ func (a *Agent) RegisterPantavisor(ctx context.Context, p Pantavisor) (restart b
 	return true, a.newSecret(ctx, s, p, config)
 }
 
-// newSecret gets one and writes it.
+// newSecret gets a new secret from the hub and writes it.
 func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config config) error {
 	if len(config) == 0 {
 		var err error
@@ -94,38 +94,39 @@ func (a *Agent) newSecret(ctx context.Context, s *session, p Pantavisor, config 
 	if err != nil {
 		return err
 	}
-	// The join token is used, and nothing that a copied disk should have.
+	// The join token is used up; a copy of the disk must not have it.
 	config = config.without(keyAutoToken).without(keyAutoTok2)
 	dir := &folder{path: filepath.Dir(p.Config)}
 	if err := dir.write(filepath.Base(p.Config), config.bytes()); err != nil {
 		return err
 	}
-	a.step("pantavisor", "Pantavisor's credentials are in %s.", p.Config)
+	a.say("pantavisor", "Wrote Pantavisor's credentials to %s.", p.Config)
 	return nil
 }
 
-// credentials is the configuration with a hub's answer to POST /device/secret.
+// credentials is the configuration with the credentials in the hub's answer to
+// POST /device/secret.
 func (c config) credentials(raw []byte, address, device string) (config, error) {
 	var answer struct {
 		PRN    string `json:"prn"`
 		Secret string `json:"secret"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return nil, fmt.Errorf("agent: the hub's secret cannot be read: %w", err)
+		return nil, fmt.Errorf("agent: reading the hub's secret: %w", err)
 	}
 	host, port, err := hostAndPort(address)
 	if err != nil {
 		return nil, err
 	}
 	if !prnForm.MatchString(answer.PRN) || answer.PRN != wire.DevicePRN+device || !secretForm.MatchString(answer.Secret) {
-		return nil, errors.New("agent: what the hub sent is no secret of this device that Pantavisor's file could hold")
+		return nil, errors.New("agent: the hub's answer is not a secret of this device that fits Pantavisor's file")
 	}
 	return c.with(keyHost, host).with(keyPort, port).with(keyID, device).with(keyPRN, answer.PRN).with(keySecret, answer.Secret), nil
 }
 
-// keepSecret has the hub make a secret good for another while. false: it knows
-// it no more.
-func (s *session) keepSecret(ctx context.Context, secret string) (bool, error) {
+// keepSecret asks the hub to extend a secret. kept is false if the hub does not know
+// it any more.
+func (s *session) keepSecret(ctx context.Context, secret string) (kept bool, err error) {
 	body, err := json.Marshal(map[string]string{"secret": secret})
 	if err != nil {
 		return false, err
@@ -138,9 +139,8 @@ func (s *session) keepSecret(ctx context.Context, secret string) (bool, error) {
 	return err == nil, err
 }
 
-// KeepPantavisor makes the secret in Pantavisor's file good for another while;
-// where the hub does not know it any more there is a new one, and Pantavisor
-// has to be started anew.
+// KeepPantavisor extends the secret in Pantavisor's file. If the hub does not know it
+// any more, it writes a new one, and Pantavisor must restart.
 func (a *Agent) KeepPantavisor(ctx context.Context, p Pantavisor) (restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -168,8 +168,8 @@ func (a *Agent) keep(ctx context.Context, s *session, p Pantavisor) (restart boo
 	return true, a.newSecret(ctx, s, p, config)
 }
 
-// writeAddress writes the hub's address into Pantavisor's configuration, if it
-// has another one. It reports whether it had.
+// writeAddress updates the hub's address in Pantavisor's configuration. It reports
+// whether the address changed.
 func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, err error) {
 	host, port, err := hostAndPort(s.h.url())
 	if err != nil || c.get(keyHost) == host && c.get(keyPort) == port {
@@ -179,11 +179,11 @@ func (a *Agent) writeAddress(s *session, p Pantavisor, c config) (changed bool, 
 	if err := dir.write(filepath.Base(p.Config), c.with(keyHost, host).with(keyPort, port).bytes()); err != nil {
 		return false, err
 	}
-	a.step("pantavisor", "The hub's address in %s is %s now.", p.Config, s.h.url())
+	a.say("pantavisor", "Changed the hub's address in %s to %s.", p.Config, s.h.url())
 	return true, nil
 }
 
-// hostAndPort are those of a hub's address, as Pantavisor's file takes them.
+// hostAndPort splits a hub's address for Pantavisor's file.
 func hostAndPort(address string) (host, port string, err error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -193,14 +193,14 @@ func hostAndPort(address string) (host, port string, err error) {
 		port = "443"
 	}
 	if !hostForm.MatchString(u.Hostname()) {
-		return "", "", fmt.Errorf("agent: Pantavisor's file cannot hold the hub's address %s", address)
+		return "", "", fmt.Errorf("agent: the hub's address %s does not fit Pantavisor's file", address)
 	}
 	return u.Hostname(), port, nil
 }
 
-// LoginPantavisor returns what a sign-in answers, {"token":"..."}: a token that
-// the TPM's connection got. It also keeps Pantavisor's secret good, for nothing
-// else of Pantavisor's comes by here later.
+// LoginPantavisor gets an access token over the TPM's connection and returns the
+// answer that Pantavisor expects, {"token":"..."}. It also extends Pantavisor's
+// secret, because Pantavisor calls no other hook later.
 func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byte, restart bool, err error) {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -215,27 +215,27 @@ func (a *Agent) LoginPantavisor(ctx context.Context, p Pantavisor) (answer []byt
 		Token string `json:"token"`
 	}
 	if err := json.Unmarshal(raw, &token); err != nil || len(token.Token) > maxToken || !tokenForm.MatchString(token.Token) {
-		return nil, false, errors.New("agent: the hub's token is none that Pantavisor could send")
+		return nil, false, errors.New("agent: the hub's access token is malformed or too long for Pantavisor")
 	}
 	if answer, err = json.Marshal(token); err != nil {
 		return nil, false, err
 	}
 	restart, err = a.keep(ctx, s, p)
 	if err != nil {
-		a.waiting("Pantavisor's secret: " + err.Error()) // the token is good all the same
+		a.setWaiting("Extending Pantavisor's secret failed: " + err.Error()) // the token is valid nevertheless
 	}
 	return answer, restart, nil
 }
 
-// tokenForm is a compact JWS that fits the buffer that Pantavisor makes a
-// header in.
+// tokenForm is the form of a compact JWS, and maxToken what fits into Pantavisor's
+// buffer for a header.
 var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 const maxToken = 1016 // bytes
 
-// RestartPantavisor has Pantavisor start the machine anew, over its control
-// socket. It answers late where it waits for the caller, and not while an
-// update is under way: it is asked until ctx ends.
+// RestartPantavisor has Pantavisor reboot the machine, over its control socket.
+// Pantavisor answers late while it waits for a hook, and refuses during an update,
+// so RestartPantavisor retries until ctx ends.
 func RestartPantavisor(ctx context.Context, socket string) error {
 	client := &http.Client{
 		Timeout: 2 * time.Minute,
@@ -268,14 +268,13 @@ func RestartPantavisor(ctx context.Context, socket string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("agent: Pantavisor does not start anew; reboot the machine: %w", err)
+			return fmt.Errorf("agent: restarting Pantavisor failed; reboot the machine: %w", err)
 		case <-time.After(5 * time.Second):
 		}
 	}
 }
 
-// config is a file of key=value lines, in their order. Lines that are something
-// else stay as they are.
+// config is a file of key=value lines, in order. Other lines are kept unchanged.
 type config []string
 
 func readConfig(path string) (config, error) {
@@ -284,7 +283,7 @@ func readConfig(path string) (config, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("agent: Pantavisor's configuration: %w", err)
+		return nil, fmt.Errorf("agent: reading Pantavisor's configuration: %w", err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
@@ -292,7 +291,7 @@ func readConfig(path string) (config, error) {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxConfig)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("agent: Pantavisor's configuration: %w", err)
+		return nil, fmt.Errorf("agent: reading Pantavisor's configuration: %w", err)
 	}
 	var c config
 	for line := range strings.Lines(string(text)) {
@@ -301,7 +300,7 @@ func readConfig(path string) (config, error) {
 	return c, nil
 }
 
-// keyOf is a line's key by its present name.
+// keyOf is a line's key, under its current name.
 func keyOf(line string) string {
 	key, _, found := strings.Cut(line, "=")
 	if !found {
@@ -313,7 +312,7 @@ func keyOf(line string) string {
 	return key
 }
 
-// get returns the last value of a key, which is the one that counts.
+// get returns the last value of a key, which is the effective one.
 func (c config) get(key string) (value string) {
 	for _, line := range c {
 		if strings.EqualFold(keyOf(line), key) {

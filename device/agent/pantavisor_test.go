@@ -12,6 +12,7 @@ const someDevice = "0123456789abcdef01234567"
 
 // What a hub sends becomes values of five keys, and never a line.
 func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
+	t.Parallel()
 	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)
 	if _, err := config(nil).credentials([]byte(good), "https://hub.example", someDevice); err != nil {
 		t.Fatal(err)
@@ -35,6 +36,7 @@ func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 // What is in the file of other things stays, in its order; older names of the
 // same keys do not come twice.
 func TestPantavisorsOtherSettingsStay(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "unclaimed.config")
 	before := "# made by hand\nPH_CREDS_TYPE=ext-gangway\ncreds.host=old.example\nPH_CREDS_PORT=1\nPV_LOG_PUSH=1\ncreds.secret=old\nodd line\nPH_UPDATER_INTERVAL=5\n"
 	if err := os.WriteFile(path, []byte(before), 0o600); err != nil {

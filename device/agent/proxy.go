@@ -23,59 +23,60 @@ import (
 	"sync"
 	"time"
 
-	"gangway/device/identity"
-
 	"golang.org/x/net/netutil"
 )
 
-// ProxyConfig is what Proxy is made of.
+// ProxyConfig configures Proxy.
 type ProxyConfig struct {
 	TPM, StateDir, EventLog string // as in Config
 	EndorsementAuth         []byte // as in Config
 
-	// Through is the HTTP proxy by which the hub is reached; nil: none.
+	// Through is the HTTP proxy for connections to the hub; nil: none.
 	Through *HTTPProxy
 
-	// Unix is the path of a socket to listen on, which its owner alone may use,
-	// or Group's members too. Exactly one of Unix and TCP is set.
+	// Unix is the path of a socket to listen on. Only its owner, and the members
+	// of Group, can use it. Exactly one of Unix and TCP is set.
 	Unix, Group string
-	// TCP is a loopback address, which any user of the machine can reach:
-	// "127.0.0.1:8080".
+	// TCP is a loopback address and port, "127.0.0.1:8080". Every user of the
+	// machine can reach it.
 	TCP string
-	// TokenFile, if set, gets a bearer token, made at each start, that every
-	// request must show. It has mode 0600, and goes with the proxy.
+	// TokenFile, if set, is a file for a bearer token that every request must
+	// have. The proxy makes a new token at each start. The file has mode 0600
+	// and is removed when the proxy ends.
 	TokenFile string
-	// Allow adds routes to the device's own API: "POST /device/secret".
+	// Allow adds routes to the device's own API, for example
+	// "POST /device/secret".
 	Allow []string
 	// MaxBody bounds a request's body, in bytes. Default: DefaultMaxBody.
 	MaxBody int64
 
-	// Ready, if set, is called with the address once the proxy listens.
+	// Ready, if set, is called with the address when the proxy listens.
 	Ready func(addr string)
 	Log   *slog.Logger // may be nil
-	// Progress, if set, is called at each step.
-	Progress func(Step)
+	// Progress, if set, is called for each thing that the proxy has done.
+	Progress func(Progress)
 
-	patience time.Duration // for each piece of a body to move; default: proxyPatience
+	patience time.Duration // time limit for each read or write of a body; default: proxyPatience
 }
 
-// DefaultMaxBody is how large a request's body may be, in bytes: 4 GiB.
+// DefaultMaxBody is the default limit of a request's body, in bytes: 4 GiB.
 const DefaultMaxBody = 4 << 30
 
-// Limits of what a local program may do.
+// Limits for local programs.
 const (
 	proxyConnections = 64               // at once
 	proxyHeader      = 32 << 10         // bytes
-	proxyHeaderTime  = 10 * time.Second // for a request's header to arrive
-	proxyIdle        = time.Minute      // of a connection between requests
+	proxyHeaderTime  = 10 * time.Second // for reading a request's header
+	proxyIdle        = time.Minute      // idle time of a connection
 	proxyPatience    = 30 * time.Second // default
 )
 
-// Proxy gives programs of this machine the hub's API under the device's
-// identity, with no key in their reach: HTTP/1 in, TLS under the IDevID out, to
-// the hub of the state folder and to nowhere else. It returns when ctx ends.
+// Proxy lets programs on this machine use the hub's API as this device, without
+// access to a key. It accepts HTTP/1 and forwards it, over TLS with the IDevID
+// certificate, to the hub of the state folder and to no other host. It returns when
+// ctx ends.
 //
-// It takes no lock: the agent may run meanwhile.
+// It takes no lock, so the agent may run at the same time.
 func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = DefaultMaxBody
@@ -92,14 +93,14 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 		return err
 	}
 	if state.Phase != PhaseActive {
-		return state.notAboard()
+		return state.notOnboarded()
 	}
 	g, err := newGate(state.DeviceID, cfg.Allow)
 	if err != nil {
 		return err
 	}
 	g.loopback = cfg.TCP != ""
-	t, err := identity.Open(cfg.TPM)
+	t, err := openTPM(cfg.TPM)
 	if err != nil {
 		return err
 	}
@@ -143,19 +144,19 @@ func Proxy(ctx context.Context, cfg ProxyConfig) error {
 	return err
 }
 
-// ErrOnboardedAgain ends a proxy whose machine has another certificate now. It
-// can be started again at once.
-var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again, with another certificate: start the proxy again")
+// ErrOnboardedAgain ends a proxy because the machine has another certificate now.
+// The proxy can be restarted at once.
+var ErrOnboardedAgain = errors.New("agent: this machine has onboarded again and has another certificate; restart the proxy")
 
-// watchIdentity calls read with each new state of the folder, and changed when the
-// folder holds another certificate than certs, until ctx ends.
+// watchIdentity watches the folder until ctx ends. It calls read with each new state.
+// It calls changed, and returns, when the folder has another certificate than certs.
 func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read func(*State), changed func()) {
 	var before os.FileInfo
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(stateLook):
+		case <-time.After(statePoll):
 		}
 		if now, err := os.Stat(filepath.Join(f.path, stateFile)); err == nil && (before == nil || !os.SameFile(before, now)) {
 			before = now
@@ -165,7 +166,7 @@ func (f *folder) watchIdentity(ctx context.Context, certs *certificates, read fu
 		}
 		text, err := f.load(identityFile)
 		if err != nil {
-			continue // it is being replaced, or was taken away: the hub has the last word
+			continue // the file is being replaced, or was removed: the hub decides
 		}
 		if block, _ := pem.Decode(text); block != nil && !bytes.Equal(block.Bytes, certs.idevid.Raw) {
 			changed()
@@ -187,7 +188,7 @@ func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handle
 	}
 	select {
 	case err := <-done:
-		return fmt.Errorf("agent: the proxy: %w", err)
+		return fmt.Errorf("agent: serving the proxy: %w", err)
 	case <-ctx.Done():
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
@@ -199,19 +200,19 @@ func (cfg *ProxyConfig) serve(ctx context.Context, l net.Listener, h http.Handle
 	return nil
 }
 
-// newProxyHandler judges each request, and sends on what may pass.
+// newProxyHandler checks each request and forwards it if the gate accepts it.
 func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfig) http.Handler {
 	forward := &httputil.ReverseProxy{
 		Transport: r,
 		Rewrite: func(p *httputil.ProxyRequest) {
-			toHub(p.Out, at.current()) // the host too; the relay has the last word
-			p.Out.Header = onward(p.In.Header)
+			toHub(p.Out, at.current()) // the relay may change the address again
+			p.Out.Header = forwardHeader(p.In.Header)
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			for _, name := range []string{"Set-Cookie", "Strict-Transport-Security", "Alt-Svc"} {
 				resp.Header.Del(name)
 			}
-			inward(resp.Header, at.all())
+			localLocation(resp.Header, at.all())
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) { explain(err, cfg).write(w) },
@@ -220,10 +221,10 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		hasBody := r.Body != nil && r.Body != http.NoBody
-		if hasBody { // also what nobody reads: the server does, after the answer
+		if hasBody { // also if the handler does not read it: the server does so after the answer
 			c.SetReadDeadline(time.Now().Add(cfg.patience))
 		}
-		if n := g.judge(r); n != nil {
+		if n := g.check(r); n != nil {
 			cfg.Log.Info("refused", "method", r.Method, "path", r.URL.Path, "code", n.Code)
 			w.Header().Set("Connection", "close")
 			n.write(w)
@@ -241,22 +242,22 @@ func newProxyHandler(g *gate, at *addresses, r http.RoundTripper, cfg ProxyConfi
 	})
 }
 
-// explain says what went wrong on the way to the hub.
-func explain(err error, cfg ProxyConfig) *no {
+// explain makes a refusal of an error on the way to the hub.
+func explain(err error, cfg ProxyConfig) *refusal {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return &no{http.StatusRequestEntityTooLarge, "proxy-body", fmt.Sprintf("The body has more than %d bytes.", cfg.MaxBody), "Send less, or start the proxy with a larger --max-body."}
+		return &refusal{http.StatusRequestEntityTooLarge, "proxy-body", fmt.Sprintf("The body has more than %d bytes.", cfg.MaxBody), "Send a smaller body, or start the proxy with a larger --max-body."}
 	case errors.Is(err, errBusy):
-		return &no{http.StatusServiceUnavailable, "proxy-busy", "All connections to the hub are in use.", "Try again."}
+		return &refusal{http.StatusServiceUnavailable, "proxy-busy", "All connections to the hub are in use.", "Retry."}
 	}
-	cfg.Log.Warn("the hub", "err", err)
-	return &no{http.StatusBadGateway, "proxy-hub", "The hub was not reached, or did not answer.", "Try again; the proxy's log says more."}
+	cfg.Log.Warn("forwarding to the hub failed", "err", err)
+	return &refusal{http.StatusBadGateway, "proxy-hub", "The hub could not be reached or did not answer.", "Retry; the proxy's log has the reason."}
 }
 
-// inward makes an address of the hub's one of the proxy's, so that who follows it
-// comes back here.
-func inward(h http.Header, hub []string) {
+// localLocation makes a Location on the hub relative, so that a client that follows it
+// comes back to the proxy.
+func localLocation(h http.Header, hub []string) {
 	u, err := url.Parse(h.Get("Location"))
 	if err == nil && slices.Contains(hub, u.Scheme+"://"+u.Host) {
 		u.Scheme, u.Host = "", ""
@@ -264,7 +265,7 @@ func inward(h http.Header, hub []string) {
 	}
 }
 
-// patientBody is a request's body whose every piece must arrive in time.
+// patientBody is a request's body with a time limit for each read.
 type patientBody struct {
 	io.ReadCloser
 	control  *http.ResponseController
@@ -272,15 +273,15 @@ type patientBody struct {
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	b.control.SetReadDeadline(time.Now().Add(b.patience)) // where it cannot be set, the connection is gone
+	b.control.SetReadDeadline(time.Now().Add(b.patience)) // it fails only if the connection is gone
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
-		b.control.SetReadDeadline(time.Time{}) // what follows is the server's own
+		b.control.SetReadDeadline(time.Time{}) // the server sets its own for the next request
 	}
 	return n, err
 }
 
-// patientWriter is an answer whose every piece must be taken in time.
+// patientWriter is an answer with a time limit for each write.
 type patientWriter struct {
 	http.ResponseWriter
 	control  *http.ResponseController
@@ -298,14 +299,14 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 func (cfg *ProxyConfig) listen() (net.Listener, error) {
 	switch {
 	case (cfg.Unix == "") == (cfg.TCP == ""):
-		return nil, errors.New("agent: the proxy listens on a Unix socket or on a loopback address: name one of them")
+		return nil, errors.New("agent: the proxy needs either a Unix socket or a loopback address to listen on")
 	case cfg.TCP != "":
 		if cfg.Group != "" {
-			return nil, errors.New("agent: a group is for Unix sockets: any user of the machine reaches a TCP port")
+			return nil, errors.New("agent: a group works only with a Unix socket; every user of the machine can reach a TCP port")
 		}
 		at, err := netip.ParseAddrPort(strings.Replace(cfg.TCP, "localhost:", "127.0.0.1:", 1))
 		if err != nil || !at.Addr().IsLoopback() {
-			return nil, fmt.Errorf("agent: %q is no loopback address and port, such as 127.0.0.1:8080: the proxy is for this machine's programs alone", cfg.TCP)
+			return nil, fmt.Errorf("agent: %q is not a loopback address and port; use 127.0.0.1:8080, because the proxy is only for programs on this machine", cfg.TCP)
 		}
 		l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 		if err != nil {
@@ -316,8 +317,8 @@ func (cfg *ProxyConfig) listen() (net.Listener, error) {
 	return listenUnix(cfg.Unix, cfg.Group)
 }
 
-// listenUnix makes a socket that nobody else can connect to at any moment: it
-// gets its mode and group in a folder of its own before it has its name.
+// listenUnix makes a socket that other users cannot connect to at any moment: it is
+// created in a private folder and renamed when its mode and group are set.
 func listenUnix(at, group string) (net.Listener, error) {
 	gid, mode := -1, os.FileMode(0o600)
 	if group != "" {
@@ -363,8 +364,8 @@ func listenUnix(at, group string) (net.Listener, error) {
 	return &unixListener{UnixListener: l, path: at, info: info}, nil
 }
 
-// stale refuses to take the place of anything but a socket that nobody listens
-// on.
+// stale returns an error if there is anything at the path except a socket without a
+// listener.
 func stale(at string) error {
 	info, err := os.Lstat(at)
 	if errors.Is(err, os.ErrNotExist) {
@@ -374,7 +375,7 @@ func stale(at string) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	if info.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("agent: %s is there and is no socket", at)
+		return fmt.Errorf("agent: %s exists and is not a socket; remove it or use another path", at)
 	}
 	if c, err := net.DialTimeout("unix", at, time.Second); err == nil {
 		c.Close()
@@ -383,8 +384,8 @@ func stale(at string) error {
 	return nil
 }
 
-// unixListener takes its socket away when it is closed, unless another one is in
-// its place.
+// unixListener removes its socket when it is closed, unless the socket was
+// replaced.
 type unixListener struct {
 	*net.UnixListener
 	path string

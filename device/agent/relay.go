@@ -13,46 +13,44 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"gangway/device/identity"
 )
 
 const (
-	// relaySlots is how many connections to the hub there are at most; each
-	// carries one request at a time.
+	// relaySlots is the maximum number of connections to the hub. Each has one
+	// request at a time.
 	relaySlots = 8
-	// slotWait is how long a request waits for one of them.
+	// slotWait is how long a request waits for a free connection.
 	slotWait = 10 * time.Second
-	// relayStall is how long a request may be without any progress.
+	// relayStall is how long a request may make no progress.
 	relayStall = time.Minute
-	// slotFresh is how long a connection may lie idle before it is asked again
-	// whether the hub admits it: it may have ended.
+	// slotFresh is how long a connection may be idle before the relay asks again
+	// whether the hub admits the device: the connection may have ended.
 	slotFresh = 20 * time.Second
 )
 
 var errBusy = errors.New("agent: all of the proxy's connections to the hub are in use")
 
-// relay carries requests to the hub under the IDevID. It is an
+// relay forwards requests to the hub with the IDevID certificate. It is an
 // http.RoundTripper.
 type relay struct {
 	agent *Agent
-	tpm   *identity.TPM
+	tpm   tpm
 	slots chan *slot
 
 	measuring sync.Mutex // guards agent's state and measured: one measurement at a time
-	measured  time.Time  // when the last one was
+	measured  time.Time  // time of the last measurement
 }
 
-// slot is one connection to the hub, made anew when it is lost.
+// slot is one connection to the hub. A lost connection is replaced.
 type slot struct {
-	hub     *hub
-	at      string    // the hub's address that the last one is to
-	shown   int64     // connections that there were when the last one was found to be admitted
-	used    time.Time // when it was last given back
-	dropped bool      // it is not to be used again: another one takes its place
+	hub      *hub
+	at       string    // the hub's address of the current connection
+	admitted int64     // hub.connections when the hub last admitted the device on it
+	used     time.Time // when the slot was last released
+	dropped  bool      // the connection must be replaced before the next use
 }
 
-func newRelay(a *Agent, t *identity.TPM, connect func() *hub) *relay {
+func newRelay(a *Agent, t tpm, connect func() *hub) *relay {
 	r := &relay{agent: a, tpm: t, slots: make(chan *slot, relaySlots)}
 	for range relaySlots {
 		r.slots <- &slot{hub: connect()}
@@ -73,20 +71,20 @@ func (r *relay) close() {
 
 // RoundTrip sends one request on a connection that the hub admits.
 func (r *relay) RoundTrip(req *http.Request) (*http.Response, error) {
-	s, err := r.take(req.Context())
+	s, err := r.acquire(req.Context())
 	if err != nil {
 		return nil, err
 	}
 	resp, err := r.on(s, req)
 	if err != nil {
 		s.dropped = true
-		r.give(s)
+		r.release(s)
 		return nil, err
 	}
 	return resp, nil
 }
 
-func (r *relay) give(s *slot) {
+func (r *relay) release(s *slot) {
 	if s.dropped {
 		s.hub.close()
 	}
@@ -94,7 +92,7 @@ func (r *relay) give(s *slot) {
 	r.slots <- s
 }
 
-func (r *relay) take(ctx context.Context) (*slot, error) {
+func (r *relay) acquire(ctx context.Context) (*slot, error) {
 	timer := time.NewTimer(slotWait)
 	defer timer.Stop()
 	select {
@@ -107,11 +105,11 @@ func (r *relay) take(ctx context.Context) (*slot, error) {
 	}
 }
 
-// on sends a request on a slot. The slot goes back when the answer's body is
+// on sends a request on a slot. The slot is released when the answer's body is
 // closed.
 func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(req.Context())
-	// For a request without a body a second try costs nothing.
+	// Only a request without a body can be sent again.
 	replay := req.Body == nil || req.Body == http.NoBody
 	for again := false; ; again = true {
 		client, err := r.admit(ctx, s)
@@ -135,9 +133,9 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			cancel()
 			return nil, err
 		}
-		if code := bootRefusal(resp); code != "" && !r.inVain(code) {
-			// The policy changed, or the owner accepted what was booted, or the
-			// connection is another one than was asked before: the next one shows it.
+		if code := bootRefusal(resp); code != "" && !r.measuredJustNow(code) {
+			// The policy changed, or the owner accepted the boot, or the request went
+			// over a new connection. Replace the connection, and measure on it.
 			s.dropped = true
 			if replay && !again {
 				w.stop()
@@ -149,15 +147,15 @@ func (r *relay) on(s *slot, req *http.Request) (*http.Response, error) {
 			w.stop()
 			cancel()
 			s.dropped = s.dropped || !whole // HTTP closes what was not read
-			r.give(s)
+			r.release(s)
 		}}
 		return resp, nil
 	}
 }
 
-// bootRefusal is the code of an answer by which the hub does not admit the device
-// because of what it booted, or has not shown; empty: it is another answer. The
-// body can be read again afterwards.
+// bootRefusal is the code of an answer that refuses the device because of its boot
+// measurement, or because there is none; empty for other answers. The body can be
+// read again afterwards.
 func bootRefusal(resp *http.Response) string {
 	if resp.StatusCode != http.StatusForbidden {
 		return ""
@@ -176,26 +174,25 @@ func bootRefusal(resp *http.Response) string {
 	return refused.Code
 }
 
-// inVain reports whether another measurement now would say what the last one did:
-// that the boot does not match, or that there is nothing to match. Programs that ask on and on must not keep the TPM
-// busy with it.
-func (r *relay) inVain(code string) bool {
+// measuredJustNow reports whether a new measurement would only repeat the last one's
+// result: the boot does not match, or there is nothing to match. Without this check,
+// a program that retries constantly would keep the TPM busy.
+func (r *relay) measuredJustNow(code string) bool {
 	r.measuring.Lock()
 	defer r.measuring.Unlock()
 	return code != codeUnmeasured && time.Since(r.measured) < vainPause
 }
 
 const (
-	codeUnmeasured = "boot-unmeasured" // of the hub's refusals: only another measurement ends it
+	codeUnmeasured = "boot-unmeasured" // the refusal that only a new measurement ends
 	vainPause      = 30 * time.Second
 )
 
-// admit finds out, once a connection, whether the hub's policy lets the device in
-// on it, and shows what was booted where it does not. It returns the client for
-// s.at.
+// admit asks the hub, once for each connection, whether its policy admits the device
+// on it. If not, it sends a boot measurement. It returns the client for s.at.
 func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	now := s.hub.connections.Load()
-	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.shown && at == s.at && time.Since(s.used) < slotFresh {
+	if client, at := s.hub.http.get(); !s.dropped && now > 0 && now == s.admitted && at == s.at && time.Since(s.used) < slotFresh {
 		return client, nil
 	}
 	if s.dropped {
@@ -204,10 +201,10 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 	}
 	_, err := s.hub.send(ctx, http.MethodGet, "/devices/"+r.agent.state.DeviceID, "", nil)
 	var refused *Refused
-	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.inVain(refused.Code) {
+	if errors.As(err, &refused) && strings.HasPrefix(refused.Code, "boot-") && !r.measuredJustNow(refused.Code) {
 		err = r.measure(ctx, s.hub)
 	}
-	// What else the hub has against the device, it says to who asks.
+	// Other refusals are answered to the program that asks.
 	if errors.As(err, &refused) {
 		err = nil
 	}
@@ -215,11 +212,11 @@ func (r *relay) admit(ctx context.Context, s *slot) (*http.Client, error) {
 		return nil, err
 	}
 	client, at := s.hub.http.get()
-	s.at, s.shown = at, s.hub.connections.Load()
+	s.at, s.admitted = at, s.hub.connections.Load()
 	return client, nil
 }
 
-// toHub has a request go to the hub at an address.
+// toHub directs a request to the hub at an address.
 func toHub(req *http.Request, address string) {
 	if u, err := url.Parse(address); err == nil {
 		req.URL.Scheme, req.URL.Host, req.Host = u.Scheme, u.Host, ""
@@ -234,7 +231,7 @@ func (r *relay) measure(ctx context.Context, h *hub) error {
 	return err
 }
 
-// watch ends a request that makes no progress.
+// watch cancels a request that makes no progress.
 type watch struct {
 	cancel context.CancelFunc
 	timer  atomic.Pointer[time.Timer]
@@ -254,11 +251,11 @@ func (w *watch) stop() {
 	}
 }
 
-// watched is a body whose reads are progress.
+// watched is a body whose reads count as progress.
 type watched struct {
 	io.ReadCloser
 	watch *watch
-	done  func(whole bool) // once, when it is closed, with whether all was read; may be nil
+	done  func(whole bool) // called once, when the body is closed; whole: all of it was read; may be nil
 	whole bool
 	once  sync.Once
 }

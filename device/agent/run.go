@@ -13,15 +13,15 @@ import (
 	"strings"
 	"time"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/tcg"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// Run keeps an active device connected until ctx ends or the hub no longer
-// knows the device (*Refused): it reports, sends its log, takes what its owner
-// sets, and follows its trail, as configured.
+// Run keeps an active device connected until ctx ends or the hub refuses it
+// permanently (*Refused). It reports, sends its log, gets the user-meta, and follows
+// its trail, as configured.
 func (a *Agent) Run(ctx context.Context) error {
 	s, err := a.dial(ctx)
 	if err != nil {
@@ -29,7 +29,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer s.close()
 	group, ctx := errgroup.WithContext(ctx)
-	var follower *trail.Follower
+	var follower *revision.Follower
 	if a.cfg.Trail.Hook != "" || a.cfg.Trail.First != "" {
 		if follower, err = a.follower(s); err != nil {
 			return err
@@ -38,13 +38,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		group.Go(func() error { return follower.Run(ctx) })
 	}
 	if a.cfg.SendLog {
-		a.gather(ctx, group)
+		a.collectLogs(ctx, group)
 		group.Go(func() error { return a.logs.Run(ctx, s) })
 	}
 	if a.time != nil {
 		group.Go(func() error { a.time.keep(ctx, s.h.certs); return nil })
 	}
-	group.Go(func() error { return a.takeUserMeta(ctx, s) })
+	group.Go(func() error { return a.watchUserMeta(ctx, s) })
 	group.Go(func() error { return a.reportAlways(ctx, s, follower) })
 	err = group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -53,43 +53,42 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// gather opens the log's sources.
-func (a *Agent) gather(ctx context.Context, group *errgroup.Group) {
+// collectLogs starts reading the sources of the log.
+func (a *Agent) collectLogs(ctx context.Context, group *errgroup.Group) {
 	for _, path := range a.cfg.LogFiles {
 		group.Go(func() error { return a.logs.Follow(ctx, path) })
 	}
 	if a.cfg.LogSocket != "" {
 		group.Go(func() error {
 			if err := a.logs.Listen(ctx, a.cfg.LogSocket); err != nil {
-				a.step("logs", "No lines are taken from the socket: %v.", err)
+				a.say("logs", "Reading log lines from the socket failed: %v.", err)
 			}
 			return nil
 		})
 	}
 	if a.cfg.LogReader != nil {
-		// Nothing ends a read of standard input but its end, or the process's.
+		// A read of standard input cannot be cancelled.
 		go a.logs.Read(a.cfg.LogReader, "stdin")
 	}
 }
 
-// follower makes the follower of the device's trail.
-func (a *Agent) follower(s *session) (*trail.Follower, error) {
+// follower makes the device's revision.Follower.
+func (a *Agent) follower(s *session) (*revision.Follower, error) {
 	c := a.cfg.Trail
 	c.Dir, c.Device = filepath.Join(a.cfg.StateDir, trailFolder), a.state.DeviceID
-	c.Say = func(sentence string) { a.step("trail", "%s", sentence) }
+	c.Say = func(sentence string) { a.say("trail", "%s", sentence) }
 	c.Line = func(line string) { a.log("hook", line) }
-	return trail.Open(c, s)
+	return revision.Open(c, s)
 }
 
-// reportAlways reports every so often,
-// and when another revision runs.
-func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Follower) error {
+// reportAlways reports at intervals, and when another revision runs.
+func (a *Agent) reportAlways(ctx context.Context, s *session, follower *revision.Follower) error {
 	var changed <-chan struct{}
 	if follower != nil {
 		changed = follower.Changed()
 	}
 	for {
-		err := a.patiently(ctx, s.h.at, func() error { return a.report(ctx, s, follower) })
+		err := a.retry(ctx, s.h.at, func() error { return a.report(ctx, s, follower) })
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -105,9 +104,8 @@ func (a *Agent) reportAlways(ctx context.Context, s *session, follower *trail.Fo
 	}
 }
 
-// report tells the hub of the device itself, and measures again when the hub
-// asks for it.
-func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower) error {
+// report sends the device's report, and a boot measurement if the hub asks for one.
+func (a *Agent) report(ctx context.Context, s *session, follower *revision.Follower) error {
 	body, err := json.Marshal(a.meta(s, follower))
 	if err != nil {
 		return err
@@ -115,12 +113,13 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 	raw, err := s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	var refused *Refused
 	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
-		// It was deleted in the middle of this request: the next one is told so.
+		// The device was deleted during this request. The answer to the next one
+		// says so.
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", body, maxAnswer)
 	}
 	if errors.As(err, &refused) && (refused.Status == http.StatusBadRequest || refused.Status == http.StatusRequestEntityTooLarge) {
-		// What it says of itself is optional; that it is there is not.
-		a.sayOnce(onReport, "report", "The hub does not take what this machine reports of itself (%s): %s %s Only that it is there is reported.", refused.Code, refused.Reason, refused.Hint)
+		// The content of a report is optional; reporting at all is not.
+		a.sayOnce(onReport, "report", "The hub refuses this machine's report (%s): %s %s The agent sends empty reports.", refused.Code, refused.Reason, refused.Hint)
 		raw, err = s.Do(ctx, http.MethodPatch, "/device/meta", []byte("{}"), maxAnswer)
 	} else if err == nil {
 		a.sayOnce(onReport, "report", "")
@@ -141,9 +140,9 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 		state.LastSeen = time.Now().UTC().Truncate(time.Second)
 	})
 	if first {
-		a.step("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
+		a.say("connected", "Connected to %s as %q.", s.h.url(), a.state.Nick)
 	}
-	if err != nil { // the report was taken all the same
+	if err != nil { // the hub has the report nevertheless
 		a.sayOnce(onState, "state", "The agent's state cannot be saved: %v.", err)
 	} else {
 		a.sayOnce(onState, "state", "")
@@ -151,19 +150,20 @@ func (a *Agent) report(ctx context.Context, s *session, follower *trail.Follower
 	return nil
 }
 
-// edit changes the state and writes it, if the folder is this agent's to write.
+// edit changes the state, and saves it if this agent has the folder's lock.
 func (a *Agent) edit(change func(*State)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	change(&a.state)
 	if a.dir.lock == nil {
-		return nil // another agent may be using it
+		return nil // another agent may have it
 	}
 	return a.dir.saveState(a.state)
 }
 
-// machine names the machine: as configured, or by the firmware's tables, or
-// by its endorsement key, which every machine has.
+// machine returns the machine's model and serial number: as configured, or from
+// the firmware's tables, or else a serial number made from the endorsement key,
+// which every machine has.
 func machine(model, serial string, ekPublic []byte) (string, string) {
 	if model == "" {
 		model = dmi("product_name")
@@ -180,13 +180,13 @@ func machine(model, serial string, ekPublic []byte) (string, string) {
 	return clip(model), clip(serial)
 }
 
-// dmi reads a field of the firmware's tables that makers have filled in.
+// dmi reads a field of the firmware's tables. Placeholders count as empty.
 func dmi(field string) string {
 	b, err := os.ReadFile("/sys/class/dmi/id/" + field)
 	if err != nil {
 		return ""
 	}
-	s := strings.TrimSpace(tcg.Printable(string(b))) // a blank field may be of 0xFF
+	s := strings.TrimSpace(tcg.Printable(string(b))) // an empty field may consist of 0xFF bytes
 	switch strings.ToLower(s) {
 	case "none", "default string", "not specified", "to be filled by o.e.m.", "system serial number", "0":
 		return ""
@@ -199,7 +199,7 @@ func ekSerial(public []byte) string {
 	return fmt.Sprintf("ek-%x", sum[:8])
 }
 
-// clip bounds a text as the request's format does.
+// clip shortens a text to the request's limit.
 func clip(s string) string {
 	s = strings.ToValidUTF8(s, "")
 	if len(s) > tcg.MaxProduct {

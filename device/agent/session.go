@@ -9,34 +9,32 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"gangway/device/identity"
 )
 
-// session is the device's conversation with its hub, on one connection at a
-// time: what a hub's owner wants to know of a boot is bound to the connection,
-// so each new one is measured first. Its methods may be called from several
-// goroutines; they wait for each other.
+// session is the device's connection to its hub. It uses one connection at a time,
+// because a boot measurement is bound to the connection; each new connection
+// begins with a measurement. Its methods are safe for concurrent use; requests wait
+// for each other.
 type session struct {
 	a      *Agent
 	h      *hub
-	tpm    *identity.TPM
-	signer *identity.Signer
-	blobs  addressed // for addresses that are their own permission
+	tpm    tpm
+	signer signer
+	blobs  addressed // for contents, whose addresses are the permission
 
 	mu       sync.Mutex
-	measured int64 // connections that there were when the last was measured; 0: none
+	measured int64 // hub.connections at the last measurement; 0: measure before the next request
 
-	remeasureAt time.Time     // when a measurement that failed is tried again; zero: it did not
-	pause       time.Duration // before that
+	remeasureAt time.Time     // when to retry a failed measurement; zero: none failed
+	pause       time.Duration // the pause before that
 }
 
-// dial loads the identity key and makes a session. No connection is made yet.
+// dial loads the identity key and makes a session. It does not connect yet.
 func (a *Agent) dial(ctx context.Context) (*session, error) {
 	if a.state.Phase != PhaseActive {
-		return nil, a.state.notAboard()
+		return nil, a.state.notOnboarded()
 	}
-	t, err := identity.Open(a.cfg.TPM)
+	t, err := a.cfg.openTPM()
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +68,7 @@ func (s *session) close() error {
 }
 
 // Do sends a request and returns the answer's body, of at most limit bytes. An
-// answer of another status than 200 is a *Refused.
+// answer with a status other than 200 is a *Refused.
 func (s *session) Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,24 +87,24 @@ func (s *session) Do(ctx context.Context, method, path string, body []byte, limi
 		answer, err := s.h.sendWithin(ctx, method, path, contentType, body, limit)
 		var refused *Refused
 		if errors.As(err, &refused) && refused.Code == "boot-unmeasured" && !again {
-			continue // the connection was lost in between
+			continue // the request went over a new connection
 		}
 		s.measured = measured
 		if err != nil && (refused == nil || strings.HasPrefix(refused.Code, "boot-")) {
-			s.measured = 0 // the next try shows it anew
+			s.measured = 0 // measure before the next request
 		}
 		return answer, err
 	}
 }
 
-// measure shows the hub what was booted. One that it did not take is tried again
-// later on the same connection, and on the next one.
+// measure sends a boot measurement. If it fails, it is retried later on the same
+// connection, and at once on the next one.
 func (s *session) measure(ctx context.Context) error {
-	shown, err := s.a.measure(ctx, s.h, s.tpm)
+	sent, err := s.a.measure(ctx, s.h, s.tpm)
 	if err != nil {
 		return err
 	}
-	if shown {
+	if sent {
 		s.remeasureAt, s.pause = time.Time{}, 0
 		return nil
 	}
@@ -115,7 +113,7 @@ func (s *session) measure(ctx context.Context) error {
 	return nil
 }
 
-// remeasure measures at the hub's wish.
+// remeasure sends a boot measurement because the hub asked for it.
 func (s *session) remeasure(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +124,8 @@ func (s *session) remeasure(ctx context.Context) error {
 	return nil
 }
 
-// newBlobClient shows no certificate: the address is the permission. How long
-// an answer may take is its reader's to say.
+// newBlobClient makes a client for contents. It sends no client certificate, because
+// the address is the permission. It has no overall time limit; the reader sets one.
 func (h *hub) newBlobClient(url string) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -141,13 +139,13 @@ func (h *hub) newBlobClient(url string) *http.Client {
 			DisableCompression:    true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return errors.New("the hub answered with a redirect, which it never does")
+			return errors.New("the server answered with a redirect; a hub never does")
 		},
 	}
 }
 
-// Upload puts a content to a path of the hub. It ends with an error if nothing
-// of it goes on its way for a minute.
+// Upload puts a content to a path of the hub. It fails if the upload makes no
+// progress for a minute.
 func (s *session) Upload(ctx context.Context, path string, content io.Reader, size int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -188,7 +186,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// Download gets a path of the hub from a byte on.
+// Download gets a path of the hub, starting at a byte.
 func (s *session) Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error) {
 	client, at := s.blobs.get()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+path, nil)

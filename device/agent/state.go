@@ -11,11 +11,11 @@ import (
 	"syscall"
 	"time"
 
-	"gangway/device/agent/trail"
+	"gangway/device/agent/revision"
 	"gangway/device/identity"
 )
 
-// Phase is how far onboarding has come.
+// Phase is the phase of onboarding.
 type Phase string
 
 // The phases, in order; see the package's comment.
@@ -24,10 +24,10 @@ const (
 	PhaseRequested Phase = "requested"
 	PhaseAnswered  Phase = "answered"
 	PhaseActive    Phase = "active"
-	PhaseRemoved   Phase = "removed" // the hub no longer lets the device in; see State.Removed
+	PhaseRemoved   Phase = "removed" // the hub no longer accepts the device; see State.Removed
 )
 
-// State is state.json. There is no secret in it.
+// State is the content of state.json. It has no secret.
 type State struct {
 	Phase     Phase  `json:"phase"`
 	DeviceID  string `json:"device-id,omitempty"`
@@ -37,49 +37,50 @@ type State struct {
 	Hub       string `json:"hub,omitempty"`
 	HubName   string `json:"hub-name,omitempty"`
 	HubCA     string `json:"hub-ca,omitempty"`
-	// Addresses are where the hub may be found; Hub is the one in use. They may
-	// be of a hub that the machine has yet to join.
+	// Addresses are the hub's addresses; Hub is the one in use. They may belong
+	// to a hub to which the machine has not onboarded yet.
 	Addresses *Addresses `json:"addresses,omitempty"`
 	TokenID   string     `json:"token-id,omitempty"`
 	TPM       TPM        `json:"tpm"`
 	EK        string     `json:"ek,omitempty"` // template of the endorsement key
-	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal:
-	// what an owner compares before approving.
+	// EKSHA256 is the SHA-256 of the EK's SubjectPublicKeyInfo, hexadecimal. The
+	// owner compares it before approving the device.
 	EKSHA256 string `json:"ek-sha256,omitempty"`
 	Key      string `json:"key,omitempty"` // algorithm of the identity key
-	// Algorithm is what the identity key is made again by.
+	// Algorithm is the algorithm with which the identity key is made again.
 	Algorithm    identity.Algorithm `json:"algorithm,omitempty"`
 	RoundTrips   int                `json:"round-trips"` // onboarding requests sent
 	OnboardingMS int64              `json:"onboarding-ms,omitempty"`
 	Onboarded    time.Time          `json:"onboarded,omitzero"`
-	// Removed is why the hub no longer lets the device in, and since when that
-	// is known: "revoked" (its owner deleted it, or it was denied), "superseded"
-	// (the TPM has onboarded again since), "unknown" (the hub has no record).
+	// Removed is why the hub no longer accepts the device: "revoked" (the owner
+	// deleted or denied it), "superseded" (the TPM has onboarded again since),
+	// "unknown" (the hub has no record). RemovedAt is when the agent learned it.
 	Removed   string    `json:"removed,omitempty"`
 	RemovedAt time.Time `json:"removed-at,omitzero"`
-	// Returned is when the device last came back by itself after that.
+	// Returned is when the device last onboarded again by itself.
 	Returned time.Time `json:"returned,omitzero"`
-	// Former is what the device was, while it onboards again.
+	// Former is the former state, while the device onboards again.
 	Former *State `json:"former,omitempty"`
-	// Boot is what the hub said of the last measurement: "matches", "changed",
-	// "nothing-measured"; "refused", or "unmeasured" where the TPM does not quote.
+	// Boot is the hub's verdict on the last boot measurement: "matches",
+	// "changed", "nothing-measured", "refused"; or "unmeasured" if the TPM's quote
+	// failed.
 	Boot string `json:"boot,omitempty"`
-	// Claim is the address that a person opens to take a machine without a join
-	// token, and ClaimWords what they compare there. Neither is a secret.
+	// Claim is the address that a person opens to claim a machine without a join
+	// token, and ClaimWords are the words to compare there. Neither is a secret.
 	Claim      string `json:"claim,omitempty"`
 	ClaimWords string `json:"claim-words,omitempty"`
-	// Waiting says in one line what the agent is waiting for.
+	// Waiting is one line: what the agent is waiting for, or why it failed.
 	Waiting  string    `json:"waiting,omitempty"`
-	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last took a report
-	// Revision is what runs, and Step what is being done to get to another.
-	// They are read from the trail's journal (ReadState), and not kept here.
+	LastSeen time.Time `json:"last-report,omitzero"` // when the hub last accepted a report
+	// Revision is the running revision, and Step what the agent does with
+	// another one. ReadState reads both from the journal; the file has neither.
 	Revision string `json:"revision,omitempty"`
-	// Answer is what the hub answered when it was asked just now (Ask).
+	// Answer is the hub's answer to Ask.
 	Answer string `json:"answer,omitempty"`
 	Step   string `json:"step,omitempty"`
 }
 
-// TPM is what the hub read in the TPM's certificate and attestation.
+// TPM is what the hub read from the EK certificate and the attestation.
 type TPM struct {
 	Manufacturer string `json:"manufacturer,omitempty"`
 	Model        string `json:"model,omitempty"`
@@ -96,13 +97,13 @@ const (
 	trailFolder  = "trail"
 )
 
-// ReadState reads the state of a folder, without its lock.
+// ReadState reads the state in a folder, without the lock.
 func ReadState(dir string) (*State, error) {
 	s, err := (&folder{path: dir}).read()
 	if err != nil {
 		return &s, err
 	}
-	status, err := trail.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
+	status, err := revision.ReadStatus(filepath.Join(dir, trailFolder), s.DeviceID)
 	s.Revision = status.Revision
 	if status.Step != "" {
 		s.Step = "revision " + status.Step + ": " + status.Phase
@@ -110,13 +111,13 @@ func ReadState(dir string) (*State, error) {
 	return &s, err
 }
 
-// folder is the state folder, mode 0700, held under a lock by one agent.
+// folder is the state folder, mode 0700. One agent has its lock.
 type folder struct {
 	path string
 	lock *os.File
 }
 
-// ErrInUse is a state folder that another agent holds.
+// ErrInUse means that another agent has the state folder's lock.
 var ErrInUse = errors.New("agent: another agent is using the state folder")
 
 func openFolder(path string) (*folder, error) {
@@ -129,7 +130,7 @@ func openFolder(path string) (*folder, error) {
 	}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("%w (%s); stop it first", ErrInUse, path)
+		return nil, fmt.Errorf("%w (%s); stop that agent first", ErrInUse, path)
 	}
 	return &folder{path, lock}, nil
 }
@@ -146,7 +147,7 @@ func (f *folder) read() (State, error) {
 	}
 	var s State
 	if err := json.Unmarshal(b, &s); err != nil {
-		return State{}, fmt.Errorf("agent: %s/%s is damaged; remove the folder and onboard again: the TPM makes it the same device: %w", f.path, stateFile, err)
+		return State{}, fmt.Errorf("agent: %s/%s is damaged; remove the folder and onboard again, with the same TPM it is the same device: %w", f.path, stateFile, err)
 	}
 	return s, nil
 }
@@ -154,13 +155,13 @@ func (f *folder) read() (State, error) {
 func (f *folder) load(name string) ([]byte, error) {
 	b, err := os.ReadFile(filepath.Join(f.path, name))
 	if err != nil {
-		return nil, fmt.Errorf("agent: %w. To make the file again, run 'gangway-agent onboard --again --token-file FILE': the TPM makes it the same device", err)
+		return nil, fmt.Errorf("agent: %w. To create the file again, run 'gangway-agent onboard --again --token-file FILE'; with the same TPM it is the same device", err)
 	}
 	return b, nil
 }
 
-// write replaces a file so that after a crash either the old or the new
-// content is there, whole.
+// write replaces a file atomically: after a crash it has either the old or the new
+// content.
 func (f *folder) write(name string, content []byte) error {
 	path := filepath.Join(f.path, name)
 	tmp, err := os.CreateTemp(f.path, name+".*") // mode 0600
@@ -183,7 +184,7 @@ func (f *folder) write(name string, content []byte) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// save writes a file first and the state that refers to it second.
+// save writes a file, and then the state that refers to it.
 func (f *folder) save(name string, content []byte, s State) error {
 	if err := f.write(name, content); err != nil {
 		return err
@@ -199,7 +200,8 @@ func (f *folder) saveState(s State) error {
 	return f.write(stateFile, append(b, '\n'))
 }
 
-// reset writes the state first: files that it does not refer to do no harm.
+// reset writes the state first: files that the state does not refer to are
+// harmless.
 func (f *folder) reset(s State) error {
 	if err := f.saveState(s); err != nil {
 		return err

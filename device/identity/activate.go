@@ -23,7 +23,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	if len(idObject) == 0 || len(idObject) > most || len(encryptedSecret) == 0 || len(encryptedSecret) > most {
 		return nil, fmt.Errorf("identity: a credential of %d and %d bytes, 1 to %d each are allowed", len(idObject), len(encryptedSecret), most)
 	}
-	end, err := i.ring.begin(context.Background(), StepActivate)
+	end, err := i.ring.begin(context.Background(), OpActivate)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
 	// What cannot be flushed now is flushed by Close; the secret counts.
-	i.ring.t.step = StepRelease
+	i.ring.t.operation = OpRelease
 	i.releaseAttestation()
 	return secret, nil
 }

@@ -153,7 +153,7 @@ func TestEndorsementAuth(t *testing.T) {
 	s := startTPM(t, swtpm.RSA2048)
 	admin := open(t, s)
 	for _, password := range []string{"hunter2 and more", "with\x00zero"} {
-		end, err := admin.begin(t.Context(), StepFindEK)
+		end, err := admin.begin(t.Context(), OpFindEK)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +187,7 @@ func TestEndorsementAuth(t *testing.T) {
 		id.Close()
 		assertEmpty(t, s)
 
-		end, err = admin.begin(t.Context(), StepFindEK)
+		end, err = admin.begin(t.Context(), OpFindEK)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,9 +18,9 @@
 //
 // # Commands
 //
-// TPMs are slow, so every step takes as few commands as there can be:
+// TPMs are slow, so every operation takes as few commands as possible:
 //
-//	step       commands  which
+//	operation  commands  which
 //	find EK    4         GetCapability, NV_ReadPublic, NV_Read, ReadPublic
 //	           +n        NV_Read: n more for a certificate of over n KiB
 //	           +1        CreatePrimary, when the maker left no EK in the TPM

@@ -174,7 +174,7 @@ func TestChainSplitOverIndicesAndPadded(t *testing.T) {
 		t.Fatalf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
 	// GetCapability; certificate: ReadPublic, Read x2; persistent; CreatePrimary; chain 2 x 2.
-	if n := tpm.Stats().ByStep[StepFindEK].Commands; n != 1+3+1+1+4 {
+	if n := tpm.Stats().ByOperation[OpFindEK].Commands; n != 1+3+1+1+4 {
 		t.Errorf("%d commands", n)
 	}
 	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}

@@ -136,7 +136,7 @@ func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
 	dead.sole = false
-	end, err := dead.begin(t.Context(), StepMakeKeys)
+	end, err := dead.begin(t.Context(), OpMakeKeys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +361,7 @@ func TestBusyTPMIsAskedAgain(t *testing.T) {
 		return refusal(rc), nil
 	}
 	load(t, tpm, Options{})
-	if st := tpm.Stats(); st.Busy != 3 || st.ByStep[StepFindEK].Commands != 4 {
+	if st := tpm.Stats(); st.Busy != 3 || st.ByOperation[OpFindEK].Commands != 4 {
 		t.Errorf("stats %+v", st)
 	}
 }

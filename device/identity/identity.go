@@ -51,10 +51,9 @@ type Options struct {
 	EndorsementAuth []byte
 }
 
-// Identity is a device's keys in its TPM, ready to be enrolled. The fields
-// are for reading and do not change. Its methods may be called from several
-// goroutines.
-type Identity struct {
+// Keys are the public parts of a device's keys in its TPM. The fields do not
+// change; read them only.
+type Keys struct {
 	EK            *tcg.Public
 	EKTemplate    string             // its name, such as "H-3"
 	EKCertificate *tcg.EKCertificate // nil, or of another key, with Options.AllowUnvouched only
@@ -69,7 +68,12 @@ type Identity struct {
 	// Notes says in words for a person what was odd and got around: a
 	// certificate that does not fit, a chain that ends early.
 	Notes []string
+}
 
+// Identity is a device's keys in its TPM, ready for an enrolment. Its methods
+// may be called from several goroutines.
+type Identity struct {
+	Keys
 	ring            *ring
 	ek, iak, idevid *key
 	signer          *Signer
@@ -82,7 +86,7 @@ type Identity struct {
 // Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
 // answered, as a *tpmrc.Cause. Nothing stays in the TPM after an error.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
-	end, err := t.begin(ctx, StepFindEK)
+	end, err := t.begin(ctx, OpFindEK)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +102,7 @@ func (i *Identity) load(o Options) error {
 	if err := i.findEK(o); err != nil {
 		return err
 	}
-	i.ring.t.step = StepMakeKeys
+	i.ring.t.operation = OpMakeKeys
 	iak, idevid, err := i.ring.makeKeys(o.Algorithm, true)
 	if err != nil {
 		return err
@@ -170,7 +174,7 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 // behind a resource manager would otherwise carry along. They are made again
 // when needed. ActivateCredential does this by itself.
 func (i *Identity) ReleaseAttestation() error {
-	end, err := i.ring.begin(context.Background(), StepRelease)
+	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {
 		return err
 	}
@@ -187,7 +191,7 @@ func (i *Identity) releaseAttestation() error {
 func (i *Identity) Close() error { return i.ring.shut() }
 
 func (r *ring) shut() error {
-	end, err := r.t.begin(context.Background(), StepRelease)
+	end, err := r.t.begin(context.Background(), OpRelease)
 	if err != nil {
 		return nil // TPM.Close has flushed everything
 	}
@@ -196,8 +200,8 @@ func (r *ring) shut() error {
 }
 
 // begin starts an operation on the ring's keys.
-func (r *ring) begin(ctx context.Context, step Step) (end func(), err error) {
-	end, err = r.t.begin(ctx, step)
+func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
+	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {
 		end()
 		return nil, ErrClosed

@@ -107,7 +107,7 @@ func load(t testing.TB, tpm *TPM, o Options) *Identity {
 func loaded(t testing.TB, s *swtpm.TPM) []uint32 {
 	t.Helper()
 	tpm := open(t, s)
-	end, err := tpm.begin(context.Background(), StepRelease)
+	end, err := tpm.begin(context.Background(), OpRelease)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,20 +139,20 @@ func TestOnboarding(t *testing.T) {
 			}
 			handshake(t, id.Signer())
 
-			counts := make(map[Step]int)
-			for step, n := range tpm.Stats().ByStep {
+			counts := make(map[Operation]int)
+			for step, n := range tpm.Stats().ByOperation {
 				counts[step] = n.Commands
 			}
-			want := map[Step]int{
-				StepFindEK: 4, StepMakeKeys: 2, StepCertify: 8, StepSign: 4, StepActivate: 8, StepRelease: 1, StepHandshake: 4,
+			want := map[Operation]int{
+				OpFindEK: 4, OpMakeKeys: 2, OpCertify: 8, OpSign: 4, OpActivate: 8, OpRelease: 1, OpHandshake: 4,
 			}
-			want[StepFindEK] += (len(id.EKCertificate.Certificate.Raw) - 1) / 1024
+			want[OpFindEK] += (len(id.EKCertificate.Certificate.Raw) - 1) / 1024
 			if c.want == "L-1" {
-				want[StepActivate]-- // one branch
+				want[OpActivate]-- // one branch
 			}
 			if c.made {
-				want[StepFindEK]++
-				want[StepRelease]++
+				want[OpFindEK]++
+				want[OpRelease]++
 			}
 			if !maps.Equal(counts, want) {
 				t.Errorf("commands %v, %v were expected", counts, want)
@@ -163,8 +163,8 @@ func TestOnboarding(t *testing.T) {
 			if err := id.Close(); err != nil {
 				t.Error(err)
 			}
-			if n := tpm.Stats().ByStep[StepRelease].Commands; n != want[StepRelease]+1 {
-				t.Errorf("%d handles flushed in all, %d were expected", n, want[StepRelease]+1)
+			if n := tpm.Stats().ByOperation[OpRelease].Commands; n != want[OpRelease]+1 {
+				t.Errorf("%d handles flushed in all, %d were expected", n, want[OpRelease]+1)
 			}
 			assertEmpty(t, s)
 			if _, err := id.Request(info()); !errors.Is(err, ErrClosed) {

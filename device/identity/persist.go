@@ -36,7 +36,7 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	if handle != 0 && (handle < FirstDevIDHandle || handle > LastDevIDHandle) {
 		return 0, fmt.Errorf("identity: 0x%08X is not one of 0x%08X to 0x%08X, which are for device identities", handle, uint32(FirstDevIDHandle), uint32(LastDevIDHandle))
 	}
-	end, err := s.ring.begin(ctx, StepMakeKeys)
+	end, err := s.ring.begin(ctx, OpMakeKeys)
 	if err != nil {
 		return 0, err
 	}
@@ -53,7 +53,7 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 // would have chosen where handle is 0, and returns how many there were. Other
 // keys stay.
 func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
-	end, err := s.ring.begin(ctx, StepRelease)
+	end, err := s.ring.begin(ctx, OpRelease)
 	if err != nil {
 		return 0, err
 	}

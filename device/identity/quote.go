@@ -26,8 +26,8 @@ const quotedPCRs = 16
 // ErrNoBank means that the TPM keeps no PCRs in SHA-256 or better.
 var ErrNoBank = errors.New("identity: this TPM keeps no SHA-256 PCR bank; switch it on in the firmware's setup")
 
-// StepQuote is the step by which the commands of LoadQuote are counted.
-const StepQuote Step = "quote"
+// OpQuote is the operation of LoadQuote.
+const OpQuote Operation = "quote"
 
 // LoadQuote quotes PCR 0 to 15 of the best bank over a nonce (16 to 64 bytes)
 // by the IAK, which is made for it and flushed afterwards. Options.Algorithm
@@ -42,7 +42,7 @@ func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, e
 	if len(nonce) < 16 || len(nonce) > 64 {
 		return nil, fmt.Errorf("identity: a nonce of %d bytes, 16 to 64 are allowed", len(nonce))
 	}
-	end, err := t.begin(ctx, StepQuote)
+	end, err := t.begin(ctx, OpQuote)
 	if err != nil {
 		return nil, err
 	}

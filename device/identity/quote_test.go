@@ -23,12 +23,12 @@ func TestQuotesWhatTheTPMHolds(t *testing.T) {
 		id := load(t, tpm, Options{Algorithm: algorithm})
 		name, public := id.IAKName, id.IAK
 		id.Close()
-		before := tpm.Stats().ByStep[StepQuote].Commands
+		before := tpm.Stats().ByOperation[OpQuote].Commands
 		q, err := LoadQuote(t.Context(), tpm, Options{Algorithm: algorithm}, nonce)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := tpm.Stats().ByStep[StepQuote].Commands - before; n > 8 {
+		if n := tpm.Stats().ByOperation[OpQuote].Commands - before; n > 8 {
 			t.Errorf("%s: %d commands", algorithm, n)
 		}
 		a, err := tcg.ParseQuote(q.Attest)

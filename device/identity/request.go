@@ -39,7 +39,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 			return nil, fmt.Errorf("identity: prodCaData: %w", err)
 		}
 	}
-	end, err := i.ring.begin(context.Background(), StepCertify)
+	end, err := i.ring.begin(context.Background(), OpCertify)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 		SgnCertifyInfo: attest,
 		SgnCertifySig:  signature,
 	}
-	i.ring.t.step = StepSign
+	i.ring.t.operation = OpSign
 	body, err := csr.Encode(i.IDevID.NameAlg, func(contents []byte) ([]byte, error) {
 		h, err := i.IDevID.NameAlg.Hash()
 		if err != nil {
@@ -85,11 +85,11 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 
 // EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
 // TPMT_PUBLIC where there is none.
-func (i *Identity) EKCert() []byte {
-	if i.EKCertificate == nil {
-		return i.EK.Raw
+func (k *Keys) EKCert() []byte {
+	if k.EKCertificate == nil {
+		return k.EK.Raw
 	}
-	return i.EKCertificate.Certificate.Raw
+	return k.EKCertificate.Certificate.Raw
 }
 
 // certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of

@@ -33,7 +33,7 @@ type Signer struct {
 // needs once it has its certificates. Options.Algorithm must be as it was
 // then. Compare Public with the certificate's key.
 func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
-	end, err := t.begin(ctx, StepMakeKeys)
+	end, err := t.begin(ctx, OpMakeKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	if !ok || len(digest) != opts.HashFunc().Size() {
 		return nil, fmt.Errorf("identity: a digest of %d bytes by %v cannot be signed: SHA-256, SHA-384 and SHA-512 can", len(digest), opts.HashFunc())
 	}
-	end, err := s.ring.begin(context.Background(), StepHandshake)
+	end, err := s.ring.begin(context.Background(), OpHandshake)
 	if err != nil {
 		return nil, err
 	}

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// Step is a part of onboarding, by which commands are counted.
-type Step string
+// Operation is a part of onboarding. Stats counts commands by operation.
+type Operation string
 
-// The steps, in the order in which they happen.
+// The operations, in the order in which they happen.
 const (
-	StepFindEK    Step = "find EK"
-	StepMakeKeys  Step = "make keys"
-	StepCertify   Step = "certify"
-	StepSign      Step = "sign"
-	StepActivate  Step = "activate"
-	StepRelease   Step = "release"
-	StepHandshake Step = "handshake" // signatures by a Signer
+	OpFindEK    Operation = "find EK"
+	OpMakeKeys  Operation = "make keys"
+	OpCertify   Operation = "certify"
+	OpSign      Operation = "sign"
+	OpActivate  Operation = "activate"
+	OpRelease   Operation = "release"
+	OpHandshake Operation = "handshake" // signatures by a Signer
 )
 
 // Count is a number of TPM commands and the time that they took, from the
@@ -29,10 +29,10 @@ type Count struct {
 // Stats says what was asked of a TPM since it was opened. Commands that failed
 // count as well.
 type Stats struct {
-	Total     Count
-	Busy      int // how often the TPM asked for a command to be sent again; not in the counts
-	ByStep    map[Step]Count
-	ByCommand map[string]Count // by name as in Part 3, without "TPM2_"
+	Total       Count
+	Busy        int // how often the TPM asked for a command to be sent again; not in the counts
+	ByOperation map[Operation]Count
+	ByCommand   map[string]Count // by name as in Part 3, without "TPM2_"
 }
 
 // Stats returns a copy.
@@ -40,7 +40,7 @@ func (t *TPM) Stats() Stats {
 	t.statsMu.Lock()
 	defer t.statsMu.Unlock()
 	s := t.stats
-	s.ByStep = maps.Clone(s.ByStep)
+	s.ByOperation = maps.Clone(s.ByOperation)
 	s.ByCommand = maps.Clone(s.ByCommand)
 	return s
 }
@@ -48,8 +48,8 @@ func (t *TPM) Stats() Stats {
 func (t *TPM) count(code uint32, took time.Duration, again bool) {
 	t.statsMu.Lock()
 	defer t.statsMu.Unlock()
-	if t.stats.ByStep == nil {
-		t.stats.ByStep = make(map[Step]Count)
+	if t.stats.ByOperation == nil {
+		t.stats.ByOperation = make(map[Operation]Count)
 		t.stats.ByCommand = make(map[string]Count)
 	}
 	one := 1
@@ -60,6 +60,6 @@ func (t *TPM) count(code uint32, took time.Duration, again bool) {
 	add := func(c Count) Count { return Count{c.Commands + one, c.Time + took} }
 	name := commandOf(code).name
 	t.stats.Total = add(t.stats.Total)
-	t.stats.ByStep[t.step] = add(t.stats.ByStep[t.step])
+	t.stats.ByOperation[t.operation] = add(t.stats.ByOperation[t.operation])
 	t.stats.ByCommand[name] = add(t.stats.ByCommand[name])
 }

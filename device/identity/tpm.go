@@ -34,9 +34,9 @@ type TPM struct {
 	refused    uint32 // code of the last command that the TPM answered with an error
 	nvChunk    uint16 // bytes that one NV_Read may ask for
 
-	step    Step // guarded by mu; read by count, which runs under it
-	statsMu sync.Mutex
-	stats   Stats
+	operation Operation // guarded by mu; read by count, which runs under it
+	statsMu   sync.Mutex
+	stats     Stats
 }
 
 func newTPM(l link, managed, sole bool) *TPM {
@@ -44,13 +44,13 @@ func newTPM(l link, managed, sole bool) *TPM {
 }
 
 // begin starts an operation; the function that it returns ends it.
-func (t *TPM) begin(ctx context.Context, step Step) (end func(), err error) {
+func (t *TPM) begin(ctx context.Context, op Operation) (end func(), err error) {
 	t.mu.Lock()
 	if t.closed {
 		t.mu.Unlock()
 		return nil, ErrClosed
 	}
-	t.ctx, t.step = ctx, step
+	t.ctx, t.operation = ctx, op
 	return func() {
 		t.link.idle()
 		t.ctx = nil
@@ -61,7 +61,7 @@ func (t *TPM) begin(ctx context.Context, step Step) (end func(), err error) {
 // Close flushes every object and session that was made through t, and closes
 // it. Closing twice is no error.
 func (t *TPM) Close() error {
-	end, err := t.begin(context.Background(), StepRelease)
+	end, err := t.begin(context.Background(), OpRelease)
 	if err != nil {
 		return nil
 	}
@@ -243,11 +243,11 @@ const tidyTimeout = time.Minute
 // tidy flushes what no key owns: what failed commands left behind. It works
 // to the end even when the operation's context has ended.
 func (t *TPM) tidy() error {
-	ctx, step := t.ctx, t.step
+	ctx, op := t.ctx, t.operation
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
 	defer cancel()
-	t.ctx, t.step = limited, StepRelease
-	defer func() { t.ctx, t.step = ctx, step }()
+	t.ctx, t.operation = limited, OpRelease
+	defer func() { t.ctx, t.operation = ctx, op }()
 	var errs []error
 	for h, owned := range t.handles {
 		if !owned {
@@ -324,7 +324,7 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 // Raw calls f with the TPM as a transport of go-tpm, to itself. What f makes in
 // the TPM is flushed afterwards.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
-	end, err := t.begin(ctx, StepRelease)
+	end, err := t.begin(ctx, OpRelease)
 	if err != nil {
 		return err
 	}

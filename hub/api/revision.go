@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/internal/strictjson"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // RevisionView is a revision of a trail; Pantacor calls it a revision. The order of its fields is part of the
@@ -133,9 +133,9 @@ func (s *Server) createRevision(w http.ResponseWriter, r *http.Request) error {
 	}
 	c, now := callerOf(r), s.cfg.Now()
 	added, err := s.cfg.Store.AddRevision(r.Context(), store.Revision{
-		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: store.RevisionNew,
-		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: meta,
-		Progress: trail.NewProgress(store.RevisionNew, 0, ""), Posted: now, Modified: now,
+		Device: d.ID, Owner: d.Owner, Rev: rev, Committer: c.prn(), CommitMsg: printable(body.CommitMsg), Status: trail.StatusNew,
+		StateSum: state.Sum(), Objects: hashes(state.Objects), State: state.JSON, Meta: meta,
+		Progress: trail.NewProgress(trail.StatusNew, 0, ""), Posted: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)
@@ -172,7 +172,7 @@ func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	}
 	filter := `{"$ne":"DONE"}`
 	if c.Device != nil {
-		filter = string(store.RevisionNew)
+		filter = string(trail.StatusNew)
 	}
 	if q.Has("progress.status") {
 		filter = q.Get("progress.status")
@@ -229,7 +229,7 @@ func (s *Server) putState(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return badState(err)
 	}
-	revision.State, revision.StateSum, revision.Objects, revision.Modified = state.JSON, state.Sum, state.Objects, s.cfg.Now()
+	revision.State, revision.StateSum, revision.Objects, revision.Modified = state.JSON, state.Sum(), hashes(state.Objects), s.cfg.Now()
 	if err := s.cfg.Store.SetRevisionState(r.Context(), revision, s.cfg.ObjectQuota); err != nil {
 		return trailProblem(err)
 	}
@@ -309,15 +309,15 @@ func (s *Server) putProgress(w http.ResponseWriter, r *http.Request) error {
 
 // cancelRevision withdraws a revision that the device has not started yet.
 func (s *Server) cancelRevision(w http.ResponseWriter, r *http.Request) error {
-	return s.moveRevision(w, r, store.RevisionNew, store.RevisionCancelled, "Cancelled by its owner.")
+	return s.moveRevision(w, r, trail.StatusNew, trail.StatusCancelled, "Cancelled by its owner.")
 }
 
 // stopRevision gives up a revision that the device has started.
 func (s *Server) stopRevision(w http.ResponseWriter, r *http.Request) error {
-	return s.moveRevision(w, r, store.RevisionInProgress, store.RevisionWontGo, "Given up by its owner.")
+	return s.moveRevision(w, r, trail.StatusInProgress, trail.StatusWontGo, "Given up by its owner.")
 }
 
-func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to store.RevisionStatus, message string) error {
+func (s *Server) moveRevision(w http.ResponseWriter, r *http.Request, from, to trail.Status, message string) error {
 	revision, err := s.ownRevision(r)
 	if err != nil {
 		return err

@@ -8,9 +8,9 @@ import (
 
 	"gangway/hub/policy"
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/tcg"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // route is one row of the table: a method and a path, who may call it, how often, with how large

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/internal/strictjson"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // SummaryView is a line of `pvr ps`. A device without a trail has revision -1.

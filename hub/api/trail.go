@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"gangway/hub/store"
-	"gangway/hub/trail"
 	"gangway/wire"
+	"gangway/wire/trail"
 )
 
 // TrailView is a device's trail.
@@ -81,9 +81,9 @@ func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := s.cfg.Now()
 	t, created, err := s.cfg.Store.CreateTrail(r.Context(), store.Revision{
-		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: store.RevisionDone,
-		StateSum: state.Sum, Objects: state.Objects, State: state.JSON, Meta: []byte("{}"),
-		Progress: trail.NewProgress(store.RevisionDone, 100, ""), Posted: now, ProgressTime: now, Modified: now,
+		Device: d.ID, Owner: d.Owner, Committer: wire.DevicePRN + d.ID, CommitMsg: "Factory State (rev 0)", Status: trail.StatusDone,
+		StateSum: state.Sum(), Objects: hashes(state.Objects), State: state.JSON, Meta: []byte("{}"),
+		Progress: trail.NewProgress(trail.StatusDone, 100, ""), Posted: now, ProgressTime: now, Modified: now,
 	}, s.cfg.ObjectQuota)
 	if err != nil {
 		return trailProblem(err)
@@ -174,4 +174,13 @@ func (s *Server) showRemote(w http.ResponseWriter, r *http.Request) error {
 		PostFields: []string{"commit-msg"}, PostFieldsOpt: []string{"rev"}, StepGetURL: this,
 	})
 	return nil
+}
+
+// hashes converts the object hashes of a state to the store's type.
+func hashes(sums []trail.Sum) []store.Hash {
+	var list []store.Hash
+	for _, sum := range sums {
+		list = append(list, sum)
+	}
+	return list
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // Errors of trails, tested with errors.Is.
@@ -27,39 +29,6 @@ func (e *MissingObjects) Error() string {
 	return fmt.Sprintf("store: %d objects of the state are missing", len(e.Sums)+e.More)
 }
 
-// RevisionStatus is the stage of a revision's life, in Pantacor's words.
-type RevisionStatus string
-
-const (
-	RevisionNew         RevisionStatus = "NEW"    // set by the hub: the device has not reported on it
-	RevisionCancelled   RevisionStatus = "CANCEL" // set by the hub: the owner cancelled it
-	RevisionQueued      RevisionStatus = "QUEUED"
-	RevisionDownloading RevisionStatus = "DOWNLOADING"
-	RevisionSyncing     RevisionStatus = "SYNCING"
-	RevisionInProgress  RevisionStatus = "INPROGRESS"
-	RevisionTesting     RevisionStatus = "TESTING"
-	RevisionDone        RevisionStatus = "DONE"
-	RevisionUpdated     RevisionStatus = "UPDATED"
-	RevisionError       RevisionStatus = "ERROR"
-	RevisionWontGo      RevisionStatus = "WONTGO"
-)
-
-// RevisionStatuses lists all statuses. The first six are open: the hub offers the revision to its
-// device. The others are final.
-var RevisionStatuses = []RevisionStatus{
-	RevisionNew, RevisionQueued, RevisionDownloading, RevisionSyncing, RevisionInProgress, RevisionTesting,
-	RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled,
-}
-
-// Final reports whether a revision stays in this status.
-func (s RevisionStatus) Final() bool {
-	switch s {
-	case RevisionDone, RevisionUpdated, RevisionError, RevisionWontGo, RevisionCancelled:
-		return true
-	}
-	return false
-}
-
 // Trail is a device's sequence of revisions. A device has at most one trail, and the trail has the
 // device's id.
 type Trail struct {
@@ -79,7 +48,7 @@ type Revision struct {
 	Rev       int
 	Committer string // prn
 	CommitMsg string
-	Status    RevisionStatus
+	Status    trail.Status
 	StateSum  Hash   // SHA-256 of the state's canonical JSON
 	Objects   []Hash // that the state names, each once; reads leave it empty
 	State     []byte // JSON object, as the owner or the device sent it
@@ -101,10 +70,10 @@ type TrailSummary struct {
 // RevisionFilter chooses revisions of a trail, in the order of their numbers.
 type RevisionFilter struct {
 	Device   string
-	Statuses []RevisionStatus // any of these
-	After    int              // only revisions with a larger Rev; -1: from the first
-	Limit    int              // 0: 100; at most 1000
-	Bytes    int              // no more revisions after their texts reach this many bytes; 0: no bound
+	Statuses []trail.Status // any of these
+	After    int            // only revisions with a larger Rev; -1: from the first
+	Limit    int            // 0: 100; at most 1000
+	Bytes    int            // no more revisions after their texts reach this many bytes; 0: no bound
 }
 
 // Trails keeps trails and their revisions. Methods that have a quota fail with ErrQuota if the
@@ -131,9 +100,9 @@ type Trails interface {
 	SetRevisionMeta(ctx context.Context, device string, rev int, meta []byte, now time.Time) error
 	// SetRevisionProgress stores a device's report. A revision in a final status stays as it is: a report of
 	// the same status changes nothing and succeeds, a report of another one fails with ErrStatus.
-	SetRevisionProgress(ctx context.Context, device string, rev int, status RevisionStatus, progress []byte, now time.Time) error
+	SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error
 	// ChangeRevisionStatus changes a revision from exactly one status to another, for its owner. ErrStatus.
-	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to RevisionStatus, progress []byte, now time.Time) error
+	ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error
 	// RemoveDeletedTrails removes the trails and logs of at most limit deleted devices, and returns the
 	// number of devices.
 	RemoveDeletedTrails(ctx context.Context, limit int) (int, error)

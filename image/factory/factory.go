@@ -11,8 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	device "gangway/device/agent/trail"
-	hub "gangway/hub/trail"
+	"gangway/wire/trail"
 )
 
 // Bounds of a first revision.
@@ -141,13 +140,17 @@ func mergeOne(ctx context.Context, store *folder, name string, trails Trails, sa
 	return state, nil
 }
 
-// check checks a state by the rules of the hub and of the device. It returns the compact state
-// and its objects' hashes.
-func check(text []byte) ([]byte, []string, error) {
-	if _, err := hub.ParseState(text); err != nil {
+// check reads a state that the hub accepts and a device can lay out. It returns
+// the state without its spaces, and the SHA-256 of its objects.
+func check(text []byte) (compact []byte, sums []string, err error) {
+	s, err := trail.ParseState(text)
+	if err != nil {
 		return nil, nil, err
 	}
-	return device.CheckState(text)
+	if _, err := s.Files(); err != nil {
+		return nil, nil, err
+	}
+	return s.JSON, s.ObjectSums(), nil
 }
 
 // choose returns a state with only some parts: the given names, and all names below them.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"gangway/wire/trail"
 )
 
 // source is a source of a state and its objects.
@@ -36,8 +38,8 @@ type Trail interface {
 	Object(ctx context.Context, sum string) (io.ReadCloser, error)
 }
 
-// maxState is the maximum size of a state before it is parsed, in bytes.
-const maxState = 1<<20 + 1
+// maxState bounds what is read of a state, in bytes, before it is parsed.
+const maxState = trail.MaxState + 1
 
 // open finds out what kind of source a name is. A file or folder on this machine is preferred.
 func open(ctx context.Context, name string, trails Trails) (source, error) {

@@ -103,8 +103,8 @@ func measureAgent(ek swtpm.EK) (*AgentRun, error) {
 	}
 	s := t.Stats()
 	r := &AgentRun{TPM: "swtpm", EK: id.EKTemplate, Commands: s.Total.Commands, MS: ms(s.Total.Time)}
-	for _, step := range []identity.Step{identity.StepFindEK, identity.StepMakeKeys, identity.StepCertify, identity.StepSign, identity.StepActivate, identity.StepRelease, identity.StepHandshake} {
-		c := s.ByStep[step]
+	for _, step := range []identity.Operation{identity.OpFindEK, identity.OpMakeKeys, identity.OpCertify, identity.OpSign, identity.OpActivate, identity.OpRelease, identity.OpHandshake} {
+		c := s.ByOperation[step]
 		r.Steps = append(r.Steps, AgentStep{string(step), c.Commands, ms(c.Time)})
 	}
 	return r, nil

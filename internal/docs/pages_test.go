@@ -216,9 +216,6 @@ func TestProtocolPage(t *testing.T) {
 }
 
 func TestImagePage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it makes eight images")
-	}
 	t.Parallel()
 	r := enter(t)
 	if r == nil {

@@ -70,6 +70,9 @@ func (p *program) String() string {
 func enter(t *testing.T) *room {
 	t.Helper()
 	base := os.Getenv(inRoom)
+	if base == "" && testing.Short() {
+		t.Skip("it runs every command of a page")
+	}
 	if base == "" {
 		runInside(t)
 		return nil

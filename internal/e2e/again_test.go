@@ -125,10 +125,10 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 		}
 		return stdout.String(), stderr.String(), c.ProcessState.ExitCode()
 	}
-	if _, said, code := call("onboard", "--token-file", file); code != 0 || !strings.Contains(said, "aboard already") {
+	if _, said, code := call("onboard", "--token-file", file); code != 0 || !strings.Contains(said, "already onboarded") {
 		t.Errorf("a device that is aboard: code %d\n%s", code, said)
 	}
-	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The device is aboard.") {
+	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The hub accepts the device.") {
 		t.Errorf("status --ask: code %d\n%s", code, out)
 	}
 	f.delete(t, f.first.DeviceID)
@@ -193,7 +193,7 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 		f.h = newHub(t, f.tpm)
 		f.tok = f.h.Token(t, f.h.Owner, nil)
 		ctx, cancel := context.WithCancel(t.Context())
-		a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Progress: func(s agent.Step) {
+		a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Progress: func(s agent.Progress) {
 			if s.Name == "open" {
 				cancel()
 			}
@@ -237,7 +237,7 @@ func TestRunningAgentOfADeletedDeviceWaitsToBeBroughtBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	stayed := make(chan error, 1)
-	go func() { stayed <- a.Stay(ctx) }()
+	go func() { stayed <- a.OnboardAndRun(ctx) }()
 	until := func(what string, done func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
@@ -308,7 +308,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	t.Parallel()
 	f := aboard(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Again: true, Progress: func(s agent.Step) {
+	a, err := agent.New(agent.Config{Token: f.tok, TPM: f.tpm.Address(), StateDir: f.state, Again: true, Progress: func(s agent.Progress) {
 		if s.Name == "request" {
 			cancel()
 		}

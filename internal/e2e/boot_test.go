@@ -21,14 +21,14 @@ import (
 // running starts the agent of an onboarded machine and returns how to stop it.
 func running(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
-	return runningWith(t, cfg, func(agent.Step) {})
+	return runningWith(t, cfg, func(agent.Progress) {})
 }
 
 // runningWith is running with a look at each step.
-func runningWith(t *testing.T, cfg agent.Config, look func(agent.Step)) (stop func()) {
+func runningWith(t *testing.T, cfg agent.Config, look func(agent.Progress)) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
-	cfg.Progress = func(s agent.Step) {
+	cfg.Progress = func(s agent.Progress) {
 		t.Logf("%-9s %s", s.Name, s.Detail)
 		look(s)
 	}
@@ -296,10 +296,10 @@ func TestReportThatDoesNotFitIsNotFatal(t *testing.T) {
 	}
 	var mu sync.Mutex
 	told := 0
-	stop := runningWith(t, cfg, func(s agent.Step) {
+	stop := runningWith(t, cfg, func(s agent.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
-		if strings.Contains(s.Detail, "does not take what this machine reports") {
+		if strings.Contains(s.Detail, "refuses this machine's report") {
 			told++
 		}
 	})

@@ -221,7 +221,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	waiting := make(chan string, 1)
 	done := make(chan error, 1)
 	a, err := agent.New(agent.Config{Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: state, Model: "test machine", Serial: "0001",
-		Progress: func(s agent.Step) {
+		Progress: func(s agent.Progress) {
 			t.Log(s.Detail)
 			if s.Name == "waiting" {
 				select {

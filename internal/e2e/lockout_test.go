@@ -115,7 +115,7 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	}
 	var said []string
 	state := t.TempDir()
-	a, err := agent.New(agent.Config{TPM: tpm.Address(), StateDir: state, Token: h.Token(t, h.Owner, nil), Progress: func(s agent.Step) { said = append(said, s.Name+": "+s.Detail) }})
+	a, err := agent.New(agent.Config{TPM: tpm.Address(), StateDir: state, Token: h.Token(t, h.Owner, nil), Progress: func(s agent.Progress) { said = append(said, s.Name+": "+s.Detail) }})
 	if err != nil {
 		t.Fatal(err)
 	}

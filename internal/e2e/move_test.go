@@ -148,14 +148,14 @@ func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 func staying(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
-	cfg.Progress = func(s agent.Step) { t.Logf("%-9s %s", s.Name, s.Detail) }
+	cfg.Progress = func(s agent.Progress) { t.Logf("%-9s %s", s.Name, s.Detail) }
 	a, err := agent.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := cancellable(t)
 	done := make(chan error, 1)
-	go func() { done <- a.Stay(ctx) }()
+	go func() { done <- a.OnboardAndRun(ctx) }()
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -275,7 +275,7 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	old.Hub = gone.URL
 	state := t.TempDir()
 	ctx, cancel := cancellable(t)
-	a, err := agent.New(agent.Config{Token: &old, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Step) {
+	a, err := agent.New(agent.Config{Token: &old, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
 		if s.Name == "waiting" {
 			cancel()
 		}

@@ -89,7 +89,7 @@ func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*
 func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	t.Helper()
 	cfg.Model, cfg.Serial = "test machine", "0001"
-	cfg.Progress = func(s agent.Step) { t.Logf("%-9s %s (%s)", s.Name, s.Detail, s.Took) }
+	cfg.Progress = func(s agent.Progress) { t.Logf("%-9s %s (%s)", s.Name, s.Detail, s.Took) }
 	a, err := agent.New(cfg)
 	if err != nil {
 		return nil, err
@@ -297,7 +297,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	tok := h.Token(t, h.Owner, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Step) {
+	a, err := agent.New(agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
 		if s.Name == "reply" { // it is on the disk; go no further
 			cancel()
 		}

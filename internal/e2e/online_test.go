@@ -182,7 +182,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	waited := false
 	a, err := agent.New(agent.Config{
 		Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: "0001",
-		Progress: func(s agent.Step) {
+		Progress: func(s agent.Progress) {
 			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot be known") {
 				waited = true
 				w.set("/root.crl", der)

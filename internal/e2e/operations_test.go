@@ -249,7 +249,7 @@ func TestOperationsMoving(t *testing.T) {
 			o.types(strings.Replace(line, "5f0c...", string(name), 1), "--password-stdin < password")
 		case strings.HasPrefix(line, "gangway-agent onboard"):
 			out := o.types(line, ofMachine(tpm, off))
-			if !strings.Contains(out, "aboard already") || !strings.Contains(out, o.new) {
+			if !strings.Contains(out, "already onboarded") || !strings.Contains(out, o.new) {
 				t.Errorf("%s", out)
 			}
 		default:

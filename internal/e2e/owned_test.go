@@ -91,7 +91,7 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", auth); code != 0 || strings.Contains(said, password) {
 		t.Fatalf("code %d\n%s", code, said)
 	}
-	if said, code := p.call("status", "--ask", "--endorsement-auth-file", auth); code != 0 || !strings.Contains(said, "The device is aboard.") {
+	if said, code := p.call("status", "--ask", "--endorsement-auth-file", auth); code != 0 || !strings.Contains(said, "The hub accepts the device.") {
 		t.Errorf("status --ask: code %d\n%s", code, said)
 	}
 	if said, code := p.call("export", "--out", filepath.Join(p.dir, "out"), "--endorsement-auth-file", auth); code != 0 {

@@ -350,7 +350,7 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	evil := m.post(map[string]string{"../../../escaped": "x"})
-	if p := m.becomes(evil, "WONTGO"); !strings.Contains(p.Message, "no path of a file inside") {
+	if p := m.becomes(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
 		t.Errorf("%q", p.Message)
 	}
 	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {

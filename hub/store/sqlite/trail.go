@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/wire/trail"
 )
 
 // stepCost is what each step counts against the quota besides its state, in
@@ -61,7 +62,7 @@ func readTrail(r *row) store.Trail {
 
 // readStepHead reads what stepHead selects.
 func readStepHead(r *row) store.Revision {
-	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: store.RevisionStatus(r.text()), Posted: r.time()}
+	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: trail.Status(r.text()), Posted: r.time()}
 	if at := r.int64(); at != 0 {
 		s.ProgressTime = fromMicro(at)
 	}
@@ -269,12 +270,12 @@ func (s *Store) Revision(ctx context.Context, device string, rev int) (step stor
 
 // Revisions implements store.Trails.
 func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []store.Revision, err error) {
-	statuses, err := json.Marshal(append([]store.RevisionStatus{}, f.Statuses...))
+	statuses, err := json.Marshal(append([]trail.Status{}, f.Statuses...))
 	if err != nil {
 		return nil, err
 	}
 	query := selectOpenSteps
-	if slices.ContainsFunc(f.Statuses, store.RevisionStatus.Final) {
+	if slices.ContainsFunc(f.Statuses, trail.Status.Final) {
 		query = selectSteps
 	}
 	err = s.readers.do(ctx, func(c *conn) error {
@@ -290,7 +291,7 @@ func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []s
 }
 
 // statusOf returns a step's status, its owner, and the length of its state.
-func statusOf(c *conn, device string, rev int) (status store.RevisionStatus, owner string, size int64, err error) {
+func statusOf(c *conn, device string, rev int) (status trail.Status, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {
 		err = store.ErrNotFound
@@ -298,7 +299,7 @@ func statusOf(c *conn, device string, rev int) (status store.RevisionStatus, own
 	if err != nil {
 		return "", "", 0, err
 	}
-	return store.RevisionStatus(r.text()), r.text(), r.int64(), nil
+	return trail.Status(r.text()), r.text(), r.int64(), nil
 }
 
 // SetRevisionState implements store.Trails.
@@ -308,7 +309,7 @@ func (s *Store) SetRevisionState(ctx context.Context, step store.Revision, quota
 		if err != nil {
 			return err
 		}
-		if status != store.RevisionNew {
+		if status != trail.StatusNew {
 			return store.ErrStatus
 		}
 		step.Owner = owner
@@ -345,7 +346,7 @@ func (s *Store) SetRevisionMeta(ctx context.Context, device string, rev int, met
 }
 
 // SetRevisionProgress implements store.Trails.
-func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int, status store.RevisionStatus, progress []byte, now time.Time) error {
+func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int, status trail.Status, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {
@@ -370,7 +371,7 @@ func (s *Store) SetRevisionProgress(ctx context.Context, device string, rev int,
 }
 
 // ChangeRevisionStatus implements store.Trails.
-func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to store.RevisionStatus, progress []byte, now time.Time) error {
+func (s *Store) ChangeRevisionStatus(ctx context.Context, device string, rev int, from, to trail.Status, progress []byte, now time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		was, _, _, err := statusOf(c, device, rev)
 		if err != nil {

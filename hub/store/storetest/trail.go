@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/wire/trail"
 )
 
 var trailTests = []test{
@@ -42,7 +43,7 @@ const plenty = 1 << 40
 
 func (f *fixture) step(device string, objects ...store.Hash) store.Revision {
 	return store.Revision{
-		Device: device, Owner: f.owner.ID, Rev: -1, Committer: "prn:::accounts:/" + f.owner.ID, CommitMsg: "a change", Status: store.RevisionNew,
+		Device: device, Owner: f.owner.ID, Rev: -1, Committer: "prn:::accounts:/" + f.owner.ID, CommitMsg: "a change", Status: trail.StatusNew,
 		StateSum: Hash("state"), Objects: objects, State: []byte(`{"#spec":"x"}`), Meta: []byte(`{}`), Progress: []byte(`{"status":"NEW"}`),
 		Posted: micros(Epoch), Modified: micros(Epoch),
 	}
@@ -51,7 +52,7 @@ func (f *fixture) step(device string, objects ...store.Hash) store.Revision {
 func (f *fixture) trail(device string) {
 	f.Helper()
 	first := f.step(device)
-	first.Status = store.RevisionDone
+	first.Status = trail.StatusDone
 	_, made, err := f.CreateTrail(f.ctx, first, plenty)
 	f.must(err)
 	if !made {
@@ -88,7 +89,7 @@ func trailIsMadeOnce(f *fixture) {
 	_, err = f.AddRevision(f.ctx, f.step(ID("raft")), plenty)
 	f.refused(err, store.ErrNotFound)
 	first := f.step(ID("raft"))
-	first.Status, first.State = store.RevisionDone, []byte(`{"#spec":"first"}`)
+	first.Status, first.State = trail.StatusDone, []byte(`{"#spec":"first"}`)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	count := 0
@@ -115,7 +116,7 @@ func trailIsMadeOnce(f *fixture) {
 	f.must(err)
 	s, err := f.Revision(f.ctx, first.Device, 0)
 	f.must(err)
-	if made || !bytes.Equal(s.State, first.State) || s.Status != store.RevisionDone {
+	if made || !bytes.Equal(s.State, first.State) || s.Status != trail.StatusDone {
 		f.Errorf("made %v; the first state is %s", made, s.State)
 	}
 	t, err := f.Trail(f.ctx, first.Device)
@@ -226,11 +227,11 @@ func finalStepsStayFinal(f *fixture) {
 	d := ID("raft")
 	f.trail(d)
 	at := Epoch.Add(time.Minute)
-	report := func(rev int, s store.RevisionStatus) error {
+	report := func(rev int, s trail.Status) error {
 		return f.SetRevisionProgress(f.ctx, d, rev, s, fmt.Appendf(nil, `{"status":%q,"retries":3}`, s), at)
 	}
-	open := []store.RevisionStatus{store.RevisionQueued, store.RevisionDownloading, store.RevisionSyncing, store.RevisionInProgress, store.RevisionTesting}
-	for _, final := range []store.RevisionStatus{store.RevisionDone, store.RevisionUpdated, store.RevisionError, store.RevisionWontGo} {
+	open := []trail.Status{trail.StatusQueued, trail.StatusDownloading, trail.StatusSyncing, trail.StatusInProgress, trail.StatusTesting}
+	for _, final := range []trail.Status{trail.StatusDone, trail.StatusUpdated, trail.StatusError, trail.StatusWontGo} {
 		s := f.add(f.step(d))
 		for range 2 { // a device that starts again repeats itself
 			for _, o := range open {
@@ -239,7 +240,7 @@ func finalStepsStayFinal(f *fixture) {
 		}
 		f.must(report(s.Rev, final))
 		f.must(report(s.Rev, final))
-		for _, o := range store.RevisionStatuses {
+		for _, o := range trail.Statuses {
 			if o != final {
 				f.refused(report(s.Rev, o), store.ErrStatus)
 			}
@@ -251,11 +252,11 @@ func finalStepsStayFinal(f *fixture) {
 		}
 	}
 	s := f.add(f.step(d))
-	f.refused(f.ChangeRevisionStatus(f.ctx, d, s.Rev, store.RevisionInProgress, store.RevisionWontGo, []byte(`{}`), at), store.ErrStatus)
-	f.must(f.ChangeRevisionStatus(f.ctx, d, s.Rev, store.RevisionNew, store.RevisionCancelled, []byte(`{"status":"CANCEL"}`), at))
-	f.refused(report(s.Rev, store.RevisionQueued), store.ErrStatus)
-	f.refused(report(99, store.RevisionQueued), store.ErrNotFound)
-	f.refused(f.ChangeRevisionStatus(f.ctx, d, 99, store.RevisionNew, store.RevisionCancelled, []byte(`{}`), at), store.ErrNotFound)
+	f.refused(f.ChangeRevisionStatus(f.ctx, d, s.Rev, trail.StatusInProgress, trail.StatusWontGo, []byte(`{}`), at), store.ErrStatus)
+	f.must(f.ChangeRevisionStatus(f.ctx, d, s.Rev, trail.StatusNew, trail.StatusCancelled, []byte(`{"status":"CANCEL"}`), at))
+	f.refused(report(s.Rev, trail.StatusQueued), store.ErrStatus)
+	f.refused(report(99, trail.StatusQueued), store.ErrNotFound)
+	f.refused(f.ChangeRevisionStatus(f.ctx, d, 99, trail.StatusNew, trail.StatusCancelled, []byte(`{}`), at), store.ErrNotFound)
 }
 
 func stateOfANewStepAlone(f *fixture) {
@@ -281,7 +282,7 @@ func stateOfANewStepAlone(f *fixture) {
 	equal(f, "step", got, s)
 	f.refused(f.SetRevisionState(f.ctx, s, 1), nil) // smaller or equal always fits
 	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":1}`), Epoch))
-	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, store.RevisionQueued, []byte(`{}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, s.Rev, trail.StatusQueued, []byte(`{}`), Epoch))
 	f.refused(f.SetRevisionState(f.ctx, s, plenty), store.ErrStatus)
 	f.must(f.SetRevisionMeta(f.ctx, d, s.Rev, []byte(`{"k":2}`), Epoch))
 	got, err = f.Revision(f.ctx, d, s.Rev)
@@ -298,19 +299,19 @@ func stepsByStatus(f *fixture) {
 	for range 5 {
 		f.add(f.step(d))
 	}
-	f.must(f.SetRevisionProgress(f.ctx, d, 1, store.RevisionDone, []byte(`{}`), Epoch))
-	f.must(f.SetRevisionProgress(f.ctx, d, 2, store.RevisionTesting, []byte(`{}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, 1, trail.StatusDone, []byte(`{}`), Epoch))
+	f.must(f.SetRevisionProgress(f.ctx, d, 2, trail.StatusTesting, []byte(`{}`), Epoch))
 	for _, c := range []struct {
 		filter store.RevisionFilter
 		want   string
 	}{
-		{store.RevisionFilter{After: -1, Statuses: store.RevisionStatuses}, "[0 1 2 3 4 5]"},
-		{store.RevisionFilter{After: 2, Statuses: store.RevisionStatuses}, "[3 4 5]"},
-		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew}}, "[3 4 5]"},
-		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew, store.RevisionTesting}}, "[2 3 4 5]"},
-		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionNew}, Limit: 1}, "[3]"},
-		{store.RevisionFilter{After: -1, Statuses: []store.RevisionStatus{store.RevisionDone, store.RevisionTesting}}, "[0 1 2]"},
-		{store.RevisionFilter{After: -1, Statuses: store.RevisionStatuses, Bytes: 40}, "[0 1]"},
+		{store.RevisionFilter{After: -1, Statuses: trail.Statuses}, "[0 1 2 3 4 5]"},
+		{store.RevisionFilter{After: 2, Statuses: trail.Statuses}, "[3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []trail.Status{trail.StatusNew}}, "[3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []trail.Status{trail.StatusNew, trail.StatusTesting}}, "[2 3 4 5]"},
+		{store.RevisionFilter{After: -1, Statuses: []trail.Status{trail.StatusNew}, Limit: 1}, "[3]"},
+		{store.RevisionFilter{After: -1, Statuses: []trail.Status{trail.StatusDone, trail.StatusTesting}}, "[0 1 2]"},
+		{store.RevisionFilter{After: -1, Statuses: trail.Statuses, Bytes: 40}, "[0 1]"},
 		{store.RevisionFilter{After: -1}, "[]"},
 	} {
 		c.filter.Device = d
@@ -331,10 +332,10 @@ func summaries(f *fixture) {
 		f.add(f.step(ID(d)))
 	}
 	at := micros(Epoch.Add(time.Minute))
-	f.must(f.SetRevisionProgress(f.ctx, ID("b"), 1, store.RevisionDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
+	f.must(f.SetRevisionProgress(f.ctx, ID("b"), 1, trail.StatusDownloading, []byte(`{"status":"DOWNLOADING"}`), at))
 	s, err := f.TrailSummary(f.ctx, ID("b"))
 	f.must(err)
-	if s.Rev != 2 || s.Reported != 1 || s.Revision.Rev != 1 || s.Revision.Status != store.RevisionDownloading || !s.Touched.Equal(at) || s.Revision.State != nil {
+	if s.Rev != 2 || s.Reported != 1 || s.Revision.Rev != 1 || s.Revision.Status != trail.StatusDownloading || !s.Touched.Equal(at) || s.Revision.State != nil {
 		f.Errorf("%+v", s)
 	}
 	var seen []string

@@ -11,7 +11,7 @@
 // The hub is not trusted to be well-meaning: what it sends is parsed strictly
 // and bounded, no name leaves the revision's folder, and no content counts that
 // has not the SHA-256 that the state names.
-package trail
+package revision
 
 import (
 	"context"
@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // Conn is the hub, as the device that follows.
@@ -95,20 +97,20 @@ type Status struct {
 
 // Follower follows one trail.
 type Follower struct {
-	cfg     Config
-	conn    Conn
-	dir     string
-	data    string
-	objects objects
-	journal journal
-	status  atomic.Pointer[Status]
-	changed chan struct{}
-	said    string // the last complaint, to say it once
+	cfg       Config
+	conn      Conn
+	dir       string
+	data      string
+	objects   objects
+	journal   journal
+	status    atomic.Pointer[Status]
+	changed   chan struct{}
+	complaint string // the last complaint, to say it once
 
-	hashed map[string]bool // objects found whole since the step was taken
-	phase  string          // what since is about
-	since  time.Time       // when this process first saw it; by its own clock, which nobody sets
-	told   bool            // this process told the hook to start the machine anew
+	hashed       map[string]bool // objects found whole since the step was taken
+	phase        string          // what since is about
+	since        time.Time       // when this process first saw it; by its own clock, which nobody sets
+	rebootCalled bool            // this process told the hook to start the machine anew
 }
 
 // Open reads the journal. Nothing is done before Run.
@@ -165,7 +167,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	if f.journal, err = readJournal(f.journalPath(), cfg.Device); err != nil {
 		return nil, err
 	}
-	f.tell()
+	f.publish()
 	return f, nil
 }
 
@@ -175,8 +177,8 @@ func (f *Follower) revisions() string   { return filepath.Join(f.data, "revision
 // Status says how far it is. It may be called from any goroutine.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
-// tell publishes the journal's status.
-func (f *Follower) tell() {
+// publish publishes the journal's status.
+func (f *Follower) publish() {
 	s := f.journal.status()
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
 		select {
@@ -193,8 +195,8 @@ func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(forma
 
 // complain says what is in the way, once for as long as it is the same.
 func (f *Follower) complain(err error) {
-	if line := err.Error(); line != f.said {
-		f.said = line
+	if line := err.Error(); line != f.complaint {
+		f.complaint = line
 		f.say("Trail: %s; trying again.", strings.TrimSuffix(line, "."))
 	}
 }
@@ -207,11 +209,11 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 	f.collect()
 	if f.journal.Begun {
-		f.forgetFirst()
+		f.removeFirst()
 	}
 	wait := newPatience()
 	for {
-		pause, err := f.once(ctx)
+		pause, err := f.next(ctx)
 		var no Refusal
 		switch {
 		case ctx.Err() != nil:
@@ -235,14 +237,14 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// once does the next thing that there is to do, and says how long to wait
+// next does the next thing that there is to do, and says how long to wait
 // after it.
-func (f *Follower) once(ctx context.Context) (time.Duration, error) {
+func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
 	}
 	if !f.journal.Begun {
-		return 0, f.begin(ctx)
+		return 0, f.beginTrail(ctx)
 	}
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
@@ -251,8 +253,8 @@ func (f *Follower) once(ctx context.Context) (time.Duration, error) {
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
-	taken, err := f.take(ctx)
-	if err != nil || taken {
+	accepted, err := f.accept(ctx)
+	if err != nil || accepted {
 		return 0, err
 	}
 	return jitter(f.cfg.Poll), nil
@@ -269,12 +271,12 @@ func (f *Follower) checkHook() error {
 	return nil
 }
 
-// factory is the first state of a device that has nothing installed yet.
-const factory = `{"#spec":"pantavisor-service-system@1"}`
+// emptyState is the first state of a device that has nothing installed yet.
+const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// begin makes the trail where there is none.
-func (f *Follower) begin(ctx context.Context) error {
-	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, maxPending)
+// beginTrail makes the trail where there is none.
+func (f *Follower) beginTrail(ctx context.Context) error {
+	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
 		return err
 	}
@@ -296,7 +298,7 @@ func (f *Follower) begin(ctx context.Context) error {
 				return err
 			}
 		}
-		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.text, maxPending); err != nil {
+		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.JSON, trail.MaxAnswer); err != nil {
 			return err
 		}
 		f.say("The trail begins: revision 0 has %d file(s).", len(s.files))
@@ -307,34 +309,34 @@ func (f *Follower) begin(ctx context.Context) error {
 	if err := f.save(j); err != nil {
 		return err
 	}
-	f.forgetFirst()
+	f.removeFirst()
 	return nil
 }
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// take looks for the next step and writes it into the journal.
-func (f *Follower) take(ctx context.Context) (bool, error) {
+// accept looks for the next step and writes it into the journal.
+func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
-	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, maxPending)
-	if notWanted(err) { // the hub has forgotten the trail
+	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)
+	if withdrawn(err) { // the hub has forgotten the trail
 		j.Begun = false
 		return true, f.save(j)
 	}
 	if err != nil {
 		return false, err
 	}
-	f.said = ""
-	next, err := parsePending(text)
+	f.complaint = ""
+	next, err := trail.ParsePending(text)
 	if err != nil || next == nil {
 		return false, err
 	}
-	s, err := parseState(next.state)
+	s, err := parseState(next.State)
 	if err != nil {
-		j.Step = &work{revision: revision{Rev: next.rev}, Phase: ended, Outcome: wontGo, Reason: "This device does not take the revision: " + err.Error() + "."}
+		j.Step = &work{revision: revision{Rev: next.Rev}, Phase: ended, Outcome: wontGo, Reason: "This device does not take the revision: " + err.Error() + "."}
 		return true, f.save(j)
 	}
-	rev := revision{next.rev, s.sum}
+	rev := revision{next.Rev, s.sum}
 	if j.Current != nil && *j.Current == rev {
 		j.Step = &work{revision: rev, Phase: ended, Outcome: done, Reason: "It runs already."}
 		return true, f.save(j)
@@ -344,8 +346,8 @@ func (f *Follower) take(ctx context.Context) (bool, error) {
 	}
 	j.Step = &work{revision: rev, Phase: queued}
 	message := ""
-	if next.message != "" {
-		message = fmt.Sprintf(" (%q)", next.message)
+	if next.Message != "" {
+		message = fmt.Sprintf(" (%q)", next.Message)
 	}
 	f.say("Revision %d is offered%s.", rev.Rev, message)
 	return true, f.save(j)

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"bytes"

@@ -10,6 +10,7 @@ import (
 )
 
 func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
+	t.Parallel()
 	token, hub := new(wire.TokenFile), new(wire.HubFile)
 	for _, c := range []struct {
 		name        string
@@ -48,7 +49,7 @@ func TestOnlyWhatNobodyDecidedBringsADeviceBackByItself(t *testing.T) {
 		if c.returned > 0 {
 			a.state.Returned = time.Now().Add(-c.returned)
 		}
-		removed := a.staysOut(c.why, no, c.claims)
+		removed := a.checkReturn(c.why, no, c.claims)
 		if (removed == nil) != c.comes {
 			t.Errorf("%s: %v", c.name, removed)
 		}

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gangway/wire/trail"
 )
 
 // objects keeps contents as files named by their SHA-256, in DIR/ab/cdef...;
@@ -45,8 +47,8 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// begun is how many bytes of an object are there already.
-func (o objects) begun(sum string) int64 {
+// partialSize is how many bytes of an object are there already.
+func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
 		return 0
@@ -66,32 +68,32 @@ func (o objects) free() (int64, error) {
 // errContent is a content that is not what the state names.
 var errContent = errors.New("the hub sends another content than the state names")
 
-// errGone is an address that is good no more.
-var errGone = errors.New("the address of the content is good no more")
+// errExpired is an address that is good no more.
+var errExpired = errors.New("the address of the content is good no more")
 
 // idle is how long a download may bring nothing.
 const idle = time.Minute
 
 // download gets the rest of an object. count is told of each piece.
-func (o objects) download(ctx context.Context, conn Conn, sum string, r record, count func(int64)) error {
+func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Record, count func(int64)) error {
 	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return diskError(err)
 	}
 	defer file.Close()
 	h := sha256.New()
-	from, err := resume(file, h, r.size)
+	from, err := resume(file, h, r.Size)
 	if err != nil {
 		return diskError(err)
 	}
 	count(from)
-	if from < r.size || r.size == 0 {
+	if from < r.Size || r.Size == 0 {
 		if err := o.rest(ctx, conn, sum, r, file, h, from, count); err != nil {
 			return err
 		}
 	}
 	if hex.EncodeToString(h.Sum(nil)) != sum {
-		count(-r.size)
+		count(-r.Size)
 		if err := os.Remove(o.partial(sum)); err != nil {
 			return diskError(err)
 		}
@@ -114,20 +116,20 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 
 // rest asks for the bytes from one on. A hub that answers with all of them is
 // taken at its word.
-func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
+func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// Waiting has an end, for the answer as for each piece.
 	alarm := time.AfterFunc(idle, cancel)
 	defer alarm.Stop()
-	resp, err := conn.Download(ctx, r.path, from, `"`+sum+`"`)
+	resp, err := conn.Download(ctx, r.Path, from, `"`+sum+`"`)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
-		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.size-1, r.size); resp.Header.Get("Content-Range") != want {
+		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.Size-1, r.Size); resp.Header.Get("Content-Range") != want {
 			return fmt.Errorf("object %s: %w: %q, where %q was asked for", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
 		}
 	case http.StatusOK:
@@ -138,7 +140,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 			return diskError(err)
 		}
 	case http.StatusForbidden, http.StatusNotFound, http.StatusUnauthorized, http.StatusGone:
-		return errGone
+		return errExpired
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
 	default:
@@ -155,9 +157,9 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 	for {
 		n, err := resp.Body.Read(body)
 		alarm.Reset(idle)
-		if int64(n) > r.size-from {
+		if int64(n) > r.Size-from {
 			count(-from)
-			return errors.Join(fmt.Errorf("object %s: %w: it is longer than %d bytes", sum, errContent, r.size), diskError(os.Remove(o.partial(sum))))
+			return errors.Join(fmt.Errorf("object %s: %w: it is longer than %d bytes", sum, errContent, r.Size), diskError(os.Remove(o.partial(sum))))
 		}
 		if n > 0 {
 			if _, err := file.Write(body[:n]); err != nil {
@@ -171,13 +173,13 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r record, file
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("object %s: the download broke after %d of %d bytes: %w", sum, from, r.size, err)
+			return fmt.Errorf("object %s: the download broke after %d of %d bytes: %w", sum, from, r.Size, err)
 		}
 	}
-	if from < r.size {
+	if from < r.Size {
 		// What breaks is an error above: this is an answer that says it is whole.
 		count(-from)
-		return errors.Join(fmt.Errorf("object %s: %w: %d bytes in the place of %d", sum, errContent, from, r.size), diskError(os.Remove(o.partial(sum))))
+		return errors.Join(fmt.Errorf("object %s: %w: %d bytes in the place of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"gangway/wire/trail"
 )
 
 // errDamaged is a first revision that is not what it was.
@@ -25,7 +27,7 @@ var errDamaged = errors.New("the first revision that came with the image is dama
 // at the hub; where it is lost for good the trail begins empty, for a machine
 // that is connected can be mended.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
-	s, err := f.bring(ctx)
+	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
 		f.say("%s; the trail begins empty.", err)
 		s = nil
@@ -33,17 +35,17 @@ func (f *Follower) firstState(ctx context.Context) (*state, error) {
 		return nil, err
 	}
 	if s == nil {
-		return parseState([]byte(factory))
+		return parseState([]byte(emptyState))
 	}
 	return s, nil
 }
 
-// bring takes the first revision over, if there is one.
-func (f *Follower) bring(ctx context.Context) (*state, error) {
+// importFirst takes the first revision over, if there is one.
+func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
 	}
-	text, err := readRegular(filepath.Join(f.cfg.First, stateName), maxState)
+	text, err := readRegular(filepath.Join(f.cfg.First, stateName), trail.MaxState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -54,23 +56,23 @@ func (f *Follower) bring(ctx context.Context) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
-	for _, sum := range s.sums() {
-		if err := f.bringOne(ctx, sum); err != nil {
+	for _, sum := range s.ObjectSums() {
+		if err := f.importObject(ctx, sum); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
 }
 
-// bringOne puts an object into the store and to the hub. It is repeated as a
+// importObject puts an object into the store and to the hub. It is repeated as a
 // whole after a kill: what is there already is found there.
-func (f *Follower) bringOne(ctx context.Context, sum string) error {
+func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
 		return err
 	}
 	if !have {
-		if have, err = f.objects.adopt(filepath.Join(f.cfg.First, "objects", sum), sum); err != nil {
+		if have, err = f.objects.importFile(filepath.Join(f.cfg.First, "objects", sum), sum); err != nil {
 			return err
 		}
 	}
@@ -81,15 +83,15 @@ func (f *Follower) bringOne(ctx context.Context, sum string) error {
 	if err == nil {
 		err = f.downloadOne(ctx, sum, r, func(int64) {})
 	}
-	if g := (*givenUp)(nil); errors.As(err, &g) {
+	if g := (*abandoned)(nil); errors.As(err, &g) {
 		return fmt.Errorf("%w: object %s", errDamaged, sum)
 	}
 	return err
 }
 
-// adopt copies a file into the store if it has the content that its name says.
+// importFile copies a file into the store if it has the content that its name says.
 // It is hashed as it is copied: what is kept is what was hashed.
-func (o objects) adopt(path, sum string) (bool, error) {
+func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
 		return false, nil
@@ -104,7 +106,7 @@ func (o objects) adopt(path, sum string) (bool, error) {
 	}
 	defer file.Close()
 	h := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, maxObject)); err != nil && !errors.Is(err, unix.EIO) {
+	if _, err := io.Copy(io.MultiWriter(file, h), io.LimitReader(from, trail.MaxObject)); err != nil && !errors.Is(err, unix.EIO) {
 		return false, diskError(errors.Join(err, os.Remove(o.partial(sum))))
 	}
 	if hex.EncodeToString(h.Sum(nil)) != sum {
@@ -128,7 +130,7 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	if err != nil {
 		return err
 	}
-	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, maxRecord)
+	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusConflict {
 		return nil // it is there
@@ -136,7 +138,7 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	if err != nil {
 		return fmt.Errorf("the first revision's object %s: %w", sum, err)
 	}
-	path, err := parseUpload(text, sum)
+	path, err := trail.ParseUpload(text, sum)
 	if err != nil {
 		return err
 	}
@@ -147,8 +149,8 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	return nil
 }
 
-// forgetFirst removes what the trail has begun with; the store has the objects.
-func (f *Follower) forgetFirst() {
+// removeFirst removes what the trail has begun with; the store has the objects.
+func (f *Follower) removeFirst() {
 	if f.cfg.First == "" {
 		return
 	}

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"gangway/wire/trail"
 )
 
 // A revision's folder holds the state's text and its files:
@@ -33,7 +35,7 @@ func (f *Follower) keepState(r revision, s *state) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return diskError(err)
 	}
-	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.text), flush(f.revisions())))
+	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.JSON), flush(f.revisions())))
 }
 
 // stateOf reads it back. It is parsed again: what is laid out was checked.
@@ -52,13 +54,13 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 	return s, nil
 }
 
-// givenUp is an error that ends a step before anything was installed.
-type givenUp struct {
+// abandoned is an error that ends a step before anything was installed.
+type abandoned struct {
 	outcome outcome
 	reason  string
 }
 
-func (g *givenUp) Error() string { return g.reason }
+func (g *abandoned) Error() string { return g.reason }
 
 // prepare downloads what is missing of a revision and lays it out.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
@@ -70,7 +72,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 		f.hashed = map[string]bool{}
 	}
 	var missing []string
-	for _, sum := range s.sums() {
+	for _, sum := range s.ObjectSums() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -88,7 +90,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	if len(missing) > 0 {
 		err := f.download(ctx, rev, missing)
 		if errors.Is(err, syscall.ENOSPC) {
-			return &givenUp{failed, "The disk is full: " + err.Error() + "."}
+			return &abandoned{failed, "The disk is full: " + err.Error() + "."}
 		}
 		if err != nil {
 			return err
@@ -99,17 +101,17 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 
 // download gets the missing objects, few at once.
 func (f *Follower) download(ctx context.Context, rev revision, missing []string) error {
-	records := make([]record, len(missing))
+	records := make([]trail.Record, len(missing))
 	var total, have int64
 	for i, sum := range missing {
 		var err error
 		if records[i], err = f.record(ctx, sum); err != nil {
 			return err
 		}
-		if total += records[i].size; total > maxTotal {
-			return &givenUp{wontGo, fmt.Sprintf("The revision's objects have more than %d bytes.", int64(maxTotal))}
+		if total += records[i].Size; total > maxTotal {
+			return &abandoned{wontGo, fmt.Sprintf("The revision's objects have more than %d bytes.", int64(maxTotal))}
 		}
-		have += min(f.objects.begun(sum), records[i].size)
+		have += min(f.objects.partialSize(sum), records[i].Size)
 	}
 	if err := f.objects.sweepParts(set(missing)); err != nil {
 		return diskError(err)
@@ -119,7 +121,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 		return err
 	}
 	if need := total - have; need > free-f.cfg.Reserve {
-		return &givenUp{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
+		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
 	}
 	var got atomic.Int64
 	start := time.Now()
@@ -182,21 +184,21 @@ const maxWrong = 3
 // downloadOne gets one object. An address that has ended is asked for anew,
 // once; wrong contents are asked for again, a few times; what breaks off is
 // left to the next try, which goes on from there.
-func (f *Follower) downloadOne(ctx context.Context, sum string, r record, count func(int64)) error {
+func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
 		err := f.objects.download(ctx, f.conn, sum, r, count)
 		switch {
-		case errors.Is(err, errGone) && !renewed:
+		case errors.Is(err, errExpired) && !renewed:
 			renewed = true
 			if r, err = f.record(ctx, sum); err != nil {
 				return err
 			}
-		case errors.Is(err, errGone):
-			return &givenUp{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
+		case errors.Is(err, errExpired):
+			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
-				return &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+				return &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
 			}
 		default:
 			return err
@@ -204,18 +206,18 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r record, count 
 	}
 }
 
-func (f *Follower) record(ctx context.Context, sum string) (record, error) {
-	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, maxRecord)
+func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error) {
+	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusNotFound {
-		return record{}, &givenUp{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
+		return trail.Record{}, &abandoned{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
 	}
 	if err != nil {
-		return record{}, err
+		return trail.Record{}, err
 	}
-	r, err := parseRecord(text, sum)
+	r, err := trail.ParseRecord(text, sum)
 	if err != nil {
-		return record{}, &givenUp{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+		return trail.Record{}, &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
 	}
 	return r, nil
 }
@@ -243,7 +245,7 @@ func (f *Follower) layOut(rev revision, s *state) error {
 	defer root.Close()
 	for _, file := range s.files {
 		if err := f.place(root, making, file); err != nil {
-			return diskError(fmt.Errorf("revision %d, %s: %w", rev.Rev, file.path, err))
+			return diskError(fmt.Errorf("revision %d, %s: %w", rev.Rev, file.Path, err))
 		}
 	}
 	if err := os.Rename(making, files); err != nil {
@@ -257,17 +259,17 @@ func (f *Follower) layOut(rev revision, s *state) error {
 	return diskError(errors.Join(syncFS(d), d.Close()))
 }
 
-func (f *Follower) place(root *os.Root, at string, file file) error {
-	if parent := filepath.Dir(file.path); parent != "." {
+func (f *Follower) place(root *os.Root, at string, file trail.File) error {
+	if parent := filepath.Dir(file.Path); parent != "." {
 		if err := root.MkdirAll(parent, 0o755); err != nil {
 			return err
 		}
 	}
-	if file.sum == "" {
-		return root.WriteFile(file.path, file.json, 0o444)
+	if file.Object == "" {
+		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
 	// checkPath let the path pass, and every folder on it was just made here.
-	return os.Link(f.objects.path(file.sum), filepath.Join(at, file.path))
+	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
 // collect removes what nobody has a use for any more. What cannot be read or
@@ -300,7 +302,7 @@ func (f *Follower) sweep() error {
 		if err != nil {
 			return err
 		}
-		for _, sum := range s.sums() {
+		for _, sum := range s.ObjectSums() {
 			wanted[sum] = true
 		}
 	}

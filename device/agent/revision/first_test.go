@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // firstFolder is a first revision as an image brings it.
@@ -76,9 +78,9 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	}{
 		"whole":                             {func(string) {}, nil, good, []string{"one", "two"}},
 		"whole, the hub has one":            {func(string) {}, []string{"one"}, good, []string{"two"}},
-		"another content":                   {func(dir string) { putFile(t, filepath.Join(dir, "objects", sum), "One") }, nil, factory, nil},
+		"another content":                   {func(dir string) { putFile(t, filepath.Join(dir, "objects", sum), "One") }, nil, emptyState, nil},
 		"another content, that the hub has": {func(dir string) { putFile(t, filepath.Join(dir, "objects", sum), "One") }, []string{"one"}, good, []string{"two"}},
-		"an object that is gone":            {func(dir string) { os.Remove(filepath.Join(dir, "objects", sum)) }, nil, factory, nil},
+		"an object that is gone":            {func(dir string) { os.Remove(filepath.Join(dir, "objects", sum)) }, nil, emptyState, nil},
 		"an object that is a link": {func(dir string) {
 			outside := filepath.Join(t.TempDir(), "secret")
 			putFile(t, outside, "one")
@@ -86,17 +88,19 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 			if err := os.Symlink(outside, filepath.Join(dir, "objects", sum)); err != nil {
 				t.Fatal(err)
 			}
-		}, nil, factory, nil},
+		}, nil, emptyState, nil},
 		"an object that never ends": {func(dir string) {
 			os.Remove(filepath.Join(dir, "objects", sum))
 			if err := syscall.Mkfifo(filepath.Join(dir, "objects", sum), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, nil, factory, nil},
-		"a state cut short":            {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), good[:50]) }, nil, factory, nil},
-		"a state whose name leads out": {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), stateWith("../../x", sum)) }, nil, factory, nil},
-		"a huge state":                 {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), strings.Repeat(" ", maxState+1)+good) }, nil, factory, nil},
-		"no state":                     {func(dir string) { os.Remove(filepath.Join(dir, "state.json")) }, nil, factory, nil},
+		}, nil, emptyState, nil},
+		"a state cut short":            {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), good[:50]) }, nil, emptyState, nil},
+		"a state whose name leads out": {func(dir string) { putFile(t, filepath.Join(dir, "state.json"), stateWith("../../x", sum)) }, nil, emptyState, nil},
+		"a huge state": {func(dir string) {
+			putFile(t, filepath.Join(dir, "state.json"), strings.Repeat(" ", trail.MaxState+1)+good)
+		}, nil, emptyState, nil},
+		"no state": {func(dir string) { os.Remove(filepath.Join(dir, "state.json")) }, nil, emptyState, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newEvilHub(t)

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"bytes"
@@ -9,9 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -249,63 +247,30 @@ func (h *evilHub) called(f *Follower) string {
 	return string(b)
 }
 
-// Names in a state lead nowhere but into the revision's folder.
-func TestNamesInAStateStayInTheRevisionsFolder(t *testing.T) {
+// A state that cannot be laid out ends the revision before the hook is called.
+func TestRevisionWhoseStateIsRefusedIsNotInstalled(t *testing.T) {
+	t.Parallel()
 	sum := strings.Repeat("a", 64)
-	for _, name := range []string{"../x", "a/../../x", "/etc/passwd", "a/../b", "a//b", "a/", "/", ".", "..", "./a", "", "a\x00b", "a\nb",
-		strings.Repeat("x", 256), strings.Repeat("x/", 40) + "x", strings.Repeat("y/", 600) + "y.json"} {
-		if s, err := parseState([]byte(stateWith(name, sum))); err == nil {
-			t.Errorf("%q is taken: %v", name, s.files)
-		}
-	}
-	for _, name := range []string{"a", "bsp/kernel", "..a/b..", "a b&<>", "-rf", "#x", "ü/é", "a\\b"} {
-		if _, err := parseState([]byte(stateWith(name, sum))); err != nil {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
-	h := newEvilHub(t)
-	h.offer("1", stateWith("../../escaped", h.has("x")))
-	f := h.device("", nil)
-	if r := h.outcome(f); r.Status != "WONTGO" || !strings.Contains(r.Message, "escaped") {
-		t.Errorf("%+v", r)
-	}
-	if calls := h.called(f); calls != "" {
-		t.Errorf("the hook was called: %s", calls)
-	}
-}
-
-// A state that two readers could take for two is none.
-func TestDeviceRefusesStatesThatMeanTwoThings(t *testing.T) {
-	sum := strings.Repeat("a", 64)
-	for _, text := range []string{
-		`{"#spec":"pantavisor-service-system@1","a":"` + sum + `","a":"` + strings.Repeat("b", 64) + `"}`,
-		`{"#spec":"pantavisor-service-system@1"}{}`, `[]`, `null`, `{}`, `{"#spec":"other@1"}`, `{"#spec":1}`,
-		stateWith("a", strings.ToUpper(sum)), stateWith("a", "x"), `{"#spec":"pantavisor-service-system@1","a":{}}`,
-		stateWith("a", sum, "a/b", sum), stateWith("a.json", "{}", "a.json/b/c", sum),
-		"{\"#spec\":\"pantavisor-service-system@1\",\"\xff\":1}",
-		`{"#spec":"pantavisor-service-system@1","a.json":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`,
-		`{"#spec":"pantavisor-service-system@1","a.json":"` + strings.Repeat("x", maxState) + `"}`,
+	for state, why := range map[string]string{
+		stateWith("../../escaped", sum):           "escaped",
+		stateWith("a", sum, "a/b", sum):           "a file and a folder",
+		`{"#spec":"pantavisor-service-system@2"}`: "#spec",
 	} {
-		if _, err := parseState([]byte(text)); err == nil {
-			t.Errorf("taken: %.100s", text)
+		h := newEvilHub(t)
+		h.offer("1", state)
+		f := h.device("", nil)
+		if r := h.outcome(f); r.Status != "WONTGO" || !strings.Contains(r.Message, why) {
+			t.Errorf("%s: %+v", state, r)
+		}
+		if calls := h.called(f); calls != "" {
+			t.Errorf("the hook was called: %s", calls)
 		}
 	}
 }
 
-// Numbers that are none, or huge, neither wrap nor fill the disk.
-func TestHugeNumbersFromTheHub(t *testing.T) {
-	for _, rev := range []string{"-1", "1.5", "1e300", "9007199254740993", "2147483648", `"1"`, "null", "true"} {
-		if s, err := parsePending([]byte(`[{"rev":` + rev + `,"state":{}}]`)); err == nil {
-			t.Errorf("rev %s is %d", rev, s.rev)
-		}
-	}
-	sum := strings.Repeat("a", 64)
-	for _, size := range []string{"-1", "1.5", "1e3", "99999999999999999999", "9223372036854775807", "1099511627777", "", "0x10", " 1"} {
-		if r, err := parseRecord(fmt.Appendf(nil, `{"sha256sum":%q,"size":%q,"signed-geturl":"/local-s3/x"}`, sum, size), sum); err == nil {
-			t.Errorf("size %q is %d", size, r.size)
-		}
-	}
-	// Each fits, and their sum does not; nothing is downloaded.
+// Each object fits, and their sum does not. Nothing is downloaded.
+func TestRevisionWithHugeObjectsIsNotDownloaded(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.record = func(sum, _ string) string {
 		return fmt.Sprintf(`{"sha256sum":%q,"size":"1099511627776","signed-geturl":"/local-s3/x"}`, sum)
@@ -319,6 +284,16 @@ func TestHugeNumbersFromTheHub(t *testing.T) {
 	}
 }
 
+// The record's host is elsewhere.example. The device never asks it.
+func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
+	t.Parallel()
+	h := newEvilHub(t)
+	h.offer("1", stateWith("a", h.has("content")))
+	if r := h.outcome(h.device("", nil)); r.Status != "DONE" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What does not fit the disk is not begun.
 func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	h := newEvilHub(t)
@@ -328,31 +303,6 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 	if len(h.ranges) > 0 {
 		t.Error("something was downloaded")
-	}
-}
-
-// The address of a content has no say in where the device connects to.
-func TestHubSendsTheDeviceNowhereElse(t *testing.T) {
-	sum := strings.Repeat("a", 64)
-	for _, address := range []string{"https://10.0.0.1/secret", "http://127.0.0.1:22/", "file:///etc/passwd", "/local-s3/../admin", "/local-s3/a b",
-		"/local-s3/a?x=/../y", "/local-s3/a%2f..", "/local-s3/a#b", "/local-s3/a@b", "/local-s3/a\r\nHost: x", "/local-s3/" + strings.Repeat("x", 9000), "", "/local-s3/", "/local-s3/.", "/local-s3/..", "/local-s3/a/b"} {
-		text, err := json.Marshal(map[string]string{"sha256sum": sum, "size": "1", "signed-geturl": address})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if r, err := parseRecord(text, sum); err == nil {
-			t.Errorf("%q leads to %q", address, r.path)
-		}
-	}
-	// The record's host is elsewhere.example, which is never asked.
-	h := newEvilHub(t)
-	h.offer("1", stateWith("a", h.has("content")))
-	if r := h.outcome(h.device("", nil)); r.Status != "DONE" {
-		t.Errorf("%+v", r)
-	}
-	// The record of another object than was asked for.
-	if _, err := parseRecord([]byte(`{"sha256sum":"`+strings.Repeat("b", 64)+`","size":"1","signed-geturl":"/local-s3/x"}`), sum); err == nil {
-		t.Error("another object's record is taken")
 	}
 }
 
@@ -653,41 +603,4 @@ func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	if _, err := readJournal(path, "dev"); err == nil || !strings.Contains(err.Error(), "remove it") {
 		t.Errorf("%v", err)
 	}
-}
-
-// Whatever state is taken, its files are inside the folder, and no file is a
-// folder of another.
-func FuzzState(f *testing.F) {
-	f.Add([]byte(stateWith("a/b", strings.Repeat("a", 64), "c.json", "x")))
-	f.Add([]byte(stateWith("../a", strings.Repeat("a", 64))))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		s, err := parseState(text)
-		if err != nil {
-			return
-		}
-		for _, file := range s.files {
-			if !filepath.IsLocal(file.path) || filepath.Clean(file.path) != file.path {
-				t.Errorf("%q", file.path)
-			}
-		}
-	})
-}
-
-// Whatever a hub says of an object, what is made of it is a path on the hub and
-// a size that is one.
-func FuzzRecord(f *testing.F) {
-	sum := strings.Repeat("a", 64)
-	f.Add([]byte(`{"sha256sum":"` + sum + `","size":"1","signed-geturl":"https://hub.example/local-s3/x"}`))
-	f.Add([]byte(`[{"rev":1,"state":{}}]`))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		if r, err := parseRecord(text, sum); err == nil {
-			u, err := url.Parse("https://hub.example" + r.path)
-			if err != nil || u.Host != "hub.example" || u.RawQuery != "" || u.Path != r.path || path.Dir(path.Clean(u.Path)) != "/local-s3" || r.size < 0 {
-				t.Errorf("%+v %v", r, err)
-			}
-		}
-		if s, err := parsePending(text); err == nil && s != nil && (s.rev < 0 || s.rev > maxRev || len(s.message) > 210) {
-			t.Errorf("%+v", s)
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"encoding/json"
@@ -128,7 +128,7 @@ func (f *Follower) save(j journal) error {
 		return diskError(err)
 	}
 	f.journal = j
-	f.tell()
+	f.publish()
 	return nil
 }
 

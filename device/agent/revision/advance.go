@@ -1,4 +1,4 @@
-package trail
+package revision
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"gangway/wire/trail"
 )
 
 // maxTries is how often a call of the hook is begun in one phase. More than
@@ -57,11 +59,11 @@ func (f *Follower) fetch(ctx context.Context) error {
 	if err == nil {
 		err = f.report(ctx, w.Rev, "INPROGRESS", 50, "Being installed.", nil)
 	}
-	var gone *givenUp
+	var gone *abandoned
 	switch {
 	case errors.As(err, &gone):
 		return f.end(gone.outcome, gone.reason)
-	case notWanted(err):
+	case withdrawn(err):
 		f.say("Revision %d is not wanted any more.", w.Rev)
 		return f.drop()
 	case err != nil:
@@ -74,13 +76,13 @@ func (f *Follower) fetch(ctx context.Context) error {
 // owner may have exchanged it.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
-	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, maxPending)
+	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
 	if err != nil {
 		return err
 	}
 	s, err := parseState(text)
 	if err != nil {
-		return &givenUp{wontGo, "This device does not take the revision: " + err.Error() + "."}
+		return &abandoned{wontGo, "This device does not take the revision: " + err.Error() + "."}
 	}
 	rev := revision{w.Rev, s.sum}
 	if err := f.keepState(rev, s); err != nil || rev == w.revision {
@@ -89,8 +91,8 @@ func (f *Follower) confirm(ctx context.Context) error {
 	return f.change(func(w *work) { w.revision = rev })
 }
 
-// notWanted says that the step is final, or gone, on the hub.
-func notWanted(err error) bool {
+// withdrawn says that the step is final, or gone, on the hub.
+func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
 }
@@ -120,7 +122,7 @@ func (f *Follower) askReboot(p phase) error {
 	if err != nil {
 		return err
 	}
-	f.told = false
+	f.rebootCalled = false
 	return f.enter(p, func(w *work) { w.BootID = id })
 }
 
@@ -163,8 +165,8 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, f.fail(reason)
 	}
-	if !f.told && w.Tries < maxTries { // again after the agent alone was started anew
-		f.told = true
+	if !f.rebootCalled && w.Tries < maxTries { // again after the agent alone was started anew
+		f.rebootCalled = true
 		// It is only told to; an owner who is watching learns why it goes away.
 		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "The machine starts anew.", nil)
 		f.say("Revision %d needs the machine to start anew.", w.Rev)
@@ -190,7 +192,7 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 		if w.Tries >= maxTries {
 			return 0, f.fail(fmt.Sprintf("The machine stopped %d times in the middle of the test.", w.Tries))
 		}
-		if err := f.report(ctx, w.Rev, "TESTING", 75, "Being tested.", nil); notWanted(err) {
+		if err := f.report(ctx, w.Rev, "TESTING", 75, "Being tested.", nil); withdrawn(err) {
 			return 0, f.fail("Its owner gave it up.")
 		}
 		f.say("Revision %d is being tested.", w.Rev)
@@ -209,7 +211,7 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 		err := f.report(asking, w.Rev, "TESTING", 90, "The test passed.", nil)
 		cancel()
 		switch {
-		case notWanted(err):
+		case withdrawn(err):
 			return 0, f.fail("Its owner gave it up.")
 		case err != nil && ctx.Err() != nil:
 			return 0, ctx.Err()
@@ -280,7 +282,7 @@ func (f *Follower) end(o outcome, reason string) error {
 // finish reports the outcome until the hub has taken it, or has another.
 func (f *Follower) finish(ctx context.Context) error {
 	w := f.journal.Step
-	if err := f.report(ctx, w.Rev, string(w.Outcome), 100, w.Reason, nil); err != nil && !notWanted(err) {
+	if err := f.report(ctx, w.Rev, string(w.Outcome), 100, w.Reason, nil); err != nil && !withdrawn(err) {
 		return err
 	}
 	f.say("Revision %d: %s.", w.Rev, w.Outcome)
@@ -325,7 +327,7 @@ func (f *Follower) report(ctx context.Context, rev int, status string, percent i
 	if err != nil {
 		return err
 	}
-	_, err = f.conn.Do(ctx, http.MethodPut, fmt.Sprintf("/trails/%s/steps/%d/progress", f.cfg.Device, rev), b, maxRecord*2)
+	_, err = f.conn.Do(ctx, http.MethodPut, fmt.Sprintf("/trails/%s/steps/%d/progress", f.cfg.Device, rev), b, trail.MaxRecord*2)
 	return err
 }
 

@@ -1,0 +1,351 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Reasons why the hub no longer accepts a device, as in Refused.Certificate.
+const (
+	removedRevoked    = "revoked"    // the owner deleted or denied the device
+	removedSuperseded = "superseded" // the same TPM has onboarded again since
+	removedUnknown    = "unknown"    // the hub has no record of the certificate
+)
+
+const (
+	// returnAfter is how often a device may onboard again by itself. Without
+	// this limit, two machines with one TPM's state (clones) would replace each
+	// other endlessly.
+	returnAfter = 24 * time.Hour
+	// retryRemoved is how often a removed device asks the hub whether it is
+	// accepted again; statePoll is how often it checks whether another agent
+	// onboarded it again.
+	retryRemoved = time.Hour
+	statePoll    = 2 * time.Second
+)
+
+// Removed is the error that the hub no longer accepts the device and that the
+// device does not onboard again by itself. It wraps the hub's *Refused.
+type Removed struct {
+	Why     string // "revoked", "superseded" or "unknown"
+	Remedy  string // one sentence
+	Refused *Refused
+}
+
+func (r *Removed) Error() string {
+	return fmt.Sprintf("%s %s (%s)", removedWords(r.Why), r.Remedy, r.Refused.Code)
+}
+
+func (r *Removed) Unwrap() error { return r.Refused }
+
+func removedWords(why string) string {
+	switch why {
+	case removedSuperseded:
+		return "The hub no longer accepts this machine's certificate: this TPM has onboarded again since, with another state folder."
+	case removedUnknown:
+		return "The hub does not know this machine's certificate: it may have been restored from a backup."
+	}
+	return "The owner deleted this device or denied it."
+}
+
+const remedyAgain = "To onboard it again, run 'gangway-agent onboard --again --token-file FILE' with a join token of its owner."
+
+// removal is the reason why the hub no longer accepts the device, or empty if err
+// is something else. If the hub gives no reason, it may be a deletion, so it
+// counts as one.
+func removal(err error) string {
+	var no *Refused
+	switch {
+	case !errors.As(err, &no):
+		return ""
+	case no.Code == "device-revoked":
+		return removedRevoked
+	case no.Code != "certificate-not-active":
+		return ""
+	}
+	switch no.Certificate {
+	case removedSuperseded:
+		return removedSuperseded
+	case removedUnknown, "pending", "expired": // the hub's records are older than the device's certificate
+		return removedUnknown
+	}
+	return removedRevoked
+}
+
+// checkReturn decides whether a device that the hub no longer accepts may onboard
+// again by itself. It returns nil, or why not:
+//
+//   - A deletion is the owner's decision. Only a person at the machine can
+//     override it (Config.Again).
+//   - In the other cases nobody decided. A valid join token repairs them, once a
+//     day.
+//   - A machine that was onboarded does not show a claim code: a new owner would
+//     get the former owner's data on its disk. claims means that it was not
+//     onboarded yet and shows one.
+func (a *Agent) checkReturn(why string, no *Refused, claims bool) *Removed {
+	removed := &Removed{Why: why, Remedy: remedyAgain, Refused: no}
+	since := time.Since(a.state.Returned)
+	switch {
+	case a.cfg.Again, claims:
+		return nil
+	case why == removedRevoked, a.cfg.Token == nil:
+	case since >= 0 && since < returnAfter:
+		removed.Remedy = fmt.Sprintf("It onboarded again by itself at %s and does so only once a day. Look for another machine with a copy of this TPM's state or of this state folder. %s", a.state.Returned.Format(time.RFC3339), remedyAgain)
+	default:
+		return nil
+	}
+	return removed
+}
+
+// checkActive asks the hub about a device whose stored phase is active or removed.
+// It reports whether the device must onboard again. The error is a *Removed if the
+// hub does not accept the device and it must not onboard again.
+func (a *Agent) checkActive(ctx context.Context, t tpm) (again bool, err error) {
+	if a.cfg.Again {
+		return true, nil
+	}
+	err = a.confirmActive(ctx, t)
+	why := removal(err)
+	if why == "" {
+		return false, err
+	}
+	var no *Refused
+	errors.As(err, &no) // always true: there is a reason
+	removed := a.checkReturn(why, no, false)
+	err = a.edit(func(s *State) {
+		if s.Removed != why {
+			s.RemovedAt = time.Now().UTC().Truncate(time.Second)
+		}
+		s.Phase, s.Removed = PhaseRemoved, why
+		if removed == nil {
+			s.Returned = time.Now().UTC().Truncate(time.Second)
+		}
+	})
+	if removed != nil {
+		return false, errors.Join(removed, err)
+	}
+	a.say("again", "%s Onboarding again.", removedWords(why))
+	return true, err
+}
+
+// confirmActive asks the hub, as this device, whether the device is active. Other
+// refusals (of the boot, for example) are left to Run.
+func (a *Agent) confirmActive(ctx context.Context, t tpm) error {
+	h, closeHub, err := a.identified(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer closeHub()
+	var device deviceView
+	err = a.retry(ctx, h.at, func() error {
+		answer, err := h.send(ctx, http.MethodGet, "/device", "", nil)
+		if err == nil && json.Unmarshal(answer, &device) != nil {
+			device = deviceView{} // keep what the state has
+		}
+		var no *Refused
+		if errors.As(err, &no) && removal(err) == "" && no.Status == http.StatusForbidden {
+			a.cfg.Log.Info("the hub knows the device", "refusal", no.Code)
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = a.edit(func(s *State) {
+		s.Phase, s.Removed, s.RemovedAt, s.Waiting = PhaseActive, "", time.Time{}, ""
+		if device.ID != "" {
+			s.DeviceID, s.Nick, s.OwnerNick = device.ID, device.Nick, device.OwnerNick
+		}
+	})
+	unused := ""
+	if a.cfg.Token != nil && a.cfg.Token.ID != a.state.TokenID {
+		unused = " The join token " + a.cfg.Token.ID + " is not used; to use it, run 'gangway-agent onboard --again'."
+	}
+	a.say("checked", "This machine is already onboarded as %q, as the hub at %s has just confirmed.%s", a.state.Nick, h.url(), unused)
+	return err
+}
+
+// startOver starts a new onboarding. It keeps the former state until the hub
+// accepts the new request, so a refusal loses nothing.
+func (a *Agent) startOver() error {
+	former := a.state.Former
+	if former == nil && (a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved) {
+		was := a.state
+		former = &was
+	}
+	a.state = State{Phase: PhaseNew, Returned: a.state.Returned, Former: former, Addresses: a.state.Addresses}
+	return a.dir.saveState(a.state)
+}
+
+// restoreFormer undoes startOver.
+func (a *Agent) restoreFormer() error {
+	if a.state.Former == nil {
+		return nil
+	}
+	returned := a.state.Returned
+	a.state = *a.state.Former
+	a.state.Returned = returned
+	return errors.Join(a.dir.saveState(a.state), a.dir.remove(requestFile, replyFile))
+}
+
+// notOnboarded is the error for a phase that is not PhaseActive: why the device
+// cannot talk to its hub.
+func (s *State) notOnboarded() error {
+	if s.Phase == PhaseRemoved {
+		return fmt.Errorf("agent: %s %s", removedWords(s.Removed), remedyAgain)
+	}
+	return errors.New("agent: the device is not onboarded yet; run 'gangway-agent onboard' first")
+}
+
+// OnboardAndRun onboards the device if needed and keeps it connected until ctx
+// ends. If the hub no longer accepts the device, it onboards again where that is
+// allowed (checkReturn). Otherwise it says why and waits without the state folder's
+// lock, so that a person can onboard the device again. Any other *Refused ends it.
+func (a *Agent) OnboardAndRun(ctx context.Context) error {
+	for {
+		if a.state.Phase == PhaseActive || a.state.Phase == PhaseRemoved {
+			if err := a.adoptAddress(); err != nil { // a wrong file must not stop a device that works
+				a.say("note", "%v.", err)
+				a.cfg.Token, a.cfg.Hub = nil, nil
+			}
+		}
+		if a.state.Phase != PhaseActive {
+			_, err := a.Onboard(ctx)
+			var removed *Removed
+			switch {
+			case errors.As(err, &removed):
+				if err := a.waitRemoved(ctx, removed); err != nil {
+					return err
+				}
+				continue
+			case err != nil:
+				return err
+			}
+		}
+		err := a.Run(ctx)
+		why := removal(err)
+		if why == "" {
+			return a.failed(ctx, err)
+		}
+		// Onboard asks the hub again and decides.
+		if err := a.edit(func(s *State) { s.Phase = PhaseRemoved }); err != nil {
+			return err
+		}
+	}
+}
+
+// waitRemoved waits without the state folder's lock, until it is time to ask the
+// hub again or until another agent has changed the state.
+func (a *Agent) waitRemoved(ctx context.Context, removed *Removed) error {
+	a.say("removed", "%v", removed)
+	before, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
+	if err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	if err := a.dir.close(); err != nil {
+		return err
+	}
+	ask := time.Now().Add(retryRemoved/2 + rand.N(retryRemoved))
+	for changed := false; !changed && time.Now().Before(ask); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(statePoll):
+		}
+		now, err := os.Stat(filepath.Join(a.cfg.StateDir, stateFile))
+		changed = err != nil || !os.SameFile(before, now) || !now.ModTime().Equal(before.ModTime())
+	}
+	return a.relock(ctx)
+}
+
+// relock waits for the state folder's lock, takes it, and reads the state, which
+// another agent may have changed.
+func (a *Agent) relock(ctx context.Context) error {
+	for {
+		dir, err := openFolder(a.cfg.StateDir)
+		if errors.Is(err, ErrInUse) && ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(statePoll):
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		state, err := dir.read()
+		if err != nil {
+			return errors.Join(err, dir.close())
+		}
+		a.mu.Lock()
+		a.dir, a.state = dir, state
+		a.mu.Unlock()
+		return nil
+	}
+}
+
+// Ask asks the hub once, as the device whose state is in a folder, whether it
+// accepts the device. It takes no lock and changes nothing, because another agent
+// may be running. It returns a sentence: the hub's answer, or why the hub could
+// not be asked.
+func Ask(ctx context.Context, cfg Config) (string, error) {
+	dir := &folder{path: cfg.StateDir}
+	state, err := dir.read()
+	if err != nil {
+		return "", err
+	}
+	if state.Phase != PhaseActive && state.Phase != PhaseRemoved {
+		return "", state.notOnboarded()
+	}
+	t, err := cfg.openTPM()
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	cfg.Log = slog.New(slog.DiscardHandler)
+	a := &Agent{cfg: cfg, dir: dir, state: state}
+	h, closeHub, err := a.identified(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	defer closeHub()
+	_, err = h.send(ctx, http.MethodGet, "/device", "", nil)
+	var no *Refused
+	switch {
+	case err == nil:
+		return "The hub accepts the device.", nil
+	case removal(err) != "":
+		return removedWords(removal(err)), nil
+	case errors.As(err, &no):
+		return fmt.Sprintf("The hub knows the device but refuses it: %s (%s)", no.Reason, no.Code), nil
+	}
+	return "Asking the hub failed: " + describe(err) + ".", nil
+}
+
+// identified is a connection to the hub with the device's certificate, and a
+// function that closes it.
+func (a *Agent) identified(ctx context.Context, t tpm) (*hub, func(), error) {
+	signer, err := a.signer(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	certs, err := a.dir.certificates(a.state.HubCA)
+	if err != nil {
+		return nil, nil, errors.Join(err, signer.Close())
+	}
+	h, err := a.hubOf(a.state.HubName, a.state.HubCA)
+	if err != nil {
+		return nil, nil, errors.Join(err, signer.Close())
+	}
+	h = h.as(certs.chain(), signer)
+	return h, func() { h.close(); signer.Close() }, nil
+}

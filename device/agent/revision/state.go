@@ -1,0 +1,46 @@
+package revision
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"unicode/utf8"
+
+	"gangway/wire/trail"
+)
+
+// maxTotal bounds all objects of a state, in bytes.
+const maxTotal = 1 << 42
+
+// state is a state that is safe to lay out as a folder.
+type state struct {
+	*trail.State
+	sum   string // SHA-256 of JSON, hexadecimal; the journal knows the state by it
+	files []trail.File
+}
+
+// parseState reads a state and checks that it can be laid out.
+func parseState(text []byte) (*state, error) {
+	s, err := trail.ParseState(text)
+	if err != nil {
+		return nil, err
+	}
+	files, err := s.Files()
+	if err != nil {
+		return nil, err
+	}
+	hash := sha256.Sum256(s.JSON)
+	return &state{s, hex.EncodeToString(hash[:]), files}, nil
+}
+
+// clip shortens a text to n bytes of whole characters.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"crypto"
+
+	"gangway/device/identity"
+	"gangway/device/install/lockout"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// tpm is what the agent uses of the machine's TPM. machineTPM is the real one;
+// the tests of the agent's rules use a fake.
+type tpm interface {
+	// loadKeys finds the endorsement key and makes the keys of an enrolment.
+	loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error)
+	// loadSigner makes the identity key only.
+	loadSigner(ctx context.Context, o identity.Options) (signer, error)
+	// quote signs the PCRs and the qualifying data.
+	quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error)
+	readLockout(ctx context.Context) (lockout.State, error)
+	// liftLockout ends a lockout if that needs no password. It reports whether
+	// the TPM was in one.
+	liftLockout(ctx context.Context) (was bool, err error)
+	Close() error
+}
+
+// deviceKeys are the keys of an enrolment, in the TPM.
+type deviceKeys struct {
+	identity.Keys
+	enroller
+	idevid crypto.Signer // lives as long as the enroller
+}
+
+// enroller makes and opens the messages of an enrolment. It is an
+// *identity.Identity.
+type enroller interface {
+	Request(identity.RequestInfo) ([]byte, error)
+	ActivateCredential(credentialBlob, secret []byte) ([]byte, error)
+	Close() error
+}
+
+// signer is the identity key. It is an *identity.Signer.
+type signer interface {
+	crypto.Signer
+	// Keep and Drop put the key at a persistent handle, and remove it.
+	Keep(ctx context.Context, handle uint32) (uint32, error)
+	Drop(ctx context.Context, handle uint32) (int, error)
+	Close() error
+}
+
+type machineTPM struct{ *identity.TPM }
+
+// openTPM opens the TPM at an address, see identity.Open.
+func openTPM(address string) (tpm, error) {
+	t, err := identity.Open(address)
+	if err != nil {
+		return nil, err
+	}
+	return machineTPM{t}, nil
+}
+
+func (t machineTPM) loadKeys(ctx context.Context, o identity.Options) (*deviceKeys, error) {
+	id, err := identity.Load(ctx, t.TPM, o)
+	if err != nil {
+		return nil, err
+	}
+	return &deviceKeys{id.Keys, id, id.Signer()}, nil
+}
+
+func (t machineTPM) loadSigner(ctx context.Context, o identity.Options) (signer, error) {
+	s, err := identity.LoadSigner(ctx, t.TPM, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (t machineTPM) quote(ctx context.Context, o identity.Options, qualifying []byte) (*identity.Quoted, error) {
+	return identity.LoadQuote(ctx, t.TPM, o, qualifying)
+}
+
+func (t machineTPM) readLockout(ctx context.Context) (s lockout.State, err error) {
+	err = t.Raw(ctx, func(link transport.TPM) (err error) {
+		s, err = lockout.Read(link)
+		return err
+	})
+	return s, err
+}
+
+func (t machineTPM) liftLockout(ctx context.Context) (was bool, err error) {
+	err = t.Raw(ctx, func(link transport.TPM) (err error) {
+		was, err = lockout.Lift(link)
+		return err
+	})
+	return was, err
+}

@@ -1,0 +1,114 @@
+package trail
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"gangway/internal/strictjson"
+)
+
+// Bounds of a hub's answers to a device. Answers beyond them are refused.
+const (
+	// MaxRecord bounds an object's record, in bytes.
+	MaxRecord  = 64 << 10
+	maxRev     = 1<<31 - 1
+	maxMessage = 200     // bytes of a commit message; the rest is dropped
+	maxAddress = 4 << 10 // bytes of the last element of a content's path
+)
+
+// MaxObject is the largest object that a device downloads, in bytes.
+const MaxObject = 1 << 40
+
+// Pending is a revision that waits for its device.
+type Pending struct {
+	Rev     int
+	Message string          // by the person who posted it
+	State   json.RawMessage // not yet parsed: see ParseState
+}
+
+// ParsePending reads the hub's list of waiting revisions and returns the first.
+// It returns nil if the list is empty.
+func ParsePending(text []byte) (*Pending, error) {
+	var list []json.RawMessage
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("reading the hub's list of revisions: %w", err)
+	}
+	if len(list) == 0 {
+		return nil, nil
+	}
+	compact, object, err := strictjson.Object(list[0])
+	if err != nil {
+		return nil, fmt.Errorf("reading the hub's revision: %w", err)
+	}
+	rev, ok := object["rev"].(float64)
+	if !ok || rev != math.Trunc(rev) || rev < 0 || rev > maxRev {
+		return nil, errors.New(`the hub's revision has a "rev" that is not a whole number from 0 to 2147483647`)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(compact, &members); err != nil {
+		return nil, fmt.Errorf("reading the hub's revision: %w", err)
+	}
+	message, _ := object["commit-msg"].(string)
+	return &Pending{Rev: int(rev), Message: clip(message, maxMessage), State: members["state"]}, nil
+}
+
+// contents is where a hub has the contents of objects: one path element below.
+const contents = "/local-s3/"
+
+var addressForm = regexp.MustCompile(`^[A-Za-z0-9_=-][A-Za-z0-9_.=-]*$`)
+
+// Record is the hub's record of an object.
+type Record struct {
+	Size int64  // bytes
+	Path string // of the content, on the hub; it is the permission to download
+}
+
+// ParseRecord reads the hub's record of an object. The record must be of the
+// object with this SHA-256, and its content must be on the hub itself: the host
+// in the address is ignored, so no hub can send a device to another host.
+func ParseRecord(text []byte, sum string) (Record, error) {
+	_, object, err := strictjson.Object(text)
+	if err != nil {
+		return Record{}, fmt.Errorf("reading the hub's record of object %s: %w", sum, err)
+	}
+	if named, _ := object["sha256sum"].(string); named != sum {
+		return Record{}, fmt.Errorf("the hub's record of object %s is of another object, %q", sum, clip(named, 64))
+	}
+	digits, _ := object["size"].(string)
+	size, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || size < 0 || size > MaxObject {
+		return Record{}, fmt.Errorf("the hub's record of object %s has the size %q, which is not a number of bytes up to %d", sum, clip(digits, 40), int64(MaxObject))
+	}
+	path, ok := contentPath(object["signed-geturl"])
+	if !ok {
+		return Record{}, fmt.Errorf("the hub's record of object %s has the address %q, which is not the address of a content", sum, clip(fmt.Sprint(object["signed-geturl"]), 100))
+	}
+	return Record{size, path}, nil
+}
+
+// ParseUpload reads the hub's answer to the announcement of an object. It
+// returns the path to upload the content to; the path is the permission.
+func ParseUpload(text []byte, sum string) (string, error) {
+	_, object, err := strictjson.Object(text)
+	if err != nil {
+		return "", fmt.Errorf("reading the hub's record of object %s: %w", sum, err)
+	}
+	path, ok := contentPath(object["signed-puturl"])
+	if named, _ := object["sha256sum"].(string); named != sum || !ok {
+		return "", fmt.Errorf("the hub's record of object %s has no address to upload it to", sum)
+	}
+	return path, nil
+}
+
+// contentPath is the path in the address of an object's content. Nothing else
+// in the address counts.
+func contentPath(address any) (string, bool) {
+	text, _ := address.(string)
+	_, element, found := strings.Cut(text, contents)
+	return contents + element, found && addressForm.MatchString(element) && len(element) <= maxAddress
+}

@@ -1,0 +1,193 @@
+package trail
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"gangway/internal/strictjson"
+)
+
+// Bounds of messages, in bytes.
+const (
+	MaxState    = 1 << 20
+	MaxProgress = 64 << 10
+	MaxMeta     = 64 << 10
+	// MaxAnswer bounds an answer with revisions. A device does not read more.
+	// One revision fits: its state, its progress and its meta.
+	MaxAnswer = 2 << 20
+)
+
+// Bounds of a file's path in a revision's folder.
+const (
+	maxPath  = 1024 // bytes
+	maxName  = 255  // bytes of one element
+	maxParts = 32   // elements
+)
+
+// Specs are the accepted formats of a state, its "#spec".
+var Specs = []string{"pantavisor-service-system@1", "pantavisor-multi-platform@1", "pantavisor-service-embed@1"}
+
+// Sum is a SHA-256.
+type Sum = [sha256.Size]byte
+
+// State is a state that ParseState accepted.
+type State struct {
+	JSON    []byte // compact
+	Objects []Sum  // that the state names, each once, sorted
+
+	members map[string]any // of JSON, as encoding/json decodes it
+}
+
+// ParseState reads a state: a JSON object of at most MaxState bytes and
+// strictjson.MaxKept levels. "#spec" is one of Specs. Every other name is a
+// file. Its value is an object's SHA-256, as 64 lower-case hexadecimal digits.
+// If the name ends in ".json", it may also be any other JSON value.
+//
+// ParseState accepts any name. Files checks the names.
+func ParseState(text []byte) (*State, error) {
+	if len(text) > MaxState {
+		return nil, fmt.Errorf("the state has more than %d bytes", MaxState)
+	}
+	compact, members, err := strictjson.Storable(text)
+	if err != nil {
+		return nil, fmt.Errorf("the state: %w", err)
+	}
+	if spec, _ := members["#spec"].(string); !slices.Contains(Specs, spec) {
+		return nil, fmt.Errorf(`the state's "#spec" is none of %s`, strings.Join(Specs, ", "))
+	}
+	s := &State{JSON: compact, members: members}
+	for name, value := range members {
+		if name == "#spec" {
+			continue
+		}
+		sum, isSum := sumOf(value)
+		switch {
+		case isSum:
+			s.Objects = append(s.Objects, sum)
+		case !strings.HasSuffix(name, ".json"):
+			return nil, fmt.Errorf("the state's %q is not the SHA-256 of an object, 64 lower-case hexadecimal digits", clip(name, 100))
+		}
+	}
+	slices.SortFunc(s.Objects, func(a, b Sum) int { return slices.Compare(a[:], b[:]) })
+	s.Objects = slices.Compact(s.Objects)
+	return s, nil
+}
+
+// sumOf reads a value of a state as the SHA-256 of an object.
+func sumOf(value any) (sum Sum, ok bool) {
+	text, _ := value.(string)
+	if len(text) != hex.EncodedLen(len(sum)) || strings.ToLower(text) != text {
+		return sum, false
+	}
+	_, err := hex.Decode(sum[:], []byte(text))
+	return sum, err == nil
+}
+
+// Sum is the SHA-256 of the state's canonical JSON. States that differ only in
+// the order of names, in spaces or in the spelling of numbers and strings have
+// the same sum.
+func (s *State) Sum() Sum { return sha256.Sum256(canonical(nil, s.members)) }
+
+// ObjectSums is Objects in hexadecimal.
+func (s *State) ObjectSums() []string {
+	var list []string
+	for _, sum := range s.Objects {
+		list = append(list, hex.EncodeToString(sum[:]))
+	}
+	return list
+}
+
+// File is a file of a state: an object, or a document in the state itself.
+type File struct {
+	Path     string          // relative, with slashes; stays below its folder
+	Object   string          // SHA-256, 64 lower-case hexadecimal digits; empty: a document
+	Document json.RawMessage // compact; nil: an object
+}
+
+// Files returns the state's files, sorted by path. It fails if they cannot be
+// laid out below one folder: each name must be a plain relative path, and no
+// file may also be the folder of another.
+//
+// Devices require this of a state, and so does the image of a first revision.
+// The hub does not: it also serves devices with other software, which may have
+// other rules for names, and a device reports a state that it refuses (WONTGO).
+func (s *State) Files() ([]File, error) {
+	var documents map[string]json.RawMessage
+	if err := json.Unmarshal(s.JSON, &documents); err != nil {
+		return nil, fmt.Errorf("the state: %w", err)
+	}
+	var files []File
+	for name, value := range s.members {
+		if name == "#spec" {
+			continue
+		}
+		if err := checkPath(name); err != nil {
+			return nil, err
+		}
+		f := File{Path: name}
+		if sum, isSum := sumOf(value); isSum {
+			f.Object = hex.EncodeToString(sum[:])
+		} else {
+			f.Document = documents[name]
+		}
+		files = append(files, f)
+	}
+	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	for _, f := range files {
+		for i := range len(f.Path) {
+			if f.Path[i] == '/' {
+				if _, isFile := s.members[f.Path[:i]]; isFile {
+					return nil, fmt.Errorf("the state's %q would be a file and a folder", f.Path[:i])
+				}
+			}
+		}
+	}
+	return files, nil
+}
+
+var errPath = errors.New("is not a file's path inside a revision's folder")
+
+// checkPath accepts a plain relative path.
+func checkPath(name string) error {
+	bad := name == "" || len(name) > maxPath || !utf8.ValidString(name) || strings.Count(name, "/") >= maxParts ||
+		strings.ContainsFunc(name, unicode.IsControl)
+	for part := range strings.SplitSeq(name, "/") {
+		bad = bad || part == "" || part == "." || part == ".." || len(part) > maxName
+	}
+	if bad {
+		return fmt.Errorf("the state's name %q %w", clip(name, 100), errPath)
+	}
+	return nil
+}
+
+// ParseMeta reads a revision's meta, any JSON object of at most MaxMeta bytes
+// and strictjson.MaxKept levels, and returns it compact.
+func ParseMeta(text []byte) ([]byte, error) {
+	if len(text) > MaxMeta {
+		return nil, fmt.Errorf("the meta has more than %d bytes", MaxMeta)
+	}
+	compact, _, err := strictjson.Storable(text)
+	if err != nil {
+		return nil, fmt.Errorf("the meta: %w", err)
+	}
+	return compact, nil
+}
+
+// clip shortens a text to n bytes of whole characters, for a message.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}

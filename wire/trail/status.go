@@ -1,0 +1,107 @@
+package trail
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"gangway/internal/strictjson"
+)
+
+// Status is where a revision is in its life, in Pantacor's words.
+type Status string
+
+const (
+	StatusNew         Status = "NEW"    // set by the hub: the device has not accepted it yet
+	StatusCancelled   Status = "CANCEL" // set by the hub: the owner withdrew it
+	StatusQueued      Status = "QUEUED"
+	StatusDownloading Status = "DOWNLOADING"
+	StatusSyncing     Status = "SYNCING"
+	StatusInProgress  Status = "INPROGRESS"
+	StatusTesting     Status = "TESTING"
+	StatusDone        Status = "DONE"
+	StatusUpdated     Status = "UPDATED"
+	StatusError       Status = "ERROR"
+	StatusWontGo      Status = "WONTGO"
+)
+
+// Statuses are all statuses. The first six are open: the hub offers the
+// revision to its device. The others are final.
+var Statuses = []Status{StatusNew, StatusQueued, StatusDownloading, StatusSyncing, StatusInProgress, StatusTesting,
+	StatusDone, StatusUpdated, StatusError, StatusWontGo, StatusCancelled}
+
+// deviceStatuses are the statuses that a device may report.
+var deviceStatuses = []Status{StatusQueued, StatusDownloading, StatusSyncing, StatusInProgress,
+	StatusTesting, StatusDone, StatusUpdated, StatusError, StatusWontGo}
+
+// Final reports whether a revision keeps this status for good.
+func (s Status) Final() bool {
+	switch s {
+	case StatusDone, StatusUpdated, StatusError, StatusWontGo, StatusCancelled:
+		return true
+	}
+	return false
+}
+
+// otherStatuses are words that clients send in filters. The filter accepts
+// them; no revision has them.
+var otherStatuses = []Status{"CANCELLED", "CANCELED", ""}
+
+var errFilter = errors.New(`a filter by status is a status, or {"$in":[...]}, {"$nin":[...]}, {"$ne":...} or {"$eq":...} of statuses`)
+
+// ParseStatuses reads a filter: a status, or one of four operators as a JSON
+// object, in at most 1024 bytes. It returns the statuses that match, in the
+// order of Statuses.
+func ParseStatuses(text string) ([]Status, error) {
+	if len(text) > 1024 {
+		return nil, errFilter
+	}
+	if !strings.HasPrefix(text, "{") {
+		return matching([]Status{Status(text)}, true)
+	}
+	_, object, err := strictjson.Object([]byte(text))
+	if err != nil || len(object) != 1 {
+		return nil, errFilter
+	}
+	for operator, operand := range object {
+		switch operator {
+		case "$in", "$nin":
+			list, ok := operand.([]any)
+			if !ok {
+				return nil, errFilter
+			}
+			var named []Status
+			for _, x := range list {
+				s, ok := x.(string)
+				if !ok {
+					return nil, errFilter
+				}
+				named = append(named, Status(s))
+			}
+			return matching(named, operator == "$in")
+		case "$ne", "$eq":
+			s, ok := operand.(string)
+			if !ok {
+				return nil, errFilter
+			}
+			return matching([]Status{Status(s)}, operator == "$eq")
+		}
+	}
+	return nil, errFilter
+}
+
+// matching returns the statuses that are (among), or are not, named.
+func matching(named []Status, among bool) ([]Status, error) {
+	for _, s := range named {
+		if !slices.Contains(Statuses, s) && !slices.Contains(otherStatuses, s) {
+			return nil, errFilter
+		}
+	}
+	var match []Status
+	for _, s := range Statuses {
+		if slices.Contains(named, s) == among {
+			match = append(match, s)
+		}
+	}
+	return match, nil
+}
