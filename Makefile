@@ -6,7 +6,7 @@ export CGO_ENABLED ?= 0
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
-	$(GO) build -trimpath -ldflags "-s -w" -o build/ ./cmd/...
+	$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o build/ ./cmd/...
 
 demo: build ## the whole thing on this machine: hub, three software TPMs, three devices
 	@./scripts/install.sh demo

@@ -10,9 +10,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"gangway/internal/version"
 
 	"github.com/spf13/cobra"
 )
@@ -60,7 +61,7 @@ func command(a *app) *cobra.Command {
 ('login', 'api-token', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       version(),
+		Version:       version.Current.String(),
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			switch {
 			case a.output == "text", a.output == "json", a.output == "jsonl" && c.Name() == "events":
@@ -71,6 +72,7 @@ func command(a *app) *cobra.Command {
 			return usagef("--output is text or json, not %q", a.output)
 		},
 	}
+	root.SetVersionTemplate("gangway {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -100,13 +102,14 @@ func group(c *cobra.Command, arg []string) error {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show the version", Args: args(),
+		Use: "version", Short: "Show the version, its commit and the commit's date", Args: args(),
 		Example: "  gangway version\n  gangway version --output json",
 		RunE: func(*cobra.Command, []string) error {
-			if done, err := a.json(map[string]string{"version": version(), "go": runtime.Version()}); done {
+			build := version.Current
+			if done, err := a.json(map[string]string{"version": build.Version, "commit": build.Commit, "date": build.Date, "go": runtime.Version()}); done {
 				return err
 			}
-			a.printf("gangway %s (%s)\n", version(), runtime.Version())
+			a.printf("gangway %s\n", build)
 			return nil
 		},
 	}
@@ -140,10 +143,3 @@ func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format,
 // note is for people: it goes to standard error, so that what a command
 // prints can be used by programs.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
-}
