@@ -18,6 +18,7 @@ import (
 
 	"gangway/device/agent"
 	"gangway/device/agent/trail"
+	"gangway/internal/manual"
 	"gangway/internal/version"
 	"gangway/wire"
 
@@ -222,7 +223,7 @@ says why, and 'gangway-agent onboard --again' brings it back.`,
 		},
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it lets this machine in")
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), versionCommand(&o, stdout))
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), versionCommand(&o, stdout), manual.Command())
 	return root
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"gangway/internal/manual"
 	"gangway/internal/version"
 
 	"github.com/spf13/cobra"
@@ -78,7 +79,7 @@ func command(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json; 'events' also has jsonl")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand())
+		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	for _, c := range append(root.Commands(), root) {
 		if c.HasSubCommands() {
 			c.Args, c.RunE = cobra.ArbitraryArgs, group
