@@ -2,7 +2,7 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools
+.PHONY: build demo test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools release release-test package-test
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
@@ -40,6 +40,15 @@ load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the me
 
 growth: ## what refused requests at the rate limit add to the database in GROWTH (default 1m), and would in a day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+release: ## static programs, Debian packages, an OCI image, a bill of materials and checksums, in build/release
+	GO="$(GO)" ./scripts/release.sh build/release
+
+release-test: ## makes a release of the last commit twice, in two folders, and compares the hashes
+	GO="$(GO)" ./scripts/release-test.sh
+
+package-test: install-tools ## installs, upgrades, removes and purges the Debian packages in an emulated Debian machine
+	GO="$(GO)" ./scripts/package-test.sh
 
 install-tools:
 	@./scripts/install.sh

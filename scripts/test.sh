@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 make -s build
 # shellcheck disable=SC2046 # a list
 CGO_ENABLED=1 go test -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
+(cd internal/release && go test -timeout 15m ./...)
 
 # Tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')
