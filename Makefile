@@ -2,14 +2,14 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo check test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools
+.PHONY: help build demo check test e2e e2e-full pictures bench load-objects growth lint fuzz vendor-roots clean install-tools release release-test package-test
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 build: ## the hub's command and the device's, static, in build/
 	mkdir -p build
-	$(GO) build -trimpath -ldflags "-s -w" -o build/ ./cmd/...
+	$(GO) build -trimpath -buildvcs=false -ldflags "-s -w $(shell ./scripts/version.sh ldflags)" -o build/ ./cmd/...
 
 demo: build ## the whole thing on this machine: hub, three software TPMs, three devices
 	@./scripts/install.sh demo
@@ -46,6 +46,15 @@ load-objects: ## LOAD_MIB (default 10240) MiB of objects up and down, and the me
 
 growth: ## what refused requests at the rate limit add to the database in GROWTH (default 1m), and would in a day
 	GANGWAY_GROWTH=$(or $(GROWTH),1m) $(GO) test -count=1 -v -timeout 60m -run '^TestGrowthOfAMinute$$' ./hub/api
+
+release: ## static programs, Debian packages, an OCI image, a bill of materials and checksums, in build/release
+	GO="$(GO)" ./scripts/release.sh build/release
+
+release-test: ## makes a release of the last commit twice, in two folders, and compares the hashes
+	GO="$(GO)" ./scripts/release-test.sh
+
+package-test: install-tools ## installs, upgrades, removes and purges the Debian packages in an emulated Debian machine
+	GO="$(GO)" ./scripts/package-test.sh
 
 install-tools: ## install from Debian what the tests need; other targets do it themselves
 	@./scripts/install.sh

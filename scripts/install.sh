@@ -30,6 +30,7 @@ if [ "${1:-all}" != demo ]; then
 	needfile /usr/lib/python3/dist-packages/tpm2_pytss python3-tpm2-pytss
 	need shellcheck shellcheck
 	need haproxy haproxy # in front of a hub
+	need systemd-analyze systemd # checks the unit files in contrib
 	need sqlite3 sqlite3 # makes the backup of docs/operations.md
 	needfile "/usr/lib/$(uname -m)-linux-gnu/ossl-modules/tpm2.so" tpm2-openssl
 	# A resource manager for TPMs that have no kernel in front of them.

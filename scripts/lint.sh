@@ -11,6 +11,9 @@ if [ -n "$unformatted" ]; then
 fi
 go vet ./...
 go tool staticcheck ./...
+# What makes releases is a module of its own.
+staticcheck=$(go tool -n staticcheck)
+(cd internal/release && go vet ./... && "$staticcheck" ./...)
 
 # Which folder may import which: internal/walls has the rules and their reasons.
 go test -count=1 ./internal/walls

@@ -20,6 +20,8 @@ stage lint ./scripts/lint.sh
 
 # shellcheck disable=SC2046 # a list
 CGO_ENABLED=1 stage race go test -json -vet=off -race -timeout 15m $(go list ./... | grep -v '/internal/qemu$') "$@"
+# The releases are a module of their own.
+stage releases sh -c 'cd internal/release && go test -json -timeout 15m ./...'
 
 # Tests whose first line is race.Skip(t).
 skipped=$(grep -rh --include='*_test.go' -B1 'race\.Skip(t)' . | sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p')

@@ -11,13 +11,15 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
 
 	"gangway/device/agent"
 	"gangway/device/agent/revision"
+	"gangway/internal/manual"
+	"gangway/internal/version"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -110,8 +112,9 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
   gangway-agent status`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       version(),
+		Version:       version.Current.String(),
 	}
+	root.SetVersionTemplate("gangway-agent {{.Version}}\n")
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -230,7 +233,7 @@ the hub accepts it.`,
 		},
 	}
 	status.Flags().BoolVar(&o.ask, "ask", false, "ask the hub now whether it accepts this device")
-	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o))
+	root.AddCommand(onboard, runCmd, status, exportCommand(&o, stdout), proxyCommand(&o, stderr), pantavisorCommand(stdout, stderr, &o), versionCommand(&o, stdout), manual.Command())
 	return root
 }
 
@@ -276,7 +279,7 @@ func noArgs(_ *cobra.Command, args []string) error {
 func (o *options) agent(stderr io.Writer, needToken bool) (*agent.Agent, error) {
 	cfg := agent.Config{
 		TPM: o.tpm, StateDir: o.state, Again: o.again, WithoutEKCertificate: o.withoutEKCertificate, Model: o.model, Serial: o.serial, EK: o.ek, Key: o.key,
-		ReportEvery: o.every, Version: version(), Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
+		ReportEvery: o.every, Version: version.Current.Version, Poll: o.poll, Trail: o.trail, UserMetaHook: o.userMetaHook, ReportFiles: o.reportFiles,
 		SendLog: !o.noLog, LogFiles: o.logFiles, LogSocket: o.logSocket,
 		Progress: func(p agent.Progress) {
 			took := ""
@@ -388,9 +391,21 @@ func (o *options) print(w io.Writer, s *agent.State) error {
 	return nil
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+func versionCommand(o *options, stdout io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Show the version, its commit and the commit's date",
+		Example: "  gangway-agent version\n  gangway-agent version --output json",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			build := version.Current
+			if o.output == "json" {
+				e := json.NewEncoder(stdout)
+				e.SetIndent("", "  ")
+				return e.Encode(map[string]string{"version": build.Version, "commit": build.Commit, "date": build.Date, "go": runtime.Version()})
+			}
+			fmt.Fprintf(stdout, "gangway-agent %s\n", build)
+			return nil
+		},
 	}
-	return "devel"
 }

@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"gangway/device/install"
+	"gangway/internal/version"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,10 @@ func main() {
 	if filepath.Base(os.Args[0]) == filepath.Base(install.HookPath) {
 		os.Exit(systemHook(os.Args[1:]))
 	}
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Printf("gangway-init %s\n", version.Current)
+		return
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and of no use here: see gangway-agent.")
 		os.Exit(2)
@@ -64,7 +69,7 @@ func main() {
 	openConsoles()
 	words := commandLine()
 	go reap()
-	say("up")
+	say("up, version %s", version.Current)
 	for _, err := range loadModules("/lib/modules") {
 		say("%v", err)
 	}

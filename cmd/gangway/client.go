@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/version"
 )
 
 // signIn is the owner's configuration file: which hub, how to know it again,
@@ -121,7 +122,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 	if err != nil {
 		return err
 	}
-	req.Header.Set("User-Agent", "gangway/"+version())
+	req.Header.Set("User-Agent", "gangway/"+version.Current.Version)
 	req.Header.Set("Accept", "application/json")
 	if s.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+s.Token)

@@ -25,6 +25,7 @@ import (
 	"gangway/hub/store"
 	"gangway/hub/trust"
 	"gangway/internal/swtpm"
+	"gangway/internal/version"
 	"gangway/wire"
 
 	"github.com/spf13/cobra"
@@ -296,7 +297,7 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 		var err error
 		agents[i], err = agent.New(agent.Config{
 			Token: tok, TPM: d.tpms[i].Address(), StateDir: filepath.Join(d.dir, "state", fmt.Sprint(i)),
-			Model: "demo machine", Serial: name(i), ReportEvery: 10 * time.Second, Version: version(),
+			Model: "demo machine", Serial: name(i), ReportEvery: 10 * time.Second, Version: version.Current.Version,
 			Progress: func(s agent.Progress) {
 				switch s.Name {
 				case "keys":

@@ -107,7 +107,7 @@ func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.keys, "secure-boot-keys", "", "sign what firmware starts with the db key of a folder that 'gangway image keys' made, for Secure Boot; needs osslsigncode")
 	f.StringVar(&o.signKey, "secure-boot-key", "", "sign what firmware starts with this key (PEM, without a password), for Secure Boot; needs osslsigncode")
 	f.StringVar(&o.signCert, "secure-boot-cert", "", "the key's certificate (PEM), which is in the machines' db")
-	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's)")
+	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's, or ../lib/gangway beside it)")
 }
 
 // parts loads what images are made of.
@@ -122,7 +122,7 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		if err != nil {
 			return nil, err
 		}
-		o.programs = filepath.Dir(self)
+		o.programs = programsFolder(self)
 	}
 	if o.keys != "" {
 		if o.signKey != "" || o.signCert != "" {
@@ -138,6 +138,17 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 		p.Signer, err = authenticode.New(o.signKey, o.signCert)
 	}
 	return p, err
+}
+
+// programsFolder returns the folder of gangway-init and gangway-agent: that of this
+// program, as after `make build`, or ../lib/gangway, where packages install them.
+func programsFolder(self string) string {
+	beside := filepath.Dir(self)
+	installed := filepath.Join(filepath.Dir(beside), "lib/gangway")
+	if !exists(filepath.Join(beside, "gangway-init")) && exists(installed) {
+		return installed
+	}
+	return beside
 }
 
 func readToken(name string) ([]byte, error) {

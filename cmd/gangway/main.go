@@ -10,9 +10,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"gangway/internal/manual"
+	"gangway/internal/version"
 
 	"github.com/spf13/cobra"
 )
@@ -60,7 +62,7 @@ func command(a *app) *cobra.Command {
 ('login', 'api-token', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       version(),
+		Version:       version.Current.String(),
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
 			switch {
 			case a.output == "text", a.output == "json", a.output == "jsonl" && c.Name() == "events":
@@ -71,12 +73,13 @@ func command(a *app) *cobra.Command {
 			return usagef("--output is text or json, not %q", a.output)
 		},
 	}
+	root.SetVersionTemplate("gangway {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json; 'events' also has jsonl")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
-		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand())
+		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	for _, c := range append(root.Commands(), root) {
 		if c.HasSubCommands() {
 			c.Args, c.RunE = cobra.ArbitraryArgs, group
@@ -100,13 +103,14 @@ func group(c *cobra.Command, arg []string) error {
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Show the version", Args: args(),
+		Use: "version", Short: "Show the version, its commit and the commit's date", Args: args(),
 		Example: "  gangway version\n  gangway version --output json",
 		RunE: func(*cobra.Command, []string) error {
-			if done, err := a.json(map[string]string{"version": version(), "go": runtime.Version()}); done {
+			build := version.Current
+			if done, err := a.json(map[string]string{"version": build.Version, "commit": build.Commit, "date": build.Date, "go": runtime.Version()}); done {
 				return err
 			}
-			a.printf("gangway %s (%s)\n", version(), runtime.Version())
+			a.printf("gangway %s\n", build)
 			return nil
 		},
 	}
@@ -140,10 +144,3 @@ func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format,
 // note is for people: it goes to standard error, so that what a command
 // prints can be used by programs.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "devel"
-}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// After `make build` the programs of an image are beside gangway; packages
+// install them in another folder.
+func TestProgramsOfImagesAreFound(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		there []string
+		want  string
+	}{
+		"built":             {[]string{"bin/gangway-init"}, "bin"},
+		"built, package":    {[]string{"bin/gangway-init", "lib/gangway/gangway-init"}, "bin"},
+		"package":           {[]string{"lib/gangway/gangway-init"}, "lib/gangway"},
+		"gangway by itself": {nil, "bin"},
+	} {
+		dir := t.TempDir()
+		for _, path := range c.there {
+			path = filepath.Join(dir, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, want := programsFolder(filepath.Join(dir, "bin/gangway")), filepath.Join(dir, c.want); got != want {
+			t.Errorf("%s: %s; %s was expected", name, got, want)
+		}
+	}
+}

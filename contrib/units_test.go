@@ -1,0 +1,88 @@
+// Package contrib_test checks the unit files with systemd's own tools.
+package contrib_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// limits are the highest accepted exposure levels, from 0 (best) to 10.
+var limits = map[string]float64{
+	"gangway.service":       2.0,
+	"gangway-proxy.service": 2.0,
+	"gangway-agent.service": 2.5, // its comments say what its hooks need
+}
+
+func analyzer(t *testing.T) string {
+	t.Helper()
+	tool, err := exec.LookPath("systemd-analyze")
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("systemd-analyze is not installed: apt-get install systemd")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tool
+}
+
+func TestUnitsAreHardened(t *testing.T) {
+	t.Parallel()
+	tool := analyzer(t)
+	level := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+	units, err := filepath.Glob("*.service")
+	if err != nil || len(units) != len(limits) {
+		t.Fatalf("%d unit files and %d limits, %v", len(units), len(limits), err)
+	}
+	for _, unit := range units {
+		out, err := exec.Command(tool, "security", "--offline=yes", "--no-pager", unit).CombinedOutput()
+		m := level.FindSubmatch(out)
+		if err != nil || m == nil {
+			t.Errorf("%s: %v: no exposure level in the output of systemd-analyze security", unit, err)
+			continue
+		}
+		exposure, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil || exposure > limits[unit] {
+			t.Errorf("%s: exposure level %s; at most %.1f is accepted", unit, m[1], limits[unit])
+		}
+		t.Logf("%s: exposure level %s", unit, m[1])
+	}
+}
+
+// systemd ignores a setting that it does not know, and only logs it.
+func TestUnitsHaveNoUnknownSettings(t *testing.T) {
+	t.Parallel()
+	tool := analyzer(t)
+	units, err := filepath.Glob("*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program := regexp.MustCompile(`(?m)^ExecStart=\S+`)
+	for _, unit := range units {
+		b, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The program need not be installed here.
+		b = program.ReplaceAll(b, []byte("ExecStart=/bin/sh"))
+		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(tool, "verify", "--man=no", filepath.Join(dir, unit)).CombinedOutput()
+		var complaints []string
+		for line := range strings.Lines(string(out)) {
+			if strings.Contains(line, dir) { // others are about units of this system
+				complaints = append(complaints, strings.TrimSpace(line))
+			}
+		}
+		if len(complaints) > 0 {
+			t.Errorf("%s: %v: %q", unit, err, complaints)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+// Package manual writes the man pages and shell completions of a command from
+// its declarations. Packages ship them; nothing of it is kept in Git.
+package manual
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gangway/internal/version"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Command returns a hidden command, `docs DIR`, which writes the documentation of
+// its root command to a folder.
+func Command() *cobra.Command {
+	return &cobra.Command{
+		Use:     "docs DIR",
+		Short:   "Write man pages and shell completions, for a package's /usr/share",
+		Example: "  gangway docs ./share",
+		Hidden:  true,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, arg []string) error {
+			return Write(arg[0], c.Root(), version.Current)
+		},
+	}
+}
+
+// Write writes the man page of each command below root, and completions of bash, zsh
+// and fish, to their folders below dir, which stands for /usr/share. The same commands
+// and build give the same bytes.
+func Write(dir string, root *cobra.Command, build version.Build) error {
+	name := root.Name()
+	completions := map[string]func(io.Writer) error{
+		"bash-completion/completions/" + name:         func(w io.Writer) error { return root.GenBashCompletionV2(w, true) },
+		"zsh/vendor-completions/_" + name:             root.GenZshCompletion,
+		"fish/vendor_completions.d/" + name + ".fish": func(w io.Writer) error { return root.GenFishCompletion(w, true) },
+	}
+	for path, generate := range completions {
+		if err := writeFile(filepath.Join(dir, path), generate); err != nil {
+			return fmt.Errorf("manual: %w", err)
+		}
+	}
+	return writePages(filepath.Join(dir, "man/man1"), root, build)
+}
+
+func writePages(dir string, c *cobra.Command, build version.Build) error {
+	write := func(w io.Writer) error {
+		_, err := io.WriteString(w, page(c, build))
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, pageName(c)+".1"), write); err != nil {
+		return fmt.Errorf("manual: %w", err)
+	}
+	for _, child := range documented(c) {
+		if err := writePages(dir, child, build); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeFile(path string, write func(io.Writer) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// documented returns the commands below c that have pages. cobra's own, help and
+// completion, have none.
+func documented(c *cobra.Command) []*cobra.Command {
+	var list []*cobra.Command
+	for _, child := range c.Commands() {
+		if child.IsAvailableCommand() && (c.HasParent() || child.Name() != "completion") {
+			list = append(list, child)
+		}
+	}
+	return list
+}
+
+func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
+
+// page returns a command's man page in roff.
+func page(c *cobra.Command, build version.Build) string {
+	var b strings.Builder
+	name := pageName(c)
+	date, _, _ := strings.Cut(build.Date, "T")
+	fmt.Fprintf(&b, ".TH \"%s\" \"1\" \"%s\" \"%s %s\" \"Gangway\"\n", escape(strings.ToUpper(name)), escape(date), c.Root().Name(), escape(build.Version))
+	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", escape(name), text(c.Short))
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", escape(c.UseLine()))
+	long := c.Long
+	if long == "" {
+		long = c.Short + "."
+	}
+	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s", paragraphs(long))
+	children := documented(c)
+	if len(children) > 0 {
+		b.WriteString(".SH COMMANDS\n")
+	}
+	for _, child := range children {
+		fmt.Fprintf(&b, ".TP\n.BR %s (1)\n%s\n", escape(pageName(child)), text(child.Short))
+	}
+	options(&b, "OPTIONS", c.NonInheritedFlags())
+	options(&b, "OPTIONS OF ALL COMMANDS", c.InheritedFlags())
+	if c.Example != "" {
+		fmt.Fprintf(&b, ".SH EXAMPLES\n%s", verbatim(strings.Split(c.Example, "\n")))
+	}
+	if c.HasParent() {
+		fmt.Fprintf(&b, ".SH SEE ALSO\n.BR %s (1)\n", escape(pageName(c.Parent())))
+	}
+	return b.String()
+}
+
+func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
+	if !flags.HasAvailableFlags() {
+		return
+	}
+	fmt.Fprintf(b, ".SH %s\n", title)
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		value, usage := pflag.UnquoteUsage(f)
+		names := "--" + f.Name
+		if f.Shorthand != "" {
+			names = "-" + f.Shorthand + ", " + names
+		}
+		fmt.Fprintf(b, ".TP\n\\fB%s\\fP", escape(names))
+		switch value {
+		case "stringArray", "strings":
+			value = "string"
+		case "stringToString":
+			value = "key=value"
+		}
+		if value != "" {
+			fmt.Fprintf(b, " \\fI%s\\fP", escape(value))
+		}
+		switch f.DefValue {
+		case "", "false", "[]", "0", "0s":
+		default:
+			if !strings.Contains(usage, "(default") {
+				usage += fmt.Sprintf(" (default: %s)", f.DefValue)
+			}
+		}
+		fmt.Fprintf(b, "\n%s\n", text(usage))
+	})
+}
+
+// paragraphs returns a command's description. Indented lines, and lines that
+// are parts of lists, stay as they are; the others are filled.
+func paragraphs(s string) string {
+	var b strings.Builder
+	var indented []string
+	flush := func() {
+		b.WriteString(verbatim(indented))
+		indented = nil
+	}
+	for line := range strings.SplitSeq(strings.TrimSpace(s), "\n") {
+		switch {
+		case strings.HasPrefix(line, " "), strings.HasPrefix(line, "\t"):
+			indented = append(indented, line)
+		case line == "":
+			flush()
+			b.WriteString(".PP\n")
+		default:
+			flush()
+			b.WriteString(text(line) + "\n")
+		}
+	}
+	flush()
+	return b.String()
+}
+
+// verbatim returns lines that are not filled, without their common indentation of
+// two spaces.
+func verbatim(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString(".RS 4\n.nf\n")
+	for _, line := range lines {
+		b.WriteString(text(strings.TrimPrefix(line, "  ")) + "\n")
+	}
+	b.WriteString(".fi\n.RE\n")
+	return b.String()
+}
+
+// text returns a line of text that roff does not take for a request.
+func text(s string) string {
+	s = escape(s)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
+
+// escape returns s with what means something to roff inside a line escaped.
+// Hyphens are written as minus signs, so that a command can be copied.
+func escape(s string) string {
+	return strings.NewReplacer(`\`, `\e`, "-", `\-`, `"`, `\(dq`, "\n", " ").Replace(s)
+}

@@ -1,0 +1,164 @@
+// Command release makes a release of Gangway: programs, Debian packages, an OCI
+// image, a bill of materials and checksums. `make release` runs it.
+//
+// It is a module of its own, so that what packages are made with is not among the
+// dependencies of the hub and the agent. It imports nothing of Gangway's: it runs the
+// go command in the source tree.
+//
+// All output depends on the source tree, the version and the Go version only: no
+// clock, no path, no user name. Files that two runs write are the same to the byte.
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// architectures are those of a release, in Go's names, which are Debian's too.
+var architectures = []string{"amd64", "arm64"}
+
+// release is what all steps share.
+type release struct {
+	root    string // the source tree
+	out     string // where the release is written
+	work    string // for parts of it
+	version string // semantic, without a leading v
+	commit  string
+	date    time.Time // the commit's; every time in a release is this one
+	archs   []string
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "release: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var r release
+	var date string
+	var debs bool
+	f := flag.NewFlagSet("release", flag.ContinueOnError)
+	f.StringVar(&r.root, "root", "../..", "the source tree")
+	f.StringVar(&r.out, "out", "", "the folder to write the release to; it is emptied first")
+	f.StringVar(&r.version, "version", "", "the version, such as 1.2.0")
+	f.StringVar(&r.commit, "commit", "", "the Git commit")
+	f.StringVar(&date, "date", "", "the commit's date, RFC 3339")
+	f.BoolVar(&debs, "debs-only", false, "make only the Debian packages, for amd64")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if r.out == "" || r.version == "" {
+		return errors.New("-out and -version are required: run `make release`")
+	}
+	var err error
+	if r.date, err = time.Parse(time.RFC3339, date); err != nil {
+		return fmt.Errorf("-date: %w", err)
+	}
+	r.date = r.date.UTC()
+	r.archs = architectures
+	if debs {
+		r.archs = []string{"amd64"}
+	}
+	for _, path := range []*string{&r.root, &r.out} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
+	if r.work, err = os.MkdirTemp("", "gangway-release-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(r.work)
+	if err := os.RemoveAll(r.out); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		return err
+	}
+
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+		all  bool // not for -debs-only
+	}{
+		{"programs", r.buildPrograms, false},
+		{"man pages and completions", r.writeDocs, false},
+		{"Debian packages", r.writeDebs, false},
+		{"archives", r.writeArchives, true},
+		{"OCI image", r.writeImage, true},
+		{"bill of materials", r.writeSBOM, true},
+		{"checksums", r.writeSums, true},
+	}
+	for _, s := range steps {
+		if debs && s.all {
+			continue
+		}
+		start := time.Now()
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Fprintf(os.Stderr, "%6.1f s  %s\n", time.Since(start).Seconds(), s.name)
+	}
+	return nil
+}
+
+// sumsFile is written last; it has the hashes of all other files.
+const sumsFile = "SHA256SUMS"
+
+func (r *release) writeSums(context.Context) error {
+	list, err := os.ReadDir(r.out)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, e := range list {
+		f, err := os.Open(filepath.Join(r.out, e.Name()))
+		if err != nil {
+			return err
+		}
+		h := sha256.New()
+		_, err = io.Copy(h, f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		fmt.Fprintf(&b, "%x  %s\n", h.Sum(nil), e.Name())
+	}
+	return os.WriteFile(filepath.Join(r.out, sumsFile), []byte(b.String()), 0o644)
+}
+
+// file is a file of a package or an archive.
+type file struct {
+	source string      // path of its content; empty for a folder
+	path   string      // in the package, with a leading slash
+	mode   os.FileMode // permissions
+	config bool        // a conffile: changes of an administrator survive an upgrade
+}
+
+// tree returns the files below a folder, as files below path, in order.
+func tree(folder, path string) ([]file, error) {
+	var files []file
+	err := filepath.WalkDir(folder, func(at string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		inside, err := filepath.Rel(folder, at)
+		files = append(files, file{source: at, path: filepath.Join(path, inside), mode: 0o644})
+		return err
+	})
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
+	return files, err
+}

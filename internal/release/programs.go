@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// program returns the path of a built program.
+func (r *release) program(arch, name string) string { return filepath.Join(r.work, arch, name) }
+
+// buildPrograms builds all programs for all architectures, and for this machine's,
+// which writes the man pages.
+func (r *release) buildPrograms(ctx context.Context) error {
+	for _, arch := range append(r.archs, runtime.GOARCH) {
+		if _, err := os.Stat(filepath.Join(r.work, arch)); err == nil {
+			continue
+		}
+		if err := r.build(ctx, arch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// build builds static programs with their version in them. Nothing in them depends
+// on the path of the source tree, on Git or on the environment.
+func (r *release) build(ctx context.Context, arch string) error {
+	const p = "gangway/internal/version"
+	flags := fmt.Sprintf("-s -w -X %s.version=%s -X %s.commit=%s -X %s.date=%s", p, r.version, p, r.commit, p, r.date.Format(time.RFC3339))
+	out := filepath.Join(r.work, arch)
+	if err := os.Mkdir(out, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", flags, "-o", out+"/", "./cmd/...")
+	cmd.Dir = r.root
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "GO386=") || strings.HasPrefix(v, "GOEXPERIMENT=") || strings.HasPrefix(v, "CGO_")
+	}), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOWORK=off")
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", arch, err, output)
+	}
+	return nil
+}
+
+// share is the folder of man pages and completions: what goes to /usr/share.
+func (r *release) share(name string) string { return filepath.Join(r.work, "share", name) }
+
+// writeDocs has the programs write their man pages and completions. Pages are
+// compressed, as Debian's policy requires.
+func (r *release) writeDocs(ctx context.Context) error {
+	for _, name := range []string{"gangway", "gangway-agent"} {
+		cmd := exec.CommandContext(ctx, r.program(runtime.GOARCH, name), "docs", r.share(name))
+		if output, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s docs: %w: %s", name, err, output)
+		}
+		pages, err := filepath.Glob(filepath.Join(r.share(name), "man/man1/*.1"))
+		if err != nil {
+			return err
+		}
+		for _, page := range pages {
+			b, err := os.ReadFile(page)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(page+".gz", compressed(b), 0o644); err != nil {
+				return err
+			}
+			if err := os.Remove(page); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// compressed returns b as gzip, without a name and a time.
+func compressed(b []byte) []byte {
+	var out bytes.Buffer
+	w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err == nil {
+		_, err = w.Write(b)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	if err != nil { // a buffer does not fail
+		panic(err)
+	}
+	return out.Bytes()
+}

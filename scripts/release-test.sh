@@ -1,0 +1,24 @@
+#!/bin/sh
+# Makes a release of the last commit twice and compares the hashes of all files. The
+# second run has another folder, build cache, umask, time zone and locale.
+set -eu
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
+git clone -q . "$work/first"
+mkdir -p "$work/another place"
+git clone -q . "$work/another place/second"
+
+"$work/first/scripts/release.sh" "$work/one"
+(
+	umask 077
+	export GOCACHE="$work/cache" TZ=Asia/Tokyo LC_ALL=C
+	"$work/another place/second/scripts/release.sh" "$work/two"
+)
+(cd "$work/one" && sha256sum --quiet -c SHA256SUMS)
+if ! diff "$work/one/SHA256SUMS" "$work/two/SHA256SUMS"; then
+	echo "FAILED: the two releases differ" >&2
+	exit 1
+fi
+cat "$work/one/SHA256SUMS"
+echo "PASSED: two releases, the same hashes"
