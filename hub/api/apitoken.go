@@ -62,8 +62,8 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 	return v
 }
 
-// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn is
-// Gangway's.
+// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn
+// is Gangway's.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
 	Type      string     `json:"type,omitempty"` // ignored: all are bearer.User

@@ -25,8 +25,8 @@ type signIn struct {
 	apiToken *store.APIToken // nil: a person's session
 }
 
-// bearerToken returns the token of the Authorization header. The scheme's name
-// is compared without regard to case (RFC 9110, 11.1).
+// bearerToken returns the token of the Authorization header. The name of the scheme is not
+// case-sensitive (RFC 9110, section 11.1).
 func bearerToken(r *http.Request) (string, bool) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")

@@ -79,8 +79,8 @@ func (s *Server) bootChallenge(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// measure verifies and judges a boot measurement. An invalid measurement is refused, recorded for the
-// owner, and replaces the verdict of an earlier one.
+// measure verifies and judges a boot measurement. An invalid measurement is refused, recorded for
+// the owner, and replaces the verdict of an earlier one.
 func (s *Server) measure(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	var body wire.BootReport
@@ -255,8 +255,8 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }
 
-// reportBackwards records an event if the TPM's counters are lower than in its last attestation, which
-// is its last measurement or its onboarding.
+// reportBackwards records an event if the TPM's counters are lower than in its last attestation,
+// which is its last measurement or its onboarding.
 func (s *Server) reportBackwards(r *http.Request, d store.Device, e store.Enrolment, last store.Boot, m *boot.Measurement) {
 	var before boot.Counters
 	var earlier boot.Measurement
@@ -313,7 +313,8 @@ func (s *Server) showBoot(w http.ResponseWriter, r *http.Request) error {
 	return s.writeBoot(w, r, d)
 }
 
-// bootStatus is a device's boot state, the reference, and the measurement that was compared with it.
+// bootStatus is a device's boot state, the reference, and the measurement that was compared with
+// it.
 type bootStatus struct {
 	state     string
 	reference store.BootReference // with empty Text: none
@@ -411,8 +412,8 @@ type bootDecision struct {
 	Measurement int64 `json:"measurement"`
 }
 
-// setReference sets a device's reference from its latest measurement, from another device's reference,
-// or from values. It can also lock or unlock it.
+// setReference sets a device's reference from its latest measurement, from another device's
+// reference, or from values. It can also lock or unlock it.
 func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.ownDevice(r)
 	if err != nil {
@@ -464,8 +465,8 @@ func (s *Server) setReference(w http.ResponseWriter, r *http.Request) error {
 
 var errNewerBoot = problem(http.StatusConflict, "boot-newer", "Look at the new measurement with 'gangway device boot', and decide again.", "The device has been measured again since, or the reference was changed by another decision.")
 
-// decidedReference is the reference that follows from an owner's decision. present is the text of the
-// present reference; empty: none.
+// decidedReference is the reference that follows from an owner's decision. present is the text of
+// the present reference; empty: none.
 func (s *Server) decidedReference(r *http.Request, d store.Device, body bootDecision, present []byte, latest store.Boot, now time.Time) (*boot.Reference, error) {
 	var was *boot.Reference
 	if len(present) > 0 {

@@ -14,8 +14,8 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing it
-// changes nothing.
+// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing
+// it changes nothing.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	if _, _, err := wire.ParseClaimCode(code); err != nil {
@@ -95,9 +95,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showClaim returns the account that claimed a machine's code. The code contains the public key of the
-// join token, which no other answer contains, so only the machine and people who saw its code can
-// ask.
+// showClaim returns the account that claimed a machine's code. The code contains the public key of
+// the join token, which no other answer contains, so only the machine and people who saw its code
+// can ask.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))

@@ -58,8 +58,8 @@ type NewToken struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-// TokenCreated is the answer: the join token's view and its token file in one object. It is the only
-// answer that contains the secret.
+// TokenCreated is the answer: the join token's view and its token file in one object. It is the
+// only answer that contains the secret.
 type TokenCreated struct {
 	wire.TokenFile
 	Disabled        bool           `json:"disabled"`

@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object, with signed URLs to upload and download it without another credential. Devices
-// take the first match of a key, so the fields that people choose come last.
+// ObjectView is an object, with signed URLs to upload and download it without another credential.
+// Devices take the first match of a key, so the fields that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the SHA-256 again
 	StorageID    string    `json:"storage-id"` // of this object and owner
@@ -75,9 +75,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. 200 means that the caller must upload it; 409, that the caller's
-// account has it already. Other accounts' objects make no difference: an account must have uploaded
-// the bytes itself.
+// createObject announces an object. 200 means that the caller must upload it; 409, that the
+// caller's account has it already. Other accounts' objects make no difference: an account must have
+// uploaded the bytes itself.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -174,8 +174,8 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// revisionObject finds the object {sha} of the revision in the path, and the caller's credential for
-// its URL.
+// revisionObject finds the object {sha} of the revision in the path, and the caller's credential
+// for its URL.
 func (s *Server) revisionObject(r *http.Request) (store.Object, credential, error) {
 	revision, err := s.readableRevision(r)
 	if err != nil {
@@ -255,7 +255,8 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writeObjects writes the array without building it in memory: a revision may have ten thousand objects.
+// writeObjects writes the array without building it in memory: a revision may have ten thousand
+// objects.
 func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -277,16 +278,16 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by cre
 const (
 	// pendingAge is how long an announced object may wait for its upload.
 	pendingAge = 24 * time.Hour
-	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post the
-	// revision that it was uploaded for.
+	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post
+	// the revision that it was uploaded for.
 	unusedAge = 7 * 24 * time.Hour
 	// orphanAge is how old a content without a record must be before it is removed.
 	orphanAge = time.Hour
 )
 
-// Collect removes unused data: trails and logs of deleted devices, records of objects that no revision
-// names, contents without a record, and old log lines. It may run at any time, concurrently with
-// requests.
+// Collect removes unused data: trails and logs of deleted devices, records of objects that no
+// revision names, contents without a record, and old log lines. It may run at any time,
+// concurrently with requests.
 func (s *Server) Collect(ctx context.Context) error {
 	now := s.cfg.Now()
 	for _, expire := range []func() (int, error){

@@ -50,8 +50,8 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is the
-// same at each request, and is not in the database.
+// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is
+// the same at each request, and is not in the database.
 func (s *Server) challenge(id string) string {
 	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
 	m.Write([]byte("gangway claim challenge v1\x00" + id))

@@ -118,7 +118,7 @@ type signedURL struct {
 const getNewURL = "Get a new URL: GET /objects/SHA, or POST /objects/."
 
 var (
-	errNotSigned      = problem(http.StatusNotFound, "no-such-address", getNewURL, "This is not a URL that the hub signed for this method.")
+	errNotSigned  = problem(http.StatusNotFound, "no-such-address", getNewURL, "This is not a URL that the hub signed for this method.")
 	errURLExpired = problem(http.StatusGone, "address-expired", getNewURL, "The signed URL has expired.")
 	errURLRevoked = problem(http.StatusGone, "address-revoked", getNewURL, "The signed URL is revoked: its session or API token has ended, its device was deleted or has onboarded again, its account is disabled, or the device is no longer public.")
 )

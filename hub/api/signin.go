@@ -114,8 +114,8 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form, without
-// other fields.
+// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form,
+// without other fields.
 type tokenAnswer struct {
 	Token string `json:"token"`
 }
