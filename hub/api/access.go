@@ -230,8 +230,8 @@ var (
 // be of another boot. Programs that use a token, and devices behind a proxy, are judged by the
 // device's last measurement.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
-	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
-	if err != nil || !force.RequireBoot {
+	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	if err != nil || !rules.RequireBoot {
 		return err
 	}
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)

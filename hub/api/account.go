@@ -96,3 +96,10 @@ func (s *Server) ownAccount(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, viewAccount(accountOf(r)))
 	return nil
 }
+
+func accountPRN(id string) string {
+	if id == "" {
+		return ""
+	}
+	return wire.AccountPRN + id
+}

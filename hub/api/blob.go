@@ -167,7 +167,7 @@ type uploads struct {
 // begin waits for an upload's turn. room is how many bytes the owner may still store, including
 // those of the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
-	give := time.Now().Add(turnTimeout)
+	deadline := time.Now().Add(turnTimeout)
 	for {
 		began, ended, err := u.try(key, one, room)
 		if err != nil {
@@ -176,7 +176,7 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 		if began {
 			return func() { u.finish(key, one) }, nil
 		}
-		if time.Now().After(give) {
+		if time.Now().After(deadline) {
 			return nil, errNoTurn
 		}
 		select {
@@ -300,13 +300,13 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 // beginUpload starts an upload in the store. It waits while the collector removes an old content
 // with the same hash.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
-	give := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(10 * time.Second)
 	for {
 		found, err := s.cfg.Store.BeginUpload(ctx, o.Owner, o.Sum, s.cfg.Now())
 		if !errors.Is(err, store.ErrCondemned) {
 			return found, err
 		}
-		if time.Now().After(give) {
+		if time.Now().After(deadline) {
 			return store.Object{}, problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "An old content with the same hash is being removed.")
 		}
 		select {

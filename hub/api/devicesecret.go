@@ -44,13 +44,6 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 	}, now)
 }
 
-func accountPRN(id string) string {
-	if id == "" {
-		return ""
-	}
-	return wire.AccountPRN + id
-}
-
 // signInByCertificate issues a device an access token, for programs that cannot use its TPM key.
 func (s *Server) signInByCertificate(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
