@@ -9,12 +9,12 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/go-jose/go-jose/v4/jwt"
-
 	"gangway/hub/bearer"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
 	"gangway/wire"
+
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // signIn is an account that is signed in, and the token that it is signed in with.

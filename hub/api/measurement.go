@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"gangway/hub/boot"
 	"gangway/hub/clone"
 	"gangway/hub/evidence"
@@ -25,6 +23,8 @@ import (
 	"gangway/hub/store"
 	"gangway/tcg"
 	"gangway/wire"
+
+	"golang.org/x/time/rate"
 )
 
 // nonceLife is how long a nonce is valid.
