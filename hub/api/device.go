@@ -324,7 +324,7 @@ func (s *Server) rename(r *http.Request, d store.Device, nick string) error {
 	return nil
 }
 
-var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick is empty or too long, or has characters that are not allowed.")
+var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters and digits, and the signs _ - + and %.", "The nick is empty or too long, or has characters that are not allowed.")
 
 var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`)
 

@@ -251,7 +251,7 @@ func bootEvent(nick string, v *wire.BootVerdict) store.Event {
 	case store.BootChanged:
 		return store.Event{Kind: "device.boot-changed", Code: "boot-changed", Message: fmt.Sprintf("The boot of %q changed. %s", nick, strings.Join(v.Changes[:min(3, len(v.Changes))], " "))}
 	case store.BootNothing:
-		return store.Event{Kind: "device.boot-nothing-measured", Code: "boot-nothing-measured", Message: fmt.Sprintf("Nothing was measured of the boot of %q. %s", nick, strings.Join(v.Changes, " "))}
+		return store.Event{Kind: "device.boot-nothing-measured", Code: "boot-nothing-measured", Message: fmt.Sprintf("The firmware measured nothing at the boot of %q. %s", nick, strings.Join(v.Changes, " "))}
 	}
 	return store.Event{Kind: "device.boot-matches", Message: fmt.Sprintf("The boot of %q matches its reference.", nick)}
 }

@@ -293,9 +293,9 @@ func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) == 0 {
-		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for the routes.", "There is no route at this path.")
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This address does not take the method.")
+	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This path does not support this method.")
 }
