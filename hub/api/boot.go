@@ -105,8 +105,8 @@ func (s *Server) writeBoot(w http.ResponseWriter, r *http.Request, d store.Devic
 	if view.Requested, err = s.cfg.Store.BootRequested(r.Context(), d.ID); err != nil {
 		return err
 	}
-	if no, err := s.cfg.Store.BootRefusal(r.Context(), d.ID); err == nil {
-		view.Refusal = &BootRefusal{no.Time.UTC(), no.Code, no.Reason, no.Hint}
+	if entry, err := s.cfg.Store.BootRefusal(r.Context(), d.ID); err == nil {
+		view.Refusal = &BootRefusal{entry.Time.UTC(), entry.Code, entry.Reason, entry.Hint}
 	} else if !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

@@ -134,26 +134,26 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 // recordBootRefusal records a refused measurement, if err is a refusal, and returns err. Equal
 // refusals are counted in one event.
 func (s *Server) recordBootRefusal(r *http.Request, d store.Device, err error) error {
-	no := store.BootRefusal{Time: s.cfg.Now()}
+	entry := store.BootRefusal{Time: s.cfg.Now()}
 	var refusal *evidence.Refusal
 	var p *Problem
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &refusal):
-		no.Code, no.Reason, no.Hint = refusal.Code, refusal.Reason, refusal.Hint
+		entry.Code, entry.Reason, entry.Hint = refusal.Code, refusal.Reason, refusal.Hint
 	case errors.As(err, &tooLarge):
-		no.Code, no.Reason, no.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "Gangway's agent sends event logs of at most 1 MiB; check which program sent this one."
+		entry.Code, entry.Reason, entry.Hint = "body-too-large", fmt.Sprintf("The measurement has more than %d bytes.", tooLarge.Limit), "Gangway's agent sends event logs of at most 1 MiB; check which program sent this one."
 	case errors.As(err, &p) && p.Status == http.StatusBadRequest:
-		no.Code, no.Reason, no.Hint = p.Code, p.Message, p.Hint
+		entry.Code, entry.Reason, entry.Hint = p.Code, p.Message, p.Hint
 	default:
 		return err
 	}
 	setMatched(r, false)
-	if _, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, no); failed != nil {
+	if _, failed := s.cfg.Store.RefuseBoot(r.Context(), d.ID, entry); failed != nil {
 		return failed
 	}
-	s.count(r.Context(), store.Event{Time: no.Time, Kind: "device.boot-refused", Code: no.Code, Owner: d.Owner, Device: d.ID,
-		Message: fmt.Sprintf("Device %q sent an invalid boot measurement. %s", d.Nick, no.Reason)})
+	s.count(r.Context(), store.Event{Time: entry.Time, Kind: "device.boot-refused", Code: entry.Code, Owner: d.Owner, Device: d.ID,
+		Message: fmt.Sprintf("Device %q sent an invalid boot measurement. %s", d.Nick, entry.Reason)})
 	return err
 }
 

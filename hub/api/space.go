@@ -176,9 +176,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// reserveDisk refuses a request that a scarce disk has no room for, and lets an essential one
-// wait longer for a busy database.
-func (s *Server) reserveDisk(rt *route, r *http.Request) (*http.Request, error) {
+// checkDisk refuses a request that is not essential if the disk is scarce. It returns the request;
+// an essential one may wait longer for a busy database.
+func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
 	case rt.method == http.MethodDelete, essential[rt.name()]:
