@@ -18,7 +18,7 @@ import (
 
 func (a *app) tokenCommand() *cobra.Command {
 	c := &cobra.Command{Use: "token", Short: "Manage join tokens, which let devices into your fleet"}
-	var n api.NewToken
+	var n api.NewJoinToken
 	var life time.Duration
 	var meta []string
 	var out string
@@ -50,7 +50,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 				return err
 			}
 			defer to.discard()
-			t, err := call[api.TokenCreated](c.Context(), "POST", "/devices/tokens", n)
+			t, err := call[api.JoinTokenCreated](c.Context(), "POST", "/devices/tokens", n)
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		Use: "ls", Short: "List join tokens", Args: args(),
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			tokens, err := allTokens(c.Context(), call[[]api.TokenView])
+			tokens, err := allTokens(c.Context(), call[[]api.JoinTokenView])
 			if err != nil {
 				return err
 			}
@@ -139,8 +139,8 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 }
 
 // allTokens lists all join tokens, page by page.
-func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]api.TokenView, error)) ([]api.TokenView, error) {
-	all := []api.TokenView{}
+func allTokens(ctx context.Context, get func(ctx context.Context, method, path string, in any) ([]api.JoinTokenView, error)) ([]api.JoinTokenView, error) {
+	all := []api.JoinTokenView{}
 	for after := ""; ; after = all[len(all)-1].ID {
 		page, err := get(ctx, "GET", "/devices/tokens?limit=1000&after="+after, nil)
 		if err != nil {

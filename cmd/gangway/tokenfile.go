@@ -78,7 +78,7 @@ func (t *tokenFile) discard() {
 }
 
 // tokenState says in a word whether a join token still lets devices in.
-func tokenState(t api.TokenView, now time.Time) string {
+func tokenState(t api.JoinTokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
 		return "disabled"
@@ -108,7 +108,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	tokens, err := allTokens(ctx, func(ctx context.Context, method, path string, in any) (page []api.TokenView, err error) {
+	tokens, err := allTokens(ctx, func(ctx context.Context, method, path string, in any) (page []api.JoinTokenView, err error) {
 		return page, s.do(ctx, method, path, in, &page)
 	})
 	if err != nil {

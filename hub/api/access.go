@@ -16,15 +16,15 @@ import (
 type access int
 
 const (
-	// anyone is for requests that no credential makes a difference to, or whose body is the
-	// credential: a password, evidence of a TPM, a claim code.
+	// anyone is for routes that need no credential, or whose credential is in the body or the
+	// path: a password, evidence of a TPM, a claim code.
 	anyone access = iota
 	// visitor is anyone. A valid sign-in is looked up, so that a page can show its account.
 	visitor
 	// fullVisitor is visitor, but a token with narrower scopes is refused.
 	fullVisitor
-	// registrant is anyone, but a request with an Authorization header must be a scopedAccount's,
-	// unless it has a join token instead.
+	// registrant is anyone. But a request with an Authorization header must be a scopedAccount's,
+	// unless it also has a join token, which takes precedence.
 	registrant
 	// urlHolder is anyone who has a URL that the hub signed: see signedURL.
 	urlHolder
@@ -43,25 +43,25 @@ const (
 	// accountOrDevice is a scopedAccount, or an activeDevice for the account that owns it.
 	accountOrDevice
 
-	// activeDevice is a device that the store has as active, by the certificate of its
-	// connection, or by an access token that the device got with its certificate or secret. If
-	// its owner's policy requires a measured boot, its boot must match its reference.
+	// activeDevice is an active device. It is identified by the certificate of its connection, or
+	// by an access token that it got with its certificate or secret. If its owner's policy
+	// requires a measured boot, its boot must match its reference.
 	activeDevice
-	// tlsDevice is an activeDevice by the certificate of this very connection, or of the one to
-	// the hub's proxy: only the TPM can make such a connection.
+	// tlsDevice is an activeDevice that is identified by the certificate of this connection, or of
+	// its connection to the hub's proxy. Only its TPM can make such a connection.
 	tlsDevice
 	// unmeasuredDevice is a tlsDevice without the condition on its boot. It is for what a device
 	// must do before its boot can be measured.
 	unmeasuredDevice
-	// pendingDevice is a client certificate of the device CA on a TLS connection that ends at
-	// the hub itself. It need not be active: the activation proof in the body decides.
+	// pendingDevice is a device with a certificate by the device CA, active or not, on a TLS
+	// connection that ends at the hub itself. The activation proof in the body decides.
 	pendingDevice
 )
 
 // caller is the person, program or device that sent a request.
 type caller struct {
 	Owner   string         // Account.ID; empty for a device without an owner
-	Account *store.Account // nil: a device, or nobody that is known
+	Account *store.Account // nil: a device, or a caller that is not signed in
 	Device  *store.Device  // nil: a person or program
 	signIn  *signIn        // of Account
 	url     *signedURL     // for urlHolder
@@ -199,8 +199,8 @@ func (s *Server) hasDeviceToken(r *http.Request) bool {
 	return err == nil && claims.Type == bearer.Device
 }
 
-// resourceOf is what scopes call the resource at a path; empty where the token must have all
-// scopes.
+// resourceOf is the name that scopes use for the resource at a path. It is empty if the token must
+// have all scopes.
 func resourceOf(path string) string {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	switch {
@@ -230,8 +230,8 @@ var (
 // be of another boot. Programs that use a token, and devices behind a proxy, are judged by the
 // device's last measurement.
 func (s *Server) checkBoot(r *http.Request, d store.Device) error {
-	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
-	if err != nil || !force.RequireBoot {
+	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	if err != nil || !rules.RequireBoot {
 		return err
 	}
 	state, err := s.cfg.Store.BootState(r.Context(), d.ID)
@@ -257,8 +257,8 @@ func (s *Server) checkBoot(r *http.Request, d store.Device) error {
 	return nil
 }
 
-// What follows decides which devices, trails and objects a caller may use. One that the caller
-// may not use is not found, to the byte as if it did not exist.
+// The functions below decide which devices, trails and objects a caller may use. For a device that
+// the caller may not use, the answer is byte for byte the same as if it did not exist.
 
 // ownDevice finds a device of the calling account by its id or nick.
 func (s *Server) ownDevice(r *http.Request) (store.Device, error) {

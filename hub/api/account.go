@@ -12,7 +12,7 @@ import (
 	"gangway/wire"
 )
 
-// AccountView is an account as the API shows it.
+// AccountView is an account in the API.
 type AccountView struct {
 	Type         string    `json:"type"` // "USER"
 	ID           string    `json:"id"`
@@ -21,8 +21,7 @@ type AccountView struct {
 	Email        string    `json:"email"`
 	TimeCreated  time.Time `json:"time-created"`
 	TimeModified time.Time `json:"time-modified"`
-	// RedirectURI is where Pantacor's client sends a person after they have
-	// registered.
+	// RedirectURI is the page that Pantacor's client opens after a registration.
 	RedirectURI string `json:"redirect-uri,omitempty"`
 }
 
@@ -96,4 +95,11 @@ func (s *Server) listAccounts(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) ownAccount(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, viewAccount(accountOf(r)))
 	return nil
+}
+
+func accountPRN(id string) string {
+	if id == "" {
+		return ""
+	}
+	return wire.AccountPRN + id
 }

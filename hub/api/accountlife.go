@@ -216,7 +216,7 @@ func DeleteAccount(ctx context.Context, st accountStore, a store.Account, withDe
 	}
 	deleted := store.Event{Time: now, Kind: "account.deleted", Owner: a.ID, Message: fmt.Sprintf("Account %q was deleted.", a.Nick)}
 	err = st.DeleteAccount(ctx, a.ID, deleted.By(&by))
-	if errors.Is(err, store.ErrHasDevices) { // one onboarded just now
+	if errors.Is(err, store.ErrHasDevices) { // a device onboarded just now
 		err = errHasDevices(1)
 	}
 	return devices, err

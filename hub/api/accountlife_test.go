@@ -493,10 +493,10 @@ func TestJoinTokensByPage(t *testing.T) {
 	for range 4 {
 		ada.status("POST", "/devices/tokens", nil, 200)
 	}
-	all := want[[]api.TokenView](ada, "GET", "/devices/tokens", nil, 200)
+	all := want[[]api.JoinTokenView](ada, "GET", "/devices/tokens", nil, 200)
 	var paged []string
 	for after := ""; ; after = paged[len(paged)-1] {
-		page := want[[]api.TokenView](ada, "GET", "/devices/tokens?limit=2&after="+after, nil, 200)
+		page := want[[]api.JoinTokenView](ada, "GET", "/devices/tokens?limit=2&after="+after, nil, 200)
 		for _, v := range page {
 			paged = append(paged, v.ID)
 		}

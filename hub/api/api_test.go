@@ -104,7 +104,7 @@ func TestOwnersDay(t *testing.T) {
 	if who := want[struct{ Nick, Type string }](ada, "GET", "/auth/auth_status", nil, 200); who.Nick != "ada" || who.Type != "USER" {
 		t.Errorf("%+v", who)
 	}
-	created := want[api.TokenCreated](ada, "POST", "/devices/tokens", api.NewToken{Nick: "batch", MaxUses: 2, ExpiresIn: "1h", DefaultUserMeta: map[string]any{"site": "oslo"}}, 200)
+	created := want[api.JoinTokenCreated](ada, "POST", "/devices/tokens", api.NewJoinToken{Nick: "batch", MaxUses: 2, ExpiresIn: "1h", DefaultUserMeta: map[string]any{"site": "oslo"}}, 200)
 	raw, err := json.Marshal(created)
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func TestOwnersDay(t *testing.T) {
 	if _, still := d.UserMeta["site"]; still || d.UserMeta["rack"] != 7.0 || d.Nick != "flagship" {
 		t.Errorf("%+v", d)
 	}
-	tokens := want[[]api.TokenView](ada, "GET", "/devices/tokens", nil, 200)
+	tokens := want[[]api.JoinTokenView](ada, "GET", "/devices/tokens", nil, 200)
 	if len(tokens) != 2 || tokens[0].Uses+tokens[1].Uses != 1 {
 		t.Errorf("%+v", tokens)
 	}
@@ -150,7 +150,7 @@ func TestOwnersDay(t *testing.T) {
 func TestSecretsAreShownOnce(t *testing.T) {
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	created := want[api.TokenCreated](ada, "POST", "/devices/tokens", nil, 200)
+	created := want[api.JoinTokenCreated](ada, "POST", "/devices/tokens", nil, 200)
 	for _, path := range []string{"/devices/tokens", "/devices", "/events", "/auth/auth_status", "/openapi.json", "/"} {
 		_, body := ada.do("GET", path, nil)
 		if bytes.Contains(body, []byte(created.Token)) || bytes.Contains(body, []byte("argon2id$")) {
@@ -262,10 +262,10 @@ func TestBadInputIsSaidToBe(t *testing.T) {
 	}{
 		{"POST", "/devices/tokens", "{", 400, "body-malformed"},
 		{"POST", "/devices/tokens", "{} {}", 400, "body-malformed"},
-		{"POST", "/devices/tokens", api.NewToken{ExpiresIn: "soon"}, 400, "expires-in"},
-		{"POST", "/devices/tokens", api.NewToken{ExpiresIn: "-1h"}, 400, "expires-in"},
-		{"POST", "/devices/tokens", api.NewToken{MaxUses: -1}, 400, "max-uses"},
-		{"POST", "/devices/tokens", api.NewToken{Nick: big[:65]}, 400, "nick-form"},
+		{"POST", "/devices/tokens", api.NewJoinToken{ExpiresIn: "soon"}, 400, "expires-in"},
+		{"POST", "/devices/tokens", api.NewJoinToken{ExpiresIn: "-1h"}, 400, "expires-in"},
+		{"POST", "/devices/tokens", api.NewJoinToken{MaxUses: -1}, 400, "max-uses"},
+		{"POST", "/devices/tokens", api.NewJoinToken{Nick: big[:65]}, 400, "nick-form"},
 		{"POST", "/devices/tokens", `{"nick":"` + big + `"}`, 413, "body-too-large"},
 		{"GET", "/devices?limit=0", nil, 400, "limit"},
 		{"GET", "/devices?limit=many", nil, 400, "limit"},

@@ -62,8 +62,8 @@ func viewAPIToken(t store.APIToken, now time.Time) APITokenView {
 	return v
 }
 
-// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn is
-// Gangway's.
+// NewAPIToken is the request to create an API token. Its field names are Pantacor Hub's; ExpiresIn
+// is Gangway's.
 type NewAPIToken struct {
 	Name      string     `json:"name"`
 	Type      string     `json:"type,omitempty"` // ignored: all are bearer.User
@@ -110,7 +110,7 @@ func (s *Server) createAPIToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !apiTokenName.MatchString(body.Name) {
-		return problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters, digits, and the signs . _ - +", "The API token's name has characters that are not allowed, or is empty or too long.")
+		return problem(http.StatusBadRequest, "name-form", "Use 1 to 64 letters and digits, and the signs . _ - and +.", "The API token's name has characters that are not allowed, or is empty or too long.")
 	}
 	if len(body.Scopes) == 0 {
 		return problem(http.StatusBadRequest, "scope", `Name at least one scope, such as "devices.readonly". "all" allows everything.`, "The API token has no scope.")

@@ -9,12 +9,12 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/go-jose/go-jose/v4/jwt"
-
 	"gangway/hub/bearer"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
 	"gangway/wire"
+
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // signIn is an account that is signed in, and the token that it is signed in with.
@@ -25,8 +25,8 @@ type signIn struct {
 	apiToken *store.APIToken // nil: a person's session
 }
 
-// bearerToken returns the token of the Authorization header. The scheme's name
-// is compared without regard to case (RFC 9110, 11.1).
+// bearerToken returns the token of the Authorization header. The name of the scheme is not
+// case-sensitive (RFC 9110, section 11.1).
 func bearerToken(r *http.Request) (string, bool) {
 	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	return strings.TrimLeft(token, " "), ok && strings.EqualFold(scheme, "Bearer")

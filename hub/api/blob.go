@@ -16,8 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// getBlob serves a content. Whatever MIME type its owner named, browsers save it as a file and never
-// show it as a page.
+// getBlob serves a content. Whatever MIME type its owner named, browsers save it as a file and
+// never show it as a page.
 func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	o := callerOf(r).url.object
 	// The owner may have lost it since the URL was signed.
@@ -64,8 +64,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is the
-// lowest mean speed of an upload, in bytes a second; a slower one is ended.
+// blockTimeout is how long the hub waits for the next block of an upload or download. minSpeed is
+// the lowest mean speed of an upload, in bytes a second; a slower one is ended.
 const (
 	blockTimeout = 60 * time.Second
 	minSpeed     = 4 << 10
@@ -101,8 +101,8 @@ func newUpload(w http.ResponseWriter, body io.Reader, o store.Object) *upload {
 
 var errOvertaken = errors.New("hub: a newer upload of the same object replaced it")
 
-// Read waits up to blockTimeout. It records in broken whether receiving failed, to distinguish that from
-// failures of the object store.
+// Read waits up to blockTimeout. It records in broken whether receiving failed, to distinguish that
+// from failures of the object store.
 func (u *upload) Read(p []byte) (int, error) {
 	if err := u.wait(); err != nil {
 		u.broken = err
@@ -146,8 +146,8 @@ func (u *upload) giveWay(now time.Time) bool {
 	return true
 }
 
-// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would only
-// fill the disk: further ones wait for their turn, or replace a stalled one.
+// Bounds of the concurrent uploads of one object by one owner. More than uploadsOfOne at once would
+// only fill the disk: further ones wait for their turn, or replace a stalled one.
 const (
 	uploadsOfOne = 2
 	stalledAfter = 3 * time.Second
@@ -164,10 +164,10 @@ type uploads struct {
 	ended   chan struct{}              // guarded by mu: closed and replaced when an upload ends
 }
 
-// begin waits for an upload's turn. room is how many bytes the owner may still store, including those of
-// the running uploads.
+// begin waits for an upload's turn. room is how many bytes the owner may still store, including
+// those of the running uploads.
 func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room int64) (end func(), err error) {
-	give := time.Now().Add(turnTimeout)
+	deadline := time.Now().Add(turnTimeout)
 	for {
 		began, ended, err := u.try(key, one, room)
 		if err != nil {
@@ -176,7 +176,7 @@ func (u *uploads) begin(ctx context.Context, key store.Object, one *upload, room
 		if began {
 			return func() { u.finish(key, one) }, nil
 		}
-		if time.Now().After(give) {
+		if time.Now().After(deadline) {
 			return nil, errNoTurn
 		}
 		select {
@@ -239,8 +239,8 @@ func (u *uploads) finish(key store.Object, one *upload) {
 	u.ended = make(chan struct{})
 }
 
-// putBlob stores a content. 200 means that it is complete, verified and durable. Any other status means
-// that nothing has changed; the client may send it again until the URL expires.
+// putBlob stores a content. 200 means that it is complete, verified and durable. Any other status
+// means that nothing has changed; the client may send it again until the URL expires.
 func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	u := callerOf(r).url
 	key := u.object
@@ -248,8 +248,8 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks size
-	// and hash.
+	// Some clients send an empty file in chunks, so the length may be unknown. Objects.Put checks
+	// size and hash.
 	if r.ContentLength >= 0 && r.ContentLength != o.Size {
 		return problem(http.StatusBadRequest, "object-size", "Announce the object again with its size, or send the announced content.", "The upload has %d bytes, but %d were announced.", r.ContentLength, o.Size)
 	}
@@ -297,16 +297,16 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// beginUpload starts an upload in the store. It waits while the collector removes an old content with the
-// same hash.
+// beginUpload starts an upload in the store. It waits while the collector removes an old content
+// with the same hash.
 func (s *Server) beginUpload(ctx context.Context, o store.Object) (store.Object, error) {
-	give := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(10 * time.Second)
 	for {
 		found, err := s.cfg.Store.BeginUpload(ctx, o.Owner, o.Sum, s.cfg.Now())
 		if !errors.Is(err, store.ErrBeingRemoved) {
 			return found, err
 		}
-		if time.Now().After(give) {
+		if time.Now().After(deadline) {
 			return store.Object{}, problem(http.StatusServiceUnavailable, "busy", "Send it again in a moment.", "An old content with the same hash is being removed.")
 		}
 		select {

@@ -2,8 +2,12 @@ package api
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base32"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -14,8 +18,8 @@ import (
 
 var errClaimCode = problem(http.StatusBadRequest, "claim-code", "Scan the code on the machine's screen again.", "This is not a valid claim code.")
 
-// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing it
-// changes nothing.
+// claimPage is the page that a claim code leads to. It asks whether to claim the machine. Showing
+// it changes nothing.
 func (s *Server) claimPage(w http.ResponseWriter, r *http.Request) error {
 	code := r.PathValue("code")
 	if _, _, err := wire.ParseClaimCode(code); err != nil {
@@ -95,9 +99,9 @@ func (s *Server) claimOnPage(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// showClaim returns the account that claimed a machine's code. The code contains the public key of the
-// join token, which no other answer contains, so only the machine and people who saw its code can
-// ask.
+// showClaim returns the account that claimed a machine's code. The code contains the public key of
+// the join token, which no other answer contains, so only the machine and people who saw its code
+// can ask.
 func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	none := problem(http.StatusNotFound, "not-claimed", "Ask again in a few seconds.", "Nobody has claimed this machine yet.")
 	id, key, err := wire.ParseClaimCode(r.PathValue("code"))
@@ -123,4 +127,43 @@ func (s *Server) showClaim(w http.ResponseWriter, r *http.Request) error {
 	}
 	writeJSON(w, http.StatusOK, wire.Claim{Owner: wire.AccountPRN + account.ID, OwnerNick: account.Nick})
 	return nil
+}
+
+// claimDevice makes the calling account the owner of an unclaimed device, if the challenge is the
+// device's.
+func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
+	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
+	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
+		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
+	}
+	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare both with the device's own screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
+	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
+		return wrong
+	}
+	rules, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
+	if err != nil {
+		return err
+	}
+	if !rules.WithoutTPM {
+		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
+	}
+	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
+	if errors.Is(err, store.ErrNotFound) {
+		return wrong
+	}
+	if err != nil {
+		return err
+	}
+	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
+	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
+	return nil
+}
+
+// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is
+// the same at each request, and is not in the database.
+func (s *Server) challenge(id string) string {
+	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
+	m.Write([]byte("gangway claim challenge v1\x00" + id))
+	text := strings.ToLower(base32.StdEncoding.EncodeToString(m.Sum(nil)[:10]))[:12]
+	return text[:4] + "-" + text[4:8] + "-" + text[8:]
 }

@@ -2,72 +2,14 @@ package api
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
 
-	"gangway/hub/boot"
 	"gangway/hub/clone"
 	"gangway/hub/store"
-	"gangway/wire"
 )
-
-// compareClock compares the TPM's clock and counters in a verified quote with its earlier attestations,
-// to find clones. known is the result of onboard.Service.Seen. A failure is logged and does not make
-// the measurement fail.
-func (s *Server) compareClock(r *http.Request, d store.Device, e store.Enrolment, m *boot.Measurement, body *wire.BootReport) (known bool) {
-	sighting := clone.Sighting{
-		From: time.Unix(int64(binary.BigEndian.Uint64(body.Nonce)), 0), To: s.cfg.Now(), // the nonce was issued in that second
-		Counters: m.Counters(), Attested: true, Addr: remoteAddr(r),
-	}
-	version, known, err := s.cfg.Onboard.RecordSighting(r.Context(), d, e, remoteAddr(r), func(k *clone.Record) { k.Add(sighting) })
-	if err != nil {
-		s.log.Error("clone detection", "device", d.ID, "err", err)
-		return false
-	}
-	if c := ownConnection(r); c != nil {
-		c.seen.Store(version)
-	}
-	return known
-}
-
-// ownConnection is the state of a device's own connection. It is nil for a proxy's connection, which
-// many devices share.
-func ownConnection(r *http.Request) *connState {
-	if _, ok := clientCertificate(r); !ok || originOf(r).proxied {
-		return nil
-	}
-	c, _ := r.Context().Value(connKey{}).(*connState)
-	return c
-}
-
-// How often a device is asked on one connection to measure again: askBurst times without delay, because
-// a single contradiction may come from a TPM that was cleared; then once in askEvery. While clones are
-// suspected, there is no limit until they are certain, which takes some measurements.
-const (
-	askEvery = 10 * time.Minute
-	askBurst = 4
-)
-
-// mustMeasureAgain reports whether the device must measure again on this connection, because another
-// connection of the same device has measured since. A machine that was restarted, or lost its
-// connection, does not use its old connection again; a clone does.
-func (s *Server) mustMeasureAgain(r *http.Request, d store.Device) (bool, error) {
-	c := ownConnection(r)
-	if c == nil || c.seen.Load() == 0 || d.Clone == string(clone.Certain) {
-		return false, nil
-	}
-	row, err := s.cfg.Store.Clone(r.Context(), d.ID)
-	if errors.Is(err, store.ErrNotFound) || err == nil && row.Version == c.seen.Load() {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return d.Clone == string(clone.Suspected) || c.asks.AllowN(s.cfg.Now(), 1), nil
-}
 
 // noteUsedCertificate records that a peer proved the key of a certificate that is not active.
 func (s *Server) noteUsedCertificate(r *http.Request, certificate [32]byte) {
@@ -148,8 +90,8 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decideCloned applies an owner's decision: "one" machine, "two", or empty, which withdraws the last
-// decision.
+// decideCloned applies an owner's decision: "one" machine, "two", or empty, which withdraws the
+// last decision.
 func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Decision *string  `json:"decision"`

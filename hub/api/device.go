@@ -13,9 +13,9 @@ import (
 	"gangway/wire"
 )
 
-// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars stand before
-// what users and devices write, because Pantacor's clients take the first match of a key anywhere in
-// the document.
+// DeviceView is a device in the API: Pantacor Hub's fields first, then Gangway's. Scalars stand
+// before what users and devices write, because Pantacor's clients take the first match of a key
+// anywhere in the document.
 type DeviceView struct {
 	ID           string         `json:"id"`
 	PRN          string         `json:"prn"`
@@ -85,8 +85,8 @@ func viewDevice(d store.Device, ownerNick string) DeviceView {
 }
 
 // listDevices lists the calling account's devices, another account's public ones, or the calling
-// device. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p, "!p": is not p), after,
-// limit.
+// device. Filters: owner (prn or id), owner-nick, nick ("^p": begins with p, "!p": is not p),
+// after, limit.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -194,8 +194,8 @@ func (s *Server) writeDevice(w http.ResponseWriter, r *http.Request, of store.Ac
 	return nil
 }
 
-// writeOwnRecord shows a device to itself, with its challenge until it has an owner. It also records
-// that the device was seen.
+// writeOwnRecord shows a device to itself, with its challenge until it has an owner. It also
+// records that the device was seen.
 func (s *Server) writeOwnRecord(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), d.ID, remoteAddr(r), s.cfg.Now()); err != nil {
 		return err
@@ -324,7 +324,7 @@ func (s *Server) rename(r *http.Request, d store.Device, nick string) error {
 	return nil
 }
 
-var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters, digits, and the signs _ - + %.", "The nick is empty or too long, or has characters that are not allowed.")
+var errNickForm = problem(http.StatusBadRequest, "nick-form", "Use 1 to 64 letters and digits, and the signs _ - + and %.", "The nick is empty or too long, or has characters that are not allowed.")
 
 var nickForm = regexp.MustCompile(`^[a-zA-Z0-9_\-+%]{1,64}$`)
 

@@ -8,8 +8,8 @@ import (
 	"gangway/hub/store"
 )
 
-// countUserMetaChange counts changes of the user-meta by the owner, and countDeviceMetaReport changes
-// of the device-meta by the device.
+// countUserMetaChange counts changes of the user-meta by the owner, and countDeviceMetaReport
+// changes of the device-meta by the device.
 func (s *Server) countUserMetaChange(r *http.Request, d store.Device) {
 	s.count(r.Context(), store.Event{Time: s.cfg.Now(), Kind: "device.user-meta-changed", Owner: d.Owner, Device: d.ID, Message: fmt.Sprintf("The user-meta of device %q was changed.", d.Nick)})
 }
@@ -101,8 +101,8 @@ func (s *Server) changeDeviceMeta(w http.ResponseWriter, r *http.Request, whole 
 	return s.writeReportAnswer(w, r, d)
 }
 
-// writeReportAnswer answers a report. It asks the device for a boot measurement if the owner requested
-// one, or if the clone detection needs one.
+// writeReportAnswer answers a report. It asks the device for a boot measurement if the owner
+// requested one, or if the clone detection needs one.
 func (s *Server) writeReportAnswer(w http.ResponseWriter, r *http.Request, d store.Device) error {
 	measure, err := s.cfg.Store.BootRequested(r.Context(), d.ID)
 	if err != nil {
@@ -137,7 +137,8 @@ func (s *Server) patchUserMeta(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// reportMeta merges a device's report into its device-meta. It also records that the device was seen.
+// reportMeta merges a device's report into its device-meta. It also records that the device was
+// seen.
 func (s *Server) reportMeta(w http.ResponseWriter, r *http.Request) error {
 	var patch map[string]any
 	if err := readJSON(r, &patch); err != nil {

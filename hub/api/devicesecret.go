@@ -22,8 +22,8 @@ import (
 // deviceTokenLife is how long an access token of a device is valid.
 const deviceTokenLife = time.Hour
 
-// The session claim of a device's access token is one of these prefixes and the start of the hash of
-// the certificate or secret that the token was issued for. The token ends together with it.
+// The session claim of a device's access token is one of these prefixes and the start of the hash
+// of the certificate or secret that the token was issued for. The token ends together with it.
 const (
 	byCertificate = "x:"
 	bySecret      = "s:"
@@ -42,13 +42,6 @@ func (s *Server) deviceToken(d store.Device, by string, hash store.Hash, expires
 		Type: bearer.Device, Nick: d.Nick, PRN: wire.DevicePRN + d.ID, ID: d.ID, Roles: "device", Scopes: bearer.AllScopes,
 		Owner: accountPRN(d.Owner), Session: by + hex.EncodeToString(hash[:16]), Original: jwt.NewNumericDate(now), Expires: jwt.NewNumericDate(expires),
 	}, now)
-}
-
-func accountPRN(id string) string {
-	if id == "" {
-		return ""
-	}
-	return wire.AccountPRN + id
 }
 
 // signInByCertificate issues a device an access token, for programs that cannot use its TPM key.
@@ -73,8 +66,8 @@ type SecretView struct {
 	Expires time.Time `json:"expires"`
 }
 
-// newSecret replaces the short-lived secret of a device's programs. Pantavisor can only sign in with
-// such a secret.
+// newSecret replaces the short-lived secret of a device's programs. Pantavisor can only sign in
+// with such a secret.
 func (s *Server) newSecret(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	secret, hash := makeSecret()
@@ -124,8 +117,8 @@ func (s *Server) keepSecret(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// signInDevice checks a device's secret and returns an access token. Secrets are long and random, so
-// an unsalted hash is enough.
+// signInDevice checks a device's secret and returns an access token. Secrets are long and random,
+// so an unsalted hash is enough.
 func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, error) {
 	ctx, now, id := r.Context(), s.cfg.Now(), strings.TrimPrefix(prn, wire.DevicePRN)
 	d, err := s.cfg.Store.Device(ctx, id)
@@ -157,6 +150,6 @@ func (s *Server) signInDevice(r *http.Request, prn, secret string) (string, erro
 // markSeen records when and from where a device was last seen.
 func (s *Server) markSeen(r *http.Request, id string) {
 	if err := s.cfg.Store.MarkDeviceSeen(r.Context(), id, remoteAddr(r), s.cfg.Now()); err != nil && !errors.Is(err, context.Canceled) {
-		s.log.Error("last seen", "device", id, "err", err)
+		s.log.Error("recording when a device was last seen", "device", id, "err", err)
 	}
 }

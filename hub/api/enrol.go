@@ -102,10 +102,10 @@ func (s *Server) activate(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an activation
-// proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows; or the device's id,
-// for the device and its owner. Every other request gets the same answer, so that an id does not
-// show which TPMs are registered.
+// aikCertificate serves a certificate of the AIK registry, which has only the AIKs that an
+// activation proved. {file} is the IAK's name in hexadecimal, which the IAK's holder knows; or the
+// device's id, for the device and its owner. Every other request gets the same answer, so that an
+// id does not show which TPMs are registered.
 func (s *Server) aikCertificate(w http.ResponseWriter, r *http.Request) error {
 	name, ok := strings.CutSuffix(r.PathValue("file"), ".crt")
 	raw, err := hex.DecodeString(name)

@@ -18,8 +18,8 @@ const (
 	maxTokenUses     = 1_000_000
 )
 
-// TokenView is a join token without its secret.
-type TokenView struct {
+// JoinTokenView is a join token without its secret.
+type JoinTokenView struct {
 	ID              string         `json:"id"`
 	PRN             string         `json:"prn"`
 	Nick            string         `json:"nick"`
@@ -36,16 +36,16 @@ type TokenView struct {
 	Unreadable      []string       `json:"unreadable,omitempty"` // as in DeviceView
 }
 
-func viewJoinToken(t store.JoinToken) TokenView {
+func viewJoinToken(t store.JoinToken) JoinTokenView {
 	meta := t.DefaultUserMeta
 	if meta == nil {
 		meta = map[string]any{}
 	}
-	return TokenView{t.ID, wire.TokenPRN + t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
+	return JoinTokenView{t.ID, wire.TokenPRN + t.ID, t.Nick, wire.AccountPRN + t.Owner, t.Disabled, t.Expires.UTC(), t.MaxUses, t.Uses, t.Created.UTC(), t.Created.UTC(), t.WithoutTPM, t.ForPantacor, meta, t.Unreadable}
 }
 
-// NewToken is the request to create a join token.
-type NewToken struct {
+// NewJoinToken is the request to create a join token.
+type NewJoinToken struct {
 	Nick      string `json:"nick"`
 	MaxUses   int    `json:"max-uses"`
 	ExpiresIn string `json:"expires-in"` // Go duration, e.g. "720h"
@@ -58,9 +58,9 @@ type NewToken struct {
 	DefaultUserMeta map[string]any `json:"default-user-meta"`
 }
 
-// TokenCreated is the answer: the join token's view and its token file in one object. It is the only
-// answer that contains the secret.
-type TokenCreated struct {
+// JoinTokenCreated is the answer: the join token's view and its token file in one object. It is the
+// only answer that contains the secret.
+type JoinTokenCreated struct {
 	wire.TokenFile
 	Disabled        bool           `json:"disabled"`
 	MaxUses         int            `json:"max-uses"`
@@ -73,7 +73,7 @@ type TokenCreated struct {
 }
 
 func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
-	var body NewToken
+	var body NewJoinToken
 	if r.ContentLength != 0 {
 		if err := readJSON(r, &body); err != nil {
 			return err
@@ -110,7 +110,7 @@ func (s *Server) createJoinToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.record(r.Context(), store.Event{Time: now, Kind: "token.created", Owner: a.ID, Token: t.ID, Message: fmt.Sprintf("Join token %q was created.", t.Nick)})
 	v := viewJoinToken(t)
-	writeJSON(w, http.StatusOK, TokenCreated{
+	writeJSON(w, http.StatusOK, JoinTokenCreated{
 		TokenFile: *file, MaxUses: v.MaxUses, TimeCreated: v.TimeCreated, TimeModified: v.TimeModified, WithoutTPM: v.WithoutTPM, ForPantacor: v.ForPantacor, DefaultUserMeta: v.DefaultUserMeta,
 	})
 	return nil
@@ -130,7 +130,7 @@ func (s *Server) listJoinTokens(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	views := make([]TokenView, len(tokens))
+	views := make([]JoinTokenView, len(tokens))
 	for i, t := range tokens {
 		views[i] = viewJoinToken(t)
 	}

@@ -69,8 +69,8 @@ func (s *scalar) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// number is a whole number, or a string with one. Anything else is 0: a line is not lost because its
-// time is malformed.
+// number is a whole number, or a string with one. Anything else is 0: a line is not lost because
+// its time is malformed.
 type number int64
 
 func (n *number) UnmarshalJSON(b []byte) error {
@@ -104,8 +104,8 @@ func cutText(s scalar, most int) string {
 	return text[:end] + "…"
 }
 
-// appendLogs stores a device's log lines: an array, or a single line. It cuts a line that is too long
-// and does not refuse it, because the device would discard the lines beside it.
+// appendLogs stores a device's log lines: an array, or a single line. It cuts a line that is too
+// long and does not refuse it, because the device would discard the lines beside it.
 func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)
@@ -146,8 +146,8 @@ func (s *Server) appendLogs(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// logCursor is the content of "next-cursor". It needs no protection: the sign-in decides whose lines
-// are read, so a forged cursor gives nothing that a query could not ask for.
+// logCursor is the content of "next-cursor". It needs no protection: the sign-in decides whose
+// lines are read, so a forged cursor gives nothing that a query could not ask for.
 type logCursor struct {
 	Devices   []string  `json:"d,omitempty"`
 	Levels    []string  `json:"l,omitempty"`
@@ -163,8 +163,8 @@ type logCursor struct {
 	Seq       int64     `json:"q,omitempty"`
 }
 
-// settleTime is how long it may take until a line with a creation time is in the database. A second is
-// complete only after that.
+// settleTime is how long it may take until a line with a creation time is in the database. A second
+// is complete only after that.
 const settleTime = time.Second
 
 func (c *logCursor) filter(owner string, now time.Time) store.LogFilter {
@@ -189,9 +189,9 @@ func (c *logCursor) valid() bool {
 // storable reports whether a time can be written as JSON in every time zone.
 func storable(t time.Time) bool { year := t.UTC().Year(); return year >= 0 && year < 10000 }
 
-// useWholeSeconds prepares the cursor for clients that poll with the time of their last line, truncated
-// to seconds, as pvr does. To send each line exactly once, it skips the whole second that the client
-// names, and holds back lines of the present second until that is over.
+// useWholeSeconds prepares the cursor for clients that poll with the time of their last line,
+// truncated to seconds, as pvr does. To send each line exactly once, it skips the whole second that
+// the client names, and holds back lines of the present second until that is over.
 func (c *logCursor) useWholeSeconds() {
 	if c.After.Nanosecond() != 0 {
 		return
@@ -330,8 +330,8 @@ func (s *Server) nicks(r *http.Request) (map[string]string, error) {
 	}
 }
 
-// continueLogs continues a list at a cursor. An invalid cursor gives an empty page and not an error,
-// because Pantacor's clients ask for a password at any status but 200.
+// continueLogs continues a list at a cursor. An invalid cursor gives an empty page and not an
+// error, because Pantacor's clients ask for a password at any status but 200.
 func (s *Server) continueLogs(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Next string `json:"next-cursor"`

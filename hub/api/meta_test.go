@@ -116,7 +116,7 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	f := newFleet(t)
 	second, secondID := f.aboard(t, f.Token(t, f.Owner, nil))
-	token := want[api.TokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
+	token := want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
 	db := must(sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db")))(t)
 	defer db.Close()
 	deep := `{"deep":` + arrays(9999) + `,"good":0.10}`
@@ -151,7 +151,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 		if found != 2 {
 			t.Fatalf("%s: %d of the two devices are listed", what, found)
 		}
-		for _, v := range want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
+		for _, v := range want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 			if v.ID == token.ID && !slices.Equal(v.Unreadable, []string{"/default-user-meta" + stored.unreadable}) {
 				t.Errorf("%s: the token's unreadable is %v", what, v.Unreadable)
 			}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -16,8 +15,8 @@ import (
 	"gangway/wire"
 )
 
-// ObjectView is an object, with signed URLs to upload and download it without another credential. Devices
-// take the first match of a key, so the fields that people choose come last.
+// ObjectView is an object, with signed URLs to upload and download it without another credential.
+// Devices take the first match of a key, so the fields that people choose come last.
 type ObjectView struct {
 	ID           string    `json:"id"`         // the SHA-256 again
 	StorageID    string    `json:"storage-id"` // of this object and owner
@@ -75,9 +74,9 @@ func (n *sizeText) UnmarshalJSON(b []byte) error {
 // maxObjectName bounds the name and the MIME type of an object, in bytes each.
 const maxObjectName = 1024
 
-// createObject announces an object. 200 means that the caller must upload it; 409, that the caller's
-// account has it already. Other accounts' objects make no difference: an account must have uploaded
-// the bytes itself.
+// createObject announces an object. 200 means that the caller must upload it; 409, that the
+// caller's account has it already. Other accounts' objects make no difference: an account must have
+// uploaded the bytes itself.
 func (s *Server) createObject(w http.ResponseWriter, r *http.Request) error {
 	c := callerOf(r)
 	if c.Device != nil {
@@ -174,8 +173,8 @@ func (s *Server) showObject(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// revisionObject finds the object {sha} of the revision in the path, and the caller's credential for
-// its URL.
+// revisionObject finds the object {sha} of the revision in the path, and the caller's credential
+// for its URL.
 func (s *Server) revisionObject(r *http.Request) (store.Object, credential, error) {
 	revision, err := s.readableRevision(r)
 	if err != nil {
@@ -255,7 +254,8 @@ func (s *Server) listObjects(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// writeObjects writes the array without building it in memory: a revision may have ten thousand objects.
+// writeObjects writes the array without building it in memory: a revision may have ten thousand
+// objects.
 func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by credential) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -271,81 +271,4 @@ func (s *Server) writeObjects(w http.ResponseWriter, list []store.Object, by cre
 		}
 	}
 	fmt.Fprint(w, "]\n")
-}
-
-// How long the collector keeps what nobody uses.
-const (
-	// pendingAge is how long an announced object may wait for its upload.
-	pendingAge = 24 * time.Hour
-	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post the
-	// revision that it was uploaded for.
-	unusedAge = 7 * 24 * time.Hour
-	// orphanAge is how old a content without a record must be before it is removed.
-	orphanAge = time.Hour
-)
-
-// Collect removes unused data: trails and logs of deleted devices, records of objects that no revision
-// names, contents without a record, and old log lines. It may run at any time, concurrently with
-// requests.
-func (s *Server) Collect(ctx context.Context) error {
-	now := s.cfg.Now()
-	for _, expire := range []func() (int, error){
-		func() (int, error) { return s.cfg.Store.RemoveDeletedTrails(ctx, 100) },
-		func() (int, error) {
-			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
-		},
-		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
-	} {
-		for {
-			n, err := expire()
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				break
-			}
-		}
-	}
-	remove := func(sum store.Hash) error {
-		if err := s.cfg.Objects.Delete(ctx, sum); err != nil {
-			return err
-		}
-		return s.cfg.Store.FinishRemoval(ctx, sum)
-	}
-	// An interrupted run left these.
-	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
-	if err != nil {
-		return err
-	}
-	for _, sum := range left {
-		if err := remove(sum); err != nil {
-			return err
-		}
-	}
-	return s.cfg.Objects.Walk(ctx, func(sum objects.Sum, info objects.Info) error {
-		if now.Sub(info.Modified) < orphanAge {
-			return nil
-		}
-		going, err := s.cfg.Store.BeginRemoval(ctx, sum)
-		if err != nil || !going {
-			return err
-		}
-		return remove(sum)
-	})
-}
-
-// collectLoop runs Collect at the start and every hour.
-func (s *Server) collectLoop(ctx context.Context) {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
-			s.log.Error("collecting unused data", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

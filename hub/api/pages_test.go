@@ -155,7 +155,7 @@ func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	s := newScene(t)
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
-	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is no route at this path.") || !strings.Contains(string(body), "no-such-route") {
 		t.Errorf("%d %v %s", status, header, body)
 	}
 	status, _, header = p.request("GET", "/nothing", nil, nil)

@@ -33,7 +33,7 @@ const (
 // $argon2id$v=19$m=19456,t=3,p=1$salt$key.
 func HashPassword(password string) (string, error) {
 	if len(password) < MinPassword || len(password) > MaxPassword {
-		return "", fmt.Errorf("a password has %d to %d characters", MinPassword, MaxPassword)
+		return "", fmt.Errorf("a password must have %d to %d bytes", MinPassword, MaxPassword)
 	}
 	salt := make([]byte, 16)
 	rand.Read(salt) // never fails

@@ -56,7 +56,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, store.ErrNotFound):
 		p = problem(http.StatusNotFound, "not-found", "Check the id. It must belong to your account.", "Not found, or not yours.")
 	case errors.Is(err, store.ErrExists):
-		p = problem(http.StatusConflict, "exists", "Choose another name.", "The name is taken.")
+		p = problem(http.StatusConflict, "exists", "Choose another name.", "The name is in use.")
 	case r.Context().Err() != nil:
 		p = problem(http.StatusServiceUnavailable, "interrupted", "Try again.", "The request was interrupted.")
 	default:

@@ -20,8 +20,9 @@ import (
 	"gangway/wire"
 )
 
-// Proxy is a proxy in front of the hub that terminates TLS. It may forward the client certificate of a
-// request as RFC 9440 says. The hub identifies the proxy only by the proxy's own client certificate.
+// Proxy is a proxy in front of the hub that terminates TLS. It may forward the client certificate
+// of a request as RFC 9440 says. The hub identifies the proxy only by the proxy's own client
+// certificate.
 type Proxy struct {
 	// CAs sign the proxy's certificate. They must not be the hub's own CAs.
 	CAs []*x509.Certificate
@@ -35,7 +36,8 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// check refuses a configuration in which a device could pass for the proxy, or the proxy for a device.
+// check refuses a configuration in which a device could pass for the proxy, or the proxy for a
+// device.
 func (p *Proxy) check(ca *pki.Hub) error {
 	if p.Name == "" || len(p.CAs) == 0 {
 		return errors.New("hub: a proxy needs both a CA and a name")
@@ -54,8 +56,8 @@ func (p *Proxy) check(ca *pki.Hub) error {
 	return nil
 }
 
-// origin is the client certificate of a request, and whether its key was proven to this hub or to the
-// proxy.
+// origin is the client certificate of a request, and whether its key was proven to this hub or to
+// the proxy.
 type origin struct {
 	certificate store.Hash // SHA-256 of the leaf certificate
 	certified   bool       // there is a certificate
@@ -64,9 +66,9 @@ type origin struct {
 
 type originKey struct{}
 
-// clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the leaf,
-// never another certificate of the chain. If the request came through the proxy, the proxy verified
-// that.
+// clientCertificate returns the SHA-256 of the client certificate whose key the peer proved: the
+// leaf, never another certificate of the chain. If the request came through the proxy, the proxy
+// verified that.
 func clientCertificate(r *http.Request) (store.Hash, bool) {
 	o := originOf(r)
 	return o.certificate, o.certified
@@ -77,8 +79,9 @@ func originOf(r *http.Request) origin {
 	return o
 }
 
-// isProxy reports whether a connection is the proxy's: all its verified chains end at the proxy's CAs, and
-// the certificate has the proxy's name. If one chain ends at the device CA, it is a device's.
+// isProxy reports whether a connection is the proxy's: all its verified chains end at the proxy's
+// CAs, and the certificate has the proxy's name. If one chain ends at the device CA, it is a
+// device's.
 func (s *Server) isProxy(state *tls.ConnectionState) (bool, error) {
 	if s.cfg.Proxy == nil || state == nil || len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
 		return false, nil
@@ -107,24 +110,24 @@ func (s *Server) clientCAs() *x509.CertPool {
 	return pool
 }
 
-// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA that is not the proxy's, or
-// if the session was resumed, so that the peer did not use its certificate's key.
+// verifyPeer ends a handshake if the peer has a certificate by the proxy's CA that is not the
+// proxy's, or if the session was resumed, so that the peer did not use its certificate's key.
 func (s *Server) verifyPeer(state tls.ConnectionState) error {
 	if resumedWithCertificate(&state) {
-		return errors.New("hub: a resumed session does not prove its certificate's key")
+		return errors.New("hub: the TLS session was resumed, so the client did not prove its certificate's key")
 	}
 	_, err := s.isProxy(&state)
 	return err
 }
 
-// resumedWithCertificate reports whether a resumed TLS session took its client certificate from an earlier
-// connection. The certificate's key was not used on this connection then.
+// resumedWithCertificate reports whether a resumed TLS session took its client certificate from an
+// earlier connection. The certificate's key was not used on this connection then.
 func resumedWithCertificate(state *tls.ConnectionState) bool {
 	return state != nil && state.DidResume && len(state.PeerCertificates) > 0
 }
 
-// withOrigin finds a request's origin and stores it in the request's context. It refuses the proxy's
-// headers in requests of other clients.
+// withOrigin finds a request's origin and stores it in the request's context. It refuses the
+// proxy's headers in requests of other clients.
 func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	// Possible only with a listener that does not use TLSConfig: see Handler.
 	if resumedWithCertificate(r.TLS) {
@@ -160,8 +163,8 @@ func (s *Server) withOrigin(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
-// verifyForwarded parses the headers of RFC 9440 and verifies the certificate as a handshake with the hub
-// would have.
+// verifyForwarded parses the headers of RFC 9440 and verifies the certificate as a handshake with
+// the hub would have.
 func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	if len(cert) != 1 {
 		return nil, fmt.Errorf("the request has %d %s headers", len(cert), clientCert)
@@ -200,8 +203,8 @@ func (s *Server) verifyForwarded(cert, chain []string) ([]byte, error) {
 	return c.Raw, nil
 }
 
-// byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with padding,
-// and without parameters.
+// byteSequence parses an Item of RFC 8941 that is a Byte Sequence (section 3.3.5), strictly: with
+// padding, and without parameters.
 func byteSequence(v string) ([]byte, error) {
 	v = strings.Trim(v, " ")
 	if len(v) < 2 || v[0] != ':' || v[len(v)-1] != ':' || strings.ContainsAny(v, "\r\n") {
@@ -214,8 +217,8 @@ func byteSequence(v string) ([]byte, error) {
 	return b, nil
 }
 
-// forwardedFor is the last address in X-Forwarded-For, which the proxy itself added. The client may have
-// forged those before it.
+// forwardedFor is the last address in X-Forwarded-For, which the proxy itself added. The client may
+// have forged those before it.
 func forwardedFor(values []string) (string, bool) {
 	if len(values) == 0 {
 		return "", false

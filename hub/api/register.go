@@ -1,16 +1,12 @@
 package api
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base32"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"gangway/hub/onboard"
@@ -50,15 +46,6 @@ func makeSecret() (string, store.Hash) {
 	return secret, sha256.Sum256([]byte(secret))
 }
 
-// challenge is the secret by which a person claims a device without an owner. It has 60 bits, is the
-// same at each request, and is not in the database.
-func (s *Server) challenge(id string) string {
-	m := hmac.New(sha256.New, s.cfg.CA.SealKey())
-	m.Write([]byte("gangway claim challenge v1\x00" + id))
-	text := strings.ToLower(base32.StdEncoding.EncodeToString(m.Sum(nil)[:10]))[:12]
-	return text[:4] + "-" + text[4:8] + "-" + text[8:]
-}
-
 // registerDevice makes a device without evidence of a TPM: for the signed-in account, for the owner
 // of a join token that allows it, or without an owner, to be claimed. The policy must accept such
 // devices; by default it does not.
@@ -95,11 +82,11 @@ func (s *Server) registerDevice(w http.ResponseWriter, r *http.Request) error {
 		}
 		d.UserMeta = body.UserMeta
 	}
-	force, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
+	rules, err := s.cfg.Onboard.Policy(r.Context(), d.Owner)
 	if err != nil {
 		return err
 	}
-	if !force.WithoutTPM {
+	if !rules.WithoutTPM {
 		// Not 403: Pantacor's programs would ask for a password, or retry endlessly.
 		return problem(http.StatusBadRequest, "without-tpm", "Onboard the device with its TPM, or ask the operator to change the policy's without_tpm.", "The policy refuses devices without a TPM.")
 	}
@@ -140,36 +127,6 @@ func (s *Server) joinTokenInHeader(r *http.Request) (store.JoinToken, error) {
 		return store.JoinToken{}, errAutoToken
 	}
 	return t, err
-}
-
-// claimDevice makes the calling account the owner of an unclaimed device, if the challenge is the
-// device's.
-func (s *Server) claimDevice(w http.ResponseWriter, r *http.Request, challenge string) error {
-	a, id, now := accountOf(r), r.PathValue("id"), s.cfg.Now()
-	if !s.limiters[claimRate].allow(network(remoteAddr(r)), now) {
-		return problem(http.StatusTooManyRequests, "too-many-requests", "Wait a minute and try again.", "Too many claims from this address.")
-	}
-	wrong := problem(http.StatusPreconditionFailed, "claim", "Compare both with the device's own screen. A device can be claimed only once.", "No unclaimed device has this id and this challenge.")
-	if !wire.IsID(id) || subtle.ConstantTimeCompare([]byte(strings.ToLower(strings.TrimSpace(challenge))), []byte(s.challenge(id))) != 1 {
-		return wrong
-	}
-	force, err := s.cfg.Onboard.Policy(r.Context(), a.ID)
-	if err != nil {
-		return err
-	}
-	if !force.WithoutTPM {
-		return problem(http.StatusPreconditionFailed, "without-tpm", "Onboard the device with its TPM, or change the policy's without_tpm.", "Your policy refuses devices without a TPM.")
-	}
-	d, err := s.cfg.Store.ClaimDevice(r.Context(), id, a.ID, now)
-	if errors.Is(err, store.ErrNotFound) {
-		return wrong
-	}
-	if err != nil {
-		return err
-	}
-	s.record(r.Context(), store.Event{Time: now, Kind: "device.claimed", Owner: a.ID, Device: d.ID, Message: fmt.Sprintf("Device %q was claimed with its challenge.", d.Nick)})
-	writeJSON(w, http.StatusOK, viewDevice(d, a.Nick))
-	return nil
 }
 
 func orEmpty(m map[string]any) map[string]any {

@@ -70,7 +70,7 @@ func readError(err error) error {
 	if errors.As(err, &tooLarge) {
 		return err
 	}
-	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body did not arrive whole.")
+	return problem(http.StatusBadRequest, "body-incomplete", "Send the request again.", "The body is incomplete.")
 }
 
 // remoteAddr is the client's IP address, without the port.

@@ -13,9 +13,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// RevisionView is a revision of a trail; Pantacor calls it a revision. The order of its fields is part of the
-// protocol: devices take the first match of a key anywhere in the document, so the fields that they read
-// come before those that people and devices write.
+// RevisionView is a revision of a trail; Pantacor calls it a step. The order of its fields is
+// part of the protocol: devices take the first match of a key anywhere in the document, so the
+// fields that they read come before those that people and devices write.
 type RevisionView struct {
 	ID           string          `json:"id"` // the device's id, a hyphen, and rev
 	Owner        string          `json:"owner"`
@@ -59,7 +59,8 @@ func viewRevision(s store.Revision, c caller) RevisionView {
 	return view
 }
 
-// trailRevision finds the revision in the path, or the newest, in a trail that the caller may change.
+// trailRevision finds the revision in the path, or the newest, in a trail that the caller may
+// change.
 func (s *Server) trailRevision(r *http.Request) (store.Revision, error) {
 	d, err := s.trailDevice(r)
 	return s.revisionIn(r, d, err)
@@ -149,12 +150,13 @@ func badMeta(err error) error {
 	return problem(http.StatusBadRequest, "meta-malformed", "Send a JSON object.", "The meta is not valid: %v.", err)
 }
 
-// revisionPageBytes is the size at which a page of revisions ends; the client continues with ?after=. One
-// more revision of the largest size keeps the page below the 2 MiB that a device reads.
+// revisionPageBytes is the size at which a page of revisions ends; the client continues with
+// ?after=. One more revision of the largest size keeps the page below the 2 MiB that a device
+// reads.
 const revisionPageBytes = 512 << 10
 
-// listRevisions lists revisions by status. Without a filter, a device gets only its next new revision, and
-// an account all that are not done.
+// listRevisions lists revisions by status. Without a filter, a device gets only its next new
+// revision, and an account all that are not done.
 func (s *Server) listRevisions(w http.ResponseWriter, r *http.Request) error {
 	d, err := s.readableTrailDevice(r)
 	if err != nil {

@@ -180,13 +180,13 @@ var routes = []route{
 	{"POST", "/claim/{code}", fullVisitor, signInRate, formBody, (*Server).claimOnPage},
 }
 
-// name is the route's method and path, as the API's document writes them.
+// name is the route's method and path, as openapi.json writes them.
 func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.path, "/?") }
 
-// widened are routes whose path http.ServeMux does not accept. It refuses this one because
-// /devices/tokens/public would match it and DELETE /devices/tokens/{id}, and neither is more
-// specific. The mux gets a pattern with a wildcard as its last segment, and serves checks that
-// segment.
+// widened are routes whose path http.ServeMux does not accept. It refuses this one because DELETE
+// /devices/tokens/public would match both it and DELETE /devices/tokens/{id}, and neither pattern
+// is more specific. So the mux gets a pattern whose last segment is a wildcard, and serves checks
+// that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
 }
@@ -224,7 +224,7 @@ type router struct {
 	byPattern map[string]*route
 }
 
-// newHandler makes the handler of the whole table.
+// newHandler makes the handler of all routes.
 func (s *Server) newHandler() http.Handler {
 	ro := router{mux: http.NewServeMux(), byPattern: map[string]*route{}}
 	none := s.errorHandler(ro.noRoute)
@@ -262,7 +262,7 @@ func (s *Server) errorHandler(h func(w http.ResponseWriter, r *http.Request) err
 
 // serve answers a request for a route, after the checks that the table names.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) error {
-	r, err := s.reserveDisk(rt, r)
+	r, err := s.checkDisk(rt, r)
 	if err != nil {
 		return err
 	}
@@ -293,9 +293,9 @@ func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) == 0 {
-		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for what there is.", "There is nothing at this address.")
+		return problem(http.StatusNotFound, "no-such-route", "See /openapi.json for the routes.", "There is no route at this path.")
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This address does not take the method.")
+	return problem(http.StatusMethodNotAllowed, "method", "Use "+list+"; see /openapi.json.", "This path does not support this method.")
 }

@@ -45,7 +45,7 @@ func TestTokensFitDevices(t *testing.T) {
 	if len(token) > 1016 {
 		t.Errorf("a device's token has %d bytes", len(token))
 	}
-	join := want[api.TokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"without-tpm": true, "nick": strings.Repeat("n", 64)}, 200)
+	join := want[api.JoinTokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"without-tpm": true, "nick": strings.Repeat("n", 64)}, 200)
 	if n := len(join.Token); n == 0 || n > 66 {
 		t.Errorf("a join token has %d characters", n)
 	}

@@ -198,8 +198,7 @@ func (s *Server) TLSConfig() *tls.Config {
 }
 
 // Serve serves on TCP listeners until ctx ends. Then running requests have ten seconds to finish.
-// It also removes expired data, collects unused objects and writes the counts of
-// events.
+// It also removes expired data, collects unused objects and writes the counts of events.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,

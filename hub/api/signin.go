@@ -70,7 +70,7 @@ func (s *Server) signInWithPassword(r *http.Request, login, password, scope, mea
 		}
 	}
 	if !ok {
-		s.recordUnproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "Somebody tried to sign in with a wrong name or password."})
+		s.recordUnproven(ctx, store.Event{Time: now, Kind: "account.sign-in-refused", Code: errWrongPassword.Code, Owner: account.ID, Means: means, Addr: addr, Message: "A sign-in was refused: the name or the password is wrong."})
 		return "", expires, errWrongPassword
 	}
 	s.accounts.signedIn(account.ID, from, now)
@@ -114,8 +114,8 @@ func (s *Server) renew(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form, without
-// other fields.
+// tokenAnswer is the whole answer to a sign-in: Pantacor's devices accept exactly this form,
+// without other fields.
 type tokenAnswer struct {
 	Token string `json:"token"`
 }

@@ -14,8 +14,9 @@ import (
 	"gangway/hub/store"
 )
 
-// space watches the free space of the disk. On a full disk, people must still be able to sign in, and
-// to end sessions and remove things. So there are three levels, by the free space of the data folder:
+// space watches the free space of the disk. On a full disk, people must still be able to sign in,
+// and to end sessions and remove things. So there are three levels, by the free space of the data
+// folder:
 //
 //	roomy   everything is accepted
 //	low     less than the reserve is free: uploads are refused (507)
@@ -69,8 +70,8 @@ func fileSystem(dir string) (free, size int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// currentLevel is the level now. If the disk cannot be checked, the last level counts; a write will show
-// what is wrong.
+// currentLevel is the level now. If the disk cannot be checked, the last level counts; a write will
+// show what is wrong.
 func (s *space) currentLevel() level {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,8 +79,8 @@ func (s *space) currentLevel() level {
 	return s.level
 }
 
-// hasRoomFor reports whether the reserve stays free after an upload of size bytes, and the others bytes of
-// running uploads.
+// hasRoomFor reports whether the reserve stays free after an upload of size bytes, and the others
+// bytes of running uploads.
 func (s *space) hasRoomFor(size, others int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +92,8 @@ func (s *space) hasRoomFor(size, others int64) bool {
 	return false
 }
 
-// degraded reports whether uploads are refused: all of them, or those of the size that was refused last.
+// degraded reports whether uploads are refused: all of them, or those of the size that was refused
+// last.
 func (s *space) degraded() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,8 +166,8 @@ func fill(path string, size int64) error {
 	return errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
 }
 
-// essential are the routes that write and are accepted even when the disk is scarce, as is every DELETE:
-// people must be able to sign in, and to end or remove things.
+// essential are the routes that write and are accepted even when the disk is scarce, as is every
+// DELETE: people must be able to sign in, and to end or remove things.
 var essential = map[string]bool{
 	"POST /auth/login": true, "POST /sign-in": true, "POST /auth/logout": true, "POST /sign-out": true,
 	"POST /devices/{id}/deny": true,
@@ -174,9 +176,9 @@ var essential = map[string]bool{
 // essentialPatience is how long an essential request waits for a busy database.
 const essentialPatience = 40 * time.Second
 
-// reserveDisk refuses a request that a scarce disk has no room for, and lets an essential one
-// wait longer for a busy database.
-func (s *Server) reserveDisk(rt *route, r *http.Request) (*http.Request, error) {
+// checkDisk refuses a request that is not essential if the disk is scarce. It returns the request;
+// an essential one may wait longer for a busy database.
+func (s *Server) checkDisk(rt *route, r *http.Request) (*http.Request, error) {
 	switch {
 	case rt.method == http.MethodGet:
 	case rt.method == http.MethodDelete, essential[rt.name()]:
@@ -197,8 +199,8 @@ type Readiness struct {
 // readyPatience is how long readyz waits for the database.
 const readyPatience = 2 * time.Second
 
-// readyz checks the store and the disk. It answers 503 if the hub cannot serve most requests, so that a
-// load balancer uses another replica.
+// readyz checks the store and the disk. It answers 503 if the hub cannot serve most requests, so
+// that a load balancer uses another replica.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(store.WithWriteTimeout(r.Context(), readyPatience), readyPatience)
 	defer cancel()

@@ -66,7 +66,7 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	}
 	// Another owner notices nothing.
 	eve := f.person(t, "mallory")
-	want[api.TokenCreated](eve, "POST", "/devices/tokens", api.NewToken{Nick: "t"}, 200)
+	want[api.JoinTokenCreated](eve, "POST", "/devices/tokens", api.NewJoinToken{Nick: "t"}, 200)
 	want[map[string]string](f.pirate, "POST", "/logs/", `{"msg":"m"}`, 200)
 	if status, _ := eve.do("POST", "/auth/logout", nil); status != 200 {
 		t.Errorf("sign-out: %d", status)
@@ -85,7 +85,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "ballast")); err != nil {
 		t.Fatal(err)
 	}
-	acknowledged := want[api.TokenCreated](f.ada, "POST", "/devices/tokens", api.NewToken{Nick: "kept"}, 200)
+	acknowledged := want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", api.NewJoinToken{Nick: "kept"}, 200)
 	filler, err := os.Create(filepath.Join(dir, "filler"))
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 	// What grows is refused, with a word on when to come again.
 	for path, body := range map[string]any{
-		"/devices/tokens": api.NewToken{Nick: "more"},
+		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},
 	} {
 		if got := code(f.ada, "POST", path, body, http.StatusInsufficientStorage); got != "storage-full" {
@@ -137,8 +137,8 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, body := ready(f.ada); status != 200 || !strings.Contains(body, `"ready"`) {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	want[api.TokenCreated](f.ada, "POST", "/devices/tokens", api.NewToken{Nick: "more"}, 200)
-	tokens := want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200)
+	want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", api.NewJoinToken{Nick: "more"}, 200)
+	tokens := want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200)
 	kept := 0
 	for _, v := range tokens {
 		if v.ID == acknowledged.ID && v.Disabled {
@@ -188,7 +188,7 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	if status, body := ready(f.ada); status != 200 {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	for _, v := range want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
+	for _, v := range want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 		if v.Nick == "refused" {
 			t.Error("what was refused was done")
 		}
@@ -224,7 +224,7 @@ func TestSlowDatabaseLosesNothing(t *testing.T) {
 	made := map[string]bool{}
 	for i := range 12 {
 		nick := fmt.Sprintf("token-%d", i)
-		status, body := f.ada.do("POST", "/devices/tokens", api.NewToken{Nick: nick})
+		status, body := f.ada.do("POST", "/devices/tokens", api.NewJoinToken{Nick: nick})
 		if status != 200 && status != 503 {
 			t.Errorf("%d %s", status, body)
 		}
@@ -234,7 +234,7 @@ func TestSlowDatabaseLosesNothing(t *testing.T) {
 	close(stop)
 	<-stopped
 	found := map[string]int{}
-	for _, v := range want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
+	for _, v := range want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 		found[v.Nick]++
 	}
 	done := 0

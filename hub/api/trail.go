@@ -30,10 +30,6 @@ func viewTrail(t store.Trail) TrailView {
 		Rev: t.Rev, ProgressRev: t.Reported, TimeCreated: t.Created.UTC(), LastTouched: t.Touched.UTC()}
 }
 
-// stateLimit is the bound of a body that has a state in it, in bytes; what is
-// too large by less is said to be.
-const stateLimit = trail.MaxState + trail.MaxMeta + 64<<10
-
 func badState(err error) error {
 	return problem(http.StatusBadRequest, "state-malformed", "Send a JSON object with a \"#spec\". The value of a name that ends in .json is a JSON document; of any other name, the SHA-256 of an object.", "The state is not valid: %v.", err)
 }
@@ -63,8 +59,8 @@ func trailProblem(err error) error {
 	return err
 }
 
-// createTrail creates a device's trail with its first state. If the device repeats the request, nothing
-// changes.
+// createTrail creates a device's trail with its first state. If the device repeats the request,
+// nothing changes.
 func (s *Server) createTrail(w http.ResponseWriter, r *http.Request) error {
 	d := deviceOf(r)
 	s.markSeen(r, d.ID)

@@ -43,7 +43,7 @@ func newEstate(t *testing.T) *estate {
 	public := c.plain()["id"]
 	put(c.ada, "PUT", "/devices/"+public+"/public", nil)
 	put(c.ada, "PUT", "/devices/"+public+"/user-meta", meta)
-	token := want[api.TokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"nick": canary, "default-user-meta": meta}, 200)
+	token := want[api.JoinTokenCreated](c.ada, "POST", "/devices/tokens", map[string]any{"nick": canary, "default-user-meta": meta}, 200)
 	sum := upload(c.ada, "/objects", canary+"-object", canary+"-content")
 	step := want[api.RevisionView](c.ada, "POST", "/trails/"+c.boatID+"/steps",
 		`{"commit-msg":"`+canary+`","meta":{"m":"`+canary+`"},"state":{`+systemSpec+`,"`+canary+`.json":"`+canary+`","f":"`+sum+`"}}`, 200)

@@ -35,8 +35,8 @@ type WaitingView struct {
 	Verdict   evidence.Verdict `json:"verdict"`
 }
 
-// viewWaiting converts a waiting device to its view. A verdict that cannot be parsed becomes a question,
-// so that one bad row does not make the whole list fail.
+// viewWaiting converts a waiting device to its view. A verdict that cannot be parsed becomes a
+// question, so that one bad row does not make the whole list fail.
 func viewWaiting(w store.WaitingDevice) WaitingView {
 	view := WaitingView{
 		ID: w.DeviceID, Status: string(w.State), EK: hex.EncodeToString(w.EK[:]),
@@ -107,7 +107,8 @@ func (s *Server) decideOnPage(w http.ResponseWriter, r *http.Request) error {
 	if decision != "approve" && decision != "deny" {
 		return problem(http.StatusBadRequest, "decision", "Use the page's buttons.", "The decision is neither approve nor deny.")
 	}
-	// Without the field the list is empty, not unknown: the page always sends the questions it showed.
+	// Without the field the list is empty, not unknown: the page always sends the questions it
+	// showed.
 	questions := append([]string{}, r.PostForm["question"]...)
 	if _, err := s.cfg.Onboard.Decide(r.Context(), accountOf(r), r.PostForm.Get("id"), decision == "approve", questions, remoteAddr(r)); err != nil {
 		return decisionError(err)

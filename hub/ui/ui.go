@@ -1,5 +1,5 @@
-// Package ui contains the hub's web pages. They work without JavaScript, on phones and desktops, in light
-// and dark.
+// Package ui contains the hub's web pages. They work without JavaScript, on phones and desktops, in
+// light and dark.
 package ui
 
 import (
@@ -23,7 +23,8 @@ var StyleSheet []byte
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{"when": newWhen, "maker": maker, "bootState": bootState}).ParseFS(pages, "*.html"))
 
-// bootState is the text for a boot state. Each state has its own text, so that none looks like another.
+// bootState is the text for a boot state. Each state has its own text, so that none looks like
+// another.
 func bootState(state string) string {
 	switch state {
 	case store.BootMatches:
@@ -58,8 +59,8 @@ type Waiting struct {
 	Reasons []string
 }
 
-// Cloned is a device whose TPM state may run in several machines: the reasons, in sentences, and the
-// codes of the findings that no decision covers.
+// Cloned is a device whose TPM state may run in several machines: the reasons, in sentences, and
+// the codes of the findings that no decision covers.
 type Cloned struct {
 	store.Device
 	Reasons, Codes []string
@@ -129,8 +130,8 @@ func newWhen(now, t time.Time) when {
 	return when{t, Ago(now, t), u.Format(time.RFC3339), u.Format("2 Jan 2006 15:04:05 UTC")}
 }
 
-// maker is the name of a TPM for people. It leaves out the maker of the software TPM, which is only a
-// number.
+// maker is the name of a TPM for people. It leaves out the maker of the software TPM, which is only
+// a number.
 func maker(manufacturer, model string) string {
 	if manufacturer == "id:00001014" {
 		manufacturer = ""

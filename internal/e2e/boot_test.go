@@ -271,7 +271,7 @@ func TestRealTPMIntoWhichNothingIsMeasured(t *testing.T) {
 	if v := ada.becomes(s.DeviceID, "nothing-measured"); v.Reference != nil {
 		t.Errorf("%+v", v.Reference)
 	}
-	says(t, ada.events(), "Nothing was measured of the boot of")
+	says(t, ada.events(), "The firmware measured nothing at the boot of")
 	seenAgain(t, h)
 	stop()
 }

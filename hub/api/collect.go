@@ -1,0 +1,86 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"gangway/hub/objects"
+	"gangway/hub/store"
+)
+
+// How long the collector keeps what nobody uses.
+const (
+	// pendingAge is how long an announced object may wait for its upload.
+	pendingAge = 24 * time.Hour
+	// unusedAge is how long an object is kept that no revision names. Its owner needs time to post
+	// the revision that it was uploaded for.
+	unusedAge = 7 * 24 * time.Hour
+	// orphanAge is how old a content without a record must be before it is removed.
+	orphanAge = time.Hour
+)
+
+// Collect removes unused data: trails and logs of deleted devices, records of objects that no
+// revision names, contents without a record, and old log lines. It may run at any time,
+// concurrently with requests.
+func (s *Server) Collect(ctx context.Context) error {
+	now := s.cfg.Now()
+	for _, expire := range []func() (int, error){
+		func() (int, error) { return s.cfg.Store.RemoveDeletedTrails(ctx, 100) },
+		func() (int, error) {
+			return s.cfg.Store.ExpireObjects(ctx, now.Add(-pendingAge), now.Add(-unusedAge), 1000)
+		},
+		func() (int, error) { return s.cfg.Store.ExpireLogs(ctx, now.Add(-s.cfg.LogAge), 1000) },
+	} {
+		for {
+			n, err := expire()
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+	remove := func(sum store.Hash) error {
+		if err := s.cfg.Objects.Delete(ctx, sum); err != nil {
+			return err
+		}
+		return s.cfg.Store.FinishRemoval(ctx, sum)
+	}
+	// An interrupted run left these.
+	left, err := s.cfg.Store.UnfinishedRemovals(ctx)
+	if err != nil {
+		return err
+	}
+	for _, sum := range left {
+		if err := remove(sum); err != nil {
+			return err
+		}
+	}
+	return s.cfg.Objects.Walk(ctx, func(sum objects.Sum, info objects.Info) error {
+		if now.Sub(info.Modified) < orphanAge {
+			return nil
+		}
+		going, err := s.cfg.Store.BeginRemoval(ctx, sum)
+		if err != nil || !going {
+			return err
+		}
+		return remove(sum)
+	})
+}
+
+// collectLoop runs Collect at the start and every hour.
+func (s *Server) collectLoop(ctx context.Context) {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if err := s.Collect(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("collecting unused data", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
