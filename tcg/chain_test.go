@@ -59,7 +59,7 @@ func TestSplitsChainsInEveryLayout(t *testing.T) {
 		lost  int
 	}{
 		"nothing":                      {},
-		"padding alone":                {[][]byte{{0, 0xFF, 0}, zeros}, nil, 0},
+		"only padding":                 {[][]byte{{0, 0xFF, 0}, zeros}, nil, 0},
 		"one index":                    {[][]byte{stream}, c, 0},
 		"one index, padded":            {[][]byte{slices.Concat(stream, ones)}, c, 0},
 		"one each":                     {c, c, 0},

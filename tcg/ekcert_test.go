@@ -57,16 +57,16 @@ func TestTrimsWhatChipsPutAroundACertificate(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"empty":            {},
-		"something else":   append(bytes.Clone(der), 1, 2, 3),
-		"mixed padding":    append(bytes.Clone(der), 0, 0xFF),
-		"other padding":    append(bytes.Clone(der), 0x20, 0x20, 0x20),
-		"one byte":         append(bytes.Clone(der), 1),
-		"padded wrapping":  append(bytes.Clone(wrapped), 'A', 'A'),
-		"another behind":   append(bytes.Clone(der), der...),
-		"cut":              der[:len(der)-1],
-		"wrapping of 0":    {0x10, 0x01, 0x00, 0, 0, 0x10, 0x02},
-		"wrapping too big": {0x10, 0x01, 0x00, 0xFF, 0xFF, 0x10, 0x02, 0x30},
+		"empty":             {},
+		"something else":    append(bytes.Clone(der), 1, 2, 3),
+		"mixed padding":     append(bytes.Clone(der), 0, 0xFF),
+		"other padding":     append(bytes.Clone(der), 0x20, 0x20, 0x20),
+		"one byte":          append(bytes.Clone(der), 1),
+		"padded wrapping":   append(bytes.Clone(wrapped), 'A', 'A'),
+		"another one after": append(bytes.Clone(der), der...),
+		"cut":               der[:len(der)-1],
+		"wrapping of 0":     {0x10, 0x01, 0x00, 0, 0, 0x10, 0x02},
+		"wrapping too big":  {0x10, 0x01, 0x00, 0xFF, 0xFF, 0x10, 0x02, 0x30},
 	} {
 		if _, err := TrimCertificate(b); err == nil {
 			t.Errorf("%s was accepted", name)

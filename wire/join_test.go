@@ -305,7 +305,7 @@ func TestReplyEncodesAsJSON(t *testing.T) {
 	r := &Reply{CredentialBlob: []byte("blob"), Secret: bytes.Repeat([]byte{0xFB, 0xFF}, 50), Sealed: []byte("sealed")}
 	want, err := json.Marshal(r)
 	if err != nil || !bytes.Equal(r.Encode(), want) {
-		t.Errorf("%s\n%s\n%v", r.Encode(), want, err)
+		t.Errorf("%.200s, want %.200s, %v", r.Encode(), want, err)
 	}
 	again, err := ParseReply(r.Encode())
 	if err != nil || !bytes.Equal(again.Secret, r.Secret) {

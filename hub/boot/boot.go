@@ -80,7 +80,7 @@ func (m *Measurement) SameBoot(o *Measurement) bool {
 		if pcr == imaPCR {
 			continue
 		}
-		if valueOf(m, pcr) != valueOf(o, pcr) || slices.Contains(m.Unexplained, pcr) != slices.Contains(o.Unexplained, pcr) || !slices.Equal(of(m.Events, pcr), of(o.Events, pcr)) {
+		if valueOf(m, pcr) != valueOf(o, pcr) || slices.Contains(m.Unexplained, pcr) != slices.Contains(o.Unexplained, pcr) || !slices.Equal(eventsOf(m.Events, pcr), eventsOf(o.Events, pcr)) {
 			return false
 		}
 	}
@@ -130,7 +130,7 @@ func Verify(iak *tcg.Public, e *Evidence) (*Measurement, error) {
 	return m, nil
 }
 
-const notTold = "not told"
+const stateUnknown = "not told"
 
 var bankNames = map[tcg.AlgID]string{tcg.AlgSHA256: "SHA-256", tcg.AlgSHA384: "SHA-384", tcg.AlgSHA512: "SHA-512"}
 

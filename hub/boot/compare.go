@@ -99,7 +99,7 @@ func Compare(r *Reference, m *Measurement) []Change {
 			continue
 		}
 		is := valueOf(m, pcr)
-		before, after := of(r.Events, pcr), of(m.Events, pcr)
+		before, after := eventsOf(r.Events, pcr), eventsOf(m.Events, pcr)
 		unexplained := slices.Contains(m.Unexplained, pcr)
 		switch {
 		case is == want && unexplained && m.Log && len(before) > 0:
@@ -209,7 +209,7 @@ func valueOf(m *Measurement, pcr int) string {
 	return ""
 }
 
-func of(events []Event, pcr int) (out []Event) {
+func eventsOf(events []Event, pcr int) (out []Event) {
 	for _, e := range events {
 		if e.PCR == pcr {
 			out = append(out, e)
@@ -224,21 +224,21 @@ func diff(pcr int, before, after []Event, day, was, is string) (changes []Change
 	for _, old := range gone {
 		i := slices.IndexFunc(come, func(e Event) bool { return e.What == old.What && e.Label == old.Label })
 		if i < 0 {
-			changes = append(changes, Change{PCR: pcr, What: old.What, Before: shown(old), Words: fmt.Sprintf("%s was measured in the reference of %s, but is no longer measured.", called(old), day)})
+			changes = append(changes, Change{PCR: pcr, What: old.What, Before: textOrDigest(old), Words: fmt.Sprintf("%s was measured in the reference of %s, but is no longer measured.", eventName(old), day)})
 			continue
 		}
-		c := Change{PCR: pcr, What: old.What, Before: shown(old), After: shown(come[i]),
+		c := Change{PCR: pcr, What: old.What, Before: textOrDigest(old), After: textOrDigest(come[i]),
 			Words: fmt.Sprintf("%s hash differs from the reference of %s.", possessive(old.What), day)}
 		if old.Text != "" || come[i].Text != "" {
-			c.Words = fmt.Sprintf("%s differs from the reference of %s: %q, then %q.", called(old), day, c.Before, c.After)
+			c.Words = fmt.Sprintf("%s differs from the reference of %s: %q, then %q.", eventName(old), day, c.Before, c.After)
 		} else if old.Label != "" {
-			c.Words = fmt.Sprintf("%s differs from the reference of %s.", called(old), day)
+			c.Words = fmt.Sprintf("%s differs from the reference of %s.", eventName(old), day)
 		}
 		changes = append(changes, c)
 		come = slices.Delete(come, i, i+1)
 	}
 	for _, e := range come {
-		changes = append(changes, Change{PCR: pcr, What: e.What, After: shown(e), Words: fmt.Sprintf("%s was measured, but is not in the reference of %s.", called(e), day)})
+		changes = append(changes, Change{PCR: pcr, What: e.What, After: textOrDigest(e), Words: fmt.Sprintf("%s was measured, but is not in the reference of %s.", eventName(e), day)})
 	}
 	if len(changes) == 0 {
 		words := fmt.Sprintf("PCR %d differs from the reference of %s.", pcr, day)
@@ -266,16 +266,16 @@ func without(a, b []Event) (out []Event) {
 	return out
 }
 
-func shown(e Event) string {
+func textOrDigest(e Event) string {
 	if e.Text != "" {
 		return e.Text
 	}
 	return e.Digest
 }
 
-// called names an event at the start of a sentence. It marks a label, which no digest covers, as
+// eventName names an event at the start of a sentence. It marks a label, which no digest covers, as
 // the log's.
-func called(e Event) string {
+func eventName(e Event) string {
 	if e.Label != "" {
 		return fmt.Sprintf("%s, which the log calls %q,", upperFirst(e.What), e.Label)
 	}

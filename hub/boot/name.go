@@ -233,7 +233,7 @@ func (n *namer) menu(out *Event, v variable) {
 	default:
 		out.What = whatEntry
 	}
-	out.Label = bounded(named)
+	out.Label = printable512(named)
 }
 
 func secureBootValue(value []byte) string {
@@ -253,10 +253,10 @@ func (n *namer) data(out *Event, data []byte) {
 	switch {
 	case n.pcr == 0 && !n.separated && !n.versioned && (utf16 || len(data) == 16 || len(data) == 2 && data[0] == 0):
 		// EV_S_CRTM_VERSION: text, a GUID, or an empty text.
-		out.What, out.Text = whatVersion, whole(data)
+		out.What, out.Text = whatVersion, textOrHex(data)
 		n.versioned = true
 	case (n.pcr == 8 || n.pcr == 12) && isUTF16(data):
-		out.What, out.Text = whatCommandLine, whole(data)
+		out.What, out.Text = whatCommandLine, textOrHex(data)
 	case n.pcr == 5 && bytes.HasPrefix(data, []byte("EFI PART")):
 		out.What = "the disk's partition table"
 	case printable && n.pcr < firmwarePCRs && isStep(text):
@@ -285,8 +285,8 @@ func isStep(text string) bool {
 // opaque names an event of which only the digest is known: by its PCR, its position, and the text
 // after a boot loader's prefix.
 func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
-	if text, ok := behindWords(e, n.bank); ok && n.pcr == 8 {
-		out.What, out.Text = "a command of the boot loader", whole(text)
+	if text, ok := dataAfterPrefix(e, n.bank); ok && n.pcr == 8 {
+		out.What, out.Text = "a command of the boot loader", textOrHex(text)
 		return
 	}
 	switch {
@@ -298,7 +298,7 @@ func (n *namer) opaque(out *Event, e logEvent, v variable, isVariable bool) {
 		out.What = n.something()
 	}
 	if isVariable {
-		out.Label = bounded("firmware variable " + v.name)
+		out.Label = printable512("firmware variable " + v.name)
 	} else {
 		out.Label = label(e.data)
 	}
@@ -318,10 +318,10 @@ func (n *namer) something() string {
 	return fmt.Sprintf("something that the boot loader measured into PCR %d", n.pcr)
 }
 
-// behindWords returns what a boot loader measured, if the log has a prefix before it. GRUB measures
+// dataAfterPrefix returns what a boot loader measured, if the log has a prefix before it. GRUB measures
 // a command, and logs "grub_cmd: " and the command (older versions "grub_cmd " or
 // "grub_kernel_cmdline ").
-func behindWords(e logEvent, bank crypto.Hash) ([]byte, bool) {
+func dataAfterPrefix(e logEvent, bank crypto.Hash) ([]byte, bool) {
 	rest := e.data
 	for range 2 { // a prefix has one or two words
 		var ok bool
@@ -343,7 +343,7 @@ func behindWords(e logEvent, bank crypto.Hash) ([]byte, bool) {
 // path is the command line only if every event in the PCR is known and none loads a module.
 func nameCommandLine(events []Event) {
 	loads := map[string]string{} // what a command loads, by the text after the command
-	told, modules := true, false
+	allKnown, modules := true, false
 	for _, e := range events {
 		verb, rest, _ := strings.Cut(e.Text, " ")
 		switch verb {
@@ -353,7 +353,7 @@ func nameCommandLine(events []Event) {
 			loads[rest] = "a module's command line"
 			modules = true
 		}
-		told = told && (e.Text != "" || strings.HasPrefix(e.What, "the separator"))
+		allKnown = allKnown && (e.Text != "" || strings.HasPrefix(e.What, "the separator"))
 	}
 	for i := range events {
 		e := &events[i]
@@ -361,7 +361,7 @@ func nameCommandLine(events []Event) {
 		case e.Text == "":
 		case what != "":
 			e.What = what
-		case told && !modules && len(loads) == 0 && (strings.HasPrefix(e.Text, "/") || strings.HasPrefix(e.Text, "(")):
+		case allKnown && !modules && len(loads) == 0 && (strings.HasPrefix(e.Text, "/") || strings.HasPrefix(e.Text, "(")):
 			e.What = whatCommandLine
 		}
 	}
@@ -389,7 +389,7 @@ func (m *Measurement) crossName() {
 // the events of an enabled Secure Boot. So every event up to the separator must be known by its
 // digest, and each variable must occur once.
 func secureBoot(events []Event) string {
-	state := notTold
+	state := stateUnknown
 	var seen []string
 	for _, e := range events {
 		switch {
@@ -398,29 +398,29 @@ func secureBoot(events []Event) string {
 			return state
 		case e.What == whatSecureBoot+"SecureBoot":
 			if slices.Contains(seen, e.What) {
-				state = toldTwice
+				state = stateTwice
 			} else if e.Text == "on" || e.Text == "off" {
 				state = e.Text
 			} else {
-				return notTold
+				return stateUnknown
 			}
 			seen = append(seen, e.What)
 		case strings.HasPrefix(e.What, whatSecureBoot):
 			if slices.Contains(seen, e.What) {
-				return notTold
+				return stateUnknown
 			}
 			seen = append(seen, e.What)
 		case strings.HasPrefix(e.What, "another owner's variable "), strings.HasPrefix(e.What, whatAuthority), strings.HasPrefix(e.What, "the firmware's step "):
 		default:
-			return notTold
+			return stateUnknown
 		}
 	}
-	return notTold // no separator ends the firmware's part
+	return stateUnknown // no separator ends the firmware's part
 }
 
-// toldTwice is the state if the variable SecureBoot was measured more than once, which no firmware
+// stateTwice is the state if the variable SecureBoot was measured more than once, which no firmware
 // does.
-const toldTwice = "told more than once"
+const stateTwice = "told more than once"
 
 func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 	return bytes.Equal(digestOf(bank, data), e.digest)
@@ -430,12 +430,12 @@ func isDigestOf(e logEvent, data []byte, bank crypto.Hash) bool {
 // text in a tagged event (TCG_PCClientTaggedEvent).
 func label(data []byte) string {
 	if s, ok := asText(data); ok {
-		return bounded(s)
+		return printable512(s)
 	}
 	const head = 4 + 4
 	if len(data) > head && uint64(le32(data[4:])) == uint64(len(data)-head) {
 		if s, ok := asText(data[head:]); ok {
-			return bounded(s)
+			return printable512(s)
 		}
 	}
 	return ""
@@ -464,8 +464,8 @@ func asText(data []byte) (s string, ok bool) {
 	return s, s != "" && len(s) <= maxText && tcg.Printable(s) == s
 }
 
-// whole returns data as text or, if it is not text, in hexadecimal.
-func whole(data []byte) string {
+// textOrHex returns data as text or, if it is not text, in hexadecimal.
+func textOrHex(data []byte) string {
 	if s, ok := asText(data); ok {
 		return s
 	}
@@ -475,8 +475,8 @@ func whole(data []byte) string {
 	return hex.EncodeToString(data)
 }
 
-// bounded returns the printable characters of s, at most 512.
-func bounded(s string) string {
+// printable512 returns the printable characters of s, at most 512.
+func printable512(s string) string {
 	s = tcg.Printable(s)
 	if r := []rune(s); len(r) > 512 {
 		s = string(r[:512]) + "…"

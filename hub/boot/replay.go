@@ -35,7 +35,7 @@ func (m *Measurement) replay(e *Evidence, bank crypto.Hash) {
 		m.Events = append(m.Events, nameEvents(pcr, events, more, bank)...)
 	}
 	m.crossName()
-	m.SecureBoot = notTold
+	m.SecureBoot = stateUnknown
 	if !slices.Contains(m.Unexplained, secureBootPCR) {
 		m.SecureBoot = secureBoot(m.Events)
 	}

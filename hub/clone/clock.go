@@ -12,55 +12,55 @@ const (
 	// A TPM's clock may be up to 15 % fast (Part 1, "Clock"), and it is read some time before the
 	// hub receives the value.
 	fastest = 1.2
-	// ahead is the additional tolerance for a fast clock, because the hub's own clock is adjusted
+	// aheadTolerance is the additional tolerance for a fast clock, because the hub's own clock is adjusted
 	// at times.
-	ahead = 10 * time.Second
-	// lost is how much a clock may lose at a power failure: the TPM stores it at least every 2^22
+	aheadTolerance = 10 * time.Second
+	// maxLoss is how much a clock may lose at a power failure: the TPM stores it at least every 2^22
 	// ms (Part 2, TPM_PT_CLOCK_UPDATE). This is twice that.
-	lost = 2 * (1 << 22) * time.Millisecond
+	maxLoss = 2 * (1 << 22) * time.Millisecond
 	// pace is the tolerated deviation of a virtual TPM's clock, as a fraction of the time between
 	// two readings. drift is tolerated in addition.
 	pace  = 0.001
 	drift = 2 * time.Second
 	// reset is the least time that a machine takes to reset.
 	reset = time.Second
-	// unknown is the assumed duration of an attestation whose start is not known.
-	unknown = 10 * time.Second
+	// assumedDuration is the assumed duration of an attestation whose start is not known.
+	assumedDuration = 10 * time.Second
 )
 
-// oddity is a contradiction between two boots of one TPM. With cleared set it is not one: the TPM
+// conflict is a contradiction between two boots of one TPM. With cleared set it is not one: the TPM
 // was cleared in between.
-type oddity struct {
+type conflict struct {
 	code, words string
 	cleared     bool
 }
 
 // contradiction returns what does not fit if one TPM attests b after a.
-func contradiction(a, b Boot) oddity {
+func contradiction(a, b Boot) conflict {
 	clocks := millis(b.Counters.Clock) - millis(a.Counters.Clock)
-	if less(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -lost) {
+	if lower(b, a) || clocks < 0 && (epoch(a.Counters) == epoch(b.Counters) || clocks < -maxLoss) {
 		if cleared(a, b) {
-			return oddity{cleared: true}
+			return conflict{cleared: true}
 		}
 		words := boot.Rollback(a.Counters, b.Counters)
 		if words == "" {
 			words = fmt.Sprintf("The TPM's clock was set back by %v.", -clocks)
 		}
-		return oddity{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed. An older state of the TPM was restored, or a copy of it is running.",
+		return conflict{code: CountersBack, words: words + fmt.Sprintf(" Clearing the TPM does not explain this: its clock counts %v since it was last cleared, but only %v passed. An older state of the TPM was restored, or a copy of it is running.",
 			millis(b.Counters.Clock), b.To.Sub(a.To).Round(time.Second))}
 	}
 	if a.From.IsZero() {
-		return oddity{} // an attestation of unknown age proves nothing about the time in between
+		return conflict{} // an attestation of unknown age proves nothing about the time in between
 	}
 	passed := b.To.Sub(a.From)
-	if passed >= 0 && clocks > time.Duration(fastest*float64(passed))+ahead {
-		return oddity{code: ClockAhead, words: fmt.Sprintf("The TPM's clock advanced by %v in %v. Possible reasons: a copy of the TPM's state runs elsewhere, the TPM's clock was set, or the hub's clock was set back.", clocks, passed.Round(time.Second))}
+	if passed >= 0 && clocks > time.Duration(fastest*float64(passed))+aheadTolerance {
+		return conflict{code: ClockAhead, words: fmt.Sprintf("The TPM's clock advanced by %v in %v. Possible reasons: a copy of the TPM's state runs elsewhere, the TPM's clock was set, or the hub's clock was set back.", clocks, passed.Round(time.Second))}
 	}
-	return oddity{}
+	return conflict{}
 }
 
-// less reports whether a's counters are lower than b's.
-func less(a, b Boot) bool {
+// lower reports whether a's counters are lower than b's.
+func lower(a, b Boot) bool {
 	x, y := a.Counters, b.Counters
 	return x.ResetCount < y.ResetCount || x.ResetCount == y.ResetCount && x.RestartCount < y.RestartCount
 }
@@ -68,7 +68,7 @@ func less(a, b Boot) bool {
 // begin returns the earliest time of the sighting.
 func (b Boot) begin() time.Time {
 	if b.From.IsZero() {
-		return b.To.Add(-unknown)
+		return b.To.Add(-assumedDuration)
 	}
 	return b.From
 }

@@ -72,9 +72,9 @@ const (
 	maxSerials = 4
 )
 
-// turns is how often ended boots must continue, with at least two different boots, until two
+// minTurns is how often ended boots must continue, with at least two different boots, until two
 // machines are certain. If one snapshot is restored repeatedly, only one boot continues.
-const turns = 3
+const minTurns = 3
 
 // Sighting is what an authenticated device showed at one time.
 type Sighting struct {
@@ -180,7 +180,7 @@ func (r *Record) Add(s Sighting) []Finding {
 // it, by a machine with another serial number. It returns the new findings.
 func (r *Record) AddEarlierCertificate(was, is string, now time.Time, addr string) []Finding {
 	had := len(r.Findings)
-	if was, is = named(was), named(is); was != "" && is != "" && was != is {
+	if was, is = machineSerial(was), machineSerial(is); was != "" && is != "" && was != is {
 		r.find(EarlierCertificate, now, "The machine onboarded again with serial number %q, but a machine at %s still uses the certificate of serial number %q. A replaced board would not do this, unless its state folder was restored from a backup.", is, addr, was)
 	}
 	return r.Findings[had:]
@@ -192,9 +192,9 @@ func (r *Record) find(code string, at time.Time, format string, args ...any) {
 	}
 }
 
-// named returns a serial number that identifies the machine, or "": if the firmware has none, the
+// machineSerial returns a serial number that identifies the machine, or "": if the firmware has none, the
 // agent derives one from the EK.
-func named(serial string) string {
+func machineSerial(serial string) string {
 	if strings.HasPrefix(serial, "ek-") {
 		return ""
 	}
@@ -202,7 +202,7 @@ func named(serial string) string {
 }
 
 func (r *Record) addSerial(s Sighting, sameBoot bool) {
-	serial := named(s.Serial)
+	serial := machineSerial(s.Serial)
 	if serial == "" || len(r.Serials) > 0 && r.Serials[len(r.Serials)-1] == serial {
 		return
 	}
@@ -258,7 +258,7 @@ func (r *Record) interleave(at time.Time) {
 		}
 		all += b.Turns
 	}
-	if len(by) > 1 && all >= turns {
+	if len(by) > 1 && all >= minTurns {
 		r.find(BootsInterleave, at, "Several boots of the TPM continue alternately: %s. A TPM has only one clock, so these are several TPMs with one state.", strings.Join(by, "; "))
 	}
 }

@@ -54,7 +54,7 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 			t.Errorf("a faulty key of %d bits is not detected", n.BitLen())
 		}
 		if isROCA(new(big.Int).Add(n, big.NewInt(2))) {
-			t.Error("the modulus plus 2 is taken for a faulty one")
+			t.Error("the modulus plus 2 is reported as faulty")
 		}
 	}
 	for range 20 {
@@ -63,7 +63,7 @@ func TestROCAIsToldFromTheModulus(t *testing.T) {
 			t.Fatal(err)
 		}
 		if isROCA(k.N) {
-			t.Error("a good key is taken for a faulty one")
+			t.Error("a sound key is reported as faulty")
 		}
 	}
 }

@@ -89,7 +89,7 @@ func (f *Fetcher) revoked(ctx context.Context, c, issuer *x509.Certificate) (boo
 		a := f.get(ctx, u, maxCRL, func(a *answer) time.Duration { return a.crlKeep(f.now()) })
 		l, err := a.list()
 		if err == nil {
-			err = l.good(c, issuer, f.now())
+			err = l.check(c, issuer, f.now())
 		}
 		if err != nil {
 			last = fmt.Errorf("%s: %w", u.Hostname(), err)
@@ -119,7 +119,7 @@ func (a *answer) list() (*list, error) {
 	a.parse.Do(func() {
 		crl, err := x509.ParseRevocationList(a.body)
 		if err != nil {
-			a.fault = errors.New("the response is not a revocation list")
+			a.parseErr = errors.New("the response is not a revocation list")
 			return
 		}
 		l := &list{crl: crl, serials: make(map[string]bool, len(crl.RevokedCertificateEntries)), by: map[[32]byte]bool{}}
@@ -130,10 +130,10 @@ func (a *answer) list() (*list, error) {
 		crl.RevokedCertificateEntries = nil
 		//lint:ignore SA1019 it is a copy of them
 		crl.RevokedCertificates = nil
-		a.made = l
+		a.parsed = l
 	})
-	l, _ := a.made.(*list)
-	return l, a.fault
+	l, _ := a.parsed.(*list)
+	return l, a.parseErr
 }
 
 // crlKeep returns how long to cache a list: until its nextUpdate.
@@ -145,8 +145,8 @@ func (a *answer) crlKeep(now time.Time) time.Duration {
 	return max(keepFailure, min(l.crl.NextUpdate.Sub(now), maxKeep))
 }
 
-// good returns an error if the list is not valid for the certificate c.
-func (l *list) good(c, issuer *x509.Certificate, now time.Time) error {
+// check returns an error if the list is not valid for the certificate c.
+func (l *list) check(c, issuer *x509.Certificate, now time.Time) error {
 	switch {
 	case l.fault != nil:
 		return l.fault

@@ -518,17 +518,17 @@ func TestKeepsNoMoreThanItsBound(t *testing.T) {
 	t.Parallel()
 	f := local(t)
 	for i := range 3 * maxEntries {
-		f.keep(fmt.Sprint(i), &answer{body: make([]byte, 200<<10), until: time.Now().Add(time.Hour)})
-		if len(f.kept) > maxEntries || f.size > maxKept {
-			t.Fatalf("%d answers of %d bytes", len(f.kept), f.size)
+		f.store(fmt.Sprint(i), &answer{body: make([]byte, 200<<10), until: time.Now().Add(time.Hour)})
+		if len(f.cache) > maxEntries || f.size > maxKept {
+			t.Fatalf("%d answers of %d bytes", len(f.cache), f.size)
 		}
 	}
 	total := 0
-	for _, a := range f.kept {
+	for _, a := range f.cache {
 		total += len(a.body)
 	}
-	if total != f.size || len(f.kept) < 100 {
-		t.Errorf("%d answers of %d bytes, counted %d", len(f.kept), total, f.size)
+	if total != f.size || len(f.cache) < 100 {
+		t.Errorf("%d answers of %d bytes, counted %d", len(f.cache), total, f.size)
 	}
 }
 

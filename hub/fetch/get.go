@@ -64,9 +64,9 @@ type Fetcher struct {
 	atOnce, waiting       chan struct{}
 	flight                singleflight.Group
 
-	mu   sync.Mutex
-	kept map[string]*answer // cached responses, by URL
-	size int                // bytes of all cached bodies
+	mu    sync.Mutex
+	cache map[string]*answer // cached responses, by URL
+	size  int                // bytes of all cached bodies
 }
 
 // answer is the response of a URL, a body or an error, with its expiry. The parsed body is cached
@@ -76,9 +76,9 @@ type answer struct {
 	err   error
 	until time.Time
 
-	parse sync.Once
-	made  any
-	fault error
+	parse    sync.Once
+	parsed   any
+	parseErr error
 }
 
 // New makes a fetcher.
@@ -87,7 +87,7 @@ func New(o Options) (*Fetcher, error) {
 		crls: o.CRLs, now: o.Now, anyPort: o.AllowAddress != nil,
 		limits: map[string]*rate.Limiter{},
 		atOnce: make(chan struct{}, maxAtOnce), waiting: make(chan struct{}, maxWaiting),
-		kept: map[string]*answer{},
+		cache: map[string]*answer{},
 	}
 	if f.now == nil {
 		f.now = time.Now
@@ -179,7 +179,7 @@ func (f *Fetcher) target(raw string, allowed map[string]bool) (*url.URL, error) 
 // a body. get waits no longer than ctx allows.
 func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*answer) time.Duration) *answer {
 	key := u.String()
-	if a := f.known(key); a != nil {
+	if a := f.cached(key); a != nil {
 		return a
 	}
 	select {
@@ -191,7 +191,7 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	// The fetch continues if this request gives up: others may wait for it, and later requests use
 	// its result.
 	done := f.flight.DoChan(key, func() (any, error) {
-		if a := f.known(key); a != nil {
+		if a := f.cached(key); a != nil {
 			return a, nil
 		}
 		a := f.fetch(u, limit)
@@ -203,7 +203,7 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 			wait = keep(a)
 		}
 		a.until = f.now().Add(wait)
-		f.keep(key, a)
+		f.store(key, a)
 		return a, nil
 	})
 	select {
@@ -214,41 +214,41 @@ func (f *Fetcher) get(ctx context.Context, u *url.URL, limit int64, keep func(*a
 	}
 }
 
-func (f *Fetcher) known(key string) *answer {
+func (f *Fetcher) cached(key string) *answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a := f.kept[key]; a != nil && f.now().Before(a.until) {
+	if a := f.cache[key]; a != nil && f.now().Before(a.until) {
 		return a
 	}
 	return nil
 }
 
-// keep caches an answer. If the cache is full, it drops expired answers first, then any others.
-func (f *Fetcher) keep(key string, a *answer) {
+// store caches an answer. If the cache is full, it drops expired answers first, then any others.
+func (f *Fetcher) store(key string, a *answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	drop := func(k string) {
-		f.size -= len(f.kept[k].body)
-		delete(f.kept, k)
+		f.size -= len(f.cache[k].body)
+		delete(f.cache, k)
 	}
-	if f.kept[key] != nil {
+	if f.cache[key] != nil {
 		drop(key)
 	}
-	full := func() bool { return len(f.kept) >= maxEntries || f.size+len(a.body) > maxKept }
+	full := func() bool { return len(f.cache) >= maxEntries || f.size+len(a.body) > maxKept }
 	if full() {
-		for k, old := range f.kept {
+		for k, old := range f.cache {
 			if !f.now().Before(old.until) {
 				drop(k)
 			}
 		}
 	}
-	for k := range f.kept {
+	for k := range f.cache {
 		if !full() {
 			break
 		}
 		drop(k)
 	}
-	f.kept[key] = a
+	f.cache[key] = a
 	f.size += len(a.body)
 }
 

@@ -75,7 +75,7 @@ func (a *answer) certificates() ([]*x509.Certificate, error) {
 	if a.err != nil {
 		return nil, a.err
 	}
-	a.parse.Do(func() { a.made, a.fault = ParseCertificates(a.body) })
-	certs, _ := a.made.([]*x509.Certificate)
-	return certs, a.fault
+	a.parse.Do(func() { a.parsed, a.parseErr = ParseCertificates(a.body) })
+	certs, _ := a.parsed.([]*x509.Certificate)
+	return certs, a.parseErr
 }

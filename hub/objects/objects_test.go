@@ -223,7 +223,7 @@ func badUploadLeavesTheGoodOne(t *testing.T, s objects.Store) {
 	put(t, s, b)
 	for _, bad := range [][]byte{nil, b[:10], bytes.Repeat([]byte("x"), len(b)), append(bytes.Clone(b), 'x')} {
 		if err := s.Put(t.Context(), sum, int64(len(b)), bytes.NewReader(bad)); err == nil {
-			t.Error("taken")
+			t.Error("an invalid content was accepted")
 		}
 		if !bytes.Equal(read(t, s, sum), b) {
 			t.Fatal("the good one is gone")

@@ -77,7 +77,7 @@ func TestFailedFirstStartLeavesNothing(t *testing.T) {
 			}
 		})
 	}
-	t.Run("the name is taken while it is made", func(t *testing.T) {
+	t.Run("the name is in use before the rename", func(t *testing.T) {
 		parent := t.TempDir()
 		dir := filepath.Join(parent, "pki")
 		made, err := failingMaker(t, func() error { return os.WriteFile(dir, []byte("another's"), 0o600) }).create(dir)
@@ -144,7 +144,7 @@ func TestFirstStartRemovesOnlyItsOwnRemains(t *testing.T) {
 func TestOpenNeverMakesNewKeysBesideOldOnes(t *testing.T) {
 	t.Parallel()
 	for keep := range files {
-		t.Run(keep+" alone is left", func(t *testing.T) {
+		t.Run("only "+keep+" is left", func(t *testing.T) {
 			got := spoil(t, func(t *testing.T, dir string) {
 				for name := range files {
 					if name != keep {

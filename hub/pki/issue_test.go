@@ -70,7 +70,7 @@ func checkSameAsX509(t testing.TB, got *x509.Certificate, template *x509.Certifi
 		{"public key", g.PublicKey.FullBytes, w.PublicKey.FullBytes},
 	} {
 		if !bytes.Equal(f.got, f.want) {
-			t.Fatalf("%s: %x, crypto/x509 makes %x", f.name, f.got, f.want)
+			t.Fatalf("%s: %.100x, crypto/x509 makes %.100x", f.name, f.got, f.want)
 		}
 	}
 	if len(g.Extensions) != len(w.Extensions) {

@@ -28,20 +28,20 @@ func load(dir string) (*Hub, error) {
 	for i, a := range authorities {
 		var err error
 		if certs[i], keys[i], err = loadPair(dir, a.file); err != nil {
-			return nil, restore(dir, err)
+			return nil, withRemedy(dir, err)
 		}
 		if err := checkAuthority(certs[i], certs[0], a.title); err != nil {
-			return nil, restore(dir, fmt.Errorf("%s.crt: %w", a.file, err))
+			return nil, withRemedy(dir, fmt.Errorf("%s.crt: %w", a.file, err))
 		}
 	}
 	root := certs[0]
 	h := &Hub{root: root, rootKey: keys[0], clientCAs: x509.NewCertPool()}
 	seal, err := readSecret(filepath.Join(dir, sealFile))
 	if err != nil {
-		return nil, restore(dir, err)
+		return nil, withRemedy(dir, err)
 	}
 	if h.sealKey, err = hex.DecodeString(string(bytes.TrimSpace(seal))); err != nil || len(h.sealKey) != sealSize {
-		return nil, restore(dir, fmt.Errorf("%s is not %d bytes in hexadecimal", sealFile, sealSize))
+		return nil, withRemedy(dir, fmt.Errorf("%s is not %d bytes in hexadecimal", sealFile, sealSize))
 	}
 	if h.aca, err = newIssuer(certs[1], keys[1], []asn1.ObjectIdentifier{oidAIKCertificate},
 		[]asn1.ObjectIdentifier{oidVerifiedResident, oidVerifiedFixed, oidVerifiedRestrict}); err != nil {
@@ -63,8 +63,8 @@ func load(dir string) (*Hub, error) {
 // errReadable is an error that restoring a backup would not correct.
 var errReadable = errors.New("can be read by other users")
 
-// restore adds the remedy to an error.
-func restore(dir string, err error) error {
+// withRemedy adds the remedy to an error.
+func withRemedy(dir string, err error) error {
 	if errors.Is(err, errReadable) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("pki: %w", err)
 	}

@@ -100,16 +100,16 @@ func TestOnlyDevicesAreTLSClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]*tls.Config{
-		"IAK":                           clientConfig(h, key, mustIAK(t, h, pub), h.ACA()),
-		"IAK, with the whole chain":     clientConfig(h, key, mustIAK(t, h, pub), h.ACA(), h.Root()),
-		"IAK, device CA behind it":      clientConfig(h, key, mustIAK(t, h, pub), h.DeviceCA()),
-		"IDevID of another hub":         clientConfig(h, key, mustIDevID(t, other, pub), other.DeviceCA(), other.Root()),
-		"self-signed":                   clientConfig(h, key, self),
-		"self-signed, IDevID behind it": clientConfig(h, key, self, leaf, h.DeviceCA()),
-		"the hub's own":                 clientConfig(h, server.PrivateKey, server.Leaf, h.Root()),
-		"IDevID, without its key":       clientConfig(h, generate(t, elliptic.P256()), leaf, h.DeviceCA()),
-		"issued by an IDevID":           clientConfig(h, key, issuedBy(t, leaf, key, pub), leaf, h.DeviceCA()),
-		"nothing":                       {MinVersion: tls.VersionTLS13, Time: func() time.Time { return testNow }, RootCAs: pool(h.Root()), ServerName: "hub.example"},
+		"IAK":                          clientConfig(h, key, mustIAK(t, h, pub), h.ACA()),
+		"IAK, with the whole chain":    clientConfig(h, key, mustIAK(t, h, pub), h.ACA(), h.Root()),
+		"IAK, then the device CA":      clientConfig(h, key, mustIAK(t, h, pub), h.DeviceCA()),
+		"IDevID of another hub":        clientConfig(h, key, mustIDevID(t, other, pub), other.DeviceCA(), other.Root()),
+		"self-signed":                  clientConfig(h, key, self),
+		"self-signed, then the IDevID": clientConfig(h, key, self, leaf, h.DeviceCA()),
+		"the hub's own":                clientConfig(h, server.PrivateKey, server.Leaf, h.Root()),
+		"IDevID, without its key":      clientConfig(h, generate(t, elliptic.P256()), leaf, h.DeviceCA()),
+		"issued by an IDevID":          clientConfig(h, key, issuedBy(t, leaf, key, pub), leaf, h.DeviceCA()),
+		"nothing":                      {MinVersion: tls.VersionTLS13, Time: func() time.Time { return testNow }, RootCAs: pool(h.Root()), ServerName: "hub.example"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if s, cl := connect(t, serverConfig(h), c); s == nil {

@@ -274,7 +274,7 @@ func Merge(hub, owner *Document) Effective {
 			tighten(&e.Evidence.Unlisted, owner.Unlisted)
 		}
 		if owner.Software != nil {
-			e.Evidence.Software = both(e.Evidence.Software, *owner.Software)
+			e.Evidence.Software = intersect(e.Evidence.Software, *owner.Software)
 		}
 		e.WithoutTPM = e.WithoutTPM && (owner.WithoutTPM == nil || *owner.WithoutTPM == Action(evidence.Accept))
 		e.add("the owner's policy", owner)
@@ -304,7 +304,7 @@ func tighten(to *evidence.Action, a *Action) {
 	}
 }
 
-func both(a, b []string) (out []string) {
+func intersect(a, b []string) (out []string) {
 	for _, name := range a {
 		for _, other := range b {
 			if strings.EqualFold(name, other) {

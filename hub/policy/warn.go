@@ -67,8 +67,8 @@ func isMaker(name string) bool {
 	return rawMaker.MatchString(strings.ToLower(name)) || slices.ContainsFunc(makers(), func(m string) bool { return strings.EqualFold(m, name) })
 }
 
-// meant suggests makers for an unknown name, and lists the known ones.
-func meant(name string) string {
+// suggest suggests makers for an unknown name, and lists the known ones.
+func suggest(name string) string {
 	var close []string
 	lower := strings.ToLower(strings.TrimSpace(name))
 	for _, m := range makers() {
@@ -107,12 +107,12 @@ func within(a, b string, n int) bool {
 func (w *warner) names() {
 	for i, r := range w.d.Rules {
 		if r.Maker != "" && !strings.EqualFold(r.Maker, evidence.NoMaker) && !isMaker(r.Maker) {
-			w.add("Rule %d is about the maker %q, which is not a known TPM maker: %s", i+1, r.Maker, meant(r.Maker))
+			w.add("Rule %d is about the maker %q, which is not a known TPM maker: %s", i+1, r.Maker, suggest(r.Maker))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.d.EKKinds)) {
 		if name != evidence.NoMaker && name != evidence.AnyMaker && name != "swtpm" && !isMaker(name) {
-			w.add("ek_kinds names %q, which is not a known maker; if it is a model, write it as in the EK certificate: %s", name, meant(name))
+			w.add("ek_kinds names %q, which is not a known maker; if it is a model, write it as in the EK certificate: %s", name, suggest(name))
 		}
 	}
 	if w.d.Software == nil {
@@ -136,8 +136,8 @@ func (r *Rule) covers(other *Rule) bool {
 		(r.FirmwareBelow == 0 || other.FirmwareBelow != 0 && other.FirmwareBelow <= r.FirmwareBelow)
 }
 
-// apart reports whether the makers of two rules differ, so that no TPM matches both.
-func (r *Rule) apart(other *Rule) bool {
+// disjoint reports whether the makers of two rules differ, so that no TPM matches both.
+func (r *Rule) disjoint(other *Rule) bool {
 	return r.Maker != "" && other.Maker != "" && !strings.EqualFold(r.Maker, other.Maker)
 }
 
@@ -153,7 +153,7 @@ func (w *warner) hidden() {
 		if i > 0 && i == len(rules)-1 && rules[i].covers(new(Rule)) {
 			continue // a final rule for all TPMs may state the default
 		}
-		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.apart(&rules[i]) }) {
+		if *rules[i].Then == Action(evidence.Accept) && !slices.ContainsFunc(rules[i+1:], func(r Rule) bool { return *r.Then != Action(evidence.Accept) && !r.disjoint(&rules[i]) }) {
 			if w.owners {
 				w.add("Rule %d has no effect: an accepting rule is an exception to later rules of the same policy that ask or refuse, and there are none. It does not loosen the hub's policy.", i+1)
 			} else {
@@ -207,7 +207,7 @@ func (w *warner) looser() {
 		mine := &d.Rules[i]
 		for n := range w.hub.Rules {
 			theirs := &w.hub.Rules[n]
-			if theirs.apart(mine) {
+			if theirs.disjoint(mine) {
 				continue
 			}
 			if theirs.covers(mine) && *theirs.Then < *mine.Then {

@@ -16,7 +16,7 @@ import (
 	"gangway/hub/trust"
 )
 
-var update = flag.Bool("update", false, "write roots/README.md anew")
+var update = flag.Bool("update", false, "write roots/README.md again")
 
 const tablePath = "roots/README.md"
 

@@ -54,7 +54,7 @@ func FromX509(source string, roots, links []*x509.Certificate) []Certificate {
 }
 
 // WithStored returns the set with the rows of the operator's store applied. A row overrides
-// everything else: a distrusted certificate is refused, and a root or a link is used as such. An
+// everything else: a distrusted certificate is refused, and a root or a link becomes one. An
 // unreadable row is an error: nobody should be admitted or refused by only a part of the operator's
 // settings.
 func (s *Set) WithStored(rows []store.TrustedCertificate) (*Set, error) {

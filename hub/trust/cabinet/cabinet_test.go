@@ -134,7 +134,7 @@ func TestReadsEachPacking(t *testing.T) {
 			}
 			left, err := os.ReadDir(os.Getenv("TMPDIR"))
 			if err != nil || len(left) > 0 {
-				t.Errorf("left behind: %v %v", left, err)
+				t.Errorf("temporary files remain: %v %v", left, err)
 			}
 		})
 	}
@@ -194,7 +194,7 @@ func TestRefusesCabinetsThatLie(t *testing.T) {
 		{"cut in its files", "", good[:len(good)-100]},
 		{"larger than it is", "ends inside", with(func(b []byte) { le.PutUint32(b[8:], uint32(len(b)+1)) })},
 		{"its list in its header", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 4) })},
-		{"its list behind its end", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
+		{"its list after its end", "ends inside", with(func(b []byte) { le.PutUint32(b[16:], 1<<31) })},
 		{"one of several", "a part of a cabinet set", with(func(b []byte) { b[30] |= 2 })},
 		{"too many files", "files, at most", many},
 		{"files of the largest size", "together", with(func(b []byte) { le.PutUint32(b[list:], 1<<32-1) })},
