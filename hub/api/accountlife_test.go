@@ -131,6 +131,7 @@ func (s *scene) disable(t *testing.T, id string) {
 // A disabled account's sessions, API tokens, the access tokens that those got,
 // object addresses and join tokens end at once; its devices go on.
 func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	ada := s.person(t, "ada")
@@ -173,6 +174,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 
 // A disabled owner's public device is no longer shown to others.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Account(t, "bob")
@@ -202,6 +204,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 
 // Profiles show nobody who has nothing public, but the caller.
 func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "adam")
 	ada := s.person(t, "ada")
@@ -219,6 +222,7 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 // A stolen session cannot change the password without knowing it; a change ends
 // every other session, and no sign-in with the old password survives it.
 func TestPasswordChangeEndsOtherSessions(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	thief, ada := s.person(t, "ada"), s.person(t, "ada")
 	program := ada.apiToken("ci", "devices.readonly")
@@ -243,7 +247,8 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 
 // Sign-ins that run while the account is disabled leave no session.
 func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Server.Unlimited()
 	var racers sync.WaitGroup
 	tokens := make([]string, 6)
@@ -271,6 +276,7 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 // An API token does what its scopes say until it expires, and never what only a
 // person may: make API tokens, change the password, end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	ada := s.person(t, "ada")
@@ -323,6 +329,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 
 // A database that is stolen holds no token of anybody.
 func TestAPITokenIsKeptAsAHash(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	program := ada.apiToken("ci", "all")
@@ -335,6 +342,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 
 // An account's devices do not become anybody's with its end, nor does its nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)[0]
@@ -368,6 +376,7 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 // The scheme's name means the same in any case, for people, programs and
 // devices.
 func TestBearerInAnyCase(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	program := ada.apiToken("ci", "devices")
@@ -387,6 +396,7 @@ func TestBearerInAnyCase(t *testing.T) {
 
 // Each change says who made it, from where and how.
 func TestEventsSayWho(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)[0]
@@ -447,6 +457,7 @@ func TestEventsSayWho(t *testing.T) {
 
 // A device that signs in and reports for ever is one line a day for each.
 func TestFrequentEventsAreOneLineADay(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	device := s.asDevice(t, s.victim, must(s.victim.Onboard(t.Context(), s.client, s.tok))(t))
@@ -488,6 +499,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 
 // A join token that is deleted can be listed no more, and a page ends.
 func TestJoinTokensByPage(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	for range 4 {
@@ -511,6 +523,7 @@ func TestJoinTokensByPage(t *testing.T) {
 
 // No header binds browsers to the hub's own CA: see docs/security.md.
 func TestNoStrictTransportSecurity(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, path := range []string{"/", "/devices/", "/readyz"} {
 		if _, _, h := s.person(t, "").request("GET", path, nil, nil); h.Get("Strict-Transport-Security") != "" {

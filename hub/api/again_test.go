@@ -11,6 +11,7 @@ import (
 // A device that is not let in is told why, so that it does not come back by
 // itself after its owner deleted it. The peer has shown the certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, want string
 		happen     func(*testing.T, *scene) *fleet.Certificates

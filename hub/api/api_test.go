@@ -99,6 +99,7 @@ func want[T any](p *person, method, path string, in any, status int) T {
 }
 
 func TestOwnersDay(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	if who := want[struct{ Nick, Type string }](ada, "GET", "/auth/auth_status", nil, 200); who.Nick != "ada" || who.Type != "USER" {
@@ -148,6 +149,7 @@ func TestOwnersDay(t *testing.T) {
 // No answer but the one that makes it shows a token's secret, and no answer
 // shows a password's hash.
 func TestSecretsAreShownOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	created := want[api.TokenCreated](ada, "POST", "/devices/tokens", nil, 200)
@@ -160,6 +162,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 }
 
 func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -195,6 +198,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 
 // Pantacor's clients loop for ever on a 401 without this header.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	_, _, h := s.person(t, "").request("GET", "/devices/", nil, nil)
 	if got, want := h.Get("WWW-Authenticate"), `JWT realm="pantahub services", ph-aeps="`+s.URL+`/auth"`; got != want {
@@ -203,6 +207,7 @@ func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 }
 
 func TestUnknownAccountLooksLikeAWrongPassword(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	_, wrong := p.do("POST", "/auth/login", map[string]string{"username": "ada", "password": "wrong password"})
@@ -213,6 +218,7 @@ func TestUnknownAccountLooksLikeAWrongPassword(t *testing.T) {
 }
 
 func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for range 12 {
@@ -228,6 +234,7 @@ func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
 }
 
 func TestOtherSitesPageIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	form := "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+")
@@ -249,6 +256,7 @@ func TestOtherSitesPageIsRefused(t *testing.T) {
 }
 
 func TestBadInputIsSaidToBe(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -286,6 +294,7 @@ func TestBadInputIsSaidToBe(t *testing.T) {
 
 // Repeated patches cannot grow a row without end.
 func TestMetaIsBounded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -303,6 +312,7 @@ func TestMetaIsBounded(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, path := range []string{"/healthz", "/readyz", "/openapi.json"} {
@@ -314,6 +324,7 @@ func TestHealth(t *testing.T) {
 }
 
 func TestAIKRegistryServesWhatWasProven(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if len(c.IAK.URIs) != 1 {

@@ -40,17 +40,41 @@ type scene struct {
 	victim *fleet.Device
 }
 
-var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+// TPM makers, each made once for all tests because its two RSA keys take a tenth of a
+// second. No two share a key.
+var (
+	// goodMaker is trusted by every scene's hub.
+	goodMaker = makerOnce("good", fleet.MakerOptions{})
+	// unknownMaker is not trusted unless a test adds it.
+	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
+	// impostorMaker has goodMaker's name and other keys.
+	impostorMaker = makerOnce("good", fleet.MakerOptions{})
+	// expiredMaker is unknown, and its intermediate certificate has expired.
+	expiredMaker = makerOnce("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
+)
+
+func makerOnce(name string, o fleet.MakerOptions) func() (*fleet.Maker, error) {
+	return sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker(name, o) })
+}
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	return newSceneBehind(t, nil)
 }
 
+// newSceneOnDisk is newScene for tests of durability, races and timing: its hub waits for
+// the disk as a hub in production does.
+func newSceneOnDisk(t testing.TB) *scene {
+	t.Helper()
+	maker := must(goodMaker())(t)
+	return sceneOn(t, hubtest.New(t, maker.Roots(), maker.Intermediates()), maker)
+}
+
 func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
-	return sceneOn(t, hubtest.NewBehind(t, proxy, maker.Roots(), maker.Intermediates()), maker)
+	change := func(c *api.Config) { c.Proxy = proxy }
+	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
 }
 
 func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {
@@ -107,6 +131,7 @@ func (s *scene) untouched(t testing.TB) {
 }
 
 func TestOnboards(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)
@@ -121,6 +146,7 @@ func TestOnboards(t *testing.T) {
 // The structure of ownership: key, token, owner, hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	attacker := s.device(t)
 	stolen := must(tcg.ParseCSR(must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
@@ -131,6 +157,7 @@ func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	other := s.Token(t, s.Owner, nil)
 	body := must(s.victim.Request(other, fleet.RequestChange{CAData: func(d *wire.CAData) { d.TokenID = s.tok.ID }}))(t)
@@ -141,6 +168,7 @@ func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	// Mallory's name on ada's token: the proof does not fit.
@@ -156,6 +184,7 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
@@ -169,6 +198,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 // Tokens.
 
 func TestRejectsDisabledToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.tok.ID); err != nil {
 		t.Fatal(err)
@@ -178,6 +208,7 @@ func TestRejectsDisabledToken(t *testing.T) {
 }
 
 func TestRejectsExpiredToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.Expires = s.Now().Add(-time.Second) })
 	refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, onboard.CodeTokenUnusable)
@@ -185,6 +216,7 @@ func TestRejectsExpiredToken(t *testing.T) {
 }
 
 func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.tok.ID); err != nil {
@@ -195,6 +227,7 @@ func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
 }
 
 func TestRejectsUsedUpToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.MaxUses = 1 })
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -209,7 +242,8 @@ func TestRejectsUsedUpToken(t *testing.T) {
 }
 
 func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.MaxUses = 1 })
 	const n = 50
 	devices := make([]*fleet.Device, n)
@@ -247,6 +281,7 @@ func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
 // Replay.
 
 func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, request))(t)
@@ -295,6 +330,7 @@ func (s *scene) stranger(t testing.TB, tok *wire.TokenFile) {
 }
 
 func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
+	t.Parallel()
 	for _, when := range []string{"before", "after"} {
 		t.Run(when, func(t *testing.T) {
 			s := newScene(t)
@@ -330,6 +366,7 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 // What the stranger is told does not depend on whether the TPM is known here,
 // whose it is, or whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	unknown := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t))
@@ -346,6 +383,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 // A pending certificate, obtained some other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
@@ -360,6 +398,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 }
 
 func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	// The stranger's IDevID key is software and certified by a software IAK;
 	// suppose that the certificate leaked, from a log or a backup.
@@ -383,6 +422,7 @@ func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
 }
 
 func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	first := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
@@ -398,6 +438,7 @@ func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
 }
 
 func TestActivationNeedsAClientCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	refused(t, must(s.client.Post(t.Context(), "/onboard/activate", strings.NewReader(`{"proof":"AA=="}`)))(t), 401, "no-certificate")
 }
@@ -405,6 +446,7 @@ func TestActivationNeedsAClientCertificate(t *testing.T) {
 // Owners.
 
 func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	before := s.Devices(t, s.Owner)
@@ -435,7 +477,8 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 // Races.
 
 func TestActivationRacesWithRevocation(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	for range 10 {
 		d := s.device(t)
 		must(d.Onboard(t.Context(), s.client, s.tok))(t)
@@ -472,7 +515,8 @@ func (s *scene) deviceOf(t testing.TB, d *fleet.Device) string {
 }
 
 func TestActivationRacesWithExpiry(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
 	// Expired by the clock, swept or not.
@@ -506,6 +550,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 // Replies.
 
 func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, ek := range []string{"L-1", "H-1", "H-3"} {
 		d := must(fleet.New(s.maker, ek))(t)
@@ -540,6 +585,7 @@ func (s *scene) handshake(t *testing.T, cert tls.Certificate) error {
 }
 
 func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if err := s.handshake(t, c.TLS(s.victim)); err != nil {
@@ -571,6 +617,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 // A certificate by the device CA for another purpose than TLS clients', or one
 // that the store does not know.
 func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -596,6 +643,7 @@ func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
 }
 
 func TestTLSRefusesRevokedDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
@@ -616,6 +664,7 @@ func TestTLSRefusesRevokedDevice(t *testing.T) {
 }
 
 func TestSupersededCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	old := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	fresh := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -630,6 +679,7 @@ func TestSupersededCertificateIsRefused(t *testing.T) {
 // Bodies.
 
 func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	for _, n := range []int{0, 1, 11, 12, 100, len(good) / 2, len(good) - 1} {
@@ -652,10 +702,15 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// 10,000 mutations of a good request, over TLS: none accepted, none answered
-// with 5xx, no panic, and nothing bound.
+// The hub accepts none of 10,000 mutations of a good request (1000 with -short), answers
+// none with 5xx, does not panic, and binds no device.
 func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
+	mutations := 10_000
+	if testing.Short() {
+		mutations = 1000
+	}
 	s := newScene(t)
 	good := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	work := make(chan []byte)
@@ -672,7 +727,7 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 			}
 		})
 	}
-	for _, body := range fleet.Mutations(good, 10000, 2) {
+	for _, body := range fleet.Mutations(good, mutations, 2) {
 		work <- body
 	}
 	close(work)

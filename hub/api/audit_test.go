@@ -10,6 +10,7 @@ import (
 
 // What could not be written is counted the next time, and nothing twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	var counts tally
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event {
@@ -37,6 +38,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 
 // The memory for counts is bounded, by number and by day.
 func TestTallyIsBounded(t *testing.T) {
+	t.Parallel()
 	var counts tally
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event { return store.Event{Time: now, Kind: "k", Device: fmt.Sprint(n)} }

@@ -20,6 +20,7 @@ func signInFor(p *person, scope string) string {
 }
 
 func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	p.token = signInFor(p, "devices.readonly")
@@ -45,6 +46,7 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 }
 
 func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "ada")
 	other := s.person(t, "ada") // another session
@@ -63,6 +65,7 @@ func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
 }
 
 func TestTokenExpiresAndSessionsEnd(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "ada")
 	for range 20 { // renewed twice a day, for a week and more
@@ -90,6 +93,7 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 // Pantacor's client signs in as "anon" when it has no login, and keeps what it
 // gets in the place of the person's own.
 func TestNobodySignsInAsAnon(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	const anon = "prn:pantahub.com:auth:/anon"
@@ -105,6 +109,7 @@ func TestNobodySignsInAsAnon(t *testing.T) {
 }
 
 func TestRegistrationIsTheOperatorsChoice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, c := range []struct {

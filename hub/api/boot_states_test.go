@@ -56,6 +56,7 @@ func secret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 // A TPM into which nothing was measured says the same of every boot: it is no
 // reference, and matches none.
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
+	t.Parallel()
 	var separators eventlog.Log
 	for pcr := range 8 {
 		separators = append(separators, eventlog.Event{PCR: pcr, Type: eventlog.Separator, Data: make([]byte, 4)})
@@ -121,6 +122,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 // After a measurement that was refused nobody reads what an older one said, and
 // nobody is let in by it.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
+	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
 		r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
 		r.EventLog = make([]byte, wire.MaxBootReport)
@@ -194,6 +196,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 // systemd 261 extends PCRs after the firmware's log has ended: a change that has
 // a name, which the owner accepts once.
 func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -227,6 +230,7 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 // A log that the hub cannot read is the device's to mend, and no reason to
 // refuse it: the values are compared.
 func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	c, _, id := s.connected(t)
@@ -250,6 +254,7 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 // What another connection shows counts for all: a device that once matched keeps
 // no door open, on no connection and by no token.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		show func(*scene, *fleet.Conn)
 		code string

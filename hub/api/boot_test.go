@@ -69,6 +69,7 @@ var (
 )
 
 func TestBootIsLearntComparedAndAccepted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -117,6 +118,7 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 }
 
 func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -144,6 +146,7 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 
 // A measurement that does not hold is refused, and the owner told.
 func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, certs, id := s.connected(t)
@@ -185,6 +188,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 }
 
 func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	other := s.device(t)
@@ -197,6 +201,7 @@ func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
 // The API admits a device alone that has shown, on this very connection, that
 // its boot matches.
 func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, certs, id := s.connected(t)
 	report := func(c *fleet.Conn) *fleet.Answer {
@@ -241,6 +246,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 }
 
 func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
@@ -251,6 +257,7 @@ func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 }
 
 func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -266,6 +273,7 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 }
 
 func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -286,6 +294,7 @@ func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 }
 
 func TestReportThatIsTooLargeIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
@@ -298,6 +307,7 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 // An owner decides on what was looked at. What the device booted since is not
 // taken in its place.
 func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -318,6 +328,7 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 // A device that connects again shows the same boot anew. What its owner was
 // looking at is still the latest, and the history is of boots.
 func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, certs, id := s.connected(t)
@@ -345,7 +356,8 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 // However decisions and measurements come between each other, the state is
 // that of the latest measurement by the reference that is there.
 func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Server.Unlimited()
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -385,12 +397,17 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 
 // A lock holds against decisions that were begun before it.
 func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot/reference"
 	booted(t, c, s.victim, usual, 1)
-	for range 10 {
+	rounds := 10
+	if testing.Short() {
+		rounds = 3
+	}
+	for range rounds {
 		want[api.BootView](ada, "POST", path, `{"from":"latest","lock":false}`, 200)
 		var wg sync.WaitGroup
 		statuses := make([]int, 12)
@@ -412,6 +429,7 @@ func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 }
 
 func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	for n := range 31 {

@@ -50,6 +50,7 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 // The first owner of a chip is told when another owner's token is tried under
 // the chip's other EK, or under the same: once each, however often it is tried.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	mallory, carol := s.Account(t, "mallory"), s.Account(t, "carol")
@@ -85,6 +86,7 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 // proven, and both owners are told, once. The machine's serial number links
 // nothing: the device says it.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		first  func(*x509.Certificate)
@@ -142,6 +144,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 // Somebody with a chip that was another owner's deletes the device and brings it
 // back, again and again: the other owner's trail does not grow.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	name := func(c *x509.Certificate) { c.Subject.SerialNumber = "CHIP-0042-17" }
 	first, second := otherEK(t, s, name), otherIAK(t, otherEK(t, s, name))
@@ -166,6 +169,7 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 
 // A policy says which of a TPM's EKs may bind, by its maker.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	low := must(fleet.New(s.maker, "L-2"))(t)
 	for _, c := range []struct{ hub, owner, code string }{
@@ -201,6 +205,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 // With one kind for each maker, a chip's other EK does not make it a second
 // owner's device.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {FAKE: [H-2]}\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)

@@ -30,6 +30,7 @@ func claimCode(t testing.TB) string {
 // Who reads a code on a screen, and has no account here, gets nowhere; and
 // looking leaves nothing.
 func TestClaimNeedsAnAccount(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	code := claimCode(t)
 	stranger := s.person(t, "")
@@ -55,6 +56,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 // A code that was taken is not taken by another, and tells nobody but its
 // machine whose it is.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	_, id, code := ownToken(t)
 	s.Account(t, "mallory")
@@ -91,6 +93,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 // The machine that shows the code joins with what never left it, once; who saw
 // the code alone does not.
 func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	secret, id, code := ownToken(t)
 	ada := s.person(t, "ada")

@@ -81,6 +81,7 @@ var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tp
 // once. The second looks like the first, restarted, until the first is still
 // there.
 func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -124,6 +125,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 // Cloned from a machine that ran for seconds, so that at first the clock of one
 // is explained by a TPM that was cleared.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -144,6 +146,7 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 
 // What honest machines do costs them nothing, and nobody is told.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -205,6 +208,7 @@ func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 }
 
 func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
+	t.Parallel()
 	s, ada, k, id := suspected(t)
 	for range 3 {
 		k.measure(t)
@@ -234,6 +238,7 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 }
 
 func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
+	t.Parallel()
 	_, ada, k, id := suspected(t)
 	path := "/devices/" + id + "/cloned"
 	p := want[api.Problem](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{}}, 409)
@@ -263,6 +268,7 @@ func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
 // secrets, and a new onboarding with the same TPM. The decision can be taken
 // back, and a new TPM state is another device.
 func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	s, ada, _, id := suspected(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
@@ -332,6 +338,7 @@ func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.C
 }
 
 func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
+	t.Parallel()
 	running := func(reset uint32, ran time.Duration) tcg.ClockInfo {
 		return tcg.ClockInfo{Clock: uint64(ran.Milliseconds()), ResetCount: reset, Safe: true}
 	}
@@ -370,6 +377,7 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 
 // A board that was replaced does not go on with the certificate from before.
 func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
+	t.Parallel()
 	for serial, found := range map[string]int{"A": 0, "B": 1} {
 		s := newScene(t)
 		ada := s.person(t, "ada")
@@ -393,6 +401,7 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 
 // Whoever has not proven to be the TPM raises no suspicion.
 func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	s.enrolled(t, "A", tcg.ClockInfo{Clock: 36_000_000, ResetCount: 5})
@@ -417,6 +426,7 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 }
 
 func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
+	t.Parallel()
 	s, ada, _, id := suspected(t)
 	b := s.browser(t)
 	b.signIn()

@@ -14,6 +14,7 @@ import (
 
 // Who may, can; by whatever content type, for Pantacor's clients send their own.
 func TestContractAllowed(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		for _, contentType := range []string{"", "text/plain; charset=utf-8"} {
@@ -50,6 +51,7 @@ func TestContractAllowed(t *testing.T) {
 
 // Who is not signed in gets 401, and a way to sign in.
 func TestContractNotSignedIn(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.who == "all" || r.public {
@@ -82,6 +84,7 @@ func TestContractNotSignedIn(t *testing.T) {
 
 // What is another's is as what is not there, to the byte.
 func TestContractAnothersIsNotThere(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	nothing := []map[string]string{
 		{"id": strings.Repeat("0", 24), "rev": "0", "sha": strings.Repeat("0", 64), "owner": "nobody", "file": strings.Repeat("0", 24) + ".crt", "token": "AAAA", "code": "AAAA"},
@@ -134,6 +137,7 @@ var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`
 	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
 
 func TestContractMalformed(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.body == "" && r.before == nil || r.text && !strings.HasPrefix(path, "/onboard") || r.form {
@@ -160,6 +164,7 @@ func cut(s string) string { return s[:min(len(s), 40)] }
 
 func TestContractTooLarge(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.limit == 0 {
@@ -213,6 +218,7 @@ func (b *slowBody) Close() error               { return nil }
 
 // A method that an address does not have is told so, with those that it has.
 func TestContractWrongMethod(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	has := map[string][]string{}
 	for _, route := range c.routes {
@@ -250,6 +256,7 @@ func TestContractWrongMethod(t *testing.T) {
 // there, and never the hub's fault.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	c := newContract(t)
 	wrong := []string{"null", "true", "[]", "[null]", "{}", `""`, `"\u0000"`, "\"\xff\"", "-1", "1.5", "1e999", "123456789012345678901234567890", `"` + strings.Repeat("x", 5000) + `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)}
 	c.each(func(method, path string, r row) {

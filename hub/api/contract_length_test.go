@@ -42,6 +42,7 @@ func (c *contract) raw(t *testing.T, p *person, text string) *http.Response {
 // chunks that are none: 400 or no answer, and nothing is done.
 func TestContractLengthThatLies(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.limit == 0 {

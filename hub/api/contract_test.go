@@ -411,6 +411,7 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 
 // Each route is in the table, and nothing else.
 func TestContractHasARowForEveryRoute(t *testing.T) {
+	t.Parallel()
 	rows, routes := contractRows(), routesOf(t)
 	for _, r := range routes {
 		if _, ok := rows[r]; !ok {

@@ -19,6 +19,7 @@ import (
 // An older request's certificates, activated late, do not retire the newer ones
 // that the device works with.
 func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	older := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	newer := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -35,6 +36,7 @@ func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 // A device that onboards again gets 410 for its earlier request, with a code of
 // its own: at the request and at the activation.
 func TestSupersededRequestIsToldSo(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	first := must(s.victim.Enrol(t.Context(), s.client, request))(t)
@@ -49,6 +51,7 @@ func TestSupersededRequestIsToldSo(t *testing.T) {
 // No answer that a device reads is chunked, however long it is: the reply to a
 // device with RSA keys, and its own record with much in it.
 func TestAnswersToDevicesHaveALength(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := must(fleet.New(s.maker, "L-1"))(t)
 	d.IAK = must(fleet.NewKey(tcg.IAKTemplates[0], nil))(t)

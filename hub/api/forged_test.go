@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"strings"
 	"testing"
-	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/evidence"
@@ -30,8 +29,9 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 // The operator's list has a serial number. An owner who lists the EK of another
 // TPM and forges a certificate with that serial number gets past no list.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
 	theirs := s.nobodys(t)
 	h := ekHash(t, theirs)
@@ -46,6 +46,7 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 // An owner's document and list loosen nothing of the operator's list: neither
 // whether an EK must be on it, nor that it must have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nunlisted_ek: accept\n")
 	d, other := s.nobodys(t), s.device(t)
@@ -70,8 +71,9 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 // Anybody can make a certificate. It does not get an EK past what the policy says
 // of EKs without one.
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	bareEK := s.nobodys(t) // H-2
 	forged := certified(t, bareEK, nobody)
 	h := ekHash(t, bareEK)
@@ -107,6 +109,7 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 // A person who denied a machine has denied its EK: to bring the certificate that
 // was missing does not undo it.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
@@ -133,10 +136,11 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 // A CA that the operator distrusts stays distrusted when it expires, or one above
 // or below it does: its certificates do not become those of an unknown maker.
 func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
+	t.Parallel()
 	for _, which := range []string{"root", "intermediate"} {
 		t.Run(which, func(t *testing.T) {
 			s := newScene(t)
-			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			old := must(expiredMaker())(t)
 			say(t, s.Store, store.TrustedRoot, old.Root)
 			say(t, s.Store, store.TrustedLink, old.Intermediate)
 			d := certified(t, s.device(t), old)
@@ -166,8 +170,9 @@ func (linking) ChecksCRLs() bool { return false }
 // A chip whose chain must be looked up hides nothing by it of how its device
 // came: that the proofs named no hub stays in the verdict.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
-	far := must(fleet.NewMaker("far", fleet.MakerOptions{}))(t)
+	far := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, far.Root)
 	s.Service.Online = linking{link: far.Intermediate}
 	d := certified(t, s.device(t), far)

@@ -90,6 +90,7 @@ func (s *scene) rows(t testing.TB) int {
 // A day of requests that are refused, from whatever networks, in whatever
 // number, grows the database by 50 MB at most.
 func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	bodies := s.hostile(t)
@@ -137,6 +138,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 
 // What an operator sees of an attack is there at once, with how often it came.
 func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	events := func() []store.Event {
@@ -172,6 +174,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 
 // A crowd of strangers does not keep an owner from seeing what concerns them.
 func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	for i := range 500 {
@@ -203,6 +206,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 // What strangers caused is forgotten after a time, what owners did much later,
 // and the room is used again.
 func TestOldEventsAreForgotten(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	count := func(kind string) int {
@@ -243,6 +247,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 
 // An operator may keep the trail for ever, and never what strangers did.
 func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
+	t.Parallel()
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.EventsAge, c.UnprovenAge = -1, 48*time.Hour }, maker.Roots(), maker.Intermediates()), maker)
 	s.person(t, "ada")
@@ -268,6 +273,7 @@ func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
 // One device that onboards again and again, with other keys each time, is worth
 // a bounded number of rows.
 func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	again := func(times int) {
 		t.Helper()
@@ -293,6 +299,7 @@ func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
 
 // What is large fills the hub sooner, so it counts as several requests.
 func TestLargeRequestsCountAsSeveral(t *testing.T) {
+	t.Parallel()
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.Rates = api.Rates{"onboard": {PerSecond: 1e-6, Burst: 20}} }, maker.Roots(), maker.Intermediates()), maker)
 	large := strings.Repeat("x", 255<<10) // 15 times 16 KiB, and a rest
@@ -314,6 +321,7 @@ func TestLargeRequestsCountAsSeveral(t *testing.T) {
 // as the rate limits let them, add to the database in GANGWAY_GROWTH, such as
 // 1m, and says what a day would add. `make growth` runs it.
 func TestGrowthOfAMinute(t *testing.T) {
+	t.Parallel()
 	text := os.Getenv("GANGWAY_GROWTH")
 	if text == "" {
 		t.Skip("set GANGWAY_GROWTH=1m, or run make growth")

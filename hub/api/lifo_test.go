@@ -11,6 +11,7 @@ import (
 // Under a flood the last that came is served next, the oldest are turned away
 // when too many wait, and nobody waits longer than is of use.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
 		finish := make(chan struct{})
@@ -43,6 +44,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 }
 
 func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
 		finish := make(chan struct{})
@@ -71,6 +73,7 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 }
 
 func TestQueueLetsNobodyWaitForEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifo{free: 1, most: 3, patience: 5 * time.Second}
 		finish := make(chan struct{})

@@ -22,6 +22,7 @@ func lines(page api.LogPage) string {
 // As `pvr logs` reads: a page, then its cursor until nothing comes, then again
 // from the last time.
 func TestLogsAreFollowed(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var batch []string
 	for i := range 120 {
@@ -70,6 +71,7 @@ func TestLogsAreFollowed(t *testing.T) {
 // pvr follows a log with the time of its last line, cut to whole seconds, and
 // asks again each second, for ever. Each line comes once, whenever it was sent.
 func TestFollowedLogBringsEachLineOnce(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	from := f.Now().Add(-time.Minute)
 	var seen, sent []string
@@ -117,6 +119,7 @@ func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 }
 
 func TestLogsAreFiltered(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	second, secondID := f.aboard(t, f.tok)
 	want[api.DeviceView](f.ada, "PATCH", "/devices/"+secondID, map[string]string{"nick": "second"}, 200)
@@ -146,6 +149,7 @@ func TestLogsAreFiltered(t *testing.T) {
 }
 
 func TestLogIsBoundedForEachDevice(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	long := strings.Repeat("é", 20_000)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"`+long+`","lvl":"`+long+`","tsec":"no time","rev":{"a":1}},{"msg":"nul\u0000"},{}]`, 200)
@@ -186,6 +190,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 
 // Times that can be read and not written are refused, or written another way.
 func TestLogsTakeAnyOffset(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	want[map[string]string](f.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
 	for query, status := range map[string]int{

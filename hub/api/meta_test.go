@@ -67,6 +67,7 @@ func (f *fleetScene) answersWithKept() []keeper {
 // An answer around what was accepted is read by everybody who reads as strictly
 // as the hub does, and by Pantacor's client, which holds numbers as float64.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.Policy(t, store.HubWide, withoutTPM)
 	for _, k := range f.keepers(t) {
@@ -96,6 +97,7 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 }
 
 func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.Policy(t, store.HubWide, withoutTPM)
 	const numbers = `[9007199254740993,0.10,-0,1E5,1e-400,18446744073709551616]`
@@ -114,6 +116,7 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 // What an older hub kept, deep or broken, hides itself and nothing else, and
 // its owner can be rid of it.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	second, secondID := f.aboard(t, f.Token(t, f.Owner, nil))
 	token := want[api.TokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
@@ -178,7 +181,8 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 
 // The bound counts what is there when a patch is written, not when it came.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	for _, by := range []struct {
 		p    *person
 		path string
@@ -207,6 +211,7 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 
 // A request that is refused for its metadata has changed nothing else.
 func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	path := "/devices/" + f.boatID
 	before := want[api.DeviceView](f.ada, "GET", path, nil, 200)
@@ -217,6 +222,7 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 }
 
 func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	first := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
@@ -225,7 +231,7 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
 		t.Fatal(err)
 	}
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	waits(t, s.post(t, s.request(t, must(fleet.New(evil, "H-2"))(t))), "ek-chain-untrusted")
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 2 {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,9 +21,6 @@ import (
 	"gangway/tcg"
 	"gangway/wire"
 )
-
-// nobodyMaker is a maker whom no hub knows.
-var nobodyMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("nobody", fleet.MakerOptions{}) })
 
 // bare is the device without its EK certificate.
 func bare(d *fleet.Device) *fleet.Device {
@@ -68,8 +64,9 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 // A device that leaves the EK certificate out, or puts another in its place, is
 // refused as with it: on both paths, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
+	t.Parallel()
 	const lab = hubtest.LabPolicy
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name, code string
 		turn       func(*testing.T, *scene)
@@ -90,7 +87,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			s.victim.EKCert = must(s.maker.Sign(template, s.victim.EK.Private.Public()))(t).Raw
 		}},
 		{"expired CA", evidence.CodeChainExpired, func(t *testing.T, s *scene) {
-			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			old := must(expiredMaker())(t)
 			say(t, s.Store, store.TrustedRoot, old.Root)
 			say(t, s.Store, store.TrustedLink, old.Intermediate)
 			s.victim = certified(t, s.victim, old)
@@ -130,8 +127,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 
 // Where the CA certificates came with the chip, they are kept with it.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	other := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, other.Root)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	d := certified(t, s.victim, other)
@@ -147,6 +145,7 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 // A question that the certificate raises is asked too, and an approval that was
 // given without knowing it does not answer it.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
@@ -165,6 +164,7 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 // A stranger who knows a public EK does not learn whether its TPM was here, as
 // long as nothing is held against its certificate.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
 	ask := func() string {
@@ -192,7 +192,8 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 
 // What a stranger sends about another's EK is true of that EK, or is not kept.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
-	nobody := must(nobodyMaker())(t)
+	t.Parallel()
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name  string
 		sends func(*testing.T, *scene) *fleet.Device
@@ -242,8 +243,9 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 // The certificate that the TPM itself brought takes the place of what others
 // sent about it, and nobody displaces it again.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	rival := must(fleet.NewMaker("rival", fleet.MakerOptions{}))(t)
+	rival := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, rival.Root)
 	say(t, s.Store, store.TrustedLink, rival.Intermediate)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
@@ -264,6 +266,7 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 }
 
 func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	aboard := s.device(t)
@@ -285,8 +288,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 // An owner's line approves an EK without a certificate, or demands one. The
 // operator's demands one too, and approves nothing in the owner's name.
 func TestEKListDemandsACertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	d := s.nobodys(t)
 	untrusted := certified(t, d, nobody)
 	h, vh := ekHash(t, d), ekHash(t, s.victim)
@@ -309,8 +313,9 @@ func TestEKListDemandsACertificate(t *testing.T) {
 // An owner who approves a machine without a certificate reads what that may hide:
 // at the machine, on the page and in the command's answer.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	for _, d := range []*fleet.Device{s.nobodys(t), certified(t, s.nobodys(t), nobody)} {
 		a := s.post(t, s.request(t, d))
 		var w wire.Waiting
@@ -333,6 +338,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 
 // A request that comes often costs one row.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	for range 3 {

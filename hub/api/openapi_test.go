@@ -26,6 +26,7 @@ import (
 
 // The document says what there is: each route is in it, and nothing else.
 func TestOpenAPIDescribesEveryRoute(t *testing.T) {
+	t.Parallel()
 	source, err := os.ReadFile("hub.go")
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +78,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 
 // Who may call a route is in the document as it is in the code.
 func TestOpenAPISaysWhoMayCall(t *testing.T) {
+	t.Parallel()
 	source, err := os.ReadFile("hub.go")
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +127,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 // fields that the document says.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	s := newScene(t)
 	doc := readOpenAPI(t, s)
 	answered := map[string]bool{}

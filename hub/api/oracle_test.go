@@ -15,6 +15,7 @@ import (
 // Somebody with a join token and a public EK learns neither the id of its
 // device nor whether it is here.
 func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
@@ -76,6 +77,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 // What becomes of a device says nothing to another owner who has a request of
 // their own with its public EK.
 func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
@@ -117,6 +119,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 // A certificate of the AIK registry is found by the IAK's name; by the device's
 // id only by the device and its owner, and everybody else gets one answer.
 func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)

@@ -27,6 +27,7 @@ var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy"
 // The table of error codes in docs/protocol.md has each code of the hub's, with
 // the status that it comes with, and no other.
 func TestProtocolListsEveryErrorCode(t *testing.T) {
+	t.Parallel()
 	made := errorCodes(t)
 	if len(made) < 100 {
 		t.Fatalf("only %d codes were found in the code: %v", len(made), made)
@@ -64,6 +65,7 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 // The routes of a device in docs/protocol.md are there, with the bodies and the
 // rates that the page says.
 func TestProtocolRoutesAndLimits(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
 	if err != nil {
 		t.Fatal(err)

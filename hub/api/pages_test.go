@@ -46,6 +46,7 @@ func (b *browser) signIn() {
 }
 
 func TestPersonSignsInAndOutOnThePage(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	b := s.browser(t)
 	status, page, h := b.send("GET", "/", "")
@@ -82,6 +83,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 }
 
 func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "mallory")
 	theirs := s.Token(t, must(s.Store.AccountByLogin(t.Context(), "mallory"))(t), nil)
@@ -98,6 +100,7 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 // What a device says of itself, and what anybody types into the form, is text
 // on the page and never markup.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	const attack = `"><script>alert(1)</script><img src=x onerror=alert(2)>`
 	s.victim.Model, s.victim.Serial = attack, attack
@@ -119,6 +122,7 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 // The policy sent along forbids scripts and inline styles; a page that had one
 // would be broken.
 func TestPagesKeepToTheirContentPolicy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	b := s.browser(t)
@@ -144,6 +148,7 @@ func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 }
 
 func TestOversizedFormIsRefused(t *testing.T) {
+	t.Parallel()
 	b := newScene(t).browser(t)
 	if status, page, _ := b.send("POST", "/sign-in", "nick=ada&password="+strings.Repeat("x", 1<<20)); status != 413 {
 		t.Errorf("%d %s", status, page)
@@ -152,6 +157,7 @@ func TestOversizedFormIsRefused(t *testing.T) {
 
 // A browser gets a page also for what could not be done; programs get JSON.
 func TestBrowserGetsAPageForAProblem(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})

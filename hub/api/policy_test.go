@@ -10,6 +10,7 @@ import (
 
 // The API answers with what has no effect in an owner's policy below the hub's.
 func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\nrules: [{maker: IFX, then: refuse}]\n")
 	ada := s.person(t, "ada")
@@ -29,6 +30,7 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 
 // A machine that waits without a certificate has no chain that passed.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")

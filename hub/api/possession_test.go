@@ -74,6 +74,7 @@ func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 var devicesOwn = []string{"GET /device", "POST /device/secret", "POST /auth/x509/login"}
 
 func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	lax := must(api.New(api.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, TLS12: true}))(t)
@@ -114,6 +115,7 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 // A listener in front of the routes that does resume, as another program's
 // might, opens nothing that is a device's.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	tickets := s.Server.TLSConfig()
@@ -146,6 +148,7 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 // What a device that was deleted, or has onboarded again, still has: an open
 // connection, addresses of objects, a token and a secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		bearer int // status of a token
@@ -209,7 +212,8 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 // An upload that begins before the device is deleted and ends afterwards leaves
 // no object.
 func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	p := s.asDevice(t, s.victim, certs)
@@ -245,6 +249,7 @@ func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 
 // A person's addresses end with the session that asked for them.
 func TestObjectAddressEndsWithItsSession(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	o := want[api.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
 	other := want[api.ObjectView](f.person(t, "ada"), "GET", "/objects/"+f.contentSum, nil, 200)

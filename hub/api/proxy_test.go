@@ -139,6 +139,7 @@ func sendOn(t testing.TB, config *tls.Config, method, address, body string, head
 }
 
 func TestDeviceSignsInThroughTheProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t) // directly
 	cert := c.TLS(b.victim)
@@ -162,6 +163,7 @@ func TestDeviceSignsInThroughTheProxy(t *testing.T) {
 }
 
 func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	s := &steps{scene: b.scene}
 	s.pan = s.pantacorToken(t, s.Owner)
@@ -177,6 +179,7 @@ func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
 
 // Activation is bound to the device's own connection, so it cannot be carried.
 func TestActivationThroughTheProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Enrol(t.Context(), b.client, must(b.victim.Request(b.tok, fleet.RequestChange{}))(t)))(t)
 	cert := c.TLS(b.victim)
@@ -189,6 +192,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 
 // 6: anybody could send the header with anybody's certificate.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	stolen := http.Header{"Client-Cert": {sequence(c.IDevID.Raw)}}
@@ -217,6 +221,7 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 
 // A hub that has no proxy takes the header from nobody.
 func TestClientCertHeaderWithoutAProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	status, body, _ := s.person(t, "").request("GET", "/device", nil, map[string]string{"Client-Cert": sequence(c.IDevID.Raw)})
@@ -226,6 +231,7 @@ func TestClientCertHeaderWithoutAProxyIsRefused(t *testing.T) {
 }
 
 func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	stolen := http.Header{"Client-Cert": {sequence(c.IDevID.Raw)}}
@@ -269,6 +275,7 @@ func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls
 }
 
 func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	proxy := b.certificate(t, nil)
@@ -320,6 +327,7 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 // Each client is limited by itself, by the address that the proxy saw; what a
 // client says of itself counts nowhere.
 func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	proxy := b.certificate(t, nil)
 	guess := func(cert *tls.Certificate, forwarded string) int {
@@ -349,6 +357,7 @@ func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 }
 
 func TestProxyMustNotBeOfTheHubsOwnCA(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := must(pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Test"}))(t)
 	db := must(sqlite.Open(t.Context(), filepath.Join(dir, "gangway.db")))(t)

@@ -10,6 +10,7 @@ import (
 // What a published device shares is what pvr clones: its trail, steps, states
 // and their objects, to read.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	step := want[api.StepView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"commit-msg":"m","meta":{"note":"ada's own"},"state":{`+systemSpec+`,"k":"`+f.contentSum+`"}}`, 200)
 	secret := upload(f.ada, "/objects/", "secret", "named by no step")
@@ -68,6 +69,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 // An address that a device asked for ends with the device; its owner's own
 // stays.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+f.contentSum+`"}`)
 	its := want[api.ObjectView](f.boat, "GET", "/trails/"+f.boatID+"/steps/1/objects/"+f.contentSum, nil, 200)

@@ -44,6 +44,7 @@ func (s *scene) signedInAs(t *testing.T, d api.Registered) *person {
 }
 
 func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
 	s.register(t, "", 400)
@@ -60,6 +61,7 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 }
 
 func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	ada := s.person(t, "ada")
@@ -87,7 +89,8 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 }
 
 func TestAutoTokensLastUseGoesToOneDevice(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM, t.MaxUses = true, 1 })
 	hash := s.tokenOf(t, auto)
@@ -113,6 +116,7 @@ func (s *scene) tokenOf(t *testing.T, f *wire.TokenFile) store.JoinToken {
 }
 
 func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "eve")
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -143,6 +147,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 }
 
 func TestGuessingChallengesIsSlowedDown(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	d := s.register(t, "", 200)
@@ -156,6 +161,7 @@ func TestGuessingChallengesIsSlowedDown(t *testing.T) {
 }
 
 func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	for range 30 {
@@ -167,6 +173,7 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 }
 
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
@@ -200,6 +207,7 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 // What a chip's connection gets for programs that cannot use its key: a token
 // and a secret, both short-lived, both ending with the certificate's device.
 func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -249,6 +257,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 }
 
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
@@ -269,6 +278,7 @@ func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 }
 
 func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "eve")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -301,6 +311,7 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 }
 
 func TestNoSecretIsReturnedAgain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	ada := s.person(t, "ada")
@@ -327,6 +338,7 @@ func TestNoSecretIsReturnedAgain(t *testing.T) {
 }
 
 func TestNullInAMetaDeletes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)

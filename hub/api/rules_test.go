@@ -20,6 +20,7 @@ import (
 // Devices take any text that begins with "token" for the key, and the last
 // value that they find.
 func TestLoginAnswersATokenAlone(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	secret := want[api.SecretView](c.boat, "POST", "/device/secret", nil, 200)
 	only := regexp.MustCompile(`^\{"token":"[A-Za-z0-9_.-]+"\}\n$`)
@@ -39,6 +40,7 @@ func second(_ int, body []byte) []byte { return body }
 
 // Devices have 1016 bytes for a token, and 66 for a join token.
 func TestTokensFitDevices(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	want[map[string]any](c.ada, "PATCH", "/devices/"+c.boatID, map[string]string{"nick": strings.Repeat("n", 64)}, 200)
 	token := want[struct{ Token string }](c.boat, "POST", "/auth/x509/login", nil, 200).Token
@@ -54,6 +56,7 @@ func TestTokensFitDevices(t *testing.T) {
 // The first text that equals a key is the key: also where an owner has written
 // the same words into what devices are given.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	ada := s.person(t, "ada")
@@ -88,6 +91,7 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 
 // Devices drop a query, and take https alone.
 func TestAddressIsInThePath(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	o := want[api.ObjectView](c.boat, "GET", "/objects/"+c.contentSum, nil, 200)
 	for _, address := range []string{o.GetURL, o.PutURL} {
@@ -101,6 +105,7 @@ func TestAddressIsInThePath(t *testing.T) {
 // Devices follow no redirects, so each collection answers with and without a
 // trailing slash.
 func TestCollectionsTakeATrailingSlash(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	for _, route := range []string{"/devices", "/devices/tokens", "/objects", "/logs", "/trails", "/trails/" + c.boatID + "/steps", "/trails/" + c.boatID + "/steps/1/objects"} {
 		for _, method := range []string{"GET", "POST"} {
@@ -122,6 +127,7 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 // No other site's page reads an answer, whatever its origin: not by a plain
 // request, nor by asking first.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if path == "/auth/logout" {
@@ -143,6 +149,7 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 
 // Keys of a meta have dots, and stay as they are, also in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	at := "/devices/" + c.boatID
 	const text = `{"a.b":{"c.d":"e"},"pantavisor.version":"1"}`
@@ -159,6 +166,7 @@ func TestMetaKeysKeepTheirDots(t *testing.T) {
 
 // A token gives another one with the scopes that it has, whatever is asked.
 func TestRenewedTokenHasNoMoreScopes(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	p := c.person(t, "")
 	p.token = signInFor(c.ada, "devices.readonly")

@@ -37,7 +37,11 @@ func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http
 // A flood of wrong passwords, from as many addresses, does not keep a person
 // out who signed in from the same place before.
 func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("80 password hashes; TestQueueServesTheKnownBeforeStrangers tests the queue that keeps the rule")
+	}
+	s := newSceneOnDisk(t)
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Fatalf("%d", status)
 	}
@@ -59,6 +63,7 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 // Passwords for one account are bounded, from however many addresses they are
 // tried; where its owner signed in before, they still can.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Fatalf("%d", status)
@@ -90,6 +95,7 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 
 // A site's devices and its people come from one address.
 func TestDevicesDoNotKeepPeopleOut(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	secret := want[api.SecretView](f.boat, "POST", "/device/secret", nil, 200)
 	for range 40 {

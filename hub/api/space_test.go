@@ -42,6 +42,7 @@ func ready(p *person) (int, string) {
 // One owner fills the disk with uploads. They stop, at the reserve; everybody
 // else goes on.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
+	t.Parallel()
 	f, _ := onSmallDisk(t, 64)
 	big := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
 	stopped := 0
@@ -79,6 +80,7 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 // Something else fills the disk, to the last byte. What was acknowledged stays;
 // people still sign in, sign out and take a device's certificate back.
 func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
+	t.Parallel()
 	f, dir := onSmallDisk(t, 64)
 	time.Sleep(1100 * time.Millisecond)
 	ready(f.ada) // makes the ballast
@@ -153,7 +155,8 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 // Another program holds the database. What is read goes on; what is written is
 // told to come again, and is not done; what ends something waits.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +200,11 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 
 // A database that answers slowly: each write is done, once, or refused.
 func TestSlowDatabaseLosesNothing(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for locks for 15 seconds; TestLockedDatabaseIsSaidToBeBusy refuses a write and looks that it was not done")
+	}
+	f := newFleetOnDisk(t)
 	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
 	if err != nil {
 		t.Fatal(err)

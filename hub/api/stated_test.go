@@ -16,7 +16,8 @@ import (
 // What a person approved is no proof that the keys are in a TPM, and a maker
 // that nobody trusts has no name in our certificates.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
-	nobody := must(nobodyMaker())(t)
+	t.Parallel()
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name     string
 		device   func(*testing.T, *scene) *fleet.Device
@@ -59,6 +60,7 @@ func (s *scene) waitingID(t testing.TB, a *fleet.Answer) string {
 
 // A maker's name that does not fit our certificates is no fault of the hub's.
 func TestLongMakersNameOnboards(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := *s.victim
 	type attribute struct {

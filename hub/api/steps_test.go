@@ -36,7 +36,18 @@ type steps struct {
 
 func newSteps(t testing.TB) *steps {
 	t.Helper()
-	s := &steps{scene: newScene(t)}
+	return stepsOf(t, newScene(t))
+}
+
+// newStepsOnDisk is newSteps for tests of durability, races and timing.
+func newStepsOnDisk(t testing.TB) *steps {
+	t.Helper()
+	return stepsOf(t, newSceneOnDisk(t))
+}
+
+func stepsOf(t testing.TB, hub *scene) *steps {
+	t.Helper()
+	s := &steps{scene: hub}
 	s.pan = s.pantacorToken(t, s.Owner)
 	return s
 }
@@ -79,6 +90,7 @@ func (s *steps) untouched(t testing.TB) {
 }
 
 func TestOnboardsInTwoSteps(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	e := s.enrolled(t, s.victim)
 	s.untouched(t)
@@ -134,6 +146,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 }
 
 func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	key := func(k *fleet.Key) string {
 		der := must(x509.MarshalPKIXPublicKey(k.Private.Public()))(t)
@@ -155,6 +168,7 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 
 // 1: nothing showed that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	// A software key in the CSR, all else the victim's: its name is another.
@@ -174,6 +188,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 
 // 1: the certification was parsed and dropped.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	magic := func(b []byte) []byte { b = bytes.Clone(b); b[0] ^= 1; return b }
@@ -196,6 +211,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 
 // 1: a quote that is shown is the AK's, or refused.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	quote := fleet.Quote(s.victim.IAK.Name())
@@ -215,6 +231,7 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 
 // 1: there was no freshness, and the AK's TPM never had to show itself.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	// Keys of software, under the victim's (public) EK certificate.
 	thief := must(s.victim.WithNewIdentity())(t)
@@ -243,6 +260,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 }
 
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	var one, other wire.Registration
@@ -257,6 +275,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 }
 
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	body := s.registration(t, fleet.RegistrationChange{})
 	s.Advance(2 * time.Hour)
@@ -265,6 +284,7 @@ func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 }
 
 func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	lie := func(shown *wire.ShownKeys) { shown.EKCert = other.Shown().EKCert }
@@ -275,6 +295,7 @@ func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
 }
 
 func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.victim.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.Restricted }))(t)
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "iak-not-restricted")
@@ -286,6 +307,7 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 // 2: the ownership HMAC is of a name that the caller gave, and was seen in the
 // CSR: with it, any key could be registered.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	var seen wire.Registration
 	if err := json.Unmarshal(s.registration(t, fleet.RegistrationChange{}), &seen); err != nil {
@@ -314,6 +336,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 
 // 2: the HMAC became the device's password.
 func TestTwoStepsHMACIsNoPassword(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
 	mac := wire.OwnershipMAC(sha256.Sum256(must(s.pan.Secret())(t)), hex.EncodeToString(s.victim.IDevID.Name()))
@@ -325,6 +348,7 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 
 // 3: device-name was the device's id, and what was there was overwritten.
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	theirs := s.device(t)
 	must(theirs.OnboardInSteps(t.Context(), s.client, s.pan))(t)
@@ -366,6 +390,7 @@ func (s *steps) events(t testing.TB, owner store.Account, kind string) (found []
 // 4: a leaked database had the key of every ownership proof, and tokens had
 // neither an end nor a count.
 func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
@@ -408,6 +433,7 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 
 // 4, and what the owner asked for: only tokens made for it, while they are good.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	try := func(tok *wire.TokenFile, status int, code string, change func(map[int][]byte)) {
@@ -435,7 +461,8 @@ func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 }
 
 func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
-	s := newSteps(t)
+	t.Parallel()
+	s := newStepsOnDisk(t)
 	once := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor, t.MaxUses = true, 1 })
 	var bodies [][]byte
 	for range 8 {
@@ -467,6 +494,7 @@ func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
 
 // 5: a revoked certificate could sign in.
 func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	body := s.registration(t, fleet.RegistrationChange{})
 	cert := must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
@@ -493,6 +521,7 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 }
 
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	d := s.nobodys(t)
 	e := s.enrolled(t, d)
@@ -511,18 +540,21 @@ func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 }
 
 func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
 }
 
 func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules:\n  - maker: FAKE\n    then: refuse\n    reason: no\n")
 	s.rejected(t, 403, "policy", fleet.RegistrationChange{})
 }
 
 func TestTwoStepsRejectMalformedBodies(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	e := s.enrolled(t, s.victim)
 	first := must(json.Marshal(s.victim.EnrollRequest()))(t)
@@ -568,6 +600,7 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 }
 
 func TestTwoStepsRejectMutations(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	good := s.registration(t, fleet.RegistrationChange{})
 	var r wire.Registration
@@ -590,6 +623,7 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 }
 
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	secret := must(s.pan.Secret())(t)
 	name := hex.EncodeToString(s.victim.IDevID.Name())

@@ -18,6 +18,7 @@ import (
 // to be.
 
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	ada, device := s.person(t, "ada"), s.asDevice(t, s.victim, certs)
@@ -73,6 +74,7 @@ func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 
 // Fields of the TCG-CSR-IDEVID that the hub reads nothing from are empty.
 func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
+	t.Parallel()
 	for name, fill := range map[string]func(*tcg.CSR){
 		"bootEvntLog":            func(c *tcg.CSR) { c.EventLog = []byte("log") },
 		"atCreateTkt":            func(c *tcg.CSR) { c.AtCreateTkt = []byte{0} },
@@ -94,6 +96,7 @@ func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
 // What comes in the place of a chain's certificate is refused, and a certificate
 // that cannot be parsed is ignored aloud.
 func TestChainEntriesDoNotVanish(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	link := s.maker.Intermediate.Raw
 	unknown := bytes.Clone(link) // an outline that no parser takes
@@ -149,6 +152,7 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 
 // The join token's file means the same to the device and to whoever looks at it.
 func TestTokenFileThatReadersDifferInIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := string(must(json.Marshal(s.tok))(t))
 	must(wire.ParseTokenFile([]byte(good)))(t)

@@ -11,6 +11,7 @@ import (
 // TLS 1.2 is for old devices' API calls where the operator lets it in, and
 // never for what is bound to a connection.
 func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	serve := func(server *api.Server) string {
 		l := must(tls.Listen("tcp", "127.0.0.1:0", server.TLSConfig()))(t)

@@ -61,6 +61,12 @@ func newFleet(t *testing.T) *fleetScene {
 	return fleetOf(t, newScene(t))
 }
 
+// newFleetOnDisk is newFleet for tests of durability, races and timing.
+func newFleetOnDisk(t *testing.T) *fleetScene {
+	t.Helper()
+	return fleetOf(t, newSceneOnDisk(t))
+}
+
 // newFleetOn is newFleet on a hub that has no account yet.
 func newFleetOn(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *fleetScene {
 	t.Helper()
@@ -125,6 +131,7 @@ func code(p *person, method, path string, in any, status int) string {
 
 // A day as pvr and a device see it.
 func TestStateReachesItsDevice(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	remote := want[api.RemoteView](f.ada, "GET", "/trails/"+f.boatID+"/.pvrremote", nil, 200)
 	base := f.URL + "/trails/" + f.boatID + "/steps"
@@ -168,6 +175,7 @@ func TestStateReachesItsDevice(t *testing.T) {
 // Devices look for the first match of a key, anywhere; what people write must
 // not come first.
 func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	sum := upload(f.ada, "/objects/", "signed-geturl", "size")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"rev.json":{"rev":7,"commit-msg":"x","progress":"y"},"state":"`+sum+`"}`)
@@ -202,6 +210,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 }
 
 func TestFirstStateIsToldOnce(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for range 3 {
 		got := want[api.TrailView](f.boat, "POST", "/trails", `{`+systemSpec+`,"a.json":{}}`, 200)
@@ -233,6 +242,7 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 // Weakness 15 of the original hub: no state machine, what was reported is
 // lost, concurrent posts fail, a look-up that fails answers {}.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	put := func(p *person, rev int, status string, want int) {
 		t.Helper()
@@ -276,7 +286,8 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 }
 
 func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	revs := map[int]int{}
@@ -312,6 +323,7 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 }
 
 func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for _, path := range []string{"/trails/" + f.boatID + "/steps/7/state", "/trails/" + f.boatID + "/steps/-1/state", "/trails/" + f.boatID + "/steps/+0/state", "/trails/" + f.boatID + "/steps/00/state",
 		"/trails/" + f.boatID + "/steps/x/state", "/trails/" + f.boatID + "/steps/99999999999999999999/state", "/trails/" + f.pirateID + "/steps/0/state", "/trails/nothing/steps/0/state", "/trails/" + f.boatID + "/steps/7/.pvrremote"} {
@@ -321,6 +333,7 @@ func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 
 // Weakness 16: what a device uploads was its own, not its owner's.
 func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	sum := upload(f.boat, "/objects", "modules", "modules of the factory")
 	o := want[api.ObjectView](f.ada, "GET", "/objects/"+sum, nil, 200)
@@ -338,6 +351,7 @@ func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 
 // Knowing a hash gives nobody another owner's bytes.
 func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
@@ -380,6 +394,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 
 // Weakness 17: addresses lived for a day, and extra bytes were ignored.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	o := want[api.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
 	if !strings.HasPrefix(o.GetURL, f.URL+"/local-s3/") || !strings.HasPrefix(o.GetURL, "https://") || strings.Contains(o.GetURL, "?") {
@@ -423,7 +438,8 @@ func btoi(b bool) int {
 }
 
 func TestUploadIsWholeOrNothing(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	content := strings.Repeat("0123456789", 1000)
 	o := announce(f.ada, "/objects/", "x", content, 200)
 	for name, body := range map[string]string{"short": content[1:], "long": content + "x", "empty": "", "other": "x" + content[1:]} {
@@ -481,7 +497,8 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 // A connection that hangs in the middle of an upload does not keep others from
 // it, nor the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	content := strings.Repeat("0123456789", 1000)
 	o := announce(f.ada, "/objects/", "x", content, 200)
 	var wg sync.WaitGroup
@@ -527,7 +544,8 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 
 // However many clients upload one object at once, slowly, each succeeds.
 func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	content := strings.Repeat("0123456789abcdef", 4096)
 	o := announce(f.ada, "/objects/", "x", content, 200)
 	var wg sync.WaitGroup
@@ -560,6 +578,7 @@ func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 }
 
 func TestStoredObjectIsNeverAPage(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	page := "<html><script>alert(1)</script></html>"
 	o := announce(f.ada, "/objects/", "\"page\r\nX-Evil: 1\".html", page, 200)
@@ -575,6 +594,7 @@ func TestStoredObjectIsNeverAPage(t *testing.T) {
 
 // Weakness 11 of the original: filters went to the database as they came.
 func TestFiltersAreOfAFixedSet(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for _, q := range []string{`{"$where":"sleep(9999)"}`, `{"$regex":"^a"}`, `{"$in":[{"$gt":""}]}`, `DONE'--`, `{"$in":"NEW"}`} {
 		if got := code(f.ada, "GET", "/trails/"+f.boatID+"/steps?progress.status="+escape(q), nil, 400); got != "filter" {
@@ -605,6 +625,7 @@ func escape(s string) string {
 
 // Weakness 17: the sign of a sort was never looked at.
 func TestSummariesSortBothWays(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	_, second := f.aboard(t, f.tok)
 	for nick, id := range map[string]string{"aft": f.boatID, "bow": second} {
@@ -618,6 +639,7 @@ func TestSummariesSortBothWays(t *testing.T) {
 }
 
 func TestStateNamesOnlyUploadedObjects(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	missing := strings.Repeat("0a", 32)
 	answer := want[api.Problem](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+missing+`","b":"`+f.contentSum+`"}}`, 400)
@@ -653,6 +675,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 // What is checked is what a device reads: a text that two readers take for two
 // things is refused.
 func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for _, state := range []string{
 		`{` + systemSpec + `,"k":"` + f.contentSum + `","k":"` + strings.Repeat("0b", 32) + `"}`,
@@ -668,6 +691,7 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 // A device announces sizes that overflow sums, and sizes that fill the quota,
 // and uploads nothing: the owner's room stays as it was.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	usage := func() int64 { return must(f.Store.Usage(t.Context(), f.Owner.ID))(t) }
 	before := usage()
@@ -694,6 +718,7 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 // What is being uploaded counts before it is stored: an owner's uploads at once
 // do not go past the quota on the disk.
 func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
+	t.Parallel()
 	maker := must(goodMaker())(t)
 	small := hubtest.Open(t, t.TempDir(), func(c *api.Config) { c.ObjectQuota = 5 << 20 }, maker.Roots(), maker.Intermediates())
 	f := newFleetOn(t, small, maker)
@@ -747,6 +772,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 }
 
 func TestQuotaBoundsAnOwner(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	o := map[string]any{"objectname": "x", "sha256sum": strings.Repeat("0c", 32), "size": "99999999999999"}
 	if got := code(f.ada, "POST", "/objects/", o, 413); got != "quota" {
@@ -774,6 +800,7 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 
 // What nobody needs goes, in its time, and what somebody needs stays.
 func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	used := upload(f.ada, "/objects/", "used", "used by a step")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+used+`"}`)
@@ -826,7 +853,8 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 
 // The collector at work beside uploads: what was answered with 200 can be read.
 func TestCollectorRacesWithUploads(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -848,8 +876,12 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 			}
 		}
 	})
+	uploads := 150
+	if testing.Short() {
+		uploads = 50
+	}
 	// On a busy machine the collector may win very often.
-	for i, good := 0, 0; i < 150 || good < 10; i++ {
+	for i, good := 0, 0; i < uploads || good < 10; i++ {
 		if i == 5000 {
 			t.Error("hardly anything was ever there: the test is too rough")
 			break
@@ -891,6 +923,7 @@ func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
 // Every route about trails, objects and logs, as another owner, as another's
 // device, and as nobody.
 func TestNobodySeesAnothersTrail(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	sum := upload(f.ada, "/objects/", "secret-name", "secret-content")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"secret-file":"`+sum+`"}`)
@@ -955,6 +988,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 // A session counts, whatever certificate the connection has: a device that
 // forwards somebody's request is not taken for them, nor they for it.
 func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	status, body, _ := f.boat.request("GET", "/trails/", nil, map[string]string{"Authorization": "Bearer nonsense"})
 	if status != 401 {
@@ -972,6 +1006,7 @@ func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 
 // No input makes a route of these fail: a random sample of bodies and queries.
 func TestBadInputToTrailsIsNeverTheHubsFault(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	post(f.ada, f.boatID, `{`+systemSpec+`}`)
 	at := "/trails/" + f.boatID

@@ -17,6 +17,7 @@ import (
 // groups, one at a time and without a HelloRetryRequest; one certificate of
 // P-256; ALPN, or none.
 func TestTransportIsAsThePageSays(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	hello := func(config *tls.Config) (tls.ConnectionState, string) {
 		t.Helper()
@@ -53,6 +54,7 @@ func TestTransportIsAsThePageSays(t *testing.T) {
 // nothing is redirected, and a byte order mark or data behind the object is
 // refused.
 func TestRequestsAreExact(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, path := range []string{"/onboard/", "/Onboard", "/onboard/activate/", "/register/", "/enroll/request/"} {
@@ -81,6 +83,7 @@ func TestRequestsAreExact(t *testing.T) {
 // The same report twice, as after a lost answer, gets the same answer and is one
 // measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, id := s.connected(t)
 	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)

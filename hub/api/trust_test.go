@@ -49,9 +49,10 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 // What the operator removes lets nobody in any more, from the next request on,
 // whichever replica it was told to, and whatever was verified before.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	replica := s.Replica(t)
-	evil := must(fleet.NewMaker("evil", fleet.MakerOptions{}))(t)
+	evil := must(unknownMaker())(t)
 	stranger := must(fleet.New(evil, "H-2"))(t)
 	stranger.Chain = [][]byte{evil.Intermediate.Raw}
 	both := func(when, wantGood, wantEvil string) {
@@ -83,6 +84,7 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 
 // When what the operator said cannot be read, nobody is let in by the rest.
 func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if got := enrols(t, s.Service, s, s.device(t)); got != "" {
 		t.Fatal(got)
@@ -125,7 +127,8 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 
 // However many requests come after a change, the certificates are read once.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	const requests = 16
 	c := &crowd{Store: s.Store, size: requests}
 	service := &onboard.Service{Store: c, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
@@ -160,6 +163,7 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 
 // What the operator distrusts is no question for an owner.
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	say(t, s.Store, store.Distrusted, s.maker.Root)
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "ek-chain-distrusted")

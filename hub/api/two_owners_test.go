@@ -83,6 +83,10 @@ func (e *estate) snapshot() map[string]string {
 // stranger go through every route with everything of Ada's.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("three seconds of computing; TestContractAnothersIsNotThere tries every route with another owner's ids")
+	}
 	e := newEstate(t)
 	before := e.snapshot()
 	all := strings.Builder{}

@@ -12,6 +12,7 @@ import (
 // A device that is nobody's keeps nothing at the hub: two of them would share
 // it, and no owner would pay for it.
 func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	nobody := s.person(t, "")

@@ -50,6 +50,7 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 // The first of the two steps refuses what every other path refuses, and signs
 // nothing while a question is open.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
+	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
 	for _, tc := range []struct {
 		name, code string // empty code: answered without a certificate
@@ -109,10 +110,11 @@ func (s *scene) ekHash(t testing.TB) store.Hash {
 
 // A stranger's first step makes the hub fetch no certificates.
 func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	web := new(revoker)
 	s.Service.Online = web
-	evil := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	evil := must(unknownMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
 		t.Errorf("%v %v", e, err)
@@ -135,6 +137,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 // What the first step issues expires, is recorded, and is only one
 // certificate for an AK.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	told := func() (n int) {
 		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
@@ -212,6 +215,7 @@ func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string
 
 // A rogue hub relays both steps, with a token of its own account here.
 func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
+	t.Parallel()
 	hubName := func(name *string) func(string, []byte) []byte {
 		return func(path string, body []byte) []byte {
 			var fields map[string]any
@@ -274,6 +278,7 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 // The old form of the credential's proof names no hub: it goes only with
 // Pantacor's ownership proof, which only a token made for it takes.
 func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	signed := func(tok *wire.TokenFile) func(map[int][]byte) { // the ownership proof that names the hub

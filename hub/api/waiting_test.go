@@ -50,6 +50,7 @@ func decide(p *person, id, decision string, status int) []byte {
 }
 
 func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	body := s.request(t, d)
@@ -87,8 +88,9 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 
 // A maker that nobody knows is anybody.
 func TestUnknownMakersTPMWaits(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-chain-untrusted")
 	s.untouched(t)
@@ -97,6 +99,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 }
 
 func TestApprovalIsOfOneEK(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mine, other := s.nobodys(t), s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
@@ -108,6 +111,7 @@ func TestApprovalIsOfOneEK(t *testing.T) {
 // An EK's public half is no secret: who shows an approved one and has another
 // TPM gets a reply that only the approved TPM opens.
 func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mine := s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
@@ -128,6 +132,7 @@ func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 // The certificate of one TPM on the key of another is no question for a
 // person: it is a lie.
 func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	d.EKCert = s.victim.EKCert
@@ -140,6 +145,7 @@ func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 }
 
 func TestDeniedMachineStaysOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
@@ -153,6 +159,7 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 }
 
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
@@ -168,6 +175,7 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 
 // A machine that is deleted is asked for again: the approval was of a device.
 func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
@@ -179,6 +187,7 @@ func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 }
 
 func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	eve := s.Account(t, "eve")
 	d := s.nobodys(t)
@@ -197,6 +206,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 
 func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	s := newScene(t)
 	now := s.Now()
 	for i := range onboard.MaxWaiting {
@@ -214,6 +224,7 @@ func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 }
 
 func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
@@ -229,6 +240,7 @@ func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 
 // A change holds for the next request, with no restart.
 func TestRulesOfMakerModelAndFirmware(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	const lab = hubtest.LabPolicy
 	post := func() *fleet.Answer { return s.post(t, s.request(t, s.victim)) }
@@ -273,6 +285,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 
 // Only machines that I bought: one upload.
 func TestEKListKeepsOthersOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	cert := must(tcg.ParseEKCertificate(s.victim.EKCert))(t)
@@ -292,6 +305,7 @@ func TestEKListKeepsOthersOut(t *testing.T) {
 }
 
 func TestListedEKNeedsNoApproval(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	key := must(d.EK.Public.Key())(t)
@@ -301,8 +315,9 @@ func TestListedEKNeedsNoApproval(t *testing.T) {
 
 // A serial number is a word in a certificate: anybody's certificate may have it.
 func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	serial := must(x509.ParseCertificate(d.EKCert))(t).SerialNumber
 	ada := s.person(t, "ada")
@@ -311,6 +326,7 @@ func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 }
 
 func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	key := must(tcg.KeyHash(must(tcg.ParseEKCertificate(s.victim.EKCert))(t).PublicKey))(t)
 	h, other := store.Hash(key), store.Hash{1}
@@ -331,6 +347,7 @@ func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 
 // A policy that cannot be read lets nobody in.
 func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 99\n")
 	if a := s.post(t, s.request(t, s.victim)); a.Status != 500 {
