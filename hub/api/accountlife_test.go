@@ -12,6 +12,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -68,7 +69,7 @@ func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, 
 
 	var sessions []api.SessionView
 	if err := json.Unmarshal(call(zoe, "GET", "/auth/sessions", "", nil, 200), &sessions); err != nil || len(sessions) != 1 {
-		t.Fatalf("%v %v", sessions, err)
+		t.Fatalf("%s %v", brief.Of(sessions), err)
 	}
 	call(zoe, "DELETE", "/auth/sessions/{id}", "nothing", nil, 404)
 	call(zoe, "DELETE", "/auth/sessions", "", nil, 200)
@@ -186,7 +187,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 		bob.status("GET", path, nil, 200)
 	}
 	if nicks := want[[]api.Profile](bob, "GET", "/profiles/?nick=^A", nil, 200); len(nicks) != 1 || nicks[0].Nick != "ada" {
-		t.Errorf("profiles: %v", nicks)
+		t.Errorf("profiles: %s", brief.Of(nicks))
 	}
 	s.disable(t, s.Owner.ID)
 	for _, path := range paths {
@@ -194,11 +195,11 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	}
 	for _, query := range []string{"?owner-nick=ada", "?owner=" + s.Owner.ID} {
 		if list := want[[]api.DeviceView](bob, "GET", "/devices/"+query, nil, 200); len(list) != 0 {
-			t.Errorf("%s: %v", query, list)
+			t.Errorf("%s: %s", query, brief.Of(list))
 		}
 	}
 	if nicks := want[[]api.Profile](bob, "GET", "/profiles/?nick=^a", nil, 200); len(nicks) != 0 {
-		t.Errorf("profiles: %v", nicks)
+		t.Errorf("profiles: %s", brief.Of(nicks))
 	}
 }
 
@@ -214,7 +215,7 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 			got = append(got, p.Nick)
 		}
 		if strings.Join(got, " ") != nicks {
-			t.Errorf("%s: %q, want %q", query, got, nicks)
+			t.Errorf("%s: %s, want %q", query, brief.Of(got), nicks)
 		}
 	}
 }
@@ -230,7 +231,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	thief.status("POST", "/auth/password", map[string]string{"current": "a guess", "password": "the thief's own"}, 403)
 	changed := want[api.PasswordChanged](ada, "POST", "/auth/password", map[string]string{"current": hubtest.Password, "password": "another password"}, 200)
 	if changed.APITokens != 1 {
-		t.Errorf("%+v", changed)
+		t.Errorf("%s", brief.Of(changed))
 	}
 	ada.status("GET", "/devices/", nil, 200)
 	thief.status("GET", "/devices/", nil, 401)
@@ -241,7 +242,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	want[api.PasswordChanged](ada, "POST", "/auth/password", map[string]any{"current": "another password", "password": "a third password", "end-api-tokens": true}, 200)
 	program.status("GET", "/devices/", nil, 401)
 	if kinds := ada.events("?kind=account.password-changed"); len(kinds) != 2 || kinds[0].Means != "api" || kinds[0].ActorName != "ada" {
-		t.Errorf("%+v", kinds)
+		t.Errorf("%s", brief.Of(kinds))
 	}
 }
 
@@ -317,7 +318,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	list := want[api.APITokens](ada, "GET", "/tokens/", nil, 200)
 	i := slices.IndexFunc(list.Items, func(v api.APITokenView) bool { return v.Name == "everything" })
 	if i < 0 || list.Items[i].LastUsed == nil || list.Items[i].LastAddr != "127.0.0.1" {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	ada.status("DELETE", "/tokens/"+list.Items[i].ID, nil, 200)
 	all.status("GET", "/devices/", nil, 401)
@@ -336,7 +337,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	tokens := must(s.Store.APITokens(t.Context(), s.Owner.ID))(t)
 	_, listed := ada.do("GET", "/tokens", nil)
 	if text := fmt.Sprintf("%+v %s", tokens, listed); len(tokens) != 1 || strings.Contains(text, strings.TrimPrefix(program.token, "gwt_")) {
-		t.Errorf("%s", text)
+		t.Errorf("%s", brief.Of(text))
 	}
 }
 
@@ -365,11 +366,11 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID}))(t) {
 		kinds[e.Kind]++
 		if strings.HasPrefix(e.Kind, "account.d") && (e.ActorName != "ada" || e.Addr == "") {
-			t.Errorf("%+v", e)
+			t.Errorf("%s", brief.Of(e))
 		}
 	}
 	if kinds["account.deleted"] != 1 || kinds["device.deleted"] != 1 || kinds["account.disabled"] != 1 {
-		t.Errorf("%v", kinds)
+		t.Errorf("%s", brief.Of(kinds))
 	}
 }
 
@@ -413,7 +414,7 @@ func TestEventsSayWho(t *testing.T) {
 	status, _, header := page.request("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
 	cookie, _, _ := strings.Cut(header.Get("Set-Cookie"), ";")
 	if status != 303 || cookie == "" {
-		t.Fatalf("sign-in: %d %v", status, header)
+		t.Fatalf("sign-in: %d %s", status, brief.Of(header))
 	}
 	page.request("POST", "/sign-out", nil, map[string]string{"Cookie": cookie})
 
@@ -437,7 +438,7 @@ func TestEventsSayWho(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, wants) {
-			t.Errorf("%s: got %q, want %q", kind, got, wants)
+			t.Errorf("%s: got %s, want %s", kind, brief.Of(got), brief.Of(wants))
 		}
 	}
 	if all, accounts := len(ada.events("")), len(ada.events("?kind=account.")); accounts == 0 || accounts >= all {
@@ -477,23 +478,23 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	for kind, means := range map[string]string{"device.signed-in": "secret", "device.sign-in-refused": "secret", "device.meta-reported": "certificate"} {
 		events := ada.events("?kind=" + kind)
 		if len(events) != 1 || events[0].Count != 20 || events[0].Means != means || events[0].Last == nil || !events[0].Last.After(events[0].Time) {
-			t.Errorf("%s: %+v", kind, events)
+			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
 	// They hide nothing else: not on the page, nor for whoever asks so.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
-			t.Errorf("%+v", e)
+			t.Errorf("%s", brief.Of(e))
 		}
 	}
 	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "wrong secret") {
-		t.Errorf("the page shows routine, or not what matters: %s", page)
+		t.Errorf("the page shows routine, or not what matters: %s", brief.Of(page))
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)
 	s.Advance(24 * time.Hour)
 	device.status("PATCH", "/device/meta", `{"a":1}`, 200)
 	if events := s.person(t, "ada").events("?kind=device.meta-reported"); len(events) != 2 || events[0].Count != 1 {
-		t.Errorf("%+v", events)
+		t.Errorf("%s", brief.Of(events))
 	}
 }
 

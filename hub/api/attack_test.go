@@ -23,6 +23,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -136,10 +137,10 @@ func TestOnboards(t *testing.T) {
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)
 	if len(d) != 1 || s.Uses(t, s.tok) != 1 || d[0].IDevIDHash != store.Hash(sha256.Sum256(c.IDevID.Raw)) {
-		t.Fatalf("%+v", d)
+		t.Fatalf("%s", brief.Of(d))
 	}
 	if aik, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != nil || !bytes.Equal(aik.Certificate, c.IAK.Raw) || aik.DeviceID != d[0].ID {
-		t.Errorf("AIK registry: %+v, %v", aik, err)
+		t.Errorf("AIK registry: %s, %v", brief.Of(aik), err)
 	}
 }
 
@@ -305,7 +306,7 @@ func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 		}
 	}
 	if after := s.Devices(t, s.Owner); !reflect.DeepEqual(before, after) || s.Uses(t, s.tok) != 1 {
-		t.Errorf("the device changed:\n%+v\n%+v", before, after)
+		t.Errorf("the device changed:\n%s\n%s", brief.Of(before), brief.Of(after))
 	}
 }
 
@@ -350,12 +351,12 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 				before := s.Devices(t, s.Owner)
 				attack()
 				if after := s.Devices(t, s.Owner); !reflect.DeepEqual(before, after) {
-					t.Errorf("the victim changed:\n%+v\n%+v", before, after)
+					t.Errorf("the victim changed:\n%s\n%s", brief.Of(before), brief.Of(after))
 				}
 			}
 			d := s.Devices(t, s.Owner)
 			if len(d) != 1 || s.Uses(t, s.tok) != 1 || len(s.Devices(t, mallory)) != 0 || strings.HasSuffix(d[0].Nick, "-2") {
-				t.Errorf("devices %+v, %d uses, mallory has %d", d, s.Uses(t, s.tok), len(s.Devices(t, mallory)))
+				t.Errorf("devices %s, %d uses, mallory has %d", brief.Of(d), s.Uses(t, s.tok), len(s.Devices(t, mallory)))
 			}
 			// The victim's connection still works.
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -470,7 +471,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	}
 	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
 	if d := s.Devices(t, bob); len(d) != 1 || d[0].ID == before[0].ID {
-		t.Errorf("bob has %+v", d)
+		t.Errorf("bob has %s", brief.Of(d))
 	}
 }
 
@@ -497,7 +498,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 		// Whoever was first, afterwards the device is gone and its
 		// certificates open nothing.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
-			t.Fatalf("activation: %+v", a)
+			t.Fatalf("activation: %s", brief.Of(a))
 		}
 		conn := must(s.client.Dial(t.Context(), c.TLS(d)))(t)
 		refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
@@ -542,7 +543,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 		wg.Wait()
 		e := must(s.Store.Enrolment(t.Context(), sha256.Sum256(request)))(t)
 		if won := a != nil && a.Status == 200; won != (e.State == store.Active) {
-			t.Fatalf("answered %+v, and the enrolment is %s", a, e.State)
+			t.Fatalf("answered %s, and the enrolment is %s", brief.Of(a), e.State)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
 // What could not be written is counted the next time, and nothing twice.
@@ -23,16 +24,16 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	counts.putBack([]store.Event{*first})
 	failed := counts.take(now)
 	if len(failed) != 1 || failed[0].Count != 3 || !failed[0].Time.Equal(now) || failed[0].Addr != "2" {
-		t.Fatalf("%+v", failed)
+		t.Fatalf("%s", brief.Of(failed))
 	}
 	counts.add(event(3), 0)
 	counts.putBack(failed)
 	last := counts.take(now)
 	if len(last) != 1 || last[0].Count != 4 || !last[0].Last.Equal(now.Add(3*time.Second)) || last[0].Message != "3" {
-		t.Fatalf("%+v", last)
+		t.Fatalf("%s", brief.Of(last))
 	}
 	if again := counts.take(now); len(again) != 0 {
-		t.Errorf("%+v", again)
+		t.Errorf("%s", brief.Of(again))
 	}
 }
 

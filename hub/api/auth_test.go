@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -99,7 +100,7 @@ func TestNobodySignsInAsAnon(t *testing.T) {
 	const anon = "prn:pantahub.com:auth:/anon"
 	status, body, header := p.request("POST", "/auth/login", map[string]string{"username": anon, "password": anon, "scope": "devices.readonly objects.readonly trails.readonly"}, nil)
 	if status != 401 || !json.Valid(body) || header.Get("WWW-Authenticate") != `JWT realm="pantahub services", ph-aeps="`+s.URL+`/auth"` {
-		t.Errorf("%d %s %v", status, body, header)
+		t.Errorf("%d %s %s", status, body, brief.Of(header))
 	}
 	for _, login := range []string{"admin", "user1", "prn:pantahub.com:auth:/admin", "ada==>eve", "admin==>ada"} {
 		if status, body := p.do("POST", "/auth/login", map[string]string{"username": login, "password": login}); status != 401 {
@@ -122,7 +123,7 @@ func TestRegistrationIsTheOperatorsChoice(t *testing.T) {
 	} {
 		status, body := p.do("POST", "/auth/accounts/", map[string]string{"nick": c.nick, "email": c.email, "password": c.password})
 		if status != c.want || strings.Contains(string(body), "argon2") {
-			t.Errorf("%+v: %d %s", c, status, body)
+			t.Errorf("%s: %d %s", brief.Of(c), status, body)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/boot"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/eventlog"
 	"gangway/internal/fleet"
 	"gangway/tcg"
@@ -81,29 +82,29 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
 			v := judged(t, c, s.victim, boots.pcrs, boots.log, 1)
 			if v.State != "nothing-measured" || len(v.Changes) != 1 {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, secret(t, c), 403, "boot-nothing-measured")
 			view := want[api.BootView](ada, "GET", path, nil, 200)
 			if view.State != "nothing-measured" || view.Reference != nil || len(view.History) != 1 {
-				t.Errorf("%+v", view)
+				t.Errorf("%s", brief.Of(view))
 			}
 			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "nothing-measured" {
 				t.Errorf("the list says %q", list[0].Boot)
 			}
 			s.pageSays(t, "nothing measured")
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
-				t.Errorf("the owner is not told: %+v", e)
+				t.Errorf("the owner is not told: %s", brief.Of(e))
 			}
 			// It cannot be accepted, nor given as values.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
-				t.Errorf("%+v", p)
+				t.Errorf("%s", brief.Of(p))
 			}
 			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
 			// The first boot of which something was measured is learnt; nothing
 			// afterwards is not "matches" again.
 			if v := judged(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if a := secret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -155,7 +156,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			refused(t, secret(t, conn), 403, "boot-refused")
 			v := want[api.BootView](ada, "GET", path, nil, 200)
 			if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != c.code || v.Refusal.Reason == "" || v.Refusal.Hint == "" || v.Latest == nil {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "refused" {
 				t.Errorf("the list says %q", list[0].Boot)
@@ -175,16 +176,16 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			}
 			// A decision about the one before it does not hide it.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, secret(t, conn), 403, "boot-refused")
 			// One that holds ends it, and the owner is told.
 			booted(t, conn, s.victim, usual, 1)
 			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-matches" {
-				t.Errorf("%+v", e)
+				t.Errorf("%s", brief.Of(e))
 			}
 			if a := secret(t, conn); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -211,16 +212,16 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	}
 	v := judged(t, c, s.victim, pcrs, usual.Bytes(), 2)
 	if v.State != "changed" || len(v.Changes) != 1 || !strings.Contains(v.Changes[0], "systemd's os-separator") {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, secret(t, c), 403, "boot-changed")
 	view := want[api.BootView](ada, "GET", path, nil, 200)
 	if view.State != "changed" || view.Latest.SecureBoot != "on" || len(view.Latest.Unexplained) != 0 {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": view.Number}, 200)
 	if v := judged(t, c, s.victim, pcrs, usual.Bytes(), 3); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if a := secret(t, c); a.Status != 200 {
 		t.Errorf("%d %s", a.Status, a.Body)
@@ -236,18 +237,18 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	c, _, id := s.connected(t)
 	for n, log := range [][]byte{[]byte("no log"), bytes.Repeat([]byte{0xFF}, 4096), make([]byte, boot.MaxLog+1), usual.Bytes()[:100], nil} {
 		if v := judged(t, c, s.victim, usual.PCRs(), log, uint32(n+1)); v.State != "matches" {
-			t.Errorf("log %d: %+v", n, v)
+			t.Errorf("log %d: %s", n, brief.Of(v))
 		}
 	}
 	if v := judged(t, c, s.victim, another.PCRs(), []byte("no log"), 9); v.State != "changed" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	ada := s.person(t, "ada")
 	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogWhy == "" {
-		t.Errorf("%+v", v.Latest)
+		t.Errorf("%s", brief.Of(v.Latest))
 	}
 	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200); v.State != store.BootMatches {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/boot"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/eventlog"
 	"gangway/internal/fleet"
 	"gangway/tcg"
@@ -75,45 +76,45 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot"
 	if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "unmeasured" || v.Reference != nil {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if v := booted(t, c, s.victim, usual, 1); v.State != "matches" {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	if v := booted(t, c, s.victim, usual, 2); v.State != "matches" || len(v.Changes) != 0 {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	v := booted(t, c, s.victim, another, 3)
 	if v.State != "changed" || !strings.Contains(strings.Join(v.Changes, " "), "The kernel's hash differs from the reference of ") {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	view := want[api.BootView](ada, "GET", path, nil, 200)
 	if view.State != "changed" || len(view.Changes) == 0 || view.Reference.From != "the first boot" || view.Latest.SecureBoot != "on" || len(view.History) != 3 || len(view.EventLog) == 0 {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Boot != "changed" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "changed" {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	events := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)
 	if events[0].Kind != "device.boot-changed" || !strings.Contains(events[0].Message, "kernel") {
-		t.Errorf("the owner is not told: %+v", events[0])
+		t.Errorf("the owner is not told: %s", brief.Of(events[0]))
 	}
 	// The owner accepts it, and locks it.
 	view = want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "lock": true}, 200)
 	if view.State != "matches" || !view.Reference.Locked {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409)
 	if v := booted(t, c, s.victim, usual, 4); v.State != "changed" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	// Or says what it is to be.
 	pcrs := map[string]string{"4": want[api.BootView](ada, "GET", path, nil, 200).Latest.PCRs[4]}
 	if view := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": pcrs, "lock": false}, 200); view.State != "matches" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 }
 
@@ -138,7 +139,7 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 		want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "device:" + id}, status)
 		if d == other {
 			if v := booted(t, conn, d, another, 1); v.State != "changed" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 		}
 	}
@@ -183,7 +184,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("no nonce", boot.CodeNonce, report(t, s.victim, make([]byte, 32), usual, 2), c)
 	v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200)
 	if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != boot.CodeNonce || len(v.History) != 1 {
-		t.Errorf("a lie was kept, or is not told: %+v", v)
+		t.Errorf("a lie was kept, or is not told: %s", brief.Of(v))
 	}
 }
 
@@ -230,7 +231,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 		t.Errorf("its own record: %d %s", a.Status, a.Body)
 	}
 	if v := booted(t, second, s.victim, another, 3); v.State != "changed" {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, report(second), 403, "boot-changed")
 	// Neither is the first admitted any more, nor who has a token.
@@ -286,7 +287,7 @@ func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 	}
 	asked(false)
 	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/request", nil, 200); !v.Requested {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	asked(true)
 	booted(t, c, s.victim, usual, 1)
@@ -318,10 +319,10 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked}, 409)
 	v := want[api.BootView](ada, "GET", path, nil, 200)
 	if p.Code != "boot-newer" || v.State != "changed" || v.Number <= looked {
-		t.Errorf("%+v, %s after %d: %d", p, v.State, looked, v.Number)
+		t.Errorf("%s, %s after %d: %d", brief.Of(p), v.State, looked, v.Number)
 	}
 	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 }
 
@@ -344,7 +345,7 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 		t.Errorf("measurement %d after %d, %d in the history, new evidence: %v", again.Number, looked.Number, len(again.History), !bytes.Equal(again.Nonce, looked.Nonce))
 	}
 	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked.Number}, 200); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	// The same values after another reset are another boot.
 	booted(t, c, s.victim, another, 3)
@@ -423,7 +424,7 @@ func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 		wg.Wait()
 		locked := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200).Reference.Locked
 		if locked != (statuses[6] == 200) {
-			t.Fatalf("locked is %v after %v", locked, statuses)
+			t.Fatalf("locked is %v after %s", locked, brief.Of(statuses))
 		}
 	}
 }

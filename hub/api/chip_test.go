@@ -8,6 +8,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
@@ -66,19 +67,19 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	}
 	told := s.toldOf(t, s.Owner, "device.other-owner-tried")
 	if len(told) != 1 || told[0].Device != s.deviceOf(t, s.victim) || told[0].Code != onboard.CodeOtherEK || !strings.Contains(told[0].Message, "another endorsement key") {
-		t.Fatalf("%+v", told)
+		t.Fatalf("%s", brief.Of(told))
 	}
 	for range 2 {
 		try(s.victim, mallory, onboard.CodeOtherOwner)
 		try(second, carol, onboard.CodeOtherEK)
 	}
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
 	// An owner who tries it with their own machine reads the refusal.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
 }
 
@@ -113,7 +114,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			// A stranger with the EK's certificate and without the TPM links nothing.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
 			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
-				t.Fatalf("told by a request alone: %+v", told)
+				t.Fatalf("told by a request alone: %s", brief.Of(told))
 			}
 			for range 2 {
 				must(second.Onboard(t.Context(), s.client, theirs))(t)
@@ -129,7 +130,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			}{{s.Owner, first}, {mallory, second}} {
 				told := s.toldOf(t, who.Account, store.EventSameChip)
 				if len(told) != want || want > 0 && told[0].Device != s.Devices(t, who.Account)[0].ID {
-					t.Errorf("%s: %+v", who.Nick, told)
+					t.Errorf("%s: %s", who.Nick, brief.Of(told))
 				}
 				for _, e := range told {
 					if strings.Contains(e.Message, "ada") || strings.Contains(e.Message, "mallory") {
@@ -158,12 +159,12 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 		}
 	}
 	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 1 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
 	carol := s.Account(t, "carol")
 	must(second.Onboard(t.Context(), s.client, s.Token(t, carol, nil)))(t)
 	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 2 {
-		t.Errorf("of a third owner: %+v", told)
+		t.Errorf("of a third owner: %s", brief.Of(told))
 	}
 }
 

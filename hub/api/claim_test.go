@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
@@ -36,7 +37,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	stranger := s.person(t, "")
 	for _, body := range []string{"", "nick=ada", "nick=ada&password=wrong", "nick=nobody&password=x"} {
 		if status, page, _ := stranger.request("POST", "/claim/"+code, body, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}); status != 401 {
-			t.Errorf("%q: %d %s", body, status, page)
+			t.Errorf("%q: %d %s", body, status, brief.Of(page))
 		}
 	}
 	stranger.request("GET", "/claim/"+code, nil, nil)
@@ -49,7 +50,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 	status, page, _ := stranger.request("POST", "/claim/"+code, nil, map[string]string{"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"})
 	if status != 403 {
-		t.Errorf("another site's page claims: %d %s", status, page)
+		t.Errorf("another site's page claims: %d %s", status, brief.Of(page))
 	}
 }
 

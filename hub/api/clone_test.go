@@ -10,6 +10,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
@@ -92,7 +93,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	second := s.copyOf(t, certs, 6, time.Hour)
 	second.measure(t)
 	if list := told(ada, id, clonedKinds...); len(list) != 0 {
-		t.Fatalf("a machine that restarted is suspected: %+v", list)
+		t.Fatalf("a machine that restarted is suspected: %s", brief.Of(list))
 	}
 	for i := range 6 {
 		s.Advance(time.Minute)
@@ -104,17 +105,17 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 	list := told(ada, id, clonedKinds...)
 	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" || d.Status != "active" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Cloned != "certain" {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
 	if v.State != "certain" || len(v.Findings) != 2 || v.Decision != "" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	// Nothing is asked for any more.
 	if first.report(t) || second.report(t) {
@@ -187,10 +188,10 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 		k.report(t)
 	}
 	if list := told(ada, id, clonedKinds...); len(list) != 0 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
@@ -227,13 +228,13 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 	}
 	list := told(ada, id, "device.clone-suspected", "device.cloned")
 	if back := told(ada, id, "device.tpm-went-backwards"); len(back) != 1 {
-		t.Errorf("%+v", back)
+		t.Errorf("%s", brief.Of(back))
 	}
 	if len(list) != 1 || !strings.Contains(list[0].Message, "gangway device cloned "+id) {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "suspected" || d.Status != "active" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
@@ -243,23 +244,23 @@ func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
 	path := "/devices/" + id + "/cloned"
 	p := want[api.Problem](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{}}, 409)
 	if p.Code != "cloned-changed" {
-		t.Errorf("%+v", p)
+		t.Errorf("%s", brief.Of(p))
 	}
 	v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{"counters-back"}}, 200)
 	if v.State != "" || v.Decision != "one" || v.By != "ada" || !v.Findings[0].Answered {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	k.measure(t)
 	k.report(t)
 	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": ""}, 200); v.State != "suspected" || v.Decision != "" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	for _, bad := range []any{map[string]any{"decision": "three"}, map[string]any{}} {
 		if p := want[api.Problem](ada, "PUT", path, bad, 400); p.Code != "decision" {
-			t.Errorf("%+v", p)
+			t.Errorf("%s", brief.Of(p))
 		}
 	}
 }
@@ -275,14 +276,14 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	defer conn.Close()
 	var login struct{ Token string }
 	if err := json.Unmarshal(must(conn.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Body, &login); err != nil || login.Token == "" {
-		t.Fatalf("%v %+v", err, login)
+		t.Fatalf("%v %s", err, brief.Of(login))
 	}
 	program := &person{t: t, s: s, client: ada.client, token: login.Token}
 	want[api.DeviceView](program, "GET", "/devices/"+id, nil, 200)
 
 	path := "/devices/" + id + "/cloned"
 	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "two"}, 200); v.State != "refused" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	refused := func(a *fleet.Answer) {
 		t.Helper()
@@ -296,7 +297,7 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 		refused(must(conn.Do(t.Context(), method, path, []byte("{}")))(t))
 	}
 	if p := want[api.Problem](program, "GET", "/devices/"+id, nil, 403); p.Code != "tpm-cloned" {
-		t.Errorf("%+v", p)
+		t.Errorf("%s", brief.Of(p))
 	}
 	again := must(s.victim.WithNewIdentity())(t)
 	again.IAK = s.victim.IAK
@@ -304,14 +305,14 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	pending := must(again.Enrol(t.Context(), s.client, request))(t)
 	refused(must(again.Activate(t.Context(), s.client, pending))(t))
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "refused" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 
 	// Another TPM is another device.
 	other := s.device(t)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+s.deviceOf(t, other), nil, 200); d.Cloned != "" || d.ID == id {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 
 	want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one"}, 200)
@@ -319,7 +320,7 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 	if list := told(ada, id, "device.clone-decided", "activation.refused"); len(list) != 2 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 }
 
@@ -362,14 +363,14 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 			s.enrolled(t, c.serial, c.clock)
 			v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
 			if c.code == "" && len(v.Findings) > 0 || c.code != "" && (len(v.Findings) != 1 || v.Findings[0].Code != c.code || v.State != "suspected") {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if list := told(ada, id, clonedKinds...); len(list) != len(v.Findings) {
-				t.Errorf("%+v", list)
+				t.Errorf("%s", brief.Of(list))
 			}
 			again := told(ada, id, "device.activated")[1].Message
 			if says := strings.Contains(again, `Its serial number was "A", and is "B".`); says != (c.serial == "B") {
-				t.Errorf("%s", again)
+				t.Errorf("%s", brief.Of(again))
 			}
 		})
 	}
@@ -394,7 +395,7 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 			}
 		}
 		if list := told(ada, id, clonedKinds...); len(list) != found {
-			t.Errorf("serial %s: %+v", serial, list)
+			t.Errorf("serial %s: %s", serial, brief.Of(list))
 		}
 	}
 }
@@ -418,7 +419,7 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 	if v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200); len(v.Findings) != 0 {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if _, err := s.Store.Clone(t.Context(), id); err != store.ErrNotFound {
 		t.Errorf("a row was written: %v", err)
@@ -432,7 +433,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	b.signIn()
 	status, page, _ := b.send("GET", "/", "")
 	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock went back") || !strings.Contains(page, "cloned?") {
-		t.Fatalf("%d %s", status, page)
+		t.Fatalf("%d %s", status, brief.Of(page))
 	}
 	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
 		t.Errorf("decided on what was not shown: %d", status)
@@ -443,13 +444,13 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		{"decision=one&finding=counters-back", "", ">active</span></td>"},
 	} {
 		if status, page, h := b.send("POST", "/decide-cloned", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/" {
-			t.Fatalf("%s: %d %s", step.form, status, page)
+			t.Fatalf("%s: %d %s", step.form, status, brief.Of(page))
 		}
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
 		if _, page, _ := b.send("GET", "/", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
-			t.Errorf("%s: %s", step.form, page)
+			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/race"
 )
 
@@ -126,7 +127,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 			}
 			isProblem(t, method+" "+path+" as "+name, status, body, h, wanted)
 			if !bytes.Equal(body, missing) {
-				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, missing)
+				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, brief.Of(missing))
 			}
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/race"
 )
 
@@ -80,7 +81,7 @@ func TestContractLengthThatLies(t *testing.T) {
 			}
 			b := must(io.ReadAll(resp.Body))(t)
 			if resp.StatusCode < 400 || resp.StatusCode >= 500 {
-				t.Errorf("%s %s with %s: %d %.200s", method, path, name, resp.StatusCode, b)
+				t.Errorf("%s %s with %s: %d %s", method, path, name, resp.StatusCode, brief.Of(b))
 			}
 		}
 	})

@@ -16,6 +16,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/bearer"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
@@ -394,7 +395,7 @@ var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 func isProblem(t *testing.T, what string, status int, body []byte, h http.Header, statuses ...int) {
 	t.Helper()
 	if len(statuses) > 0 && !slices.Contains(statuses, status) || status < 400 || status >= 500 {
-		t.Errorf("%s: %d, not %v: %.300s", what, status, statuses, body)
+		t.Errorf("%s: %d, not %s: %s", what, status, brief.Of(statuses), brief.Of(body))
 		return
 	}
 	if status == 401 && h.Get("WWW-Authenticate") == "" {
@@ -405,7 +406,7 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 	}
 	var p api.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || !codeForm.MatchString(p.Code) || !strings.HasSuffix(p.Message, ".") || p.Hint == "" {
-		t.Errorf("%s: no problem as it should be (%v): %.300s", what, err, body)
+		t.Errorf("%s: no problem as it should be (%v): %s", what, err, brief.Of(body))
 	}
 }
 

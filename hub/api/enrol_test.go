@@ -12,6 +12,7 @@ import (
 
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 )
@@ -29,7 +30,7 @@ func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 	}
 	d := s.Devices(t, s.Owner)
 	if len(d) != 1 || d[0].IDevIDHash != store.Hash(newer.IDevIDHash()) || s.Uses(t, s.tok) != 1 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
@@ -67,10 +68,10 @@ func TestAnswersToDevicesHaveALength(t *testing.T) {
 		resp := must(http.ReadResponse(bufio.NewReader(conn), nil))(t)
 		answer := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != 200 || len(answer) <= 2048 {
-			t.Fatalf("%s %s: %d, and %d bytes: more than 2048 were expected: %s", method, path, resp.StatusCode, len(answer), answer)
+			t.Fatalf("%s %s: %d, and %d bytes: more than 2048 were expected: %s", method, path, resp.StatusCode, len(answer), brief.Of(answer))
 		}
 		if len(resp.TransferEncoding) != 0 || resp.ContentLength != int64(len(answer)) {
-			t.Errorf("%s %s: Transfer-Encoding %v, Content-Length %d, and %d bytes", method, path, resp.TransferEncoding, resp.ContentLength, len(answer))
+			t.Errorf("%s %s: Transfer-Encoding %s, Content-Length %d, and %d bytes", method, path, brief.Of(resp.TransferEncoding), resp.ContentLength, len(answer))
 		}
 		return answer
 	}

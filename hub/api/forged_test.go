@@ -9,6 +9,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/evidence"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
@@ -182,7 +183,7 @@ func TestLookedUpChainHidesNoNote(t *testing.T) {
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
 	for _, words := range []string{"name no hub", "fetched"} {
 		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
-			t.Errorf("%q is said %d times: %q", words, n, e.Verdict.Notes)
+			t.Errorf("%q is said %d times: %s", words, n, brief.Of(e.Verdict.Notes))
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 
 	_ "modernc.org/sqlite"
@@ -146,7 +147,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	}
 	s.from("192.0.2.1:1", "/onboard", "nothing")
 	if is := events(); len(is) != 1 || is[0].Count != 1 || is[0].Addr != "192.0.2.1" || is[0].Code == "" || is[0].Message == "" {
-		t.Fatalf("%+v", is)
+		t.Fatalf("%s", brief.Of(is))
 	}
 	for range 99 {
 		s.from("192.0.2.1:2", "/onboard", "nothing")
@@ -154,7 +155,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	s.from("192.0.2.2:2", "/onboard", "nothing") // another network, another row
 	s.Server.FlushTally(t.Context())
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
-		t.Fatalf("%+v", is)
+		t.Fatalf("%s", brief.Of(is))
 	}
 	// A device of an IPv6 network has as many addresses as it likes.
 	for i := range 10 {
@@ -185,7 +186,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	is := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused"}))(t)
 	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
-		t.Errorf("%+v", is)
+		t.Errorf("%s", brief.Of(is))
 	}
 	// One trail that is flooded leaves room in the others.
 	other := s.Account(t, "mary")
@@ -199,7 +200,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	s.from("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
 	is = must(s.Store.Events(t.Context(), store.EventFilter{Owner: other.ID, Kind: "account.sign-in-refused"}))(t)
 	if len(is) != 1 || is[0].Addr != "192.0.2.77" {
-		t.Errorf("%+v", is)
+		t.Errorf("%s", brief.Of(is))
 	}
 }
 
@@ -233,7 +234,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 		}
 	}
 	if files[3] > files[0]+64<<10 {
-		t.Errorf("the file grows: %d", files)
+		t.Errorf("the file grows: %s", brief.Of(files))
 	}
 	if count("account.signed-in") != 4 {
 		t.Error("what an owner did is gone with it")

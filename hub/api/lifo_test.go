@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"gangway/internal/brief"
 )
 
 // Under a flood the last that came is served next, the oldest are turned away
@@ -38,7 +40,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			synctest.Wait()
 		}
 		if want := []int{0, 5, 4, 3}; len(order) != 4 || order[0] != want[0] || order[1] != want[1] || order[2] != want[2] || order[3] != want[3] {
-			t.Errorf("served in the order %v, want %v", order, want)
+			t.Errorf("served in the order %s, want %s", brief.Of(order), brief.Of(want))
 		}
 	})
 }
@@ -67,7 +69,7 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 			synctest.Wait()
 		}
 		if len(order) != 5 || order[1] != "known" {
-			t.Errorf("served in the order %v", order)
+			t.Errorf("served in the order %s", brief.Of(order))
 		}
 	})
 }

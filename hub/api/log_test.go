@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/wire"
 )
 
@@ -34,10 +35,10 @@ func TestLogsAreFollowed(t *testing.T) {
 	page := want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
 	seen := lines(page)
 	if page.Count != 50 || page.Page != 50 || page.Next == "" {
-		t.Fatalf("%+v", page)
+		t.Fatalf("%s", brief.Of(page))
 	}
 	if e := page.Entries[7]; e.Device != wire.DevicePRN+f.boatID || e.Owner != wire.AccountPRN+f.Owner.ID || e.Sec != 7 || e.Nano != 5 || e.Rev != "1" || e.Platform != "pantavisor" || e.Source != "/pantavisor.log" || e.Level != "INFO" || len(e.ID) != 24 || time.Since(e.Created) > time.Minute {
-		t.Errorf("%+v", e)
+		t.Errorf("%s", brief.Of(e))
 	}
 	for page.Count > 0 {
 		page = want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200)
@@ -48,23 +49,23 @@ func TestLogsAreFollowed(t *testing.T) {
 		all = append(all, fmt.Sprint(i))
 	}
 	if strings.TrimSpace(seen) != strings.Join(all, " ") {
-		t.Errorf("%s", seen)
+		t.Errorf("%s", brief.Of(seen))
 	}
 	// The cursor of an empty page goes on when something comes.
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
 	f.Advance(2 * time.Second)
 	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 	// One that is none ends the list, and asks for no password.
 	for _, bad := range []string{"", "x", "e30", page.Next + "x", "bnVsbA"} {
 		if page := want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": bad}, 200); page.Count != 0 || page.Entries == nil {
-			t.Errorf("%q: %+v", bad, page)
+			t.Errorf("%q: %s", bad, brief.Of(page))
 		}
 	}
 	// Another owner's cursor shows one's own.
 	if page := want[api.LogPage](f.mallory, "POST", "/logs/cursor", map[string]string{"next-cursor": want[api.LogPage](f.ada, "GET", "/logs?cursor=true&page=1&dev="+f.boatID, nil, 200).Next}, 200); page.Count != 0 {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 }
 
@@ -108,13 +109,13 @@ func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 		f.Advance(time.Second)
 	}
 	if fmt.Sprint(seen) != fmt.Sprint(sent) {
-		t.Errorf("seen %v\nsent %v", seen, sent)
+		t.Errorf("seen %s\nsent %s", brief.Of(seen), brief.Of(sent))
 	}
 	// A client that tells the time exactly waits for nothing.
 	want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"at once"}`, 200)
 	page := want[api.LogPage](f.ada, "GET", "/logs/?cursor=true&after="+url.QueryEscape(from.UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil, 200)
 	if lines(page) != "at once" {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/strictjson"
 
@@ -141,12 +142,12 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 			switch d.ID {
 			case secondID:
 				if d.Unreadable != nil {
-					t.Errorf("%s: the other device has %v", what, d.Unreadable)
+					t.Errorf("%s: the other device has %s", what, brief.Of(d.Unreadable))
 				}
 				found++
 			case f.boatID:
 				if !slices.Equal(d.Unreadable, []string{"/user-meta" + stored.unreadable, "/device-meta" + stored.unreadable}) {
-					t.Errorf("%s: unreadable is %v", what, d.Unreadable)
+					t.Errorf("%s: unreadable is %s", what, brief.Of(d.Unreadable))
 				}
 				found++
 			}
@@ -156,7 +157,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 		}
 		for _, v := range want[[]api.TokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 			if v.ID == token.ID && !slices.Equal(v.Unreadable, []string{"/default-user-meta" + stored.unreadable}) {
-				t.Errorf("%s: the token's unreadable is %v", what, v.Unreadable)
+				t.Errorf("%s: the token's unreadable is %s", what, brief.Of(v.Unreadable))
 			}
 		}
 		if _, body := f.ada.do("GET", "/devices/"+f.boatID+"/user-meta", nil); strings.TrimSpace(string(body)) != stored.user {
@@ -165,7 +166,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 		want[map[string]any](f.boat, "PATCH", "/device/meta", `{"deep":null}`, 200)
 		want[map[string]any](f.ada, "PATCH", "/devices/"+f.boatID+"/user-meta", `{"deep":null}`, 200)
 		if d := want[api.DeviceView](f.ada, "GET", "/devices/"+f.boatID, nil, 200); d.Unreadable != nil {
-			t.Errorf("%s: still unreadable: %v", what, d.Unreadable)
+			t.Errorf("%s: still unreadable: %s", what, brief.Of(d.Unreadable))
 		}
 	}
 	// A device that comes with such a token begins with the rest.
@@ -174,7 +175,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	}
 	_, id := f.aboard(t, &token.TokenFile)
 	if d := want[api.DeviceView](f.ada, "GET", "/devices/"+id, nil, 200); d.Unreadable != nil || len(d.UserMeta) != 1 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
@@ -201,7 +202,7 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 		}
 		wg.Wait()
 		if codes[200] != 1 || codes[413] != 23 {
-			t.Errorf("%s: %v", by.path, codes)
+			t.Errorf("%s: %s", by.path, brief.Of(codes))
 		}
 		if _, body := by.p.do("GET", path, nil); len(body) > store.MaxMeta {
 			t.Errorf("%s has %d bytes", by.path, len(body))
@@ -217,7 +218,7 @@ func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	before := want[api.DeviceView](f.ada, "GET", path, nil, 200)
 	p := want[api.Problem](f.ada, "PUT", path, `{"nick":"another","public":true,"user-meta":{"a":`+arrays(strictjson.MaxKept)+`}}`, 400)
 	if after := want[api.DeviceView](f.ada, "GET", path, nil, 200); after.Nick != before.Nick || after.Public || p.Code != "meta-malformed" {
-		t.Errorf("%+v, %+v", p, after)
+		t.Errorf("%s, %s", brief.Of(p), brief.Of(after))
 	}
 }
 
@@ -235,11 +236,11 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	waits(t, s.post(t, s.request(t, must(fleet.New(evil, "H-2"))(t))), "ek-chain-untrusted")
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 2 {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	for _, w := range list {
 		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Checks) != 1 || v.Checks[0].OK) {
-			t.Errorf("what cannot be read is shown as %+v", v)
+			t.Errorf("what cannot be read is shown as %s", brief.Of(v))
 		}
 	}
 	decide(ada, first.DeviceID, "deny", 200)

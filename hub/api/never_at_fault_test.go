@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/race"
 )
 
@@ -167,7 +168,7 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(resp.Body)
 	if resp.StatusCode >= 500 {
-		t.Errorf("%s %s as %T\n%q\n%.300q: %d %s", method, u, p, req.Header, body, resp.StatusCode, answer)
+		t.Errorf("%s %s as %s\n%s\n%.300q: %d %s", method, u, brief.Of(p), brief.Of(req.Header), body, resp.StatusCode, brief.Of(answer))
 	}
 	if resp.StatusCode >= 400 && strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
 		isProblemOr409(t, method+" "+path, resp, answer)

@@ -16,6 +16,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
@@ -155,7 +156,7 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || !slices.Equal(list[0].Questions, []string{evidence.CodeNoCertificate, "policy"}) {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	decide(ada, w.DeviceID, "approve", 200)
 	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
@@ -175,7 +176,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 		waits(t, a, evidence.CodeNoCertificate)
 		list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200)
 		if len(list) != 1 {
-			t.Fatalf("%+v", list)
+			t.Fatalf("%s", brief.Of(list))
 		}
 		return string(a.Body) + string(must(json.Marshal(list[0].Verdict))(t))
 	}
@@ -186,7 +187,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if aboard := ask(); before != shown || before != aboard {
-		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", before, shown, aboard)
+		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", brief.Of(before), brief.Of(shown), brief.Of(aboard))
 	}
 }
 
@@ -227,14 +228,14 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			}
 			k, err := s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now())
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
-				t.Errorf("kept: %x, %v", k.Certificate, err)
+				t.Errorf("kept: %s, %v", brief.Of(k.Certificate), err)
 			}
 			if !c.kept { // then the owner's machine is asked about, as before
 				waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 			if list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-				t.Errorf("%+v", list)
+				t.Errorf("%s", brief.Of(list))
 			}
 		})
 	}
@@ -261,7 +262,7 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	sent()
 	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
 	if !k.Proven || !bytes.Equal(k.Certificate, s.victim.EKCert) {
-		t.Errorf("proven %v, %x", k.Proven, k.Certificate)
+		t.Errorf("proven %v, %s", k.Proven, brief.Of(k.Certificate))
 	}
 }
 
@@ -348,6 +349,6 @@ func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	s.Advance(onboard.PendingFor)
 	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
 	if k.Proven || hex.EncodeToString(k.Certificate) != hex.EncodeToString(s.victim.EKCert) {
-		t.Errorf("%+v", k)
+		t.Errorf("%s", brief.Of(k))
 	}
 }

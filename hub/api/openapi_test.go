@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -36,7 +37,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 		routes = append(routes, string(m[1])+" "+strings.TrimSuffix(string(m[2]), "{$}"))
 	}
 	if len(routes) < 25 {
-		t.Fatalf("only %d routes were found in hub.go: %q", len(routes), routes)
+		t.Fatalf("only %d routes were found in hub.go: %s", len(routes), brief.Of(routes))
 	}
 	_, body := newScene(t).person(t, "").do("GET", "/openapi.json", nil)
 	var doc struct {
@@ -71,7 +72,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile(`#/components/schemas/(\w+)`).FindAllSubmatch(body, -1) {
 		if doc.Components.Schemas[string(m[1])] == nil {
-			t.Errorf("schema %s is not there", m[1])
+			t.Errorf("schema %s is not there", brief.Of(m[1]))
 		}
 	}
 }
@@ -119,7 +120,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		}
 	}
 	if seen["session"] < 10 || seen["idevid"] < 6 || seen["idevid|session"] < 15 || seen[""] < 8 {
-		t.Errorf("hub.go is read wrongly: %v", seen)
+		t.Errorf("hub.go is read wrongly: %s", brief.Of(seen))
 	}
 }
 
@@ -137,7 +138,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		what := fmt.Sprintf("%s %s: %d", method, route, status)
 		r, ok := doc.Paths[route][strings.ToLower(method)].Responses[fmt.Sprint(status)]
 		if !ok {
-			t.Errorf("%s is not in the document: %s", what, body)
+			t.Errorf("%s is not in the document: %s", what, brief.Of(body))
 			return
 		}
 		contentType, _, _ = strings.Cut(contentType, ";")
@@ -158,7 +159,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 			return
 		}
 		for _, problem := range doc.mismatches(media.Schema, v, "") {
-			t.Errorf("%s: %s in %s", what, problem, body)
+			t.Errorf("%s: %s in %s", what, problem, brief.Of(body))
 		}
 	}
 	call := func(p *person, method, route, id string, in any, want int) []byte {
@@ -206,7 +207,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		defer resp.Body.Close()
 		b := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != want {
-			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, brief.Of(b))
 		}
 		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
 	}
@@ -288,7 +289,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		defer resp.Body.Close()
 		b := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != want {
-			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, brief.Of(b))
 		}
 		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
 	}
@@ -401,7 +402,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		Questions []string
 	}
 	if err := json.Unmarshal(call(ada, "GET", "/devices/waiting", "", nil, 200), &waits); err != nil || len(waits) != 1 {
-		t.Fatalf("%v: %v", waits, err)
+		t.Fatalf("%s: %v", brief.Of(waits), err)
 	}
 	for _, decision := range []string{"deny", "approve"} {
 		route := "/devices/{id}/" + decision

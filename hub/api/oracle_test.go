@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"gangway/hub/onboard"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/wire"
 )
@@ -55,7 +56,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 	for _, seen := range []string{before, aboard, later} {
 		if strings.Contains(seen, device) || strings.Contains(seen, again) {
-			t.Errorf("mallory sees the device's id: %s", seen)
+			t.Errorf("mallory sees the device's id: %s", brief.Of(seen))
 		}
 	}
 	// A denied machine's refusals call it by the same id.
@@ -150,7 +151,7 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 			h.Del("Date")
 			h2.Del("Date")
 			if status != 404 || s2 != 404 || !bytes.Equal(body, b2) || len(h) != len(h2) {
-				t.Errorf("%s: %d %s %v; of %s: %d %s %v", name, status, body, h, unknown, s2, b2, h2)
+				t.Errorf("%s: %d %s %s; of %s: %d %s %s", name, status, body, brief.Of(h), unknown, s2, b2, brief.Of(h2))
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/tcg"
 	"gangway/wire"
 )
@@ -30,7 +31,7 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 	t.Parallel()
 	made := errorCodes(t)
 	if len(made) < 100 {
-		t.Fatalf("only %d codes were found in the code: %v", len(made), made)
+		t.Fatalf("only %d codes were found in the code: %s", len(made), brief.Of(made))
 	}
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
 	if err != nil {
@@ -107,7 +108,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	// All that onboarding's rate is for is on the page.
 	for _, m := range regexp.MustCompile(`handle\("([^"]+)", s\.limited\(s\.(onboards|signatures),`).FindAllSubmatch(source, -1) {
 		if !listed[string(m[1])] {
-			t.Errorf("the page lacks %s", m[1])
+			t.Errorf("the page lacks %s", brief.Of(m[1]))
 		}
 	}
 	for _, want := range []struct{ page, code string }{

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -41,7 +42,7 @@ func (b *browser) signIn() {
 	b.t.Helper()
 	status, page, h := b.send("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
 	if status != 303 || h.Get("Location") != "/" {
-		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), page)
+		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), brief.Of(page))
 	}
 }
 
@@ -51,21 +52,21 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	b := s.browser(t)
 	status, page, h := b.send("GET", "/", "")
 	if status != 200 || !strings.Contains(page, `action="/sign-in"`) || !strings.HasPrefix(h.Get("Content-Type"), "text/html") || h.Get("Cache-Control") != "no-store" {
-		t.Fatalf("%d %v: %s", status, h, page)
+		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
 	}
 	if status, page, h := b.send("POST", "/sign-in", "nick=ada&password=wrong"); status != 401 || h.Get("Set-Cookie") != "" ||
 		!strings.Contains(page, `role="alert"`) || !strings.Contains(page, `value="ada"`) {
-		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), page)
+		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), brief.Of(page))
 	}
 	b.signIn()
 	if status, page, _ := b.send("GET", "/", ""); status != 200 || !strings.Contains(page, "No device yet") ||
 		!strings.Contains(page, "--hub-name "+s.CA.HubName()) || !strings.Contains(page, "gangway token create &gt; device_autojointoken.json") {
-		t.Fatalf("no hint on how to begin: %d %s", status, page)
+		t.Fatalf("no hint on how to begin: %d %s", status, brief.Of(page))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	nick := s.Devices(t, s.Owner)[0].Nick
 	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
-		t.Fatalf("the device is not on the page: %s", page)
+		t.Fatalf("the device is not on the page: %s", brief.Of(page))
 	}
 
 	signedIn := b.cookie
@@ -93,7 +94,7 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, id) || strings.Contains(page, nick) || !strings.Contains(page, "No device yet") {
-		t.Errorf("ada sees mallory's device: %s", page)
+		t.Errorf("ada sees mallory's device: %s", brief.Of(page))
 	}
 }
 
@@ -111,10 +112,10 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	_, list, _ := b.send("GET", "/", "")
 	for name, page := range map[string]string{"form": form, "list": list} {
 		if strings.Contains(page, "<script") || strings.Contains(page, "<img") {
-			t.Errorf("%s: markup went through: %s", name, page)
+			t.Errorf("%s: markup went through: %s", name, brief.Of(page))
 		}
 		if !strings.Contains(html.UnescapeString(page), attack) {
-			t.Errorf("%s: the text is not shown: %s", name, page)
+			t.Errorf("%s: the text is not shown: %s", name, brief.Of(page))
 		}
 	}
 }
@@ -143,7 +144,7 @@ func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 	b.signIn()
 	check("the list")
 	if status, sheet, h := b.send("GET", "/style.css", ""); status != 200 || !strings.HasPrefix(h.Get("Content-Type"), "text/css") || !strings.Contains(sheet, "prefers-color-scheme: dark") {
-		t.Errorf("style sheet: %d %v", status, h)
+		t.Errorf("style sheet: %d %s", status, brief.Of(h))
 	}
 }
 
@@ -151,7 +152,7 @@ func TestOversizedFormIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newScene(t).browser(t)
 	if status, page, _ := b.send("POST", "/sign-in", "nick=ada&password="+strings.Repeat("x", 1<<20)); status != 413 {
-		t.Errorf("%d %s", status, page)
+		t.Errorf("%d %s", status, brief.Of(page))
 	}
 }
 
@@ -162,10 +163,10 @@ func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
 	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
-		t.Errorf("%d %v %s", status, header, body)
+		t.Errorf("%d %s %s", status, brief.Of(header), body)
 	}
 	status, _, header = p.request("GET", "/nothing", nil, nil)
 	if status != 404 || header.Get("Content-Type") != "application/json" {
-		t.Errorf("%d %v", status, header)
+		t.Errorf("%d %s", status, brief.Of(header))
 	}
 }

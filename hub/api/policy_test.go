@@ -6,6 +6,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
 // The API answers with what has no effect in an owner's policy below the hub's.
@@ -20,11 +21,11 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 	view := want[api.PolicyView](ada, "GET", "/policy", nil, 200)
 	if len(view.Warnings) != 2 || !strings.Contains(view.Warnings[0], "NTC (Nuvoton)") || !strings.Contains(view.Warnings[1], "rule 1 of the hub's policy says refuse") {
-		t.Errorf("%q", view.Warnings)
+		t.Errorf("%s", brief.Of(view.Warnings))
 	}
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: NTC, then: refuse}]\n")
 	if view := want[api.PolicyView](ada, "GET", "/policy", nil, 200); len(view.Warnings) != 0 {
-		t.Errorf("%q", view.Warnings)
+		t.Errorf("%s", brief.Of(view.Warnings))
 	}
 }
 
@@ -41,16 +42,16 @@ func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 			case "ek-chain", "hardware", "ek-list", "policy":
 				seen++
 				if step.OK || step.Ask || !step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			case "ek-certificate":
 				seen++
 				if step.OK || !step.Ask || step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			default:
 				if !step.OK || step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			}
 		}

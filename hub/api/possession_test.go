@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 )
 
@@ -94,7 +95,7 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 				answers, resumed := v.visit(devicesOwn...)
 				for i, a := range answers {
 					if a == nil || a.Status != 200 {
-						t.Fatalf("%s with the TPM: %v", devicesOwn[i], a)
+						t.Fatalf("%s with the TPM: %s", devicesOwn[i], brief.Of(a))
 					}
 				}
 				if resumed || tpm.signatures != n {
@@ -126,7 +127,7 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 	}}
 	if answers, resumed := v.visit("GET /device"); resumed || answers[0].Status != 200 {
-		t.Fatalf("%v, resumed %v", answers[0], resumed)
+		t.Fatalf("%s, resumed %v", brief.Of(answers[0]), resumed)
 	}
 	answers, resumed := v.visit(append(devicesOwn, "POST /onboard/activate", "GET /device/boot", "GET /healthz")...)
 	if !resumed {

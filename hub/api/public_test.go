@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 )
 
 // What a published device shares is what pvr clones: its trail, steps, states
@@ -27,7 +28,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 		}
 	}
 	if got := want[api.StepView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 	o := want[api.ObjectView](f.mallory, "GET", base+"/steps/1/objects/"+f.contentSum, nil, 200)
 	if o.PutURL != "" {
@@ -42,7 +43,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	code(f.mallory, "GET", base+"/summary", nil, 404)
 	code(f.mallory, "GET", base+"/steps/1/meta", nil, 404)
 	if page := want[api.LogPage](f.mallory, "GET", "/logs?dev="+f.boatID, nil, 200); page.Count != 0 {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 	// Nor is anything changed, nor read by another's device.
 	code(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)

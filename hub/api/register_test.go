@@ -11,6 +11,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/wire"
 )
@@ -70,7 +71,7 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	auto := want[wire.TokenFile](ada, "POST", "/devices/tokens", map[string]any{"nick": "pantavisor", "without-tpm": true, "max-uses": 2, "default-user-meta": map[string]any{"site": "oslo"}}, 200)
 	d := s.register(t, auto.Token, 200)
 	if d.Owner != wire.AccountPRN+s.Owner.ID || d.Challenge != "" || d.UserMeta["site"] != "oslo" || len(d.Secret) < 32 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	s.register(t, auto.Token, 200)
 	s.register(t, auto.Token, 400) // used up
@@ -122,13 +123,13 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	s.Policy(t, store.HubWide, withoutTPM)
 	d, other := s.register(t, "", 200), s.register(t, "", 200)
 	if d.Owner != "" || len(d.Challenge) != 14 || d.Challenge == other.Challenge {
-		t.Fatalf("%+v", d)
+		t.Fatalf("%s", brief.Of(d))
 	}
 	// The device sees its challenge, also when it asks again; nobody else does.
 	self := s.signedInAs(t, d)
 	view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200)
 	if view.Challenge != d.Challenge || view.Owner != "" || view.Status != "unclaimed" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	ada, eve := s.person(t, "ada"), s.person(t, "eve")
 	want[map[string]any](ada, "GET", "/devices/"+d.ID, nil, 404)
@@ -137,12 +138,12 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	}
 	claimed := want[api.DeviceView](ada, "PUT", "/devices/"+d.ID+"?challenge="+strings.ToUpper(d.Challenge), nil, 200)
 	if claimed.OwnerNick != "ada" || claimed.Challenge != "" {
-		t.Errorf("%+v", claimed)
+		t.Errorf("%s", brief.Of(claimed))
 	}
 	want[map[string]any](eve, "PUT", "/devices/"+d.ID+"?challenge="+d.Challenge, nil, 412)
 	// The token from before the claim shows the owner of now.
 	if view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200); view.Owner != claimed.Owner || view.Challenge != "" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 }
 
@@ -264,7 +265,7 @@ func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 	d, other := s.register(t, auto.Token, 200), s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	if list := want[[]api.DeviceView](p, "GET", "/devices/", nil, 200); len(list) != 1 || list[0].ID != d.ID {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	for _, path := range []string{"", "/user-meta", "/device-meta"} {
 		want[map[string]any](p, "GET", "/devices/"+other.ID+path, nil, 404)
@@ -294,17 +295,17 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	for _, path := range paths {
 		d := want[api.DeviceView](eve, "GET", path, nil, 200)
 		if d.ID != id || len(d.UserMeta)+len(d.DeviceMeta) != 0 || d.RealIP != "" || d.TokenID != "" || d.Machine.Serial != "" {
-			t.Errorf("%s: %+v", path, d)
+			t.Errorf("%s: %s", path, brief.Of(d))
 		}
 	}
 	if list := want[[]api.DeviceView](eve, "GET", "/devices?owner-nick=ada&nick=^"+nick[:3], nil, 200); len(list) != 1 || len(list[0].UserMeta) != 0 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[map[string]any](eve, "GET", "/devices/"+id+"/user-meta", nil, 404)
 	want[map[string]any](eve, "DELETE", "/devices/"+id, nil, 404)
 	// No filter but those there are: others' fields are no oracle.
 	if list := want[[]api.DeviceView](eve, "GET", "/devices?owner-nick=ada&secret=^a&user-meta=^h", nil, 200); len(list) != 1 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[api.DeviceView](ada, "DELETE", "/devices/"+id+"/public", nil, 200)
 	want[map[string]any](eve, "GET", "/devices/"+id, nil, 404)
@@ -333,7 +334,7 @@ func TestNoSecretIsReturnedAgain(t *testing.T) {
 	}
 	all := strings.Join(answers, "\n")
 	if strings.Contains(all, d.Secret) || strings.Contains(all, d.Challenge) || strings.Contains(all, `"secret"`) {
-		t.Errorf("a secret is shown again:\n%s", all)
+		t.Errorf("a secret is shown again:\n%s", brief.Of(all))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -31,7 +32,7 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 		"renewed":     second(c.ada.do("GET", "/auth/login", nil)),
 	} {
 		if !only.Match(body) {
-			t.Errorf("%s: %s", name, body)
+			t.Errorf("%s: %s", name, brief.Of(body))
 		}
 	}
 }
@@ -79,12 +80,12 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 		for _, key := range append(c.keys, "user-meta") {
 			at := bytes.Index(c.body, []byte(`"`+key+`"`))
 			if at < 0 || !bytes.HasPrefix(c.body[at+len(key)+2:], []byte(":")) {
-				t.Fatalf("%s: the first %q is no key in %s", name, key, c.body)
+				t.Fatalf("%s: the first %q is no key in %s", name, key, brief.Of(c.body))
 			}
 			before = append(before, at)
 		}
 		if !slices.IsSorted(before) {
-			t.Errorf("%s: %s", name, c.body)
+			t.Errorf("%s: %s", name, brief.Of(c.body))
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 
 	_ "modernc.org/sqlite"
@@ -148,7 +149,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		}
 	}
 	if kept != 1 {
-		t.Errorf("the token that was made before: %+v", tokens)
+		t.Errorf("the token that was made before: %s", brief.Of(tokens))
 	}
 }
 

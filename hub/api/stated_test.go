@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 )
@@ -37,7 +38,7 @@ func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 			certs := must(d.Onboard(t.Context(), s.client, s.tok))(t)
 			for name, cert := range map[string]*x509.Certificate{"IAK": certs.IAK, "IDevID": certs.IDevID} {
 				if (len(cert.Policies) > 0) == c.approved {
-					t.Errorf("%s: policies %v", name, cert.Policies)
+					t.Errorf("%s: policies %s", name, brief.Of(cert.Policies))
 				}
 				if bytes.Contains(cert.Raw, []byte("FAKE:")) == c.approved {
 					t.Errorf("%s: the maker in its HardwareModuleName", name)

@@ -23,6 +23,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
@@ -95,7 +96,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	e := s.enrolled(t, s.victim)
 	s.untouched(t)
 	if e.AK == nil || e.AK.CheckSignatureFrom(s.CA.ACA()) != nil || !s.victim.IAK.Public.Is(e.AK.PublicKey) {
-		t.Fatalf("AK certificate: %v", e.AK)
+		t.Fatalf("AK certificate: %s", brief.Of(e.AK))
 	}
 	name := ""
 	for _, x := range e.AK.Extensions {
@@ -105,7 +106,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	}
 	id := e.AK.Subject.SerialNumber
 	if name != hex.EncodeToString(s.victim.IAK.Name()) || len(e.AK.URIs) != 1 || e.AK.URIs[0].String() != s.URL+"/aca/certs/"+name+".crt" {
-		t.Errorf("name %q, URIs %v", name, e.AK.URIs)
+		t.Errorf("name %q, URIs %s", name, brief.Of(e.AK.URIs))
 	}
 	where := "/aca/certs/" + name + ".crt"
 	if status, _ := s.person(t, "").do("GET", where, nil); status != 404 {
@@ -126,7 +127,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		d := s.Devices(t, s.Owner)
 		if len(d) != 1 || d[0].ID != id || answer.Device.ID != id || answer.Device.Secret != "" || answer.Device.Owner != s.pan.Owner ||
 			d[0].IDevIDHash != store.Hash(sha256.Sum256(cert.Raw)) || s.Uses(t, s.pan) != 1 {
-			t.Fatalf("%+v, %+v", d, answer.Device)
+			t.Fatalf("%s, %s", brief.Of(d), brief.Of(answer.Device))
 		}
 		conn := must(s.client.Dial(t.Context(), tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: s.victim.IDevID.Private}))(t)
 		if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
@@ -141,7 +142,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	// The one round trip finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
@@ -364,7 +365,7 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	body := must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) }}))(t)
 	refused(t, s.send(t, "/devices/register", body), 400, onboard.CodeDevicePRN)
 	if after := must(s.Store.Device(t.Context(), id))(t); after.Owner != before.Owner || after.IDevIDHash != before.IDevIDHash || after.Activated != before.Activated {
-		t.Errorf("%+v became %+v", before, after)
+		t.Errorf("%s became %s", brief.Of(before), brief.Of(after))
 	}
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)

@@ -21,6 +21,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/objects"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
@@ -97,7 +98,7 @@ func announce(p *person, path, name, content string, status int) api.ObjectView 
 }
 
 // send requests an address that the hub gave, with nothing but the address.
-func send(p *person, method, address, body string, header ...string) (int, []byte, http.Header) {
+func send(p *person, method, address, body string, header ...string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
 	for i := 0; i+1 < len(header); i += 2 {
@@ -136,36 +137,36 @@ func TestStateReachesItsDevice(t *testing.T) {
 	remote := want[api.RemoteView](f.ada, "GET", "/trails/"+f.boatID+"/.pvrremote", nil, 200)
 	base := f.URL + "/trails/" + f.boatID + "/steps"
 	if remote.JSONGetURL != base+"/0/state" || remote.Objects != base+"/0/objects" || remote.PostURL != base || remote.Spec != "pvr-pantahub-1" {
-		t.Errorf("%+v", remote)
+		t.Errorf("%s", brief.Of(remote))
 	}
 	sum := upload(f.ada, "/trails/"+f.boatID+"/steps/0/objects", "rootfs", "a new root")
 	state := `{` + systemSpec + `,"app.json":{"name":"a<&>b","n":1.50},"root":"` + sum + `"}`
 	step := post(f.ada, f.boatID, state)
 	if step.Rev != 1 || step.ID != f.boatID+"-1" || step.TrailID != f.boatID || step.CommitMsg != "m" || len(step.StateSha) != 64 || !slices.Equal(step.UsedObjects, []string{sum}) || step.Committer != wire.AccountPRN+f.Owner.ID {
-		t.Errorf("%+v", step)
+		t.Errorf("%s", brief.Of(step))
 	}
 	list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps?progress.status=%7B%22$in%22:%5B%22NEW%22,%22DOWNLOADING%22,%22INPROGRESS%22,%22TESTING%22,%22QUEUED%22%5D%7D", nil, 200)
 	if len(list) != 1 || string(list[0].State) != state {
-		t.Fatalf("the device is offered %+v", list)
+		t.Fatalf("the device is offered %s", brief.Of(list))
 	}
 	o := want[api.ObjectView](f.boat, "GET", "/objects/"+sum, nil, 200)
 	status, got, h := send(f.boat, "GET", o.GetURL, "")
 	if status != 200 || string(got) != "a new root" || h.Get("Content-Length") != "10" || !strings.HasPrefix(h.Get("Content-Disposition"), "attachment") {
-		t.Errorf("%d %q %v", status, got, h)
+		t.Errorf("%d %q %s", status, got, brief.Of(h))
 	}
 	progress := `{"status":"DONE","status-msg":"<ok>","progress":100,"retries":2,"logs":"l","downloads":{"total":{"object_name":"total"}}}`
 	want[map[string]any](f.boat, "PUT", "/trails/"+f.boatID+"/steps/1/progress", progress, 200)
 	if s := want[api.StepView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
-		t.Errorf("progress: %s", s.Progress)
+		t.Errorf("progress: %s", brief.Of(s.Progress))
 	}
 	line := want[[]api.SummaryView](f.ada, "GET", "/trails/summary", nil, 200)
 	if len(line) != 1 || line[0].DeviceID != f.boatID || line[0].Status != "DONE" || line[0].StatusMsg != "<ok>" || line[0].ProgressRev != 1 || line[0].Revision != 1 || line[0].Progress != 100 || line[0].RealIP != "127.0.0.1" || line[0].StateSha != step.StateSha {
-		t.Errorf("%+v", line)
+		t.Errorf("%s", brief.Of(line))
 	}
 	one := want[api.SummaryView](f.ada, "GET", "/trails/"+f.boatID+"/summary", nil, 200)
 	one.Timestamp, line[0].Timestamp = time.Time{}, time.Time{}
 	if one != line[0] {
-		t.Errorf("%+v\n%+v", one, line[0])
+		t.Errorf("%s\n%s", brief.Of(one), brief.Of(line[0]))
 	}
 	if events := want[[]api.EventView](f.ada, "GET", "/events?device="+f.boatID, nil, 200); !slices.ContainsFunc(events, func(e api.EventView) bool { return e.Kind == "step.created" }) {
 		t.Error("no event of the step")
@@ -200,7 +201,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 			places = append(places, at)
 		}
 		if !slices.IsSorted(places) {
-			t.Errorf("%s: %v are at %v in %s", c.path, c.order, places, body)
+			t.Errorf("%s: %s are at %s in %s", c.path, brief.Of(c.order), brief.Of(places), body)
 		}
 	}
 	// And nothing in it is escaped more than it must be.
@@ -215,15 +216,15 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	for range 3 {
 		got := want[api.TrailView](f.boat, "POST", "/trails", `{`+systemSpec+`,"a.json":{}}`, 200)
 		if string(got.Factory) != `{`+systemSpec+`}` || got.Rev != 0 {
-			t.Errorf("%+v", got)
+			t.Errorf("%s", brief.Of(got))
 		}
 	}
 	if list := want[[]api.TrailView](f.boat, "GET", "/trails/", nil, 200); len(list) != 1 || list[0].ID != f.boatID {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	step := want[api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps/0", nil, 200)
 	if !bytes.Contains(step.Progress, []byte(`"DONE"`)) || step.CommitMsg != "Factory State (rev 0)" {
-		t.Errorf("%+v", step)
+		t.Errorf("%s", brief.Of(step))
 	}
 	// A device without a trail is told so by an empty list.
 	young, id := f.aboard(t, f.tok)
@@ -235,7 +236,7 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 	line := want[api.SummaryView](f.ada, "GET", "/trails/"+id+"/summary", nil, 200)
 	if line.Revision != -1 || line.DeviceID != id {
-		t.Errorf("%+v", line)
+		t.Errorf("%s", brief.Of(line))
 	}
 }
 
@@ -261,11 +262,11 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 		put(f.boat, rev, "NEW", 400)
 		put(f.boat, rev, "CANCEL", 400)
 		if s := want[api.StepView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
-			t.Errorf("%s", s.Progress)
+			t.Errorf("%s", brief.Of(s.Progress))
 		}
 	}
 	if list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
-		t.Errorf("a final step is offered: %+v", list)
+		t.Errorf("a final step is offered: %s", brief.Of(list))
 	}
 	// The owner's two.
 	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
@@ -281,7 +282,7 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"INPROGRESS"}`, 200)
 	code(f.ada, "PUT", at+"/cancel", nil, 400)
 	if s := want[api.StepView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
-		t.Errorf("%s", s.Progress)
+		t.Errorf("%s", brief.Of(s.Progress))
 	}
 }
 
@@ -339,12 +340,12 @@ func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	o := want[api.ObjectView](f.ada, "GET", "/objects/"+sum, nil, 200)
 	owner := wire.AccountPRN + f.Owner.ID
 	if o.Owner != owner || o.StorageID != sumOf([]byte(owner+"/"+sum)) {
-		t.Errorf("%+v", o)
+		t.Errorf("%s", brief.Of(o))
 	}
 	announce(f.ada, "/objects/", "again", "modules of the factory", 409)
 	post(f.ada, f.boatID, `{`+systemSpec+`,"modules":"`+sum+`"}`)
 	if list := want[[]api.ObjectView](f.ada, "GET", "/objects/", nil, 200); len(list) != 2 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	code(f.boat, "GET", "/objects/", nil, 401) // a device knows those of its steps
 }
@@ -388,7 +389,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	upload(f.mallory, "/objects/", "mine too", f.content)
 	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
 	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
-		t.Errorf("%+v", o)
+		t.Errorf("%s", brief.Of(o))
 	}
 }
 
@@ -588,7 +589,7 @@ func TestStoredObjectIsNeverAPage(t *testing.T) {
 	_, _, h := send(f.ada, "GET", o.GetURL, "")
 	if h.Get("Content-Type") != "application/octet-stream" || h.Get("X-Content-Type-Options") != "nosniff" || !strings.HasPrefix(h.Get("Content-Disposition"), "attachment") ||
 		h.Get("X-Evil") != "" || !strings.Contains(h.Get("Content-Security-Policy"), "default-src 'none'") {
-		t.Errorf("%v", h)
+		t.Errorf("%s", brief.Of(h))
 	}
 }
 
@@ -608,10 +609,10 @@ func TestFiltersAreOfAFixedSet(t *testing.T) {
 		code(f.ada, "GET", "/trails/summary?sort="+escape(q), nil, 400)
 	}
 	if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary/?sort=-device-nick&filter="+escape(`{"status":"DONE"}`), nil, 200); len(got) != 1 {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 	if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary?filter="+escape(`{"status":"ERROR"}`), nil, 200); len(got) != 0 {
-		t.Errorf("%+v", got)
+		t.Errorf("%s", brief.Of(got))
 	}
 }
 
@@ -633,7 +634,7 @@ func TestSummariesSortBothWays(t *testing.T) {
 	}
 	for sort, first := range map[string]string{"device-nick": "aft", "-device-nick": "bow", "revision": "bow", "-revision": "aft"} {
 		if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary?sort="+sort, nil, 200); len(got) != 2 || got[0].Nick != first {
-			t.Errorf("%s: %+v", sort, got)
+			t.Errorf("%s: %s", sort, brief.Of(got))
 		}
 	}
 }
@@ -644,14 +645,14 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	missing := strings.Repeat("0a", 32)
 	answer := want[api.Problem](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+missing+`","b":"`+f.contentSum+`"}}`, 400)
 	if answer.Code != "objects-missing" || !strings.Contains(answer.Message, missing) || strings.Contains(answer.Message, f.contentSum) {
-		t.Errorf("%+v", answer)
+		t.Errorf("%s", brief.Of(answer))
 	}
 	announce(f.ada, "/objects/", "a", "announced, not uploaded", 200)
 	code(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+sumOf([]byte("announced, not uploaded"))+`"}}`, 400)
 	step := post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+f.contentSum+`"}`)
 	at := fmt.Sprintf("/trails/%s/steps/%d", f.boatID, step.Rev)
 	if list := want[[]api.ObjectView](f.ada, "GET", at+"/objects/", nil, 200); len(list) != 1 || list[0].Sum != f.contentSum {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[api.ObjectView](f.boat, "GET", at+"/objects/"+f.contentSum, nil, 200)
 	other := upload(f.ada, "/objects/", "other", "not in the step")
@@ -664,7 +665,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	code(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
 	if s := want[api.StepView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
-		t.Errorf("%+v", s)
+		t.Errorf("%s", brief.Of(s))
 	}
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 200)
 	if got := code(f.ada, "PUT", at+"/state", `{`+systemSpec+`}`, 409); got != "step-status" {
@@ -980,7 +981,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		}
 	}
 	if s := want[api.StepView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
-		t.Errorf("changed: %+v", s)
+		t.Errorf("changed: %s", brief.Of(s))
 	}
 	_ = secondID
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 )
 
 // What docs/protocol.md#10-transport says of TLS, to devices of other makes: the
@@ -75,7 +76,7 @@ func TestRequestsAreExact(t *testing.T) {
 	} {
 		status, body, h := p.request("POST", "/auth/signature/verify", c.body, map[string]string{"Accept-Encoding": "gzip"})
 		if status != 400 || !strings.Contains(string(body), `"error":"`+c.want+`"`) || h.Get("Content-Encoding") != "" {
-			t.Errorf("%s: %d %s %v", name, status, body, h)
+			t.Errorf("%s: %d %s %s", name, status, body, brief.Of(h))
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"gangway/hub/onboard"
 	"gangway/hub/store"
 	"gangway/hub/trust"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 )
 
@@ -168,6 +169,6 @@ func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
 	say(t, s.Store, store.Distrusted, s.maker.Root)
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "ek-chain-distrusted")
 	if list := want[[]map[string]any](s.person(t, "ada"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it waits: %v", list)
+		t.Errorf("it waits: %s", brief.Of(list))
 	}
 }

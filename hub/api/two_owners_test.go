@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/race"
 	"gangway/wire"
 )
@@ -108,7 +109,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		calls++
 		status, answer, h := p.request(method, address, body, header(r))
 		if status >= 500 {
-			t.Errorf("%s %s as %s: %d %s", method, address, name, status, answer)
+			t.Errorf("%s %s as %s: %d %s", method, brief.Of(address), name, status, answer)
 		}
 		shown := string(answer) + fmt.Sprint(h)
 		if strings.Contains(shown, canary) {
@@ -175,7 +176,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 				if strings.Contains(path, "{") && !shown {
 					wanted, there := call(name, p, method, missing, body, r)
 					if status < 300 || status != wanted || !bytes.Equal(answer, there) {
-						t.Errorf("%s %s as %s: %d %.200s\nof what is not there: %d %.200s", method, address, name, status, answer, wanted, there)
+						t.Errorf("%s %s as %s: %d %s\nof what is not there: %d %s", method, brief.Of(address), name, status, brief.Of(answer), wanted, brief.Of(there))
 					}
 				}
 				for _, q := range queries {
@@ -186,7 +187,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 				if method != "GET" && r.limit > 0 && !r.text {
 					status, answer := call(name, p, method, address, inBody, r)
 					if strings.Contains(path, "{id}") && status < 300 && values["id"] != e.pirateID {
-						t.Errorf("%s %s as %s with ada's fields: %d %s", method, address, name, status, answer)
+						t.Errorf("%s %s as %s with ada's fields: %d %s", method, brief.Of(address), name, status, brief.Of(answer))
 					}
 				}
 			}

@@ -27,6 +27,7 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
@@ -93,7 +94,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 				// As in the one round trip.
 				refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, tc.code)
 			} else if e, err := s.victim.OpenEnrolled(a.Body); a.Status != 200 || err != nil || e.AK != nil {
-				t.Errorf("%d %v: %v", a.Status, err, e)
+				t.Errorf("%d %v: %s", a.Status, err, brief.Of(e))
 			}
 			if _, err := s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()); err != store.ErrNotFound {
 				t.Errorf("an AIK certificate is recorded: %v", err)
@@ -117,11 +118,11 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	evil := must(unknownMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
-		t.Errorf("%v %v", e, err)
+		t.Errorf("%s %v", brief.Of(e), err)
 	}
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [FAKE]\nunknown_maker: refuse\n")
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
-		t.Errorf("what the second step may look up is refused by the first: %v %v", e, err)
+		t.Errorf("what the second step may look up is refused by the first: %s %v", brief.Of(e), err)
 	}
 	// An EK that no credential can be made for is not the hub's fault.
 	odd := *d
@@ -155,7 +156,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 	row := must(s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()))(t)
 	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || told() != 1 {
-		t.Errorf("%v until %v; told %d times", row, first.NotAfter, told())
+		t.Errorf("%s until %v; told %d times", brief.Of(row), first.NotAfter, told())
 	}
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)

@@ -12,6 +12,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -59,11 +60,11 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	s.untouched(t) // a waiting row takes nothing
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || list[0].ID != w.DeviceID || list[0].EK != w.EK || list[0].Machine.Serial != d.Serial || list[0].Status != "waiting" || len(list[0].Verdict.Checks) < 8 {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Kind != "device.waiting" || !strings.Contains(events[0].Message, d.Serial) {
-		t.Fatalf("the owner is not told: %+v", events)
+		t.Fatalf("the owner is not told: %s", brief.Of(events))
 	}
 	// It asks again, and nothing new happens.
 	waits(t, s.post(t, body), "ek-certificate-none")
@@ -74,15 +75,15 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	devices := s.Devices(t, s.Owner)
 	if len(devices) != 1 || devices[0].ID == w.DeviceID || s.Uses(t, s.tok) != 1 {
-		t.Fatalf("%+v", devices)
+		t.Fatalf("%s", brief.Of(devices))
 	}
 	e := want[api.EvidenceView](ada, "GET", "/devices/"+devices[0].ID+"/evidence", nil, 200)
 	last := e.Verdict.Checks[len(e.Verdict.Checks)-1]
 	if !e.Verdict.Accepted() || last.Check != "approval" || !strings.HasPrefix(last.Detail, "ada approved this EK on ") {
-		t.Errorf("verdict: %+v", e.Verdict)
+		t.Errorf("verdict: %s", brief.Of(e.Verdict))
 	}
 	if list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it still waits: %+v", list)
+		t.Errorf("it still waits: %s", brief.Of(list))
 	}
 }
 
@@ -140,7 +141,7 @@ func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-key-mismatch")
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Code != "ek-key-mismatch" {
-		t.Errorf("its owner is not told: %+v", events)
+		t.Errorf("its owner is not told: %s", brief.Of(events))
 	}
 }
 
@@ -194,7 +195,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	p := s.person(t, "eve")
 	if list := want[[]api.WaitingView](p, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Fatalf("eve sees %+v", list)
+		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
 	// With her own token it waits for her too, and her word is for her alone.
