@@ -395,7 +395,7 @@ var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 func isProblem(t *testing.T, what string, status int, body []byte, h http.Header, statuses ...int) {
 	t.Helper()
 	if len(statuses) > 0 && !slices.Contains(statuses, status) || status < 400 || status >= 500 {
-		t.Errorf("%s: %d, not %s: %s", what, status, brief.Of(statuses), brief.Of(body))
+		t.Errorf("%s: %d, not %s: %s", brief.Of(what), status, brief.Of(statuses), brief.Of(body))
 		return
 	}
 	if status == 401 && h.Get("WWW-Authenticate") == "" {

@@ -232,6 +232,9 @@ func TestNoQueryIsTheHubsFault(t *testing.T) {
 	want[map[string]string](c.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
 	rows, calls := contractRows(), 0
 	for _, route := range c.routes {
+		if t.Failed() {
+			break // a thousand queries of one route can fail alike
+		}
 		method, path, _ := strings.Cut(route, " ")
 		r := rows[route]
 		if method != "GET" || r.who == "all" || r.who == "self" || r.who == "chip" || path != "/" && strings.HasSuffix(path, "/") || strings.Count(path, "/") > 3 || strings.HasPrefix(path, "/policy") {
@@ -248,7 +251,7 @@ func TestNoQueryIsTheHubsFault(t *testing.T) {
 					}
 					status, body, h := p.request(method, c.at(path, nil)+"?cursor=true&"+name+"="+url.QueryEscape(piece), nil, nil)
 					if status >= 400 {
-						isProblem(t, path+"?"+name+"="+piece, status, body, h, 400, 404)
+						isProblem(t, path+"?"+name+"="+brief.Of(piece), status, body, h, 400, 404)
 					}
 				}
 			}

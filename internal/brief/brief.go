@@ -5,6 +5,7 @@ package brief
 import (
 	"fmt"
 	"regexp"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -20,11 +21,13 @@ const (
 
 var (
 	word    = regexp.MustCompile(fmt.Sprintf(`[^\s"'<>{}\[\](),:&]{%d,}`, mostWord+20))
+	control = regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f]`)
 	numbers = regexp.MustCompile(fmt.Sprintf(`\[(\d+ ){%d,}\d+\]`, mostNumbers+4))
 )
 
 // Of returns a value as %+v prints it, bytes as text, with long words and byte slices
-// shortened, and the whole cut to Most bytes. It says how long the original was.
+// shortened, control characters escaped, the newlines at the end removed, and the whole cut
+// to Most bytes. It says how long the original was.
 func Of(v any) string {
 	var text string
 	switch v := v.(type) {
@@ -37,9 +40,11 @@ func Of(v any) string {
 	default:
 		text = fmt.Sprintf("%+v", v)
 	}
+	text = strings.TrimRight(text, "\n")
 	if !utf8.ValidString(text) {
 		text = fmt.Sprintf("%x", text)
 	}
+	text = control.ReplaceAllStringFunc(text, func(c string) string { return fmt.Sprintf(`\x%02x`, c) })
 	whole := len(text)
 	text = numbers.ReplaceAllStringFunc(text, func(list string) string { return cut(list, 4*mostNumbers) + "]" })
 	text = word.ReplaceAllStringFunc(text, func(w string) string { return cut(w, mostWord) })

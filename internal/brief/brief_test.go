@@ -40,7 +40,7 @@ func TestShortValuesAreWhole(t *testing.T) {
 		value any
 		want  string
 	}{
-		{"ready", "ready"}, {[]byte(`{"error":"limit"}`), `{"error":"limit"}`}, {[]byte{1, 0xFF}, "01ff"}, {nil, "nothing"},
+		{"ready", "ready"}, {[]byte(`{"error":"limit"}` + "\n"), `{"error":"limit"}`}, {[]byte{1, 0xFF}, "01ff"}, {nil, "nothing"}, {"a\x00b\n\tc", `a\x00b` + "\n\tc"},
 		{struct{ A, B int }{1, 2}, "{A:1 B:2}"}, {[]string{"a", "b"}, "[a b]"}, {[]byte{}, ""},
 	} {
 		if got := Of(c.value); got != c.want {
