@@ -16,7 +16,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// accountAnswers calls each route of an account's life, with good input and bad.
+// accountAnswers calls each route about accounts, sessions and API tokens, with good and bad
+// input.
 func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, id string, in any, want int) []byte) {
 	t.Helper()
 	a := s.Account(t, "zoe")
@@ -100,13 +101,13 @@ func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, 
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "zoe", "password": hubtest.Password}, 401)
 }
 
-// events reads an owner's trail.
+// events returns the person's own events that match a query.
 func (p *person) events(query string) []api.EventView {
 	p.t.Helper()
 	return want[[]api.EventView](p, "GET", "/events"+query, nil, 200)
 }
 
-// apiToken makes an API token and returns a program that has it.
+// apiToken makes an API token and returns a client that authenticates with it.
 func (p *person) apiToken(name string, scopes ...string) *person {
 	p.t.Helper()
 	made := want[api.APITokenCreated](p, "POST", "/tokens", api.NewAPIToken{Name: name, Scopes: scopes}, 200)
@@ -129,8 +130,8 @@ func (s *scene) disable(t *testing.T, id string) {
 	}
 }
 
-// A disabled account's sessions, API tokens, the access tokens that those got,
-// object addresses and join tokens end at once; its devices go on.
+// When an account is disabled, its sessions, API tokens, their access tokens, object addresses and
+// join tokens end at once. Its devices keep working.
 func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -155,7 +156,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	stranger := s.person(t, "")
 	stranger.status("PUT", strings.TrimPrefix(object.Put, s.URL), "x", http.StatusGone)
 	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password}, 403)
-	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // tells nothing
+	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // does not reveal that the account is disabled
 	another := s.device(t)
 	if _, err := another.Onboard(t.Context(), s.client, s.tok); err == nil {
 		t.Error("a new device came aboard of a disabled account")
@@ -168,12 +169,12 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range people {
-		p.status("GET", "/devices/", nil, 401) // what ended stays so
+		p.status("GET", "/devices/", nil, 401) // sessions that ended do not come back
 	}
 	s.person(t, "ada").status("GET", "/devices/", nil, 200)
 }
 
-// A disabled owner's public device is no longer shown to others.
+// Other accounts do not see a disabled owner's public device.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -203,7 +204,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	}
 }
 
-// Profiles show nobody who has nothing public, but the caller.
+// GET /profiles lists accounts with something public, and the caller.
 func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -220,8 +221,8 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 	}
 }
 
-// A stolen session cannot change the password without knowing it; a change ends
-// every other session, and no sign-in with the old password survives it.
+// A stolen session cannot change the password without the current one. A change ends every other
+// session, and nobody signs in with the old password.
 func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -246,7 +247,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	}
 }
 
-// Sign-ins that run while the account is disabled leave no session.
+// A sign-in that runs while the account is being disabled leaves no session.
 func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	t.Parallel()
 	s := newSceneOnDisk(t)
@@ -258,7 +259,7 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 		racers.Go(func() {
 			_, body := p.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password})
 			var answer struct{ Token string }
-			_ = json.Unmarshal(body, &answer) // refused ones have none
+			_ = json.Unmarshal(body, &answer) // a refused sign-in has no token
 			tokens[i] = answer.Token
 		})
 	}
@@ -274,8 +275,8 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	}
 }
 
-// An API token does what its scopes say until it expires, and never what only a
-// person may: make API tokens, change the password, end sessions.
+// An API token may do what its scopes say until it expires. It may never do what needs a person:
+// make API tokens, change the password, end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -286,7 +287,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// The access token of an API token is no more than it.
+	// The access token of an API token may do no more than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -300,7 +301,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// A session whose token was made narrower is none either.
+	// Neither may a session's token with fewer scopes.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -328,7 +329,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("GET", "/devices/", nil, 401)
 }
 
-// A database that is stolen holds no token of anybody.
+// A stolen database contains no usable API token.
 func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -341,7 +342,7 @@ func TestAPITokenIsKeptAsAHash(t *testing.T) {
 	}
 }
 
-// An account's devices do not become anybody's with its end, nor does its nick.
+// When an account is deleted, nobody else gets its devices or its nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -374,8 +375,7 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	}
 }
 
-// The scheme's name means the same in any case, for people, programs and
-// devices.
+// The authentication scheme "Bearer" is accepted in any case (RFC 9110, 11.1).
 func TestBearerInAnyCase(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -395,7 +395,7 @@ func TestBearerInAnyCase(t *testing.T) {
 	}
 }
 
-// Each change says who made it, from where and how.
+// The event of a change names the actor, the address and the credential.
 func TestEventsSayWho(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -456,7 +456,8 @@ func TestEventsSayWho(t *testing.T) {
 	}
 }
 
-// A device that signs in and reports for ever is one line a day for each.
+// Frequent events of a device, such as its sign-ins and its reports, take one row a day for each
+// kind.
 func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -481,7 +482,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// They hide nothing else: not on the page, nor for whoever asks so.
+	// They do not hide other events: the page and ?routine=false leave them out.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
 			t.Errorf("%s", brief.Of(e))
@@ -498,7 +499,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	}
 }
 
-// A join token that is deleted can be listed no more, and a page ends.
+// Join tokens are listed page by page, and the last page is empty.
 func TestJoinTokensByPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -522,7 +523,8 @@ func TestJoinTokensByPage(t *testing.T) {
 	}
 }
 
-// No header binds browsers to the hub's own CA: see docs/security.md.
+// The hub sends no Strict-Transport-Security header, because its certificate is from its own CA:
+// see docs/security.md.
 func TestNoStrictTransportSecurity(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

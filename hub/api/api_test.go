@@ -86,7 +86,8 @@ func (p *person) request(method, path string, in any, header map[string]string) 
 	return resp.StatusCode, b, resp.Header
 }
 
-// want checks a status and decodes the answer.
+// want sends a request, fails the test unless the answer has the status, and returns the decoded
+// answer.
 func want[T any](p *person, method, path string, in any, status int) T {
 	p.t.Helper()
 	got, body := p.do(method, path, in)
@@ -112,7 +113,7 @@ func TestOwnersDay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok := must(wire.ParseTokenFile(raw))(t) // what the API answers is a token file
+	tok := must(wire.ParseTokenFile(raw))(t) // the API's answer is a token file
 	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
 
 	list := want[[]api.DeviceView](ada, "GET", "/devices/", nil, 200)
@@ -148,8 +149,8 @@ func TestOwnersDay(t *testing.T) {
 	want[api.Problem](ada, "GET", "/devices", nil, 401)
 }
 
-// No answer but the one that makes it shows a token's secret, and no answer
-// shows a password's hash.
+// Only the answer that creates a join token contains its secret. No answer contains a password's
+// hash.
 func TestSecretsAreShownOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -198,7 +199,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	}
 }
 
-// Pantacor's clients loop for ever on a 401 without this header.
+// Pantacor's clients retry permanently after a 401 without this header.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -294,7 +295,7 @@ func TestBadInputIsSaidToBe(t *testing.T) {
 	}
 }
 
-// Repeated patches cannot grow a row without end.
+// Repeated patches cannot grow a device's metadata without limit.
 func TestMetaIsBounded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

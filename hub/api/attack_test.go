@@ -31,8 +31,8 @@ import (
 	"gangway/wire"
 )
 
-// scene is a running hub that trusts one maker, a victim with a good TPM of
-// that maker, and a token.
+// scene is a running hub that trusts one TPM maker, a victim (a device with a good TPM of that
+// maker), and a join token.
 type scene struct {
 	*hubtest.Hub
 	maker  *fleet.Maker
@@ -107,8 +107,8 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
 }
 
-// refused checks an answer's code, that it says what to do, and that the
-// status is no success and no fault of the hub's.
+// refused checks that an answer is a refusal with this status and code, and with a reason and a
+// hint.
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {
@@ -120,7 +120,7 @@ func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	}
 }
 
-// untouched checks that nothing was bound: no device, no token use, no TPM.
+// untouched checks that no device was created and the join token was not used.
 func (s *scene) untouched(t testing.TB) {
 	t.Helper()
 	if n := len(s.Devices(t, s.Owner)); n != 0 {
@@ -144,7 +144,7 @@ func TestOnboards(t *testing.T) {
 	}
 }
 
-// The structure of ownership: key, token, owner, hub.
+// Ownership proofs: key, token, owner, hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	t.Parallel()
@@ -172,11 +172,10 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
-	// Mallory's name on ada's token: the proof does not fit.
+	// Mallory's id with ada's token: the proof does not match.
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Owner = wire.AccountPRN + mallory.ID }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	// Ada's name, signed by mallory's own token: the proof fits, the owner is
-	// not the token's.
+	// Ada's id, signed with mallory's token: the proof matches, but the token has another owner.
 	own := s.Token(t, mallory, nil)
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
@@ -190,7 +189,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The name put right again, the proof is still for the other hub.
+	// With the right hub name in the request, the proof is still for the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.untouched(t)
@@ -238,7 +237,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the late one left a trace")
 	}
-	// The device that used it may come back.
+	// The device that used the token may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -339,7 +338,7 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 			attack := func() {
 				for range 3 {
 					s.stranger(t, s.tok)                    // a leaked token
-					s.stranger(t, s.Token(t, mallory, nil)) // the stranger's own
+					s.stranger(t, s.Token(t, mallory, nil)) // the stranger's own token
 				}
 			}
 			if when == "before" {
@@ -364,8 +363,8 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// What the stranger is told does not depend on whether the TPM is known here,
-// whose it is, or whether the token is used up.
+// The answer to a stranger does not depend on whether the hub knows the TPM, on its owner, or on
+// whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -381,7 +380,7 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// A pending certificate, obtained some other way.
+// Certificates of a pending enrolment that an attacker got some other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
 	t.Parallel()
@@ -391,7 +390,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// It is in no registry either.
+	// The AIK registry does not have it either.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
@@ -465,7 +464,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if !told {
 		t.Error("the owner was not told")
 	}
-	// Once its owner lets it go, it is bob's, as another device.
+	// Once its owner deletes it, bob can onboard it, as another device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
 		t.Fatal(err)
 	}
@@ -484,7 +483,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 		d := s.device(t)
 		must(d.Onboard(t.Context(), s.client, s.tok))(t)
 		id := s.deviceOf(t, d)
-		// It onboards again while its owner deletes it.
+		// The device onboards again while its owner deletes it.
 		c := must(d.Enrol(t.Context(), s.client, must(d.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 		var wg sync.WaitGroup
 		var a *fleet.Answer
@@ -495,8 +494,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// Whoever was first, afterwards the device is gone and its
-		// certificates open nothing.
+		// In either order the device is gone afterwards, and its certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
 			t.Fatalf("activation: %s", brief.Of(a))
 		}
@@ -520,7 +518,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
-	// Expired by the clock, swept or not.
+	// The enrolment has expired by the clock, even if the sweep has not run.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
 		t.Errorf("%d expired", n)
@@ -595,7 +593,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: c.IDevID.Subject, Issuer: c.IDevID.Issuer}
 	selfSigned := must(fleet.Issue(self, self, key.Public(), key))(t)
-	// The victim's names, by a CA of the attacker's with the device CA's name.
+	// The victim's names, issued by the attacker's CA with the device CA's name.
 	fakeCA := &x509.Certificate{Subject: s.CA.DeviceCA().Subject, SubjectKeyId: s.CA.DeviceCA().SubjectKeyId, PublicKey: key.Public()}
 	forged := must(fleet.Issue(self, fakeCA, key.Public(), key))(t)
 	for name, cert := range map[string]tls.Certificate{
@@ -615,8 +613,8 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	}
 }
 
-// A certificate by the device CA for another purpose than TLS clients', or one
-// that the store does not know.
+// A certificate of the device CA is refused if it is for another purpose than TLS client
+// authentication, or if the store does not know it.
 func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -655,12 +653,12 @@ func TestTLSRefusesRevokedDevice(t *testing.T) {
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
 		t.Fatal(err)
 	}
-	// On the connection that is open, and on a new one.
+	// Refused on the open connection, and on a new one.
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	if err := s.handshake(t, c.TLS(s.victim)); err == nil || err.Error() != "certificate-not-active" {
 		t.Errorf("a new connection: %v", err)
 	}
-	// Nor does activating again bring it back.
+	// Activating again does not bring the device back.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeRevoked)
 }
 
@@ -695,7 +693,7 @@ func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	if err == nil && a.Status/100 != 4 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// The hub is well.
+	// The hub still works.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 

@@ -9,7 +9,7 @@ import (
 	"gangway/internal/brief"
 )
 
-// What could not be written is counted the next time, and nothing twice.
+// Counts that could not be written are added to the next ones, and no event is counted twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	var counts tally
@@ -37,7 +37,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// The memory for counts is bounded, by number and by day.
+// The tally keeps at most maxTally counts in memory, and drops them after a day.
 func TestTallyIsBounded(t *testing.T) {
 	t.Parallel()
 	var counts tally

@@ -31,14 +31,14 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 	}{
 		{"GET", "/devices", 200}, {"GET", "/auth/auth_status", 200}, {"GET", "/auth/login", 200},
 		{"DELETE", "/devices/0123456789abcdef01234567", 403}, {"POST", "/devices/0123456789abcdef01234567/approve", 403},
-		// Who makes join tokens, or policies, makes devices.
+		// A caller who may make join tokens or policies could admit devices.
 		{"GET", "/devices/tokens", 403}, {"POST", "/devices/tokens", 403}, {"PUT", "/policy", 403}, {"GET", "/events", 403}, {"GET", "/auth/accounts", 403},
 	} {
 		if got, body := p.do(c.method, c.path, "{}"); got != c.want {
 			t.Errorf("%s %s: %d %s", c.method, c.path, got, body)
 		}
 	}
-	// A renewed token has no more than it had.
+	// A renewed token has no more scopes than before.
 	again := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200)
 	p.token = again.Token
 	if got, _ := p.do("GET", "/events", nil); got != 403 {
@@ -91,8 +91,8 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 	}
 }
 
-// Pantacor's client signs in as "anon" when it has no login, and keeps what it
-// gets in the place of the person's own.
+// Pantacor's client signs in as "anon" when it has no credentials, and stores the token that it
+// gets in place of the person's own.
 func TestNobodySignsInAsAnon(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -18,7 +18,7 @@ import (
 	"gangway/wire"
 )
 
-// reportOf is what a device sends of these PCRs and this log.
+// reportOf makes the report that a device sends for these PCRs and this event log.
 func reportOf(t testing.TB, d *fleet.Device, nonce []byte, pcrs [][]byte, log []byte, resets uint32) *wire.BootReport {
 	t.Helper()
 	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: pcrs, EventLog: log}
@@ -39,7 +39,7 @@ func judged(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log []b
 	return v
 }
 
-// pageSays looks at the list of devices, whose only boot is in this state.
+// pageSays checks that the device list shows this boot state for the only device.
 func (s *scene) pageSays(t *testing.T, state string) {
 	t.Helper()
 	b := s.browser(t)
@@ -49,13 +49,13 @@ func (s *scene) pageSays(t *testing.T, state string) {
 	}
 }
 
-// secret asks for what a policy of measured boot guards.
+// secret requests the device's secret, which a measured-boot policy protects.
 func secret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
-// A TPM into which nothing was measured says the same of every boot: it is no
-// reference, and matches none.
+// PCRs into which nothing was measured are equal after every boot, so they cannot be a reference
+// and match none.
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	t.Parallel()
 	var separators eventlog.Log
@@ -96,13 +96,13 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
 				t.Errorf("the owner is not told: %s", brief.Of(e))
 			}
-			// It cannot be accepted, nor given as values.
+			// The owner cannot accept it, nor set it as reference values.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
 				t.Errorf("%s", brief.Of(p))
 			}
 			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
-			// The first boot of which something was measured is learnt; nothing
-			// afterwards is not "matches" again.
+			// The first boot with measurements becomes the reference. A later boot without any
+			// does not match it.
 			if v := judged(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
 				t.Errorf("%s", brief.Of(v))
 			}
@@ -111,7 +111,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			judged(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, secret(t, c), 403, "boot-nothing-measured")
-			// The owner can let it in all the same.
+			// The owner can still admit it, with another policy.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := secret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -120,8 +120,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a measurement that was refused nobody reads what an older one said, and
-// nobody is let in by it.
+// After a refused measurement, an older match is neither shown nor enough for admission.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
@@ -174,12 +173,12 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if told != 1 {
 				t.Errorf("the owner is told %d times of the same", told)
 			}
-			// A decision about the one before it does not hide it.
+			// A decision about the measurement before it does not hide the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, secret(t, conn), 403, "boot-refused")
-			// One that holds ends it, and the owner is told.
+			// A true measurement ends the refusal, and the owner gets an event.
 			booted(t, conn, s.victim, usual, 1)
 			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
 				t.Errorf("%s", brief.Of(v))
@@ -194,8 +193,8 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	}
 }
 
-// systemd 261 extends PCRs after the firmware's log has ended: a change that has
-// a name, which the owner accepts once.
+// systemd 261 extends PCRs after the end of the firmware's event log. The hub names this change,
+// and the owner accepts it once.
 func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -228,8 +227,7 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	}
 }
 
-// A log that the hub cannot read is the device's to mend, and no reason to
-// refuse it: the values are compared.
+// An unreadable event log is not a reason for refusal: the hub compares the PCR values.
 func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -252,8 +250,8 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	}
 }
 
-// What another connection shows counts for all: a device that once matched keeps
-// no door open, on no connection and by no token.
+// A measurement that does not match, on any connection, ends the admission on every connection and
+// of every token.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -287,8 +285,8 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 				refused(t, secret(t, conn), 403, c.code)
 			}
 			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
-			// A measurement on one connection speaks for no other one that has
-			// shown something else since.
+			// A measurement on one connection does not admit another connection that has since
+			// measured something else.
 			booted(t, first, s.victim, usual, 3)
 			if a := secret(t, first); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)

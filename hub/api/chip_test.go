@@ -14,7 +14,7 @@ import (
 	"gangway/tcg"
 )
 
-// toldOf lists what an owner's trail says of a kind of event.
+// toldOf returns an owner's events of a kind.
 func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []store.Event) {
 	t.Helper()
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID, Limit: 1000}))(t) {
@@ -25,8 +25,7 @@ func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []st
 	return out
 }
 
-// otherEK is the same chip under another of its endorsement keys. change alters
-// the EK certificate first.
+// otherEK returns the same chip with another of its EKs. change may alter the EK certificate.
 func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
 	t.Helper()
 	d := *s.victim
@@ -39,7 +38,7 @@ func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Devi
 	return &d
 }
 
-// otherIAK is the device with the IAK and IDevID key of another template.
+// otherIAK returns the device with an IAK and IDevID key of another template.
 func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -48,8 +47,8 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// The first owner of a chip is told when another owner's token is tried under
-// the chip's other EK, or under the same: once each, however often it is tried.
+// The first owner of a chip gets an event when another owner's token is tried with the chip's
+// other EK, or with the same EK: one event each, however often it is tried.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -76,16 +75,15 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
 		t.Errorf("%s", brief.Of(told))
 	}
-	// An owner who tries it with their own machine reads the refusal.
+	// An owner who tries it with their own machine sees the refusal.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
 		t.Errorf("%s", brief.Of(told))
 	}
 }
 
-// Two EKs whose certificates name one chip are linked when the second is
-// proven, and both owners are told, once. The machine's serial number links
-// nothing: the device says it.
+// Two EKs whose certificates name one chip are linked when the second is proven, and both owners
+// get one event. The machine's serial number links nothing, because the device only claims it.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -111,7 +109,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			must(first.Onboard(t.Context(), s.client, s.tok))(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// A stranger with the EK's certificate and without the TPM links nothing.
+			// A stranger with the EK certificate and without the TPM does not link the EKs.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
 			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
 				t.Fatalf("told by a request alone: %s", brief.Of(told))
@@ -142,8 +140,8 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
-// Somebody with a chip that was another owner's deletes the device and brings it
-// back, again and again: the other owner's trail does not grow.
+// A person deletes a device whose chip had another owner and onboards it again, many times. The
+// other owner's events do not grow.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -168,7 +166,7 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 	}
 }
 
-// A policy says which of a TPM's EKs may bind, by its maker.
+// A policy says, by maker, which kinds of EK may onboard.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -178,7 +176,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 		{"ek_kinds: {FAKE: [H-2]}", "", ""},
 		{"ek_kinds: {fake: [L-2, H-3]}", "", evidence.CodeKind},
 		{"", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind},
-		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both count
+		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both policies apply
 		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // by model
 		{"ek_kinds: {IFX: [L-2]}", "", ""},
 		{"ek_kinds: {'*': [L-2]}", "", evidence.CodeKind},
@@ -195,7 +193,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// An EK without a certificate is asked about, or refused for its kind.
+	// An EK without a certificate waits for the owner, or is refused for its kind.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, evidence.CodeKind)
@@ -203,8 +201,8 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	waits(t, s.post(t, s.request(t, s.nobodys(t))), evidence.CodeNoCertificate)
 }
 
-// With one kind for each maker, a chip's other EK does not make it a second
-// owner's device.
+// If the policy allows one kind of EK for each maker, a second owner cannot onboard a chip with
+// its other EK.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -14,7 +14,7 @@ import (
 	"gangway/wire"
 )
 
-// ownToken is a token that a machine has made itself.
+// ownToken makes the secret, id and claim code that a machine makes for itself.
 func ownToken(t testing.TB) (secret []byte, id, code string) {
 	t.Helper()
 	secret, id = wire.NewSecret(), wire.NewID()
@@ -28,8 +28,7 @@ func claimCode(t testing.TB) string {
 	return code
 }
 
-// Who reads a code on a screen, and has no account here, gets nowhere; and
-// looking leaves nothing.
+// A claim code is of no use without an account, and reading its page changes nothing.
 func TestClaimNeedsAnAccount(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -54,8 +53,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 }
 
-// A code that was taken is not taken by another, and tells nobody but its
-// machine whose it is.
+// A used claim code cannot be used by another account. Only its machine learns the owner.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -68,7 +66,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("POST", "/claim/"+code, nil, nil); status != 409 {
 		t.Errorf("%d %s", status, body)
 	}
-	// The same id under another key is another code.
+	// The same id with another key has another code.
 	key := must(wire.OwnershipKey(wire.NewSecret(), id))(t)
 	other := must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("POST", "/claim/"+other, nil, nil); status != 409 {
@@ -77,7 +75,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("who does not know the key learns the owner: %d %s", status, body)
 	}
-	// No other token tells its owner, nor is it taken over.
+	// No other token reveals the owner, nor is taken over.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)
@@ -91,8 +89,8 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	}
 }
 
-// The machine that shows the code joins with what never left it, once; who saw
-// the code alone does not.
+// The machine that shows the claim code onboards once, with a secret that never left it. A person
+// who only saw the code cannot.
 func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

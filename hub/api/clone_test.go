@@ -16,14 +16,13 @@ import (
 	"gangway/wire"
 )
 
-// copyOf is a machine with a state of the device's TPM: its keys, and a clock
-// of its own.
+// copyOf is a machine with a copy of the device's TPM state: the same keys, and its own clock.
 type copyOf struct {
 	s     *scene
 	d     *fleet.Device
 	conn  *fleet.Conn
 	reset uint32
-	start time.Time // when its TPM's clock stood at zero
+	start time.Time // when its TPM's clock was zero
 }
 
 func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ran time.Duration) *copyOf {
@@ -33,7 +32,7 @@ func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ra
 	return &copyOf{s, s.victim, conn, reset, s.Now().Add(-ran)}
 }
 
-// clock is what the TPM attests of its clock now.
+// clock returns what the TPM attests about its clock now.
 func (k *copyOf) clock() tcg.ClockInfo {
 	return tcg.ClockInfo{Clock: uint64(k.s.Now().Sub(k.start).Milliseconds()), ResetCount: k.reset, Safe: true}
 }
@@ -51,7 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends what a device reports, and measures again where the hub asks.
+// report sends the device's metadata, and measures again if the hub asks for it. It returns
+// whether the hub asked.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -64,7 +64,7 @@ func (k *copyOf) report(t *testing.T) (asked bool) {
 	return asked
 }
 
-// told are the events of these kinds, the oldest first.
+// told returns a device's events of these kinds, the oldest first.
 func told(p *person, device string, kinds ...string) (list []api.EventView) {
 	p.t.Helper()
 	for _, e := range want[[]api.EventView](p, "GET", "/events?device="+device, nil, 200) {
@@ -78,9 +78,8 @@ func told(p *person, device string, kinds ...string) (list []api.EventView) {
 
 var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tpm-went-backwards"}
 
-// Two virtual machines, disk and TPM copied: both use the one certificate at
-// once. The second looks like the first, restarted, until the first is still
-// there.
+// Two virtual machines with a copied disk and TPM use one certificate at the same time. The second
+// looks like the first after a restart, until the first measures again.
 func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -117,14 +116,14 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	if v.State != "certain" || len(v.Findings) != 2 || v.Decision != "" {
 		t.Errorf("%s", brief.Of(v))
 	}
-	// Nothing is asked for any more.
+	// The hub asks for no more measurements.
 	if first.report(t) || second.report(t) {
 		t.Error("what is certain is asked again")
 	}
 }
 
-// Cloned from a machine that ran for seconds, so that at first the clock of one
-// is explained by a TPM that was cleared.
+// The original had run for only seconds, so a cleared TPM would at first explain the clock of a
+// clone.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -145,7 +144,7 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	}
 }
 
-// What honest machines do costs them nothing, and nobody is told.
+// The usual actions of an honest machine have no effect, and cause no event.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -165,11 +164,11 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1 { // because the other connection measured later
+	if asked != 1 { // because the other connection has measured since
 		t.Errorf("asked %d times to measure again", asked)
 	}
 	asked = 0
-	for range 30 { // also where both report, it is bounded
+	for range 30 { // the number of requests is bounded even if both report
 		s.Advance(time.Second)
 		for _, k := range []*copyOf{agent, proxy} {
 			if k.report(t) {
@@ -195,7 +194,7 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 	}
 }
 
-// suspected is a scene in which the victim's TPM attested less than before.
+// suspected returns a scene in which the victim's TPM attested a lower clock than before.
 func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	t.Helper()
 	s = newScene(t)
@@ -215,7 +214,7 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 		k.measure(t)
 		k.report(t)
 	}
-	for range 3 { // one machine on its only connection is asked for nothing
+	for range 3 { // the hub does not ask one machine on its only connection
 		s.Advance(time.Minute)
 		if k.report(t) {
 			t.Error("asked to measure again")
@@ -265,9 +264,9 @@ func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
 	}
 }
 
-// Refused is everything that the device's identity opens: connections, tokens,
-// secrets, and a new onboarding with the same TPM. The decision can be taken
-// back, and a new TPM state is another device.
+// Everything that the device's identity opens is refused: connections, tokens, secrets, and a new
+// onboarding with the same TPM. The owner can withdraw the decision, and a new TPM state is
+// another device.
 func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	s, ada, _, id := suspected(t)
@@ -324,8 +323,8 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	}
 }
 
-// enrolled onboards the victim again as a machine of this serial number, whose
-// TPM's clock stands so, and returns what it connects with.
+// enrolled onboards the victim again as a machine with this serial number and TPM clock, and
+// returns its client certificate.
 func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
 	t.Helper()
 	d := must(s.victim.WithNewIdentity())(t)
@@ -346,7 +345,7 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	for name, c := range map[string]struct {
 		serial string
 		clock  tcg.ClockInfo
-		code   string // of the finding; empty: none
+		code   string // of the finding; empty: no finding
 	}{
 		"another serial number in the same boot": {"B", running(5, 10*time.Hour+time.Second), "serial-in-boot"},
 		"a clock that went back":                 {"A", running(5, 9*time.Hour), "counters-back"},
@@ -376,7 +375,7 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 	}
 }
 
-// A board that was replaced does not go on with the certificate from before.
+// A machine whose board was replaced cannot keep using its earlier certificate.
 func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 	t.Parallel()
 	for serial, found := range map[string]int{"A": 0, "B": 1} {
@@ -400,7 +399,7 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 	}
 }
 
-// Whoever has not proven to be the TPM raises no suspicion.
+// A peer that has not proven possession of the TPM causes no suspicion of a clone.
 func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -412,7 +411,7 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 	request := must(d.Request(s.tok, fleet.RequestChange{Attest: func([]byte) []byte {
 		return fleet.AttestAt(d.IAK.Name(), d.IDevID.Name(), tcg.ClockInfo{Clock: 1, ResetCount: 5})
 	}}))(t)
-	certs := must(d.Enrol(t.Context(), s.client, request))(t) // pending, and no more
+	certs := must(d.Enrol(t.Context(), s.client, request))(t) // still pending
 	conn := must(s.client.Dial(t.Context(), certs.TLS(d)))(t)
 	defer conn.Close()
 	if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 403 {

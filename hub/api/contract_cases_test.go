@@ -13,7 +13,8 @@ import (
 	"gangway/internal/race"
 )
 
-// Who may, can; by whatever content type, for Pantacor's clients send their own.
+// Every caller that may use a route can, with any content type: Pantacor's clients send unusual
+// ones.
 func TestContractAllowed(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -50,7 +51,7 @@ func TestContractAllowed(t *testing.T) {
 	})
 }
 
-// Who is not signed in gets 401, and a way to sign in.
+// A caller who is not signed in gets 401 and a way to sign in.
 func TestContractNotSignedIn(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -83,7 +84,8 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// What is another's is as what is not there, to the byte.
+// The answer about another owner's id is, byte for byte, the answer about an id that does not
+// exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -133,7 +135,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 	})
 }
 
-// malformed are bodies that no route takes that wants a JSON object.
+// malformed are bodies that every route for a JSON object must refuse.
 var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`, `{"a":1}}`, `{"a":1}{}`, "\xff\xfe", "\x00", `{"a":"` + "\x00" + `"}`, `{'a':1}`, `{"a":1,}`, "[[" + strings.Repeat("[", 12000),
 	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
 
@@ -153,7 +155,7 @@ func TestContractMalformed(t *testing.T) {
 		}
 		for _, body := range malformed {
 			if strings.HasPrefix(path, "/logs") && body == "[]" || strings.HasPrefix(path, "/devices") && (path == "/devices" || path == "/devices/" || strings.HasPrefix(path, "/devices/tokens")) && body == "" || path == "/logs/cursor" && body == "null" {
-				continue // no mistakes there
+				continue // these routes accept it
 			}
 			status, answer, h := c.caller(r).request(method, c.at(path, values), body, nil)
 			isProblem(t, method+" "+path+" of "+cut(body), status, answer, h, 400)
@@ -217,7 +219,7 @@ type slowBody struct{ r *strings.Reader }
 func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
 func (b *slowBody) Close() error               { return nil }
 
-// A method that an address does not have is told so, with those that it has.
+// A method that a path does not have gets 405, with the path's methods in Allow.
 func TestContractWrongMethod(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -235,7 +237,7 @@ func TestContractWrongMethod(t *testing.T) {
 			if slices.Contains(methods, method) || method == "DELETE" && path == "/devices/register" || method == "DELETE" && strings.HasPrefix(path, "/devices/tokens/") {
 				continue
 			}
-			// /devices/{id} takes what its neighbours do not.
+			// /devices/{id} matches these paths too and has more methods.
 			if strings.Count(path, "/") == 2 && strings.HasPrefix(path, "/devices/") || strings.HasPrefix(path, "/trails/summary") || strings.HasPrefix(path, "/devices/np/") {
 				continue
 			}
@@ -253,8 +255,7 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field with each wrong type: refused, or let pass as if it were not
-// there, and never the hub's fault.
+// Each field with each wrong type: refused, or ignored, and never a 5xx.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -280,7 +281,7 @@ func TestContractWrongTypes(t *testing.T) {
 			for _, v := range wrong {
 				for _, altered := range []string{
 					strings.Replace(body, string(fields[name]), v, 1),
-					`{"` + name + `":` + v + `,` + body[1:], // twice
+					`{"` + name + `":` + v + `,` + body[1:], // the field twice
 				} {
 					status, answer, h := c.caller(r).request(method, c.at(path, values), altered, nil)
 					if status < 400 || status == 409 && h.Get("Pantahub-Object-Type") != "" {

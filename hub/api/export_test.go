@@ -7,8 +7,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Unlimited lets tests call as often as they like; what is limited has its own
-// tests.
+// Unlimited turns the rate limits off. Other tests test the limits.
 func (s *Server) Unlimited() {
 	for _, l := range []*limiter[netip.Prefix]{s.logins, s.registrations, s.claims, s.signatures, s.onboards} {
 		l.unlimited()
@@ -29,7 +28,7 @@ func (s *Server) FlushTally(ctx context.Context) { s.flushTally(ctx) }
 // SweepOnce removes what has expired or is too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
-// Bounds of what unproven peers make the trail grow by.
+// Bounds of the rows that unproven peers may add to the events.
 const (
 	CrowdOfNobody = crowdOfNobody
 	CrowdADay     = crowdOfAll + 4*24*60

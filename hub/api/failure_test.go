@@ -68,7 +68,7 @@ func TestFailuresAreShort(t *testing.T) {
 	}
 }
 
-// No failure message of this package prints a structure whole: brief.Of cuts it.
+// No failure message of this package prints a whole structure: brief.Of cuts it.
 func TestFailuresPrintStructuresByBrief(t *testing.T) {
 	t.Parallel()
 	whole := regexp.MustCompile(`%[+#]v`)

@@ -16,8 +16,8 @@ import (
 	"gangway/wire"
 )
 
-// certifiedAs is the device with a certificate of its EK by a maker, made of a
-// certificate that it had before: what a forger copies from a real one.
+// certifiedAs returns the device with an EK certificate by this maker that has the serial number
+// of a real one, as a forger would make it.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -27,8 +27,8 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 	return &n
 }
 
-// The operator's list has a serial number. An owner who lists the EK of another
-// TPM and forges a certificate with that serial number gets past no list.
+// The operator's EK list has a serial number. An owner lists the EK of another TPM and forges a
+// certificate with that serial number. Neither list accepts it.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -44,8 +44,8 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's document and list loosen nothing of the operator's list: neither
-// whether an EK must be on it, nor that it must have a certificate.
+// An owner's policy and EK list cannot loosen the operator's list: an EK must still be on it, and
+// must still have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -59,8 +59,8 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
-	// Of the owner's own list it is the owner who decides, and of the
-	// operator's where the operator says so.
+	// The owner decides about the owner's list, and about the operator's list if the operator
+	// allows it.
 	s.list(t, store.HubWide)
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 	s.list(t, s.Owner.ID)
@@ -69,8 +69,7 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Anybody can make a certificate. It does not get an EK past what the policy says
-// of EKs without one.
+// Anyone can make a certificate, so a self-made one is judged as no certificate.
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -101,14 +100,13 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 			}
 		}
 	}
-	// A certificate by a trusted maker is judged by what it says.
+	// A certificate by a trusted maker is judged by its content.
 	s.list(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A person who denied a machine has denied its EK: to bring the certificate that
-// was missing does not undo it.
+// A denial is of the EK. It still holds when the machine sends the missing certificate later.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -125,7 +123,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 			t.Errorf("in two steps: %v", err)
 		}
 	}
-	// Another owner's word is about their own fleet.
+	// Another owner's denial is only about their own devices.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
 		t.Errorf("of another owner: %d %s", a.Status, a.Body)
@@ -134,8 +132,8 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A CA that the operator distrusts stays distrusted when it expires, or one above
-// or below it does: its certificates do not become those of an unknown maker.
+// A CA that the operator distrusts stays distrusted when it expires, or when a CA above or below
+// it expires. Its certificates do not become those of an unknown maker.
 func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	t.Parallel()
 	for _, which := range []string{"root", "intermediate"} {
@@ -157,7 +155,7 @@ func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	}
 }
 
-// linking finds a maker's intermediate on the web.
+// linking is an online look-up that finds a maker's intermediate certificate.
 type linking struct {
 	revoking
 	link *x509.Certificate
@@ -168,8 +166,7 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// A chip whose chain must be looked up hides nothing by it of how its device
-// came: that the proofs named no hub stays in the verdict.
+// If the chain must be looked up, the verdict still has the note that the proofs named no hub.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)

@@ -10,8 +10,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// Under a flood the last that came is served next, the oldest are turned away
-// when too many wait, and nobody waits longer than is of use.
+// During a flood the newest request is served next. If too many wait, the oldest are refused. No
+// request waits longer than the queue's patience.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		// 0 runs; 1 and 2 were turned away by 4 and 5.
+		// 0 runs; 4 and 5 displaced 1 and 2.
 		for _, i := range []int{1, 2} {
 			if !errors.Is(results[i], error(errBusy)) {
 				t.Errorf("%d: %v", i, results[i])
@@ -61,7 +61,7 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 		}
 		run(stranger, "runs")
 		run(known, "known")
-		for range 9 { // more than may wait: the known one stays
+		for range 9 { // more than may wait: the known request stays
 			run(stranger, "stranger")
 		}
 		for range 5 {
@@ -92,7 +92,7 @@ func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 		}
 		close(finish)
 		synctest.Wait()
-		// Who gave up holds no place.
+		// A request that gave up holds no place.
 		if len(l.lanes[stranger]) != 0 || l.free != 1 {
 			t.Errorf("%d wait, %d are free", len(l.lanes[stranger]), l.free)
 		}

@@ -16,19 +16,18 @@ import (
 	"gangway/internal/fleet"
 	"gangway/internal/strictjson"
 
-	_ "modernc.org/sqlite" // for what an older hub left in a database
+	_ "modernc.org/sqlite" // to write what an older hub left in a database
 )
 
-// arrays is a text of arrays in each other.
+// arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request by which JSON of somebody's is kept: %s stands for a
-// member's value.
+// keeper is a request that stores a client's JSON. In its body, %s stands for a member's value.
 type keeper struct {
 	p            *person
 	method, path string
 	body         string
-	codes        []string // of a value that cannot be kept
+	codes        []string // of the refusal of a bad value
 }
 
 func (f *fleetScene) keepers(t *testing.T) []keeper {
@@ -47,13 +46,13 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 		{f.ada, "POST", "/devices/tokens", `{"default-user-meta":{"a":%s}}`, meta},
 		{f.ada, "PUT", at + "/state", `{` + systemSpec + `,"a.json":%s}`, []string{"state-malformed"}},
 		{f.ada, "PUT", at + "/meta", `{"a":%s}`, []string{"meta-malformed"}},
-		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // the state is fixed from here on
+		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // from here on the state cannot change
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `,"a.json":%s}}`, []string{"state-malformed", body}},
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `},"meta":{"a":%s}}`, []string{"meta-malformed", body}},
 	}
 }
 
-// answersWithKept are the answers that contain what the keepers keep.
+// answersWithKept returns the requests whose answers contain what the keepers stored.
 func (f *fleetScene) answersWithKept() []keeper {
 	steps := "/trails/" + f.boatID + "/steps"
 	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
@@ -65,8 +64,8 @@ func (f *fleetScene) answersWithKept() []keeper {
 	}
 }
 
-// An answer around what was accepted is read by everybody who reads as strictly
-// as the hub does, and by Pantacor's client, which holds numbers as float64.
+// An answer with the JSON that was accepted can be read by a client as strict as the hub, and by
+// Pantacor's client, which holds numbers as float64.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -114,8 +113,8 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// What an older hub kept, deep or broken, hides itself and nothing else, and
-// its owner can be rid of it.
+// Metadata that an older hub stored, too deep or broken, is left out of answers. It hides nothing
+// else, and its owner can delete it.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -169,7 +168,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 			t.Errorf("%s: still unreadable: %s", what, brief.Of(d.Unreadable))
 		}
 	}
-	// A device that comes with such a token begins with the rest.
+	// A device that onboards with this token gets the readable rest.
 	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +179,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
 
-// The bound counts what is there when a patch is written, not when it came.
+// The bound counts the metadata at the time when a patch is written, not when the request came.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -210,7 +209,7 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	}
 }
 
-// A request that is refused for its metadata has changed nothing else.
+// A request that is refused for its metadata changes nothing.
 func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -23,7 +23,7 @@ import (
 	"gangway/wire"
 )
 
-// bare is the device without its EK certificate.
+// bare returns the device without its EK certificate.
 func bare(d *fleet.Device) *fleet.Device {
 	n := *d
 	n.EKCert, n.Chain = n.EK.Public.Raw, nil
@@ -35,7 +35,7 @@ func ekHash(t testing.TB, d *fleet.Device) store.Hash {
 	return must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
 }
 
-// certified is the device with a certificate of its EK by a maker.
+// certified returns the device with an EK certificate by this maker.
 func certified(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -51,7 +51,7 @@ func (s *scene) list(t testing.TB, owner string, lines ...store.ListedEK) {
 	}
 }
 
-// revoking says that every EK certificate is revoked.
+// revoking is an online look-up that reports every EK certificate as revoked.
 type revoking struct{}
 
 func (revoking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -62,8 +62,8 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// A device that leaves the EK certificate out, or puts another in its place, is
-// refused as with it: on both paths, and whatever the EK list says.
+// A device that omits its EK certificate, or sends another one, is refused as with it: in one step
+// and in two, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
@@ -112,9 +112,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			}
 			s.untouched(t)
 			if c.code == evidence.CodeChainExpired {
-				return // for ever
+				return // the refusal is permanent
 			}
-			// A certificate is kept, and no verdict.
+			// The hub keeps the certificate, not the verdict.
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
 			s.Policy(t, s.Owner.ID, "version: 1\n")
@@ -126,7 +126,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// Where the CA certificates came with the chip, they are kept with it.
+// If the device sent CA certificates with its EK certificate, the hub keeps them with it.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -143,8 +143,8 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// A question that the certificate raises is asked too, and an approval that was
-// given without knowing it does not answer it.
+// If the device omits a certificate that raises a question, the question is still asked, and an
+// approval from before the question does not answer it.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -162,8 +162,8 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger who knows a public EK does not learn whether its TPM was here, as
-// long as nothing is held against its certificate.
+// A stranger who knows a public EK does not learn whether its TPM has onboarded, as long as its
+// certificate is not refused.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -182,7 +182,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	}
 	before := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{then: ask}]\n")
-	waits(t, s.post(t, s.request(t, s.victim)), "policy") // shown
+	waits(t, s.post(t, s.request(t, s.victim)), "policy") // the certificate is sent
 	shown := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -191,7 +191,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	}
 }
 
-// What a stranger sends about another's EK is true of that EK, or is not kept.
+// The hub keeps what a stranger sends about another owner's EK only if it is true of that EK.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
 	nobody := must(unknownMaker())(t)
@@ -220,7 +220,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			s := newScene(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// Mallory's own policy refuses, which is Mallory's.
+			// Mallory's policy refuses it, which concerns only Mallory.
 			s.Policy(t, mallory.ID, "version: 1\nrules: [{then: refuse}]\n")
 			sent := must(must(c.sends(t, s).WithNewIdentity())(t).Request(theirs, fleet.RequestChange{}))(t)
 			if a := s.post(t, sent); a.Status != 403 {
@@ -230,7 +230,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
 				t.Errorf("kept: %s, %v", brief.Of(k.Certificate), err)
 			}
-			if !c.kept { // then the owner's machine is asked about, as before
+			if !c.kept { // then the owner is asked about the machine, as before
 				waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -241,8 +241,8 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	}
 }
 
-// The certificate that the TPM itself brought takes the place of what others
-// sent about it, and nobody displaces it again.
+// The EK certificate that a proven TPM sent replaces what others sent for its EK, and is not
+// replaced again.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -286,8 +286,8 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, bare(aboard))), 403, "policy")
 }
 
-// An owner's line approves an EK without a certificate, or demands one. The
-// operator's demands one too, and approves nothing in the owner's name.
+// A line of an owner's EK list approves an EK without a certificate, or requires one. A line of
+// the operator's list may require one too, but approves nothing for the owner.
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -311,8 +311,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner who approves a machine without a certificate reads what that may hide:
-// at the machine, on the page and in the command's answer.
+// An owner who approves a machine without an EK certificate reads what its absence may hide: at
+// the machine, on the page and in the command's output.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -337,7 +337,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A request that comes often costs one row.
+// A repeated request takes one row.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -25,7 +25,7 @@ import (
 	"gangway/wire"
 )
 
-// The document says what there is: each route is in it, and nothing else.
+// openapi.json lists each route, and no others.
 func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("hub.go")
@@ -77,7 +77,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 }
 
-// Who may call a route is in the document as it is in the code.
+// openapi.json says who may call a route, as the code does.
 func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	t.Parallel()
 	source, err := os.ReadFile("hub.go")
@@ -114,7 +114,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		if _, says := op.Responses["403"]; !says && slices.Contains([]string{"asOwner", "asCaller", "asPerson"}, wrapper) {
 			t.Errorf("%s %s: the document does not say that a token's scopes may not be enough", method, path)
 		}
-		limited := strings.Contains(m[0], "s.limited(") || slices.Contains([]string{"PUT /devices/{id}", "POST /device/boot", "POST /auth/login"}, method+" "+path) // a claim is, a measurement, and people and devices apart
+		limited := strings.Contains(m[0], "s.limited(") || slices.Contains([]string{"PUT /devices/{id}", "POST /device/boot", "POST /auth/login"}, method+" "+path) // these handlers apply limits themselves
 		if _, says := op.Responses["429"]; limited != says {
 			t.Errorf("%s %s: the document is wrong about 429", method, path)
 		}
@@ -124,8 +124,8 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	}
 }
 
-// The hub's answers, good and bad, have the status, the type and exactly the
-// fields that the document says.
+// The hub's answers, good and bad, have the status, the content type and exactly the fields in
+// openapi.json.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -186,7 +186,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
 		call(stranger, "GET", path, "", nil, 200)
 	}
-	// With answers to all that is asked for, and with nothing.
+	// With answers to every request, and with none.
 	call(stranger, "POST", "/onboard", "", "nonsense", 400)
 	call(stranger, "POST", "/onboard", "", strings.Repeat("a", 300<<10), 413)
 	call(stranger, "POST", "/onboard/activate", "", "{}", 401)
@@ -194,7 +194,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "PATCH", "/device/meta", "", "{}", 401)
 	call(stranger, "GET", "/aca/certs/{file}", "000b.crt", nil, 404)
 
-	// A device comes aboard and reports.
+	// A device onboards and reports.
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	reply := call(stranger, "POST", "/onboard", "", string(request), 200)
 	certs := must(s.victim.Open(request, reply))(t)
@@ -233,7 +233,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	id := s.deviceOf(t, s.victim)
 	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
 
-	// The same by Pantacor's two steps.
+	// The same with the two-step enrolment.
 	pan := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
 	stepper := s.device(t)
 	first := must(json.Marshal(stepper.EnrollRequest()))(t)
@@ -267,7 +267,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "POST", "/auth/signature/verify", "", "{}", 400)
 	call(stranger, "POST", "/auth/signature/verify", "", large, 413)
 
-	// What Pantacor's programs do with devices.
+	// Requests of Pantacor's programs about devices.
 	huge := `{"a":"` + strings.Repeat("a", 300<<10) + `"}`
 	for _, which := range []string{"user-meta", "device-meta"} {
 		route := "/devices/{id}/" + which
@@ -337,7 +337,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "POST", "/devices", "", "[]", 400)
 	call(ada, "POST", "/devices", "", large, 413)
 
-	// What it booted.
+	// Boot measurements.
 	deviceAt("GET", "/device/boot", "", 200)
 	deviceAt("POST", "/device/boot", "nonsense", 400)
 	deviceAt("POST", "/device/boot", `{"nonce":"AAAA"}`, 403)
@@ -394,7 +394,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
 
-	// Another waits, and its owner decides.
+	// Another device waits, and its owner decides.
 	nobody := must(s.victim.WithoutCertificate())(t)
 	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
 	var waits []struct {
@@ -437,7 +437,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(ada, "DELETE", p.path, "", nil, 200)
 	}
 
-	// Its owner.
+	// Requests of the owner.
 	login := map[string]string{"username": "ada", "password": hubtest.Password}
 	call(stranger, "POST", "/auth/login", "", login, 200)
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)
@@ -503,7 +503,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "PATCH", "/devices/{id}/user-meta", id, huge, 413)
 	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
 	call(ada, "GET", "/", "", nil, 200)
-	s.Advance(time.Minute) // so as not to be taken for a guesser
+	s.Advance(time.Minute) // until the rate limit of sign-ins admits more
 	s.Server.Unlimited()
 	code := claimCode(t)
 	for _, bad := range []string{"x", code + "A", code[:58] + "!"} {
@@ -538,7 +538,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 }
 
-// openAPI is what these tests read of the document.
+// openAPI is the part of openapi.json that these tests read.
 type openAPI struct {
 	Paths map[string]map[string]struct {
 		Security  []map[string]any
@@ -559,9 +559,9 @@ func readOpenAPI(t *testing.T, s *scene) *openAPI {
 	return doc
 }
 
-// mismatches says where a value is not what a schema describes. It knows the
-// keywords that the document uses, and is stricter than JSON Schema in one: a
-// property that is not described is a mismatch.
+// mismatches returns the places where a value differs from a schema. It knows the keywords that
+// openapi.json uses. It is stricter than JSON Schema in one point: a property that is not
+// described is a mismatch.
 func (d *openAPI) mismatches(schema map[string]any, v any, at string) (found []string) {
 	add := func(format string, a ...any) { found = append(found, at+": "+fmt.Sprintf(format, a...)) }
 	if ref, ok := schema["$ref"].(string); ok {

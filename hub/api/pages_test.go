@@ -11,8 +11,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// browser is a person who uses the pages: forms and a cookie, and no bearer
-// token.
+// browser is a person who uses the pages, with forms and a cookie in place of a bearer token.
 type browser struct {
 	*person
 	cookie string
@@ -73,7 +72,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	if status, _, h := b.send("POST", "/sign-out", ""); status != 303 || !strings.Contains(h.Get("Set-Cookie"), "Max-Age=0") {
 		t.Errorf("sign-out: %d %q", status, h.Get("Set-Cookie"))
 	}
-	// The session has ended on the hub, not only in this browser.
+	// The session has ended on the hub too, not only in this browser.
 	b.cookie = signedIn
 	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, nick) {
 		t.Error("the cookie is good after signing out")
@@ -98,8 +97,8 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	}
 }
 
-// What a device says of itself, and what anybody types into the form, is text
-// on the page and never markup.
+// Text that a device sends about itself, or that anyone types into the form, is never markup on
+// the page.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -120,8 +119,7 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	}
 }
 
-// The policy sent along forbids scripts and inline styles; a page that had one
-// would be broken.
+// The Content-Security-Policy forbids scripts and inline styles, so the pages must not have any.
 func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -156,7 +154,7 @@ func TestOversizedFormIsRefused(t *testing.T) {
 	}
 }
 
-// A browser gets a page also for what could not be done; programs get JSON.
+// A browser gets an error as a page; programs get JSON.
 func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -9,7 +9,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// The API answers with what has no effect in an owner's policy below the hub's.
+// The answer to PUT /policy names the parts of an owner's policy that have no effect because of
+// the hub's.
 func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -29,7 +30,7 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 }
 
-// A machine that waits without a certificate has no chain that passed.
+// The page shows no passed chain check for a machine that waits without a certificate.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

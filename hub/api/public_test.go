@@ -8,8 +8,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// What a published device shares is what pvr clones: its trail, steps, states
-// and their objects, to read.
+// Others can read of a public device what pvr clones: its trail, revisions, states and their
+// objects.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -37,7 +37,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// Nothing else of the owner's.
+	// Nothing else of the owner's is readable.
 	code(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
 	code(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
 	code(f.mallory, "GET", base+"/summary", nil, 404)
@@ -45,7 +45,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if page := want[api.LogPage](f.mallory, "GET", "/logs?dev="+f.boatID, nil, 200); page.Count != 0 {
 		t.Errorf("%s", brief.Of(page))
 	}
-	// Nor is anything changed, nor read by another's device.
+	// Others cannot change anything, and another owner's device cannot read it.
 	code(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)
 	code(f.mallory, "PUT", base+"/steps/1/state", `{`+systemSpec+`}`, 404)
 	code(f.mallory, "PUT", base+"/steps/1/meta", `{}`, 404)
@@ -57,7 +57,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// It ends when its owner says so, also for addresses that were given.
+	// It ends when the owner unpublishes the device, also for addresses given before.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		code(f.mallory, "GET", path, nil, 404)
@@ -67,8 +67,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	}
 }
 
-// An address that a device asked for ends with the device; its owner's own
-// stays.
+// An object address that a device requested ends with the device. Its owner's own addresses stay.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -18,7 +18,7 @@ import (
 
 const withoutTPM = hubtest.LabPolicy + "without_tpm: accept\n"
 
-// register joins as a device that shows no TPM.
+// register creates a device without a TPM, with an auto token or, without one, unowned.
 func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	t.Helper()
 	header := map[string]string{}
@@ -36,7 +36,7 @@ func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	return d
 }
 
-// signedInAs is a device that signed in with its secret.
+// signedInAs returns a client that signed in with the device's secret.
 func (s *scene) signedInAs(t *testing.T, d api.Registered) *person {
 	t.Helper()
 	p := s.person(t, "")
@@ -51,7 +51,7 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner alone cannot let them in, but can keep them out.
+	// The owner's policy cannot admit them without the hub's, but can refuse them.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -125,7 +125,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	if d.Owner != "" || len(d.Challenge) != 14 || d.Challenge == other.Challenge {
 		t.Fatalf("%s", brief.Of(d))
 	}
-	// The device sees its challenge, also when it asks again; nobody else does.
+	// The device sees its challenge, also later. Nobody else does.
 	self := s.signedInAs(t, d)
 	view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200)
 	if view.Challenge != d.Challenge || view.Owner != "" || view.Status != "unclaimed" {
@@ -141,7 +141,7 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 		t.Errorf("%s", brief.Of(claimed))
 	}
 	want[map[string]any](eve, "PUT", "/devices/"+d.ID+"?challenge="+d.Challenge, nil, 412)
-	// The token from before the claim shows the owner of now.
+	// A token from before the claim shows the current owner.
 	if view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200); view.Owner != claimed.Owner || view.Challenge != "" {
 		t.Errorf("%s", brief.Of(view))
 	}
@@ -181,32 +181,32 @@ func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
 	d := s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	want[api.DeviceView](p, "GET", "/devices/"+d.ID, nil, 200)
-	// A device's token is none of a person's, nor the chip's.
+	// A device's token is not accepted as a person's, nor in place of the TPM's certificate.
 	for path, method := range map[string]string{"/policy": "GET", "/devices/tokens": "GET", "/events": "GET", "/device/secret": "POST", "/auth/x509/login": "POST"} {
 		if status, body := p.do(method, path, nil); status != 401 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	// Another secret ends the tokens of the old one.
+	// A new secret ends the tokens of the old one.
 	if err := s.Store.PutSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 401)
-	// So does deleting the device.
+	// Deleting the device ends them too.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	want[api.DeviceView](s.person(t, "ada"), "DELETE", "/devices/"+d.ID, nil, 200)
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
-	// And time.
+	// They also expire.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	s.Advance(61 * time.Minute)
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 }
 
-// What a chip's connection gets for programs that cannot use its key: a token
-// and a secret, both short-lived, both ending with the certificate's device.
+// A device with a TPM gets a token and a secret for programs that cannot use its TPM key. Both are
+// short-lived and end with the device.
 func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -234,7 +234,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	}
 	s.Advance(25 * time.Hour)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
-	// Its chip, and nobody else, makes the same secret good for another day.
+	// Only the device with its TPM can extend the secret for another day.
 	want[map[string]any](q, "PUT", "/device/secret", map[string]string{"secret": secret.Secret}, 401)
 	keep := func(secret string) int {
 		a := must(conn.Do(t.Context(), "PUT", "/device/secret", must(json.Marshal(map[string]string{"secret": secret}))(t)))(t)
@@ -303,7 +303,7 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	}
 	want[map[string]any](eve, "GET", "/devices/"+id+"/user-meta", nil, 404)
 	want[map[string]any](eve, "DELETE", "/devices/"+id, nil, 404)
-	// No filter but those there are: others' fields are no oracle.
+	// Unknown filters are ignored, so they reveal nothing about other fields.
 	if list := want[[]api.DeviceView](eve, "GET", "/devices?owner-nick=ada&secret=^a&user-meta=^h", nil, 200); len(list) != 1 {
 		t.Errorf("%s", brief.Of(list))
 	}

@@ -15,11 +15,10 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// What Pantacor's clients need, where no other test says it; see
-// docs/pantahub-compat.md.
+// Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
-// Devices take any text that begins with "token" for the key, and the last
-// value that they find.
+// Devices accept any text that begins with "token" as the key, and use the last value that they
+// find.
 func TestLoginAnswersATokenAlone(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -39,7 +38,7 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 
 func second(_ int, body []byte) []byte { return body }
 
-// Devices have 1016 bytes for a token, and 66 for a join token.
+// Devices have a buffer of 1016 bytes for a token, and of 66 for a join token.
 func TestTokensFitDevices(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -54,8 +53,7 @@ func TestTokensFitDevices(t *testing.T) {
 	}
 }
 
-// The first text that equals a key is the key: also where an owner has written
-// the same words into what devices are given.
+// Devices use the first text that equals a key, even if an owner wrote it into a value.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -90,7 +88,7 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 	}
 }
 
-// Devices drop a query, and take https alone.
+// Devices drop a query from an address, and accept only https.
 func TestAddressIsInThePath(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -125,8 +123,7 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	}
 }
 
-// No other site's page reads an answer, whatever its origin: not by a plain
-// request, nor by asking first.
+// A page of another site cannot read an answer, by a plain request or after a CORS preflight.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -148,7 +145,7 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	})
 }
 
-// Keys of a meta have dots, and stay as they are, also in a patch.
+// Metadata keys with dots stay as they are, also in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)
@@ -165,7 +162,7 @@ func TestMetaKeysKeepTheirDots(t *testing.T) {
 	}
 }
 
-// A token gives another one with the scopes that it has, whatever is asked.
+// Renewing a token gives one with the same scopes, whatever the request asks for.
 func TestRenewedTokenHasNoMoreScopes(t *testing.T) {
 	t.Parallel()
 	c := newContract(t)

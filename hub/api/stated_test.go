@@ -14,8 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// What a person approved is no proof that the keys are in a TPM, and a maker
-// that nobody trusts has no name in our certificates.
+// An approval is not a proof that the keys are in a TPM, so certificates do not claim it, and they
+// do not name a maker that nobody trusts.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
 	nobody := must(unknownMaker())(t)
@@ -59,7 +59,7 @@ func (s *scene) waitingID(t testing.TB, a *fleet.Answer) string {
 	return w.ID
 }
 
-// A maker's name that does not fit our certificates is no fault of the hub's.
+// A maker's name that is too long for the hub's certificates does not stop an onboarding.
 func TestLongMakersNameOnboards(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

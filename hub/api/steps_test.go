@@ -29,7 +29,7 @@ import (
 	"gangway/wire"
 )
 
-// steps is a scene with a token for Pantacor's two steps.
+// steps is a scene with a join token for the two-step enrolment.
 type steps struct {
 	*scene
 	pan *wire.TokenFile
@@ -63,13 +63,13 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled does a device's first step.
+// enrolled does a device's first step and returns what the device then has.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration is the victim's second step after its first, altered.
+// registration does the victim's first step and returns the body of the second, altered by change.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
@@ -117,7 +117,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) },
 		Sent:       func(r *wire.Registration) { r.DeviceName = id },
 	}))(t)
-	for _, path := range []string{"/devices/register", "/register"} { // twice the same is once
+	for _, path := range []string{"/devices/register", "/register"} { // the same registration twice has one effect
 		a := s.send(t, path, body)
 		cert := must(fleet.ParseRegistered(a))(t)
 		var answer api.TPMRegistered
@@ -139,7 +139,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one round trip finds the same device.
+	// The one-step enrolment finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
 		t.Errorf("%s", brief.Of(d))
@@ -165,16 +165,16 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// The weaknesses of the hub that this contract is from: each is absent here.
+// The numbered weaknesses of the original hub, Pantacor's. This hub has none of them.
 
-// 1: nothing showed that the CSR's key is in a TPM.
+// Weakness 1: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// A software key in the CSR, all else the victim's: its name is another.
+	// A software key in the CSR with the victim's other values: its name does not match.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// With its own name, and with the TPM's public area beside it.
+	// The software key with its own name, and with the TPM's public area in another field.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -187,7 +187,7 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// 1: the certification was parsed and dropped.
+// Weakness 1: the certification was parsed and not checked.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -200,7 +200,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// Another TPM's AK vouches for a key: it must show that it is that TPM.
+	// Another TPM's AK certifies a key: the sender must prove possession of that TPM.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -210,7 +210,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// 1: a quote that is shown is the AK's, or refused.
+// Weakness 1: a quote was not checked. Here it must be by the AK.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -230,11 +230,11 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	must(fleet.ParseRegistered(a))(t)
 }
 
-// 1: there was no freshness, and the AK's TPM never had to show itself.
+// Weakness 1: there was no challenge, and the AK's TPM never had to prove its presence.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
-	// Keys of software, under the victim's (public) EK certificate.
+	// Software keys with the victim's (public) EK certificate.
 	thief := must(s.victim.WithNewIdentity())(t)
 	thief.EK = must(fleet.NewKey(tcg.EKTemplates[0], nil))(t)
 	in := thief.EnrollRequest()
@@ -250,7 +250,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
 		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	}
-	// The keys of its own TPM's credential, or of another AK's in it, do not do.
+	// The keys from its own TPM's credential, or from one for another AK, are not enough.
 	own := s.device(t)
 	keys := s.enrolled(t, own).Keys
 	body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub = in.EKPub }}))(t)
@@ -305,8 +305,8 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// 2: the ownership HMAC is of a name that the caller gave, and was seen in the
-// CSR: with it, any key could be registered.
+// Weakness 2: the ownership HMAC was of a name that the caller chose, and was readable in the CSR.
+// With it, any key could be registered.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -321,7 +321,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 			mac = x.Value
 		}
 	}
-	thief := s.device(t) // with a good TPM even
+	thief := s.device(t) // even with a good TPM
 	keys := s.enrolled(t, thief).Keys
 	for _, name := range []string{seen.Name, hex.EncodeToString(thief.IDevID.Name())} {
 		body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{
@@ -335,7 +335,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	s.untouched(t)
 }
 
-// 2: the HMAC became the device's password.
+// Weakness 2: the HMAC became the device's password.
 func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -347,7 +347,7 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	}
 }
 
-// 3: device-name was the device's id, and what was there was overwritten.
+// Weakness 3: device-name was the device's id, and an existing device was overwritten.
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -370,7 +370,7 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// Nor does the victim's own TPM with another owner's token.
+	// The victim's own TPM with another owner's token does not either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -388,15 +388,15 @@ func (s *steps) events(t testing.TB, owner store.Account, kind string) (found []
 	return found
 }
 
-// 4: a leaked database had the key of every ownership proof, and tokens had
-// neither an end nor a count.
+// Weakness 4: a leaked database contained the key of every ownership proof, and tokens had no
+// expiry and no limit of uses.
 func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// What is stored opens nothing, also under another token's id.
+	// The stored key cannot be opened from the database, also with another token's id.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
 	}
@@ -412,7 +412,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// A row's key moved to another token is no key.
+	// A stored key that is moved to another token's row cannot be opened.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -432,7 +432,8 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// 4, and what the owner asked for: only tokens made for it, while they are good.
+// Weakness 4: tokens had no end. Here only a token that was made for the two-step enrolment is
+// accepted, until it expires, is disabled or is used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -441,7 +442,7 @@ func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 		t.Helper()
 		refused(t, s.send(t, "/register", must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: change}))(t)), status, code)
 	}
-	try(s.tok, 403, onboard.CodeOwnership, nil) // an ordinary one
+	try(s.tok, 403, onboard.CodeOwnership, nil) // an ordinary token
 	unknown := *s.pan
 	unknown.ID = wire.NewID()
 	try(&unknown, 403, onboard.CodeOwnership, nil)
@@ -493,7 +494,7 @@ func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
 	}
 }
 
-// 5: a revoked certificate could sign in.
+// Weakness 5: a revoked certificate could sign in.
 func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
@@ -513,11 +514,11 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	if got := login(); got != 403 {
 		t.Errorf("answered %d after the device was deleted", got)
 	}
-	// Nor does the registration, sent again however written, bring it back.
+	// Sending the registration again, in any form, does not bring the device back.
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
-	// The device itself comes back, as another one.
+	// The device itself can onboard again, as another device.
 	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
 }
 
@@ -585,8 +586,8 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits; what does not
-					// travel is a first step that is good.
+					// A machine without an EK certificate waits. A change to a field that is not
+					// sent leaves a good first step.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}
@@ -649,7 +650,7 @@ func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 		func(q *api.SignatureQuestion) { q.IDevIDName = strings.ToUpper(name) },
 		func(q *api.SignatureQuestion) { q.Signature = nil },
 		func(q *api.SignatureQuestion) { q.Signature = mac[:31] },
-		func(q *api.SignatureQuestion) { // a token of the other kind
+		func(q *api.SignatureQuestion) { // a token of another kind
 			q.TokenID, q.Signature = s.tok.ID, wire.OwnershipMAC(sha256.Sum256(plainSecret), name)
 		},
 	} {

@@ -29,7 +29,7 @@ import (
 
 const systemSpec = `"#spec":"pantavisor-service-system@1"`
 
-// aboard onboards a device with a token and returns its connection.
+// onboarded onboards a new device with a token and returns it as a client, and its id.
 func (s *scene) aboard(t *testing.T, tok *wire.TokenFile) (p *person, id string) {
 	t.Helper()
 	d := s.device(t)
@@ -48,13 +48,13 @@ func (s *scene) asDevice(t *testing.T, d *fleet.Device, certs *fleet.Certificate
 
 func sumOf(b []byte) string { return fmt.Sprintf("%x", sha256.Sum256(b)) }
 
-// fleetScene has two owners with a device each; each device has told its first state.
+// fleetScene has two owners with one device each. Each device has sent its first state.
 type fleetScene struct {
 	*scene
 	ada, mallory        *person
 	boat, pirate        *person // their devices
 	boatID, pirateID    string
-	content, contentSum string // of ada, uploaded
+	content, contentSum string // uploaded by ada
 }
 
 func newFleet(t *testing.T) *fleetScene {
@@ -91,13 +91,13 @@ func fleetOf(t *testing.T, s *scene) *fleetScene {
 	return f
 }
 
-// announce posts an object and returns what the hub says.
+// announce posts an object's record and returns the answer.
 func announce(p *person, path, name, content string, status int) api.ObjectView {
 	p.t.Helper()
 	return want[api.ObjectView](p, "POST", path, map[string]any{"objectname": name, "size": fmt.Sprint(len(content)), "sha256sum": sumOf([]byte(content)), "id": "", "owner": "", "signed-puturl": "", "mime-type": "text/html"}, status)
 }
 
-// send requests an address that the hub gave, with nothing but the address.
+// send sends a request to an address that the hub gave, without any credential.
 func send(p *person, method, address, body string, header ...string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	req := must(http.NewRequestWithContext(context.Background(), method, address, strings.NewReader(body)))(p.t)
@@ -130,7 +130,7 @@ func code(p *person, method, path string, in any, status int) string {
 	return want[api.Problem](p, method, path, in, status).Code
 }
 
-// A day as pvr and a device see it.
+// A usual day of pvr and a device.
 func TestStateReachesItsDevice(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -173,8 +173,8 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 }
 
-// Devices look for the first match of a key, anywhere; what people write must
-// not come first.
+// Devices use the first match of a key anywhere in an answer, so text that people wrote must not
+// come before it.
 func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -204,7 +204,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 			t.Errorf("%s: %s are at %s in %s", c.path, brief.Of(c.order), brief.Of(places), body)
 		}
 	}
-	// And nothing in it is escaped more than it must be.
+	// Nothing in an answer is escaped more than necessary.
 	if _, body := f.boat.do("GET", "/objects/"+sum, nil); bytes.Contains(body, []byte(`\u`)) {
 		t.Errorf("%s", body)
 	}
@@ -226,7 +226,7 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	if !bytes.Contains(step.Progress, []byte(`"DONE"`)) || step.CommitMsg != "Factory State (rev 0)" {
 		t.Errorf("%s", brief.Of(step))
 	}
-	// A device without a trail is told so by an empty list.
+	// A device without a trail gets an empty list.
 	young, id := f.aboard(t, f.tok)
 	if _, body := young.do("GET", "/trails/", nil); strings.TrimSpace(string(body)) != "[]" {
 		t.Errorf("%s", body)
@@ -240,8 +240,8 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 	}
 }
 
-// Weakness 15 of the original hub: no state machine, what was reported is
-// lost, concurrent posts fail, a look-up that fails answers {}.
+// Weakness 15 of the original hub: it had no state machine, lost reports, failed concurrent posts,
+// and answered {} when a look-up failed.
 func TestProgressFollowsTheStateMachine(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -268,7 +268,7 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 	if list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
 		t.Errorf("a final step is offered: %s", brief.Of(list))
 	}
-	// The owner's two.
+	// The two statuses that the owner sets: CANCEL and WONTGO.
 	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at := "/trails/" + f.boatID + "/steps/" + rev
 	if got := code(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
@@ -332,7 +332,7 @@ func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	}
 }
 
-// Weakness 16: what a device uploads was its own, not its owner's.
+// Weakness 16 of the original hub: a device's uploads belonged to the device, not to its owner.
 func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -347,23 +347,23 @@ func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	if list := want[[]api.ObjectView](f.ada, "GET", "/objects/", nil, 200); len(list) != 2 {
 		t.Errorf("%s", brief.Of(list))
 	}
-	code(f.boat, "GET", "/objects/", nil, 401) // a device knows those of its steps
+	code(f.boat, "GET", "/objects/", nil, 401) // a device gets only the objects of its revisions
 }
 
-// Knowing a hash gives nobody another owner's bytes.
+// Knowing an object's hash does not give access to another owner's object.
 func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// To announce it looks the same as for a content that nobody has, and
-		// gives an address that serves nothing.
+		// Announcing it has the same answer as for content that nobody has, and gives an address
+		// that returns nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
 		}
 		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
-		// Nor does a state that names it.
+		// A state that names it gives no access.
 		for _, try := range []struct{ method, path, body string }{
 			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
 			{"PUT", "/trails/" + f.pirateID + "/steps/0/state", `{` + systemSpec + `,"k":"` + f.contentSum + `"}`},
@@ -385,7 +385,7 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	if got := code(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
-	// Who has the bytes may keep them, and one's end is not the other's.
+	// An owner who has the bytes can store them too, and deleting one record leaves the other.
 	upload(f.mallory, "/objects/", "mine too", f.content)
 	o := want[api.ObjectView](f.mallory, "GET", "/objects/"+f.contentSum, nil, 200)
 	if o.Name == "kernel" || strings.Contains(o.Owner, f.Owner.ID) {
@@ -393,7 +393,8 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	}
 }
 
-// Weakness 17: addresses lived for a day, and extra bytes were ignored.
+// Weakness 17 of the original hub: object addresses were valid for a day, and extra bytes were
+// ignored.
 func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -452,7 +453,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// In chunks, without a length: size and hash decide all the same.
+	// In chunks, without a length: size and hash are still checked.
 	inChunks := func(address, body string) int {
 		req := must(http.NewRequest("PUT", address, struct{ io.Reader }{strings.NewReader(body)}))(t)
 		resp := must(f.ada.client.Do(req))(t)
@@ -465,7 +466,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		}
 		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
-	// Released versions of pvr send an empty file so.
+	// Released versions of pvr send an empty file in this way.
 	empty := announce(f.ada, "/objects/", "empty.bin", "", 200)
 	if status := inChunks(empty.PutURL, "x"); status != 400 {
 		t.Errorf("something for an empty file: %d", status)
@@ -476,7 +477,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	if status, got, _ := send(f.ada, "GET", empty.GetURL, ""); status != 200 || len(got) != 0 {
 		t.Errorf("the empty file: %d %q", status, got)
 	}
-	for range 2 { // and again
+	for range 2 { // again
 		if status, answer, _ := send(f.ada, "PUT", o.PutURL, content, "Content-Type", "application/json"); status != 200 {
 			t.Errorf("%d %s", status, answer)
 		}
@@ -495,8 +496,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 	}
 }
 
-// A connection that hangs in the middle of an upload does not keep others from
-// it, nor the disk full.
+// Uploads that hang give way to others, and do not keep the disk full.
 func TestHangingUploadsGiveWay(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -543,7 +543,7 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 	}
 }
 
-// However many clients upload one object at once, slowly, each succeeds.
+// Many clients upload one object at the same time, slowly. Each succeeds.
 func TestManyUploadsOfOneObjectAllSucceed(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -593,7 +593,7 @@ func TestStoredObjectIsNeverAPage(t *testing.T) {
 	}
 }
 
-// Weakness 11 of the original: filters went to the database as they came.
+// Weakness 11 of the original hub: filters went to the database unchecked.
 func TestFiltersAreOfAFixedSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -624,7 +624,7 @@ func escape(s string) string {
 	return b.String()
 }
 
-// Weakness 17: the sign of a sort was never looked at.
+// Weakness 17 of the original hub: the sign of a sort was ignored.
 func TestSummariesSortBothWays(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -661,7 +661,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// While it is new it can be exchanged, and then no more.
+	// While the revision is new its state can be replaced, and later no more.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
 	code(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
 	if s := want[api.StepView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
@@ -673,8 +673,8 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	}
 }
 
-// What is checked is what a device reads: a text that two readers take for two
-// things is refused.
+// A state that two parsers could read differently is refused, so that a device reads what the hub
+// checked.
 func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -689,8 +689,8 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 	code(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
-// A device announces sizes that overflow sums, and sizes that fill the quota,
-// and uploads nothing: the owner's room stays as it was.
+// A device announces sizes that overflow sums, or fill the quota, and uploads nothing. The owner's
+// usage stays the same.
 func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -716,8 +716,8 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	upload(f.ada, "/objects/", "x", "there is room for this")
 }
 
-// What is being uploaded counts before it is stored: an owner's uploads at once
-// do not go past the quota on the disk.
+// Running uploads count before they are stored, so an owner's concurrent uploads do not exceed the
+// quota on the disk.
 func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 	t.Parallel()
 	maker := must(goodMaker())(t)
@@ -741,7 +741,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 			resp.Body.Close()
 		}
 	}()
-	io.WriteString(w, "begun") // the request is on its way
+	io.WriteString(w, "begun") // the request has begun
 	second := func() int {
 		req := must(http.NewRequest("PUT", o[1].PutURL, strings.NewReader("x")))(t)
 		req.ContentLength = -1 // its size is what was announced
@@ -750,7 +750,7 @@ func TestUploadsAtOnceStayWithinTheQuota(t *testing.T) {
 		return resp.StatusCode
 	}
 	status := 0
-	for range 100 { // until the first one has begun
+	for range 100 { // until the hub counts the first one
 		if status = second(); status == 413 {
 			break
 		}
@@ -795,11 +795,11 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 	code(f.ada, "POST", "/objects/", o, 400)
 	o["id"], o["objectname"] = "", strings.Repeat("x", 2000)
 	code(f.ada, "POST", "/objects/", o, 400)
-	o["objectname"], o["size"] = "x", 7 // a number does as well
+	o["objectname"], o["size"] = "x", 7 // a number is accepted too
 	want[api.ObjectView](f.ada, "POST", "/objects", o, 200)
 }
 
-// What nobody needs goes, in its time, and what somebody needs stays.
+// The collector removes objects that nobody needs, after their grace period, and keeps the others.
 func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -832,15 +832,15 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	if !there(used) || !there(both) || there(f.contentSum) {
 		t.Fatalf("used %v, of two owners %v, unused %v", there(used), there(both), there(f.contentSum))
 	}
-	f.ada, f.mallory = f.person(t, "ada"), f.person(t, "mallory") // their sign-ins ended
+	f.ada, f.mallory = f.person(t, "ada"), f.person(t, "mallory") // their sessions have expired
 	code(f.ada, "GET", "/objects/"+both, nil, 404)
 	want[api.ObjectView](f.mallory, "GET", "/objects/"+both, nil, 200)
 	code(f.ada, "GET", "/objects/"+f.contentSum, nil, 404)
-	upload(f.ada, "/objects/", "kernel", f.content) // and again
+	upload(f.ada, "/objects/", "kernel", f.content) // again
 	if !there(f.contentSum) {
 		t.Fatal("uploaded, and not there")
 	}
-	// A deleted device's states need nothing.
+	// A deleted device's states need no objects.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
 	f.Advance(8 * 24 * time.Hour)
 	collect()
@@ -852,7 +852,7 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	}
 }
 
-// The collector at work beside uploads: what was answered with 200 can be read.
+// While the collector runs, an uploaded object whose record says "stored" can be read.
 func TestCollectorRacesWithUploads(t *testing.T) {
 	t.Parallel()
 	f := newFleetOnDisk(t)
@@ -864,7 +864,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				// Records that are not Stored, and contents, have no grace.
+				// Unstored records and contents have no grace period.
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(time.Hour), f.Now().Add(-time.Hour), 100)
 				f.Store.ExpireObjects(t.Context(), f.Now().Add(-time.Hour), f.Now().Add(-time.Millisecond), 1)
 				for sum := range f.contents(t) {
@@ -881,7 +881,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	if testing.Short() {
 		uploads = 50
 	}
-	// On a busy machine the collector may win very often.
+	// On a busy machine the collector may often be first.
 	for i, good := 0, 0; i < uploads || good < 10; i++ {
 		if i == 5000 {
 			t.Error("hardly anything was ever there: the test is too rough")
@@ -896,7 +896,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 		if status, body, _ := send(f.ada, "PUT", o.PutURL, content); status >= 500 {
 			t.Fatalf("%d %s", status, body)
 		}
-		// Whatever became of the record: while it says that it is there, it is.
+		// While the record says "stored", the content is there.
 		if sum := must(hex.DecodeString(o.Sum))(t); true {
 			record, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 			if err == nil && record.Stored {
@@ -921,8 +921,8 @@ func (f *fleetScene) contents(t *testing.T) map[store.Hash]bool {
 	return found
 }
 
-// Every route about trails, objects and logs, as another owner, as another's
-// device, and as nobody.
+// Every route about trails, objects and logs, as another owner, as another owner's device, and
+// without credentials.
 func TestNobodySeesAnothersTrail(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -933,7 +933,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	at := "/trails/" + f.boatID
 	routes := []struct {
 		method, path, body string
-		device             bool // may be asked by a device
+		device             bool // a device may call it
 		person             bool
 	}{
 		{"GET", at, "", true, true},
@@ -971,7 +971,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
-	// Only the step's own device reports on it, not even its owner.
+	// Only the revision's device may report its progress, not even the owner.
 	code(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
@@ -986,8 +986,8 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	_ = secondID
 }
 
-// A session counts, whatever certificate the connection has: a device that
-// forwards somebody's request is not taken for them, nor they for it.
+// A session's token counts, whatever client certificate the connection has. A device that forwards
+// a person's request does not act as the person, nor the person as the device.
 func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -1005,7 +1005,7 @@ func TestBadSessionOnADevicesConnectionIsRefused(t *testing.T) {
 	}
 }
 
-// No input makes a route of these fail: a random sample of bodies and queries.
+// No random body or query makes one of these routes answer 5xx.
 func TestBadInputToTrailsIsNeverTheHubsFault(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)

@@ -14,9 +14,8 @@ import (
 	"gangway/internal/brief"
 )
 
-// What docs/protocol.md#10-transport says of TLS, to devices of other makes: the
-// groups, one at a time and without a HelloRetryRequest; one certificate of
-// P-256; ALPN, or none.
+// TLS is as docs/protocol.md#10-transport promises to other implementations: each group alone
+// works without a HelloRetryRequest, there is one P-256 certificate, and ALPN is optional.
 func TestTransportIsAsThePageSays(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -51,9 +50,8 @@ func TestTransportIsAsThePageSays(t *testing.T) {
 	}
 }
 
-// What docs/protocol.md#10-transport says of HTTP and JSON: paths are exact and
-// nothing is redirected, and a byte order mark or data behind the object is
-// refused.
+// HTTP and JSON are as docs/protocol.md#10-transport says: paths are exact, nothing is redirected,
+// and a byte order mark or data after the object is refused.
 func TestRequestsAreExact(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -81,7 +79,7 @@ func TestRequestsAreExact(t *testing.T) {
 	}
 }
 
-// The same report twice, as after a lost answer, gets the same answer and is one
+// The same boot report sent twice, as after a lost answer, gets the same answer and is one
 // measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
 	t.Parallel()

@@ -16,13 +16,13 @@ import (
 	"gangway/wire"
 )
 
-// canary is in everything of ada's that nobody else may read.
+// canary is a word in all of ada's data that nobody else may read.
 const canary = "canary-of-ada"
 
-// estate is one of everything that an owner can have.
+// estate is a scene in which ada has one of everything that an owner can have.
 type estate struct {
 	*contract
-	ids      map[string]string // what is ada's, by what it is
+	ids      map[string]string // ada's ids, by what they name
 	publicID string
 }
 
@@ -51,7 +51,7 @@ func newEstate(t *testing.T) *estate {
 	put(c.boat, "PUT", fmt.Sprintf("/trails/%s/steps/%d/progress", c.boatID, step.Rev), `{"status":"DOWNLOADING","status-msg":"`+canary+`"}`)
 	put(c.boat, "POST", "/logs", `[{"msg":"`+canary+`","src":"`+canary+`"}]`)
 	put(c.ada, "PUT", "/policy", "version: 1\n# "+canary+"\n")
-	waiting := c.waiting()["id"] // before the list, which keeps others out
+	waiting := c.waiting()["id"] // before the EK list, which refuses machines that are not on it
 	put(c.ada, "PUT", "/policy/ek-list", "ek_sha256,note\n"+strings.Repeat("ab", 32)+","+canary+"\n")
 
 	e.publicID = public
@@ -60,10 +60,10 @@ func newEstate(t *testing.T) *estate {
 	return e
 }
 
-// volatile is what changes by itself, or by looking.
+// volatile matches the fields whose values change by themselves, or when they are read.
 var volatile = regexp.MustCompile(`"(last-seen|timestamp|now|expire-time|signed-puturl|signed-geturl|exp|iat|real-ip|next-cursor)":("[^"]*"|[0-9]+)`)
 
-// snapshot is all that ada and her device see of what is theirs.
+// snapshot returns all answers about ada's data, as ada and her device get them.
 func (e *estate) snapshot() map[string]string {
 	seen := map[string]string{}
 	e.each(func(method, path string, r row) {
@@ -80,8 +80,8 @@ func (e *estate) snapshot() map[string]string {
 	return seen
 }
 
-// Mallory, Mallory's device by its certificate and by its token, and a
-// stranger go through every route with everything of Ada's.
+// Mallory, Mallory's device by its certificate and by its token, and a stranger call every route
+// with all of Ada's ids.
 func TestTwoOwnersNeverMeet(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
@@ -116,7 +116,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 			t.Errorf("%s %s as %s: %.300s", method, address, name, shown)
 		}
 		for _, id := range ids {
-			// What a request says may be told again, and what mallory wrote be read.
+			// An answer may repeat an id of the request, and what mallory wrote may be read.
 			if reading && strings.Contains(shown, id) && !strings.Contains(address, id) {
 				t.Errorf("%s %s as %s shows %s: %.300s", method, address, name, id, shown)
 			}
@@ -130,7 +130,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 		if path == "/auth/logout" || path == "/sign-out" || path == "/local-s3/{token}" || path == "/aca/certs/{file}" || strings.HasSuffix(path, "/{code}") {
 			return // of the walker's own session; for the machine; the address is the permission; public, and has no canary; the code is the permission
 		}
-		// In the path: all of it ada's, and her object in mallory's trail.
+		// Paths with all of ada's ids, and with her object in mallory's trail.
 		var paths []map[string]string
 		switch {
 		case strings.Contains(path, "{id}"):
@@ -196,7 +196,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	e.each(walk)
 	reading = false
 	e.each(walk)
-	// What mallory has, pointed at what ada has.
+	// Requests about mallory's things that point to ada's.
 	own := "/devices/" + e.pirateID
 	for _, r := range []struct {
 		method, path string
