@@ -12,10 +12,12 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
-// accountAnswers calls each route of an account's life, with good input and bad.
+// accountAnswers calls each route about accounts, sessions and API tokens, with good and bad
+// input.
 func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, id string, in any, want int) []byte) {
 	t.Helper()
 	a := s.Account(t, "zoe")
@@ -68,7 +70,7 @@ func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, 
 
 	var sessions []api.SessionView
 	if err := json.Unmarshal(call(zoe, "GET", "/auth/sessions", "", nil, 200), &sessions); err != nil || len(sessions) != 1 {
-		t.Fatalf("%v %v", sessions, err)
+		t.Fatalf("%s %v", brief.Of(sessions), err)
 	}
 	call(zoe, "DELETE", "/auth/sessions/{id}", "nothing", nil, 404)
 	call(zoe, "DELETE", "/auth/sessions", "", nil, 200)
@@ -99,13 +101,13 @@ func accountAnswers(t *testing.T, s *scene, call func(p *person, method, route, 
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "zoe", "password": hubtest.Password}, 401)
 }
 
-// events reads an owner's trail.
+// events returns the person's own events that match a query.
 func (p *person) events(query string) []api.EventView {
 	p.t.Helper()
 	return want[[]api.EventView](p, "GET", "/events"+query, nil, 200)
 }
 
-// apiToken makes an API token and returns a program that has it.
+// apiToken makes an API token and returns a client that authenticates with it.
 func (p *person) apiToken(name string, scopes ...string) *person {
 	p.t.Helper()
 	made := want[api.APITokenCreated](p, "POST", "/tokens", api.NewAPIToken{Name: name, Scopes: scopes}, 200)
@@ -128,9 +130,10 @@ func (s *scene) disable(t *testing.T, id string) {
 	}
 }
 
-// A disabled account's sessions, API tokens, the access tokens that those got,
-// object addresses and join tokens end at once; its devices go on.
+// When an account is disabled, its sessions, API tokens, their access tokens, object addresses and
+// join tokens end at once. Its devices keep working.
 func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	ada := s.person(t, "ada")
@@ -153,7 +156,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	stranger := s.person(t, "")
 	stranger.status("PUT", strings.TrimPrefix(object.Put, s.URL), "x", http.StatusGone)
 	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password}, 403)
-	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // tells nothing
+	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // does not reveal that the account is disabled
 	another := s.device(t)
 	if _, err := another.Onboard(t.Context(), s.client, s.tok); err == nil {
 		t.Error("a new device came aboard of a disabled account")
@@ -166,13 +169,14 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range people {
-		p.status("GET", "/devices/", nil, 401) // what ended stays so
+		p.status("GET", "/devices/", nil, 401) // sessions that ended do not come back
 	}
 	s.person(t, "ada").status("GET", "/devices/", nil, 200)
 }
 
-// A disabled owner's public device is no longer shown to others.
+// Other accounts do not see a disabled owner's public device.
 func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Account(t, "bob")
@@ -184,7 +188,7 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 		bob.status("GET", path, nil, 200)
 	}
 	if nicks := want[[]api.Profile](bob, "GET", "/profiles/?nick=^A", nil, 200); len(nicks) != 1 || nicks[0].Nick != "ada" {
-		t.Errorf("profiles: %v", nicks)
+		t.Errorf("profiles: %s", brief.Of(nicks))
 	}
 	s.disable(t, s.Owner.ID)
 	for _, path := range paths {
@@ -192,16 +196,17 @@ func TestDisabledOwnersPublicDeviceIsHidden(t *testing.T) {
 	}
 	for _, query := range []string{"?owner-nick=ada", "?owner=" + s.Owner.ID} {
 		if list := want[[]api.DeviceView](bob, "GET", "/devices/"+query, nil, 200); len(list) != 0 {
-			t.Errorf("%s: %v", query, list)
+			t.Errorf("%s: %s", query, brief.Of(list))
 		}
 	}
 	if nicks := want[[]api.Profile](bob, "GET", "/profiles/?nick=^a", nil, 200); len(nicks) != 0 {
-		t.Errorf("profiles: %v", nicks)
+		t.Errorf("profiles: %s", brief.Of(nicks))
 	}
 }
 
-// Profiles show nobody who has nothing public, but the caller.
+// GET /profiles lists accounts with something public, and the caller.
 func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "adam")
 	ada := s.person(t, "ada")
@@ -211,14 +216,15 @@ func TestProfilesShowOnlyWhatIsPublic(t *testing.T) {
 			got = append(got, p.Nick)
 		}
 		if strings.Join(got, " ") != nicks {
-			t.Errorf("%s: %q, want %q", query, got, nicks)
+			t.Errorf("%s: %s, want %q", query, brief.Of(got), nicks)
 		}
 	}
 }
 
-// A stolen session cannot change the password without knowing it; a change ends
-// every other session, and no sign-in with the old password survives it.
+// A stolen session cannot change the password without the current one. A change ends every other
+// session, and nobody signs in with the old password.
 func TestPasswordChangeEndsOtherSessions(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	thief, ada := s.person(t, "ada"), s.person(t, "ada")
 	program := ada.apiToken("ci", "devices.readonly")
@@ -226,7 +232,7 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	thief.status("POST", "/auth/password", map[string]string{"current": "a guess", "password": "the thief's own"}, 403)
 	changed := want[api.PasswordChanged](ada, "POST", "/auth/password", map[string]string{"current": hubtest.Password, "password": "another password"}, 200)
 	if changed.APITokens != 1 {
-		t.Errorf("%+v", changed)
+		t.Errorf("%s", brief.Of(changed))
 	}
 	ada.status("GET", "/devices/", nil, 200)
 	thief.status("GET", "/devices/", nil, 401)
@@ -237,13 +243,14 @@ func TestPasswordChangeEndsOtherSessions(t *testing.T) {
 	want[api.PasswordChanged](ada, "POST", "/auth/password", map[string]any{"current": "another password", "password": "a third password", "end-api-tokens": true}, 200)
 	program.status("GET", "/devices/", nil, 401)
 	if kinds := ada.events("?kind=account.password-changed"); len(kinds) != 2 || kinds[0].Means != "api" || kinds[0].ActorName != "ada" {
-		t.Errorf("%+v", kinds)
+		t.Errorf("%s", brief.Of(kinds))
 	}
 }
 
-// Sign-ins that run while the account is disabled leave no session.
+// A sign-in that runs while the account is being disabled leaves no session.
 func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Server.Unlimited()
 	var racers sync.WaitGroup
 	tokens := make([]string, 6)
@@ -252,7 +259,7 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 		racers.Go(func() {
 			_, body := p.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password})
 			var answer struct{ Token string }
-			_ = json.Unmarshal(body, &answer) // refused ones have none
+			_ = json.Unmarshal(body, &answer) // a refused sign-in has no token
 			tokens[i] = answer.Token
 		})
 	}
@@ -268,9 +275,10 @@ func TestSignInRacingDisableLeavesNoSession(t *testing.T) {
 	}
 }
 
-// An API token does what its scopes say until it expires, and never what only a
-// person may: make API tokens, change the password, end sessions.
+// An API token may do what its scopes say until it expires. It may never do what needs a person:
+// make API tokens, change the password, end sessions.
 func TestAPITokenIsNoPerson(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	ada := s.person(t, "ada")
@@ -279,7 +287,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("POST", "/devices/tokens", nil, 403)
 	reader.status("GET", "/", nil, 403)
 	all.status("POST", "/devices/tokens", nil, 200)
-	// The access token of an API token is no more than it.
+	// The access token of an API token may do no more than the API token.
 	access := s.person(t, "")
 	access.token = want[struct{ Token string }](access, "POST", "/auth/login", map[string]string{"username": "everything", "password": all.token}, 200).Token
 	narrow := s.person(t, "")
@@ -293,7 +301,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 			p.status(method, path, map[string]any{"name": "x", "scopes": []string{"all"}, "password": hubtest.Password, "current": hubtest.Password}, 403)
 		}
 	}
-	// A session whose token was made narrower is none either.
+	// Neither may a session's token with fewer scopes.
 	scoped := s.person(t, "")
 	scoped.token = want[struct{ Token string }](scoped, "POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password, "scope": "devices user"}, 200).Token
 	scoped.status("POST", "/tokens", map[string]any{"name": "x", "scopes": []string{"all"}}, 403)
@@ -311,7 +319,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	list := want[api.APITokens](ada, "GET", "/tokens/", nil, 200)
 	i := slices.IndexFunc(list.Items, func(v api.APITokenView) bool { return v.Name == "everything" })
 	if i < 0 || list.Items[i].LastUsed == nil || list.Items[i].LastAddr != "127.0.0.1" {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	ada.status("DELETE", "/tokens/"+list.Items[i].ID, nil, 200)
 	all.status("GET", "/devices/", nil, 401)
@@ -321,20 +329,22 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	reader.status("GET", "/devices/", nil, 401)
 }
 
-// A database that is stolen holds no token of anybody.
+// A stolen database contains no usable API token.
 func TestAPITokenIsKeptAsAHash(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	program := ada.apiToken("ci", "all")
 	tokens := must(s.Store.APITokens(t.Context(), s.Owner.ID))(t)
 	_, listed := ada.do("GET", "/tokens", nil)
 	if text := fmt.Sprintf("%+v %s", tokens, listed); len(tokens) != 1 || strings.Contains(text, strings.TrimPrefix(program.token, "gwt_")) {
-		t.Errorf("%s", text)
+		t.Errorf("%s", brief.Of(text))
 	}
 }
 
-// An account's devices do not become anybody's with its end, nor does its nick.
+// When an account is deleted, nobody else gets its devices or its nick.
 func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)[0]
@@ -357,17 +367,17 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID}))(t) {
 		kinds[e.Kind]++
 		if strings.HasPrefix(e.Kind, "account.d") && (e.ActorName != "ada" || e.Addr == "") {
-			t.Errorf("%+v", e)
+			t.Errorf("%s", brief.Of(e))
 		}
 	}
 	if kinds["account.deleted"] != 1 || kinds["device.deleted"] != 1 || kinds["account.disabled"] != 1 {
-		t.Errorf("%v", kinds)
+		t.Errorf("%s", brief.Of(kinds))
 	}
 }
 
-// The scheme's name means the same in any case, for people, programs and
-// devices.
+// The authentication scheme "Bearer" is accepted in any case (RFC 9110, 11.1).
 func TestBearerInAnyCase(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	program := ada.apiToken("ci", "devices")
@@ -385,8 +395,9 @@ func TestBearerInAnyCase(t *testing.T) {
 	}
 }
 
-// Each change says who made it, from where and how.
+// The event of a change names the actor, the address and the credential.
 func TestEventsSayWho(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)[0]
@@ -403,7 +414,7 @@ func TestEventsSayWho(t *testing.T) {
 	status, _, header := page.request("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
 	cookie, _, _ := strings.Cut(header.Get("Set-Cookie"), ";")
 	if status != 303 || cookie == "" {
-		t.Fatalf("sign-in: %d %v", status, header)
+		t.Fatalf("sign-in: %d %s", status, brief.Of(header))
 	}
 	page.request("POST", "/sign-out", nil, map[string]string{"Cookie": cookie})
 
@@ -427,7 +438,7 @@ func TestEventsSayWho(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, wants) {
-			t.Errorf("%s: got %q, want %q", kind, got, wants)
+			t.Errorf("%s: got %s, want %s", kind, brief.Of(got), brief.Of(wants))
 		}
 	}
 	if all, accounts := len(ada.events("")), len(ada.events("?kind=account.")); accounts == 0 || accounts >= all {
@@ -445,8 +456,10 @@ func TestEventsSayWho(t *testing.T) {
 	}
 }
 
-// A device that signs in and reports for ever is one line a day for each.
+// Frequent events of a device, such as its sign-ins and its reports, take one row a day for each
+// kind.
 func TestFrequentEventsAreOneLineADay(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	device := s.asDevice(t, s.victim, must(s.victim.Onboard(t.Context(), s.client, s.tok))(t))
@@ -466,28 +479,29 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 	for kind, means := range map[string]string{"device.signed-in": "secret", "device.sign-in-refused": "secret", "device.meta-reported": "certificate"} {
 		events := ada.events("?kind=" + kind)
 		if len(events) != 1 || events[0].Count != 20 || events[0].Means != means || events[0].Last == nil || !events[0].Last.After(events[0].Time) {
-			t.Errorf("%s: %+v", kind, events)
+			t.Errorf("%s: %s", kind, brief.Of(events))
 		}
 	}
-	// They hide nothing else: not on the page, nor for whoever asks so.
+	// They do not hide other events: the page and ?routine=false leave them out.
 	for _, e := range ada.events("?routine=false") {
 		if e.Count > 0 && e.Code == "" {
-			t.Errorf("%+v", e)
+			t.Errorf("%s", brief.Of(e))
 		}
 	}
-	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "secret is wrong or has expired") {
-		t.Errorf("the page shows routine, or not what matters: %s", page)
+	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "wrong secret") {
+		t.Errorf("the page shows routine, or not what matters: %s", brief.Of(page))
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)
 	s.Advance(24 * time.Hour)
 	device.status("PATCH", "/device/meta", `{"a":1}`, 200)
 	if events := s.person(t, "ada").events("?kind=device.meta-reported"); len(events) != 2 || events[0].Count != 1 {
-		t.Errorf("%+v", events)
+		t.Errorf("%s", brief.Of(events))
 	}
 }
 
-// A join token that is deleted can be listed no more, and a page ends.
+// Join tokens are listed page by page, and the last page is empty.
 func TestJoinTokensByPage(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	for range 4 {
@@ -509,8 +523,10 @@ func TestJoinTokensByPage(t *testing.T) {
 	}
 }
 
-// No header binds browsers to the hub's own CA: see docs/security.md.
+// The hub sends no Strict-Transport-Security header, because its certificate is from its own CA:
+// see docs/security.md.
 func TestNoStrictTransportSecurity(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, path := range []string{"/", "/devices/", "/readyz"} {
 		if _, _, h := s.person(t, "").request("GET", path, nil, nil); h.Get("Strict-Transport-Security") != "" {

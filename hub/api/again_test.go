@@ -8,9 +8,11 @@ import (
 	"gangway/internal/fleet"
 )
 
-// A device that is not let in is told why, so that it does not come back by
-// itself after its owner deleted it. The peer has shown the certificate's key.
+// A device with an inactive certificate gets the reason, so that it does not onboard again by
+// itself after its owner deleted it. The TLS handshake has proven that the peer has the
+// certificate's key.
 func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, want string
 		happen     func(*testing.T, *scene) *fleet.Certificates

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
+	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
 )
@@ -42,13 +44,13 @@ func (s *scene) person(t *testing.T, nick string) *person {
 	return p
 }
 
-func (p *person) do(method, path string, in any) (int, []byte) {
+func (p *person) do(method, path string, in any) (int, fleet.Body) {
 	p.t.Helper()
 	status, body, _ := p.request(method, path, in, nil)
 	return status, body
 }
 
-func (p *person) request(method, path string, in any, header map[string]string) (int, []byte, http.Header) {
+func (p *person) request(method, path string, in any, header map[string]string) (int, fleet.Body, http.Header) {
 	p.t.Helper()
 	var body io.Reader
 	switch v := in.(type) {
@@ -84,54 +86,56 @@ func (p *person) request(method, path string, in any, header map[string]string) 
 	return resp.StatusCode, b, resp.Header
 }
 
-// want checks a status and decodes the answer.
+// want sends a request, fails the test unless the answer has the status, and returns the decoded
+// answer.
 func want[T any](p *person, method, path string, in any, status int) T {
 	p.t.Helper()
 	got, body := p.do(method, path, in)
 	if got != status {
-		p.t.Fatalf("%s %s: %d %s; %d was expected", method, path, got, body, status)
+		p.t.Fatalf("%s %s: %d %s; %d was expected", method, brief.Of(path), got, body, status)
 	}
 	var out T
 	if err := json.Unmarshal(body, &out); err != nil {
-		p.t.Fatalf("%s %s: %v: %s", method, path, err, body)
+		p.t.Fatalf("%s %s: %v: %s", method, brief.Of(path), err, body)
 	}
 	return out
 }
 
 func TestOwnersDay(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	if who := want[struct{ Nick, Type string }](ada, "GET", "/auth/auth_status", nil, 200); who.Nick != "ada" || who.Type != "USER" {
-		t.Errorf("%+v", who)
+		t.Errorf("%s", brief.Of(who))
 	}
 	created := want[api.JoinTokenCreated](ada, "POST", "/devices/tokens", api.NewJoinToken{Nick: "batch", MaxUses: 2, ExpiresIn: "1h", DefaultUserMeta: map[string]any{"site": "oslo"}}, 200)
 	raw, err := json.Marshal(created)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tok := must(wire.ParseTokenFile(raw))(t) // what the API answers is a token file
+	tok := must(wire.ParseTokenFile(raw))(t) // the API's answer is a token file
 	must(s.victim.Onboard(t.Context(), s.client, tok))(t)
 
 	list := want[[]api.DeviceView](ada, "GET", "/devices/", nil, 200)
 	if len(list) != 1 || list[0].UserMeta["site"] != "oslo" || list[0].OwnerNick != "ada" || list[0].TPM.Manufacturer != "FAKE" {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	d := list[0]
 	e := want[api.EvidenceView](ada, "GET", "/devices/"+d.ID+"/evidence", nil, 200)
 	if !e.Verdict.Accepted() || len(e.Verdict.Checks) != 11 || !strings.Contains(e.IDevIDCertificate, "BEGIN CERTIFICATE") || len(e.Request) == 0 {
-		t.Errorf("evidence: %+v", e)
+		t.Errorf("evidence: %s", brief.Of(e))
 	}
 	if again := want[api.DeviceView](ada, "PATCH", "/devices/"+d.ID, map[string]string{"nick": "flagship"}, 200); again.Nick != "flagship" {
-		t.Errorf("%+v", again)
+		t.Errorf("%s", brief.Of(again))
 	}
 	want[map[string]any](ada, "PATCH", "/devices/"+d.ID+"/user-meta", map[string]any{"site": nil, "rack": 7}, 200)
 	d = want[api.DeviceView](ada, "GET", "/devices/"+d.ID, nil, 200)
 	if _, still := d.UserMeta["site"]; still || d.UserMeta["rack"] != 7.0 || d.Nick != "flagship" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	tokens := want[[]api.JoinTokenView](ada, "GET", "/devices/tokens", nil, 200)
 	if len(tokens) != 2 || tokens[0].Uses+tokens[1].Uses != 1 {
-		t.Errorf("%+v", tokens)
+		t.Errorf("%s", brief.Of(tokens))
 	}
 	if events := want[[]api.EventView](ada, "GET", "/events?device="+d.ID, nil, 200); len(events) == 0 {
 		t.Error("no event of the device")
@@ -139,15 +143,16 @@ func TestOwnersDay(t *testing.T) {
 	want[map[string]any](ada, "DELETE", "/devices/tokens/"+created.ID, nil, 200)
 	want[api.DeviceView](ada, "DELETE", "/devices/"+d.ID, nil, 200)
 	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); len(list) != 0 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[map[string]any](ada, "POST", "/auth/logout", nil, 200)
 	want[api.Problem](ada, "GET", "/devices", nil, 401)
 }
 
-// No answer but the one that makes it shows a token's secret, and no answer
-// shows a password's hash.
+// Only the answer that creates a join token contains its secret. No answer contains a password's
+// hash.
 func TestSecretsAreShownOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	created := want[api.JoinTokenCreated](ada, "POST", "/devices/tokens", nil, 200)
@@ -160,6 +165,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 }
 
 func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -177,7 +183,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 		{"DELETE", "/devices/tokens/" + s.tok.ID, nil},
 	} {
 		if p := want[api.Problem](mallory, r.method, r.path, r.in, 404); p.Code != "not-found" {
-			t.Errorf("%s %s: %+v", r.method, r.path, p)
+			t.Errorf("%s %s: %s", r.method, r.path, brief.Of(p))
 		}
 		want[api.Problem](nobody, r.method, r.path, r.in, 401)
 	}
@@ -189,12 +195,13 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	}
 	d := must(s.Store.Device(t.Context(), id))(t)
 	if d.Nick == "mine" || len(d.UserMeta) != 0 {
-		t.Errorf("mallory changed it: %+v", d)
+		t.Errorf("mallory changed it: %s", brief.Of(d))
 	}
 }
 
-// Pantacor's clients loop for ever on a 401 without this header.
+// Pantacor's clients retry permanently after a 401 without this header.
 func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	_, _, h := s.person(t, "").request("GET", "/devices/", nil, nil)
 	if got, want := h.Get("WWW-Authenticate"), `JWT realm="pantahub services", ph-aeps="`+s.URL+`/auth"`; got != want {
@@ -203,6 +210,7 @@ func TestUnauthorizedSaysWhereToSignIn(t *testing.T) {
 }
 
 func TestUnknownAccountLooksLikeAWrongPassword(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	_, wrong := p.do("POST", "/auth/login", map[string]string{"username": "ada", "password": "wrong password"})
@@ -213,6 +221,7 @@ func TestUnknownAccountLooksLikeAWrongPassword(t *testing.T) {
 }
 
 func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for range 12 {
@@ -228,6 +237,7 @@ func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
 }
 
 func TestOtherSitesPageIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	form := "nick=ada&password=" + strings.ReplaceAll(hubtest.Password, " ", "+")
@@ -249,6 +259,7 @@ func TestOtherSitesPageIsRefused(t *testing.T) {
 }
 
 func TestBadInputIsSaidToBe(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -279,13 +290,14 @@ func TestBadInputIsSaidToBe(t *testing.T) {
 	} {
 		p := want[api.Problem](ada, r.method, r.path, r.in, r.status)
 		if p.Code != r.code || p.Message == "" || p.Hint == "" {
-			t.Errorf("%s %s: %+v, want %q", r.method, r.path, p, r.code)
+			t.Errorf("%s %s: %s, want %q", r.method, r.path, brief.Of(p), r.code)
 		}
 	}
 }
 
-// Repeated patches cannot grow a row without end.
+// Repeated patches cannot grow a device's metadata without limit.
 func TestMetaIsBounded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -303,6 +315,7 @@ func TestMetaIsBounded(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, path := range []string{"/healthz", "/readyz", "/openapi.json"} {
@@ -314,6 +327,7 @@ func TestHealth(t *testing.T) {
 }
 
 func TestAIKRegistryServesWhatWasProven(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if len(c.IAK.URIs) != 1 {

@@ -23,6 +23,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -30,8 +31,8 @@ import (
 	"gangway/wire"
 )
 
-// scene is a running hub that trusts one maker, a victim with a good TPM of
-// that maker, and a token.
+// scene is a running hub that trusts one TPM maker, a victim (a device with a good TPM of that
+// maker), and a join token.
 type scene struct {
 	*hubtest.Hub
 	maker  *fleet.Maker
@@ -40,17 +41,41 @@ type scene struct {
 	victim *fleet.Device
 }
 
-var goodMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("good", fleet.MakerOptions{}) })
+// TPM makers, each made once for all tests because its two RSA keys take a tenth of a
+// second. No two share a key.
+var (
+	// goodMaker is trusted by every scene's hub.
+	goodMaker = makerOnce("good", fleet.MakerOptions{})
+	// unknownMaker is not trusted unless a test adds it.
+	unknownMaker = makerOnce("unknown", fleet.MakerOptions{})
+	// impostorMaker has goodMaker's name and other keys.
+	impostorMaker = makerOnce("good", fleet.MakerOptions{})
+	// expiredMaker is unknown, and its intermediate certificate has expired.
+	expiredMaker = makerOnce("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
+)
+
+func makerOnce(name string, o fleet.MakerOptions) func() (*fleet.Maker, error) {
+	return sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker(name, o) })
+}
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
 	return newSceneBehind(t, nil)
 }
 
+// newSceneOnDisk is newScene for tests of durability, races and timing: its hub waits for
+// the disk as a hub in production does.
+func newSceneOnDisk(t testing.TB) *scene {
+	t.Helper()
+	maker := must(goodMaker())(t)
+	return sceneOn(t, hubtest.New(t, maker.Roots(), maker.Intermediates()), maker)
+}
+
 func newSceneBehind(t testing.TB, proxy *api.Proxy) *scene {
 	t.Helper()
 	maker := must(goodMaker())(t)
-	return sceneOn(t, hubtest.NewBehind(t, proxy, maker.Roots(), maker.Intermediates()), maker)
+	change := func(c *api.Config) { c.Proxy = proxy }
+	return sceneOn(t, hubtest.NewIn(t, hubtest.MemoryDir(t), change, maker.Roots(), maker.Intermediates()), maker)
 }
 
 func sceneOn(t testing.TB, h *hubtest.Hub, maker *fleet.Maker) *scene {
@@ -82,8 +107,8 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), "/onboard", bytes.NewReader(body)))(t)
 }
 
-// refused checks an answer's code, that it says what to do, and that the
-// status is no success and no fault of the hub's.
+// refused checks that an answer is a refusal with this status and code, and with a reason and a
+// hint.
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {
@@ -95,7 +120,7 @@ func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	}
 }
 
-// untouched checks that nothing was bound: no device, no token use, no TPM.
+// untouched checks that no device was created and the join token was not used.
 func (s *scene) untouched(t testing.TB) {
 	t.Helper()
 	if n := len(s.Devices(t, s.Owner)); n != 0 {
@@ -107,20 +132,22 @@ func (s *scene) untouched(t testing.TB) {
 }
 
 func TestOnboards(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	d := s.Devices(t, s.Owner)
 	if len(d) != 1 || s.Uses(t, s.tok) != 1 || d[0].IDevIDHash != store.Hash(sha256.Sum256(c.IDevID.Raw)) {
-		t.Fatalf("%+v", d)
+		t.Fatalf("%s", brief.Of(d))
 	}
 	if aik, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != nil || !bytes.Equal(aik.Certificate, c.IAK.Raw) || aik.DeviceID != d[0].ID {
-		t.Errorf("AIK registry: %+v, %v", aik, err)
+		t.Errorf("AIK registry: %s, %v", brief.Of(aik), err)
 	}
 }
 
-// The structure of ownership: key, token, owner, hub.
+// Ownership proofs: key, token, owner, hub.
 
 func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	attacker := s.device(t)
 	stolen := must(tcg.ParseCSR(must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
@@ -131,6 +158,7 @@ func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	other := s.Token(t, s.Owner, nil)
 	body := must(s.victim.Request(other, fleet.RequestChange{CAData: func(d *wire.CAData) { d.TokenID = s.tok.ID }}))(t)
@@ -141,13 +169,13 @@ func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
-	// Mallory's name on ada's token: the proof does not fit.
+	// Mallory's id with ada's token: the proof does not match.
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Owner = wire.AccountPRN + mallory.ID }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	// Ada's name, signed by mallory's own token: the proof fits, the owner is
-	// not the token's.
+	// Ada's id, signed with mallory's token: the proof matches, but the token has another owner.
 	own := s.Token(t, mallory, nil)
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
@@ -156,11 +184,12 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 }
 
 func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	elsewhere := *s.tok
 	elsewhere.HubName = strings.Repeat("0", 64)
 	refused(t, s.post(t, must(s.victim.Request(&elsewhere, fleet.RequestChange{}))(t)), 403, onboard.CodeHubName)
-	// The name put right again, the proof is still for the other hub.
+	// With the right hub name in the request, the proof is still for the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	s.untouched(t)
@@ -169,6 +198,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 // Tokens.
 
 func TestRejectsDisabledToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.tok.ID); err != nil {
 		t.Fatal(err)
@@ -178,6 +208,7 @@ func TestRejectsDisabledToken(t *testing.T) {
 }
 
 func TestRejectsExpiredToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.Expires = s.Now().Add(-time.Second) })
 	refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, onboard.CodeTokenUnusable)
@@ -185,6 +216,7 @@ func TestRejectsExpiredToken(t *testing.T) {
 }
 
 func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	if err := s.Store.DisableJoinToken(t.Context(), s.Owner.ID, s.tok.ID); err != nil {
@@ -195,6 +227,7 @@ func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
 }
 
 func TestRejectsUsedUpToken(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.MaxUses = 1 })
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -204,12 +237,13 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
 		t.Error("the late one left a trace")
 	}
-	// The device that used it may come back.
+	// The device that used the token may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
 func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.MaxUses = 1 })
 	const n = 50
 	devices := make([]*fleet.Device, n)
@@ -247,6 +281,7 @@ func TestFiftyDevicesRaceForTheLastUse(t *testing.T) {
 // Replay.
 
 func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, request))(t)
@@ -270,7 +305,7 @@ func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 		}
 	}
 	if after := s.Devices(t, s.Owner); !reflect.DeepEqual(before, after) || s.Uses(t, s.tok) != 1 {
-		t.Errorf("the device changed:\n%+v\n%+v", before, after)
+		t.Errorf("the device changed:\n%s\n%s", brief.Of(before), brief.Of(after))
 	}
 }
 
@@ -295,6 +330,7 @@ func (s *scene) stranger(t testing.TB, tok *wire.TokenFile) {
 }
 
 func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
+	t.Parallel()
 	for _, when := range []string{"before", "after"} {
 		t.Run(when, func(t *testing.T) {
 			s := newScene(t)
@@ -302,7 +338,7 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 			attack := func() {
 				for range 3 {
 					s.stranger(t, s.tok)                    // a leaked token
-					s.stranger(t, s.Token(t, mallory, nil)) // the stranger's own
+					s.stranger(t, s.Token(t, mallory, nil)) // the stranger's own token
 				}
 			}
 			if when == "before" {
@@ -314,12 +350,12 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 				before := s.Devices(t, s.Owner)
 				attack()
 				if after := s.Devices(t, s.Owner); !reflect.DeepEqual(before, after) {
-					t.Errorf("the victim changed:\n%+v\n%+v", before, after)
+					t.Errorf("the victim changed:\n%s\n%s", brief.Of(before), brief.Of(after))
 				}
 			}
 			d := s.Devices(t, s.Owner)
 			if len(d) != 1 || s.Uses(t, s.tok) != 1 || len(s.Devices(t, mallory)) != 0 || strings.HasSuffix(d[0].Nick, "-2") {
-				t.Errorf("devices %+v, %d uses, mallory has %d", d, s.Uses(t, s.tok), len(s.Devices(t, mallory)))
+				t.Errorf("devices %s, %d uses, mallory has %d", brief.Of(d), s.Uses(t, s.tok), len(s.Devices(t, mallory)))
 			}
 			// The victim's connection still works.
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -327,9 +363,10 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 	}
 }
 
-// What the stranger is told does not depend on whether the TPM is known here,
-// whose it is, or whether the token is used up.
+// The answer to a stranger does not depend on whether the hub knows the TPM, on its owner, or on
+// whether the token is used up.
 func TestPendingRevealsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	unknown := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t))
@@ -343,16 +380,17 @@ func TestPendingRevealsNothing(t *testing.T) {
 	}
 }
 
-// A pending certificate, obtained some other way.
+// Certificates of a pending enrolment that an attacker got some other way.
 
 func TestPendingCertificateOpensNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
 	defer conn.Close()
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	refused(t, must(conn.Do(t.Context(), "PATCH", "/device/meta", []byte(`{"a":1}`)))(t), 403, "certificate-not-active")
-	// It is in no registry either.
+	// The AIK registry does not have it either.
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
@@ -360,6 +398,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 }
 
 func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	// The stranger's IDevID key is software and certified by a software IAK;
 	// suppose that the certificate leaked, from a log or a backup.
@@ -383,6 +422,7 @@ func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
 }
 
 func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	first := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
@@ -398,6 +438,7 @@ func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
 }
 
 func TestActivationNeedsAClientCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	refused(t, must(s.client.Post(t.Context(), "/onboard/activate", strings.NewReader(`{"proof":"AA=="}`)))(t), 401, "no-certificate")
 }
@@ -405,6 +446,7 @@ func TestActivationNeedsAClientCertificate(t *testing.T) {
 // Owners.
 
 func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	before := s.Devices(t, s.Owner)
@@ -422,25 +464,26 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if !told {
 		t.Error("the owner was not told")
 	}
-	// Once its owner lets it go, it is bob's, as another device.
+	// Once its owner deletes it, bob can onboard it, as another device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
 		t.Fatal(err)
 	}
 	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
 	if d := s.Devices(t, bob); len(d) != 1 || d[0].ID == before[0].ID {
-		t.Errorf("bob has %+v", d)
+		t.Errorf("bob has %s", brief.Of(d))
 	}
 }
 
 // Races.
 
 func TestActivationRacesWithRevocation(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	for range 10 {
 		d := s.device(t)
 		must(d.Onboard(t.Context(), s.client, s.tok))(t)
 		id := s.deviceOf(t, d)
-		// It onboards again while its owner deletes it.
+		// The device onboards again while its owner deletes it.
 		c := must(d.Enrol(t.Context(), s.client, must(d.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 		var wg sync.WaitGroup
 		var a *fleet.Answer
@@ -451,10 +494,9 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		// Whoever was first, afterwards the device is gone and its
-		// certificates open nothing.
+		// In either order the device is gone afterwards, and its certificates give no access.
 		if a == nil || a.Status != 200 && a.Code() != onboard.CodeRevoked {
-			t.Fatalf("activation: %+v", a)
+			t.Fatalf("activation: %s", brief.Of(a))
 		}
 		conn := must(s.client.Dial(t.Context(), c.TLS(d)))(t)
 		refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
@@ -472,10 +514,11 @@ func (s *scene) deviceOf(t testing.TB, d *fleet.Device) string {
 }
 
 func TestActivationRacesWithExpiry(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	s.Advance(onboard.PendingFor + time.Second)
-	// Expired by the clock, swept or not.
+	// The enrolment has expired by the clock, even if the sweep has not run.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
 		t.Errorf("%d expired", n)
@@ -498,7 +541,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 		wg.Wait()
 		e := must(s.Store.Enrolment(t.Context(), sha256.Sum256(request)))(t)
 		if won := a != nil && a.Status == 200; won != (e.State == store.Active) {
-			t.Fatalf("answered %+v, and the enrolment is %s", a, e.State)
+			t.Fatalf("answered %s, and the enrolment is %s", brief.Of(a), e.State)
 		}
 	}
 }
@@ -506,6 +549,7 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 // Replies.
 
 func TestReplyOfAnotherTPMDoesNotOpen(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for _, ek := range []string{"L-1", "H-1", "H-3"} {
 		d := must(fleet.New(s.maker, ek))(t)
@@ -540,6 +584,7 @@ func (s *scene) handshake(t *testing.T, cert tls.Certificate) error {
 }
 
 func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if err := s.handshake(t, c.TLS(s.victim)); err != nil {
@@ -548,7 +593,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: c.IDevID.Subject, Issuer: c.IDevID.Issuer}
 	selfSigned := must(fleet.Issue(self, self, key.Public(), key))(t)
-	// The victim's names, by a CA of the attacker's with the device CA's name.
+	// The victim's names, issued by the attacker's CA with the device CA's name.
 	fakeCA := &x509.Certificate{Subject: s.CA.DeviceCA().Subject, SubjectKeyId: s.CA.DeviceCA().SubjectKeyId, PublicKey: key.Public()}
 	forged := must(fleet.Issue(self, fakeCA, key.Public(), key))(t)
 	for name, cert := range map[string]tls.Certificate{
@@ -568,9 +613,10 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	}
 }
 
-// A certificate by the device CA for another purpose than TLS clients', or one
-// that the store does not know.
+// A certificate of the device CA is refused if it is for another purpose than TLS client
+// authentication, or if the store does not know it.
 func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -596,6 +642,7 @@ func TestTLSRefusesCertificatesOfTheRightCAThatTheHubDidNotIssue(t *testing.T) {
 }
 
 func TestTLSRefusesRevokedDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
@@ -606,16 +653,17 @@ func TestTLSRefusesRevokedDevice(t *testing.T) {
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, s.deviceOf(t, s.victim), s.Now()); err != nil {
 		t.Fatal(err)
 	}
-	// On the connection that is open, and on a new one.
+	// Refused on the open connection, and on a new one.
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 	if err := s.handshake(t, c.TLS(s.victim)); err == nil || err.Error() != "certificate-not-active" {
 		t.Errorf("a new connection: %v", err)
 	}
-	// Nor does activating again bring it back.
+	// Activating again does not bring the device back.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeRevoked)
 }
 
 func TestSupersededCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	old := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	fresh := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -630,6 +678,7 @@ func TestSupersededCertificateIsRefused(t *testing.T) {
 // Bodies.
 
 func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	for _, n := range []int{0, 1, 11, 12, 100, len(good) / 2, len(good) - 1} {
@@ -644,7 +693,7 @@ func TestRejectsTruncatedAndOversizedBodies(t *testing.T) {
 	if err == nil && a.Status/100 != 4 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// The hub is well.
+	// The hub still works.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -652,10 +701,15 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// 10,000 mutations of a good request, over TLS: none accepted, none answered
-// with 5xx, no panic, and nothing bound.
+// The hub accepts none of 10,000 mutations of a good request (1000 with -short), answers
+// none with 5xx, does not panic, and binds no device.
 func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
+	mutations := 10_000
+	if testing.Short() {
+		mutations = 1000
+	}
 	s := newScene(t)
 	good := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	work := make(chan []byte)
@@ -672,7 +726,7 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 			}
 		})
 	}
-	for _, body := range fleet.Mutations(good, 10000, 2) {
+	for _, body := range fleet.Mutations(good, mutations, 2) {
 		work <- body
 	}
 	close(work)

@@ -6,10 +6,12 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
-// What could not be written is counted the next time, and nothing twice.
+// Counts that could not be written are added to the next ones, and no event is counted twice.
 func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event {
@@ -22,21 +24,22 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	counts.putBack([]store.Event{*first})
 	failed := counts.take(now)
 	if len(failed) != 1 || failed[0].Count != 3 || !failed[0].Time.Equal(now) || failed[0].Addr != "2" {
-		t.Fatalf("%+v", failed)
+		t.Fatalf("%s", brief.Of(failed))
 	}
 	counts.add(event(3), 0)
 	counts.putBack(failed)
 	last := counts.take(now)
 	if len(last) != 1 || last[0].Count != 4 || !last[0].Last.Equal(now.Add(3*time.Second)) || last[0].Message != "3" {
-		t.Fatalf("%+v", last)
+		t.Fatalf("%s", brief.Of(last))
 	}
 	if again := counts.take(now); len(again) != 0 {
-		t.Errorf("%+v", again)
+		t.Errorf("%s", brief.Of(again))
 	}
 }
 
-// The memory for counts is bounded, by number and by day.
+// eventCounters keeps at most maxCounters counts in memory, and drops them after a day.
 func TestTallyIsBounded(t *testing.T) {
+	t.Parallel()
 	var counts eventCounters
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	event := func(n int) store.Event { return store.Event{Time: now, Kind: "k", Device: fmt.Sprint(n)} }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
@@ -20,6 +21,7 @@ func signInFor(p *person, scope string) string {
 }
 
 func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	p.token = signInFor(p, "devices.readonly")
@@ -29,14 +31,14 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 	}{
 		{"GET", "/devices", 200}, {"GET", "/auth/auth_status", 200}, {"GET", "/auth/login", 200},
 		{"DELETE", "/devices/0123456789abcdef01234567", 403}, {"POST", "/devices/0123456789abcdef01234567/approve", 403},
-		// Who makes join tokens, or policies, makes devices.
+		// A caller who may make join tokens or policies could admit devices.
 		{"GET", "/devices/tokens", 403}, {"POST", "/devices/tokens", 403}, {"PUT", "/policy", 403}, {"GET", "/events", 403}, {"GET", "/auth/accounts", 403},
 	} {
 		if got, body := p.do(c.method, c.path, "{}"); got != c.want {
 			t.Errorf("%s %s: %d %s", c.method, c.path, got, body)
 		}
 	}
-	// A renewed token has no more than it had.
+	// A renewed token has no more scopes than before.
 	again := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200)
 	p.token = again.Token
 	if got, _ := p.do("GET", "/events", nil); got != 403 {
@@ -45,6 +47,7 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 }
 
 func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "ada")
 	other := s.person(t, "ada") // another session
@@ -63,6 +66,7 @@ func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
 }
 
 func TestTokenExpiresAndSessionsEnd(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "ada")
 	for range 20 { // renewed twice a day, for a week and more
@@ -87,15 +91,16 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 	}
 }
 
-// Pantacor's client signs in as "anon" when it has no login, and keeps what it
-// gets in the place of the person's own.
+// Pantacor's client signs in as "anon" when it has no credentials, and stores the token that it
+// gets in place of the person's own.
 func TestNobodySignsInAsAnon(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	const anon = "prn:pantahub.com:auth:/anon"
 	status, body, header := p.request("POST", "/auth/login", map[string]string{"username": anon, "password": anon, "scope": "devices.readonly objects.readonly trails.readonly"}, nil)
 	if status != 401 || !json.Valid(body) || header.Get("WWW-Authenticate") != `JWT realm="pantahub services", ph-aeps="`+s.URL+`/auth"` {
-		t.Errorf("%d %s %v", status, body, header)
+		t.Errorf("%d %s %s", status, body, brief.Of(header))
 	}
 	for _, login := range []string{"admin", "user1", "prn:pantahub.com:auth:/admin", "ada==>eve", "admin==>ada"} {
 		if status, body := p.do("POST", "/auth/login", map[string]string{"username": login, "password": login}); status != 401 {
@@ -105,6 +110,7 @@ func TestNobodySignsInAsAnon(t *testing.T) {
 }
 
 func TestRegistrationIsTheOperatorsChoice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, c := range []struct {
@@ -117,7 +123,7 @@ func TestRegistrationIsTheOperatorsChoice(t *testing.T) {
 	} {
 		status, body := p.do("POST", "/auth/accounts/", map[string]string{"nick": c.nick, "email": c.email, "password": c.password})
 		if status != c.want || strings.Contains(string(body), "argon2") {
-			t.Errorf("%+v: %d %s", c, status, body)
+			t.Errorf("%s: %d %s", brief.Of(c), status, body)
 		}
 	}
 }

@@ -11,13 +11,14 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/boot"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/eventlog"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// reportOf is what a device sends of these PCRs and this log.
+// reportOf makes the report that a device sends for these PCRs and this event log.
 func reportOf(t testing.TB, d *fleet.Device, nonce []byte, pcrs [][]byte, log []byte, resets uint32) *wire.BootReport {
 	t.Helper()
 	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: pcrs, EventLog: log}
@@ -38,7 +39,7 @@ func judged(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log []b
 	return v
 }
 
-// pageSays looks at the list of devices, whose only boot is in this state.
+// pageSays checks that the device list shows this boot state for the only device.
 func (s *scene) pageSays(t *testing.T, state string) {
 	t.Helper()
 	b := s.browser(t)
@@ -48,14 +49,15 @@ func (s *scene) pageSays(t *testing.T, state string) {
 	}
 }
 
-// secret asks for what a policy of measured boot guards.
+// secret requests the device's secret, which a measured-boot policy protects.
 func secret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
-// A TPM into which nothing was measured says the same of every boot: it is no
-// reference, and matches none.
+// PCRs into which nothing was measured are equal after every boot, so they cannot be a reference
+// and match none.
 func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
+	t.Parallel()
 	var separators eventlog.Log
 	for pcr := range 8 {
 		separators = append(separators, eventlog.Event{PCR: pcr, Type: eventlog.Separator, Data: make([]byte, 4)})
@@ -80,36 +82,36 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
 			v := judged(t, c, s.victim, boots.pcrs, boots.log, 1)
 			if v.State != "nothing-measured" || len(v.Changes) != 1 {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, secret(t, c), 403, "boot-nothing-measured")
 			view := want[api.BootView](ada, "GET", path, nil, 200)
 			if view.State != "nothing-measured" || view.Reference != nil || len(view.History) != 1 {
-				t.Errorf("%+v", view)
+				t.Errorf("%s", brief.Of(view))
 			}
 			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "nothing-measured" {
 				t.Errorf("the list says %q", list[0].Boot)
 			}
 			s.pageSays(t, "nothing measured")
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
-				t.Errorf("the owner is not told: %+v", e)
+				t.Errorf("the owner is not told: %s", brief.Of(e))
 			}
-			// It cannot be accepted, nor given as values.
+			// The owner cannot accept it, nor set it as reference values.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
-				t.Errorf("%+v", p)
+				t.Errorf("%s", brief.Of(p))
 			}
 			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
-			// The first boot of which something was measured is learnt; nothing
-			// afterwards is not "matches" again.
+			// The first boot with measurements becomes the reference. A later boot without any
+			// does not match it.
 			if v := judged(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if a := secret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}
 			judged(t, c, s.victim, boots.pcrs, boots.log, 3)
 			refused(t, secret(t, c), 403, "boot-nothing-measured")
-			// The owner can let it in all the same.
+			// The owner can still admit it, with another policy.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
 			if a := secret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -118,9 +120,9 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 	}
 }
 
-// After a measurement that was refused nobody reads what an older one said, and
-// nobody is let in by it.
+// After a refused measurement, an older match is neither shown nor enough for admission.
 func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
+	t.Parallel()
 	big := func(t testing.TB, s *scene, c *fleet.Conn) *wire.BootReport {
 		r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
 		r.EventLog = make([]byte, wire.MaxBootReport)
@@ -153,7 +155,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			refused(t, secret(t, conn), 403, "boot-refused")
 			v := want[api.BootView](ada, "GET", path, nil, 200)
 			if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != c.code || v.Refusal.Reason == "" || v.Refusal.Hint == "" || v.Latest == nil {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "refused" {
 				t.Errorf("the list says %q", list[0].Boot)
@@ -171,18 +173,18 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if told != 1 {
 				t.Errorf("the owner is told %d times of the same", told)
 			}
-			// A decision about the one before it does not hide it.
+			// A decision about the measurement before it does not hide the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			refused(t, secret(t, conn), 403, "boot-refused")
-			// One that holds ends it, and the owner is told.
+			// A true measurement ends the refusal, and the owner gets an event.
 			booted(t, conn, s.victim, usual, 1)
 			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-matches" {
-				t.Errorf("%+v", e)
+				t.Errorf("%s", brief.Of(e))
 			}
 			if a := secret(t, conn); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
@@ -191,9 +193,10 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 	}
 }
 
-// systemd 261 extends PCRs after the firmware's log has ended: a change that has
-// a name, which the owner accepts once.
+// systemd 261 extends PCRs after the end of the firmware's event log. The hub names this change,
+// and the owner accepts it once.
 func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -208,48 +211,49 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 	}
 	v := judged(t, c, s.victim, pcrs, usual.Bytes(), 2)
 	if v.State != "changed" || len(v.Changes) != 1 || !strings.Contains(v.Changes[0], "systemd's os-separator") {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, secret(t, c), 403, "boot-changed")
 	view := want[api.BootView](ada, "GET", path, nil, 200)
 	if view.State != "changed" || view.Latest.SecureBoot != "on" || len(view.Latest.Unexplained) != 0 {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": view.Number}, 200)
 	if v := judged(t, c, s.victim, pcrs, usual.Bytes(), 3); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if a := secret(t, c); a.Status != 200 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
 
-// A log that the hub cannot read is the device's to mend, and no reason to
-// refuse it: the values are compared.
+// An unreadable event log is not a reason for refusal: the hub compares the PCR values.
 func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	c, _, id := s.connected(t)
 	for n, log := range [][]byte{[]byte("no log"), bytes.Repeat([]byte{0xFF}, 4096), make([]byte, boot.MaxLog+1), usual.Bytes()[:100], nil} {
 		if v := judged(t, c, s.victim, usual.PCRs(), log, uint32(n+1)); v.State != "matches" {
-			t.Errorf("log %d: %+v", n, v)
+			t.Errorf("log %d: %s", n, brief.Of(v))
 		}
 	}
 	if v := judged(t, c, s.victim, another.PCRs(), []byte("no log"), 9); v.State != "changed" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	ada := s.person(t, "ada")
-	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogProblem == "" {
-		t.Errorf("%+v", v.Latest)
+	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogWhy == "" {
+		t.Errorf("%s", brief.Of(v.Latest))
 	}
 	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200); v.State != store.BootMatches {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// What another connection shows counts for all: a device that once matched keeps
-// no door open, on no connection and by no token.
+// A measurement that does not match, on any connection, ends the admission on every connection and
+// of every token.
 func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		show func(*scene, *fleet.Conn)
 		code string
@@ -281,8 +285,8 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 				refused(t, secret(t, conn), 403, c.code)
 			}
 			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
-			// A measurement on one connection speaks for no other one that has
-			// shown something else since.
+			// A measurement on one connection does not admit another connection that has since
+			// measured something else.
 			booted(t, first, s.victim, usual, 3)
 			if a := secret(t, first); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)

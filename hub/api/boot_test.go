@@ -11,13 +11,14 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/boot"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/eventlog"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// connected onboards the scene's victim and returns its connection and its id.
+// connected onboards the scene's victim and returns its connection, certificates and id.
 func (s *scene) connected(t *testing.T) (*fleet.Conn, *fleet.Certificates, string) {
 	t.Helper()
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -36,7 +37,7 @@ func challenge(t testing.TB, c *fleet.Conn) wire.BootChallenge {
 	return out
 }
 
-// report is what a device sends of a boot, for a nonce.
+// report makes the report that a device sends for a boot and a nonce.
 func report(t testing.TB, d *fleet.Device, nonce []byte, l eventlog.Log, resets uint32) *wire.BootReport {
 	t.Helper()
 	r := &wire.BootReport{Nonce: nonce, Bank: uint16(tcg.AlgSHA256), PCRs: l.PCRs(), EventLog: l.Bytes()}
@@ -52,7 +53,7 @@ func sendBoot(t testing.TB, c *fleet.Conn, r *wire.BootReport) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/boot", must(json.Marshal(r))(t)))(t)
 }
 
-// booted measures a boot and returns the verdict.
+// booted sends a boot measurement and returns the verdict.
 func booted(t testing.TB, c *fleet.Conn, d *fleet.Device, l eventlog.Log, resets uint32) wire.BootVerdict {
 	t.Helper()
 	a := sendBoot(t, c, report(t, d, challenge(t, c).Nonce, l, resets))
@@ -69,54 +70,56 @@ var (
 )
 
 func TestBootIsLearntComparedAndAccepted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot"
 	if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "unmeasured" || v.Reference != nil {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if v := booted(t, c, s.victim, usual, 1); v.State != "matches" {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	if v := booted(t, c, s.victim, usual, 2); v.State != "matches" || len(v.Changes) != 0 {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	v := booted(t, c, s.victim, another, 3)
 	if v.State != "changed" || !strings.Contains(strings.Join(v.Changes, " "), "The kernel's hash differs from the reference of ") {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	view := want[api.BootView](ada, "GET", path, nil, 200)
 	if view.State != "changed" || len(view.Changes) == 0 || view.Reference.From != "the first boot" || view.Latest.SecureBoot != "on" || len(view.History) != 3 || len(view.EventLog) == 0 {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Boot != "changed" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Boot != "changed" {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	events := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)
 	if events[0].Kind != "device.boot-changed" || !strings.Contains(events[0].Message, "kernel") {
-		t.Errorf("the owner is not told: %+v", events[0])
+		t.Errorf("the owner is not told: %s", brief.Of(events[0]))
 	}
-	// The owner accepts it, and locks it.
+	// The owner accepts the boot and locks the reference.
 	view = want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "lock": true}, 200)
 	if view.State != "matches" || !view.Reference.Locked {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409)
 	if v := booted(t, c, s.victim, usual, 4); v.State != "changed" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
-	// Or says what it is to be.
+	// The owner can also set the reference values.
 	pcrs := map[string]string{"4": want[api.BootView](ada, "GET", path, nil, 200).Latest.PCRs[4]}
 	if view := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": pcrs, "lock": false}, 200); view.State != "matches" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 }
 
 func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -136,14 +139,15 @@ func TestReferenceOfAnotherDeviceOfTheModel(t *testing.T) {
 		want[map[string]any](ada, "POST", path+"/reference", map[string]any{"from": "device:" + id}, status)
 		if d == other {
 			if v := booted(t, conn, d, another, 1); v.State != "changed" {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 		}
 	}
 }
 
-// A measurement that does not hold is refused, and the owner told.
+// A false measurement is refused, and the owner gets an event.
 func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, certs, id := s.connected(t)
@@ -161,7 +165,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 		}
 		t.Errorf("%s: the owner is not told", what)
 	}
-	// The values and the log of the usual boot beside another's quote.
+	// The values and the log of the usual boot with the quote of another boot.
 	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
 	r.PCRs = usual.PCRs()
 	lie("values", boot.CodeValues, r, c)
@@ -170,7 +174,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("log that was exchanged", boot.CodeNonce, r, c)
 	// A quote by a key that is not this device's.
 	lie("key", boot.CodeSigner, report(t, must(s.victim.WithNewIdentity())(t), challenge(t, c).Nonce, usual, 2), c)
-	// An old nonce, one of another connection, and one of its own making.
+	// An old nonce, a nonce of another connection, and a made-up nonce.
 	old := challenge(t, c).Nonce
 	s.Advance(2 * time.Minute)
 	lie("old nonce", boot.CodeNonce, report(t, s.victim, old, usual, 2), c)
@@ -180,11 +184,12 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("no nonce", boot.CodeNonce, report(t, s.victim, make([]byte, 32), usual, 2), c)
 	v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200)
 	if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != boot.CodeNonce || len(v.History) != 1 {
-		t.Errorf("a lie was kept, or is not told: %+v", v)
+		t.Errorf("a lie was kept, or is not told: %s", brief.Of(v))
 	}
 }
 
 func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	other := s.device(t)
@@ -194,9 +199,9 @@ func TestNonceOfAnotherDeviceIsRefused(t *testing.T) {
 	refused(t, sendBoot(t, c, report(t, s.victim, challenge(t, conn).Nonce, usual, 1)), 403, boot.CodeNonce)
 }
 
-// The API admits a device alone that has shown, on this very connection, that
-// its boot matches.
+// The API admits only a device whose boot was measured on the same connection and matches.
 func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, certs, id := s.connected(t)
 	report := func(c *fleet.Conn) *fleet.Answer {
@@ -216,7 +221,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 	p := s.person(t, "")
 	p.token = answer.Token
 	want[api.DeviceView](p, "GET", "/devices/"+id, nil, 200)
-	// A new connection may be of another boot.
+	// A new connection may come after another boot.
 	second := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 	defer second.Close()
 	refused(t, report(second), 403, "boot-unmeasured")
@@ -225,13 +230,13 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 		t.Errorf("its own record: %d %s", a.Status, a.Body)
 	}
 	if v := booted(t, second, s.victim, another, 3); v.State != "changed" {
-		t.Fatalf("%+v", v)
+		t.Fatalf("%s", brief.Of(v))
 	}
 	refused(t, report(second), 403, "boot-changed")
-	// Neither is the first admitted any more, nor who has a token.
+	// The first connection is no longer admitted, nor is the token.
 	refused(t, report(c), 403, "boot-changed")
 	want[map[string]any](p, "GET", "/devices/"+id, nil, 403)
-	// The owner accepts it: it must be shown again.
+	// The owner accepts the boot: the device must measure it again.
 	want[api.BootView](s.person(t, "ada"), "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200)
 	refused(t, report(second), 403, "boot-unmeasured")
 	booted(t, second, s.victim, another, 4)
@@ -241,6 +246,7 @@ func TestPolicyAdmitsOnlyABootThatMatchesOnThisConnection(t *testing.T) {
 }
 
 func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
@@ -251,6 +257,7 @@ func TestDeviceWithoutTPMIsNotAdmittedWhereABootMustMatch(t *testing.T) {
 }
 
 func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -266,6 +273,7 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 }
 
 func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -278,7 +286,7 @@ func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 	}
 	asked(false)
 	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/request", nil, 200); !v.Requested {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	asked(true)
 	booted(t, c, s.victim, usual, 1)
@@ -286,6 +294,7 @@ func TestDeviceIsAskedToMeasureAgain(t *testing.T) {
 }
 
 func TestReportThatIsTooLargeIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)
@@ -295,9 +304,9 @@ func TestReportThatIsTooLargeIsRefused(t *testing.T) {
 	}
 }
 
-// An owner decides on what was looked at. What the device booted since is not
-// taken in its place.
+// An owner accepts the boot that the page showed. A newer boot is not accepted in its place.
 func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -308,16 +317,17 @@ func TestOwnerAcceptsTheBootThatWasLookedAtAndNoNewerOne(t *testing.T) {
 	p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked}, 409)
 	v := want[api.BootView](ada, "GET", path, nil, 200)
 	if p.Code != "boot-newer" || v.State != "changed" || v.Number <= looked {
-		t.Errorf("%+v, %s after %d: %d", p, v.State, looked, v.Number)
+		t.Errorf("%s, %s after %d: %d", brief.Of(p), v.State, looked, v.Number)
 	}
 	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 }
 
-// A device that connects again shows the same boot anew. What its owner was
-// looking at is still the latest, and the history is of boots.
+// A device that connects again measures the same boot again. The boot that its owner was shown is
+// still the latest, and the history does not grow.
 func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	c, certs, id := s.connected(t)
@@ -333,19 +343,20 @@ func TestSameBootShownAgainIsStillTheOneThatWasLookedAt(t *testing.T) {
 		t.Errorf("measurement %d after %d, %d in the history, new evidence: %v", again.Number, looked.Number, len(again.History), !bytes.Equal(again.Nonce, looked.Nonce))
 	}
 	if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": looked.Number}, 200); v.State != "matches" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
-	// The same values after another reset are another boot.
+	// The same values after another TPM reset are another boot.
 	booted(t, c, s.victim, another, 3)
 	if v := want[api.BootView](ada, "GET", path, nil, 200); v.Number <= looked.Number || len(v.History) != 3 {
 		t.Errorf("measurement %d after %d, %d in the history", v.Number, looked.Number, len(v.History))
 	}
 }
 
-// However decisions and measurements come between each other, the state is
-// that of the latest measurement by the reference that is there.
+// Whatever the order of decisions and measurements, the state always compares the latest
+// measurement with the current reference.
 func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Server.Unlimited()
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
@@ -383,14 +394,19 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	t.Logf("%d decisions, of which %d met a newer boot", rounds, newer)
 }
 
-// A lock holds against decisions that were begun before it.
+// A locked reference is not replaced by a decision that began before the lock.
 func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	ada := s.person(t, "ada")
 	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot/reference"
 	booted(t, c, s.victim, usual, 1)
-	for range 10 {
+	rounds := 10
+	if testing.Short() {
+		rounds = 3
+	}
+	for range rounds {
 		want[api.BootView](ada, "POST", path, `{"from":"latest","lock":false}`, 200)
 		var wg sync.WaitGroup
 		statuses := make([]int, 12)
@@ -406,12 +422,13 @@ func TestLockedReferenceIsNotReplacedByADecisionBegunBefore(t *testing.T) {
 		wg.Wait()
 		locked := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200).Reference.Locked
 		if locked != (statuses[6] == 200) {
-			t.Fatalf("locked is %v after %v", locked, statuses)
+			t.Fatalf("locked is %v after %s", locked, brief.Of(statuses))
 		}
 	}
 }
 
 func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, _ := s.connected(t)
 	for n := range 31 {

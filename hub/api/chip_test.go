@@ -8,12 +8,13 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
 )
 
-// toldOf lists what an owner's trail says of a kind of event.
+// toldOf returns an owner's events of a kind.
 func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []store.Event) {
 	t.Helper()
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID, Limit: 1000}))(t) {
@@ -24,8 +25,7 @@ func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []st
 	return out
 }
 
-// otherEK is the same chip under another of its endorsement keys. change alters
-// the EK certificate first.
+// otherEK returns the same chip with another of its EKs. change may alter the EK certificate.
 func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Device {
 	t.Helper()
 	d := *s.victim
@@ -38,7 +38,7 @@ func otherEK(t testing.TB, s *scene, change func(*x509.Certificate)) *fleet.Devi
 	return &d
 }
 
-// otherIAK is the device with the IAK and IDevID key of another template.
+// otherIAK returns the device with an IAK and IDevID key of another template.
 func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -47,9 +47,10 @@ func otherIAK(t testing.TB, d *fleet.Device) *fleet.Device {
 	return &n
 }
 
-// The first owner of a chip is told when another owner's token is tried under
-// the chip's other EK, or under the same: once each, however often it is tried.
+// The first owner of a chip gets an event when another owner's token is tried with the chip's
+// other EK, or with the same EK: one event each, however often it is tried.
 func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	mallory, carol := s.Account(t, "mallory"), s.Account(t, "carol")
@@ -65,26 +66,26 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	}
 	told := s.toldOf(t, s.Owner, "device.other-owner-tried")
 	if len(told) != 1 || told[0].Device != s.deviceOf(t, s.victim) || told[0].Code != onboard.CodeOtherEK || !strings.Contains(told[0].Message, "another endorsement key") {
-		t.Fatalf("%+v", told)
+		t.Fatalf("%s", brief.Of(told))
 	}
 	for range 2 {
 		try(s.victim, mallory, onboard.CodeOtherOwner)
 		try(second, carol, onboard.CodeOtherEK)
 	}
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
-	// An owner who tries it with their own machine reads the refusal.
+	// An owner who tries it with their own machine sees the refusal.
 	try(second, s.Owner, onboard.CodeOtherEK)
 	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
 }
 
-// Two EKs whose certificates name one chip are linked when the second is
-// proven, and both owners are told, once. The machine's serial number links
-// nothing: the device says it.
+// Two EKs whose certificates name one chip are linked when the second is proven, and both owners
+// get one event. The machine's serial number links nothing, because the device only claims it.
 func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		first  func(*x509.Certificate)
@@ -108,10 +109,10 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			must(first.Onboard(t.Context(), s.client, s.tok))(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// A stranger with the EK's certificate and without the TPM links nothing.
+			// A stranger with the EK certificate and without the TPM does not link the EKs.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
 			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
-				t.Fatalf("told by a request alone: %+v", told)
+				t.Fatalf("told by a request alone: %s", brief.Of(told))
 			}
 			for range 2 {
 				must(second.Onboard(t.Context(), s.client, theirs))(t)
@@ -127,7 +128,7 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			}{{s.Owner, first}, {mallory, second}} {
 				told := s.toldOf(t, who.Account, store.EventSameChip)
 				if len(told) != want || want > 0 && told[0].Device != s.Devices(t, who.Account)[0].ID {
-					t.Errorf("%s: %+v", who.Nick, told)
+					t.Errorf("%s: %s", who.Nick, brief.Of(told))
 				}
 				for _, e := range told {
 					if strings.Contains(e.Message, "ada") || strings.Contains(e.Message, "mallory") {
@@ -139,9 +140,10 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 	}
 }
 
-// Somebody with a chip that was another owner's deletes the device and brings it
-// back, again and again: the other owner's trail does not grow.
+// A person deletes a device whose chip had another owner and onboards it again, many times. The
+// other owner's events do not grow.
 func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	name := func(c *x509.Certificate) { c.Subject.SerialNumber = "CHIP-0042-17" }
 	first, second := otherEK(t, s, name), otherIAK(t, otherEK(t, s, name))
@@ -155,17 +157,18 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 		}
 	}
 	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 1 {
-		t.Errorf("%+v", told)
+		t.Errorf("%s", brief.Of(told))
 	}
 	carol := s.Account(t, "carol")
 	must(second.Onboard(t.Context(), s.client, s.Token(t, carol, nil)))(t)
 	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 2 {
-		t.Errorf("of a third owner: %+v", told)
+		t.Errorf("of a third owner: %s", brief.Of(told))
 	}
 }
 
-// A policy says which of a TPM's EKs may bind, by its maker.
+// A policy says, by maker, which kinds of EK may onboard.
 func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	low := must(fleet.New(s.maker, "L-2"))(t)
 	for _, c := range []struct{ hub, owner, code string }{
@@ -173,7 +176,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 		{"ek_kinds: {FAKE: [H-2]}", "", ""},
 		{"ek_kinds: {fake: [L-2, H-3]}", "", evidence.CodeKind},
 		{"", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind},
-		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both count
+		{"ek_kinds: {FAKE: [H-2]}", "ek_kinds: {FAKE: [L-2]}", evidence.CodeKind}, // both policies apply
 		{"ek_kinds: {software emulation: [L-2]}", "", evidence.CodeKind},          // by model
 		{"ek_kinds: {IFX: [L-2]}", "", ""},
 		{"ek_kinds: {'*': [L-2]}", "", evidence.CodeKind},
@@ -190,7 +193,7 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	if a := s.post(t, s.request(t, low)); a.Status != 200 {
 		t.Errorf("an EK of the kind that is allowed: %d %s", a.Status, a.Body)
 	}
-	// An EK without a certificate is asked about, or refused for its kind.
+	// An EK without a certificate waits for the owner, or is refused for its kind.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, evidence.CodeKind)
@@ -198,9 +201,10 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	waits(t, s.post(t, s.request(t, s.nobodys(t))), evidence.CodeNoCertificate)
 }
 
-// With one kind for each maker, a chip's other EK does not make it a second
-// owner's device.
+// If the policy allows one kind of EK for each maker, a second owner cannot onboard a chip with
+// its other EK.
 func TestOneKindForAMakerKeepsASecondOwnerOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {FAKE: [H-2]}\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)

@@ -8,12 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
 )
 
-// ownToken is a token that a machine has made itself.
+// ownToken makes the secret, id and claim code that a machine makes for itself.
 func ownToken(t testing.TB) (secret []byte, id, code string) {
 	t.Helper()
 	secret, id = wire.NewSecret(), wire.NewID()
@@ -27,15 +28,15 @@ func claimCode(t testing.TB) string {
 	return code
 }
 
-// Who reads a code on a screen, and has no account here, gets nowhere; and
-// looking leaves nothing.
+// A claim code is of no use without an account, and reading its page changes nothing.
 func TestClaimNeedsAnAccount(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	code := claimCode(t)
 	stranger := s.person(t, "")
 	for _, body := range []string{"", "nick=ada", "nick=ada&password=wrong", "nick=nobody&password=x"} {
 		if status, page, _ := stranger.request("POST", "/claim/"+code, body, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}); status != 401 {
-			t.Errorf("%q: %d %s", body, status, page)
+			t.Errorf("%q: %d %s", body, status, brief.Of(page))
 		}
 	}
 	stranger.request("GET", "/claim/"+code, nil, nil)
@@ -48,13 +49,13 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 	status, page, _ := stranger.request("POST", "/claim/"+code, nil, map[string]string{"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"})
 	if status != 403 {
-		t.Errorf("another site's page claims: %d %s", status, page)
+		t.Errorf("another site's page claims: %d %s", status, brief.Of(page))
 	}
 }
 
-// A code that was taken is not taken by another, and tells nobody but its
-// machine whose it is.
+// A used claim code cannot be used by another account. Only its machine learns the owner.
 func TestClaimedCodeIsNotTakenAway(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	_, id, code := ownToken(t)
 	s.Account(t, "mallory")
@@ -65,7 +66,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("POST", "/claim/"+code, nil, nil); status != 409 {
 		t.Errorf("%d %s", status, body)
 	}
-	// The same id under another key is another code.
+	// The same id with another key has another code.
 	key := must(wire.OwnershipKey(wire.NewSecret(), id))(t)
 	other := must(wire.ClaimCode(id, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("POST", "/claim/"+other, nil, nil); status != 409 {
@@ -74,7 +75,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
 		t.Errorf("who does not know the key learns the owner: %d %s", status, body)
 	}
-	// No other token tells its owner, nor is it taken over.
+	// No other token reveals the owner, nor is taken over.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
 	if status, body, _ := mallory.request("GET", "/claims/"+guess, nil, nil); status != 404 {
 		t.Errorf("%d %s", status, body)
@@ -88,9 +89,10 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 	}
 }
 
-// The machine that shows the code joins with what never left it, once; who saw
-// the code alone does not.
+// The machine that shows the claim code onboards once, with a secret that never left it. A person
+// who only saw the code cannot.
 func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	secret, id, code := ownToken(t)
 	ada := s.person(t, "ada")

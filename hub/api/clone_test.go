@@ -10,19 +10,19 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// copyOf is a machine with a state of the device's TPM: its keys, and a clock
-// of its own.
+// copyOf is a machine with a copy of the device's TPM state: the same keys, and its own clock.
 type copyOf struct {
 	s     *scene
 	d     *fleet.Device
 	conn  *fleet.Conn
 	reset uint32
-	start time.Time // when its TPM's clock stood at zero
+	start time.Time // when its TPM's clock was zero
 }
 
 func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ran time.Duration) *copyOf {
@@ -32,7 +32,7 @@ func (s *scene) copyOf(t *testing.T, certs *fleet.Certificates, reset uint32, ra
 	return &copyOf{s, s.victim, conn, reset, s.Now().Add(-ran)}
 }
 
-// clock is what the TPM attests of its clock now.
+// clock returns what the TPM attests about its clock now.
 func (k *copyOf) clock() tcg.ClockInfo {
 	return tcg.ClockInfo{Clock: uint64(k.s.Now().Sub(k.start).Milliseconds()), ResetCount: k.reset, Safe: true}
 }
@@ -50,7 +50,8 @@ func (k *copyOf) measure(t *testing.T) {
 	}
 }
 
-// report sends what a device reports, and measures again where the hub asks.
+// report sends the device's metadata, and measures again if the hub asks for it. It returns
+// whether the hub asked.
 func (k *copyOf) report(t *testing.T) (asked bool) {
 	t.Helper()
 	a := must(k.conn.Do(t.Context(), "PATCH", "/device/meta", []byte("{}")))(t)
@@ -63,7 +64,7 @@ func (k *copyOf) report(t *testing.T) (asked bool) {
 	return asked
 }
 
-// told are the events of these kinds, the oldest first.
+// told returns a device's events of these kinds, the oldest first.
 func told(p *person, device string, kinds ...string) (list []api.EventView) {
 	p.t.Helper()
 	for _, e := range want[[]api.EventView](p, "GET", "/events?device="+device, nil, 200) {
@@ -77,10 +78,10 @@ func told(p *person, device string, kinds ...string) (list []api.EventView) {
 
 var clonedKinds = []string{"device.clone-suspected", "device.cloned", "device.tpm-went-backwards"}
 
-// Two virtual machines, disk and TPM copied: both use the one certificate at
-// once. The second looks like the first, restarted, until the first is still
-// there.
+// Two virtual machines with a copied disk and TPM use one certificate at the same time. The second
+// looks like the first after a restart, until the first measures again.
 func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -91,7 +92,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	second := s.copyOf(t, certs, 6, time.Hour)
 	second.measure(t)
 	if list := told(ada, id, clonedKinds...); len(list) != 0 {
-		t.Fatalf("a machine that restarted is suspected: %+v", list)
+		t.Fatalf("a machine that restarted is suspected: %s", brief.Of(list))
 	}
 	for i := range 6 {
 		s.Advance(time.Minute)
@@ -102,28 +103,29 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 		second.report(t)
 	}
 	list := told(ada, id, clonedKinds...)
-	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "continues a boot that had ended") {
-		t.Fatalf("%+v", list)
+	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
+		t.Fatalf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" || d.Status != "active" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	if list := want[[]api.DeviceView](ada, "GET", "/devices", nil, 200); list[0].Cloned != "certain" {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
 	if v.State != "certain" || len(v.Findings) != 2 || v.Decision != "" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
-	// Nothing is asked for any more.
+	// The hub asks for no more measurements.
 	if first.report(t) || second.report(t) {
 		t.Error("what is certain is asked again")
 	}
 }
 
-// Cloned from a machine that ran for seconds, so that at first the clock of one
-// is explained by a TPM that was cleared.
+// The original had run for only seconds, so a cleared TPM would at first explain the clock of a
+// clone.
 func TestClonesOfAYoungMachineAreFound(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -142,8 +144,9 @@ func TestClonesOfAYoungMachineAreFound(t *testing.T) {
 	}
 }
 
-// What honest machines do costs them nothing, and nobody is told.
+// The usual actions of an honest machine have no effect, and cause no event.
 func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -161,11 +164,11 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 			asked++
 		}
 	}
-	if asked != 1 { // because the other connection measured later
+	if asked != 1 { // because the other connection has measured since
 		t.Errorf("asked %d times to measure again", asked)
 	}
 	asked = 0
-	for range 30 { // also where both report, it is bounded
+	for range 30 { // the number of requests is bounded even if both report
 		s.Advance(time.Second)
 		for _, k := range []*copyOf{agent, proxy} {
 			if k.report(t) {
@@ -184,14 +187,14 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 		k.report(t)
 	}
 	if list := told(ada, id, clonedKinds...); len(list) != 0 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
-// suspected is a scene in which the victim's TPM attested less than before.
+// suspected returns a scene in which the victim's TPM attested a lower clock than before.
 func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 	t.Helper()
 	s = newScene(t)
@@ -205,12 +208,13 @@ func suspected(t *testing.T) (s *scene, ada *person, k *copyOf, id string) {
 }
 
 func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
+	t.Parallel()
 	s, ada, k, id := suspected(t)
 	for range 3 {
 		k.measure(t)
 		k.report(t)
 	}
-	for range 3 { // one machine on its only connection is asked for nothing
+	for range 3 { // the hub does not ask one machine on its only connection
 		s.Advance(time.Minute)
 		if k.report(t) {
 			t.Error("asked to measure again")
@@ -223,60 +227,62 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 	}
 	list := told(ada, id, "device.clone-suspected", "device.cloned")
 	if back := told(ada, id, "device.tpm-went-backwards"); len(back) != 1 {
-		t.Errorf("%+v", back)
+		t.Errorf("%s", brief.Of(back))
 	}
 	if len(list) != 1 || !strings.Contains(list[0].Message, "gangway device cloned "+id) {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "suspected" || d.Status != "active" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
 func TestOwnerDecidesThatItIsOneMachine(t *testing.T) {
+	t.Parallel()
 	_, ada, k, id := suspected(t)
 	path := "/devices/" + id + "/cloned"
 	p := want[api.Problem](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{}}, 409)
 	if p.Code != "cloned-changed" {
-		t.Errorf("%+v", p)
+		t.Errorf("%s", brief.Of(p))
 	}
 	v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one", "findings": []string{"counters-back"}}, 200)
 	if v.State != "" || v.Decision != "one" || v.By != "ada" || !v.Findings[0].Answered {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	k.measure(t)
 	k.report(t)
 	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": ""}, 200); v.State != "suspected" || v.Decision != "" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	for _, bad := range []any{map[string]any{"decision": "three"}, map[string]any{}} {
 		if p := want[api.Problem](ada, "PUT", path, bad, 400); p.Code != "decision" {
-			t.Errorf("%+v", p)
+			t.Errorf("%s", brief.Of(p))
 		}
 	}
 }
 
-// Refused is everything that the device's identity opens: connections, tokens,
-// secrets, and a new onboarding with the same TPM. The decision can be taken
-// back, and a new TPM state is another device.
+// Everything that the device's identity opens is refused: connections, tokens, secrets, and a new
+// onboarding with the same TPM. The owner can withdraw the decision, and a new TPM state is
+// another device.
 func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	s, ada, _, id := suspected(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	conn := must(s.client.Dial(t.Context(), certs.TLS(s.victim)))(t)
 	defer conn.Close()
 	var login struct{ Token string }
 	if err := json.Unmarshal(must(conn.Do(t.Context(), "POST", "/auth/x509/login", nil))(t).Body, &login); err != nil || login.Token == "" {
-		t.Fatalf("%v %+v", err, login)
+		t.Fatalf("%v %s", err, brief.Of(login))
 	}
 	program := &person{t: t, s: s, client: ada.client, token: login.Token}
 	want[api.DeviceView](program, "GET", "/devices/"+id, nil, 200)
 
 	path := "/devices/" + id + "/cloned"
 	if v := want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "two"}, 200); v.State != "refused" {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	refused := func(a *fleet.Answer) {
 		t.Helper()
@@ -290,7 +296,7 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 		refused(must(conn.Do(t.Context(), method, path, []byte("{}")))(t))
 	}
 	if p := want[api.Problem](program, "GET", "/devices/"+id, nil, 403); p.Code != "tpm-cloned" {
-		t.Errorf("%+v", p)
+		t.Errorf("%s", brief.Of(p))
 	}
 	again := must(s.victim.WithNewIdentity())(t)
 	again.IAK = s.victim.IAK
@@ -298,14 +304,14 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	pending := must(again.Enrol(t.Context(), s.client, request))(t)
 	refused(must(again.Activate(t.Context(), s.client, pending))(t))
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "refused" {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 
 	// Another TPM is another device.
 	other := s.device(t)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+s.deviceOf(t, other), nil, 200); d.Cloned != "" || d.ID == id {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 
 	want[api.ClonedView](ada, "PUT", path, map[string]any{"decision": "one"}, 200)
@@ -313,12 +319,12 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 	if list := told(ada, id, "device.clone-decided", "activation.refused"); len(list) != 2 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 }
 
-// enrolled onboards the victim again as a machine of this serial number, whose
-// TPM's clock stands so, and returns what it connects with.
+// enrolled onboards the victim again as a machine with this serial number and TPM clock, and
+// returns its client certificate.
 func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.Certificate {
 	t.Helper()
 	d := must(s.victim.WithNewIdentity())(t)
@@ -332,13 +338,14 @@ func (s *scene) enrolled(t *testing.T, serial string, clock tcg.ClockInfo) tls.C
 }
 
 func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
+	t.Parallel()
 	running := func(reset uint32, ran time.Duration) tcg.ClockInfo {
 		return tcg.ClockInfo{Clock: uint64(ran.Milliseconds()), ResetCount: reset, Safe: true}
 	}
 	for name, c := range map[string]struct {
 		serial string
 		clock  tcg.ClockInfo
-		code   string // of the finding; empty: none
+		code   string // of the finding; empty: no finding
 	}{
 		"another serial number in the same boot": {"B", running(5, 10*time.Hour+time.Second), "serial-in-boot"},
 		"a clock that went back":                 {"A", running(5, 9*time.Hour), "counters-back"},
@@ -355,21 +362,22 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 			s.enrolled(t, c.serial, c.clock)
 			v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200)
 			if c.code == "" && len(v.Findings) > 0 || c.code != "" && (len(v.Findings) != 1 || v.Findings[0].Code != c.code || v.State != "suspected") {
-				t.Errorf("%+v", v)
+				t.Errorf("%s", brief.Of(v))
 			}
 			if list := told(ada, id, clonedKinds...); len(list) != len(v.Findings) {
-				t.Errorf("%+v", list)
+				t.Errorf("%s", brief.Of(list))
 			}
 			again := told(ada, id, "device.activated")[1].Message
 			if says := strings.Contains(again, `Its serial number was "A", and is "B".`); says != (c.serial == "B") {
-				t.Errorf("%s", again)
+				t.Errorf("%s", brief.Of(again))
 			}
 		})
 	}
 }
 
-// A board that was replaced does not go on with the certificate from before.
+// A machine whose board was replaced cannot keep using its earlier certificate.
 func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
+	t.Parallel()
 	for serial, found := range map[string]int{"A": 0, "B": 1} {
 		s := newScene(t)
 		ada := s.person(t, "ada")
@@ -386,13 +394,14 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 			}
 		}
 		if list := told(ada, id, clonedKinds...); len(list) != found {
-			t.Errorf("serial %s: %+v", serial, list)
+			t.Errorf("serial %s: %s", serial, brief.Of(list))
 		}
 	}
 }
 
-// Whoever has not proven to be the TPM raises no suspicion.
+// A peer that has not proven possession of the TPM causes no suspicion of a clone.
 func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	s.enrolled(t, "A", tcg.ClockInfo{Clock: 36_000_000, ResetCount: 5})
@@ -402,14 +411,14 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 	request := must(d.Request(s.tok, fleet.RequestChange{Attest: func([]byte) []byte {
 		return fleet.AttestAt(d.IAK.Name(), d.IDevID.Name(), tcg.ClockInfo{Clock: 1, ResetCount: 5})
 	}}))(t)
-	certs := must(d.Enrol(t.Context(), s.client, request))(t) // pending, and no more
+	certs := must(d.Enrol(t.Context(), s.client, request))(t) // still pending
 	conn := must(s.client.Dial(t.Context(), certs.TLS(d)))(t)
 	defer conn.Close()
 	if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 403 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 	if v := want[api.ClonedView](ada, "GET", "/devices/"+id+"/cloned", nil, 200); len(v.Findings) != 0 {
-		t.Errorf("%+v", v)
+		t.Errorf("%s", brief.Of(v))
 	}
 	if _, err := s.Store.Clone(t.Context(), id); err != store.ErrNotFound {
 		t.Errorf("a row was written: %v", err)
@@ -417,12 +426,13 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 }
 
 func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
+	t.Parallel()
 	s, ada, _, id := suspected(t)
 	b := s.browser(t)
 	b.signIn()
 	status, page, _ := b.send("GET", "/", "")
-	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock was set back") || !strings.Contains(page, "cloned?") {
-		t.Fatalf("%d %s", status, page)
+	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock went back") || !strings.Contains(page, "cloned?") {
+		t.Fatalf("%d %s", status, brief.Of(page))
 	}
 	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
 		t.Errorf("decided on what was not shown: %d", status)
@@ -433,13 +443,13 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		{"decision=one&finding=counters-back", "", ">active</span></td>"},
 	} {
 		if status, page, h := b.send("POST", "/decide-cloned", "id="+id+"&"+step.form); status != 303 || h.Get("Location") != "/" {
-			t.Fatalf("%s: %d %s", step.form, status, page)
+			t.Fatalf("%s: %d %s", step.form, status, brief.Of(page))
 		}
 		if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != step.state {
 			t.Errorf("%s: %q", step.form, d.Cloned)
 		}
 		if _, page, _ := b.send("GET", "/", ""); step.state != "" && !strings.Contains(page, step.shows) || step.state == "" && strings.Contains(page, "several machines?") {
-			t.Errorf("%s: %s", step.form, page)
+			t.Errorf("%s: %s", step.form, brief.Of(page))
 		}
 	}
 }

@@ -9,11 +9,14 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/race"
 )
 
-// Who may, can; by whatever content type, for Pantacor's clients send their own.
+// Every caller that may use a route can, with any content type: Pantacor's clients send unusual
+// ones.
 func TestContractAllowed(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		for _, contentType := range []string{"", "text/plain; charset=utf-8"} {
@@ -48,8 +51,9 @@ func TestContractAllowed(t *testing.T) {
 	})
 }
 
-// Who is not signed in gets 401, and a way to sign in.
+// A caller who is not signed in gets 401 and a way to sign in.
 func TestContractNotSignedIn(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.who == "all" || r.public {
@@ -80,8 +84,10 @@ func TestContractNotSignedIn(t *testing.T) {
 	})
 }
 
-// What is another's is as what is not there, to the byte.
+// The answer about another owner's id is, byte for byte, the answer about an id that does not
+// exist.
 func TestContractAnothersIsNotThere(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	nothing := []map[string]string{
 		{"id": strings.Repeat("0", 24), "rev": "0", "sha": strings.Repeat("0", 64), "owner": "nobody", "file": strings.Repeat("0", 24) + ".crt", "token": "AAAA", "code": "AAAA"},
@@ -123,17 +129,18 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 			}
 			isProblem(t, method+" "+path+" as "+name, status, body, h, wanted)
 			if !bytes.Equal(body, missing) {
-				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, missing)
+				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, brief.Of(missing))
 			}
 		}
 	})
 }
 
-// malformed are bodies that no route takes that wants a JSON object.
+// malformed are bodies that every route for a JSON object must refuse.
 var malformed = []string{"", " ", "null", "[]", "1", `"x"`, "true", "{", `{"a":`, `{"a":1}}`, `{"a":1}{}`, "\xff\xfe", "\x00", `{"a":"` + "\x00" + `"}`, `{'a':1}`, `{"a":1,}`, "[[" + strings.Repeat("[", 12000),
 	`{"a":` + strings.Repeat("[", 12000) + strings.Repeat("]", 12000) + `}`, `{"a":` + strings.Repeat(`{"a":`, 12000)}
 
 func TestContractMalformed(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.body == "" && r.before == nil || r.text && !strings.HasPrefix(path, "/onboard") || r.form {
@@ -148,7 +155,7 @@ func TestContractMalformed(t *testing.T) {
 		}
 		for _, body := range malformed {
 			if strings.HasPrefix(path, "/logs") && body == "[]" || strings.HasPrefix(path, "/devices") && (path == "/devices" || path == "/devices/" || strings.HasPrefix(path, "/devices/tokens")) && body == "" || path == "/logs/cursor" && body == "null" {
-				continue // no mistakes there
+				continue // these routes accept it
 			}
 			status, answer, h := c.caller(r).request(method, c.at(path, values), body, nil)
 			isProblem(t, method+" "+path+" of "+cut(body), status, answer, h, 400)
@@ -160,6 +167,7 @@ func cut(s string) string { return s[:min(len(s), 40)] }
 
 func TestContractTooLarge(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if r.limit == 0 {
@@ -211,8 +219,9 @@ type slowBody struct{ r *strings.Reader }
 func (b *slowBody) Read(p []byte) (int, error) { return b.r.Read(p) }
 func (b *slowBody) Close() error               { return nil }
 
-// A method that an address does not have is told so, with those that it has.
+// A method that a path does not have gets 405, with the path's methods in Allow.
 func TestContractWrongMethod(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	has := map[string][]string{}
 	for _, route := range c.routes {
@@ -228,7 +237,7 @@ func TestContractWrongMethod(t *testing.T) {
 			if slices.Contains(methods, method) || method == "DELETE" && path == "/devices/register" || method == "DELETE" && strings.HasPrefix(path, "/devices/tokens/") {
 				continue
 			}
-			// /devices/{id} takes what its neighbours do not.
+			// /devices/{id} matches these paths too and has more methods.
 			if strings.Count(path, "/") == 2 && strings.HasPrefix(path, "/devices/") || strings.HasPrefix(path, "/trails/summary") || strings.HasPrefix(path, "/devices/np/") {
 				continue
 			}
@@ -246,10 +255,10 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field with each wrong type: refused, or let pass as if it were not
-// there, and never the hub's fault.
+// Each field with each wrong type: refused, or ignored, and never a 5xx.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	c := newContract(t)
 	wrong := []string{"null", "true", "[]", "[null]", "{}", `""`, `"\u0000"`, "\"\xff\"", "-1", "1.5", "1e999", "123456789012345678901234567890", `"` + strings.Repeat("x", 5000) + `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)}
 	c.each(func(method, path string, r row) {
@@ -272,7 +281,7 @@ func TestContractWrongTypes(t *testing.T) {
 			for _, v := range wrong {
 				for _, altered := range []string{
 					strings.Replace(body, string(fields[name]), v, 1),
-					`{"` + name + `":` + v + `,` + body[1:], // twice
+					`{"` + name + `":` + v + `,` + body[1:], // the field twice
 				} {
 					status, answer, h := c.caller(r).request(method, c.at(path, values), altered, nil)
 					if status < 400 || status == 409 && h.Get("Pantahub-Object-Type") != "" {

@@ -15,6 +15,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/bearer"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/wire"
@@ -22,41 +23,39 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// row is what a route's contract is made of.
+// row is the contract of one route.
 type row struct {
-	// who may call: "all"; "owner", a person; "self", a person whatever the
-	// token's scopes; "caller", a person or a device; "device"; "chip", a
-	// device by its certificate alone.
+	// who may call: "all"; "owner": a person; "self": a person with any scopes; "caller": a person
+	// or a device; "device"; "chip": a device with its client certificate.
 	who string
-	// body is a good one; empty: the route reads none.
+	// body is a good body. Empty: the route reads none.
 	body string
 	// status of the good call. Default: 200.
 	status int
-	// limit bounds the body, in bytes, at least roughly: one of twice the size
-	// is too large.
+	// limit is about the largest body in bytes: a body of twice the size is too large.
 	limit int
-	// other is the status for an id that is not there or somebody else's.
-	// Default: 404 where there is an id.
+	// other is the status for an id that does not exist or has another owner. Default: 404 if the
+	// path has an id.
 	other int
-	// before makes what the good call needs, and may say other values for the
-	// path, or the body in "body".
+	// before makes what the good call needs. It may return other values for the path, and the body
+	// as "body".
 	before func(c *contract) map[string]string
-	// form: the body is one of a page, and not JSON. text: it is neither.
+	// form: the body is an HTML form, not JSON. text: the body is neither.
 	form, text bool
 
-	// public: what is shown is no secret, so others get it too.
+	// public: the answer is not secret, so others get it too.
 	public bool
 }
 
-// contract is a scene in which every route has something to show.
+// contract is a scene with data for every route.
 type contract struct {
 	*fleetScene
 	second             *person // ada's other device
 	secondID           string
 	nobody             *person
-	secrets            map[string]string // path values of ada's
+	secrets            map[string]string // ada's values for the paths
 	routes             []string          // "METHOD /path"
-	expired, forged    string            // bearers
+	expired, forged    string            // access tokens
 	byDevice, narrowed string
 }
 
@@ -98,7 +97,7 @@ func newContract(t *testing.T) *contract {
 	return c
 }
 
-// plain makes a device of ada's that nobody misses.
+// plain makes a device of ada's that the test may delete.
 func (c *contract) plain() map[string]string {
 	d := want[api.Registered](c.ada, "POST", "/devices", "{}", 200)
 	return map[string]string{"id": d.ID}
@@ -108,7 +107,7 @@ func (c *contract) step() map[string]string {
 	return map[string]string{"rev": fmt.Sprint(post(c.ada, c.boatID, `{`+systemSpec+`}`).Rev)}
 }
 
-// waiting brings a machine that waits for ada.
+// waiting makes a machine that waits for ada's decision.
 func (c *contract) waiting() map[string]string {
 	d := c.nobodys(c.ada.t)
 	const question = "ek-certificate-none"
@@ -138,7 +137,7 @@ func contractRows() map[string]row {
 		"POST /onboard": {who: "all", limit: 256 * kib, text: true, before: func(c *contract) map[string]string {
 			return map[string]string{"body": string(must(c.victim.Request(c.tok, fleet.RequestChange{}))(c.ada.t))}
 		}},
-		"POST /onboard/activate": {who: "chip", body: `{"proof":"AAAA"}`, status: 403, limit: 64 * kib}, // of TestOnboards
+		"POST /onboard/activate": {who: "chip", body: `{"proof":"AAAA"}`, status: 403, limit: 64 * kib}, // TestOnboards has a good one
 		"GET /aca/certs/{file}":  {who: "all", public: true},
 
 		"POST /enroll/request": {who: "all", limit: 64 * kib, before: func(c *contract) map[string]string {
@@ -147,11 +146,11 @@ func contractRows() map[string]row {
 		"POST /register":         {who: "all", limit: 64 * kib, before: registration},
 		"POST /devices/register": {who: "all", limit: 64 * kib, before: registration},
 		"POST /auth/signature/verify": {who: "all", limit: 64 * kib, body: `{"token-id":"x","owner":"y","idevid-name":"n","signature":"AAAA"}`,
-			status: 400}, // good ones: TestSignatureVerifyTellsGoodFromBadAndNoMore
+			status: 400}, // TestSignatureVerifyTellsGoodFromBadAndNoMore has good ones
 
 		"GET /device":         {who: "chip"},
 		"GET /device/boot":    {who: "chip"},
-		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // of TestBootIsLearntComparedAndAccepted
+		"POST /device/boot":   {who: "chip", body: `{"nonce":"AAAA"}`, status: 403, limit: 2 * mib}, // TestBootIsLearntComparedAndAccepted has a good one
 		"PATCH /device/meta":  {who: "device", body: `{"a":"b"}`, limit: 64 * kib},
 		"POST /device/secret": {who: "chip"},
 		"PUT /device/secret": {who: "chip", limit: 64 * kib, before: func(c *contract) map[string]string {
@@ -183,12 +182,12 @@ func contractRows() map[string]row {
 		"PUT /policy/ek-list":    {who: "owner", body: "ek_sha256,note\n" + strings.Repeat("ab", 32) + ",mine\n", limit: 24 * mib, text: true},
 		"DELETE /policy/ek-list": {who: "owner"},
 
-		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // of TestPasswordChangeEndsOtherSessions
+		"POST /auth/password":              {who: "owner", body: `{"current":"wrong","password":"another password"}`, status: 403, limit: 64 * kib}, // TestPasswordChangeEndsOtherSessions has a good one
 		"POST /auth/recover":               {who: "all", status: 412},
 		"GET /auth/sessions":               {who: "owner"},
 		"DELETE /auth/sessions":            {who: "owner"},
 		"DELETE /auth/sessions/{id}":       {who: "owner", before: session},
-		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // of TestDeletedAccountLeavesNothingToOthers
+		"POST /auth/accounts/{id}/disable": {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own}, // TestDeletedAccountLeavesNothingToOthers has a good one
 		"POST /auth/accounts/{id}/delete":  {who: "owner", body: `{"password":"wrong"}`, status: 403, limit: 64 * kib, before: own},
 		"POST /tokens":                     {who: "owner", limit: 64 * kib, before: apiToken},
 		"POST /tokens/":                    {who: "owner", limit: 64 * kib, before: apiToken},
@@ -208,11 +207,11 @@ func contractRows() map[string]row {
 			return map[string]string{"id": c.waiting()["id"]}
 		}},
 
-		"POST /devices":                   {who: "owner", body: good, limit: 64 * kib, public: true}, // also by nobody, for nobody: TestDeviceOfNobodyIsClaimed
+		"POST /devices":                   {who: "owner", body: good, limit: 64 * kib, public: true}, // without credentials it makes an unowned device: TestDeviceOfNobodyIsClaimed
 		"POST /devices/":                  {who: "owner", body: good, limit: 64 * kib, public: true},
 		"GET /devices":                    {who: "caller"},
 		"GET /devices/":                   {who: "caller"},
-		"GET /devices/np/{owner}/{id}":    {who: "caller"}, // to a device, the public ones
+		"GET /devices/np/{owner}/{id}":    {who: "caller"}, // a device gets the public ones
 		"GET /devices/{id}":               {who: "caller"},
 		"PUT /devices/{id}":               {who: "owner", body: `{"public":false}`, limit: 64 * kib},
 		"PUT /devices/{id}/public":        {who: "owner", before: plain},
@@ -273,7 +272,7 @@ func contractRows() map[string]row {
 		"GET /objects":          {who: "owner"},
 		"GET /objects/":         {who: "owner"},
 		"GET /objects/{sha}":    {who: "caller"},
-		"GET /local-s3/{token}": {who: "all"}, // what is in the address is the permission
+		"GET /local-s3/{token}": {who: "all"}, // the token in the path is the permission
 		"PUT /local-s3/{token}": {who: "all", text: true, limit: 24, before: func(c *contract) map[string]string {
 			content := wire.NewID()
 			o := announce(c.ada, "/objects", "n", content, 200)
@@ -316,7 +315,7 @@ func begun(c *contract) map[string]string {
 	return v
 }
 
-// session is one of ada's that nobody uses.
+// session makes a session of ada's that the test may end.
 func session(c *contract) map[string]string {
 	c.person(c.ada.t, "ada")
 	for _, one := range want[[]api.SessionView](c.ada, "GET", "/auth/sessions", nil, 200) {
@@ -355,7 +354,7 @@ func registration(c *contract) map[string]string {
 	return map[string]string{"body": string(must(d.Registration(tok, e.Keys, fleet.RegistrationChange{}))(t))}
 }
 
-// at fills in a path; what values do not say is ada's.
+// at fills in a path's variables: from values, or else with ada's.
 func (c *contract) at(path string, values map[string]string) string {
 	all := maps.Clone(c.secrets)
 	maps.Copy(all, values)
@@ -365,7 +364,7 @@ func (c *contract) at(path string, values map[string]string) string {
 	return path
 }
 
-// who gives the person or device that a route is for.
+// caller returns a person or device that may call a route.
 func (c *contract) caller(r row) *person {
 	switch r.who {
 	case "all":
@@ -385,12 +384,12 @@ func header(r row) map[string]string {
 
 var codeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
-// isProblem checks that an answer is an error of the client's, in the form that
-// all have: a code, a sentence, a hint.
+// isProblem checks that an answer is a 4xx error with a code, a sentence and a hint, and with one
+// of the statuses if some are given.
 func isProblem(t *testing.T, what string, status int, body []byte, h http.Header, statuses ...int) {
 	t.Helper()
 	if len(statuses) > 0 && !slices.Contains(statuses, status) || status < 400 || status >= 500 {
-		t.Errorf("%s: %d, not %v: %.300s", what, status, statuses, body)
+		t.Errorf("%s: %d, not %s: %s", brief.Of(what), status, brief.Of(statuses), brief.Of(body))
 		return
 	}
 	if status == 401 && h.Get("WWW-Authenticate") == "" {
@@ -401,11 +400,11 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 	}
 	var p api.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || !codeForm.MatchString(p.Code) || !strings.HasSuffix(p.Message, ".") || p.Hint == "" {
-		t.Errorf("%s: no problem as it should be (%v): %.300s", what, err, body)
+		t.Errorf("%s: no problem as it should be (%v): %s", what, err, brief.Of(body))
 	}
 }
 
-// Each route is in the table, and nothing else.
+// The table has a row for each route, and no other rows.
 func TestContractHasARowForEveryRoute(t *testing.T) {
 	rows, routes := contractRows(), routesOf()
 	for _, r := range routes {
@@ -426,7 +425,7 @@ func (c *contract) each(f func(method, path string, r row)) {
 	for _, route := range c.routes {
 		r, ok := rows[route]
 		if !ok {
-			continue // TestContractHasARowForEveryRoute
+			continue // TestContractHasARowForEveryRoute reports it
 		}
 		method, path, _ := strings.Cut(route, " ")
 		f(method, path, r)

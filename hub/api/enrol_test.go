@@ -12,13 +12,15 @@ import (
 
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 )
 
-// An older request's certificates, activated late, do not retire the newer ones
-// that the device works with.
+// If the certificates of an older request are activated late, they do not supersede the newer ones
+// that the device uses.
 func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	older := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	newer := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -28,13 +30,14 @@ func TestLateActivationOfAnOlderRequestIsRefused(t *testing.T) {
 	}
 	d := s.Devices(t, s.Owner)
 	if len(d) != 1 || d[0].IDevIDHash != store.Hash(newer.IDevIDHash()) || s.Uses(t, s.tok) != 1 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
-// A device that onboards again gets 410 for its earlier request, with a code of
-// its own: at the request and at the activation.
+// A device that onboards again gets 410 with a separate code for its earlier request, both when it
+// sends the request and when it activates.
 func TestSupersededRequestIsToldSo(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	first := must(s.victim.Enrol(t.Context(), s.client, request))(t)
@@ -46,9 +49,10 @@ func TestSupersededRequestIsToldSo(t *testing.T) {
 	refused(t, must(s.victim.Activate(t.Context(), s.client, first))(t), 410, onboard.CodeSuperseded)
 }
 
-// No answer that a device reads is chunked, however long it is: the reply to a
-// device with RSA keys, and its own record with much in it.
+// No answer for a device is chunked, even a long one: the reply to a device with RSA keys, and its
+// own record with much metadata.
 func TestAnswersToDevicesHaveALength(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := must(fleet.New(s.maker, "L-1"))(t)
 	d.IAK = must(fleet.NewKey(tcg.IAKTemplates[0], nil))(t)
@@ -64,10 +68,10 @@ func TestAnswersToDevicesHaveALength(t *testing.T) {
 		resp := must(http.ReadResponse(bufio.NewReader(conn), nil))(t)
 		answer := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != 200 || len(answer) <= 2048 {
-			t.Fatalf("%s %s: %d, and %d bytes: more than 2048 were expected: %s", method, path, resp.StatusCode, len(answer), answer)
+			t.Fatalf("%s %s: %d, and %d bytes: more than 2048 were expected: %s", method, path, resp.StatusCode, len(answer), brief.Of(answer))
 		}
 		if len(resp.TransferEncoding) != 0 || resp.ContentLength != int64(len(answer)) {
-			t.Errorf("%s %s: Transfer-Encoding %v, Content-Length %d, and %d bytes", method, path, resp.TransferEncoding, resp.ContentLength, len(answer))
+			t.Errorf("%s %s: Transfer-Encoding %s, Content-Length %d, and %d bytes", method, path, brief.Of(resp.TransferEncoding), resp.ContentLength, len(answer))
 		}
 		return answer
 	}

@@ -6,8 +6,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Unlimited lets tests call as often as they like; what is limited has its own
-// tests.
+// Unlimited turns the rate limits off. Other tests test the limits.
 func (s *Server) Unlimited() {
 	for _, name := range []string{signInRate, registerRate, claimRate, signatureRate, onboardRate} {
 		s.limiters[name].unlimited()
@@ -28,7 +27,7 @@ func (s *Server) FlushTally(ctx context.Context) { s.flushCounters(ctx) }
 // SweepOnce removes what has expired or is too old.
 func (s *Server) SweepOnce(ctx context.Context) { s.sweepOnce(ctx) }
 
-// Bounds of what unproven peers make the trail grow by.
+// Bounds of the rows that unproven peers may add to the events.
 const (
 	CrowdOfNobody = unprovenOfNobody
 	CrowdADay     = unprovenOfAll + 4*24*60

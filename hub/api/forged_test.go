@@ -5,19 +5,19 @@ import (
 	"crypto/x509"
 	"strings"
 	"testing"
-	"time"
 
 	"gangway/hub/api"
 	"gangway/hub/evidence"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// certifiedAs is the device with a certificate of its EK by a maker, made of a
-// certificate that it had before: what a forger copies from a real one.
+// certifiedAs returns the device with an EK certificate by this maker that has the serial number
+// of a real one, as a forger would make it.
 func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certificate) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -27,11 +27,12 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 	return &n
 }
 
-// The operator's list has a serial number. An owner who lists the EK of another
-// TPM and forges a certificate with that serial number gets past no list.
+// The operator's EK list has a serial number. An owner lists the EK of another TPM and forges a
+// certificate with that serial number. Neither list accepts it.
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
 	theirs := s.nobodys(t)
 	h := ekHash(t, theirs)
@@ -43,9 +44,10 @@ func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner's document and list loosen nothing of the operator's list: neither
-// whether an EK must be on it, nor that it must have a certificate.
+// An owner's policy and EK list cannot loosen the operator's list: an EK must still be on it, and
+// must still have a certificate.
 func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nunlisted_ek: accept\n")
 	d, other := s.nobodys(t), s.device(t)
@@ -57,8 +59,8 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
-	// Of the owner's own list it is the owner who decides, and of the
-	// operator's where the operator says so.
+	// The owner decides about the owner's list, and about the operator's list if the operator
+	// allows it.
 	s.list(t, store.HubWide)
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 	s.list(t, s.Owner.ID)
@@ -67,11 +69,11 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// Anybody can make a certificate. It does not get an EK past what the policy says
-// of EKs without one.
+// Anyone can make a certificate, so a self-made one is judged as no certificate.
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	bareEK := s.nobodys(t) // H-2
 	forged := certified(t, bareEK, nobody)
 	h := ekHash(t, bareEK)
@@ -98,15 +100,15 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 			}
 		}
 	}
-	// A certificate by a trusted maker is judged by what it says.
+	// A certificate by a trusted maker is judged by its content.
 	s.list(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A person who denied a machine has denied its EK: to bring the certificate that
-// was missing does not undo it.
+// A denial is of the EK. It still holds when the machine sends the missing certificate later.
 func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
@@ -121,7 +123,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 			t.Errorf("in two steps: %v", err)
 		}
 	}
-	// Another owner's word is about their own fleet.
+	// Another owner's denial is only about their own devices.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
 		t.Errorf("of another owner: %d %s", a.Status, a.Body)
@@ -130,13 +132,14 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A CA that the operator distrusts stays distrusted when it expires, or one above
-// or below it does: its certificates do not become those of an unknown maker.
+// A CA that the operator distrusts stays distrusted when it expires, or when a CA above or below
+// it expires. Its certificates do not become those of an unknown maker.
 func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
+	t.Parallel()
 	for _, which := range []string{"root", "intermediate"} {
 		t.Run(which, func(t *testing.T) {
 			s := newScene(t)
-			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			old := must(expiredMaker())(t)
 			say(t, s.Store, store.TrustedRoot, old.Root)
 			say(t, s.Store, store.TrustedLink, old.Intermediate)
 			d := certified(t, s.device(t), old)
@@ -152,7 +155,7 @@ func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 	}
 }
 
-// linking finds a maker's intermediate on the web.
+// linking is an online look-up that finds a maker's intermediate certificate.
 type linking struct {
 	revoking
 	link *x509.Certificate
@@ -163,11 +166,11 @@ func (l linking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate,
 }
 func (linking) ChecksCRLs() bool { return false }
 
-// A chip whose chain must be looked up hides nothing by it of how its device
-// came: that the proofs named no hub stays in the verdict.
+// If the chain must be looked up, the verdict still has the note that the proofs named no hub.
 func TestLookedUpChainHidesNoNote(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
-	far := must(fleet.NewMaker("far", fleet.MakerOptions{}))(t)
+	far := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, far.Root)
 	s.Service.Online = linking{link: far.Intermediate}
 	d := certified(t, s.device(t), far)
@@ -177,7 +180,7 @@ func TestLookedUpChainHidesNoNote(t *testing.T) {
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
 	for _, words := range []string{"name no hub", "fetched"} {
 		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
-			t.Errorf("%q is said %d times: %q", words, n, e.Verdict.Notes)
+			t.Errorf("%q is said %d times: %s", words, n, brief.Of(e.Verdict.Notes))
 		}
 	}
 }

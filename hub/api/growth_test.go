@@ -14,13 +14,14 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 
 	_ "modernc.org/sqlite"
 )
 
-// hostile are requests that anybody may send, and that the hub refuses. Each
-// ends in a kind and code of its own in the trail.
+// hostile returns requests that anyone may send and that the hub refuses. Each causes an event
+// with a different kind and code.
 func (s *scene) hostile(t testing.TB) [][2]string {
 	t.Helper()
 	request := s.request(t, s.victim)
@@ -39,8 +40,7 @@ func (s *scene) hostile(t testing.TB) [][2]string {
 	}
 }
 
-// from sends a request from an address to the hub's handler, and returns the
-// status.
+// from sends a request to the hub's handler as if from this address, and returns the status.
 func (s *scene) from(addr, path, body string) int {
 	r := httptest.NewRequest("POST", s.URL+path, strings.NewReader(body))
 	r.RemoteAddr = addr
@@ -51,7 +51,7 @@ func (s *scene) from(addr, path, body string) int {
 	return w.Code
 }
 
-// network is the n-th of as many networks as an attacker likes.
+// network returns an address in the n-th of many networks.
 func network(n int) string {
 	if n%2 == 0 {
 		return fmt.Sprintf("198.%d.%d.%d:4000", 18+n>>17&1, n>>9&255, n>>1&255)
@@ -59,7 +59,7 @@ func network(n int) string {
 	return fmt.Sprintf("[2001:db8:%x:%x::1]:4000", n>>16&0xffff, n&0xffff)
 }
 
-// size is how many bytes of the database are in use, and how large its file is.
+// size returns how many bytes of the database are in use, and the length of its file.
 func (s *scene) size(t testing.TB) (used, file int) {
 	t.Helper()
 	db := must(sql.Open("sqlite", "file:"+filepath.Join(s.Data(), "gangway.db")))(t)
@@ -87,9 +87,10 @@ func (s *scene) rows(t testing.TB) int {
 	return n
 }
 
-// A day of requests that are refused, from whatever networks, in whatever
-// number, grows the database by 50 MB at most.
+// A day of refused requests, of any number and from any networks, grows the database by at most 50
+// MB.
 func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	bodies := s.hostile(t)
@@ -103,7 +104,7 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 		}
 		s.Server.FlushTally(t.Context())
 	}
-	// The kinds of the day, once; they have rows of their own past the bounds.
+	// First each kind of event of the day, which has one row beyond the bounds.
 	flood(0, 4000)
 	first := s.rows(t)
 	if first < api.CrowdOfNobody || first > api.CrowdOfNobody+3*len(bodies) {
@@ -119,13 +120,13 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	if grown < hours*api.CrowdOfNobody || grown > hours*api.CrowdOfNobody+3*len(bodies) {
 		t.Errorf("%d more rows in %d hours", grown, hours)
 	}
-	// Owners' trails take more, up to the bound of all.
+	// Owners' events take more rows, up to the bound of all.
 	after, _ := s.size(t)
 	aRow := (after - before) / grown
 	if aDay := api.CrowdADay * aRow; aDay > 50e6/10 || aRow < 50 {
 		t.Errorf("a row takes %d bytes, those of a day %d", aRow, aDay)
 	}
-	// How many requests there were is known all the same.
+	// The number of requests is still counted.
 	total := 0
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused", Limit: 1000}))(t) {
 		total += e.Count
@@ -135,8 +136,9 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	}
 }
 
-// What an operator sees of an attack is there at once, with how often it came.
+// The operator sees the first refusal of an attack at once, and the number of the others.
 func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	events := func() []store.Event {
@@ -144,7 +146,7 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	}
 	s.from("192.0.2.1:1", "/onboard", "nothing")
 	if is := events(); len(is) != 1 || is[0].Count != 1 || is[0].Addr != "192.0.2.1" || is[0].Code == "" || is[0].Message == "" {
-		t.Fatalf("%+v", is)
+		t.Fatalf("%s", brief.Of(is))
 	}
 	for range 99 {
 		s.from("192.0.2.1:2", "/onboard", "nothing")
@@ -152,16 +154,16 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	s.from("192.0.2.2:2", "/onboard", "nothing") // another network, another row
 	s.Server.FlushTally(t.Context())
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
-		t.Fatalf("%+v", is)
+		t.Fatalf("%s", brief.Of(is))
 	}
-	// A device of an IPv6 network has as many addresses as it likes.
+	// A device in an IPv6 network can use any of its addresses.
 	for i := range 10 {
 		s.from(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
 	}
 	if is := events(); len(is) != 3 {
 		t.Errorf("%d rows", len(is))
 	}
-	// Not even a message is as long as a stranger likes.
+	// The length of an event's message is bounded.
 	s.from("192.0.2.3:1", "/register", `{"csr":"`+strings.Repeat("\u00e4", 20000)+`"}`)
 	for _, e := range events() {
 		if len(e.Message) > 500 || strings.ToValidUTF8(e.Message, "") != e.Message {
@@ -170,21 +172,22 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	}
 }
 
-// A crowd of strangers does not keep an owner from seeing what concerns them.
+// Many refusals of strangers do not hide an owner's own events.
 func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	for i := range 500 {
 		s.from(network(i), "/onboard", "nothing")
 	}
-	// Its ownership is proven, its evidence does not hold.
+	// The ownership is proven, but the evidence is refused.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	is := must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused"}))(t)
 	if len(is) != 1 || is[0].Code != "tpm-software" || is[0].Token != s.tok.ID {
-		t.Errorf("%+v", is)
+		t.Errorf("%s", brief.Of(is))
 	}
-	// One trail that is flooded leaves room in the others.
+	// A flood of one owner's events leaves room for those of others.
 	other := s.Account(t, "mary")
 	again := string(s.request(t, s.victim))
 	for i := range 100 {
@@ -196,13 +199,14 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	s.from("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
 	is = must(s.Store.Events(t.Context(), store.EventFilter{Owner: other.ID, Kind: "account.sign-in-refused"}))(t)
 	if len(is) != 1 || is[0].Addr != "192.0.2.77" {
-		t.Errorf("%+v", is)
+		t.Errorf("%s", brief.Of(is))
 	}
 }
 
-// What strangers caused is forgotten after a time, what owners did much later,
-// and the room is used again.
+// Events that strangers caused are removed after some time, events of owners much later, and the
+// database reuses the room.
 func TestOldEventsAreForgotten(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
 	count := func(kind string) int {
@@ -229,7 +233,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 		}
 	}
 	if files[3] > files[0]+64<<10 {
-		t.Errorf("the file grows: %d", files)
+		t.Errorf("the file grows: %s", brief.Of(files))
 	}
 	if count("account.signed-in") != 4 {
 		t.Error("what an owner did is gone with it")
@@ -241,8 +245,9 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	}
 }
 
-// An operator may keep the trail for ever, and never what strangers did.
+// An operator may keep events permanently, but not those that strangers caused.
 func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
+	t.Parallel()
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.EventsAge, c.UnprovenAge = -1, 48*time.Hour }, maker.Roots(), maker.Intermediates()), maker)
 	s.person(t, "ada")
@@ -265,9 +270,9 @@ func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
 	}
 }
 
-// One device that onboards again and again, with other keys each time, is worth
-// a bounded number of rows.
+// One device that onboards many times, each time with other keys, takes a bounded number of rows.
 func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	again := func(times int) {
 		t.Helper()
@@ -291,11 +296,12 @@ func TestDeviceThatOnboardsWithoutEndKeepsTheHubSmall(t *testing.T) {
 	}
 }
 
-// What is large fills the hub sooner, so it counts as several requests.
+// A large request counts as several at the rate limit, because it fills the hub sooner.
 func TestLargeRequestsCountAsSeveral(t *testing.T) {
+	t.Parallel()
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.Rates = api.Rates{"onboard": {PerSecond: 1e-6, Burst: 20}} }, maker.Roots(), maker.Intermediates()), maker)
-	large := strings.Repeat("x", 255<<10) // 15 times 16 KiB, and a rest
+	large := strings.Repeat("x", 255<<10) // 15 times 16 KiB and a remainder
 	for i, want := range []int{400, 429, 400, 400, 400, 429} {
 		body := large
 		if i > 1 {
@@ -310,10 +316,11 @@ func TestLargeRequestsCountAsSeveral(t *testing.T) {
 	}
 }
 
-// TestGrowthOfAMinute measures what refused requests from some networks, as fast
-// as the rate limits let them, add to the database in GANGWAY_GROWTH, such as
-// 1m, and says what a day would add. `make growth` runs it.
+// TestGrowthOfAMinute sends refused requests from some networks, as fast as the rate limits allow,
+// for the duration in GANGWAY_GROWTH, such as 1m. It logs what they added to the database and what
+// a day would add. `make growth` runs it.
 func TestGrowthOfAMinute(t *testing.T) {
+	t.Parallel()
 	text := os.Getenv("GANGWAY_GROWTH")
 	if text == "" {
 		t.Skip("set GANGWAY_GROWTH=1m, or run make growth")
@@ -330,7 +337,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 	before, fileBefore := s.size(t)
 	began := time.Now()
 	for tick := time.NewTicker(100 * time.Millisecond); time.Since(began) < long; <-tick.C {
-		for range 60 { // 600 a second, of which the limits let some through
+		for range 60 { // 600 a second, of which the limits admit some
 			b := bodies[sent%len(bodies)]
 			answered[s.from(network(sent/len(bodies)%networks), b[0], b[1])]++
 			sent++

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/wire"
 )
 
@@ -19,24 +20,25 @@ func lines(page api.LogPage) string {
 	return strings.Join(all, " ")
 }
 
-// As `pvr logs` reads: a page, then its cursor until nothing comes, then again
-// from the last time.
+// As `pvr logs` reads: a page, then its cursor until a page is empty, then again from the last
+// time.
 func TestLogsAreFollowed(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	var batch []string
 	for i := range 120 {
 		batch = append(batch, fmt.Sprintf(`{"tsec":%d,"tnano":5,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"%d"}`, i, i))
 	}
 	want[map[string]string](f.boat, "POST", "/logs/", "["+strings.Join(batch, ",")+"]", 200)
-	f.Advance(2 * time.Second) // until their second is over
+	f.Advance(2 * time.Second) // until the second of the log lines is over
 	q := url.Values{"cursor": {"true"}, "page": {"50"}, "sort": {"time-created"}, "dev": {wire.DevicePRN + f.boatID}, "after": {time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)}}
 	page := want[api.LogPage](f.ada, "GET", "/logs/?"+q.Encode(), nil, 200)
 	seen := lines(page)
 	if page.Count != 50 || page.Page != 50 || page.Next == "" {
-		t.Fatalf("%+v", page)
+		t.Fatalf("%s", brief.Of(page))
 	}
 	if e := page.Entries[7]; e.Device != wire.DevicePRN+f.boatID || e.Owner != wire.AccountPRN+f.Owner.ID || e.Sec != 7 || e.Nano != 5 || e.Rev != "1" || e.Platform != "pantavisor" || e.Source != "/pantavisor.log" || e.Level != "INFO" || len(e.ID) != 24 || time.Since(e.Created) > time.Minute {
-		t.Errorf("%+v", e)
+		t.Errorf("%s", brief.Of(e))
 	}
 	for page.Count > 0 {
 		page = want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200)
@@ -47,29 +49,31 @@ func TestLogsAreFollowed(t *testing.T) {
 		all = append(all, fmt.Sprint(i))
 	}
 	if strings.TrimSpace(seen) != strings.Join(all, " ") {
-		t.Errorf("%s", seen)
+		t.Errorf("%s", brief.Of(seen))
 	}
-	// The cursor of an empty page goes on when something comes.
+	// The cursor of an empty page returns later lines.
 	want[map[string]string](f.boat, "POST", "/logs", `{"msg":"later"}`, 200)
 	f.Advance(2 * time.Second)
 	if page = want[api.LogPage](f.ada, "POST", "/logs/cursor/", map[string]string{"next-cursor": page.Next}, 200); lines(page) != "later" {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
-	// One that is none ends the list, and asks for no password.
+	// A malformed cursor ends the list. It does not cause a 401, for which pvr would ask for a
+	// password.
 	for _, bad := range []string{"", "x", "e30", page.Next + "x", "bnVsbA"} {
 		if page := want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": bad}, 200); page.Count != 0 || page.Entries == nil {
-			t.Errorf("%q: %+v", bad, page)
+			t.Errorf("%q: %s", bad, brief.Of(page))
 		}
 	}
-	// Another owner's cursor shows one's own.
+	// A caller with another owner's cursor gets the caller's own lines.
 	if page := want[api.LogPage](f.mallory, "POST", "/logs/cursor", map[string]string{"next-cursor": want[api.LogPage](f.ada, "GET", "/logs?cursor=true&page=1&dev="+f.boatID, nil, 200).Next}, 200); page.Count != 0 {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 }
 
-// pvr follows a log with the time of its last line, cut to whole seconds, and
-// asks again each second, for ever. Each line comes once, whenever it was sent.
+// pvr follows a log by the time of the last line, cut to whole seconds, and asks again every
+// second. It gets each line once, whenever the device sent the line.
 func TestFollowedLogBringsEachLineOnce(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	from := f.Now().Add(-time.Minute)
 	var seen, sent []string
@@ -106,17 +110,18 @@ func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 		f.Advance(time.Second)
 	}
 	if fmt.Sprint(seen) != fmt.Sprint(sent) {
-		t.Errorf("seen %v\nsent %v", seen, sent)
+		t.Errorf("seen %s\nsent %s", brief.Of(seen), brief.Of(sent))
 	}
-	// A client that tells the time exactly waits for nothing.
+	// A client that sends a time with fractions of a second gets the line at once.
 	want[map[string]string](f.boat, "POST", "/logs/", `{"msg":"at once"}`, 200)
 	page := want[api.LogPage](f.ada, "GET", "/logs/?cursor=true&after="+url.QueryEscape(from.UTC().Format("2006-01-02T15:04:05.000000Z07:00")), nil, 200)
 	if lines(page) != "at once" {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
 }
 
 func TestLogsAreFiltered(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	second, secondID := f.aboard(t, f.tok)
 	want[api.DeviceView](f.ada, "PATCH", "/devices/"+secondID, map[string]string{"nick": "second"}, 200)
@@ -146,6 +151,7 @@ func TestLogsAreFiltered(t *testing.T) {
 }
 
 func TestLogIsBoundedForEachDevice(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	long := strings.Repeat("é", 20_000)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"`+long+`","lvl":"`+long+`","tsec":"no time","rev":{"a":1}},{"msg":"nul\u0000"},{}]`, 200)
@@ -156,7 +162,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	code(f.boat, "POST", "/logs/", "["+strings.Repeat("{},", 1000)+"{}]", 413)
 	code(f.boat, "POST", "/logs/", `{"msg":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
 	code(f.boat, "POST", "/logs/", `"text"`, 400)
-	// 8 MiB are kept, and read back a mebibyte at a time.
+	// The hub keeps 8 MiB, and returns at most a mebibyte in one page.
 	big := strings.Repeat("x", 15_000)
 	batch := "[" + strings.TrimSuffix(strings.Repeat(`{"msg":"`+big+`"},`, 60), ",") + "]"
 	for range 12 {
@@ -174,7 +180,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	if bytes > 8<<20 || bytes < 7<<20 {
 		t.Errorf("%d bytes are kept", bytes)
 	}
-	// And not for ever.
+	// The lines expire.
 	f.Advance(31 * 24 * time.Hour)
 	if err := f.Server.Collect(t.Context()); err != nil {
 		t.Fatal(err)
@@ -184,8 +190,9 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	}
 }
 
-// Times that can be read and not written are refused, or written another way.
+// A time that the hub can parse but not format is refused, or converted.
 func TestLogsTakeAnyOffset(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	want[map[string]string](f.boat, "POST", "/logs", `[{"msg":"m"}]`, 200)
 	for query, status := range map[string]int{

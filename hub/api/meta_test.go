@@ -12,22 +12,22 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/strictjson"
 
-	_ "modernc.org/sqlite" // for what an older hub left in a database
+	_ "modernc.org/sqlite" // to write what an older hub left in a database
 )
 
-// arrays is a text of arrays in each other.
+// arrays returns JSON arrays nested this many levels deep.
 func arrays(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
 
-// keeper is a request by which JSON of somebody's is kept: %s stands for a
-// member's value.
+// keeper is a request that stores a client's JSON. In its body, %s stands for a member's value.
 type keeper struct {
 	p            *person
 	method, path string
 	body         string
-	codes        []string // of a value that cannot be kept
+	codes        []string // of the refusal of a bad value
 }
 
 func (f *fleetScene) keepers(t *testing.T) []keeper {
@@ -46,13 +46,13 @@ func (f *fleetScene) keepers(t *testing.T) []keeper {
 		{f.ada, "POST", "/devices/tokens", `{"default-user-meta":{"a":%s}}`, meta},
 		{f.ada, "PUT", at + "/state", `{` + systemSpec + `,"a.json":%s}`, []string{"state-malformed"}},
 		{f.ada, "PUT", at + "/meta", `{"a":%s}`, []string{"meta-malformed"}},
-		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // the state is fixed from here on
+		{f.boat, "PUT", at + "/progress", `{"status":"QUEUED","a":%s}`, []string{"progress-malformed"}}, // from here on the state cannot change
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `,"a.json":%s}}`, []string{"state-malformed", body}},
 		{f.ada, "POST", "/trails/" + f.boatID + "/steps", `{"state":{` + systemSpec + `},"meta":{"a":%s}}`, []string{"meta-malformed", body}},
 	}
 }
 
-// answersWithKept are the answers that contain what the keepers keep.
+// answersWithKept returns the requests whose answers contain what the keepers stored.
 func (f *fleetScene) answersWithKept() []keeper {
 	steps := "/trails/" + f.boatID + "/steps"
 	filter := `?progress.status={"$in":["NEW","QUEUED"]}`
@@ -64,9 +64,10 @@ func (f *fleetScene) answersWithKept() []keeper {
 	}
 }
 
-// An answer around what was accepted is read by everybody who reads as strictly
-// as the hub does, and by Pantacor's client, which holds numbers as float64.
+// An answer with the JSON that was accepted can be read by a client as strict as the hub, and by
+// Pantacor's client, which holds numbers as float64.
 func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.Policy(t, store.HubWide, withoutTPM)
 	for _, k := range f.keepers(t) {
@@ -96,6 +97,7 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 }
 
 func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	f.Policy(t, store.HubWide, withoutTPM)
 	const numbers = `[9007199254740993,0.10,-0,1E5,1e-400,18446744073709551616]`
@@ -111,9 +113,10 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// What an older hub kept, deep or broken, hides itself and nothing else, and
-// its owner can be rid of it.
+// Metadata that an older hub stored, too deep or broken, is left out of answers. It hides nothing
+// else, and its owner can delete it.
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	second, secondID := f.aboard(t, f.Token(t, f.Owner, nil))
 	token := want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
@@ -138,12 +141,12 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 			switch d.ID {
 			case secondID:
 				if d.Unreadable != nil {
-					t.Errorf("%s: the other device has %v", what, d.Unreadable)
+					t.Errorf("%s: the other device has %s", what, brief.Of(d.Unreadable))
 				}
 				found++
 			case f.boatID:
 				if !slices.Equal(d.Unreadable, []string{"/user-meta" + stored.unreadable, "/device-meta" + stored.unreadable}) {
-					t.Errorf("%s: unreadable is %v", what, d.Unreadable)
+					t.Errorf("%s: unreadable is %s", what, brief.Of(d.Unreadable))
 				}
 				found++
 			}
@@ -153,7 +156,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 		}
 		for _, v := range want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 			if v.ID == token.ID && !slices.Equal(v.Unreadable, []string{"/default-user-meta" + stored.unreadable}) {
-				t.Errorf("%s: the token's unreadable is %v", what, v.Unreadable)
+				t.Errorf("%s: the token's unreadable is %s", what, brief.Of(v.Unreadable))
 			}
 		}
 		if _, body := f.ada.do("GET", "/devices/"+f.boatID+"/user-meta", nil); strings.TrimSpace(string(body)) != stored.user {
@@ -162,23 +165,24 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 		want[map[string]any](f.boat, "PATCH", "/device/meta", `{"deep":null}`, 200)
 		want[map[string]any](f.ada, "PATCH", "/devices/"+f.boatID+"/user-meta", `{"deep":null}`, 200)
 		if d := want[api.DeviceView](f.ada, "GET", "/devices/"+f.boatID, nil, 200); d.Unreadable != nil {
-			t.Errorf("%s: still unreadable: %v", what, d.Unreadable)
+			t.Errorf("%s: still unreadable: %s", what, brief.Of(d.Unreadable))
 		}
 	}
-	// A device that comes with such a token begins with the rest.
+	// A device that onboards with this token gets the readable rest.
 	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
 		t.Fatal(err)
 	}
 	_, id := f.aboard(t, &token.TokenFile)
 	if d := want[api.DeviceView](f.ada, "GET", "/devices/"+id, nil, 200); d.Unreadable != nil || len(d.UserMeta) != 1 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	want[api.DeviceView](second, "GET", "/device", nil, 200)
 }
 
-// The bound counts what is there when a patch is written, not when it came.
+// The bound counts the metadata at the time when a patch is written, not when the request came.
 func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	for _, by := range []struct {
 		p    *person
 		path string
@@ -197,7 +201,7 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 		}
 		wg.Wait()
 		if codes[200] != 1 || codes[413] != 23 {
-			t.Errorf("%s: %v", by.path, codes)
+			t.Errorf("%s: %s", by.path, brief.Of(codes))
 		}
 		if _, body := by.p.do("GET", path, nil); len(body) > store.MaxMeta {
 			t.Errorf("%s has %d bytes", by.path, len(body))
@@ -205,18 +209,20 @@ func TestConcurrentPatchesKeepTheMetadataBound(t *testing.T) {
 	}
 }
 
-// A request that is refused for its metadata has changed nothing else.
+// A request that is refused for its metadata changes nothing.
 func TestRefusedMetadataLeavesTheDeviceAsItWas(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	path := "/devices/" + f.boatID
 	before := want[api.DeviceView](f.ada, "GET", path, nil, 200)
 	p := want[api.Problem](f.ada, "PUT", path, `{"nick":"another","public":true,"user-meta":{"a":`+arrays(strictjson.MaxStorableDepth)+`}}`, 400)
 	if after := want[api.DeviceView](f.ada, "GET", path, nil, 200); after.Nick != before.Nick || after.Public || p.Code != "meta-malformed" {
-		t.Errorf("%+v, %+v", p, after)
+		t.Errorf("%s, %s", brief.Of(p), brief.Of(after))
 	}
 }
 
 func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	first := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
@@ -225,15 +231,15 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
 		t.Fatal(err)
 	}
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	waits(t, s.post(t, s.request(t, must(fleet.New(evil, "H-2"))(t))), "ek-chain-untrusted")
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 2 {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	for _, w := range list {
 		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Checks) != 1 || v.Checks[0].OK) {
-			t.Errorf("what cannot be read is shown as %+v", v)
+			t.Errorf("what cannot be read is shown as %s", brief.Of(v))
 		}
 	}
 	decide(ada, first.DeviceID, "deny", 200)

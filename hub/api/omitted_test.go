@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,16 +16,14 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// nobodyMaker is a maker whom no hub knows.
-var nobodyMaker = sync.OnceValues(func() (*fleet.Maker, error) { return fleet.NewMaker("nobody", fleet.MakerOptions{}) })
-
-// bare is the device without its EK certificate.
+// bare returns the device without its EK certificate.
 func bare(d *fleet.Device) *fleet.Device {
 	n := *d
 	n.EKCert, n.Chain = n.EK.Public.Raw, nil
@@ -38,7 +35,7 @@ func ekHash(t testing.TB, d *fleet.Device) store.Hash {
 	return must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
 }
 
-// certified is the device with a certificate of its EK by a maker.
+// certified returns the device with an EK certificate by this maker.
 func certified(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
 	t.Helper()
 	n := *d
@@ -54,7 +51,7 @@ func (s *scene) list(t testing.TB, owner string, lines ...store.ListedEK) {
 	}
 }
 
-// revoking says that every EK certificate is revoked.
+// revoking is an online look-up that reports every EK certificate as revoked.
 type revoking struct{}
 
 func (revoking) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -65,11 +62,12 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "revoked", Hint: "none"}
 }
 
-// A device that leaves the EK certificate out, or puts another in its place, is
-// refused as with it: on both paths, and whatever the EK list says.
+// A device that omits its EK certificate, or sends another one, is refused as with it: in one step
+// and in two, and whatever the EK list says.
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
+	t.Parallel()
 	const lab = hubtest.LabPolicy
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name, code string
 		turn       func(*testing.T, *scene)
@@ -90,7 +88,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			s.victim.EKCert = must(s.maker.Sign(template, s.victim.EK.Private.Public()))(t).Raw
 		}},
 		{"expired CA", evidence.CodeChainExpired, func(t *testing.T, s *scene) {
-			old := must(fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)}))(t)
+			old := must(expiredMaker())(t)
 			say(t, s.Store, store.TrustedRoot, old.Root)
 			say(t, s.Store, store.TrustedLink, old.Intermediate)
 			s.victim = certified(t, s.victim, old)
@@ -114,9 +112,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			}
 			s.untouched(t)
 			if c.code == evidence.CodeChainExpired {
-				return // for ever
+				return // the refusal is permanent
 			}
-			// A certificate is kept, and no verdict.
+			// The hub keeps the certificate, not the verdict.
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
 			s.Policy(t, s.Owner.ID, "version: 1\n")
@@ -128,10 +126,11 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	}
 }
 
-// Where the CA certificates came with the chip, they are kept with it.
+// If the device sent CA certificates with its EK certificate, the hub keeps them with it.
 func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	other := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	other := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, other.Root)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	d := certified(t, s.victim, other)
@@ -144,9 +143,10 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeUntrusted)
 }
 
-// A question that the certificate raises is asked too, and an approval that was
-// given without knowing it does not answer it.
+// If the device omits a certificate that raises a question, the question is still asked, and an
+// approval from before the question does not answer it.
 func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
@@ -156,15 +156,16 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || !slices.Equal(list[0].Questions, []string{evidence.CodeNoCertificate, "policy"}) {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	decide(ada, w.DeviceID, "approve", 200)
 	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A stranger who knows a public EK does not learn whether its TPM was here, as
-// long as nothing is held against its certificate.
+// A stranger who knows a public EK does not learn whether its TPM has onboarded, as long as its
+// certificate is not refused.
 func TestKeptCertificateRevealsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
 	ask := func() string {
@@ -175,24 +176,25 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 		waits(t, a, evidence.CodeNoCertificate)
 		list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200)
 		if len(list) != 1 {
-			t.Fatalf("%+v", list)
+			t.Fatalf("%s", brief.Of(list))
 		}
 		return string(a.Body) + string(must(json.Marshal(list[0].Verdict))(t))
 	}
 	before := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{then: ask}]\n")
-	waits(t, s.post(t, s.request(t, s.victim)), "policy") // shown
+	waits(t, s.post(t, s.request(t, s.victim)), "policy") // the certificate is sent
 	shown := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if aboard := ask(); before != shown || before != aboard {
-		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", before, shown, aboard)
+		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", brief.Of(before), brief.Of(shown), brief.Of(aboard))
 	}
 }
 
-// What a stranger sends about another's EK is true of that EK, or is not kept.
+// The hub keeps what a stranger sends about another owner's EK only if it is true of that EK.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
-	nobody := must(nobodyMaker())(t)
+	t.Parallel()
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name  string
 		sends func(*testing.T, *scene) *fleet.Device
@@ -218,7 +220,7 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			s := newScene(t)
 			mallory := s.Account(t, "mallory")
 			theirs := s.Token(t, mallory, nil)
-			// Mallory's own policy refuses, which is Mallory's.
+			// Mallory's policy refuses it, which concerns only Mallory.
 			s.Policy(t, mallory.ID, "version: 1\nrules: [{then: refuse}]\n")
 			sent := must(must(c.sends(t, s).WithNewIdentity())(t).Request(theirs, fleet.RequestChange{}))(t)
 			if a := s.post(t, sent); a.Status != 403 {
@@ -226,24 +228,25 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			}
 			k, err := s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now())
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
-				t.Errorf("kept: %x, %v", k.Certificate, err)
+				t.Errorf("kept: %s, %v", brief.Of(k.Certificate), err)
 			}
-			if !c.kept { // then the owner's machine is asked about, as before
+			if !c.kept { // then the owner is asked about the machine, as before
 				waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 			if list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-				t.Errorf("%+v", list)
+				t.Errorf("%s", brief.Of(list))
 			}
 		})
 	}
 }
 
-// The certificate that the TPM itself brought takes the place of what others
-// sent about it, and nobody displaces it again.
+// The EK certificate that a proven TPM sent replaces what others sent for its EK, and is not
+// replaced again.
 func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	rival := must(fleet.NewMaker("rival", fleet.MakerOptions{}))(t)
+	rival := must(unknownMaker())(t)
 	say(t, s.Store, store.TrustedRoot, rival.Root)
 	say(t, s.Store, store.TrustedLink, rival.Intermediate)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
@@ -259,11 +262,12 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	sent()
 	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
 	if !k.Proven || !bytes.Equal(k.Certificate, s.victim.EKCert) {
-		t.Errorf("proven %v, %x", k.Proven, k.Certificate)
+		t.Errorf("proven %v, %s", k.Proven, brief.Of(k.Certificate))
 	}
 }
 
 func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	aboard := s.device(t)
@@ -282,11 +286,12 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	refused(t, s.post(t, s.request(t, bare(aboard))), 403, "policy")
 }
 
-// An owner's line approves an EK without a certificate, or demands one. The
-// operator's demands one too, and approves nothing in the owner's name.
+// A line of an owner's EK list approves an EK without a certificate, or requires one. A line of
+// the operator's list may require one too, but approves nothing for the owner.
 func TestEKListDemandsACertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	d := s.nobodys(t)
 	untrusted := certified(t, d, nobody)
 	h, vh := ekHash(t, d), ekHash(t, s.victim)
@@ -306,11 +311,12 @@ func TestEKListDemandsACertificate(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// An owner who approves a machine without a certificate reads what that may hide:
-// at the machine, on the page and in the command's answer.
+// An owner who approves a machine without an EK certificate reads what its absence may hide: at
+// the machine, on the page and in the command's output.
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	nobody := must(nobodyMaker())(t)
+	nobody := must(unknownMaker())(t)
 	for _, d := range []*fleet.Device{s.nobodys(t), certified(t, s.nobodys(t), nobody)} {
 		a := s.post(t, s.request(t, d))
 		var w wire.Waiting
@@ -331,8 +337,9 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	}
 }
 
-// A request that comes often costs one row.
+// A repeated request takes one row.
 func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	for range 3 {
@@ -342,6 +349,6 @@ func TestRefusedRequestsKeepOneCertificate(t *testing.T) {
 	s.Advance(onboard.PendingFor)
 	k := must(s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now()))(t)
 	if k.Proven || hex.EncodeToString(k.Certificate) != hex.EncodeToString(s.victim.EKCert) {
-		t.Errorf("%+v", k)
+		t.Errorf("%s", brief.Of(k))
 	}
 }

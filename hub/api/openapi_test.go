@@ -18,13 +18,14 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
 	"gangway/wire"
 )
 
-// The document says what there is: each route is in it, and nothing else.
+// openapi.json lists each route, and no others.
 func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	var routes []string
 	for _, r := range api.Routes() {
@@ -63,12 +64,12 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile(`#/components/schemas/(\w+)`).FindAllSubmatch(body, -1) {
 		if doc.Components.Schemas[string(m[1])] == nil {
-			t.Errorf("schema %s is not there", m[1])
+			t.Errorf("schema %s is not there", brief.Of(m[1]))
 		}
 	}
 }
 
-// Who may call a route is in the document as it is in the code.
+// openapi.json says who may call a route, as the code does.
 func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	doc := readOpenAPI(t, newScene(t))
 	schemes := map[string]string{
@@ -114,10 +115,11 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 	}
 }
 
-// The hub's answers, good and bad, have the status, the type and exactly the
-// fields that the document says.
+// The hub's answers, good and bad, have the status, the content type and exactly the fields in
+// openapi.json.
 func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	s := newScene(t)
 	doc := readOpenAPI(t, s)
 	answered := map[string]bool{}
@@ -127,7 +129,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		what := fmt.Sprintf("%s %s: %d", method, route, status)
 		r, ok := doc.Paths[route][strings.ToLower(method)].Responses[fmt.Sprint(status)]
 		if !ok {
-			t.Errorf("%s is not in the document: %s", what, body)
+			t.Errorf("%s is not in the document: %s", what, brief.Of(body))
 			return
 		}
 		contentType, _, _ = strings.Cut(contentType, ";")
@@ -148,7 +150,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 			return
 		}
 		for _, problem := range doc.mismatches(media.Schema, v, "") {
-			t.Errorf("%s: %s in %s", what, problem, body)
+			t.Errorf("%s: %s in %s", what, problem, brief.Of(body))
 		}
 	}
 	call := func(p *person, method, route, id string, in any, want int) []byte {
@@ -175,7 +177,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/hub-ca.pem", "/", "/style.css"} {
 		call(stranger, "GET", path, "", nil, 200)
 	}
-	// With answers to all that is asked for, and with nothing.
+	// With answers to every request, and with none.
 	call(stranger, "POST", "/onboard", "", "nonsense", 400)
 	call(stranger, "POST", "/onboard", "", strings.Repeat("a", 300<<10), 413)
 	call(stranger, "POST", "/onboard/activate", "", "{}", 401)
@@ -183,7 +185,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "PATCH", "/device/meta", "", "{}", 401)
 	call(stranger, "GET", "/aca/certs/{file}", "000b.crt", nil, 404)
 
-	// A device comes aboard and reports.
+	// A device onboards and reports.
 	request := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	reply := call(stranger, "POST", "/onboard", "", string(request), 200)
 	certs := must(s.victim.Open(request, reply))(t)
@@ -196,7 +198,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		defer resp.Body.Close()
 		b := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != want {
-			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, brief.Of(b))
 		}
 		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
 	}
@@ -222,7 +224,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	id := s.deviceOf(t, s.victim)
 	call(stranger, "GET", "/aca/certs/{file}", hex.EncodeToString(s.victim.IAK.Name())+".crt", nil, 200)
 
-	// The same by Pantacor's two steps.
+	// The same with the two-step enrolment.
 	pan := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
 	stepper := s.device(t)
 	first := must(json.Marshal(stepper.EnrollRequest()))(t)
@@ -256,7 +258,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(stranger, "POST", "/auth/signature/verify", "", "{}", 400)
 	call(stranger, "POST", "/auth/signature/verify", "", large, 413)
 
-	// What Pantacor's programs do with devices.
+	// Requests of Pantacor's programs about devices.
 	huge := `{"a":"` + strings.Repeat("a", 300<<10) + `"}`
 	for _, which := range []string{"user-meta", "device-meta"} {
 		route := "/devices/{id}/" + which
@@ -278,7 +280,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		defer resp.Body.Close()
 		b := must(io.ReadAll(resp.Body))(t)
 		if resp.StatusCode != want {
-			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, b)
+			t.Errorf("%s %s: %d, want %d: %s", method, path, resp.StatusCode, want, brief.Of(b))
 		}
 		check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), b)
 	}
@@ -326,7 +328,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "POST", "/devices", "", "[]", 400)
 	call(ada, "POST", "/devices", "", large, 413)
 
-	// What it booted.
+	// Boot measurements.
 	deviceAt("GET", "/device/boot", "", 200)
 	deviceAt("POST", "/device/boot", "nonsense", 400)
 	deviceAt("POST", "/device/boot", `{"nonce":"AAAA"}`, 403)
@@ -383,7 +385,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
 
-	// Another waits, and its owner decides.
+	// Another device waits, and its owner decides.
 	nobody := must(s.victim.WithoutCertificate())(t)
 	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
 	var waits []struct {
@@ -391,7 +393,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		Questions []string
 	}
 	if err := json.Unmarshal(call(ada, "GET", "/devices/waiting", "", nil, 200), &waits); err != nil || len(waits) != 1 {
-		t.Fatalf("%v: %v", waits, err)
+		t.Fatalf("%s: %v", brief.Of(waits), err)
 	}
 	for _, decision := range []string{"deny", "approve"} {
 		route := "/devices/{id}/" + decision
@@ -426,7 +428,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		call(ada, "DELETE", p.path, "", nil, 200)
 	}
 
-	// Its owner.
+	// Requests of the owner.
 	login := map[string]string{"username": "ada", "password": hubtest.Password}
 	call(stranger, "POST", "/auth/login", "", login, 200)
 	call(stranger, "POST", "/auth/login", "", map[string]string{"username": "ada"}, 401)
@@ -492,7 +494,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	call(ada, "PATCH", "/devices/{id}/user-meta", id, huge, 413)
 	call(ada, "GET", "/devices/{id}/evidence", id, nil, 200)
 	call(ada, "GET", "/", "", nil, 200)
-	s.Advance(time.Minute) // so as not to be taken for a guesser
+	s.Advance(time.Minute) // until the rate limit of sign-ins admits more
 	s.Server.Unlimited()
 	code := claimCode(t)
 	for _, bad := range []string{"x", code + "A", code[:58] + "!"} {
@@ -527,7 +529,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	}
 }
 
-// openAPI is what these tests read of the document.
+// openAPI is the part of openapi.json that these tests read.
 type openAPI struct {
 	Paths map[string]map[string]struct {
 		Security  []map[string]any
@@ -548,9 +550,9 @@ func readOpenAPI(t *testing.T, s *scene) *openAPI {
 	return doc
 }
 
-// mismatches says where a value is not what a schema describes. It knows the
-// keywords that the document uses, and is stricter than JSON Schema in one: a
-// property that is not described is a mismatch.
+// mismatches returns the places where a value differs from a schema. It knows the keywords that
+// openapi.json uses. It is stricter than JSON Schema in one point: a property that is not
+// described is a mismatch.
 func (d *openAPI) mismatches(schema map[string]any, v any, at string) (found []string) {
 	add := func(format string, a ...any) { found = append(found, at+": "+fmt.Sprintf(format, a...)) }
 	if ref, ok := schema["$ref"].(string); ok {

@@ -8,18 +8,20 @@ import (
 	"testing"
 
 	"gangway/hub/onboard"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/wire"
 )
 
-// Somebody with a join token and a public EK learns neither the id of its
-// device nor whether it is here.
+// A person with a join token and a public EK learns neither the id of the EK's device nor whether
+// the hub has it.
 func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
 	eve := s.person(t, "mallory")
-	// What mallory sees: the answer, her events and her waiting room.
+	// Mallory sees the answer, her events and her waiting devices.
 	look := func() string {
 		spy := s.device(t) // made-up keys
 		spy.Serial = "spy"
@@ -54,15 +56,15 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 	for _, seen := range []string{before, aboard, later} {
 		if strings.Contains(seen, device) || strings.Contains(seen, again) {
-			t.Errorf("mallory sees the device's id: %s", seen)
+			t.Errorf("mallory sees the device's id: %s", brief.Of(seen))
 		}
 	}
-	// A denied machine's refusals call it by the same id.
+	// The refusals of a denied machine have the same id.
 	decide(eve, id(later), "deny", 200)
 	spy := s.device(t)
 	spy.EK, spy.EKCert, spy.Chain = &fleet.Key{Public: s.victim.EK.Public}, s.victim.EK.Public.Raw, nil
 	refused(t, s.post(t, must(spy.Request(tok, fleet.RequestChange{}))(t)), 403, onboard.CodeDenied)
-	// The TPM itself, at her token: refused, and she still is not told.
+	// The TPM itself, with her token, is refused, and she still does not learn the id.
 	decide(eve, id(later), "approve", 200)
 	_, err := must(s.victim.WithNewIdentity())(t).Onboard(t.Context(), s.client, tok)
 	if err == nil || !strings.Contains(err.Error(), onboard.CodeOtherOwner) {
@@ -73,9 +75,10 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	}
 }
 
-// What becomes of a device says nothing to another owner who has a request of
-// their own with its public EK.
+// Another owner who sent a request with a device's public EK does not learn of the device's
+// deletion.
 func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mallory := s.Account(t, "mallory")
 	tok := s.Token(t, mallory, nil)
@@ -88,7 +91,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	if a := s.post(t, body); a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	// One that she approves, and denies again, after it was answered.
+	// A request that she approves, and denies again after the answer.
 	bare := *spy
 	bare.EKCert, bare.Chain = bare.EK.Public.Raw, nil
 	undecided := must(bare.Request(tok, fleet.RequestChange{}))(t)
@@ -114,9 +117,10 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	}
 }
 
-// A certificate of the AIK registry is found by the IAK's name; by the device's
-// id only by the device and its owner, and everybody else gets one answer.
+// Anyone finds a certificate in the AIK registry by the IAK's name. By the device's id, only the
+// device and its owner find it; all others get the same 404.
 func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -147,7 +151,7 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 			h.Del("Date")
 			h2.Del("Date")
 			if status != 404 || s2 != 404 || !bytes.Equal(body, b2) || len(h) != len(h2) {
-				t.Errorf("%s: %d %s %v; of %s: %d %s %v", name, status, body, h, unknown, s2, b2, h2)
+				t.Errorf("%s: %d %s %s; of %s: %d %s %s", name, status, body, brief.Of(h), unknown, s2, b2, brief.Of(h2))
 			}
 		}
 	}

@@ -17,17 +17,19 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
-// codeRooms are the packages in which the hub's refusals are made.
+// codeRooms are the packages that make the hub's refusals.
 var codeRooms = []string{"api", "boot", "evidence", "fetch", "onboard", "policy"}
 
-// The table of error codes in docs/protocol.md has each code of the hub's, with
-// the status that it comes with, and no other.
+// The table of error codes in docs/protocol.md has each of the hub's codes with its statuses, and
+// no others.
 func TestProtocolListsEveryErrorCode(t *testing.T) {
+	t.Parallel()
 	made := errorCodes(t)
 	if len(made) < 100 {
-		t.Fatalf("only %d codes were found in the code: %v", len(made), made)
+		t.Fatalf("only %d codes were found in the code: %s", len(made), brief.Of(made))
 	}
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
 	if err != nil {
@@ -38,7 +40,7 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 		t.Fatal("docs/protocol.md has no section 11")
 	}
 	section, _, _ = strings.Cut(section, "\n## ")
-	listed := map[string]string{} // to its statuses
+	listed := map[string]string{} // from a code to its statuses
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\| ([0-9, ]+) \\|").FindAllStringSubmatch(section, -1) {
 		if listed[m[1]] != "" {
 			t.Errorf("docs/protocol.md lists %s twice", m[1])
@@ -59,9 +61,10 @@ func TestProtocolListsEveryErrorCode(t *testing.T) {
 	}
 }
 
-// The routes of a device in docs/protocol.md are there, with the bodies and the
-// rates that the page says.
+// The hub has the device's routes of docs/protocol.md, with the body sizes and rate limits that
+// the page gives.
 func TestProtocolRoutesAndLimits(t *testing.T) {
+	t.Parallel()
 	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "protocol.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +132,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 	}
 }
 
-// size reads "64 KiB"; 0: it is none.
+// size parses a size such as "64 KiB". It returns 0 for other text.
 func size(words string) int {
 	number, unit, _ := strings.Cut(words, " ")
 	n, err := strconv.Atoi(number)
@@ -139,7 +142,7 @@ func size(words string) int {
 	return n * map[string]int{"KiB": 1 << 10, "MiB": 1 << 20}[unit]
 }
 
-// madeCode is where a code is made, and the HTTP statuses that it comes with.
+// madeCode is a place where a code is made, and the code's HTTP statuses.
 type madeCode struct {
 	at       string
 	statuses map[int]bool
@@ -153,9 +156,8 @@ func (m *madeCode) words() string {
 	return strings.Join(words, ", ")
 }
 
-// errorCodes finds the codes of refusals and problems in the source, each with
-// a place where it is made. An expression that it cannot evaluate is an error,
-// so that none goes missing.
+// errorCodes finds the codes of refusals and problems in the source, each with a place where it is
+// made. An expression that it cannot evaluate fails the test, so that no code is missed.
 func errorCodes(t *testing.T) map[string]*madeCode {
 	t.Helper()
 	c := codes{t: t, made: map[string]*madeCode{}, constants: map[string]string{}}
@@ -194,19 +196,19 @@ type codes struct {
 	fset      token.FileSet
 	made      map[string]*madeCode
 	constants map[string]string // by "package.Name"
-	room      string            // in which the walk is
-	function  string            // in which the walk is
-	status    int               // that a code is made with; 0: statusOf says it
+	room      string            // that the walk is in
+	function  string            // that the walk is in
+	status    int               // of the call that makes the code; 0: statusOf returns it
 }
 
-// keys are what the key checks of package evidence are called for: their codes
-// begin with it. lacks are the ends of those for attributes.
+// keys are the keys that package evidence checks: the checks' codes begin with them. lacks are the
+// endings of the codes for missing attributes.
 var (
 	keys  = []string{"ek", "iak", "idevid"}
 	lacks = []string{"not-fixed-tpm", "not-fixed-parent", "not-tpm-made", "not-signing"}
 )
 
-// passedOn are functions that hand a code on which others gave them.
+// passedOn are functions that pass on a code of their caller's.
 var passedOn = []string{"problem", "refuse", "malformed", "fail", "outcome", "on"}
 
 func (c *codes) look(n ast.Node) bool {
@@ -273,7 +275,7 @@ func (c *codes) expression(e ast.Expr) {
 			return
 		}
 	case *ast.BinaryExpr:
-		// code+"-roca", code+"-"+a.code: see keys and lacks.
+		// code+"-roca" and code+"-"+a.code: see keys and lacks.
 		if id, ok := e.X.(*ast.Ident); ok && id.Name == "code" {
 			if end, ok := literal(e.Y); ok {
 				for _, key := range keys {
@@ -296,8 +298,8 @@ func (c *codes) expression(e ast.Expr) {
 	c.t.Errorf("%s: this test cannot tell which error codes these are", c.fset.Position(e.Pos()))
 }
 
-// can reports whether a check is made of a key: an EK is not checked by
-// checkKey, and only an IAK must be restricted.
+// can reports whether a key can fail a check: checkKey does not check an EK, and only an IAK must
+// be restricted.
 func (c *codes) can(key, end string) bool {
 	switch {
 	case end == "-not-restricted":
@@ -321,12 +323,11 @@ func (c *codes) add(code string, at ast.Node) {
 	m.statuses[status] = true
 }
 
-// statusOf is the number of an HTTP status that is written as one of net/http's
-// constants.
+// statusOf returns the HTTP status of an expression such as http.StatusNotFound.
 func (c *codes) statusOf(e ast.Expr) int {
 	if s, ok := e.(*ast.SelectorExpr); ok {
 		for status := 400; status < 600; status++ {
-			// StatusNotFound is "Not Found" without spaces, and so on.
+			// The name of StatusNotFound is its text, "Not Found", without spaces, and so on.
 			if s.Sel.Name == "Status"+strings.ReplaceAll(http.StatusText(status), " ", "") {
 				return status
 			}
@@ -345,7 +346,7 @@ func literal(e ast.Expr) (string, bool) {
 	return s, err == nil
 }
 
-// parseRoom parses the files of a package that are not tests.
+// parseRoom parses a package's files without its tests.
 func parseRoom(t *testing.T, fset *token.FileSet, room string) (files []*ast.File) {
 	t.Helper()
 	dir := filepath.Join("..", room)

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
-// browser is a person who uses the pages: forms and a cookie, and no bearer
-// token.
+// browser is a person who uses the pages, with forms and a cookie in place of a bearer token.
 type browser struct {
 	*person
 	cookie string
@@ -41,37 +41,38 @@ func (b *browser) signIn() {
 	b.t.Helper()
 	status, page, h := b.send("POST", "/sign-in", "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"))
 	if status != 303 || h.Get("Location") != "/" {
-		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), page)
+		b.t.Fatalf("sign-in: %d to %q: %s", status, h.Get("Location"), brief.Of(page))
 	}
 }
 
 func TestPersonSignsInAndOutOnThePage(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	b := s.browser(t)
 	status, page, h := b.send("GET", "/", "")
 	if status != 200 || !strings.Contains(page, `action="/sign-in"`) || !strings.HasPrefix(h.Get("Content-Type"), "text/html") || h.Get("Cache-Control") != "no-store" {
-		t.Fatalf("%d %v: %s", status, h, page)
+		t.Fatalf("%d %s: %s", status, brief.Of(h), brief.Of(page))
 	}
 	if status, page, h := b.send("POST", "/sign-in", "nick=ada&password=wrong"); status != 401 || h.Get("Set-Cookie") != "" ||
 		!strings.Contains(page, `role="alert"`) || !strings.Contains(page, `value="ada"`) {
-		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), page)
+		t.Fatalf("wrong password: %d %q: %s", status, h.Get("Set-Cookie"), brief.Of(page))
 	}
 	b.signIn()
 	if status, page, _ := b.send("GET", "/", ""); status != 200 || !strings.Contains(page, "No device yet") ||
 		!strings.Contains(page, "--hub-name "+s.CA.HubName()) || !strings.Contains(page, "gangway token create &gt; device_autojointoken.json") {
-		t.Fatalf("no hint on how to begin: %d %s", status, page)
+		t.Fatalf("no hint on how to begin: %d %s", status, brief.Of(page))
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	nick := s.Devices(t, s.Owner)[0].Nick
-	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 active") || !strings.Contains(page, ">active<") {
-		t.Fatalf("the device is not on the page: %s", page)
+	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
+		t.Fatalf("the device is not on the page: %s", brief.Of(page))
 	}
 
 	signedIn := b.cookie
 	if status, _, h := b.send("POST", "/sign-out", ""); status != 303 || !strings.Contains(h.Get("Set-Cookie"), "Max-Age=0") {
 		t.Errorf("sign-out: %d %q", status, h.Get("Set-Cookie"))
 	}
-	// The session has ended on the hub, not only in this browser.
+	// The session has ended on the hub too, not only in this browser.
 	b.cookie = signedIn
 	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, nick) {
 		t.Error("the cookie is good after signing out")
@@ -82,6 +83,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 }
 
 func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "mallory")
 	theirs := s.Token(t, must(s.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil)
@@ -91,13 +93,14 @@ func TestPageShowsNothingOfAnotherOwner(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, id) || strings.Contains(page, nick) || !strings.Contains(page, "No device yet") {
-		t.Errorf("ada sees mallory's device: %s", page)
+		t.Errorf("ada sees mallory's device: %s", brief.Of(page))
 	}
 }
 
-// What a device says of itself, and what anybody types into the form, is text
-// on the page and never markup.
+// Text that a device sends about itself, or that anyone types into the form, is never markup on
+// the page.
 func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	const attack = `"><script>alert(1)</script><img src=x onerror=alert(2)>`
 	s.victim.Model, s.victim.Serial = attack, attack
@@ -108,17 +111,17 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	_, list, _ := b.send("GET", "/", "")
 	for name, page := range map[string]string{"form": form, "list": list} {
 		if strings.Contains(page, "<script") || strings.Contains(page, "<img") {
-			t.Errorf("%s: markup went through: %s", name, page)
+			t.Errorf("%s: markup went through: %s", name, brief.Of(page))
 		}
 		if !strings.Contains(html.UnescapeString(page), attack) {
-			t.Errorf("%s: the text is not shown: %s", name, page)
+			t.Errorf("%s: the text is not shown: %s", name, brief.Of(page))
 		}
 	}
 }
 
-// The policy sent along forbids scripts and inline styles; a page that had one
-// would be broken.
+// The Content-Security-Policy forbids scripts and inline styles, so the pages must not have any.
 func TestPagesKeepToTheirContentPolicy(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	b := s.browser(t)
@@ -139,27 +142,29 @@ func TestPagesKeepToTheirContentPolicy(t *testing.T) {
 	b.signIn()
 	check("the list")
 	if status, sheet, h := b.send("GET", "/style.css", ""); status != 200 || !strings.HasPrefix(h.Get("Content-Type"), "text/css") || !strings.Contains(sheet, "prefers-color-scheme: dark") {
-		t.Errorf("style sheet: %d %v", status, h)
+		t.Errorf("style sheet: %d %s", status, brief.Of(h))
 	}
 }
 
 func TestOversizedFormIsRefused(t *testing.T) {
+	t.Parallel()
 	b := newScene(t).browser(t)
 	if status, page, _ := b.send("POST", "/sign-in", "nick=ada&password="+strings.Repeat("x", 1<<20)); status != 413 {
-		t.Errorf("%d %s", status, page)
+		t.Errorf("%d %s", status, brief.Of(page))
 	}
 }
 
-// A browser gets a page also for what could not be done; programs get JSON.
+// A browser gets an error as a page; programs get JSON.
 func TestBrowserGetsAPageForAProblem(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
-	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is no route at this path.") || !strings.Contains(string(body), "no-such-route") {
-		t.Errorf("%d %v %s", status, header, body)
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
+		t.Errorf("%d %s %s", status, brief.Of(header), body)
 	}
 	status, _, header = p.request("GET", "/nothing", nil, nil)
 	if status != 404 || header.Get("Content-Type") != "application/json" {
-		t.Errorf("%d %v", status, header)
+		t.Errorf("%d %s", status, brief.Of(header))
 	}
 }

@@ -6,10 +6,13 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 )
 
-// The API answers with what has no effect in an owner's policy below the hub's.
+// The answer to PUT /policy names the parts of an owner's policy that have no effect because of
+// the hub's.
 func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\nrules: [{maker: IFX, then: refuse}]\n")
 	ada := s.person(t, "ada")
@@ -19,16 +22,17 @@ func TestPolicyAnswerNamesWhatHasNoEffect(t *testing.T) {
 	}
 	view := want[api.PolicyView](ada, "GET", "/policy", nil, 200)
 	if len(view.Warnings) != 2 || !strings.Contains(view.Warnings[0], "NTC (Nuvoton)") || !strings.Contains(view.Warnings[1], "rule 1 of the hub's policy says refuse") {
-		t.Errorf("%q", view.Warnings)
+		t.Errorf("%s", brief.Of(view.Warnings))
 	}
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: NTC, then: refuse}]\n")
 	if view := want[api.PolicyView](ada, "GET", "/policy", nil, 200); len(view.Warnings) != 0 {
-		t.Errorf("%q", view.Warnings)
+		t.Errorf("%s", brief.Of(view.Warnings))
 	}
 }
 
-// A machine that waits without a certificate has no chain that passed.
+// The page shows no passed chain check for a machine that waits without a certificate.
 func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
@@ -39,16 +43,16 @@ func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 			case "ek-chain", "hardware", "ek-list", "policy":
 				seen++
 				if step.OK || step.Ask || !step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			case "ek-certificate":
 				seen++
 				if step.OK || !step.Ask || step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			default:
 				if !step.OK || step.Skipped {
-					t.Errorf("%+v", step)
+					t.Errorf("%s", brief.Of(step))
 				}
 			}
 		}

@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 )
 
-// Possession of the TPM's key is proven on each connection, and never inherited.
+// A device proves possession of its TPM's key on each connection: TLS sessions are not resumed.
 
-// removable is a TPM's key that can be taken away.
+// removable is a TPM key that can be removed, and that counts its signatures.
 type removable struct {
 	crypto.Signer
 	gone       bool
@@ -32,15 +33,15 @@ func (k *removable) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byt
 	return k.Signer.Sign(r, digest, o)
 }
 
-// visitor is a client with a cache of TLS sessions, under a device's certificate.
+// visitor is a client with a device's certificate and a cache of TLS sessions.
 type visitor struct {
 	t      *testing.T
 	config *tls.Config
 	url    string
 }
 
-// visit makes one connection and sends requests on it. It returns the answers,
-// nil where the handshake fails, and whether the session was resumed.
+// visit makes one connection and sends requests on it. It returns the answers, nil if the
+// handshake fails, and whether the TLS session was resumed.
 func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bool) {
 	v.t.Helper()
 	c := &http.Client{Transport: &http.Transport{TLSClientConfig: v.config, MaxConnsPerHost: 1}}
@@ -61,7 +62,7 @@ func (v *visitor) visit(requests ...string) (answers []*fleet.Answer, resumed bo
 	return answers, resumed
 }
 
-// serve has a server answer on a TLS listener of its own.
+// serve starts a server on another TLS listener and returns its URL.
 func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 	t.Helper()
 	l := must(tls.Listen("tcp", "127.0.0.1:0", config))(t)
@@ -74,6 +75,7 @@ func serve(t *testing.T, server *api.Server, config *tls.Config) (url string) {
 var devicesOwn = []string{"GET /device", "POST /device/secret", "POST /auth/x509/login"}
 
 func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	lax := must(api.New(api.Config{Store: s.Store, CA: s.CA, Onboard: s.Service, Objects: s.Objects, Log: s.Log(), Now: s.Now, PublicURL: s.URL, Names: []string{"127.0.0.1"}, TLS12: true}))(t)
@@ -93,7 +95,7 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 				answers, resumed := v.visit(devicesOwn...)
 				for i, a := range answers {
 					if a == nil || a.Status != 200 {
-						t.Fatalf("%s with the TPM: %v", devicesOwn[i], a)
+						t.Fatalf("%s with the TPM: %s", devicesOwn[i], brief.Of(a))
 					}
 				}
 				if resumed || tpm.signatures != n {
@@ -111,9 +113,10 @@ func TestCopiedTLSSessionIsNotTheDevice(t *testing.T) {
 	}
 }
 
-// A listener in front of the routes that does resume, as another program's
-// might, opens nothing that is a device's.
+// A listener that resumes TLS sessions, as another program's might, gives no access to a device's
+// routes.
 func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	tickets := s.Server.TLSConfig()
@@ -124,7 +127,7 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
 	}}
 	if answers, resumed := v.visit("GET /device"); resumed || answers[0].Status != 200 {
-		t.Fatalf("%v, resumed %v", answers[0], resumed)
+		t.Fatalf("%s, resumed %v", brief.Of(answers[0]), resumed)
 	}
 	answers, resumed := v.visit(append(devicesOwn, "POST /onboard/activate", "GET /device/boot", "GET /healthz")...)
 	if !resumed {
@@ -133,7 +136,7 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	for _, a := range answers {
 		refused(t, a, 403, "tls-resumed")
 	}
-	// With the hub's own check the handshake does not even end.
+	// The hub's own TLS configuration already fails the handshake.
 	strict := s.Server.TLSConfig()
 	strict.SessionTicketsDisabled = false
 	v.url, v.config.ClientSessionCache = serve(t, s.Server, strict), tls.NewLRUClientSessionCache(4)
@@ -143,12 +146,13 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	}
 }
 
-// What a device that was deleted, or has onboarded again, still has: an open
+// After a device is deleted or onboards again, what it still has gives no access: an open
 // connection, addresses of objects, a token and a secret.
 func TestNothingOutlivesTheDevice(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
-		bearer int // status of a token
+		bearer int // expected status with the token
 		end    func(*scene, *fleet.Device, string)
 	}{
 		{"deleted", 401, func(s *scene, _ *fleet.Device, id string) {
@@ -177,7 +181,7 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 
 			tc.end(s, s.victim, id)
 
-			// The connection is still open; each request is judged again.
+			// The connection is still open, and each request is checked again.
 			for _, q := range [][2]string{{"GET", "/device"}, {"GET", "/device/boot"}, {"POST", "/device/secret"}, {"PUT", "/device/secret"}, {"POST", "/auth/x509/login"}, {"PATCH", "/device/meta"}, {"POST", "/objects/"}, {"GET", "/devices/" + id}} {
 				if status, body := p.do(q[0], q[1], "{}"); status != 403 {
 					t.Errorf("%s %s: %d %s", q[0], q[1], status, body)
@@ -206,10 +210,10 @@ func TestNothingOutlivesTheDevice(t *testing.T) {
 	}
 }
 
-// An upload that begins before the device is deleted and ends afterwards leaves
-// no object.
+// An upload that began before the deletion of its device and ends after it leaves no object.
 func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	p := s.asDevice(t, s.victim, certs)
@@ -243,8 +247,9 @@ func TestUploadThatOutlivesTheDeviceLeavesNothing(t *testing.T) {
 	}
 }
 
-// A person's addresses end with the session that asked for them.
+// The object addresses that a person requested end with the session.
 func TestObjectAddressEndsWithItsSession(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	o := want[api.ObjectView](f.ada, "GET", "/objects/"+f.contentSum, nil, 200)
 	other := want[api.ObjectView](f.person(t, "ada"), "GET", "/objects/"+f.contentSum, nil, 200)

@@ -32,8 +32,8 @@ import (
 	"gangway/wire"
 )
 
-// behind is a scene with a real proxy in front of the hub: Go's own, which ends
-// TLS and says who came.
+// behind is a scene with a reverse proxy in front of the hub. It ends TLS and forwards the client
+// certificate in a header.
 type behind struct {
 	*scene
 	ca    *x509.Certificate
@@ -43,7 +43,7 @@ type behind struct {
 
 const proxyName = "proxy.internal"
 
-// sequence writes a Byte Sequence of RFC 8941.
+// sequence returns a Byte Sequence of RFC 8941.
 func sequence(der []byte) string { return ":" + base64.StdEncoding.EncodeToString(der) + ":" }
 
 func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -56,7 +56,7 @@ func newCA(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return must(fleet.Issue(template, template, key.Public(), key))(t), key
 }
 
-// certificate is one by the proxy's CA.
+// certificate issues a certificate by the proxy's CA. change may alter its template.
 func (b *behind) certificate(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -99,7 +99,7 @@ func newBehind(t testing.TB) *behind {
 	return b
 }
 
-// through sends a request through the proxy, with a client certificate or none.
+// through sends a request through the proxy, with or without a client certificate.
 func (b *behind) through(t testing.TB, cert *tls.Certificate, method, path, body string, header http.Header) *fleet.Answer {
 	t.Helper()
 	roots := x509.NewCertPool()
@@ -111,7 +111,7 @@ func (b *behind) through(t testing.TB, cert *tls.Certificate, method, path, body
 	return sendOn(t, config, method, b.front.URL+path, body, header)
 }
 
-// asPeer sends a request to the hub itself, with any certificate and headers.
+// asPeer sends a request directly to the hub, with any certificate and headers.
 func (b *behind) asPeer(t testing.TB, cert *tls.Certificate, method, path string, header http.Header) *fleet.Answer {
 	t.Helper()
 	config := &tls.Config{RootCAs: b.client.Roots}
@@ -121,7 +121,7 @@ func (b *behind) asPeer(t testing.TB, cert *tls.Certificate, method, path string
 	return sendOn(t, config, method, b.URL+path, "", header)
 }
 
-// send answers with status 0 where the handshake fails.
+// sendOn sends a request on a new connection. It returns status 0 if the handshake fails.
 func sendOn(t testing.TB, config *tls.Config, method, address, body string, header http.Header) *fleet.Answer {
 	t.Helper()
 	c := http.Client{Transport: &http.Transport{TLSClientConfig: config}}
@@ -139,6 +139,7 @@ func sendOn(t testing.TB, config *tls.Config, method, address, body string, head
 }
 
 func TestDeviceSignsInThroughTheProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t) // directly
 	cert := c.TLS(b.victim)
@@ -150,18 +151,19 @@ func TestDeviceSignsInThroughTheProxy(t *testing.T) {
 	if a := b.through(t, &cert, "GET", "/device", "", nil); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, b.victim))) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// And who has no certificate is nobody.
+	// A request without a certificate has no identity.
 	refused(t, b.through(t, nil, "GET", "/device", "", nil), 401, "no-certificate")
 	if a := b.through(t, nil, "GET", "/healthz", "", nil); a.Status != 200 {
 		t.Errorf("%d", a.Status)
 	}
-	// Directly it works as before.
+	// Without the proxy it works as before.
 	if err := b.handshake(t, cert); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	s := &steps{scene: b.scene}
 	s.pan = s.pantacorToken(t, s.Owner)
@@ -175,8 +177,9 @@ func TestOnboardsInTwoStepsThroughTheProxy(t *testing.T) {
 	}
 }
 
-// Activation is bound to the device's own connection, so it cannot be carried.
+// Activation is bound to the device's own TLS connection, so a proxy cannot forward it.
 func TestActivationThroughTheProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Enrol(t.Context(), b.client, must(b.victim.Request(b.tok, fleet.RequestChange{}))(t)))(t)
 	cert := c.TLS(b.victim)
@@ -187,8 +190,9 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	}
 }
 
-// 6: anybody could send the header with anybody's certificate.
+// Weakness 6 of the original hub: anyone could send the header with any certificate.
 func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	stolen := http.Header{"Client-Cert": {sequence(c.IDevID.Raw)}}
@@ -206,17 +210,18 @@ func TestClientCertHeaderIsTheProxysAlone(t *testing.T) {
 			}
 		}
 	}
-	// Through the proxy it is the proxy's header that counts.
+	// Through the proxy, only the proxy's own header counts.
 	refused(t, b.through(t, nil, "GET", "/device", "", stolen), 401, "no-certificate")
 	if a := b.through(t, &own, "GET", "/device", "", stolen); a.Status != 200 || !bytes.Contains(a.Body, []byte(b.deviceOf(t, thief))) {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	// Nor do the original's headers do anything.
+	// The headers of the original hub have no effect.
 	refused(t, b.asPeer(t, nil, "GET", "/device", http.Header{"Pantahub-Tls-Proxy-Token": {"abcde1234"}, "Pantahub-Tls-Client-Cert": {url.QueryEscape(string(c.IDevID.Raw))}}), 401, "no-certificate")
 }
 
-// A hub that has no proxy takes the header from nobody.
+// A hub without a proxy accepts the header from no client.
 func TestClientCertHeaderWithoutAProxyIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	status, body, _ := s.person(t, "").request("GET", "/device", nil, map[string]string{"Client-Cert": sequence(c.IDevID.Raw)})
@@ -226,6 +231,7 @@ func TestClientCertHeaderWithoutAProxyIsRefused(t *testing.T) {
 }
 
 func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	stolen := http.Header{"Client-Cert": {sequence(c.IDevID.Raw)}}
@@ -248,15 +254,15 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 			t.Errorf("%s: %d %s", name, a.Status, a.Body)
 		}
 	}
-	// The proxy's certificate is no device's.
+	// The proxy's certificate is not a device's.
 	refused(t, b.asPeer(t, &good, "GET", "/device", nil), 401, "no-certificate")
 	if a := b.asPeer(t, &good, "POST", "/auth/x509/login", nil); a.Status != 401 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
 
-// deviceCertificateNamed is one by the device CA with the proxy's name: no such
-// is issued, but the name is not what makes a proxy.
+// deviceCertificateNamed issues a certificate by the device CA with the proxy's name. The hub
+// never issues one, but the name does not make a proxy.
 func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -269,6 +275,7 @@ func (b *behind) deviceCertificateNamed(t testing.TB, c *fleet.Certificates) tls
 }
 
 func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	c := must(b.victim.Onboard(t.Context(), b.client, b.tok))(t)
 	proxy := b.certificate(t, nil)
@@ -308,7 +315,7 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	if a := b.asPeer(t, &proxy, "GET", "/device", with); a.Status != 200 {
 		t.Errorf("with its chain: %d %s", a.Status, a.Body)
 	}
-	// The store decides, as ever.
+	// The certificate must also be active in the store.
 	unknown := b.deviceCertificateNamed(t, c)
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {sequence(unknown.Certificate[0])}}), 403, "certificate-not-active")
 	if err := b.Store.DeleteDevice(t.Context(), b.Owner.ID, b.deviceOf(t, b.victim), b.Now()); err != nil {
@@ -317,9 +324,10 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 	refused(t, b.asPeer(t, &proxy, "GET", "/device", http.Header{"Client-Cert": {good}}), 403, "certificate-not-active")
 }
 
-// Each client is limited by itself, by the address that the proxy saw; what a
-// client says of itself counts nowhere.
+// The rate limit of a client is by the address that the proxy saw. The addresses that the client
+// itself sends do not count.
 func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
+	t.Parallel()
 	b := newBehind(t)
 	proxy := b.certificate(t, nil)
 	guess := func(cert *tls.Certificate, forwarded string) int {
@@ -349,6 +357,7 @@ func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 }
 
 func TestProxyMustNotBeOfTheHubsOwnCA(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := must(pki.Open(filepath.Join(dir, "pki"), pki.Options{Name: "Test"}))(t)
 	db := must(sqlite.Open(t.Context(), filepath.Join(dir, "gangway.db")))(t)

@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 )
 
-// What a published device shares is what pvr clones: its trail, steps, states
-// and their objects, to read.
+// Others can read of a public device what pvr clones: its trail, revisions, states and their
+// objects.
 func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	step := want[api.RevisionView](f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"rev":-1,"commit-msg":"m","meta":{"note":"ada's own"},"state":{`+systemSpec+`,"k":"`+f.contentSum+`"}}`, 200)
 	secret := upload(f.ada, "/objects/", "secret", "named by no step")
@@ -25,8 +27,8 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	if got := want[api.RevisionView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
-		t.Errorf("%+v", got)
+	if got := want[api.StepView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
+		t.Errorf("%s", brief.Of(got))
 	}
 	o := want[api.ObjectView](f.mallory, "GET", base+"/steps/1/objects/"+f.contentSum, nil, 200)
 	if o.PutURL != "" {
@@ -35,15 +37,15 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
-	// Nothing else of the owner's.
+	// Nothing else of the owner's is readable.
 	code(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
 	code(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
 	code(f.mallory, "GET", base+"/summary", nil, 404)
 	code(f.mallory, "GET", base+"/steps/1/meta", nil, 404)
 	if page := want[api.LogPage](f.mallory, "GET", "/logs?dev="+f.boatID, nil, 200); page.Count != 0 {
-		t.Errorf("%+v", page)
+		t.Errorf("%s", brief.Of(page))
 	}
-	// Nor is anything changed, nor read by another's device.
+	// Others cannot change anything, and another owner's device cannot read it.
 	code(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)
 	code(f.mallory, "PUT", base+"/steps/1/state", `{`+systemSpec+`}`, 404)
 	code(f.mallory, "PUT", base+"/steps/1/meta", `{}`, 404)
@@ -55,7 +57,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
 	}
-	// It ends when its owner says so, also for addresses that were given.
+	// It ends when the owner unpublishes the device, also for addresses given before.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
 		code(f.mallory, "GET", path, nil, 404)
@@ -65,9 +67,9 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	}
 }
 
-// An address that a device asked for ends with the device; its owner's own
-// stays.
+// An object address that a device requested ends with the device. Its owner's own addresses stay.
 func TestAddressOfADeletedDeviceIsGone(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+f.contentSum+`"}`)
 	its := want[api.ObjectView](f.boat, "GET", "/trails/"+f.boatID+"/steps/1/objects/"+f.contentSum, nil, 200)

@@ -11,13 +11,14 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/wire"
 )
 
 const withoutTPM = hubtest.LabPolicy + "without_tpm: accept\n"
 
-// register joins as a device that shows no TPM.
+// register creates a device without a TPM, with an auto token or, without one, unowned.
 func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	t.Helper()
 	header := map[string]string{}
@@ -35,7 +36,7 @@ func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	return d
 }
 
-// signedInAs is a device that signed in with its secret.
+// signedInAs returns a client that signed in with the device's secret.
 func (s *scene) signedInAs(t *testing.T, d api.Registered) *person {
 	t.Helper()
 	p := s.person(t, "")
@@ -44,12 +45,13 @@ func (s *scene) signedInAs(t *testing.T, d api.Registered) *person {
 }
 
 func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
 	s.register(t, "", 400)
 	s.register(t, auto.Token, 400)
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
-	// The owner alone cannot let them in, but can keep them out.
+	// The owner's policy cannot admit them without the hub's, but can refuse them.
 	s.Policy(t, s.Owner.ID, "version: 1\nwithout_tpm: accept\n")
 	want[map[string]any](s.person(t, "ada"), "POST", "/devices", "{}", 400)
 	s.Policy(t, store.HubWide, withoutTPM)
@@ -60,6 +62,7 @@ func TestDeviceWithoutTPMIsRefusedUnlessThePolicyAcceptsIt(t *testing.T) {
 }
 
 func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	ada := s.person(t, "ada")
@@ -68,7 +71,7 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 	auto := want[wire.TokenFile](ada, "POST", "/devices/tokens", map[string]any{"nick": "pantavisor", "without-tpm": true, "max-uses": 2, "default-user-meta": map[string]any{"site": "oslo"}}, 200)
 	d := s.register(t, auto.Token, 200)
 	if d.Owner != wire.AccountPRN+s.Owner.ID || d.Challenge != "" || d.UserMeta["site"] != "oslo" || len(d.Secret) < 32 {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 	s.register(t, auto.Token, 200)
 	s.register(t, auto.Token, 400) // used up
@@ -87,7 +90,8 @@ func TestJoinTokenIsShownOnlyWhereItWasMadeForThat(t *testing.T) {
 }
 
 func TestAutoTokensLastUseGoesToOneDevice(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM, t.MaxUses = true, 1 })
 	hash := s.tokenOf(t, auto)
@@ -113,18 +117,19 @@ func (s *scene) tokenOf(t *testing.T, f *wire.TokenFile) store.JoinToken {
 }
 
 func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "eve")
 	s.Policy(t, store.HubWide, withoutTPM)
 	d, other := s.register(t, "", 200), s.register(t, "", 200)
 	if d.Owner != "" || len(d.Challenge) != 14 || d.Challenge == other.Challenge {
-		t.Fatalf("%+v", d)
+		t.Fatalf("%s", brief.Of(d))
 	}
-	// The device sees its challenge, also when it asks again; nobody else does.
+	// The device sees its challenge, also later. Nobody else does.
 	self := s.signedInAs(t, d)
 	view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200)
 	if view.Challenge != d.Challenge || view.Owner != "" || view.Status != "unclaimed" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 	ada, eve := s.person(t, "ada"), s.person(t, "eve")
 	want[map[string]any](ada, "GET", "/devices/"+d.ID, nil, 404)
@@ -133,16 +138,17 @@ func TestClaimNeedsTheChallengeAndIsOnce(t *testing.T) {
 	}
 	claimed := want[api.DeviceView](ada, "PUT", "/devices/"+d.ID+"?challenge="+strings.ToUpper(d.Challenge), nil, 200)
 	if claimed.OwnerNick != "ada" || claimed.Challenge != "" {
-		t.Errorf("%+v", claimed)
+		t.Errorf("%s", brief.Of(claimed))
 	}
 	want[map[string]any](eve, "PUT", "/devices/"+d.ID+"?challenge="+d.Challenge, nil, 412)
-	// The token from before the claim shows the owner of now.
+	// A token from before the claim shows the current owner.
 	if view := want[api.DeviceView](self, "GET", "/devices/"+d.ID, nil, 200); view.Owner != claimed.Owner || view.Challenge != "" {
-		t.Errorf("%+v", view)
+		t.Errorf("%s", brief.Of(view))
 	}
 }
 
 func TestGuessingChallengesIsSlowedDown(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	d := s.register(t, "", 200)
@@ -156,6 +162,7 @@ func TestGuessingChallengesIsSlowedDown(t *testing.T) {
 }
 
 func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	for range 30 {
@@ -167,39 +174,41 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 }
 
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
 	d := s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	want[api.DeviceView](p, "GET", "/devices/"+d.ID, nil, 200)
-	// A device's token is none of a person's, nor the chip's.
+	// A device's token is not accepted as a person's, nor in place of the TPM's certificate.
 	for path, method := range map[string]string{"/policy": "GET", "/devices/tokens": "GET", "/events": "GET", "/device/secret": "POST", "/auth/x509/login": "POST"} {
 		if status, body := p.do(method, path, nil); status != 401 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	// Another secret ends the tokens of the old one.
+	// A new secret ends the tokens of the old one.
 	if err := s.Store.PutDeviceSecret(t.Context(), d.ID, store.Hash{}, store.Hash{9}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 401)
-	// So does deleting the device.
+	// Deleting the device ends them too.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	want[api.DeviceView](s.person(t, "ada"), "DELETE", "/devices/"+d.ID, nil, 200)
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
-	// And time.
+	// They also expire.
 	d = s.register(t, auto.Token, 200)
 	p = s.signedInAs(t, d)
 	s.Advance(61 * time.Minute)
 	want[map[string]any](p, "GET", "/devices/"+d.ID, nil, 401)
 }
 
-// What a chip's connection gets for programs that cannot use its key: a token
-// and a secret, both short-lived, both ending with the certificate's device.
+// A device with a TPM gets a token and a secret for programs that cannot use its TPM key. Both are
+// short-lived and end with the device.
 func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
@@ -225,7 +234,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	}
 	s.Advance(25 * time.Hour)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
-	// Its chip, and nobody else, makes the same secret good for another day.
+	// Only the device with its TPM can extend the secret for another day.
 	want[map[string]any](q, "PUT", "/device/secret", map[string]string{"secret": secret.Secret}, 401)
 	keep := func(secret string) int {
 		a := must(conn.Do(t.Context(), "PUT", "/device/secret", must(json.Marshal(map[string]string{"secret": secret}))(t)))(t)
@@ -249,13 +258,14 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 }
 
 func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	auto := s.Token(t, s.Owner, func(t *store.JoinToken) { t.WithoutTPM = true })
 	d, other := s.register(t, auto.Token, 200), s.register(t, auto.Token, 200)
 	p := s.signedInAs(t, d)
 	if list := want[[]api.DeviceView](p, "GET", "/devices/", nil, 200); len(list) != 1 || list[0].ID != d.ID {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	for _, path := range []string{"", "/user-meta", "/device-meta"} {
 		want[map[string]any](p, "GET", "/devices/"+other.ID+path, nil, 404)
@@ -269,6 +279,7 @@ func TestDeviceSeesAndChangesItselfAlone(t *testing.T) {
 }
 
 func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Account(t, "eve")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -284,23 +295,24 @@ func TestPublicDeviceShowsOthersNoMore(t *testing.T) {
 	for _, path := range paths {
 		d := want[api.DeviceView](eve, "GET", path, nil, 200)
 		if d.ID != id || len(d.UserMeta)+len(d.DeviceMeta) != 0 || d.RealIP != "" || d.TokenID != "" || d.Machine.Serial != "" {
-			t.Errorf("%s: %+v", path, d)
+			t.Errorf("%s: %s", path, brief.Of(d))
 		}
 	}
 	if list := want[[]api.DeviceView](eve, "GET", "/devices?owner-nick=ada&nick=^"+nick[:3], nil, 200); len(list) != 1 || len(list[0].UserMeta) != 0 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[map[string]any](eve, "GET", "/devices/"+id+"/user-meta", nil, 404)
 	want[map[string]any](eve, "DELETE", "/devices/"+id, nil, 404)
-	// No filter but those there are: others' fields are no oracle.
+	// Unknown filters are ignored, so they reveal nothing about other fields.
 	if list := want[[]api.DeviceView](eve, "GET", "/devices?owner-nick=ada&secret=^a&user-meta=^h", nil, 200); len(list) != 1 {
-		t.Errorf("%+v", list)
+		t.Errorf("%s", brief.Of(list))
 	}
 	want[api.DeviceView](ada, "DELETE", "/devices/"+id+"/public", nil, 200)
 	want[map[string]any](eve, "GET", "/devices/"+id, nil, 404)
 }
 
 func TestNoSecretIsReturnedAgain(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, withoutTPM)
 	ada := s.person(t, "ada")
@@ -322,11 +334,12 @@ func TestNoSecretIsReturnedAgain(t *testing.T) {
 	}
 	all := strings.Join(answers, "\n")
 	if strings.Contains(all, d.Secret) || strings.Contains(all, d.Challenge) || strings.Contains(all, `"secret"`) {
-		t.Errorf("a secret is shown again:\n%s", all)
+		t.Errorf("a secret is shown again:\n%s", brief.Of(all))
 	}
 }
 
 func TestNullInAMetaDeletes(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)

@@ -11,15 +11,16 @@ import (
 
 	"gangway/hub/api"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 )
 
-// What Pantacor's clients need, where no other test says it; see
-// docs/pantahub-compat.md.
+// Rules of Pantacor's clients that no other test covers; see docs/pantahub-compat.md.
 
-// Devices take any text that begins with "token" for the key, and the last
-// value that they find.
+// Devices accept any text that begins with "token" as the key, and use the last value that they
+// find.
 func TestLoginAnswersATokenAlone(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	secret := want[api.SecretView](c.boat, "POST", "/device/secret", nil, 200)
 	only := regexp.MustCompile(`^\{"token":"[A-Za-z0-9_.-]+"\}\n$`)
@@ -30,15 +31,16 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 		"renewed":     second(c.ada.do("GET", "/auth/login", nil)),
 	} {
 		if !only.Match(body) {
-			t.Errorf("%s: %s", name, body)
+			t.Errorf("%s: %s", name, brief.Of(body))
 		}
 	}
 }
 
 func second(_ int, body []byte) []byte { return body }
 
-// Devices have 1016 bytes for a token, and 66 for a join token.
+// Devices have a buffer of 1016 bytes for a token, and of 66 for a join token.
 func TestTokensFitDevices(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	want[map[string]any](c.ada, "PATCH", "/devices/"+c.boatID, map[string]string{"nick": strings.Repeat("n", 64)}, 200)
 	token := want[struct{ Token string }](c.boat, "POST", "/auth/x509/login", nil, 200).Token
@@ -51,9 +53,9 @@ func TestTokensFitDevices(t *testing.T) {
 	}
 }
 
-// The first text that equals a key is the key: also where an owner has written
-// the same words into what devices are given.
+// Devices use the first text that equals a key, even if an owner wrote it into a value.
 func TestDeviceRecordsComeInOrder(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	ada := s.person(t, "ada")
@@ -76,18 +78,19 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 		for _, key := range append(c.keys, "user-meta") {
 			at := bytes.Index(c.body, []byte(`"`+key+`"`))
 			if at < 0 || !bytes.HasPrefix(c.body[at+len(key)+2:], []byte(":")) {
-				t.Fatalf("%s: the first %q is no key in %s", name, key, c.body)
+				t.Fatalf("%s: the first %q is no key in %s", name, key, brief.Of(c.body))
 			}
 			before = append(before, at)
 		}
 		if !slices.IsSorted(before) {
-			t.Errorf("%s: %s", name, c.body)
+			t.Errorf("%s: %s", name, brief.Of(c.body))
 		}
 	}
 }
 
-// Devices drop a query, and take https alone.
+// Devices drop a query from an address, and accept only https.
 func TestAddressIsInThePath(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	o := want[api.ObjectView](c.boat, "GET", "/objects/"+c.contentSum, nil, 200)
 	for _, address := range []string{o.GetURL, o.PutURL} {
@@ -101,6 +104,7 @@ func TestAddressIsInThePath(t *testing.T) {
 // Devices follow no redirects, so each collection answers with and without a
 // trailing slash.
 func TestCollectionsTakeATrailingSlash(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	for _, route := range []string{"/devices", "/devices/tokens", "/objects", "/logs", "/trails", "/trails/" + c.boatID + "/steps", "/trails/" + c.boatID + "/steps/1/objects"} {
 		for _, method := range []string{"GET", "POST"} {
@@ -119,9 +123,9 @@ func TestCollectionsTakeATrailingSlash(t *testing.T) {
 	}
 }
 
-// No other site's page reads an answer, whatever its origin: not by a plain
-// request, nor by asking first.
+// A page of another site cannot read an answer, by a plain request or after a CORS preflight.
 func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	c.each(func(method, path string, r row) {
 		if path == "/auth/logout" {
@@ -141,8 +145,9 @@ func TestNoOtherSiteReadsAnAnswer(t *testing.T) {
 	})
 }
 
-// Keys of a meta have dots, and stay as they are, also in a patch.
+// Metadata keys with dots stay as they are, also in a patch.
 func TestMetaKeysKeepTheirDots(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	at := "/devices/" + c.boatID
 	const text = `{"a.b":{"c.d":"e"},"pantavisor.version":"1"}`
@@ -157,8 +162,9 @@ func TestMetaKeysKeepTheirDots(t *testing.T) {
 	}
 }
 
-// A token gives another one with the scopes that it has, whatever is asked.
+// Renewing a token gives one with the same scopes, whatever the request asks for.
 func TestRenewedTokenHasNoMoreScopes(t *testing.T) {
+	t.Parallel()
 	c := newContract(t)
 	p := c.person(t, "")
 	p.token = signInFor(c.ada, "devices.readonly")

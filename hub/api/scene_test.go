@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// metrics reads /metrics of the operator's listener.
+// metrics returns /metrics of the operator's listener.
 func (s *scene) metrics(t testing.TB) string {
 	t.Helper()
 	w := httptest.NewRecorder()

@@ -6,11 +6,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"gangway/internal/brief"
 )
 
-// Under a flood the last that came is served next, the oldest are turned away
-// when too many wait, and nobody waits longer than is of use.
+// During a flood the newest request is served next. If too many wait, the oldest are refused. No
+// request waits longer than the queue's patience.
 func TestQueueServesTheLastThatCameFirst(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
@@ -26,7 +29,7 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		// 0 runs; 1 and 2 were turned away by 4 and 5.
+		// 0 runs; 4 and 5 displaced 1 and 2.
 		for _, i := range []int{1, 2} {
 			if !errors.Is(results[i], error(errBusy)) {
 				t.Errorf("%d: %v", i, results[i])
@@ -37,12 +40,13 @@ func TestQueueServesTheLastThatCameFirst(t *testing.T) {
 			synctest.Wait()
 		}
 		if want := []int{0, 5, 4, 3}; len(order) != 4 || order[0] != want[0] || order[1] != want[1] || order[2] != want[2] || order[3] != want[3] {
-			t.Errorf("served in the order %v, want %v", order, want)
+			t.Errorf("served in the order %s, want %s", brief.Of(order), brief.Of(want))
 		}
 	})
 }
 
 func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
@@ -56,21 +60,22 @@ func TestQueueServesTheKnownBeforeStrangers(t *testing.T) {
 			synctest.Wait()
 		}
 		run(unknownNetwork, "runs")
-		run(knownNetwork, "known")
-		for range 9 { // more than may wait: the known one stays
-			run(unknownNetwork, "stranger")
+		run(knownNetwork, "knownNetwork")
+		for range 9 { // more than may wait: the knownNetwork request stays
+			run(unknownNetwork, "unknownNetwork")
 		}
 		for range 5 {
 			finish <- struct{}{}
 			synctest.Wait()
 		}
-		if len(order) != 5 || order[1] != "known" {
-			t.Errorf("served in the order %v", order)
+		if len(order) != 5 || order[1] != "knownNetwork" {
+			t.Errorf("served in the order %s", brief.Of(order))
 		}
 	})
 }
 
 func TestQueueLetsNobodyWaitForEver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lifoSemaphore{free: 1, maxWaiting: 3, timeout: 5 * time.Second}
 		finish := make(chan struct{})
@@ -87,7 +92,7 @@ func TestQueueLetsNobodyWaitForEver(t *testing.T) {
 		}
 		close(finish)
 		synctest.Wait()
-		// Who gave up holds no place.
+		// A request that gave up holds no place.
 		if len(l.lanes[unknownNetwork]) != 0 || l.free != 1 {
 			t.Errorf("%d wait, %d are free", len(l.lanes[unknownNetwork]), l.free)
 		}

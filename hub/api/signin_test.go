@@ -16,7 +16,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// signInFrom tries a password from an address on loopback.
+// signInFrom tries a password from a loopback address.
 func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http.Header) {
 	t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -34,10 +34,14 @@ func (s *scene) signInFrom(t testing.TB, from, name, password string) (int, http
 	return resp.StatusCode, resp.Header
 }
 
-// A flood of wrong passwords, from as many addresses, does not keep a person
-// out who signed in from the same place before.
+// A flood of wrong passwords from many addresses does not keep out a person who has signed in from
+// the same address before.
 func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("80 password hashes; TestQueueServesTheKnownBeforeStrangers tests the queue that keeps the rule")
+	}
+	s := newSceneOnDisk(t)
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Fatalf("%d", status)
 	}
@@ -56,9 +60,10 @@ func TestFloodOfSignInsKeepsNobodyOut(t *testing.T) {
 	flood.Wait()
 }
 
-// Passwords for one account are bounded, from however many addresses they are
-// tried; where its owner signed in before, they still can.
+// Tries of passwords for one account are limited, from any number of addresses. The owner can
+// still sign in from an address of an earlier sign-in.
 func TestPasswordsForOneAccountAreBounded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Fatalf("%d", status)
@@ -79,7 +84,8 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	if status, _ := s.signInFrom(t, "127.0.2.1", "ada", hubtest.Password); status != 200 {
 		t.Errorf("from where she signed in before: %d", status)
 	}
-	// An account that does not exist is bounded alike: nothing tells it apart.
+	// Tries for an account that does not exist are limited in the same way, so the limit does not
+	// reveal it.
 	for i := range 30 {
 		s.signInFrom(t, fmt.Sprintf("127.0.3.%d", 1+i), "nobody", "a wrong password")
 	}
@@ -88,8 +94,10 @@ func TestPasswordsForOneAccountAreBounded(t *testing.T) {
 	}
 }
 
-// A site's devices and its people come from one address.
+// Devices and people of a site share one address: sign-ins of devices do not use up the limit of
+// people.
 func TestDevicesDoNotKeepPeopleOut(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	secret := want[api.SecretView](f.boat, "POST", "/device/secret", nil, 200)
 	for range 40 {

@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 
 	_ "modernc.org/sqlite"
 )
 
-// onSmallDisk is a fleet whose hub has a disk of its own, of so many MiB.
+// onSmallDisk returns a fleet whose hub has a separate disk of this many MiB, and the disk's
+// folder.
 func onSmallDisk(t *testing.T, mib int) (*fleetScene, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -39,9 +41,10 @@ func ready(p *person) (int, string) {
 	return status, string(body)
 }
 
-// One owner fills the disk with uploads. They stop, at the reserve; everybody
-// else goes on.
+// One owner fills the disk with uploads. They stop at the reserve, and other owners notice
+// nothing.
 func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
+	t.Parallel()
 	f, _ := onSmallDisk(t, 64)
 	big := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB
 	stopped := 0
@@ -76,12 +79,13 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 	}
 }
 
-// Something else fills the disk, to the last byte. What was acknowledged stays;
-// people still sign in, sign out and take a device's certificate back.
+// Another program fills the disk to the last byte. What was acknowledged stays, and people still
+// sign in, sign out and revoke a device's certificate.
 func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
+	t.Parallel()
 	f, dir := onSmallDisk(t, 64)
 	time.Sleep(1100 * time.Millisecond)
-	ready(f.ada) // makes the ballast
+	ready(f.ada) // creates the ballast file
 	if _, err := os.Stat(filepath.Join(dir, "ballast")); err != nil {
 		t.Fatal(err)
 	}
@@ -95,11 +99,11 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	for err == nil {
 		_, err = filler.Write(block)
 	}
-	time.Sleep(1100 * time.Millisecond) // until the disk is looked at again
+	time.Sleep(1100 * time.Millisecond) // until the hub checks the disk again
 	if status, body := ready(f.ada); status != 503 || !strings.Contains(body, "disk is full") {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
-	// What grows is refused, with a word on when to come again.
+	// Requests that add data are refused, with a time to retry.
 	for path, body := range map[string]any{
 		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},
@@ -110,7 +114,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	}
 	code(f.boat, "POST", "/logs/", `{"msg":"m"}`, http.StatusInsufficientStorage)
 	code(f.boat, "PATCH", "/device/meta", `{"a":1}`, http.StatusInsufficientStorage)
-	// What is read is read, and what ends something is taken.
+	// Reads still work, and so do requests that end something.
 	want[[]api.DeviceView](f.ada, "GET", "/devices", nil, 200)
 	for range 5 {
 		p := f.person(t, "ada") // signs in
@@ -128,7 +132,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 	if status, _ := f.boat.do("GET", "/device", nil); status == 200 {
 		t.Error("the deleted device is still let in")
 	}
-	// With room again, all goes on.
+	// With room again, everything works.
 	filler.Close()
 	if err := os.Remove(filler.Name()); err != nil {
 		t.Fatal(err)
@@ -146,14 +150,15 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		}
 	}
 	if kept != 1 {
-		t.Errorf("the token that was made before: %+v", tokens)
+		t.Errorf("the token that was made before: %s", brief.Of(tokens))
 	}
 }
 
-// Another program holds the database. What is read goes on; what is written is
-// told to come again, and is not done; what ends something waits.
+// Another program locks the database. Reads go on. A write is refused with Retry-After and not
+// done. A request that ends access, such as a sign-out, waits for the lock.
 func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	f := newFleetOnDisk(t)
 	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -195,9 +200,13 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	}
 }
 
-// A database that answers slowly: each write is done, once, or refused.
+// When the database is slow, each write is either done once or refused.
 func TestSlowDatabaseLosesNothing(t *testing.T) {
-	f := newFleet(t)
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("waits for locks for 15 seconds; TestLockedDatabaseIsSaidToBeBusy refuses a write and looks that it was not done")
+	}
+	f := newFleetOnDisk(t)
 	db, err := sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,14 +9,16 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 )
 
-// What a person approved is no proof that the keys are in a TPM, and a maker
-// that nobody trusts has no name in our certificates.
+// An approval is not a proof that the keys are in a TPM, so certificates do not claim it, and they
+// do not name a maker that nobody trusts.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
-	nobody := must(nobodyMaker())(t)
+	t.Parallel()
+	nobody := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name     string
 		device   func(*testing.T, *scene) *fleet.Device
@@ -36,7 +38,7 @@ func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 			certs := must(d.Onboard(t.Context(), s.client, s.tok))(t)
 			for name, cert := range map[string]*x509.Certificate{"IAK": certs.IAK, "IDevID": certs.IDevID} {
 				if (len(cert.Policies) > 0) == c.approved {
-					t.Errorf("%s: policies %v", name, cert.Policies)
+					t.Errorf("%s: policies %s", name, brief.Of(cert.Policies))
 				}
 				if bytes.Contains(cert.Raw, []byte("FAKE:")) == c.approved {
 					t.Errorf("%s: the maker in its HardwareModuleName", name)
@@ -57,8 +59,9 @@ func (s *scene) waitingID(t testing.TB, a *fleet.Answer) string {
 	return w.ID
 }
 
-// A maker's name that does not fit our certificates is no fault of the hub's.
+// A maker's name that is too long for the hub's certificates does not stop an onboarding.
 func TestLongMakersNameOnboards(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := *s.victim
 	type attribute struct {

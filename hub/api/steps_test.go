@@ -23,12 +23,13 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// steps is a scene with a token for Pantacor's two steps.
+// steps is a scene with a join token for the two-step enrolment.
 type steps struct {
 	*scene
 	pan *wire.TokenFile
@@ -36,7 +37,18 @@ type steps struct {
 
 func newSteps(t testing.TB) *steps {
 	t.Helper()
-	s := &steps{scene: newScene(t)}
+	return stepsOf(t, newScene(t))
+}
+
+// newStepsOnDisk is newSteps for tests of durability, races and timing.
+func newStepsOnDisk(t testing.TB) *steps {
+	t.Helper()
+	return stepsOf(t, newSceneOnDisk(t))
+}
+
+func stepsOf(t testing.TB, hub *scene) *steps {
+	t.Helper()
+	s := &steps{scene: hub}
 	s.pan = s.pantacorToken(t, s.Owner)
 	return s
 }
@@ -51,13 +63,13 @@ func (s *steps) send(t testing.TB, path string, body []byte) *fleet.Answer {
 	return must(s.client.Post(t.Context(), path, bytes.NewReader(body)))(t)
 }
 
-// enrolled does a device's first step.
+// enrolled does a device's first step and returns what the device then has.
 func (s *steps) enrolled(t testing.TB, d *fleet.Device) *fleet.Enrolled {
 	t.Helper()
 	return must(d.Enroll(t.Context(), s.client))(t)
 }
 
-// registration is the victim's second step after its first, altered.
+// registration does the victim's first step and returns the body of the second, altered by change.
 func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []byte {
 	t.Helper()
 	return must(s.victim.Registration(s.pan, s.enrolled(t, s.victim).Keys, change))(t)
@@ -79,11 +91,12 @@ func (s *steps) untouched(t testing.TB) {
 }
 
 func TestOnboardsInTwoSteps(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	e := s.enrolled(t, s.victim)
 	s.untouched(t)
 	if e.AK == nil || e.AK.CheckSignatureFrom(s.CA.ACA()) != nil || !s.victim.IAK.Public.Is(e.AK.PublicKey) {
-		t.Fatalf("AK certificate: %v", e.AK)
+		t.Fatalf("AK certificate: %s", brief.Of(e.AK))
 	}
 	name := ""
 	for _, x := range e.AK.Extensions {
@@ -93,7 +106,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	}
 	id := e.AK.Subject.SerialNumber
 	if name != hex.EncodeToString(s.victim.IAK.Name()) || len(e.AK.URIs) != 1 || e.AK.URIs[0].String() != s.URL+"/aca/certs/"+name+".crt" {
-		t.Errorf("name %q, URIs %v", name, e.AK.URIs)
+		t.Errorf("name %q, URIs %s", name, brief.Of(e.AK.URIs))
 	}
 	where := "/aca/certs/" + name + ".crt"
 	if status, _ := s.person(t, "").do("GET", where, nil); status != 404 {
@@ -104,7 +117,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) },
 		Sent:       func(r *wire.Registration) { r.DeviceName = id },
 	}))(t)
-	for _, path := range []string{"/devices/register", "/register"} { // twice the same is once
+	for _, path := range []string{"/devices/register", "/register"} { // the same registration twice has one effect
 		a := s.send(t, path, body)
 		cert := must(fleet.ParseRegistered(a))(t)
 		var answer api.TPMRegistered
@@ -114,7 +127,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 		d := s.Devices(t, s.Owner)
 		if len(d) != 1 || d[0].ID != id || answer.Device.ID != id || answer.Device.Secret != "" || answer.Device.Owner != s.pan.Owner ||
 			d[0].IDevIDHash != store.Hash(sha256.Sum256(cert.Raw)) || s.Uses(t, s.pan) != 1 {
-			t.Fatalf("%+v, %+v", d, answer.Device)
+			t.Fatalf("%s, %s", brief.Of(d), brief.Of(answer.Device))
 		}
 		conn := must(s.client.Dial(t.Context(), tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: s.victim.IDevID.Private}))(t)
 		if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
@@ -126,14 +139,15 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	if status != 200 || must(x509.ParseCertificate(der))(t).CheckSignatureFrom(s.CA.ACA()) != nil {
 		t.Errorf("AK certificate: %d", status)
 	}
-	// The one round trip finds the same device.
+	// The one-step enrolment finds the same device.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if d := s.Devices(t, s.Owner); len(d) != 1 || d[0].ID != id {
-		t.Errorf("%+v", d)
+		t.Errorf("%s", brief.Of(d))
 	}
 }
 
 func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	key := func(k *fleet.Key) string {
 		der := must(x509.MarshalPKIXPublicKey(k.Private.Public()))(t)
@@ -151,15 +165,16 @@ func TestTwoStepsTakeKeysAsPEM(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
 
-// The weaknesses of the hub that this contract is from: each is absent here.
+// The numbered weaknesses of the original hub, Pantacor's. This hub has none of them.
 
-// 1: nothing showed that the CSR's key is in a TPM.
+// Weakness 1: nothing proved that the CSR's key is in a TPM.
 func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	soft := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	// A software key in the CSR, all else the victim's: its name is another.
+	// A software key in the CSR with the victim's other values: its name does not match.
 	s.rejected(t, 400, "idevid-name", fleet.RegistrationChange{Signer: soft})
-	// With its own name, and with the TPM's public area beside it.
+	// The software key with its own name, and with the TPM's public area in another field.
 	public := tcg.FromKey(tcg.IDevIDTemplates, &soft.PublicKey)[0]
 	name := must(public.Name())(t)
 	secret := must(s.pan.Secret())(t)
@@ -172,8 +187,9 @@ func TestTwoStepsRefuseCSRKeyOutsideTheTPM(t *testing.T) {
 	}})
 }
 
-// 1: the certification was parsed and dropped.
+// Weakness 1: the certification was parsed and not checked.
 func TestTwoStepsRefuseBadCertifications(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	magic := func(b []byte) []byte { b = bytes.Clone(b); b[0] ^= 1; return b }
@@ -184,7 +200,7 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 403, "certify-signature", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtCertifySig] = must(other.IAK.Sign(x[wire.ExtCertify]))(t)
 	}})
-	// Another TPM's AK vouches for a key: it must show that it is that TPM.
+	// Another TPM's AK certifies a key: the sender must prove possession of that TPM.
 	s.rejected(t, 400, "ak-name", fleet.RegistrationChange{Extensions: func(x map[int][]byte) {
 		x[wire.ExtAKName] = []byte(hex.EncodeToString(other.IAK.Name()))
 	}})
@@ -194,8 +210,9 @@ func TestTwoStepsRefuseBadCertifications(t *testing.T) {
 	s.rejected(t, 400, "csr-extensions-malformed", fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[10] = []byte("?") }})
 }
 
-// 1: a quote that is shown is the AK's, or refused.
+// Weakness 1: a quote was not checked. Here it must be by the AK.
 func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	quote := fleet.Quote(s.victim.IAK.Name())
@@ -213,10 +230,11 @@ func TestTwoStepsRefuseQuoteOfAnotherTPM(t *testing.T) {
 	must(fleet.ParseRegistered(a))(t)
 }
 
-// 1: there was no freshness, and the AK's TPM never had to show itself.
+// Weakness 1: there was no challenge, and the AK's TPM never had to prove its presence.
 func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
-	// Keys of software, under the victim's (public) EK certificate.
+	// Software keys with the victim's (public) EK certificate.
 	thief := must(s.victim.WithNewIdentity())(t)
 	thief.EK = must(fleet.NewKey(tcg.EKTemplates[0], nil))(t)
 	in := thief.EnrollRequest()
@@ -232,7 +250,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 		body := must(thief.Registration(s.pan, wire.StepKeys{}, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub, r.Proof = in.EKPub, proof }}))(t)
 		refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	}
-	// The keys of its own TPM's credential, or of another AK's in it, do not do.
+	// The keys from its own TPM's credential, or from one for another AK, are not enough.
 	own := s.device(t)
 	keys := s.enrolled(t, own).Keys
 	body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{Sent: func(r *wire.Registration) { r.EKPub = in.EKPub }}))(t)
@@ -243,6 +261,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 }
 
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	var one, other wire.Registration
@@ -257,6 +276,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 }
 
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	body := s.registration(t, fleet.RegistrationChange{})
 	s.Advance(2 * time.Hour)
@@ -265,6 +285,7 @@ func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 }
 
 func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	other := s.device(t)
 	lie := func(shown *wire.TPMKeys) { shown.EKCert = other.TPMKeys().EKCert }
@@ -275,6 +296,7 @@ func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
 }
 
 func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.victim.IAK = must(fleet.NewKey(tcg.IAKTemplates[1], func(p *tcg.Public) { p.Attributes &^= tcg.Restricted }))(t)
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "iak-not-restricted")
@@ -283,9 +305,10 @@ func TestTwoStepsRefuseAKNotRestricted(t *testing.T) {
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(in))(t)), 400, "ak-name")
 }
 
-// 2: the ownership HMAC is of a name that the caller gave, and was seen in the
-// CSR: with it, any key could be registered.
+// Weakness 2: the ownership HMAC was of a name that the caller chose, and was readable in the CSR.
+// With it, any key could be registered.
 func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	var seen wire.Registration
 	if err := json.Unmarshal(s.registration(t, fleet.RegistrationChange{}), &seen); err != nil {
@@ -298,7 +321,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 			mac = x.Value
 		}
 	}
-	thief := s.device(t) // with a good TPM even
+	thief := s.device(t) // even with a good TPM
 	keys := s.enrolled(t, thief).Keys
 	for _, name := range []string{seen.Name, hex.EncodeToString(thief.IDevID.Name())} {
 		body := must(thief.Registration(s.pan, keys, fleet.RegistrationChange{
@@ -312,8 +335,9 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 	s.untouched(t)
 }
 
-// 2: the HMAC became the device's password.
+// Weakness 2: the HMAC became the device's password.
 func TestTwoStepsHMACIsNoPassword(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 	mac := wire.OwnershipMAC(sha256.Sum256(must(s.pan.Secret())(t)), hex.EncodeToString(s.victim.IDevID.Name()))
@@ -323,8 +347,9 @@ func TestTwoStepsHMACIsNoPassword(t *testing.T) {
 	}
 }
 
-// 3: device-name was the device's id, and what was there was overwritten.
+// Weakness 3: device-name was the device's id, and an existing device was overwritten.
 func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	theirs := s.device(t)
 	must(theirs.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
@@ -340,12 +365,12 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	body := must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: func(x map[int][]byte) { x[wire.ExtDevice] = []byte(wire.DevicePRN + id) }}))(t)
 	refused(t, s.send(t, "/devices/register", body), 400, onboard.CodeDevicePRN)
 	if after := must(s.Store.Device(t.Context(), id))(t); after.Owner != before.Owner || after.IDevIDHash != before.IDevIDHash || after.Activated != before.Activated {
-		t.Errorf("%+v became %+v", before, after)
+		t.Errorf("%s became %s", brief.Of(before), brief.Of(after))
 	}
 	if n := len(s.Devices(t, mallory)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
-	// Nor does the victim's own TPM with another owner's token.
+	// The victim's own TPM with another owner's token does not either.
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
@@ -363,14 +388,15 @@ func (s *steps) events(t testing.TB, owner store.Account, kind string) (found []
 	return found
 }
 
-// 4: a leaked database had the key of every ownership proof, and tokens had
-// neither an end nor a count.
+// Weakness 4: a leaked database contained the key of every ownership proof, and tokens had no
+// expiry and no limit of uses.
 func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	stored := s.token(t, s.pan)
 	secret := must(s.pan.Secret())(t)
 	key := sha256.Sum256(secret)
-	// What is stored opens nothing, also under another token's id.
+	// The stored key cannot be opened from the database, also with another token's id.
 	if len(stored.PantacorKey) != 12+32+16 {
 		t.Errorf("%d bytes are stored", len(stored.PantacorKey))
 	}
@@ -386,7 +412,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 			}
 		}
 	}
-	// A row's key moved to another token is no key.
+	// A stored key that is moved to another token's row cannot be opened.
 	moved := stored
 	moved.ID, moved.Owner = wire.NewID(), s.Account(t, "mallory").ID
 	if err := s.Store.CreateJoinToken(t.Context(), moved); err != nil {
@@ -406,15 +432,17 @@ func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
 	return must(s.Store.JoinToken(t.Context(), f.ID))(t)
 }
 
-// 4, and what the owner asked for: only tokens made for it, while they are good.
+// Weakness 4: tokens had no end. Here only a token that was made for the two-step enrolment is
+// accepted, until it expires, is disabled or is used up.
 func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	try := func(tok *wire.TokenFile, status int, code string, change func(map[int][]byte)) {
 		t.Helper()
 		refused(t, s.send(t, "/register", must(s.victim.Registration(tok, keys, fleet.RegistrationChange{Extensions: change}))(t)), status, code)
 	}
-	try(s.tok, 403, onboard.CodeOwnership, nil) // an ordinary one
+	try(s.tok, 403, onboard.CodeOwnership, nil) // an ordinary token
 	unknown := *s.pan
 	unknown.ID = wire.NewID()
 	try(&unknown, 403, onboard.CodeOwnership, nil)
@@ -435,7 +463,8 @@ func TestTwoStepsNeedATokenMadeForThem(t *testing.T) {
 }
 
 func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
-	s := newSteps(t)
+	t.Parallel()
+	s := newStepsOnDisk(t)
 	once := s.Token(t, s.Owner, func(t *store.JoinToken) { t.ForPantacor, t.MaxUses = true, 1 })
 	var bodies [][]byte
 	for range 8 {
@@ -465,8 +494,9 @@ func TestTwoStepsLastUseGoesToOneDevice(t *testing.T) {
 	}
 }
 
-// 5: a revoked certificate could sign in.
+// Weakness 5: a revoked certificate could sign in.
 func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	body := s.registration(t, fleet.RegistrationChange{})
 	cert := must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
@@ -484,15 +514,16 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 	if got := login(); got != 403 {
 		t.Errorf("answered %d after the device was deleted", got)
 	}
-	// Nor does the registration, sent again however written, bring it back.
+	// Sending the registration again, in any form, does not bring the device back.
 	for _, again := range [][]byte{body, append([]byte("\n "), body...)} {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
-	// The device itself comes back, as another one.
-	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
+	// The device itself can onboard again, as another device.
+	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
 }
 
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	d := s.nobodys(t)
 	e := s.enrolled(t, d)
@@ -511,18 +542,21 @@ func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 }
 
 func TestTwoStepsSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	refused(t, s.send(t, "/enroll/request", must(json.Marshal(s.victim.EnrollRequest()))(t)), 403, "tpm-software")
 }
 
 func TestTwoStepsOwnersPolicyHolds(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules:\n  - maker: FAKE\n    then: refuse\n    reason: no\n")
 	s.rejected(t, 403, "policy", fleet.RegistrationChange{})
 }
 
 func TestTwoStepsRejectMalformedBodies(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	e := s.enrolled(t, s.victim)
 	first := must(json.Marshal(s.victim.EnrollRequest()))(t)
@@ -552,8 +586,8 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 				changed[field] = bad
 				a := s.send(t, path, must(json.Marshal(changed))(t))
 				if a.Status < 400 || a.Status > 499 {
-					// A machine without an EK certificate waits; what does not
-					// travel is a first step that is good.
+					// A machine without an EK certificate waits. A change to a field that is not
+					// sent leaves a good first step.
 					if field == "ek-cert" && (a.Status == 202 || a.Status == 200) {
 						continue
 					}
@@ -568,6 +602,7 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 }
 
 func TestTwoStepsRejectMutations(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	good := s.registration(t, fleet.RegistrationChange{})
 	var r wire.Registration
@@ -590,6 +625,7 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 }
 
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	secret := must(s.pan.Secret())(t)
 	name := hex.EncodeToString(s.victim.IDevID.Name())
@@ -614,7 +650,7 @@ func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 		func(q *api.SignatureQuestion) { q.IDevIDName = strings.ToUpper(name) },
 		func(q *api.SignatureQuestion) { q.Signature = nil },
 		func(q *api.SignatureQuestion) { q.Signature = mac[:31] },
-		func(q *api.SignatureQuestion) { // a token of the other kind
+		func(q *api.SignatureQuestion) { // a token of another kind
 			q.TokenID, q.Signature = s.tok.ID, wire.OwnershipMAC(sha256.Sum256(plainSecret), name)
 		},
 	} {

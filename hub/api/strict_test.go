@@ -14,10 +14,11 @@ import (
 	"gangway/wire"
 )
 
-// What two readers could read differently is refused; what is ignored is said
-// to be.
+// Input that two parsers could read differently is refused. Input that is ignored is named in a
+// note.
 
 func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	ada, device := s.person(t, "ada"), s.asDevice(t, s.victim, certs)
@@ -61,7 +62,7 @@ func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 			t.Errorf("%s %s %.80s: %d %s", c.method, c.path, c.body, status, body)
 		}
 	}
-	// Unknown names are ignored, in another case of nothing too.
+	// Unknown names are ignored, even repeated in another case.
 	status, body := s.person(t, "").do("POST", "/register", twice(second, "Unknown", "x"))
 	if status != 200 {
 		t.Errorf("%d %s", status, body)
@@ -71,8 +72,9 @@ func TestBodiesThatReadersDifferInAreRefused(t *testing.T) {
 	}
 }
 
-// Fields of the TCG-CSR-IDEVID that the hub reads nothing from are empty.
+// Fields of the TCG-CSR-IDEVID that the hub does not read must be empty.
 func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
+	t.Parallel()
 	for name, fill := range map[string]func(*tcg.CSR){
 		"bootEvntLog":            func(c *tcg.CSR) { c.EventLog = []byte("log") },
 		"atCreateTkt":            func(c *tcg.CSR) { c.AtCreateTkt = []byte{0} },
@@ -91,12 +93,13 @@ func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
 	}
 }
 
-// What comes in the place of a chain's certificate is refused, and a certificate
-// that cannot be parsed is ignored aloud.
+// A chain entry that is not a certificate is refused. A certificate that cannot be parsed is
+// ignored, and a note says so.
 func TestChainEntriesDoNotVanish(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	link := s.maker.Intermediate.Raw
-	unknown := bytes.Clone(link) // an outline that no parser takes
+	unknown := bytes.Clone(link) // the outer structure of a certificate that no parser accepts
 	i := bytes.Index(unknown, []byte{0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01})
 	unknown[i] = 0x05
 	text := func(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
@@ -147,8 +150,9 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 	}
 }
 
-// The join token's file means the same to the device and to whoever looks at it.
+// A token file that two parsers could read differently is refused.
 func TestTokenFileThatReadersDifferInIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	good := string(must(json.Marshal(s.tok))(t))
 	must(wire.ParseTokenFile([]byte(good)))(t)

@@ -8,9 +8,10 @@ import (
 	"gangway/hub/api"
 )
 
-// TLS 1.2 is for old devices' API calls where the operator lets it in, and
-// never for what is bound to a connection.
+// TLS 1.2 is for API calls of old devices, if the operator allows it, and never for requests that
+// are bound to a connection.
 func TestTLS12IsRefusedUnlessAllowedAndNeverActivates(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	serve := func(server *api.Server) string {
 		l := must(tls.Listen("tcp", "127.0.0.1:0", server.TLSConfig()))(t)

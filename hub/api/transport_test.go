@@ -11,12 +11,13 @@ import (
 	"testing"
 
 	"gangway/hub/api"
+	"gangway/internal/brief"
 )
 
-// What docs/protocol.md#10-transport says of TLS, to devices of other makes: the
-// groups, one at a time and without a HelloRetryRequest; one certificate of
-// P-256; ALPN, or none.
+// TLS is as docs/protocol.md#10-transport promises to other implementations: each group alone
+// works without a HelloRetryRequest, there is one P-256 certificate, and ALPN is optional.
 func TestTransportIsAsThePageSays(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	hello := func(config *tls.Config) (tls.ConnectionState, string) {
 		t.Helper()
@@ -49,10 +50,10 @@ func TestTransportIsAsThePageSays(t *testing.T) {
 	}
 }
 
-// What docs/protocol.md#10-transport says of HTTP and JSON: paths are exact and
-// nothing is redirected, and a byte order mark or data behind the object is
-// refused.
+// HTTP and JSON are as docs/protocol.md#10-transport says: paths are exact, nothing is redirected,
+// and a byte order mark or data after the object is refused.
 func TestRequestsAreExact(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	p := s.person(t, "")
 	for _, path := range []string{"/onboard/", "/Onboard", "/onboard/activate/", "/register/", "/enroll/request/"} {
@@ -73,14 +74,15 @@ func TestRequestsAreExact(t *testing.T) {
 	} {
 		status, body, h := p.request("POST", "/auth/signature/verify", c.body, map[string]string{"Accept-Encoding": "gzip"})
 		if status != 400 || !strings.Contains(string(body), `"error":"`+c.want+`"`) || h.Get("Content-Encoding") != "" {
-			t.Errorf("%s: %d %s %v", name, status, body, h)
+			t.Errorf("%s: %d %s %s", name, status, body, brief.Of(h))
 		}
 	}
 }
 
-// The same report twice, as after a lost answer, gets the same answer and is one
+// The same boot report sent twice, as after a lost answer, gets the same answer and is one
 // measurement.
 func TestSameReportTwiceIsOneMeasurement(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	c, _, id := s.connected(t)
 	r := report(t, s.victim, challenge(t, c).Nonce, usual, 1)

@@ -15,11 +15,12 @@ import (
 	"gangway/hub/onboard"
 	"gangway/hub/store"
 	"gangway/hub/trust"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 )
 
-// say is the operator's word on a certificate.
-func say(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
+// say stores the operator's decision to trust or distrust certificates.
+func say(t testing.TB, s store.Store, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
 	for _, c := range certs {
@@ -30,7 +31,8 @@ func say(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.
 	}
 }
 
-// enrols sends a new device's request, and returns the code of the refusal.
+// enrols sends a device's request to a service and returns the refusal's code, "" if it was
+// accepted.
 func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string {
 	t.Helper()
 	body := must(d.Request(sc.tok, fleet.RequestChange{}))(t)
@@ -46,12 +48,13 @@ func enrols(t testing.TB, s *onboard.Service, sc *scene, d *fleet.Device) string
 	return ""
 }
 
-// What the operator removes lets nobody in any more, from the next request on,
-// whichever replica it was told to, and whatever was verified before.
+// A CA that the operator removes is not accepted from the next request on, by any replica,
+// whatever was verified before.
 func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	replica := s.Replica(t)
-	evil := must(fleet.NewMaker("evil", fleet.MakerOptions{}))(t)
+	evil := must(unknownMaker())(t)
 	stranger := must(fleet.New(evil, "H-2"))(t)
 	stranger.Chain = [][]byte{evil.Intermediate.Raw}
 	both := func(when, wantGood, wantEvil string) {
@@ -81,8 +84,9 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	both("after all was taken back", "", "ek-chain-untrusted")
 }
 
-// When what the operator said cannot be read, nobody is let in by the rest.
+// If one of the operator's trust entries cannot be read, no device is accepted by the others.
 func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if got := enrols(t, s.Service, s, s.device(t)); got != "" {
 		t.Fatal(got)
@@ -98,8 +102,8 @@ func TestUnreadableTrustLetsNobodyIn(t *testing.T) {
 	}
 }
 
-// crowd is a store whose certificates are read only when so many requests
-// have found that they changed.
+// crowd is a store that delays reading the certificates until this many requests have found that
+// they changed.
 type crowd struct {
 	onboard.Store
 	size  int32
@@ -115,7 +119,7 @@ func (c *crowd) ConfigVersion(ctx context.Context) (int64, error) {
 func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertificate, error) {
 	c.reads.Add(1)
 	for range 10_000 {
-		if c.asked.Load() > c.size { // each once, and the one that is here again
+		if c.asked.Load() > c.size { // each request once, and the one that reads now a second time
 			break
 		}
 		time.Sleep(time.Millisecond)
@@ -123,9 +127,10 @@ func (c *crowd) TrustedCertificates(ctx context.Context) ([]store.TrustedCertifi
 	return c.Store.TrustedCertificates(ctx)
 }
 
-// However many requests come after a change, the certificates are read once.
+// After a change the certificates are read once, for any number of concurrent requests.
 func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
-	s := newScene(t)
+	t.Parallel()
+	s := newSceneOnDisk(t)
 	const requests = 16
 	c := &crowd{Store: s.Store, size: requests}
 	service := &onboard.Service{Store: c, CA: s.CA, Log: s.Service.Log, Now: s.Now, PublicURL: s.URL}
@@ -158,12 +163,13 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 	}
 }
 
-// What the operator distrusts is no question for an owner.
+// A distrusted maker's TPM is refused: an owner is not asked.
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	say(t, s.Store, store.Distrusted, s.maker.Root)
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "ek-chain-distrusted")
 	if list := want[[]map[string]any](s.person(t, "ada"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it waits: %v", list)
+		t.Errorf("it waits: %s", brief.Of(list))
 	}
 }

@@ -9,9 +9,10 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// A device that is nobody's keeps nothing at the hub: two of them would share
-// it, and no owner would pay for it.
+// An unowned device stores nothing on the hub: all unowned devices would share it, and it would
+// count for no owner.
 func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	nobody := s.person(t, "")

@@ -27,14 +27,16 @@ import (
 	"gangway/hub/evidence"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/tcg"
 	"gangway/wire"
 )
 
-// What the hub gives to peers that have proven nothing yet.
+// What the hub answers to peers that have not proven anything yet.
 
-// revoker is a maker's revocation list that names every EK certificate.
+// revoker is an online look-up whose revocation lists name every EK certificate. It counts
+// look-ups.
 type revoker struct{ links, lists int }
 
 func (o *revoker) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
@@ -47,12 +49,13 @@ func (o *revoker) Revocation(context.Context, *x509.Certificate, []*x509.Certifi
 	return nil, &evidence.Refusal{Code: "ek-certificate-revoked", Reason: "The maker revoked it.", Hint: "Use another TPM."}
 }
 
-// The first of the two steps refuses what every other path refuses, and signs
-// nothing while a question is open.
+// The first of the two steps refuses what the one-step enrolment refuses, and issues no
+// certificate while a question is open.
 func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
+	t.Parallel()
 	const lab = "version: 1\nsoftware_tpms: [FAKE]\n"
 	for _, tc := range []struct {
-		name, code string // empty code: answered without a certificate
+		name, code string // empty code: the answer has no certificate
 		prepare    func(*scene)
 	}{
 		{"software TPM", "tpm-software", func(s *scene) { s.Policy(t, store.HubWide, "version: 1\n") }},
@@ -89,10 +92,10 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 			a := must(s.client.Post(t.Context(), "/enroll/request", bytes.NewReader(must(json.Marshal(s.victim.EnrollRequest()))(t))))(t)
 			if tc.code != "" {
 				refused(t, a, 403, tc.code)
-				// As in the one round trip.
+				// As in the one-step enrolment.
 				refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, tc.code)
 			} else if e, err := s.victim.OpenEnrolled(a.Body); a.Status != 200 || err != nil || e.AK != nil {
-				t.Errorf("%d %v: %v", a.Status, err, e)
+				t.Errorf("%d %v: %s", a.Status, err, brief.Of(e))
 			}
 			if _, err := s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()); err != store.ErrNotFound {
 				t.Errorf("an AIK certificate is recorded: %v", err)
@@ -107,21 +110,22 @@ func (s *scene) ekHash(t testing.TB) store.Hash {
 	return sha256.Sum256(must(x509.MarshalPKIXPublicKey(s.victim.EK.Private.Public()))(t))
 }
 
-// A stranger's first step makes the hub fetch no certificates.
+// The hub fetches no certificates for a stranger's first step.
 func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	web := new(revoker)
 	s.Service.Online = web
-	evil := must(fleet.NewMaker("other", fleet.MakerOptions{}))(t)
+	evil := must(unknownMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
-		t.Errorf("%v %v", e, err)
+		t.Errorf("%s %v", brief.Of(e), err)
 	}
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [FAKE]\nunknown_maker: refuse\n")
 	if e, err := d.Enroll(t.Context(), s.client); err != nil || e.AK != nil {
-		t.Errorf("what the second step may look up is refused by the first: %v %v", e, err)
+		t.Errorf("what the second step may look up is refused by the first: %s %v", brief.Of(e), err)
 	}
-	// An EK that no credential can be made for is not the hub's fault.
+	// An EK for which no credential can be made does not cause a 5xx.
 	odd := *d
 	odd.EK = &fleet.Key{Public: must(tcg.ParsePublic(d.EK.Public.Raw))(t), Private: d.EK.Private}
 	odd.EK.Public.SymmetricBits = 192
@@ -132,9 +136,9 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 	}
 }
 
-// What the first step issues expires, is recorded, and is only one
-// certificate for an AK.
+// The certificate of the first step is recorded and expires, and there is only one for an AK.
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	told := func() (n int) {
 		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
@@ -152,12 +156,12 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 	row := must(s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()))(t)
 	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || told() != 1 {
-		t.Errorf("%v until %v; told %d times", row, first.NotAfter, told())
+		t.Errorf("%s until %v; told %d times", brief.Of(row), first.NotAfter, told())
 	}
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
 	}
-	// Made-up AKs under the same EK neither fill the hub nor keep others out.
+	// Made-up AKs with the same EK neither fill the hub nor keep others out.
 	for range store.MaxIssuedPerEK + 2 {
 		spy := must(s.victim.WithNewIdentity())(t)
 		if must(spy.Enroll(t.Context(), s.client))(t).AK == nil {
@@ -171,7 +175,7 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
 		t.Errorf("%d rows", n)
 	}
-	// What lasts is the second step's.
+	// The certificate of the second step is the lasting one.
 	pan := (&steps{scene: s}).pantacorToken(t, s.Owner)
 	must(s.victim.OnboardTwoStep(t.Context(), s.client, pan))(t)
 	aik := must(s.Store.AIK(t.Context(), s.victim.IAK.Name()))(t)
@@ -180,8 +184,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	}
 }
 
-// relay is a rogue hub, with a CA and a name of its own, that passes everything
-// on to the real one. change may alter bodies on their way.
+// relay starts a rogue hub with another CA and name that forwards all requests to the real hub.
+// change may alter the bodies. It returns the rogue's token file.
 func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string, body []byte) []byte) *wire.TokenFile {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
@@ -210,8 +214,9 @@ func (s *scene) relay(t *testing.T, tok *wire.TokenFile, change func(path string
 	return &rogue
 }
 
-// A rogue hub relays both steps, with a token of its own account here.
+// A rogue hub relays both steps, with a join token of the rogue's account on the real hub.
 func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
+	t.Parallel()
 	hubName := func(name *string) func(string, []byte) []byte {
 		return func(path string, body []byte) []byte {
 			var fields map[string]any
@@ -271,9 +276,10 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 	}
 }
 
-// The old form of the credential's proof names no hub: it goes only with
-// Pantacor's ownership proof, which only a token made for it takes.
+// The old form of the credential's proof names no hub. It is accepted only together with
+// Pantacor's ownership proof, which requires a token made for the two-step enrolment.
 func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
+	t.Parallel()
 	s := newSteps(t)
 	keys := s.enrolled(t, s.victim).Keys
 	signed := func(tok *wire.TokenFile) func(map[int][]byte) { // the ownership proof that names the hub
@@ -307,9 +313,9 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 			s.untouched(t)
 		})
 	}
-	// An ordinary token, with proofs that both name the hub.
+	// An ordinary token with two proofs that both name the hub.
 	must(fleet.ParseRegistered(s.send(t, "/register", must(s.victim.Registration(s.tok, keys, fleet.RegistrationChange{Extensions: signed(s.tok)}))(t))))(t)
-	// And Pantacor's form, as it was, with a note in the verdict.
+	// Pantacor's old form is accepted, with a note in the verdict.
 	other := s.device(t)
 	keys = s.enrolled(t, other).Keys
 	must(fleet.ParseRegistered(s.send(t, "/register", must(other.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)

@@ -12,6 +12,7 @@ import (
 	"gangway/hub/api"
 	"gangway/hub/onboard"
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/race"
@@ -19,13 +20,14 @@ import (
 	"gangway/wire"
 )
 
-// nobody's chip: no certificate says who made it.
+// uncertified returns a device whose TPM has no EK certificate.
 func (s *scene) nobodys(t testing.TB) *fleet.Device {
 	t.Helper()
 	return must(s.victim.WithoutCertificate())(t)
 }
 
-// waits checks that an answer tells a machine to wait for a person.
+// waits checks that an answer tells a machine to wait for a person's decision on this question,
+// and returns it.
 func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
@@ -50,21 +52,22 @@ func decide(p *person, id, decision string, status int) []byte {
 }
 
 func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	body := s.request(t, d)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, body), "ek-certificate-none")
-	s.untouched(t) // a waiting row takes nothing
+	s.untouched(t) // a waiting device uses no token and creates no device
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || list[0].ID != w.DeviceID || list[0].EK != w.EK || list[0].Machine.Serial != d.Serial || list[0].Status != "waiting" || len(list[0].Verdict.Checks) < 8 {
-		t.Fatalf("%+v", list)
+		t.Fatalf("%s", brief.Of(list))
 	}
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Kind != "device.waiting" || !strings.Contains(events[0].Message, d.Serial) {
-		t.Fatalf("the owner is not told: %+v", events)
+		t.Fatalf("the owner is not told: %s", brief.Of(events))
 	}
-	// It asks again, and nothing new happens.
+	// The device asks again, and nothing changes.
 	waits(t, s.post(t, body), "ek-certificate-none")
 	if again := want[[]api.EventView](ada, "GET", "/events", nil, 200); len(again) != len(events) {
 		t.Errorf("%d events, then %d", len(events), len(again))
@@ -73,22 +76,23 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	devices := s.Devices(t, s.Owner)
 	if len(devices) != 1 || devices[0].ID == w.DeviceID || s.Uses(t, s.tok) != 1 {
-		t.Fatalf("%+v", devices)
+		t.Fatalf("%s", brief.Of(devices))
 	}
 	e := want[api.EvidenceView](ada, "GET", "/devices/"+devices[0].ID+"/evidence", nil, 200)
 	last := e.Verdict.Checks[len(e.Verdict.Checks)-1]
 	if !e.Verdict.Accepted() || last.Check != "approval" || !strings.HasPrefix(last.Detail, "ada approved this EK on ") {
-		t.Errorf("verdict: %+v", e.Verdict)
+		t.Errorf("verdict: %s", brief.Of(e.Verdict))
 	}
 	if list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it still waits: %+v", list)
+		t.Errorf("it still waits: %s", brief.Of(list))
 	}
 }
 
-// A maker that nobody knows is anybody.
+// A TPM by an unknown maker waits: anyone can make such a certificate.
 func TestUnknownMakersTPMWaits(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-chain-untrusted")
 	s.untouched(t)
@@ -97,6 +101,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 }
 
 func TestApprovalIsOfOneEK(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mine, other := s.nobodys(t), s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
@@ -105,9 +110,10 @@ func TestApprovalIsOfOneEK(t *testing.T) {
 	waits(t, s.post(t, s.request(t, other)), "ek-certificate-none")
 }
 
-// An EK's public half is no secret: who shows an approved one and has another
-// TPM gets a reply that only the approved TPM opens.
+// A public EK is not a secret. A stranger who sends an approved EK without its TPM gets a reply
+// that only the approved TPM can open.
 func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	mine := s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
@@ -118,16 +124,16 @@ func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	if a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	stranger.EK = s.nobodys(t).EK // what the stranger really has
+	stranger.EK = s.nobodys(t).EK // the EK that the stranger really has
 	if _, err := stranger.Open(body, a.Body); err == nil {
 		t.Fatal("the stranger opened the reply")
 	}
 	s.untouched(t)
 }
 
-// The certificate of one TPM on the key of another is no question for a
-// person: it is a lie.
+// The EK certificate of another TPM is refused. It is not a question for the owner.
 func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	d.EKCert = s.victim.EKCert
@@ -135,24 +141,26 @@ func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-key-mismatch")
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Code != "ek-key-mismatch" {
-		t.Errorf("its owner is not told: %+v", events)
+		t.Errorf("its owner is not told: %s", brief.Of(events))
 	}
 }
 
 func TestDeniedMachineStaysOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "deny", 200)
 	refused(t, s.post(t, s.request(t, d)), 403, onboard.CodeDenied)
-	// Nor with other questions than those that it was denied for.
+	// Also with other questions than the denied ones.
 	refused(t, s.post(t, s.request(t, must(d.WithNewIdentity())(t))), 403, onboard.CodeDenied)
-	decide(ada, w.DeviceID, "approve", 200) // a person may think again
+	decide(ada, w.DeviceID, "approve", 200) // a person may change the decision
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
 func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
@@ -166,8 +174,10 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	s.untouched(t)
 }
 
-// A machine that is deleted is asked for again: the approval was of a device.
+// If a device is deleted, its owner must approve the machine again: the approval was for that
+// device.
 func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	d := s.nobodys(t)
@@ -179,16 +189,17 @@ func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 }
 
 func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	eve := s.Account(t, "eve")
 	d := s.nobodys(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	p := s.person(t, "eve")
 	if list := want[[]api.WaitingView](p, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Fatalf("eve sees %+v", list)
+		t.Fatalf("eve sees %s", brief.Of(list))
 	}
 	decide(p, w.DeviceID, "approve", 404)
-	// With her own token it waits for her too, and her word is for her alone.
+	// With eve's token it waits for eve too, and her approval counts only for her.
 	theirs := s.Token(t, eve, nil)
 	waits(t, s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)), "ek-certificate-none")
 	decide(p, w.DeviceID, "approve", 200)
@@ -197,6 +208,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 
 func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 	race.Skip(t)
+	t.Parallel()
 	s := newScene(t)
 	now := s.Now()
 	for i := range onboard.MaxWaiting {
@@ -207,19 +219,20 @@ func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 		}
 	}
 	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, onboard.CodeFull)
-	// Who needs no decision is let in all the same.
+	// A device that needs no decision is still accepted.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Advance(2 * time.Hour)
 	waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
 }
 
 func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 1\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\nsoftware_tpms: [Software Emulation]\n") // by model
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	// An owner's list takes from the hub's, and adds nothing to it.
+	// An owner's list can only narrow the hub's.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 	s.Policy(t, store.HubWide, "version: 1\n")
@@ -227,8 +240,9 @@ func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "tpm-software")
 }
 
-// A change holds for the next request, with no restart.
+// A changed policy applies to the next request, without a restart.
 func TestRulesOfMakerModelAndFirmware(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	const lab = hubtest.LabPolicy
 	post := func() *fleet.Answer { return s.post(t, s.request(t, s.victim)) }
@@ -262,7 +276,7 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 			}
 		}
 	}
-	// A rule may leave it to a person.
+	// A rule may leave the decision to a person.
 	s.Policy(t, s.Owner.ID, `{"version": 1, "rules": [{"maker": "FAKE", "then": "ask", "reason": "they are for the lab"}]}`)
 	w := waits(t, post(), "policy")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
@@ -271,8 +285,9 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 	}
 }
 
-// Only machines that I bought: one upload.
+// An owner's EK list admits only the machines on it.
 func TestEKListKeepsOthersOut(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
 	cert := must(tcg.ParseEKCertificate(s.victim.EKCert))(t)
@@ -292,6 +307,7 @@ func TestEKListKeepsOthersOut(t *testing.T) {
 }
 
 func TestListedEKNeedsNoApproval(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	d := s.nobodys(t)
 	key := must(d.EK.Public.Key())(t)
@@ -299,10 +315,12 @@ func TestListedEKNeedsNoApproval(t *testing.T) {
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A serial number is a word in a certificate: anybody's certificate may have it.
+// A listed serial number counts only in a trusted certificate: anyone can make a certificate with
+// it.
 func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
-	evil := must(fleet.NewMaker("good", fleet.MakerOptions{}))(t)
+	evil := must(impostorMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	serial := must(x509.ParseCertificate(d.EKCert))(t).SerialNumber
 	ada := s.person(t, "ada")
@@ -311,6 +329,7 @@ func TestListedSerialOfAnUnknownMakerIsWorthNothing(t *testing.T) {
 }
 
 func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	key := must(tcg.KeyHash(must(tcg.ParseEKCertificate(s.victim.EKCert))(t).PublicKey))(t)
 	h, other := store.Hash(key), store.Hash{1}
@@ -329,8 +348,9 @@ func TestHubsAndOwnersEKListsBothCount(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
-// A policy that cannot be read lets nobody in.
+// If a policy cannot be read, no device is accepted.
 func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, "version: 99\n")
 	if a := s.post(t, s.request(t, s.victim)); a.Status != 500 {

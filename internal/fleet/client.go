@@ -15,14 +15,21 @@ import (
 	"net/http"
 	"net/url"
 
+	"gangway/internal/brief"
 	"gangway/wire"
 )
 
 // Answer is an HTTP response with its body.
 type Answer struct {
 	Status int
-	Body   []byte
+	Body   Body
 }
+
+// Body is an answer's body. In a message only its beginning is printed.
+type Body []byte
+
+// String returns the body as messages show it; string(b) is all of it.
+func (b Body) String() string { return brief.Of([]byte(b)) }
 
 // Code returns the stable code of a refusal, or "" for a success.
 func (a *Answer) Code() string {

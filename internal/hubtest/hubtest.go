@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,7 +83,35 @@ func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Cert
 // NewWith is New for a hub whose configuration change alters.
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
-	h := Open(t, t.TempDir(), change, roots, intermediates)
+	return NewIn(t, t.TempDir(), change, roots, intermediates)
+}
+
+// MemoryDir is a data folder for NewIn that is in memory, and is removed when the test
+// ends. A hub in it starts and writes without waiting for a disk, so it is not for tests of
+// durability, races or timing. Where /dev/shm has no room it is an ordinary folder.
+func MemoryDir(t testing.TB) string {
+	t.Helper()
+	const shm, room = "/dev/shm", 1 << 30
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(shm, &disk); err != nil || disk.Bavail*uint64(disk.Bsize) < room {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(shm, "gangway-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// NewIn is NewWith for a hub whose data is in a folder of the caller's.
+func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
+	t.Helper()
+	h := Open(t, dir, change, roots, intermediates)
 	h.Owner = h.Account(t, "ada")
 	h.Policy(t, store.HubWide, LabPolicy)
 	return h

@@ -1,0 +1,64 @@
+// Package brief shortens what a failing test prints: no reader looks through four
+// kilobytes of base64 for the field that was wrong.
+package brief
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// Most is the most bytes that Of returns, without the note on what it left out.
+const Most = 300
+
+// mostWord is the most bytes of a word, such as a certificate in base64, and mostNumbers the
+// most numbers of a byte slice in decimals.
+const (
+	mostWord    = 40
+	mostNumbers = 8
+)
+
+var (
+	word    = regexp.MustCompile(fmt.Sprintf(`[^\s"'<>{}\[\](),:&]{%d,}`, mostWord+20))
+	control = regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f]`)
+	numbers = regexp.MustCompile(fmt.Sprintf(`\[(\d+ ){%d,}\d+\]`, mostNumbers+4))
+)
+
+// Of returns a value as %+v prints it, bytes as text, with long words and byte slices
+// shortened, control characters escaped, the newlines at the end removed, and the whole cut
+// to Most bytes. It says how long the original was.
+func Of(v any) string {
+	var text string
+	switch v := v.(type) {
+	case nil:
+		return "nothing"
+	case []byte:
+		text = string(v)
+	case fmt.Stringer, error:
+		text = fmt.Sprint(v)
+	default:
+		text = fmt.Sprintf("%+v", v)
+	}
+	text = strings.TrimRight(text, "\n")
+	if !utf8.ValidString(text) {
+		text = fmt.Sprintf("%x", text)
+	}
+	text = control.ReplaceAllStringFunc(text, func(c string) string { return fmt.Sprintf(`\x%02x`, c) })
+	whole := len(text)
+	text = numbers.ReplaceAllStringFunc(text, func(list string) string { return cut(list, 4*mostNumbers) + "]" })
+	text = word.ReplaceAllStringFunc(text, func(w string) string { return cut(w, mostWord) })
+	if len(text) > Most {
+		return fmt.Sprintf("%s (%d bytes in all)", cut(text, Most), whole)
+	}
+	return text
+}
+
+// cut returns the first n bytes of a text, less where that would split a character, and an
+// ellipsis.
+func cut(text string, n int) string {
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + "…"
+}
