@@ -20,7 +20,7 @@ import (
 )
 
 // say stores the operator's decision to trust or distrust certificates.
-func say(t testing.TB, s store.Store, kind store.TrustKind, certs ...*x509.Certificate) {
+func say(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
 	for _, c := range certs {
