@@ -111,7 +111,7 @@ func external(name string, l location) string {
 	return ""
 }
 
-// ancestor returns the nearest folder ancestor the disk's for which is reports true, or "".
+// ancestor returns the nearest folder above the disk's for which is() is true, or "".
 func (l location) ancestor(is func(dir string) bool) string {
 	root := strings.TrimSuffix(l.dir+"/", l.bus)
 	for dir := filepath.Dir(l.dir); len(dir) > len(root); dir = filepath.Dir(dir) {

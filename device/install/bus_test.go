@@ -385,7 +385,7 @@ func TestFindsTheSystemOnTheDiskThatIsBuiltIn(t *testing.T) {
 		i, err := Find(sysBlock(t, c.disks), dev, c.guid)
 		switch {
 		case c.want == "" && !errors.Is(err, fs.ErrNotExist):
-			t.Errorf("%v: %+v, %v", c.disks, i, err)
+			t.Errorf("with the disks %v, Find returns %+v, %v; want no system", c.disks, i, err)
 		case c.want != "" && (err != nil || i.Disk != c.want):
 			t.Errorf("%v: %+v, %v; want %s", c.disks, i, err, c.want)
 		}

@@ -96,7 +96,7 @@ func TestTakesTheCounterOff(t *testing.T) {
 	} {
 		got, ok := Uncounted(path)
 		if ok != (want != "") || ok && got != want {
-			t.Errorf("%s: %q, %v", path, got, ok)
+			t.Errorf("Uncounted(%q) is %q, %v; want %q", path, got, ok, want)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func TestFirmwareTellsThisMachinesSystemFromAnothers(t *testing.T) {
 		"00112233-4455-6677-8899-aabbccddeefe": false, "": false, "none": false,
 	} {
 		if got := f.Names(guid); got != want {
-			t.Errorf("%q: %v", guid, got)
+			t.Errorf("Names(%q) is %v; want %v", guid, got, want)
 		}
 	}
 	if err := f.Forget(); err != nil {

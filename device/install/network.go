@@ -58,7 +58,7 @@ func (j Job) settings() (n network, err error) {
 }
 
 // overlap returns the piece of b that lies in the place of the settings, and the same piece of
-// content. b comes from offset at of a overlap. Both pieces are nil if b is outside of that place.
+// content. b begins at offset at of a part. Both pieces are nil if b is outside of that place.
 func (n *network) overlap(p place, at int64, b, content []byte) (in, of []byte) {
 	if n.at == 0 || p.Name != ESP {
 		return nil, nil

@@ -108,7 +108,7 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
-		t.Fatal(s, err)
+		t.Fatalf("without the file: got %v, %v; want no settings", s, err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "gangway"), 0o700); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := ReadPendingNetwork(dir); err != nil || !got.Equal(s) {
-		t.Fatal(got, err)
+		t.Fatalf("read back: got %v, %v; want %v", got, err, s)
 	}
 	name := filepath.Join(dir, NetworkPath)
 	before, err := os.ReadFile(name)
@@ -136,7 +136,7 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 		t.Errorf("%d bytes, %q, %v", len(after), bytes.TrimSpace(after), err)
 	}
 	if s, err := ReadPendingNetwork(dir); err != nil || !s.Empty() {
-		t.Error(s, err)
+		t.Errorf("after the clear: got %v, %v; want no settings", s, err)
 	}
 	// A power cut before the first sector was written: the rest of the file is not valid
 	// settings.
@@ -147,6 +147,6 @@ func TestSettingsThatAStickBringsAreAllOrNothing(t *testing.T) {
 	}
 	var m *netfile.Mistake
 	if s, err := ReadPendingNetwork(dir); !errors.As(err, &m) {
-		t.Error(s, err)
+		t.Errorf("a file without its first sector: got %v, %v; want a *netfile.Mistake", s, err)
 	}
 }

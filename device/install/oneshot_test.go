@@ -19,7 +19,7 @@ func TestBootManagerIsToldWhatToStartOnce(t *testing.T) {
 		}
 		b, err := os.ReadFile(name)
 		if got := hex.EncodeToString(b); err != nil || got != "07000000"+"670061006e0067007700610079002d0062002e006500660069000000" {
-			t.Errorf("%s %v", got, err)
+			t.Errorf("the variable holds %s, %v", got, err)
 		}
 	}
 	for range 2 {

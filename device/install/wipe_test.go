@@ -59,7 +59,7 @@ func TestWipedDiskOpensNoMore(t *testing.T) {
 	var stages []Stage
 	progress := func(s Stage, done, total int64) {
 		if done > total {
-			t.Errorf("%s: %d of %d", s, done, total)
+			t.Errorf("stage %s reports %d of %d bytes", s, done, total)
 		}
 		if !slices.Contains(stages, s) {
 			stages = append(stages, s)

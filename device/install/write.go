@@ -89,7 +89,7 @@ type place struct {
 	Part
 	at, room int64  // start and size of the partition on the disk, in bytes
 	head     []byte // what comes before the part in the partition: the LUKS header
-	// The part's bytes are written target target, from offset on.
+	// target receives the part's bytes, from offset on.
 	target Target
 	offset int64
 }
@@ -127,7 +127,7 @@ func (j Job) Run(ctx context.Context) error {
 type run struct {
 	Job
 	// stickHead is the head of the EFI system partition as the stick has it and verify hashed
-	// it. diskHead is the diskHead in the form that this disk's sector size needs; its first sector
+	// it. diskHead is the head in the form that this disk's sector size needs; its first sector
 	// is written last.
 	stickHead, diskHead []byte
 	network             network

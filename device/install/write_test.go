@@ -174,7 +174,7 @@ func TestInstalls(t *testing.T) {
 				stages = append(stages, s)
 			}
 			if done > total {
-				t.Errorf("%s: %d of %d", s, done, total)
+				t.Errorf("stage %s reports %d of %d bytes", s, done, total)
 			}
 		}}.Run(t.Context())
 		if err != nil {
@@ -350,7 +350,7 @@ func TestDiskThatDoesNotKeepWhatIsWrittenDoesNotBoot(t *testing.T) {
 			disk.broken = at / sector
 			err := Job{Manifest: m, Stick: stick, Target: disk}.Run(t.Context())
 			if err == nil || !strings.Contains(err.Error(), "may be failing") {
-				t.Errorf("at %d: %v", at, err)
+				t.Errorf("with the sector at %d broken: got %v", at, err)
 			}
 			if _, ok := boots(t, disk); ok {
 				t.Errorf("at %d: the disk boots", at)

@@ -66,7 +66,7 @@ func TestKeysThatWouldNotStartTheImageAreNotEnrolled(t *testing.T) {
 	} {
 		alter()
 		if _, err := Build(p, Config{Token: token(t), Enrol: set}, filepath.Join(t.TempDir(), "i.img")); err == nil || !strings.Contains(err.Error(), "would not start") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: Build returns %v; want an error", name, err)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func TestInspectMasksTheProxysPassword(t *testing.T) {
 			continue
 		}
 		if edit.want == "" && (c.NetworkMistake != "" || c.Network[0] != "address = "+edit.new) || !strings.Contains(c.NetworkMistake, edit.want) {
-			t.Errorf("%s: %q, %q", name, c.Network, c.NetworkMistake)
+			t.Errorf("%s: inspect shows %q and the mistake %q", name, c.Network, c.NetworkMistake)
 		}
 	}
 }

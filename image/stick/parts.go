@@ -2,11 +2,13 @@ package stick
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/pe"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"gangway/image"
 	"gangway/image/authenticode"
@@ -25,6 +27,42 @@ type Parts struct {
 	// Signer signs the programs that firmware starts, for Secure Boot. Nil: they are not
 	// signed.
 	Signer *authenticode.Signer
+
+	cache *packedCache // shared by copies of the same Parts; nil: nothing is cached
+}
+
+// packedCache keeps compressed initial file systems, by a hash of their files. Compressing all
+// modules takes about 10 s, and tests build many images of the same parts.
+type packedCache struct {
+	mu     sync.Mutex // held while compressing, so that nothing is compressed twice
+	packed map[[sha256.Size]byte][]byte
+}
+
+// initramfs is image.Initramfs with a cache. The caller must not change the result.
+func (c *packedCache) initramfs(files []image.File) ([]byte, error) {
+	if c == nil {
+		return image.Initramfs(files)
+	}
+	h := sha256.New()
+	for _, f := range files {
+		fmt.Fprintf(h, "%q %o %d ", f.Path, f.Mode, len(f.Data))
+		h.Write(f.Data)
+	}
+	key := [sha256.Size]byte(h.Sum(nil))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b, ok := c.packed[key]; ok {
+		return b, nil
+	}
+	b, err := image.Initramfs(files)
+	if err != nil {
+		return nil, err
+	}
+	if c.packed == nil {
+		c.packed = map[[sha256.Size]byte][]byte{}
+	}
+	c.packed[key] = b
+	return b, nil
 }
 
 // signed returns an EFI program in the form that goes into an image: signed if there is a
@@ -43,7 +81,7 @@ const bootDir = "/usr/lib/systemd/boot/efi"
 // optionally package. boot has systemd's programs for EFI; empty means Debian's folder.
 // programs has gangway-init and gangway-agent.
 func LoadParts(kernel, boot, programs string) (*Parts, error) {
-	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules"))}
+	p := &Parts{Modules: os.DirFS(filepath.Join(kernel, "modules")), cache: new(packedCache)}
 	if boot == "" {
 		boot = bootDir
 	}
@@ -116,7 +154,7 @@ func (p *Parts) base() ([]byte, error) {
 	if err != nil { // for example a kernel that an earlier version fetched
 		return nil, fmt.Errorf("%w; fetch a kernel with all modules that this version needs with `gangway image fetch`", err)
 	}
-	return image.Initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
+	return p.cache.initramfs(append(files, image.File{Path: "init", Data: p.Init, Mode: 0o755}))
 }
 
 // applets are the commands of the shell.

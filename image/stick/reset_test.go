@@ -66,7 +66,7 @@ func TestInspectTellsWipingFromInstalling(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := Inspect(c.path, ""); err == nil || !strings.Contains(err.Error(), "damaged") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: Inspect returns %v; want damaged", name, err)
 		}
 	}
 }

@@ -369,3 +369,30 @@ func TestUpdateIsWhatIsInstalled(t *testing.T) {
 		t.Errorf("a debug system equals the update or holds the secret: %v", err)
 	}
 }
+
+// Parts that were copied and changed never get the initial file system of the original.
+func TestChangedPartsAreNotTakenFromTheCache(t *testing.T) {
+	t.Parallel()
+	original := parts(t)
+	original.cache = new(packedCache)
+	first, err := original.base()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := original.base(); err != nil || &again[0] != &first[0] {
+		t.Errorf("the same parts are compressed twice (%v)", err)
+	}
+	for name, change := range map[string]func(*Parts){
+		"another init":   func(p *Parts) { p.Init = []byte("#!other") },
+		"another module": func(p *Parts) { p.Modules = fstest.MapFS{"modules.builtin": {}} },
+	} {
+		changed := *original
+		change(&changed)
+		got, err := changed.base()
+		changed.cache = nil
+		want, wantErr := changed.base()
+		if (err == nil) != (wantErr == nil) || !bytes.Equal(got, want) || bytes.Equal(got, first) {
+			t.Errorf("%s: the cache gives another initial file system than the parts (%v, %v)", name, err, wantErr)
+		}
+	}
+}

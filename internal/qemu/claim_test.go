@@ -65,7 +65,7 @@ func TestMachineIsClaimedByTheCodeOnItsScreen(t *testing.T) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusSeeOther {
-		t.Fatal(resp.Status)
+		t.Fatalf("claiming: %s; want 303", resp.Status)
 	}
 	waitFor(t, ctx, m, `gangway-init .*: onboarded`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good`)

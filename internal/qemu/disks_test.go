@@ -24,7 +24,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	waitFor(t, ctx, m, `gangway-init .*: installed in`)
 	waitFor(t, ctx, m, `gangway-init .*: this boot is good: gangway-a.efi`)
 	if l, _, ok := m.Find(regexp.MustCompile(`fits: which shall be erased`)); ok {
-		t.Error(l.Text)
+		t.Errorf("the installer asks for a disk: %s", l.Text)
 	}
 	m.Stop()
 	s.listed(t)
@@ -142,7 +142,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 	typed(`gangway# `, "reboot\r")
 	after(t, ctx, m, at, `gangway-init .*: this boot is good`)
 	if l, _, ok := m.Find(regexp.MustCompile(`gangway-init .*: module `)); ok {
-		t.Error(l.Text)
+		t.Errorf("a module does not load: %s", l.Text)
 	}
 	m.Stop()
 	s.listed(t)

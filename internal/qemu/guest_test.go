@@ -62,7 +62,7 @@ var programs = sync.OnceValue(func() error {
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", scratch+"/", "gangway/cmd/gangway-agent", "gangway/cmd/gangway-init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return fmt.Errorf("go build: %w: %.500s", err, out)
 	}
 	return nil
 })

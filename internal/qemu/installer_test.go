@@ -183,7 +183,7 @@ func TestStickToDeviceList(t *testing.T) {
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
-		t.Error(l.Text)
+		t.Errorf("the second boot repeats work or fails: %s", l.Text)
 	}
 	m.Stop()
 	s.listed(t)

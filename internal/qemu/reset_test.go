@@ -114,7 +114,7 @@ func TestResetStick(t *testing.T) {
 	m, ctx = boot(t, s.with(true))
 	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
-		t.Error(l.Text)
+		t.Errorf("the stick recognizes a system after the wipe: %s", l.Text)
 	}
 	m.Stop()
 	s.listed(t)

@@ -33,7 +33,7 @@ func readNV(t *testing.T, tpm *TPM, index uint32) []byte {
 	defer link.Close()
 	pub, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(link)
 	if err != nil {
-		t.Fatalf("0x%08X: %v", index, err)
+		t.Fatalf("reading NV index 0x%08X: %v", index, err)
 	}
 	c, err := pub.NVPublic.Contents()
 	if err != nil {
@@ -178,6 +178,6 @@ func TestMissingNamesThePackage(t *testing.T) {
 		}
 	}
 	if _, err := New(t.Context(), t.TempDir(), Options{}); err == nil || !strings.Contains(err.Error(), "apt-get install") {
-		t.Errorf("New: %v", err)
+		t.Errorf("New without swtpm returns %v; want a hint to install it", err)
 	}
 }

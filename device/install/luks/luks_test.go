@@ -30,7 +30,7 @@ func TestOpensWithEachPassphraseAndNoOther(t *testing.T) {
 	for _, p := range [][]byte{one, two} {
 		got, err := Open(bytes.NewReader(head), p)
 		if err != nil || !bytes.Equal(got, key) {
-			t.Errorf("passphrase %s: got the key %x, %v; want %x", p, got, err, key)
+			t.Errorf("passphrase %s: got the key %.8x..., %v; want %.8x...", p, got, err, key)
 		}
 	}
 	if _, err := Open(bytes.NewReader(head), []byte("something else altogether")); !errors.Is(err, ErrPassphrase) {

@@ -39,7 +39,7 @@ func (s *Store) checkLast(t *testing.T, want string) {
 	t.Helper()
 	last, err := s.Last()
 	if err != nil || last == nil {
-		t.Fatal(last, err)
+		t.Fatalf("the last offer's outcome is %v, %v; want %q", last, err, want)
 	}
 	if got := fmt.Sprintf("%s %s %s", last.From, last.Result, last.Reason); got != want {
 		t.Errorf("the last offer's outcome: %q; want %q", got, want)
@@ -142,7 +142,7 @@ func TestReportMasksSecrets(t *testing.T) {
 	s.checkOffer(t, Hub, settingsFile("proxy = http://ada:hunter3@proxy.example:3128"), true, true)
 	report, err := s.Report()
 	if err != nil || strings.Contains(report, "hunter") {
-		t.Errorf("%s, %v", report, err)
+		t.Errorf("the report shows a password: %s, %v", report, err)
 	}
 	for _, want := range []string{"in force:\n  proxy = http://ada:********@proxy.example:3128\n", "tried, from the hub:\n", "last change: from the stick, kept at 2027-01-15T08:00:00Z"} {
 		if !strings.Contains(report, want) {

@@ -290,7 +290,7 @@ func (p *parser) dns(v string) error {
 	return nil
 }
 
-// isHost reports whether a text is an IP address or a isHost name (RFC 1123).
+// isHost reports whether a text is an IP address or a host name (RFC 1123).
 func isHost(v string) bool {
 	if a, err := netip.ParseAddr(v); err == nil {
 		return unicast(a) && a.Zone() == ""

@@ -46,7 +46,7 @@ const LoaderConf = "loader/loader.conf"
 // Conf is the content of LoaderConf with s as the default slot.
 func Conf(s Slot) []byte { return []byte("timeout 0\neditor no\ndefault " + s.Entry() + "\n") }
 
-// slotOf returns the slot slotOf a boot entry. The entry's name may include an attempt counter.
+// slotOf returns the slot of a boot entry. The entry's name may include an attempt counter.
 func slotOf(entry string) Slot {
 	name, _ := install.Uncounted(strings.ToLower(entry))
 	for _, s := range []Slot{A, B} {

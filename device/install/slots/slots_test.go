@@ -386,7 +386,7 @@ func TestSystemThatIsRolledBackIsGone(t *testing.T) {
 				t.Fatalf("slot %s runs, the default is %s, on trial: %v, %v; want b, a, true", running, kept, tried, err)
 			}
 			if m.call("test", rev) != 0 {
-				t.Fatal(&m.out)
+				t.Fatalf("test fails: %q", &m.out)
 			}
 			end(m, rev)
 			m.expect(one, A)
@@ -406,7 +406,7 @@ func TestPowerCutAtAnyChangeLeavesASystemThatStarts(t *testing.T) {
 			m.addSystem(two, true)
 			m.addSystem(three, comesUp)
 			if got := m.apply(m.revision(1, two)); got != "DONE" {
-				t.Fatal(got)
+				t.Fatalf("the first update: %s %q", got, &m.out)
 			}
 			m.r = rand.New(rand.NewPCG(uint64(cutAt), 0))
 			m.cutAt = m.changes + cutAt
@@ -477,7 +477,7 @@ func TestRefusesWhatIsNoSystem(t *testing.T) {
 			m := newMachine(t, one)
 			m.addSystem(two, true)
 			if got := m.apply(m.revision(1, two)); got != "DONE" {
-				t.Fatal(got)
+				t.Fatalf("the first update: %s %q", got, &m.out)
 			}
 			before := m.changes
 			rev := m.revision(2, nil)
@@ -508,7 +508,7 @@ func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 	m.hook.ESP.free = func() (int64, error) { return int64(len(two)) + reserve - 1, nil }
 	rev := m.revision(1, two)
 	if code := m.call("install", rev); code != 1 || !strings.Contains(m.out.String(), "has room for 2 MiB") {
-		t.Errorf("%d %q", code, &m.out)
+		t.Errorf("install without room: %d %q", code, &m.out)
 	}
 	if code := m.call("rollback", rev); code != 0 || m.changes != 0 {
 		t.Errorf("rollback: %d %q, %d changes", code, &m.out, m.changes)
@@ -516,7 +516,7 @@ func TestSystemLargerThanTheRoomIsRefused(t *testing.T) {
 	m.expect(one, A)
 	m.hook.ESP.free = func() (int64, error) { return int64(len(two)) + reserve, nil }
 	if got := m.apply(rev); got != "DONE" {
-		t.Errorf("%s %q", got, &m.out)
+		t.Errorf("install with just enough room: %s %q", got, &m.out)
 	}
 	if err := Check(bytes.NewReader(nil), MaxSystem+1); err == nil {
 		t.Error("a file larger than MaxSystem is accepted")
@@ -557,7 +557,7 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	m.addSystem(two, true)
 	m.addSystem(three, true)
 	if got := m.apply(m.revision(1, two)); got != "DONE" {
-		t.Fatal(got)
+		t.Fatalf("the first update: %s %q", got, &m.out)
 	}
 	broken := bytes.Clone(two)
 	clear(broken[:sector])
@@ -573,7 +573,7 @@ func TestWhatRunsIsNeverWrittenOver(t *testing.T) {
 	}
 	m.cutAt = -1
 	if got := m.apply(m.revision(3, three)); got != "DONE" {
-		t.Errorf("%s %q", got, &m.out)
+		t.Errorf("the update without a cut: %s %q", got, &m.out)
 	}
 	m.expect(three, B)
 }
@@ -587,7 +587,7 @@ func TestNoUpdateBeforeTheFirstBootIsGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	if code := m.call("install", m.revision(1, two)); code != 1 || !strings.Contains(m.out.String(), "not marked good") || m.changes != 0 {
-		t.Errorf("%d %q", code, &m.out)
+		t.Errorf("install before the first boot is good: %d %q", code, &m.out)
 	}
 }
 
