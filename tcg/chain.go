@@ -13,8 +13,8 @@ import (
 // hold up to four.
 const MaxIntermediates = 8
 
-// maxSplit is the largest number of certificates that SplitCertificates returns. The smallest
-// possible certificates, filling the whole chain area of NV, are no more.
+// maxSplit is the largest number of certificates that SplitCertificates returns. It is the number
+// of certificates of the smallest possible size that fit into the whole chain area of NV.
 const maxSplit = 64
 
 // SplitCertificates finds the certificates of the chain that a maker stored in a TPM. Each part is

@@ -149,7 +149,7 @@ func afterLog(pcr int) (all [][]string) {
 		}
 		return all
 	}
-	before, after := [][]string{nil}, [][]string{nil} // systemd's separator
+	before, after := [][]string{nil}, [][]string{nil} // of systemd's separator
 	switch pcr {
 	case exitPCR:
 		before = append(before, []string{exitInvoked}, []string{exitInvoked, exitSucceeded}, []string{exitInvoked, exitFailed, exitInvoked, exitSucceeded})

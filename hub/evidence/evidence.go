@@ -43,9 +43,9 @@ type Request struct {
 	Raw  []byte   // the body as received; nil in a two-step enrolment
 	Hash [32]byte // SHA-256 of Raw
 
-	CSR    *tcg.CSR                 // nil in two steps
-	CAData *wire.CAData             // nil in two steps
-	PKCS10 *x509.CertificateRequest // two steps only
+	CSR    *tcg.CSR                 // nil in a two-step enrolment
+	CAData *wire.CAData             // nil in a two-step enrolment
+	PKCS10 *x509.CertificateRequest // only in a two-step enrolment
 	Chain  [][]byte                 // the request's certificates: possible intermediates, never roots
 
 	EKCertificate *tcg.EKCertificate // nil: the request has none

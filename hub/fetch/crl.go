@@ -111,7 +111,7 @@ type list struct {
 	by map[[32]byte]bool // issuer: whether it signed the list
 }
 
-// list parses an answer once.
+// list returns the revocation list of an answer. It parses the body only once.
 func (a *answer) list() (*list, error) {
 	if a.err != nil {
 		return nil, a.err

@@ -70,7 +70,7 @@ func (f *Fetcher) issuer(ctx context.Context, c *x509.Certificate) (issuer *x509
 	return nil, "", why
 }
 
-// certificates parses an answer once.
+// certificates returns the certificates of an answer. It parses the body only once.
 func (a *answer) certificates() ([]*x509.Certificate, error) {
 	if a.err != nil {
 		return nil, a.err

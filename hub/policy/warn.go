@@ -147,7 +147,7 @@ func (w *warner) hidden() {
 	rules := w.d.Rules
 	for i := range rules {
 		if n := slices.IndexFunc(rules[:i], func(r Rule) bool { return r.covers(&rules[i]) }); n >= 0 {
-			w.add("Rule %d has no effect: rule %d comes first and matches the same TPMs.", i+1, n+1)
+			w.add("Rule %[1]d has no effect: rule %[2]d comes first and matches every TPM that rule %[1]d matches.", i+1, n+1)
 			continue
 		}
 		if i > 0 && i == len(rules)-1 && rules[i].covers(new(Rule)) {

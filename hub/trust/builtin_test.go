@@ -91,7 +91,7 @@ func TestTableIsTrue(t *testing.T) {
 	}
 }
 
-// Every built-in root is a root in the usual sense.
+// Every built-in root has signed itself, has not expired, and occurs only once.
 func TestBuiltInRootsSignThemselves(t *testing.T) {
 	t.Parallel()
 	roots, links := 0, 0
