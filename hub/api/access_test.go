@@ -237,3 +237,24 @@ func TestRoutesAdmitWhomTheyDeclare(t *testing.T) {
 		}
 	}
 }
+
+// The mux gets a wider pattern for DELETE /devices/{id}/public. Other paths that the pattern matches
+// are answered as paths without a route, also without a sign-in.
+func TestWidenedPatternServesOnlyItsRoute(t *testing.T) {
+	f := newFleet(t)
+	nobody := f.person(t, "")
+	for path, expected := range map[string]int{
+		"/public": 401, "/pub%6cic": 401, "/other": 404, "/a%2fpublic": 404, "/%7Bid%7D%2Fpublic": 404, "/evidence": 405,
+	} {
+		if status, body := nobody.do("DELETE", "/devices/"+f.boatID+path, nil); status != expected {
+			t.Errorf("DELETE .../%s: %d, not %d: %.200s", path, status, expected, body)
+		}
+	}
+	if status, _, h := nobody.request("PATCH", "/devices/"+f.boatID+"/public", nil, nil); status != 405 || h.Get("Allow") != "PUT, DELETE" {
+		t.Errorf("%d, Allow: %s", status, h.Get("Allow"))
+	}
+	want[api.DeviceView](f.ada, "PUT", "/devices/"+f.boatID+"/public", nil, 200)
+	if d := want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/pub%6cic", nil, 200); d.Public {
+		t.Error("the device is still public")
+	}
+}

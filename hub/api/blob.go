@@ -212,8 +212,8 @@ func (u *uploads) try(key store.Object, one *upload, room int64) (began bool, en
 	return true, nil, nil
 }
 
-// all is the size of all running uploads, in bytes.
-func (u *uploads) all() (n int64) {
+// totalSize is the size of all running uploads, in bytes.
+func (u *uploads) totalSize() (n int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, list := range u.running {
@@ -257,7 +257,7 @@ func (s *Server) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !s.space.hasRoomFor(o.Size, s.uploads.all()) {
+	if !s.space.hasRoomFor(o.Size, s.uploads.totalSize()) {
 		return errStorage
 	}
 	one := newUpload(w, r.Body, o)

@@ -242,7 +242,7 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 		t.Errorf("%s", brief.Of(v))
 	}
 	ada := s.person(t, "ada")
-	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogWhy == "" {
+	if v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200); v.Latest.LogState != boot.LogUnreadable || v.Latest.LogProblem == "" {
 		t.Errorf("%s", brief.Of(v.Latest))
 	}
 	if v := want[api.BootView](ada, "POST", "/devices/"+id+"/boot/reference", map[string]any{"from": "latest"}, 200); v.State != store.BootMatches {

@@ -37,7 +37,7 @@ func (s *Server) writeClaimPage(w http.ResponseWriter, status int, p ui.ClaimPag
 	if err := ui.WriteClaim(&page, p); err != nil {
 		return err
 	}
-	return s.html(w, status, page.Bytes())
+	return s.writeHTML(w, status, page.Bytes())
 }
 
 // claimOnPage registers the claim code's key as a join token of the signed-in account. The form can

@@ -37,7 +37,7 @@ type ClonedFinding struct {
 	Answered bool      `json:"answered"` // the decision "one" covers it
 }
 
-func (s *Server) cloned(ctx context.Context, device string) (ClonedView, error) {
+func (s *Server) clonedView(ctx context.Context, device string) (ClonedView, error) {
 	row, err := s.cfg.Store.Clone(ctx, device)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return ClonedView{}, err
@@ -82,7 +82,7 @@ func (s *Server) showCloned(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	view, err := s.cloned(r.Context(), d.ID)
+	view, err := s.clonedView(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 	if body.Decision == nil {
 		return errClonedDecision
 	}
-	view, err := s.decideClone(r, d, *body.Decision, body.Findings)
+	view, err := s.applyCloneDecision(r, d, *body.Decision, body.Findings)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (s *Server) decideCloned(w http.ResponseWriter, r *http.Request) error {
 
 var errClonedDecision = problem(http.StatusBadRequest, "decision", `Use "one", "two", or "" to withdraw the last decision.`, "The decision is missing or unknown.")
 
-func (s *Server) decideClone(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
+func (s *Server) applyCloneDecision(r *http.Request, d store.Device, decision string, findings []string) (ClonedView, error) {
 	if decision != string(clone.OneMachine) && decision != string(clone.TwoMachines) && decision != "" {
 		return ClonedView{}, errClonedDecision
 	}
@@ -147,7 +147,7 @@ func (s *Server) decideClonedOnPage(w http.ResponseWriter, r *http.Request) erro
 		return errClonedDecision
 	}
 	// Without the field the list is empty, not null: the page always sends the findings it showed.
-	if _, err := s.decideClone(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
+	if _, err := s.applyCloneDecision(r, d, decision, append([]string{}, r.PostForm["finding"]...)); err != nil {
 		return err
 	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)

@@ -263,7 +263,7 @@ func (s *Server) putDevice(w http.ResponseWriter, r *http.Request) error {
 		s.countUserMetaChange(r, d)
 	}
 	if body.Public != nil {
-		if err := s.share(r, d, *body.Public); err != nil {
+		if err := s.changePublic(r, d, *body.Public); err != nil {
 			return err
 		}
 	}
@@ -297,14 +297,14 @@ func (s *Server) setPublic(w http.ResponseWriter, r *http.Request, public bool) 
 	if err != nil {
 		return err
 	}
-	if err := s.share(r, d, public); err != nil {
+	if err := s.changePublic(r, d, public); err != nil {
 		return err
 	}
 	return s.writeDeviceByID(w, r, d.ID)
 }
 
-// share sets whether a device is public.
-func (s *Server) share(r *http.Request, d store.Device, public bool) error {
+// changePublic sets whether a device is public.
+func (s *Server) changePublic(r *http.Request, d store.Device, public bool) error {
 	if err := s.cfg.Store.SetPublic(r.Context(), d.Owner, d.ID, public); err != nil || d.Public == public {
 		return err
 	}

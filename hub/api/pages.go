@@ -48,7 +48,7 @@ func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
 		if d.Clone == "" || len(h.Cloned) == waitingOnPage {
 			continue
 		}
-		view, err := s.cloned(r.Context(), d.ID)
+		view, err := s.clonedView(r.Context(), d.ID)
 		if err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (s *Server) showHome(w http.ResponseWriter, r *http.Request) error {
 	if err := ui.WriteHome(&page, h); err != nil {
 		return err
 	}
-	return s.html(w, http.StatusOK, page.Bytes())
+	return s.writeHTML(w, http.StatusOK, page.Bytes())
 }
 
 func (s *Server) signInPage(w http.ResponseWriter, status int, p ui.SignIn) error {
@@ -73,10 +73,10 @@ func (s *Server) signInPage(w http.ResponseWriter, status int, p ui.SignIn) erro
 	if err := ui.WriteSignIn(&page, p); err != nil {
 		return err
 	}
-	return s.html(w, status, page.Bytes())
+	return s.writeHTML(w, status, page.Bytes())
 }
 
-func (s *Server) html(w http.ResponseWriter, status int, page []byte) error {
+func (s *Server) writeHTML(w http.ResponseWriter, status int, page []byte) error {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

@@ -75,7 +75,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if strings.Contains(r.Header.Get("Accept"), "text/html") { // for a browser
 		var page bytes.Buffer
 		if err := ui.WriteProblem(&page, ui.Problem{Code: p.Code, Message: p.Message, Hint: p.Hint}); err == nil {
-			s.html(w, p.Status, page.Bytes())
+			s.writeHTML(w, p.Status, page.Bytes())
 			return
 		}
 	}

@@ -185,7 +185,7 @@ func (rt *route) name() string { return rt.method + " " + strings.TrimSuffix(rt.
 
 // widened are routes whose path http.ServeMux does not accept. It refuses this one because DELETE
 // /devices/tokens/public would match both it and DELETE /devices/tokens/{id}, and neither pattern
-// is more specific. So the mux gets a pattern whose last segment is a wildcard, and serves checks
+// is more specific. So the mux gets a pattern whose last segment is a wildcard, and matches checks
 // that segment.
 var widened = map[string]string{
 	"DELETE /devices/{id}/public": "DELETE /devices/{id}/{last}",
@@ -207,8 +207,8 @@ func (rt *route) patterns() []string {
 	return list
 }
 
-// serves reports whether a path that one of the route's patterns matches is really the route's.
-func (rt *route) serves(u *url.URL) bool {
+// matches reports whether a path that one of the route's patterns matches is really the route's.
+func (rt *route) matches(u *url.URL) bool {
 	if _, ok := widened[rt.name()]; !ok {
 		return true
 	}
@@ -239,7 +239,7 @@ func (s *Server) newHandler() http.Handler {
 			}
 			timed := s.metrics.timed(label, serve)
 			ro.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-				if !rt.serves(r.URL) {
+				if !rt.matches(r.URL) {
 					none.ServeHTTP(w, r)
 					return
 				}
@@ -288,7 +288,7 @@ func (ro *router) noRoute(w http.ResponseWriter, r *http.Request) error {
 	var allowed []string
 	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		_, pattern := ro.mux.Handler(&http.Request{Method: method, Host: r.Host, URL: r.URL})
-		if rt := ro.byPattern[pattern]; rt != nil && rt.serves(r.URL) {
+		if rt := ro.byPattern[pattern]; rt != nil && rt.matches(r.URL) {
 			allowed = append(allowed, method)
 		}
 	}

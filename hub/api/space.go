@@ -134,14 +134,14 @@ func (s *space) refresh(must bool) {
 	if before != s.level {
 		s.log.Warn("disk space", "free", free, "reserve", s.reserve, "level", s.level.String())
 	}
-	s.ballast()
+	s.updateBallast()
 }
 
 func (l level) String() string { return [...]string{"roomy", "low", "scarce"}[l] }
 
-// ballast removes the ballast file when less than its size is free, and makes it when the level is
+// updateBallast removes the ballast file when less than its size is free, and makes it when the level is
 // roomy. s.mu is held.
-func (s *space) ballast() {
+func (s *space) updateBallast() {
 	path, size := filepath.Join(s.dir, ballastFile), min(s.reserve/8, maxBallast)
 	_, err := os.Lstat(path)
 	switch {
@@ -150,15 +150,15 @@ func (s *space) ballast() {
 			s.log.Error("removing the ballast file", "err", err)
 		}
 	case errors.Is(err, os.ErrNotExist) && s.level == roomy && size > 0:
-		if err := fill(path, size); err != nil {
+		if err := allocateFile(path, size); err != nil {
 			s.log.Error("making the ballast file", "err", err)
 			os.Remove(path)
 		}
 	}
 }
 
-// fill makes a file whose blocks are allocated on the disk.
-func fill(path string, size int64) error {
+// allocateFile makes a file whose blocks are allocated on the disk.
+func allocateFile(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
