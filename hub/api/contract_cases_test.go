@@ -129,7 +129,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 			}
 			isProblem(t, method+" "+path+" as "+name, status, body, h, wanted)
 			if !bytes.Equal(body, missing) {
-				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, brief.Of(missing))
+				t.Errorf("%s %s as %s: another owner's id and an unknown id have different answers:\n%s\n%s", method, path, name, body, brief.Of(missing))
 			}
 		}
 	})

@@ -80,7 +80,7 @@ func newContract(t *testing.T) *contract {
 	f.Server.Unlimited()
 	f.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
 	c := &contract{fleetScene: f, nobody: f.person(t, ""), routes: routesOf(t)}
-	c.second, c.secondID = f.aboard(t, f.tok)
+	c.second, c.secondID = f.onboarded(t, f.tok)
 	claims := bearer.Claims{Type: bearer.User, Nick: "ada", PRN: wire.AccountPRN + f.Owner.ID, ID: f.Owner.ID, Scopes: bearer.AllScopes, Session: "s",
 		Original: jwt.NewNumericDate(f.Now()), Expires: jwt.NewNumericDate(f.Now().Add(time.Hour))}
 	c.forged = must(bearer.New(make([]byte, 32), f.URL).Sign(claims, f.Now()))(t)
@@ -113,7 +113,7 @@ func (c *contract) step() map[string]string {
 
 // waiting makes a machine that waits for ada's decision.
 func (c *contract) waiting() map[string]string {
-	d := c.nobodys(c.ada.t)
+	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
 	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
 	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
@@ -327,7 +327,7 @@ func session(c *contract) map[string]string {
 			return map[string]string{"id": one.ID}
 		}
 	}
-	c.ada.t.Fatal("there is no other session")
+	c.ada.t.Fatal("no other session")
 	return nil
 }
 
@@ -404,7 +404,7 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 	}
 	var p api.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || !codeForm.MatchString(p.Code) || !strings.HasSuffix(p.Message, ".") || p.Hint == "" {
-		t.Errorf("%s: no problem as it should be (%v): %s", what, err, brief.Of(body))
+		t.Errorf("%s: not a valid problem (%v): %s", what, err, brief.Of(body))
 	}
 }
 
@@ -419,7 +419,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 	for r := range rows {
 		if !slices.Contains(routes, r) {
-			t.Errorf("%s is in the table and no route", r)
+			t.Errorf("%s is in the table but is not a route", r)
 		}
 	}
 }

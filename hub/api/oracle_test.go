@@ -52,7 +52,7 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	again := s.deviceOf(t, s.victim)
 	later := look()
 	if id(before) != id(aboard) || id(before) != id(later) {
-		t.Errorf("the id tells what becomes of the device: %s, %s, %s", id(before), id(aboard), id(later))
+		t.Errorf("the id reveals what happened to the device: %s, %s, %s", id(before), id(aboard), id(later))
 	}
 	for _, seen := range []string{before, aboard, later} {
 		if strings.Contains(seen, device) || strings.Contains(seen, again) {
@@ -110,7 +110,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	}
 	decide(eve, w.DeviceID, "deny", 200)
 	if a := s.post(t, undecided); a.Status == 200 {
-		t.Errorf("denied: %d", a.Status)
+		t.Errorf("after a denial: status %d", a.Status)
 	}
 	if _, events := eve.do("GET", "/events", nil); bytes.Contains(events, []byte(id)) {
 		t.Errorf("mallory sees the device's id: %s", events)
@@ -125,7 +125,7 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	s.Account(t, "mallory")
-	other, _ := s.aboard(t, s.tok)
+	other, _ := s.onboarded(t, s.tok)
 	device := s.asDevice(t, s.victim, certs)
 	byToken := s.person(t, "")
 	byToken.token = want[struct{ Token string }](device, "POST", "/auth/x509/login", nil, 200).Token
@@ -139,7 +139,7 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 	}
 	nobody := s.person(t, "")
 	if status, body := nobody.do("GET", "/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt", nil); status != 200 || !bytes.Equal(body, certs.IAK.Raw) {
-		t.Errorf("by the IAK's name: %d", status)
+		t.Errorf("by the IAK's name: status %d", status)
 	}
 	if got := certs.IAK.URIs[0].String(); got != s.URL+"/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt" {
 		t.Errorf("its address is %s", got)

@@ -91,7 +91,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		method, path, _ := strings.Cut(route, " ")
 		m := regexp.MustCompile(`(?:handle\("` + regexp.QuoteMeta(route) + `"|both\("` + method + `", "` + regexp.QuoteMeta(path) + `"), (s\.\w+(?:\(s\.(\w+), s\.\w+\)|\(s\.\w+\))?)\)`).FindSubmatch(source)
 		if m == nil {
-			t.Errorf("the hub has no route %s", route)
+			t.Errorf("docs/protocol.md lists %s, which is not a route", route)
 			continue
 		}
 		if got, want := string(m[2]), limiters[rate]; got != want && rate != "measurements" {
@@ -102,7 +102,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 			want = maxBody
 		}
 		if body != "–" && size(body) != want {
-			t.Errorf("%s: the page says %s, the hub takes %d bytes", route, body, want)
+			t.Errorf("%s: the page says %s, the hub accepts %d bytes", route, body, want)
 		}
 	}
 	// The page lists all routes with onboarding's rate limit.
@@ -116,7 +116,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		{"20,000 lines and 8 MiB of each device for 30 days", "store.LogBounds{Rows: 20_000, Bytes: 8 << 20}"},
 	} {
 		if !strings.Contains(string(doc), want.page) || !strings.Contains(string(source), want.code) {
-			t.Errorf("docs/protocol.md says %q, or does not, and hub.go %q, or does not", want.page, want.code)
+			t.Errorf("docs/protocol.md must contain %q, and hub.go %q", want.page, want.code)
 		}
 	}
 	rates := DefaultRates()
@@ -135,7 +135,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != store.MaxMeta || !strings.Contains(string(doc), "together have 256 KiB as JSON") {
-		t.Error("docs/protocol.md says another bound of the metadata")
+		t.Error("docs/protocol.md has another bound of the metadata")
 	}
 }
 

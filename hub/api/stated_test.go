@@ -25,8 +25,8 @@ func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 		approved bool
 	}{
 		{"trusted maker", func(t *testing.T, s *scene) *fleet.Device { return s.victim }, false},
-		{"no EK certificate", func(t *testing.T, s *scene) *fleet.Device { return s.nobodys(t) }, true},
-		{"EK certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certified(t, s.victim, nobody) }, true},
+		{"no EK certificate", func(t *testing.T, s *scene) *fleet.Device { return s.uncertified(t) }, true},
+		{"EK certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, nobody) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)
