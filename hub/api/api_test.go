@@ -170,7 +170,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	s.Account(t, "mallory")
-	mallory, nobody := s.person(t, "mallory"), s.person(t, "")
+	mallory, anonymous := s.person(t, "mallory"), s.person(t, "")
 	for _, r := range []struct {
 		method, path string
 		in           any
@@ -185,13 +185,13 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 		if p := want[api.Problem](mallory, r.method, r.path, r.in, 404); p.Code != "not-found" {
 			t.Errorf("%s %s: %s", r.method, r.path, brief.Of(p))
 		}
-		want[api.Problem](nobody, r.method, r.path, r.in, 401)
+		want[api.Problem](anonymous, r.method, r.path, r.in, 401)
 	}
 	for _, path := range []string{"/devices", "/devices/tokens", "/events?device=" + id} {
 		if _, body := mallory.do("GET", path, nil); bytes.Contains(body, []byte(id)) || bytes.Contains(body, []byte(s.tok.ID)) {
 			t.Errorf("%s shows ada's data to mallory: %s", path, body)
 		}
-		want[api.Problem](nobody, "GET", path, nil, 401)
+		want[api.Problem](anonymous, "GET", path, nil, 401)
 	}
 	d := must(s.Store.Device(t.Context(), id))(t)
 	if d.Nick == "mine" || len(d.UserMeta) != 0 {

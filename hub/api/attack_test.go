@@ -457,11 +457,11 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	if len(s.Devices(t, bob)) != 0 || s.Uses(t, theirs) != 0 || !reflect.DeepEqual(before, s.Devices(t, s.Owner)) {
 		t.Error("the refused request changed something")
 	}
-	told := false
+	found := false
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID}))(t) {
-		told = told || e.Kind == "device.other-owner-tried" && e.Device == before[0].ID
+		found = found || e.Kind == "device.other-owner-tried" && e.Device == before[0].ID
 	}
-	if !told {
+	if !found {
 		t.Error("the owner got no event")
 	}
 	// Once its owner deletes it, bob can onboard it, as another device.

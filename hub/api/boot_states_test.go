@@ -164,14 +164,14 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 				t.Errorf("the device's record says %q", d.Boot)
 			}
 			s.pageSays(t, "measurement refused")
-			told := 0
+			refusals := 0
 			for _, e := range want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200) {
 				if e.Kind == "device.boot-refused" {
-					told++
+					refusals++
 				}
 			}
-			if told != 1 {
-				t.Errorf("%d events for one kind of refusal, want 1", told)
+			if refusals != 1 {
+				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
 			// A decision about the measurement before it does not hide the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {

@@ -74,11 +74,11 @@ func TestContractNotSignedIn(t *testing.T) {
 			if value != "" {
 				h["Authorization"] = value
 			}
-			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, h)
+			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, h)
 			isProblem(t, method+" "+path+" with "+name, status, body, got, 401)
 		}
 		if r.who == "owner" || r.who == "caller" {
-			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
+			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
 			isProblem(t, method+" "+path+" with another scope", status, body, got, 403)
 		}
 	})

@@ -53,7 +53,7 @@ type contract struct {
 	*fleetScene
 	second             *person // ada's other device
 	secondID           string
-	nobody             *person
+	anonymous             *person
 	secrets            map[string]string // ada's values for the paths
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
@@ -79,7 +79,7 @@ func newContract(t *testing.T) *contract {
 	f := newFleet(t)
 	f.Server.Unlimited()
 	f.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
-	c := &contract{fleetScene: f, nobody: f.person(t, ""), routes: routesOf(t)}
+	c := &contract{fleetScene: f, anonymous: f.person(t, ""), routes: routesOf(t)}
 	c.second, c.secondID = f.onboarded(t, f.tok)
 	claims := bearer.Claims{Type: bearer.User, Nick: "ada", PRN: wire.AccountPRN + f.Owner.ID, ID: f.Owner.ID, Scopes: bearer.AllScopes, Session: "s",
 		Original: jwt.NewNumericDate(f.Now()), Expires: jwt.NewNumericDate(f.Now().Add(time.Hour))}
@@ -350,7 +350,7 @@ func registration(c *contract) map[string]string {
 	d := c.device(t)
 	tok := c.Token(t, c.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
 	first := must(json.Marshal(d.EnrollRequest()))(t)
-	status, body := c.nobody.do("POST", "/enroll/request", string(first))
+	status, body := c.anonymous.do("POST", "/enroll/request", string(first))
 	if status != 200 {
 		t.Fatalf("%d %s", status, body)
 	}
@@ -372,7 +372,7 @@ func (c *contract) at(path string, values map[string]string) string {
 func (c *contract) caller(r row) *person {
 	switch r.who {
 	case "all":
-		return c.nobody
+		return c.anonymous
 	case "device", "chip":
 		return c.boat
 	}

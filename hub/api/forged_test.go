@@ -32,13 +32,13 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
 	theirs := s.uncertified(t)
 	h := ekHash(t, theirs)
 	s.putEKList(t, store.HubWide, store.ListedEK{Cert: real.SerialNumber.Bytes()})
 	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &h})
-	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, nobody, real))), 403, "ek-unlisted")
+	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, unknown, real))), 403, "ek-unlisted")
 	vh := ekHash(t, s.victim)
 	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &vh})
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -73,10 +73,10 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
-	bareEK := s.uncertified(t) // H-2
-	forged := certifiedBy(t, bareEK, nobody)
-	h := ekHash(t, bareEK)
+	unknown := must(unknownMaker())(t)
+	withoutCert := s.uncertified(t) // H-2
+	forged := certifiedBy(t, withoutCert, unknown)
+	h := ekHash(t, withoutCert)
 	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
 		s.putEKList(t, s.Owner.ID, list...)
 		for _, scope := range []string{store.HubWide, s.Owner.ID} {
@@ -95,7 +95,7 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 				}
 				s.Policy(t, scope, before+c.words+"\n")
 				t.Log(c.words)
-				refused(t, s.post(t, s.request(t, bareEK)), 403, c.none)
+				refused(t, s.post(t, s.request(t, withoutCert)), 403, c.none)
 				refused(t, s.post(t, s.request(t, forged)), 403, c.forged)
 			}
 		}

@@ -67,7 +67,7 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name, code string
 		turn       func(*testing.T, *scene)
@@ -103,7 +103,7 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
 				s.putEKList(t, s.Owner.ID, list...)
 				refused(t, s.post(t, s.request(t, withoutCertificate(s.victim))), 403, c.code)
-				refused(t, s.post(t, s.request(t, certifiedBy(t, s.victim, nobody))), 403, c.code)
+				refused(t, s.post(t, s.request(t, certifiedBy(t, s.victim, unknown))), 403, c.code)
 			}
 			s.putEKList(t, s.Owner.ID)
 			pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
@@ -186,22 +186,22 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	shown := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	if aboard := ask(); before != shown || before != aboard {
-		t.Errorf("before:\n%s\nafter the request:\n%s\nafter onboarding:\n%s", brief.Of(before), brief.Of(shown), brief.Of(aboard))
+	if joined := ask(); before != shown || before != joined {
+		t.Errorf("before:\n%s\nafter the request:\n%s\nafter onboarding:\n%s", brief.Of(before), brief.Of(shown), brief.Of(joined))
 	}
 }
 
 // The hub keeps what a stranger sends about another owner's EK only if it is true of that EK.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name  string
 		sends func(*testing.T, *scene) *fleet.Device
 		kept  bool
 	}{
 		{"no certificate", func(_ *testing.T, s *scene) *fleet.Device { return withoutCertificate(s.victim) }, false},
-		{"a certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, nobody) }, false},
+		{"a certificate by an unknown maker", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, unknown) }, false},
 		{"another TPM's certificate", func(t *testing.T, s *scene) *fleet.Device {
 			d := withoutCertificate(s.victim)
 			d.EKCert = s.device(t).EKCert
@@ -270,9 +270,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
-	aboard := s.device(t)
+	joined := s.device(t)
 	s.Policy(t, s.Owner.ID, "version: 1\n")
-	must(aboard.Onboard(t.Context(), s.client, s.tok))(t)
+	must(joined.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "policy")
 	s.Advance(store.KeptFor - time.Hour)
@@ -283,7 +283,7 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	if n := must(s.Store.ExpireEKCertificates(t.Context(), s.Now(), 10))(t); n != 1 {
 		t.Errorf("%d rows were dropped", n)
 	}
-	refused(t, s.post(t, s.request(t, withoutCertificate(aboard))), 403, "policy")
+	refused(t, s.post(t, s.request(t, withoutCertificate(joined))), 403, "policy")
 }
 
 // A line of an owner's EK list approves an EK without a certificate, or requires one. A line of
@@ -291,9 +291,9 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	d := s.uncertified(t)
-	untrusted := certifiedBy(t, d, nobody)
+	untrusted := certifiedBy(t, d, unknown)
 	h, vh := ekHash(t, d), ekHash(t, s.victim)
 	ada := s.person(t, "ada")
 	want[map[string]int](ada, "PUT", "/policy/ek-list", fmt.Sprintf("ek_sha256,certificate\n%x,required\n%x,required\n", h, vh), 200)
@@ -316,8 +316,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
-	for _, d := range []*fleet.Device{s.uncertified(t), certifiedBy(t, s.uncertified(t), nobody)} {
+	unknown := must(unknownMaker())(t)
+	for _, d := range []*fleet.Device{s.uncertified(t), certifiedBy(t, s.uncertified(t), unknown)} {
 		a := s.post(t, s.request(t, d))
 		var w wire.Waiting
 		if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != 202 {

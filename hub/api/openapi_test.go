@@ -395,8 +395,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
 
 	// Another device waits, and its owner decides.
-	nobody := must(s.victim.WithoutCertificate())(t)
-	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
+	uncertified := must(s.victim.WithoutCertificate())(t)
+	call(stranger, "POST", "/onboard", "", string(must(uncertified.Request(s.tok, fleet.RequestChange{}))(t)), 202)
 	var waits []struct {
 		ID        string
 		Questions []string

@@ -243,7 +243,7 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 	stranger := behind{ca: strangers, caKey: key}
 	for name, cert := range map[string]tls.Certificate{
 		"another name":                   b.certificate(t, func(c *x509.Certificate) { c.DNSNames = []string{"other.internal"} }),
-		"the name in the CN alone":       b.certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }),
+		"the name only in the CN":        b.certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }),
 		"expired":                        b.certificate(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
 		"for servers":                    b.certificate(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }),
 		"by a CA of the same name":       stranger.certificate(t, nil),
@@ -302,7 +302,7 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 		"base64 for addresses": {"Client-Cert": {":" + strings.NewReplacer("+", "-", "/", "_").Replace(raw) + "-_:"}},
 		"PEM for addresses":    {"Client-Cert": {url.QueryEscape("-----BEGIN CERTIFICATE-----\n" + raw)}},
 		"trailing bytes":       {"Client-Cert": {sequence(append(bytes.Clone(c.IDevID.Raw), 0))}},
-		"a chain alone":        {"Client-Cert-Chain": {sequence(c.DeviceCA.Raw)}},
+		"only a chain":         {"Client-Cert-Chain": {sequence(c.DeviceCA.Raw)}},
 		"a chain of nonsense":  {"Client-Cert": {good}, "Client-Cert-Chain": {":AAAA:"}},
 		"a chain too long":     {"Client-Cert": {good}, "Client-Cert-Chain": {links + sequence(c.DeviceCA.Raw)}},
 	} {

@@ -18,7 +18,7 @@ import (
 // do not name a maker that nobody trusts.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name     string
 		device   func(*testing.T, *scene) *fleet.Device
@@ -26,7 +26,7 @@ func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	}{
 		{"trusted maker", func(t *testing.T, s *scene) *fleet.Device { return s.victim }, false},
 		{"no EK certificate", func(t *testing.T, s *scene) *fleet.Device { return s.uncertified(t) }, true},
-		{"EK certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, nobody) }, true},
+		{"EK certificate by an unknown maker", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, unknown) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)

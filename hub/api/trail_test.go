@@ -196,7 +196,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 		for _, key := range c.order {
 			at := bytes.Index(body, []byte(`"`+key+`"`)) // the first string of this text, key or value
 			if at < 0 || !bytes.HasPrefix(body[at+len(key)+2:], []byte(":")) {
-				t.Fatalf("%s: the first %q is no key in %s", c.path, key, body)
+				t.Fatalf("%s: the first %q is not a key in %s", c.path, key, body)
 			}
 			places = append(places, at)
 		}
@@ -956,7 +956,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		{"GET", at + "/steps/1/objects/" + sum, "", true, true},
 		{"GET", at + "/steps/1/objects/" + sum + "/blob", "", true, true},
 	}
-	nobody := f.person(t, "")
+	anonymous := f.person(t, "")
 	for _, r := range routes {
 		expect := func(who string, p *person, status int) {
 			t.Helper()
@@ -965,7 +965,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 				t.Errorf("%s %s as %s: %d %s", r.method, r.path, who, got, body)
 			}
 		}
-		expect("nobody", nobody, 401)
+		expect("nobody", anonymous, 401)
 		strange := map[bool]int{true: 404, false: 401}
 		expect("another owner", f.mallory, strange[r.person])
 		expect("another's device", f.pirate, strange[r.device])

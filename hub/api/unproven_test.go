@@ -140,7 +140,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	told := func() (n int) {
+	operatorEvents := func() (n int) {
 		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
 			if e.Kind == "aik.issued" && e.Owner == "" && e.Device == "" {
 				n++
@@ -155,8 +155,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 		}
 	}
 	row := must(s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()))(t)
-	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || told() != 1 {
-		t.Errorf("%s until %v; told %d times", brief.Of(row), first.NotAfter, told())
+	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || operatorEvents() != 1 {
+		t.Errorf("%s until %v; %d events for the operator", brief.Of(row), first.NotAfter, operatorEvents())
 	}
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
@@ -168,8 +168,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 			t.Error("no certificate")
 		}
 	}
-	if told() != 1 {
-		t.Errorf("%d events for the operator about one EK", told())
+	if operatorEvents() != 1 {
+		t.Errorf("%d events for the operator about one EK", operatorEvents())
 	}
 	s.Advance(2 * time.Hour)
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedOfEK {
