@@ -119,7 +119,7 @@ func (p *person) apiToken(name string, scopes ...string) *person {
 func (p *person) status(method, path string, in any, want int) {
 	p.t.Helper()
 	if got, body := p.do(method, path, in); got != want {
-		p.t.Errorf("%s %s: %d %s; %d was expected", method, path, got, body, want)
+		p.t.Errorf("%s %s: %d %s, want %d", method, path, got, body, want)
 	}
 }
 
@@ -159,7 +159,7 @@ func TestDisabledAccountIsShutOutAtOnce(t *testing.T) {
 	stranger.status("POST", "/auth/login", map[string]string{"username": "ada", "password": "a wrong password"}, 401) // does not reveal that the account is disabled
 	another := s.device(t)
 	if _, err := another.Onboard(t.Context(), s.client, s.tok); err == nil {
-		t.Error("a new device came aboard of a disabled account")
+		t.Error("a new device onboarded to a disabled account")
 	}
 	d := s.Devices(t, s.Owner)
 	if len(d) != 1 {
@@ -313,7 +313,7 @@ func TestAPITokenIsNoPerson(t *testing.T) {
 	stranger.status("GET", "/devices/", nil, 401)
 	stranger.token = ""
 	if status, _, _ := stranger.request("GET", "/devices/", nil, map[string]string{"Cookie": "__Host-gangway=" + all.token}); status != 401 {
-		t.Errorf("an API token as a cookie: %d", status)
+		t.Errorf("an API token in the cookie: status %d", status)
 	}
 
 	list := want[api.APITokens](ada, "GET", "/tokens/", nil, 200)
@@ -359,7 +359,7 @@ func TestDeletedAccountLeavesNothingToOthers(t *testing.T) {
 		t.Error("the device is still there")
 	}
 	if _, err := s.device(t).Onboard(t.Context(), s.client, s.tok); err == nil {
-		t.Error("a device came aboard with a deleted account's join token")
+		t.Error("a device onboarded with a deleted account's join token")
 	}
 	stranger := s.person(t, "")
 	stranger.status("POST", "/auth/accounts", map[string]string{"nick": "ADA", "email": "eve@example.org", "password": "correct horse"}, 412)
@@ -434,7 +434,7 @@ func TestEventsSayWho(t *testing.T) {
 		for _, e := range ada.events("?kind=" + kind) {
 			got = append(got, fmt.Sprint(e.Actor, " ", e.ActorName, " ", e.Means, " ", e.Credential))
 			if e.Addr != "127.0.0.1" || e.Owner != prn {
-				t.Errorf("%s: from %q, in the trail of %q", kind, e.Addr, e.Owner)
+				t.Errorf("%s: address %q, owner %q", kind, e.Addr, e.Owner)
 			}
 		}
 		if !slices.Equal(got, wants) {
@@ -449,10 +449,10 @@ func TestEventsSayWho(t *testing.T) {
 	}
 	later := s.Now().Add(time.Minute).UTC().Format(time.RFC3339)
 	if n := len(ada.events("?since=" + later)); n != 0 {
-		t.Errorf("%d events since later", n)
+		t.Errorf("%d events since a time in the future", n)
 	}
 	if n := len(ada.events("?until=" + later)); n == 0 {
-		t.Error("no events until later")
+		t.Error("no events until a time in the future")
 	}
 }
 
@@ -489,7 +489,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 		}
 	}
 	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "wrong secret") {
-		t.Errorf("the page shows routine, or not what matters: %s", brief.Of(page))
+		t.Errorf("the page shows routine events, or lacks others: %s", brief.Of(page))
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)
 	s.Advance(24 * time.Hour)
@@ -519,7 +519,7 @@ func TestJoinTokensByPage(t *testing.T) {
 		}
 	}
 	if len(all) != 5 || len(paged) != 5 {
-		t.Errorf("%d tokens, %d by page", len(all), len(paged))
+		t.Errorf("%d tokens, %d in pages, want 5 of each", len(all), len(paged))
 	}
 }
 

@@ -53,7 +53,7 @@ func TestInactiveCertificateIsToldWhatBecameOfIt(t *testing.T) {
 			refused(t, a, 403, "certificate-not-active")
 			var p struct{ Certificate string }
 			if err := json.Unmarshal(a.Body, &p); err != nil || p.Certificate != c.want {
-				t.Errorf("%s: %s was expected", a.Body, c.want)
+				t.Errorf("%s: want %s", a.Body, c.want)
 			}
 		})
 	}

@@ -92,7 +92,7 @@ func want[T any](p *person, method, path string, in any, status int) T {
 	p.t.Helper()
 	got, body := p.do(method, path, in)
 	if got != status {
-		p.t.Fatalf("%s %s: %d %s; %d was expected", method, brief.Of(path), got, body, status)
+		p.t.Fatalf("%s %s: %d %s, want %d", method, brief.Of(path), got, body, status)
 	}
 	var out T
 	if err := json.Unmarshal(body, &out); err != nil {
@@ -138,7 +138,7 @@ func TestOwnersDay(t *testing.T) {
 		t.Errorf("%s", brief.Of(tokens))
 	}
 	if events := want[[]api.EventView](ada, "GET", "/events?device="+d.ID, nil, 200); len(events) == 0 {
-		t.Error("no event of the device")
+		t.Error("no event about the device")
 	}
 	want[map[string]any](ada, "DELETE", "/devices/tokens/"+created.ID, nil, 200)
 	want[api.DeviceView](ada, "DELETE", "/devices/"+d.ID, nil, 200)
@@ -170,7 +170,7 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	s.Account(t, "mallory")
-	mallory, nobody := s.person(t, "mallory"), s.person(t, "")
+	mallory, anonymous := s.person(t, "mallory"), s.person(t, "")
 	for _, r := range []struct {
 		method, path string
 		in           any
@@ -185,17 +185,17 @@ func TestOneOwnerSeesNothingOfAnothers(t *testing.T) {
 		if p := want[api.Problem](mallory, r.method, r.path, r.in, 404); p.Code != "not-found" {
 			t.Errorf("%s %s: %s", r.method, r.path, brief.Of(p))
 		}
-		want[api.Problem](nobody, r.method, r.path, r.in, 401)
+		want[api.Problem](anonymous, r.method, r.path, r.in, 401)
 	}
 	for _, path := range []string{"/devices", "/devices/tokens", "/events?device=" + id} {
 		if _, body := mallory.do("GET", path, nil); bytes.Contains(body, []byte(id)) || bytes.Contains(body, []byte(s.tok.ID)) {
-			t.Errorf("%s shows mallory what is ada's: %s", path, body)
+			t.Errorf("%s shows ada's data to mallory: %s", path, body)
 		}
-		want[api.Problem](nobody, "GET", path, nil, 401)
+		want[api.Problem](anonymous, "GET", path, nil, 401)
 	}
 	d := must(s.Store.Device(t.Context(), id))(t)
 	if d.Nick == "mine" || len(d.UserMeta) != 0 {
-		t.Errorf("mallory changed it: %s", brief.Of(d))
+		t.Errorf("mallory changed the device: %s", brief.Of(d))
 	}
 }
 
@@ -233,7 +233,7 @@ func TestGuessingPasswordsIsSlowedDown(t *testing.T) {
 			return
 		}
 	}
-	t.Error("twelve guesses in a row were answered")
+	t.Error("twelve guesses in a row were not limited")
 }
 
 func TestOtherSitesPageIsRefused(t *testing.T) {
@@ -311,7 +311,7 @@ func TestMetaIsBounded(t *testing.T) {
 			t.Fatalf("%d %s", status, body)
 		}
 	}
-	t.Error("600 KiB of metadata were taken")
+	t.Error("600 KiB of metadata were accepted")
 }
 
 func TestHealth(t *testing.T) {

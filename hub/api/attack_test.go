@@ -112,16 +112,16 @@ func (s *scene) post(t testing.TB, body []byte) *fleet.Answer {
 func refused(t testing.TB, a *fleet.Answer, status int, code string) {
 	t.Helper()
 	if a.Status != status || a.Code() != code {
-		t.Fatalf("answered %d %s; %d %q was expected", a.Status, a.Body, status, code)
+		t.Fatalf("answered %d %s, want %d %q", a.Status, a.Body, status, code)
 	}
 	var p struct{ Msg, Hint string }
 	if err := json.Unmarshal(a.Body, &p); err != nil || p.Msg == "" || p.Hint == "" {
-		t.Fatalf("no sentence or no hint: %s", a.Body)
+		t.Fatalf("no message or no hint: %s", a.Body)
 	}
 }
 
-// untouched checks that no device was created and the join token was not used.
-func (s *scene) untouched(t testing.TB) {
+// boundNothing checks that no device was created and the join token was not used.
+func (s *scene) boundNothing(t testing.TB) {
 	t.Helper()
 	if n := len(s.Devices(t, s.Owner)); n != 0 {
 		t.Errorf("%d devices", n)
@@ -154,7 +154,7 @@ func TestRejectsOwnershipProofOfAnotherKey(t *testing.T) {
 	data := must(wire.ParseCAData(stolen.CAData))(t)
 	body := must(attacker.Request(s.tok, fleet.RequestChange{CAData: func(d *wire.CAData) { d.Proof = data.Proof }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
@@ -165,7 +165,7 @@ func TestRejectsOwnershipProofOfAnotherToken(t *testing.T) {
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
 	body = must(s.victim.Request(other, fleet.RequestChange{CAData: func(d *wire.CAData) { d.TokenID = wire.NewID() }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeTokenUnknown)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
@@ -180,7 +180,7 @@ func TestRejectsOwnershipProofOfAnotherOwner(t *testing.T) {
 	own.Owner = s.tok.Owner
 	body = must(s.victim.Request(own, fleet.RequestChange{}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeTokenOwner)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
@@ -192,7 +192,7 @@ func TestRejectsOwnershipProofOfAnotherHub(t *testing.T) {
 	// With the right hub name in the request, the proof is still for the other hub.
 	body := must(s.victim.Request(&elsewhere, fleet.RequestChange{CAData: func(d *wire.CAData) { d.HubName = s.tok.HubName }}))(t)
 	refused(t, s.post(t, body), 403, onboard.CodeOwnership)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 // Tokens.
@@ -204,7 +204,7 @@ func TestRejectsDisabledToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, onboard.CodeTokenUnusable)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsExpiredToken(t *testing.T) {
@@ -212,7 +212,7 @@ func TestRejectsExpiredToken(t *testing.T) {
 	s := newScene(t)
 	s.tok = s.Token(t, s.Owner, func(j *store.JoinToken) { j.Expires = s.Now().Add(-time.Second) })
 	refused(t, s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)), 403, onboard.CodeTokenUnusable)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
@@ -223,7 +223,7 @@ func TestRejectsTokenDisabledBetweenRequestAndActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 403, onboard.CodeTokenUnusable)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestRejectsUsedUpToken(t *testing.T) {
@@ -235,7 +235,7 @@ func TestRejectsUsedUpToken(t *testing.T) {
 	c := must(late.Enrol(t.Context(), s.client, must(late.Request(s.tok, fleet.RequestChange{}))(t)))(t)
 	refused(t, must(late.Activate(t.Context(), s.client, c))(t), 403, onboard.CodeTokenUsedUp)
 	if s.Uses(t, s.tok) != 1 || len(s.Devices(t, s.Owner)) != 1 {
-		t.Error("the late one left a trace")
+		t.Error("the refused device changed something")
 	}
 	// The device that used the token may onboard again.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -311,7 +311,7 @@ func TestReplayOfACapturedRequestGivesNothing(t *testing.T) {
 
 // A stranger with the victim's EK certificate, which is public.
 
-func (s *scene) stranger(t testing.TB, tok *wire.TokenFile) {
+func (s *scene) postAsStranger(t testing.TB, tok *wire.TokenFile) {
 	t.Helper()
 	stranger := s.device(t)
 	stranger.EK, stranger.EKCert = &fleet.Key{Public: s.victim.EK.Public, Private: stranger.EK.Private}, s.victim.EKCert
@@ -337,20 +337,20 @@ func TestStrangerWithTheVictimsEKCertificate(t *testing.T) {
 			mallory := s.Account(t, "mallory")
 			attack := func() {
 				for range 3 {
-					s.stranger(t, s.tok)                    // a leaked token
-					s.stranger(t, s.Token(t, mallory, nil)) // the stranger's own token
+					s.postAsStranger(t, s.tok)                    // a leaked token
+					s.postAsStranger(t, s.Token(t, mallory, nil)) // the stranger's own token
 				}
 			}
 			if when == "before" {
 				attack()
-				s.untouched(t)
+				s.boundNothing(t)
 				must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 			} else {
 				must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 				before := s.Devices(t, s.Owner)
 				attack()
 				if after := s.Devices(t, s.Owner); !reflect.DeepEqual(before, after) {
-					t.Errorf("the victim changed:\n%s\n%s", brief.Of(before), brief.Of(after))
+					t.Errorf("the victim's record changed:\n%s\n%s", brief.Of(before), brief.Of(after))
 				}
 			}
 			d := s.Devices(t, s.Owner)
@@ -394,7 +394,7 @@ func TestPendingCertificateOpensNothing(t *testing.T) {
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); !errors.Is(err, store.ErrNotFound) {
 		t.Error("a pending IAK is in the AIK registry")
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
@@ -418,7 +418,7 @@ func TestStolenPendingCertificateWithItsSoftwareKeyIsRefused(t *testing.T) {
 		refused(t, must(conn.Activate(t.Context(), proof))(t), 403, onboard.CodeActivation)
 	}
 	refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
@@ -431,9 +431,9 @@ func TestActivationProofMovedToAnotherConnectionIsRefused(t *testing.T) {
 	second := must(s.client.Dial(t.Context(), c.TLS(s.victim)))(t)
 	defer second.Close()
 	refused(t, must(second.Activate(t.Context(), proof))(t), 403, onboard.CodeActivation)
-	s.untouched(t)
+	s.boundNothing(t)
 	if a := must(first.Activate(t.Context(), proof))(t); a.Status != 200 {
-		t.Fatalf("where it belongs it is refused: %s", a.Body)
+		t.Fatalf("at its own place it is refused: %s", a.Body)
 	}
 }
 
@@ -455,14 +455,14 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	c := must(s.victim.Enrol(t.Context(), s.client, must(s.victim.Request(theirs, fleet.RequestChange{}))(t)))(t)
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 409, onboard.CodeOtherOwner)
 	if len(s.Devices(t, bob)) != 0 || s.Uses(t, theirs) != 0 || !reflect.DeepEqual(before, s.Devices(t, s.Owner)) {
-		t.Error("the refusal left a trace")
+		t.Error("the refused request changed something")
 	}
-	told := false
+	found := false
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID}))(t) {
-		told = told || e.Kind == "device.other-owner-tried" && e.Device == before[0].ID
+		found = found || e.Kind == "device.other-owner-tried" && e.Device == before[0].ID
 	}
-	if !told {
-		t.Error("the owner was not told")
+	if !found {
+		t.Error("the owner got no event")
 	}
 	// Once its owner deletes it, bob can onboard it, as another device.
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, before[0].ID, s.Now()); err != nil {
@@ -470,7 +470,7 @@ func TestSecondOwnersTokenOnABoundTPMIsRefusedAndTheOwnerTold(t *testing.T) {
 	}
 	must(s.victim.Onboard(t.Context(), s.client, theirs))(t)
 	if d := s.Devices(t, bob); len(d) != 1 || d[0].ID == before[0].ID {
-		t.Errorf("bob has %s", brief.Of(d))
+		t.Errorf("bob's devices: %s", brief.Of(d))
 	}
 }
 
@@ -502,7 +502,7 @@ func TestActivationRacesWithRevocation(t *testing.T) {
 		refused(t, must(conn.Do(t.Context(), "GET", "/device", nil))(t), 403, "certificate-not-active")
 		conn.Close()
 		if _, err := s.Store.Device(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
-			t.Fatal("the device came back")
+			t.Fatal("the device exists again")
 		}
 	}
 }
@@ -521,10 +521,10 @@ func TestActivationRacesWithExpiry(t *testing.T) {
 	// The enrolment has expired by the clock, even if the sweep has not run.
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
 	if n := must(s.Store.ExpireEnrolments(t.Context(), s.Now(), 100))(t); n != 1 {
-		t.Errorf("%d expired", n)
+		t.Errorf("%d enrolments expired", n)
 	}
 	refused(t, must(s.victim.Activate(t.Context(), s.client, c))(t), 410, onboard.CodeExpired)
-	s.untouched(t)
+	s.boundNothing(t)
 
 	for range 10 {
 		d := s.device(t)
@@ -588,7 +588,7 @@ func TestTLSRefusesCertificatesThatAreNoDevices(t *testing.T) {
 	s := newScene(t)
 	c := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	if err := s.handshake(t, c.TLS(s.victim)); err != nil {
-		t.Fatalf("a good device: %v", err)
+		t.Fatalf("handshake of a good device: %v", err)
 	}
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	self := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, Subject: c.IDevID.Subject, Issuer: c.IDevID.Issuer}
@@ -671,7 +671,7 @@ func TestSupersededCertificateIsRefused(t *testing.T) {
 		t.Error("the earlier certificate is still accepted")
 	}
 	if err := s.handshake(t, fresh.TLS(s.victim)); err != nil {
-		t.Errorf("the new one: %v", err)
+		t.Errorf("the new certificate: %v", err)
 	}
 }
 
@@ -731,7 +731,7 @@ func TestRejectsTenThousandMutationsOverTLS(t *testing.T) {
 	}
 	close(work)
 	wg.Wait()
-	s.untouched(t)
+	s.boundNothing(t)
 	if !strings.Contains(s.metrics(t), "gangway_panics_total 0") {
 		t.Error("the hub panicked")
 	}

@@ -19,7 +19,7 @@ func TestTallyLosesNothingThatCannotBeWritten(t *testing.T) {
 	}
 	first := counts.add(event(0), 0)
 	if first == nil || counts.add(event(1), 0) != nil || counts.add(event(2), 0) != nil {
-		t.Fatal("not the first event, and it alone, is to be written at once")
+		t.Fatal("want only the first event written at once")
 	}
 	counts.putBack([]store.Event{*first})
 	failed := counts.take(now)
@@ -48,10 +48,10 @@ func TestTallyIsBounded(t *testing.T) {
 	}
 	for range 2 {
 		if counts.add(event(maxCounters), 0) == nil {
-			t.Error("an event that there is no room for is not written at once")
+			t.Error("an event without room in the tally is not written at once")
 		}
 	}
 	if counts.take(now.Add(24 * time.Hour)); len(counts.byKey) != 0 {
-		t.Errorf("%d are held the day after", len(counts.byKey))
+		t.Errorf("%d counts are held after a day", len(counts.byKey))
 	}
 }

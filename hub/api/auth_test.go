@@ -42,7 +42,7 @@ func TestTokensScopesAreCheckedOnEachRoute(t *testing.T) {
 	again := want[struct{ Token string }](p, "GET", "/auth/login", nil, 200)
 	p.token = again.Token
 	if got, _ := p.do("GET", "/events", nil); got != 403 {
-		t.Errorf("renewal widens the scopes: %d", got)
+		t.Errorf("renewal added scopes: status %d", got)
 	}
 }
 
@@ -57,11 +57,11 @@ func TestSignOutEndsAllTokensOfTheSession(t *testing.T) {
 	for _, token := range []string{first, renewed} {
 		p.token = token
 		if got, _ := p.do("GET", "/devices", nil); got != 401 {
-			t.Errorf("a token of the ended session: %d", got)
+			t.Errorf("a token of the ended session: status %d", got)
 		}
 	}
 	if got, _ := other.do("GET", "/devices", nil); got != 200 {
-		t.Errorf("another session ended with it: %d", got)
+		t.Errorf("another session ended too: status %d", got)
 	}
 }
 
@@ -82,12 +82,12 @@ func TestTokenExpiresAndSessionsEnd(t *testing.T) {
 		p.token = answer.Token
 	}
 	if got, _ := p.do("GET", "/devices", nil); got != 401 {
-		t.Errorf("the session has no end: %d", got)
+		t.Errorf("the session does not expire: status %d", got)
 	}
 	p = s.person(t, "ada")
 	s.Advance(13 * time.Hour)
 	if got, _ := p.do("GET", "/devices", nil); got != 401 {
-		t.Errorf("the token has no end: %d", got)
+		t.Errorf("the token does not expire: status %d", got)
 	}
 }
 

@@ -29,7 +29,7 @@ func reportOf(t testing.TB, d *fleet.Device, nonce []byte, pcrs [][]byte, log []
 	return r
 }
 
-func judged(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log []byte, resets uint32) wire.BootVerdict {
+func verdictOf(t testing.TB, c *fleet.Conn, d *fleet.Device, pcrs [][]byte, log []byte, resets uint32) wire.BootVerdict {
 	t.Helper()
 	a := sendBoot(t, c, reportOf(t, d, challenge(t, c).Nonce, pcrs, log, resets))
 	var v wire.BootVerdict
@@ -49,8 +49,8 @@ func (s *scene) pageSays(t *testing.T, state string) {
 	}
 }
 
-// secret requests the device's secret, which a measured-boot policy protects.
-func secret(t testing.TB, c *fleet.Conn) *fleet.Answer {
+// requestSecret requests the device's requestSecret, which a measured-boot policy protects.
+func requestSecret(t testing.TB, c *fleet.Conn) *fleet.Answer {
 	return must(c.Do(t.Context(), "POST", "/device/secret", nil))(t)
 }
 
@@ -80,11 +80,11 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			c, _, id := s.connected(t)
 			path := "/devices/" + id + "/boot"
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
-			v := judged(t, c, s.victim, boots.pcrs, boots.log, 1)
+			v := verdictOf(t, c, s.victim, boots.pcrs, boots.log, 1)
 			if v.State != "nothing-measured" || len(v.Changes) != 1 {
 				t.Errorf("%s", brief.Of(v))
 			}
-			refused(t, secret(t, c), 403, "boot-nothing-measured")
+			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
 			view := want[api.BootView](ada, "GET", path, nil, 200)
 			if view.State != "nothing-measured" || view.Reference != nil || len(view.History) != 1 {
 				t.Errorf("%s", brief.Of(view))
@@ -94,7 +94,7 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			}
 			s.pageSays(t, "nothing measured")
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-nothing-measured" {
-				t.Errorf("the owner is not told: %s", brief.Of(e))
+				t.Errorf("the owner got no event: %s", brief.Of(e))
 			}
 			// The owner cannot accept it, nor set it as reference values.
 			if p := want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "latest"}, 409); p.Code != "boot-nothing-measured" || p.Hint == "" {
@@ -103,17 +103,17 @@ func TestBootOfWhichNothingWasMeasuredSatisfiesNoRequirement(t *testing.T) {
 			want[api.Problem](ada, "POST", path+"/reference", map[string]any{"from": "values", "bank": "SHA-256", "pcrs": map[string]string{"1": strings.Repeat("0", 64)}}, 400)
 			// The first boot with measurements becomes the reference. A later boot without any
 			// does not match it.
-			if v := judged(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
+			if v := verdictOf(t, c, s.victim, usual.PCRs(), usual.Bytes(), 2); v.State != "matches" {
 				t.Errorf("%s", brief.Of(v))
 			}
-			if a := secret(t, c); a.Status != 200 {
+			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}
-			judged(t, c, s.victim, boots.pcrs, boots.log, 3)
-			refused(t, secret(t, c), 403, "boot-nothing-measured")
+			verdictOf(t, c, s.victim, boots.pcrs, boots.log, 3)
+			refused(t, requestSecret(t, c), 403, "boot-nothing-measured")
 			// The owner can still admit it, with another policy.
 			s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: report\n")
-			if a := secret(t, c); a.Status != 200 {
+			if a := requestSecret(t, c); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}
 		})
@@ -152,7 +152,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 					defer conn.Close()
 				}
 			}
-			refused(t, secret(t, conn), 403, "boot-refused")
+			refused(t, requestSecret(t, conn), 403, "boot-refused")
 			v := want[api.BootView](ada, "GET", path, nil, 200)
 			if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != c.code || v.Refusal.Reason == "" || v.Refusal.Hint == "" || v.Latest == nil {
 				t.Errorf("%s", brief.Of(v))
@@ -164,20 +164,20 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 				t.Errorf("the device's record says %q", d.Boot)
 			}
 			s.pageSays(t, "measurement refused")
-			told := 0
+			refusals := 0
 			for _, e := range want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200) {
 				if e.Kind == "device.boot-refused" {
-					told++
+					refusals++
 				}
 			}
-			if told != 1 {
-				t.Errorf("the owner is told %d times of the same", told)
+			if refusals != 1 {
+				t.Errorf("%d events for one kind of refusal, want 1", refusals)
 			}
 			// A decision about the measurement before it does not hide the refusal.
 			if v := want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": v.Number}, 200); v.State != "refused" {
 				t.Errorf("%s", brief.Of(v))
 			}
-			refused(t, secret(t, conn), 403, "boot-refused")
+			refused(t, requestSecret(t, conn), 403, "boot-refused")
 			// A true measurement ends the refusal, and the owner gets an event.
 			booted(t, conn, s.victim, usual, 1)
 			if v := want[api.BootView](ada, "GET", path, nil, 200); v.State != "matches" || v.Refusal != nil {
@@ -186,7 +186,7 @@ func TestRefusedMeasurementLeavesNoStaleMatch(t *testing.T) {
 			if e := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)[0]; e.Kind != "device.boot-matches" {
 				t.Errorf("%s", brief.Of(e))
 			}
-			if a := secret(t, conn); a.Status != 200 {
+			if a := requestSecret(t, conn); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}
 		})
@@ -209,20 +209,20 @@ func TestOwnerAcceptsTheSeparatorOfSystemd(t *testing.T) {
 		v := sha256.Sum256(slices.Concat(pcrs[i], word[:]))
 		pcrs[i] = v[:]
 	}
-	v := judged(t, c, s.victim, pcrs, usual.Bytes(), 2)
+	v := verdictOf(t, c, s.victim, pcrs, usual.Bytes(), 2)
 	if v.State != "changed" || len(v.Changes) != 1 || !strings.Contains(v.Changes[0], "systemd's os-separator") {
 		t.Fatalf("%s", brief.Of(v))
 	}
-	refused(t, secret(t, c), 403, "boot-changed")
+	refused(t, requestSecret(t, c), 403, "boot-changed")
 	view := want[api.BootView](ada, "GET", path, nil, 200)
 	if view.State != "changed" || view.Latest.SecureBoot != "on" || len(view.Latest.Unexplained) != 0 {
 		t.Errorf("%s", brief.Of(view))
 	}
 	want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "measurement": view.Number}, 200)
-	if v := judged(t, c, s.victim, pcrs, usual.Bytes(), 3); v.State != "matches" {
+	if v := verdictOf(t, c, s.victim, pcrs, usual.Bytes(), 3); v.State != "matches" {
 		t.Errorf("%s", brief.Of(v))
 	}
-	if a := secret(t, c); a.Status != 200 {
+	if a := requestSecret(t, c); a.Status != 200 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
@@ -234,11 +234,11 @@ func TestLogThatCannotBeReadIsNoReasonToRefuse(t *testing.T) {
 	s.Policy(t, s.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	c, _, id := s.connected(t)
 	for n, log := range [][]byte{[]byte("no log"), bytes.Repeat([]byte{0xFF}, 4096), make([]byte, boot.MaxLog+1), usual.Bytes()[:100], nil} {
-		if v := judged(t, c, s.victim, usual.PCRs(), log, uint32(n+1)); v.State != "matches" {
+		if v := verdictOf(t, c, s.victim, usual.PCRs(), log, uint32(n+1)); v.State != "matches" {
 			t.Errorf("log %d: %s", n, brief.Of(v))
 		}
 	}
-	if v := judged(t, c, s.victim, another.PCRs(), []byte("no log"), 9); v.State != "changed" {
+	if v := verdictOf(t, c, s.victim, another.PCRs(), []byte("no log"), 9); v.State != "changed" {
 		t.Errorf("%s", brief.Of(v))
 	}
 	ada := s.person(t, "ada")
@@ -259,7 +259,7 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 		code string
 	}{
 		"nothing measured": {func(s *scene, conn *fleet.Conn) {
-			judged(t, conn, s.victim, eventlog.Log{}.PCRs(), usual.Bytes(), 2)
+			verdictOf(t, conn, s.victim, eventlog.Log{}.PCRs(), usual.Bytes(), 2)
 		}, "boot-nothing-measured"},
 		"refused": {func(s *scene, conn *fleet.Conn) {
 			r := report(t, s.victim, challenge(t, conn).Nonce, usual, 2)
@@ -282,16 +282,16 @@ func TestBootThatDoesNotMatchElsewhereEndsEveryAdmission(t *testing.T) {
 			defer second.Close()
 			c.show(s, second)
 			for _, conn := range []*fleet.Conn{first, second} {
-				refused(t, secret(t, conn), 403, c.code)
+				refused(t, requestSecret(t, conn), 403, c.code)
 			}
 			want[api.Problem](holder, "GET", "/devices/"+id, nil, 403)
 			// A measurement on one connection does not admit another connection that has since
 			// measured something else.
 			booted(t, first, s.victim, usual, 3)
-			if a := secret(t, first); a.Status != 200 {
+			if a := requestSecret(t, first); a.Status != 200 {
 				t.Errorf("%d %s", a.Status, a.Body)
 			}
-			refused(t, secret(t, second), 403, "boot-unmeasured")
+			refused(t, requestSecret(t, second), 403, "boot-unmeasured")
 		})
 	}
 }

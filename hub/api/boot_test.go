@@ -100,7 +100,7 @@ func TestBootIsLearntComparedAndAccepted(t *testing.T) {
 	}
 	events := want[[]api.EventView](ada, "GET", "/events?device="+id, nil, 200)
 	if events[0].Kind != "device.boot-changed" || !strings.Contains(events[0].Message, "kernel") {
-		t.Errorf("the owner is not told: %s", brief.Of(events[0]))
+		t.Errorf("the owner got no event: %s", brief.Of(events[0]))
 	}
 	// The owner accepts the boot and locks the reference.
 	view = want[api.BootView](ada, "POST", path+"/reference", map[string]any{"from": "latest", "lock": true}, 200)
@@ -163,7 +163,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 				return
 			}
 		}
-		t.Errorf("%s: the owner is not told", what)
+		t.Errorf("%s: the owner got no event", what)
 	}
 	// The values and the log of the usual boot with the quote of another boot.
 	r := report(t, s.victim, challenge(t, c).Nonce, another, 2)
@@ -184,7 +184,7 @@ func TestDeviceThatLiesAboutItsBootIsRefusedAndItsOwnerTold(t *testing.T) {
 	lie("no nonce", boot.CodeNonce, report(t, s.victim, make([]byte, 32), usual, 2), c)
 	v := want[api.BootView](ada, "GET", "/devices/"+id+"/boot", nil, 200)
 	if v.State != "refused" || v.Refusal == nil || v.Refusal.Code != boot.CodeNonce || len(v.History) != 1 {
-		t.Errorf("a lie was kept, or is not told: %s", brief.Of(v))
+		t.Errorf("a false measurement was stored, or the owner got no event: %s", brief.Of(v))
 	}
 }
 
@@ -268,7 +268,7 @@ func TestTPMThatWentBackwardsIsNoticed(t *testing.T) {
 		found = found || e.Kind == "device.tpm-went-backwards" && strings.Contains(e.Message, "reset count decreased from 5 to 4")
 	}
 	if !found {
-		t.Error("nobody is told")
+		t.Error("no event")
 	}
 }
 
@@ -439,6 +439,6 @@ func TestDeviceThatMeasuresTooOftenIsToldToWait(t *testing.T) {
 	}
 	s.Advance(2 * time.Second)
 	if a := sendBoot(t, c, &wire.BootReport{Nonce: make([]byte, 32)}); a.Status == 429 {
-		t.Error("it may never again")
+		t.Error("still limited after the wait")
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"gangway/tcg"
 )
 
-// toldOf returns an owner's events of a kind.
-func (s *scene) toldOf(t testing.TB, owner store.Account, kind string) (out []store.Event) {
+// ownersEvents returns an owner's events of a kind.
+func (s *scene) ownersEvents(t testing.TB, owner store.Account, kind string) (out []store.Event) {
 	t.Helper()
 	for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{Owner: owner.ID, Limit: 1000}))(t) {
 		if e.Kind == kind {
@@ -64,21 +64,21 @@ func TestFirstOwnerIsToldOnceOfAnotherOwnersTry(t *testing.T) {
 	for range 3 {
 		try(second, mallory, onboard.CodeOtherEK)
 	}
-	told := s.toldOf(t, s.Owner, "device.other-owner-tried")
-	if len(told) != 1 || told[0].Device != s.deviceOf(t, s.victim) || told[0].Code != onboard.CodeOtherEK || !strings.Contains(told[0].Message, "another endorsement key") {
-		t.Fatalf("%s", brief.Of(told))
+	found := s.ownersEvents(t, s.Owner, "device.other-owner-tried")
+	if len(found) != 1 || found[0].Device != s.deviceOf(t, s.victim) || found[0].Code != onboard.CodeOtherEK || !strings.Contains(found[0].Message, "another endorsement key") {
+		t.Fatalf("%s", brief.Of(found))
 	}
 	for range 2 {
 		try(s.victim, mallory, onboard.CodeOtherOwner)
 		try(second, carol, onboard.CodeOtherEK)
 	}
-	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%s", brief.Of(told))
+	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
+		t.Errorf("%s", brief.Of(found))
 	}
 	// An owner who tries it with their own machine sees the refusal.
 	try(second, s.Owner, onboard.CodeOtherEK)
-	if told := s.toldOf(t, s.Owner, "device.other-owner-tried"); len(told) != 3 {
-		t.Errorf("%s", brief.Of(told))
+	if found := s.ownersEvents(t, s.Owner, "device.other-owner-tried"); len(found) != 3 {
+		t.Errorf("%s", brief.Of(found))
 	}
 }
 
@@ -111,8 +111,8 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 			theirs := s.Token(t, mallory, nil)
 			// A stranger with the EK certificate and without the TPM does not link the EKs.
 			s.post(t, must(second.Request(theirs, fleet.RequestChange{}))(t))
-			if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 0 {
-				t.Fatalf("told by a request alone: %s", brief.Of(told))
+			if found := s.ownersEvents(t, s.Owner, store.EventSameChip); len(found) != 0 {
+				t.Fatalf("events after only a request: %s", brief.Of(found))
 			}
 			for range 2 {
 				must(second.Onboard(t.Context(), s.client, theirs))(t)
@@ -126,13 +126,13 @@ func TestOwnersOfTwoEKsOfOneChipAreToldOnce(t *testing.T) {
 				store.Account
 				device *fleet.Device
 			}{{s.Owner, first}, {mallory, second}} {
-				told := s.toldOf(t, who.Account, store.EventSameChip)
-				if len(told) != want || want > 0 && told[0].Device != s.Devices(t, who.Account)[0].ID {
-					t.Errorf("%s: %s", who.Nick, brief.Of(told))
+				found := s.ownersEvents(t, who.Account, store.EventSameChip)
+				if len(found) != want || want > 0 && found[0].Device != s.Devices(t, who.Account)[0].ID {
+					t.Errorf("%s: %s", who.Nick, brief.Of(found))
 				}
-				for _, e := range told {
+				for _, e := range found {
 					if strings.Contains(e.Message, "ada") || strings.Contains(e.Message, "mallory") {
-						t.Errorf("%s is told who the other one is: %q", who.Nick, e.Message)
+						t.Errorf("%s learns who the other owner is: %q", who.Nick, e.Message)
 					}
 				}
 			}
@@ -156,13 +156,13 @@ func TestOwnerIsToldOnceHoweverOftenTheOtherEKComes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 1 {
-		t.Errorf("%s", brief.Of(told))
+	if found := s.ownersEvents(t, s.Owner, store.EventSameChip); len(found) != 1 {
+		t.Errorf("%s", brief.Of(found))
 	}
 	carol := s.Account(t, "carol")
 	must(second.Onboard(t.Context(), s.client, s.Token(t, carol, nil)))(t)
-	if told := s.toldOf(t, s.Owner, store.EventSameChip); len(told) != 2 {
-		t.Errorf("of a third owner: %s", brief.Of(told))
+	if found := s.ownersEvents(t, s.Owner, store.EventSameChip); len(found) != 2 {
+		t.Errorf("events of a third owner: %s", brief.Of(found))
 	}
 }
 
@@ -196,9 +196,9 @@ func TestPolicySaysWhichKindsOfEKBind(t *testing.T) {
 	// An EK without a certificate waits for the owner, or is refused for its kind.
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-1]}\n")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
-	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, evidence.CodeKind)
+	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, evidence.CodeKind)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"ek_kinds: {none: [L-2]}\n")
-	waits(t, s.post(t, s.request(t, s.nobodys(t))), evidence.CodeNoCertificate)
+	waits(t, s.post(t, s.request(t, s.uncertified(t))), evidence.CodeNoCertificate)
 }
 
 // If the policy allows one kind of EK for each maker, a second owner cannot onboard a chip with

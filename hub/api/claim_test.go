@@ -41,7 +41,7 @@ func TestClaimNeedsAnAccount(t *testing.T) {
 	}
 	stranger.request("GET", "/claim/"+code, nil, nil)
 	if status, _, _ := stranger.request("GET", "/claims/"+code, nil, nil); status != 404 {
-		t.Errorf("it is claimed: %d", status)
+		t.Errorf("it was claimed: status %d", status)
 	}
 	narrow := signInFor(s.person(t, "ada"), "metrics")
 	if status, body, _ := stranger.request("POST", "/claim/"+code, nil, map[string]string{"Authorization": "Bearer " + narrow}); status != 403 {
@@ -73,7 +73,7 @@ func TestClaimedCodeIsNotTakenAway(t *testing.T) {
 		t.Errorf("%d %s", status, body)
 	}
 	if status, body, _ := mallory.request("GET", "/claims/"+other, nil, nil); status != 404 {
-		t.Errorf("who does not know the key learns the owner: %d %s", status, body)
+		t.Errorf("a caller without the key learns the owner: %d %s", status, body)
 	}
 	// No other token reveals the owner, nor is taken over.
 	guess := must(wire.ClaimCode(s.tok.ID, key.Public().(ed25519.PublicKey)))(t)
@@ -99,7 +99,7 @@ func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 	tok := *s.tok
 	tok.ID, tok.PRN, tok.Token = id, wire.TokenPRN+id, base64.StdEncoding.EncodeToString(secret)
 	if a := s.post(t, must(s.victim.Request(&tok, fleet.RequestChange{}))(t)); a.Status == http.StatusOK {
-		t.Errorf("it joins before anybody claimed it: %s", a.Body)
+		t.Errorf("it onboarded before anyone claimed it: %s", a.Body)
 	}
 	status, _, h := ada.request("POST", "/claim/"+code, "nick=ada&password="+strings.ReplaceAll(hubtest.Password, " ", "+"), map[string]string{"Content-Type": "application/x-www-form-urlencoded"})
 	if status != 303 || h.Get("Location") != "/" {
@@ -108,9 +108,9 @@ func TestClaimedMachineJoinsAndNoOther(t *testing.T) {
 	saw := tok
 	saw.Token = base64.StdEncoding.EncodeToString(wire.NewSecret())
 	if a := s.post(t, must(s.victim.Request(&saw, fleet.RequestChange{}))(t)); a.Status != http.StatusForbidden {
-		t.Errorf("who saw the code joins: %d %s", a.Status, a.Body)
+		t.Errorf("a person who only saw the code onboards: %d %s", a.Status, a.Body)
 	}
 	if a := s.post(t, must(s.victim.Request(&tok, fleet.RequestChange{}))(t)); a.Status != http.StatusOK {
-		t.Errorf("the machine does not join: %d %s", a.Status, a.Body)
+		t.Errorf("the machine does not onboard: %d %s", a.Status, a.Body)
 	}
 }

@@ -64,8 +64,8 @@ func (k *copyOf) report(t *testing.T) (asked bool) {
 	return asked
 }
 
-// told returns a device's events of these kinds, the oldest first.
-func told(p *person, device string, kinds ...string) (list []api.EventView) {
+// eventsOfKinds returns a device's events of these kinds, the oldest first.
+func eventsOfKinds(p *person, device string, kinds ...string) (list []api.EventView) {
 	p.t.Helper()
 	for _, e := range want[[]api.EventView](p, "GET", "/events?device="+device, nil, 200) {
 		if slices.Contains(kinds, e.Kind) {
@@ -91,18 +91,18 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	s.Advance(time.Minute)
 	second := s.copyOf(t, certs, 6, time.Hour)
 	second.measure(t)
-	if list := told(ada, id, clonedKinds...); len(list) != 0 {
+	if list := eventsOfKinds(ada, id, clonedKinds...); len(list) != 0 {
 		t.Fatalf("a machine that restarted is suspected: %s", brief.Of(list))
 	}
 	for i := range 6 {
 		s.Advance(time.Minute)
 		if asked := first.report(t); i == 0 && !asked {
-			t.Fatal("a connection that outlived its boot is not asked to show it again")
+			t.Fatal("a connection from before the restart is not asked to measure again")
 		}
 		s.Advance(time.Minute)
 		second.report(t)
 	}
-	list := told(ada, id, clonedKinds...)
+	list := eventsOfKinds(ada, id, clonedKinds...)
 	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
 		t.Fatalf("%s", brief.Of(list))
 	}
@@ -118,7 +118,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 	}
 	// The hub asks for no more measurements.
 	if first.report(t) || second.report(t) {
-		t.Error("what is certain is asked again")
+		t.Error("asked to measure again although the clone is certain")
 	}
 }
 
@@ -186,7 +186,7 @@ func TestHonestMachineIsNotTakenForAClone(t *testing.T) {
 		k.measure(t)
 		k.report(t)
 	}
-	if list := told(ada, id, clonedKinds...); len(list) != 0 {
+	if list := eventsOfKinds(ada, id, clonedKinds...); len(list) != 0 {
 		t.Errorf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "" {
@@ -225,8 +225,8 @@ func TestOwnerIsToldOfASuspicionOnceAndItCostsNothing(t *testing.T) {
 			t.Errorf("%s tells a clone that it is suspected: %d %s", path, a.Status, a.Body)
 		}
 	}
-	list := told(ada, id, "device.clone-suspected", "device.cloned")
-	if back := told(ada, id, "device.tpm-went-backwards"); len(back) != 1 {
+	list := eventsOfKinds(ada, id, "device.clone-suspected", "device.cloned")
+	if back := eventsOfKinds(ada, id, "device.tpm-went-backwards"); len(back) != 1 {
 		t.Errorf("%s", brief.Of(back))
 	}
 	if len(list) != 1 || !strings.Contains(list[0].Message, "gangway device cloned "+id) {
@@ -318,7 +318,7 @@ func TestClonesAreRefusedUntilTheyHaveATPMStateOfTheirOwn(t *testing.T) {
 	if a := must(conn.Do(t.Context(), "GET", "/device", nil))(t); a.Status != 200 {
 		t.Errorf("%d %s", a.Status, a.Body)
 	}
-	if list := told(ada, id, "device.clone-decided", "activation.refused"); len(list) != 2 {
+	if list := eventsOfKinds(ada, id, "device.clone-decided", "activation.refused"); len(list) != 2 {
 		t.Errorf("%s", brief.Of(list))
 	}
 }
@@ -364,10 +364,10 @@ func TestSecondMachineThatTakesADeviceOverIsFound(t *testing.T) {
 			if c.code == "" && len(v.Findings) > 0 || c.code != "" && (len(v.Findings) != 1 || v.Findings[0].Code != c.code || v.State != "suspected") {
 				t.Errorf("%s", brief.Of(v))
 			}
-			if list := told(ada, id, clonedKinds...); len(list) != len(v.Findings) {
+			if list := eventsOfKinds(ada, id, clonedKinds...); len(list) != len(v.Findings) {
 				t.Errorf("%s", brief.Of(list))
 			}
-			again := told(ada, id, "device.activated")[1].Message
+			again := eventsOfKinds(ada, id, "device.activated")[1].Message
 			if says := strings.Contains(again, `Its serial number was "A", and is "B".`); says != (c.serial == "B") {
 				t.Errorf("%s", brief.Of(again))
 			}
@@ -393,7 +393,7 @@ func TestCertificateFromBeforeInUseIsFound(t *testing.T) {
 				t.Fatalf("%d %s", a.Status, a.Body)
 			}
 		}
-		if list := told(ada, id, clonedKinds...); len(list) != found {
+		if list := eventsOfKinds(ada, id, clonedKinds...); len(list) != found {
 			t.Errorf("serial %s: %s", serial, brief.Of(list))
 		}
 	}
@@ -421,7 +421,7 @@ func TestUnprovenPeerRaisesNoSuspicion(t *testing.T) {
 		t.Errorf("%s", brief.Of(v))
 	}
 	if _, err := s.Store.Clone(t.Context(), id); err != store.ErrNotFound {
-		t.Errorf("a row was written: %v", err)
+		t.Errorf("a row was stored: %v", err)
 	}
 }
 
@@ -435,7 +435,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
 	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {
-		t.Errorf("decided on what was not shown: %d", status)
+		t.Errorf("a decision on another state than the page showed: status %d", status)
 	}
 	for _, step := range []struct{ form, state, shows string }{
 		{"decision=two&finding=counters-back", "refused", "Withdraw the decision"},

@@ -74,11 +74,11 @@ func TestContractNotSignedIn(t *testing.T) {
 			if value != "" {
 				h["Authorization"] = value
 			}
-			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, h)
+			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, h)
 			isProblem(t, method+" "+path+" with "+name, status, body, got, 401)
 		}
 		if r.who == "owner" || r.who == "caller" {
-			status, body, got := c.nobody.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
+			status, body, got := c.anonymous.request(method, c.at(path, nil), r.body, map[string]string{"Authorization": "Bearer " + c.narrowed})
 			isProblem(t, method+" "+path+" with another scope", status, body, got, 403)
 		}
 	})
@@ -129,7 +129,7 @@ func TestContractAnothersIsNotThere(t *testing.T) {
 			}
 			isProblem(t, method+" "+path+" as "+name, status, body, h, wanted)
 			if !bytes.Equal(body, missing) {
-				t.Errorf("%s %s as %s: what is another's is told from what is not there:\n%s%s", method, path, name, body, brief.Of(missing))
+				t.Errorf("%s %s as %s: another owner's id and an unknown id have different answers:\n%s\n%s", method, path, name, body, brief.Of(missing))
 			}
 		}
 	})

@@ -73,7 +73,7 @@ func TestContractLengthThatLies(t *testing.T) {
 			"two lengths":           head + "Content-Length: 1\r\nContent-Length: 2\r\n\r\n" + half,
 			"a negative length":     head + "Content-Length: -1\r\n\r\n" + half,
 			"chunks without an end": head + fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n", len(body)) + half,
-			"chunks that are none":  head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n" + half,
+			"malformed chunks":      head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n" + half,
 		} {
 			resp := c.raw(t, p, text)
 			if resp == nil {

@@ -52,7 +52,7 @@ type contract struct {
 	*fleetScene
 	second             *person // ada's other device
 	secondID           string
-	nobody             *person
+	anonymous          *person
 	secrets            map[string]string // ada's values for the paths
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
@@ -75,8 +75,8 @@ func newContract(t *testing.T) *contract {
 	f := newFleet(t)
 	f.Server.Unlimited()
 	f.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
-	c := &contract{fleetScene: f, nobody: f.person(t, ""), routes: routesOf()}
-	c.second, c.secondID = f.aboard(t, f.tok)
+	c := &contract{fleetScene: f, anonymous: f.person(t, ""), routes: routesOf()}
+	c.second, c.secondID = f.onboarded(t, f.tok)
 	claims := bearer.Claims{Type: bearer.User, Nick: "ada", PRN: wire.AccountPRN + f.Owner.ID, ID: f.Owner.ID, Scopes: bearer.AllScopes, Session: "s",
 		Original: jwt.NewNumericDate(f.Now()), Expires: jwt.NewNumericDate(f.Now().Add(time.Hour))}
 	c.forged = must(bearer.New(make([]byte, 32), f.URL).Sign(claims, f.Now()))(t)
@@ -109,7 +109,7 @@ func (c *contract) step() map[string]string {
 
 // waiting makes a machine that waits for ada's decision.
 func (c *contract) waiting() map[string]string {
-	d := c.nobodys(c.ada.t)
+	d := c.uncertified(c.ada.t)
 	const question = "ek-certificate-none"
 	w := waits(c.ada.t, c.post(c.ada.t, c.request(c.ada.t, d)), question)
 	return map[string]string{"id": w.DeviceID, "body": "id=" + w.DeviceID + "&decision=deny&question=" + question}
@@ -323,7 +323,7 @@ func session(c *contract) map[string]string {
 			return map[string]string{"id": one.ID}
 		}
 	}
-	c.ada.t.Fatal("there is no other session")
+	c.ada.t.Fatal("no other session")
 	return nil
 }
 
@@ -346,7 +346,7 @@ func registration(c *contract) map[string]string {
 	d := c.device(t)
 	tok := c.Token(t, c.Owner, func(t *store.JoinToken) { t.ForPantacor = true })
 	first := must(json.Marshal(d.EnrollRequest()))(t)
-	status, body := c.nobody.do("POST", "/enroll/request", string(first))
+	status, body := c.anonymous.do("POST", "/enroll/request", string(first))
 	if status != 200 {
 		t.Fatalf("%d %s", status, body)
 	}
@@ -368,7 +368,7 @@ func (c *contract) at(path string, values map[string]string) string {
 func (c *contract) caller(r row) *person {
 	switch r.who {
 	case "all":
-		return c.nobody
+		return c.anonymous
 	case "device", "chip":
 		return c.boat
 	}
@@ -400,7 +400,7 @@ func isProblem(t *testing.T, what string, status int, body []byte, h http.Header
 	}
 	var p api.Problem
 	if err := json.Unmarshal(body, &p); err != nil || p.Status != status || !codeForm.MatchString(p.Code) || !strings.HasSuffix(p.Message, ".") || p.Hint == "" {
-		t.Errorf("%s: no problem as it should be (%v): %s", what, err, brief.Of(body))
+		t.Errorf("%s: not a valid problem (%v): %s", what, err, brief.Of(body))
 	}
 }
 
@@ -414,7 +414,7 @@ func TestContractHasARowForEveryRoute(t *testing.T) {
 	}
 	for r := range rows {
 		if !slices.Contains(routes, r) {
-			t.Errorf("%s is in the table and no route", r)
+			t.Errorf("%s is in the table but is not a route", r)
 		}
 	}
 }

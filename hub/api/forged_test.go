@@ -32,15 +32,15 @@ func certifiedAs(t testing.TB, d *fleet.Device, m *fleet.Maker, real *x509.Certi
 func TestForgedSerialNumberIsNotOnTheHubsList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	real := must(tcg.ParseEKCertificate(s.victim.EKCert))(t).Certificate
-	theirs := s.nobodys(t)
+	theirs := s.uncertified(t)
 	h := ekHash(t, theirs)
-	s.list(t, store.HubWide, store.ListedEK{Cert: real.SerialNumber.Bytes()})
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
-	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, nobody, real))), 403, "ek-unlisted")
+	s.putEKList(t, store.HubWide, store.ListedEK{Cert: real.SerialNumber.Bytes()})
+	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &h})
+	refused(t, s.post(t, s.request(t, certifiedAs(t, theirs, unknown, real))), 403, "ek-unlisted")
 	vh := ekHash(t, s.victim)
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &vh})
+	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &vh})
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -50,21 +50,21 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nunlisted_ek: accept\n")
-	d, other := s.nobodys(t), s.device(t)
+	d, other := s.uncertified(t), s.device(t)
 	h, oh := ekHash(t, d), ekHash(t, other)
-	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h})
 	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &oh})
+	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, other)), 403, "ek-unlisted")
-	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
+	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true}, store.ListedEK{Key: &oh})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	must(other.Onboard(t.Context(), s.client, s.tok))(t)
 	// The owner decides about the owner's list, and about the operator's list if the operator
 	// allows it.
-	s.list(t, store.HubWide)
+	s.putEKList(t, store.HubWide)
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
-	s.list(t, s.Owner.ID)
-	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	s.putEKList(t, s.Owner.ID)
+	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h})
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"unlisted_ek: accept\n")
 	must(s.device(t).Onboard(t.Context(), s.client, s.tok))(t)
 }
@@ -73,12 +73,12 @@ func TestOwnerDoesNotLoosenTheHubsEKList(t *testing.T) {
 func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
-	bareEK := s.nobodys(t) // H-2
-	forged := certified(t, bareEK, nobody)
-	h := ekHash(t, bareEK)
+	unknown := must(unknownMaker())(t)
+	withoutCert := s.uncertified(t) // H-2
+	forged := certifiedBy(t, withoutCert, unknown)
+	h := ekHash(t, withoutCert)
 	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
-		s.list(t, s.Owner.ID, list...)
+		s.putEKList(t, s.Owner.ID, list...)
 		for _, scope := range []string{store.HubWide, s.Owner.ID} {
 			for _, c := range []struct{ words, none, forged string }{
 				{"no_ek_certificate: refuse", evidence.CodeNoCertificate, evidence.CodeUntrusted},
@@ -95,13 +95,13 @@ func TestSelfMadeCertificateFaresNoBetterThanNone(t *testing.T) {
 				}
 				s.Policy(t, scope, before+c.words+"\n")
 				t.Log(c.words)
-				refused(t, s.post(t, s.request(t, bareEK)), 403, c.none)
+				refused(t, s.post(t, s.request(t, withoutCert)), 403, c.none)
 				refused(t, s.post(t, s.request(t, forged)), 403, c.forged)
 			}
 		}
 	}
 	// A certificate by a trusted maker is judged by its content.
-	s.list(t, s.Owner.ID)
+	s.putEKList(t, s.Owner.ID)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"no_ek_certificate: refuse\nek_kinds: {none: [L-1]}\nrules: [{maker: none, then: refuse}]\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 }
@@ -111,13 +111,13 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	w := waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 	decide(ada, w.DeviceID, "deny", 200)
 	h := ekHash(t, s.victim)
 	pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
 	for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
-		s.list(t, s.Owner.ID, list...)
-		refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "device-denied")
+		s.putEKList(t, s.Owner.ID, list...)
+		refused(t, s.post(t, s.request(t, withoutCertificate(s.victim))), 403, "device-denied")
 		refused(t, s.post(t, s.request(t, s.victim)), 403, "device-denied")
 		if _, err := s.victim.OnboardTwoStep(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), "device-denied") {
 			t.Errorf("in two steps: %v", err)
@@ -126,7 +126,7 @@ func TestDenialHoldsWhateverCertificateComesLater(t *testing.T) {
 	// Another owner's denial is only about their own devices.
 	mallory := s.Account(t, "mallory")
 	if a := s.post(t, must(s.victim.Request(s.Token(t, mallory, nil), fleet.RequestChange{}))(t)); a.Status != 200 {
-		t.Errorf("of another owner: %d %s", a.Status, a.Body)
+		t.Errorf("with another owner's token: %d %s", a.Status, a.Body)
 	}
 	decide(ada, w.DeviceID, "approve", 200)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
@@ -140,16 +140,16 @@ func TestDistrustedCAIsNotUnknownOnceItExpired(t *testing.T) {
 		t.Run(which, func(t *testing.T) {
 			s := newScene(t)
 			old := must(expiredMaker())(t)
-			say(t, s.Store, store.TrustedRoot, old.Root)
-			say(t, s.Store, store.TrustedLink, old.Intermediate)
-			d := certified(t, s.device(t), old)
+			setTrust(t, s.Store, store.TrustedRoot, old.Root)
+			setTrust(t, s.Store, store.TrustedLink, old.Intermediate)
+			d := certifiedBy(t, s.device(t), old)
 			h := ekHash(t, d)
-			refused(t, s.post(t, s.request(t, certified(t, s.device(t), old))), 403, evidence.CodeChainExpired)
-			say(t, s.Store, store.Distrusted, map[string]*x509.Certificate{"root": old.Root, "intermediate": old.Intermediate}[which])
+			refused(t, s.post(t, s.request(t, certifiedBy(t, s.device(t), old))), 403, evidence.CodeChainExpired)
+			setTrust(t, s.Store, store.Distrusted, map[string]*x509.Certificate{"root": old.Root, "intermediate": old.Intermediate}[which])
 			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
-				s.list(t, s.Owner.ID, list...)
+				s.putEKList(t, s.Owner.ID, list...)
 				refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeDistrusted)
-				refused(t, s.post(t, s.request(t, bare(d))), 403, evidence.CodeDistrusted)
+				refused(t, s.post(t, s.request(t, withoutCertificate(d))), 403, evidence.CodeDistrusted)
 			}
 		})
 	}
@@ -171,16 +171,16 @@ func TestLookedUpChainHidesNoNote(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	far := must(unknownMaker())(t)
-	say(t, s.Store, store.TrustedRoot, far.Root)
+	setTrust(t, s.Store, store.TrustedRoot, far.Root)
 	s.Service.Online = linking{link: far.Intermediate}
-	d := certified(t, s.device(t), far)
+	d := certifiedBy(t, s.device(t), far)
 	keys := s.enrolled(t, d).Keys
 	old := func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }
 	must(fleet.ParseRegistered(s.send(t, "/register", must(d.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
 	for _, words := range []string{"name no hub", "fetched"} {
 		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
-			t.Errorf("%q is said %d times: %s", words, n, brief.Of(e.Verdict.Notes))
+			t.Errorf("%q is in the notes %d times: %s", words, n, brief.Of(e.Verdict.Notes))
 		}
 	}
 }

@@ -20,9 +20,9 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// hostile returns requests that anyone may send and that the hub refuses. Each causes an event
+// hostileRequests returns requests that anyone may send and that the hub refuses. Each causes an event
 // with a different kind and code.
-func (s *scene) hostile(t testing.TB) [][2]string {
+func (s *scene) hostileRequests(t testing.TB) [][2]string {
 	t.Helper()
 	request := s.request(t, s.victim)
 	rogue := s.request(t, s.device(t))
@@ -40,8 +40,8 @@ func (s *scene) hostile(t testing.TB) [][2]string {
 	}
 }
 
-// from sends a request to the hub's handler as if from this address, and returns the status.
-func (s *scene) from(addr, path, body string) int {
+// sendFrom sends a request to the hub's handler as if sendFrom this address, and returns the status.
+func (s *scene) sendFrom(addr, path, body string) int {
 	r := httptest.NewRequest("POST", s.URL+path, strings.NewReader(body))
 	r.RemoteAddr = addr
 	r.Header.Set("Content-Type", "application/json")
@@ -93,12 +93,12 @@ func TestStrangersGrowTheDatabaseWithinBounds(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.Server.Unlimited()
-	bodies := s.hostile(t)
+	bodies := s.hostileRequests(t)
 	flood := func(hour, requests int) {
 		t.Helper()
 		for i := range requests {
 			b := bodies[i%len(bodies)]
-			if status := s.from(network(hour<<12+i/len(bodies)), b[0], b[1]); status < 400 || status >= 500 {
+			if status := s.sendFrom(network(hour<<12+i/len(bodies)), b[0], b[1]); status < 400 || status >= 500 {
 				t.Fatalf("%s: %d", b[0], status)
 			}
 		}
@@ -144,27 +144,27 @@ func TestFirstRefusalShowsAtOnceAndTheOthersAreCounted(t *testing.T) {
 	events := func() []store.Event {
 		return must(s.Store.Events(t.Context(), store.EventFilter{Kind: "enrolment.refused"}))(t)
 	}
-	s.from("192.0.2.1:1", "/onboard", "nothing")
+	s.sendFrom("192.0.2.1:1", "/onboard", "nothing")
 	if is := events(); len(is) != 1 || is[0].Count != 1 || is[0].Addr != "192.0.2.1" || is[0].Code == "" || is[0].Message == "" {
 		t.Fatalf("%s", brief.Of(is))
 	}
 	for range 99 {
-		s.from("192.0.2.1:2", "/onboard", "nothing")
+		s.sendFrom("192.0.2.1:2", "/onboard", "nothing")
 	}
-	s.from("192.0.2.2:2", "/onboard", "nothing") // another network, another row
+	s.sendFrom("192.0.2.2:2", "/onboard", "nothing") // another network, another row
 	s.Server.FlushTally(t.Context())
 	if is := events(); len(is) != 2 || is[0].Count != 1 || is[1].Count != 100 {
 		t.Fatalf("%s", brief.Of(is))
 	}
 	// A device in an IPv6 network can use any of its addresses.
 	for i := range 10 {
-		s.from(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
+		s.sendFrom(fmt.Sprintf("[2001:db8::%x]:1", i+1), "/onboard", "nothing")
 	}
 	if is := events(); len(is) != 3 {
 		t.Errorf("%d rows", len(is))
 	}
 	// The length of an event's message is bounded.
-	s.from("192.0.2.3:1", "/register", `{"csr":"`+strings.Repeat("\u00e4", 20000)+`"}`)
+	s.sendFrom("192.0.2.3:1", "/register", `{"csr":"`+strings.Repeat("\u00e4", 20000)+`"}`)
 	for _, e := range events() {
 		if len(e.Message) > 500 || strings.ToValidUTF8(e.Message, "") != e.Message {
 			t.Errorf("a message of %d bytes: %q", len(e.Message), e.Message)
@@ -178,7 +178,7 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	s := newScene(t)
 	s.Server.Unlimited()
 	for i := range 500 {
-		s.from(network(i), "/onboard", "nothing")
+		s.sendFrom(network(i), "/onboard", "nothing")
 	}
 	// The ownership is proven, but the evidence is refused.
 	s.Policy(t, s.Owner.ID, "version: 1\nsoftware_tpms: []\n")
@@ -191,12 +191,12 @@ func TestCrowdOfStrangersHidesNothingFromAnOwner(t *testing.T) {
 	other := s.Account(t, "mary")
 	again := string(s.request(t, s.victim))
 	for i := range 100 {
-		s.from(network(i), "/onboard", again)
+		s.sendFrom(network(i), "/onboard", again)
 	}
 	if n := len(must(s.Store.Events(t.Context(), store.EventFilter{Owner: s.Owner.ID, Kind: "enrolment.refused", Limit: 1000}))(t)); n < 30 || n > 70 {
 		t.Errorf("%d rows of 101 refusals from as many networks", n)
 	}
-	s.from("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
+	s.sendFrom("192.0.2.77:1", "/auth/login", `{"username":"mary","password":"wrong password"}`)
 	is = must(s.Store.Events(t.Context(), store.EventFilter{Owner: other.ID, Kind: "account.sign-in-refused"}))(t)
 	if len(is) != 1 || is[0].Addr != "192.0.2.77" {
 		t.Errorf("%s", brief.Of(is))
@@ -215,7 +215,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 	var files []int
 	for range 4 {
 		for i := range 200 {
-			s.from(network(i), "/onboard", "nothing")
+			s.sendFrom(network(i), "/onboard", "nothing")
 			s.Advance(time.Minute)
 		}
 		if err := s.Store.AppendEvent(t.Context(), store.Event{Time: s.Now(), Kind: "account.signed-in", Owner: s.Owner.ID}); err != nil {
@@ -224,7 +224,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 		_, file := s.size(t)
 		files = append(files, file)
 		if count("enrolment.refused") < 200 {
-			t.Fatal("they were not there")
+			t.Fatal("the events were not stored")
 		}
 		s.Advance(api.DefaultUnprovenAge)
 		s.Server.SweepOnce(t.Context())
@@ -236,7 +236,7 @@ func TestOldEventsAreForgotten(t *testing.T) {
 		t.Errorf("the file grows: %s", brief.Of(files))
 	}
 	if count("account.signed-in") != 4 {
-		t.Error("what an owner did is gone with it")
+		t.Error("an owner's events were removed too")
 	}
 	s.Advance(api.DefaultEventsAge)
 	s.Server.SweepOnce(t.Context())
@@ -251,7 +251,7 @@ func TestEventsAreKeptAsLongAsTheOperatorSays(t *testing.T) {
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.EventsAge, c.UnprovenAge = -1, 48*time.Hour }, maker.Roots(), maker.Intermediates()), maker)
 	s.person(t, "ada")
-	s.from("192.0.2.1:1", "/onboard", "nothing")
+	s.sendFrom("192.0.2.1:1", "/onboard", "nothing")
 	kinds := func() (kinds []string) {
 		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
 			kinds = append(kinds, e.Kind)
@@ -307,11 +307,11 @@ func TestLargeRequestsCountAsSeveral(t *testing.T) {
 		if i > 1 {
 			body = "small"
 		}
-		if status := s.from("192.0.2.1:1", "/onboard", body); status != want {
+		if status := s.sendFrom("192.0.2.1:1", "/onboard", body); status != want {
 			t.Errorf("request %d: %d, want %d", i, status, want)
 		}
 	}
-	if status := s.from("192.0.2.2:1", "/onboard", large); status != 400 {
+	if status := s.sendFrom("192.0.2.2:1", "/onboard", large); status != 400 {
 		t.Errorf("from another network: %d", status)
 	}
 }
@@ -329,7 +329,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 	const networks = 5
 	maker := must(goodMaker())(t)
 	s := sceneOn(t, hubtest.NewWith(t, func(c *api.Config) { c.Rates = nil }, maker.Roots(), maker.Intermediates()), maker)
-	bodies := s.hostile(t)
+	bodies := s.hostileRequests(t)
 	login, _ := json.Marshal(map[string]string{"username": s.Owner.Nick, "password": "wrong password"})
 	bodies = append(bodies, [2]string{"/auth/login", string(login)})
 	sent, answered := 0, map[int]int{}
@@ -339,7 +339,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 	for tick := time.NewTicker(100 * time.Millisecond); time.Since(began) < long; <-tick.C {
 		for range 60 { // 600 a second, of which the limits admit some
 			b := bodies[sent%len(bodies)]
-			answered[s.from(network(sent/len(bodies)%networks), b[0], b[1])]++
+			answered[s.sendFrom(network(sent/len(bodies)%networks), b[0], b[1])]++
 			sent++
 		}
 	}
@@ -349,7 +349,7 @@ func TestGrowthOfAMinute(t *testing.T) {
 	t.Logf("%d requests from %d networks in %v: %d were judged, %d were over the limit", sent, networks, time.Since(began).Round(time.Second), sent-answered[http.StatusTooManyRequests], answered[http.StatusTooManyRequests])
 	t.Logf("%d more rows of the trail; the database grew by %d bytes, and its file by %d", s.rows(t)-rows, after-before, fileAfter-fileBefore)
 	if log, err := os.Stat(filepath.Join(s.Data(), "gangway.db-wal")); err == nil {
-		t.Logf("SQLite's log beside it has %d bytes; past 32 MiB it begins anew", log.Size())
+		t.Logf("SQLite's log has %d bytes; after 32 MiB it starts again", log.Size())
 	}
 	t.Logf("if each minute added as much as the first, 24 hours would add %.1f MB", aDay(after-before))
 	if aDay(after-before) > 50 {

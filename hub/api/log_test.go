@@ -123,7 +123,7 @@ func TestFollowedLogBringsEachLineOnce(t *testing.T) {
 func TestLogsAreFiltered(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	second, secondID := f.aboard(t, f.tok)
+	second, secondID := f.onboarded(t, f.tok)
 	want[api.DeviceView](f.ada, "PATCH", "/devices/"+secondID, map[string]string{"nick": "second"}, 200)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"1","lvl":"INFO","src":"a","plat":"x","rev":3},{"msg":"2","lvl":"ERROR","src":"b","plat":"y","rev":"4"}]`, 200)
 	want[map[string]string](second, "POST", "/logs/", `[{"msg":"3","lvl":"INFO","src":"a","plat":"y","rev":4}]`, 200)
@@ -159,9 +159,9 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	if len(got) != 3 || len(got[0].Message) > 17<<10 || !strings.HasSuffix(got[0].Message, "é…") || len(got[0].Level) > 300 || got[0].Rev != `{"a":1}` || strings.Contains(got[1].Message, "\x00") {
 		t.Errorf("%d entries, the first of %d bytes", len(got), len(got[0].Message))
 	}
-	code(f.boat, "POST", "/logs/", "["+strings.Repeat("{},", 1000)+"{}]", 413)
-	code(f.boat, "POST", "/logs/", `{"msg":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
-	code(f.boat, "POST", "/logs/", `"text"`, 400)
+	wantCode(f.boat, "POST", "/logs/", "["+strings.Repeat("{},", 1000)+"{}]", 413)
+	wantCode(f.boat, "POST", "/logs/", `{"msg":"`+strings.Repeat("x", 2<<20)+`"}`, 413)
+	wantCode(f.boat, "POST", "/logs/", `"text"`, 400)
 	// The hub keeps 8 MiB, and returns at most a mebibyte in one page.
 	big := strings.Repeat("x", 15_000)
 	batch := "[" + strings.TrimSuffix(strings.Repeat(`{"msg":"`+big+`"},`, 60), ",") + "]"
@@ -172,13 +172,13 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 	bytes, page := 0, want[api.LogPage](f.ada, "GET", "/logs/?cursor=true&page=3000", nil, 200)
 	for page.Count > 0 {
 		if n := len(lines(page)); n > 1<<20+15_000 {
-			t.Fatalf("a page of %d bytes", n)
+			t.Fatalf("a page has %d bytes", n)
 		}
 		bytes += len(lines(page))
 		page = want[api.LogPage](f.ada, "POST", "/logs/cursor", map[string]string{"next-cursor": page.Next}, 200)
 	}
 	if bytes > 8<<20 || bytes < 7<<20 {
-		t.Errorf("%d bytes are kept", bytes)
+		t.Errorf("%d bytes are stored", bytes)
 	}
 	// The lines expire.
 	f.Advance(31 * 24 * time.Hour)
@@ -186,7 +186,7 @@ func TestLogIsBoundedForEachDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := want[api.LogPage](f.person(t, "ada"), "GET", "/logs/", nil, 200); got.Count != 0 {
-		t.Errorf("%d lines", got.Count)
+		t.Errorf("%d lines are left", got.Count)
 	}
 }
 

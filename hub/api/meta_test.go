@@ -81,7 +81,7 @@ func TestWhatIsAcceptedIsReadableInEveryAnswer(t *testing.T) {
 			}
 		}
 		if status, body, _ := k.p.request(k.method, k.path, fmt.Sprintf(k.body, arrays(strictjson.MaxStorableDepth-1)), nil); status != 200 {
-			t.Errorf("%s %s of what may be kept: %d %s", k.method, k.path, status, body)
+			t.Errorf("%s %s of valid JSON: %d %s", k.method, k.path, status, body)
 		}
 	}
 	for _, a := range f.answersWithKept() {
@@ -118,7 +118,7 @@ func TestNumbersComeBackAsTheyWereWritten(t *testing.T) {
 func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	second, secondID := f.aboard(t, f.Token(t, f.Owner, nil))
+	second, secondID := f.onboarded(t, f.Token(t, f.Owner, nil))
 	token := want[api.JoinTokenCreated](f.ada, "POST", "/devices/tokens", `{"nick":"old","default-user-meta":{"site":"oslo"}}`, 200)
 	db := must(sql.Open("sqlite", filepath.Join(f.Data(), "gangway.db")))(t)
 	defer db.Close()
@@ -172,7 +172,7 @@ func TestUnreadableStoredMetadataFailsNoList(t *testing.T) {
 	if _, err := db.Exec(`UPDATE join_tokens SET default_user_meta = ?`, deep); err != nil {
 		t.Fatal(err)
 	}
-	_, id := f.aboard(t, &token.TokenFile)
+	_, id := f.onboarded(t, &token.TokenFile)
 	if d := want[api.DeviceView](f.ada, "GET", "/devices/"+id, nil, 200); d.Unreadable != nil || len(d.UserMeta) != 1 {
 		t.Errorf("%s", brief.Of(d))
 	}
@@ -225,7 +225,7 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	first := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
+	first := waits(t, s.post(t, s.request(t, s.uncertified(t))), "ek-certificate-none")
 	db := must(sql.Open("sqlite", filepath.Join(s.Data(), "gangway.db")))(t)
 	defer db.Close()
 	if _, err := db.Exec(`UPDATE waiting SET verdict = ?`, []byte(`{"steps":1}`)); err != nil {
@@ -239,7 +239,7 @@ func TestUnreadableVerdictHidesNoOtherMachine(t *testing.T) {
 	}
 	for _, w := range list {
 		if v := w.Verdict; w.ID == first.DeviceID && (len(v.Questions) != 1 || v.Accepted() || len(v.Checks) != 1 || v.Checks[0].OK) {
-			t.Errorf("what cannot be read is shown as %s", brief.Of(v))
+			t.Errorf("unreadable metadata is shown as %s", brief.Of(v))
 		}
 	}
 	decide(ada, first.DeviceID, "deny", 200)

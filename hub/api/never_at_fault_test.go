@@ -129,9 +129,9 @@ func (m *mutator) walk(t *testing.T, routes []string, rows map[string]row) {
 		return // no server passes on this address
 	}
 	u.RawQuery = raw
-	p := []*person{m.c.caller(r), m.c.ada, m.c.boat, m.c.mallory, m.c.nobody}[m.IntN(5)]
+	p := []*person{m.c.caller(r), m.c.ada, m.c.boat, m.c.mallory, m.c.anonymous}[m.IntN(5)]
 	if path == "/auth/logout" || path == "/sign-out" {
-		p = m.c.nobody // without credentials
+		p = m.c.anonymous // without credentials
 	}
 	req, err := http.NewRequestWithContext(context.Background(), method, u.String(), strings.NewReader(body))
 	if err != nil {

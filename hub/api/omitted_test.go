@@ -23,8 +23,8 @@ import (
 	"gangway/wire"
 )
 
-// bare returns the device without its EK certificate.
-func bare(d *fleet.Device) *fleet.Device {
+// withoutCertificate returns the device without its EK certificate.
+func withoutCertificate(d *fleet.Device) *fleet.Device {
 	n := *d
 	n.EKCert, n.Chain = n.EK.Public.Raw, nil
 	return &n
@@ -35,8 +35,8 @@ func ekHash(t testing.TB, d *fleet.Device) store.Hash {
 	return must(tcg.KeyHash(must(d.EK.Public.Key())(t)))(t)
 }
 
-// certified returns the device with an EK certificate by this maker.
-func certified(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
+// certifiedBy returns the device with an EK certificate by this maker.
+func certifiedBy(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
 	t.Helper()
 	n := *d
 	template := must(fleet.EKTemplate(n.EK.Private.Public()))(t)
@@ -44,7 +44,7 @@ func certified(t testing.TB, d *fleet.Device, m *fleet.Maker) *fleet.Device {
 	return &n
 }
 
-func (s *scene) list(t testing.TB, owner string, lines ...store.ListedEK) {
+func (s *scene) putEKList(t testing.TB, owner string, lines ...store.ListedEK) {
 	t.Helper()
 	if err := s.Store.PutEKList(t.Context(), owner, lines); err != nil {
 		t.Fatal(err)
@@ -67,14 +67,14 @@ func (revoking) Revocation(context.Context, *x509.Certificate, []*x509.Certifica
 func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 	t.Parallel()
 	const lab = hubtest.LabPolicy
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name, code string
 		turn       func(*testing.T, *scene)
 	}{
 		{"software TPM", "tpm-software", func(t *testing.T, s *scene) { s.Policy(t, store.HubWide, "version: 1\n") }},
-		{"distrusted maker", evidence.CodeDistrusted, func(t *testing.T, s *scene) { say(t, s.Store, store.Distrusted, s.maker.Root) }},
-		{"distrusted link", evidence.CodeDistrusted, func(t *testing.T, s *scene) { say(t, s.Store, store.Distrusted, s.maker.Intermediate) }},
+		{"distrusted maker", evidence.CodeDistrusted, func(t *testing.T, s *scene) { setTrust(t, s.Store, store.Distrusted, s.maker.Root) }},
+		{"distrusted link", evidence.CodeDistrusted, func(t *testing.T, s *scene) { setTrust(t, s.Store, store.Distrusted, s.maker.Intermediate) }},
 		{"maker's rule", "policy", func(t *testing.T, s *scene) {
 			s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 		}},
@@ -89,9 +89,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 		}},
 		{"expired CA", evidence.CodeChainExpired, func(t *testing.T, s *scene) {
 			old := must(expiredMaker())(t)
-			say(t, s.Store, store.TrustedRoot, old.Root)
-			say(t, s.Store, store.TrustedLink, old.Intermediate)
-			s.victim = certified(t, s.victim, old)
+			setTrust(t, s.Store, store.TrustedRoot, old.Root)
+			setTrust(t, s.Store, store.TrustedLink, old.Intermediate)
+			s.victim = certifiedBy(t, s.victim, old)
 		}},
 		{"revoked certificate", "ek-certificate-revoked", func(_ *testing.T, s *scene) { s.Service.Online = revoking{} }},
 	} {
@@ -101,16 +101,16 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			refused(t, s.post(t, s.request(t, s.victim)), 403, c.code)
 			h := ekHash(t, s.victim)
 			for _, list := range [][]store.ListedEK{nil, {{Key: &h}}} {
-				s.list(t, s.Owner.ID, list...)
-				refused(t, s.post(t, s.request(t, bare(s.victim))), 403, c.code)
-				refused(t, s.post(t, s.request(t, certified(t, s.victim, nobody))), 403, c.code)
+				s.putEKList(t, s.Owner.ID, list...)
+				refused(t, s.post(t, s.request(t, withoutCertificate(s.victim))), 403, c.code)
+				refused(t, s.post(t, s.request(t, certifiedBy(t, s.victim, unknown))), 403, c.code)
 			}
-			s.list(t, s.Owner.ID)
+			s.putEKList(t, s.Owner.ID)
 			pantacor := s.Token(t, s.Owner, func(j *store.JoinToken) { j.ForPantacor = true })
-			if _, err := bare(s.victim).OnboardTwoStep(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), c.code) {
+			if _, err := withoutCertificate(s.victim).OnboardTwoStep(t.Context(), s.client, pantacor); err == nil || !strings.Contains(err.Error(), c.code) {
 				t.Errorf("in two steps: %v", err)
 			}
-			s.untouched(t)
+			s.boundNothing(t)
 			if c.code == evidence.CodeChainExpired {
 				return // the refusal is permanent
 			}
@@ -118,9 +118,9 @@ func TestLeavingOutTheEKCertificateChangesNothing(t *testing.T) {
 			s.Service.Online = nil
 			s.Policy(t, store.HubWide, lab)
 			s.Policy(t, s.Owner.ID, "version: 1\n")
-			say(t, s.Store, store.TrustedRoot, s.maker.Root)
-			say(t, s.Store, store.TrustedLink, s.maker.Intermediate)
-			waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+			setTrust(t, s.Store, store.TrustedRoot, s.maker.Root)
+			setTrust(t, s.Store, store.TrustedLink, s.maker.Intermediate)
+			waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 		})
 	}
@@ -131,12 +131,12 @@ func TestLeavingOutTheChipsOwnChainChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	other := must(unknownMaker())(t)
-	say(t, s.Store, store.TrustedRoot, other.Root)
+	setTrust(t, s.Store, store.TrustedRoot, other.Root)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
-	d := certified(t, s.victim, other)
+	d := certifiedBy(t, s.victim, other)
 	d.Chain = [][]byte{other.Intermediate.Raw}
 	refused(t, s.post(t, s.request(t, d)), 403, "policy")
-	refused(t, s.post(t, s.request(t, bare(d))), 403, "policy")
+	refused(t, s.post(t, s.request(t, withoutCertificate(d))), 403, "policy")
 	d.Chain = nil
 	refused(t, s.post(t, s.request(t, d)), 403, "policy")
 	s.Policy(t, s.Owner.ID, "version: 1\n")
@@ -149,17 +149,17 @@ func TestQuestionOfACertificateThatIsLeftOutIsAsked(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	w := waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	w := waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 	decide(ada, w.DeviceID, "approve", 200)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: ask, reason: \"lab only\"}]\n")
 	waits(t, s.post(t, s.request(t, s.victim)), "policy")
-	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || !slices.Equal(list[0].Questions, []string{evidence.CodeNoCertificate, "policy"}) {
 		t.Fatalf("%s", brief.Of(list))
 	}
 	decide(ada, w.DeviceID, "approve", 200)
-	must(bare(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
+	must(withoutCertificate(s.victim).Onboard(t.Context(), s.client, s.tok))(t)
 }
 
 // A stranger who knows a public EK does not learn whether its TPM has onboarded, as long as its
@@ -170,7 +170,7 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
 	ask := func() string {
 		t.Helper()
-		d := must(bare(s.victim).WithNewIdentity())(t)
+		d := must(withoutCertificate(s.victim).WithNewIdentity())(t)
 		d.Serial = "spy"
 		a := s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t))
 		waits(t, a, evidence.CodeNoCertificate)
@@ -186,29 +186,29 @@ func TestKeptCertificateRevealsNothing(t *testing.T) {
 	shown := ask()
 	s.Policy(t, s.Owner.ID, "version: 1\n")
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	if aboard := ask(); before != shown || before != aboard {
-		t.Errorf("before:\n%s\nshown:\n%s\naboard:\n%s", brief.Of(before), brief.Of(shown), brief.Of(aboard))
+	if joined := ask(); before != shown || before != joined {
+		t.Errorf("before:\n%s\nafter the request:\n%s\nafter onboarding:\n%s", brief.Of(before), brief.Of(shown), brief.Of(joined))
 	}
 }
 
 // The hub keeps what a stranger sends about another owner's EK only if it is true of that EK.
 func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 	t.Parallel()
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name  string
 		sends func(*testing.T, *scene) *fleet.Device
 		kept  bool
 	}{
-		{"no certificate", func(_ *testing.T, s *scene) *fleet.Device { return bare(s.victim) }, false},
-		{"a certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certified(t, s.victim, nobody) }, false},
+		{"no certificate", func(_ *testing.T, s *scene) *fleet.Device { return withoutCertificate(s.victim) }, false},
+		{"a certificate by an unknown maker", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, unknown) }, false},
 		{"another TPM's certificate", func(t *testing.T, s *scene) *fleet.Device {
-			d := bare(s.victim)
+			d := withoutCertificate(s.victim)
 			d.EKCert = s.device(t).EKCert
 			return d
 		}, false},
 		{"a CA's certificate of the EK", func(t *testing.T, s *scene) *fleet.Device {
-			d := bare(s.victim)
+			d := withoutCertificate(s.victim)
 			template := must(fleet.EKTemplate(d.EK.Private.Public()))(t)
 			template.IsCA = true
 			d.EKCert = must(s.maker.Sign(template, d.EK.Private.Public()))(t).Raw
@@ -228,10 +228,10 @@ func TestStrangersWordAboutAnothersEKChangesNothingForItsOwner(t *testing.T) {
 			}
 			k, err := s.Store.EKCertificate(t.Context(), ekHash(t, s.victim), s.Now())
 			if c.kept != (err == nil) || c.kept && !bytes.Equal(k.Certificate, s.victim.EKCert) {
-				t.Errorf("kept: %s, %v", brief.Of(k.Certificate), err)
+				t.Errorf("stored: %s, %v", brief.Of(k.Certificate), err)
 			}
 			if !c.kept { // then the owner is asked about the machine, as before
-				waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+				waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 			}
 			must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 			if list := want[[]api.WaitingView](s.person(t, "mallory"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
@@ -247,12 +247,12 @@ func TestCertificateOfAProvenEKIsNotDisplaced(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	rival := must(unknownMaker())(t)
-	say(t, s.Store, store.TrustedRoot, rival.Root)
-	say(t, s.Store, store.TrustedLink, rival.Intermediate)
+	setTrust(t, s.Store, store.TrustedRoot, rival.Root)
+	setTrust(t, s.Store, store.TrustedLink, rival.Intermediate)
 	theirs := s.Token(t, s.Account(t, "mallory"), nil)
 	sent := func() {
 		t.Helper()
-		d := must(certified(t, s.victim, rival).WithNewIdentity())(t)
+		d := must(certifiedBy(t, s.victim, rival).WithNewIdentity())(t)
 		if a := s.post(t, must(d.Request(theirs, fleet.RequestChange{}))(t)); a.Status != 200 {
 			t.Fatalf("%d %s", a.Status, a.Body)
 		}
@@ -270,20 +270,20 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
-	aboard := s.device(t)
+	joined := s.device(t)
 	s.Policy(t, s.Owner.ID, "version: 1\n")
-	must(aboard.Onboard(t.Context(), s.client, s.tok))(t)
+	must(joined.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Policy(t, s.Owner.ID, "version: 1\nrules: [{maker: FAKE, then: refuse}]\n")
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "policy")
 	s.Advance(store.UnprovenEKKeptFor - time.Hour)
 	s.tok = s.Token(t, s.Owner, nil)
-	refused(t, s.post(t, s.request(t, bare(s.victim))), 403, "policy")
+	refused(t, s.post(t, s.request(t, withoutCertificate(s.victim))), 403, "policy")
 	s.Advance(2 * time.Hour)
-	waits(t, s.post(t, s.request(t, bare(s.victim))), evidence.CodeNoCertificate)
+	waits(t, s.post(t, s.request(t, withoutCertificate(s.victim))), evidence.CodeNoCertificate)
 	if n := must(s.Store.ExpireEKCertificates(t.Context(), s.Now(), 10))(t); n != 1 {
 		t.Errorf("%d rows were dropped", n)
 	}
-	refused(t, s.post(t, s.request(t, bare(aboard))), 403, "policy")
+	refused(t, s.post(t, s.request(t, withoutCertificate(joined))), 403, "policy")
 }
 
 // A line of an owner's EK list approves an EK without a certificate, or requires one. A line of
@@ -291,23 +291,23 @@ func TestCertificateOfAnUnprovenEKIsForgotten(t *testing.T) {
 func TestEKListDemandsACertificate(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
-	d := s.nobodys(t)
-	untrusted := certified(t, d, nobody)
+	unknown := must(unknownMaker())(t)
+	d := s.uncertified(t)
+	untrusted := certifiedBy(t, d, unknown)
 	h, vh := ekHash(t, d), ekHash(t, s.victim)
 	ada := s.person(t, "ada")
 	want[map[string]int](ada, "PUT", "/policy/ek-list", fmt.Sprintf("ek_sha256,certificate\n%x,required\n%x,required\n", h, vh), 200)
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
 	refused(t, s.post(t, s.request(t, untrusted)), 403, evidence.CodeCertificateRequired)
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
-	s.list(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true})
+	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &h})
+	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h, CertificateRequired: true})
 	refused(t, s.post(t, s.request(t, d)), 403, evidence.CodeCertificateRequired)
-	s.list(t, s.Owner.ID)
-	s.list(t, store.HubWide, store.ListedEK{Key: &h})
+	s.putEKList(t, s.Owner.ID)
+	s.putEKList(t, store.HubWide, store.ListedEK{Key: &h})
 	waits(t, s.post(t, s.request(t, d)), evidence.CodeNoCertificate)
 	waits(t, s.post(t, s.request(t, untrusted)), evidence.CodeUntrusted)
-	s.list(t, s.Owner.ID, store.ListedEK{Key: &h})
+	s.putEKList(t, s.Owner.ID, store.ListedEK{Key: &h})
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
 
@@ -316,8 +316,8 @@ func TestEKListDemandsACertificate(t *testing.T) {
 func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	nobody := must(unknownMaker())(t)
-	for _, d := range []*fleet.Device{s.nobodys(t), certified(t, s.nobodys(t), nobody)} {
+	unknown := must(unknownMaker())(t)
+	for _, d := range []*fleet.Device{s.uncertified(t), certifiedBy(t, s.uncertified(t), unknown)} {
 		a := s.post(t, s.request(t, d))
 		var w wire.Waiting
 		if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != 202 {
@@ -329,7 +329,7 @@ func TestQuestionSaysWhatAMissingCertificateMayHide(t *testing.T) {
 		for where, text := range map[string]string{"the machine's answer": w.Reason, "the page": string(page), "the API": string(api)} {
 			for _, words := range []string{"emulator", "distrusts", "revoked", "another owner"} {
 				if !strings.Contains(text, words) {
-					t.Errorf("%s says nothing of %q", where, words)
+					t.Errorf("%s does not contain %q", where, words)
 				}
 			}
 		}

@@ -48,7 +48,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 		for method, op := range ops {
 			documented = append(documented, strings.ToUpper(method)+" "+path)
 			if op.Summary == "" || len(op.Responses) == 0 {
-				t.Errorf("%s %s has no summary or no answer", method, path)
+				t.Errorf("openapi.json: %s %s has no summary or no responses", method, path)
 			}
 		}
 	}
@@ -59,7 +59,7 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 	for _, d := range documented {
 		if !slices.Contains(routes, d) {
-			t.Errorf("%s is in the document and no route", d)
+			t.Errorf("openapi.json has %s, which is not a route", d)
 		}
 	}
 	for _, m := range regexp.MustCompile(`#/components/schemas/(\w+)`).FindAllSubmatch(body, -1) {
@@ -82,7 +82,7 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		method, path := route.Method, route.Path
 		op, ok := doc.Paths[path][strings.ToLower(method)]
 		if !ok {
-			t.Errorf("%s %s is not in the document", method, path)
+			t.Errorf("openapi.json lacks %s %s", method, path)
 			continue
 		}
 		want, ok := schemes[route.Access]
@@ -97,17 +97,17 @@ func TestOpenAPISaysWhoMayCall(t *testing.T) {
 		slices.Sort(alternatives)
 		got := strings.Join(alternatives, "|")
 		if got != want {
-			t.Errorf("%s %s: the document wants %q, the code %q", method, path, got, want)
+			t.Errorf("%s %s: security is %q in openapi.json and %q in the code", method, path, got, want)
 		}
 		if _, says := op.Responses["401"]; want != "" && !says {
-			t.Errorf("%s %s: the document does not say what a stranger gets", method, path)
+			t.Errorf("%s %s: openapi.json has no 401", method, path)
 		}
 		if _, says := op.Responses["403"]; !says && slices.Contains([]string{"scopedAccount", "accountOrDevice", "fullSession"}, route.Access) {
 			t.Errorf("%s %s: the document does not say that a token's scopes may not be enough", method, path)
 		}
 		limited := route.Rate != ""
 		if _, says := op.Responses["429"]; limited != says {
-			t.Errorf("%s %s: the document is wrong about 429", method, path)
+			t.Errorf("%s %s: openapi.json and the code differ about 429", method, path)
 		}
 	}
 	if seen["session"] < 10 || seen["idevid"] < 6 || seen["idevid|session"] < 15 || seen[""] < 8 {
@@ -129,7 +129,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		what := fmt.Sprintf("%s %s: %d", method, route, status)
 		r, ok := doc.Paths[route][strings.ToLower(method)].Responses[fmt.Sprint(status)]
 		if !ok {
-			t.Errorf("%s is not in the document: %s", what, brief.Of(body))
+			t.Errorf("openapi.json lacks %s: %s", what, brief.Of(body))
 			return
 		}
 		contentType, _, _ = strings.Cut(contentType, ";")
@@ -138,7 +138,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 		}
 		media, ok := r.Content[contentType]
 		if !ok {
-			t.Errorf("%s: %q is none of the types in the document", what, contentType)
+			t.Errorf("%s: content type %q is not in openapi.json", what, contentType)
 			return
 		}
 		if contentType != "application/json" {
@@ -229,7 +229,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	stepper := s.device(t)
 	first := must(json.Marshal(stepper.EnrollRequest()))(t)
 	enrolled := must(stepper.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(first), 200)))(t)
-	undecided := s.nobodys(t)
+	undecided := s.uncertified(t)
 	toDecide := must(undecided.OpenEnrolled(call(stranger, "POST", "/enroll/request", "", string(must(json.Marshal(undecided.EnrollRequest()))(t)), 200)))(t)
 	bad := stepper.EnrollRequest()
 	bad.EKCert = s.victim.TPMKeys().EKCert
@@ -386,8 +386,8 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	trailAnswers(t, ada, stranger, s.asDevice(t, s.victim, certs), id, check)
 
 	// Another device waits, and its owner decides.
-	nobody := must(s.victim.WithoutCertificate())(t)
-	call(stranger, "POST", "/onboard", "", string(must(nobody.Request(s.tok, fleet.RequestChange{}))(t)), 202)
+	uncertified := must(s.victim.WithoutCertificate())(t)
+	call(stranger, "POST", "/onboard", "", string(must(uncertified.Request(s.tok, fleet.RequestChange{}))(t)), 202)
 	var waits []struct {
 		ID        string
 		Questions []string
@@ -523,7 +523,7 @@ func TestAnswersAreAsTheDocumentSays(t *testing.T) {
 	for path, ops := range doc.Paths {
 		for method := range ops {
 			if m := strings.ToUpper(method) + " " + path; !answered[m] {
-				t.Errorf("nobody has called %s", m)
+				t.Errorf("no test calls %s", m)
 			}
 		}
 	}

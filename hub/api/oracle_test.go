@@ -44,17 +44,17 @@ func TestPublicEKTellsNothingOfItsDevice(t *testing.T) {
 	before := look()
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	device := s.deviceOf(t, s.victim)
-	aboard := look()
+	joined := look()
 	if err := s.Store.DeleteDevice(t.Context(), s.Owner.ID, device, s.Now()); err != nil {
 		t.Fatal(err)
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	again := s.deviceOf(t, s.victim)
 	later := look()
-	if id(before) != id(aboard) || id(before) != id(later) {
-		t.Errorf("the id tells what becomes of the device: %s, %s, %s", id(before), id(aboard), id(later))
+	if id(before) != id(joined) || id(before) != id(later) {
+		t.Errorf("the id reveals what happened to the device: %s, %s, %s", id(before), id(joined), id(later))
 	}
-	for _, seen := range []string{before, aboard, later} {
+	for _, seen := range []string{before, joined, later} {
 		if strings.Contains(seen, device) || strings.Contains(seen, again) {
 			t.Errorf("mallory sees the device's id: %s", brief.Of(seen))
 		}
@@ -110,7 +110,7 @@ func TestDeletedDeviceIsNotSeenByAnothersPendingRequest(t *testing.T) {
 	}
 	decide(eve, w.DeviceID, "deny", 200)
 	if a := s.post(t, undecided); a.Status == 200 {
-		t.Errorf("denied: %d", a.Status)
+		t.Errorf("after a denial: status %d", a.Status)
 	}
 	if _, events := eve.do("GET", "/events", nil); bytes.Contains(events, []byte(id)) {
 		t.Errorf("mallory sees the device's id: %s", events)
@@ -125,7 +125,7 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 	certs := must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	id := s.deviceOf(t, s.victim)
 	s.Account(t, "mallory")
-	other, _ := s.aboard(t, s.tok)
+	other, _ := s.onboarded(t, s.tok)
 	device := s.asDevice(t, s.victim, certs)
 	byToken := s.person(t, "")
 	byToken.token = want[struct{ Token string }](device, "POST", "/auth/x509/login", nil, 200).Token
@@ -137,14 +137,14 @@ func TestAIKCertificateByIDIsTheOwnersAndTheDevices(t *testing.T) {
 			t.Errorf("%s: %d", name, status)
 		}
 	}
-	nobody := s.person(t, "")
-	if status, body := nobody.do("GET", "/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt", nil); status != 200 || !bytes.Equal(body, certs.IAK.Raw) {
-		t.Errorf("by the IAK's name: %d", status)
+	anonymous := s.person(t, "")
+	if status, body := anonymous.do("GET", "/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt", nil); status != 200 || !bytes.Equal(body, certs.IAK.Raw) {
+		t.Errorf("by the IAK's name: status %d", status)
 	}
 	if got := certs.IAK.URIs[0].String(); got != s.URL+"/aca/certs/"+hex.EncodeToString(s.victim.IAK.Name())+".crt" {
 		t.Errorf("its address is %s", got)
 	}
-	for name, p := range map[string]*person{"nobody": nobody, "another owner": s.person(t, "mallory"), "another device of the owner": other, "a bad token": bad} {
+	for name, p := range map[string]*person{"nobody": anonymous, "another owner": s.person(t, "mallory"), "another device of the owner": other, "a bad token": bad} {
 		status, body, h := p.request("GET", at, nil, nil)
 		for _, unknown := range []string{strings.Repeat("0", 24) + ".crt", strings.Repeat("0", 68) + ".crt", "x", id, "zz.crt"} {
 			s2, b2, h2 := p.request("GET", "/aca/certs/"+unknown, nil, nil)

@@ -128,7 +128,7 @@ func TestProtocolRoutesAndLimits(t *testing.T) {
 		t.Errorf("docs/protocol.md lacks %q", line)
 	}
 	if size("256 KiB") != store.MaxMeta || !strings.Contains(string(doc), "together have 256 KiB as JSON") {
-		t.Error("docs/protocol.md says another bound of the metadata")
+		t.Error("docs/protocol.md has another bound of the metadata")
 	}
 }
 

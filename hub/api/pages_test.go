@@ -75,10 +75,10 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	// The session has ended on the hub too, not only in this browser.
 	b.cookie = signedIn
 	if _, page, _ := b.send("GET", "/", ""); strings.Contains(page, nick) {
-		t.Error("the cookie is good after signing out")
+		t.Error("the cookie is valid after signing out")
 	}
 	if status, _, _ := b.send("POST", "/sign-out", ""); status != 303 {
-		t.Errorf("signing out twice: %d", status)
+		t.Errorf("signing out twice: status %d", status)
 	}
 }
 
@@ -111,7 +111,7 @@ func TestPageShowsMarkupOfOthersAsText(t *testing.T) {
 	_, list, _ := b.send("GET", "/", "")
 	for name, page := range map[string]string{"form": form, "list": list} {
 		if strings.Contains(page, "<script") || strings.Contains(page, "<img") {
-			t.Errorf("%s: markup went through: %s", name, brief.Of(page))
+			t.Errorf("%s: the page has the markup: %s", name, brief.Of(page))
 		}
 		if !strings.Contains(html.UnescapeString(page), attack) {
 			t.Errorf("%s: the text is not shown: %s", name, brief.Of(page))

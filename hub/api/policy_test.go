@@ -35,7 +35,7 @@ func TestWaitingMachineShowsNoTickForAChainThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	w := waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
+	w := waits(t, s.post(t, s.request(t, s.uncertified(t))), "ek-certificate-none")
 	seen := 0
 	for _, waiting := range want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200) {
 		for _, step := range waiting.Verdict.Checks {

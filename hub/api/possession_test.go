@@ -131,7 +131,7 @@ func TestResumedSessionOfAnotherListenerIsRefused(t *testing.T) {
 	}
 	answers, resumed := v.visit(append(devicesOwn, "POST /onboard/activate", "GET /device/boot", "GET /healthz")...)
 	if !resumed {
-		t.Fatal("the session was not resumed: this test shows nothing")
+		t.Fatal("the session was not resumed, so this test checks nothing")
 	}
 	for _, a := range answers {
 		refused(t, a, 403, "tls-resumed")

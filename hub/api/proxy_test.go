@@ -184,7 +184,7 @@ func TestActivationThroughTheProxyIsRefused(t *testing.T) {
 	c := must(b.victim.Enrol(t.Context(), b.client, must(b.victim.Request(b.tok, fleet.RequestChange{}))(t)))(t)
 	cert := c.TLS(b.victim)
 	refused(t, b.through(t, &cert, "POST", "/onboard/activate", `{"proof":"AAAA"}`, nil), 400, "activation-through-proxy")
-	b.untouched(t)
+	b.boundNothing(t)
 	if a := must(b.victim.Activate(t.Context(), b.client, c))(t); a.Status != 200 {
 		t.Errorf("directly: %d %s", a.Status, a.Body)
 	}
@@ -243,7 +243,7 @@ func TestOnlyTheProxysOwnCertificateMakesAProxy(t *testing.T) {
 	stranger := behind{ca: strangers, caKey: key}
 	for name, cert := range map[string]tls.Certificate{
 		"another name":                   b.certificate(t, func(c *x509.Certificate) { c.DNSNames = []string{"other.internal"} }),
-		"the name in the CN alone":       b.certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }),
+		"the name only in the CN":        b.certificate(t, func(c *x509.Certificate) { c.DNSNames = nil }),
 		"expired":                        b.certificate(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
 		"for servers":                    b.certificate(t, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }),
 		"by a CA of the same name":       stranger.certificate(t, nil),
@@ -302,7 +302,7 @@ func TestForwardedCertificateIsVerifiedAsInTLS(t *testing.T) {
 		"base64 for addresses": {"Client-Cert": {":" + strings.NewReplacer("+", "-", "/", "_").Replace(raw) + "-_:"}},
 		"PEM for addresses":    {"Client-Cert": {url.QueryEscape("-----BEGIN CERTIFICATE-----\n" + raw)}},
 		"trailing bytes":       {"Client-Cert": {sequence(append(bytes.Clone(c.IDevID.Raw), 0))}},
-		"a chain alone":        {"Client-Cert-Chain": {sequence(c.DeviceCA.Raw)}},
+		"only a chain":         {"Client-Cert-Chain": {sequence(c.DeviceCA.Raw)}},
 		"a chain of nonsense":  {"Client-Cert": {good}, "Client-Cert-Chain": {":AAAA:"}},
 		"a chain too long":     {"Client-Cert": {good}, "Client-Cert-Chain": {links + sequence(c.DeviceCA.Raw)}},
 	} {
@@ -346,13 +346,13 @@ func TestLimitsBehindTheProxyAreEachClientsOwn(t *testing.T) {
 		t.Fatal("guessing is not limited")
 	}
 	if guess(&proxy, "192.0.2.2") == http.StatusTooManyRequests {
-		t.Error("one client's guesses limit another")
+		t.Error("one client's guesses limit another client")
 	}
 	if guess(&proxy, "203.0.113.2, 192.0.2.1") != http.StatusTooManyRequests {
-		t.Error("a client's own words made it another client")
+		t.Error("a client's own header made it another client")
 	}
 	if !limited(nil, "192.0.2.3") || guess(nil, "192.0.2.4") != http.StatusTooManyRequests {
-		t.Error("who is not the proxy chose its own address")
+		t.Error("a client that is not the proxy chose its own address")
 	}
 }
 
@@ -380,7 +380,7 @@ func TestProxyMustNotBeOfTheHubsOwnCA(t *testing.T) {
 		"none": {Name: proxyName}, "no name": {CAs: []*x509.Certificate{good}},
 	} {
 		if try(p) == nil {
-			t.Errorf("%s was taken for the proxy's CA", name)
+			t.Errorf("%s was accepted as the proxy's CA", name)
 		}
 	}
 }

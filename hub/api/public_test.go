@@ -19,7 +19,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	reads := []string{base, base + "/steps", base + "/steps?progress.status=NEW", base + "/.pvrremote", base + "/steps/1", base + "/steps/1/.pvrremote", base + "/steps/1/state",
 		base + "/steps/1/objects", base + "/steps/1/objects/" + f.contentSum, "/devices/" + f.boatID}
 	for _, path := range reads {
-		code(f.mallory, "GET", path, nil, 404)
+		wantCode(f.mallory, "GET", path, nil, 404)
 	}
 	want[api.DeviceView](f.ada, "PUT", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
@@ -27,32 +27,32 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	if got := want[api.StepView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
+	if got := want[api.RevisionView](f.mallory, "GET", base+"/steps/1", nil, 200); string(got.State) != string(step.State) || got.Rev != 1 {
 		t.Errorf("%s", brief.Of(got))
 	}
 	o := want[api.ObjectView](f.mallory, "GET", base+"/steps/1/objects/"+f.contentSum, nil, 200)
 	if o.PutURL != "" {
-		t.Error("an address to upload to")
+		t.Error("an address for uploads")
 	}
 	if status, got, _ := send(f.mallory, "GET", o.GetURL, ""); status != 200 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
 	// Nothing else of the owner's is readable.
-	code(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
-	code(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
-	code(f.mallory, "GET", base+"/summary", nil, 404)
-	code(f.mallory, "GET", base+"/steps/1/meta", nil, 404)
+	wantCode(f.mallory, "GET", base+"/steps/1/objects/"+secret, nil, 404)
+	wantCode(f.mallory, "GET", "/objects/"+f.contentSum, nil, 404)
+	wantCode(f.mallory, "GET", base+"/summary", nil, 404)
+	wantCode(f.mallory, "GET", base+"/steps/1/meta", nil, 404)
 	if page := want[api.LogPage](f.mallory, "GET", "/logs?dev="+f.boatID, nil, 200); page.Count != 0 {
 		t.Errorf("%s", brief.Of(page))
 	}
 	// Others cannot change anything, and another owner's device cannot read it.
-	code(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)
-	code(f.mallory, "PUT", base+"/steps/1/state", `{`+systemSpec+`}`, 404)
-	code(f.mallory, "PUT", base+"/steps/1/meta", `{}`, 404)
-	code(f.mallory, "PUT", base+"/steps/1/cancel", nil, 404)
-	code(f.mallory, "POST", base+"/steps/1/objects", map[string]any{"objectname": "x", "size": 1, "sha256sum": secret}, 404)
+	wantCode(f.mallory, "POST", base+"/steps", `{"state":{`+systemSpec+`}}`, 404)
+	wantCode(f.mallory, "PUT", base+"/steps/1/state", `{`+systemSpec+`}`, 404)
+	wantCode(f.mallory, "PUT", base+"/steps/1/meta", `{}`, 404)
+	wantCode(f.mallory, "PUT", base+"/steps/1/cancel", nil, 404)
+	wantCode(f.mallory, "POST", base+"/steps/1/objects", map[string]any{"objectname": "x", "size": 1, "sha256sum": secret}, 404)
 	for _, path := range reads[:9] {
-		code(f.pirate, "GET", path, nil, 404)
+		wantCode(f.pirate, "GET", path, nil, 404)
 	}
 	if status, _ := f.person(t, "").do("GET", base, nil); status != 401 {
 		t.Errorf("without a sign-in: %d", status)
@@ -60,7 +60,7 @@ func TestPublishedDeviceIsReadByOthersAndChangedByNone(t *testing.T) {
 	// It ends when the owner unpublishes the device, also for addresses given before.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID+"/public", nil, 200)
 	for _, path := range reads {
-		code(f.mallory, "GET", path, nil, 404)
+		wantCode(f.mallory, "GET", path, nil, 404)
 	}
 	if status, body, _ := send(f.mallory, "GET", o.GetURL, ""); status != 410 || !strings.Contains(string(body), "address-revoked") {
 		t.Errorf("the address, once it is no longer public: %d %s", status, body)

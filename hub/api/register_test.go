@@ -27,7 +27,7 @@ func (s *scene) register(t *testing.T, token string, want int) api.Registered {
 	}
 	status, body, _ := s.person(t, "").request("POST", "/devices/", nil, header)
 	if status != want {
-		t.Fatalf("%d %s; %d was expected", status, body, want)
+		t.Fatalf("%d %s, want %d", status, body, want)
 	}
 	var d api.Registered
 	if err := json.Unmarshal(body, &d); err != nil {
@@ -158,7 +158,7 @@ func TestGuessingChallengesIsSlowedDown(t *testing.T) {
 			return
 		}
 	}
-	t.Error("30 guesses at once")
+	t.Error("30 guesses were not limited")
 }
 
 func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
@@ -170,7 +170,7 @@ func TestUnclaimedDevicesAreRefusedWhenTheyAreTooMany(t *testing.T) {
 			return
 		}
 	}
-	t.Error("30 registrations at once from one address")
+	t.Error("30 registrations from one address were not limited")
 }
 
 func TestDeviceTokenEndsWithWhatItStandsOn(t *testing.T) {
@@ -230,7 +230,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 	q := s.signedInAs(t, api.Registered{PRN: secret.PRN, Secret: secret.Secret})
 	want[map[string]string](q, "PUT", "/devices/"+id+"/device-meta", map[string]any{"pantavisor.version": "022"}, 200)
 	if until := time.Until(secret.Expires); until > 25*time.Hour {
-		t.Errorf("the secret is good for %s", until)
+		t.Errorf("the secret expires after %s", until)
 	}
 	s.Advance(25 * time.Hour)
 	want[map[string]any](s.person(t, ""), "POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret}, 401)
@@ -241,7 +241,7 @@ func TestChipGetsATokenAndASecretForItsPrograms(t *testing.T) {
 		return a.Status
 	}
 	if status := keep("another"); status != 409 {
-		t.Errorf("a secret that is none was kept: %d", status)
+		t.Errorf("an unknown secret was extended: status %d", status)
 	}
 	if status := keep(secret.Secret); status != 200 {
 		t.Errorf("%d", status)

@@ -25,8 +25,8 @@ func TestLoginAnswersATokenAlone(t *testing.T) {
 	secret := want[api.SecretView](c.boat, "POST", "/device/secret", nil, 200)
 	only := regexp.MustCompile(`^\{"token":"[A-Za-z0-9_.-]+"\}\n$`)
 	for name, body := range map[string][]byte{
-		"person":      second(c.nobody.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password})),
-		"device":      second(c.nobody.do("POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret})),
+		"person":      second(c.anonymous.do("POST", "/auth/login", map[string]string{"username": "ada", "password": hubtest.Password})),
+		"device":      second(c.anonymous.do("POST", "/auth/login", map[string]string{"username": secret.PRN, "password": secret.Secret})),
 		"certificate": second(c.boat.do("POST", "/auth/x509/login", nil)),
 		"renewed":     second(c.ada.do("GET", "/auth/login", nil)),
 	} {
@@ -78,7 +78,7 @@ func TestDeviceRecordsComeInOrder(t *testing.T) {
 		for _, key := range append(c.keys, "user-meta") {
 			at := bytes.Index(c.body, []byte(`"`+key+`"`))
 			if at < 0 || !bytes.HasPrefix(c.body[at+len(key)+2:], []byte(":")) {
-				t.Fatalf("%s: the first %q is no key in %s", name, key, brief.Of(c.body))
+				t.Fatalf("%s: the first %q is not a key in %s", name, key, brief.Of(c.body))
 			}
 			before = append(before, at)
 		}

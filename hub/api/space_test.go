@@ -53,7 +53,7 @@ func TestUploadsStopBeforeTheDiskIsFull(t *testing.T) {
 		o := announce(f.ada, "/objects/", "x", content, 200)
 		status, body, header := send(f.ada, "PUT", o.PutURL, content)
 		if status == 200 && stopped > 0 {
-			t.Fatalf("upload %d was taken after others were refused", i)
+			t.Fatalf("upload %d was accepted after others were refused", i)
 		}
 		if status != 200 {
 			if status != http.StatusInsufficientStorage || header.Get("Retry-After") == "" || !strings.Contains(string(body), "storage-full") {
@@ -108,12 +108,12 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		"/devices/tokens": api.NewJoinToken{Nick: "more"},
 		"/objects/":       map[string]any{"objectname": "x", "size": 1, "sha256sum": strings.Repeat("0d", 32)},
 	} {
-		if got := code(f.ada, "POST", path, body, http.StatusInsufficientStorage); got != "storage-full" {
+		if got := wantCode(f.ada, "POST", path, body, http.StatusInsufficientStorage); got != "storage-full" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
-	code(f.boat, "POST", "/logs/", `{"msg":"m"}`, http.StatusInsufficientStorage)
-	code(f.boat, "PATCH", "/device/meta", `{"a":1}`, http.StatusInsufficientStorage)
+	wantCode(f.boat, "POST", "/logs/", `{"msg":"m"}`, http.StatusInsufficientStorage)
+	wantCode(f.boat, "PATCH", "/device/meta", `{"a":1}`, http.StatusInsufficientStorage)
 	// Reads still work, and so do requests that end something.
 	want[[]api.DeviceView](f.ada, "GET", "/devices", nil, 200)
 	for range 5 {
@@ -121,7 +121,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		if status, body := p.do("POST", "/auth/logout", nil); status != 200 {
 			t.Fatalf("sign-out: %d %s", status, body)
 		}
-		code(p, "GET", "/devices", nil, 401)
+		wantCode(p, "GET", "/devices", nil, 401)
 	}
 	if status, body := f.ada.do("DELETE", "/devices/tokens/"+acknowledged.ID, nil); status != 200 {
 		t.Errorf("disabling a token: %d %s", status, body)
@@ -130,7 +130,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		t.Errorf("deleting a device: %d %s", status, body)
 	}
 	if status, _ := f.boat.do("GET", "/device", nil); status == 200 {
-		t.Error("the deleted device is still let in")
+		t.Error("the deleted device is still admitted")
 	}
 	// With room again, everything works.
 	filler.Close()
@@ -150,7 +150,7 @@ func TestFullDiskStopsWhatGrowsAndNotWhatEnds(t *testing.T) {
 		}
 	}
 	if kept != 1 {
-		t.Errorf("the token that was made before: %s", brief.Of(tokens))
+		t.Errorf("the token from before is not disabled: %s", brief.Of(tokens))
 	}
 }
 
@@ -189,13 +189,13 @@ func TestLockedDatabaseIsSaidToBeBusy(t *testing.T) {
 	if status := <-signedOut; status != 200 {
 		t.Errorf("sign-out: %d", status)
 	}
-	code(f.mallory, "GET", "/devices", nil, 401)
+	wantCode(f.mallory, "GET", "/devices", nil, 401)
 	if status, body := ready(f.ada); status != 200 {
 		t.Errorf("/readyz: %d %s", status, body)
 	}
 	for _, v := range want[[]api.JoinTokenView](f.ada, "GET", "/devices/tokens", nil, 200) {
 		if v.Nick == "refused" {
-			t.Error("what was refused was done")
+			t.Error("the refused write was done")
 		}
 	}
 }
@@ -252,10 +252,10 @@ func TestSlowDatabaseLosesNothing(t *testing.T) {
 			done++
 		}
 		if found[nick] != map[bool]int{true: 1}[ok] {
-			t.Errorf("%s: answered %v, there are %d", nick, ok, found[nick])
+			t.Errorf("%s: success is %v, but %d are stored", nick, ok, found[nick])
 		}
 	}
 	if done == 0 {
-		t.Error("nothing was done")
+		t.Error("no write succeeded")
 	}
 }

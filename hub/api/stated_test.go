@@ -18,15 +18,15 @@ import (
 // do not name a maker that nobody trusts.
 func TestCertificatesStateOnlyWhatWasVerified(t *testing.T) {
 	t.Parallel()
-	nobody := must(unknownMaker())(t)
+	unknown := must(unknownMaker())(t)
 	for _, c := range []struct {
 		name     string
 		device   func(*testing.T, *scene) *fleet.Device
 		approved bool
 	}{
 		{"trusted maker", func(t *testing.T, s *scene) *fleet.Device { return s.victim }, false},
-		{"no EK certificate", func(t *testing.T, s *scene) *fleet.Device { return s.nobodys(t) }, true},
-		{"EK certificate by nobody", func(t *testing.T, s *scene) *fleet.Device { return certified(t, s.victim, nobody) }, true},
+		{"no EK certificate", func(t *testing.T, s *scene) *fleet.Device { return s.uncertified(t) }, true},
+		{"EK certificate by an unknown maker", func(t *testing.T, s *scene) *fleet.Device { return certifiedBy(t, s.victim, unknown) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScene(t)

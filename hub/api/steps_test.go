@@ -79,12 +79,12 @@ func (s *steps) registration(t testing.TB, change fleet.RegistrationChange) []by
 func (s *steps) rejected(t testing.TB, status int, code string, change fleet.RegistrationChange) {
 	t.Helper()
 	refused(t, s.send(t, "/register", s.registration(t, change)), status, code)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
-func (s *steps) untouched(t testing.TB) {
+func (s *steps) boundNothing(t testing.TB) {
 	t.Helper()
-	s.scene.untouched(t)
+	s.scene.boundNothing(t)
 	if n := s.Uses(t, s.pan); n != 0 {
 		t.Errorf("%d uses of the token", n)
 	}
@@ -94,7 +94,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
 	e := s.enrolled(t, s.victim)
-	s.untouched(t)
+	s.boundNothing(t)
 	if e.AK == nil || e.AK.CheckSignatureFrom(s.CA.ACA()) != nil || !s.victim.IAK.Public.Is(e.AK.PublicKey) {
 		t.Fatalf("AK certificate: %s", brief.Of(e.AK))
 	}
@@ -110,7 +110,7 @@ func TestOnboardsInTwoSteps(t *testing.T) {
 	}
 	where := "/aca/certs/" + name + ".crt"
 	if status, _ := s.person(t, "").do("GET", where, nil); status != 404 {
-		t.Errorf("an AK certificate before it was proven: %d", status)
+		t.Errorf("an AK certificate before the proof: status %d", status)
 	}
 
 	body := must(s.victim.Registration(s.pan, e.Keys, fleet.RegistrationChange{
@@ -257,7 +257,7 @@ func TestTwoStepsRefuseWhoCannotOpenTheCredential(t *testing.T) {
 	refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
 	again := must(own.WithNewIdentity())(t)
 	refused(t, s.send(t, "/register", must(again.Registration(s.pan, keys, fleet.RegistrationChange{}))(t)), 403, onboard.CodeCredential)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
@@ -272,7 +272,7 @@ func TestTwoStepsProofIsOfOneCSR(t *testing.T) {
 	}
 	one.CSR = other.CSR
 	refused(t, s.send(t, "/register", must(json.Marshal(one))(t)), 403, onboard.CodeCredential)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
@@ -281,7 +281,7 @@ func TestTwoStepsOldCredentialIsWorthNothing(t *testing.T) {
 	body := s.registration(t, fleet.RegistrationChange{})
 	s.Advance(2 * time.Hour)
 	refused(t, s.send(t, "/register", body), 403, onboard.CodeCredential)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestTwoStepsRefuseEKCertificateOfAnotherTPM(t *testing.T) {
@@ -332,7 +332,7 @@ func TestTwoStepsStolenHMACFitsNoOtherKey(t *testing.T) {
 			t.Errorf("%d %s", a.Status, a.Body)
 		}
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 // Weakness 2: the HMAC became the device's password.
@@ -374,7 +374,7 @@ func TestTwoStepsDeviceNameTakesNobodysDevice(t *testing.T) {
 	keys = s.enrolled(t, theirs).Keys
 	refused(t, s.send(t, "/devices/register", must(theirs.Registration(tok, keys, fleet.RegistrationChange{}))(t)), 409, onboard.CodeOtherOwner)
 	if e := s.events(t, s.Owner, "device.other-owner-tried"); len(e) != 1 {
-		t.Errorf("the owner was told %d times", len(e))
+		t.Errorf("%d events for the owner", len(e))
 	}
 }
 
@@ -424,7 +424,7 @@ func TestTwoStepsLeakedDatabaseForgesNoOwnership(t *testing.T) {
 	if a := s.send(t, "/register", body); a.Status == 200 {
 		t.Error("a stored key served another token")
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func (s *steps) token(t testing.TB, f *wire.TokenFile) store.JoinToken {
@@ -519,16 +519,16 @@ func TestTwoStepsRevokedCertificateSignsInNoMore(t *testing.T) {
 		refused(t, s.send(t, "/register", again), 410, onboard.CodeRevoked)
 	}
 	// The device itself can onboard again, as another device.
-	must(s.victim.OnboardInSteps(t.Context(), s.client, s.pan))(t)
+	must(s.victim.OnboardTwoStep(t.Context(), s.client, s.pan))(t)
 }
 
 func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSteps(t)
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	e := s.enrolled(t, d)
 	if e.AK != nil {
-		t.Error("an AK certificate says what nobody has decided")
+		t.Error("an AK certificate although nobody has decided")
 	}
 	body := must(d.Registration(s.pan, e.Keys, fleet.RegistrationChange{}))(t)
 	a := s.send(t, "/register", body)
@@ -536,7 +536,7 @@ func TestTwoStepsUndecidedMachineGetsNoCertificate(t *testing.T) {
 	if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != 202 || w.DeviceID == "" {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 	want[api.WaitingView](s.person(t, "ada"), "POST", "/devices/"+w.DeviceID+"/approve", map[string]any{}, 200)
 	must(fleet.ParseRegistered(s.send(t, "/register", body)))(t)
 }
@@ -597,7 +597,7 @@ func TestTwoStepsRejectMalformedBodies(t *testing.T) {
 		}
 	}
 	if len(s.Devices(t, s.Owner)) != 0 {
-		t.Error("something was bound")
+		t.Error("a request bound something")
 	}
 }
 
@@ -621,7 +621,7 @@ func TestTwoStepsRejectMutations(t *testing.T) {
 			t.Errorf("bit of byte %d: %d %s", i*len(r.CSR)/n, a.Status, a.Body)
 		}
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
@@ -679,6 +679,6 @@ func TestSignatureVerifyTellsGoodFromBadAndNoMore(t *testing.T) {
 		}
 	}
 	if slow == 0 {
-		t.Error("asking is not slowed down")
+		t.Error("questions are not limited")
 	}
 }

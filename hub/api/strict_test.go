@@ -86,9 +86,9 @@ func TestRejectsCSRFieldsThatMustBeEmpty(t *testing.T) {
 			a := s.post(t, must(s.victim.Request(s.tok, fleet.RequestChange{CSR: fill}))(t))
 			refused(t, a, 400, "csr-malformed")
 			if !strings.Contains(string(a.Body), name+" ") {
-				t.Errorf("it does not say which: %s", a.Body)
+				t.Errorf("the answer does not name the field: %s", a.Body)
 			}
-			s.untouched(t)
+			s.boundNothing(t)
 		})
 	}
 }
@@ -136,12 +136,12 @@ func TestChainEntriesDoNotVanish(t *testing.T) {
 			t.Errorf("ek-cert, %s: %d %s", name, a.Status, a.Body)
 		}
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 
 	d := *s.victim
 	d.Chain = [][]byte{unknown, link}
 	if !tcg.IsCertificate(unknown) {
-		t.Fatal("the odd certificate has not even the outline of one")
+		t.Fatal("the odd certificate is not taken for one")
 	}
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, &d)+"/evidence", nil, 200)
@@ -162,7 +162,7 @@ func TestTokenFileThatReadersDifferInIsRefused(t *testing.T) {
 		strings.Replace(good, `"hub-ca"`, `"HUB-CA"`, 1), good + "{}", "null",
 	} {
 		if f, err := wire.ParseTokenFile([]byte(bad)); err == nil {
-			t.Errorf("%.60s is taken, for %s", bad, f.Hub)
+			t.Errorf("%.60s is accepted, for %s", bad, f.Hub)
 		}
 	}
 }

@@ -30,7 +30,7 @@ import (
 const systemSpec = `"#spec":"pantavisor-service-system@1"`
 
 // onboarded onboards a new device with a token and returns it as a client, and its id.
-func (s *scene) aboard(t *testing.T, tok *wire.TokenFile) (p *person, id string) {
+func (s *scene) onboarded(t *testing.T, tok *wire.TokenFile) (p *person, id string) {
 	t.Helper()
 	d := s.device(t)
 	certs := must(d.Onboard(t.Context(), s.client, tok))(t)
@@ -81,8 +81,8 @@ func fleetOf(t *testing.T, s *scene) *fleetScene {
 	f := &fleetScene{scene: s, ada: s.person(t, "ada")}
 	m := s.Account(t, "mallory")
 	f.mallory = s.person(t, "mallory")
-	f.boat, f.boatID = s.aboard(t, s.tok)
-	f.pirate, f.pirateID = s.aboard(t, s.Token(t, m, nil))
+	f.boat, f.boatID = s.onboarded(t, s.tok)
+	f.pirate, f.pirateID = s.onboarded(t, s.Token(t, m, nil))
 	for _, d := range []*person{f.boat, f.pirate} {
 		want[api.TrailView](d, "POST", "/trails/", `{`+systemSpec+`}`, 200)
 	}
@@ -125,7 +125,7 @@ func post(p *person, device, state string) api.RevisionView {
 	return want[api.RevisionView](p, "POST", "/trails/"+device+"/steps", `{"rev":-1,"commit-msg":"m","state":`+state+`}`, 200)
 }
 
-func code(p *person, method, path string, in any, status int) string {
+func wantCode(p *person, method, path string, in any, status int) string {
 	p.t.Helper()
 	return want[api.Problem](p, method, path, in, status).Code
 }
@@ -156,7 +156,7 @@ func TestStateReachesItsDevice(t *testing.T) {
 	}
 	progress := `{"status":"DONE","status-msg":"<ok>","progress":100,"retries":2,"logs":"l","downloads":{"total":{"object_name":"total"}}}`
 	want[map[string]any](f.boat, "PUT", "/trails/"+f.boatID+"/steps/1/progress", progress, 200)
-	if s := want[api.StepView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
+	if s := want[api.RevisionView](f.ada, "GET", "/trails/"+f.boatID+"/steps/1", nil, 200); string(s.Progress) != progress {
 		t.Errorf("progress: %s", brief.Of(s.Progress))
 	}
 	line := want[[]api.SummaryView](f.ada, "GET", "/trails/summary", nil, 200)
@@ -169,7 +169,7 @@ func TestStateReachesItsDevice(t *testing.T) {
 		t.Errorf("%s\n%s", brief.Of(one), brief.Of(line[0]))
 	}
 	if events := want[[]api.EventView](f.ada, "GET", "/events?device="+f.boatID, nil, 200); !slices.ContainsFunc(events, func(e api.EventView) bool { return e.Kind == "step.created" }) {
-		t.Error("no event of the step")
+		t.Error("no event about the revision")
 	}
 }
 
@@ -196,7 +196,7 @@ func TestFieldsThatDevicesLookForComeFirst(t *testing.T) {
 		for _, key := range c.order {
 			at := bytes.Index(body, []byte(`"`+key+`"`)) // the first string of this text, key or value
 			if at < 0 || !bytes.HasPrefix(body[at+len(key)+2:], []byte(":")) {
-				t.Fatalf("%s: the first %q is no key in %s", c.path, key, body)
+				t.Fatalf("%s: the first %q is not a key in %s", c.path, key, body)
 			}
 			places = append(places, at)
 		}
@@ -227,11 +227,11 @@ func TestFirstStateIsToldOnce(t *testing.T) {
 		t.Errorf("%s", brief.Of(step))
 	}
 	// A device without a trail gets an empty list.
-	young, id := f.aboard(t, f.tok)
+	young, id := f.onboarded(t, f.tok)
 	if _, body := young.do("GET", "/trails/", nil); strings.TrimSpace(string(body)) != "[]" {
 		t.Errorf("%s", body)
 	}
-	if got := code(f.ada, "GET", "/trails/"+id+"/steps", nil, 404); got != "not-found" {
+	if got := wantCode(f.ada, "GET", "/trails/"+id+"/steps", nil, 404); got != "not-found" {
 		t.Error(got)
 	}
 	line := want[api.SummaryView](f.ada, "GET", "/trails/"+id+"/summary", nil, 200)
@@ -261,27 +261,27 @@ func TestProgressFollowsTheStateMachine(t *testing.T) {
 		}
 		put(f.boat, rev, "NEW", 400)
 		put(f.boat, rev, "CANCEL", 400)
-		if s := want[api.StepView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
+		if s := want[api.RevisionView](f.ada, "GET", fmt.Sprintf("/trails/%s/steps/%d", f.boatID, rev), nil, 200); string(s.Progress) != `{"status":"`+final+`","retries":7}` {
 			t.Errorf("%s", brief.Of(s.Progress))
 		}
 	}
-	if list := want[[]api.StepView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
-		t.Errorf("a final step is offered: %s", brief.Of(list))
+	if list := want[[]api.RevisionView](f.boat, "GET", "/trails/"+f.boatID+"/steps", nil, 200); len(list) != 0 {
+		t.Errorf("a final revision is offered: %s", brief.Of(list))
 	}
 	// The two statuses that the owner sets: CANCEL and WONTGO.
 	rev := fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at := "/trails/" + f.boatID + "/steps/" + rev
-	if got := code(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
+	if got := wantCode(f.ada, "PUT", at+"/wontgo", nil, 400); got != "step-status" {
 		t.Error(got)
 	}
 	want[api.RevisionView](f.ada, "PUT", at+"/cancel", nil, 200)
-	code(f.ada, "PUT", at+"/cancel", nil, 400)
-	code(f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 409)
+	wantCode(f.ada, "PUT", at+"/cancel", nil, 400)
+	wantCode(f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 409)
 	rev = fmt.Sprint(post(f.ada, f.boatID, `{`+systemSpec+`}`).Rev)
 	at = "/trails/" + f.boatID + "/steps/" + rev
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"INPROGRESS"}`, 200)
-	code(f.ada, "PUT", at+"/cancel", nil, 400)
-	if s := want[api.StepView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
+	wantCode(f.ada, "PUT", at+"/cancel", nil, 400)
+	if s := want[api.RevisionView](f.ada, "PUT", at+"/wontgo", nil, 200); !bytes.Contains(s.Progress, []byte(`"WONTGO"`)) {
 		t.Errorf("%s", brief.Of(s.Progress))
 	}
 }
@@ -315,11 +315,11 @@ func TestConcurrentPostsOfStepsNeverFail(t *testing.T) {
 	wg.Wait()
 	for rev := 1; rev <= len(revs); rev++ {
 		if revs[rev] != 1 {
-			t.Errorf("rev %d was given %d times", rev, revs[rev])
+			t.Errorf("revision %d was given %d times", rev, revs[rev])
 		}
 	}
 	if len(revs) < 20 {
-		t.Errorf("only %d steps", len(revs))
+		t.Errorf("only %d revisions", len(revs))
 	}
 }
 
@@ -328,7 +328,7 @@ func TestStateThatIsNotThereIsNotEmpty(t *testing.T) {
 	f := newFleet(t)
 	for _, path := range []string{"/trails/" + f.boatID + "/steps/7/state", "/trails/" + f.boatID + "/steps/-1/state", "/trails/" + f.boatID + "/steps/+0/state", "/trails/" + f.boatID + "/steps/00/state",
 		"/trails/" + f.boatID + "/steps/x/state", "/trails/" + f.boatID + "/steps/99999999999999999999/state", "/trails/" + f.pirateID + "/steps/0/state", "/trails/nothing/steps/0/state", "/trails/" + f.boatID + "/steps/7/.pvrremote"} {
-		code(f.ada, "GET", path, nil, 404)
+		wantCode(f.ada, "GET", path, nil, 404)
 	}
 }
 
@@ -347,7 +347,7 @@ func TestWhatADeviceUploadsIsItsOwners(t *testing.T) {
 	if list := want[[]api.ObjectView](f.ada, "GET", "/objects/", nil, 200); len(list) != 2 {
 		t.Errorf("%s", brief.Of(list))
 	}
-	code(f.boat, "GET", "/objects/", nil, 401) // a device gets only the objects of its revisions
+	wantCode(f.boat, "GET", "/objects/", nil, 401) // a device gets only the objects of its revisions
 }
 
 // Knowing an object's hash does not give access to another owner's object.
@@ -355,14 +355,14 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for _, p := range []*person{f.mallory, f.pirate} {
-		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
 		// Announcing it has the same answer as for content that nobody has, and gives an address
 		// that returns nothing.
 		o := announce(p, "/objects/", "guess", f.content, 200)
 		if status, body, _ := send(p, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%d %s", status, body)
 		}
-		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
 		// A state that names it gives no access.
 		for _, try := range []struct{ method, path, body string }{
 			{"POST", "/trails/" + f.pirateID + "/steps", `{"state":{` + systemSpec + `,"k":"` + f.contentSum + `"}}`},
@@ -372,17 +372,17 @@ func TestKnowingAHashGivesNoAccessToAnothersObject(t *testing.T) {
 				t.Errorf("%s %s: %d %s", try.method, try.path, status, body)
 			}
 		}
-		code(p, "GET", "/trails/"+f.pirateID+"/steps/0/objects/"+f.contentSum, nil, 404)
+		wantCode(p, "GET", "/trails/"+f.pirateID+"/steps/0/objects/"+f.contentSum, nil, 404)
 		// Other bytes of the same length do not open it either.
 		if status, _, _ := send(p, "PUT", o.PutURL, strings.Repeat("x", len(f.content))); status != 400 {
-			t.Errorf("another content was taken: %d", status)
+			t.Errorf("other content was accepted: status %d", status)
 		}
-		code(p, "GET", "/objects/"+f.contentSum, nil, 404)
+		wantCode(p, "GET", "/objects/"+f.contentSum, nil, 404)
 	}
-	young, _ := f.aboard(t, f.tok)
+	young, _ := f.onboarded(t, f.tok)
 	_ = young
-	late, _ := f.aboard(t, f.Token(t, must(f.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil))
-	if got := code(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
+	late, _ := f.onboarded(t, f.Token(t, must(f.Store.AccountByNickOrEmail(t.Context(), "mallory"))(t), nil))
+	if got := wantCode(late, "POST", "/trails/", `{`+systemSpec+`,"k":"`+f.contentSum+`"}`, 400); got != "objects-missing" {
 		t.Error(got)
 	}
 	// An owner who has the bytes can store them too, and deleting one record leaves the other.
@@ -403,10 +403,10 @@ func TestAddressIsForOneMethodObjectOwnerAndAWhile(t *testing.T) {
 		t.Fatal(o.GetURL)
 	}
 	if status, _, _ := send(f.ada, "PUT", o.GetURL, f.content); status != 404 {
-		t.Errorf("an address for GET takes PUT: %d", status)
+		t.Errorf("an address for GET accepts PUT: status %d", status)
 	}
 	if status, _, _ := send(f.ada, "GET", o.PutURL, ""); status != 404 {
-		t.Errorf("an address for PUT takes GET: %d", status)
+		t.Errorf("an address for PUT accepts GET: status %d", status)
 	}
 	for i := len(f.URL) + len("/local-s3/"); i < len(o.GetURL); i++ {
 		other := []byte(o.GetURL)
@@ -451,7 +451,7 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		if status, _, _ := send(f.ada, "GET", o.GetURL, ""); status != 404 {
 			t.Errorf("%s is served", name)
 		}
-		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
+		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
 	// In chunks, without a length: size and hash are still checked.
 	inChunks := func(address, body string) int {
@@ -464,12 +464,12 @@ func TestUploadIsWholeOrNothing(t *testing.T) {
 		if status := inChunks(o.PutURL, body); status != 400 {
 			t.Errorf("%s, in chunks: %d", name, status)
 		}
-		code(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
+		wantCode(f.ada, "GET", "/objects/"+o.Sum, nil, 404)
 	}
 	// Released versions of pvr send an empty file in this way.
 	empty := announce(f.ada, "/objects/", "empty.bin", "", 200)
 	if status := inChunks(empty.PutURL, "x"); status != 400 {
-		t.Errorf("something for an empty file: %d", status)
+		t.Errorf("content for an empty file: status %d", status)
 	}
 	if status := inChunks(empty.PutURL, ""); status != 200 {
 		t.Errorf("an empty file, in chunks: %d", status)
@@ -532,7 +532,7 @@ func TestHangingUploadsGiveWay(t *testing.T) {
 		select {
 		case status := <-ended:
 			if status == 200 {
-				t.Error("taken")
+				t.Error("a hanging upload succeeded")
 			}
 		case <-time.After(20 * time.Second):
 			t.Fatal("the oldest uploads did not give way")
@@ -598,15 +598,15 @@ func TestFiltersAreOfAFixedSet(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	for _, q := range []string{`{"$where":"sleep(9999)"}`, `{"$regex":"^a"}`, `{"$in":[{"$gt":""}]}`, `DONE'--`, `{"$in":"NEW"}`} {
-		if got := code(f.ada, "GET", "/trails/"+f.boatID+"/steps?progress.status="+escape(q), nil, 400); got != "filter" {
+		if got := wantCode(f.ada, "GET", "/trails/"+f.boatID+"/steps?progress.status="+escape(q), nil, 400); got != "filter" {
 			t.Error(got)
 		}
 	}
 	for _, q := range []string{`{"$where":"1"}`, `{"owner":"x"}`, `{"status":{"$ne":""}}`, `[]`, `{"status":1}`} {
-		code(f.ada, "GET", "/trails/summary?filter="+escape(q), nil, 400)
+		wantCode(f.ada, "GET", "/trails/summary?filter="+escape(q), nil, 400)
 	}
 	for _, q := range []string{"owner", "--status", "status;drop", "secret"} {
-		code(f.ada, "GET", "/trails/summary?sort="+escape(q), nil, 400)
+		wantCode(f.ada, "GET", "/trails/summary?sort="+escape(q), nil, 400)
 	}
 	if got := want[[]api.SummaryView](f.ada, "GET", "/trails/summary/?sort=-device-nick&filter="+escape(`{"status":"DONE"}`), nil, 200); len(got) != 1 {
 		t.Errorf("%s", brief.Of(got))
@@ -628,7 +628,7 @@ func escape(s string) string {
 func TestSummariesSortBothWays(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	_, second := f.aboard(t, f.tok)
+	_, second := f.onboarded(t, f.tok)
 	for nick, id := range map[string]string{"aft": f.boatID, "bow": second} {
 		want[api.DeviceView](f.ada, "PATCH", "/devices/"+id, map[string]string{"nick": nick}, 200)
 	}
@@ -648,7 +648,7 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 		t.Errorf("%s", brief.Of(answer))
 	}
 	announce(f.ada, "/objects/", "a", "announced, not uploaded", 200)
-	code(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+sumOf([]byte("announced, not uploaded"))+`"}}`, 400)
+	wantCode(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":{`+systemSpec+`,"a":"`+sumOf([]byte("announced, not uploaded"))+`"}}`, 400)
 	step := post(f.ada, f.boatID, `{`+systemSpec+`,"k":"`+f.contentSum+`"}`)
 	at := fmt.Sprintf("/trails/%s/steps/%d", f.boatID, step.Rev)
 	if list := want[[]api.ObjectView](f.ada, "GET", at+"/objects/", nil, 200); len(list) != 1 || list[0].Sum != f.contentSum {
@@ -656,19 +656,19 @@ func TestStateNamesOnlyUploadedObjects(t *testing.T) {
 	}
 	want[api.ObjectView](f.boat, "GET", at+"/objects/"+f.contentSum, nil, 200)
 	other := upload(f.ada, "/objects/", "other", "not in the step")
-	code(f.ada, "GET", at+"/objects/"+other, nil, 404)
+	wantCode(f.ada, "GET", at+"/objects/"+other, nil, 404)
 	status, _, h := f.ada.request("GET", at+"/objects/"+f.contentSum+"/blob", nil, nil)
 	if _, got, _ := send(f.ada, "GET", h.Get("Location"), ""); status != 302 || string(got) != f.content {
 		t.Errorf("%d %q", status, got)
 	}
 	// While the revision is new its state can be replaced, and later no more.
 	want[map[string]any](f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+other+`"}`, 200)
-	code(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
-	if s := want[api.StepView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
+	wantCode(f.ada, "PUT", at+"/state", `{`+systemSpec+`,"o":"`+missing+`"}`, 400)
+	if s := want[api.RevisionView](f.ada, "GET", at, nil, 200); s.StateSha == step.StateSha || !slices.Equal(s.UsedObjects, []string{other}) {
 		t.Errorf("%s", brief.Of(s))
 	}
 	want[map[string]any](f.boat, "PUT", at+"/progress", `{"status":"QUEUED"}`, 200)
-	if got := code(f.ada, "PUT", at+"/state", `{`+systemSpec+`}`, 409); got != "step-status" {
+	if got := wantCode(f.ada, "PUT", at+"/state", `{`+systemSpec+`}`, 409); got != "step-status" {
 		t.Error(got)
 	}
 }
@@ -682,11 +682,11 @@ func TestStateWithTheSameNameTwiceIsRefused(t *testing.T) {
 		`{` + systemSpec + `,"k":"` + f.contentSum + `","k":"` + strings.Repeat("0b", 32) + `"}`,
 		`{` + systemSpec + `,"k":"` + f.contentSum + `","\u006b":"` + strings.Repeat("0b", 32) + `"}`,
 	} {
-		if got := code(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":`+state+`}`, 400); got != "state-malformed" {
+		if got := wantCode(f.ada, "POST", "/trails/"+f.boatID+"/steps", `{"state":`+state+`}`, 400); got != "state-malformed" {
 			t.Error(got)
 		}
 	}
-	code(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
+	wantCode(f.boat, "PUT", "/trails/"+f.boatID+"/steps/0/progress", `{"status":"DONE","status":"ERROR"}`, 400)
 }
 
 // A device announces sizes that overflow sums, or fill the quota, and uploads nothing. The owner's
@@ -699,7 +699,7 @@ func TestAnnouncedSizesNeitherMakeRoomNorTakeIt(t *testing.T) {
 	const quota = 64 << 30
 	for i, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, 1<<50 + 1, quota + 1} {
 		o := map[string]any{"objectname": "x", "sha256sum": fmt.Sprintf("%064x", i), "size": size}
-		if got := code(f.boat, "POST", "/objects/", o, 413); got != "quota" {
+		if got := wantCode(f.boat, "POST", "/objects/", o, 413); got != "quota" {
 			t.Errorf("%d: %s", size, got)
 		}
 	}
@@ -776,7 +776,7 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	o := map[string]any{"objectname": "x", "sha256sum": strings.Repeat("0c", 32), "size": "99999999999999"}
-	if got := code(f.ada, "POST", "/objects/", o, 413); got != "quota" {
+	if got := wantCode(f.ada, "POST", "/objects/", o, 413); got != "quota" {
 		t.Error(got)
 	}
 	for _, size := range []any{-1, "-1", "1e3", 1.5, "x", "", nil, "9223372036854775808", []int{1}} {
@@ -787,14 +787,14 @@ func TestQuotaBoundsAnOwner(t *testing.T) {
 	}
 	for _, sum := range []string{"", "x", strings.Repeat("0C", 32), strings.Repeat("0c", 33), "../../../../etc/passwd"} {
 		o["size"], o["sha256sum"] = 1, sum
-		if got := code(f.ada, "POST", "/objects/", o, 400); got != "object-sum" {
+		if got := wantCode(f.ada, "POST", "/objects/", o, 400); got != "object-sum" {
 			t.Error(got)
 		}
 	}
 	o["sha256sum"], o["id"] = strings.Repeat("0c", 32), "other"
-	code(f.ada, "POST", "/objects/", o, 400)
+	wantCode(f.ada, "POST", "/objects/", o, 400)
 	o["id"], o["objectname"] = "", strings.Repeat("x", 2000)
-	code(f.ada, "POST", "/objects/", o, 400)
+	wantCode(f.ada, "POST", "/objects/", o, 400)
 	o["objectname"], o["size"] = "x", 7 // a number is accepted too
 	want[api.ObjectView](f.ada, "POST", "/objects", o, 200)
 }
@@ -824,7 +824,7 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 	collect()
 	for _, sum := range []string{used, both, f.contentSum} {
 		if !there(sum) {
-			t.Fatal("too early")
+			t.Fatal("removed too early")
 		}
 	}
 	f.Advance(2 * 24 * time.Hour)
@@ -833,12 +833,12 @@ func TestCollectorTakesOnlyWhatNobodyNeeds(t *testing.T) {
 		t.Fatalf("used %v, of two owners %v, unused %v", there(used), there(both), there(f.contentSum))
 	}
 	f.ada, f.mallory = f.person(t, "ada"), f.person(t, "mallory") // their sessions have expired
-	code(f.ada, "GET", "/objects/"+both, nil, 404)
+	wantCode(f.ada, "GET", "/objects/"+both, nil, 404)
 	want[api.ObjectView](f.mallory, "GET", "/objects/"+both, nil, 200)
-	code(f.ada, "GET", "/objects/"+f.contentSum, nil, 404)
+	wantCode(f.ada, "GET", "/objects/"+f.contentSum, nil, 404)
 	upload(f.ada, "/objects/", "kernel", f.content) // again
 	if !there(f.contentSum) {
-		t.Fatal("uploaded, and not there")
+		t.Fatal("uploaded, but not stored")
 	}
 	// A deleted device's states need no objects.
 	want[api.DeviceView](f.ada, "DELETE", "/devices/"+f.boatID, nil, 200)
@@ -884,7 +884,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 	// On a busy machine the collector may often be first.
 	for i, good := 0, 0; i < uploads || good < 10; i++ {
 		if i == 5000 {
-			t.Error("hardly anything was ever there: the test is too rough")
+			t.Error("almost no upload was stored: the collector of this test is too fast")
 			break
 		}
 		content := fmt.Sprint("raced ", i%5)
@@ -903,7 +903,7 @@ func TestCollectorRacesWithUploads(t *testing.T) {
 				_, statErr := f.Objects.Stat(t.Context(), store.Hash(sum))
 				again, err := f.Store.Object(t.Context(), f.Owner.ID, store.Hash(sum))
 				if err == nil && again == record && statErr != nil {
-					t.Fatal("the record is there, and the content is gone")
+					t.Fatal("the record is there, but the content is gone")
 				}
 				good++
 			}
@@ -929,7 +929,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 	sum := upload(f.ada, "/objects/", "secret-name", "secret-content")
 	post(f.ada, f.boatID, `{`+systemSpec+`,"secret-file":"`+sum+`"}`)
 	want[map[string]string](f.boat, "POST", "/logs/", `[{"msg":"secret-line"}]`, 200)
-	second, secondID := f.aboard(t, f.tok) // the same owner's
+	second, secondID := f.onboarded(t, f.tok) // the same owner's
 	at := "/trails/" + f.boatID
 	routes := []struct {
 		method, path, body string
@@ -956,7 +956,7 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 		{"GET", at + "/steps/1/objects/" + sum, "", true, true},
 		{"GET", at + "/steps/1/objects/" + sum + "/blob", "", true, true},
 	}
-	nobody := f.person(t, "")
+	anonymous := f.person(t, "")
 	for _, r := range routes {
 		expect := func(who string, p *person, status int) {
 			t.Helper()
@@ -965,14 +965,14 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 				t.Errorf("%s %s as %s: %d %s", r.method, r.path, who, got, body)
 			}
 		}
-		expect("nobody", nobody, 401)
+		expect("nobody", anonymous, 401)
 		strange := map[bool]int{true: 404, false: 401}
 		expect("another owner", f.mallory, strange[r.person])
 		expect("another's device", f.pirate, strange[r.device])
 		expect("another device of the owner", second, strange[r.device])
 	}
 	// Only the revision's device may report its progress, not even the owner.
-	code(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
+	wantCode(f.ada, "PUT", at+"/steps/1/progress", `{"status":"DONE"}`, 401)
 	for _, p := range []*person{f.mallory, f.pirate} {
 		for _, path := range []string{"/trails", "/trails/summary", "/objects", "/logs", "/logs?dev=" + f.boatID, "/logs?dev=" + wire.DevicePRN + f.boatID} {
 			if _, body := p.do("GET", path, nil); bytes.Contains(body, []byte("secret")) || bytes.Contains(body, []byte(f.boatID)) {
@@ -980,8 +980,8 @@ func TestNobodySeesAnothersTrail(t *testing.T) {
 			}
 		}
 	}
-	if s := want[api.StepView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
-		t.Errorf("changed: %s", brief.Of(s))
+	if s := want[api.RevisionView](f.ada, "GET", at+"/steps/1", nil, 200); !strings.Contains(string(s.Progress), "NEW") || len(s.UsedObjects) != 1 {
+		t.Errorf("the trail changed: %s", brief.Of(s))
 	}
 	_ = secondID
 }

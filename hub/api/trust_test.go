@@ -19,8 +19,8 @@ import (
 	"gangway/internal/fleet"
 )
 
-// say stores the operator's decision to trust or distrust certificates.
-func say(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
+// setTrust stores the operator's decision to trust or distrust certificates.
+func setTrust(t testing.TB, s store.TrustStore, kind store.TrustKind, certs ...*x509.Certificate) {
 	t.Helper()
 	var change store.TrustChange
 	for _, c := range certs {
@@ -70,13 +70,13 @@ func TestRemovedMakerIsObeyedAtOnceByEveryReplica(t *testing.T) {
 	}
 	s.Policy(t, s.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	both("at first", "", "ek-chain-untrusted")
-	say(t, s.Store, store.TrustedRoot, evil.Root)
+	setTrust(t, s.Store, store.TrustedRoot, evil.Root)
 	both("after an import", "", "")
-	say(t, replica.Store.(store.TrustStore), store.Distrusted, evil.Intermediate)
+	setTrust(t, replica.Store.(store.TrustStore), store.Distrusted, evil.Intermediate)
 	both("after a link of it was distrusted", "", "ek-chain-distrusted")
-	say(t, replica.Store.(store.TrustStore), store.TrustedLink, evil.Intermediate)
+	setTrust(t, replica.Store.(store.TrustStore), store.TrustedLink, evil.Intermediate)
 	both("after that was trusted again", "", "")
-	say(t, s.Store, store.Distrusted, s.maker.Root)
+	setTrust(t, s.Store, store.Distrusted, s.maker.Root)
 	both("after the first maker was distrusted", "ek-chain-distrusted", "")
 	if err := s.Store.ChangeTrust(t.Context(), store.TrustChange{Remove: []store.Hash{sha256.Sum256(evil.Root.Raw), sha256.Sum256(s.maker.Root.Raw)}}); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestTrustIsMadeOnceForAllRequests(t *testing.T) {
 	service.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), s.maker.Intermediates())...))
 	body := must(s.victim.Request(s.tok, fleet.RequestChange{}))(t)
 	for change := range int32(3) {
-		say(t, s.Store, store.TrustedLink, s.maker.Intermediate)
+		setTrust(t, s.Store, store.TrustedLink, s.maker.Intermediate)
 		c.asked.Store(0)
 		var wg sync.WaitGroup
 		for range requests {
@@ -167,9 +167,9 @@ func BenchmarkTrustUnchanged(b *testing.B) {
 func TestDistrustedMakersTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	say(t, s.Store, store.Distrusted, s.maker.Root)
+	setTrust(t, s.Store, store.Distrusted, s.maker.Root)
 	refused(t, s.post(t, s.request(t, s.victim)), 403, "ek-chain-distrusted")
 	if list := want[[]map[string]any](s.person(t, "ada"), "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it waits: %s", brief.Of(list))
+		t.Errorf("it waits for the owner: %s", brief.Of(list))
 	}
 }

@@ -99,7 +99,7 @@ func TestTwoOwnersNeverMeet(t *testing.T) {
 	}
 	byToken := e.person(t, "")
 	byToken.token = want[struct{ Token string }](e.pirate, "POST", "/auth/x509/login", nil, 200).Token
-	walkers := map[string]*person{"mallory": e.mallory, "mallory's device": e.pirate, "the device's token": byToken, "a stranger": e.nobody}
+	walkers := map[string]*person{"mallory": e.mallory, "mallory's device": e.pirate, "the device's token": byToken, "a stranger": e.anonymous}
 	ids := []string{e.boatID, e.ids["token"], e.ids["waiting"], e.ids["nick"]}
 	reading := true
 

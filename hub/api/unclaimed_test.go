@@ -15,9 +15,9 @@ func TestDeviceOfNobodyKeepsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.Policy(t, store.HubWide, hubtest.LabPolicy+"without_tpm: accept\n")
-	nobody := s.person(t, "")
-	d := want[api.Registered](nobody, "POST", "/devices", nil, 200)
-	token := want[struct{ Token string }](nobody, "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 200).Token
+	anonymous := s.person(t, "")
+	d := want[api.Registered](anonymous, "POST", "/devices", nil, 200)
+	token := want[struct{ Token string }](anonymous, "POST", "/auth/login", map[string]string{"username": d.PRN, "password": d.Secret}, 200).Token
 	device := s.person(t, "")
 	device.token = token
 	at := "/trails/" + d.ID

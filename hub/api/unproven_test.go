@@ -59,7 +59,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 		prepare    func(*scene)
 	}{
 		{"software TPM", "tpm-software", func(s *scene) { s.Policy(t, store.HubWide, "version: 1\n") }},
-		{"distrusted maker", "ek-chain-distrusted", func(s *scene) { say(t, s.Store, store.Distrusted, s.maker.Root) }},
+		{"distrusted maker", "ek-chain-distrusted", func(s *scene) { setTrust(t, s.Store, store.Distrusted, s.maker.Root) }},
 		{"rule", "policy", func(s *scene) {
 			s.Policy(t, store.HubWide, lab+"rules:\n  - {maker: FAKE, then: refuse, reason: weak}\n")
 		}},
@@ -84,7 +84,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 		{"rule about firmware that accepts", "", func(s *scene) {
 			s.Policy(t, store.HubWide, lab+"rules:\n  - {firmware_below: \"9.0\", then: accept}\n  - {then: refuse}\n")
 		}},
-		{"no certificate", "", func(s *scene) { s.victim = s.nobodys(t) }},
+		{"no certificate", "", func(s *scene) { s.victim = s.uncertified(t) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newScene(t)
@@ -100,7 +100,7 @@ func TestTwoStepsFirstStepIsJudgedAsEveryPath(t *testing.T) {
 			if _, err := s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()); err != store.ErrNotFound {
 				t.Errorf("an AIK certificate is recorded: %v", err)
 			}
-			s.untouched(t)
+			s.boundNothing(t)
 		})
 	}
 }
@@ -140,7 +140,7 @@ func TestTwoStepsFirstStepFetchesNoLinks(t *testing.T) {
 func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	told := func() (n int) {
+	operatorEvents := func() (n int) {
 		for _, e := range must(s.Store.Events(t.Context(), store.EventFilter{}))(t) {
 			if e.Kind == "aik.issued" && e.Owner == "" && e.Device == "" {
 				n++
@@ -155,8 +155,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 		}
 	}
 	row := must(s.Store.IssuedAIK(t.Context(), s.ekHash(t), s.victim.IAK.Name(), s.Now()))(t)
-	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || told() != 1 {
-		t.Errorf("%s until %v; told %d times", brief.Of(row), first.NotAfter, told())
+	if !bytes.Equal(row.Certificate, first.Raw) || !row.Expires.Equal(first.NotAfter) || first.NotAfter.Sub(s.Now()) > 2*time.Hour || operatorEvents() != 1 {
+		t.Errorf("%s until %v; %d events for the operator", brief.Of(row), first.NotAfter, operatorEvents())
 	}
 	if _, err := s.Store.AIK(t.Context(), s.victim.IAK.Name()); err != store.ErrNotFound {
 		t.Errorf("an AIK that nobody proved is in the registry: %v", err)
@@ -168,8 +168,8 @@ func TestTwoStepsFirstStepIssuesOnlyWhatIsRecorded(t *testing.T) {
 			t.Error("no certificate")
 		}
 	}
-	if told() != 1 {
-		t.Errorf("the operator is told %d times of one EK", told())
+	if operatorEvents() != 1 {
+		t.Errorf("%d events for the operator about one EK", operatorEvents())
 	}
 	s.Advance(2 * time.Hour)
 	if n := must(s.Store.ExpireIssuedAIKs(t.Context(), s.Now(), 1000))(t); n != store.MaxIssuedPerEK {
@@ -263,10 +263,10 @@ func TestTwoStepsRelayedByAnotherHubAreRefused(t *testing.T) {
 				tc.claim(s, rogue)
 			}
 			if _, err := s.victim.OnboardTwoStep(t.Context(), there, rogue); err == nil || !strings.Contains(err.Error(), tc.code) {
-				t.Errorf("two steps: %v", err)
+				t.Errorf("onboarding in two steps: %v", err)
 			}
 			if _, err := s.victim.Onboard(t.Context(), there, rogue); err == nil {
-				t.Error("the one round trip is relayed")
+				t.Error("the one-step enrolment was relayed")
 			}
 			if n := len(s.Devices(t, mallory)); n != 0 {
 				t.Errorf("mallory has %d devices", n)
@@ -310,7 +310,7 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			body := must(s.victim.Registration(tc.tok, keys, fleet.RegistrationChange{Extensions: tc.ext, Sent: tc.sent}))(t)
 			refused(t, s.send(t, "/register", body), 403, tc.code)
-			s.untouched(t)
+			s.boundNothing(t)
 		})
 	}
 	// An ordinary token with two proofs that both name the hub.
@@ -321,6 +321,6 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 	must(fleet.ParseRegistered(s.send(t, "/register", must(other.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, other)+"/evidence", nil, 200)
 	if notes := strings.Join(e.Verdict.Notes, " "); !strings.Contains(notes, "name no hub") {
-		t.Errorf("the owner does not see it: %q", notes)
+		t.Errorf("the owner does not see the note: %q", notes)
 	}
 }

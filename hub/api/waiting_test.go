@@ -21,7 +21,7 @@ import (
 )
 
 // uncertified returns a device whose TPM has no EK certificate.
-func (s *scene) nobodys(t testing.TB) *fleet.Device {
+func (s *scene) uncertified(t testing.TB) *fleet.Device {
 	t.Helper()
 	return must(s.victim.WithoutCertificate())(t)
 }
@@ -32,7 +32,7 @@ func waits(t testing.TB, a *fleet.Answer, code string) wire.Waiting {
 	t.Helper()
 	var w wire.Waiting
 	if err := json.Unmarshal(a.Body, &w); err != nil || a.Status != http.StatusAccepted || w.Status != wire.WaitingStatus || w.Code != code || w.Hint == "" || w.RetryAfter < 1 {
-		t.Fatalf("answered %d %s; 202 %q was expected", a.Status, a.Body, code)
+		t.Fatalf("answered %d %s, want 202 %q", a.Status, a.Body, code)
 	}
 	return w
 }
@@ -54,18 +54,18 @@ func decide(p *person, id, decision string, status int) []byte {
 func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	body := s.request(t, d)
 	ada := s.person(t, "ada")
 	w := waits(t, s.post(t, body), "ek-certificate-none")
-	s.untouched(t) // a waiting device uses no token and creates no device
+	s.boundNothing(t) // a waiting device uses no token and creates no device
 	list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200)
 	if len(list) != 1 || list[0].ID != w.DeviceID || list[0].EK != w.EK || list[0].Machine.Serial != d.Serial || list[0].Status != "waiting" || len(list[0].Verdict.Checks) < 8 {
 		t.Fatalf("%s", brief.Of(list))
 	}
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Kind != "device.waiting" || !strings.Contains(events[0].Message, d.Serial) {
-		t.Fatalf("the owner is not told: %s", brief.Of(events))
+		t.Fatalf("the owner got no event: %s", brief.Of(events))
 	}
 	// The device asks again, and nothing changes.
 	waits(t, s.post(t, body), "ek-certificate-none")
@@ -84,7 +84,7 @@ func TestMachineWithoutCertificateWaitsForItsOwner(t *testing.T) {
 		t.Errorf("verdict: %s", brief.Of(e.Verdict))
 	}
 	if list := want[[]api.WaitingView](ada, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
-		t.Errorf("it still waits: %s", brief.Of(list))
+		t.Errorf("the device still waits: %s", brief.Of(list))
 	}
 }
 
@@ -95,7 +95,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 	evil := must(impostorMaker())(t)
 	d := must(fleet.New(evil, "H-2"))(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-chain-untrusted")
-	s.untouched(t)
+	s.boundNothing(t)
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
 }
@@ -103,7 +103,7 @@ func TestUnknownMakersTPMWaits(t *testing.T) {
 func TestApprovalIsOfOneEK(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	mine, other := s.nobodys(t), s.nobodys(t)
+	mine, other := s.uncertified(t), s.uncertified(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	other.Serial, other.IAK, other.IDevID = mine.Serial, mine.IAK, mine.IDevID
@@ -115,7 +115,7 @@ func TestApprovalIsOfOneEK(t *testing.T) {
 func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	mine := s.nobodys(t)
+	mine := s.uncertified(t)
 	w := waits(t, s.post(t, s.request(t, mine)), "ek-certificate-none")
 	decide(s.person(t, "ada"), w.DeviceID, "approve", 200)
 	stranger := must(mine.WithNewIdentity())(t)
@@ -124,24 +124,24 @@ func TestStrangerWithAnApprovedEKGetsNothing(t *testing.T) {
 	if a.Status != 200 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	stranger.EK = s.nobodys(t).EK // the EK that the stranger really has
+	stranger.EK = s.uncertified(t).EK // the EK that the stranger really has
 	if _, err := stranger.Open(body, a.Body); err == nil {
 		t.Fatal("the stranger opened the reply")
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 // The EK certificate of another TPM is refused. It is not a question for the owner.
 func TestCertificateOfAnotherTPMIsNeverAQuestion(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	d.EKCert = s.victim.EKCert
 	ada := s.person(t, "ada")
 	refused(t, s.post(t, s.request(t, d)), 403, "ek-key-mismatch")
 	events := want[[]api.EventView](ada, "GET", "/events", nil, 200)
 	if len(events) == 0 || events[0].Code != "ek-key-mismatch" {
-		t.Errorf("its owner is not told: %s", brief.Of(events))
+		t.Errorf("its owner got no event: %s", brief.Of(events))
 	}
 }
 
@@ -149,7 +149,7 @@ func TestDeniedMachineStaysOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "deny", 200)
 	refused(t, s.post(t, s.request(t, d)), 403, onboard.CodeDenied)
@@ -163,7 +163,7 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	body := s.request(t, d)
 	w := waits(t, s.post(t, body), "ek-certificate-none")
 	decide(ada, w.DeviceID, "approve", 200)
@@ -171,7 +171,7 @@ func TestDenialRevokesWhatAnApprovalLetOut(t *testing.T) {
 	decide(ada, w.DeviceID, "deny", 200)
 	a := must(d.Activate(t.Context(), s.client, certs))(t)
 	refused(t, a, 410, onboard.CodeRevoked)
-	s.untouched(t)
+	s.boundNothing(t)
 }
 
 // If a device is deleted, its owner must approve the machine again: the approval was for that
@@ -180,7 +180,7 @@ func TestDeletedDeviceMustBeApprovedAnew(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	ada := s.person(t, "ada")
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	decide(ada, w.DeviceID, "approve", 200)
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
@@ -192,7 +192,7 @@ func TestOneOwnerDoesNotDecideForAnother(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	eve := s.Account(t, "eve")
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	w := waits(t, s.post(t, s.request(t, d)), "ek-certificate-none")
 	p := s.person(t, "eve")
 	if list := want[[]api.WaitingView](p, "GET", "/devices/waiting", nil, 200); len(list) != 0 {
@@ -218,11 +218,11 @@ func TestFloodOfWaitingMachinesIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	refused(t, s.post(t, s.request(t, s.nobodys(t))), 403, onboard.CodeFull)
+	refused(t, s.post(t, s.request(t, s.uncertified(t))), 403, onboard.CodeFull)
 	// A device that needs no decision is still accepted.
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	s.Advance(2 * time.Hour)
-	waits(t, s.post(t, s.request(t, s.nobodys(t))), "ek-certificate-none")
+	waits(t, s.post(t, s.request(t, s.uncertified(t))), "ek-certificate-none")
 }
 
 func TestSoftwareTPMIsRefusedUnlessNamed(t *testing.T) {
@@ -309,7 +309,7 @@ func TestEKListKeepsOthersOut(t *testing.T) {
 func TestListedEKNeedsNoApproval(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
-	d := s.nobodys(t)
+	d := s.uncertified(t)
 	key := must(d.EK.Public.Key())(t)
 	want[map[string]int](s.person(t, "ada"), "PUT", "/policy/ek-list", fmt.Sprintf("%x\n", must(tcg.KeyHash(key))(t)), 200)
 	must(d.Onboard(t.Context(), s.client, s.tok))(t)
@@ -356,5 +356,5 @@ func TestUnreadablePolicyLetsNobodyIn(t *testing.T) {
 	if a := s.post(t, s.request(t, s.victim)); a.Status != 500 {
 		t.Fatalf("%d %s", a.Status, a.Body)
 	}
-	s.untouched(t)
+	s.boundNothing(t)
 }
