@@ -24,9 +24,8 @@ const (
 
 // IssuedAIKs keeps the certificates of first steps until they expire.
 type IssuedAIKs interface {
-	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. It reports whether a
-	// is the only row of its EK that has not expired. An EK's oldest rows beyond MaxIssuedPerEK are
-	// removed.
+	// RecordIssuedAIK stores a, and replaces a row with the same EK and Name. first reports that the
+	// EK had no row before that has not expired. An EK's oldest rows beyond MaxIssuedPerEK are removed.
 	//
 	// ErrFull: there are most rows, and none has this EK and Name. Rows of the same EK make no
 	// difference, so that the answer does not reveal whether the EK is known.

@@ -12,62 +12,81 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"gangway/hub/store"
 )
 
-// Run tests an engine. open gives an empty store each time and closes it when
-// its test ends. reopen closes s, as a hub that stops does, and gives a store
-// on the same data.
+// Run tests an engine. open returns an empty store, and closes it when its test ends. reopen closes
+// s, as a hub does that stops, and returns a store with the same data.
 func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
-	for _, group := range []struct {
-		name  string
-		tests []test
-	}{
-		{"Accounts", accountTests},
-		{"Sessions", sessionTests},
-		{"AccountDesk", accountDeskTests},
-		{"APITokens", apiTokenTests},
-		{"JoinTokens", tokenTests},
-		{"Enrolments", enrolmentTests},
-		{"Activation", activationTests},
-		{"Refusals", refusalTests},
-		{"Devices", deviceTests},
-		{"Meta", metaTests},
-		{"Deletion", deletionTests},
-		{"IssuedAIKs", issuedTests},
-		{"Waiting", waitingTests},
-		{"EKCertificates", ekCertificateTests},
-		{"Chips", chipTests},
-		{"Desk", deskTests},
-		{"Boots", bootTests},
-		{"Clones", cloneTests},
-		{"Trails", trailTests},
-		{"Objects", objectTests},
-		{"Logs", logTests},
-		{"Events", eventTests},
-		{"CountedEvents", countedEventTests},
-		{"Growth", growthTests},
-		{"Trust", trustTests},
-		{"Races", raceTests},
-		{"Cancelled", cancelledTests},
-	} {
+	for _, group := range groups {
 		t.Run(group.name, func(t *testing.T) {
 			for _, test := range group.tests {
-				t.Run(test.name, func(t *testing.T) { test.run(board(t, open(t))) })
+				t.Run(test.name, func(t *testing.T) { test.run(newFixture(t, open(t))) })
 			}
 		})
 	}
 	t.Run("Durability", func(t *testing.T) {
 		for _, test := range durabilityTests {
 			t.Run(test.name, func(t *testing.T) {
-				f := board(t, open(t))
+				f := newFixture(t, open(t))
 				test.run(f, func() { f.Engine = reopen(t, f.Engine) })
 			})
 		}
 	})
+}
+
+// RunPart runs some tests of the suite, named "group/test", on a store that has a part of an engine's
+// methods: a fake for the tests of a package that uses the store.
+func RunPart(t *testing.T, open func(t *testing.T) Engine, names ...string) {
+	ran := 0
+	for _, group := range groups {
+		for _, test := range group.tests {
+			if name := group.name + "/" + test.name; slices.Contains(names, name) {
+				ran++
+				t.Run(name, func(t *testing.T) { test.run(newFixture(t, open(t))) })
+			}
+		}
+	}
+	if ran != len(names) {
+		t.Errorf("%d of %d names are tests of the suite", ran, len(names))
+	}
+}
+
+var groups = []struct {
+	name  string
+	tests []test
+}{
+	{"Accounts", accountTests},
+	{"Sessions", sessionTests},
+	{"AccountChanges", accountChangeTests},
+	{"APITokens", apiTokenTests},
+	{"JoinTokens", tokenTests},
+	{"Enrolments", enrolmentTests},
+	{"Activation", activationTests},
+	{"Refusals", refusalTests},
+	{"Devices", deviceTests},
+	{"Meta", metaTests},
+	{"Deletion", deletionTests},
+	{"IssuedAIKs", issuedTests},
+	{"Waiting", waitingTests},
+	{"EKCertificates", ekCertificateTests},
+	{"Chips", chipTests},
+	{"WithoutTPM", withoutTPMTests},
+	{"Boots", bootTests},
+	{"Clones", cloneTests},
+	{"Trails", trailTests},
+	{"Objects", objectTests},
+	{"Logs", logTests},
+	{"Events", eventTests},
+	{"CountedEvents", countedEventTests},
+	{"Growth", growthTests},
+	{"Trust", trustTests},
+	{"Races", raceTests},
+	{"Cancelled", cancelledTests},
 }
 
 type test struct {
@@ -85,7 +104,7 @@ type fixture struct {
 	token store.JoinToken
 }
 
-func board(t *testing.T, s Engine) *fixture {
+func newFixture(t *testing.T, s Engine) *fixture {
 	f := &fixture{
 		T:      t,
 		Engine: s,

@@ -7,7 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-var deskTests = []test{
+var withoutTPMTests = []test{
 	{"PlainDeviceIsADevice", plainDevice},
 	{"ClaimIsOnceAndForOne", claimIsOnceAndForOne},
 	{"UnclaimedDevicesGo", unclaimedDevicesGo},

@@ -52,7 +52,7 @@ func (f *fixture) kinds() []string {
 
 func told(kind string) store.Event { return store.Event{Time: Epoch, Kind: kind, Message: "m"} }
 
-var accountDeskTests = []test{
+var accountChangeTests = []test{
 	{"ListedByNick", func(f *fixture) {
 		for _, nick := range []string{"Bob", "zoe", "Charlie"} {
 			f.must(f.CreateAccount(f.ctx, Account(nick)))

@@ -1,0 +1,32 @@
+package onboard_test
+
+import (
+	"testing"
+
+	"gangway/hub/store/storetest"
+)
+
+// absent makes every method that the fake does not have a nil dereference.
+type absent struct{ storetest.Engine }
+
+type partialEngine struct {
+	*fake
+	absent
+}
+
+func TestFakeDoesWhatEnginesDo(t *testing.T) {
+	t.Parallel()
+	storetest.RunPart(t, func(*testing.T) storetest.Engine { return partialEngine{fake: newFake()} },
+		"JoinTokens/ByID", "JoinTokens/ForATPMOfAnyGeneration", "JoinTokens/UnknownIsNotFound", "JoinTokens/UsesCountDevicesOnce", "JoinTokens/EachTokenCountsTheDevice", "JoinTokens/DeletionGivesNoUseBack", "JoinTokens/ReturningDevicePassesAUsedUpToken",
+		"Enrolments/StoredAsPending", "Enrolments/UnknownIsNotFound", "Enrolments/BareOneComesBackBare", "Enrolments/SameRequestSameAnswer", "Enrolments/SameRequestAfterActivation", "Enrolments/SameRequestAfterDeletionStaysRevoked", "Enrolments/OverduePendingIsReplaced", "Enrolments/ExpiredIsReplaced", "Enrolments/CertificateOfAnotherRequestExists", "Enrolments/PendingTouchesNothing",
+		"Activation/MakesTheDevice", "Activation/BindsTheTPM", "Activation/RegistersTheAIK", "Activation/TwiceIsOnce", "Activation/RequestThatBeginsAgainSupersedes", "Activation/NewAIKJoinsTheOld",
+		"Refusals/UnknownCertificate", "Refusals/PendingTooLong", "Refusals/Expired", "Refusals/Superseded", "Refusals/LateActivationOfAnOlderRequest", "Refusals/LateActivationOfTheFirstRequest", "Refusals/LateActivationAfterTheClockWentBack", "Refusals/DeviceDeletedAfterwards", "Refusals/DeviceDeletedWhilePending", "Refusals/AnotherOwnersPendingIsOfThePastToo", "Refusals/GenerationFromTheFuture", "Refusals/DeletedDeviceUnderItsOldID", "Refusals/TPMOfAnotherOwner", "Refusals/IAKOfAnotherEK", "Refusals/SecondDeviceOnOneTPM", "Refusals/SecondTPMForOneDevice", "Refusals/TokenUnknown", "Refusals/TokenOfAnotherOwner", "Refusals/OwnerGone", "Refusals/TokenDisabled", "Refusals/TokenDisabledForAReturningDevice", "Refusals/TokenExpired", "Refusals/TokenUsedUp", "Refusals/SecondTokenUsedUpForAKnownDevice",
+		"Deletion/OnlyByItsOwnerAndOnce", "Deletion/RevokesWhatIsOpen", "Deletion/LetsTheTPMGo", "Deletion/AllItsAIKsLeave", "Deletion/TheTPMMayComeBackToAnybody",
+		"IssuedAIKs/IsBounded",
+		"Waiting/NoRequestUndoesADecision", "Waiting/DecisionAboutWhatHasChanged", "Waiting/RoomIsBounded", "Waiting/DeletedDeviceIsNoLongerApproved", "Waiting/Policies", "Waiting/EKLists",
+		"EKCertificates/ActivationsOwnIsKept", "EKCertificates/SurvivesLettingGo",
+		"Clones/PutAndReplacedByVersion", "Clones/OneOfManyWritersWins", "Clones/RefusedDeviceDoesNotActivate", "Clones/GoWithTheDevice",
+		"Trust/NoneAtFirst", "Trust/PutAndListed", "Trust/PutAgainReplaces", "Trust/Forgotten", "Trust/ForgettingAnUnknownOneChangesNothing",
+		"Races/TwentyTimesTheSameRequest", "Races/TwoEnrolmentsOfOneDevice", "Races/ActivationAndDeletion", "Races/ActivationAndDisablingTheToken",
+	)
+}

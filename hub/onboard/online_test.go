@@ -1,0 +1,147 @@
+package onboard_test
+
+import (
+	"context"
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"gangway/hub/evidence"
+	"gangway/hub/trust"
+	"gangway/internal/fleet"
+)
+
+// web is an Online that answers what a test wants.
+type web struct {
+	links      []*x509.Certificate
+	linkNotes  []string
+	checksCRLs bool
+	crlNotes   []string
+	revoked    *evidence.Refusal
+	asked      []string
+	chain      int // certificates of the chain that Revocation was given
+}
+
+func (w *web) Links(context.Context, *x509.Certificate) ([]*x509.Certificate, []string) {
+	w.asked = append(w.asked, "links")
+	return w.links, w.linkNotes
+}
+
+func (w *web) ChecksCRLs() bool { return w.checksCRLs }
+
+func (w *web) Revocation(_ context.Context, _ *x509.Certificate, chain []*x509.Certificate) ([]string, *evidence.Refusal) {
+	w.asked, w.chain = append(w.asked, "crl"), len(chain)
+	return w.crlNotes, w.revoked
+}
+
+func (s *scene) verdict(d *fleet.Device) string {
+	s.Helper()
+	return string(s.store.byCertificate(s.enrolled(d, s.token).IDevIDHash()).Verdict)
+}
+
+// onlyRoot leaves the hub without the maker's intermediate.
+func (s *scene) onlyRoot() {
+	s.hub.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), nil)...))
+}
+
+func TestMissingIntermediatesAreFetched(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	w := &web{links: s.maker.Intermediates(), linkNotes: []string{"fetched it"}}
+	s.hub.Online = w
+	s.must(s.enrol(d))
+	equal(s, "lookups of a whole chain", len(w.asked), 0)
+	s.onlyRoot()
+	v := s.verdict(d)
+	if !strings.Contains(v, "fetched it") || strings.Count(v, `"check":"ek-chain"`) != 1 || strings.Count(v, `"check":"ownership"`) != 1 {
+		t.Errorf("the verdict is %.300s", v)
+	}
+	equal(s, "lookups", w.asked, []string{"links"})
+	// What was not found leaves the question.
+	w.links, w.asked = nil, nil
+	s.waits(s.enrol(d), "ek-chain-untrusted")
+	equal(s, "lookups", w.asked, []string{"links"})
+}
+
+func TestNothingIsFetchedWithoutACertificateOrForADistrustedOne(t *testing.T) {
+	s := newScene(t)
+	w := &web{checksCRLs: true}
+	s.hub.Online = w
+	s.waits(s.enrol(s.withoutCertificate()), noCertificate)
+	equal(s, "lookups", len(w.asked), 0)
+	say := trust.Given("test", s.maker.Roots(), s.maker.Intermediates())
+	s.hub.SetTrust(trust.NewSet(say...))
+	s.must(s.store.ChangeTrust(t.Context(), distrust(s.maker.Root)))
+	s.refused(s.enrol(s.device()), "ek-chain-distrusted")
+	equal(s, "lookups", len(w.asked), 0)
+}
+
+// A stranger's first step must not make the hub fetch what its certificate names.
+func TestFirstStepFetchesNoIntermediates(t *testing.T) {
+	s := newScene(t)
+	s.onlyRoot()
+	w := &web{links: s.maker.Intermediates(), checksCRLs: true}
+	s.hub.Online = w
+	d, token := s.device(), s.pantacors()
+	e := s.first(d)
+	equal(s, "lookups", len(w.asked), 0)
+	if e.AK != nil {
+		t.Error("the first step issued a certificate for a chain that it does not know")
+	}
+	_, err := s.second(d, token, e.Keys, fleet.RegistrationChange{})
+	s.must(err)
+	equal(s, "lookups", w.asked, []string{"links", "crl"})
+}
+
+// With lookups the first step leaves a broken chain to the second; without them, and for any other
+// reason, it refuses.
+func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
+	s := newScene(t)
+	s.onlyRoot()
+	s.policy("", labRules+"unknown_maker: refuse\n")
+	d := s.device()
+	_, err := s.hub.FirstStep(t.Context(), encoded(d.EnrollRequest()), addr)
+	s.refused(err, "ek-chain-untrusted")
+	s.hub.Online = &web{}
+	if e := s.first(d); e.AK != nil {
+		t.Error("a certificate was issued")
+	}
+	s.policy("", labRules+"no_ek_certificate: refuse\n")
+	_, err = s.hub.FirstStep(t.Context(), encoded(s.withoutCertificate().EnrollRequest()), addr)
+	s.refused(err, noCertificate)
+	// An EK that no credential can be encrypted to gets the refusal, not an error of the hub.
+	s.policy("", labRules+"unknown_maker: refuse\n")
+	odd := s.device()
+	odd.EK.Public.SymmetricBits = 64
+	odd.EK.Public.Raw = odd.EK.Public.Marshal()
+	_, err = s.hub.FirstStep(t.Context(), encoded(odd.EnrollRequest()), addr)
+	s.refused(err, "ek-chain-untrusted")
+}
+
+func TestRevocationIsLookedUp(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	w := &web{}
+	s.hub.Online = w
+	s.must(s.enrol(d))
+	equal(s, "lookups without revocation lists", len(w.asked), 0)
+	w.checksCRLs = true
+	if v := s.verdict(d); !strings.Contains(v, `{"check":"ek-revocation","ok":true`) {
+		t.Errorf("the verdict is %.300s", v)
+	}
+	equal(s, "certificates of the chain", w.chain, 2)
+	w.crlNotes = []string{"a list was not found"}
+	if v := s.verdict(d); !strings.Contains(v, "a list was not found") || strings.Contains(v, `{"check":"ek-revocation","ok":true`) || !strings.Contains(v, `"check":"ek-revocation"`) {
+		t.Errorf("the verdict is %.300s", v)
+	}
+	w.revoked = &evidence.Refusal{Code: "ek-revoked", Reason: "It is revoked.", Hint: "Replace it."}
+	s.refused(s.enrol(d), "ek-revoked")
+	// What is refused already, or does not chain to a maker, is not looked up.
+	w.asked = nil
+	s.policy(s.anne.ID, "version: 1\nrules: [{maker: FAKE, then: refuse, reason: no}]\n")
+	s.refused(s.enrol(d), "policy")
+	s.policy(s.anne.ID, "")
+	s.onlyRoot()
+	s.waits(s.enrol(s.device()), "ek-chain-untrusted")
+	equal(s, "lookups", w.asked, []string{"links"})
+}
