@@ -247,13 +247,13 @@ func TestRulesOfMakerModelAndFirmware(t *testing.T) {
 	const lab = hubtest.LabPolicy
 	post := func() *fleet.Answer { return s.post(t, s.request(t, s.victim)) }
 	for _, c := range []struct{ name, rules, code, words string }{
-		{"maker", `[{maker: fake, then: refuse, reason: "we buy none of those"}]`, "policy", "because we buy none of those"},
-		{"model", `[{model: "soft*", then: refuse}]`, "policy", "TPMs soft* refused"},
+		{"maker", `[{maker: fake, then: refuse, reason: "we buy none of those"}]`, "policy", "(reason: we buy none of those)"},
+		{"model", `[{model: "soft*", then: refuse}]`, "policy", "TPMs of model soft* are refused"},
 		{"another maker", `[{maker: IFX, then: refuse}]`, "", ""},
 		{"firmware", `[{maker: FAKE, firmware_below: 0.2, then: refuse}]`, "policy", "firmware below 0.2.0.0"},
 		{"firmware new enough", `[{maker: FAKE, firmware_below: "0.1", then: refuse}]`, "", ""},
 		{"first that fits", `[{maker: FAKE, then: accept}, {then: refuse}]`, "", ""},
-		{"all others", `[{maker: IFX, then: accept}, {then: refuse}]`, "policy", "any TPM refused"},
+		{"all others", `[{maker: IFX, then: accept}, {then: refuse}]`, "policy", "all TPMs are refused"},
 	} {
 		for _, who := range []string{store.HubWide, s.Owner.ID} {
 			s.Policy(t, store.HubWide, lab)

@@ -299,11 +299,17 @@ func (rule *Rule) matches(r *Request, maker, model string) bool {
 // words describes the rule in a clause: the TPMs that it matches, and what happens to them.
 func (rule *Rule) words() string {
 	about := "all TPMs"
-	if rule.Maker != "" || rule.Model != "" {
-		about = "TPMs of " + strings.TrimSpace(rule.Maker+" "+rule.Model)
-		if strings.EqualFold(rule.Maker, NoMaker) {
-			about = strings.TrimSpace("TPMs without a named maker " + rule.Model)
-		}
+	switch named := !strings.EqualFold(rule.Maker, NoMaker); {
+	case rule.Maker != "" && rule.Model != "" && named:
+		about = fmt.Sprintf("TPMs of maker %s, model %s", rule.Maker, rule.Model)
+	case rule.Model != "" && !named:
+		about = fmt.Sprintf("TPMs of model %s without a named maker", rule.Model)
+	case rule.Model != "":
+		about = "TPMs of model " + rule.Model
+	case !named:
+		about = "TPMs without a named maker"
+	case rule.Maker != "":
+		about = "TPMs of maker " + rule.Maker
 	}
 	if rule.FirmwareBelow != 0 {
 		about += fmt.Sprintf(" with firmware below %v", rule.FirmwareBelow)
