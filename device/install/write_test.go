@@ -195,7 +195,7 @@ func TestInstalls(t *testing.T) {
 	})
 }
 
-// eachSector runs a test for both sizes of sectors.
+// forEachSectorSize runs a test for both sizes of sectors.
 func forEachSectorSize(t *testing.T, f func(t *testing.T, sector int)) {
 	for _, size := range []int{sector, largeSector} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) { f(t, size) })
