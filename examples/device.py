@@ -3,17 +3,17 @@
 
     device.py [--ek NAME] [--key NAME] [--model TEXT] [--serial TEXT] TOKEN-FILE TCTI STATE-DIR
 
-It comes aboard with a join token, in one round trip, and prints the device's
-record at the hub. Started again with the same state folder it connects with the
-identity that it has. TCTI names the TPM, as device:/dev/tpmrm0.
+It onboards with a join token, in one round trip, and prints the device's record at
+the hub. Started again with the same state folder, it connects with its existing
+identity. TCTI names the TPM, for example device:/dev/tpmrm0.
 
-It was written from docs/protocol.md alone, whose sections are named as (§3).
-Read it from the bottom: main says what happens, and what it is made of stands
-above. tpm.py has the TPM's part, tls13.py a TLS 1.3 client.
+It was written from docs/protocol.md only. "(§3)" refers to its section 3. Read this
+file from the bottom: main has the sequence, and the functions that it uses are above.
+tpm.py has the TPM's part, tls13.py a TLS 1.3 client.
 
-It needs Python 3.9, OpenSSL 3's openssl program and Debian's packages
-python3-cryptography and python3-tpm2-pytss. The gangway-agent does more: it gets
-around chips' oddities, survives hubs that come and go, and shows what was booted.
+It requires Python 3.9, OpenSSL 3's openssl program and Debian's packages
+python3-cryptography and python3-tpm2-pytss. gangway-agent does more: it works around
+TPMs' oddities, retries while the hub is away, and sends boot measurements.
 """
 
 import argparse
@@ -42,7 +42,7 @@ MAX_ANSWER = 1 << 20
 
 
 class Refused(Exception):
-    """The hub's no (§11)."""
+    """A refusal of the hub (§11)."""
 
     def __init__(self, status, answer):
         super().__init__(printable(f"the hub refused ({status}): {answer.get('msg')} ({answer.get('error')}) {answer.get('hint', '')}"))
@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 def printable(text):
-    """Without what would move a terminal's cursor: the hub's words are from afar."""
+    """The text without control characters: the hub's text must not control the terminal."""
     return "".join(c for c in text if c.isprintable())
 
 
@@ -62,24 +62,24 @@ def say(text):
 
 
 class Token:
-    """The join token's file."""
+    """The token file."""
 
     def __init__(self, text):
         fields = json.loads(text)
         for name in ("id", "owner", "token", "hub", "hub-name", "hub-ca"):
             if not isinstance(fields, dict) or not isinstance(fields.get(name), str):
-                raise ValueError(f'the join token\'s file has no "{name}"')
+                raise ValueError(f'the token file has no "{name}"')
         self.id, self.owner, self.hub_name = fields["id"], fields["owner"], fields["hub-name"]
         self.secret = base64.b64decode(fields["token"], validate=True)
         hub = urlsplit(fields["hub"])
         self.host, self.port = hub.hostname, hub.port or 443
         self.roots = certificates_of(fields["hub-ca"].encode())
         if not re.fullmatch("[0-9a-f]{24}", self.id) or not re.fullmatch("prn:::accounts:/[0-9a-f]{24}", self.owner):
-            raise ValueError("id or owner is not as it must be")
+            raise ValueError("the token file's id or owner is malformed")
         if len(self.secret) != 24 or not re.fullmatch("[0-9a-f]{64}", self.hub_name):
-            raise ValueError("token or hub-name is not as it must be")
+            raise ValueError("the token file's token or hub-name is malformed")
         if hub.scheme != "https" or not self.host or not self.roots:
-            raise ValueError("hub or hub-ca is not as it must be")
+            raise ValueError("the token file's hub or hub-ca is malformed")
 
 
 def certificates_of(pem):
@@ -93,7 +93,7 @@ def hkdf(secret, salt, info):
     return hmac.digest(prk, info + b"\1", "sha256")
 
 
-### Whose the device will be (§3) #############################################
+### The ownership proof (§3) ##################################################
 
 
 def ownership_proof(token, idevid_name):
@@ -122,7 +122,7 @@ def ca_data(token, ek, idevid, chain):
 
 
 def make_request(chip, iak, idevid, prod, ek_certificate, model, serial):
-    """A TCG-CSR-IDEVID. prod is its prodCaData."""
+    """Makes a TCG-CSR-IDEVID. prod is its prodCaData."""
     attest, attest_signature = chip.certify(idevid, iak, hashlib.sha256(prod).digest())
     fields = [
         model.encode(), serial.encode(), prod,
@@ -146,7 +146,7 @@ def make_request(chip, iak, idevid, prod, ek_certificate, model, serial):
 
 
 def call(connection, host, method, path, body=b"", kind="application/json"):
-    """One HTTP/1.1 request on a connection. Returns status, and the JSON answer."""
+    """Sends one HTTP/1.1 request on a connection. Returns the status and the JSON answer."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.write(head.encode() + body)
     answer = b""
@@ -164,19 +164,19 @@ def call(connection, host, method, path, body=b"", kind="application/json"):
     while len(content) < length:
         content += more(connection, content)
     if len(content) > length:
-        raise ValueError("the hub's answer is longer than it says")
+        raise ValueError("the hub's answer is longer than its Content-Length")
     return int(status), json.loads(content)
 
 
 def more(connection, so_far):
     data = connection.read()
     if not data or len(so_far) > MAX_ANSWER:
-        raise ValueError("the hub's answer does not end as it should")
+        raise ValueError("the hub's answer is not terminated correctly")
     return data
 
 
 def ask(connection, token, method, path, body=b"", kind="application/json"):
-    """call, for an answer that is a success: 200, or 202 for a request that waits."""
+    """Like call, but raises Refused unless the status is 200, or 202 for a waiting device."""
     status, answer = call(connection, token.host, method, path, body, kind)
     if status not in (200, 202):
         raise Refused(status, answer)
@@ -184,7 +184,7 @@ def ask(connection, token, method, path, body=b"", kind="application/json"):
 
 
 def send_request(token, request):
-    """POST /onboard. The same request again, for as long as a person has to decide (§4)."""
+    """POST /onboard. Sends the same request again until the owner has decided (§4)."""
     while True:
         with tls13.Connection(token.host, token.port, token.roots) as hub:
             status, answer = ask(hub, token, "POST", "/onboard", request, "application/octet-stream")
@@ -198,21 +198,21 @@ def send_request(token, request):
 
 
 def open_reply(token, chip, ek, iak, idevid, request, reply):
-    """Returns IDevID, device CA, IAK and ACA certificate, and the activation key."""
+    """Returns the IDevID, device CA, IAK and ACA certificates, and the activation key."""
     part = lambda name: base64.b64decode(reply[name], validate=True)
     secret = chip.activate_credential(ek, iak, part("credential-blob"), part("secret"))
     salt = hashlib.sha256(request).digest()
     wrapping = hkdf(secret, salt, b"gangway reply v1")
-    # The wrapping key opens certificates, which are public: it may be an
-    # argument, which other users of the machine can see.
+    # The wrapping key only decrypts certificates, which are public. So it may be an
+    # argument, which other users can see.
     opened = subprocess.run(
         ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-secretkey", wrapping.hex(), "-secretkeyid", b"gangway".hex()],
         input=part("sealed"), capture_output=True, check=False)
     if opened.returncode != 0:
-        raise ValueError(f"the sealed reply does not open: {opened.stderr.decode(errors='replace')}")
+        raise ValueError(f"decrypting the sealed reply failed: {opened.stderr.decode(errors='replace')}")
     certificates = certificates_of(opened.stdout)
     if len(certificates) != 4:
-        raise ValueError("the reply does not hold four certificates")
+        raise ValueError("the reply does not have four certificates")
     for (leaf, ca), key in zip((certificates[:2], certificates[2:]), (idevid, iak)):
         if not tls13.issued(ca, leaf) or not any(tls13.issued(root, ca) for root in token.roots):
             raise ValueError("a certificate in the reply is not the hub's")
@@ -221,13 +221,13 @@ def open_reply(token, chip, ek, iak, idevid, request, reply):
     return certificates, hkdf(secret, salt, b"gangway activation v1")
 
 
-### Connections under the IDevID (§6, §10) ####################################
+### Connections with the IDevID certificate (§6, §10) #########################
 
 SCHEMES = {"H-1": 0x0804, "H-2": 0x0403, "H-3": 0x0503, "H-4": 0x0603}
 
 
 def identity(chip, idevid, chain):
-    """The client certificate, whose key is in the TPM."""
+    """The client certificate, with its key in the TPM."""
 
     def sign(message):
         signature = chip.sign(idevid, message).signature
@@ -254,8 +254,8 @@ def activate(hub, token, activation, certificate):
 
 
 class State:
-    """What must not be lost: the request until it is activated, the certificates
-    afterwards. Nothing in it is a secret."""
+    """The state folder: the request until the activation, and the certificates
+    afterwards. It contains no secret."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -268,7 +268,7 @@ class State:
             return None
 
     def save(self, name, content):
-        """Whole or not at all, and durable."""
+        """Writes a file atomically and durably."""
         new = self.folder / (name + ".new")
         with open(new, "wb") as f:
             f.write(content)
@@ -289,19 +289,19 @@ class State:
 
 
 def onboard(token, chip, state, options):
-    """Brings the device aboard, and returns the chain of its certificate."""
+    """Onboards the device and returns its certificate chain."""
     ek_template, ek_certificate, chain = chip.find_ek(options.ek)
     say(f"Endorsement key {ek_template.name}, {'with its certificate' if ek_certificate else 'without a certificate'}.")
     with chip.primary(ek_template) as ek, chip.primary(tpm_.iak_template(options.key)) as iak, chip.primary(tpm_.idevid_template(options.key)) as idevid:
-        # A request with this token, for these keys, is sent again as it is: the
-        # proof in it is the same each time, its signatures are not.
+        # Send a stored request for this token and these keys again, unchanged: its
+        # signatures would be different in a new one.
         request, prod = state.load("request"), ca_data(token, ek, idevid, chain)
         if request is None or prod not in request or iak.public not in request:
             request = make_request(chip, iak, idevid, prod, ek_certificate or ek.public, options.model, options.serial)
             state.save("request", request)
         reply = send_request(token, request)
         certificates, activation = open_reply(token, chip, ek, iak, idevid, request, reply)
-        say("The hub's certificates are sealed to this TPM, and opened by it.")
+        say("The TPM opened the hub's reply.")
         with connect(token, chip, idevid, certificates[:2]) as hub:
             activate(hub, token, activation, certificates[0])
     pem = [c.public_bytes(Encoding.PEM) for c in certificates]
@@ -312,12 +312,12 @@ def onboard(token, chip, state, options):
     return certificates[:2]
 
 
-# After these a new request may do (§6).
-ANEW = ("enrolment-expired", "enrolment-superseded", "device-revoked", "activation-proof", "certificate-unknown")
+# After these refusals, a new request may succeed (§6).
+NEED_NEW_REQUEST = ("enrolment-expired", "enrolment-superseded", "device-revoked", "activation-proof", "certificate-unknown")
 
 
 def dmi(name):
-    """What the machine's firmware calls it."""
+    """A field of the firmware's tables."""
     try:
         return Path("/sys/class/dmi/id", name).read_text().strip() or "unknown"
     except OSError:
@@ -336,7 +336,7 @@ def main():
     options = parser.parse_args()
 
     os.umask(0o077)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave nothing in the TPM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exit through finally, which flushes the TPM
     token = Token(Path(options.token_file).read_text())
     state = State(options.state_dir)
     with tpm_.TPM(options.tcti) as chip:
@@ -345,7 +345,7 @@ def main():
             try:
                 chain = onboard(token, chip, state, options)
             except Refused as e:
-                if e.code not in ANEW:
+                if e.code not in NEED_NEW_REQUEST:
                     raise
                 say(f"{e} A new request is made.")
                 state.remove("request")

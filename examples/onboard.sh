@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# onboard.sh: a Gangway device made of tpm2-tools, openssl and curl alone.
+# onboard.sh: a Gangway device made of only tpm2-tools, openssl and curl.
 #
-# This is documentation that runs, and a second implementation of the protocol
-# in docs/protocol.md, whose sections are named as "(§3)". Read it from top to
-# bottom; the steps are at the end, what they are made of comes first.
+# This is executable documentation: a second implementation of the protocol in
+# docs/protocol.md. "(§3)" refers to its section 3. Read this file from top to
+# bottom: the functions come first, the steps that use them follow.
 #
 #   onboard.sh [options] TOKEN-FILE OUT-DIR
 #
-#   --two-steps      onboard by Pantacor's two steps (§9), not in one round trip
+#   --two-steps      onboard with Pantacor's two steps (§9) instead of one round trip
 #   --ek NAME        endorsement key template: H-2 H-3 L-2 H-4 H-1 L-1 H-6 H-7
 #                    (default: the first of these with a certificate in the TPM)
 #   --model TEXT     the machine's model          (default: from its firmware)
 #   --serial TEXT    the machine's serial number  (default: from its firmware)
-#   --handle H       where the identity key is made persistent, so that OpenSSL
-#                    can use it (default: 0x81020000)
-#   --keep           leave it there afterwards
+#   --handle H       persistent handle for the identity key, which OpenSSL needs
+#                    (default: 0x81020000)
+#   --keep           keep the key at the handle afterwards
 #   --tcti TCTI      the TPM, as tpm2-tools name it (default: $TPM2TOOLS_TCTI,
 #                    or device:/dev/tpmrm0)
 #
-# OUT-DIR gets identity.pem (IDevID certificate; its issuer too, but for the two
-# steps, where the hub does not send it), aik.pem,
-# hub-ca.pem and device.json: nothing in there is a secret. It may be stopped
-# at any moment and started again: the same TPM is the same device.
+# The files in OUT-DIR are identity.pem (the IDevID certificate and its issuer; with
+# --two-steps the hub does not send the issuer), aik.pem, hub-ca.pem and device.json.
+# None contains a secret. You can stop this script at any time and start it again:
+# with the same TPM it is the same device.
 #
-# It needs bash 5.1, OpenSSL 3 and Debian's packages tpm2-tools, tpm2-openssl,
-# curl, jq and xxd, and a TPM behind a resource manager, as the kernel's
-# /dev/tpmrm0 is one: OpenSSL's provider wants more objects at once than a TPM has
-# room for. The gangway-agent does more: it needs no persistent key and no room,
-# gets around chips' oddities, and survives hubs that come and go.
+# It requires bash 5.1, OpenSSL 3, Debian's packages tpm2-tools, tpm2-openssl, curl,
+# jq and xxd, and a TPM behind a resource manager, such as the kernel's /dev/tpmrm0:
+# OpenSSL's provider uses more objects at once than a TPM has room for. gangway-agent
+# does more: it needs no persistent key and little room in the TPM, works around
+# TPMs' oddities, and retries while the hub is away.
 set -euo pipefail
 umask 077
 export LC_ALL=C # lengths are in bytes
@@ -49,22 +49,22 @@ while [ $# -gt 0 ]; do
 	--keep) keep=yes; shift ;;
 	--two-steps) two=yes; shift ;;
 	-h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
-	-*) usage "there is no option $1" ;;
+	-*) usage "unknown option $1" ;;
 	*) break ;;
 	esac
 done
-[ $# = 2 ] || usage "a join token file and a folder for the result are needed"
+[ $# = 2 ] || usage "name a join token file and a folder for the result"
 token_file=$1 out=$2
-[[ $handle =~ ^0x8102[0-9a-fA-F]{4}$ ]] || usage "--handle is one of 0x81020000 to 0x8102FFFF, those for device identities"
+[[ $handle =~ ^0x8102[0-9a-fA-F]{4}$ ]] || usage "--handle $handle is not for device identities: use 0x81020000 to 0x8102FFFF"
 
 for program in tpm2_createprimary openssl curl jq xxd; do
 	command -v "$program" >/dev/null || die "$program is not installed: apt-get install tpm2-tools tpm2-openssl openssl curl jq xxd"
 done
 export TPM2TOOLS_TCTI="$tcti" TPM2OPENSSL_TCTI="$tcti" TSS2_LOG="${TSS2_LOG:-all+NONE}"
 
-# What is between the programs are files, in memory where the system has such a
-# place, for the length of this run. No secret is in one.
-[ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 501 ] || die "bash 5.1 is needed: older ones write what goes to a program into files"
+# The programs exchange temporary files, in memory if the system has a place for that.
+# No file contains a secret.
+[ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -ge 501 ] || die "bash 5.1 or later is required: older versions write here-strings to files"
 for place in "${XDG_RUNTIME_DIR:-}" /dev/shm "${TMPDIR:-/tmp}"; do
 	[ -z "$place" ] || [ ! -w "$place" ] || break
 done
@@ -77,7 +77,7 @@ finish() {
 		[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
 	done
 	if [ -n "$persisted" ] && { [ -z "$keep" ] || [ "$status" != 0 ]; }; then
-		tpm2_evictcontrol -Q -C o -c "$handle" || say "onboard.sh: the identity key stays at $handle: take it back with tpm2_evictcontrol -C o -c $handle"
+		tpm2_evictcontrol -Q -C o -c "$handle" || say "onboard.sh: removing the identity key from $handle failed: remove it with tpm2_evictcontrol -C o -c $handle"
 	fi
 	end_sessions 2>/dev/null || true
 	flush 2>/dev/null || true
@@ -88,8 +88,8 @@ trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 ### Bytes #####################################################################
-# Structures are put together as hexadecimal text, because a shell's variables
-# hold no zero bytes.
+# Structures are built as hexadecimal text, because shell variables cannot contain zero
+# bytes.
 
 hex()  { xxd -p | tr -d '\n'; }          # stdin, as hexadecimal
 raw()  { xxd -r -p; }                    # and back
@@ -99,12 +99,12 @@ u16()  { printf %04x "$1"; }
 u24()  { printf %06x "$1"; }
 u32()  { printf %08x "$1"; }
 len()  { echo $((${#1} / 2)); }          # bytes of a hexadecimal text
-sized() { "$1" "$(len "$2")"; printf %s "$2"; } # sized u16 HEX: with its length in front
+sized() { "$1" "$(len "$2")"; printf %s "$2"; } # sized u16 HEX: the length, then the bytes
 digest() { openssl dgst "-$1" -binary | hex; }  # digest sha256 <bytes
 
-# HMAC-SHA256 (RFC 2104) and HKDF (RFC 5869). `openssl mac` and `openssl kdf`
-# do the same, but take the key as an argument, which every user of the machine
-# can read in the list of processes. The shell's own printf is no process.
+# HMAC-SHA256 (RFC 2104) and HKDF (RFC 5869). `openssl mac` and `openssl kdf` take the
+# key as an argument, which every user can see in the process list. The shell's printf
+# is not a process.
 hmac() { # hmac KEY-HEX MESSAGE-HEX, of keys up to 64 bytes
 	local key="$1" i inner="" outer="" byte
 	while [ ${#key} -lt 128 ]; do key+=00; done
@@ -122,8 +122,8 @@ hkdf() { # hkdf SECRET-HEX SALT-HEX INFO: the first 32 bytes
 	hmac "$prk" "$(text "$3")01"   # Expand, its first block
 }
 
-# The first DER value of a hexadecimal text: chips fill up the space behind a
-# certificate, and write intermediate certificates one behind the other.
+# The first DER value of a hexadecimal text. TPMs pad the space after a certificate, and
+# store intermediate certificates one after the other.
 der() {
 	[[ $1 =~ ^3082([0-9a-f]{4}) ]] || return 1
 	local n=$((2 * (4 + 16#${BASH_REMATCH[1]})))
@@ -133,9 +133,9 @@ der() {
 
 ### The TPM ###################################################################
 
-# Each of the tools loads what it needs from files and leaves it loaded, which
-# a resource manager cleans up and a TPM by itself does not. Of sessions only our
-# own are ended: other programs' are listed too.
+# Each tool loads objects from files and leaves them loaded. A resource manager flushes
+# them; a TPM does not. Only this script's sessions are flushed: the list also has those
+# of other programs.
 flush() { tpm2_flushcontext -Q -t; }
 end_sessions() {
 	local file
@@ -145,7 +145,7 @@ end_sessions() {
 	done
 }
 
-# Policies are hashes, so no TPM is needed to compute them (TPM 2.0, Part 3, 23).
+# Policies are hashes, so they can be computed without a TPM (TPM 2.0, Part 3, 23).
 extend() { # extend HASH POLICY-HEX MORE-HEX
 	raw <<<"$2$3" | digest "$1"
 }
@@ -170,9 +170,9 @@ policy_or() { # policy_or HASH BRANCH...
 	extend "$hash" "$(zeros "$hash")" "00000171$(printf %s "$@")"
 }
 
-# session FILE HASH [COMMAND BRANCH-FILES]: a policy session that satisfies
-# PolicySecret(endorsement) and, where given, the branch of a DevID key's policy
-# that is for one command.
+# session FILE HASH [COMMAND BRANCH-FILES]: starts a policy session that satisfies
+# PolicySecret(endorsement) and, if given, the branch of a DevID key's policy for one
+# command.
 session() {
 	tpm2_startauthsession -Q --policy-session -g "$2" -S "$1"
 	tpm2_policysecret -Q -S "$1" -c e >/dev/null
@@ -181,8 +181,8 @@ session() {
 	(cd "$work" && tpm2_policyor -Q -S "$1" -l "$2:$4" >/dev/null) # the list ends at a comma
 }
 
-# public NAME: of the key in NAME.ctx, NAME.public is the TPMT_PUBLIC, NAME.name
-# the TPM name, NAME.pem the public key as others know it.
+# public NAME: for the key in NAME.ctx, writes NAME.public (TPMT_PUBLIC), NAME.name (the
+# TPM name) and NAME.pem (the public key in PEM).
 public() {
 	tpm2_readpublic -Q -c "$work/$1.ctx" -f tss -o "$work/$1.tpm2b" -n "$work/$1.name" &&
 		tail -c +3 "$work/$1.tpm2b" >"$work/$1.public" && # without the size in front
@@ -191,9 +191,9 @@ public() {
 }
 
 # devid NAME UNIQUE ATTRIBUTES NV-INDEX: makes the key of DevID's template H-2
-# (P-256), a primary key of the endorsement hierarchy. The same template in the
-# same TPM is the same key, always; nothing of it needs to be stored. Its policy
-# has four branches: user, certify, activate credential, delegation.
+# (P-256), a primary key of the endorsement hierarchy. The same TPM always makes the same
+# key from the same template, so nothing needs to be stored. The key's policy has four
+# branches: user, certify, activate credential, delegation.
 devid() {
 	local branches i
 	branches=("$(policy_secret sha256)" "$(policy_command sha256 00000148)"
@@ -209,9 +209,9 @@ devid() {
 }
 branches() { printf '%s,%s,%s,%s' "$1.branch"{0,1,2,3}; } # for tpm2_policyor, in $work
 
-# Templates of the EK profile, best first, in the agent's order, so that both
-# find the same key and are the same device: name, NV index of the certificate,
-# hash, type; and for the high range NV index that its policy may be delegated to.
+# Templates of the EK profile, best first, in the agent's order, so that both use the
+# same key and are the same device. Columns: name, NV index of the certificate, hash,
+# type; for the high range also the NV index to which the policy can be delegated.
 ek_templates="
 H-2 0x01C00014 sha256 ecc256:aes128cfb  01c07f01
 H-3 0x01C00016 sha384 ecc384:aes256cfb  01c07f02
@@ -235,55 +235,53 @@ make_ek() { # make_ek HASH TYPE DELEGATION
 
 ### The hub ###################################################################
 
-# Only the CA in the join token's file is trusted: not the system's, neither
-# its file nor its folder.
+# Only the CA in the token file is trusted, and none of the system's CAs.
 hub_curl() {
 	curl -q --silent --show-error --proto '=https' --tlsv1.3 --cacert "$work/hub-ca.pem" --capath "$work/none" \
 		--connect-timeout 10 --max-time 60 "$@"
 }
 
-# refused FILE STATUS: says why, in the hub's words without their control
-# characters, and ends.
+# refused FILE STATUS: prints the hub's refusal without control characters, and exits.
 refused() {
 	local words
 	words=$(jq -r '"\(.msg) (\(.error)) \(.hint // "")"' "$1" 2>/dev/null | tr -d '\000-\037\177') || true
-	die "the hub refused ($2): ${words:-it does not say why}"
+	die "the hub refused ($2): ${words:-no reason given}"
 }
 
-# post PATH TYPE FILE ANSWER: sends a file, and says the status.
+# post PATH TYPE FILE ANSWER: sends a file and prints the status.
 post() {
 	hub_curl --max-filesize 65536 -X POST -H "Content-Type: $2" --data-binary "@$3" -o "$4" -w '%{http_code}' "$hub$1" ||
-		die "the hub at $hub was not reached, or is not the hub that the join token names; run this again later: the same TPM is the same device"
+		die "the hub at $hub cannot be reached, or is not the hub that the join token names; run this again later, the same TPM is the same device"
 }
 part() { jq -er --arg f "$2" '.[$f] | strings' "$1" | openssl base64 -d -A; } # part FILE FIELD: its bytes
 
-# credential_file BLOB-HEX SECRET-HEX: as tpm2-tools keep the two.
+# credential_file BLOB-HEX SECRET-HEX: makes a credential file of tpm2-tools.
 credential_file() { raw <<<"badcc0de00000001$(sized u16 "$1")$(sized u16 "$2")" >"$work/credential"; }
 
 ###############################################################################
-# Step 1 (§1): what the device has. The join token's file says where the hub is,
-# how to know it again, and whose this device will be.
+# Step 1 (§1): the device's inputs. The token file has the hub's address, its CA, and the
+# device's future owner.
 
 [ "$(wc -c <"$token_file")" -le 65536 ] || die "$token_file is too large for a join token file"
 field() { jq -er --arg f "$1" '.[$f] | strings' "$token_file" || die "$token_file has no \"$1\": is it a join token file?"; }
 token_id=$(field id); owner=$(field owner); hub=$(field hub); hub_name=$(field hub-name); hub_ca=$(field hub-ca)
 [[ $token_id =~ ^[0-9a-f]{24}$ ]] || die "$token_file: the id is not 24 hexadecimal digits"
-[[ $owner =~ ^prn:::accounts:/[0-9a-f]{24}$ ]] || die "$token_file: the owner is no account's prn"
+[[ $owner =~ ^prn:::accounts:/[0-9a-f]{24}$ ]] || die "$token_file: the owner is not the prn of an account"
 [[ $hub_name =~ ^[0-9a-f]{64}$ ]] || die "$token_file: the hub's name is not 64 hexadecimal digits"
 [[ $hub =~ ^https://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?/?$ ]] || die "$token_file: the hub is not https://host[:port]"
 hub=${hub%/} host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]:-:443}
 token_secret=$(field token | openssl base64 -d -A | hex)
 [ "$(len "$token_secret")" = 24 ] || die "$token_file: the token is not the base64 of 24 bytes"
 printf '%s\n' "$hub_ca" >"$work/hub-ca.pem"
-openssl x509 -in "$work/hub-ca.pem" -noout 2>/dev/null || die "$token_file: hub-ca holds no certificate"
+openssl x509 -in "$work/hub-ca.pem" -noout 2>/dev/null || die "$token_file: hub-ca has no certificate"
 mkdir "$work/none"
 
 dmi() { tr -d '\000-\037' 2>/dev/null <"/sys/class/dmi/id/$1" || true; }
 model=${model:-$(dmi product_name)} serial=${serial:-$(dmi product_serial)}
 
-# Step 2 (§1): the endorsement key (EK), and the certificate that the TPM's
-# maker put into the chip.
-present=$(tpm2_getcap handles-nv-index) || die "the TPM at $tcti does not answer: is it there, and may you use it?"
+# Step 2 (§1): the endorsement key (EK), and the certificate that the TPM's maker stored
+# in the TPM.
+present=$(tpm2_getcap handles-nv-index) || die "the TPM at $tcti does not answer: check that it exists and that you may use it"
 openssl list -providers -provider tpm2 >/dev/null 2>&1 ||
 	die "OpenSSL has no TPM provider: apt-get install tpm2-openssl"
 has_nv() { grep -qix -- "- 0x0*${1#0x0}" <<<"$present"; }
@@ -292,14 +290,14 @@ while read -r name index hash type delegation; do
 	[ -n "$name" ] || continue
 	[ -z "$ek_wanted" ] || [ "$ek_wanted" = "$name" ] || continue
 	has_nv "$index" || continue
-	ek_cert=$(der "$(tpm2_nvread "$index" 2>/dev/null | hex)") || { say "What is at $index is no certificate."; ek_cert=""; continue; }
+	ek_cert=$(der "$(tpm2_nvread "$index" 2>/dev/null | hex)") || { say "The content of NV index $index is not a certificate."; ek_cert=""; continue; }
 	make_ek "$hash" "$type" "$delegation" || { ek_cert=""; continue; }
 	certified=$(raw <<<"$ek_cert" | openssl x509 -inform DER -noout -pubkey 2>/dev/null | openssl pkey -pubin -outform DER 2>/dev/null | hex)
 	if [ "$certified" = "$(openssl pkey -pubin -in "$work/ek.pem" -outform DER | hex)" ]; then
 		ek=$name ek_hash=$hash
 		break
 	fi
-	say "The certificate at $index is of another key than the TPM makes from template $name."
+	say "The certificate at $index is for another key than the one that the TPM makes from template $name."
 	ek_cert=""
 done <<<"$ek_templates"
 if [ -z "$ek" ]; then
@@ -315,24 +313,24 @@ if [ -z "$ek" ]; then
 	done <<<"$ek_templates"
 	[ -n "$ek" ] || die "no endorsement key ${ek_wanted:+of template $ek_wanted }can be made in this TPM"
 fi
-# Intermediate certificates of the maker's, one behind the other (EK profile 2.2.1.5.2).
+# The maker's intermediate certificates, one after the other (EK profile 2.2.1.5.2).
 stored=""
 for index in $(tr -d ' -' <<<"$present" | grep -ix '0x0*1c001[0-9a-f][0-9a-f]' || true); do
-	stored+=$(tpm2_nvread "$index" 2>/dev/null | hex) || say "The maker's certificates at $index cannot be read."
+	stored+=$(tpm2_nvread "$index" 2>/dev/null | hex) || say "Reading the maker's certificates at $index failed."
 done
 while [ ${#chain[@]} -lt 8 ] && next=$(der "$stored"); do
 	chain+=("$next")
 	stored=${stored:${#next}}
 done
 if [ -n "$ek_cert" ]; then
-	say "Endorsement key $ek found, with its certificate and ${#chain[@]} intermediate ones."
+	say "Endorsement key $ek found, with its certificate and ${#chain[@]} intermediate certificates."
 else
-	say "Endorsement key $ek found, and no certificate of it."
+	say "Endorsement key $ek found, but the TPM has no certificate for it."
 fi
 model=${model:-unknown} serial=${serial:-ek-$(digest sha256 <"$work/ek.public" | cut -c 1-16)}
 
-# Step 3 (§1): the IAK, restricted to signing what the TPM itself says, and the
-# IDevID key. Both are made from their templates, each time.
+# Step 3 (§1): the IAK, which can only sign the TPM's own statements, and the IDevID key.
+# Both are made from their templates each time.
 devid iak IAK '|restricted' 01c90018
 devid idevid IDEVID '' 01c90010
 
@@ -344,20 +342,19 @@ tpm2_certify -Q -c "$work/idevid.ctx" -P "session:$work/certify.session" -C "$wo
 end_sessions
 flush
 
-# Step 5: OpenSSL's TPM provider knows keys that are persistent, so the IDevID
-# key becomes one, at a handle of those that the TCG keeps for it. A file of type
-# TSS2 PRIVATE KEY does not do: it holds a key wrapped by a parent, and a primary
-# key has none.
+# Step 5: OpenSSL's TPM provider uses persistent keys, so the IDevID key is made
+# persistent, at a handle that the TCG reserves for it. A TSS2 PRIVATE KEY file is not
+# possible: it contains a key wrapped by a parent, and a primary key has no parent.
 if tpm2_readpublic -Q -c "$handle" -n "$work/there.name" 2>/dev/null; then
 	cmp -s "$work/there.name" "$work/idevid.name" || die "another key is at $handle: choose a handle with --handle"
 else
-	tpm2_evictcontrol -Q -C o -c "$work/idevid.ctx" "$handle" || die "the key cannot be made persistent at $handle: has the owner hierarchy a password?"
+	tpm2_evictcontrol -Q -C o -c "$work/idevid.ctx" "$handle" || die "making the key persistent at $handle failed: does the owner hierarchy have a password?"
 	persisted=yes
 	flush
 fi
 
-# waits_for_owner REPLY: 202 means that a person has to decide. Says so, waits as
-# long as the hub asks for, and the caller asks again.
+# waits_for_owner REPLY: 202 means that the owner must decide. Says so and waits as long
+# as the hub asks for; then the caller retries.
 waits_for_owner() {
 	local pause
 	pause=$(jq -r '."retry-after" | numbers | floor' "$1") || pause=""
@@ -371,34 +368,33 @@ waits_for_owner() {
 	sleep_pid=""
 }
 
-# open_credential: what is in $work/credential, a file of tpm2_makecredential, goes
-# into $secret. TPM2_ActivateCredential gives it back where the EK and the IAK are
-# in one TPM; its third session encrypts it on its way from the chip. It is never
-# in a file.
+# open_credential: opens $work/credential, a file of tpm2_makecredential, into $secret.
+# TPM2_ActivateCredential returns the secret only if the EK and the IAK are in one TPM.
+# Its third session encrypts the secret on the bus. The secret is never in a file.
 open_credential() {
 	session "$work/iak.session" sha256 TPM2_CC_ActivateCredential "$(branches iak)"
 	local ek_auth=""
 	case "$ek" in L-*) session "$work/ek.session" "$ek_hash"; ek_auth="session:$work/ek.session" ;; esac
 	tpm2_startauthsession -Q --hmac-session --tpmkey-context "$work/ek.ctx" -S "$work/bus.session" 2>/dev/null || # it warns needlessly
-		die "the TPM starts no session that is salted to the EK"
+		die "the TPM cannot start a session salted to the EK"
 	tpm2_sessionconfig -Q --enable-encrypt "$work/bus.session"
 	flush
 	secret=$(tpm2_activatecredential -Q -c "$work/iak.ctx" -C "$work/ek.ctx" -i "$work/credential" -o /dev/fd/3 \
 		-p "session:$work/iak.session" ${ek_auth:+-P "$ek_auth"} -S "$work/bus.session" 3>&1 >/dev/null | hex) || secret=""
-	[ "$(len "$secret")" = 32 ] || die "the TPM does not open the hub's reply: it is for another TPM, or was altered"
+	[ "$(len "$secret")" = 32 ] || die "the TPM cannot open the hub's reply: it is for another TPM, or was altered"
 	end_sessions
 	flush
 }
 
-# tls_open: a connection to the hub under the IDevID (§6), TLS 1.3. Its exporter,
-# which s_client prints once the handshake is done, goes into $exporter.
-# OpenSSL verifies by the TPM as well as it signs there, so it wants more objects
-# at once than a TPM holds without a resource manager.
+# tls_open: connects to the hub with the IDevID certificate (§6), TLS 1.3. s_client prints
+# the exporter after the handshake; it goes into $exporter. OpenSSL also verifies with
+# the TPM, so it uses more objects at once than a TPM has room for without a resource
+# manager.
 tls_open() {
 	local verify_host=(-verify_hostname "$host") chain=() line
 	[[ $host =~ ^[0-9.]+$|^\[ ]] && verify_host=(-verify_ip "$(tr -d '[]' <<<"$host")")
 	[ ! -e "$work/device-ca.pem" ] || chain=(-cert_chain "$work/device-ca.pem")
-	# It says things between the answer's bytes, where it does not end each line at once.
+	# s_client mixes its messages into the answer unless it flushes each line.
 	mkfifo "$work/to" "$work/from"
 	timeout 60 stdbuf -oL openssl s_client -connect "$host$port" -servername "$host" -tls1_3 -ign_eof \
 		-CAfile "$work/hub-ca.pem" -no-CApath -no-CAstore -verify_return_error "${verify_host[@]}" \
@@ -408,25 +404,25 @@ tls_open() {
 		<"$work/to" >"$work/from" 2>"$work/s_client.log" &
 	tls_pid=$!
 	exec 3>"$work/to" 4<"$work/from"
-	trap '' PIPE # an s_client that has ended is found by what it does not say
+	trap '' PIPE # if s_client has ended, its missing output shows it
 	exporter=""
 	while [ -z "$exporter" ] && IFS= read -r -t 60 line <&4; do
 		[[ $line =~ ^[[:space:]]*Keying\ material:\ ([0-9A-F]{64})$ ]] && exporter=${BASH_REMATCH[1],,}
 	done
 	[ -n "$exporter" ] && return
 	! grep -q 'out of memory for object contexts' "$work/s_client.log" ||
-		die "the TPM has too little room for OpenSSL: reach it through a resource manager (--tcti device:/dev/tpmrm0, or tabrmd)"
-	die "no TLS 1.3 connection under the IDevID: $(tail -n 3 "$work/s_client.log")"
+		die "the TPM has too little room for OpenSSL: use it through a resource manager (--tcti device:/dev/tpmrm0, or tabrmd)"
+	die "the TLS 1.3 connection with the IDevID certificate failed: $(tail -n 3 "$work/s_client.log")"
 }
 
-# tls_ask METHOD PATH BODY: one request on that connection, its last. The answer
-# goes into $code and $work/device.json.
+# tls_ask METHOD PATH BODY: sends one request, the connection's last. The answer goes into
+# $code and $work/device.json.
 tls_ask() {
 	local size="" line
 	printf '%s %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
 		"$1" "$2" "${hub#https://}" ${#3} "$3" >&3 2>/dev/null || true
-	# What s_client says of the connection goes by; then comes the answer: its
-	# status line, its header, and as many bytes as that says; or all, to the word
+	# Skip what s_client prints about the connection. Then comes the answer: its status
+	# line, its header, and as many bytes as the header says; or all, up to the word
 	# with which s_client ends.
 	code=""
 	while IFS= read -r -t 60 line <&4; do
@@ -452,8 +448,8 @@ tls_ask() {
 	[ "$code" = 200 ] || refused "$work/device.json" "$code"
 }
 
-# is_ours LEAF CA KEY: a certificate must be the hub's, and for this TPM's key.
-# Dates are not in question: these never end, and the machine's clock may be wrong.
+# is_ours LEAF CA KEY: a certificate must be from the hub and for this TPM's key. Dates are
+# not checked: the certificates never expire, and the machine's clock may be wrong.
 is_ours() {
 	openssl verify -no-CApath -no-CAstore -CAfile "$work/hub-ca.pem" -no_check_time \
 		-untrusted "$2" "$1" >/dev/null || die "a certificate in the reply is not the hub's"
@@ -467,9 +463,9 @@ certificates_of() { # certificates_of FILE NAME: into NAME1.pem, NAME2.pem and s
 	awk -v to="$2" '/BEGIN CERT/ { n++ } n { print > (to n ".pem") }' "$1"
 }
 
-# ownership_proof: into $work/ownership.proof (§3). It is by the token's Ed25519
-# key, over the TPM name of the IDevID key: it is good for no other key, hub, owner
-# or token. The key (PKCS #8, RFC 8410) goes to openssl through a pipe.
+# ownership_proof: writes $work/ownership.proof (§3), a signature with the token's Ed25519
+# key over the TPM name of the IDevID key. It is valid only for this key, hub, owner and
+# token. The token's key (PKCS #8, RFC 8410) goes to openssl through a pipe.
 ownership_proof() {
 	local seed
 	seed=$(hkdf "$token_secret" "$(text "$token_id")" "gangway ownership v1")
@@ -478,7 +474,7 @@ ownership_proof() {
 		raw <<<"$(for part in "$(text "$hub_name")" "$(text "$owner")" "$(text "$token_id")" "$idevid_name"; do sized u8 "$part"; done)"
 	} >"$work/ownership.message"
 	openssl pkeyutl -sign -rawin -inkey <(raw <<<"302e020100300506032b657004220420$seed") -keyform DER \
-		-in "$work/ownership.message" -out "$work/ownership.proof" || die "OpenSSL does not sign with the token's key"
+		-in "$work/ownership.message" -out "$work/ownership.proof" || die "signing with the token's key failed"
 }
 
 ### One round trip ############################################################
@@ -486,7 +482,7 @@ ownership_proof() {
 one_round_trip() {
 	local ca_data certificates fields sizes values value head pad hashed i status
 
-	# A1 (§3): prodCaData says whose the device will be.
+	# A1 (§3): prodCaData names the device's owner.
 	ownership_proof
 	certificates=$(for value in "${chain[@]}"; do sized u16 "$value"; done)
 	ca_data=0001$(sized u8 "$(text "$hub_name")"; sized u8 "$(text "$owner")"; sized u8 "$(text "$token_id")"
@@ -534,16 +530,16 @@ one_round_trip() {
 	secret=""
 	# The wrapping key opens certificates, which are public: it may be an argument.
 	openssl cms -decrypt -binary -inform DER -in "$work/sealed.der" -secretkey "$wrapping" -secretkeyid 67616e67776179 \
-		-out "$work/certificates" || die "the sealed reply does not open"
+		-out "$work/certificates" || die "decrypting the sealed reply failed"
 
 	# A5 (§5, §7): IDevID, device CA, IAK, ACA.
 	certificates_of "$work/certificates" "$work/cert"
-	[ "$(grep -c 'BEGIN CERTIFICATE' "$work/certificates")" = 4 ] || die "the reply does not hold four certificates"
+	[ "$(grep -c 'BEGIN CERTIFICATE' "$work/certificates")" = 4 ] || die "the reply does not have four certificates"
 	mv "$work/cert1.pem" "$work/idevid-cert.pem"; mv "$work/cert2.pem" "$work/device-ca.pem"
 	mv "$work/cert3.pem" "$work/aik-cert.pem"; mv "$work/cert4.pem" "$work/aca.pem"
 	is_ours "$work/idevid-cert.pem" "$work/device-ca.pem" idevid
 	is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
-	say "The TPM opened the reply: AIK and IDevID certificates received."
+	say "The TPM opened the reply; it has the AIK and IDevID certificates."
 
 	# A6 (§6): the first connection under the IDevID. The proof is bound to it.
 	local certificate_hash proof
@@ -564,7 +560,7 @@ two_steps() {
 	certificates_of "$work/hub-ca.pem" "$work/hub-root"
 	for value in "$work"/hub-root*.pem; do
 		[ "$(openssl x509 -in "$value" -noout -pubkey | openssl pkey -pubin -outform DER | digest sha256)" = "$hub_name" ] ||
-			die "$token_file: hub-ca holds another key than the one that hub-name names; who answers there could pass this on to that hub"
+			die "$token_file: hub-ca has another key than the one that hub-name names; the server there could pass this on to that hub"
 	done
 
 	# B1 (§9): the first step shows the keys and asks for the IAK's certificate
@@ -577,7 +573,7 @@ two_steps() {
 		'{"ak-pub": $ak, "ek-pub": $ek, "ek-cert": $cert, "ek-chain": $chain}')
 	jq --arg name "$iak_name" '. + {"ak-name": $name}' <<<"$keys" >"$work/enroll.json"
 
-	# B2 (§9): the CSR, by OpenSSL, whose TPM provider signs it. Its extensions say
+	# B2 (§9): the CSR, made by OpenSSL and signed by its TPM provider. Its extensions say
 	# whose the device will be, and that its key is in this TPM.
 	ownership_proof
 	arc=1.3.6.1.4.1.54621.100
@@ -598,7 +594,7 @@ two_steps() {
 	END
 	openssl req -new -provider tpm2 -provider default -propquery '?provider=tpm2,tpm2.digest!=yes' \
 		-key "handle:$handle" -sha256 -config "$work/csr.cnf" -outform DER -out "$work/csr.der" ||
-		die "OpenSSL makes no certificate request with the TPM's key"
+		die "making a certificate request with the TPM's key failed"
 
 	while :; do
 		# B3 (§9): from the credential's secret follow three keys, with which the hub
@@ -621,7 +617,7 @@ two_steps() {
 		waits_for_owner "$work/registered.json" # then both steps again: a credential ages
 	done
 	[ "$status" = 200 ] || refused "$work/registered.json" "$status"
-	part "$work/registered.json" crt | openssl x509 -inform DER -out "$work/idevid-cert.pem" || die "the answer holds no certificate"
+	part "$work/registered.json" crt | openssl x509 -inform DER -out "$work/idevid-cert.pem" || die "the answer has no certificate"
 	is_for "$work/idevid-cert.pem" idevid
 
 	# B5 (§9): the IAK's certificate that came with the first step expires soon: it
@@ -632,16 +628,16 @@ two_steps() {
 		part "$work/enrolled.json" iv >"$work/iv"
 		part "$work/enrolled.json" certificate >"$work/aik.encrypted"
 		[ "$(hmac "$mac" "$(cat "$work/iv" "$work/aik.encrypted" | hex)")" = "$(part "$work/enrolled.json" mac | hex)" ] ||
-			die "the first step's answer was altered on its way"
+			die "the first step's answer was altered"
 		openssl enc -d -aes-256-cbc -K "$encryption" -iv "$(hex <"$work/iv")" -in "$work/aik.encrypted" -out "$work/aik" ||
-			die "the IAK's certificate does not open"
+			die "decrypting the IAK's certificate failed"
 		certificates_of "$work/aik" "$work/aik-part"
 		mv "$work/aik-part1.pem" "$work/aik-first.pem"; mv "$work/aik-part2.pem" "$work/aca.pem"
 		is_ours "$work/aik-first.pem" "$work/aca.pem" iak
 	fi
-	# The lasting one is where its address says, by the IAK's name.
-	hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$iak_name.crt" || die "the hub does not give out the IAK's certificate"
-	openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "what the hub gives out is no certificate"
+	# The permanent certificate is at this address, by the IAK's name.
+	hub_curl --fail --max-filesize 65536 -o "$work/aik.der" "$hub/aca/certs/$iak_name.crt" || die "downloading the IAK's certificate failed"
+	openssl x509 -inform DER -in "$work/aik.der" -out "$work/aik-cert.pem" || die "the hub's answer is not a certificate"
 	is_for "$work/aik-cert.pem" iak
 	[ ! -e "$work/aca.pem" ] || is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
 	say "The TPM opened the reply: the device is registered."
@@ -652,13 +648,13 @@ two_steps() {
 	tls_ask GET /device ""
 }
 
-### What it is all for ########################################################
+### The result ################################################################
 
 idevid_name=$(hex <"$work/idevid.name") ek_public=$(hex <"$work/ek.public")
 if [ -n "$two" ]; then two_steps; else one_round_trip; fi
-device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer cannot be read"
+device=$(jq -er '.id | strings' "$work/device.json") || die "the hub's answer is malformed"
 
-# What is kept; none of it is a secret.
+# The files that are kept. None contains a secret.
 mkdir -p "$out"
 cat "$work/idevid-cert.pem" >"$out/identity.pem"
 [ ! -e "$work/device-ca.pem" ] || cat "$work/device-ca.pem" >>"$out/identity.pem"

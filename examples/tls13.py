@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 
 class TLSError(Exception):
-    """The connection cannot be trusted or used any more.
+    """The connection is no longer trustworthy or usable.
 
     alert is the description that the peer is told (6.2), None for nothing.
     """
@@ -76,7 +76,7 @@ MAX_HANDSHAKE = 1 << 17      # of a handshake message; ours are far smaller
 
 @dataclass
 class ClientCertificate:
-    """A certificate chain, and a key that somebody else has.
+    """A certificate chain, and a key outside this program.
 
     chain is DER, the leaf first. scheme is the signature scheme of the key, and
     sign makes a signature by it over a message, as TLS wants it: for ECDSA the
@@ -96,7 +96,7 @@ def uint(size, value):
 
 
 def vector(size, *parts):
-    """A vector of the presentation language (3.4): its length in front."""
+    """A vector of the presentation language (3.4): the length, then the content."""
     content = b"".join(parts)
     return uint(size, len(content)) + content
 
@@ -106,7 +106,7 @@ def extension(kind, content):
 
 
 class Reader:
-    """Takes a message apart. Each field must be there, and nothing may be left."""
+    """Parses a message. Each field must be present, and no bytes may remain."""
 
     def __init__(self, content):
         self.rest = content
@@ -128,7 +128,7 @@ class Reader:
             raise TLSError("the server's message is longer than it says", DECODE_ERROR)
 
     def extensions(self, known):
-        """The extensions that stand here, by their type; each once, each known."""
+        """Reads extensions, by type. Each must be known and appear once."""
         inner, found = Reader(self.vector(2)), {}
         while inner.rest:
             kind, content = inner.uint(2), inner.vector(2)
@@ -239,8 +239,8 @@ def issued(ca, leaf):
 
 
 def has_name(names, host):
-    """Whether one of the names is host: an IP address, or a DNS name, of which
-    the first label may be a star (RFC 6125, 6.4.3)."""
+    """Whether one of the names is host: an IP address, or a DNS name, whose first label may
+    be a star (RFC 6125, 6.4.3)."""
     try:
         return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
     except ValueError:
@@ -264,9 +264,9 @@ class Connection:
     def __init__(self, host, port, roots, client=None, timeout=60):
         self.host, self.roots, self.client = host, roots, client
         self.transcript = b""        # all handshake messages so far (4.4.1)
-        self.messages = b""          # of the handshake, not taken yet
-        self.data = b""              # of the application, not taken yet
-        self.closed = False          # the server said that nothing comes any more
+        self.messages = b""          # handshake bytes that are not consumed yet
+        self.data = b""              # application bytes that are not consumed yet
+        self.closed = False          # the server sent close_notify
         self.reading = self.writing = None  # Protection; None: in the clear
         self.socket = socket.create_connection((host, port), timeout)
         try:
@@ -294,7 +294,7 @@ class Connection:
             self.send(APPLICATION_DATA, data[at:at + MAX_PLAINTEXT])
 
     def read(self):
-        """The next bytes; none when the server has closed the connection."""
+        """The next bytes; empty if the server has closed the connection."""
         try:
             while not self.data and not self.closed:
                 self.receive()
@@ -308,11 +308,11 @@ class Connection:
         try:
             self.send(ALERT, bytes([1, CLOSE_NOTIFY]))
         except OSError:
-            pass  # the server was quicker
+            pass  # the server has already closed
         self.socket.close()
 
     def fail(self, error):
-        """Tells the server why, as far as it should know, and closes."""
+        """Sends an alert and closes the connection."""
         try:
             if isinstance(error, TLSError) and error.alert is not None:
                 self.send(ALERT, bytes([2, error.alert]))
@@ -333,20 +333,20 @@ class Connection:
         while len(out) < size:
             part = self.socket.recv(size - len(out))
             if not part:
-                # Without close_notify somebody else may have cut it off (6.1).
+                # Without close_notify, an attacker may have truncated the data (6.1).
                 raise TLSError("the connection ended without a word")
             out += part
         return out
 
     def receive(self):
-        """Takes one record, and puts its content where it belongs."""
+        """Reads one record and stores its content by type."""
         head = self.receive_exactly(5)
         kind, size = head[0], int.from_bytes(head[3:], "big")
         if size > MAX_CIPHERTEXT:
             raise TLSError("a record is too long", RECORD_OVERFLOW)
         content = self.receive_exactly(size)
         if kind == CHANGE_CIPHER_SPEC and content == b"\1" and self.handshaking:
-            return  # for old middle boxes' sake, and without meaning (5)
+            return  # only for compatibility with middleboxes (5)
         if self.reading:
             if kind != APPLICATION_DATA:
                 raise TLSError("a record is not protected", UNEXPECTED_MESSAGE)
@@ -372,8 +372,8 @@ class Connection:
     handshaking = True
 
     def message(self, *kinds):
-        """The next handshake message, which must be of one of the kinds: type and
-        content. It is in the transcript then."""
+        """Returns the next handshake message's type and content. The type must be one of
+        kinds. Adds the message to the transcript."""
         while (whole := self.whole_message()) is None:
             self.receive()
         if whole[0] not in kinds:
@@ -382,7 +382,7 @@ class Connection:
         return whole[0], Reader(whole[4:])
 
     def whole_message(self):
-        """Takes a message from those that came; None if none is whole."""
+        """Removes the next complete message from the received bytes; None if there is none."""
         if len(self.messages) < 4:
             return None
         size = 4 + int.from_bytes(self.messages[1:4], "big")
@@ -400,7 +400,7 @@ class Connection:
             self.send(HANDSHAKE, whole[at:at + MAX_PLAINTEXT])
 
     def keys_change(self):
-        """No message may span a change of keys (5.1)."""
+        """A message must not span a change of keys (5.1)."""
         if self.messages:
             raise TLSError("a handshake message comes too early", UNEXPECTED_MESSAGE)
 
@@ -459,7 +459,7 @@ class Connection:
                  vector(2, *extensions))
 
     def server_hello(self, share):
-        """Returns the secret that both sides share."""
+        """Returns the shared secret."""
         _, body = self.message(SERVER_HELLO)
         version, random = body.uint(2), body.take(32)
         session, suite, compression = body.vector(1), body.uint(2), body.uint(1)
@@ -489,8 +489,8 @@ class Connection:
             raise TLSError("the server wants another protocol than http/1.1", ILLEGAL_PARAMETER)
 
     def certificate_request(self, body):
-        """Returns the signature schemes that the server takes. A client ignores
-        the extensions of a request that it does not know (4.3.2)."""
+        """Returns the signature schemes that the server accepts. A client ignores unknown
+        extensions of a request (4.3.2)."""
         context, extensions = body.vector(1), body.extensions(None)
         body.end()
         if context or SIGNATURE_ALGORITHMS not in extensions:
@@ -504,7 +504,7 @@ class Connection:
         return wanted
 
     def server_certificate(self, body):
-        """Returns the server's key, whose certificate was verified."""
+        """Returns the key of the server's verified certificate."""
         context, entries = body.vector(1), Reader(body.vector(3))
         body.end()
         if context or not entries.rest:
@@ -522,7 +522,7 @@ class Connection:
         return key
 
     def signed(self, side):
-        """What a CertificateVerify signs at this point (4.4.3)."""
+        """The content that a CertificateVerify signs at this point (4.4.3)."""
         return b" " * 64 + b"TLS 1.3, " + side + b" CertificateVerify\0" + hashlib.sha256(self.transcript).digest()
 
     def server_certificate_verify(self, key):
@@ -549,7 +549,7 @@ class Connection:
             raise TLSError("the handshake was altered on its way", DECRYPT_ERROR)
 
     def client_certificate(self, wanted):
-        """Shows the client's certificate, and proves its key; or shows none."""
+        """Sends the client's certificate and proves its key, or sends an empty certificate."""
         client = self.client
         if client is None:
             self.say(CERTIFICATE, vector(1), vector(3))
@@ -560,7 +560,7 @@ class Connection:
         self.say(CERTIFICATE_VERIFY, uint(2, client.scheme), vector(2, client.sign(self.signed(b"client"))))
 
     def after_handshake(self):
-        """Tickets are not used. Anything else would have to be answered."""
+        """Ignores session tickets. Any other message would require an answer."""
         while (whole := self.whole_message()) is not None:
             if whole[0] != NEW_SESSION_TICKET:
                 raise TLSError(f"the server sent handshake message {whole[0]} at the wrong time", UNEXPECTED_MESSAGE)

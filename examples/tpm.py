@@ -93,12 +93,12 @@ USER_WITH_AUTH, RESTRICTED, DECRYPT, SIGN = 0x40, 0x10000, 0x20000, 0x40000
 
 @dataclass
 class Template:
-    """What TPM2_CreatePrimary makes a key from: a TPMT_PUBLIC."""
+    """The template of a key for TPM2_CreatePrimary: a TPMT_PUBLIC."""
 
     name: str
     hash: str
     public: bytes
-    branches: list = None     # of the policy; None: policy A alone
+    branches: list = None     # of the policy; None: only policy A
     certificate: int = None   # NV index of an EK's certificate
 
 
@@ -125,7 +125,7 @@ def ek_low(name, kind, size, unique, certificate):
     return make(name, SHA256, kind, ALL | RESTRICTED | DECRYPT, policy_a(SHA256), aes(128), u16(NULL), size, unique, certificate=certificate)
 
 
-# In the order in which a device looks for them.
+# In the order in which a device tries them.
 EKS = [
     ek_high("H-2", ECC, P256, SHA256, 128, 0x01C00014),
     ek_high("H-3", ECC, P384, SHA384, 256, 0x01C00016),
@@ -181,7 +181,7 @@ class Key:
 
 
 class TPM:
-    """A TPM, by the name that the TPM2 Software Stack has for it: "device:/dev/tpmrm0"."""
+    """A TPM, named as in the TPM2 Software Stack: "device:/dev/tpmrm0"."""
 
     def __init__(self, tcti):
         self.esys = ESAPI(tcti)
@@ -194,8 +194,8 @@ class TPM:
 
     @contextmanager
     def primary(self, template):
-        """Makes the template's key, for the length of a with statement. A TPM has
-        room for three keys at least, and often for no more."""
+        """Makes the template's key for a with statement. A TPM has room for at least three
+        keys, and often for only three."""
         handle, public, *_ = self.esys.create_primary(
             TPM2B_SENSITIVE_CREATE(), TPM2B_PUBLIC(TPMT_PUBLIC.unmarshal(template.public)[0]), ESYS_TR.ENDORSEMENT, TPM2B_DATA(), TPML_PCR_SELECTION())
         try:
@@ -230,7 +230,7 @@ class TPM:
             esys.flush_context(session)
 
     def certify(self, idevid, iak, qualifying):
-        """The IAK's word that the IDevID key is in this TPM: TPMS_ATTEST, TPMT_SIGNATURE."""
+        """The IAK certifies that the IDevID key is in this TPM: TPMS_ATTEST, TPMT_SIGNATURE."""
         with self.policy(idevid, TPM2_CC.Certify) as session:
             attest, signature = self.esys.certify(
                 idevid.handle, iak.handle, qualifying, TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL), session1=session, session2=ESYS_TR.PASSWORD)
@@ -246,7 +246,7 @@ class TPM:
         return self.esys.sign(idevid.handle, digest(hash_, message), in_scheme, ticket)
 
     def activate_credential(self, ek, iak, blob, secret):
-        """What is encrypted to the TPM that has both keys."""
+        """Decrypts a secret that was encrypted to the TPM with both keys."""
         with self.policy(iak, TPM2_CC.ActivateCredential, salted_by=ek) as admin:
             with self.user(ek) as user:
                 return bytes(self.esys.activate_credential(
@@ -254,7 +254,7 @@ class TPM:
 
     @contextmanager
     def user(self, ek):
-        """What authorises the use of an EK: its empty password, or policy A."""
+        """The authorisation for an EK: its empty password, or policy A."""
         if ek.template.branches is not None:
             yield ESYS_TR.PASSWORD
             return
@@ -262,7 +262,7 @@ class TPM:
             yield session
 
     def nv_indices(self):
-        """What the TPM's maker may have stored: the NV indices that there are."""
+        """The existing NV indices that a TPM's maker may have defined."""
         found, start = [], 0x01C00000
         while True:
             more, data = self.esys.get_capability(TPM2_CAP.HANDLES, start, 64)
@@ -273,7 +273,7 @@ class TPM:
             start = handles[-1] + 1
 
     def nv_read(self, index):
-        """The content of an NV index that may be read without a password."""
+        """The content of an NV index that is readable without a password."""
         handle = self.esys.tr_from_tpmpublic(index)
         public = self.esys.nv_read_public(handle)[0].nvPublic
         by = handle if public.attributes & TPMA_NV.AUTHREAD else ESYS_TR.OWNER
@@ -283,8 +283,8 @@ class TPM:
         return out
 
     def find_ek(self, wanted=None):
-        """Which EK the device uses, and its certificate in DER, or None if the TPM
-        has none; and the certificates above it."""
+        """Returns the device's EK template, the EK certificate in DER (None if the TPM has
+        none), and the maker's intermediate certificates."""
         indices = self.nv_indices()
         chain = split_certificates(b"".join(self.nv_read(i) for i in indices if CHAIN_FIRST <= i <= CHAIN_LAST))
         for template in EKS:
@@ -301,17 +301,17 @@ class TPM:
         raise RuntimeError("this TPM makes no endorsement key that is known here")
 
     def makes(self, template, pem=None):
-        """Whether the TPM makes a key from the template, and if so, the one in pem."""
+        """Whether the TPM makes the key in pem from the template."""
         try:
             with self.primary(template) as key:
                 return pem is None or key.pem() == pem
         except TSS2_Exception as e:
-            if e.rc & 0x980 == 0x900:  # a warning (Part 2, 6.6.2): it is busy, or has no room
+            if e.rc & 0x980 == 0x900:  # a warning (Part 2, 6.6.2): the TPM is busy or has no room
                 raise
             return False
 
     def stored(self, template, indices):
-        """The template with what its maker stored for it."""
+        """The template with the changes that the TPM's maker stored."""
         at_template, at_nonce = STORED.get(template.name, (None, None))
         public = template.public
         if at_template in indices:
@@ -326,7 +326,7 @@ class TPM:
 
 
 def split_certificates(content):
-    """The certificates in DER that stand one behind the other, up to what is none."""
+    """Splits consecutive DER certificates, up to the first bytes that are not a certificate."""
     out = []
     while content[:2] == b"\x30\x82":
         size = 4 + int.from_bytes(content[2:4], "big")
@@ -338,7 +338,7 @@ def split_certificates(content):
 
 
 def key_in(der):
-    """The key of a certificate in DER; of one that cannot be parsed, nobody's."""
+    """The key of a certificate in DER; empty if it cannot be parsed."""
     try:
         return public_key_of(x509.load_der_x509_certificate(der))
     except ValueError:
@@ -346,5 +346,5 @@ def key_in(der):
 
 
 def public_key_of(certificate):
-    """The key of a certificate in PEM, as Key.pem has it."""
+    """The key of a certificate in PEM, in the form of Key.pem."""
     return certificate.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

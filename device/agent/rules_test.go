@@ -166,6 +166,107 @@ func TestAddressesOfAHub(t *testing.T) {
 	}
 }
 
+// If no connection can be made, the next address is tried at once, and not only
+// after a pause.
+func TestNextAddressIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	old := newFakeHub(t)
+	down := fakeHubOf(t, old.ca)
+	down.server.Close()
+	at := newAddresses([]string{down.server.URL, old.server.URL}, "")
+	h, err := newHub(at, old.caPEM(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if _, err := h.send(t.Context(), "GET", "/device", "", nil); err != nil || at.current() != old.server.URL {
+		t.Errorf("%v; at %s", err, at.current())
+	}
+}
+
+// A verified hub's answer sets a clock that is behind, and is the new base for
+// time servers.
+func TestClockIsSetFromTheHub(t *testing.T) {
+	t.Parallel()
+	hub, m := newFakeHub(t), newMachine(t)
+	later := time.Now().Add(time.Hour).Truncate(time.Second)
+	hub.header.Set("Date", later.UTC().Format(http.TimeFormat))
+	var set []time.Time
+	a := m.agent(Config{Token: hub.token(), NTP: []string{"127.0.0.1:1"}, SetClock: func(t time.Time) error { set = append(set, t); return nil }})
+	if _, err := a.Onboard(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(set) == 0 || !set[0].Equal(later) || !a.time.base.Equal(later) || m.heard("clock: The machine's clock was set") != len(set) {
+		t.Errorf("set to %v; base %v; said %q", set, a.time.base, m.said)
+	}
+	if m.heard("clock: Asking for the time failed") != 1 {
+		t.Errorf("the time server was not asked; said %q", m.said)
+	}
+}
+
+// Ask changes nothing and says what the hub answers.
+func TestAskSaysWhatTheHubAnswers(t *testing.T) {
+	t.Parallel()
+	hub, m := newFakeHub(t), newMachine(t)
+	cfg := Config{StateDir: m.state, TPM: "fake", open: func(string) (tpm, error) { return m.tpm, nil }}
+	if _, err := Ask(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "not onboarded yet") {
+		t.Errorf("a new machine: %v", err)
+	}
+	m.onboarded(Config{Token: hub.token()})
+	before := m.stored()
+	for code, want := range map[string]string{"": "accepts the device", "boot-changed": "knows the device but refuses it", "device-revoked": "deleted this device"} {
+		if code != "" {
+			hub.refuse("GET /device", 1, 403, code)
+		}
+		if answer, err := Ask(t.Context(), cfg); err != nil || !strings.Contains(answer, want) {
+			t.Errorf("%q: %q, %v", code, answer, err)
+		}
+	}
+	hub.server.Close()
+	if answer, err := Ask(t.Context(), cfg); err != nil || !strings.Contains(answer, "Asking the hub failed") {
+		t.Errorf("a hub that is away: %q, %v", answer, err)
+	}
+	if after := m.stored(); after.Phase != before.Phase || after.Removed != "" || after.Waiting != "" {
+		t.Errorf("%+v", after)
+	}
+}
+
+// A device that is not active has nothing to export, and no proxy.
+func TestOnlyAnActiveDeviceIsUsed(t *testing.T) {
+	t.Parallel()
+	for phase, want := range map[Phase]string{PhaseNew: "not onboarded yet", PhaseAnswered: "not onboarded yet", PhaseRemoved: "--again"} {
+		m := newMachine(t)
+		m.edit(func(s *State) { s.Phase, s.Removed = phase, "revoked" })
+		if _, err := Export(t.Context(), ExportConfig{TPM: "/nonexistent", StateDir: m.state, Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: export: %v", phase, err)
+		}
+		if err := Proxy(t.Context(), ProxyConfig{TPM: "/nonexistent", StateDir: m.state, TCP: "127.0.0.1:0"}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: proxy: %v", phase, err)
+		}
+		if _, err := m.agent(Config{}).RegisterPantavisor(t.Context(), Pantavisor{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: Pantavisor: %v", phase, err)
+		}
+	}
+}
+
+// Pantavisor gets only an access token that fits its buffer.
+func TestPantavisorGetsATokenThatFits(t *testing.T) {
+	t.Parallel()
+	hub, m := newFakeHub(t), newMachine(t)
+	m.onboarded(Config{Token: hub.token()})
+	a := m.agent(Config{})
+	p := Pantavisor{Config: filepath.Join(t.TempDir(), "pantahub.config")}
+	for token, good := range map[string]bool{
+		"a.b.c": true, strings.Repeat("x", maxToken): true, strings.Repeat("x", maxToken+1): false, "": false, `a\r\nb`: false, "a b": false,
+	} {
+		hub.answer("POST /auth/x509/login", 1, 200, `{"token":"`+token+`"}`)
+		answer, _, err := a.LoginPantavisor(t.Context(), p)
+		if (err == nil) != good || good && string(answer) != `{"token":"`+token+`"}` {
+			t.Errorf("%.20q: %.40s, %v", token, answer, err)
+		}
+	}
+}
+
 // The word of a hub counts for at most MaxAddresses addresses, each once.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
@@ -715,6 +816,10 @@ func TestProxyIsAdmittedOnEachConnection(t *testing.T) {
 	trip("a boot that was just measured", 403, get)
 	fake.refuse(get, 1, 403, "device-denied")
 	trip("another refusal", 403, get)
+	trip("the same connection again", 200, get)
+	h.close()
+	trip("a connection that was lost", 200, get)
+	trip("another connection", 200, ask, get)
 }
 
 // One agent at a time has a state folder.

@@ -8,20 +8,20 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// ActivateCredential returns the secret of a credential that was made for
-// this TPM's EK and the name of its IAK (TPM2_MakeCredential, Part 1, 24).
-// idObject is the content of a TPM2B_ID_OBJECT and encryptedSecret that of a
-// TPM2B_ENCRYPTED_SECRET: both without their size fields.
+// ActivateCredential returns the secret of a credential that was made for this TPM's EK
+// and the name of its IAK (TPM2_MakeCredential, Part 1, 24). idObject is the content of
+// a TPM2B_ID_OBJECT and encryptedSecret that of a TPM2B_ENCRYPTED_SECRET, both without
+// their size fields.
 //
-// The secret is encrypted on its way from the chip (AES-128-CFB, a session
-// salted to the EK), so that a probe on the bus learns nothing, and the
-// response's HMAC is checked. Afterwards EK and IAK are flushed.
+// The secret is encrypted on the bus (AES-128-CFB, in a session salted to the EK), so a
+// probe learns nothing, and the response's HMAC is checked. Afterwards the EK and the
+// IAK are flushed.
 //
 // ErrOtherTPM: the credential is for another EK or IAK, or was altered.
 func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte, error) {
 	const most = 1024 // bytes; an RSA 4096 EK needs 512
 	if len(idObject) == 0 || len(idObject) > most || len(encryptedSecret) == 0 || len(encryptedSecret) > most {
-		return nil, fmt.Errorf("identity: a credential of %d and %d bytes, 1 to %d each are allowed", len(idObject), len(encryptedSecret), most)
+		return nil, fmt.Errorf("identity: the credential has %d and %d bytes; each part must have 1 to %d", len(idObject), len(encryptedSecret), most)
 	}
 	end, err := i.ring.begin(context.Background(), OpActivate)
 	if err != nil {
@@ -32,7 +32,7 @@ func (i *Identity) ActivateCredential(idObject, encryptedSecret []byte) ([]byte,
 	if err != nil {
 		return nil, i.ring.explain(fmt.Errorf("identity: opening the credential: %w", err))
 	}
-	// What cannot be flushed now is flushed by Close; the secret counts.
+	// Ignore errors: Close flushes what cannot be flushed now.
 	i.ring.t.operation = OpRelease
 	i.releaseAttestation()
 	return secret, nil
@@ -53,7 +53,7 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 			return err
 		}
 		// One session does both: it satisfies the third branch of the IAK's
-		// policy and carries the salted key that encrypts the response.
+		// policy and has the salted key that encrypts the response.
 		session := r.policy(i.IAK.NameAlg, tpm2.TPMCCActivateCredential, i.iak.template.PolicyBranches,
 			tpm2.Salted(tpm2.TPMHandle(i.ek.handle), *ekPublic),
 			tpm2.AESEncryption(128, tpm2.EncryptOut))
@@ -68,7 +68,7 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 			return err
 		}
 		if len(rsp.CertInfo.Buffer) == 0 {
-			return errors.New("TPM2_ActivateCredential: no secret in the response")
+			return errors.New("TPM2_ActivateCredential: the response has no secret")
 		}
 		secret = rsp.CertInfo.Buffer
 		return nil
@@ -79,11 +79,11 @@ func (i *Identity) activate(idObject, encryptedSecret []byte) ([]byte, error) {
 	return secret, err
 }
 
-// isRefusedCredential reports whether the TPM refused the credential itself:
-// its HMAC, or the secret that was not encrypted to the EK (Part 3, 12.5). For
-// the latter, libtpms with an RSA EK answers TPM_RC_FAILURE. A TPM that is in
-// failure mode does so, too, but then it also refuses the flushing of the
-// sessions, which comes after: the last command refused is another.
+// isRefusedCredential reports whether the TPM refused the credential itself: its HMAC,
+// or a secret that was not encrypted to the EK (Part 3, 12.5). For the latter, libtpms
+// with an RSA EK answers TPM_RC_FAILURE. A TPM in failure mode answers the same, but it
+// also refuses the later commands that flush the sessions, so t.refused is then another
+// command.
 func isRefusedCredential(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

@@ -6,14 +6,13 @@ import (
 	"gangway/tcg"
 )
 
-// maxChain bounds what is read of the maker's chain, in bytes.
+// maxChain bounds the maker's chain, in bytes.
 const maxChain = 48 << 10
 
-// readChain reads the maker's intermediate certificates (EK profile 2.2.1.5)
-// from the indices in their order; tcg.SplitCertificates tells how they lie
-// there. leaf is the EK certificate, nil if there is none. A chain that cannot
-// be read whole is returned as far as it could be, with a note: it may not be
-// needed.
+// readChain reads the maker's intermediate certificates (EK profile 2.2.1.5) from the NV
+// indices, in order. tcg.SplitCertificates describes their layout. leaf is the EK
+// certificate, nil if there is none. An incomplete chain is returned with a note, because
+// the hub may not need it.
 func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []string) {
 	var parts [][]byte
 	total := 0
@@ -23,9 +22,9 @@ func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []
 		}
 		data, err := t.readNV(index)
 		if err != nil {
-			notes = append(notes, fmt.Sprintf("the maker's certificate chain: %v", err))
+			notes = append(notes, fmt.Sprintf("Reading the maker's certificate chain failed: %v.", err))
 			if !isVerdict(judged(err)) {
-				break // the TPM does not answer: the next index would not be read either
+				break // the TPM does not answer, so reading the next index would fail too
 			}
 			data = nil
 		}
@@ -37,10 +36,10 @@ func (t *TPM) readChain(indices []uint32, leaf []byte) (chain [][]byte, notes []
 	}
 	chain, lost := tcg.SplitCertificates(parts...)
 	if lost > 0 {
-		notes = append(notes, fmt.Sprintf("the maker's certificate chain: %d bytes of it are no certificate", lost))
+		notes = append(notes, fmt.Sprintf("The maker's certificate chain has %d bytes that are not a certificate.", lost))
 	}
 	if len(chain) > tcg.MaxIntermediates {
-		notes = append(notes, fmt.Sprintf("the maker's certificate chain: %d certificates; those that may belong to the EK's are used", len(chain)))
+		notes = append(notes, fmt.Sprintf("The maker's certificate chain has %d certificates; only those that may belong to the EK certificate are used.", len(chain)))
 		chain = tcg.PickChain(leaf, chain)
 	}
 	return chain, notes

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// command is what the transport must know of a TPM command (Part 3).
+// command has the properties of a TPM command (Part 3) that the transport needs.
 type command struct {
 	name    string
-	handles int  // in the command's handle area
+	handles int  // number of handles in the handle area
 	makes   bool // its response begins with a new handle
 	limit   time.Duration
 }
@@ -23,8 +23,8 @@ const (
 	ccActivateCredential = 0x00000147
 )
 
-// Time that a TPM may take, with a wide margin: discrete chips sign within a
-// second, and search for RSA primes for up to a minute.
+// Time limits of commands, with a wide margin: discrete TPMs sign within a second, and
+// search for RSA primes for up to a minute.
 const (
 	limitCommand = 45 * time.Second
 	limitMake    = 5 * time.Minute
@@ -54,8 +54,8 @@ func commandOf(code uint32) command {
 	return command{name: fmt.Sprintf("command 0x%08X", code), limit: limitCommand}
 }
 
-// endedSessions returns the sessions that end with a command because it does
-// not ask to continue them. cmd is one of ours, well-formed.
+// endedSessions returns the sessions that end with a command, because the command does not
+// set continueSession. cmd is one of this package's commands, so it is well-formed.
 func endedSessions(cmd []byte) []uint32 {
 	if len(cmd) < 10 || binary.BigEndian.Uint16(cmd) != tagSessions {
 		return nil
@@ -92,7 +92,7 @@ func endedSessions(cmd []byte) []uint32 {
 
 // Tags and handle types (Part 2, 6.9 and 7.2).
 const (
-	tagRspCommand12 = 0x00C4 // how a TPM 1.2 answers
+	tagRspCommand12 = 0x00C4 // the tag of a TPM 1.2's response
 	tagNoSessions   = 0x8001
 	tagSessions     = 0x8002
 

@@ -13,15 +13,15 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvEndorsement is where NV indices of the EK profile begin, and
-// nvEndorsementLast where those that are used here end.
+// nvEndorsement is the first NV index of the EK profile, and nvEndorsementLast the last
+// one that is used here.
 const (
 	nvEndorsement     = 0x01C00000
 	nvEndorsementLast = tcg.ChainLast
 )
 
-// findEK sets i.EK and what belongs to it: the first of the templates whose
-// certificate the TPM holds and whose key fits it.
+// findEK sets i.EK and the fields that belong to it. It uses the first template whose
+// certificate is in the TPM and matches the template's key.
 func (i *Identity) findEK(o Options) error {
 	templates, err := ekTemplates(o.EK)
 	if err != nil {
@@ -31,7 +31,7 @@ func (i *Identity) findEK(o Options) error {
 	if err != nil {
 		return fmt.Errorf("identity: listing what the TPM's maker stored: %w", err)
 	}
-	var found []string // certificates that were there, and what was wrong
+	var found []string // the certificates in the TPM and what was wrong with them
 	var first tcg.Omission
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -63,9 +63,9 @@ func (i *Identity) findEK(o Options) error {
 	return fmt.Errorf("%w (%s)", ErrNoEKCertificate, looked(indices))
 }
 
-// unvouchedEK takes the key that the first readable certificate should have
-// been of, with that certificate, so that the hub sees both; or else a key
-// without one.
+// unvouchedEK uses the key of the template of the first readable certificate, with that
+// certificate, so that the hub sees both. If there is none, it uses a key without a
+// certificate.
 func (i *Identity) unvouchedEK(templates []tcg.Template, indices []uint32, notes []string) error {
 	for _, template := range templates {
 		if !slices.Contains(indices, template.CertificateIndex) {
@@ -97,7 +97,8 @@ func (i *Identity) noEKCertificate(templates []tcg.Template, indices []uint32, n
 	return nil
 }
 
-// reasonOf is why a certificate will not do, as a device says it to its hub.
+// reasonOf is the reason why a certificate is not usable, as the device reports it to its
+// hub.
 func reasonOf(err error) tcg.OmissionReason {
 	var v verdict
 	if errors.As(err, &v) && v.why != 0 {
@@ -126,7 +127,7 @@ func ekTemplates(name string) ([]tcg.Template, error) {
 		}
 		names = append(names, t.Name)
 	}
-	return nil, fmt.Errorf("identity: no EK template is named %q: there are %s", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("identity: unknown EK template %q; use one of %s", name, strings.Join(names, ", "))
 }
 
 func looked(indices []uint32) string {
@@ -140,11 +141,11 @@ func looked(indices []uint32) string {
 	return "of the maker's NV it has " + strings.Join(s, ", ")
 }
 
-// verdict is an error that says that one certificate or key will not do, so
-// that the next is tried; others say that the TPM cannot be talked to.
+// verdict is an error about one certificate or key: the next one is tried. Other errors
+// mean that communication with the TPM failed.
 type verdict struct {
 	error
-	why tcg.OmissionReason // 0: the key does not fit, or cannot be made
+	why tcg.OmissionReason // 0: the key does not match or cannot be made
 }
 
 func (v verdict) Unwrap() error { return v.error }
@@ -154,8 +155,8 @@ func isVerdict(err error) bool {
 	return errors.As(err, &v)
 }
 
-// judged makes a verdict of what the TPM answered about one NV index or one
-// template, unless the answer is about the TPM as a whole.
+// judged turns the TPM's answer about one NV index or one template into a verdict, unless
+// the answer is about the whole TPM.
 func judged(err error) error {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) || isFull(err) || rc == tpm2.TPMRCFailure || rc == tpm2.TPMRCInitialize || rc == tpm2.TPMRCLockout {
@@ -164,7 +165,7 @@ func judged(err error) error {
 	return verdict{error: err}
 }
 
-// tryEK takes the key of one template, if it fits the certificate there.
+// tryEK uses the key of one template if it matches the template's certificate.
 func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	t := i.ring.t
 	raw, err := t.readNV(template.CertificateIndex)
@@ -195,10 +196,9 @@ func (i *Identity) tryEK(template tcg.Template, indices []uint32) error {
 	return nil
 }
 
-// plainEK takes a key without a certificate: the one asked for, or that of
-// template L-2 or, if the chip has no such curve, L-1. Those are the ones that
-// makers who keep certificates on the web know; and always the same, so that
-// the hub knows the device again.
+// plainEK uses a key without a certificate: of the requested template, or else of L-2, or
+// of L-1 if the TPM lacks the curve. Makers who serve certificates over the web know these
+// keys. The choice is always the same, so that the hub recognises the device.
 func (i *Identity) plainEK(templates []tcg.Template, indices []uint32) error {
 	if len(templates) > 1 {
 		templates = nil
@@ -236,8 +236,7 @@ func (i *Identity) setEK(k *key, name string, cert *tcg.EKCertificate) {
 	i.ek, i.EK, i.EKTemplate, i.EKCertificate = k, k.public, name, cert
 }
 
-// persistentEK returns the key at the usual handle if it fits; nil if not, or
-// if there is none.
+// persistentEK returns the key at the usual handle if it matches; otherwise nil.
 func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	if template.Handle == 0 {
 		return nil, nil
@@ -260,7 +259,7 @@ func (i *Identity) persistentEK(template tcg.Template, fits func(*tcg.Public) bo
 	return &key{template: template, public: public, name: name, handle: template.Handle, persistent: true}, nil
 }
 
-// madeEK makes the template's key and returns it if it fits.
+// madeEK makes the template's key and returns it if it matches.
 func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*key, error) {
 	k := &key{template: template}
 	i.ring.keys = append(i.ring.keys, k)
@@ -276,7 +275,7 @@ func (i *Identity) madeEK(template tcg.Template, fits func(*tcg.Public) bool) (*
 		}
 		return nil, errors.Join(verdict{error: err}, i.ring.release(k))
 	}
-	return nil, errors.Join(verdict{error: errors.New("it is of another key than this TPM makes from the template")}, i.ring.release(k))
+	return nil, errors.Join(verdict{error: errors.New("it is for another key than the one that this TPM makes from the template")}, i.ring.release(k))
 }
 
 func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
@@ -288,9 +287,9 @@ func sameKey(p *tcg.Public, want crypto.PublicKey) bool {
 	return ok && k.Equal(want)
 }
 
-// storedTemplate applies the template and the nonce that some chips store for
-// L-1 and L-2 (EK profile 2.2.1.4): the template replaces the default one,
-// the nonce the start of its unique field.
+// storedTemplate applies the template and the nonce that some TPMs store for L-1 and L-2
+// (EK profile 2.2.1.4): the template replaces the default one, and the nonce replaces the
+// start of its unique field.
 func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Template, error) {
 	var templateIndex, nonceIndex uint32
 	switch template.Name {
@@ -325,7 +324,7 @@ func (t *TPM) storedTemplate(template tcg.Template, indices []uint32) (tcg.Templ
 			p.Y = slices.Concat(p.Y, make([]byte, max(0, size-len(p.Y))))
 		}
 		if len(nonce) > size {
-			return template, verdict{error: fmt.Errorf("the nonce stored at 0x%08X has %d bytes, the key %d", nonceIndex, len(nonce), size)}
+			return template, verdict{error: fmt.Errorf("the nonce stored at 0x%08X has %d bytes, but the key's unique field has %d", nonceIndex, len(nonce), size)}
 		}
 		filled := slices.Concat(*unique, make([]byte, max(0, size-len(*unique))))
 		copy(filled, nonce)

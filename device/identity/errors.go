@@ -9,30 +9,31 @@ import (
 )
 
 var (
-	// ErrNoEKCertificate: the chip holds no certificate of an endorsement
-	// key (some makers serve them over the web instead).
-	ErrNoEKCertificate = errors.New("identity: this TPM holds no endorsement key certificate")
-	// ErrEKMismatch: there are certificates, and none is of a key of this TPM.
-	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM fits its keys")
+	// ErrNoEKCertificate: the TPM has no endorsement key certificate. Some makers
+	// serve them over the web instead.
+	ErrNoEKCertificate = errors.New("identity: this TPM has no endorsement key certificate")
+	// ErrEKMismatch: the TPM has certificates, but none is for a key that it makes.
+	ErrEKMismatch = errors.New("identity: no endorsement key certificate in this TPM matches its keys")
 	// ErrOtherTPM: the credential was made for another EK or another IAK.
 	ErrOtherTPM = errors.New("identity: the credential was not made for this TPM's EK and IAK")
-	// ErrPSSSalt: an old TPM that signs RSA-PSS with the longest salt that
-	// fits, which TLS 1.3 refuses (RFC 8446 4.2.3).
+	// ErrPSSSalt: this is an old TPM that signs RSA-PSS with the longest possible
+	// salt, which TLS 1.3 refuses (RFC 8446, 4.2.3).
 	ErrPSSSalt = errors.New("identity: this TPM's RSA-PSS signatures have a salt that TLS 1.3 refuses: use an ECC identity key, or TLS 1.2")
-	// ErrTPM12: the device speaks TPM 1.2.
-	ErrTPM12 = errors.New("identity: this is a TPM 1.2: a TPM 2.0 is needed (some machines can switch in their firmware setup)")
-	// ErrKeyChanged: a template gave another key than before: the TPM was
+	// ErrTPM12: the device is a TPM 1.2.
+	ErrTPM12 = errors.New("identity: this is a TPM 1.2, but a TPM 2.0 is required (some machines can switch in the firmware setup)")
+	// ErrKeyChanged: the TPM made another key from a template than before. It was
 	// replaced, or its endorsement seed changed.
 	ErrKeyChanged = errors.New("identity: the TPM now makes another key from the same template: was it replaced or reset by its maker's tool?")
-	// ErrClosed: used after Close.
-	ErrClosed = errors.New("identity: closed")
+	// ErrClosed: a method was called after Close.
+	ErrClosed = errors.New("identity: the TPM or its keys are closed")
 )
 
-// errForeignKey: a handle of ours did not do what our key does, so it now
-// belongs to another key.
+// errForeignKey: a result with one of our handles was not from our key, so the handle now
+// refers to another key.
 var errForeignKey = errors.New("identity: the key's handle now refers to another key")
 
-// explain says in words what the TPM refused, where the error does not yet.
+// explain makes a *tpmrc.Cause of the TPM's refusal, unless the error is already
+// explained.
 func (r *ring) explain(err error) error {
 	switch {
 	case errors.Is(err, ErrOtherTPM), errors.Is(err, ErrOwnerAuth), errors.Is(err, ErrKeyChanged):
@@ -59,8 +60,7 @@ func isFull(err error) bool {
 	return false
 }
 
-// isGone reports whether a handle refers to nothing any more, as after a
-// reset of the TPM.
+// isGone reports whether a handle is no longer valid, as after a reset of the TPM.
 func isGone(err error) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {

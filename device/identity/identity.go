@@ -8,11 +8,11 @@ import (
 	"gangway/tcg"
 )
 
-// Algorithm names the kind of the IAK and the IDevID key.
+// Algorithm is the algorithm of the IAK and the IDevID key.
 type Algorithm string
 
-// The algorithms of DevID 7.3.4. P-521 is slow on small chips, and RSA slow
-// on all of them: an RSA key may take a minute to make.
+// The algorithms of DevID 7.3.4. P-521 is slow on small TPMs. RSA is slow on all TPMs:
+// making an RSA key may take a minute.
 const (
 	P256    Algorithm = "P-256"
 	P384    Algorithm = "P-384"
@@ -20,34 +20,32 @@ const (
 	RSA2048 Algorithm = "RSA-2048"
 )
 
-// templateName is the name of the algorithm's templates.
+// templateName is the name of each algorithm's templates.
 var templateName = map[Algorithm]string{RSA2048: "H-1", P256: "H-2", P384: "H-3", P521: "H-4"}
 
-// Options for Load and LoadSigner. The zero value is right for nearly all
-// machines.
+// Options for Load and LoadSigner. The zero value suits nearly all machines.
 type Options struct {
-	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048
-	// where the TPM has no P-256. Another algorithm is another identity.
+	// Algorithm of the IAK and the IDevID key. Empty: P-256, or RSA 2048 if the
+	// TPM lacks P-256. Another algorithm gives another identity.
 	Algorithm Algorithm
 
-	// EK names the one template to use for the endorsement key, as in
-	// tcg.EKTemplates: "L-1", "H-3". Empty: the best whose certificate the
-	// TPM holds.
+	// EK is the name of the endorsement key's template, as in tcg.EKTemplates:
+	// "L-1", "H-3". Empty: the best template whose certificate is in the TPM.
 	EK string
 
-	// AllowUnvouched takes an endorsement key that no certificate vouches for,
-	// rather than ErrNoEKCertificate and ErrEKMismatch: it is for the hub and
-	// its people to judge. A certificate of another key goes along.
+	// AllowUnvouched accepts an endorsement key without a matching certificate,
+	// instead of failing with ErrNoEKCertificate or ErrEKMismatch. The hub and the
+	// owner then decide. A certificate of another key is included.
 	AllowUnvouched bool
 
-	// WithoutCertificate leaves the EK certificates out where all are of keys
-	// that the TPM does not make, as after TPM2_ChangeEPS: with AllowUnvouched,
-	// one of them goes along otherwise, and a hub refuses it. One that fits goes
-	// along all the same.
+	// WithoutCertificate leaves the EK certificates out if all of them are for keys
+	// that the TPM does not make, as after TPM2_ChangeEPS. Otherwise
+	// AllowUnvouched includes one of them, and a hub refuses it. A matching
+	// certificate is always included.
 	WithoutCertificate bool
 
-	// EndorsementAuth is the authorisation value of the endorsement
-	// hierarchy, empty on machines whose owner did not set one.
+	// EndorsementAuth is the authorisation value of the endorsement hierarchy;
+	// empty if none was set.
 	EndorsementAuth []byte
 }
 
@@ -57,16 +55,16 @@ type Keys struct {
 	EK            *tcg.Public
 	EKTemplate    string             // its name, such as "H-3"
 	EKCertificate *tcg.EKCertificate // nil, or of another key, with Options.AllowUnvouched only
-	EKChain       [][]byte           // intermediate certificates (DER) that the maker put into the chip, unchecked, in its order
+	EKChain       [][]byte           // intermediate certificates (DER) that the maker stored in the TPM, unchecked, in the TPM's order
 
 	IAK, IDevID         *tcg.Public
 	IAKName, IDevIDName []byte // TPM names: nameAlg (2 bytes, big-endian), digest
 
-	// Omission is why there is no EKCertificate although the TPM holds one.
+	// Omission is why EKCertificate is nil although the TPM has a certificate.
 	Omission tcg.Omission
 
-	// Notes says in words for a person what was odd and got around: a
-	// certificate that does not fit, a chain that ends early.
+	// Notes are sentences for a person about oddities that were worked around: a
+	// certificate that does not match, an incomplete chain.
 	Notes []string
 }
 
@@ -79,12 +77,12 @@ type Identity struct {
 	signer          *Signer
 }
 
-// Load finds the endorsement key and its certificate and makes the IAK and
-// the IDevID key. It takes some 100 milliseconds to some seconds, by the
-// chip. ctx bounds it.
+// Load finds the endorsement key and its certificate, and makes the IAK and the IDevID
+// key. It takes from about 100 milliseconds to several seconds, depending on the TPM.
+// ctx bounds it.
 //
-// Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and what the TPM
-// answered, as a *tpmrc.Cause. Nothing stays in the TPM after an error.
+// Errors: ErrNoEKCertificate, ErrEKMismatch, ErrTPM12, and the TPM's response code as a
+// *tpmrc.Cause. After an error nothing stays in the TPM.
 func Load(ctx context.Context, t *TPM, o Options) (*Identity, error) {
 	end, err := t.begin(ctx, OpFindEK)
 	if err != nil {
@@ -113,8 +111,8 @@ func (i *Identity) load(o Options) error {
 	return err
 }
 
-// makeKeys makes the IAK (if wanted) and the IDevID key of one algorithm. An
-// algorithm that was not asked for by name may be replaced by the next.
+// makeKeys makes the IAK (if withIAK) and the IDevID key of one algorithm. If a is
+// empty, it tries the default algorithms in order.
 func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error) {
 	choices := []Algorithm{a}
 	if a == "" {
@@ -155,7 +153,7 @@ func (r *ring) makeKeys(a Algorithm, withIAK bool) (iak, idevid *key, err error)
 func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 	name, ok := templateName[a]
 	if !ok {
-		return iak, idevid, fmt.Errorf("identity: algorithm %q is not known: %s, %s, %s and %s are", a, P256, P384, P521, RSA2048)
+		return iak, idevid, fmt.Errorf("identity: unknown algorithm %q; use %s, %s, %s or %s", a, P256, P384, P521, RSA2048)
 	}
 	for n := range tcg.IAKTemplates {
 		if tcg.IAKTemplates[n].Name == name {
@@ -170,9 +168,9 @@ func devidTemplates(a Algorithm) (iak, idevid tcg.Template, err error) {
 	return iak, idevid, nil
 }
 
-// ReleaseAttestation flushes the EK and the IAK, which every command to a TPM
-// behind a resource manager would otherwise carry along. They are made again
-// when needed. ActivateCredential does this by itself.
+// ReleaseAttestation flushes the EK and the IAK. Otherwise a resource manager would
+// save and load them with every command. They are made again when needed.
+// ActivateCredential calls it.
 func (i *Identity) ReleaseAttestation() error {
 	end, err := i.ring.begin(context.Background(), OpRelease)
 	if err != nil {
@@ -186,8 +184,8 @@ func (i *Identity) releaseAttestation() error {
 	return errors.Join(i.ring.release(i.iak), i.ring.release(i.ek))
 }
 
-// Close flushes all keys out of the TPM, which stays open. The Signer of i
-// ends with it. Closing twice is no error.
+// Close flushes all keys from the TPM and closes the Signer of i. The TPM stays open.
+// A second Close does nothing.
 func (i *Identity) Close() error { return i.ring.shut() }
 
 func (r *ring) shut() error {
@@ -199,7 +197,7 @@ func (r *ring) shut() error {
 	return r.close()
 }
 
-// begin starts an operation on the ring's keys.
+// begin starts an operation with the ring's keys.
 func (r *ring) begin(ctx context.Context, op Operation) (end func(), err error) {
 	end, err = r.t.begin(ctx, op)
 	if err == nil && r.closed {

@@ -10,24 +10,24 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// key is a key of the TPM: a primary key that is made when it is needed and
-// may be flushed at any time, or a persistent one.
+// key is a key in the TPM: a primary key that is made when needed and may be flushed at
+// any time, or a persistent key.
 type key struct {
 	template   tcg.Template
-	public     *tcg.Public // nil until it was made once
+	public     *tcg.Public // nil until the key is made for the first time
 	name       []byte
 	handle     uint32 // 0: not loaded
-	generation int    // of the TPM when handle was made
+	generation int    // the TPM's generation when handle was made
 	persistent bool
 }
 
-// with is the key for go-tpm, authorised by a session.
+// with is the key as a go-tpm handle, authorised by a session.
 func (k *key) with(s tpm2.Session) tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMHandle(k.handle), Name: tpm2.TPM2BName{Buffer: k.name}, Auth: s}
 }
 
-// ring is a TPM with the keys of one user in it. Its methods are for
-// operations, which hold t.mu.
+// ring is the set of keys of one Identity or Signer in a TPM. Its methods must be called
+// during an operation, which holds t.mu.
 type ring struct {
 	t       *TPM
 	endAuth []byte // authorisation value of the endorsement hierarchy
@@ -35,11 +35,11 @@ type ring struct {
 	closed  bool
 }
 
-// attempt loads keys and calls f, and does so again when the TPM had no room
-// (after making some) or had forgotten the keys (after a reset). f must be
-// safe to repeat. Whatever f leaves in the TPM is flushed when it fails.
+// attempt loads keys and calls f. If the TPM has no room, it frees some and retries; if
+// the TPM lost the keys in a reset, it makes them again and retries. f must be repeatable.
+// If f fails, attempt flushes everything that f left in the TPM.
 func (r *ring) attempt(keys []*key, f func() error) error {
-	const tries = 4 // evict, sweep, reset; more would not help
+	const tries = 4 // first try, then after evicting, sweeping and a reset
 	for try := 1; ; try++ {
 		err := r.load(keys)
 		if err == nil && f != nil {
@@ -60,8 +60,8 @@ func (r *ring) attempt(keys []*key, f func() error) error {
 	}
 }
 
-// swapped reports, after a refusal, whether a handle now belongs to another
-// key: on a socket, another process may have swept ours away.
+// swapped reports, after a refusal, whether a handle now refers to another key: on a
+// socket, another process may have flushed ours.
 func (r *ring) swapped(err error, keys []*key) bool {
 	var rc tpm2.TPMRC
 	if !errors.As(err, &rc) {
@@ -81,7 +81,7 @@ func (r *ring) swapped(err error, keys []*key) bool {
 	return false
 }
 
-// load makes those of the keys that are not loaded.
+// load makes the keys that are not loaded.
 func (r *ring) load(keys []*key) error {
 	for _, k := range keys {
 		if k.persistent || k.handle != 0 && k.generation == r.t.generation {
@@ -94,9 +94,8 @@ func (r *ring) load(keys []*key) error {
 	return nil
 }
 
-// create makes a primary key in the endorsement hierarchy. What the TPM
-// returns must be what the template asks for and, if the key was there
-// before, the same key.
+// create makes a primary key in the endorsement hierarchy. It checks that the returned key
+// matches the template and, if the key was made before, that it is the same key.
 func (r *ring) create(k *key) error {
 	k.handle = 0
 	rsp, err := run(r.t, tpm2.CreatePrimary{
@@ -111,22 +110,21 @@ func (r *ring) create(k *key) error {
 		return fmt.Errorf("TPM2_CreatePrimary: %w", err)
 	}
 	if !k.template.Matches(public) {
-		return errors.New("TPM2_CreatePrimary: the TPM made another key than its template asks for")
+		return errors.New("TPM2_CreatePrimary: the TPM made a key that does not match the template")
 	}
 	if k.public != nil && !bytes.Equal(k.name, name) {
 		return ErrKeyChanged
 	}
 	handle := uint32(rsp.ObjectHandle)
 	if _, made := r.t.handles[handle]; !made || handle>>24 != htTransient {
-		return fmt.Errorf("TPM2_CreatePrimary: the TPM returned 0x%08X, which is no handle of a transient object", handle)
+		return fmt.Errorf("TPM2_CreatePrimary: the TPM returned 0x%08X, which is not the handle of a transient object", handle)
 	}
 	r.t.handles[handle] = true
 	k.public, k.name, k.handle, k.generation = public, name, handle, r.t.generation
 	return nil
 }
 
-// parsePublic parses a public area and checks it against the name that came
-// with it.
+// parsePublic parses a public area and checks the name that the TPM returned with it.
 func parsePublic(raw, name []byte) (*tcg.Public, []byte, error) {
 	public, err := tcg.ParsePublic(bytes.Clone(raw))
 	if err != nil {
@@ -145,7 +143,7 @@ func parsePublic(raw, name []byte) (*tcg.Public, []byte, error) {
 	return public, own, nil
 }
 
-// release gives up a key's place in the TPM. It is made again when needed.
+// release flushes a key. It is made again when needed.
 func (r *ring) release(k *key) error {
 	if k.handle == 0 || k.persistent {
 		return nil
@@ -159,9 +157,8 @@ func (r *ring) release(k *key) error {
 	return r.t.flush(handle)
 }
 
-// makeRoom frees places in the TPM for keys to keep, and reports whether it
-// freed any: first those of other keys of ours, then, if the TPM is ours
-// alone, those of processes that died.
+// makeRoom flushes objects to make room for keys, and reports whether it flushed any: first
+// our other keys, then, if only this package uses the TPM, the objects of dead processes.
 func (r *ring) makeRoom(keep []*key) bool {
 	freed := false
 	for _, k := range r.keys {

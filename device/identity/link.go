@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// maxResponse is the largest response accepted, in bytes. The largest that a
-// TPM may make is 4096 (TPM_PT_MAX_RESPONSE_SIZE of the PC client profile).
+// maxResponse is the largest accepted response, in bytes. A TPM's largest response has
+// 4096 (TPM_PT_MAX_RESPONSE_SIZE of the PC client profile).
 const maxResponse = 8192
 
-// A link carries commands to a TPM, one at a time. After an error it is at
-// rest: the next command opens it anew, so that a late response is never
-// taken for another command's.
+// A link sends commands to a TPM, one at a time. After an error it is closed, and the
+// next command opens it again, so a late response is never read as the response to
+// another command.
 type link interface {
 	// exchange sends one command and returns its whole response. It returns
 	// within limit, and soon after ctx ends.
 	exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error)
-	// idle says that no command follows for now.
+	// idle tells the link that no command follows for now.
 	idle()
 	close() error
 }
@@ -47,8 +47,8 @@ func (s *socket) connect(ctx context.Context) error {
 			s.conn = conn
 			return nil
 		}
-		// A Unix socket whose queue is full, as swtpm's is with one client
-		// waiting, says so at once rather than to let us wait.
+		// connect does not wait if the queue of a Unix socket is full. swtpm's queue
+		// is full with one waiting client.
 		if !errors.Is(err, syscall.EAGAIN) {
 			return err
 		}
@@ -60,7 +60,7 @@ func (s *socket) connect(ctx context.Context) error {
 	}
 }
 
-// connectTimeout is how long to wait for our turn on a socket.
+// connectTimeout is how long to wait for a connection to a socket.
 const connectTimeout = 30 * time.Second
 
 func (s *socket) exchange(ctx context.Context, command []byte, limit time.Duration) ([]byte, error) {
@@ -97,7 +97,7 @@ func (s *socket) converse(ctx context.Context, command []byte, limit time.Durati
 	}
 	size := binary.BigEndian.Uint32(head[2:])
 	if size < 10 || size > maxResponse {
-		return nil, fmt.Errorf("a response of %d bytes: is this a TPM?", size)
+		return nil, fmt.Errorf("the response has %d bytes: is this a TPM?", size)
 	}
 	rsp := make([]byte, size)
 	copy(rsp, head)
@@ -107,10 +107,10 @@ func (s *socket) converse(ctx context.Context, command []byte, limit time.Durati
 	return rsp, nil
 }
 
-// idle hangs up: swtpm serves one client at a time.
+// idle disconnects, because swtpm serves one client at a time.
 func (s *socket) idle() {
 	if s.conn != nil {
-		s.conn.Close() // nothing was buffered, so nothing can be lost
+		s.conn.Close() // nothing is buffered, so nothing is lost
 		s.conn = nil
 	}
 }

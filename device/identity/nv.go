@@ -10,18 +10,18 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// nvChunks are the sizes tried for NV_Read, in bytes: most chips return 1024
-// at once, some 768 or 512. TPM_PT_NV_BUFFER_MAX would tell, for one more
-// command on every chip.
+// nvChunks are the sizes for NV_Read to try, in bytes. Most TPMs return 1024 at once,
+// some 768 or 512. Reading TPM_PT_NV_BUFFER_MAX would take one more command on every
+// TPM.
 var nvChunks = []uint16{1024, 768, 512, 256}
 
-// maxNV is the largest NV index read, in bytes.
+// maxNV is the largest NV index that is read, in bytes.
 const maxNV = 16 << 10
 
-// readNV reads a whole NV index with whatever authorisation its attributes
-// allow that takes no password: its own, the owner's or the platform's. Its own
-// comes last where the TPM protects it from guessing (see doc.go, Lockout). What
-// is wrong with the index alone is a verdict, or becomes one by judged.
+// readNV reads a whole NV index with an empty password, with whichever authorisation its
+// attributes allow: the index's own, the owner's or the platform's. The index's own
+// comes last if dictionary attack protection applies to it (see doc.go, Lockout). Errors
+// about the index itself are verdicts, or judged makes them so.
 func (t *TPM) readNV(index uint32) ([]byte, error) {
 	rsp, err := run(t, tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)})
 	if err != nil {
@@ -32,7 +32,7 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 		return nil, verdict{error: fmt.Errorf("NV index 0x%08X: unreadable public area: %w", index, err)}
 	}
 	if public.DataSize > maxNV {
-		return nil, verdict{error: fmt.Errorf("NV index 0x%08X has %d bytes, at most %d are read", index, public.DataSize, maxNV)}
+		return nil, verdict{error: fmt.Errorf("NV index 0x%08X has %d bytes; the limit is %d", index, public.DataSize, maxNV)}
 	}
 	nv := tpm2.NamedHandle{Handle: tpm2.TPMHandle(index), Name: rsp.NVName}
 	var auths []tpm2.NamedHandle
@@ -47,10 +47,10 @@ func (t *TPM) readNV(index uint32) ([]byte, error) {
 	switch {
 	case public.Attributes.AuthRead && public.Attributes.NoDA:
 		auths = slices.Insert(auths, 0, nv)
-	case public.Attributes.AuthRead: // a loss of power would count as a guess of it
+	case public.Attributes.AuthRead: // a power loss after its use would count as a failure
 		auths = append(auths, nv)
 	}
-	err = verdict{error: errors.New("its attributes allow no reading without a policy")}
+	err = verdict{error: errors.New("its attributes allow reading only with a policy")}
 	for _, auth := range auths {
 		var data []byte
 		if data, err = t.readNVWith(auth, nv, public.DataSize); err == nil {
@@ -86,7 +86,7 @@ func (t *TPM) readNVWith(auth, nv tpm2.NamedHandle, size uint16) ([]byte, error)
 	return data, nil
 }
 
-// nextChunk is the largest chunk below n.
+// nextChunk is the largest chunk size below n.
 func nextChunk(n uint16) uint16 {
 	for _, c := range nvChunks {
 		if c < n {
@@ -96,13 +96,13 @@ func nextChunk(n uint16) uint16 {
 	return nvChunks[len(nvChunks)-1]
 }
 
-// isTooLong reports whether NV_Read was refused for the size asked for.
+// isTooLong reports whether the TPM refused NV_Read because of the size.
 func isTooLong(err error) bool {
 	return errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCSize) || errors.Is(err, tpm2.TPMRCNVRange)
 }
 
-// isDenied reports whether an authorisation was refused, so that another one
-// may be tried.
+// isDenied reports whether the TPM refused an authorisation, so that another one may
+// work.
 func isDenied(err error) bool {
 	for _, rc := range []tpm2.TPMRC{
 		tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCNVAuthorization, tpm2.TPMRCAuthType,

@@ -16,18 +16,18 @@ import (
 // Open opens the TPM 2.0 at an address, which is one of
 //
 //	/dev/tpmrm0        a character device: the kernel's resource manager
-//	unix:/path         a Unix stream socket that speaks raw TPM commands,
-//	                   such as swtpm's server socket; "unix:" may be left
-//	                   off when the socket is there
-//	tcp:host:port      the same over TCP; "tcp:" may be left off
+//	unix:/path         a Unix stream socket for raw TPM commands, such as
+//	                   swtpm's server socket; "unix:" may be omitted if the
+//	                   socket exists
+//	tcp:host:port      the same over TCP; "tcp:" may be omitted
 //
-// It checks that the device can be opened or the socket connected to, and
-// sends no command. A socket is held for the length of one operation, so that
-// several processes may take turns; nothing but this package's users should
-// be on it, for it has no resource manager.
+// Open checks that it can open the device or connect to the socket. It sends no
+// command. A socket is connected only during an operation, so that several processes can
+// take turns. Only users of this package may use the socket, because it has no resource
+// manager.
 //
-// Errors say what to do; errors.Is finds fs.ErrNotExist, fs.ErrPermission and
-// ErrTPM12 in them.
+// Errors say what to do. errors.Is finds fs.ErrNotExist, fs.ErrPermission and ErrTPM12
+// in them.
 func Open(address string) (*TPM, error) {
 	network, where, err := parseAddress(address)
 	if err != nil {
@@ -37,7 +37,7 @@ func Open(address string) (*TPM, error) {
 		return openDevice(where)
 	}
 	if network == "unix" && len(where) > 107 {
-		return nil, fmt.Errorf("identity: %s: the path of a Unix socket has at most 107 bytes, this one has %d: make a shorter symbolic link", where, len(where))
+		return nil, fmt.Errorf("identity: %s: the path of a Unix socket may have at most 107 bytes, this one has %d: make a shorter symbolic link", where, len(where))
 	}
 	s := &socket{network: network, address: where}
 	if err := s.connect(context.Background()); err != nil {
@@ -45,9 +45,9 @@ func Open(address string) (*TPM, error) {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 			return nil, fmt.Errorf("identity: no TPM at %s: is the software TPM running? %w", address, err)
 		case errors.Is(err, fs.ErrPermission):
-			return nil, fmt.Errorf("identity: no permission to use the TPM at %s: run as its owner or as root: %w", address, err)
+			return nil, fmt.Errorf("identity: no permission to use the TPM at %s: run as the socket's owner or as root: %w", address, err)
 		}
-		return nil, fmt.Errorf("identity: TPM at %s: %w", address, err)
+		return nil, fmt.Errorf("identity: connecting to the TPM at %s: %w", address, err)
 	}
 	s.idle()
 	return newTPM(s, false, true), nil
@@ -59,7 +59,7 @@ func parseAddress(a string) (network, where string, err error) {
 	}
 	if host, ok := strings.CutPrefix(a, "tcp:"); ok {
 		if _, _, err := net.SplitHostPort(host); err != nil {
-			return "", "", fmt.Errorf("identity: TPM address %q: tcp:host:port was expected: %w", a, err)
+			return "", "", fmt.Errorf("identity: malformed TPM address %q: write it as tcp:host:port: %w", a, err)
 		}
 		return "tcp", host, nil
 	}
@@ -73,18 +73,18 @@ func parseAddress(a string) (network, where string, err error) {
 		return "", "", fmt.Errorf("identity: TPM address %q is neither a character device nor a socket", a)
 	}
 	if strings.ContainsRune(a, '/') {
-		return "device", a, nil // not there, or not to be seen: opening it tells
+		return "device", a, nil // missing or not visible: opening it gives the error
 	}
 	if host, port, err := net.SplitHostPort(a); err == nil && host != "" && port != "" {
 		return "tcp", a, nil
 	}
-	return "", "", fmt.Errorf("identity: TPM address %q: /dev/tpmrm0, unix:/path or tcp:host:port was expected", a)
+	return "", "", fmt.Errorf("identity: malformed TPM address %q: write it as /dev/tpmrm0, unix:/path or tcp:host:port", a)
 }
 
 func openDevice(path string) (*TPM, error) {
 	d := &device{open: func() (io.ReadWriteCloser, error) {
-		// Without O_NONBLOCK, so that the kernel answers each write before
-		// it returns, and without Go's poller, which would set it.
+		// Without O_NONBLOCK, so that the kernel completes each command before
+		// write returns, and without Go's poller, which would set O_NONBLOCK.
 		fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
@@ -101,16 +101,16 @@ func openDevice(path string) (*TPM, error) {
 		case errors.Is(err, fs.ErrPermission):
 			return nil, fmt.Errorf("identity: no permission to use the TPM at %s: add this user to the group tss, or run as root: %w", path, err)
 		case errors.Is(err, syscall.EBUSY):
-			return nil, fmt.Errorf("identity: the TPM at %s is in use by another program: use /dev/tpmrm0, which can be shared: %w", path, err)
+			return nil, fmt.Errorf("identity: another program uses the TPM at %s: use /dev/tpmrm0, which can be shared: %w", path, err)
 		}
-		return nil, fmt.Errorf("identity: TPM: %w", err)
+		return nil, fmt.Errorf("identity: opening the TPM: %w", err)
 	}
 	managed := strings.HasPrefix(filepath.Base(path), "tpmrm")
 	return newTPM(d, managed, false), nil
 }
 
-// is12 asks the kernel whether the device that has no resource manager is a
-// TPM 1.2.
+// is12 reports whether the kernel knows the missing resource manager device as a TPM
+// 1.2.
 func is12(path string) bool {
 	n, ok := strings.CutPrefix(filepath.Base(path), "tpmrm")
 	if !ok {

@@ -36,9 +36,9 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		{"unix:" + filepath.Join(dir, "none.sock"), fs.ErrNotExist, "software TPM running"},
 		{dead, syscall.ECONNREFUSED, "software TPM running"},
 		{dir, nil, "neither"},
-		{"", nil, "was expected"},
-		{"nonsense", nil, "was expected"},
-		{"unix:", nil, "was expected"},
+		{"", nil, "malformed TPM address"},
+		{"nonsense", nil, "malformed TPM address"},
+		{"unix:", nil, "malformed TPM address"},
 		{"tcp:localhost", nil, "tcp:host:port"},
 		{"unix:/" + strings.Repeat("x", 120), nil, "107"},
 	} {
@@ -103,7 +103,7 @@ func TestForeignServersAreRefused(t *testing.T) {
 		want   error
 		says   string
 	}{
-		{"TPM 1.2", []byte{0x00, 0xC4, 0, 0, 0, 10, 0, 0, 0, 0x1E}, ErrTPM12, "TPM 2.0 is needed"},
+		{"TPM 1.2", []byte{0x00, 0xC4, 0, 0, 0, 10, 0, 0, 0, 0x1E}, ErrTPM12, "TPM 2.0 is required"},
 		{"another protocol", []byte("HTTP/1.1 400 Bad Request\r\n"), nil, "is this a TPM?"},
 		{"a response of 4 GB", []byte{0x80, 1, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0}, nil, "is this a TPM?"},
 		{"another tag", []byte{0x80, 9, 0, 0, 0, 10, 0, 0, 0, 0}, nil, "is this a TPM?"},

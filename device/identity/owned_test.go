@@ -135,7 +135,7 @@ func TestCertificateThatCannotBeReadIsNotOneThatIsMissing(t *testing.T) {
 				return err
 			}
 			return s.DefineNV(0x01C00002, []byte("x"), tpm2.TPMANV{PolicyRead: true, PPWrite: true, PlatformCreate: true, NoDA: true})
-		}, tcg.CertificateUnreadable, "without a policy"},
+		}, tcg.CertificateUnreadable, "only with a policy"},
 		{"by the owner, who has a password", func(s *swtpm.TPM) error {
 			if err := s.DeleteNV(0x01C00002); err != nil {
 				return err

@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Persistent handles that the TCG keeps for device identities and attestation
-// keys (Registry of Reserved TPM 2.0 Handles and Localities). Keep looks in
-// the first keepRange of them.
+// Persistent handles that the TCG reserves for device identities and attestation keys
+// (Registry of Reserved TPM 2.0 Handles and Localities). Keep uses the first keepRange of
+// them.
 const (
 	FirstDevIDHandle = 0x81020000
 	LastDevIDHandle  = 0x8102FFFF
@@ -21,20 +21,20 @@ const (
 // ErrHandleTaken means that another key is at the persistent handle.
 var ErrHandleTaken = errors.New("identity: another key is at that persistent handle")
 
-// ErrOwnerAuth means that the owner hierarchy has an authorisation value, so
-// that only who knows it stores keys in the TPM.
-var ErrOwnerAuth = errors.New("identity: the TPM's owner hierarchy has a password, which storing a key needs: store it with tpm2_evictcontrol")
+// ErrOwnerAuth means that the owner hierarchy has an authorisation value, which storing a
+// key requires.
+var ErrOwnerAuth = errors.New("identity: storing a key requires the password of the TPM's owner hierarchy: store it with tpm2_evictcontrol")
 
-// Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that
-// know keys by handles alone, and returns where it is. It is the same key with the
-// same attributes: who may use the TPM may use it, as they may make it from its
-// template. handle 0: where it is already, or else the first free one from
-// FirstDevIDHandle on. TPM2_Clear takes it away again.
+// Keep makes the IDevID key persistent (TPM2_EvictControl), for programs that need a
+// handle, and returns the handle. The key keeps its attributes: every program that can
+// access the TPM can use it, and could also make it from its template. If handle is 0,
+// Keep uses the handle where the key already is, or else the first free one from
+// FirstDevIDHandle on. TPM2_Clear removes the key.
 //
 // Errors: ErrHandleTaken, ErrOwnerAuth.
 func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	if handle != 0 && (handle < FirstDevIDHandle || handle > LastDevIDHandle) {
-		return 0, fmt.Errorf("identity: 0x%08X is not one of 0x%08X to 0x%08X, which are for device identities", handle, uint32(FirstDevIDHandle), uint32(LastDevIDHandle))
+		return 0, fmt.Errorf("identity: the handle 0x%08X is not for device identities; use 0x%08X to 0x%08X", handle, uint32(FirstDevIDHandle), uint32(LastDevIDHandle))
 	}
 	end, err := s.ring.begin(ctx, OpMakeKeys)
 	if err != nil {
@@ -49,9 +49,9 @@ func (s *Signer) Keep(ctx context.Context, handle uint32) (uint32, error) {
 	return at, s.ring.explain(err)
 }
 
-// Drop takes the IDevID key out of the persistent handle, or of all that Keep
-// would have chosen where handle is 0, and returns how many there were. Other
-// keys stay.
+// Drop removes the IDevID key from the persistent handle, or, if handle is 0, from all
+// handles that Keep may choose. It returns the number of removed handles. Other keys
+// stay.
 func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	end, err := s.ring.begin(ctx, OpRelease)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *Signer) Drop(ctx context.Context, handle uint32) (int, error) {
 	return n, nil
 }
 
-// kept finds the handle to use, and whether the key is there already.
+// kept returns the handle to use, and whether the key is already there.
 func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	first, last := handle, handle
 	if handle == 0 {
@@ -105,7 +105,7 @@ func (s *Signer) kept(handle uint32) (at uint32, there bool, err error) {
 	return at, false, nil
 }
 
-// nameAt is the TPM name of what is at a persistent handle; nil: nothing.
+// nameAt is the TPM name of the object at a persistent handle; nil if it is free.
 func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	rsp, err := run(s.ring.t, tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(handle)})
 	if err != nil && isGone(err) {
@@ -117,8 +117,8 @@ func (s *Signer) nameAt(handle uint32) ([]byte, error) {
 	return rsp.Name.Buffer, nil
 }
 
-// evict moves the key at from to the persistent handle to, or, where they are
-// the same, away.
+// evict copies the key at from to the persistent handle to. If both are the same, it
+// removes the key.
 func (s *Signer) evict(from, to uint32) error {
 	_, err := run(s.ring.t, tpm2.EvictControl{
 		Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},

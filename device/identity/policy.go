@@ -10,26 +10,25 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// nonceSize is the size of our session nonces, in bytes.
+// nonceSize is the size of session nonces, in bytes.
 const nonceSize = 16
 
-// endorsement is the endorsement hierarchy, authorised. Its authorisation
-// value is empty on nearly all machines; one that is not is proven by HMAC
-// and never sent.
+// endorsement is the endorsement hierarchy with its authorisation. The authorisation value
+// is empty on nearly all machines. Otherwise an HMAC proves it, and it is not sent.
 func (r *ring) endorsement() tpm2.AuthHandle {
 	auth := bytes.TrimRight(r.endAuth, "\x00") // as the TPM stores it (Part 1, 19.6.5)
 	session := tpm2.PasswordAuth(auth)
-	// go-tpm cuts an HMAC key at its first zero byte: such a value has to be
-	// sent as it is.
+	// go-tpm cuts an HMAC key at its first zero byte, so a value with a zero byte
+	// must be sent as a password.
 	if len(auth) > 0 && !bytes.Contains(auth, []byte{0}) {
 		session = tpm2.HMAC(tpm2.TPMAlgSHA256, nonceSize, tpm2.Auth(auth))
 	}
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Name: tpm2.HandleName(tpm2.TPMRHEndorsement), Auth: session}
 }
 
-// policy returns a policy session that is started for one command and ends
-// with it: PolicySecret(endorsement), then, unless they are zero and nil,
-// PolicyCommandCode(code) and PolicyOR(branches).
+// policy returns a policy session for one command, which ends with the command:
+// PolicySecret(endorsement), then PolicyCommandCode(code) unless code is zero, and
+// PolicyOR(branches) unless branches is nil.
 func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options ...tpm2.AuthOption) tpm2.Session {
 	callback := func(_ transport.TPM, session tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
 		_, err := run(r.t, tpm2.PolicySecret{AuthHandle: r.endorsement(), PolicySession: session})
@@ -55,25 +54,23 @@ func (r *ring) policy(alg tcg.AlgID, code tpm2.TPMCC, branches [][]byte, options
 	return tpm2.Policy(tpm2.TPMIAlgHash(alg), nonceSize, callback, options...)
 }
 
-// user authorises the USER role of a key by its policy, with the branch that
-// needs the endorsement hierarchy's authorisation alone (DevID 7.3.6.1).
+// user authorises the USER role of a key by its policy, with the branch that requires only
+// the endorsement hierarchy's authorisation (DevID 7.3.6.1).
 //
-// The key's own empty password would do too, for three commands less. But the
-// templates do not set noDA, so a TPM protects such a password from guessing:
-// once it was used, a loss of power counts as a guess (Part 1, 19.8.6), and
-// after a few the TPM refuses the key. A policy that asks for no password of
-// the key is neither counted nor refused.
+// The key's own empty password would work too, with three commands less. But the templates
+// do not set noDA, so dictionary attack protection applies: after its use, a power loss
+// counts as a failure (Part 1, 19.8.6), and after a few failures the TPM refuses the key.
+// A policy without the key's password is neither counted nor refused.
 func (r *ring) user(k *key) tpm2.Session {
 	return r.policy(k.public.NameAlg, 0, k.template.PolicyBranches)
 }
 
-// errEKPolicy: an endorsement key that only its maker can use.
-var errEKPolicy = errors.New("the endorsement key has a policy that the EK profile does not know")
+// errEKPolicy: only the maker can use the endorsement key.
+var errEKPolicy = errors.New("the endorsement key has a policy that is not in the EK profile")
 
-// ekSession returns what authorises the use of an endorsement key: policy A
-// for the low range (EK profile B.6), policy B for the high one, for the reason
-// that user gives. A key that a maker's own template made may have a password
-// only, which is empty.
+// ekSession returns the authorisation for an endorsement key: policy A for the low range
+// (EK profile B.6), policy B for the high range, for the reason described at user. A key
+// from a maker's own template may only allow a password, which is empty.
 func (r *ring) ekSession(ek *tcg.Public) (tpm2.Session, error) {
 	alg := ek.NameAlg
 	if _, err := alg.Hash(); err != nil {

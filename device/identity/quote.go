@@ -11,36 +11,35 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Quoted is the TPM's word on what was booted.
+// Quoted is a quote of the PCRs.
 type Quoted struct {
-	Bank      tcg.AlgID // the strongest, SHA-384 or SHA-256, into which something was measured
+	Bank      tcg.AlgID // the strongest bank with measurements, SHA-384 or SHA-256
 	PCRs      [][]byte  // values of PCR 0 to 15
-	Attest    []byte    // TPMS_ATTEST of TPM2_Quote over them
-	Signature []byte    // TPMT_SIGNATURE of it, by the IAK
+	Attest    []byte    // TPMS_ATTEST of TPM2_Quote over the PCRs
+	Signature []byte    // TPMT_SIGNATURE over Attest, by the IAK
 }
 
-// quotedPCRs is how many PCRs are quoted, from 0: those of the firmware and of
-// the static operating system (PC Client Platform TPM Profile, 3.7).
+// quotedPCRs is the number of quoted PCRs, from 0: those of the firmware and of the
+// static operating system (PC Client Platform TPM Profile, 3.7).
 const quotedPCRs = 16
 
-// ErrNoBank means that the TPM keeps no PCRs in SHA-256 or better.
-var ErrNoBank = errors.New("identity: this TPM keeps no SHA-256 PCR bank; switch it on in the firmware's setup")
+// ErrNoBank means that the TPM has no PCR bank with SHA-256 or better.
+var ErrNoBank = errors.New("identity: this TPM has no SHA-256 PCR bank; enable it in the firmware setup")
 
 // OpQuote is the operation of LoadQuote.
 const OpQuote Operation = "quote"
 
-// LoadQuote quotes PCR 0 to 15 of the best bank over a nonce (16 to 64 bytes)
-// by the IAK, which is made for it and flushed afterwards. Options.Algorithm
-// must be as it was at onboarding. It takes one TPM2_GetCapability, then one
-// TPM2_CreatePrimary, two TPM2_PCR_Read, three commands of a policy session,
-// one TPM2_Quote and one TPM2_FlushContext; and one TPM2_PCR_Read more where the
-// strongest bank is empty and there is another.
+// LoadQuote quotes PCR 0 to 15 of the best bank over a nonce (16 to 64 bytes). It makes
+// the IAK, signs with it, and flushes it. Options.Algorithm must be the same as at
+// onboarding. It takes one TPM2_GetCapability, one TPM2_CreatePrimary, two TPM2_PCR_Read,
+// three commands of a policy session, one TPM2_Quote and one TPM2_FlushContext; and one
+// more TPM2_PCR_Read if the strongest bank is empty and there is another.
 //
-// The values returned are those that were quoted: when a PCR changed in
-// between, they are read again.
+// The returned values are the quoted ones: if a PCR changes in between, they are read
+// again.
 func LoadQuote(ctx context.Context, t *TPM, o Options, nonce []byte) (*Quoted, error) {
 	if len(nonce) < 16 || len(nonce) > 64 {
-		return nil, fmt.Errorf("identity: a nonce of %d bytes, 16 to 64 are allowed", len(nonce))
+		return nil, fmt.Errorf("identity: the nonce has %d bytes; it must have 16 to 64", len(nonce))
 	}
 	end, err := t.begin(ctx, OpQuote)
 	if err != nil {
@@ -147,9 +146,9 @@ func selection(bank tcg.AlgID, pcrs []uint) tpm2.TPMLPCRSelection {
 	}}}
 }
 
-// bestBank returns the strongest bank that has PCRs. Firmware may measure into
-// one bank only and leave another, which is stronger, as it was after the reset:
-// such a bank says nothing, and is taken only where no other says more.
+// bestBank returns the strongest bank with measurements. Firmware may measure into one
+// bank only and leave a stronger one empty. An empty bank is used only if all banks are
+// empty.
 func (t *TPM) bestBank() (tcg.AlgID, error) {
 	rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1})
 	if err != nil {
@@ -179,7 +178,7 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 			return bank, nil
 		}
 	}
-	// The weakest bank, if it is not empty as well.
+	// The weakest bank, unless it is empty too.
 	last := banks[len(banks)-1]
 	if len(banks) > 1 {
 		if empty, err := t.isEmpty(last); err != nil || empty {
@@ -189,9 +188,9 @@ func (t *TPM) bestBank() (tcg.AlgID, error) {
 	return last, nil
 }
 
-// isEmpty reports whether firmware measured nothing into PCR 1 to 7 of a bank.
-// PCR 0 may begin with a locality. systemd extends a word into all banks once it
-// runs, which says nothing of the boot.
+// isEmpty reports whether the firmware measured nothing into PCR 1 to 7 of a bank. PCR 0
+// is ignored, because it may start with a locality. systemd's separator, which it extends
+// into all banks, does not count.
 func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
 	h, err := bank.Hash()
 	if err != nil {
@@ -213,7 +212,7 @@ func (t *TPM) isEmpty(bank tcg.AlgID) (bool, error) {
 	return true, nil
 }
 
-// readPCRs reads PCR 0 to 15: a TPM gives at most eight at once.
+// readPCRs reads PCR 0 to 15. A TPM returns at most eight at once.
 func (t *TPM) readPCRs(bank tcg.AlgID) ([][]byte, error) {
 	var values [][]byte
 	for len(values) < quotedPCRs {
@@ -222,7 +221,7 @@ func (t *TPM) readPCRs(bank tcg.AlgID) ([][]byte, error) {
 			return nil, err
 		}
 		if len(rsp.PCRValues.Digests) == 0 || len(values)+len(rsp.PCRValues.Digests) > quotedPCRs {
-			return nil, errors.New("TPM2_PCR_Read: another number of values than was asked for")
+			return nil, errors.New("TPM2_PCR_Read returned a wrong number of values")
 		}
 		for _, d := range rsp.PCRValues.Digests {
 			values = append(values, d.Buffer)

@@ -12,25 +12,24 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// RequestInfo is what a request says beside the keys.
+// RequestInfo is the content of a request, other than the keys.
 type RequestInfo struct {
 	Model, Serial string // of the machine, UTF-8, 1 to tcg.MaxProduct bytes each
-	EventLog      []byte // boot event log as the firmware wrote it; may be nil
+	EventLog      []byte // the firmware's event log, unchanged; may be nil
 
-	// CAData returns prodCaData, which carries the ownership proof, for the
-	// IDevID key's TPM name. nil: none. It is called once, before anything is
-	// signed, and must not use the Identity.
+	// CAData returns prodCaData, which has the ownership proof, for the IDevID
+	// key's TPM name. nil: none. It is called once, before anything is signed,
+	// and must not use the Identity.
 	CAData func(idevidName []byte) ([]byte, error)
 }
 
-// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its
-// certificates, signed by the IDevID key, with the IAK's statement that the
-// IDevID key is in the same TPM. The statement's qualifying data is the
-// SHA-256 of prodCaData, so that it holds for this ownership proof alone.
+// Request makes a TCG-CSR-IDEVID (DevID 13.1): the device's request for its certificates,
+// signed by the IDevID key. It includes the IAK's certification that the IDevID key is in
+// the same TPM. The certification's qualifying data is the SHA-256 of prodCaData, so it is
+// valid only for this ownership proof.
 //
-// What the TPM returned was verified before Request returns. An identity
-// without an EK certificate has the EK's public area (TPMT_PUBLIC) in its
-// place.
+// Request verifies what the TPM returned. If there is no EK certificate, the request has
+// the EK's public area (TPMT_PUBLIC) instead.
 func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 	var caData []byte
 	if r.CAData != nil {
@@ -84,7 +83,7 @@ func (i *Identity) Request(r RequestInfo) ([]byte, error) {
 }
 
 // EKCert is the field ekCert of a request: the EK certificate (DER), or the EK's
-// TPMT_PUBLIC where there is none.
+// TPMT_PUBLIC if there is none.
 func (k *Keys) EKCert() []byte {
 	if k.EKCertificate == nil {
 		return k.EK.Raw
@@ -92,9 +91,9 @@ func (k *Keys) EKCert() []byte {
 	return k.EKCertificate.Certificate.Raw
 }
 
-// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of
-// the IDevID key by the IAK. The first is authorised for its ADMIN role by
-// the second branch of its policy, the second for its USER role by the first.
+// certify returns the TPMS_ATTEST and the TPMT_SIGNATURE of TPM2_Certify of the IDevID
+// key by the IAK. The second branch of its policy authorises the IDevID key for the ADMIN
+// role; the first branch authorises the IAK for the USER role.
 func (i *Identity) certify(qualifying []byte) (attest, signature []byte, err error) {
 	r := i.ring
 	err = r.attempt([]*key{i.iak, i.idevid}, func() error {

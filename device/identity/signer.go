@@ -17,8 +17,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Signer is the IDevID key as a crypto.Signer, for TLS. Its methods may be
-// called from several goroutines.
+// Signer is the IDevID key as a crypto.Signer, for TLS. It is safe for concurrent use.
 type Signer struct {
 	IDevID     *tcg.Public // for reading
 	IDevIDName []byte      // its TPM name
@@ -26,12 +25,12 @@ type Signer struct {
 	ring *ring
 	key  *key
 	pub  crypto.PublicKey
-	own  bool // the ring is the signer's alone
+	own  bool // only this signer uses the ring
 }
 
-// LoadSigner makes the IDevID key alone, with one command: all that a device
-// needs once it has its certificates. Options.Algorithm must be as it was
-// then. Compare Public with the certificate's key.
+// LoadSigner makes only the IDevID key, with one command. A device that has its
+// certificates needs no more. Options.Algorithm must be the same as at onboarding.
+// Compare Public with the certificate's key.
 func LoadSigner(ctx context.Context, t *TPM, o Options) (*Signer, error) {
 	end, err := t.begin(ctx, OpMakeKeys)
 	if err != nil {
@@ -58,12 +57,12 @@ func newSigner(r *ring, k *key, own bool) (*Signer, error) {
 	return &Signer{IDevID: k.public, IDevIDName: k.name, ring: r, key: k, pub: pub, own: own}, nil
 }
 
-// Signer returns the IDevID key for TLS client authentication, a
-// crypto.Signer. It lives as long as i.
+// Signer returns the IDevID key, for TLS client authentication. It is valid until i is
+// closed.
 func (i *Identity) Signer() *Signer { return i.signer }
 
-// Close flushes the key of a Signer from LoadSigner. That of an Identity's
-// Signer stays until the Identity is closed.
+// Close flushes the key of a Signer from LoadSigner. The key of an Identity's Signer
+// stays until the Identity is closed.
 func (s *Signer) Close() error {
 	if !s.own {
 		return nil
@@ -74,18 +73,19 @@ func (s *Signer) Close() error {
 // Public returns an *ecdsa.PublicKey or *rsa.PublicKey.
 func (s *Signer) Public() crypto.PublicKey { return s.pub }
 
-// Sign signs a digest in the TPM; the first argument is not used. By an ECC
-// key: an ASN.1 Ecdsa-Sig-Value (RFC 3279 2.2.3), and the digest must be of
-// the key's own hash: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for
-// P-521, which are the pairs of TLS 1.3. By an RSA key: RSA-PSS when opts is
-// an *rsa.PSSOptions, else PKCS #1 v1.5.
+// Sign signs a digest in the TPM. The first argument is not used.
 //
-// Each signature was verified before it is returned. ErrPSSSalt: the salt is
-// not as long as opts ask for.
+// An ECC key returns an ASN.1 Ecdsa-Sig-Value (RFC 3279, 2.2.3). The digest must be from
+// the key's own hash, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384, SHA-512 for
+// P-521. An RSA key returns an RSA-PSS signature if opts is an *rsa.PSSOptions, and
+// PKCS #1 v1.5 otherwise.
+//
+// Sign verifies each signature before it returns. ErrPSSSalt: the salt does not have the
+// length in opts.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHash[opts.HashFunc()]
 	if !ok || len(digest) != opts.HashFunc().Size() {
-		return nil, fmt.Errorf("identity: a digest of %d bytes by %v cannot be signed: SHA-256, SHA-384 and SHA-512 can", len(digest), opts.HashFunc())
+		return nil, fmt.Errorf("identity: signing a digest of %d bytes from %v: only SHA-256, SHA-384 and SHA-512 are supported", len(digest), opts.HashFunc())
 	}
 	end, err := s.ring.begin(context.Background(), OpHandshake)
 	if err != nil {
@@ -98,7 +98,7 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	switch pub := s.pub.(type) {
 	case *ecdsa.PublicKey:
 		if hash != s.IDevID.SchemeHash {
-			return nil, fmt.Errorf("identity: the %s key of this TPM signs no %v digests (its scheme has one hash)", s.IDevID.Algorithm(), opts.HashFunc())
+			return nil, fmt.Errorf("identity: this TPM's %s key cannot sign %v digests, because its scheme has one hash", s.IDevID.Algorithm(), opts.HashFunc())
 		}
 		verify = func(raw []byte) (err error) {
 			out, err = verifyECDSA(pub, digest, raw)
@@ -127,10 +127,9 @@ var tpmHash = map[crypto.Hash]tcg.AlgID{
 
 type scheme struct{ alg, hash tcg.AlgID }
 
-// sign returns the TPMT_SIGNATURE of a digest by a key that is not
-// restricted, once verify accepts it. verify returns tcg.ErrSignature for a
-// signature of another key: the handle then belongs to one, and the key is
-// made again.
+// sign returns the TPMT_SIGNATURE of a digest by an unrestricted key, after verify
+// accepts it. verify returns tcg.ErrSignature for a signature by another key: the handle
+// now refers to that key, and the key is made again.
 func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) error) ([]byte, error) {
 	var out []byte
 	err := r.attempt([]*key{k}, func() error {
@@ -159,7 +158,7 @@ func (r *ring) sign(k *key, s scheme, digest []byte, verify func(raw []byte) err
 	return out, err
 }
 
-// verifyECDSA turns a TPMT_SIGNATURE into ASN.1 and verifies it.
+// verifyECDSA converts a TPMT_SIGNATURE to ASN.1 and verifies it.
 func verifyECDSA(pub *ecdsa.PublicKey, digest, raw []byte) ([]byte, error) {
 	sig, err := tcg.ParseSignature(raw)
 	if err != nil {
@@ -180,8 +179,8 @@ func verifyECDSA(pub *ecdsa.PublicKey, digest, raw []byte) ([]byte, error) {
 	return der, nil
 }
 
-// verifyRSA takes the signature out of a TPMT_SIGNATURE and verifies it; pss
-// is nil for PKCS #1 v1.5.
+// verifyRSA extracts the signature from a TPMT_SIGNATURE and verifies it. pss is nil for
+// PKCS #1 v1.5.
 func verifyRSA(pub *rsa.PublicKey, digest []byte, hash crypto.Hash, pss *rsa.PSSOptions, raw []byte) ([]byte, error) {
 	sig, err := tcg.ParseSignature(raw)
 	if err != nil {

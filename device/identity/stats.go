@@ -19,18 +19,17 @@ const (
 	OpHandshake Operation = "handshake" // signatures by a Signer
 )
 
-// Count is a number of TPM commands and the time that they took, from the
-// first byte sent to the last byte received.
+// Count is a number of TPM commands and their total time, from the first byte sent to the
+// last byte received.
 type Count struct {
 	Commands int
 	Time     time.Duration
 }
 
-// Stats says what was asked of a TPM since it was opened. Commands that failed
-// count as well.
+// Stats are the commands sent to a TPM since it was opened, including those that failed.
 type Stats struct {
 	Total       Count
-	Busy        int // how often the TPM asked for a command to be sent again; not in the counts
+	Busy        int // how often the TPM was busy and a command was sent again; not in the counts
 	ByOperation map[Operation]Count
 	ByCommand   map[string]Count // by name as in Part 3, without "TPM2_"
 }

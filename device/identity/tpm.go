@@ -13,26 +13,25 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// TPM is an open TPM 2.0. It may be used from several goroutines: each
-// operation has it to itself.
+// TPM is an open TPM 2.0. It is safe for concurrent use; operations run one at a time.
 type TPM struct {
 	link    link
-	managed bool // behind a resource manager: closing the link flushes what is ours
-	sole    bool // a socket: all that is loaded in the TPM is ours, or a dead process's
+	managed bool // behind a resource manager: closing the link flushes our objects
+	sole    bool // a socket: all loaded objects are ours, or those of a dead process
 
-	mu     sync.Mutex // held for the length of an operation; guards what follows
+	mu     sync.Mutex // held during an operation; guards the fields below
 	ctx    context.Context
 	closed bool
-	// handles are the transient objects and sessions made here and not yet
-	// flushed; true while a key owns it.
+	// handles are the transient objects and sessions that were made here and not
+	// yet flushed. The value is true while a key owns the handle.
 	handles map[uint32]bool
-	// lost: the response of a command that makes a handle was lost, so there
-	// may be one that we do not know.
+	// lost means that the response of a command that makes a handle was lost, so an
+	// unknown handle may exist.
 	lost bool
-	// generation changes when handles may have lost their meaning.
+	// generation changes when handles may have become invalid.
 	generation int
 	refused    uint32 // code of the last command that the TPM answered with an error
-	nvChunk    uint16 // bytes that one NV_Read may ask for
+	nvChunk    uint16 // maximum size of one NV_Read, in bytes
 
 	operation Operation // guarded by mu; read by count, which runs under it
 	statsMu   sync.Mutex
@@ -43,7 +42,7 @@ func newTPM(l link, managed, sole bool) *TPM {
 	return &TPM{link: l, managed: managed, sole: sole, handles: make(map[uint32]bool), nvChunk: nvChunks[0]}
 }
 
-// begin starts an operation; the function that it returns ends it.
+// begin starts an operation. The returned function ends it.
 func (t *TPM) begin(ctx context.Context, op Operation) (end func(), err error) {
 	t.mu.Lock()
 	if t.closed {
@@ -58,8 +57,8 @@ func (t *TPM) begin(ctx context.Context, op Operation) (end func(), err error) {
 	}, nil
 }
 
-// Close flushes every object and session that was made through t, and closes
-// it. Closing twice is no error.
+// Close flushes every object and session that was made through t, and closes it. A
+// second Close does nothing.
 func (t *TPM) Close() error {
 	end, err := t.begin(context.Background(), OpRelease)
 	if err != nil {
@@ -68,15 +67,15 @@ func (t *TPM) Close() error {
 	defer end()
 	t.forget()
 	var tidied error
-	if !t.managed { // a resource manager flushes by itself
+	if !t.managed { // a resource manager flushes them itself
 		tidied = t.tidy()
 	}
 	t.closed = true
 	return errors.Join(tidied, t.link.close())
 }
 
-// forget gives up every handle, because some have lost their meaning. Those
-// that have not are flushed by tidy.
+// forget disowns every handle, because some have become invalid. tidy flushes those
+// that are still valid.
 func (t *TPM) forget() {
 	for h := range t.handles {
 		t.handles[h] = false
@@ -84,15 +83,15 @@ func (t *TPM) forget() {
 	t.generation++
 }
 
-// wire is a TPM as a transport of go-tpm, during an operation.
+// wire is the TPM as a transport for go-tpm, during an operation.
 type wire struct{ t *TPM }
 
-// Send sends one marshalled command and returns its response. A TPM that is
-// busy is asked again for some seconds.
+// Send sends one marshalled command and returns its response. If the TPM is busy, it
+// retries for some seconds.
 func (w wire) Send(cmd []byte) ([]byte, error) {
 	t := w.t
 	if len(cmd) < 10 {
-		return nil, errors.New("identity: a command without a header")
+		return nil, errors.New("identity: the command is too short for a header")
 	}
 	wait := 2 * time.Millisecond
 	for again := false; ; again = true {
@@ -106,7 +105,7 @@ func (w wire) Send(cmd []byte) ([]byte, error) {
 			return rsp, nil
 		}
 		if wait > 3*time.Second {
-			return rsp, nil // over 4 seconds were waited in all
+			return rsp, nil // after more than 4 seconds in all
 		}
 		select {
 		case <-t.ctx.Done():
@@ -140,22 +139,22 @@ func (t *TPM) send(cmd []byte, again bool) ([]byte, error) {
 // checkResponse checks a response's header (Part 1, 18.2).
 func checkResponse(rsp []byte) error {
 	if len(rsp) < 10 {
-		return fmt.Errorf("identity: a response of %d bytes: is this a TPM?", len(rsp))
+		return fmt.Errorf("identity: the response has only %d bytes: is this a TPM?", len(rsp))
 	}
 	tag, size := binary.BigEndian.Uint16(rsp), binary.BigEndian.Uint32(rsp[2:])
 	if tag == tagRspCommand12 {
 		return ErrTPM12
 	}
 	if tag != tagNoSessions && tag != tagSessions || uint64(size) != uint64(len(rsp)) {
-		return fmt.Errorf("identity: a malformed response (tag 0x%04X, %d of %d bytes): is this a TPM?", tag, len(rsp), size)
+		return fmt.Errorf("identity: the response is malformed (tag 0x%04X, %d of %d bytes): is this a TPM?", tag, len(rsp), size)
 	}
 	return nil
 }
 
-// broken takes note of a response that was lost.
+// broken records that a response was lost.
 func (t *TPM) broken(c command) {
 	if t.managed {
-		// The link was closed, so the resource manager flushed our handles.
+		// Closing the link makes the resource manager flush our handles.
 		t.link.close()
 		clear(t.handles)
 		t.generation++
@@ -165,7 +164,7 @@ func (t *TPM) broken(c command) {
 	t.lost = t.lost || c.makes
 }
 
-// track keeps t.handles true to what the TPM holds.
+// track keeps t.handles equal to the handles in the TPM.
 func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	if binary.BigEndian.Uint32(rsp[6:]) != 0 {
 		t.refused = code
@@ -175,7 +174,7 @@ func (t *TPM) track(code uint32, c command, cmd, rsp []byte) {
 	case c.makes && len(rsp) >= 14:
 		handle := binary.BigEndian.Uint32(rsp[10:])
 		if t.handles[handle] {
-			t.forget() // the TPM was reset, or it would not give out a handle in use
+			t.forget() // the TPM returned a handle in use, so it was reset
 		}
 		t.handles[handle] = false
 	case c.makes:
@@ -201,8 +200,8 @@ func run[R any](t *TPM, cmd tpm2.Command[R, *R], sessions ...tpm2.Session) (rsp 
 	return rsp, nil
 }
 
-// guarded calls f, which reads what the TPM sent by go-tpm's reflection: a
-// response that nobody thought of is to be an error and not a panic.
+// guarded calls f, which decodes a response with go-tpm's reflection. It turns a panic
+// about an unexpected response into an error.
 func guarded(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -218,8 +217,8 @@ func marshalSignature(s tpm2.TPMTSignature) (raw []byte, err error) {
 	return raw, err
 }
 
-// flush flushes one handle, with a second try on a link that failed. A handle
-// that is gone already is no error.
+// flush flushes one handle. It tries twice if the link fails. A handle that no longer
+// exists is not an error.
 func (t *TPM) flush(handle uint32) error {
 	var err error
 	for range 2 {
@@ -236,12 +235,12 @@ func (t *TPM) flush(handle uint32) error {
 	return nil
 }
 
-// tidyTimeout bounds what cleaning up after a failure may take: a TPM may
-// first have to finish a key that nobody waits for any more.
+// tidyTimeout bounds the cleanup after a failure: the TPM may first have to finish making
+// a key for a cancelled command.
 const tidyTimeout = time.Minute
 
-// tidy flushes what no key owns: what failed commands left behind. It works
-// to the end even when the operation's context has ended.
+// tidy flushes the handles that no key owns, which failed commands left behind. It
+// continues even if the operation's context has ended.
 func (t *TPM) tidy() error {
 	ctx, op := t.ctx, t.operation
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
@@ -261,15 +260,15 @@ func (t *TPM) tidy() error {
 	return errors.Join(errs...)
 }
 
-// sweep flushes every transient object and loaded session that no key owns,
-// whoever made it, and returns how many there were. Only for a TPM that is
-// ours alone.
+// sweep flushes every transient object and loaded session that no key owns, including
+// those of other processes, and returns their number. Call it only if no other program
+// uses the TPM.
 func (t *TPM) sweep() (int, error) {
 	n := 0
 	var errs []error
 	for _, kind := range []uint32{htTransient, htHMACSession} { // the latter lists all loaded sessions
 		handles, err := t.listHandles(kind<<24, func(uint32) bool { return true })
-		if err != nil { // a second try on a link that failed
+		if err != nil { // second try, on a new link
 			handles, err = t.listHandles(kind<<24, func(uint32) bool { return true })
 		}
 		errs = append(errs, err)
@@ -287,10 +286,10 @@ func (t *TPM) sweep() (int, error) {
 	return n, err
 }
 
-// listHandles returns the handles of first's type from first on, in order,
-// for as long as keep says so, asking for more while there are more.
+// listHandles returns the handles of first's type, in order, from first up to the first
+// one for which keep is false. It asks repeatedly while there are more.
 func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error) {
-	const page = 254 // as many as fit MAX_CAP_BUFFER
+	const page = 254 // the maximum in MAX_CAP_BUFFER
 	var out []uint32
 	for {
 		rsp, err := run(t, tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: page})
@@ -300,11 +299,11 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 		var list *tpm2.TPMLHandle
 		err = guarded(func() (err error) { list, err = rsp.CapabilityData.Data.Handles(); return err })
 		if err != nil || list == nil {
-			return nil, fmt.Errorf("TPM2_GetCapability: no list of handles (%v)", err)
+			return nil, fmt.Errorf("TPM2_GetCapability: the response has no list of handles (%v)", err)
 		}
 		for _, h := range list.Handle {
 			if uint32(h) < first {
-				return nil, errors.New("TPM2_GetCapability: handles out of order")
+				return nil, errors.New("TPM2_GetCapability: the handles are not in order")
 			}
 			if !keep(uint32(h)) {
 				return out, nil
@@ -315,14 +314,14 @@ func (t *TPM) listHandles(first uint32, keep func(uint32) bool) ([]uint32, error
 			return slices.Compact(out), nil
 		}
 		if len(out) > 4096 {
-			return nil, errors.New("TPM2_GetCapability: more handles than a TPM has")
+			return nil, errors.New("TPM2_GetCapability: the TPM lists too many handles")
 		}
 		first = out[len(out)-1] + 1
 	}
 }
 
-// Raw calls f with the TPM as a transport of go-tpm, to itself. What f makes in
-// the TPM is flushed afterwards.
+// Raw calls f with the TPM as a transport for go-tpm, with no other operation at the same
+// time. Objects that f makes are flushed afterwards.
 func (t *TPM) Raw(ctx context.Context, f func(transport.TPM) error) error {
 	end, err := t.begin(ctx, OpRelease)
 	if err != nil {

@@ -425,7 +425,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: at}
-	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "is not a socket") {
 		t.Errorf("a file: %v", err)
 	}
 	os.Remove(at)

@@ -1,6 +1,6 @@
-// Package logs keeps a device's lines until its hub has them. Lines are kept
-// in memory, bounded: whoever writes one never waits, and when the hub is away
-// for too long the oldest are dropped, and how many is said.
+// Package logs keeps a device's log lines until the hub has them. The lines are in
+// memory and bounded. A writer never waits. If the hub is away for too long, the oldest
+// lines are dropped, and a line says how many.
 package logs
 
 import (
@@ -16,26 +16,27 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of one report: what the hub's other devices keep to, and it too.
+// Bounds of one request.
 const (
 	batchLines = 200
 	batchBytes = 256 << 10
-	maxMessage = 8 << 10 // bytes of one line; the rest is cut off
+	maxMessage = 8 << 10 // bytes of one line; the rest is dropped
 	perLine    = 200     // bytes of JSON around a message, at most
 )
 
-// Bounds of what is kept.
+// Bounds of the kept lines.
 const (
 	keepLines = 10_000
 	keepBytes = 2 << 20
 )
 
-// Conn sends to the hub, and returns the answer 200.
+// Conn sends a request to the hub. It returns the body of an answer 200; any other
+// answer is an error.
 type Conn interface {
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
 }
 
-// Line is one, as the hub takes it.
+// Line is a log line in the hub's format.
 type Line struct {
 	Sec      int64  `json:"tsec"`
 	Nano     int64  `json:"tnano"`
@@ -51,7 +52,7 @@ func (l *Line) size() int { return len(l.Message) + len(l.Source) + perLine }
 // Log keeps lines. The zero value is ready. Its methods may be called from
 // several goroutines.
 type Log struct {
-	// Rev, if set, says which revision runs.
+	// Rev, if set, returns the running revision.
 	Rev func() string
 
 	mu    sync.Mutex
@@ -91,12 +92,12 @@ func (l *Log) drop(n int) {
 	l.lines = l.lines[n:]
 	l.first += int64(n)
 	if cap(l.lines) > 4*keepLines || len(l.lines) == 0 {
-		l.lines = append([]Line(nil), l.lines...) // lets go of what was dropped
+		l.lines = append([]Line(nil), l.lines...) // frees the memory of dropped lines
 	}
 }
 
-// batch returns the oldest lines, at most n, and the number of the first. How
-// many were dropped is told first.
+// batch returns the oldest lines, at most n, and the number of the first one. If lines
+// were dropped, a first line says how many.
 func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,13 +111,13 @@ func (l *Log) batch(n int) (lines []Line, first int64, lost int) {
 	if l.lost > 0 && len(lines) > 0 {
 		note := lines[0]
 		note.Level, note.Source = "WARN", "gangway-agent"
-		note.Message = fmt.Sprintf("%d lines before this one were dropped: the hub was not to be reached, or there were too many.", l.lost)
+		note.Message = fmt.Sprintf("%d lines before this one were dropped: the hub could not be reached, or there were too many.", l.lost)
 		lines = append([]Line{note}, lines...)
 	}
 	return lines, l.first, l.lost
 }
 
-// sent removes what the hub has, but for what was dropped meanwhile.
+// sent removes n lines, which the hub now has, except those already dropped.
 func (l *Log) sent(first int64, n, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -126,14 +127,14 @@ func (l *Log) sent(first int64, n, lost int) {
 	}
 }
 
-// every is how long lines are gathered.
+// every is how long lines are collected before they are sent.
 const every = time.Second
 
-// Run sends until ctx ends. Lines that the hub does not take, though it is
-// there, are sent one by one, and dropped then.
+// Run sends lines until ctx ends. If the hub refuses a batch, its lines are sent one by
+// one, and a refused line is dropped.
 func (l *Log) Run(ctx context.Context, conn Conn) error {
 	wait := every
-	singles := 0 // lines of a batch that was refused, which are left to send one by one
+	singles := 0 // lines of a refused batch that remain to be sent one by one
 	for {
 		select {
 		case <-ctx.Done():
@@ -174,7 +175,8 @@ func (l *Log) Run(ctx context.Context, conn Conn) error {
 	}
 }
 
-// refused says that the lines are at fault, and not the hub or the sign-in.
+// refused reports whether the hub refused the lines themselves. Failures of the hub or
+// of the authentication do not count.
 func refused(err error) bool {
 	var no interface {
 		HTTPStatus() int

@@ -91,6 +91,7 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 // While the hub is away nobody waits and the memory does not grow; then the
 // newest lines arrive in their order, each once, and the loss is told.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
+	t.Parallel()
 	l, s := new(Log), &store{away: true}
 	running(t, l, s)
 	const all = 3 * keepLines
@@ -136,6 +137,7 @@ func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 
 // A line that the hub refuses costs itself alone.
 func TestRefusedLineCostsItselfAlone(t *testing.T) {
+	t.Parallel()
 	l, s := new(Log), &store{poison: "poison"}
 	for i := range 20 {
 		l.Add("INFO", "test", fmt.Sprintf("line %d", i))
@@ -154,6 +156,7 @@ func TestRefusedLineCostsItselfAlone(t *testing.T) {
 
 // A file is followed through being moved away, exchanged and cut, from its end.
 func TestFileIsFollowedThroughRotation(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "app.log")
 	appendTo := func(text string) {
 		t.Helper()
@@ -209,6 +212,7 @@ func TestFileIsFollowedThroughRotation(t *testing.T) {
 // Standard input is read to its end; of a line without end the beginning is
 // kept.
 func TestReaderIsReadToItsEnd(t *testing.T) {
+	t.Parallel()
 	l := new(Log)
 	l.Read(strings.NewReader("one\r\n\n"+strings.Repeat("x", 3*maxMessage)+"\nlast"), "stdin")
 	if len(l.lines) != 3 || l.lines[0].Message != "one" || len(l.lines[1].Message) > maxMessage+10 || l.lines[2].Message != "last" {
@@ -218,6 +222,7 @@ func TestReaderIsReadToItsEnd(t *testing.T) {
 
 // A pipe in the place of a file makes nobody wait.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	tl := tail{log: new(Log), path: dir}
 	tl.open(true)
@@ -232,6 +237,7 @@ func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 
 // Datagrams to the socket are lines; a file in its place is not removed.
 func TestSocketTakesLines(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("", "log")
 	if err != nil {
 		t.Fatal(err)

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// Follow keeps the lines that are appended to a file, as tail -F does: from its
-// end if it is there already, from its beginning when it comes later or is
-// exchanged. It returns when ctx ends.
+// Follow adds the lines that are appended to a file, as tail -F does. It starts at the
+// end of an existing file, and at the beginning of a file that is created or replaced
+// later. It returns when ctx ends.
 func (l *Log) Follow(ctx context.Context, path string) error {
 	t := tail{log: l, path: path}
 	t.open(true)
@@ -34,17 +34,17 @@ func (l *Log) Follow(ctx context.Context, path string) error {
 	}
 }
 
-// tail is a file that is followed.
+// tail is a followed file.
 type tail struct {
 	log  *Log
 	path string
-	file *os.File // nil: not there
+	file *os.File // nil: missing
 	at   int64
-	rest []byte // of a line that has no end yet
-	skip bool   // the rest of a line that was too long
+	rest []byte // the beginning of an incomplete line
+	skip bool   // skip the rest of a line that was too long
 }
 
-// open opens a regular file; a pipe in its place must not make anybody wait.
+// open opens a regular file. It does not block on a pipe.
 func (t *tail) open(atEnd bool) {
 	file, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -68,11 +68,11 @@ func (t *tail) shut() {
 	}
 }
 
-// most is what is read of a file in one go, in bytes: a flood in one does not
-// keep the others waiting.
+// most bounds one read of a file, in bytes, so that a fast-growing file does not delay
+// the others.
 const most = 256 << 10
 
-// read reads what is new.
+// read reads the new part of the file.
 func (t *tail) read() {
 	if t.file == nil {
 		if t.open(false); t.file == nil {
@@ -80,7 +80,7 @@ func (t *tail) read() {
 		}
 	}
 	info, err := t.file.Stat()
-	if err == nil && info.Size() < t.at { // it was cut
+	if err == nil && info.Size() < t.at { // the file was truncated
 		t.at, t.rest, t.skip = 0, nil, false
 	}
 	buf := make([]byte, 16<<10)
@@ -96,14 +96,14 @@ func (t *tail) read() {
 	now, err := os.Stat(t.path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info != nil && !os.SameFile(now, info) {
 		if end, err := t.file.Stat(); err == nil && end.Size() > t.at {
-			return // the old one is read to its end first
+			return // read the old file to its end first
 		}
 		t.take([]byte("\n"))
 		t.shut()
 	}
 }
 
-// take splits into lines.
+// take splits bytes into lines.
 func (t *tail) take(b []byte) {
 	for _, c := range b {
 		switch {
@@ -118,13 +118,13 @@ func (t *tail) take(b []byte) {
 	}
 }
 
-// Listen keeps each datagram to a Unix socket at path as a line. One that
-// begins with a syslog priority, <N>, has its level from it. The socket is
-// for the owner and its group; it is removed when ctx ends.
+// Listen adds each datagram to a Unix socket at path as a line. A syslog priority at
+// the beginning, <N>, sets the level. Only the owner and its group can use the socket.
+// It is removed when ctx ends.
 func (l *Log) Listen(ctx context.Context, path string) error {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
-			return fmt.Errorf("logs: %s is there, and no socket", path)
+			return fmt.Errorf("logs: %s exists and is not a socket; remove it or use another path", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("logs: %w", err)
@@ -157,7 +157,7 @@ func (l *Log) Listen(ctx context.Context, path string) error {
 	}
 }
 
-// priority takes syslog's <facility*8+severity> off (RFC 3164 4.1.1).
+// priority splits off syslog's <facility*8+severity> (RFC 3164, 4.1.1).
 func priority(s string) (level, text string) {
 	rest, ok := strings.CutPrefix(s, "<")
 	digits, text, found := strings.Cut(rest, ">")
@@ -168,8 +168,8 @@ func priority(s string) (level, text string) {
 	return []string{"ERROR", "ERROR", "ERROR", "ERROR", "WARN", "INFO", "INFO", "DEBUG"}[n%8], text
 }
 
-// Read keeps the lines of r until it ends. Reading is not ended by anybody
-// else: it is for standard input.
+// Read adds the lines of r until r ends. It cannot be cancelled; it is for standard
+// input.
 func (l *Log) Read(r io.Reader, source string) {
 	in := bufio.NewReaderSize(r, maxMessage)
 	for {
@@ -178,7 +178,7 @@ func (l *Log) Read(r io.Reader, source string) {
 			return
 		}
 		l.Add("INFO", source, string(line))
-		for more && err == nil { // of a line that is too long the beginning is kept
+		for more && err == nil { // drop the rest of a line that is too long
 			_, more, err = in.ReadLine()
 		}
 	}

@@ -13,17 +13,16 @@ import (
 	"gangway/wire/trail"
 )
 
-// maxTries is how often a call of the hook is begun in one phase. More than
-// one means that the agent was killed, or the machine lost its power, in it:
-// after so many the revision is to blame.
+// maxTries is how often a call of the hook is started in one phase. A second start
+// means that the agent was killed or the machine lost power during the first. After
+// maxTries, the revision counts as the cause.
 const maxTries = 3
 
-// maxRollbacks is the same for rolling back, after which nothing is left to do
-// but to call for a person.
+// maxRollbacks is the same for rolling back. After that, a person must repair the
+// machine.
 const maxRollbacks = 10
 
-// advance does the next thing for the step under way, and says how long to
-// wait after it.
+// advance does the next action of the current work and returns the pause after it.
 func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	switch w := f.journal.Step; w.Phase {
 	case queued:
@@ -41,15 +40,15 @@ func (f *Follower) advance(ctx context.Context) (time.Duration, error) {
 	case ended:
 		return 0, f.finish(ctx)
 	default:
-		return 0, diskError(fmt.Errorf("the journal's phase %q is none of this version's", w.Phase))
+		return 0, diskError(fmt.Errorf("unknown journal phase %q", w.Phase))
 	}
 }
 
-// fetch downloads and lays out. Nothing is installed yet, so a step that its
-// owner took back is simply dropped.
+// fetch downloads the revision and lays it out. Nothing is installed yet, so if the
+// owner withdraws the revision, it is only dropped.
 func (f *Follower) fetch(ctx context.Context) error {
 	w := f.journal.Step
-	err := f.report(ctx, w.Rev, "QUEUED", 5, "Taken by the device.", nil)
+	err := f.report(ctx, w.Rev, "QUEUED", 5, "Accepted by the device.", nil)
 	if err == nil {
 		err = f.confirm(ctx)
 	}
@@ -57,14 +56,14 @@ func (f *Follower) fetch(ctx context.Context) error {
 		err = f.prepare(ctx, f.journal.Step.revision)
 	}
 	if err == nil {
-		err = f.report(ctx, w.Rev, "INPROGRESS", 50, "Being installed.", nil)
+		err = f.report(ctx, w.Rev, "INPROGRESS", 50, "Installing.", nil)
 	}
 	var gone *abandoned
 	switch {
 	case errors.As(err, &gone):
 		return f.end(gone.outcome, gone.reason)
 	case withdrawn(err):
-		f.say("Revision %d is not wanted any more.", w.Rev)
+		f.say("Revision %d was withdrawn.", w.Rev)
 		return f.drop()
 	case err != nil:
 		return err
@@ -72,8 +71,8 @@ func (f *Follower) fetch(ctx context.Context) error {
 	return f.enter(installing, nil)
 }
 
-// confirm takes the state as it is now that the step is taken: until then its
-// owner may have exchanged it.
+// confirm gets the state again, now that the revision is accepted: the owner may have
+// replaced it until then.
 func (f *Follower) confirm(ctx context.Context) error {
 	w := f.journal.Step
 	text, err := f.conn.Do(ctx, http.MethodGet, fmt.Sprintf("/trails/%s/steps/%d/state", f.cfg.Device, w.Rev), nil, trail.MaxAnswer)
@@ -91,7 +90,8 @@ func (f *Follower) confirm(ctx context.Context) error {
 	return f.change(func(w *work) { w.revision = rev })
 }
 
-// withdrawn says that the step is final, or gone, on the hub.
+// withdrawn reports whether an error means that the revision is final, or not found,
+// on the hub.
 func withdrawn(err error) bool {
 	var no Refusal
 	return errors.As(err, &no) && (no.HTTPStatus() == http.StatusConflict || no.HTTPStatus() == http.StatusNotFound)
@@ -100,9 +100,9 @@ func withdrawn(err error) bool {
 func (f *Follower) install(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxTries {
-		return f.fail(fmt.Sprintf("The machine stopped %d times in the middle of the installation.", w.Tries))
+		return f.fail(fmt.Sprintf("The machine stopped %d times during the installation.", w.Tries))
 	}
-	f.say("Revision %d is being installed.", w.Rev)
+	f.say("Installing revision %d.", w.Rev)
 	v, err := f.call(ctx, "install")
 	switch {
 	case err != nil:
@@ -115,8 +115,7 @@ func (f *Follower) install(ctx context.Context) error {
 	return f.enter(inTest, nil)
 }
 
-// askReboot writes down which start of the machine this is, before anybody
-// ends it.
+// askReboot saves the current boot id before the reboot.
 func (f *Follower) askReboot(p phase) error {
 	id, err := f.bootID()
 	if err != nil {
@@ -134,8 +133,8 @@ func (f *Follower) bootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// waited is how long this process has seen the step as it is. The machine's
-// clock has no say: without a battery it begins anywhere, and is set later.
+// waited is how long this process has been in the current phase. It does not use the
+// machine's clock, which may be wrong and may be set at any time.
 func (f *Follower) waited() time.Duration {
 	w := f.journal.Step
 	if now := fmt.Sprint(w.revision, w.Phase, w.Passed); f.phase != now {
@@ -144,7 +143,7 @@ func (f *Follower) waited() time.Duration {
 	return time.Since(f.since)
 }
 
-// reboot has the hook start the machine anew, and goes on when it did.
+// reboot calls the hook to reboot the machine, and continues after the reboot.
 func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	id, err := f.bootID()
@@ -152,24 +151,24 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	if id != w.BootID {
-		f.say("The machine was started anew.")
+		f.say("The machine has rebooted.")
 		if w.Phase == rebootingAfter {
 			return 0, f.end(failed, w.Reason)
 		}
 		return 0, f.enter(inTest, nil)
 	}
 	if f.waited() > f.cfg.RebootWithin {
-		reason := fmt.Sprintf("The machine was not started anew within %s.", f.cfg.RebootWithin)
+		reason := fmt.Sprintf("The machine did not reboot within %s.", f.cfg.RebootWithin)
 		if w.Phase == rebootingAfter {
 			return 0, f.end(failed, w.Reason+" "+reason)
 		}
 		return 0, f.fail(reason)
 	}
-	if !f.rebootCalled && w.Tries < maxTries { // again after the agent alone was started anew
+	if !f.rebootCalled && w.Tries < maxTries { // called again if only the agent was restarted
 		f.rebootCalled = true
-		// It is only told to; an owner who is watching learns why it goes away.
-		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "The machine starts anew.", nil)
-		f.say("Revision %d needs the machine to start anew.", w.Rev)
+		// Ignore an error: the report only tells the owner why the device goes away.
+		_ = f.report(ctx, w.Rev, "INPROGRESS", 60, "Rebooting.", nil)
+		f.say("Rebooting the machine for revision %d.", w.Rev)
 		v, err := f.call(ctx, "reboot")
 		if err != nil {
 			return 0, err
@@ -184,18 +183,18 @@ func (f *Follower) reboot(ctx context.Context) (time.Duration, error) {
 	return min(5*time.Second, f.cfg.RebootWithin), nil
 }
 
-// test has the hook test what is installed, and then the hub reached: a
-// revision that cuts the machine off is no good either.
+// test calls the hook to test the revision, and then checks that the hub can be
+// reached: a revision that cuts the machine off fails too.
 func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	w := f.journal.Step
 	if !w.Passed {
 		if w.Tries >= maxTries {
-			return 0, f.fail(fmt.Sprintf("The machine stopped %d times in the middle of the test.", w.Tries))
+			return 0, f.fail(fmt.Sprintf("The machine stopped %d times during the test.", w.Tries))
 		}
-		if err := f.report(ctx, w.Rev, "TESTING", 75, "Being tested.", nil); withdrawn(err) {
-			return 0, f.fail("Its owner gave it up.")
+		if err := f.report(ctx, w.Rev, "TESTING", 75, "Testing.", nil); withdrawn(err) {
+			return 0, f.fail("The owner withdrew the revision.")
 		}
-		f.say("Revision %d is being tested.", w.Rev)
+		f.say("Testing revision %d.", w.Rev)
 		v, err := f.call(ctx, "test")
 		if err != nil {
 			return 0, err
@@ -212,12 +211,12 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 		cancel()
 		switch {
 		case withdrawn(err):
-			return 0, f.fail("Its owner gave it up.")
+			return 0, f.fail("The owner withdrew the revision.")
 		case err != nil && ctx.Err() != nil:
 			return 0, ctx.Err()
 		case err != nil:
 			if f.waited() > f.cfg.HubWithin {
-				return 0, f.fail(fmt.Sprintf("With it the hub could not be reached within %s: %v.", f.cfg.HubWithin, err))
+				return 0, f.fail(fmt.Sprintf("With this revision the hub could not be reached within %s: %v.", f.cfg.HubWithin, err))
 			}
 			f.complain(err)
 			return min(5*time.Second, f.cfg.HubWithin/4), nil
@@ -226,12 +225,12 @@ func (f *Follower) test(ctx context.Context) (time.Duration, error) {
 	return 0, f.enter(committing, nil)
 }
 
-// commit makes the revision the one that runs. What ran before is kept, to go
-// back to by hand.
+// commit makes the revision permanent. The previous revision is kept, so that a
+// person can return to it.
 func (f *Follower) commit(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxTries {
-		return f.fail(fmt.Sprintf("The machine stopped %d times when the revision was made permanent.", w.Tries))
+		return f.fail(fmt.Sprintf("The machine stopped %d times during the commit.", w.Tries))
 	}
 	v, err := f.call(ctx, "commit")
 	if err != nil {
@@ -242,44 +241,44 @@ func (f *Follower) commit(ctx context.Context) error {
 	}
 	j := f.journal
 	rev, step := w.revision, *w
-	step.Phase, step.Outcome, step.Reason, step.Call = ended, done, "Installed, tested, and made permanent.", ""
+	step.Phase, step.Outcome, step.Reason, step.Call = ended, done, "Installed, tested and committed.", ""
 	j.Former, j.Current, j.Step = j.Current, &rev, &step
 	if err := f.save(j); err != nil {
 		return err
 	}
-	f.say("Revision %d runs.", rev.Rev)
+	f.say("Revision %d is running.", rev.Rev)
 	return nil
 }
 
-// fail begins to roll back.
+// fail starts the rollback.
 func (f *Follower) fail(reason string) error {
-	f.say("Revision %d is rolled back: %s", f.journal.Step.Rev, reason)
+	f.say("Rolling back revision %d: %s", f.journal.Step.Rev, reason)
 	return f.enter(rollingBack, func(w *work) { w.Reason = reason })
 }
 
 func (f *Follower) rollBack(ctx context.Context) error {
 	w := f.journal.Step
 	if w.Tries >= maxRollbacks {
-		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times when it was rolled back: look after it.", w.Reason, w.Tries))
+		return f.end(failed, fmt.Sprintf("%s The machine stopped %d times during the rollback and needs a person.", w.Reason, w.Tries))
 	}
 	v, err := f.call(ctx, "rollback")
 	switch {
 	case err != nil:
 		return err
 	case !v.ok:
-		return f.end(failed, w.Reason+" Rolling back failed too: "+v.reason)
+		return f.end(failed, w.Reason+" The rollback failed too: "+v.reason)
 	case v.reboot:
 		return f.askReboot(rebootingAfter)
 	}
 	return f.end(failed, w.Reason)
 }
 
-// end writes the outcome down, to be reported.
+// end saves the outcome, which finish reports.
 func (f *Follower) end(o outcome, reason string) error {
 	return f.enter(ended, func(w *work) { w.Outcome, w.Reason = o, reason })
 }
 
-// finish reports the outcome until the hub has taken it, or has another.
+// finish reports the outcome until the hub has it or has another final status.
 func (f *Follower) finish(ctx context.Context) error {
 	w := f.journal.Step
 	if err := f.report(ctx, w.Rev, string(w.Outcome), 100, w.Reason, nil); err != nil && !withdrawn(err) {
@@ -289,7 +288,7 @@ func (f *Follower) finish(ctx context.Context) error {
 	return f.drop()
 }
 
-// drop forgets the step and what it alone needed.
+// drop removes the work from the journal, and the files that only it needed.
 func (f *Follower) drop() error {
 	j := f.journal
 	j.Step = nil
@@ -301,7 +300,7 @@ func (f *Follower) drop() error {
 	return nil
 }
 
-// transfer is what Pantavisor reports of a download.
+// transfer is a download in Pantavisor's report format.
 type transfer struct {
 	Name       string `json:"object_name"`
 	ID         string `json:"object_id"`
@@ -315,7 +314,7 @@ type downloads struct {
 	Total transfer `json:"total"`
 }
 
-// report tells the hub a status, percent and message. more may be nil.
+// report sends a status, percentage and message to the hub. more may be nil.
 func (f *Follower) report(ctx context.Context, rev int, status string, percent int, message string, more any) error {
 	b, err := json.Marshal(struct {
 		Status    string `json:"status"`

@@ -19,17 +19,17 @@ import (
 	"gangway/wire/trail"
 )
 
-// errDamaged is a first revision that is not what it was.
+// errDamaged means that the first revision on the disk is damaged.
 var errDamaged = errors.New("the first revision that came with the image is damaged")
 
-// firstState returns the state that the trail begins with. Its objects are in
-// the store, and at the hub. What the disk has lost of them the owner may have
-// at the hub; where it is lost for good the trail begins empty, for a machine
-// that is connected can be mended.
+// firstState returns the first state of the trail. Its objects are in the local store
+// and at the hub. If the disk has lost an object, the hub may have it. If both have
+// lost it, the trail begins with an empty state: the owner can repair a machine that
+// is connected.
 func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	s, err := f.importFirst(ctx)
 	if errors.Is(err, errDamaged) {
-		f.say("%s; the trail begins empty.", err)
+		f.say("%s; the trail begins with an empty state.", err)
 		s = nil
 	} else if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (f *Follower) firstState(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importFirst takes the first revision over, if there is one.
+// importFirst imports the first revision; nil if there is none.
 func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	if f.cfg.First == "" {
 		return nil, nil
@@ -64,8 +64,8 @@ func (f *Follower) importFirst(ctx context.Context) (*state, error) {
 	return s, nil
 }
 
-// importObject puts an object into the store and to the hub. It is repeated as a
-// whole after a kill: what is there already is found there.
+// importObject puts an object into the local store and uploads it. After a kill it
+// runs again and finds what is already there.
 func (f *Follower) importObject(ctx context.Context, sum string) error {
 	have, err := f.objects.has(sum)
 	if err != nil {
@@ -89,8 +89,8 @@ func (f *Follower) importObject(ctx context.Context, sum string) error {
 	return err
 }
 
-// importFile copies a file into the store if it has the content that its name says.
-// It is hashed as it is copied: what is kept is what was hashed.
+// importFile copies a file into the store if its content has the SHA-256. It hashes
+// while it copies, so the stored bytes are the hashed ones.
 func (o objects) importFile(path, sum string) (bool, error) {
 	from, err := openRegular(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) || errors.Is(err, unix.ELOOP) {
@@ -115,7 +115,7 @@ func (o objects) importFile(path, sum string) (bool, error) {
 	return true, diskError(o.keep(file, sum))
 }
 
-// upload brings an object to the hub, unless its owner has it there.
+// upload uploads an object to the hub, unless the owner already has it there.
 func (f *Follower) upload(ctx context.Context, sum string) error {
 	file, err := os.Open(f.objects.path(sum))
 	if err != nil {
@@ -133,35 +133,36 @@ func (f *Follower) upload(ctx context.Context, sum string) error {
 	text, err := f.conn.Do(ctx, http.MethodPost, "/objects/", body, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusConflict {
-		return nil // it is there
+		return nil // the hub has it
 	}
 	if err != nil {
-		return fmt.Errorf("the first revision's object %s: %w", sum, err)
+		return fmt.Errorf("announcing the first revision's object %s: %w", sum, err)
 	}
 	path, err := trail.ParseUpload(text, sum)
 	if err != nil {
 		return err
 	}
 	if err := f.conn.Upload(ctx, path, file, info.Size()); err != nil {
-		// No refusal of the device: an address may have ended meanwhile.
-		return fmt.Errorf("the first revision's object %s: %v", sum, err)
+		// Do not wrap: this is not a refusal of the device. The address may have
+		// expired.
+		return fmt.Errorf("uploading the first revision's object %s: %v", sum, err)
 	}
 	return nil
 }
 
-// removeFirst removes what the trail has begun with; the store has the objects.
+// removeFirst removes the folder of the first revision. The store has its objects.
 func (f *Follower) removeFirst() {
 	if f.cfg.First == "" {
 		return
 	}
 	if err := os.RemoveAll(f.cfg.First); err != nil {
-		f.say("The first revision that came with the image is not removed: %v.", err)
+		f.say("Removing the image's first revision failed: %v.", err)
 	}
 }
 
-var errNoFile = errors.New("it is no file")
+var errNoFile = errors.New("it is not a regular file")
 
-// openRegular opens a file, and neither a link nor what would block.
+// openRegular opens a regular file. It does not follow a link and does not block.
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -68,6 +68,7 @@ func (h *evilHub) begins(f *Follower) string {
 // What of a first revision the disk has damaged is got from the hub where the
 // owner has it; else the trail begins empty, and the machine is connected.
 func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
+	t.Parallel()
 	sum := sumOf("one")
 	good := stateWith("app/a", sum, "app/b", sumOf("two"))
 	for name, c := range map[string]struct {
@@ -132,6 +133,7 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 
 // A machine that the hub knows keeps its trail, whatever the stick brought.
 func TestFirstRevisionIsOfNoUseToAMachineWithATrail(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.list = `[{"id":"dev"}]`
 	dir := firstFolder(t, stateWith("app/a", sumOf("one")), "one")

@@ -1,16 +1,16 @@
-// Package trail is how a device follows its trail: it takes the next step that
-// the hub offers, downloads the objects that its state names, lays them out as
-// a folder, has an installer hook put it in place and test it, and reports each
-// status; what fails its test is rolled back.
+// Package revision installs the revisions of a device's trail. A Follower accepts the
+// next revision that the hub offers, downloads the objects that its state names, lays
+// them out as a folder, calls an installer hook to install and test the revision, and
+// reports each status. If a revision fails its test, it is rolled back.
 //
-// What is under way is in a journal before it is done, so a kill or a power cut
-// at any instruction is gone on from, tested again, or rolled back. The hook is
-// another program, see docs/agent.md: this package knows nothing of what a
-// revision is made of.
+// The journal records each action before it begins. After a kill or a power cut at
+// any instruction, the Follower continues, tests again, or rolls back. The hook is
+// another program (see docs/agent.md); this package does not know what a revision
+// contains.
 //
-// The hub is not trusted to be well-meaning: what it sends is parsed strictly
-// and bounded, no name leaves the revision's folder, and no content counts that
-// has not the SHA-256 that the state names.
+// The hub is not trusted. Its messages are parsed strictly and bounded (package
+// wire/trail), no name leads out of the revision's folder, and each content must have
+// the SHA-256 that the state names.
 package revision
 
 import (
@@ -28,71 +28,72 @@ import (
 	"gangway/wire/trail"
 )
 
-// Conn is the hub, as the device that follows.
+// Conn is the device's connection to its hub.
 type Conn interface {
-	// Do sends a request under the device's identity and returns the body of
-	// an answer 200, of at most limit bytes. Any other answer is a Refusal.
+	// Do sends a request as the device and returns the body of an answer 200, of
+	// at most limit bytes. Any other answer is a Refusal.
 	Do(ctx context.Context, method, path string, body []byte, limit int64) ([]byte, error)
-	// Download gets a path that is its own permission, from a byte on. The
-	// answer's body is not bounded; any status comes as it is.
+	// Download gets a content, starting at a byte. The path is the permission. The
+	// answer's body is not bounded, and its status may be any.
 	Download(ctx context.Context, path string, from int64, etag string) (*http.Response, error)
-	// Upload puts a content of size bytes to a path that is its own
-	// permission. An answer other than 200 is a Refusal.
+	// Upload puts a content of size bytes. The path is the permission. An answer
+	// other than 200 is a Refusal.
 	Upload(ctx context.Context, path string, content io.Reader, size int64) error
 }
 
-// Refusal is an answer of the hub other than 200, an error.
+// Refusal is the error of an answer other than 200.
 type Refusal interface {
 	error
 	HTTPStatus() int
-	// Temporary says that asking again may help.
+	// Temporary reports whether a retry may help.
 	Temporary() bool
 }
 
-// Config is what a Follower is made of.
+// Config configures a Follower.
 type Config struct {
-	// Dir is the folder of the journal, made if it is not there.
+	// Dir is the folder of the journal. It is created if missing.
 	Dir string
-	// Data is the folder of objects and revisions, made if it is not there.
-	// Who may enter it may read them. Default: Dir.
+	// Data is the folder of objects and revisions. It is created if missing.
+	// Every user who can enter it can read them. Default: Dir.
 	Data string
 	// Device is the device's id.
 	Device string
-	// Hook is the installer's program. Empty: no step is taken.
+	// Hook is the installer's program. Empty: no revision is accepted.
 	Hook string
-	// First is a folder with the first revision, for a device that has no
-	// trail yet: state.json, and objects/ by SHA-256. It is removed once the
-	// trail has begun. Empty, or not there: the first revision is empty.
+	// First is a folder with the first revision of a device without a trail:
+	// state.json, and objects/ by SHA-256. It is removed when the trail exists.
+	// Empty or missing: the first revision is empty.
 	First string
-	// Poll is the time between looks for a new step. Default: 30 seconds.
+	// Poll is the interval between checks for a new revision. Default: 30
+	// seconds.
 	Poll time.Duration
 	// HookTimeout bounds each call of the hook. Default: 30 minutes.
 	HookTimeout time.Duration
-	// HubWithin is how long a revision that passed its test may take to reach
-	// the hub: one that cuts the machine off is rolled back. Default: 10
-	// minutes; less than 0: it need not.
+	// HubWithin is the time limit for reaching the hub after a revision passed its
+	// test. A revision that cuts the machine off is rolled back. Default: 10
+	// minutes; less than 0: no check.
 	HubWithin time.Duration
-	// RebootWithin is how long a machine may take to start anew once the hook
-	// was told to do it. Default: 15 minutes.
+	// RebootWithin is the time limit for a reboot after the call of the hook.
+	// Default: 15 minutes.
 	RebootWithin time.Duration
-	// Parallel is how many objects are downloaded at once. Default: 4.
+	// Parallel is the number of parallel downloads. Default: 4.
 	Parallel int
-	// Reserve is how many bytes of the disk stay free. Default: 64 MiB.
+	// Reserve is the free space to keep on the disk, in bytes. Default: 64 MiB.
 	Reserve int64
-	// BootID is a file that is another after each start of the machine.
-	// Default: Linux's.
+	// BootID is a file whose content changes with each boot. Default: Linux's
+	// boot_id.
 	BootID string
-	// Say, if set, is told in one sentence what happens. Line, if set, gets
-	// what the hook prints.
+	// Say, if set, gets a sentence about each thing that happens. Line, if set,
+	// gets each line that the hook prints.
 	Say  func(sentence string)
 	Line func(line string)
 }
 
-// Status is how far a follower is, for reports.
+// Status is a follower's status, for reports.
 type Status struct {
-	Revision string // of what runs; empty: not known
-	Phase    string // "idle", or what is being done
-	Step     string // with which revision it is being done
+	Revision string // the running revision; empty: not known
+	Phase    string // "idle", or the phase of the work
+	Step     string // the revision that the work is about
 }
 
 // Follower follows one trail.
@@ -105,15 +106,15 @@ type Follower struct {
 	journal   journal
 	status    atomic.Pointer[Status]
 	changed   chan struct{}
-	complaint string // the last complaint, to say it once
+	complaint string // the last complaint that was said
 
-	hashed       map[string]bool // objects found whole since the step was taken
-	phase        string          // what since is about
-	since        time.Time       // when this process first saw it; by its own clock, which nobody sets
-	rebootCalled bool            // this process told the hook to start the machine anew
+	hashed       map[string]bool // objects verified since the revision was accepted
+	phase        string          // the phase of since
+	since        time.Time       // when this process entered the phase; monotonic
+	rebootCalled bool            // this process has called the hook's reboot
 }
 
-// Open reads the journal. Nothing is done before Run.
+// Open reads the journal. It does nothing else; call Run.
 func Open(cfg Config, conn Conn) (*Follower, error) {
 	set := func(d *time.Duration, otherwise time.Duration) {
 		if *d == 0 {
@@ -174,7 +175,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 func (f *Follower) journalPath() string { return filepath.Join(f.dir, "journal.json") }
 func (f *Follower) revisions() string   { return filepath.Join(f.data, "revisions") }
 
-// Status says how far it is. It may be called from any goroutine.
+// Status is safe for concurrent use.
 func (f *Follower) Status() Status { return *f.status.Load() }
 
 // publish publishes the journal's status.
@@ -183,25 +184,25 @@ func (f *Follower) publish() {
 	if was := f.status.Swap(&s); was == nil || was.Revision != s.Revision {
 		select {
 		case f.changed <- struct{}{}:
-		default: // it is told already
+		default: // a change is already pending
 		}
 	}
 }
 
-// Changed gets something whenever another revision runs.
+// Changed receives a value when another revision runs.
 func (f *Follower) Changed() <-chan struct{} { return f.changed }
 
 func (f *Follower) say(format string, args ...any) { f.cfg.Say(fmt.Sprintf(format, args...)) }
 
-// complain says what is in the way, once for as long as it is the same.
+// complain says an error once, until it is another one.
 func (f *Follower) complain(err error) {
 	if line := err.Error(); line != f.complaint {
 		f.complaint = line
-		f.say("Trail: %s; trying again.", strings.TrimSuffix(line, "."))
+		f.say("Following the trail failed: %s. Retrying.", strings.TrimSuffix(line, "."))
 	}
 }
 
-// Run follows until ctx ends, or the hub does not know this device any more (a
+// Run follows the trail until ctx ends or the hub no longer accepts the device (a
 // Refusal).
 func (f *Follower) Run(ctx context.Context) error {
 	if err := f.stopOrphans(); err != nil {
@@ -237,8 +238,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// next does the next thing that there is to do, and says how long to wait
-// after it.
+// next does the next action and returns the pause after it.
 func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.journal.Step != nil {
 		return f.advance(ctx)
@@ -249,7 +249,7 @@ func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 	if f.cfg.Hook == "" {
 		return jitter(f.cfg.Poll), nil
 	}
-	// A device whose hook is gone stays on the hub, where it can be mended.
+	// A device without its hook stays connected, so that its owner can repair it.
 	if err := f.checkHook(); err != nil {
 		return 0, err
 	}
@@ -263,18 +263,18 @@ func (f *Follower) next(ctx context.Context) (time.Duration, error) {
 func (f *Follower) checkHook() error {
 	info, err := os.Stat(f.cfg.Hook)
 	if err != nil {
-		return fmt.Errorf("no revision is taken without the installer hook: %w", err)
+		return fmt.Errorf("no revision is accepted, because the installer hook is missing: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-		return fmt.Errorf("no revision is taken without the installer hook: %s is no program; make it executable", f.cfg.Hook)
+		return fmt.Errorf("no revision is accepted, because the installer hook %s is not an executable file; run 'chmod +x' on it", f.cfg.Hook)
 	}
 	return nil
 }
 
-// emptyState is the first state of a device that has nothing installed yet.
+// emptyState is the first state of a device without a first revision.
 const emptyState = `{"#spec":"pantavisor-service-system@1"}`
 
-// beginTrail makes the trail where there is none.
+// beginTrail creates the device's trail on the hub, if there is none.
 func (f *Follower) beginTrail(ctx context.Context) error {
 	have, err := f.conn.Do(ctx, http.MethodGet, "/trails/", nil, trail.MaxAnswer)
 	if err != nil {
@@ -290,8 +290,8 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if err := f.layOut(rev, s); err != nil {
 			return err
 		}
-		// In the journal before the hub has it: whoever is killed in between
-		// finds a trail, and knows all the same what runs.
+		// Save the journal before the hub has the trail. If the agent is killed in
+		// between, it finds a trail at the next start and still knows what runs.
 		if j.Current == nil {
 			j.Current = &rev
 			if err := f.save(j); err != nil {
@@ -301,9 +301,9 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 		if _, err := f.conn.Do(ctx, http.MethodPost, "/trails/", s.JSON, trail.MaxAnswer); err != nil {
 			return err
 		}
-		f.say("The trail begins: revision 0 has %d file(s).", len(s.files))
+		f.say("Created the trail: revision 0 has %d file(s).", len(s.files))
 	} else if j.Current == nil && f.cfg.First != "" {
-		f.say("The hub has a trail of this machine already: the image's first revision is not used.")
+		f.say("The hub already has a trail of this machine. The image's first revision is not used.")
 	}
 	j.Begun = true
 	if err := f.save(j); err != nil {
@@ -315,11 +315,11 @@ func (f *Follower) beginTrail(ctx context.Context) error {
 
 const pending = "/steps?limit=1&progress.status=%7B%22%24in%22%3A%5B%22NEW%22%2C%22QUEUED%22%2C%22DOWNLOADING%22%2C%22SYNCING%22%2C%22INPROGRESS%22%2C%22TESTING%22%5D%7D"
 
-// accept looks for the next step and writes it into the journal.
+// accept asks for the next revision and writes it into the journal.
 func (f *Follower) accept(ctx context.Context) (bool, error) {
 	j := f.journal
 	text, err := f.conn.Do(ctx, http.MethodGet, "/trails/"+f.cfg.Device+pending, nil, trail.MaxAnswer)
-	if withdrawn(err) { // the hub has forgotten the trail
+	if withdrawn(err) { // the hub has lost the trail
 		j.Begun = false
 		return true, f.save(j)
 	}
@@ -333,12 +333,12 @@ func (f *Follower) accept(ctx context.Context) (bool, error) {
 	}
 	s, err := parseState(next.State)
 	if err != nil {
-		j.Step = &work{revision: revision{Rev: next.Rev}, Phase: ended, Outcome: wontGo, Reason: "This device does not take the revision: " + err.Error() + "."}
+		j.Step = &work{revision: revision{Rev: next.Rev}, Phase: ended, Outcome: wontGo, Reason: "This device refuses the revision: " + err.Error() + "."}
 		return true, f.save(j)
 	}
 	rev := revision{next.Rev, s.sum}
 	if j.Current != nil && *j.Current == rev {
-		j.Step = &work{revision: rev, Phase: ended, Outcome: done, Reason: "It runs already."}
+		j.Step = &work{revision: rev, Phase: ended, Outcome: done, Reason: "It already runs."}
 		return true, f.save(j)
 	}
 	if err := f.keepState(rev, s); err != nil {
@@ -349,6 +349,6 @@ func (f *Follower) accept(ctx context.Context) (bool, error) {
 	if next.Message != "" {
 		message = fmt.Sprintf(" (%q)", next.Message)
 	}
-	f.say("Revision %d is offered%s.", rev.Rev, message)
+	f.say("The hub offers revision %d%s.", rev.Rev, message)
 	return true, f.save(j)
 }

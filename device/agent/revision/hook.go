@@ -18,40 +18,39 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExitReboot is the hook's exit code for "done, and the machine must be started
-// anew before it goes on": from install and from rollback.
+// ExitReboot is the hook's exit code for "done; the machine must reboot before the
+// next call". It is valid for install and rollback.
 const ExitReboot = 10
 
-// Bounds of what is kept of a hook's output.
+// Bounds of a hook's output.
 const (
 	maxLine  = 2 << 10 // bytes; the rest of a longer line is dropped
-	maxLines = 2000    // of one call that are passed on
-	tailSize = 8       // lines that a reason quotes
+	maxLines = 2000    // lines of one call that are passed on
+	tailSize = 8       // last lines that a reason quotes
 	maxTail  = 1 << 10 // bytes
 )
 
-// callMark is in the environment of each call, so that what is left of one can
-// be found after the agent was killed.
+// callMark is in the environment of each call. It identifies the call's processes
+// after the agent was killed.
 const callMark = "GANGWAY_CALL"
 
-// verdict is how a call of the hook ended.
+// verdict is the result of a call of the hook.
 type verdict struct {
 	ok     bool
 	reboot bool   // ExitReboot
-	reason string // why not, for a person, with the hook's last lines
+	reason string // if not ok: the reason for a person, with the hook's last lines
 }
 
-// refused is the reason of a call that may not ask for a reboot.
+// refused is the reason for a call that must not ask for a reboot.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
-		return fmt.Sprintf("The hook's %s ended with code %d, which it has for a reboot before the test alone.", verb, ExitReboot)
+		return fmt.Sprintf("The hook's %s exited with code %d, which is valid only for install and rollback.", verb, ExitReboot)
 	}
 	return v.reason
 }
 
-// call calls the hook in the phase that the journal is in: HOOK VERB FOLDER.
-// The call is in the journal before it begins. An error is the disk's, or ctx's
-// end.
+// call calls HOOK VERB FOLDER in the journal's phase. The journal has the call before
+// it begins. An error is a disk error or the end of ctx.
 func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	id := fmt.Sprintf("%d-%s-%d", f.journal.Step.Rev, verb, time.Now().UnixNano())
 	if err := f.change(func(w *work) { w.Tries++; w.Call = id }); err != nil {
@@ -76,8 +75,8 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {
-		// The agent was told to stop. That counts as a try too: it may be the
-		// hook that has it started anew, each time.
+		// The agent is stopping. That counts as a try: the hook itself may restart
+		// the agent each time.
 		f.killGroup(cmd)
 		return verdict{}, ctx.Err()
 	}
@@ -94,20 +93,20 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	case code == ExitReboot:
 		return verdict{ok: true, reboot: true}, nil
 	case code > 0:
-		return verdict{reason: fmt.Sprintf("The hook's %s ended with code %d.%s", verb, code, out.said())}, nil
+		return verdict{reason: fmt.Sprintf("The hook's %s exited with code %d.%s", verb, code, out.said())}, nil
 	}
-	return verdict{reason: fmt.Sprintf("The hook's %s: %v.%s", verb, err, out.said())}, nil
+	return verdict{reason: fmt.Sprintf("The hook's %s failed: %v.%s", verb, err, out.said())}, nil
 }
 
-// killGroup ends what a call that had to be ended left of itself.
+// killGroup kills the remaining processes of a call.
 func (f *Follower) killGroup(cmd *exec.Cmd) {
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // or there is nothing left
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // an error means that none is left
 	}
 }
 
-// runLocked runs cmd from a thread of its own: the kernel ties the
-// parent-death signal to the thread that forked.
+// runLocked runs cmd from a dedicated thread: the kernel ties the parent-death signal
+// to the thread that forked.
 func runLocked(cmd *exec.Cmd) error {
 	done := make(chan error)
 	go func() {
@@ -118,8 +117,8 @@ func runLocked(cmd *exec.Cmd) error {
 	return <-done
 }
 
-// stopOrphans ends what is left of a call that the agent was killed in: the
-// same call is about to be made again.
+// stopOrphans kills the processes of a call during which the agent was killed,
+// because the same call will be made again.
 func (f *Follower) stopOrphans() error {
 	if f.journal.Step == nil || f.journal.Step.Call == "" {
 		return nil
@@ -132,7 +131,7 @@ func (f *Follower) stopOrphans() error {
 	for _, path := range list {
 		env, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended, or is not ours to read
+			continue // the process has ended, or belongs to another user
 		}
 		for word := range bytes.SplitSeq(env, []byte{0}) {
 			if !bytes.Equal(word, mark) {
@@ -143,20 +142,20 @@ func (f *Follower) stopOrphans() error {
 				continue
 			}
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("trail: what is left of the hook's last call (process %d): %w", pid, err)
+				return fmt.Errorf("trail: stopping process %d of the hook's last call: %w", pid, err)
 			}
 		}
 	}
 	return nil
 }
 
-// output passes a hook's lines on and remembers the last ones. What a hook left
-// running may still write when the call is over.
+// output passes a hook's lines on and keeps the last ones. A process that the hook
+// left running may still write after the call.
 type output struct {
 	line func(string)
 
-	mu      sync.Mutex // guards what follows
-	over    bool       // the call is
+	mu      sync.Mutex // guards the fields below
+	over    bool       // the call has ended
 	partial []byte
 	long    bool // the rest of this line is dropped
 	passed  int
@@ -206,11 +205,11 @@ func (o *output) end() {
 	o.emit()
 	o.over = true
 	if o.passed > maxLines {
-		o.line(fmt.Sprintf("(%d more lines are not passed on)", o.passed-maxLines))
+		o.line(fmt.Sprintf("(%d more lines were dropped)", o.passed-maxLines))
 	}
 }
 
-// said quotes the last lines, after end.
+// said quotes the last lines. Call end first.
 func (o *output) said() string {
 	text := strings.Join(o.tail, " | ")
 	if text == "" {
@@ -219,7 +218,7 @@ func (o *output) said() string {
 	if len(text) > maxTail {
 		text = "…" + strings.ToValidUTF8(text[len(text)-maxTail:], "")
 	}
-	return " It said: " + text
+	return " Its last output: " + text
 }
 
 func exists(path string) bool {

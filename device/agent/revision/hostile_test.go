@@ -296,6 +296,7 @@ func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 
 // What does not fit the disk is not begun.
 func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith("a", h.has("content")))
 	if r := h.outcome(h.device("", func(c *Config) { c.Reserve = 1 << 60 })); r.Status != "ERROR" || !strings.Contains(r.Message, "needs 7 bytes") {
@@ -308,6 +309,7 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 
 // A content that is not what the state names never reaches the hook.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
+	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
 		"other bytes": func(w http.ResponseWriter, _ *http.Request, content string) {
 			io.WriteString(w, strings.ToUpper(content))
@@ -354,6 +356,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 // A download that breaks is gone on with where it broke, and a hub that then
 // answers with another part is not believed.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	content := strings.Repeat("0123456789", 100_000)
 	broken, lied := false, false
@@ -390,6 +393,7 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 
 // An object that the disk lost, or a hook changed, is not taken for good.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	sum := h.has("content")
 	h.offer("1", stateWith("a", sum))
@@ -414,6 +418,7 @@ func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 
 // What is there is not downloaded again, under whatever name.
 func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	sum := h.has("content")
 	f := h.device("", nil)
@@ -429,6 +434,7 @@ func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 // The owner exchanges the state between the device's look and its word that it
 // takes the step: what is installed is what the hub then has.
 func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith("a", h.has("old")))
 	h.mu.Lock()
@@ -447,6 +453,7 @@ func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 
 // A hook that has the agent started anew, each time, comes to an end.
 func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
 	f := h.device("case $1 in commit) touch \"$2/../../../stop\"; sleep 300 ;; esac\n", nil)
@@ -477,6 +484,7 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 // Without its hook a device takes no revision, and says so; with it again, it
 // goes on.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
 	said := make(chan string, 100)
@@ -489,7 +497,7 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
 	for line := range said {
-		if strings.Contains(line, "make it executable") {
+		if strings.Contains(line, "chmod +x") {
 			break
 		}
 		if ctx.Err() != nil {
@@ -514,6 +522,7 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 
 // What a hook leaves running does not hold up the agent.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
 	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", nil)
@@ -533,6 +542,7 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 
 // A content that the hub has lost ends the step, and not the trail.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.blob = func(w http.ResponseWriter, _ *http.Request, _ string) { w.WriteHeader(http.StatusNotFound) }
 	h.offer("1", stateWith("a", h.has("content")))
@@ -541,13 +551,14 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	}
 	h = newEvilHub(t)
 	h.offer("1", stateWith("a", strings.Repeat("a", 64)))
-	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "has no object") {
+	if r := h.outcome(h.device("", nil)); r.Status != "ERROR" || !strings.Contains(r.Message, "does not have object") {
 		t.Errorf("%+v", r)
 	}
 }
 
 // An address that has ended is asked for anew.
 func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	good, refused := h.blob, false
 	h.blob = func(w http.ResponseWriter, r *http.Request, content string) {
@@ -567,6 +578,7 @@ func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 // A hook that hangs is ended, with what it started; one that talks without end
 // fills neither the memory nor the report.
 func TestHookIsBounded(t *testing.T) {
+	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
 	f := h.device(`case $1 in test) sleep 300 & wait ;; esac`, func(c *Config) { c.HookTimeout = 500 * time.Millisecond })
@@ -590,6 +602,7 @@ func TestHookIsBounded(t *testing.T) {
 // A journal of another device is not gone on with, and a damaged one says what
 // to do.
 func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal.json")
 	if err := os.WriteFile(path, []byte(`{"device":"other","begun":true,"step":{"rev":1,"phase":"committing"}}`), 0o600); err != nil {
 		t.Fatal(err)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// errDisk marks errors of the device's own disk. The journal in the memory is
-// the one on the disk, so what failed is done again.
+// errDisk marks errors of the device's disk. The journal in memory equals the one on
+// the disk, so the failed action is done again.
 var errDisk = errors.New("the device's disk")
 
 func diskError(err error) error {
@@ -22,19 +22,19 @@ func diskError(err error) error {
 	return fmt.Errorf("%w: %w", errDisk, err)
 }
 
-// phase is how far a step has come. Each is in the journal before what belongs
-// to it is begun.
+// phase is the phase of the work on a revision. The journal has it before the phase's
+// action begins.
 type phase string
 
 const (
-	queued         phase = "queued"          // to download
-	installing     phase = "installing"      // the hook's install is called, again if need be
-	rebooting      phase = "rebooting"       // installed; the machine is to start anew
-	inTest         phase = "testing"         // the hook's test is called, again if need be
-	committing     phase = "committing"      // tested; the hook's commit is called, again if need be
-	rollingBack    phase = "rolling back"    // the hook's rollback is called, again if need be
-	rebootingAfter phase = "rebooting after" // rolled back; the machine is to start anew
-	ended          phase = "ended"           // the outcome is to be reported
+	queued         phase = "queued"          // to be downloaded
+	installing     phase = "installing"      // calling the hook's install, repeatedly if needed
+	rebooting      phase = "rebooting"       // installed; the machine must reboot
+	inTest         phase = "testing"         // calling the hook's test, repeatedly if needed
+	committing     phase = "committing"      // tested; calling the hook's commit, repeatedly if needed
+	rollingBack    phase = "rolling back"    // calling the hook's rollback, repeatedly if needed
+	rebootingAfter phase = "rebooting after" // rolled back; the machine must reboot
+	ended          phase = "ended"           // the outcome must be reported
 )
 
 // revision is a state of the trail.
@@ -43,22 +43,23 @@ type revision struct {
 	Sum string `json:"sum"` // SHA-256 of its compact text
 }
 
-// folder is its name among the revisions: two states may have had one number.
+// folder is the name of the revision's folder. It includes the sum, because two
+// states may have had the same number.
 func (r revision) folder() string { return fmt.Sprintf("%d-%.16s", r.Rev, r.Sum) }
 
-// work is the step that is under way.
+// work is the work on a revision.
 type work struct {
 	revision
 	Phase   phase   `json:"phase"`
-	Tries   int     `json:"tries,omitempty"`  // calls of the hook that were begun in this phase
-	Call    string  `json:"call,omitempty"`   // names the hook's processes of the last call
-	BootID  string  `json:"boot,omitempty"`   // of the machine's start before the reboot
-	Passed  bool    `json:"passed,omitempty"` // the test
+	Tries   int     `json:"tries,omitempty"`  // calls of the hook started in this phase
+	Call    string  `json:"call,omitempty"`   // callMark's value of the last call
+	BootID  string  `json:"boot,omitempty"`   // boot id before the reboot
+	Passed  bool    `json:"passed,omitempty"` // the hook's test succeeded
 	Outcome outcome `json:"outcome,omitempty"`
 	Reason  string  `json:"reason,omitempty"`
 }
 
-// outcome is a status that ends a step.
+// outcome is the final status of a revision.
 type outcome string
 
 const (
@@ -67,17 +68,17 @@ const (
 	wontGo outcome = "WONTGO"
 )
 
-// journal is journal.json.
+// journal is the content of journal.json.
 type journal struct {
 	Device  string    `json:"device"`
 	Begun   bool      `json:"begun"` // the hub has a trail
 	Current *revision `json:"current,omitempty"`
-	Former  *revision `json:"former,omitempty"` // what ran before
+	Former  *revision `json:"former,omitempty"` // the previous revision
 	Step    *work     `json:"step,omitempty"`
 }
 
-// readJournal reads it. Another device's (the machine was onboarded anew, with
-// another hub) is not gone on with.
+// readJournal reads the journal. It starts a new one if the journal belongs to another
+// device: the machine has onboarded again since.
 func readJournal(path, device string) (journal, error) {
 	fresh := journal{Device: device}
 	b, err := os.ReadFile(path)
@@ -89,7 +90,7 @@ func readJournal(path, device string) (journal, error) {
 	}
 	var j journal
 	if err := json.Unmarshal(b, &j); err != nil {
-		return fresh, fmt.Errorf("trail: %s is damaged; remove it, and the device takes the next revision without knowing the one that runs: %w", path, err)
+		return fresh, fmt.Errorf("trail: %s is damaged; remove it, and the device accepts the next revision without knowing the running one: %w", path, err)
 	}
 	if j.Device != device {
 		return fresh, nil
@@ -97,8 +98,8 @@ func readJournal(path, device string) (journal, error) {
 	return j, nil
 }
 
-// ReadStatus reads the status of a follower's folder from outside. A folder
-// that is not there has an empty one.
+// ReadStatus reads the status from a follower's folder, from another process. It is
+// empty if there is no folder.
 func ReadStatus(dir, device string) (Status, error) {
 	j, err := readJournal(filepath.Join(dir, "journal.json"), device)
 	if err != nil || !j.Begun {
@@ -118,7 +119,7 @@ func (j *journal) status() Status {
 	return s
 }
 
-// save makes j the journal, durably, before it counts.
+// save writes j to the disk and then makes it the journal.
 func (f *Follower) save(j journal) error {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
@@ -132,7 +133,7 @@ func (f *Follower) save(j journal) error {
 	return nil
 }
 
-// change saves the journal with the step changed.
+// change edits the work and saves the journal.
 func (f *Follower) change(edit func(w *work)) error {
 	j := f.journal
 	w := *j.Step
@@ -141,7 +142,7 @@ func (f *Follower) change(edit func(w *work)) error {
 	return f.save(j)
 }
 
-// enter goes to the next phase.
+// enter moves to the next phase.
 func (f *Follower) enter(p phase, edit func(w *work)) error {
 	return f.change(func(w *work) {
 		w.Phase, w.Tries, w.Call, w.BootID = p, 0, "", ""
@@ -151,8 +152,8 @@ func (f *Follower) enter(p phase, edit func(w *work)) error {
 	})
 }
 
-// replace writes a file so that after a crash the old or the new content is
-// there, whole.
+// replace writes a file atomically: after a crash it has either the old or the new
+// content.
 func replace(path string, content []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
@@ -170,7 +171,7 @@ func replace(path string, content []byte) error {
 	return flush(filepath.Dir(path))
 }
 
-// flush makes the names in a folder durable.
+// flush makes a folder's entries durable.
 func flush(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -179,8 +180,8 @@ func flush(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// patience is the time between tries: doubled from a second to a minute, each
-// drawn from its upper half.
+// patience is the pause between retries: doubled from a second to a minute, each drawn
+// at random from its upper half.
 type patience struct{ wait time.Duration }
 
 func newPatience() *patience { return &patience{time.Second} }
@@ -191,5 +192,5 @@ func (p *patience) next() time.Duration {
 	return d
 }
 
-// jitter spreads a fleet.
+// jitter varies a pause at random, so that a fleet's requests spread out.
 func jitter(d time.Duration) time.Duration { return d*9/10 + rand.N(d/5+1) }

@@ -20,17 +20,15 @@ import (
 	"gangway/wire/trail"
 )
 
-// objects keeps contents as files named by their SHA-256, in DIR/ab/cdef...;
-// what is being downloaded is in the folder incoming and gets its name when it
-// is whole, checked and flushed.
+// objects stores contents as files named by their SHA-256, in DIR/ab/cdef... A
+// download is in the folder incoming until it is complete, verified and flushed.
 type objects struct{ dir, incoming string }
 
 func (o objects) path(sum string) string    { return filepath.Join(o.dir, sum[:2], sum[2:]) }
 func (o objects) partial(sum string) string { return filepath.Join(o.incoming, sum) }
 
-// has says whether an object is there and still what it was: it is read and
-// hashed, for disks forget and hooks have hands. One that is damaged is
-// removed.
+// has reports whether the store has an object. It reads and hashes the file, because
+// the disk or a hook may have damaged it. It removes a damaged object.
 func (o objects) has(sum string) (bool, error) {
 	file, err := os.Open(o.path(sum))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,7 +45,7 @@ func (o objects) has(sum string) (bool, error) {
 	return false, diskError(os.Remove(o.path(sum)))
 }
 
-// partialSize is how many bytes of an object are there already.
+// partialSize is the number of bytes of an object that are already downloaded.
 func (o objects) partialSize(sum string) int64 {
 	info, err := os.Stat(o.partial(sum))
 	if err != nil {
@@ -56,7 +54,7 @@ func (o objects) partialSize(sum string) int64 {
 	return info.Size()
 }
 
-// free is how many bytes the disk has left for this process.
+// free is the number of bytes that this process can use on the disk.
 func (o objects) free() (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(o.dir, &s); err != nil {
@@ -65,16 +63,16 @@ func (o objects) free() (int64, error) {
 	return int64(min(s.Bavail, 1<<40) * uint64(s.Bsize)), nil
 }
 
-// errContent is a content that is not what the state names.
-var errContent = errors.New("the hub sends another content than the state names")
+// errContent means that a content does not have the SHA-256 in the state.
+var errContent = errors.New("the hub sent another content than the state names")
 
-// errExpired is an address that is good no more.
-var errExpired = errors.New("the address of the content is good no more")
+// errExpired means that the address of a content has expired.
+var errExpired = errors.New("the address of the content has expired")
 
-// idle is how long a download may bring nothing.
+// idle is how long a download may make no progress.
 const idle = time.Minute
 
-// download gets the rest of an object. count is told of each piece.
+// download gets the rest of an object. It calls count with the size of each piece.
 func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Record, count func(int64)) error {
 	file, err := os.OpenFile(o.partial(sum), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -102,7 +100,8 @@ func (o objects) download(ctx context.Context, conn Conn, sum string, r trail.Re
 	return diskError(o.keep(file, sum))
 }
 
-// resume hashes what is there already; more than there may be is thrown away.
+// resume hashes the part that is already downloaded. It discards a part that is too
+// long.
 func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -114,12 +113,12 @@ func resume(file *os.File, h hash.Hash, size int64) (int64, error) {
 	return io.Copy(h, file)
 }
 
-// rest asks for the bytes from one on. A hub that answers with all of them is
-// taken at its word.
+// rest gets the bytes from one on. If the hub answers with all bytes, they replace the
+// part.
 func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record, file *os.File, h hash.Hash, from int64, count func(int64)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Waiting has an end, for the answer as for each piece.
+	// The alarm bounds the wait for the answer and for each piece.
 	alarm := time.AfterFunc(idle, cancel)
 	defer alarm.Stop()
 	resp, err := conn.Download(ctx, r.Path, from, `"`+sum+`"`)
@@ -130,7 +129,7 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
 		if want := fmt.Sprintf("bytes %d-%d/%d", from, r.Size-1, r.Size); resp.Header.Get("Content-Range") != want {
-			return fmt.Errorf("object %s: %w: %q, where %q was asked for", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
+			return fmt.Errorf("object %s: %w: it answered with the range %q, not %q", sum, errContent, clip(resp.Header.Get("Content-Range"), 60), want)
 		}
 	case http.StatusOK:
 		count(-from)
@@ -142,9 +141,9 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 	case http.StatusForbidden, http.StatusNotFound, http.StatusUnauthorized, http.StatusGone:
 		return errExpired
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
-		return fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+		return fmt.Errorf("object %s: the hub answered with status %d", sum, resp.StatusCode)
 	default:
-		err := fmt.Errorf("object %s: the hub answers with status %d", sum, resp.StatusCode)
+		err := fmt.Errorf("object %s: the hub answered with status %d", sum, resp.StatusCode)
 		if resp.StatusCode < 500 {
 			return errors.Join(fmt.Errorf("%w: %w", errContent, err), diskError(os.Remove(o.partial(sum))))
 		}
@@ -177,14 +176,14 @@ func (o objects) rest(ctx context.Context, conn Conn, sum string, r trail.Record
 		}
 	}
 	if from < r.Size {
-		// What breaks is an error above: this is an answer that says it is whole.
+		// A broken connection is an error above. This answer claims to be complete.
 		count(-from)
-		return errors.Join(fmt.Errorf("object %s: %w: %d bytes in the place of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
+		return errors.Join(fmt.Errorf("object %s: %w: it has %d bytes instead of %d", sum, errContent, from, r.Size), diskError(os.Remove(o.partial(sum))))
 	}
 	return nil
 }
 
-// keep gives a whole object its name, durably. Nobody writes to it again.
+// keep gives a complete object its name, durably. The file is not written again.
 func (o objects) keep(file *os.File, sum string) error {
 	if err := errors.Join(file.Chmod(0o444), file.Sync()); err != nil {
 		return err
@@ -199,7 +198,7 @@ func (o objects) keep(file *os.File, sum string) error {
 	return errors.Join(flush(dir), flush(o.dir))
 }
 
-// sweep removes the objects and parts that nobody wants.
+// sweep removes all objects that are not in wanted.
 func (o objects) sweep(wanted map[string]bool) error {
 	return filepath.WalkDir(o.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -213,6 +212,7 @@ func (o objects) sweep(wanted map[string]bool) error {
 	})
 }
 
+// sweepParts does the same with parts.
 func (o objects) sweepParts(wanted map[string]bool) error {
 	list, err := os.ReadDir(o.incoming)
 	if err != nil {

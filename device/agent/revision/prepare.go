@@ -38,7 +38,8 @@ func (f *Follower) keepState(r revision, s *state) error {
 	return diskError(errors.Join(replace(filepath.Join(dir, stateName), s.JSON), flush(f.revisions())))
 }
 
-// stateOf reads it back. It is parsed again: what is laid out was checked.
+// stateOf reads a state's text back and parses it again, so that only a checked state
+// is laid out.
 func (f *Follower) stateOf(r revision) (*state, error) {
 	text, err := os.ReadFile(filepath.Join(f.folderOf(r), stateName))
 	if err != nil {
@@ -49,12 +50,12 @@ func (f *Follower) stateOf(r revision) (*state, error) {
 		return nil, diskError(fmt.Errorf("%s: %w", f.folderOf(r), err))
 	}
 	if s.sum != r.Sum {
-		return nil, diskError(fmt.Errorf("%s is not what the journal names", filepath.Join(f.folderOf(r), stateName)))
+		return nil, diskError(fmt.Errorf("%s is not the state in the journal", filepath.Join(f.folderOf(r), stateName)))
 	}
 	return s, nil
 }
 
-// abandoned is an error that ends a step before anything was installed.
+// abandoned is an error that ends the work before anything was installed.
 type abandoned struct {
 	outcome outcome
 	reason  string
@@ -62,7 +63,7 @@ type abandoned struct {
 
 func (g *abandoned) Error() string { return g.reason }
 
-// prepare downloads what is missing of a revision and lays it out.
+// prepare downloads a revision's missing objects and lays it out.
 func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	s, err := f.stateOf(rev)
 	if err != nil {
@@ -77,7 +78,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 			return err
 		}
 		if f.hashed[sum] {
-			continue // when the hub is away, this is tried again and again
+			continue // prepare is retried often while the hub is away
 		}
 		have, err := f.objects.has(sum)
 		if err != nil {
@@ -99,7 +100,7 @@ func (f *Follower) prepare(ctx context.Context, rev revision) error {
 	return f.layOut(rev, s)
 }
 
-// download gets the missing objects, few at once.
+// download downloads the missing objects in parallel.
 func (f *Follower) download(ctx context.Context, rev revision, missing []string) error {
 	records := make([]trail.Record, len(missing))
 	var total, have int64
@@ -121,7 +122,7 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 		return err
 	}
 	if need := total - have; need > free-f.cfg.Reserve {
-		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes, and the disk has %d, of which %d are to stay free.", need, free, f.cfg.Reserve)}
+		return &abandoned{failed, fmt.Sprintf("The revision needs %d bytes. The disk has %d bytes, and %d must stay free.", need, free, f.cfg.Reserve)}
 	}
 	var got atomic.Int64
 	start := time.Now()
@@ -131,8 +132,8 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	if err := f.report(ctx, rev.Rev, "DOWNLOADING", 25, fmt.Sprintf("%d object(s), %d bytes.", len(missing), total), progress()); err != nil {
 		return err
 	}
-	// Reports are made beside the downloads. A hub that says no, for instance
-	// since the owner gave the step up, ends both.
+	// Report during the downloads. If the hub refuses a report, for example because
+	// the owner withdrew the revision, both end.
 	group, both := errgroup.WithContext(ctx)
 	finished := make(chan struct{})
 	var left sync.WaitGroup
@@ -177,13 +178,13 @@ func (f *Follower) download(ctx context.Context, rev revision, missing []string)
 	return f.report(ctx, rev.Rev, "DOWNLOADING", 49, "Downloaded.", progress())
 }
 
-// maxWrong is how often an object's content may be wrong before the step is
-// given up.
+// maxWrong is how often an object's content may be wrong before the revision is
+// abandoned.
 const maxWrong = 3
 
-// downloadOne gets one object. An address that has ended is asked for anew,
-// once; wrong contents are asked for again, a few times; what breaks off is
-// left to the next try, which goes on from there.
+// downloadOne downloads one object. If the address has expired, it asks for a new one,
+// once. If the content is wrong, it retries up to maxWrong times. If the connection
+// breaks, the next call continues from there.
 func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, count func(int64)) error {
 	renewed := false
 	for wrong := 0; ; {
@@ -195,10 +196,10 @@ func (f *Follower) downloadOne(ctx context.Context, sum string, r trail.Record, 
 				return err
 			}
 		case errors.Is(err, errExpired):
-			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s, and not its content.", sum)}
+			return &abandoned{failed, fmt.Sprintf("The hub has the record of object %s but not its content.", sum)}
 		case errors.Is(err, errContent):
 			if wrong++; wrong == maxWrong {
-				return &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+				return &abandoned{failed, "Downloading the revision failed: " + err.Error() + "."}
 			}
 		default:
 			return err
@@ -210,20 +211,20 @@ func (f *Follower) record(ctx context.Context, sum string) (trail.Record, error)
 	text, err := f.conn.Do(ctx, http.MethodGet, "/objects/"+sum, nil, trail.MaxRecord)
 	var no Refusal
 	if errors.As(err, &no) && no.HTTPStatus() == http.StatusNotFound {
-		return trail.Record{}, &abandoned{failed, fmt.Sprintf("The hub has no object %s, which the revision names.", sum)}
+		return trail.Record{}, &abandoned{failed, fmt.Sprintf("The hub does not have object %s, which the revision names.", sum)}
 	}
 	if err != nil {
 		return trail.Record{}, err
 	}
 	r, err := trail.ParseRecord(text, sum)
 	if err != nil {
-		return trail.Record{}, &abandoned{failed, "The revision cannot be downloaded: " + err.Error() + "."}
+		return trail.Record{}, &abandoned{failed, "Downloading the revision failed: " + err.Error() + "."}
 	}
 	return r, nil
 }
 
-// layOut makes the revision's folder of files. Objects are there. Every path is
-// opened below the folder's own handle, so that no link leads out of it.
+// layOut creates the folder of the revision's files. The store must have the objects.
+// Every path is opened relative to the folder's handle, so no link leads out of it.
 func (f *Follower) layOut(rev revision, s *state) error {
 	if err := f.keepState(rev, s); err != nil {
 		return err
@@ -251,7 +252,7 @@ func (f *Follower) layOut(rev revision, s *state) error {
 	if err := os.Rename(making, files); err != nil {
 		return diskError(err)
 	}
-	// All of it, folders and documents, at once.
+	// One sync for all folders and documents.
 	d, err := os.Open(dir)
 	if err != nil {
 		return diskError(err)
@@ -268,20 +269,20 @@ func (f *Follower) place(root *os.Root, at string, file trail.File) error {
 	if file.Object == "" {
 		return root.WriteFile(file.Path, file.Document, 0o444)
 	}
-	// checkPath let the path pass, and every folder on it was just made here.
+	// State.Files has checked the path, and this function made every folder on it.
 	return os.Link(f.objects.path(file.Object), filepath.Join(at, file.Path))
 }
 
-// collect removes what nobody has a use for any more. What cannot be read or
-// removed now is left to the next time.
+// collect removes unused revisions and objects. If it fails, the next call tries
+// again.
 func (f *Follower) collect() {
 	if err := f.sweep(); err != nil {
-		f.say("Old revisions are not removed: %v.", err)
+		f.say("Removing old revisions failed: %v.", err)
 	}
 }
 
-// sweep removes what neither what runs, nor what ran before, nor what is under
-// way has a use for.
+// sweep removes everything that the running revision, the previous one and the current
+// work do not need.
 func (f *Follower) sweep() error {
 	var keep []revision
 	for _, r := range []*revision{f.journal.Current, f.journal.Former} {

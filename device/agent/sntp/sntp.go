@@ -1,6 +1,6 @@
-// Package sntp asks a time server for the time (SNTP, RFC 5905 section 14). The
-// answer is not authenticated: anyone on the way can forge it, and its reader
-// must bound what it does with it.
+// Package sntp asks a time server for the time (SNTP, RFC 5905, section 14). The answer
+// is not authenticated: anyone on the network path can forge it, so the caller must
+// limit its effect.
 package sntp
 
 import (
@@ -17,17 +17,17 @@ import (
 const (
 	port       = "123"
 	packetSize = 48 // bytes, without extensions
-	// clientMode is LI 0, version 4, mode 3; an answer's mode is 4.
+	// clientMode is LI 0, version 4, mode 3. An answer has mode 4.
 	clientMode = 4<<3 | 3
 	serverMode = 4
 	eraSeconds = 1 << 32
 )
 
-// epoch is that of NTP's first era, in Unix seconds.
+// epoch is the start of NTP's first era, in Unix seconds.
 const epoch = -2208988800
 
-// Ask asks a server, a name or an address, perhaps with a port. It waits until
-// ctx ends. NTP's seconds repeat every 136 years: the answer is the first such
+// Ask asks a server, given as a name or an address, with or without a port. It waits
+// until ctx ends. NTP's seconds repeat every 136 years; Ask returns the first matching
 // time that is not before after.
 func Ask(ctx context.Context, server string, after time.Time) (time.Time, error) {
 	if _, _, err := net.SplitHostPort(server); err != nil {
@@ -58,7 +58,7 @@ func Ask(ctx context.Context, server string, after time.Time) (time.Time, error)
 			return time.Time{}, fmt.Errorf("sntp: %w", err)
 		}
 		if n < packetSize || string(answer[24:32]) != string(cookie) {
-			continue // it is no answer to this
+			continue // not an answer to this request
 		}
 		at, err := read(answer[:packetSize], after)
 		if err != nil {
@@ -74,11 +74,11 @@ func read(p []byte, after time.Time) (time.Time, error) {
 	seconds, fraction := binary.BigEndian.Uint32(p[40:]), binary.BigEndian.Uint32(p[44:])
 	switch {
 	case mode != serverMode:
-		return time.Time{}, errors.New("it does not answer as a server")
+		return time.Time{}, errors.New("the answer is not from a server")
 	case stratum == 0:
-		return time.Time{}, fmt.Errorf("it refuses to answer (%q)", strings.TrimRight(string(p[12:16]), "\x00"))
+		return time.Time{}, fmt.Errorf("the server refuses to answer (%q)", strings.TrimRight(string(p[12:16]), "\x00"))
 	case leap == 3 || stratum > 15 || seconds == 0 && fraction == 0:
-		return time.Time{}, errors.New("it does not know the time itself")
+		return time.Time{}, errors.New("the server's own clock is not set")
 	}
 	unix := int64(seconds) + epoch
 	for unix < after.Unix() {

@@ -45,6 +45,7 @@ func telling(request []byte, seconds uint32) []byte {
 const seconds2026 = 3976992000 // 2026-01-10
 
 func TestReadsTheTime(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		seconds uint32
 		after   time.Time
@@ -76,8 +77,9 @@ func TestReadsTheTime(t *testing.T) {
 }
 
 // An answer that somebody sends without having seen the request is not taken,
-// and a server that does not know the time says so.
+// and a server that the server's own clock is not set says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
+	t.Parallel()
 	change := func(f func(p []byte) []byte) func([]byte) [][]byte {
 		return func(r []byte) [][]byte { return [][]byte{f(telling(r, seconds2026))} }
 	}
@@ -87,11 +89,11 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 	}{
 		"forged blindly":   {change(func(p []byte) []byte { p[24] ^= 1; return p }), "no answer"},
 		"cut short":        {change(func(p []byte) []byte { return p[:47] }), "no answer"},
-		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "not answer as a server"},
+		"a client":         {change(func(p []byte) []byte { p[0] = clientMode; return p }), "not from a server"},
 		"a kiss of death":  {change(func(p []byte) []byte { p[1] = 0; copy(p[12:], "RATE"); return p }), `refuses to answer ("RATE")`},
-		"not synchronised": {change(func(p []byte) []byte { p[0] |= 3 << 6; return p }), "does not know the time"},
-		"stratum 16":       {change(func(p []byte) []byte { p[1] = 16; return p }), "does not know the time"},
-		"no time":          {change(func(p []byte) []byte { clear(p[40:]); return p }), "does not know the time"},
+		"not synchronised": {change(func(p []byte) []byte { p[0] |= 3 << 6; return p }), "the server's own clock is not set"},
+		"stratum 16":       {change(func(p []byte) []byte { p[1] = 16; return p }), "the server's own clock is not set"},
+		"no time":          {change(func(p []byte) []byte { clear(p[40:]); return p }), "the server's own clock is not set"},
 		"silence":          {func([]byte) [][]byte { return nil }, "no answer"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package tpmrc says what a TPM's response codes mean for the person who stands
-// before the machine: what is wrong with it, and what to do.
+// Package tpmrc explains a TPM's response codes to the person at the machine: what is
+// wrong, and what to do.
 package tpmrc
 
 import (
@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Hierarchy is whose authorisation a command needed.
+// Hierarchy is the hierarchy whose authorisation a command required.
 type Hierarchy string
 
-// The hierarchies (Part 1, 13). None is for commands that need none.
+// The hierarchies (Part 1, 13). None is for commands that require none.
 const (
 	None        Hierarchy = ""
 	Endorsement Hierarchy = "endorsement"
@@ -39,13 +39,13 @@ const (
 	CodeOther               = "tpm-refused"
 )
 
-// Cause is a TPM's refusal in words. It is an error; errors.Is and errors.As
-// find the tpm2.TPMRC in it.
+// Cause explains a TPM's refusal. It is an error; errors.Is and errors.As find the
+// tpm2.TPMRC in it.
 type Cause struct {
 	Code   string // stable
 	Reason string // one sentence
 	Remedy string // one sentence
-	Err    error  // what the TPM answered, and to which command
+	Err    error  // the TPM's answer and the command
 }
 
 func (c *Cause) Error() string {
@@ -54,8 +54,8 @@ func (c *Cause) Error() string {
 
 func (c *Cause) Unwrap() error { return c.Err }
 
-// meaning is what codes mean, for commands that need a hierarchy's
-// authorisation; None: for all.
+// meaning is the meaning of codes for commands that require a hierarchy's authorisation;
+// None: for all commands.
 type meaning struct {
 	codes                []tpm2.TPMRC
 	hierarchy            Hierarchy
@@ -66,17 +66,17 @@ var (
 	denied   = []tpm2.TPMRC{tpm2.TPMRCBadAuth, tpm2.TPMRCAuthFail, tpm2.TPMRCAuthMissing, tpm2.TPMRCAuthUnavailable}
 	meanings = []meaning{
 		{[]tpm2.TPMRC{tpm2.TPMRCLockout}, None, CodeLockout,
-			"The TPM is in lockout: it counted too many wrong passwords, or losses of power, which it counts as such.",
+			"The TPM is in lockout: it counted too many wrong passwords or power losses.",
 			"Leave the machine switched on until the lockout has ended, or lift it with 'tpm2_dictionarylockout --clear-lockout'."},
 		{[]tpm2.TPMRC{tpm2.TPMRCHierarchy, tpm2.TPMRCDisabled}, Endorsement, CodeEndorsementDisabled,
 			"The TPM's endorsement hierarchy is disabled.",
-			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security)."},
+			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware setup (TPM, Security)."},
 		{[]tpm2.TPMRC{tpm2.TPMRCHierarchy, tpm2.TPMRCDisabled}, Owner, CodeOwnerDisabled,
 			"The TPM's owner hierarchy is disabled.",
-			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware's setup (TPM, Security)."},
+			"Restart the machine, which enables it; if it stays disabled, enable it in the firmware setup (TPM, Security)."},
 		{denied, Endorsement, CodeEndorsementAuth,
 			"The TPM's endorsement hierarchy has a password.",
-			"Write it into a file that only root may read and name that with --endorsement-auth-file, or clear the TPM, which removes it."},
+			"Write it into a file that only root can read and name the file with --endorsement-auth-file, or clear the TPM, which removes the password."},
 		{denied, Owner, CodeOwnerAuth,
 			"The TPM's owner hierarchy has a password.",
 			"Remove it with 'tpm2_changeauth -c owner', or clear the TPM in the firmware's setup."},
@@ -99,23 +99,23 @@ var (
 			"The TPM has no room for another key or session: other programs fill it.",
 			"End them, or restart the machine, and use /dev/tpmrm0, which programs can share."},
 		{[]tpm2.TPMRC{tpm2.TPMRCNVRate, tpm2.TPMRCNVUnavailable}, None, CodeNV,
-			"The TPM does not write its memory now, to protect it from wear.",
+			"The TPM refuses to write to its memory now, to limit wear.",
 			"Try again in a few minutes."},
 		{[]tpm2.TPMRC{tpm2.TPMRCCommandCode, tpm2.TPMRCCurve, tpm2.TPMRCAsymmetric, tpm2.TPMRCSymmetric, tpm2.TPMRCHash, tpm2.TPMRCKeySize, tpm2.TPMRCScheme, tpm2.TPMRCKDF, tpm2.TPMRCType}, None, CodeUnsupported,
-			"The TPM does not support what was asked of it.",
+			"The TPM does not support the command or algorithm.",
 			"Choose another algorithm with --key or --ek, or update the TPM's firmware."},
 	}
 	other = meaning{code: CodeOther,
 		reason: "The TPM refused a command.",
 		remedy: "Restart the machine; if it happens again, report it with the code that follows."}
 	wrongPassword = meaning{code: CodeEndorsementAuthBad,
-		reason: "The TPM's endorsement hierarchy has another password than the one given.",
-		remedy: "Correct the file that --endorsement-auth-file names: its content, without the last line end, is the password."}
+		reason: "The given password of the TPM's endorsement hierarchy is wrong.",
+		remedy: "Correct the file named with --endorsement-auth-file: its content, without the last line end, is the password."}
 )
 
-// Explain returns err as a *Cause if a TPM's response code is in it; h is whose
-// authorisation the command needed. Other errors, and those that are explained
-// already, are returned as they are.
+// Explain returns err as a *Cause if it has a TPM's response code. h is the hierarchy whose
+// authorisation the command required. Other errors, and a *Cause, are returned
+// unchanged.
 func Explain(err error, h Hierarchy) error {
 	var rc tpm2.TPMRC
 	var cause *Cause
@@ -126,8 +126,8 @@ func Explain(err error, h Hierarchy) error {
 	return &Cause{m.code, m.reason, m.remedy, err}
 }
 
-// ExplainWithPassword is Explain for a command that a password of the
-// endorsement hierarchy was given to.
+// ExplainWithPassword is Explain for a command with a password of the endorsement
+// hierarchy.
 func ExplainWithPassword(err error) error {
 	err = Explain(err, Endorsement)
 	if cause := (*Cause)(nil); errors.As(err, &cause) && cause.Code == CodeEndorsementAuth {
@@ -136,8 +136,8 @@ func ExplainWithPassword(err error) error {
 	return err
 }
 
-// layers are the bits in which a resource manager, such as the kernel's, says that
-// a code is its own (TSS 2.0 Overview, 3.6).
+// layers are the bits with which a resource manager, such as the kernel's, marks its own
+// codes (TSS 2.0 Overview, 3.6).
 const layers = 0x00FF0000
 
 func find(rc tpm2.TPMRC, h Hierarchy) meaning {
