@@ -28,130 +28,68 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"gangway/device/install"
-
-	"golang.org/x/sys/unix"
+	"gangway/device/installer"
+	"gangway/device/machine"
+	"gangway/device/network"
+	"gangway/device/screen"
+	"gangway/device/system"
 )
 
-const (
-	agentPath = "/bin/gangway-agent"
-	tokenPath = "/etc/gangway/device_autojointoken.json"
-	stateDir  = "/run/gangway-agent"
-
-	// exitRefused is the agent's when the hub refuses for good.
-	exitRefused = 3
-	// pause is how long to wait before the agent is started again.
-	pause = 10 * time.Second
-)
+// Tests set other bounds when they build this program: system.TrialTime,
+// system.NetworkTime and machine.WatchdogEvery.
+var trialTime, networkTime, watchdogEvery string
 
 func main() {
+	for to, flag := range map[*string]string{&system.TrialTime: trialTime, &system.NetworkTime: networkTime, &machine.WatchdogEvery: watchdogEvery} {
+		if flag != "" {
+			*to = flag
+		}
+	}
 	if filepath.Base(os.Args[0]) == "pvf-install" {
-		os.Exit(pvfInstall(os.Args[1:]))
+		os.Exit(installer.Command(os.Args[1:]))
 	}
 	if filepath.Base(os.Args[0]) == filepath.Base(install.HookPath) {
-		os.Exit(systemHook(os.Args[1:]))
+		os.Exit(system.Hook(os.Args[1:]))
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and of no use here: see gangway-agent.")
 		os.Exit(2)
 	}
-	for _, err := range mountAll() {
-		say("%v", err)
+	for _, err := range machine.MountAll() {
+		screen.Say("%v", err)
 	}
-	openConsoles()
-	words := commandLine()
-	go reap()
-	say("up")
-	for _, err := range loadModules("/lib/modules") {
-		say("%v", err)
+	screen.Open()
+	words := machine.CommandLine()
+	go machine.Reap()
+	screen.Say("up")
+	for _, err := range machine.LoadModules("/lib/modules") {
+		screen.Say("%v", err)
 	}
 	if words["gangway.show"] == "boot" {
-		showBoot()
+		machine.ShowBoot()
 	}
 	if words["gangway.mode"] != "" {
-		mountFirmware()
+		machine.MountFirmware()
 	}
 	switch words["gangway.mode"] {
 	case "auto":
-		automatic(words["gangway.manifest"], false)
+		installer.Automatic(words["gangway.manifest"], false)
 	case "tpm":
-		automatic(words["gangway.manifest"], true)
+		installer.Automatic(words["gangway.manifest"], true)
 	case "manual":
-		manual(words["gangway.manifest"])
+		installer.Manual(words["gangway.manifest"])
 	case "reset":
-		reset(words["gangway.manifest"])
+		installer.Reset(words["gangway.manifest"])
 	case "system":
-		system()
+		system.Run()
 	}
-	settings, err := liveNetwork()
+	settings, err := network.Live()
 	if err != nil {
-		alarm("%v", err)
+		screen.Alarm("%v", err)
 	}
-	network(settings)
-	live(words["gangway.poweroff"])
-	powerOff()
-}
-
-// commandLine is the kernel's, as words; those with = are split there.
-func commandLine() map[string]string {
-	words := map[string]string{}
-	b, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		say("command line: %v", err)
-	}
-	for w := range strings.FieldsSeq(string(b)) {
-		k, v, _ := strings.Cut(w, "=")
-		words[k] = v
-	}
-	return words
-}
-
-// live runs the agent until the machine is to be switched off.
-func live(poweroff string) {
-	for {
-		code, err := run(agentPath, "onboard", "--set-clock", "--network-file", networkPath, "--token-file", tokenPath, "--state", stateDir)
-		if err == nil && code == 0 {
-			say("onboarded")
-			if poweroff == "onboarded" {
-				return
-			}
-			code, err = run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", stateDir)
-		}
-		switch {
-		case err != nil:
-			say("the agent cannot be run: %v", err)
-		default:
-			say("the agent ended with code %d", code)
-		}
-		if poweroff != "" {
-			return
-		}
-		if code == exitRefused { // a person has to change something first
-			time.Sleep(time.Hour)
-		}
-		time.Sleep(pause)
-	}
-}
-
-func powerOff() {
-	say("power off")
-	leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
-}
-
-func restart() {
-	say("restart")
-	leave(unix.LINUX_REBOOT_CMD_RESTART)
-}
-
-func leave(how int) {
-	unix.Sync()
-	if err := unix.Reboot(how); err != nil {
-		say("the machine does not switch itself off: %v", err)
-	}
-	for { // the kernel panics when its first process ends
-		time.Sleep(time.Hour)
-	}
+	network.Up(settings)
+	system.Live(words["gangway.poweroff"])
+	machine.PowerOff()
 }

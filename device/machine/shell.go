@@ -1,0 +1,26 @@
+package machine
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func Shell(console string) error {
+	f, err := os.OpenFile(console, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ended, err := Begin("/bin/sh", &os.ProcAttr{
+		Env:   []string{"PS1=gangway# ", "TERM=linux"},
+		Files: []*os.File{f, f, f},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},
+	})
+	if err != nil {
+		return err
+	}
+	<-ended
+	return nil
+}
