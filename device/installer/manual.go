@@ -1,48 +1,36 @@
 package installer
 
 import (
-	"gangway/device/machine"
-	"gangway/device/screen"
 	"os"
-	"os/signal"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Manual gives a shell on each console. It ends with the machine's restart.
-func Manual(manifest string) {
-	if _, err := findStick(manifest, stickWait); err != nil {
-		screen.Say("%v", err)
+// Manual runs a shell on each terminal, again when it ends, until a person asks
+// to restart the machine or to switch it off: requests gets the signals of
+// busybox's reboot (SIGTERM), poweroff (SIGUSR2) and halt (SIGUSR1). It does not
+// return.
+func (i *Installer) Manual(terminals []string, shell func(terminal string) error, requests <-chan os.Signal) {
+	if _, err := i.Sticks.Find(i.Manifest, stickWait); err != nil {
+		i.Screen.Logf("%v", err)
 	}
-	if wrong := machine.HasTPM(); wrong != "" {
-		screen.Say("%s", wrong)
+	if err := i.TPM.Check(); err != nil {
+		i.Screen.Logf("%v", err)
 	}
-	screen.Say("pvf-install lists the disks and installs; reboot restarts.")
-	screen.Consoles.Lock()
-	names := screen.Consoles.Names
-	screen.Consoles.Unlock()
-	for _, name := range names {
-		if screen.IsScreen(name) {
-			name = "tty1" // tty0 is whichever is in front
-		}
-		go shell("/dev/" + name)
+	i.Screen.Logf("pvf-install lists the disks and installs; reboot restarts.")
+	for _, terminal := range terminals {
+		go func() {
+			for {
+				if err := shell(terminal); err != nil {
+					i.Screen.Logf("shell on %s: %v", terminal, err)
+				}
+				time.Sleep(time.Second)
+			}
+		}()
 	}
-	// What busybox's reboot, poweroff and halt send to the first process.
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
-	if <-c == unix.SIGTERM {
-		machine.Restart()
+	if <-requests == unix.SIGTERM {
+		i.Power.Restart()
 	}
-	machine.PowerOff()
-}
-
-// shell runs a shell on a console, again and again.
-func shell(console string) {
-	for {
-		if err := machine.Shell(console); err != nil {
-			screen.Say("shell on %s: %v", console, err)
-		}
-		time.Sleep(time.Second)
-	}
+	i.Power.PowerOff()
 }

@@ -1,91 +1,85 @@
 package installer
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"gangway/device/machine"
-	"gangway/device/screen"
 	"io/fs"
 	"strings"
 	"time"
 
 	"gangway/device/install"
-	"gangway/device/install/lockout"
-
-	"golang.org/x/sys/unix"
 )
 
-// Reset makes the machine ready for another owner: what Gangway has on its
-// disks and in its TPM is destroyed. It ends with the machine off.
-func Reset(manifest string) {
-	screen.Show("Gangway wipe")
-	err := tryReset(manifest)
+// Reset wipes the machine for another owner: it destroys what Gangway has on its
+// disks and in its TPM, and switches the machine off. It does not return.
+func (i *Installer) Reset() {
+	i.Screen.StartPanel("Gangway wipe")
+	err := i.reset()
 	if err == nil {
-		screen.Now("Wiped: this machine is nobody's.\nTake the stick out. It switches off in a minute; Enter: at once.")
+		i.Screen.Statusf("Wiped: this machine has no owner.\nTake the stick out. The machine switches off in a minute.\nPress Enter to switch it off now.")
 		select {
-		case <-screen.Typed():
+		case <-i.Screen.Input():
 		case <-time.After(time.Minute):
 		}
-		machine.PowerOff()
+		i.Power.PowerOff()
 	}
-	screen.Alarm("%v", err)
-	screen.Say("Press Enter to switch off.")
-	<-screen.Typed()
-	machine.PowerOff()
+	i.Screen.Alarmf("%v", err)
+	i.Screen.Logf("Press Enter to switch off.")
+	<-i.Screen.Input()
+	i.Power.PowerOff()
 }
 
-// tryReset does it in an order in which it can be interrupted: the disks are
-// found again until the TPM is cleared.
-func tryReset(manifest string) error {
-	screen.Now("Looking for the stick")
-	s, err := findStick(manifest, stickWait)
+// reset may be interrupted at any step: until Unlist, the last one, the next run
+// finds the disks again.
+func (i *Installer) reset() error {
+	i.Screen.Statusf("Looking for the stick")
+	s, err := i.Sticks.Find(i.Manifest, stickWait)
 	if err != nil {
 		return err
 	}
-	disks, err := settled(s)
+	disks, err := i.settledDisks(s)
 	if err != nil {
 		return err
 	}
-	ours, wrong := systemsOn(disks)
-	noTPM := machine.HasTPM()
-	if noTPM == "" {
-		screen.Note("TPM", "2.0")
+	systems, failed := i.systemsOn(disks)
+	noTPM := i.TPM.Check()
+	if noTPM == nil {
+		i.Screen.Fact("TPM", "2.0")
 	}
 	switch {
-	case len(ours) > 0:
-		if !count("All that Gangway has on this machine") {
+	case len(systems) > 0:
+		if !i.countDown("All that Gangway has on this machine") {
 			return errStopped
 		}
-	case len(wrong) == 0 && !confirmed():
+	case len(failed) == 0 && !i.confirmed():
 		return errStopped
 	}
-	progress := percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
-	for _, i := range ours {
-		if err := i.onDisk(func(t *install.Device) error { return install.Erase(context.Background(), t, i.Installed, progress) }); err != nil {
-			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
+	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
+	for _, f := range systems {
+		if err := i.Disks.Erase(f.on, f.Installed, progress); err != nil {
+			failed = append(failed, fmt.Errorf("/dev/%s: %w", f.Disk, err))
 			continue
 		}
-		screen.Say("/dev/%s is erased", i.Disk)
+		i.Screen.Logf("/dev/%s is erased", f.Disk)
 	}
-	if noTPM != "" {
-		wrong = append(wrong, errors.New(noTPM))
-	} else if err := clearTPM(); err != nil {
-		wrong = append(wrong, err)
+	if noTPM != nil {
+		failed = append(failed, noTPM)
+	} else if err := i.TPM.Clear(); err != nil {
+		failed = append(failed, err)
 	} else {
-		screen.Say("the TPM is cleared")
+		i.Screen.Logf("the TPM is cleared")
 	}
-	if err := machine.Firmware.Forget(); err != nil { // it names a partition, and no secret
-		screen.Say("%v", err)
+	if err := i.Firmware.Forget(); err != nil { // not a failure: the boot entry names a partition, and holds no secret
+		i.Screen.Logf("%v", err)
 	}
-	for _, i := range ours {
-		if err := i.onDisk(func(t *install.Device) error { return install.Unlist(t, progress) }); err != nil {
-			wrong = append(wrong, fmt.Errorf("/dev/%s: %w", i.Disk, err))
+	for _, f := range systems {
+		if err := i.Disks.Unlist(f.on, progress); err != nil {
+			failed = append(failed, fmt.Errorf("/dev/%s: %w", f.Disk, err))
 		}
 	}
-	unix.Sync()
-	if len(wrong) > 0 {
-		return fmt.Errorf("NOT ALL IS WIPED:\n%w", errors.Join(wrong...))
+	i.Disks.Sync()
+	if len(failed) > 0 {
+		return fmt.Errorf("NOT ALL IS WIPED:\n%w", errors.Join(failed...))
 	}
 	return nil
 }
@@ -96,62 +90,46 @@ type found struct {
 	on install.Disk
 }
 
-// systemsOn looks for Gangway's systems, and says which it may not touch.
-func systemsOn(disks []install.Disk) (ours []found, wrong []error) {
+// systemsOn looks for Gangway's systems. failed says which disks cannot be read,
+// and which ones it leaves alone.
+func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []error) {
 	for _, d := range disks {
-		i, err := install.Look("/dev", d.Name)
+		system, err := i.Disks.System(d)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			wrong = append(wrong, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
+			failed = append(failed, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
 		case d.Unfit != "":
-			wrong = append(wrong, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
-		case d.External != "" && !machine.Firmware.Names(i.ESPGUID) && !wipeToo(d):
-			wrong = append(wrong, fmt.Errorf("%s is left alone: %s", d.Path(), d.External))
+			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
+		case d.External != "" && !i.Firmware.Names(system.ESPGUID) && !i.confirmedFor(d):
+			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.External))
 		default:
 			name := "Disk"
-			if len(ours) > 0 {
-				name = fmt.Sprintf("Disk %d", len(ours)+1)
+			if len(systems) > 0 {
+				name = fmt.Sprintf("Disk %d", len(systems)+1)
 			}
-			screen.Note(name, d.String())
-			ours = append(ours, found{i, d})
+			i.Screen.Fact(name, d.String())
+			systems = append(systems, found{system, d})
 		}
 	}
-	return ours, wrong
+	return systems, failed
 }
 
-// wipeToo asks about a disk that may be another machine's: its system is not the one
-// that this firmware starts.
-func wipeToo(d install.Disk) bool {
-	screen.Alarm("Gangway is on %s as well,\nwhich this machine may not start from.\nTo wipe it too, type its name: %s\nEnter leaves it alone, as does waiting for a minute.", d, d.Name)
+// confirmedFor asks whether to wipe an external disk whose system this firmware
+// does not start: the disk may belong to another machine.
+func (i *Installer) confirmedFor(d install.Disk) bool {
+	i.Screen.Alarmf("Gangway is on %s as well,\nwhich may belong to another machine.\nTo wipe it too, type its name: %s\nTo leave it alone, press Enter or wait for a minute.", d, d.Name)
 	select {
-	case line := <-screen.Typed():
-		return strings.TrimPrefix(line, "/dev/") == d.Name
+	case line := <-i.Screen.Input():
+		return diskName(line) == d.Name
 	case <-time.After(time.Minute):
 		return false
 	}
 }
 
-// confirmed asks a person where nothing of Gangway's is found: the TPM may be
-// somebody else's.
-func confirmed() bool {
-	screen.Alarm("No disk of this machine has Gangway on it.\nTo clear the TPM all the same, type: wipe\nWhat else uses the TPM, as BitLocker does, loses its keys.")
-	return strings.EqualFold(<-screen.Typed(), "wipe")
-}
-
-func (f found) onDisk(do func(*install.Device) error) error {
-	t, err := f.on.Open("/dev")
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(t), t.Close())
-}
-
-func clearTPM() error {
-	t, err := machine.OpenTPM()
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	return lockout.Clear(t)
+// confirmed asks whether to clear the TPM of a machine without a system of
+// Gangway: another system may use it.
+func (i *Installer) confirmed() bool {
+	i.Screen.Alarmf("No disk of this machine has Gangway on it.\nTo clear the TPM nevertheless, type: wipe\nOther users of the TPM, such as BitLocker, lose their keys.")
+	return strings.EqualFold(<-i.Screen.Input(), "wipe")
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -18,117 +17,108 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where things are while the installer runs.
-const (
-	stickDir = "/run/stick"
-	espDir   = "/run/esp"
-)
-
-// stick is what the machine was started from.
-type stick struct {
-	disk     string // "sda"
-	manifest *install.Manifest
-	sha256   string // of the manifest
-	// network are the stick's network settings; nil: none.
-	network *netfile.Settings
+// Stick is what the machine was started from.
+type Stick struct {
+	Disk     string // "sda"
+	Manifest *install.Manifest
+	SHA256   string            // of the manifest, in hexadecimal
+	network  *netfile.Settings // nil: none
 }
 
-// findStick mounts the partition that holds the manifest of this hash. USB
-// takes its time, so it waits for it.
-func findStick(want string, patience time.Duration) (*stick, error) {
-	if len(want) != 2*sha256.Size {
-		return nil, errors.New("the command line names no manifest: this is no installer")
+// stickDir is where the stick's EFI system partition is mounted.
+const stickDir = "/run/stick"
+
+// What Find returns.
+var (
+	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick")
+	errNoStick    = errors.New("the stick that this machine was started from is not found; check that it is plugged in")
+	errOther      = errors.New("another manifest")
+	errMode       = errors.New("the stick's manifest is not for the mode that was started")
+)
+
+// sticks finds sticks among the partitions of this machine.
+type sticks struct {
+	dev, class string // /dev, and its folder of disks and partitions in /sys
+	mounts     string // /proc/mounts
+	dir, other string // where the stick, and another partition for a look, are mounted
+	reset      bool   // the machine was started to be wiped
+	mount      func(partition, at string, flags uintptr) error
+	unmount    func(at string, force bool) error
+	bootedFrom func() (espGUID string, err error)
+}
+
+func localSticks(reset bool) *sticks {
+	return &sticks{
+		dev: "/dev", class: machine.SysClass, mounts: "/proc/mounts", dir: stickDir, other: "/run/other", reset: reset,
+		mount: machine.MountFAT, unmount: machine.Unmount, bootedFrom: machine.Firmware.BootedFrom,
+	}
+}
+
+// Find implements Sticks.
+func (s *sticks) Find(manifest string, patience time.Duration) (*Stick, error) {
+	if len(manifest) != 2*sha256.Size {
+		return nil, errNoManifest
 	}
 	for until := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
-		entries, err := os.ReadDir("/sys/class/block")
+		entries, err := os.ReadDir(s.class)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
-			s, err := tryStick(e.Name(), want)
-			if err == nil {
-				return s, nil
+			if found, err := s.try(e.Name(), manifest); err == nil {
+				return found, nil
 			}
 		}
 		if time.Now().After(until) {
-			return nil, errors.New("the stick that this was started from cannot be found: is it still in?")
+			return nil, errNoStick
 		}
 	}
 }
 
-func tryStick(name, want string) (*stick, error) {
-	if !machine.IsFAT("/dev/" + name) {
-		return nil, errors.New("no FAT")
+// try mounts a partition, and unmounts it again unless it has the manifest.
+func (s *sticks) try(partition, manifest string) (*Stick, error) {
+	if !machine.IsFAT(filepath.Join(s.dev, partition)) {
+		return nil, errors.New("not a FAT file system")
 	}
-	if err := machine.MountFAT(name, stickDir, unix.MS_RDONLY); err != nil {
+	if err := s.mount(partition, s.dir, unix.MS_RDONLY); err != nil {
 		return nil, err
 	}
-	m, err := readManifest(want)
+	m, err := s.readManifest(manifest)
 	if err != nil {
-		unix.Unmount(stickDir, 0)
+		s.unmount(s.dir, false)
 		return nil, err
 	}
-	return &stick{disk: machine.DiskOf(name), manifest: m, sha256: want}, nil
+	return &Stick{Disk: machine.DiskOf(s.class, partition), Manifest: m, SHA256: manifest}, nil
 }
 
-// readNetwork reads the network settings, which a person may have edited.
-func (s *stick) readNetwork() error {
-	settings, err := install.ReadNetwork(stickDir)
+// Mounted implements Sticks.
+func (s *sticks) Mounted(manifest string) (*Stick, error) {
+	m, err := s.readManifest(manifest)
 	if err != nil {
-		return fmt.Errorf("The stick's network settings cannot be used:\n%w", err) //lint:ignore ST1005 it is shown to a person
+		return nil, err
 	}
-	if s.network = settings; settings.Empty() {
-		s.network = nil
+	disk := ""
+	if partition := machine.MountedAt(s.mounts, s.dir); partition != "" {
+		disk = machine.DiskOf(s.class, partition)
 	}
-	return nil
+	return &Stick{Disk: disk, Manifest: m, SHA256: manifest}, nil
 }
 
-// bringNetwork hands the stick's network settings to the system that it has
-// installed already. The system looks whether they are other ones.
-func (s *stick) bringNetwork(i *install.Installed) error {
-	if s.network == nil {
-		return nil
-	}
-	if err := machine.MountFAT(i.ESP(), espDir, 0); err != nil {
-		return err
-	}
-	return errors.Join(install.BringNetwork(espDir, s.network), unix.Unmount(espDir, 0))
-}
-
-// known is all by which the stick is recognised (install.Disks): its disk's name;
-// the GUID of the partition that firmware started; and the disks that have its
-// manifest, as a second stick of the same image, and the first one after it was
-// plugged in again.
-func (s *stick) known() []string {
-	known := []string{s.disk}
-	if guid, err := machine.Firmware.BootedFrom(); err == nil {
-		known = append(known, guid)
-	}
-	entries, err := os.ReadDir("/sys/class/block")
+// readManifest reads the manifest of the mounted stick.
+func (s *sticks) readManifest(want string) (*install.Manifest, error) {
+	b, err := manifestIn(s.dir, want)
 	if err != nil {
-		return known
+		return nil, err
 	}
-	for _, e := range entries {
-		if disk := machine.DiskOf(e.Name()); !slices.Contains(known, disk) && holds(e.Name(), s.sha256) {
-			known = append(known, disk)
-		}
+	m, err := install.ParseManifest(b)
+	if err == nil && m.Reset != s.reset {
+		return nil, errMode
 	}
-	return known
+	return m, err
 }
 
-// holds reports whether a partition has the manifest of a hash.
-func holds(name, want string) bool {
-	const at = "/run/other"
-	if !machine.IsFAT("/dev/"+name) || machine.MountFAT(name, at, unix.MS_RDONLY) != nil {
-		return false
-	}
-	defer unix.Unmount(at, 0)
-	_, err := manifestAt(at, want)
-	return err == nil
-}
-
-// manifestAt reads the manifest of a hash in a mounted partition.
-func manifestAt(dir, want string) ([]byte, error) {
+// manifestIn returns the manifest in a mounted partition, if it has the SHA-256.
+func manifestIn(dir, want string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, install.ManifestPath))
 	if err != nil {
 		return nil, err
@@ -139,20 +129,49 @@ func manifestAt(dir, want string) ([]byte, error) {
 		return nil, err
 	}
 	if h := sha256.Sum256(b); hex.EncodeToString(h[:]) != want {
-		return nil, errors.New("another manifest")
+		return nil, errOther
 	}
 	return b, nil
 }
 
-// readManifest reads the mounted stick's.
-func readManifest(want string) (*install.Manifest, error) {
-	b, err := manifestAt(stickDir, want)
-	if err != nil {
+// Network implements Sticks.
+func (s *sticks) Network() (*netfile.Settings, error) {
+	settings, err := install.ReadNetwork(s.dir)
+	if err != nil || settings.Empty() {
 		return nil, err
 	}
-	m, err := install.ParseManifest(b)
-	if err == nil && m.Reset != (machine.CommandLine()["gangway.mode"] == "reset") {
-		return nil, errors.New("what was started is not what the stick is for")
-	}
-	return m, err
+	return settings, nil
 }
+
+// Marks implements Sticks. It returns the name of the stick's disk; the GUID of
+// the partition that firmware started; and the names of other disks with the same
+// manifest: a second stick of the image, or this one, plugged in again.
+func (s *sticks) Marks(stick *Stick) []string {
+	marks := []string{stick.Disk}
+	if guid, err := s.bootedFrom(); err == nil {
+		marks = append(marks, guid)
+	}
+	entries, err := os.ReadDir(s.class)
+	if err != nil {
+		return marks
+	}
+	for _, e := range entries {
+		if disk := machine.DiskOf(s.class, e.Name()); !slices.Contains(marks, disk) && s.has(e.Name(), stick.SHA256) {
+			marks = append(marks, disk)
+		}
+	}
+	return marks
+}
+
+// has reports whether a partition has the manifest of a SHA-256.
+func (s *sticks) has(partition, manifest string) bool {
+	if !machine.IsFAT(filepath.Join(s.dev, partition)) || s.mount(partition, s.other, unix.MS_RDONLY) != nil {
+		return false
+	}
+	defer s.unmount(s.other, false)
+	_, err := manifestIn(s.other, manifest)
+	return err == nil
+}
+
+// Forget implements Sticks.
+func (s *sticks) Forget() { s.unmount(s.dir, true) }

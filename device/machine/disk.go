@@ -1,20 +1,21 @@
 package machine
 
 import (
-	"fmt"
-	"gangway/device/install"
 	"os"
 	"path/filepath"
+	"strings"
 
-	"golang.org/x/sys/unix"
+	"gangway/device/install"
 )
 
-// Where the kernel has the firmware's variables, and the disks.
+// Where the kernel shows the firmware's variables, disks and partitions.
 const (
 	Firmware = install.Firmware("/sys/firmware/efi/efivars")
-	SysBlock = "/sys/block"
+	SysBlock = "/sys/block"       // disks
+	SysClass = "/sys/class/block" // disks and partitions
 )
 
+// IsFAT reports whether a partition or an image file has a FAT32 file system.
 func IsFAT(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -23,24 +24,14 @@ func IsFAT(path string) bool {
 	defer f.Close()
 	b := make([]byte, 512)
 	_, err = f.ReadAt(b, 0)
-	return err == nil && string(b[82:87]) == "FAT32"
+	return err == nil && string(b[82:87]) == "FAT32" // BS_FilSysType
 }
 
-func MountFAT(name, at string, flags uintptr) error {
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		return err
-	}
-	err := unix.Mount("/dev/"+name, at, "vfat", flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "codepage=437,iocharset=ascii,umask=0077,errors=remount-ro")
-	if err != nil {
-		return fmt.Errorf("mounting %s at %s: %w", name, at, err)
-	}
-	return nil
-}
-
-// DiskOf returns the disk that a partition is on: in /sys its folder is in the
-// disk's.
-func DiskOf(name string) string {
-	place, err := filepath.EvalSymlinks("/sys/class/block/" + name)
+// DiskOf returns the disk that a partition is on, from a folder like SysClass:
+// the partition's folder is inside the disk's. Any other name is returned as it
+// is.
+func DiskOf(class, name string) string {
+	place, err := filepath.EvalSymlinks(filepath.Join(class, name))
 	if err != nil {
 		return name
 	}
@@ -48,4 +39,19 @@ func DiskOf(name string) string {
 		return name
 	}
 	return filepath.Base(filepath.Dir(place))
+}
+
+// MountedAt returns the name in /dev of the partition that is mounted at a
+// folder, by a file like /proc/mounts; empty: none is.
+func MountedAt(mounts, dir string) string {
+	b, err := os.ReadFile(mounts)
+	if err != nil {
+		return ""
+	}
+	for l := range strings.Lines(string(b)) {
+		if f := strings.Fields(l); len(f) > 1 && f[1] == dir {
+			return strings.TrimPrefix(f[0], "/dev/")
+		}
+	}
+	return ""
 }

@@ -5,12 +5,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"unsafe"
 
 	"gangway/device/install/luks"
 	"gangway/device/install/seal"
-	"gangway/device/screen"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,8 +25,8 @@ const (
 	dmTableLoad = 0xC138FD09
 )
 
-// dm sends a command for the device of a name, with what follows its header.
-// It returns the device's number.
+// dm sends a command for the device of a name; data follows the command's
+// header. It returns the device's number.
 func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
 	b := make([]byte, dmHeader+len(data))
 	ne := binary.NativeEndian
@@ -38,13 +38,26 @@ func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64
 	}
 	copy(b[48:48+127], name)
 	copy(b[dmHeader:], data)
+	defer clear(b) // the table has the disk's key
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
 		return 0, fmt.Errorf("device mapper: %w", e)
 	}
 	return ne.Uint64(b[40:]), nil
 }
 
-// decrypt makes the kernel decrypt a partition, and returns its clear device.
+// cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt
+// for a partition of size bytes. It has the key.
+func cryptTarget(partition string, size int64, key luks.Key) []byte {
+	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
+	target := make([]byte, 40, 40+len(params)+8)
+	binary.NativeEndian.PutUint64(target[8:], uint64(size-luks.Overhead)/512)
+	copy(target[24:], "crypt")
+	target = append(target, params...)
+	return append(target, make([]byte, 8-len(params)%8)...) // one zero at least, up to 8 bytes
+}
+
+// decrypt makes the kernel decrypt a partition, and returns the device with the
+// clear data.
 func decrypt(partition string, key luks.Key) (string, error) {
 	size, err := sizeOf(partition)
 	if err != nil {
@@ -56,19 +69,14 @@ func decrypt(partition string, key luks.Key) (string, error) {
 	}
 	defer control.Close()
 	const name = "gangway-data"
-	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
-	target := make([]byte, 40, 40+len(params)+8)
-	binary.NativeEndian.PutUint64(target[8:], uint64(size-luks.Overhead)/512)
-	copy(target[24:], "crypt")
-	target = append(target, params...)
-	target = append(target, make([]byte, 8-len(params)%8)...) // a zero at least
+	target := cryptTarget(partition, size, key)
 	defer clear(target)
 	dev, err := dm(control, dmCreate, name, nil)
 	if err != nil {
 		return "", err
 	}
 	if _, err := dm(control, dmTableLoad, name, target); err != nil {
-		return "", fmt.Errorf("%w; are the modules for encryption there?", err)
+		return "", fmt.Errorf("%w; the image may lack the modules for encryption", err)
 	}
 	if _, err := dm(control, dmResume, name, nil); err != nil {
 		return "", err
@@ -82,44 +90,46 @@ func sizeOf(path string) (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	return f.Seek(0, 2)
+	return f.Seek(0, io.SeekEnd)
 }
 
-// ClearDevice is the partition itself, or what decrypts it: its key is in the
-// TPM.
-func ClearDevice(partition string) (string, error) {
+// UnlockData returns the device with the clear data of a data partition: the
+// partition itself, or, if that is encrypted, a device that decrypts it with the
+// key from the TPM. If the TPM does not give out the key, the error is
+// seal.ErrOther.
+func UnlockData(partition string) (device string, encrypted bool, err error) {
 	f, err := os.Open(partition)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	defer f.Close()
 	magic := make([]byte, len(luks.Magic))
 	if _, err := f.ReadAt(magic, 0); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if string(magic) != luks.Magic {
-		return partition, nil
+		return partition, false, nil
 	}
 	token, err := luks.Token(f, seal.TokenType)
 	if err != nil {
-		return "", err
+		return "", true, err
 	}
 	t, err := OpenTPM()
 	if err != nil {
-		return "", err
+		return "", true, err
 	}
 	defer t.Close()
 	passphrase, err := seal.Open(t, token)
 	if errors.Is(err, seal.ErrOther) {
-		return "", seal.ErrOther
+		return "", true, seal.ErrOther // without the TPM's response code: it is shown to a person
 	}
 	if err != nil {
-		return "", err
+		return "", true, err
 	}
 	key, err := luks.Open(f, passphrase)
 	if err != nil {
-		return "", err
+		return "", true, err
 	}
-	screen.Say("the disk's key came from the TPM")
-	return decrypt(partition, key)
+	device, err = decrypt(partition, key)
+	return device, true, err
 }

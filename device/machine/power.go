@@ -1,44 +1,52 @@
 package machine
 
 import (
-	"gangway/device/screen"
-	"os"
-	"strings"
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-func PowerOff() {
-	screen.Say("power off")
-	leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
+// Power switches the machine off or restarts it.
+type Power struct {
+	Logf func(format string, args ...any)
+
+	sync   func()              // default: unix.Sync
+	reboot func(how int) error // default: unix.Reboot
+	wait   func()              // default: an hour of sleep
 }
 
-func Restart() {
-	screen.Say("restart")
-	leave(unix.LINUX_REBOOT_CMD_RESTART)
+// PowerOff switches the machine off. It does not return.
+func (p Power) PowerOff() {
+	p.Logf("power off")
+	p.leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
-func leave(how int) {
-	unix.Sync()
-	if err := unix.Reboot(how); err != nil {
-		screen.Say("the machine does not switch itself off: %v", err)
+// Restart restarts the machine. It does not return.
+func (p Power) Restart() {
+	p.Logf("restart")
+	p.leave(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func (p Power) leave(how int) {
+	if p.sync == nil {
+		p.sync, p.reboot, p.wait = unix.Sync, unix.Reboot, func() { time.Sleep(time.Hour) }
+	}
+	p.sync()
+	if err := p.reboot(how); err != nil {
+		p.Logf("the machine does not switch off: %v", err)
 	}
 	for { // the kernel panics when its first process ends
-		time.Sleep(time.Hour)
+		p.wait()
 	}
 }
 
-// CommandLine is the kernel's, as words; those with = are split there.
-func CommandLine() map[string]string {
-	words := map[string]string{}
-	b, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		screen.Say("command line: %v", err)
+// RestartNow restarts the machine for a program that is not its first process. It
+// returns only on an error.
+func RestartNow() error {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return err
 	}
-	for w := range strings.FieldsSeq(string(b)) {
-		k, v, _ := strings.Cut(w, "=")
-		words[k] = v
-	}
-	return words
+	return errors.New("the machine does not restart")
 }

@@ -7,13 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func Shell(console string) error {
-	f, err := os.OpenFile(console, os.O_RDWR|unix.O_NOCTTY, 0)
+// Shell runs a shell on a terminal, until it ends.
+func (p *Processes) Shell(terminal string) error {
+	f, err := os.OpenFile(terminal, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	ended, err := Begin("/bin/sh", &os.ProcAttr{
+	ended, err := p.Start("/bin/sh", &os.ProcAttr{
 		Env:   []string{"PS1=gangway# ", "TERM=linux"},
 		Files: []*os.File{f, f, f},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0},

@@ -1,19 +1,45 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"gangway/device/install/lockout"
-	"gangway/device/screen"
 
 	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 )
 
-const tpmPath = "/dev/tpmrm0"
+const (
+	tpmPath  = "/dev/tpmrm0"
+	tpmClass = "/sys/class/tpm/tpm0"
+)
 
+// What CheckTPM finds; the sentences are shown to a person.
+var (
+	ErrNoTPM  = errors.New("No TPM: switch it on in the firmware's setup (TPM, fTPM or PTT).") //lint:ignore ST1005 shown to a person
+	ErrOldTPM = errors.New("The TPM's version is not 2.0, which Gangway requires.")            //lint:ignore ST1005 shown to a person
+)
+
+// CheckTPM returns an error unless the machine has a TPM 2.0: ErrNoTPM or
+// ErrOldTPM.
+func CheckTPM() error { return checkTPM(tpmClass) }
+
+func checkTPM(class string) error {
+	b, err := os.ReadFile(filepath.Join(class, "tpm_version_major"))
+	switch {
+	case err != nil:
+		return ErrNoTPM
+	case strings.TrimSpace(string(b)) != "2":
+		return ErrOldTPM
+	}
+	return nil
+}
+
+// OpenTPM opens the machine's TPM.
 func OpenTPM() (transport.TPMCloser, error) {
 	t, err := linuxtpm.Open(tpmPath)
 	if err != nil {
@@ -22,30 +48,29 @@ func OpenTPM() (transport.TPMCloser, error) {
 	return t, nil
 }
 
-// LiftLockout lifts the TPM's lockout, which losses of power lead to.
-func LiftLockout() {
+// LiftLockout lifts the TPM's lockout, which repeated losses of power lead to. It
+// logs what it did.
+func LiftLockout(logf func(format string, args ...any)) {
 	t, err := OpenTPM()
 	if err != nil {
-		screen.Say("%v", err)
+		logf("%v", err)
 		return
 	}
 	defer t.Close()
-	switch was, err := lockout.Lift(t); {
+	switch lifted, err := lockout.Lift(t); {
 	case err != nil:
-		screen.Say("%v", err)
-	case was:
-		screen.Say("The TPM was in lockout, for its power failed a few times; it was lifted.")
+		logf("%v", err)
+	case lifted:
+		logf("The TPM was in lockout, because the machine lost power a few times; the lockout is lifted.")
 	}
 }
 
-// HasTPM says what is wrong with the machine's TPM; empty: nothing.
-func HasTPM() string {
-	b, err := os.ReadFile("/sys/class/tpm/tpm0/tpm_version_major")
-	switch {
-	case err != nil:
-		return "No TPM: switch it on in the firmware's setup (TPM, fTPM or PTT)."
-	case strings.TrimSpace(string(b)) != "2":
-		return "The TPM is not of version 2.0, which is needed."
+// ClearTPM clears the TPM (lockout.Clear).
+func ClearTPM() error {
+	t, err := OpenTPM()
+	if err != nil {
+		return err
 	}
-	return ""
+	defer t.Close()
+	return lockout.Clear(t)
 }

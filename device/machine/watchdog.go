@@ -1,7 +1,7 @@
 package machine
 
 import (
-	"gangway/device/screen"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -9,46 +9,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const watchdogPath = "/dev/watchdog"
+// watchdogTimeout is how long the watchdog waits for a keepalive before it
+// resets the machine, in seconds.
+const watchdogTimeout = 60
 
-// How long the watchdog waits before it resets the machine, in seconds, and
-// how often it is told not to. Tests set another time when they build this
-// program.
-const watchdogTime = 60
+// WatchdogEvery is the time between two keepalives.
+const WatchdogEvery = 15 * time.Second
 
-var WatchdogEvery = "15s"
+// watchdogDevice is /dev/watchdog.
+type watchdogDevice interface {
+	io.Writer // of any byte but 'V': a keepalive
+	SetTimeout(seconds int) error
+}
 
-// Watchdog has the machine reset where this program does not run any more. A
-// machine without a watchdog goes without.
-func Watchdog() {
-	f, err := os.OpenFile(watchdogPath, os.O_WRONLY, 0)
+type watchdogFile struct{ *os.File }
+
+func (f watchdogFile) SetTimeout(seconds int) error {
+	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
+}
+
+// Watchdog has the machine reset when this program does not run any more: it
+// sends a keepalive in every interval, and returns only on an error. A machine
+// without a watchdog works without.
+func Watchdog(every time.Duration, logf func(format string, args ...any)) {
+	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
 	if err != nil {
-		screen.Say("no watchdog: %v", err)
+		logf("no watchdog: %v", err)
 		return
 	}
-	defer f.Close() // the driver goes on, for it is not told to stop
-	every, err := time.ParseDuration(WatchdogEvery)
-	if err != nil {
-		every = 15 * time.Second
+	defer f.Close() // without the magic close ('V'), the watchdog stays armed
+	name := "a watchdog"
+	if b, err := os.ReadFile("/sys/class/watchdog/watchdog0/identity"); err == nil {
+		name = strings.TrimSpace(string(b))
 	}
-	seconds := watchdogTime
-	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds); err != nil {
-		screen.Say("watchdog: %v", err) // its own time then
+	keepAlive(watchdogFile{f}, name, every, logf)
+}
+
+func keepAlive(d watchdogDevice, name string, every time.Duration, logf func(format string, args ...any)) {
+	if err := d.SetTimeout(watchdogTimeout); err != nil {
+		logf("watchdog: %v", err) // it keeps its default timeout
 	}
-	screen.Say("watchdog: %s, %d s", watchdogName(), seconds)
+	logf("watchdog: %s, %d s", name, watchdogTimeout)
 	for {
-		if _, err := f.Write([]byte{0}); err != nil {
-			screen.Say("watchdog: %v", err)
+		if _, err := d.Write([]byte{0}); err != nil {
+			logf("watchdog: %v", err)
 			return
 		}
 		time.Sleep(every)
 	}
-}
-
-func watchdogName() string {
-	b, err := os.ReadFile("/sys/class/watchdog/watchdog0/identity")
-	if err != nil {
-		return "a watchdog"
-	}
-	return strings.TrimSpace(string(b))
 }

@@ -12,11 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Probes before a static address of IPv4 is used (RFC 5227). Somebody waits for
-// this machine, so they come faster than there. Tests wait less.
+// probes is how many times the network is asked about a static IPv4 address
+// before the machine uses it (RFC 5227). They follow each other faster than the
+// RFC says, since a person waits for the machine.
 const probes = 3
-
-var probeWait = 500 * time.Millisecond // after each
 
 // An ARP packet for Ethernet and IPv4 (RFC 826), without the Ethernet header.
 const (
@@ -24,18 +23,19 @@ const (
 	arpRequest = 1
 )
 
-// probe is a question who has an address, by a machine that has none yet.
+// probe returns an ARP probe: it asks who has an address, and names none for the
+// sender.
 func probe(own net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, arpSize)
-	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, their sizes
+	copy(p, []byte{0, 1, 8, 0, 6, 4, 0, arpRequest}) // Ethernet, IPv4, the sizes of their addresses
 	copy(p[8:], own)
 	copy(p[24:], address.AsSlice())
 	return p
 }
 
-// holder is the other machine that an ARP packet tells has an address, or wants
-// it at the same time; nil: it tells nothing of that.
-func holder(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAddr {
+// conflict returns the other machine that has an address, or probes for it at the
+// same time, by an ARP packet that it sent; nil: the packet shows neither.
+func conflict(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAddr {
 	if len(p) < arpSize || !bytes.Equal(p[:6], []byte{0, 1, 8, 0, 6, 4}) {
 		return nil
 	}
@@ -47,9 +47,9 @@ func holder(p []byte, own net.HardwareAddr, address netip.Addr) net.HardwareAddr
 	return sender
 }
 
-// unused asks whether another machine has an address of IPv4. That it cannot be
-// asked is no error: the address may be used.
-func unused(link netlink.Link, address netip.Addr) error {
+// checkUnused returns an error if another machine has an IPv4 address. If the
+// network cannot be asked, it returns nil: the address may be used.
+func (n *Network) checkUnused(link netlink.Link, address netip.Addr) error {
 	own := link.Attrs().HardwareAddr
 	protocol := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, unix.ETH_P_ARP)) // in network order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(protocol))
@@ -67,23 +67,23 @@ func unused(link netlink.Link, address netip.Addr) error {
 		if err := unix.Sendto(fd, probe(own, address), 0, all); err != nil {
 			return nil
 		}
-		for until := time.Now().Add(probeWait); ; {
+		for until := time.Now().Add(n.probeWait); ; {
 			left := time.Until(until)
 			if left <= 0 {
 				break
 			}
 			wait := unix.NsecToTimeval(left.Nanoseconds())
 			if wait.Sec == 0 && wait.Usec == 0 {
-				break // 0 would be for ever
+				break // 0 would mean without a timeout
 			}
 			if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait); err != nil {
 				return nil
 			}
-			n, _, err := unix.Recvfrom(fd, buf, 0)
+			size, _, err := unix.Recvfrom(fd, buf, 0)
 			if err != nil {
-				continue // EAGAIN, EINTR: the time tells
+				continue // EAGAIN or EINTR: the time decides
 			}
-			if other := holder(buf[:n], own, address); other != nil {
+			if other := conflict(buf[:size], own, address); other != nil {
 				return fmt.Errorf("another machine, %s, has the address %s", other, address)
 			}
 		}

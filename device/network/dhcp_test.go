@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -17,9 +16,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// inNetwork runs a test again in a network of its own, where it may do what it
-// likes, and reports whether this is there. $GANGWAY_NETWORK is a folder that
-// is there for longer than what the test leaves running.
+// inNetwork runs a test again in its own network namespace, without root, and
+// reports whether this is that run. $GANGWAY_NETWORK is a folder that outlives
+// what the test leaves running.
 func inNetwork(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("GANGWAY_NETWORK") != "" {
@@ -35,7 +34,7 @@ func inNetwork(t *testing.T) bool {
 	}
 	out, err := cmd.CombinedOutput()
 	if _, ran := err.(*exec.ExitError); err != nil && !ran {
-		t.Skipf("no network of one's own can be had here: %v", err)
+		t.Skipf("this kernel allows no network namespace: %v", err)
 	}
 	t.Logf("%s", out)
 	if err != nil {
@@ -44,12 +43,11 @@ func inNetwork(t *testing.T) bool {
 	return false
 }
 
-// cable makes two interfaces with a cable between them; the second has an
-// address.
+// cable makes two interfaces with a cable between them. The second has an address.
 func cable(t *testing.T) (near netlink.Link, far string) {
 	t.Helper()
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "near"}, PeerName: "far"}); err != nil {
-		t.Skipf("no interfaces can be made here: %v", err)
+		t.Skipf("this kernel makes no interfaces: %v", err)
 	}
 	server, err := netlink.LinkByName("far")
 	if err != nil {
@@ -69,8 +67,8 @@ func cable(t *testing.T) (near netlink.Link, far string) {
 	return near, "far"
 }
 
-// dhcpServer gives out one address for a few seconds, and later takes it back
-// and gives another.
+// dhcpServer leases one address for a few seconds; from the second renewal on, it
+// refuses that and leases another.
 type dhcpServer struct {
 	mu       sync.Mutex
 	renewals int // guarded by mu
@@ -105,9 +103,13 @@ func (d *dhcpServer) answer(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4
 	conn.WriteTo(reply.ToBytes(), peer)
 }
 
-// A lease is renewed before it ends; an address that the server has taken back
-// is given up for the next.
+// On a real cable, to a real server: a lease is renewed before it ends, and an
+// address that the server refuses to renew is given up for the next.
 func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
+	if testing.Short() {
+		t.Skip("leases end after seconds; TestLeaseIsKept has the same rules on a fake")
+	}
+	t.Parallel()
 	if !inNetwork(t) {
 		return
 	}
@@ -119,8 +121,8 @@ func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 	}
 	go server.Serve()
 	defer server.Close()
-	resolvConf = filepath.Join(os.Getenv("GANGWAY_NETWORK"), "resolv.conf")
-	if err := configure4(t.Context(), link); err != nil {
+	n, _ := testNetwork(t)
+	if err := n.configure4(t.Context(), link); err != nil {
 		t.Fatal(err)
 	}
 	addresses := func() (out []string) {
@@ -140,18 +142,18 @@ func TestLeaseIsRenewedAndGivenUp(t *testing.T) {
 		t.Helper()
 		for end := time.Now().Add(time.Minute); !is(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("never: %s; addresses %v", what, addresses())
+				t.Fatalf("no %s within a minute; addresses %v", what, addresses())
 			}
 		}
 	}
 	renewals := func() int { d.mu.Lock(); defer d.mu.Unlock(); return d.renewals }
-	wait("a renewal", func() bool { return renewals() > 0 })
-	wait("another address", func() bool { return slices.Equal(addresses(), []string{"10.9.0.20/24"}) })
+	wait("renewal", func() bool { return renewals() > 0 })
+	wait("other address", func() bool { return slices.Equal(addresses(), []string{"10.9.0.20/24"}) })
 	now := renewals()
-	wait("its renewal", func() bool { return renewals() > now })
-	addressing.Lock()
-	defer addressing.Unlock()
-	if got := fmt.Sprint(addressing.addresses); got != "[10.9.0.20/24]" {
+	wait("renewal of it", func() bool { return renewals() > now })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if got := fmt.Sprint(n.addresses); got != "[10.9.0.20/24]" {
 		t.Errorf("shown: %s", got)
 	}
 }

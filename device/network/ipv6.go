@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"gangway/device/screen"
 	"net"
 	"net/netip"
 	"time"
@@ -17,14 +16,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slaacWait is how long routers may take to say which addresses there are,
-// before a DHCPv6 server is asked for one.
-const slaacWait = 3 * time.Second
+const (
+	// slaacWait is how long routers may take to advertise a network before a
+	// DHCPv6 server is asked for an address.
+	slaacWait = 3 * time.Second
+	// dhcp6Wait is how long a DHCPv6 server may take to answer.
+	dhcp6Wait = 3 * time.Second
+)
 
-// configure6 waits for an address of IPv6. Where routers advertise a network the
-// kernel makes the addresses and routes itself (RFC 4862); else a DHCPv6 server
-// may have one (RFC 8415).
-func configure6(ctx context.Context, link netlink.Link) error {
+// configure6 waits for an IPv6 address. If routers advertise a network, the
+// kernel sets addresses and routes itself (RFC 4862); otherwise a DHCPv6 server
+// may offer an address (RFC 8415).
+func (n *Network) configure6(ctx context.Context, link netlink.Link) error {
 	name, ask := link.Attrs().Name, time.Now().Add(slaacWait)
 	for {
 		address, err := globalAddress(link)
@@ -32,21 +35,21 @@ func configure6(ctx context.Context, link netlink.Link) error {
 			return fmt.Errorf("IPv6: %w", err)
 		}
 		if address != nil {
-			if !named() { // where the routers do not say it a DHCPv6 server may
-				servers, err := ask6(ctx, link, false)
+			if !n.hasServers6() { // no router advertised them
+				servers, err := askDHCPv6(ctx, link, false)
 				if err == nil {
-					err = got(name, "", 1, servers)
+					err = n.learn(name, "", ipv6, servers)
 				}
 				if err != nil {
-					screen.Say("name servers of IPv6: %v", err)
+					n.screen.Logf("name servers of IPv6: %v", err)
 				}
 			}
-			return got(name, address.String(), 1, nil)
+			return n.learn(name, address.String(), ipv6, nil)
 		}
 		if time.Now().After(ask) {
 			ask = time.Now().Add(slaacWait)
-			if servers, err := ask6(ctx, link, true); err == nil {
-				if err := got(name, "", 1, servers); err != nil {
+			if servers, err := askDHCPv6(ctx, link, true); err == nil {
+				if err := n.learn(name, "", ipv6, servers); err != nil {
 					return err
 				}
 			}
@@ -59,35 +62,29 @@ func configure6(ctx context.Context, link netlink.Link) error {
 	}
 }
 
-// globalAddress is an address of the interface that is good beyond its network,
-// and that nobody else has; nil: there is none yet.
+// globalAddress returns an address of the interface that is valid beyond its
+// link and that no other machine has; nil: there is none yet.
 func globalAddress(link netlink.Link) (*net.IPNet, error) {
 	list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 	if err != nil {
 		return nil, err
 	}
+	return firstGlobal(list), nil
+}
+
+func firstGlobal(list []netlink.Addr) *net.IPNet {
 	for _, a := range list {
 		if a.Scope < int(netlink.SCOPE_LINK) && a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED|unix.IFA_F_DEPRECATED) == 0 {
-			return a.IPNet, nil
+			return a.IPNet
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-// named reports whether name servers are known of IPv6, or no more are wanted.
-func named() bool {
-	addressing.Lock()
-	defer addressing.Unlock()
-	return addressing.fixed || len(addressing.servers[1]) > 0
-}
-
-// askWait is how long a DHCPv6 server may take.
-const askWait = 3 * time.Second
-
-// ask6 asks a DHCPv6 server for name servers, and for an address if the routers
-// gave none.
-func ask6(ctx context.Context, link netlink.Link, address bool) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, askWait)
+// askDHCPv6 asks a DHCPv6 server for name servers and, if the routers gave none,
+// for an address.
+func askDHCPv6(ctx context.Context, link netlink.Link, address bool) (servers []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dhcp6Wait)
 	defer cancel()
 	c, err := nclient6.New(link.Attrs().Name, nclient6.WithTimeout(time.Second))
 	if err != nil {
@@ -110,27 +107,26 @@ func ask6(ctx context.Context, link netlink.Link, address bool) ([]string, error
 	if address {
 		for _, ia := range reply.Options.IANA() {
 			for _, a := range ia.Options.Addresses() {
-				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // routes are the routers' to give
+				ip := &net.IPNet{IP: a.IPv6Addr, Mask: net.CIDRMask(128, 128)} // routes come from routers only
 				if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ip}); err != nil {
 					return nil, fmt.Errorf("DHCPv6: address %s: %w", ip, err)
 				}
 			}
 		}
 	}
-	var servers []string
 	for _, s := range reply.Options.DNS() {
 		servers = append(servers, s.String())
 	}
 	return servers, nil
 }
 
-// ndUserOpt is the kernel's group of what routers say that is for programs
-// (RTNLGRP_ND_USEROPT).
+// ndUserOpt is the kernel's netlink group for options of router advertisements
+// that programs handle (RTNLGRP_ND_USEROPT).
 const ndUserOpt = 20
 
-// routerServers listens to the kernel for the name servers that routers
-// advertise, for ever.
-func routerServers() error {
+// listenForServers learns the name servers that routers advertise, from the
+// kernel. It returns only on an error.
+func (n *Network) listenForServers() error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, ndUserOpt)
 	if err != nil {
 		return err
@@ -149,7 +145,7 @@ func routerServers() error {
 			if m.Header.Type != unix.RTM_NEWNDUSEROPT {
 				continue
 			}
-			index, servers := advertised(m.Data)
+			index, servers := parseRDNSS(m.Data)
 			if len(servers) == 0 {
 				continue
 			}
@@ -157,27 +153,31 @@ func routerServers() error {
 			if err != nil {
 				continue
 			}
-			var list []string
-			for _, a := range servers {
-				if a.IsLinkLocalUnicast() {
-					a = a.WithZone(link.Attrs().Name)
-				}
-				list = append(list, a.String())
-			}
-			if err := got(link.Attrs().Name, "", 1, list); err != nil {
-				screen.Say("%v", err)
+			if err := n.learn(link.Attrs().Name, "", ipv6, zoned(servers, link.Attrs().Name)); err != nil {
+				n.screen.Logf("%v", err)
 			}
 		}
 	}
 }
 
-// maxServers bounds what is kept of a router's list.
+// zoned returns addresses as text, a link-local one with its interface.
+func zoned(servers []netip.Addr, link string) (list []string) {
+	for _, a := range servers {
+		if a.IsLinkLocalUnicast() {
+			a = a.WithZone(link)
+		}
+		list = append(list, a.String())
+	}
+	return list
+}
+
+// maxServers bounds how many name servers of a router are used.
 const maxServers = 3
 
-// advertised reads a struct nduseroptmsg with the options behind it, and returns
-// the interface and the name servers of a router (RFC 8106, 5.1): those that it
-// does not take back.
-func advertised(b []byte) (index int, servers []netip.Addr) {
+// parseRDNSS reads a struct nduseroptmsg and the options after it. It returns the
+// interface and the name servers that a router advertises (RFC 8106, 5.1),
+// without those whose lifetime is 0: the router withdraws them.
+func parseRDNSS(b []byte) (index int, servers []netip.Addr) {
 	const head = 16 // bytes
 	if len(b) < head || b[0] != unix.AF_INET6 {
 		return 0, nil

@@ -1,3 +1,9 @@
+// Package network connects the machine: by DHCP, IPv6 router advertisements and
+// DHCPv6, or by the network settings of a file (netfile.Settings): interface,
+// VLAN, MTU, static addresses, gateways and name servers.
+//
+// The first interface that gets an address is used, with one address family or
+// both. Leases are renewed for as long as the program runs.
 package network
 
 import (
@@ -13,8 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"gangway/device/install"
 	"gangway/device/install/netfile"
-	"gangway/device/screen"
 
 	"github.com/vishvananda/netlink"
 )
@@ -22,53 +28,110 @@ import (
 const (
 	// leaseWait is how long one interface may take to get an address.
 	leaseWait = 15 * time.Second
-	again     = 2 * time.Second
+	// retryWait is the time between two attempts.
+	retryWait = 2 * time.Second
+	// fourWait is how much longer IPv4 may take once IPv6 is there, so that a
+	// network with both families is shown with both.
+	fourWait = 3 * time.Second
 )
 
-// Up brings up the loopback and the first interface that the settings fit
-// and that gets an address, of IPv4 or of IPv6. It tries until it has one:
-// without it there is nothing to do.
-func Up(s *netfile.Settings) {
-	if lo, err := netlink.LinkByName("lo"); err == nil {
-		if err := netlink.LinkSetUp(lo); err != nil {
-			screen.Say("lo: %v", err)
-		}
-	}
-	for _, line := range s.Masked() {
-		screen.Say("network setting: %s", line)
-	}
-	if err := nameServers(s.DNS); err != nil {
-		screen.Say("name servers: %v", err)
-	}
-	if err := forAgent(s); err != nil {
-		screen.Say("the agent's network settings: %v", err)
-	}
-	go func() {
-		if err := safely(routerServers); err != nil {
-			screen.Say("name servers of routers: %v", err)
-		}
-	}()
-	last := ""
-	for {
-		err := firstAddress(s)
-		if err == nil {
-			return
-		}
-		if err.Error() != last { // say the same thing once
-			last = err.Error()
-			screen.Alarm("No network: %s.", advice(s))
-			screen.Say("no network yet: %v", err)
-		}
-		time.Sleep(again)
+// SettingsPath is where the agent finds the network settings. It is in memory,
+// since they hold the proxy's password.
+const SettingsPath = "/run/gangway-network.txt"
+
+// Screen shows the state of the network to the person in front of the machine.
+type Screen interface {
+	Logf(format string, args ...any)
+	Alarmf(format string, args ...any)
+	Fact(name, value string)
+}
+
+// Network is the machine's network. Its fields are set by New, and shortened by
+// tests.
+type Network struct {
+	screen       Screen
+	settingsPath string // SettingsPath
+	resolvConf   string // where programs look for name servers
+
+	// carrierWait is how long interfaces may take until one has a carrier;
+	// neighbourWait how long a gateway may take to answer; probeWait how long
+	// another machine may take to answer each of the probes for an address.
+	carrierWait, neighbourWait, probeWait time.Duration
+
+	mu        sync.Mutex
+	addresses []string    // for the screen; guarded by mu
+	servers   [2][]string // name servers, by family; guarded by mu
+	fixed     bool        // the settings name the name servers; guarded by mu
+}
+
+// family is an address family.
+type family int
+
+const (
+	ipv4 family = iota
+	ipv6
+)
+
+// New returns a Network that reports to a screen.
+func New(s Screen) *Network {
+	return &Network{
+		screen: s, settingsPath: SettingsPath, resolvConf: "/etc/resolv.conf",
+		carrierWait: 10 * time.Second, neighbourWait: 4 * time.Second, probeWait: 500 * time.Millisecond,
 	}
 }
 
-// AgentPath is where the agent finds the settings, in memory: the proxy's
-// password is in them.
-const AgentPath = "/run/gangway-network.txt"
+// livePath is where a system without a disk has its network settings.
+const livePath = "/etc/gangway/" + netfile.Name
 
-func forAgent(s *netfile.Settings) error {
-	return os.WriteFile(AgentPath, []byte(s.Text()), 0o600)
+// LiveSettings reads the network settings of a system without a disk.
+func LiveSettings() (*netfile.Settings, error) {
+	s, err := install.ReadNetwork(filepath.Dir(livePath))
+	if err != nil {
+		return &netfile.Settings{}, fmt.Errorf("The network settings cannot be used: %w", err) //lint:ignore ST1005 shown to a person
+	}
+	return s, nil
+}
+
+// Up connects the machine by the settings, and gives them to the agent. It
+// returns when an interface has an address: a machine without one has nothing to
+// do.
+func (n *Network) Up(s *netfile.Settings) {
+	if lo, err := netlink.LinkByName("lo"); err == nil {
+		if err := netlink.LinkSetUp(lo); err != nil {
+			n.screen.Logf("lo: %v", err)
+		}
+	}
+	for _, line := range s.Masked() {
+		n.screen.Logf("network setting: %s", line)
+	}
+	if err := n.setServers(s.DNS); err != nil {
+		n.screen.Logf("name servers: %v", err)
+	}
+	if err := os.WriteFile(n.settingsPath, []byte(s.Text()), 0o600); err != nil {
+		n.screen.Logf("the agent's network settings: %v", err)
+	}
+	go func() {
+		if err := catchPanic(n.listenForServers); err != nil {
+			n.screen.Logf("name servers of routers: %v", err)
+		}
+	}()
+	n.retry(s, func() error { return n.connect(s) })
+}
+
+// retry calls connect until it succeeds. It shows an error when it is another one
+// than the last.
+func (n *Network) retry(s *netfile.Settings, connect func() error) {
+	for last := ""; ; time.Sleep(retryWait) {
+		err := connect()
+		if err == nil {
+			return
+		}
+		if err.Error() != last {
+			last = err.Error()
+			n.screen.Alarmf("No network: %s.", advice(s))
+			n.screen.Logf("no network yet: %v", err)
+		}
+	}
 }
 
 // advice is what a person may do about a network that does not work.
@@ -79,20 +142,30 @@ func advice(s *netfile.Settings) string {
 	return "check the cable, and the network settings (" + netfile.Name + ")"
 }
 
-// firstAddress configures the first interface with which that works.
-func firstAddress(s *netfile.Settings) error {
-	links, err := candidates(s)
+// connect configures the first interface that works with the settings.
+func (n *Network) connect(s *netfile.Settings) error {
+	all, err := netlink.LinkList()
 	if err != nil {
 		return err
 	}
-	if len(s.Addresses) > 0 { // nothing but its carrier tells a network from none
-		if links = connected(links); len(links) == 0 {
-			return errors.New("no interface has a carrier; is the cable in?")
+	links, err := candidates(all, s)
+	if err != nil {
+		return err
+	}
+	if len(s.Addresses) > 0 { // only a carrier shows that an interface leads anywhere
+		if links = n.withCarrier(links); len(links) == 0 {
+			return errors.New("no interface has a carrier; check the cable")
 		}
 	}
+	return first(links, func(link netlink.Link, only bool) error { return n.configure(link, s, only) })
+}
+
+// first configures the first interface that works, and reports to configure
+// whether there is only one.
+func first(links []netlink.Link, configure func(link netlink.Link, only bool) error) error {
 	var errs []error
 	for _, link := range links {
-		err := configure(link, s, len(links) == 1)
+		err := configure(link, len(links) == 1)
 		if err == nil {
 			return nil
 		}
@@ -101,12 +174,9 @@ func firstAddress(s *netfile.Settings) error {
 	return errors.Join(errs...)
 }
 
-// candidates are the interfaces of the machine that the settings allow.
-func candidates(s *netfile.Settings) ([]netlink.Link, error) {
-	all, err := netlink.LinkList()
-	if err != nil {
-		return nil, err
-	}
+// candidates returns the interfaces, of all that the kernel has, that the
+// settings allow: Ethernet, and not a VLAN that this program made.
+func candidates(all []netlink.Link, s *netfile.Settings) ([]netlink.Link, error) {
 	var links []netlink.Link
 	var names []string
 	for _, link := range all {
@@ -123,60 +193,65 @@ func candidates(s *netfile.Settings) ([]netlink.Link, error) {
 	case len(links) > 0:
 		return links, nil
 	case len(names) == 0:
-		return nil, errors.New("no network interface; is its driver's module there?")
+		return nil, errors.New("the machine has no network interface; the image may lack its driver")
 	}
-	return nil, fmt.Errorf("there is no interface %s; there are %s", s.Interface, strings.Join(names, ", "))
+	return nil, fmt.Errorf("interface %s not found; the machine has %s", s.Interface, strings.Join(names, ", "))
 }
 
-// fourMore is how much longer IPv4 may take where IPv6 is there: networks with
-// both are told of as both.
-const fourMore = 3 * time.Second
-
-// configure gives the interface its static addresses, or what the network offers:
-// an address by DHCP, and by router advertisements or DHCPv6. One family will do.
-// Where it is the only one, it is taken although its gateway does not answer: the
-// hub may be nearer.
-func configure(link netlink.Link, s *netfile.Settings, only bool) error {
-	link, err := prepare(link, s)
+// configure gives an interface its static addresses, or those that the network
+// offers. If the interface is the only one, it is used although its gateway does
+// not answer: the hub may be in the same network.
+func (n *Network) configure(link netlink.Link, s *netfile.Settings, only bool) error {
+	link, err := bringUp(link, s)
 	if err != nil {
 		return err
 	}
 	if len(s.Addresses) == 0 {
-		return automaticAddress(link)
+		return n.configureAutomatic(link)
 	}
 	for _, a := range s.Addresses {
-		if err := static(link, a, s); err != nil {
-			return errors.Join(err, unset(link, s))
+		if err := n.addStatic(link, a, s); err != nil {
+			return errors.Join(err, n.removeStatic(link, s))
 		}
 	}
-	if g, answered := anyGateway(link, s); !answered {
-		silent := fmt.Errorf("the gateway %s does not answer on %s", g, link.Attrs().Name)
+	if silent := n.checkGateways(link, s); silent != nil {
 		if !only {
-			return errors.Join(silent, unset(link, s))
+			return errors.Join(silent, n.removeStatic(link, s))
 		}
-		screen.Alarm("%v.", silent)
+		n.screen.Alarmf("%v.", silent)
 	}
-	go func() { // the other family is automatic, and may have nothing
+	go func() { // the family without a static address is automatic, and may get none
 		ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 		defer cancel()
 		if !s.Static(4) {
-			safely(func() error { return configure4(ctx, link) })
+			catchPanic(func() error { return n.configure4(ctx, link) })
 		}
 		if !s.Static(6) {
-			safely(func() error { return configure6(ctx, link) })
+			catchPanic(func() error { return n.configure6(ctx, link) })
 		}
 	}()
 	return nil
 }
 
-// automaticAddress waits for what the network offers.
-func automaticAddress(link netlink.Link) error {
+// configureAutomatic gives an interface what the network offers: an address by
+// DHCP, and one by router advertisements or DHCPv6.
+func (n *Network) configureAutomatic(link netlink.Link) error {
+	return either(
+		func(ctx context.Context) error { return n.configure4(ctx, link) },
+		func(ctx context.Context) error { return n.configure6(ctx, link) },
+	)
+}
+
+// either configures both families at once, for up to leaseWait, and returns when
+// one of them has an address; it waits for IPv4 a little longer than for IPv6.
+// The other one goes on. If neither gets an address, it returns both errors.
+func either(configure4, configure6 func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	four, six := make(chan error, 1), make(chan error, 1)
 	var both sync.WaitGroup
-	both.Go(func() { four <- safely(func() error { return configure4(ctx, link) }) })
-	both.Go(func() { six <- safely(func() error { return configure6(ctx, link) }) })
-	go func() { both.Wait(); cancel() }() // what is later than the other is still taken
+	both.Go(func() { four <- catchPanic(func() error { return configure4(ctx) }) })
+	both.Go(func() { six <- catchPanic(func() error { return configure6(ctx) }) })
+	go func() { both.Wait(); cancel() }()
 	select {
 	case err4 := <-four:
 		if err4 == nil {
@@ -188,94 +263,93 @@ func automaticAddress(link netlink.Link) error {
 		return nil
 	case err6 := <-six:
 		if err6 != nil {
-			return errors.Join(err6, <-four)
+			err4 := <-four
+			if err4 == nil {
+				return nil
+			}
+			return errors.Join(err6, err4)
 		}
 		select {
 		case <-four:
-		case <-time.After(fourMore):
+		case <-time.After(fourWait):
 		}
 		return nil
 	}
 }
 
-// safely makes an error of a panic: what a network sends must not end the first
-// process, and with it the machine.
-func safely(f func() error) (err error) {
+// catchPanic turns a panic of f into an error: what a network sends must not end
+// the first process, and with it the machine.
+func catchPanic(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("what the network sent cannot be read: %v", v)
+			err = fmt.Errorf("cannot read what the network sent: %v", v)
 		}
 	}()
 	return f()
 }
 
-// addressing is what is known of the network, for the screen and for
-// /etc/resolv.conf.
-var addressing known
-
-type known struct {
-	sync.Mutex
-	addresses []string
-	servers   [2][]string // by DHCP, and by IPv6
-	fixed     bool        // the settings name the servers
-}
-
-// lost takes an address off what is shown.
-func lost(address string) {
-	addressing.Lock()
-	defer addressing.Unlock()
-	addressing.addresses = slices.DeleteFunc(addressing.addresses, func(a string) bool { return a == address })
-}
-
-// resolvConf is where programs look for name servers.
-var resolvConf = "/etc/resolv.conf"
-
-// got notes an address, if there is a new one, and the name servers of a
-// family, 0 for IPv4 and 1 for IPv6.
-func got(name, address string, family int, servers []string) error {
-	n := &addressing
-	n.Lock()
-	defer n.Unlock()
+// learn records an address of an interface, if it is not empty, and the name
+// servers of a family, if there are any.
+func (n *Network) learn(link, address string, f family, servers []string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if len(servers) > 0 && !n.fixed {
-		n.servers[family] = servers
-		if err := n.resolve(); err != nil {
+		n.servers[f] = servers
+		if err := n.writeResolvConf(); err != nil {
 			return err
 		}
 	}
 	if address != "" && !slices.Contains(n.addresses, address) {
 		n.addresses = append(n.addresses, address)
-		screen.Note("Network", fmt.Sprintf("%s has %s", name, strings.Join(n.addresses, ", ")))
+		n.screen.Fact("Network", fmt.Sprintf("%s has %s", link, strings.Join(n.addresses, ", ")))
 	}
 	return nil
 }
 
-// resolve writes resolvConf. The caller holds the lock.
-func (n *known) resolve() error {
+// forget removes an address from the record. The screen shows the rest with the
+// next address.
+func (n *Network) forget(address string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addresses = slices.DeleteFunc(n.addresses, func(a string) bool { return a == address })
+}
+
+// setServers sets the name servers that the settings name, if they do; those of
+// the network are not used then.
+func (n *Network) setServers(servers []netip.Addr) error {
+	if len(servers) == 0 {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fixed, n.servers = true, [2][]string{}
+	for _, s := range servers {
+		n.servers[ipv4] = append(n.servers[ipv4], s.String())
+	}
+	return n.writeResolvConf()
+}
+
+// hasServers6 reports whether name servers are known by IPv6, or the settings
+// name them.
+func (n *Network) hasServers6() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fixed || len(n.servers[ipv6]) > 0
+}
+
+// writeResolvConf writes the name servers, one of each family by turns: programs
+// read only the first three. The caller holds mu.
+func (n *Network) writeResolvConf() error {
 	var text strings.Builder
-	for i := range 3 { // more are not read
+	for i := range 3 {
 		for _, list := range n.servers {
 			if i < len(list) {
 				fmt.Fprintf(&text, "nameserver %s\n", list[i])
 			}
 		}
 	}
-	if err := os.MkdirAll(filepath.Dir(resolvConf), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(n.resolvConf), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(resolvConf, []byte(text.String()), 0o644)
-}
-
-// nameServers sets the name servers that the settings name, if they do.
-func nameServers(servers []netip.Addr) error {
-	if len(servers) == 0 {
-		return nil
-	}
-	n := &addressing
-	n.Lock()
-	defer n.Unlock()
-	n.fixed, n.servers = true, [2][]string{}
-	for _, s := range servers {
-		n.servers[0] = append(n.servers[0], s.String())
-	}
-	return n.resolve()
+	return os.WriteFile(n.resolvConf, []byte(text.String()), 0o644)
 }

@@ -9,9 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"gangway/device/install"
 	"gangway/device/install/netfile"
-	"gangway/device/screen"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,51 +17,32 @@ import (
 
 const (
 	vlanType = "vlan" // of a link, as netlink names it
-	// carrierMore is how much longer the others may take once one interface has a
+	// carrierMore is how much longer other interfaces may take once one has a
 	// carrier.
 	carrierMore = 2 * time.Second
-	// duplicateWait is how long the kernel looks for another machine with an
-	// address of IPv6, at most.
+	// duplicateWait bounds how long the kernel looks for another machine with an
+	// IPv6 address.
 	duplicateWait = 5 * time.Second
-	step          = 100 * time.Millisecond
+	pollEvery     = 100 * time.Millisecond
 )
 
-// carrierWait is how long interfaces may take until one has a carrier, and
-// neighbourWait how long a gateway may take to answer. Tests wait less.
-var (
-	carrierWait   = 10 * time.Second
-	neighbourWait = 4 * time.Second
-)
-
-// liveNetworkPath is where a system without a disk has its network settings.
-const liveNetworkPath = "/etc/gangway/" + netfile.Name
-
-// Live reads the settings of a system without a disk.
-func Live() (*netfile.Settings, error) {
-	s, err := install.ReadNetwork(filepath.Dir(liveNetworkPath))
-	if err != nil {
-		return &netfile.Settings{}, fmt.Errorf("The network settings cannot be used: %w", err) //lint:ignore ST1005 it is shown to a person
-	}
-	return s, nil
-}
-
-// prepare brings an interface up, with its MTU, and makes the VLAN's on it,
-// which it returns if there is one.
-func prepare(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
+// bringUp brings an interface up, with the MTU of the settings. If they name a
+// VLAN, it makes that on the interface and returns it.
+func bringUp(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	a := link.Attrs()
-	// A VLAN's frames may be no longer than those of the interface below it.
+	// A VLAN's frames may not be longer than those of the interface below it.
 	if s.MTU != 0 && (s.VLAN == 0 || s.MTU > a.MTU) {
 		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
-			return nil, fmt.Errorf("MTU %d: %w; the interface may not be able to", s.MTU, err)
+			return nil, fmt.Errorf("MTU %d: %w; the interface may not support it", s.MTU, err)
 		}
 	}
 	if s.VLAN == 0 {
-		if err := ownAddresses(a.Name, s); err != nil {
+		if err := disableAutomatic6(a.Name, s); err != nil {
 			return nil, err
 		}
 		return link, up(link)
 	}
-	// Nothing of the network without a tag is wanted.
+	// The untagged network must not configure anything.
 	if err := setIPv6(a.Name, "disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -72,7 +51,7 @@ func prepare(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 	}
 	name := fmt.Sprintf("vlan%d", s.VLAN)
 	vlan, err := netlink.LinkByName(name)
-	if err == nil && vlan.Attrs().ParentIndex != a.Index { // of an interface that was tried before
+	if err == nil && vlan.Attrs().ParentIndex != a.Index { // left from an interface that was tried before
 		err = netlink.LinkDel(vlan)
 		vlan = nil
 	}
@@ -84,9 +63,9 @@ func prepare(link netlink.Link, s *netfile.Settings) (netlink.Link, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("VLAN %d: %w; is the module 8021q there?", s.VLAN, err)
+		return nil, fmt.Errorf("VLAN %d: %w; the image may lack the module 8021q", s.VLAN, err)
 	}
-	if err := ownAddresses(name, s); err != nil {
+	if err := disableAutomatic6(name, s); err != nil {
 		return nil, err
 	}
 	return vlan, up(vlan)
@@ -99,21 +78,23 @@ func up(link netlink.Link) error {
 	return nil
 }
 
-// setIPv6 sets what the kernel does with IPv6 on an interface.
+// setIPv6 sets what the kernel does with IPv6 on an interface
+// (Documentation/networking/ip-sysctl.rst).
 func setIPv6(name, key, value string) error {
 	return os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, key), []byte(value), 0o644)
 }
 
-// ownAddresses has the kernel make no addresses of IPv6 where there is a static
-// one, and, where there is a gateway too, take no routes from routers.
-func ownAddresses(name string, s *netfile.Settings) error {
+// disableAutomatic6 stops the kernel from making IPv6 addresses if the settings
+// have a static one, and, if they have a gateway too, from using the routes of
+// routers.
+func disableAutomatic6(name string, s *netfile.Settings) error {
 	if !s.Static(6) {
 		return nil
 	}
 	if err := setIPv6(name, "autoconf", "0"); err != nil {
 		return fmt.Errorf("IPv6: %w", err)
 	}
-	if _, ok := gatewayOf(s, false); !ok {
+	if _, ok := gatewayOf(s, ipv6); !ok {
 		return nil
 	}
 	if err := setIPv6(name, "accept_ra", "0"); err != nil {
@@ -122,24 +103,32 @@ func ownAddresses(name string, s *netfile.Settings) error {
 	return nil
 }
 
-// gatewayOf is the gateway of a family.
-func gatewayOf(s *netfile.Settings, four bool) (netip.Addr, bool) {
+// gatewayOf returns the gateway of a family, if the settings have one.
+func gatewayOf(s *netfile.Settings, f family) (netip.Addr, bool) {
 	for _, g := range s.Gateways {
-		if g.Is4() == four {
+		if familyOf(g) == f {
 			return g, true
 		}
 	}
 	return netip.Addr{}, false
 }
 
-// connected brings interfaces up and returns those that have a carrier.
-func connected(links []netlink.Link) []netlink.Link {
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+// withCarrier brings interfaces up and returns those that have a carrier within
+// carrierWait.
+func (n *Network) withCarrier(links []netlink.Link) []netlink.Link {
 	for _, link := range links {
 		if err := up(link); err != nil {
-			screen.Say("%s: %v", link.Attrs().Name, err)
+			n.screen.Logf("%s: %v", link.Attrs().Name, err)
 		}
 	}
-	until := time.Now().Add(carrierWait)
+	until := time.Now().Add(n.carrierWait)
 	for {
 		var with []netlink.Link
 		for _, link := range links {
@@ -154,54 +143,49 @@ func connected(links []netlink.Link) []netlink.Link {
 		if soon := time.Now().Add(carrierMore); len(with) > 0 && until.After(soon) {
 			until = soon
 		}
-		time.Sleep(step)
+		time.Sleep(pollEvery)
 	}
 }
 
-// static gives an interface an address, and its family's gateway.
-func static(link netlink.Link, address netip.Prefix, s *netfile.Settings) error {
-	if address.Addr().Is4() {
-		if err := unused(link, address.Addr()); err != nil {
+// addStatic gives an interface an address, unless another machine has it, and the
+// gateway of the address's family.
+func (n *Network) addStatic(link netlink.Link, address netip.Prefix, s *netfile.Settings) error {
+	f := familyOf(address.Addr())
+	if f == ipv4 {
+		if err := n.checkUnused(link, address.Addr()); err != nil {
 			return err
 		}
 	}
 	if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: ipNet(address)}); err != nil {
 		return fmt.Errorf("address %s: %w", address, err)
 	}
-	if !address.Addr().Is4() {
-		if err := unique(link, address); err != nil {
+	if f == ipv6 {
+		if err := checkUnused6(link, address); err != nil {
 			return err
 		}
 	}
-	if g, ok := gatewayOf(s, address.Addr().Is4()); ok {
+	if g, ok := gatewayOf(s, f); ok {
 		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: g.AsSlice()}); err != nil {
 			return fmt.Errorf("gateway %s: %w", g, err)
 		}
 	}
-	return got(link.Attrs().Name, address.String(), family(address.Addr()), nil)
+	return n.learn(link.Attrs().Name, address.String(), f, nil)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// family is an address's, as got counts them.
-func family(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
-}
-
-// unique waits until the kernel has found no other machine with an address of
-// IPv6 (duplicate address detection, RFC 4862).
-func unique(link netlink.Link, address netip.Prefix) error {
-	for until := time.Now().Add(duplicateWait); ; time.Sleep(step) {
+// checkUnused6 waits until the kernel has looked for another machine with an IPv6
+// address of the interface (duplicate address detection, RFC 4862), and returns
+// an error if there is one.
+func checkUnused6(link netlink.Link, address netip.Prefix) error {
+	for until := time.Now().Add(duplicateWait); ; time.Sleep(pollEvery) {
 		list, err := netlink.AddrList(link, netlink.FAMILY_V6)
 		if err != nil {
 			return err
 		}
-		flags := unix.IFA_F_DADFAILED // it has gone
+		flags := unix.IFA_F_DADFAILED // unless the address is in the list: the kernel may have removed it
 		for _, a := range list {
 			if own, ok := netip.AddrFromSlice(a.IP); ok && own == address.Addr() {
 				flags = a.Flags
@@ -218,52 +202,52 @@ func unique(link netlink.Link, address netip.Prefix) error {
 	}
 }
 
-// unset takes static addresses off an interface, and their routes with them.
-func unset(link netlink.Link, s *netfile.Settings) (err error) {
+// removeStatic removes the static addresses from an interface; the kernel removes
+// their routes with them.
+func (n *Network) removeStatic(link netlink.Link, s *netfile.Settings) (err error) {
 	for _, a := range s.Addresses {
 		gone := netlink.AddrDel(link, &netlink.Addr{IPNet: ipNet(a)})
 		if gone != nil && !errors.Is(gone, unix.EADDRNOTAVAIL) {
 			err = errors.Join(err, gone)
 		}
-		lost(a.String())
+		n.forget(a.String())
 	}
 	return err
 }
 
-// anyGateway reports whether one of the gateways is there: the network may be
-// another one than the settings are for. Without gateways there is none to miss;
-// otherwise it returns the last that did not answer.
-func anyGateway(link netlink.Link, s *netfile.Settings) (last netip.Addr, answered bool) {
+// checkGateways returns an error if the settings have gateways and none of them
+// answers: the interface may lead to another network than theirs.
+func (n *Network) checkGateways(link netlink.Link, s *netfile.Settings) (silent error) {
 	for _, g := range s.Gateways {
-		if answers(link, g) {
-			return g, true
+		if n.answers(link, g) {
+			return nil
 		}
-		last = g
+		silent = fmt.Errorf("the gateway %s does not answer on %s", g, link.Attrs().Name)
 	}
-	return last, len(s.Gateways) == 0
+	return silent
 }
 
-// answers reports whether a neighbour tells its hardware's address. A datagram
-// to the port that discards makes the kernel ask for it.
-func answers(link netlink.Link, g netip.Addr) bool {
-	if g.IsLinkLocalUnicast() {
-		g = g.WithZone(link.Attrs().Name)
+// answers reports whether a neighbour answers with its hardware address. A
+// datagram to it, to the discard port, makes the kernel ask.
+func (n *Network) answers(link netlink.Link, neighbour netip.Addr) bool {
+	if neighbour.IsLinkLocalUnicast() {
+		neighbour = neighbour.WithZone(link.Attrs().Name)
 	}
 	kind := netlink.FAMILY_V6
-	if g.Is4() {
+	if neighbour.Is4() {
 		kind = netlink.FAMILY_V4
 	}
-	for until := time.Now().Add(neighbourWait); time.Now().Before(until); time.Sleep(step) {
-		if c, err := net.Dial("udp", netip.AddrPortFrom(g, 9).String()); err == nil {
+	for until := time.Now().Add(n.neighbourWait); time.Now().Before(until); time.Sleep(pollEvery) {
+		if c, err := net.Dial("udp", netip.AddrPortFrom(neighbour, 9).String()); err == nil {
 			c.Write([]byte{0})
 			c.Close()
 		}
 		list, err := netlink.NeighList(link.Attrs().Index, kind)
 		if err != nil {
-			return true // it cannot be told
+			return true // nothing is known
 		}
-		for _, n := range list {
-			if a, ok := netip.AddrFromSlice(n.IP); ok && a.Unmap() == g.WithZone("") && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED|netlink.NUD_NONE) == 0 {
+		for _, e := range list {
+			if a, ok := netip.AddrFromSlice(e.IP); ok && a.Unmap() == neighbour.WithZone("") && e.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED|netlink.NUD_NONE) == 0 {
 				return true
 			}
 		}

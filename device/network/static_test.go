@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,18 +17,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is another network, for what is at the other end of a cable.
+// elsewhere is another network namespace: the other end of a cable is in it.
 type elsewhere struct {
 	*netlink.Handle
 	fd int
 }
 
-// newElsewhere makes one. It ends with the test.
+// newElsewhere makes a network namespace, which ends with the test.
 func newElsewhere(t *testing.T) *elsewhere {
 	t.Helper()
 	opened := make(chan int)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // without unlocking it: the thread ends with the goroutine
 		fd := -1
 		if unix.Unshare(unix.CLONE_NEWNET) == nil {
 			fd, _ = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -38,7 +37,7 @@ func newElsewhere(t *testing.T) *elsewhere {
 	}()
 	fd := <-opened
 	if fd < 0 {
-		t.Skip("no second network can be made here")
+		t.Skip("this kernel allows no second network namespace")
 	}
 	h, err := netlink.NewHandleAt(netns.NsHandle(fd))
 	if err != nil {
@@ -48,14 +47,14 @@ func newElsewhere(t *testing.T) *elsewhere {
 	return &elsewhere{h, fd}
 }
 
-// plug makes an interface of this machine with a cable to elsewhere, where the
-// other end has addresses, on a VLAN if it is not 0.
+// plug makes an interface with a cable to elsewhere. The other end has addresses,
+// on a VLAN if that is not 0.
 func (e *elsewhere) plug(t *testing.T, name string, mac byte, vlan int, addresses ...string) {
 	t.Helper()
-	// Both ends begin here: elsewhere may be asked for its name only.
+	// Both ends are made in this namespace; then one moves.
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, mac}}, PeerName: "to" + name}
 	if err := netlink.LinkAdd(veth); err != nil {
-		t.Skipf("no interfaces can be made here: %v", err)
+		t.Skipf("this kernel makes no interfaces: %v", err)
 	}
 	there, err := netlink.LinkByName("to" + name)
 	if err == nil {
@@ -103,8 +102,9 @@ func settings(t *testing.T, lines ...string) *netfile.Settings {
 	return s
 }
 
-// addressesOf are those of an interface, without what the kernel made itself.
-func addressesOf(t *testing.T, name string) (out []string) {
+// addressesOn returns the addresses of an interface, without the link-local ones of
+// the kernel.
+func addressesOn(t *testing.T, name string) (out []string) {
 	t.Helper()
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -123,7 +123,7 @@ func addressesOf(t *testing.T, name string) (out []string) {
 	return out
 }
 
-// defaults are the gateways of the default routes.
+// defaults returns the gateways of the default routes.
 func defaults(t *testing.T) (out []string) {
 	t.Helper()
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
@@ -148,8 +148,8 @@ func mtu(t *testing.T, name string) int {
 	return link.Attrs().MTU
 }
 
-// freshNetwork is as after a start of the machine.
-func freshNetwork(t *testing.T) {
+// freshNetwork returns a machine as after its start, without interfaces.
+func freshNetwork(t *testing.T) *Network {
 	t.Helper()
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -160,25 +160,23 @@ func freshNetwork(t *testing.T) {
 			netlink.LinkDel(l)
 		}
 	}
-	addressing.Lock()
-	addressing.addresses, addressing.servers, addressing.fixed = nil, [2][]string{}, false
-	addressing.Unlock()
-	if err := os.WriteFile(resolvConf, nil, 0o644); err != nil {
+	n, _ := testNetwork(t)
+	n.neighbourWait, n.probeWait = 2*time.Second, 100*time.Millisecond
+	if err := os.WriteFile(n.resolvConf, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return n
 }
 
-// What the settings say is what the kernel does, on a real cable to a real
-// neighbour, and a machine that cannot do it says why.
+// The kernel does what the settings say, on a real cable to a real neighbour. If
+// it cannot, the error says why.
 func TestMachineTakesItsNetworkSettings(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {
 		return
 	}
-	neighbourWait, probeWait = 2*time.Second, 100*time.Millisecond
-	resolvConf = filepath.Join(os.Getenv("GANGWAY_NETWORK"), "resolv.conf")
 	type want struct {
-		on        string // the interface that has
+		on        string // the interface that has the addresses
 		addresses []string
 		gateways  []string
 		mtu       int
@@ -241,7 +239,7 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 		"a card that is not there": {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "192.0.2.1/24") },
 			[]string{"interface = eth7", "address = 192.0.2.10/24"},
-			want{on: "near", err: "there is no interface eth7; there are near (02:00:00:00:00:01)"},
+			want{on: "near", err: "interface eth7 not found; the machine has near (02:00:00:00:00:01)"},
 		},
 		"an IPv4 address that another machine has": {
 			func(t *testing.T, e *elsewhere) { e.plug(t, "near", 1, 0, "192.0.2.10/24") },
@@ -255,22 +253,22 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			freshNetwork(t)
+			n := freshNetwork(t)
 			c.plug(t, newElsewhere(t))
 			s := settings(t, c.settings...)
-			if err := nameServers(s.DNS); err != nil {
+			if err := n.setServers(s.DNS); err != nil {
 				t.Fatal(err)
 			}
-			err := firstAddress(s)
+			err := n.connect(s)
 			if c.want.err == "" && err != nil || c.want.err != "" && (err == nil || !strings.Contains(err.Error(), c.want.err)) {
 				t.Fatalf("got %v", err)
 			}
-			if got := addressesOf(t, c.want.on); !slices.Equal(got, c.want.addresses) {
+			if got := addressesOn(t, c.want.on); !slices.Equal(got, c.want.addresses) {
 				t.Errorf("%s has %q", c.want.on, got)
 			}
 			for _, l := range []string{"near", "other"} {
-				if l != c.want.on && len(addressesOf(t, l)) > 0 {
-					t.Errorf("%s has %q too", l, addressesOf(t, l))
+				if l != c.want.on && len(addressesOn(t, l)) > 0 {
+					t.Errorf("%s has %q too", l, addressesOn(t, l))
 				}
 			}
 			if got := defaults(t); !slices.Equal(got, c.want.gateways) {
@@ -279,22 +277,20 @@ func TestMachineTakesItsNetworkSettings(t *testing.T) {
 			if c.want.mtu != 0 && mtu(t, c.want.on) != c.want.mtu {
 				t.Errorf("the MTU is %d", mtu(t, c.want.on))
 			}
-			if b, err := os.ReadFile(resolvConf); err != nil || string(b) != c.want.servers {
+			if b, err := os.ReadFile(n.resolvConf); err != nil || string(b) != c.want.servers {
 				t.Errorf("resolv.conf: %q, %v", b, err)
 			}
 		})
 	}
 }
 
-// Without a cable, settings wait for one; they are not given to a card that
-// leads nowhere.
+// Static addresses wait for a cable: a card without one does not get them.
 func TestStaticAddressWaitsForACable(t *testing.T) {
 	t.Parallel()
 	if !inNetwork(t) {
 		return
 	}
-	resolvConf = filepath.Join(os.Getenv("GANGWAY_NETWORK"), "resolv.conf")
-	freshNetwork(t)
+	n := freshNetwork(t)
 	e := newElsewhere(t)
 	e.plug(t, "near", 1, 0, "192.0.2.1/24")
 	there, err := e.LinkByName("tonear")
@@ -304,23 +300,23 @@ func TestStaticAddressWaitsForACable(t *testing.T) {
 	if err := e.LinkSetDown(there); err != nil {
 		t.Fatal(err)
 	}
-	carrierWait = 300 * time.Millisecond
-	if err := firstAddress(settings(t, "address = 192.0.2.10/24")); err == nil || !strings.Contains(err.Error(), "no interface has a carrier") || len(addressesOf(t, "near")) > 0 {
-		t.Errorf("got %v, %q", err, addressesOf(t, "near"))
+	n.carrierWait = 300 * time.Millisecond
+	if err := n.connect(settings(t, "address = 192.0.2.10/24")); err == nil || !strings.Contains(err.Error(), "no interface has a carrier") || len(addressesOn(t, "near")) > 0 {
+		t.Errorf("got %v, %q", err, addressesOn(t, "near"))
 	}
-	carrierWait = 10 * time.Second
+	n.carrierWait = 10 * time.Second
 	plugged := make(chan error, 1)
 	go func() {
 		time.Sleep(time.Second)
 		plugged <- e.LinkSetUp(there)
 	}()
-	if err := firstAddress(settings(t, "address = 192.0.2.10/24", "gateway = 192.0.2.1")); err != nil {
+	if err := n.connect(settings(t, "address = 192.0.2.10/24", "gateway = 192.0.2.1")); err != nil {
 		t.Error(err)
 	}
 	if err := <-plugged; err != nil {
 		t.Error(err)
 	}
-	if got := fmt.Sprint(addressesOf(t, "near")); got != "[192.0.2.10/24]" {
+	if got := fmt.Sprint(addressesOn(t, "near")); got != "[192.0.2.10/24]" {
 		t.Error(got)
 	}
 }

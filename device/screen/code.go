@@ -8,51 +8,41 @@ import (
 	"rsc.io/qr"
 )
 
-// rows is how many lines every console has.
-const rows = 25
-
-// ShowCode shows an address as a code; an empty one takes it off the screen.
-func ShowCode(address, words string) {
+// ShowCode shows an address as a QR code on the panel, until ShowCode("")
+// removes it. The change is drawn with the next sentence. An error says that the
+// address does not fit the screen as a code; the panel has no code then.
+func (s *Screen) ShowCode(address string) error {
 	var code []string
+	var err error
 	if address != "" {
-		var err error
-		if code, err = blocks(address, rows); err != nil {
-			Say("%v", err)
-		}
+		code, err = blocks(address, rows)
 	}
-	Consoles.Lock()
-	if Consoles.panel != nil {
-		Consoles.panel.code = code
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.panel != nil {
+		s.panel.code = code
 	}
-	Consoles.Unlock()
-	switch {
-	case address == "":
-		Now("Joining the hub")
-	case code == nil:
-		Now("This machine has no owner yet. Open\n%s\nand compare %s", address, words)
-	default:
-		Now("This machine has no owner yet. Scan the code, and compare\n%s", words)
-		SayBeside("claim: %s compare %s", address, words)
-	}
+	return err
 }
 
-// quiet are the light modules around a QR code: 4 by its standard (ISO/IEC
-// 18004); half of that is read too, where the screen has not more.
-var quiet = []int{4, 3, 2}
+// quietZones are the widths, in modules, of the light margin around a QR code,
+// in order of preference. ISO/IEC 18004 has 4; readers accept half of that,
+// where the screen does not have more room.
+var quietZones = []int{4, 3, 2}
 
 // blocks draws a text as a QR code of half blocks, two modules a character, of
-// at most so many lines. What is light is drawn, on a dark screen.
+// at most so many lines. Light modules are drawn, since the screen is dark.
 func blocks(text string, lines int) ([]string, error) {
 	code, err := qr.Encode(text, qr.L)
 	if err != nil {
-		return nil, fmt.Errorf("no code can be made of %q: %w", text, err)
+		return nil, fmt.Errorf("encode %q as a QR code: %w", text, err)
 	}
-	for _, q := range quiet {
-		side := code.Size + 2*q
+	for _, quiet := range quietZones {
+		side := code.Size + 2*quiet
 		if (side+1)/2 > lines {
 			continue
 		}
-		light := func(x, y int) bool { return !code.Black(x-q, y-q) } // outside of it all is light
+		light := func(x, y int) bool { return !code.Black(x-quiet, y-quiet) } // Black is false outside of the code
 		var out []string
 		for y := 0; y < side; y += 2 {
 			var b strings.Builder
@@ -63,24 +53,24 @@ func blocks(text string, lines int) ([]string, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("the screen has no room for the code of %q", text)
+	return nil, fmt.Errorf("the QR code of %q has more than %d lines", text, lines)
 }
 
 // half are the characters by whether their upper and lower half are light.
 var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
 
-// drawCode draws the panel with a code at its left.
+// drawCode draws the panel with the code at the left and the text at the right.
 func (p *panel) drawCode(w io.Writer) {
 	side := len([]rune(p.code[0]))
-	room := Width + 1 - side - 2
+	room := width + 1 - side - 2
 	right := []string{"", white + Cut(strings.ToUpper(p.title), room), ""}
-	for _, l := range Wrapped(p.now, room) {
+	for _, l := range wrapped(p.status, room) {
 		right = append(right, green+l)
 	}
 	right = append(right, "")
 	for _, f := range p.facts {
 		right = append(right, grey+Cut(f.name, room))
-		for _, l := range Wrapped(f.value, room) {
+		for _, l := range wrapped(f.value, room) {
 			right = append(right, bold+l)
 		}
 	}
@@ -88,7 +78,7 @@ func (p *panel) drawCode(w io.Writer) {
 	b.WriteString(clearScreen)
 	for i, line := range p.code {
 		if i > 0 {
-			b.WriteString("\r\n") // not after the last: the screen would roll
+			b.WriteString("\r\n") // not after the last line: the screen would scroll
 		}
 		b.WriteString(white + line + plain)
 		if i < len(right) {
@@ -96,27 +86,4 @@ func (p *panel) drawCode(w io.Writer) {
 		}
 	}
 	io.WriteString(w, b.String())
-}
-
-// Wrapped breaks a text into lines of at most n characters, at spaces where
-// there are some.
-func Wrapped(text string, n int) (out []string) {
-	for line := range strings.SplitSeq(text, "\n") {
-		current := ""
-		for word := range strings.FieldsSeq(line) {
-			r := []rune(word)
-			if current != "" && len([]rune(current))+1+len(r) > n {
-				out, current = append(out, current), ""
-			}
-			for len(r) > n {
-				out, r = append(out, string(r[:n])), r[n:]
-			}
-			if current != "" {
-				current += " "
-			}
-			current += string(r)
-		}
-		out = append(out, current)
-	}
-	return out
 }

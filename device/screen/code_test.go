@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// painted paints half blocks as a console does, 8 by 16 pixels a character.
+// painted paints half blocks as a console does: 8 by 16 pixels a character.
 func painted(lines []string) image.Image {
 	const w, h = 8, 16
 	pic := image.NewGray(image.Rect(0, 0, len([]rune(lines[0]))*w+2*w, len(lines)*h+2*h)) // black
@@ -31,8 +31,9 @@ func painted(lines []string) image.Image {
 	return pic
 }
 
-// A real decoder reads from the screen what was to be shown.
+// A real decoder reads the address from the screen.
 func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("zbarimg"); err != nil {
 		t.Skip("not installed: apt-get install zbar-tools")
 	}
@@ -60,18 +61,19 @@ func TestCodeOnTheScreenIsReadByADecoder(t *testing.T) {
 		}
 	}
 	if _, err := blocks("https://"+strings.Repeat("x", 400), rows); err == nil {
-		t.Error("a code that is larger than the screen is shown")
+		t.Error("a QR code that is larger than the screen is drawn")
 	}
 }
 
-// No line of the panel is longer than the screen's, whatever the hub and the
-// network are called.
+// The panel fits the screen, however long the names of the hub and the network
+// are.
 func TestPanelWithACodeFitsTheScreen(t *testing.T) {
+	t.Parallel()
 	lines, err := blocks("https://gangway.operations.example.com:12443/claim/"+strings.Repeat("x", 59), rows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &panel{title: "Gangway", now: "This machine has no owner yet. Scan the code, and compare\nABCD-EFGH-IJKL", code: lines}
+	p := &panel{title: "Gangway", status: "This machine has no owner yet. Scan the code, and compare\nABCD-EFGH-IJKL", code: lines}
 	p.set("Network", "eth0 has 2001:db8:1234:5678:9abc:def0:1234:5678/64 "+strings.Repeat("y", 90))
 	p.set("TPM", "2.0")
 	var b bytes.Buffer

@@ -13,10 +13,10 @@ const (
 	fontSet   = 0
 	fontGet   = 1
 	fontChars = 512
-	fontPitch = 32 // rows that are stored of each character, whatever its height
+	fontPitch = 32 // rows that the kernel stores of a character, whatever its height
 )
 
-// consoleFont is struct console_font_op.
+// consoleFont is struct console_font_op (linux/kd.h).
 type consoleFont struct {
 	op, flags                uint32
 	width, height, charcount uint32
@@ -24,8 +24,8 @@ type consoleFont struct {
 	data                     *byte
 }
 
-// enlarge doubles the console's letters where the screen has room for 80 by 25
-// of them: a person reads it standing. Where it does not work they stay small.
+// enlarge doubles the console's font if the screen then still has 80 columns and
+// 25 rows: a person reads it standing. If that fails, the font stays small.
 func enlarge(f *os.File) {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil || size.Col < 160 || size.Row < 50 {
@@ -54,7 +54,7 @@ func fontOp(f *os.File, font *consoleFont) bool {
 	return e == 0
 }
 
-// double makes two pixels of each.
+// double makes two pixels of every pixel in a row.
 func double(row byte) (wide uint16) {
 	for bit := range 8 {
 		if row&(1<<bit) != 0 {

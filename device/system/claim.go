@@ -1,42 +1,54 @@
 package system
 
-import (
-	"gangway/device/screen"
-	"strings"
-	"time"
-)
+import "time"
 
-// offerClaim shows the code by which a person takes this machine, for as long
-// as the agent waits for one, and what else it waits for.
-func offerClaim(stop <-chan struct{}) {
+// offerClaim shows the claim code for as long as the agent waits for an owner,
+// and what else the agent waits for, until stop.
+func (s *System) offerClaim(stop <-chan struct{}) {
 	last, waiting := "", ""
 	for {
-		s := status()
-		if s.Claim == "" && s.Waiting != waiting {
-			waiting = s.Waiting
-			showWaiting(waiting)
+		a := s.status()
+		if a.Claim == "" && a.Waiting != waiting {
+			waiting = a.Waiting
+			s.showWaiting(waiting)
 		}
-		if s.Claim != last {
-			last = s.Claim
-			screen.ShowCode(s.Claim, s.ClaimWords)
+		if a.Claim != last {
+			last = a.Claim
+			s.showClaim(a.Claim, a.ClaimWords)
 		}
 		select {
 		case <-stop:
 			if last != "" {
-				screen.ShowCode("", "")
+				s.showClaim("", "")
 			}
 			return
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(poll):
 		}
 	}
 }
 
-// showWaiting shows on the screen what the agent waits for: all of it, since what
-// to do is at its end. On other consoles the agent has said it.
-func showWaiting(what string) {
+// showWaiting shows what the agent waits for, all of it: what to do is at its
+// end. The agent has written it to the other consoles itself.
+func (s *System) showWaiting(what string) {
 	if what == "" {
-		screen.Now("Joining the hub")
+		s.Screen.Statusf("Joining the hub")
 		return
 	}
-	screen.Redraw(true, "%s", strings.Join(screen.Wrapped(what, screen.Width-8), "\n"))
+	s.Screen.RedrawWhole(true, what)
+}
+
+// showClaim shows the address at which a person claims the machine, as a QR code
+// if it fits; an empty address removes it.
+func (s *System) showClaim(address, words string) {
+	err := s.Screen.ShowCode(address)
+	switch {
+	case address == "":
+		s.Screen.Statusf("Joining the hub")
+	case err != nil:
+		s.Screen.Logf("%v", err)
+		s.Screen.Statusf("This machine has no owner yet. Open\n%s\nand compare %s", address, words)
+	default:
+		s.Screen.Statusf("This machine has no owner yet. Scan the code, and compare\n%s", words)
+		s.Screen.Serialf("claim: %s compare %s", address, words)
+	}
 }

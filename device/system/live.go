@@ -1,46 +1,39 @@
 package system
 
-import (
-	"gangway/device/machine"
-	"gangway/device/network"
-	"gangway/device/screen"
-	"time"
-)
+import "time"
 
+// Files of a system without a disk.
 const (
-	agentPath = "/bin/gangway-agent"
-	tokenPath = "/etc/gangway/device_autojointoken.json"
-	stateDir  = "/run/gangway-agent"
-
-	// exitRefused is the agent's when the hub refuses for good.
-	exitRefused = 3
-	// pause is how long to wait before the agent is started again.
-	pause = 10 * time.Second
+	liveToken = "/etc/gangway/device_autojointoken.json"
+	liveState = "/run/gangway-agent"
 )
 
-// Live runs the agent until the machine is to be switched off.
-func Live(poweroff string) {
+// Live runs the agent on a machine without a disk, whose state is in memory: it
+// onboards again at every boot, and its TPM makes it the same device. poweroff
+// says when Live returns: "onboarded", after the onboarding; any other word, when
+// the agent ends; empty: never.
+func Live(agent Agent, settings, poweroff string, logf func(format string, args ...any)) {
 	for {
-		code, err := machine.Run(agentPath, "onboard", "--set-clock", "--network-file", network.AgentPath, "--token-file", tokenPath, "--state", stateDir)
+		args := []string{"--set-clock", "--network-file", settings, "--state", liveState}
+		code, err := agent.Run(append([]string{"onboard", "--token-file", liveToken}, args...)...)
 		if err == nil && code == 0 {
-			screen.Say("onboarded")
+			logf("onboarded")
 			if poweroff == "onboarded" {
 				return
 			}
-			code, err = machine.Run(agentPath, "run", "--set-clock", "--network-file", network.AgentPath, "--state", stateDir)
+			code, err = agent.Run(append([]string{"run"}, args...)...)
 		}
-		switch {
-		case err != nil:
-			screen.Say("the agent cannot be run: %v", err)
-		default:
-			screen.Say("the agent ended with code %d", code)
+		if err != nil {
+			logf("the agent cannot be run: %v", err)
+		} else {
+			logf("the agent ended with code %d", code)
 		}
 		if poweroff != "" {
 			return
 		}
-		if code == exitRefused { // a person has to change something first
-			time.Sleep(time.Hour)
+		if code == exitRefused {
+			time.Sleep(refusedWait)
 		}
-		time.Sleep(pause)
+		time.Sleep(agentPause)
 	}
 }

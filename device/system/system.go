@@ -1,3 +1,14 @@
+// Package system is the life of a machine that Gangway is installed on, and of
+// one that runs without a disk (Live).
+//
+// An installed system mounts its disk, connects to the network, and runs the
+// agent, which onboards the machine and keeps it connected. A new system, or new
+// network settings, are on trial at first: unless the hub is reached in time, the
+// machine restarts with the former ones. Hook is what the agent calls to change
+// either.
+//
+// A System decides, and talks to the person in front of the machine. The machine
+// itself is behind small interfaces; Local implements them.
 package system
 
 import (
@@ -8,192 +19,354 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"gangway/device/install"
 	"gangway/device/install/escrow"
 	"gangway/device/install/luks"
-	"gangway/device/machine"
-	"gangway/device/network"
-	"gangway/device/screen"
+	"gangway/device/install/netchange"
+	"gangway/device/install/netfile"
+	"gangway/device/install/slots"
 
 	"golang.org/x/sys/unix"
 )
 
+// Bounds for a trial.
 const (
-	espDir     = "/run/esp"
-	dataDir    = "/data"
-	agentState = dataDir + "/gangway-agent"
-	diskWait   = 30 * time.Second
+	// TrialTime is how long a new system may take until the agent makes it
+	// permanent. The agent itself gives up after 10 minutes without the hub; this
+	// bound is for an agent that does not get that far.
+	TrialTime = 20 * time.Minute
+	// NetworkTime is how long new network settings may take until the hub is
+	// reached with them.
+	NetworkTime = 10 * time.Minute
 )
 
-// Run is the life of an installed machine. It does not return.
-func Run() {
-	screen.Show("Gangway")
-	go machine.Watchdog()
-	logins()
-	if wrong := machine.HasTPM(); wrong != "" {
-		screen.Alarm("%s", wrong)
+const (
+	diskWait = 30 * time.Second
+	// refusedWait is how long to wait after a refusal: a person must change
+	// something first.
+	refusedWait = time.Hour
+	// agentPause is how long to wait before the agent is started again.
+	agentPause = 10 * time.Second
+	poll       = 500 * time.Millisecond
+)
+
+// exitRefused is the agent's exit code for a refusal that it does not retry.
+const exitRefused = 3
+
+// System is an installed system.
+type System struct {
+	Screen   Screen
+	TPM      TPM
+	Firmware Firmware
+	Disks    Disks
+	Network  Network
+	Agent    Agent
+	Slots    Slots
+	Logins   interface{ Start() }
+	Watchdog func() // sends keepalives; does not return
+	Restart  func() // does not return
+	BootID   func() (string, error)
+
+	// TrialTime and NetworkTime are the constants, unless a test shortens them.
+	TrialTime, NetworkTime time.Duration
+
+	Paths Paths
+}
+
+// Paths are the folders and files of an installed system.
+type Paths struct {
+	Dev  string // device files
+	ESP  string // where the EFI system partition is mounted
+	Data string // where the data partition is mounted
+	// In memory: the network's report, and the encrypted recovery key, for the
+	// agent to send; the network settings, for it to use.
+	NetworkReport, Escrow, Settings string
+}
+
+func (p Paths) agentState() string { return filepath.Join(p.Data, "gangway-agent") }
+
+// changes is where the machine keeps its network settings.
+func (p Paths) changes() *netchange.Store {
+	return &netchange.Store{Dir: filepath.Join(p.Data, "gangway-network")}
+}
+
+// Screen shows what happens to the person in front of the machine (package
+// screen).
+type Screen interface {
+	StartPanel(title string)
+	Logf(format string, args ...any)
+	Serialf(format string, args ...any)
+	Statusf(format string, args ...any)
+	Alarmf(format string, args ...any)
+	RedrawWhole(alarm bool, text string)
+	Fact(name, value string)
+	ShowCode(address string) error
+}
+
+// TPM is the machine's TPM.
+type TPM interface {
+	// Check returns what is wrong with the TPM; it is shown to a person.
+	Check() error
+	// LiftLockout lifts a lockout, and logs that.
+	LiftLockout()
+}
+
+// Firmware is what the machine's firmware remembers (install.Firmware).
+type Firmware interface {
+	BootedFrom() (espGUID string, err error)
+	Counted() (string, error)
+}
+
+// Disks are the machine's disks.
+type Disks interface {
+	// Find returns the system of an EFI system partition. fs.ErrNotExist: its
+	// disk is not there yet.
+	Find(espGUID string) (*install.Installed, error)
+	MountESP(*install.Installed) error
+	// Unlock returns the device with the clear data of the data partition.
+	Unlock(*install.Installed) (device string, encrypted bool, err error)
+	MountData(device string) error
+	// Grow makes the data partition's file system as large as its device, and
+	// returns the size in bytes; 0: it is as large already.
+	Grow(device string) (int64, error)
+}
+
+// Network connects the machine (package network).
+type Network interface {
+	Up(*netfile.Settings)
+}
+
+// Agent runs gangway-agent, and returns its exit code.
+type Agent interface {
+	Run(args ...string) (code int, err error)
+}
+
+// Slots are the machine's two systems (package slots).
+type Slots interface {
+	Trial() (running, kept slots.Slot, tried bool, err error)
+	Default() (slots.Slot, error)
+}
+
+// Run runs the system. It does not return.
+func (s *System) Run() {
+	s.Screen.StartPanel("Gangway")
+	go s.Watchdog()
+	s.Logins.Start()
+	if err := s.TPM.Check(); err != nil {
+		s.Screen.Alarmf("%v", err)
 	} else {
-		machine.LiftLockout()
+		s.TPM.LiftLockout()
 	}
-	i, err := findSystem(diskWait)
+	i, err := s.find(diskWait)
 	if err == nil {
-		err = mountSystem(i)
+		err = s.mount(i)
 	}
-	if err != nil { // without its state it can do nothing; but a new system without the disk's driver falls back
-		screen.Alarm("%v", err)
-		time.Sleep(patience())
-		machine.Restart()
+	if err != nil { // a new system without the disk's driver falls back with the restart
+		s.Screen.Alarmf("%v", err)
+		time.Sleep(s.TrialTime)
+		s.Restart()
 	}
-	before := lastReport()
-	trial()
-	settings, tried := settingsOfSystem()
+	before := s.status().LastReport
+	s.judgeSlot()
+	settings, tried := s.networkSettings()
 	if tried {
-		go judgeNetwork(before)
+		go s.judgeNetwork(before)
 	}
-	network.Up(settings)
-	go blessed(before)
+	s.Network.Up(settings)
+	go s.markGood(before)
 	for {
-		aboard()
-		time.Sleep(pause)
+		s.serve()
+		time.Sleep(agentPause)
 	}
 }
 
-// findSystem finds the disk that this was started from.
-func findSystem(patience time.Duration) (*install.Installed, error) {
-	guid, err := machine.Firmware.BootedFrom()
+// find finds the disk that the machine was started from.
+func (s *System) find(patience time.Duration) (*install.Installed, error) {
+	guid, err := s.Firmware.BootedFrom()
 	if err != nil {
 		return nil, err
 	}
 	for until := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		i, err := install.Find(machine.SysBlock, "/dev", guid)
-		if err == nil && exists("/dev/"+i.Data()) {
+		i, err := s.Disks.Find(guid)
+		if err == nil {
 			return i, nil
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 		if time.Now().After(until) {
-			return nil, errors.New("The disk that this was started from cannot be found.\nIs its driver's module there?") //lint:ignore ST1005 it is shown to a person
+			return nil, errors.New("The disk that this was started from cannot be found.\nThe image may lack its driver.") //lint:ignore ST1005 shown to a person
 		}
 	}
 }
 
-// mountSystem mounts what is on the disk and grows the data partition's file
-// system to it.
-func mountSystem(i *install.Installed) error {
-	if err := machine.MountFAT(i.ESP(), espDir, unix.MS_SYNCHRONOUS); err != nil {
+// mount mounts the partitions of the disk.
+func (s *System) mount(i *install.Installed) error {
+	if err := s.Disks.MountESP(i); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dataDir, 0o700); err != nil {
-		return err
-	}
-	dev, err := machine.ClearDevice("/dev/" + i.Data())
+	device, encrypted, err := s.Disks.Unlock(i)
 	if err != nil {
-		return fmt.Errorf("The data partition does not open:\n%w", err) //lint:ignore ST1005 it is shown to a person
+		return fmt.Errorf("The data partition does not open:\n%w", err) //lint:ignore ST1005 shown to a person
 	}
-	if err := unix.Mount(dev, dataDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
-		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall anew from a stick: the machine stays the same device.", err) //lint:ignore ST1005 it is shown to a person
+	if encrypted {
+		s.Screen.Logf("the disk's key came from the TPM")
 	}
-	keepEscrow("/dev/" + i.Data())
-	go func() { // of a large disk it takes a while
-		if err := machine.Grow(dev, dataDir); err != nil {
-			screen.Say("growing the data partition: %v", err)
+	if err := s.Disks.MountData(device); err != nil {
+		return fmt.Errorf("The data partition cannot be mounted: %w\nInstall again from a stick: the machine stays the same device.", err) //lint:ignore ST1005 shown to a person
+	}
+	if err := keepEscrow(filepath.Join(s.Paths.Dev, i.Data()), s.Paths.Escrow); err != nil {
+		s.Screen.Logf("%v", err)
+	}
+	go func() { // a large disk takes a while
+		switch size, err := s.Disks.Grow(device); {
+		case err != nil:
+			s.Screen.Logf("growing the data partition: %v", err)
+		case size > 0:
+			s.Screen.Logf("data partition: %d MiB", size>>20)
 		}
 	}()
 	return nil
 }
 
-// escrowFile is where the agent finds the encrypted recovery key, in memory.
-const escrowFile = "/run/disk-recovery.age"
-
-// keepEscrow takes the encrypted recovery key out of the disk's header, if
-// there is one.
-func keepEscrow(partition string) {
+// keepEscrow writes the encrypted recovery key, if the partition's LUKS2 header
+// has one, to a file for the agent.
+func keepEscrow(partition, file string) error {
 	f, err := os.Open(partition)
 	if err != nil {
-		return
+		return nil
 	}
 	defer f.Close()
 	token, err := luks.Token(f, escrow.TokenType)
 	if err != nil {
-		return // the disk is not encrypted, or its key is not kept
+		return nil // the disk is not encrypted, or its recovery key is not stored
 	}
 	text, err := escrow.Ciphertext(token)
-	if err == nil {
-		err = os.WriteFile(escrowFile, []byte(text), 0o600)
-	}
 	if err != nil {
-		screen.Say("%v", err)
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o600)
+}
+
+// judgeSlot shows which slot runs. If that is on trial, it restarts the machine
+// unless the slot is made permanent in time; the former system starts then.
+func (s *System) judgeSlot() {
+	running, kept, tried, err := s.Slots.Trial()
+	switch {
+	case err != nil:
+		s.Screen.Logf("%v", err)
+	case !tried && running != kept:
+		s.Screen.Fact("System", fmt.Sprintf("slot %s, because slot %s does not start", running, kept))
+	case !tried:
+		s.Screen.Fact("System", "slot "+running.String())
+	default:
+		s.Screen.Fact("System", fmt.Sprintf("slot %s, which is tried; slot %s is kept", running, kept))
+		go func() {
+			time.Sleep(s.TrialTime)
+			if kept, err := s.Slots.Default(); err == nil && kept == running {
+				return
+			}
+			s.Screen.Alarmf("This new system was not made permanent within %s. Starting the former one.", s.TrialTime)
+			s.Restart()
+		}()
 	}
 }
 
-// aboard onboards and stays connected, until the agent ends.
-func aboard() {
-	token := filepath.Join(espDir, install.TokenPath)
-	args := []string{"--set-clock", "--network-file", network.AgentPath, "--state", agentState}
-	hub := filepath.Join(espDir, install.HubPath)
-	switch {
-	case exists(token):
-		args = append(args, "--token-file", token)
-	case exists(hub):
-		args = append(args, "--hub-file", hub)
-	}
-	onboarded := !wasAboard()
-	if onboarded {
-		screen.Now("Joining the hub")
-		stop := make(chan struct{})
-		var offered sync.WaitGroup
-		offered.Go(func() { offerClaim(stop) })
-		code, err := machine.Run(agentPath, append([]string{"onboard"}, args...)...)
-		close(stop)
-		offered.Wait()
-		if err != nil || code != 0 {
-			if code == exitRefused {
-				screen.Alarm("The hub refuses this machine; its owner can see why.")
-				time.Sleep(time.Hour)
-				return
-			}
-			screen.Alarm("The machine is not aboard yet (code %d). Trying again.", code)
-			machine.LiftLockout()
+// serve onboards the machine, unless it is onboarded, and keeps it connected until
+// the agent ends.
+func (s *System) serve() {
+	token, hub := filepath.Join(s.Paths.ESP, install.TokenPath), filepath.Join(s.Paths.ESP, install.HubPath)
+	args := []string{"--set-clock", "--network-file", s.Paths.Settings, "--state", s.Paths.agentState()}
+	first := !s.status().onboarded()
+	if first {
+		onboard := append([]string{"onboard"}, args...)
+		switch {
+		case exists(token):
+			onboard = append(onboard, "--token-file", token)
+		case exists(hub):
+			onboard = append(onboard, "--hub-file", hub)
+		}
+		if !s.onboard(onboard) {
 			return
 		}
-		screen.Say("onboarded")
 	}
-	args = []string{"run", "--set-clock", "--network-file", network.AgentPath, "--state", agentState, "--hook", "/" + install.HookPath, "--user-meta-hook", "/" + install.HookPath,
-		"--report-file", escrow.MetaKey + "=" + escrowFile, "--report-file", networkMeta + "=" + networkReport, "--first-revision", filepath.Join(dataDir, install.FirstPath)}
+	run := append([]string{"run"}, args...)
+	run = append(run, "--hook", "/"+install.HookPath, "--user-meta-hook", "/"+install.HookPath,
+		"--report-file", escrow.MetaKey+"="+s.Paths.Escrow, "--report-file", networkMeta+"="+s.Paths.NetworkReport,
+		"--first-revision", filepath.Join(s.Paths.Data, install.FirstPath))
 	stop := make(chan struct{})
 	defer close(stop)
 	switch {
-	case onboarded:
-		forget(token)
-	case exists(token): // somebody put it there: it may have the hub's new address
-		args = append(args, "--token-file", token)
-		go forgetOnceReported(token, stop)
+	case first:
+		s.removeToken(token)
+	case exists(token): // a person copied it there: it may have a new address of the hub
+		run = append(run, "--token-file", token)
+		go s.removeTokenOnceReported(token, stop)
 	}
-	go showAboard(stop)
-	if code, err := machine.Run(agentPath, args...); err != nil || code != 0 {
-		screen.Alarm("The agent ended (code %d). Starting it again.", code)
+	go s.showDevice(stop)
+	if code, err := s.Agent.Run(run...); err != nil || code != 0 {
+		s.Screen.Alarmf("The agent ended (code %d). Starting it again.", code)
 	}
 }
 
-// agentStatus is what is needed of the agent's state.json.
+// onboard runs the agent until it has onboarded the machine, and reports whether
+// it has. After a refusal it waits first.
+func (s *System) onboard(args []string) bool {
+	s.Screen.Statusf("Joining the hub")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.offerClaim(stop)
+	}()
+	code, err := s.Agent.Run(args...)
+	close(stop)
+	<-stopped
+	switch {
+	case err == nil && code == 0:
+		s.Screen.Logf("onboarded")
+		return true
+	case code == exitRefused:
+		s.Screen.Alarmf("The hub refuses this machine. Its owner can see the reason.")
+		time.Sleep(refusedWait)
+	default:
+		s.Screen.Alarmf("Onboarding failed (code %d). Trying again.", code)
+		s.TPM.LiftLockout()
+	}
+	return false
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// agentStatus is a part of the agent's state.json.
 type agentStatus struct {
 	Phase      string    `json:"phase"`
 	DeviceID   string    `json:"device-id"`
 	Nick       string    `json:"nick"`
 	OwnerNick  string    `json:"owner-nick"`
 	Hub        string    `json:"hub"`
-	Claim      string    `json:"claim"`
-	ClaimWords string    `json:"claim-words"`
-	Waiting    string    `json:"waiting"`
+	Claim      string    `json:"claim"`       // address of the hub's claim page
+	ClaimWords string    `json:"claim-words"` // letters to compare with that page's
+	Waiting    string    `json:"waiting"`     // what the agent waits for
 	LastReport time.Time `json:"last-report"`
 }
 
-func status() (s agentStatus) {
-	b, err := os.ReadFile(filepath.Join(agentState, "state.json"))
+// removed is the phase of a device that the hub no longer admits.
+const removed = "removed"
+
+// onboarded reports whether the machine has an identity, which the hub may have
+// stopped to admit.
+func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
+
+// status returns the agent's state, empty if it has none.
+func (s *System) status() agentStatus { return readStatus(s.Paths) }
+
+func readStatus(p Paths) (s agentStatus) {
+	b, err := os.ReadFile(filepath.Join(p.agentState(), "state.json"))
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
@@ -203,32 +376,24 @@ func status() (s agentStatus) {
 	return s
 }
 
-func lastReport() time.Time { return status().LastReport }
-
-// wasAboard reports whether the machine has a device's identity, which the hub
-// may have ceased to let in.
-func wasAboard() bool {
-	phase := status().Phase
-	return phase == "active" || phase == removed
-}
-
-const removed = "removed"
-
-// showAboard shows whose device the machine is, or why the hub no longer lets it
-// in. That a person must act stays on the screen until it is settled.
-func showAboard(stop <-chan struct{}) {
+// showDevice shows the machine's owner, or why the hub no longer admits the
+// device, until stop. That a person must act stays on the screen.
+func (s *System) showDevice(stop <-chan struct{}) {
 	for last := ""; ; {
-		s := status()
-		text := s.Phase
-		if s.Phase == removed {
-			text = s.Waiting
+		a := s.status()
+		text := a.Phase
+		if a.Phase == removed {
+			text = a.Waiting
 		}
 		if text != last {
 			last = text
-			if s.Phase == removed {
-				screen.Alarm("%s\nTo give it to another owner, wipe it with a stick; to bring it back, install again.", s.Waiting)
+			if a.Phase == removed {
+				s.Screen.Alarmf("%s\nTo give it to another owner, wipe it with a stick.\nTo bring it back, install it again.", a.Waiting)
 			} else {
-				showDevice()
+				s.Screen.Fact("Hub", a.Hub)
+				s.Screen.Fact("Owner", a.OwnerNick)
+				s.Screen.Fact("Device", a.Nick+" "+a.DeviceID)
+				s.Screen.Statusf("This machine is onboarded.")
 			}
 		}
 		select {
@@ -239,30 +404,22 @@ func showAboard(stop <-chan struct{}) {
 	}
 }
 
-func showDevice() {
-	s := status()
-	screen.Note("Hub", s.Hub)
-	screen.Note("Owner", s.OwnerNick)
-	screen.Note("Device", s.Nick+" "+s.DeviceID)
-	screen.Now("This machine is aboard.")
-}
-
-// forgetOnceReported removes the join token when the hub has taken a report: the
-// agent has read the file by then.
-func forgetOnceReported(token string, stop <-chan struct{}) {
-	for before := lastReport(); lastReport().Equal(before); {
+// removeTokenOnceReported removes the join token once the hub has accepted a
+// report: the agent has read the file then.
+func (s *System) removeTokenOnceReported(token string, stop <-chan struct{}) {
+	for before := s.status().LastReport; s.status().LastReport.Equal(before); {
 		select {
 		case <-stop:
 			return
 		case <-time.After(time.Second):
 		}
 	}
-	forget(token)
+	s.removeToken(token)
 }
 
-// forget removes the join token, which a machine that is aboard does not need
-// and which would let others in.
-func forget(token string) {
+// removeToken overwrites and removes the join token: an onboarded machine does not
+// need it, and it could onboard other devices.
+func (s *System) removeToken(token string) {
 	f, err := os.OpenFile(token, os.O_WRONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -275,35 +432,44 @@ func forget(token string) {
 		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(token))
 	}
 	if err != nil {
-		screen.Say("the join token cannot be removed from the disk: %v", err)
+		s.Screen.Logf("the join token cannot be removed from the disk: %v", err)
 	}
-	unix.Sync()
+	syncFolder(filepath.Dir(token))
 }
 
-// blessed marks the boot good once the agent has reached the hub: the boot
-// manager stops counting its attempts.
-func blessed(before time.Time) {
-	for lastReport().Equal(before) {
-		time.Sleep(500 * time.Millisecond)
+// syncFolder has the kernel write everything of the file system that a folder is
+// on.
+func syncFolder(dir string) {
+	if d, err := os.Open(dir); err == nil {
+		unix.Syncfs(int(d.Fd()))
+		d.Close()
 	}
-	screen.Say("the hub has taken a report")
-	counted, err := machine.Firmware.Counted()
+}
+
+// markGood marks the boot as good once the hub has accepted a report: the boot
+// manager stops counting its attempts.
+func (s *System) markGood(before time.Time) {
+	for s.status().LastReport.Equal(before) {
+		time.Sleep(poll)
+	}
+	s.Screen.Logf("the hub has taken a report")
+	counted, err := s.Firmware.Counted()
 	if err != nil {
-		screen.Say("%v", err)
+		s.Screen.Logf("%v", err)
 		return
 	}
 	good, ok := install.Uncounted(counted)
 	if !ok {
 		return
 	}
-	err = os.Rename(filepath.Join(espDir, counted), filepath.Join(espDir, good))
-	if errors.Is(err, fs.ErrNotExist) && exists(filepath.Join(espDir, good)) {
+	err = os.Rename(filepath.Join(s.Paths.ESP, counted), filepath.Join(s.Paths.ESP, good))
+	if errors.Is(err, fs.ErrNotExist) && exists(filepath.Join(s.Paths.ESP, good)) {
 		return // marked earlier in this boot
 	}
 	if err != nil {
-		screen.Say("this boot cannot be marked good: %v", err)
+		s.Screen.Logf("this boot cannot be marked good: %v", err)
 		return
 	}
-	unix.Sync()
-	screen.Say("this boot is good: %s", path.Base(good))
+	syncFolder(s.Paths.ESP)
+	s.Screen.Logf("this boot is good: %s", path.Base(good))
 }

@@ -68,7 +68,7 @@ func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (c
 	m.Stop()
 	lines := m.Lines()
 	t.Logf("cut %d, %s behind %q (it came: %v); the last line was %q", n, later.Round(time.Millisecond), moment, came, lines[len(lines)-1].Text)
-	if _, _, aboard := m.Find(regexp.MustCompile(`: onboarded|: This machine is aboard`)); aboard {
+	if _, _, aboard := m.Find(regexp.MustCompile(`: onboarded|: This machine is onboarded`)); aboard {
 		return came, nil
 	}
 	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {

@@ -133,7 +133,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 		`^vda +2\.1 GB .*no partitions`,
 		`^mmcblk0 +2\.1 GB .*no partitions`,
 		`^ .* only if you name it: a memory card`,
-		`^ .* not to be installed to: the stick that this was started from`,
+		`^ .* cannot be installed to: the stick that this was started from`,
 	} {
 		waitFor(t, ctx, m, line)
 	}

@@ -64,7 +64,7 @@ func TestResetStick(t *testing.T) {
 	s.picture(t, m, "wipe")
 	waitFor(t, ctx, m, `gangway-init .*: /dev/nvme[01]n1 is erased`)
 	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
-	waitFor(t, ctx, m, `gangway-init .*: Wiped: this machine is nobody's`)
+	waitFor(t, ctx, m, `gangway-init .*: Wiped: this machine has no owner`)
 	s.picture(t, m, "wiped")
 	if err := m.Type("\r"); err != nil {
 		t.Fatal(err)

@@ -11,9 +11,10 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner's settings are tried once, when nothing else is under way; a mistake in
-// them is reported.
+// The owner's settings are tried once, when nothing else is under way. A mistake
+// in them is reported.
 func TestOwnersNetworkSettings(t *testing.T) {
+	t.Parallel()
 	s := &netchange.Store{Dir: filepath.Join(t.TempDir(), "network")}
 	file := filepath.Join(t.TempDir(), "user-meta.json")
 	wait := ""
@@ -22,7 +23,7 @@ func TestOwnersNetworkSettings(t *testing.T) {
 		if err := os.WriteFile(file, []byte(meta), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return ownersNetwork(s, file, func() string { return wait })
+		return offerOwners(s, file, func() string { return wait })
 	}
 	for _, nothing := range []string{`{}`, `{"site":"oslo"}`, `{"gangway.network":null}`} {
 		if news, err := set(nothing); news || err != nil {
@@ -38,7 +39,7 @@ func TestOwnersNetworkSettings(t *testing.T) {
 	if news, err := set(good); !news || err != nil {
 		t.Errorf("%v, %v", news, err)
 	}
-	wait = "the new system is being tried" // which does not matter for what is known
+	wait = "a new system is being tried" // settings that are known already do not wait
 	if news, err := set(good); news || err != nil {
 		t.Errorf("%v, %v", news, err)
 	}
