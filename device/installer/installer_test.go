@@ -28,7 +28,7 @@ func ours(d install.Disk, manifest string) *install.Installed {
 	return &install.Installed{Disk: d.Name, Whole: true, DiskGUID: install.DiskGUID(manifest), ESPGUID: "esp-" + d.Name}
 }
 
-// inBubble runs a test with a clock of its own.
+// inBubble runs a test with a fake clock.
 func inBubble(t *testing.T, f func(t *testing.T)) {
 	t.Parallel()
 	synctest.Test(t, f)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asFirstProcess runs a test again in a process of its own that gets the orphans
+// asFirstProcess runs a test again in a separate process that gets the orphans
 // of its children, as the first process of a machine does; it reports whether
 // this is that process. Reap would take the children of other tests.
 func asFirstProcess(t *testing.T) bool {
@@ -63,7 +63,7 @@ func TestProgramsAreStartedAndReaped(t *testing.T) {
 	if err := p.Shell("/dev/not-there"); err == nil {
 		t.Error("a shell runs on a terminal that is not there")
 	}
-	// An orphan is nobody's: it must not stay a zombie.
+	// Nothing waits for an orphan but Reap: it must not stay a zombie.
 	var out string
 	if _, err := p.Run(func(r io.Reader) { b, _ := io.ReadAll(r); out = string(b) }, "/bin/sh", "-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"); err != nil {
 		t.Fatal(err)

@@ -45,7 +45,7 @@ type lab struct {
 	agent func(l *lab, command string, args []string) int
 }
 
-// inLab runs a test on a machine with a clock of its own.
+// inLab runs a test on a machine with a fake clock.
 func inLab(t *testing.T, f func(l *lab)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

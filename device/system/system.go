@@ -452,7 +452,7 @@ func (s *System) markGood(before time.Time) {
 	for s.status().LastReport.Equal(before) {
 		time.Sleep(poll)
 	}
-	s.Screen.Logf("the hub has taken a report")
+	s.Screen.Logf("the hub has accepted a report")
 	counted, err := s.Firmware.Counted()
 	if err != nil {
 		s.Screen.Logf("%v", err)

@@ -34,11 +34,11 @@ func TestStepsOfAnInstalledSystem(t *testing.T) {
 		l.run(time.Minute)
 		l.want("panel Gangway", "logins", "check the TPM", "lift the lockout", "find the disk", "mount the ESP", "unlock", "mount /dev/dm-0",
 			"fact System: slot a", "network with VLAN 0", "status Joining the hub", "agent onboard "+agentArgs+" --token-file /esp/"+install.TokenPath,
-			"log onboarded", runArgs, "log the hub has taken a report", "log this boot is good: gangway-a.efi")
+			"log onboarded", runArgs, "log the hub has accepted a report", "log this boot is good: gangway-a.efi")
 		l.want("watchdog")
 		l.want("grow /dev/dm-0", "log data partition: 3072 MiB")
 		l.want("agent run", "fact Hub: https://hub.example", "fact Owner: ada", "fact Device: otter d1", "status This machine is onboarded.")
-		l.never("restart", "alarm", "log the disk's key", "agent run "+agentArgs+" --token-file")
+		l.never("restart", "alarm", "log the disk's key", runArgs+" --token-file")
 		if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{"gangway-a.efi"}) {
 			t.Errorf("EFI/Linux has %q", got)
 		}
@@ -261,6 +261,20 @@ func TestAgentOfAMachine(t *testing.T) {
 	}
 }
 
+// The join token is removed as soon as the machine is onboarded: the agent did not
+// get it a second time.
+func TestTokenIsRemovedAfterTheOnboarding(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.agent = onboards
+		l.run(3 * time.Second)
+		l.want("log onboarded", runArgs)
+		l.never(runArgs + " --token-file")
+		if got := l.files("esp/gangway"); len(got) != 0 {
+			t.Errorf("the token is still there: %q", got)
+		}
+	})
+}
+
 // A token that a person copied to an onboarded machine stays until the hub has
 // accepted a report: before, the agent may not have read it.
 func TestTokenStaysUntilAReport(t *testing.T) {
@@ -417,13 +431,13 @@ func TestBootIsMarkedGood(t *testing.T) {
 				l.write("esp/EFI/Linux/"+c.file, "system")
 				l.agent = onboards
 				l.run(time.Hour)
-				l.never("log the hub has taken a report", "log this boot")
+				l.never("log the hub has accepted a report", "log this boot")
 				if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{c.file}) {
 					t.Errorf("before a report: %q", got)
 				}
 				l.report()
 				l.wait(time.Second)
-				l.want("log the hub has taken a report", c.says)
+				l.want("log the hub has accepted a report", c.says)
 				if got := l.files("esp/EFI/Linux"); !slices.Equal(got, []string{c.left}) {
 					t.Errorf("after a report: %q", got)
 				}

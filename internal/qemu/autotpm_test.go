@@ -86,7 +86,7 @@ func TestEncryptedInstallation(t *testing.T) {
 
 	// And back.
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 }
 
 // chooseAutoTPM chooses the menu's entry (auto TPM), and returns the recovery key

@@ -50,7 +50,7 @@ func TestPowerCuts(t *testing.T) {
 			}
 		}
 		m, ctx := boot(t, s.with(true))
-		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		m.Stop()
 		s.listed(t)
 	}
@@ -62,7 +62,7 @@ func TestPowerCuts(t *testing.T) {
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `(`+moment+`)|: the hub has taken a report`)
+	waitFor(t, ctx, m, `(`+moment+`)|: the hub has accepted a report`)
 	_, _, came = m.Find(regexp.MustCompile(moment))
 	time.Sleep(later)
 	m.Stop()

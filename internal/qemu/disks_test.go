@@ -34,7 +34,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	}
 
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 }
@@ -78,7 +78,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	// The stick finds its own work, and does not ask again.
 	m, ctx = boot(t, cfg)
 	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 	if string(read(t, second)) != string(before) {

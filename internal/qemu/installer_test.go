@@ -181,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 
 	// The stick is out: a boot entry less, which firmware measures.
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
 		t.Error(l.Text)
 	}

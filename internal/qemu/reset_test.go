@@ -25,7 +25,7 @@ func TestResetStick(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
 	recovery := chooseAutoTPM(t, ctx, m)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 	id := s.hub.Devices(t, s.hub.Owner)[0].ID
@@ -112,7 +112,7 @@ func TestResetStick(t *testing.T) {
 	m.Stop()
 
 	m, ctx = boot(t, s.with(true))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
 		t.Error(l.Text)
 	}
