@@ -1,162 +1,156 @@
 // Command gangway-init is the first process of Gangway's machines, which have
-// nothing but a kernel and the agent: it mounts what the kernel offers, loads
-// the modules that its image brings, gets an address by DHCP and runs
-// gangway-agent. It is the installer too, by the name of pvf-install the
-// command with which a person installs, and by that of gangway-hook what the
-// agent calls to update the system.
+// nothing but a kernel and the agent. It mounts the kernel's file systems, loads
+// the modules of its image, connects to the network, and runs gangway-agent. It is
+// also the installer; called as pvf-install, it is the command by which a person
+// installs, and called as gangway-hook, it is what the agent calls to update the
+// system.
 //
-// It reads the kernel's command line, which is measured:
+// It reads the kernel's command line, which firmware measures:
 //
 //	gangway.mode=auto           install to the disk that the image's rule chooses
 //	gangway.mode=tpm            the same, encrypted
 //	gangway.mode=manual         a shell, and pvf-install
 //	gangway.mode=reset          wipe the machine for another owner
-//	gangway.mode=system         an installed system: state is on its disk
+//	gangway.mode=system         an installed system: its state is on its disk
 //	gangway.manifest=SHA256     what the stick installs
-//	gangway.poweroff=onboarded  power off as soon as the machine is aboard
+//	gangway.poweroff=onboarded  power off as soon as the machine is onboarded
 //	gangway.poweroff=exit       power off when the agent ends
 //	gangway.show=boot           print the firmware's event log and the PCRs
 //
-// Without a mode, state is in memory: at each boot the machine onboards anew, and its TPM makes
-// it the same device.
+// Without a mode, the state is in memory: the machine onboards again at each boot,
+// and its TPM makes it the same device.
 //
-// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent, perhaps
-// /etc/gangway/network.txt, and /lib/modules/order, which names the modules beside it, one a line.
+// Its files are /etc/gangway/device_autojointoken.json, /bin/gangway-agent,
+// optionally /etc/gangway/network.txt, and /lib/modules/order, which names the
+// modules in its folder, one a line.
+//
+// The parts are packages: device/screen, device/machine, device/network,
+// device/installer and device/system. This one only connects them.
 package main
 
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"strings"
+	"sync"
 	"time"
 
 	"gangway/device/install"
+	"gangway/device/installer"
+	"gangway/device/machine"
+	"gangway/device/network"
+	"gangway/device/screen"
+	"gangway/device/system"
 	"gangway/internal/version"
 
 	"golang.org/x/sys/unix"
 )
 
-const (
-	agentPath = "/bin/gangway-agent"
-	tokenPath = "/etc/gangway/device_autojointoken.json"
-	stateDir  = "/run/gangway-agent"
+// Tests build this program with other bounds: system.TrialTime,
+// system.NetworkTime and machine.WatchdogEvery.
+var trialTime, networkTime, watchdogEvery string
 
-	// exitRefused is the agent's when the hub refuses for good.
-	exitRefused = 3
-	// pause is how long to wait before the agent is started again.
-	pause = 10 * time.Second
-)
+// bound reads a bound that a build may set.
+func bound(text string, otherwise time.Duration) time.Duration {
+	if d, err := time.ParseDuration(text); err == nil {
+		return d
+	}
+	return otherwise
+}
 
 func main() {
-	if filepath.Base(os.Args[0]) == "pvf-install" {
+	switch name := filepath.Base(os.Args[0]); {
+	case name == "pvf-install":
 		os.Exit(pvfInstall(os.Args[1:]))
-	}
-	if filepath.Base(os.Args[0]) == filepath.Base(install.HookPath) {
-		os.Exit(systemHook(os.Args[1:]))
-	}
-	if len(os.Args) == 2 && os.Args[1] == "--version" {
+	case name == filepath.Base(install.HookPath):
+		os.Exit(hook(os.Args[1:]))
+	case len(os.Args) == 2 && os.Args[1] == "--version":
 		fmt.Printf("gangway-init %s\n", version.Current)
 		return
-	}
-	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and of no use here: see gangway-agent.")
+	case os.Getpid() != 1:
+		fmt.Fprintln(os.Stderr, "gangway-init is the first process of a machine, and does nothing elsewhere. The device's command is gangway-agent.")
 		os.Exit(2)
 	}
-	for _, err := range mountAll() {
-		say("%v", err)
+	boot()
+}
+
+// pvfInstall is the command of a person in the manual mode.
+func pvfInstall(args []string) int {
+	words, err := machine.CommandLine()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "pvf-install: the kernel's command line: %v\n", err)
 	}
-	openConsoles()
-	words := commandLine()
-	go reap()
-	say("up, version %s", version.Current)
-	for _, err := range loadModules("/lib/modules") {
-		say("%v", err)
+	terminal := screen.New(screen.Console{ReadWriter: os.Stdout})
+	i := installer.Local(words["gangway.manifest"], words["gangway.mode"] == "reset", terminal, machine.Power{Logf: terminal.Logf})
+	c := installer.Command{Installer: i, In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	return c.Run(args)
+}
+
+// hook is the command of the agent. Its lines for the owner go to the standard
+// output; what a person at the machine should see goes to the consoles.
+func hook(args []string) int {
+	consoles := sync.OnceValue(screen.Open)
+	return system.LocalHook(os.Stdout, func(format string, args ...any) { consoles().Logf(format, args...) }).Run(args)
+}
+
+// boot is the first process. It does not return.
+func boot() {
+	mounted := machine.Mount()
+	s := screen.Open()
+	for _, err := range mounted {
+		s.Logf("%v", err)
+	}
+	words, err := machine.CommandLine()
+	if err != nil {
+		s.Logf("command line: %v", err)
+	}
+	processes := machine.NewProcesses()
+	go processes.Reap()
+	s.Logf("up, version %s", version.Current)
+	for _, err := range machine.LoadModules("/lib/modules") {
+		s.Logf("%v", err)
 	}
 	if words["gangway.show"] == "boot" {
-		showBoot()
+		machine.LogBoot(s.Logf)
 	}
-	if words["gangway.mode"] != "" {
-		mountFirmware()
+	mode, power := words["gangway.mode"], machine.Power{Logf: s.Logf}
+	if mode != "" {
+		if err := machine.MountFirmware(); err != nil {
+			s.Logf("%v", err)
+		}
 	}
-	switch words["gangway.mode"] {
+	agent := system.LocalAgent{Processes: processes, Copy: s.Copy}
+	stick := installer.Local(words["gangway.manifest"], mode == "reset", s, power)
+	switch mode {
 	case "auto":
-		automatic(words["gangway.manifest"], false)
+		stick.Automatic(false)
 	case "tpm":
-		automatic(words["gangway.manifest"], true)
+		stick.Automatic(true)
 	case "manual":
-		manual(words["gangway.manifest"])
+		requests := make(chan os.Signal, 1)
+		signal.Notify(requests, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+		stick.Manual(s.Terminals("tty1"), processes.Shell, requests) // tty0 is the terminal in front
 	case "reset":
-		reset(words["gangway.manifest"])
+		stick.Reset()
 	case "system":
-		system()
+		installed(s, agent, power, processes).Run()
 	}
-	settings, err := liveNetwork()
+	settings, err := network.LiveSettings()
 	if err != nil {
-		alarm("%v", err)
+		s.Alarmf("%v", err)
 	}
-	network(settings)
-	live(words["gangway.poweroff"])
-	powerOff()
+	network.New(s).Up(settings)
+	system.Live(agent, network.SettingsPath, words["gangway.poweroff"], s.Logf)
+	power.PowerOff()
 }
 
-// commandLine is the kernel's, as words; those with = are split there.
-func commandLine() map[string]string {
-	words := map[string]string{}
-	b, err := os.ReadFile("/proc/cmdline")
-	if err != nil {
-		say("command line: %v", err)
-	}
-	for w := range strings.FieldsSeq(string(b)) {
-		k, v, _ := strings.Cut(w, "=")
-		words[k] = v
-	}
-	return words
-}
-
-// live runs the agent until the machine is to be switched off.
-func live(poweroff string) {
-	for {
-		code, err := run(agentPath, "onboard", "--set-clock", "--network-file", networkPath, "--token-file", tokenPath, "--state", stateDir)
-		if err == nil && code == 0 {
-			say("onboarded")
-			if poweroff == "onboarded" {
-				return
-			}
-			code, err = run(agentPath, "run", "--set-clock", "--network-file", networkPath, "--state", stateDir)
-		}
-		switch {
-		case err != nil:
-			say("the agent cannot be run: %v", err)
-		default:
-			say("the agent ended with code %d", code)
-		}
-		if poweroff != "" {
-			return
-		}
-		if code == exitRefused { // a person has to change something first
-			time.Sleep(time.Hour)
-		}
-		time.Sleep(pause)
-	}
-}
-
-func powerOff() {
-	say("power off")
-	leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
-}
-
-func restart() {
-	say("restart")
-	leave(unix.LINUX_REBOOT_CMD_RESTART)
-}
-
-func leave(how int) {
-	unix.Sync()
-	if err := unix.Reboot(how); err != nil {
-		say("the machine does not switch itself off: %v", err)
-	}
-	for { // the kernel panics when its first process ends
-		time.Sleep(time.Hour)
-	}
+// installed is the system on this machine's disk.
+func installed(s *screen.Screen, agent system.Agent, power machine.Power, processes *machine.Processes) *system.System {
+	i := system.Local(s, agent)
+	i.Network, i.Restart = network.New(s), power.Restart
+	i.Logins = &system.Logins{PasswordFile: "/" + install.ConsolePath, Terminals: s.Terminals("tty2"), Shell: processes.Shell, Logf: s.Logf}
+	i.TrialTime, i.NetworkTime = bound(trialTime, system.TrialTime), bound(networkTime, system.NetworkTime)
+	i.Watchdog = func() { machine.Watchdog(bound(watchdogEvery, machine.WatchdogEvery), s.Logf) }
+	return i
 }

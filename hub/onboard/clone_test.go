@@ -145,9 +145,9 @@ func TestClonedDeviceIsRefused(t *testing.T) {
 	s := newScene(t)
 	d := s.device()
 	is, c := s.onboarded(d, s.token)
-	r, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.Two, nil, addr)
+	r, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.TwoMachines, nil, addr)
 	s.must(err)
-	equal(s, "decision", []any{r.Decision, r.By}, []any{clone.Two, "anne"})
+	equal(s, "decision", []any{r.Decision, r.By}, []any{clone.TwoMachines, "anne"})
 	e := s.lastEvent("device.clone-decided")
 	equal(s, "event", []any{e.Owner, e.Device, e.Addr, e.Time}, []any{s.anne.ID, is.ID, addr, s.now})
 	if !strings.HasPrefix(e.Message, "anne decided that several machines") {
@@ -165,7 +165,7 @@ func TestClonedDeviceIsRefused(t *testing.T) {
 		t.Errorf("the event says %q", m)
 	}
 	s.onboarded(d, s.token)
-	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.One, nil, addr)
+	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	if m := s.lastEvent("device.clone-decided").Message; !strings.HasPrefix(m, "anne decided that") || !strings.Contains(m, "is one machine") {
 		t.Errorf("the event says %q", m)
@@ -181,7 +181,7 @@ func TestDecisionIsAboutWhatTheOwnerSaw(t *testing.T) {
 	s.onboarded(d, s.token)
 	code := s.record(is.ID).Findings[0].Code
 	for _, findings := range [][]string{{}, {"other"}, {code, "other"}} {
-		_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.Two, findings, addr)
+		_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.TwoMachines, findings, addr)
 		equal(s, "error", errors.Is(err, store.ErrChanged), true)
 	}
 	equal(s, "state", s.store.devices[is.ID].Clone, string(clone.Suspected))
@@ -196,11 +196,11 @@ func TestDecisionIsAboutWhatTheOwnerSaw(t *testing.T) {
 			s.store.clones[is.ID] = row
 		}
 	}
-	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.Two, []string{code}, addr)
+	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.TwoMachines, []string{code}, addr)
 	s.must(err)
 	equal(s, "state", s.store.devices[is.ID].Clone, store.CloneRefused)
 	s.must(s.store.DeleteDevice(t.Context(), s.anne.ID, is.ID, s.now))
-	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.One, nil, addr)
+	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	equal(s, "of a deleted device", errors.Is(err, store.ErrNotFound), true)
 }
 
@@ -220,11 +220,11 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
 	_, third := s.onboarded(d, s.token)
-	_, _ = s.hub.DecideClone(t.Context(), s.anne, is, clone.One, nil, addr)
+	_, _ = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	writes := s.store.count("PutClone")
 	use(second)
 	r := s.record(is.ID)
-	if f := r.Open(); len(f) != 1 || f[0].Code != clone.EarlierCertificate || !strings.Contains(f[0].Words, "192.0.2.9") {
+	if f := r.Unanswered(); len(f) != 1 || f[0].Code != clone.EarlierCertificate || !strings.Contains(f[0].Words, "192.0.2.9") {
 		t.Fatalf("findings %+v", r.Findings)
 	}
 	equal(s, "told", s.lastEvent("device.clone-suspected").Device, is.ID)
@@ -232,7 +232,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(first)
 	equal(s, "writes", s.store.count("PutClone"), writes+1)
 	// Answered by the owner, it is not a finding any more.
-	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.One, nil, addr)
+	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	writes = s.store.count("PutClone")
 	use(second)
@@ -263,7 +263,7 @@ func TestSupersededUseBeginsTheRecord(t *testing.T) {
 	if s.hub.RecordSupersededUse(t.Context(), first.IDevIDHash(), addr) == nil {
 		t.Error("a record that cannot be read was ignored")
 	}
-	if _, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.One, nil, addr); err == nil {
+	if _, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr); err == nil {
 		t.Error("a record that cannot be read was decided on")
 	}
 }
@@ -275,7 +275,7 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 		is, c := s.onboarded(d, s.token)
 		d.Serial = "another"
 		s.onboarded(d, s.token)
-		_, err := s.hub.DecideClone(s.Context(), s.anne, is, clone.One, nil, addr)
+		_, err := s.hub.DecideClone(s.Context(), s.anne, is, clone.OneMachine, nil, addr)
 		s.must(err)
 		return s.store.devices[is.ID], c
 	}
@@ -285,7 +285,7 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 	})
 	breakAtEach(t, func(s *scene) func() error {
 		d, _ := prepared(s)
-		return func() error { _, err := s.hub.DecideClone(s.Context(), s.anne, d, clone.Two, nil, addr); return err }
+		return func() error { _, err := s.hub.DecideClone(s.Context(), s.anne, d, clone.TwoMachines, nil, addr); return err }
 	})
 	breakAtEach(t, func(s *scene) func() error {
 		d, _ := prepared(s)

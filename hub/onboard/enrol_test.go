@@ -366,7 +366,7 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 	}
 	cert, err := tcg.ParseEKCertificate(d.EKCert)
 	s.must(err)
-	equal(s, "marks", marked, len(evidence.ChipMarks(cert)))
+	equal(s, "marks", marked, len(evidence.TPMMarks(cert)))
 	// A certificate of an unknown maker says nothing.
 	evil, err := fleet.NewMaker("evil", fleet.MakerOptions{})
 	s.must(err)

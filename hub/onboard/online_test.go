@@ -41,7 +41,7 @@ func (s *scene) verdict(d *fleet.Device) string {
 
 // onlyRoot leaves the hub without the maker's intermediate.
 func (s *scene) onlyRoot() {
-	s.hub.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), nil)...))
+	s.hub.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), nil)...))
 }
 
 func TestMissingIntermediatesAreFetched(t *testing.T) {
@@ -69,7 +69,7 @@ func TestNothingIsFetchedWithoutACertificateOrForADistrustedOne(t *testing.T) {
 	s.hub.Online = w
 	s.waits(s.enrol(s.withoutCertificate()), noCertificate)
 	equal(s, "lookups", len(w.asked), 0)
-	say := trust.Given("test", s.maker.Roots(), s.maker.Intermediates())
+	say := trust.FromX509("test", s.maker.Roots(), s.maker.Intermediates())
 	s.hub.SetTrust(trust.NewSet(say...))
 	s.must(s.store.ChangeTrust(t.Context(), distrust(s.maker.Root)))
 	s.refused(s.enrol(s.device()), "ek-chain-distrusted")

@@ -81,7 +81,7 @@ func (s *scene) replica() *onboard.Service {
 	keys, err := ca()
 	s.must(err)
 	hub := &onboard.Service{Store: s.store, CA: keys, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return s.now }, PublicURL: hubURL}
-	hub.SetTrust(trust.NewSet(trust.Given("test", s.maker.Roots(), s.maker.Intermediates())...))
+	hub.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), s.maker.Intermediates())...))
 	return hub
 }
 

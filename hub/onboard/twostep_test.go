@@ -40,7 +40,7 @@ func TestDeviceOnboardsInTwoSteps(t *testing.T) {
 	if _, attested := onboard.AttestedCounters(is.Enrolment); attested {
 		t.Error("a request without a certification attests counters")
 	}
-	var kept wire.Kept
+	var kept wire.RegistrationRecord
 	if len(is.Request) == 0 || is.RequestHash != sha256.Sum256(is.Request) {
 		t.Errorf("the request is not kept: %v", kept)
 	}

@@ -110,12 +110,12 @@ func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 	r := s.refused(s.enrol(&bare), onboard.CodeDenied)
-	if !strings.Contains(r.Reason, "without an EK certificate") || !strings.HasPrefix(r.Reason, "anne denied this machine on "+s.now.Format(time.DateOnly)) {
+	if !strings.Contains(r.Reason, "no EK certificate") || !strings.HasPrefix(r.Reason, "anne denied this machine on "+s.now.Format(time.DateOnly)) {
 		t.Errorf("the reason is %q", r.Reason)
 	}
 	equal(s, "the event's device", s.lastEvent("enrolment.refused").Device, w.DeviceID)
 	r = s.refused(s.enrol(d), onboard.CodeDenied)
-	if strings.Contains(r.Reason, "without an EK certificate") {
+	if strings.Contains(r.Reason, "no EK certificate") {
 		t.Errorf("the reason is %q", r.Reason)
 	}
 	// It is anne's denial, and it expires.
@@ -179,7 +179,7 @@ func TestWaitingDevicesAreBounded(t *testing.T) {
 		s.store.waiting[waitingKey(s.anne.ID, ek)] = store.WaitingDevice{Owner: s.anne.ID, EK: ek, State: store.Undecided, Expires: s.now.Add(time.Hour)}
 	}
 	r := s.refused(s.enrol(s.withoutCertificate()), onboard.CodeFull)
-	if !strings.Contains(r.Reason, "1000") || !strings.Contains(r.Reason, "without an EK certificate") {
+	if !strings.Contains(r.Reason, "1000") || !strings.Contains(r.Reason, "no EK certificate") {
 		t.Errorf("the reason is %q", r.Reason)
 	}
 }

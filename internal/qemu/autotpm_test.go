@@ -85,7 +85,7 @@ func TestEncryptedInstallation(t *testing.T) {
 
 	// The disk back in this machine.
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 }
 
 // chooseAutoTPM chooses the menu entry (auto TPM), and returns the recovery key that the screen

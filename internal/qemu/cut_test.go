@@ -49,7 +49,7 @@ func TestPowerCuts(t *testing.T) {
 			}
 		}
 		m, ctx := boot(t, s.with(true))
-		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		m.Stop()
 		s.listed(t)
 	}
@@ -61,13 +61,13 @@ func TestPowerCuts(t *testing.T) {
 func (s *site) cutAt(t *testing.T, n int, moment string, later time.Duration) (came bool, left []string) {
 	t.Helper()
 	m, ctx := boot(t, s.with(true))
-	waitFor(t, ctx, m, `(`+moment+`)|: the hub has taken a report`)
+	waitFor(t, ctx, m, `(`+moment+`)|: the hub has accepted a report`)
 	_, _, came = m.Find(regexp.MustCompile(moment))
 	time.Sleep(later)
 	m.Stop()
 	lines := m.Lines()
 	t.Logf("cut %d, %s after %q (which came: %v); the last line was %q", n, later.Round(time.Millisecond), moment, came, lines[len(lines)-1].Text)
-	if _, _, onboarded := m.Find(regexp.MustCompile(`: onboarded|: This machine is aboard`)); onboarded {
+	if _, _, onboarded := m.Find(regexp.MustCompile(`: onboarded|: This machine is onboarded`)); onboarded {
 		return came, nil
 	}
 	if _, _, installed := m.Find(regexp.MustCompile(`: installed in|has installed Gangway here already`)); installed {

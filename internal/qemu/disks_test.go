@@ -33,7 +33,7 @@ func TestNVMeWithTwoControllers(t *testing.T) {
 	}
 
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 }
@@ -76,7 +76,7 @@ func TestDiskOnUSBIsChosenByAPerson(t *testing.T) {
 	// The stick recognizes the system that it installed, and does not ask again.
 	m, ctx = boot(t, cfg)
 	waitFor(t, ctx, m, `gangway-init .*: This stick has installed Gangway here already`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 	if string(read(t, second)) != string(before) {
@@ -130,7 +130,7 @@ func TestDisksOfManyControllers(t *testing.T) {
 		`^vda +2\.1 GB .*no partitions`,
 		`^mmcblk0 +2\.1 GB .*no partitions`,
 		`^ .* only if you name it: a memory card`,
-		`^ .* not to be installed to: the stick that the installer was started from`,
+		`^ .* cannot be installed to: the stick that the installer was started from`,
 	} {
 		waitFor(t, ctx, m, line)
 	}

@@ -181,7 +181,7 @@ func TestStickToDeviceList(t *testing.T) {
 
 	// The stick is unplugged, so firmware measures one boot entry less.
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`^gangway-init .*: (growing|mounting|.*cannot)`)); ok {
 		t.Errorf("the second boot repeats work or fails: %s", l.Text)
 	}

@@ -25,7 +25,7 @@ func TestResetStick(t *testing.T) {
 	s := newSite(t, stick.Config{})
 	m, ctx := boot(t, s.with(true))
 	recovery := chooseAutoTPM(t, ctx, m)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 	id := s.hub.Devices(t, s.hub.Owner)[0].ID
@@ -64,7 +64,7 @@ func TestResetStick(t *testing.T) {
 	s.picture(t, m, "wipe")
 	waitFor(t, ctx, m, `gangway-init .*: /dev/nvme[01]n1 is erased`)
 	waitFor(t, ctx, m, `gangway-init .*: the TPM is cleared`)
-	waitFor(t, ctx, m, `gangway-init .*: Wiped: this machine is nobody's`)
+	waitFor(t, ctx, m, `gangway-init .*: Wiped: this machine has no owner`)
 	s.picture(t, m, "wiped")
 	if err := m.Type("\r"); err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestResetStick(t *testing.T) {
 	m.Stop()
 
 	m, ctx = boot(t, s.with(true))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	if l, _, ok := m.Find(regexp.MustCompile(`has installed Gangway here already`)); ok {
 		t.Errorf("the stick recognizes a system after the wipe: %s", l.Text)
 	}

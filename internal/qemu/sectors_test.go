@@ -26,7 +26,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 	s.sound(t)
 
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	o := s.signIn(t)
 	o.begun(ctx)
 	other := s.parts(t)
@@ -39,7 +39,7 @@ func TestDiskWithLargeSectors(t *testing.T) {
 
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	m.Stop()
 	s.listed(t)
 }

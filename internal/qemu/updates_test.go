@@ -85,7 +85,7 @@ func TestSystemUpdates(t *testing.T) {
 	// system.
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: system: slot b$`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	rev = o.post(ctx, s.installer(t))
 	if p = o.becomes(ctx, m, rev, "ERROR"); !strings.Contains(p.Message, "gangway.mode=auto") {
 		t.Errorf("the owner reads %q; want the installer's mode", p.Message)
@@ -116,7 +116,7 @@ func TestUpdatesThatDoNotServeFallBack(t *testing.T) {
 	} {
 		m, ctx := boot(t, s.with(false))
 		waitFor(t, ctx, m, `gangway-init .*: watchdog: iTCO_wdt, 60 s$`)
-		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		o := s.signIn(t)
 		o.begun(ctx)
 		seen := m.Lines()[len(m.Lines())-1].At
@@ -230,7 +230,7 @@ func TestPowerCutsInUpdates(t *testing.T) {
 		lines := m.Lines()
 
 		m, ctx = boot(t, s.with(false))
-		waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+		waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 		status, slot := o.ends(ctx, m, rev).Status, lastSlot(t, m)
 		if (status == "DONE") == (slot == kept) || status == "DONE" && !serves {
 			t.Errorf("cut %d after %q: the revision is %s, slot %s runs, before it was slot %s", cut, moment, status, slot, kept)

@@ -71,7 +71,7 @@ func TestMachineWithAStaticAddressAndAProxy(t *testing.T) {
 	s.listed(t)
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	hidden := func() {
 		t.Helper()
 		for _, l := range m.Lines() {
@@ -182,7 +182,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 
 	m, ctx = boot(t, s.with(false))
 	waitFor(t, ctx, m, `gangway-init .*: network: eth0 has 10\.0\.2\.77/24$`)
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	at = set("vlan = 7")
 	at = after(t, ctx, m, at, `gangway-init .*: The hub was not reached with the new network settings`).At
 	after(t, ctx, m, at, `gangway-init .*: network settings from the hub of .* were dropped: The hub was not reached within 40s`)
@@ -191,7 +191,7 @@ func TestOwnerChangesTheNetwork(t *testing.T) {
 	m.Stop()
 
 	m, ctx = boot(t, s.with(false))
-	waitFor(t, ctx, m, `gangway-init .*: the hub has taken a report`)
+	waitFor(t, ctx, m, `gangway-init .*: the hub has accepted a report`)
 	at = set("address = 10.0.2.78/24", "gateway = 10.0.2.2")
 	after(t, ctx, m, at, `gangway-init .*: network: new settings, which are tried`)
 	m.Stop()

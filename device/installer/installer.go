@@ -1,0 +1,373 @@
+// Package installer is what runs from the stick: it installs Gangway to a disk of
+// the machine, by a rule or by a person's choice, or wipes the machine for
+// another owner.
+//
+// An Installer decides, and talks to the person in front of the machine. The
+// machine itself is behind small interfaces; Local implements them.
+//
+// Before anything is erased, the automatic installation has found the stick, read
+// its network settings, checked the TPM and chosen a disk; a person then has ten
+// seconds to stop it.
+package installer
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gangway/device/install"
+	"gangway/device/install/luks"
+	"gangway/device/install/netfile"
+)
+
+const (
+	countdown  = 10 // seconds
+	stickWait  = 60 * time.Second
+	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
+	diskSettle = 1500 * time.Millisecond // after the last change, all disks are there
+	diskReady  = 15 * time.Second        // the same, while a disk is not ready or none is built in
+	diskPoll   = 100 * time.Millisecond
+	diskNews   = 5 * time.Second  // how often to look for other disks while a person chooses
+	keyTime    = 30 * time.Second // how long the recovery key is on the screen
+)
+
+// Installer installs from a stick.
+type Installer struct {
+	Manifest string // SHA-256 of the stick's manifest, in hexadecimal
+	Screen   Screen
+	Sticks   Sticks
+	Disks    Disks
+	TPM      TPM
+	Firmware Firmware
+	Power    Power
+}
+
+// Screen shows what happens to the person in front of the machine (package
+// screen).
+type Screen interface {
+	StartPanel(title string)
+	Logf(format string, args ...any)
+	Serialf(format string, args ...any)
+	Statusf(format string, args ...any)
+	Alarmf(format string, args ...any)
+	Redraw(alarm bool, text string)
+	Fact(name, value string)
+	Input() <-chan string
+}
+
+// Sticks finds the stick that the machine was started from.
+type Sticks interface {
+	// Find mounts the partition with the manifest of a SHA-256, and retries for
+	// some time: USB disks are late.
+	Find(manifest string, patience time.Duration) (*Stick, error)
+	// Mounted returns the stick that Find has mounted, in another process too.
+	Mounted(manifest string) (*Stick, error)
+	// Network reads the mounted stick's network settings; nil: it has none.
+	Network() (*netfile.Settings, error)
+	// Marks returns all marks of a stick by which install.Disks recognises it.
+	Marks(*Stick) []string
+	// Forget unmounts the stick, so that Find looks for it again.
+	Forget()
+}
+
+// Disks are the machine's disks.
+type Disks interface {
+	// List lists the disks. Those that bear a mark of the stick are unfit.
+	List(marks ...string) ([]install.Disk, error)
+	// System returns the system on a disk; fs.ErrNotExist: there is none.
+	System(install.Disk) (*install.Installed, error)
+	// Install erases a disk and installs from the mounted stick; the data
+	// partition is encrypted if there are slots.
+	Install(*Stick, *install.Disk, []luks.Slot, install.Progress) error
+	// BringNetwork hands network settings to an installed system.
+	BringNetwork(*install.Installed, *netfile.Settings) error
+	// Erase destroys a system's data (install.Erase). Unlist removes its
+	// partition table then.
+	Erase(install.Disk, *install.Installed, install.Progress) error
+	Unlist(install.Disk, install.Progress) error
+	// Sync has the kernel write everything to the disks.
+	Sync()
+}
+
+// TPM is the machine's TPM.
+type TPM interface {
+	// Check returns what is wrong with the TPM; it is shown to a person.
+	Check() error
+	// NewKeys makes the keys of an encrypted disk. The recovery key is encrypted
+	// to an age recipient, unless that is empty.
+	NewKeys(recipient string) (*Keys, error)
+	Clear() error
+}
+
+// Firmware is what the machine's firmware remembers (install.Firmware).
+type Firmware interface {
+	Start(*install.Installed) error
+	Names(espGUID string) bool
+	Forget() error
+}
+
+// Power switches the machine. Its methods do not return.
+type Power interface {
+	PowerOff()
+	Restart()
+}
+
+// errStopped is that a person stopped the installer.
+var errStopped = errors.New("Stopped: nothing was erased.") //lint:ignore ST1005 shown to a person
+
+// Automatic installs without a person, who may stop it, and restarts the machine.
+// It does not return.
+func (i *Installer) Automatic(encrypt bool) {
+	i.Screen.StartPanel("Gangway installer")
+	for {
+		err := i.automatic(encrypt)
+		if err == nil {
+			i.Power.Restart()
+		}
+		i.Screen.Alarmf("%v", err)
+		i.Screen.Logf("Press Enter to restart.")
+		select {
+		case <-i.Screen.Input():
+			i.Power.Restart()
+		case <-time.After(retryWait): // a person may have corrected it
+			i.Sticks.Forget()
+		}
+	}
+}
+
+func (i *Installer) automatic(encrypt bool) error {
+	i.Screen.Statusf("Looking for the stick")
+	s, err := i.Sticks.Find(i.Manifest, stickWait)
+	if err != nil {
+		return err
+	}
+	i.Screen.Fact("Hub", s.Manifest.Hub)
+	i.Screen.Fact("Owner", s.Manifest.Owner)
+	if err := i.readNetwork(s); err != nil {
+		return err
+	}
+	if err := i.TPM.Check(); err != nil {
+		return err
+	}
+	i.Screen.Fact("TPM", "2.0")
+	disk, err := i.chooseDisk(s)
+	if err != nil {
+		return err
+	}
+	i.Screen.Fact("Disk", disk.String())
+	i.Screen.Fact("On it", disk.Content)
+	if system := i.ownSystem(s, disk); system != nil {
+		return i.startAgain(s, system)
+	}
+	if !i.countDown("Everything on " + disk.Path()) {
+		return errStopped
+	}
+	var keys *Keys
+	if encrypt {
+		if keys, err = i.TPM.NewKeys(s.Manifest.Escrow); err != nil {
+			return err
+		}
+		i.Screen.Fact("Encrypted", "the key is in this machine's TPM")
+	}
+	if err := i.install(s, disk, keys); err != nil {
+		return err
+	}
+	if encrypt {
+		i.showRecovery(keys.Recovery)
+	}
+	i.Screen.Statusf("Installed. You may take the stick out. Restarting.")
+	return nil
+}
+
+// readNetwork reads the stick's network settings, which a person may have edited.
+func (i *Installer) readNetwork(s *Stick) (err error) {
+	if s.network, err = i.Sticks.Network(); err != nil {
+		return fmt.Errorf("The stick's network settings cannot be used:\n%w", err) //lint:ignore ST1005 shown to a person
+	}
+	return nil
+}
+
+// startAgain has firmware start the system that this stick has installed before.
+// The system compares the stick's network settings with its own.
+func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
+	i.Screen.Statusf("This stick has installed Gangway here already. Starting it.\nTake the stick out. To install again, choose (manual).")
+	if s.network != nil {
+		if err := i.Disks.BringNetwork(system, s.network); err != nil {
+			return err
+		}
+	}
+	time.Sleep(2 * time.Second) // for a person to read it
+	return i.Firmware.Start(system)
+}
+
+// chooseDisk applies the image's rule once all disks are there. If the rule does
+// not decide, a person does.
+func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
+	for {
+		disks, err := i.settledDisks(s)
+		if err != nil {
+			return nil, err
+		}
+		fit, err := install.Choose(s.Manifest.Disk, disks)
+		for n := range fit { // the disk that a person chose before
+			if i.ownSystem(s, &fit[n]) != nil {
+				return &fit[n], nil
+			}
+		}
+		switch {
+		case errors.Is(err, install.ErrAmbiguous):
+			i.Screen.Statusf("More than one disk fits: which shall be erased?")
+		case errors.Is(err, install.ErrExternal):
+			i.Screen.Alarmf("No disk is built in for certain. Shall one of these be erased?")
+		case err != nil:
+			return nil, err
+		default:
+			return &fit[0], nil
+		}
+		if d := i.askForDisk(s, fit, disks); d != nil {
+			return d, nil
+		}
+	}
+}
+
+// ownSystem returns the whole system that this stick has installed to a disk;
+// nil: there is none.
+func (i *Installer) ownSystem(s *Stick, d *install.Disk) *install.Installed {
+	system, err := i.Disks.System(*d)
+	if err != nil || !system.Whole || system.DiskGUID != install.DiskGUID(s.SHA256) {
+		return nil
+	}
+	return system
+}
+
+// settledDisks lists the disks once no disk has come or changed for a while.
+func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
+	i.Screen.Statusf("Looking for disks")
+	var last []string
+	for since := time.Now(); ; time.Sleep(diskPoll) {
+		disks, err := i.Disks.List(s.Disk)
+		if err != nil {
+			return nil, err
+		}
+		if ids := identities(disks); !slices.Equal(ids, last) {
+			last, since = ids, time.Now()
+		}
+		if time.Since(since) > settleTime(disks) {
+			return i.Disks.List(i.Sticks.Marks(s)...) // other disks can be read now: they may hold copies of the stick
+		}
+	}
+}
+
+// settleTime is how long nothing must change until all disks are there. A disk
+// that spins up has no size at first, and a RAID controller is late.
+func settleTime(disks []install.Disk) time.Duration {
+	builtIn := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
+	notReady := func(d install.Disk) bool { return d.Size == 0 }
+	if slices.ContainsFunc(disks, notReady) || !slices.ContainsFunc(disks, builtIn) {
+		return diskReady
+	}
+	return diskSettle
+}
+
+// identities returns a text for each disk that changes when the disk gets its
+// size, or when another disk gets its name.
+func identities(disks []install.Disk) []string {
+	out := []string{}
+	for _, d := range disks {
+		out = append(out, fmt.Sprint(d.Name, " ", d.Seq, " ", d.Size))
+	}
+	return out
+}
+
+// askForDisk lets a person choose one of the disks that fit. It returns nil if
+// the machine's disks are not the listed ones any more.
+func (i *Installer) askForDisk(s *Stick, fit, listed []install.Disk) *install.Disk {
+	for n, d := range fit {
+		i.Screen.Logf("%d: %s (%s)", n+1, d, d.Content)
+	}
+	i.Screen.Logf("Type its number and press Enter:")
+	tick := time.NewTicker(diskNews)
+	defer tick.Stop()
+	for {
+		select {
+		case line := <-i.Screen.Input():
+			n, err := strconv.Atoi(line)
+			if err == nil && n >= 1 && n <= len(fit) {
+				return &fit[n-1]
+			}
+			i.Screen.Logf("%q is not a number from 1 to %d:", line, len(fit))
+		case <-tick.C:
+			disks, err := i.Disks.List(i.Sticks.Marks(s)...)
+			if err == nil && !slices.Equal(identities(disks), identities(listed)) {
+				return nil
+			}
+		}
+	}
+}
+
+// countDown shows what will be erased, for ten seconds, and reports whether
+// nobody stopped it.
+func (i *Installer) countDown(what string) bool {
+	i.Screen.Serialf("%s will be erased in %d seconds. Press Enter to stop, or switch the machine off.", what, countdown)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for left := countdown; left > 0; left-- {
+		i.Screen.Redraw(true, fmt.Sprintf("%s WILL BE ERASED in %d seconds.\nPress Enter to stop, or switch the machine off.", what, left))
+		select {
+		case <-i.Screen.Input():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+// install erases a disk, installs to it, and has firmware start it.
+func (i *Installer) install(s *Stick, d *install.Disk, keys *Keys) error {
+	began := time.Now()
+	i.Screen.Statusf("Installing to %s", d.Path())
+	progress := i.percentages("installing", "Installing to "+d.Path()+": %s %d%%. Do not switch off.")
+	if err := i.Disks.Install(s, d, keys.slots(), progress); err != nil {
+		return fmt.Errorf("Installing failed: %w\nStart the stick again to retry.", err) //lint:ignore ST1005 shown to a person
+	}
+	i.Screen.Logf("installed in %.1f s", time.Since(began).Seconds())
+	system, err := i.Disks.System(*d)
+	if err != nil {
+		return err
+	}
+	if err := i.Firmware.Start(system); err != nil { // firmware may find the disk without it
+		i.Screen.Logf("%v", err)
+	}
+	return nil
+}
+
+// percentages returns a function that shows the progress: on the screen every
+// step, elsewhere every quarter. The format has a stage and a percentage.
+func (i *Installer) percentages(verb, format string) install.Progress {
+	last := ""
+	return func(stage install.Stage, done, total int64) {
+		percent := done * 100 / max(total, 1)
+		if text := fmt.Sprintf("%s %d%%", stage, percent/25*25); text != last {
+			last = text
+			i.Screen.Redraw(false, fmt.Sprintf(format, stage, percent))
+			i.Screen.Logf("%s: %s", verb, text)
+		}
+	}
+}
+
+// showRecovery shows the recovery key, for a while or until Enter.
+func (i *Installer) showRecovery(key string) {
+	half := len(key)/2 + 1
+	i.Screen.Statusf("Installed. RECOVERY KEY of the disk, shown only once:\n%s\n%s\nTake a picture of it. Press Enter to go on.", key[:half-1], key[half:])
+	i.Screen.Serialf("recovery key: %s", key)
+	select {
+	case <-i.Screen.Input():
+	case <-time.After(keyTime):
+	}
+}
+
+// diskName returns the name of a disk as a person types it, with or without /dev.
+func diskName(typed string) string { return strings.TrimPrefix(typed, "/dev/") }

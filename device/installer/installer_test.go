@@ -1,0 +1,397 @@
+package installer
+
+import (
+	"io/fs"
+	"regexp"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gangway/device/install"
+	"gangway/device/install/netfile"
+	"gangway/device/machine"
+)
+
+// Disks of a machine.
+var (
+	nvme    = install.Disk{Name: "nvme0n1", Size: 500e9, Content: "empty"}
+	second  = install.Disk{Name: "nvme1n1", Size: 500e9}
+	small   = install.Disk{Name: "sda", Size: 100e9}
+	usb     = install.Disk{Name: "sdb", Size: 8e9, External: "on USB"}
+	stick   = install.Disk{Name: "sdz", Size: 8e9, Unfit: "the stick that this was started from"}
+	asleep  = install.Disk{Name: "sdc", Unfit: "without a size"}
+	system2 = install.Disk{Name: "sdd", Size: 100e9, External: "on USB"}
+)
+
+func ours(d install.Disk, manifest string) *install.Installed {
+	return &install.Installed{Disk: d.Name, Whole: true, DiskGUID: install.DiskGUID(manifest), ESPGUID: "esp-" + d.Name}
+}
+
+// inBubble runs a test with a fake clock.
+func inBubble(t *testing.T, f func(t *testing.T)) {
+	t.Parallel()
+	synctest.Test(t, f)
+}
+
+func automatic(i *Installer) { i.Automatic(false) }
+func encrypted(i *Installer) { i.Automatic(true) }
+
+// All that can be refused is checked before anything is erased; then there is
+// time to stop it.
+func TestStepsOfAnAutomaticInstallation(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme, small, stick)
+		l.settings = &netfile.Settings{VLAN: 7}
+		l.run(automatic, 0)
+		l.want("panel Gangway installer", "find the stick for 1m0s", "fact Hub: https://hub.example", "check the TPM", "fact TPM: 2.0",
+			"list 1", "list 2", "fact Disk: /dev/nvme0n1", "fact On it: empty",
+			"serial Everything on /dev/nvme0n1 will be erased in 10 seconds. Press Enter to stop",
+			"log installing: write 50%", "install to nvme0n1 with 0 keys and VLAN 7", "log installed in 0.0 s", "start nvme0n1", "status Installed.", "restart")
+		l.never("keys for", "serial recovery key", "alarm")
+		if took := time.Since(l.began); took < countdown*time.Second+diskSettle {
+			t.Errorf("installed after %s", took)
+		}
+	})
+}
+
+func TestEncryptedInstallationShowsTheRecoveryKey(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme)
+		l.run(encrypted, 0)
+		l.want("serial Everything on", "keys for age1x", "install to nvme0n1 with 2 keys and VLAN 0", "start nvme0n1", "serial recovery key: ", "restart")
+		if took := time.Since(l.began); took < countdown*time.Second+keyTime {
+			t.Errorf("the recovery key was on the screen for less than %s: %s in all", keyTime, took)
+		}
+	})
+}
+
+// What is wrong is on the screen, nothing is erased, and the installer tries
+// again after a minute: a person may have corrected it.
+func TestNothingIsErasedIf(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(l *lab)
+		says  string
+	}{
+		"the stick is gone":                 {func(l *lab) { l.noStick = errNoStick }, "alarm " + errNoStick.Error()},
+		"the network settings are wrong":    {func(l *lab) { l.badText = &netfile.Mistake{Line: 3, Text: "no such key"} }, "alarm The stick's network settings cannot be used:"},
+		"there is no TPM":                   {func(l *lab) { l.tpm = machine.ErrNoTPM }, "alarm No TPM: switch it on"},
+		"the TPM is old":                    {func(l *lab) { l.tpm = machine.ErrOldTPM }, "alarm The TPM's version is not 2.0"},
+		"the disks cannot be listed":        {func(l *lab) { l.failing["list 1"] = errBroken }, "alarm it is broken"},
+		"no disk fits the rule":             {func(l *lab) { l.stick.Manifest.Disk = "serial:X" }, "alarm "},
+		"there is only the stick":           {func(l *lab) { l.disks = []install.Disk{stick} }, "alarm "},
+		"the TPM does not make the keys":    {func(l *lab) { l.failing["keys for age1x"] = errBroken }, "alarm it is broken"},
+		"a person presses Enter in the end": {nil, "alarm Stopped: nothing was erased."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, nvme, small)
+				press, typed := 3*time.Minute, []string{""}
+				if c.spoil != nil {
+					c.spoil(l)
+				} else {
+					press, typed = diskSettle+9*time.Second, []string{"", ""}
+				}
+				l.run(encrypted, press, typed...)
+				l.want(c.says, "log Press Enter to restart.", "restart")
+				l.never("install to", "start", "status Installed")
+				if c.spoil != nil {
+					l.want(c.says, "unmount the stick", "find the stick", c.says, "unmount the stick", "find the stick", c.says, "restart")
+				}
+			})
+		})
+	}
+}
+
+// A failure after the disk was touched is said with what to do, and a boot entry
+// that firmware refuses is not one: firmware may find the disk without it.
+func TestFailuresOfAnInstallation(t *testing.T) {
+	t.Parallel()
+	for step, says := range map[string]string{
+		"install to nvme0n1 with 0 keys and VLAN 0": "alarm Installing failed: it is broken\nStart the stick again to retry.",
+		"start nvme0n1": "status Installed.",
+	} {
+		t.Run(step, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, nvme)
+				l.failing[step] = errBroken
+				l.run(automatic, time.Minute, "")
+				l.want(step, says, "restart")
+			})
+		})
+	}
+}
+
+// A stick that stays in starts what it has installed, and hands over its network
+// settings. It never erases its own work.
+func TestStickStartsWhatItHasInstalled(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		system   *install.Installed
+		settings *netfile.Settings
+		starts   bool
+	}{
+		"its own system":                 {ours(second, manifestSum), nil, true},
+		"its own, and settings":          {ours(second, manifestSum), &netfile.Settings{VLAN: 7}, true},
+		"another image's system":         {ours(second, "other"), nil, false},
+		"its own, which is half written": {&install.Installed{Disk: "nvme1n1", DiskGUID: install.DiskGUID(manifestSum)}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, nvme, second, small) // a rule would ask
+				l.systems["nvme1n1"], l.settings = c.system, c.settings
+				if !c.starts {
+					l.run(automatic, time.Minute, "1")
+					l.want("status More than one disk fits", "install to nvme0n1")
+					return
+				}
+				l.run(automatic, 0)
+				if c.settings != nil {
+					l.want("bring VLAN 7 to nvme1n1", "start nvme1n1")
+				}
+				l.want("status This stick has installed Gangway here already.", "start nvme1n1", "restart")
+				l.never("install to", "status More than one", "serial Everything")
+			})
+		})
+	}
+	t.Run("settings that cannot be handed over", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			l := newLab(t, small)
+			l.systems["sda"], l.settings = ours(small, manifestSum), &netfile.Settings{VLAN: 7}
+			l.failing["bring VLAN 7 to sda"] = errBroken
+			l.run(automatic, time.Minute, "")
+			l.want("alarm it is broken", "restart")
+			l.never("start sda")
+		})
+	})
+}
+
+// A person chooses where the rule does not decide, among the disks that fit only.
+func TestPersonChoosesADisk(t *testing.T) {
+	t.Parallel()
+	t.Run("of two", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			l := newLab(t, nvme, second, small, stick)
+			l.run(automatic, time.Minute, "3", "x", "0", "2")
+			l.want("status More than one disk fits", "log 1: /dev/nvme0n1", "log 2: /dev/nvme1n1", "log Type its number",
+				`log "3" is not a number from 1 to 2:`, `log "x" is not`, `log "0" is not`, "install to nvme1n1")
+			l.never("log 3:")
+		})
+	})
+	t.Run("none is built in", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			l := newLab(t, usb, stick)
+			l.run(automatic, time.Minute, "1")
+			l.want("alarm No disk is built in for certain.", "log 1: /dev/sdb", "install to sdb")
+		})
+	})
+	t.Run("another disk comes", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			l := newLab(t, usb, stick)
+			l.later, l.comeAt = []install.Disk{nvme, usb, stick}, time.Minute
+			l.run(automatic, 0)
+			l.want("alarm No disk is built in for certain.", "status Looking for disks", "install to nvme0n1")
+		})
+	})
+}
+
+// A disk that comes late is not overlooked.
+func TestInstallerWaitsUntilTheDisksAreThere(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		first, later []install.Disk
+		comeAt       time.Duration
+	}{
+		"a larger one comes at once":     {[]install.Disk{small}, []install.Disk{small, nvme}, time.Second},
+		"a controller is late":           {[]install.Disk{stick}, []install.Disk{nvme, stick}, 14 * time.Second},
+		"a disk is not ready":            {[]install.Disk{small, asleep}, []install.Disk{small, nvme}, 14 * time.Second},
+		"only an external disk is there": {[]install.Disk{usb}, []install.Disk{usb, nvme}, 14 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, c.first...)
+				l.later, l.comeAt = c.later, c.comeAt
+				l.run(automatic, 0)
+				l.want("install to nvme0n1")
+			})
+		})
+	}
+}
+
+// The installer waits for a disk that spins up and for a late controller, so that
+// it does not choose the second largest.
+func TestWaitsForDisksThatAreNotReady(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		disks []install.Disk
+		want  time.Duration
+	}{
+		{[]install.Disk{nvme, usb, stick}, diskSettle},
+		{[]install.Disk{nvme, asleep}, diskReady},
+		{[]install.Disk{usb, stick}, diskReady},
+		{[]install.Disk{stick}, diskReady},
+		{nil, diskReady},
+	} {
+		if got := settleTime(c.disks); got != c.want {
+			t.Errorf("%v: %s, want %s", identities(c.disks), got, c.want)
+		}
+	}
+}
+
+// A disk that gets its size, and another one under the same name, are changes.
+func TestTellsADiskFromWhatItWas(t *testing.T) {
+	t.Parallel()
+	was := identities([]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 4, Size: 8e9}})
+	for _, c := range []struct {
+		disks   []install.Disk
+		changed bool
+	}{
+		{[]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 4, Size: 8e9}}, false},
+		{[]install.Disk{{Name: "sda", Seq: 3, Size: 4e9}, {Name: "sdb", Seq: 4, Size: 8e9}}, true},
+		{[]install.Disk{{Name: "sda", Seq: 3}, {Name: "sdb", Seq: 9, Size: 8e9}}, true},
+		{[]install.Disk{{Name: "sda", Seq: 3}}, true},
+		{nil, true},
+	} {
+		if changed := !slices.Equal(identities(c.disks), was); changed != c.changed {
+			t.Errorf("%v after %v: changed %v", identities(c.disks), was, changed)
+		}
+	}
+}
+
+func TestRecoveryKeyIsInTheFormOfCryptenroll(t *testing.T) {
+	t.Parallel()
+	a, b := newRecoveryKey(), newRecoveryKey()
+	if !regexp.MustCompile(`^([cbdefghijklnrtuv]{8}-){7}[cbdefghijklnrtuv]{8}$`).MatchString(a) || a == b {
+		t.Errorf("%s, %s", a, b)
+	}
+	k := &Keys{Passphrase: []byte("p"), Token: map[string]any{"a": 1}, Recovery: a, Escrow: map[string]any{"b": 2}}
+	if s := k.slots(); len(s) != 2 || string(s[0].Passphrase) != "p" || s[0].Token["a"] != 1 || string(s[1].Passphrase) != a || s[1].Token["b"] != 2 {
+		t.Errorf("slots %v", s)
+	}
+	if s := (*Keys)(nil).slots(); s != nil {
+		t.Errorf("slots without keys: %v", s)
+	}
+}
+
+// What is there is wiped in an order that may be interrupted: the disks' tables
+// go last, so that the next run finds the rest.
+func TestStepsOfAWipe(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme, small, stick)
+		l.systems["nvme0n1"], l.systems["sda"] = ours(nvme, "x"), ours(small, "y")
+		l.run((*Installer).Reset, 0)
+		l.want("panel Gangway wipe", "find the stick for 1m0s", "fact Disk: /dev/nvme0n1", "fact Disk 2: /dev/sda", "fact TPM: 2.0",
+			"serial All that Gangway has on this machine will be erased in 10 seconds",
+			"erase nvme0n1", "log /dev/nvme0n1 is erased", "erase sda", "clear the TPM", "log the TPM is cleared", "forget the boot entry",
+			"unlist nvme0n1", "unlist sda", "sync", "status Wiped: this machine has no owner.", "power off")
+		l.never("alarm", "restart")
+		if took := time.Since(l.began); took < countdown*time.Second+time.Minute {
+			t.Errorf("off after %s", took)
+		}
+	})
+}
+
+func TestWipeIsStopped(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		l := newLab(t, nvme)
+		l.systems["nvme0n1"] = ours(nvme, "x")
+		l.run((*Installer).Reset, 5*time.Second, "", "")
+		l.want("alarm Stopped: nothing was erased.", "log Press Enter to switch off.", "power off")
+		l.never("erase", "clear", "unlist", "forget")
+	})
+}
+
+// Without a system of Gangway, the TPM may be another system's: a person must
+// confirm.
+func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
+	t.Parallel()
+	for word, clears := range map[string]bool{"wipe": true, "WIPE": true, "": false, "yes": false} {
+		t.Run(word, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, nvme)
+				l.run((*Installer).Reset, time.Hour, word, "")
+				l.want("alarm No disk of this machine has Gangway on it.", "power off")
+				if l.did("clear the TPM") != clears {
+					t.Errorf("cleared: %v", !clears)
+				}
+				l.never("erase", "unlist")
+			})
+		})
+	}
+}
+
+// What was not wiped is said, and the machine does not count as wiped.
+func TestNotAllIsWiped(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(l *lab)
+		says  string
+	}{
+		"a disk fails":            {func(l *lab) { l.failing["erase nvme0n1"] = errBroken }, "alarm NOT ALL IS WIPED:\n/dev/nvme0n1: it is broken"},
+		"a table stays":           {func(l *lab) { l.failing["unlist nvme0n1"] = errBroken }, "alarm NOT ALL IS WIPED:\n/dev/nvme0n1: it is broken"},
+		"the TPM is not cleared":  {func(l *lab) { l.failing["clear the TPM"] = errBroken }, "alarm NOT ALL IS WIPED:\nit is broken"},
+		"there is no TPM":         {func(l *lab) { l.tpm = machine.ErrNoTPM }, "alarm NOT ALL IS WIPED:\nNo TPM"},
+		"a disk cannot be read":   {func(l *lab) { l.unread["sda"] = errBroken }, "alarm NOT ALL IS WIPED:\n/dev/sda cannot be read: it is broken"},
+		"it is on the stick":      {func(l *lab) { l.systems["sdz"] = ours(stick, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdz is left alone: the stick"},
+		"an external disk, Enter": {func(l *lab) { l.systems["sdd"] = ours(system2, "x") }, "alarm NOT ALL IS WIPED:\n/dev/sdd is left alone: on USB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, nvme, small, system2, stick)
+				l.systems["nvme0n1"] = ours(nvme, "x")
+				c.spoil(l)
+				l.run((*Installer).Reset, time.Hour, "")
+				l.want("erase nvme0n1", "forget the boot entry", "unlist nvme0n1", c.says, "log Press Enter to switch off.", "power off")
+				l.never("status Wiped", "erase sdz", "erase sdd", "erase sda")
+			})
+		})
+	}
+	// A boot entry that stays is not a failure: it holds no secret.
+	t.Run("the boot entry stays", func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
+			l := newLab(t, nvme)
+			l.systems["nvme0n1"] = ours(nvme, "x")
+			l.failing["forget the boot entry"] = errBroken
+			l.run((*Installer).Reset, 0)
+			l.want("log it is broken", "status Wiped", "power off")
+		})
+	})
+}
+
+// An external disk may belong to another machine. It is wiped if this machine's
+// firmware starts it, or if a person types its name.
+func TestExternalDiskOfAnotherMachineIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		starts string
+		typed  []string
+		wiped  bool
+	}{
+		"firmware starts it":      {"esp-sdd", nil, true},
+		"a person types sdd":      {"", []string{"sdd"}, true},
+		"a person types the path": {"", []string{"/dev/sdd"}, true},
+		"a person types another":  {"", []string{"sda", "no"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				l := newLab(t, system2)
+				l.systems["sdd"], l.firmwares = ours(system2, "x"), c.starts
+				l.run((*Installer).Reset, diskReady+10*time.Second, c.typed...)
+				if l.did("erase sdd") != c.wiped {
+					t.Errorf("wiped: %v\n%q", !c.wiped, l.log)
+				}
+			})
+		})
+	}
+}
+
+func TestSystemsAreLookedForOnEveryDisk(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.unread["sda"] = fs.ErrPermission
+	systems, failed := l.installer().systemsOn([]install.Disk{nvme, small})
+	if len(systems) != 0 || len(failed) != 1 {
+		t.Errorf("%v, %v", systems, failed)
+	}
+}

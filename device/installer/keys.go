@@ -1,0 +1,42 @@
+package installer
+
+import (
+	"crypto/rand"
+	"strings"
+
+	"gangway/device/install/luks"
+)
+
+// Keys open an encrypted data partition: one is in the TPM, and the recovery key
+// is for the owner.
+type Keys struct {
+	Passphrase []byte         // the TPM's
+	Token      map[string]any // how the TPM gives it out (seal.New)
+	Recovery   string
+	Escrow     map[string]any // Recovery, encrypted to the owner (escrow.Token); nil: not stored
+}
+
+// slots returns the key slots of the partition; none without keys.
+func (k *Keys) slots() []luks.Slot {
+	if k == nil {
+		return nil
+	}
+	return []luks.Slot{{Passphrase: k.Passphrase, Token: k.Token}, {Passphrase: []byte(k.Recovery), Token: k.Escrow}}
+}
+
+// newRecoveryKey returns a key in the form of systemd-cryptenroll: 256 bits, in
+// letters that are in the same place on all keyboards.
+func newRecoveryKey() string {
+	const letters = "cbdefghijklnrtuv"
+	b := make([]byte, 32)
+	rand.Read(b)
+	var s strings.Builder
+	for i, c := range b {
+		if i > 0 && i%4 == 0 {
+			s.WriteByte('-')
+		}
+		s.WriteByte(letters[c>>4])
+		s.WriteByte(letters[c&15])
+	}
+	return s.String()
+}

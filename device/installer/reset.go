@@ -1,0 +1,135 @@
+package installer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"gangway/device/install"
+)
+
+// Reset wipes the machine for another owner: it destroys what Gangway has on its
+// disks and in its TPM, and switches the machine off. It does not return.
+func (i *Installer) Reset() {
+	i.Screen.StartPanel("Gangway wipe")
+	err := i.reset()
+	if err == nil {
+		i.Screen.Statusf("Wiped: this machine has no owner.\nTake the stick out. The machine switches off in a minute.\nPress Enter to switch it off now.")
+		select {
+		case <-i.Screen.Input():
+		case <-time.After(time.Minute):
+		}
+		i.Power.PowerOff()
+	}
+	i.Screen.Alarmf("%v", err)
+	i.Screen.Logf("Press Enter to switch off.")
+	<-i.Screen.Input()
+	i.Power.PowerOff()
+}
+
+// reset may be interrupted at any step: until Unlist, the last one, the next run
+// finds the disks again.
+func (i *Installer) reset() error {
+	i.Screen.Statusf("Looking for the stick")
+	s, err := i.Sticks.Find(i.Manifest, stickWait)
+	if err != nil {
+		return err
+	}
+	disks, err := i.settledDisks(s)
+	if err != nil {
+		return err
+	}
+	systems, failed := i.systemsOn(disks)
+	noTPM := i.TPM.Check()
+	if noTPM == nil {
+		i.Screen.Fact("TPM", "2.0")
+	}
+	switch {
+	case len(systems) > 0:
+		if !i.countDown("All that Gangway has on this machine") {
+			return errStopped
+		}
+	case len(failed) == 0 && !i.confirmed():
+		return errStopped
+	}
+	progress := i.percentages("wiping", "Wiping: %s %d%%. Do not switch off.")
+	for _, f := range systems {
+		if err := i.Disks.Erase(f.on, f.Installed, progress); err != nil {
+			failed = append(failed, fmt.Errorf("/dev/%s: %w", f.Disk, err))
+			continue
+		}
+		i.Screen.Logf("/dev/%s is erased", f.Disk)
+	}
+	if noTPM != nil {
+		failed = append(failed, noTPM)
+	} else if err := i.TPM.Clear(); err != nil {
+		failed = append(failed, err)
+	} else {
+		i.Screen.Logf("the TPM is cleared")
+	}
+	if err := i.Firmware.Forget(); err != nil { // not a failure: the boot entry names a partition, and holds no secret
+		i.Screen.Logf("%v", err)
+	}
+	for _, f := range systems {
+		if err := i.Disks.Unlist(f.on, progress); err != nil {
+			failed = append(failed, fmt.Errorf("/dev/%s: %w", f.Disk, err))
+		}
+	}
+	i.Disks.Sync()
+	if len(failed) > 0 {
+		return fmt.Errorf("NOT ALL IS WIPED:\n%w", errors.Join(failed...))
+	}
+	return nil
+}
+
+// found is a system of Gangway with the disk that it is on.
+type found struct {
+	*install.Installed
+	on install.Disk
+}
+
+// systemsOn looks for Gangway's systems. failed says which disks cannot be read,
+// and which ones it leaves alone.
+func (i *Installer) systemsOn(disks []install.Disk) (systems []found, failed []error) {
+	for _, d := range disks {
+		system, err := i.Disks.System(d)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			failed = append(failed, fmt.Errorf("%s cannot be read: %w", d.Path(), err))
+		case d.Unfit != "":
+			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.Unfit))
+		case d.External != "" && !i.Firmware.Names(system.ESPGUID) && !i.confirmedFor(d):
+			failed = append(failed, fmt.Errorf("%s is left alone: %s", d.Path(), d.External))
+		default:
+			name := "Disk"
+			if len(systems) > 0 {
+				name = fmt.Sprintf("Disk %d", len(systems)+1)
+			}
+			i.Screen.Fact(name, d.String())
+			systems = append(systems, found{system, d})
+		}
+	}
+	return systems, failed
+}
+
+// confirmedFor asks whether to wipe an external disk whose system this firmware
+// does not start: the disk may belong to another machine.
+func (i *Installer) confirmedFor(d install.Disk) bool {
+	i.Screen.Alarmf("Gangway is on %s as well,\nwhich may belong to another machine.\nTo wipe it too, type its name: %s\nTo leave it alone, press Enter or wait for a minute.", d, d.Name)
+	select {
+	case line := <-i.Screen.Input():
+		return diskName(line) == d.Name
+	case <-time.After(time.Minute):
+		return false
+	}
+}
+
+// confirmed asks whether to clear the TPM of a machine without a system of
+// Gangway: another system may use it.
+func (i *Installer) confirmed() bool {
+	i.Screen.Alarmf("No disk of this machine has Gangway on it.\nTo clear the TPM nevertheless, type: wipe\nOther users of the TPM, such as BitLocker, lose their keys.")
+	return strings.EqualFold(<-i.Screen.Input(), "wipe")
+}

@@ -1,0 +1,34 @@
+package machine
+
+import (
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+// LogBoot logs the firmware's event log, in base64, and the PCRs 0 to 15.
+// Neither is a secret.
+func LogBoot(logf func(format string, args ...any)) {
+	logBoot(eventLog, filepath.Join(tpmClass, "pcr-sha256"), logf)
+}
+
+func logBoot(events, pcrs string, logf func(format string, args ...any)) {
+	b, err := os.ReadFile(events)
+	if err != nil {
+		logf("no event log: %v", err)
+		return
+	}
+	logf("event log %s", base64.StdEncoding.EncodeToString(b))
+	for i := range 16 {
+		pcr, err := os.ReadFile(filepath.Join(pcrs, fmt.Sprint(i)))
+		if err != nil {
+			logf("no PCR %d: %v", i, err)
+			return
+		}
+		logf("PCR %d %s", i, strings.ToLower(strings.TrimSpace(string(pcr))))
+	}
+}

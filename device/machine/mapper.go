@@ -1,0 +1,135 @@
+package machine
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unsafe"
+
+	"gangway/device/install/luks"
+	"gangway/device/install/seal"
+
+	"golang.org/x/sys/unix"
+)
+
+// The device mapper's commands (linux/dm-ioctl.h): _IOWR(0xfd, n, struct
+// dm_ioctl), whose size is 312.
+const (
+	dmControl   = "/dev/mapper/control"
+	dmHeader    = 312
+	dmCreate    = 0xC138FD03
+	dmResume    = 0xC138FD06 // DM_DEV_SUSPEND without its flag
+	dmTableLoad = 0xC138FD09
+)
+
+// dm sends a command for the device of a name; data follows the command's
+// header. It returns the device's number.
+func dm(control *os.File, command uintptr, name string, data []byte) (dev uint64, err error) {
+	b := make([]byte, dmHeader+len(data))
+	ne := binary.NativeEndian
+	ne.PutUint32(b, 4) // version 4.0.0
+	ne.PutUint32(b[12:], uint32(len(b)))
+	ne.PutUint32(b[16:], dmHeader)
+	if len(data) > 0 {
+		ne.PutUint32(b[20:], 1) // targets
+	}
+	copy(b[48:48+127], name)
+	copy(b[dmHeader:], data)
+	defer clear(b) // the table has the disk's key
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, control.Fd(), command, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
+		return 0, fmt.Errorf("device mapper: %w", e)
+	}
+	return ne.Uint64(b[40:]), nil
+}
+
+// cryptTarget returns a struct dm_target_spec with the parameters of dm-crypt
+// for a partition of size bytes. It has the key.
+func cryptTarget(partition string, size int64, key luks.Key) []byte {
+	params := fmt.Sprintf("aes-xts-plain64 %s 0 %s %d", hex.EncodeToString(key), partition, luks.Overhead/512)
+	target := make([]byte, 40, 40+len(params)+8)
+	binary.NativeEndian.PutUint64(target[8:], uint64(size-luks.Overhead)/512)
+	copy(target[24:], "crypt")
+	target = append(target, params...)
+	return append(target, make([]byte, 8-len(params)%8)...) // one zero at least, up to 8 bytes
+}
+
+// decrypt makes the kernel decrypt a partition, and returns the device with the
+// clear data.
+func decrypt(partition string, key luks.Key) (string, error) {
+	size, err := sizeOf(partition)
+	if err != nil {
+		return "", err
+	}
+	control, err := os.OpenFile(dmControl, os.O_RDWR, 0)
+	if err != nil {
+		return "", fmt.Errorf("device mapper: %w", err)
+	}
+	defer control.Close()
+	const name = "gangway-data"
+	target := cryptTarget(partition, size, key)
+	defer clear(target)
+	dev, err := dm(control, dmCreate, name, nil)
+	if err != nil {
+		return "", err
+	}
+	if _, err := dm(control, dmTableLoad, name, target); err != nil {
+		return "", fmt.Errorf("%w; the image may lack the modules for encryption", err)
+	}
+	if _, err := dm(control, dmResume, name, nil); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("/dev/dm-%d", unix.Minor(dev)), nil
+}
+
+func sizeOf(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.Seek(0, io.SeekEnd)
+}
+
+// UnlockData returns the device with the clear data of a data partition: the
+// partition itself, or, if that is encrypted, a device that decrypts it with the
+// key from the TPM. If the TPM does not give out the key, the error is
+// seal.ErrNotReleased.
+func UnlockData(partition string) (device string, encrypted bool, err error) {
+	f, err := os.Open(partition)
+	if err != nil {
+		return "", false, err
+	}
+	defer f.Close()
+	magic := make([]byte, len(luks.Magic))
+	if _, err := f.ReadAt(magic, 0); err != nil {
+		return "", false, err
+	}
+	if string(magic) != luks.Magic {
+		return partition, false, nil
+	}
+	token, err := luks.Token(f, seal.TokenType)
+	if err != nil {
+		return "", true, err
+	}
+	t, err := OpenTPM()
+	if err != nil {
+		return "", true, err
+	}
+	defer t.Close()
+	passphrase, err := seal.Open(t, token)
+	if errors.Is(err, seal.ErrNotReleased) {
+		return "", true, seal.ErrNotReleased // without the TPM's response code: it is shown to a person
+	}
+	if err != nil {
+		return "", true, err
+	}
+	key, err := luks.Open(f, passphrase)
+	if err != nil {
+		return "", true, err
+	}
+	device, err = decrypt(partition, key)
+	return device, true, err
+}

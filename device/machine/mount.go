@@ -1,0 +1,95 @@
+package machine
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// guarded are the flags of file systems from which nothing is executed.
+const guarded = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// kernelMounts are the kernel's file systems, and one in memory.
+var kernelMounts = []struct {
+	kind, at string
+	flags    uintptr
+	data     string
+}{
+	{"proc", "/proc", guarded, ""},
+	{"sysfs", "/sys", guarded, ""},
+	{"devtmpfs", "/dev", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0755"},
+	{"securityfs", "/sys/kernel/security", guarded, ""},
+	{"tmpfs", "/run", guarded, "mode=0755"},
+}
+
+// mounter is unix.Mount.
+type mounter func(source, target, kind string, flags uintptr, data string) error
+
+// Mount mounts the kernel's file systems, and one in memory at /run. It tries
+// all of them, whatever fails.
+func Mount() []error { return mountKernel("/", unix.Mount) }
+
+func mountKernel(root string, mount mounter) (errs []error) {
+	for _, m := range kernelMounts {
+		at := filepath.Join(root, m.at)
+		err := os.MkdirAll(at, 0o755)
+		if err == nil {
+			err = mount(m.kind, at, m.kind, m.flags, m.data)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mounting %s at %s: %w", m.kind, at, err))
+		}
+	}
+	return errs
+}
+
+// MountFirmware mounts the firmware's variables. Call it after LoadModules: the
+// file system may be a module.
+func MountFirmware() error {
+	if err := unix.Mount("efivarfs", string(Firmware), "efivarfs", guarded, ""); err != nil {
+		return fmt.Errorf("mounting the firmware's variables: %w", err)
+	}
+	return nil
+}
+
+// MountFAT mounts a partition of a name in /dev, as an EFI system partition.
+func MountFAT(name, at string, flags uintptr) error {
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("/dev/"+name, at, "vfat", flags|guarded, "codepage=437,iocharset=ascii,umask=0077,errors=remount-ro"); err != nil {
+		return fmt.Errorf("mounting %s at %s: %w", name, at, err)
+	}
+	return nil
+}
+
+// MountData mounts an installed system's data partition, or the device that
+// decrypts it.
+func MountData(device, at string) error {
+	err := os.MkdirAll(at, 0o700)
+	if err == nil {
+		err = unix.Mount(device, at, "ext4", guarded|unix.MS_NOATIME, "errors=remount-ro")
+	}
+	return err
+}
+
+// SetSynchronous sets whether writes to the file system that MountFAT has
+// mounted return only when they are on the disk.
+func SetSynchronous(at string, on bool) error {
+	flags := uintptr(unix.MS_REMOUNT | guarded)
+	if on {
+		flags |= unix.MS_SYNCHRONOUS
+	}
+	return unix.Mount("", at, "", flags, "")
+}
+
+// Unmount unmounts a file system. With force, one that is still in use too.
+func Unmount(at string, force bool) error {
+	flags := 0
+	if force {
+		flags = unix.MNT_DETACH
+	}
+	return unix.Unmount(at, flags)
+}

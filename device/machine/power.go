@@ -1,0 +1,52 @@
+package machine
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Power switches the machine off or restarts it.
+type Power struct {
+	Logf func(format string, args ...any)
+
+	sync   func()              // default: unix.Sync
+	reboot func(how int) error // default: unix.Reboot
+	wait   func()              // default: an hour of sleep
+}
+
+// PowerOff switches the machine off. It does not return.
+func (p Power) PowerOff() {
+	p.Logf("power off")
+	p.leave(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+// Restart restarts the machine. It does not return.
+func (p Power) Restart() {
+	p.Logf("restart")
+	p.leave(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func (p Power) leave(how int) {
+	if p.sync == nil {
+		p.sync, p.reboot, p.wait = unix.Sync, unix.Reboot, func() { time.Sleep(time.Hour) }
+	}
+	p.sync()
+	if err := p.reboot(how); err != nil {
+		p.Logf("the machine does not switch off: %v", err)
+	}
+	for { // the kernel panics when its first process ends
+		p.wait()
+	}
+}
+
+// RestartNow restarts the machine for a program that is not its first process. It
+// returns only on an error.
+func RestartNow() error {
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART); err != nil {
+		return err
+	}
+	return errors.New("the machine does not restart")
+}

@@ -1,0 +1,91 @@
+package machine
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Processes starts programs for the first process of a machine. That process
+// also gets the orphans of all others, so one goroutine, Reap, waits for every
+// child; os.Process.Wait must not be used.
+type Processes struct {
+	mu    sync.Mutex
+	ended map[int]chan unix.WaitStatus // by PID: children that Start has started; guarded by mu
+}
+
+// NewProcesses returns Processes. Run Reap in a goroutine before you start any.
+func NewProcesses() *Processes { return &Processes{ended: map[int]chan unix.WaitStatus{}} }
+
+// Reap waits for every child that ends, and does not return.
+func (p *Processes) Reap() {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil { // ECHILD: there are no children now
+			time.Sleep(20 * time.Millisecond)
+			continue
+		}
+		p.mu.Lock()
+		ended := p.ended[pid]
+		delete(p.ended, pid)
+		p.mu.Unlock()
+		if ended != nil {
+			ended <- status
+		}
+	}
+}
+
+// Start starts a program. The channel gets its status when it has ended.
+func (p *Processes) Start(path string, attr *os.ProcAttr, args ...string) (<-chan unix.WaitStatus, error) {
+	attr.Dir = "/"
+	attr.Env = append(attr.Env, "PATH=/bin", "HOME=/")
+	ended := make(chan unix.WaitStatus, 1)
+	p.mu.Lock() // Reap must not see the end of the program before it is in the map
+	defer p.mu.Unlock()
+	child, err := os.StartProcess(path, append([]string{filepath.Base(path)}, args...), attr)
+	if err != nil {
+		return nil, err
+	}
+	p.ended[child.Pid] = ended
+	return ended, child.Release()
+}
+
+// Run runs a program, gives its output to copy, and returns its exit code.
+func (p *Processes) Run(copy func(io.Reader), path string, args ...string) (code int, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return -1, err
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		copy(r)
+		r.Close()
+	}()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		w.Close()
+		return -1, err
+	}
+	defer null.Close()
+	ended, err := p.Start(path, &os.ProcAttr{Files: []*os.File{null, w, w}}, args...)
+	w.Close()
+	if err != nil {
+		return -1, err
+	}
+	status := <-ended
+	<-copied
+	if status.Signaled() {
+		return -1, fmt.Errorf("%s was killed by signal %d", path, status.Signal())
+	}
+	return status.ExitStatus(), nil
+}

@@ -1,0 +1,60 @@
+package machine
+
+import (
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// watchdogTimeout is how long the watchdog waits for a keepalive before it
+// resets the machine, in seconds.
+const watchdogTimeout = 60
+
+// WatchdogEvery is the time between two keepalives.
+const WatchdogEvery = 15 * time.Second
+
+// watchdogDevice is /dev/watchdog.
+type watchdogDevice interface {
+	io.Writer // of any byte but 'V': a keepalive
+	SetTimeout(seconds int) error
+}
+
+type watchdogFile struct{ *os.File }
+
+func (f watchdogFile) SetTimeout(seconds int) error {
+	return unix.IoctlSetPointerInt(int(f.Fd()), unix.WDIOC_SETTIMEOUT, seconds)
+}
+
+// Watchdog has the machine reset when this program does not run any more: it
+// sends a keepalive in every interval, and returns only on an error. A machine
+// without a watchdog works without.
+func Watchdog(every time.Duration, logf func(format string, args ...any)) {
+	f, err := os.OpenFile("/dev/watchdog", os.O_WRONLY, 0)
+	if err != nil {
+		logf("no watchdog: %v", err)
+		return
+	}
+	defer f.Close() // without the magic close ('V'), the watchdog stays armed
+	name := "a watchdog"
+	if b, err := os.ReadFile("/sys/class/watchdog/watchdog0/identity"); err == nil {
+		name = strings.TrimSpace(string(b))
+	}
+	keepAlive(watchdogFile{f}, name, every, logf)
+}
+
+func keepAlive(d watchdogDevice, name string, every time.Duration, logf func(format string, args ...any)) {
+	if err := d.SetTimeout(watchdogTimeout); err != nil {
+		logf("watchdog: %v", err) // it keeps its default timeout
+	}
+	logf("watchdog: %s, %d s", name, watchdogTimeout)
+	for {
+		if _, err := d.Write([]byte{0}); err != nil {
+			logf("watchdog: %v", err)
+			return
+		}
+		time.Sleep(every)
+	}
+}

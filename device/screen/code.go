@@ -1,0 +1,89 @@
+package screen
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"rsc.io/qr"
+)
+
+// ShowCode shows an address as a QR code on the panel, until ShowCode("")
+// removes it. The change is drawn with the next sentence. An error says that the
+// address does not fit the screen as a code; the panel has no code then.
+func (s *Screen) ShowCode(address string) error {
+	var code []string
+	var err error
+	if address != "" {
+		code, err = blocks(address, rows)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.panel != nil {
+		s.panel.code = code
+	}
+	return err
+}
+
+// quietZones are the widths, in modules, of the light margin around a QR code,
+// in order of preference. ISO/IEC 18004 has 4; readers accept half of that,
+// where the screen does not have more room.
+var quietZones = []int{4, 3, 2}
+
+// blocks draws a text as a QR code of half blocks, two modules a character, of
+// at most so many lines. Light modules are drawn, since the screen is dark.
+func blocks(text string, lines int) ([]string, error) {
+	code, err := qr.Encode(text, qr.L)
+	if err != nil {
+		return nil, fmt.Errorf("encode %q as a QR code: %w", text, err)
+	}
+	for _, quiet := range quietZones {
+		side := code.Size + 2*quiet
+		if (side+1)/2 > lines {
+			continue
+		}
+		light := func(x, y int) bool { return !code.Black(x-quiet, y-quiet) } // Black is false outside of the code
+		var out []string
+		for y := 0; y < side; y += 2 {
+			var b strings.Builder
+			for x := range side {
+				b.WriteString(half[light(x, y)][light(x, y+1)])
+			}
+			out = append(out, b.String())
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("the QR code of %q has more than %d lines", text, lines)
+}
+
+// half are the characters by whether their upper and lower half are light.
+var half = map[bool]map[bool]string{true: {true: "\u2588", false: "\u2580"}, false: {true: "\u2584", false: " "}}
+
+// drawCode draws the panel with the code at the left and the text at the right.
+func (p *panel) drawCode(w io.Writer) {
+	side := len([]rune(p.code[0]))
+	room := width + 1 - side - 2
+	right := []string{"", white + Cut(strings.ToUpper(p.title), room), ""}
+	for _, l := range wrapped(p.status, room) {
+		right = append(right, green+l)
+	}
+	right = append(right, "")
+	for _, f := range p.facts {
+		right = append(right, grey+Cut(f.name, room))
+		for _, l := range wrapped(f.value, room) {
+			right = append(right, bold+l)
+		}
+	}
+	var b strings.Builder
+	b.WriteString(clearScreen)
+	for i, line := range p.code {
+		if i > 0 {
+			b.WriteString("\r\n") // not after the last line: the screen would scroll
+		}
+		b.WriteString(white + line + plain)
+		if i < len(right) {
+			b.WriteString("  " + right[i] + plain)
+		}
+	}
+	io.WriteString(w, b.String())
+}

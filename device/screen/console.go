@@ -1,0 +1,154 @@
+// Package screen shows the state of a machine to the person in front of it,
+// and writes the same to its serial ports.
+//
+// A Screen has every console of the kernel: the screen, called tty0, and serial
+// ports. On a serial port it writes one line after the other. On the screen it
+// does so too, until StartPanel replaces the lines with a panel: a title, a few
+// facts, one sentence that matters, and the last lines of the log.
+//
+// Every console is assumed to have 80 columns and 25 rows.
+package screen
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Screen is all consoles of a machine. Its methods may be called from several
+// goroutines.
+type Screen struct {
+	consoles []Console
+	uptime   func() string // seconds since the kernel started
+
+	mu    sync.Mutex // guards panel, and writing to the consoles
+	panel *panel     // nil: a screen gets lines, as a serial port does
+
+	reading sync.Once
+	input   chan string
+}
+
+// Console is one console of the kernel.
+type Console struct {
+	Name string // as in /dev: "tty0", "ttyS0"
+	io.ReadWriter
+}
+
+// isScreen reports whether the console is a screen and not a serial port.
+func (c Console) isScreen() bool {
+	rest, ok := strings.CutPrefix(c.Name, "tty")
+	return ok && (rest == "" || rest[0] >= '0' && rest[0] <= '9')
+}
+
+// New returns a Screen on these consoles.
+func New(consoles ...Console) *Screen {
+	return &Screen{consoles: consoles, uptime: uptime, input: make(chan string)}
+}
+
+// Open opens the consoles that the kernel writes to. If that fails, the
+// standard output of this process, /dev/console, is the only one.
+func Open() *Screen {
+	var consoles []Console
+	active, _ := os.ReadFile("/sys/class/tty/console/active")
+	for name := range strings.FieldsSeq(string(active)) {
+		if f, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0); err == nil {
+			consoles = append(consoles, Console{name, f})
+		}
+	}
+	if len(consoles) == 0 {
+		consoles = []Console{{"", os.Stdout}}
+	}
+	return New(consoles...)
+}
+
+// Terminals returns the paths of the terminals on which programs may run: every
+// serial console and, in place of the screen, one of its virtual terminals
+// ("tty2").
+func (s *Screen) Terminals(virtual string) []string {
+	var paths []string
+	for _, c := range s.consoles {
+		switch {
+		case c.Name == "": // the standard output
+		case c.isScreen():
+			paths = append(paths, "/dev/"+virtual)
+		default:
+			paths = append(paths, "/dev/"+c.Name)
+		}
+	}
+	return paths
+}
+
+// Logf writes a line to every console, with the seconds since the kernel
+// started. The panel shows it in its log.
+func (s *Screen) Logf(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	s.write(s.stamped(line), line)
+}
+
+// Serialf writes a line to every console that does not show the panel: for what
+// the panel shows elsewhere.
+func (s *Screen) Serialf(format string, args ...any) {
+	s.write(s.stamped(fmt.Sprintf(format, args...)), "")
+}
+
+// Copy writes every line that a program prints to the consoles, until r ends.
+func (s *Screen) Copy(r io.Reader) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		s.write(lines.Text(), lines.Text())
+	}
+	io.Copy(io.Discard, r) // after a line over maxLine, so that the program does not block
+}
+
+// maxLine bounds a line of a program's output, in bytes.
+const maxLine = 64 << 10
+
+func (s *Screen) stamped(line string) string {
+	return fmt.Sprintf("gangway-init [%s]: %s", s.uptime(), line)
+}
+
+func uptime() string {
+	b, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		return "?"
+	}
+	up, _, _ := strings.Cut(string(b), " ")
+	return up
+}
+
+// write writes a line to every console. One that shows the panel gets the panel
+// again, with the short line in its log unless that is empty.
+func (s *Screen) write(line, short string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.panel != nil && short != "" {
+		s.panel.log(short)
+	}
+	for _, c := range s.consoles {
+		if s.panel != nil && c.isScreen() {
+			s.panel.draw(c)
+			continue
+		}
+		io.WriteString(c, line+"\r\n") // one write, so that no line of the kernel falls into it
+	}
+}
+
+// Input returns the channel of the lines that a person types on any console,
+// without the spaces around them.
+func (s *Screen) Input() <-chan string {
+	s.reading.Do(func() {
+		for _, c := range s.consoles {
+			go func() {
+				lines := bufio.NewScanner(c)
+				for lines.Scan() {
+					s.input <- strings.TrimSpace(lines.Text())
+				}
+			}()
+		}
+	})
+	return s.input
+}

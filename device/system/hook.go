@@ -1,0 +1,70 @@
+package system
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"gangway/device/agent/revision"
+	"gangway/device/install/netfile"
+	"gangway/device/install/slots"
+)
+
+// Hook is gangway-hook, the command that the agent calls for a revision, and when
+// the owner has changed the device's user-meta.
+type Hook struct {
+	Logf  func(format string, args ...any)
+	Paths Paths
+	// Slots installs revisions.
+	Slots interface {
+		Do(verb, folder string) (code int)
+		Trial() (running, kept slots.Slot, tried bool, err error)
+	}
+	Restart func() error // returns only on an error
+	ErrOut  io.Writer
+}
+
+// Run runs the command and returns its exit code.
+func (h *Hook) Run(args []string) int {
+	if len(args) != 2 {
+		fmt.Fprintln(h.ErrOut, "gangway-hook is called by gangway-agent: gangway-hook install|reboot|test|commit|rollback FOLDER, or user-meta FILE")
+		return 2
+	}
+	if args[0] == "user-meta" {
+		return h.userMeta(args[1])
+	}
+	return h.Slots.Do(args[0], args[1])
+}
+
+// userMeta offers the owner's network settings, and restarts the machine to try
+// them if they are new.
+func (h *Hook) userMeta(file string) int {
+	news, err := offerOwners(h.Paths.changes(), file, h.busy)
+	reportNetwork(h.Paths, h.Logf)
+	if mistake := (*netfile.Mistake)(nil); errors.As(err, &mistake) {
+		h.Logf("The network settings of the owner cannot be used: %v", mistake)
+		return 0 // a retry does not help
+	}
+	if err == nil && news {
+		h.Logf("The owner has set other network settings. The machine restarts to try them.")
+		err = h.Restart()
+	}
+	if err != nil { // the agent retries
+		h.Logf("%v", err)
+		return 1
+	}
+	return 0
+}
+
+// busy says what must end before the machine may restart; empty: nothing.
+func (h *Hook) busy() string {
+	if _, _, tried, err := h.Slots.Trial(); err == nil && tried {
+		return "a new system is being tried"
+	}
+	at, err := revision.ReadStatus(filepath.Join(h.Paths.agentState(), "trail"), readStatus(h.Paths).DeviceID)
+	if err == nil && at.Step != "" {
+		return "revision " + at.Step + " is being installed"
+	}
+	return ""
+}

@@ -1,0 +1,230 @@
+package system
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/device/install/slots"
+)
+
+// hookSlots installs revisions.
+type hookSlots struct{ l *lab }
+
+func (h hookSlots) Do(verb, folder string) int {
+	h.l.step("%s %s", verb, folder)
+	return 10
+}
+
+func (h hookSlots) Trial() (running, kept slots.Slot, tried bool, err error) {
+	return slots.B, slots.A, h.l.tried, h.l.failing["trial"]
+}
+
+// hook runs gangway-hook.
+func (l *lab) hook(args ...string) (code int, errOut string) {
+	var b bytes.Buffer
+	h := &Hook{Logf: l.Logf, Paths: l.paths(), Slots: hookSlots{l}, Restart: func() error { return l.step("restart") }, ErrOut: &b}
+	code = h.Run(args)
+	return code, b.String()
+}
+
+func TestHookIsCalledForARevision(t *testing.T) {
+	inLab(t, func(l *lab) {
+		if code, _ := l.hook("install", "/data/r1"); code != 10 || !l.did("install /data/r1") {
+			t.Errorf("code %d: %q", code, l.log)
+		}
+		for _, args := range [][]string{nil, {"install"}, {"install", "a", "b"}} {
+			if code, out := l.hook(args...); code != 2 || !strings.Contains(out, "gangway-hook install|reboot") {
+				t.Errorf("%q: code %d, %q", args, code, out)
+			}
+		}
+	})
+}
+
+// New settings of the owner restart the machine, unless it is busy: then the
+// agent, which sees exit code 1, calls again. A mistake is not called again for.
+func TestHookForUserMeta(t *testing.T) {
+	t.Parallel()
+	const good = `{"gangway.network":"version = 1\nvlan = 7\n"}`
+	for name, c := range map[string]struct {
+		meta  string
+		spoil func(l *lab)
+		code  int
+		says  []string
+	}{
+		"new settings":        {good, nil, 0, []string{"log The owner has set other network settings. The machine restarts to try them.", "restart"}},
+		"no settings":         {`{"site":"oslo"}`, nil, 0, nil},
+		"a mistake":           {`{"gangway.network":"vlan 7"}`, nil, 0, []string{"log The network settings of the owner cannot be used: "}},
+		"not JSON":            {`{`, nil, 1, []string{"log "}},
+		"a system on trial":   {good, func(l *lab) { l.tried = true }, 1, []string{"log the network settings of the owner wait: a new system is being tried"}},
+		"no restart":          {good, func(l *lab) { l.failing["restart"] = errBroken }, 1, []string{"restart", "log it is broken"}},
+		"an unreadable trial": {good, func(l *lab) { l.failing["trial"], l.tried = errBroken, true }, 0, []string{"restart"}},
+		"a revision that is installed": {good, func(l *lab) {
+			l.status(agentStatus{Phase: "active", DeviceID: "d1"})
+			l.write("data/gangway-agent/trail/journal.json", `{"version":1,"device":"d1","begun":true,"step":{"rev":3,"phase":"installing"}}`)
+		}, 1, []string{"log the network settings of the owner wait: revision 3 is being installed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				l.write("user-meta.json", c.meta)
+				if c.spoil != nil {
+					c.spoil(l)
+				}
+				code, _ := l.hook("user-meta", filepath.Join(l.dir, "user-meta.json"))
+				if code != c.code {
+					t.Errorf("code %d: %q", code, l.log)
+				}
+				l.want(c.says...)
+				if l.did("restart") != (len(c.says) > 0 && strings.Contains(strings.Join(c.says, "\n"), "restart")) {
+					t.Errorf("%q", l.log)
+				}
+				if b, err := os.ReadFile(l.paths().NetworkReport); err != nil || !strings.Contains(string(b), "in force: automatic") {
+					t.Errorf("the report: %s, %v", b, err)
+				}
+			})
+		})
+	}
+}
+
+// A machine without a disk onboards at each start, and switches off when the
+// command line says so.
+func TestLiveSystem(t *testing.T) {
+	t.Parallel()
+	const args = "--set-clock --network-file /n.txt --state /run/gangway-agent"
+	for name, c := range map[string]struct {
+		poweroff string
+		onboard  int
+		want     []string
+		after    time.Duration // it returns then; 0: never
+	}{
+		"as soon as it is onboarded": {"onboarded", 0, []string{"agent onboard --token-file /etc/gangway/device_autojointoken.json " + args, "log onboarded"}, time.Second},
+		"when the agent ends":        {"exit", 0, []string{"log onboarded", "agent run " + args, "log the agent ended with code 9"}, 2 * time.Second},
+		"when it is refused":         {"exit", exitRefused, []string{"log the agent ended with code 3"}, time.Second},
+		"never":                      {"", 0, []string{"agent run", "log the agent ended with code 9", "agent onboard", "agent run"}, 0},
+		"never, after a refusal":     {"", exitRefused, []string{"agent onboard", "log the agent ended with code 3", "agent onboard"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				l.agent = func(l *lab, command string, args []string) int {
+					l.sleep(time.Second)
+					if command == "onboard" {
+						return c.onboard
+					}
+					return 9
+				}
+				returned := make(chan time.Duration, 1)
+				go func() {
+					Live(l, "/n.txt", c.poweroff, l.Logf)
+					returned <- time.Since(l.began)
+				}()
+				if c.onboard == exitRefused && c.after == 0 {
+					l.wait(refusedWait)
+					l.never("log onboarded")
+					if l.did("agent onboard", "agent onboard") {
+						t.Error("it does not wait after a refusal")
+					}
+				}
+				l.wait(refusedWait)
+				l.want(c.want...)
+				select {
+				case after := <-returned:
+					if after != c.after {
+						t.Errorf("it returned after %s", after)
+					}
+				default:
+					if c.after != 0 {
+						t.Error("it does not return")
+					}
+				}
+				if c.poweroff == "onboarded" {
+					l.never("agent run")
+				}
+			})
+		})
+	}
+	t.Run("an agent that is not there", func(t *testing.T) {
+		inLab(t, func(l *lab) {
+			l.failing["agent onboard --token-file /etc/gangway/device_autojointoken.json "+args] = errBroken
+			Live(l, "/n.txt", "exit", l.Logf)
+			l.want("log the agent cannot be run: it is broken")
+		})
+	})
+}
+
+// labTerminal is a terminal on which a person types passwords.
+type labTerminal struct {
+	l    *lab
+	path string
+	read func() string
+}
+
+func (t labTerminal) Write(p []byte) (int, error) {
+	t.l.step("%s shows %s", t.path, bytes.TrimSpace(p))
+	return len(p), nil
+}
+func (t labTerminal) Close() error                  { return nil }
+func (t labTerminal) ReadPassword() ([]byte, error) { return []byte(t.read()), nil }
+
+// Only the image's password gives a shell, and a wrong one costs time.
+func TestLoginNeedsThePassword(t *testing.T) {
+	t.Parallel()
+	sum := sha256.Sum256([]byte("right"))
+	for name, c := range map[string]struct {
+		file   string // empty: there is none
+		typed  []string
+		logins bool
+		shells int
+		says   string
+	}{
+		"no password file":     {"", []string{"right"}, false, 0, ""},
+		"the right password":   {hex.EncodeToString(sum[:]) + "\n", []string{"right "}, true, 1, ""},
+		"a wrong one":          {hex.EncodeToString(sum[:]), []string{"wrong", "", "right"}, true, 1, "/dev/ttyS0 shows Wrong password."},
+		"a file that is cut":   {hex.EncodeToString(sum[:16]), []string{"right"}, false, 0, "log the console's password cannot be read"},
+		"a file that is empty": {"\n", []string{""}, false, 0, "log the console's password cannot be read"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				file := filepath.Join(l.dir, "console")
+				if c.file != "" {
+					l.write("console", c.file)
+				}
+				typed := c.typed
+				logins := &Logins{PasswordFile: file, Terminals: []string{"/dev/ttyS0"}, Logf: l.Logf}
+				logins.open = func(path string) (terminal, error) {
+					return labTerminal{l, path, func() string {
+						if len(typed) == 0 {
+							l.sleep(1000 * time.Hour)
+							l.alive()
+						}
+						word := typed[0]
+						typed = typed[1:]
+						l.step("typed %s after %s", word, time.Since(l.began))
+						return word
+					}}, nil
+				}
+				logins.Shell = func(path string) error { return l.step("shell on %s", path) }
+				logins.Start()
+				l.wait(time.Minute)
+				shells := 0
+				for _, s := range l.log {
+					if strings.HasPrefix(s, "shell on /dev/ttyS0") {
+						shells++
+					}
+				}
+				if shells != c.shells || l.did("/dev/ttyS0 shows Gangway, password:") != c.logins {
+					t.Errorf("%d shells: %q", shells, l.log)
+				}
+				l.want(c.says)
+				for i, word := range c.typed[:max(0, len(c.typed)-1)] {
+					l.want(fmt.Sprintf("typed %s after %s", word, time.Duration(i)*wrongWait))
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,39 @@
+package system
+
+import "time"
+
+// Files of a system without a disk.
+const (
+	liveToken = "/etc/gangway/device_autojointoken.json"
+	liveState = "/run/gangway-agent"
+)
+
+// Live runs the agent on a machine without a disk, whose state is in memory: it
+// onboards again at every boot, and its TPM makes it the same device. poweroff
+// says when Live returns: "onboarded", after the onboarding; any other word, when
+// the agent ends; empty: never.
+func Live(agent Agent, settings, poweroff string, logf func(format string, args ...any)) {
+	for {
+		args := []string{"--set-clock", "--network-file", settings, "--state", liveState}
+		code, err := agent.Run(append([]string{"onboard", "--token-file", liveToken}, args...)...)
+		if err == nil && code == 0 {
+			logf("onboarded")
+			if poweroff == "onboarded" {
+				return
+			}
+			code, err = agent.Run(append([]string{"run"}, args...)...)
+		}
+		if err != nil {
+			logf("the agent cannot be run: %v", err)
+		} else {
+			logf("the agent ended with code %d", code)
+		}
+		if poweroff != "" {
+			return
+		}
+		if code == exitRefused {
+			time.Sleep(refusedWait)
+		}
+		time.Sleep(agentPause)
+	}
+}

@@ -1,0 +1,102 @@
+package system
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"gangway/device/install"
+	"gangway/device/install/slots"
+	"gangway/device/machine"
+	"gangway/device/network"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	agentPath = "/bin/gangway-agent"
+	// escrowPath is where the agent finds the encrypted recovery key, in memory.
+	escrowPath = "/run/disk-recovery.age"
+	// networkReport is what the agent reports as networkMeta, in memory.
+	networkReport = "/run/gangway-network-report.txt"
+)
+
+var localPaths = Paths{
+	Dev: "/dev", ESP: "/run/esp", Data: "/data",
+	NetworkReport: networkReport, Escrow: escrowPath, Settings: network.SettingsPath,
+}
+
+// LocalAgent runs the agent of this machine, and writes its output to consoles.
+type LocalAgent struct {
+	Processes *machine.Processes
+	Copy      func(io.Reader)
+}
+
+// Run implements Agent.
+func (a LocalAgent) Run(args ...string) (int, error) {
+	return a.Processes.Run(a.Copy, agentPath, args...)
+}
+
+// Local returns the System of this machine. The caller sets Watchdog, Logins,
+// Restart and Network.
+func Local(s Screen, agent Agent) *System {
+	return &System{
+		Screen: s, Agent: agent, TPM: localTPM{s.Logf}, Firmware: machine.Firmware, Disks: localDisks{localPaths}, Slots: localSlots{slotHook(os.Stdout)},
+		BootID: machine.BootID, TrialTime: TrialTime, NetworkTime: NetworkTime, Paths: localPaths,
+	}
+}
+
+// LocalHook returns the Hook of this machine, which writes sentences for the owner
+// to out.
+func LocalHook(out io.Writer, logf func(format string, args ...any)) *Hook {
+	h := slotHook(out)
+	return &Hook{Logf: logf, Paths: localPaths, Slots: h, Restart: h.Restart, ErrOut: os.Stderr}
+}
+
+// slotHook returns what updates this machine, once its disk is mounted.
+func slotHook(out io.Writer) *slots.Hook {
+	return &slots.Hook{
+		ESP: slots.ESP{Dir: localPaths.ESP, Firmware: machine.Firmware}, Dir: localPaths.Data + "/gangway-system", Volatile: "/run/gangway-system",
+		Synchronous: func(on bool) {
+			if err := machine.SetSynchronous(localPaths.ESP, on); err != nil {
+				fmt.Fprintf(out, "%s: %v\n", localPaths.ESP, err)
+			}
+		},
+		Out: out, Restart: machine.RestartNow,
+	}
+}
+
+type localSlots struct{ hook *slots.Hook }
+
+func (l localSlots) Trial() (running, kept slots.Slot, tried bool, err error) { return l.hook.Trial() }
+func (l localSlots) Default() (slots.Slot, error)                             { return l.hook.ESP.Default() }
+
+type localTPM struct {
+	logf func(format string, args ...any)
+}
+
+func (localTPM) Check() error   { return machine.CheckTPM() }
+func (t localTPM) LiftLockout() { machine.LiftLockout(t.logf) }
+
+type localDisks struct{ paths Paths }
+
+func (d localDisks) Find(espGUID string) (*install.Installed, error) {
+	i, err := install.Find(machine.SysBlock, d.paths.Dev, espGUID)
+	if err == nil && !exists(d.paths.Dev+"/"+i.Data()) {
+		return nil, fs.ErrNotExist
+	}
+	return i, err
+}
+
+func (d localDisks) MountESP(i *install.Installed) error {
+	return machine.MountFAT(i.ESP(), d.paths.ESP, unix.MS_SYNCHRONOUS)
+}
+
+func (d localDisks) Unlock(i *install.Installed) (device string, encrypted bool, err error) {
+	return machine.UnlockData(d.paths.Dev + "/" + i.Data())
+}
+
+func (d localDisks) MountData(device string) error { return machine.MountData(device, d.paths.Data) }
+
+func (d localDisks) Grow(device string) (int64, error) { return machine.Grow(device, d.paths.Data) }

@@ -1,0 +1,130 @@
+package system
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"gangway/device/install"
+	"gangway/device/install/netchange"
+	"gangway/device/install/netfile"
+)
+
+// networkMeta is the key of network settings: in the user-meta that the owner
+// sets, and in the device-meta that the device reports.
+const networkMeta = "gangway.network"
+
+// networkSettings returns the network settings for this start, and whether they
+// are on trial. It first accepts those that a stick has brought: on trial if the
+// machine is onboarded.
+func (s *System) networkSettings() (settings *netfile.Settings, tried bool) {
+	store := s.Paths.changes()
+	if err := acceptBrought(store, s.Paths.ESP, s.status().onboarded()); err != nil {
+		s.Screen.Alarmf("The stick's network settings cannot be used:\n%v", err)
+	}
+	boot, err := s.BootID()
+	if err != nil {
+		s.Screen.Logf("boot id: %v", err)
+	}
+	settings, tried, err = store.Begin(boot)
+	if err != nil {
+		s.Screen.Logf("%v", err)
+	}
+	if last, err := store.Last(); err == nil && last != nil && last.Result == netchange.Dropped {
+		s.Screen.Logf("network settings from the %s of %s were dropped: %s", last.From, last.At.Format(time.RFC3339), last.Reason)
+	}
+	s.reportNetwork()
+	return settings, tried
+}
+
+// acceptBrought accepts the settings that a stick has brought to the EFI system
+// partition, and removes them from there. If they have a mistake, it removes them
+// too; after another error, they are read again at the next start.
+func acceptBrought(store *netchange.Store, esp string, try bool) error {
+	brought, err := install.ReadPendingNetwork(esp)
+	if err == nil && brought.Empty() {
+		return nil
+	}
+	if err == nil {
+		_, err = store.Offer(netchange.Stick, brought.Text(), try)
+	}
+	if mistake := (*netfile.Mistake)(nil); err != nil && !errors.As(err, &mistake) {
+		return err
+	}
+	return errors.Join(err, install.ClearPendingNetwork(esp))
+}
+
+// judgeNetwork keeps settings that are on trial once the hub has accepted a
+// report. If it does not in time, judgeNetwork drops them and restarts the
+// machine with the former ones.
+func (s *System) judgeNetwork(before time.Time) {
+	store := s.Paths.changes()
+	s.Screen.Fact("Network", "new settings, which are tried")
+	until := time.Now().Add(s.NetworkTime)
+	for s.status().LastReport.Equal(before) {
+		if time.Now().After(until) {
+			reason := fmt.Sprintf("The hub was not reached within %s.", s.NetworkTime)
+			if w := s.status().Waiting; w != "" {
+				reason += " The agent said: " + w
+			}
+			if err := store.Drop(reason); err != nil {
+				s.Screen.Logf("%v", err) // the next start drops them nevertheless
+			}
+			s.Screen.Alarmf("The hub was not reached with the new network settings.\nStarting with the former ones.")
+			s.Restart()
+		}
+		time.Sleep(poll)
+	}
+	if err := store.Keep(); err != nil {
+		s.Screen.Logf("%v", err)
+		return
+	}
+	s.Screen.Logf("the new network settings reach the hub, and are kept")
+	s.reportNetwork()
+}
+
+func (s *System) reportNetwork() { reportNetwork(s.Paths, s.Screen.Logf) }
+
+// reportNetwork writes the report on the network settings that the agent sends to
+// the owner.
+func reportNetwork(p Paths, logf func(format string, args ...any)) {
+	text, err := p.changes().Report()
+	if err == nil {
+		err = os.WriteFile(p.NetworkReport, []byte(text), 0o600)
+	}
+	if err != nil {
+		logf("%v", err)
+	}
+}
+
+// offerOwners offers the network settings in a file of user-meta to the store, and
+// reports whether they are new and on trial from the next start. A device without
+// the key keeps what it has. busy says what must end before the machine may
+// restart; empty: nothing.
+func offerOwners(store *netchange.Store, file string, busy func() string) (news bool, err error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return false, err
+	}
+	var meta map[string]any
+	if err := json.Unmarshal(b, &meta); err != nil {
+		return false, fmt.Errorf("%s: %w", file, err)
+	}
+	value, set := meta[networkMeta]
+	if !set || value == nil {
+		return false, nil
+	}
+	text, ok := value.(string)
+	if !ok {
+		text = "?" // a mistake, which the store remembers as one
+	}
+	if news, err := store.IsNew(netchange.Hub, text); err != nil || !news {
+		return false, err
+	}
+	if why := busy(); why != "" {
+		return false, fmt.Errorf("the network settings of the owner wait: %s", why)
+	}
+	return store.Offer(netchange.Hub, text, true)
+}
