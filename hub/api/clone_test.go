@@ -103,7 +103,7 @@ func TestClonedMachineOnTheSameCertificateIsFound(t *testing.T) {
 		second.report(t)
 	}
 	list := eventsOfKinds(ada, id, clonedKinds...)
-	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "back in a boot that had ended") {
+	if len(list) != 2 || list[0].Code != "tpm-clone-suspected" || list[1].Code != "tpm-cloned" || !strings.Contains(list[0].Message, "continues a boot that had ended") {
 		t.Fatalf("%s", brief.Of(list))
 	}
 	if d := want[api.DeviceView](ada, "GET", "/devices/"+id, nil, 200); d.Cloned != "certain" || d.Status != "active" {
@@ -431,7 +431,7 @@ func TestOwnerDecidesAboutClonesOnThePage(t *testing.T) {
 	b := s.browser(t)
 	b.signIn()
 	status, page, _ := b.send("GET", "/", "")
-	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "clock went back") || !strings.Contains(page, "cloned?") {
+	if status != 200 || !strings.Contains(page, "One device, several machines?") || !strings.Contains(page, "was set back") || !strings.Contains(page, "cloned?") {
 		t.Fatalf("%d %s", status, brief.Of(page))
 	}
 	if status, _, _ := b.send("POST", "/decide-cloned", "id="+id+"&decision=one&finding=clock-ahead"); status != 409 {

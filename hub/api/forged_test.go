@@ -178,7 +178,7 @@ func TestLookedUpChainHidesNoNote(t *testing.T) {
 	old := func(r *wire.Registration) { r.HubName, r.Proof = "", keys.ProveUnbound(r.CSR) }
 	must(fleet.ParseRegistered(s.send(t, "/register", must(d.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, d)+"/evidence", nil, 200)
-	for _, words := range []string{"name no hub", "fetched"} {
+	for _, words := range []string{"does not name the hub", "fetched"} {
 		if n := strings.Count(strings.Join(e.Verdict.Notes, "\n"), words); n != 1 {
 			t.Errorf("%q is in the notes %d times: %s", words, n, brief.Of(e.Verdict.Notes))
 		}

@@ -64,7 +64,7 @@ func TestPersonSignsInAndOutOnThePage(t *testing.T) {
 	}
 	must(s.victim.Onboard(t.Context(), s.client, s.tok))(t)
 	nick := s.Devices(t, s.Owner)[0].Nick
-	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 aboard") || !strings.Contains(page, ">active<") {
+	if _, page, _ := b.send("GET", "/", ""); !strings.Contains(page, nick) || !strings.Contains(page, "1 active") || !strings.Contains(page, ">active<") {
 		t.Fatalf("the device is not on the page: %s", brief.Of(page))
 	}
 
@@ -160,7 +160,7 @@ func TestBrowserGetsAPageForAProblem(t *testing.T) {
 	s := newScene(t)
 	p := s.person(t, "")
 	status, body, header := p.request("GET", "/nothing", nil, map[string]string{"Accept": "text/html,application/xhtml+xml;q=0.9"})
-	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is nothing at this address.") || !strings.Contains(string(body), "no-such-route") {
+	if status != 404 || !strings.HasPrefix(header.Get("Content-Type"), "text/html") || !strings.Contains(string(body), "There is no route at this path.") || !strings.Contains(string(body), "no-such-route") {
 		t.Errorf("%d %s %s", status, brief.Of(header), body)
 	}
 	status, _, header = p.request("GET", "/nothing", nil, nil)

@@ -233,9 +233,9 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
 	k.stored.LastSeenAddr = a.Addr
-	cameAboard, serial := "came aboard", ""
+	verb, serial := "onboarded", ""
 	if k.known {
-		cameAboard = "came aboard again"
+		verb = "onboarded again"
 		if _, err := c.exec(supersede, k.active); err != nil {
 			return err
 		}
@@ -296,7 +296,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Token:  k.token,
 		Addr:   a.Addr,
 		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
-		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + cameAboard + ": TPM " +
+		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + verb + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
