@@ -488,7 +488,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%s", brief.Of(e))
 		}
 	}
-	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "onboarded") || !strings.Contains(string(page), "wrong secret") {
+	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "onboarded") || !strings.Contains(string(page), "the secret is wrong") {
 		t.Errorf("the page shows routine events, or lacks others: %s", brief.Of(page))
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)
