@@ -522,7 +522,7 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
-	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", nil)
+	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", func(c *Config) { c.waitDelay = 500 * time.Millisecond })
 	r := h.outcome(f)
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "left"))
 	if err != nil {
