@@ -510,7 +510,7 @@ one_round_trip() {
 		cat "$work/contents" "$work/contents.signature"
 	} >"$work/request"
 
-	# A3 (§2, §4): send it; the same bytes again while a person has to decide.
+	# A3 (§2, §4): send it, and the same bytes again until the owner has decided.
 	while :; do
 		status=$(post /onboard application/octet-stream "$work/request" "$work/reply")
 		[ "$status" = 202 ] || break
@@ -518,8 +518,8 @@ one_round_trip() {
 	done
 	[ "$status" = 200 ] || refused "$work/reply" "$status"
 
-	# A4 (§5): the reply is for this TPM alone. What opens it follows from the
-	# secret, as does what proves that it was opened.
+	# A4 (§5): only this TPM can open the reply. The keys that decrypt it and that prove
+	# the decryption are derived from the secret.
 	local request_hash wrapping activation
 	credential_file "$(part "$work/reply" credential-blob | hex)" "$(part "$work/reply" secret | hex)"
 	part "$work/reply" sealed >"$work/sealed.der"
@@ -528,7 +528,7 @@ one_round_trip() {
 	wrapping=$(hkdf "$secret" "$request_hash" "gangway reply v1")
 	activation=$(hkdf "$secret" "$request_hash" "gangway activation v1")
 	secret=""
-	# The wrapping key opens certificates, which are public: it may be an argument.
+	# The wrapping key only decrypts certificates, which are public, so it may be an argument.
 	openssl cms -decrypt -binary -inform DER -in "$work/sealed.der" -secretkey "$wrapping" -secretkeyid 67616e67776179 \
 		-out "$work/certificates" || die "decrypting the sealed reply failed"
 
@@ -541,7 +541,7 @@ one_round_trip() {
 	is_ours "$work/aik-cert.pem" "$work/aca.pem" iak
 	say "The TPM opened the reply; it has the AIK and IDevID certificates."
 
-	# A6 (§6): the first connection under the IDevID. The proof is bound to it.
+	# A6 (§6): the first connection with the IDevID certificate. The proof is bound to it.
 	local certificate_hash proof
 	tls_open
 	certificate_hash=$(openssl x509 -in "$work/idevid-cert.pem" -outform DER | digest sha256)
@@ -554,9 +554,9 @@ one_round_trip() {
 two_steps() {
 	local iak_name keys status arc register encryption mac value
 
-	# B0 (§9): both steps are answered before the TPM's key has been used on a
-	# connection, so the proofs must name the hub that is really there: the one
-	# whose key the connection is verified by, whatever the token's file claims.
+	# B0 (§9): the hub answers both steps before the TPM's key is used on a connection.
+	# So the proofs must name the actual hub: the one whose key verifies the connection,
+	# not the one that the token file claims.
 	certificates_of "$work/hub-ca.pem" "$work/hub-root"
 	for value in "$work"/hub-root*.pem; do
 		[ "$(openssl x509 -in "$value" -noout -pubkey | openssl pkey -pubin -outform DER | digest sha256)" = "$hub_name" ] ||

@@ -8,6 +8,7 @@ import (
 )
 
 func TestReadsPasswordsFromFiles(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, content string
 		mode          os.FileMode

@@ -359,12 +359,12 @@ func (a *Agent) enrol(ctx context.Context, t tpm, start time.Time) (err error) {
 		return err
 	}
 	defer id.Close()
-	for anew := 0; ; anew++ {
+	for requests := 0; ; requests++ {
 		err := a.advance(ctx, id, start)
 		var refused *Refused
 		why := removal(err)
 		switch {
-		case err == nil || anew == maxNewRequests:
+		case err == nil || requests == maxNewRequests:
 			return err
 		case errors.Is(err, errStale):
 			a.say("anew", "The stored request has another EK certificate than the TPM has now. Starting again.")

@@ -23,8 +23,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// pickyHub answers what is asked of a device's measurement, and keeps what it is
-// sent.
+// pickyHub answers boot measurements as a test wants, and keeps the reports.
 type pickyHub struct {
 	answer  func(r *wire.BootReport) (status int, body string)
 	reports []*wire.BootReport
@@ -47,7 +46,7 @@ func (p *pickyHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, text)
 }
 
-// realTPM is a software TPM, and the connection to it.
+// realTPM starts a software TPM and connects to it.
 func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	t.Helper()
 	if missing := swtpm.Missing(); missing != "" {
@@ -71,8 +70,8 @@ func realTPM(t *testing.T) (*swtpm.TPM, *identity.TPM) {
 	return chip, tpm
 }
 
-// measuring is an agent that shows a TPM's boot to a picky hub. What it says is
-// in the returned lines.
+// measuring makes an agent that sends boot measurements to a picky hub. said has the
+// agent's sentences.
 func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, log string) (measure func() bool, said *[]string) {
 	t.Helper()
 	server := httptest.NewTLSServer(p)
@@ -100,8 +99,8 @@ func measuring(t *testing.T, chip *swtpm.TPM, tpm *identity.TPM, p *pickyHub, lo
 
 func matches(*wire.BootReport) (int, string) { return 200, `{"state":"matches"}` }
 
-// The firmware's event log is optional. Whatever is in its place, the PCRs are
-// shown, and what is wrong with it is said once.
+// The firmware's event log is optional. If it cannot be read, the PCRs are sent
+// nevertheless, and the agent says the reason once.
 func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -136,22 +135,21 @@ func TestEventLogThatCannotBeReadIsLeftOut(t *testing.T) {
 			if len(hub.reports) != 3 || (len(hub.reports[0].EventLog) > 0) != (says == "") || len(hub.reports[0].PCRs) != 16 {
 				t.Errorf("%d reports", len(hub.reports))
 			}
-			told := 0
+			count := 0
 			for _, line := range *said {
 				if says != "" && strings.Contains(line, says) {
-					told++
+					count++
 				}
 			}
-			if says != "" && told != 1 || says == "" && len(*said) != 1 {
+			if says != "" && count != 1 || says == "" && len(*said) != 1 {
 				t.Errorf("it said %q", *said)
 			}
 		})
 	}
 }
 
-// What the hub has against a measurement is said once and ends nothing: what the
-// device may do is decided with its next request. A log that is too large for
-// whatever is in between is left out.
+// A refused measurement is said once and ends nothing: the hub decides about the next
+// request. A log that is too large for the hub or a proxy is left out.
 func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 	t.Parallel()
 	chip, tpm := realTPM(t)
@@ -199,24 +197,24 @@ func TestMeasurementThatTheHubDoesNotTakeIsNotFatal(t *testing.T) {
 					t.Errorf("shown is %v", !c.shown)
 				}
 			}
-			told := 0
+			count := 0
 			for _, line := range *said {
 				if strings.Contains(line, c.says) {
-					told++
+					count++
 				}
 			}
 			want := 1
 			if c.name == "too large whatever it is" {
 				want = 2 // the log, and then the measurement
 			}
-			if told != want || len(hub.reports) != c.reports {
+			if count != want || len(hub.reports) != c.reports {
 				t.Errorf("%d reports, it said %q", len(hub.reports), *said)
 			}
 		})
 	}
 }
 
-// A file that is reported is optional as well.
+// A reported file is optional too.
 func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -249,8 +247,8 @@ func TestReportedFileThatCannotBeReadIsLeftOut(t *testing.T) {
 	}
 }
 
-// lockedAddress is a way to a TPM that refuses to quote because it is in lockout,
-// as TPMs do that do not see that a key has noDA.
+// lockedAddress is the address of a TPM that refuses to quote because of a lockout, as
+// some TPMs do although the key is used by policy.
 func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")
@@ -264,7 +262,7 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	// frame reads a command or a response, whose size is its second field.
+	// frame reads a command or a response. Its second field is the size.
 	frame := func(c net.Conn) ([]byte, error) {
 		b := make([]byte, 10)
 		if _, err := io.ReadFull(c, b); err != nil {
@@ -312,8 +310,8 @@ func lockedAddress(t *testing.T, chip *swtpm.TPM) string {
 	return "unix:" + at
 }
 
-// A measurement is optional. A TPM that does not quote while it is in lockout
-// keeps nothing else that the device says to its hub.
+// A measurement is optional. A TPM that does not quote during a lockout does not delay
+// the device's other requests.
 func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	t.Parallel()
 	chip, direct := realTPM(t)
@@ -341,13 +339,13 @@ func TestMeasurementDoesNotWaitForALockout(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("it waits for the end of the lockout")
 	}
-	told := 0
+	count := 0
 	for _, line := range *said {
 		if strings.Contains(line, "The boot measurement failed") && strings.Contains(line, "lockout") {
-			told++
+			count++
 		}
 	}
-	if told != 1 {
+	if count != 1 {
 		t.Errorf("it said %q", *said)
 	}
 }

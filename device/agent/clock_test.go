@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// day is a day of this test's calendar: the CA was made on day 1000 of it.
+// day is a day of this test's calendar. The CA was made on day 1000.
 func day(n int) time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, n-1000) }
 
 type testCA struct {
@@ -48,8 +48,8 @@ func newTestCA(t *testing.T) *testCA {
 	return &testCA{t, cert, key}
 }
 
-// serve is a hub at 127.0.0.1 whose certificate is good from one day to another,
-// and which says it is a third one.
+// serve starts a hub at 127.0.0.1 whose certificate is valid from one day to another. Its
+// answers have the date today.
 func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *httptest.Server {
 	ca.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,15 +69,15 @@ func (ca *testCA) serve(from, to, today int, change func(*x509.Certificate)) *ht
 		w.Header().Set("Date", day(today).Format(http.TimeFormat))
 		io.WriteString(w, "{}")
 	}))
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // refusals are what is tried
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // the tests provoke handshake errors
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 	s.StartTLS()
 	ca.t.Cleanup(s.Close)
 	return s
 }
 
-// ask asks a hub on a machine whose clock says a day, and returns what the
-// clock was set to.
+// ask sends a request to a hub from a machine with this clock, and returns the time to
+// which the clock was set.
 func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	ca.t.Helper()
 	h, err := newHub(newAddresses([]string{url}, ""), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})), nil)
@@ -100,8 +100,8 @@ func (ca *testCA) ask(url string, clock time.Time) (set time.Time, err error) {
 	return set, err
 }
 
-// A machine without a clock, or with one of another century, reaches its hub
-// and knows the time then.
+// A machine without a clock, or with a clock in another century, reaches its hub and then
+// has the right time.
 func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -121,8 +121,8 @@ func TestWrongClockDoesNotKeepTheHubOut(t *testing.T) {
 	}
 }
 
-// What has expired is refused by a clock that may be right, and all that is
-// wrong otherwise by any.
+// A plausible clock refuses expired certificates. Every clock refuses certificates that
+// are wrong in another way.
 func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	t.Parallel()
 	ca, other := newTestCA(t), newTestCA(t)
@@ -148,8 +148,8 @@ func TestWrongClockExcusesNothingButDates(t *testing.T) {
 	}
 }
 
-// Who has stolen an old certificate of the hub moves no clock that may be right
-// back, and none beyond the certificate.
+// With a stolen old certificate of the hub, nobody can set a plausible clock back, or any
+// clock beyond the certificate's end.
 func TestStolenCertificateSetsNoClockBackOrBeyondIt(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

@@ -20,8 +20,7 @@ import (
 
 const behind = "hub.example:443" // an address that only the proxy knows
 
-// behindProxy is a hub at that address, reached through a proxy. The proxy's URL
-// has a name and a password.
+// behindProxy connects to a hub through a proxy whose URL has a name and a password.
 func behindProxy(t *testing.T, cfg connectproxy.Config, server *httptest.Server, ca *testCA, trusted ...*x509.Certificate) (*hub, *connectproxy.Proxy) {
 	t.Helper()
 	cfg.To = map[string]string{behind: server.Listener.Addr().String()}
@@ -43,8 +42,7 @@ func named(name string) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{name}, nil }
 }
 
-// All that the agent asks goes through the proxy: its conversation with the hub,
-// and contents.
+// All connections go through the proxy: requests and contents.
 func TestHubIsReachedThroughAProxy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA := newTestCA(t), connectproxy.NewCA(t, "proxy")
@@ -83,8 +81,8 @@ func TestHubIsReachedThroughAProxy(t *testing.T) {
 	}
 }
 
-// A proxy that opens TLS connections is not the hub: not with a CA of its own,
-// and not with the CA that the settings name for the proxy.
+// A proxy that intercepts TLS connections is refused, with its own CA and with the CA that
+// the settings name for the proxy.
 func TestInterceptingProxyIsRefused(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "inspection")
@@ -122,8 +120,7 @@ func TestInterceptingProxyIsRefused(t *testing.T) {
 	}
 }
 
-// What a proxy does instead of its work is said, with what to do about it, and
-// without the password.
+// Errors of a proxy name the cause and the remedy, and not the password.
 func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	t.Parallel()
 	ca, proxyCA, other := newTestCA(t), connectproxy.NewCA(t, "proxy"), connectproxy.NewCA(t, "other")
@@ -163,7 +160,7 @@ func TestProxyThatDoesNotLetThroughSaysWhy(t *testing.T) {
 	}
 }
 
-// nobody is a port at which nobody listens.
+// nobody is an address without a listener.
 func nobody(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// An answer without an end is given up, and a redirect is not followed: a hub
-// neither fills the memory nor sends the device elsewhere.
+// The agent bounds an answer and does not follow a redirect, so a hub can neither exhaust
+// the memory nor send the device to another host.
 func TestEndlessAnswersAndRedirectsOfTheHubAreRefused(t *testing.T) {
 	t.Parallel()
 	elsewhere := false
@@ -61,8 +61,8 @@ func (muteKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("The TPM is in lockout.")
 }
 
-// crypto/tls keeps the text alone of what the key's signer says: it is not taken
-// for the network's fault.
+// crypto/tls keeps only the text of the signer's error. It is not reported as a network
+// error.
 func TestTPMThatDoesNotSignIsNotTheNetworksFault(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())

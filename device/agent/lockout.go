@@ -32,7 +32,7 @@ func (a *Agent) waitOutLockout(ctx context.Context, t tpm, use func() error) err
 	return err
 }
 
-// liftLockout is throughLockout for optional uses: it does not wait for the end of a
+// liftLockout is waitOutLockout for optional uses: it does not wait for the end of a
 // lockout.
 func (a *Agent) liftLockout(ctx context.Context, t tpm, use func() error) error {
 	err := use()

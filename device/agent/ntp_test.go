@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A time server sets a clock that is evidently wrong, and moves one that may be
-// right by at most a day, however many answers come: forged ones bring no expired
-// certificate of the hub back to life.
+// A time server sets a clock that is clearly wrong. It moves a plausible clock by at most a
+// day, however many answers come, so forged answers cannot make an expired certificate of
+// the hub valid again.
 func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)
@@ -52,8 +52,7 @@ func TestTimeServerMovesNoClockThatMayBeRightByMoreThanADay(t *testing.T) {
 	}
 }
 
-// The hub's word counts more than a time server's: what it has set is the new
-// beginning.
+// The hub has priority over time servers: the time that it sets is the new base.
 func TestTimeServerFollowsTheHubsWord(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t)

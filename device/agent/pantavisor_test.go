@@ -10,7 +10,7 @@ import (
 
 const someDevice = "0123456789abcdef01234567"
 
-// What a hub sends becomes values of five keys, and never a line.
+// A hub's answer sets the values of five keys, and cannot add a line.
 func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	t.Parallel()
 	good := fmt.Sprintf(`{"prn":"prn:::devices:/%s","secret":"AAAABBBBCCCCDDDDEEEEFFFF","expires":"2030-01-01T00:00:00Z"}`, someDevice)
@@ -33,8 +33,8 @@ func TestHubWritesNoOtherLineIntoPantavisorsConfiguration(t *testing.T) {
 	}
 }
 
-// What is in the file of other things stays, in its order; older names of the
-// same keys do not come twice.
+// Other settings in the file stay, in order. Former names of the same keys are not kept
+// as duplicates.
 func TestPantavisorsOtherSettingsStay(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "unclaimed.config")

@@ -18,13 +18,13 @@ import (
 
 const testDevice = "0123456789abcdef01234567"
 
-// roundTrip stands for the hub where it is to fail.
+// roundTrip stands for a hub that fails.
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// startProxy serves the proxy's handler on a Unix socket before such a hub, with
-// little patience, and returns how to connect.
+// startProxy serves the proxy's handler on a Unix socket in front of such a hub, with short
+// time limits, and returns a function that connects to it.
 func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	t.Helper()
 	g, err := newGate(testDevice, nil)
@@ -59,7 +59,7 @@ func startProxy(t *testing.T, hub roundTrip) func() net.Conn {
 	}
 }
 
-// endless is a body that always has more.
+// endless is a body without an end.
 type endless struct{ closed chan struct{} }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -84,8 +84,8 @@ func answer(r *http.Request, body io.ReadCloser) *http.Response {
 	return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: body, ContentLength: -1, Request: r}
 }
 
-// A program that sends a part of a body and no more, or takes a part of an answer
-// and no more, gives its connection to the hub back.
+// A program that stops in the middle of sending a body or of reading an answer does not
+// keep its connection to the hub.
 func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	t.Parallel()
 	t.Run("sending", func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestStalledProgramDoesNotHoldTheProxy(t *testing.T) {
 	})
 }
 
-// What goes wrong on the way to the hub is said in the proxy's words alone.
+// Programs see only the proxy's own text about errors on the way to the hub.
 func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	t.Parallel()
 	dial := startProxy(t, func(*http.Request) (*http.Response, error) { return nil, errors.New("the secret inside") })
@@ -175,8 +175,7 @@ func TestProxyTellsProgramsNothingOfItsErrors(t *testing.T) {
 	}
 }
 
-// The hub's cookies and addresses do not reach programs as the hub meant them for
-// browsers and for its own clients.
+// Programs get neither the hub's cookies nor addresses that lead past the proxy.
 func TestProxyKeepsTheHubsAddressesInside(t *testing.T) {
 	t.Parallel()
 	for location, want := range map[string]string{

@@ -31,7 +31,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		// The identity is as good as before.
+		// The identity still works.
 		blob, enc := credential(t, a.EK.Raw, a.IAKName, secret)
 		if got, err := a.ActivateCredential(blob, enc); err != nil || !bytes.Equal(got, secret) {
 			t.Error(err)
@@ -69,8 +69,8 @@ func TestAlteredCredentialFails(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestParameterEncryptionHidesTheSecret: what goes over the bus does not have
-// the secret in it, and did without the encryption.
+// TestParameterEncryptionHidesTheSecret: the bytes on the bus do not contain the secret.
+// Without the encryption they do.
 func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []swtpm.EK{swtpm.RSA2048, swtpm.P384} {
@@ -78,7 +78,7 @@ func TestParameterEncryptionHidesTheSecret(t *testing.T) {
 		tpm := open(t, s)
 		var bus []byte
 		encrypted := false
-		salted := make(map[uint32]uint32) // session to the key of its salt
+		salted := make(map[uint32]uint32) // by session: the key of its salt
 		spyOn(tpm).after = func(code uint32, cmd, rsp []byte) ([]byte, error) {
 			bus = append(append(bus, cmd...), rsp...)
 			if code == ccStartAuthSession {
@@ -146,8 +146,7 @@ func TestRejectsAResponseAlteredOnTheBus(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestEndorsementAuth: a machine whose owner set a password on the
-// endorsement hierarchy. The password itself is not sent.
+// TestEndorsementAuth: the endorsement hierarchy has a password. It is not sent.
 func TestEndorsementAuth(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -56,7 +56,7 @@ func TestEveryEKOpensCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The EK itself stands in the place of its certificate.
+		// The request has the EK instead of a certificate.
 		if csr, err := tcg.ParseCSR(body); err != nil || !bytes.Equal(csr.EKCert, id.EK.Raw) {
 			t.Errorf("request: %v", err)
 		}
@@ -96,7 +96,7 @@ func TestUnknownTemplateAndAlgorithmAreNamed(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// authority makes certificates: a maker of the test's own.
+// authority is a TPM maker's CA for tests.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -204,7 +204,7 @@ func TestBrokenChainIsNotedAndDoesNotStop(t *testing.T) {
 	}
 }
 
-// A part of the chain that nobody may read costs that part alone.
+// If one part of the chain is unreadable, only that part is lost.
 func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -214,7 +214,7 @@ func TestUnreadableIndexOfTheChainIsPassedOver(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// It may be read under a policy alone.
+	// It is readable only with a policy.
 	if err := s.DefineNV(0x01C00101, []byte("locked"), tpm2.TPMANV{PPWrite: true, PolicyRead: true, NoDA: true, PlatformCreate: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	if id.EKTemplate != "L-1" || len(id.Notes) != 1 || !strings.Contains(id.Notes[0], "H-3") {
 		t.Errorf("EK %s, notes %q", id.EKTemplate, id.Notes)
 	}
-	// The next is not even a certificate: nothing is left.
+	// The next content is not a certificate, so nothing is left.
 	if err := s.WriteNV(0x01C00002, []byte("no certificate")); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	id.Close()
-	// For the hub to judge: the key with the certificate that is not its.
+	// The hub decides about a key with the certificate of another key.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "H-3" || id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || len(id.Notes) != 2 {
 		t.Errorf("EK %s, certificate %v, notes %q", id.EKTemplate, id.EKCertificate != nil, id.Notes)
@@ -253,8 +253,8 @@ func TestCertificateOfAnotherKeyIsPassedOver(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestStoredTemplateAndNonceReplaceTheDefault: a chip whose L-2 key is made
-// from a template and a nonce of its maker's.
+// TestStoredTemplateAndNonceReplaceTheDefault: the TPM's L-2 key is made from the maker's
+// own template and nonce.
 func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -305,8 +305,8 @@ func TestStoredTemplateAndNonceReplaceTheDefault(t *testing.T) {
 	}
 }
 
-// TestEKThatAllowsPoliciesAlone: policy B without userWithAuth, and a policy
-// that is of no profile.
+// TestEKThatAllowsPoliciesAlone: policy B without userWithAuth, and a policy that is in no
+// profile.
 func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.None)
@@ -340,7 +340,7 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	if err := s.WriteNV(tcg.ECCTemplateIndex, []byte("no template")); err != nil {
 		t.Fatal(err)
 	}
-	// L-1 serves in its place when L-2 was not asked for by name.
+	// L-1 is used instead, unless L-2 was requested by name.
 	id = load(t, open(t, s), Options{AllowUnvouched: true})
 	if id.EKTemplate != "L-1" {
 		t.Errorf("template %s", id.EKTemplate)
@@ -349,8 +349,8 @@ func TestEKThatAllowsPoliciesAlone(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestReadsNVWithWhateverItAllows: certificates that only the owner, only the
-// platform, or nobody may read.
+// TestReadsNVWithWhateverItAllows: certificates that only the owner, only the platform, or
+// no hierarchy can read.
 func TestReadsNVWithWhateverItAllows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

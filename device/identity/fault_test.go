@@ -14,8 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// onboardOnce goes through everything that loads keys and sessions, and stops
-// at the first error.
+// onboardOnce runs every operation that loads keys and sessions, up to the first error.
 func onboardOnce(ctx context.Context, tpm *TPM, blob, enc []byte) error {
 	id, err := Load(ctx, tpm, Options{})
 	if err != nil {
@@ -54,7 +53,7 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := startTPM(t, swtpm.RSA2048) // the EK that takes two policy sessions
+			s := startTPM(t, swtpm.RSA2048) // its EK needs two policy sessions
 			if err := s.EvictHandle(0x81010001); err != nil {
 				t.Fatal(err) // so that the EK is a transient object as well
 			}
@@ -107,8 +106,8 @@ func TestNothingLeaksWhateverCommandFails(t *testing.T) {
 	}
 }
 
-// TestStaleObjectsOfADeadProcessAreSwept: all slots of the TPM are taken by
-// what a killed process left.
+// TestStaleObjectsOfADeadProcessAreSwept: objects of a killed process occupy all slots of
+// the TPM.
 func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -121,7 +120,7 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	}
 	litter(t, s)
 	if n := len(loaded(t, s)); n < 6 {
-		t.Fatalf("only %d handles are taken", n)
+		t.Fatalf("only %d handles are in use", n)
 	}
 	tpm := open(t, s)
 	if err := onboardOnce(t.Context(), tpm, blob, enc); err != nil {
@@ -131,7 +130,7 @@ func TestStaleObjectsOfADeadProcessAreSwept(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// litter fills a TPM with keys and sessions whose owner then vanishes.
+// litter fills a TPM with keys and sessions of a process that then ends.
 func litter(t *testing.T, s *swtpm.TPM) {
 	t.Helper()
 	dead := open(t, s)
@@ -153,11 +152,11 @@ func litter(t *testing.T, s *swtpm.TPM) {
 			break
 		}
 	}
-	clear(dead.handles) // its memory dies with it
+	clear(dead.handles) // the process's memory is gone
 	end()
 }
 
-// TestNeverSweepsBehindAResourceManager: there, what is loaded is others'.
+// TestNeverSweepsBehindAResourceManager: loaded objects belong to other programs there.
 func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -175,8 +174,8 @@ func TestNeverSweepsBehindAResourceManager(t *testing.T) {
 	}
 }
 
-// TestTwoUsersOfOneTPM: their keys do not fit together, so that each finds
-// its own gone now and then, or its handle on another's key.
+// TestTwoUsersOfOneTPM: the TPM has no room for the keys of both, so each finds its keys
+// flushed, or its handle with the other's key.
 func TestTwoUsersOfOneTPM(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -212,8 +211,8 @@ func TestTwoUsersOfOneTPM(t *testing.T) {
 	wg.Wait()
 }
 
-// TestHandleOfAnotherKeyIsNoticed: another process swept the TPM and its keys
-// have our keys' handles. Nothing is signed or certified by them.
+// TestHandleOfAnotherKeyIsNoticed: another process flushed our keys, and its keys have our
+// handles. No result of those keys is returned.
 func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -251,8 +250,7 @@ func TestHandleOfAnotherKeyIsNoticed(t *testing.T) {
 	}
 }
 
-// TestSameKeysAfterReset: a power cycle, and an identity that lives through
-// it.
+// TestSameKeysAfterReset: an identity works after a power cycle.
 func TestSameKeysAfterReset(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.P384)
@@ -286,7 +284,7 @@ func TestSameKeysAfterReset(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestRejectsKeysOfAReplacedTPM: the keys must not change under an identity.
+// TestRejectsKeysOfAReplacedTPM: the keys of an identity must not change.
 func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	t.Parallel()
 	s, other := startTPM(t, swtpm.RSA2048), newTPMOf(t, swtpm.RSA2048)
@@ -304,7 +302,7 @@ func TestRejectsKeysOfAReplacedTPM(t *testing.T) {
 	assertEmpty(t, other)
 }
 
-// TestFallsBackToRSA: a chip without elliptic curves.
+// TestFallsBackToRSA: a TPM without elliptic curves.
 func TestFallsBackToRSA(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -328,7 +326,7 @@ func TestFallsBackToRSA(t *testing.T) {
 		t.Fatal(err)
 	}
 	verifyRequest(t, raw, s.Roots(), s.Issuer())
-	// Who asked for a curve by name gets no other key.
+	// If a curve is requested by name, no other key is made.
 	if _, err := Load(t.Context(), tpm, Options{Algorithm: P256}); !errors.Is(err, tpm2.TPMRCCurve) {
 		t.Errorf("error %v", err)
 	}
@@ -346,7 +344,7 @@ func TestFallsBackToRSA(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// TestBusyTPMIsAskedAgain: warnings that say "later" are no failures.
+// TestBusyTPMIsAskedAgain: warnings that ask for a retry are not failures.
 func TestBusyTPMIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -366,9 +364,9 @@ func TestBusyTPMIsAskedAgain(t *testing.T) {
 	}
 }
 
-// TestAnyResponseIsSurvived meddles with the responses of a real TPM: bytes
-// are changed, cut, grown, and responses exchanged. Whatever comes, there is
-// an error or a result, and no panic; and the TPM is not full afterwards.
+// TestAnyResponseIsSurvived alters the responses of a real TPM: it changes, removes and adds
+// bytes, and swaps responses. Each operation returns an error or a result and does not panic,
+// and the TPM is not full afterwards.
 func TestAnyResponseIsSurvived(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -405,8 +403,8 @@ func TestAnyResponseIsSurvived(t *testing.T) {
 	}
 }
 
-// mutate alters a response. One that says to come back later is left out: it
-// would be obeyed, and cost seconds.
+// mutate alters a response. It does not make responses that ask for a retry, because the
+// retries would take seconds.
 func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 	rsp = bytes.Clone(rsp)
 	switch rng.IntN(6) {
@@ -433,7 +431,7 @@ func mutate(rng *rand.Rand, rsp []byte, tape [][]byte) []byte {
 	return rsp
 }
 
-// TestEmptyParametersAreNotAPanic: responses that succeed and hold nothing.
+// TestEmptyParametersAreNotAPanic: successful responses without parameters.
 func TestEmptyParametersAreNotAPanic(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -42,7 +42,7 @@ var lockoutCases = []struct {
 	{"RSA keys", swtpm.P384, Options{Algorithm: RSA2048}},
 }
 
-// A TPM counts a loss of power as a guess if a key's password was used before.
+// A TPM counts a power loss as a failure if a key's password was used before.
 func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestPowerCutsAreNotCountedAsGuesses(t *testing.T) {
 	}
 }
 
-// The test above can fail: a password that is used is counted.
+// This shows that the test above can fail: the use of a password is counted.
 func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -82,8 +82,8 @@ func TestTPMCountsAPowerCutAfterAPasswordAsAGuess(t *testing.T) {
 	}
 }
 
-// Somebody else's guesses do not take the device off its hub, also where their
-// lockout is not ours to lift.
+// Failures caused by other programs do not disconnect the device, even if the device cannot
+// lift the lockout.
 func TestKeysWorkInLockout(t *testing.T) {
 	for _, c := range lockoutCases {
 		t.Run(c.name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestCertificateIndexWithoutNoDAIsReadByTheOwner(t *testing.T) {
 	}
 }
 
-// A certificate that lockout hides is not a certificate that is not there.
+// A certificate that is unreadable during a lockout does not count as missing.
 func TestLockoutDoesNotPassForAMissingCertificate(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -18,8 +18,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// base is the folder of the maker that all tests' TPMs share and of one TPM
-// of each kind, made once: a test that needs no TPM of its own runs a copy.
+// base is the folder with the maker of all tests' TPMs and one TPM of each kind, made once.
+// A test that needs no unique TPM runs a copy.
 var base string
 
 func TestMain(m *testing.M) {
@@ -63,7 +63,7 @@ func startTPM(t testing.TB, kind swtpm.EK) *swtpm.TPM {
 	return runTPM(t, dir, kind)
 }
 
-// newTPMOf makes a TPM with keys of its own.
+// newTPMOf makes a TPM with new keys.
 func newTPMOf(t testing.TB, kind swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	if m := swtpm.Missing(); m != "" {
@@ -102,8 +102,8 @@ func load(t testing.TB, tpm *TPM, o Options) *Identity {
 	return id
 }
 
-// loaded returns the transient objects and sessions in a TPM, asked over a
-// connection of its own.
+// loaded returns the transient objects and sessions in a TPM. It uses a separate
+// connection.
 func loaded(t testing.TB, s *swtpm.TPM) []uint32 {
 	t.Helper()
 	tpm := open(t, s)
@@ -130,7 +130,7 @@ func assertEmpty(t testing.TB, s *swtpm.TPM) {
 	}
 }
 
-// spy is a link that a test can look at and meddle with.
+// spy is a link whose commands and responses a test can read and change.
 type spy struct {
 	link
 	// before is called with each command and, unless it returns nil and no

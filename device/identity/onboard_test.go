@@ -21,7 +21,7 @@ import (
 	"gangway/tcg"
 )
 
-// verifyRequest checks a request as a hub does, from its bytes alone.
+// verifyRequest checks a request as a hub does, from its bytes only.
 func verifyRequest(t *testing.T, raw []byte, roots []*x509.Certificate, issuer *x509.Certificate) *tcg.CSR {
 	t.Helper()
 	csr, err := tcg.ParseCSR(raw)
@@ -87,9 +87,8 @@ func verifyRequest(t *testing.T, raw []byte, roots []*x509.Certificate, issuer *
 	return csr
 }
 
-// TestOnboarding walks the whole way for each kind of key, counts the
-// commands of each step against the table in the package comment, and looks
-// for what stayed in the TPM.
+// TestOnboarding runs all operations for each kind of key, compares the number of commands
+// with the table in the package comment, and checks that nothing stays in the TPM.
 func TestOnboarding(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -158,7 +157,7 @@ func TestOnboarding(t *testing.T) {
 				t.Errorf("commands %v, %v were expected", counts, want)
 			}
 			if h := loaded(t, s); len(h) != 1 {
-				t.Errorf("loaded after activation: %x, the IDevID key alone was expected", h)
+				t.Errorf("loaded after activation: %x, want only the IDevID key", h)
 			}
 			if err := id.Close(); err != nil {
 				t.Error(err)

@@ -130,8 +130,8 @@ func TestForeignServersAreRefused(t *testing.T) {
 	}
 }
 
-// TestDeadTPMDoesNotHang: neither the context's end nor the command's own
-// limit needs the TPM's help.
+// TestDeadTPMDoesNotHang: the end of the context and the command's time limit work without
+// the TPM.
 func TestDeadTPMDoesNotHang(t *testing.T) {
 	t.Parallel()
 	address := serve(t, func(conn net.Conn) { io.Copy(io.Discard, conn) })
@@ -197,8 +197,8 @@ func TestOpensEveryFormOfAddress(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// chip is a character device of the kernel in what matters: one write is a
-// command, and one read its response. It leads to a software TPM.
+// chip behaves like the kernel's character device: one write is a command, and one read its
+// response. It forwards to a software TPM.
 type chip struct {
 	s    *socket
 	rsp  []byte

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// Everything that uses the keys says why it cannot, by one code.
+// Every use of the keys fails with the same code for the same cause.
 func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -47,7 +47,7 @@ func TestSaysWhatKeepsTheKeysFromBeingUsed(t *testing.T) {
 				}
 			}
 			assertEmpty(t, s)
-			// The hierarchy is not protected from guessing: nothing was counted.
+			// The hierarchy has no dictionary attack protection, so no failure is counted.
 			if n, err := s.FailedTries(); n != 0 || err != nil {
 				t.Errorf("the TPM counts %d guesses (%v)", n, err)
 			}
@@ -84,8 +84,8 @@ func TestEndorsementPasswordIsProvenAndNotSent(t *testing.T) {
 	}
 }
 
-// After TPM2_ChangeEPS the TPM makes other keys, and its NV still holds the
-// certificate of the former one.
+// After TPM2_ChangeEPS the TPM makes other keys, but its NV memory still has the certificate
+// of the former key.
 func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)
@@ -96,7 +96,7 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	if _, err := Load(t.Context(), tpm, Options{}); !errors.Is(err, ErrEKMismatch) {
 		t.Errorf("%v", err)
 	}
-	// Without being told to leave it out, the hub sees both.
+	// Without the option, the hub sees both.
 	id := load(t, tpm, Options{AllowUnvouched: true})
 	if id.EKCertificate == nil || id.EK.Is(id.EKCertificate.PublicKey) || id.Omission != (tcg.Omission{}) {
 		t.Errorf("certificate %v, omission %v", id.EKCertificate != nil, id.Omission)
@@ -111,7 +111,7 @@ func TestNewEndorsementSeedBesideTheOldCertificate(t *testing.T) {
 	}
 }
 
-// Leaving certificates out hides none that fits.
+// WithoutCertificate does not leave out a matching certificate.
 func TestCertificateThatFitsIsNotLeftOut(t *testing.T) {
 	t.Parallel()
 	s := startTPM(t, swtpm.RSA2048)

@@ -74,8 +74,8 @@ func TestQuoteShowsAnExtendedPCR(t *testing.T) {
 	assertEmpty(t, s)
 }
 
-// Firmware may measure into its SHA-256 bank and leave that of SHA-384 as it is:
-// the one that says something is quoted.
+// Firmware may measure into the SHA-256 bank and leave the SHA-384 bank empty. The bank with
+// measurements is quoted.
 func TestQuotesTheBankIntoWhichSomethingWasMeasured(t *testing.T) {
 	t.Parallel()
 	const tool = "tpm2_pcrallocate"

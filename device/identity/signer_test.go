@@ -100,8 +100,7 @@ func TestRSASignerDoesBothPaddings(t *testing.T) {
 	}
 }
 
-// TestRejectsPSSSaltThatTLSRefuses: an old chip's longest salt, and one that
-// fits.
+// TestRejectsPSSSaltThatTLSRefuses: an old TPM's longest salt, and a correct one.
 func TestRejectsPSSSaltThatTLSRefuses(t *testing.T) {
 	t.Parallel()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// store is a hub's log; it may be away, or refuse a line.
+// store is a hub's log. It may be away or refuse a line.
 type store struct {
 	mu     sync.Mutex
 	away   bool   // guarded by mu
@@ -74,7 +74,7 @@ func (s *store) wait(t *testing.T, text string) {
 	}
 }
 
-// running sends until the test ends.
+// running sends lines until the test ends.
 func running(t *testing.T, l *Log, s *store) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -88,8 +88,8 @@ func running(t *testing.T, l *Log, s *store) context.Context {
 	return ctx
 }
 
-// While the hub is away nobody waits and the memory does not grow; then the
-// newest lines arrive in their order, each once, and the loss is told.
+// While the hub is away, writers do not wait and the memory is bounded. Then the newest
+// lines arrive in order, each once, with a line about the loss.
 func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{away: true}
@@ -135,7 +135,7 @@ func TestLogIsBoundedWhileTheHubIsAway(t *testing.T) {
 	}
 }
 
-// A line that the hub refuses costs itself alone.
+// If the hub refuses a line, only that line is lost.
 func TestRefusedLineCostsItselfAlone(t *testing.T) {
 	t.Parallel()
 	l, s := new(Log), &store{poison: "poison"}
@@ -154,7 +154,8 @@ func TestRefusedLineCostsItselfAlone(t *testing.T) {
 	}
 }
 
-// A file is followed through being moved away, exchanged and cut, from its end.
+// Follow starts at a file's end and continues after the file is moved, replaced or
+// truncated.
 func TestFileIsFollowedThroughRotation(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "app.log")
@@ -209,8 +210,7 @@ func TestFileIsFollowedThroughRotation(t *testing.T) {
 	}
 }
 
-// Standard input is read to its end; of a line without end the beginning is
-// kept.
+// Standard input is read to its end. A line that is too long is truncated.
 func TestReaderIsReadToItsEnd(t *testing.T) {
 	t.Parallel()
 	l := new(Log)
@@ -220,7 +220,7 @@ func TestReaderIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// A pipe in the place of a file makes nobody wait.
+// A pipe instead of a file does not block.
 func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -235,7 +235,7 @@ func TestOnlyRegularFilesAreFollowed(t *testing.T) {
 	}
 }
 
-// Datagrams to the socket are lines; a file in its place is not removed.
+// Each datagram to the socket is a line. A file at the socket's path is not removed.
 func TestSocketTakesLines(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "log")
@@ -250,7 +250,7 @@ func TestSocketTakesLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := l.Listen(ctx, path); err == nil {
-		t.Error("a file was taken for a socket")
+		t.Error("Listen replaced a file")
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)

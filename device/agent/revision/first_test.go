@@ -15,7 +15,7 @@ import (
 	"gangway/wire/trail"
 )
 
-// firstFolder is a first revision as an image brings it.
+// firstFolder makes the folder of a first revision, as an image has it.
 func firstFolder(t *testing.T, state string, contents ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "first")
@@ -38,7 +38,7 @@ func putFile(t *testing.T, path, content string) {
 	}
 }
 
-// begins runs the follower until its trail has begun, and returns the state.
+// begins runs the follower until its trail exists, and returns the first state.
 func (h *evilHub) begins(f *Follower) string {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -65,8 +65,8 @@ func (h *evilHub) begins(f *Follower) string {
 	return h.begun
 }
 
-// What of a first revision the disk has damaged is got from the hub where the
-// owner has it; else the trail begins empty, and the machine is connected.
+// If the disk has damaged an object of the first revision, the device downloads it from the
+// hub. If the hub does not have it, the trail begins with an empty state.
 func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	t.Parallel()
 	sum := sumOf("one")
@@ -131,7 +131,7 @@ func TestDamagedFirstRevisionLeavesAMachineThatIsConnected(t *testing.T) {
 	}
 }
 
-// A machine that the hub knows keeps its trail, whatever the stick brought.
+// A machine with a trail on the hub keeps it and ignores the image's first revision.
 func TestFirstRevisionIsOfNoUseToAMachineWithATrail(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)

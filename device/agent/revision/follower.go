@@ -87,6 +87,8 @@ type Config struct {
 	// gets each line that the hook prints.
 	Say  func(sentence string)
 	Line func(line string)
+
+	waitDelay time.Duration // how long a call waits for output after the hook ended; default: hookWaitDelay
 }
 
 // Status is a follower's status, for reports.
@@ -125,6 +127,7 @@ func Open(cfg Config, conn Conn) (*Follower, error) {
 	set(&cfg.HookTimeout, 30*time.Minute)
 	set(&cfg.HubWithin, 10*time.Minute)
 	set(&cfg.RebootWithin, 15*time.Minute)
+	set(&cfg.waitDelay, hookWaitDelay)
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = 4
 	}

@@ -34,6 +34,10 @@ const (
 // after the agent was killed.
 const callMark = "GANGWAY_CALL"
 
+// hookWaitDelay is how long a call waits for a hook's output after the hook has ended,
+// because a process that it left running may still have the pipe.
+const hookWaitDelay = 10 * time.Second
+
 // verdict is the result of a call of the hook.
 type verdict struct {
 	ok     bool
@@ -71,7 +75,7 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
+	cmd.WaitDelay = f.cfg.waitDelay
 	err := runLocked(cmd)
 	out.end()
 	if ctx.Err() != nil {

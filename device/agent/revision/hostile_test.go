@@ -19,8 +19,7 @@ import (
 	"time"
 )
 
-// evilHub answers as a test wants it to. What it does not change is as a good
-// hub does it.
+// evilHub is a correct hub, except where a test changes its answers.
 type evilHub struct {
 	t      *testing.T
 	server *httptest.Server
@@ -191,8 +190,7 @@ func stateWith(names ...string) string {
 	return s + "}"
 }
 
-// device is a follower of the hub with a hook that says yes to everything,
-// unless script says something else first.
+// device makes a follower with a hook that always succeeds, unless script exits before.
 func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	h.t.Helper()
 	dir := h.t.TempDir()
@@ -212,7 +210,7 @@ func (h *evilHub) device(script string, change func(*Config)) *Follower {
 	return f
 }
 
-// outcome runs the follower until the hub has heard of an end.
+// outcome runs the follower until it reports a final status.
 func (h *evilHub) outcome(f *Follower) report {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
@@ -294,7 +292,7 @@ func TestContentIsDownloadedFromTheHubOnly(t *testing.T) {
 	}
 }
 
-// What does not fit the disk is not begun.
+// A revision that does not fit on the disk is not downloaded.
 func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -307,7 +305,7 @@ func TestRevisionThatDoesNotFitTheDiskIsNotBegun(t *testing.T) {
 	}
 }
 
-// A content that is not what the state names never reaches the hook.
+// A content with another SHA-256 than in the state never reaches the hook.
 func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	t.Parallel()
 	for name, lie := range map[string]func(w http.ResponseWriter, r *http.Request, content string){
@@ -353,8 +351,7 @@ func TestContentThatIsNotWhatTheStateNamesIsNeverInstalled(t *testing.T) {
 	}
 }
 
-// A download that breaks is gone on with where it broke, and a hub that then
-// answers with another part is not believed.
+// A broken download continues where it broke. An answer with another range is refused.
 func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -391,7 +388,7 @@ func TestDownloadGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-// An object that the disk lost, or a hook changed, is not taken for good.
+// An object that the disk or a hook damaged is detected.
 func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -416,7 +413,7 @@ func TestDamagedObjectIsDownloadedAgain(t *testing.T) {
 	}
 }
 
-// What is there is not downloaded again, under whatever name.
+// An object in the store is not downloaded again, under any name.
 func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -431,8 +428,8 @@ func TestObjectsAreSharedBetweenRevisions(t *testing.T) {
 	}
 }
 
-// The owner exchanges the state between the device's look and its word that it
-// takes the step: what is installed is what the hub then has.
+// The owner replaces the state after the device has read it and before the device accepts
+// the revision: the new state is installed.
 func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -451,7 +448,7 @@ func TestStateExchangedBeforeItWasTakenIsTheOneInstalled(t *testing.T) {
 	}
 }
 
-// A hook that has the agent started anew, each time, comes to an end.
+// A hook that restarts the agent each time is not called forever.
 func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -481,8 +478,8 @@ func TestHookThatStopsTheAgentIsNotCalledForEver(t *testing.T) {
 	}
 }
 
-// Without its hook a device takes no revision, and says so; with it again, it
-// goes on.
+// Without its hook a device accepts no revision and says so. When the hook is back, it
+// continues.
 func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -520,12 +517,12 @@ func TestDeviceWithoutItsHookTakesNoRevision(t *testing.T) {
 	}
 }
 
-// What a hook leaves running does not hold up the agent.
+// A process that the hook left running does not delay the agent.
 func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
 	h.offer("1", stateWith())
-	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", nil)
+	f := h.device("case $1 in install) sleep 60 & echo $! >\"$2/../../../left\" ;; esac\n", func(c *Config) { c.waitDelay = 500 * time.Millisecond })
 	r := h.outcome(f)
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(f.dir), "left"))
 	if err != nil {
@@ -540,7 +537,7 @@ func TestWhatAHookLeavesRunningHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-// A content that the hub has lost ends the step, and not the trail.
+// If the hub has lost a content, the revision fails, and the trail continues.
 func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -556,7 +553,7 @@ func TestContentThatTheHubHasLostEndsTheStep(t *testing.T) {
 	}
 }
 
-// An address that has ended is asked for anew.
+// If an address has expired, the device asks for a new one.
 func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -575,8 +572,8 @@ func TestAddressThatEndedIsAskedForAnew(t *testing.T) {
 	}
 }
 
-// A hook that hangs is ended, with what it started; one that talks without end
-// fills neither the memory nor the report.
+// A hook that hangs is killed with its child processes. A hook with endless output fills
+// neither the memory nor the report.
 func TestHookIsBounded(t *testing.T) {
 	t.Parallel()
 	h := newEvilHub(t)
@@ -599,8 +596,8 @@ func TestHookIsBounded(t *testing.T) {
 	}
 }
 
-// A journal of another device is not gone on with, and a damaged one says what
-// to do.
+// A journal of another device is not used, and the error about a damaged journal names the
+// remedy.
 func TestJournalOfAnotherDeviceIsNotGoneOnWith(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal.json")

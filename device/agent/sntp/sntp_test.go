@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// server answers what answer makes of a request.
+// server starts a time server with these answers.
 func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -32,7 +32,7 @@ func server(t *testing.T, answer func(request []byte) [][]byte) string {
 	return c.LocalAddr().String()
 }
 
-// telling is an answer of a good server: its seconds since 1900.
+// telling makes a correct answer with seconds since 1900.
 func telling(request []byte, seconds uint32) []byte {
 	p := make([]byte, packetSize)
 	p[0], p[1] = 4<<3|serverMode, 2
@@ -76,8 +76,8 @@ func TestReadsTheTime(t *testing.T) {
 	}
 }
 
-// An answer that somebody sends without having seen the request is not taken,
-// and a server that the server's own clock is not set says so.
+// An answer from a sender that has not seen the request is ignored. A server without the
+// time says so.
 func TestAnswersThatAreNoGood(t *testing.T) {
 	t.Parallel()
 	change := func(f func(p []byte) []byte) func([]byte) [][]byte {
@@ -106,7 +106,7 @@ func TestAnswersThatAreNoGood(t *testing.T) {
 			}
 		})
 	}
-	// The right one behind a forged one is found.
+	// The correct answer after a forged one is accepted.
 	addr := server(t, func(r []byte) [][]byte {
 		forged := telling(r, seconds2026+1000000)
 		forged[24] ^= 1

@@ -10,6 +10,7 @@ import (
 )
 
 func TestExplainsResponseCodes(t *testing.T) {
+	t.Parallel()
 	const session1 = 0x900 // TPM_RC_S + TPM_RC_1, for codes of format one
 	for _, c := range []struct {
 		rc   tpm2.TPMRC
