@@ -345,7 +345,9 @@ func listenUnix(at, group string) (net.Listener, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	err = os.Chown(born, -1, gid)
+	if gid != -1 { // the hardened unit forbids the system call
+		err = os.Chown(born, -1, gid)
+	}
 	if err == nil {
 		err = os.Chmod(born, mode)
 	}

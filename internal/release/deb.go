@@ -124,8 +124,8 @@ License: Apache-2.0
 
 func (r *release) writeDebs(context.Context) error {
 	for _, arch := range r.archs {
-		for _, make := range []func(string) (debPackage, error){r.hubPackage, r.agentPackage} {
-			p, err := make(arch)
+		for _, content := range []func(string) (debPackage, error){r.hubPackage, r.agentPackage} {
+			p, err := content(arch)
 			if err == nil {
 				err = r.writeDeb(p, arch)
 			}

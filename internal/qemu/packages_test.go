@@ -1,0 +1,146 @@
+package qemu_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gangway/image"
+	"gangway/internal/qemu"
+	"gangway/internal/swtpm"
+)
+
+// packageTime bounds TestPackages.
+const packageTime = 10 * time.Minute
+
+// switchRoot is the first process. It mounts the disk with Debian, puts the test's
+// files there, and starts Debian's systemd.
+const switchRoot = `#!/bin/busybox sh
+set -e
+b=/bin/busybox
+$b mount -t devtmpfs dev /dev
+while read -r module; do $b insmod /lib/modules/$module; done </lib/modules/order
+until [ -b /dev/vda1 ] && [ -b /dev/vdb ]; do $b sleep 0.1; done
+$b mount -t ext4 /dev/vdb /root
+$b mkdir -p /esp
+$b mount -t vfat -o ro,iocharset=ascii /dev/vda1 /esp
+$b cp -r /esp/test /root/test
+$b umount /esp
+echo debian >/root/etc/hostname
+echo "127.0.0.1 localhost debian" >/root/etc/hosts
+$b cp /root/test/unit /root/etc/systemd/system/package-test.service
+$b mkdir -p /root/etc/systemd/system/multi-user.target.wants
+$b ln -s ../package-test.service /root/etc/systemd/system/multi-user.target.wants/
+exec $b switch_root /root /sbin/init
+`
+
+const packageTestUnit = `[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /test/run.sh
+`
+
+// The Debian packages are installed, upgraded, used, removed and purged in a machine
+// that runs Debian's systemd; testdata/packages.sh has the checks. The folder
+// GANGWAY_PACKAGES has old/ and new/, with the packages of two versions, and debian/,
+// of scripts/package-test.sh.
+func TestPackages(t *testing.T) {
+	folder := os.Getenv("GANGWAY_PACKAGES")
+	if folder == "" {
+		t.Skip("it takes minutes: run `make package-test`")
+	}
+	need(t)
+	tpm := newTPM(t, swtpm.RSA2048)
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root.img")
+	if out, err := exec.Command("cp", "--sparse=always", filepath.Join(folder, "debian/root.img"), root).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	boots := filepath.Join(dir, "boot.img")
+	if err := (image.Disk{ESP: packageFiles(t, folder, tpm.CAPEM())}).Write(boots); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), packageTime)
+	t.Cleanup(cancel)
+	m, err := qemu.Start(ctx, qemu.Config{Dir: dir, TPM: tpm, Memory: 1024, Offline: true,
+		Disks: []qemu.Disk{{Path: boots, ReadOnly: true}, {Path: root}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Stop)
+	if err := m.WaitOff(ctx); err != nil {
+		t.Error(err)
+	}
+	checks, done := 0, false
+	for _, l := range m.Lines() {
+		_, line, ours := strings.Cut(l.Text, "package-test: ")
+		if !ours {
+			continue
+		}
+		t.Logf("%6.1f s  %s", l.At.Seconds(), line)
+		switch {
+		case strings.HasPrefix(line, "ok "):
+			checks++
+		case strings.HasPrefix(line, "FAILED "):
+			t.Error(line)
+		case line == "done":
+			done = true
+		}
+	}
+	if !done {
+		t.Errorf("the machine did not come to the end of its checks; its last lines:\n%s", m.Tail())
+	}
+	t.Logf("%d checks passed", checks)
+}
+
+// packageFiles are the files of the disk that the firmware starts from.
+func packageFiles(t *testing.T, folder string, makers []byte) []image.File {
+	t.Helper()
+	kernel, err := qemu.KernelDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := image.Modules(os.DirFS(filepath.Join(kernel, "modules")), "virtio_pci", "virtio_blk", "virtio_rng", "ext4", "vfat", "nls_ascii", "nls_cp437")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files,
+		image.File{Path: "init", Data: []byte(switchRoot), Mode: 0o755},
+		image.File{Path: "bin/busybox", Data: read(t, filepath.Join(folder, "debian/busybox")), Mode: 0o755},
+		image.File{Path: "root/.keep", Mode: 0o644})
+	initrd, err := image.Initramfs(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uki, err := image.UKI{
+		Stub: read(t, qemu.StubPath), Kernel: read(t, filepath.Join(kernel, "vmlinuz")), Initrd: initrd,
+		Cmdline: "console=ttyS0 quiet loglevel=3 panic=-1 systemd.show_status=error", OSRelease: "ID=debian\nNAME=Debian\n",
+	}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	esp := []image.File{
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: uki},
+		{Path: "test/run.sh", Data: read(t, "testdata/packages.sh")},
+		{Path: "test/unit", Data: []byte(packageTestUnit)},
+		{Path: "test/makers.pem", Data: makers},
+	}
+	for _, version := range []string{"old", "new"} {
+		debs, err := filepath.Glob(filepath.Join(folder, version, "*_amd64.deb"))
+		if err != nil || len(debs) != 2 {
+			t.Fatalf("%s has %q, %v; two packages were expected", version, debs, err)
+		}
+		for _, deb := range debs {
+			name, _, _ := strings.Cut(filepath.Base(deb), "_")
+			// FAT's names have few characters, and the version is in the package.
+			esp = append(esp, image.File{Path: "test/" + version + "/" + name + "_new_amd64.deb", Data: read(t, deb)})
+		}
+	}
+	return esp
+}

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Tests the Debian packages in an emulated machine that runs Debian and its systemd:
+# TestPackages in internal/qemu has the checks. The previous version is this tree, with
+# a lower version and other files in /etc/default.
+#
+#	build/packages/old, new    the packages of both versions
+#	build/packages/debian      the machine's disk, made once: delete it for a new one
+set -eu
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+out=build/packages
+mkdir -p $out
+if ! command -v mmdebstrap >/dev/null 2>&1 || ! command -v genext2fs >/dev/null 2>&1; then
+	echo "Installing: mmdebstrap genext2fs" >&2
+	sudo=""
+	[ "$(id -u)" = 0 ] || sudo="sudo"
+	DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends mmdebstrap genext2fs >&2
+fi
+
+if [ ! -e $out/debian ]; then
+	echo "Making a Debian root in $out/debian" >&2
+	rm -rf $out/debian.new
+	mkdir $out/debian.new
+	mmdebstrap --quiet --variant=minbase --format=ext2 \
+		--include=systemd-sysv,udev,adduser,tpm-udev,ca-certificates,curl,busybox-static \
+		bookworm $out/debian.new/root.img >&2
+	/usr/sbin/debugfs -R "dump /usr/bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
+	[ -s $out/debian.new/busybox ] || /usr/sbin/debugfs -R "dump /bin/busybox $out/debian.new/busybox" $out/debian.new/root.img 2>/dev/null
+	/usr/sbin/tune2fs -O extents $out/debian.new/root.img >/dev/null # as Debian's own: the hub reserves space
+	truncate -s 1G $out/debian.new/root.img
+	/usr/sbin/e2fsck -fp $out/debian.new/root.img >/dev/null || [ $? -eq 1 ]
+	/usr/sbin/resize2fs $out/debian.new/root.img >/dev/null 2>&1
+	mv $out/debian.new $out/debian
+fi
+
+./scripts/release.sh $out/new -debs-only
+./scripts/release.sh $out/old.release -debs-only -version 0.0.0-previous
+rm -rf $out/old
+mkdir $out/old
+for deb in "$out"/old.release/*.deb; do
+	rm -rf $out/unpacked
+	dpkg-deb -R "$deb" $out/unpacked
+	for file in "$out"/unpacked/etc/default/*; do
+		echo "# This line is the previous version's." >>"$file"
+	done
+	dpkg-deb --root-owner-group -Zgzip -z1 -b $out/unpacked "$out/old/$(basename "$deb")" >/dev/null
+done
+rm -rf $out/unpacked $out/old.release
+
+GANGWAY_PACKAGES=$PWD/$out $go test -count=1 -v -timeout 15m -run '^TestPackages$' ./internal/qemu
