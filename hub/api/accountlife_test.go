@@ -475,7 +475,7 @@ func TestFrequentEventsAreOneLineADay(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "came aboard") || !strings.Contains(string(page), "wrong secret") {
+	if _, page := ada.do("GET", "/", nil); strings.Contains(string(page), "reported its device-meta") || !strings.Contains(string(page), "onboarded") || !strings.Contains(string(page), "wrong secret") {
 		t.Errorf("the page shows routine, or not what matters: %s", page)
 	}
 	ada.status("GET", "/events?routine=x", nil, 400)
