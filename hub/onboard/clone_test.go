@@ -285,7 +285,10 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 	})
 	breakAtEach(t, func(s *scene) func() error {
 		d, _ := prepared(s)
-		return func() error { _, err := s.hub.DecideClone(s.Context(), s.anne, d, clone.TwoMachines, nil, addr); return err }
+		return func() error {
+			_, err := s.hub.DecideClone(s.Context(), s.anne, d, clone.TwoMachines, nil, addr)
+			return err
+		}
 	})
 	breakAtEach(t, func(s *scene) func() error {
 		d, _ := prepared(s)

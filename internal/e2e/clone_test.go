@@ -138,7 +138,7 @@ func TestClonedMachinesRunAtOnce(t *testing.T) {
 }
 
 // The second machine takes the device over with a join token, and the first
-// comes back. Each time the owner reads "came aboard again".
+// comes back. Each time the owner reads "onboarded again".
 func TestClonedMachinesOnboardByTurns(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)

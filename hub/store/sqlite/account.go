@@ -15,7 +15,7 @@ var (
 	insertAccount = prepared(`INSERT INTO accounts (id, nick, email, password_hash, created)
 		VALUES (?, ?, ?, ?, ?)`)
 	selectAccount = prepared(accountColumns + `WHERE id = ?`)
-	// The columns' collation makes both comparisons blind to ASCII case.
+	// The columns' collation makes both comparisons ignore ASCII case.
 	selectAccountByNick  = prepared(accountColumns + `WHERE nick = ?`)
 	selectAccountByEmail = prepared(accountColumns + `WHERE email = ? AND email <> ''`)
 	countAccounts        = prepared(`SELECT count(*) FROM accounts`)
@@ -53,8 +53,8 @@ func (s *Store) Account(ctx context.Context, id string) (a store.Account, err er
 	return a, err
 }
 
-// AccountByNickOrEmail implements store.Accounts. A nick goes before an e-mail that
-// reads the same.
+// AccountByNickOrEmail implements store.Accounts. If the text is one account's nick and another
+// account's e-mail, the nick wins.
 func (s *Store) AccountByNickOrEmail(ctx context.Context, login string) (a store.Account, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		if a, err = oneAccount(c, selectAccountByNick, login); err != store.ErrNotFound {
@@ -111,8 +111,8 @@ func (s *Store) CountAccounts(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// CreateSession implements store.Sessions. The account's sessions that have
-// expired by then are dropped, which keeps the table from growing.
+// CreateSession implements store.Sessions. It also removes the account's expired sessions, so that
+// the table does not grow.
 func (s *Store) CreateSession(ctx context.Context, ses store.Session, verified string) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		a, err := oneAccount(c, selectAccount, ses.AccountID)
@@ -150,8 +150,7 @@ func (s *Store) Session(ctx context.Context, token store.Hash, now time.Time) (s
 	return ses, err
 }
 
-// DeleteSession implements store.Sessions. A session that is not there is gone:
-// no error.
+// DeleteSession implements store.Sessions. It does not fail if the session does not exist.
 func (s *Store) DeleteSession(ctx context.Context, token store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		_, err := c.exec(deleteSession, token[:])

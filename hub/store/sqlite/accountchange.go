@@ -19,8 +19,7 @@ var (
 	retireNick     = prepared(`INSERT OR REPLACE INTO retired_nicks (nick, account, retired) VALUES (?, ?, ?)`)
 	releaseNick    = prepared(`DELETE FROM retired_nicks WHERE nick = ?`)
 
-	// What is an account's own and goes with it. Sessions and API tokens go by
-	// their foreign keys.
+	// Rows that are deleted with their account. Foreign keys delete its sessions and API tokens.
 	dropOfAccount = []*statement{
 		prepared(`DELETE FROM token_uses WHERE token IN (SELECT id FROM join_tokens WHERE owner = ?)`),
 		prepared(`DELETE FROM join_tokens WHERE owner = ?`),
@@ -134,7 +133,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string, e store.Event) err
 		if _, err := c.exec(retireNick, a.Nick, id, micro(e.Time)); err != nil {
 			return err
 		}
-		// Its policy and its list are gone.
+		// Its policy and its EK list are gone.
 		if err := bumpConfig(c); err != nil {
 			return err
 		}

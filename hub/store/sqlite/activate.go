@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	// All that Activate judges by, in one look-up by primary keys.
+	// All that Activate decides by, in one query by primary keys.
 	selectClaim = prepared(`SELECT e.id, e.request_hash, e.state, e.device, e.owner, e.token, e.generation,
 		e.ek, e.iak_name, e.expires, e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial,
 		e.key_algorithm,
@@ -50,7 +50,7 @@ var (
 		last_seen_addr = ? WHERE id = ?`)
 )
 
-// claim is what an activation claims and what the registries say to it.
+// claim is a request to activate an enrolment, with the rows that decide about it.
 type claim struct {
 	id          int64 // of the enrolment's row
 	requestHash store.Hash
@@ -148,9 +148,8 @@ func readClaim(r *row) (k claim) {
 	return k
 }
 
-// Activate implements store.Enrolments. Besides the refusals that the interface
-// names, it fails with store.ErrExists when the enrolment would make a bound
-// TPM another device of the same owner: one chip is one device.
+// Activate implements store.Enrolments. It has one more refusal: store.ErrExists, if the enrolment
+// would make a bound TPM a second device of the same owner. One TPM is one device.
 func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device, error) {
 	now := micro(a.Now)
 	var (
@@ -190,8 +189,8 @@ func (s *Store) Activate(ctx context.Context, a store.Activation) (store.Device,
 	return d, nil
 }
 
-// refusal judges a claim that is not active yet. It is a pure function of
-// what was read, in the order in which a caller wants to hear the reasons.
+// refusal decides about a claim that is not active yet. It depends only on the rows that were read.
+// The order of its cases is the order of importance to the caller.
 func (k *claim) refusal(now time.Time) error {
 	switch k.state {
 	case stateRevoked:
@@ -227,15 +226,14 @@ func (k *claim) refusal(now time.Time) error {
 	return nil
 }
 
-// accept writes what a claim that stood binds, and makes k say what the rows
-// say.
+// accept writes what an accepted claim binds, and updates k to the written rows.
 func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 	k.stored.Activated = fromMicro(now)
 	k.stored.LastSeen = k.stored.Activated
 	k.stored.LastSeenAddr = a.Addr
-	verb, serial := "onboarded", ""
+	onboarded, serial := "onboarded", ""
 	if k.known {
-		verb = "onboarded again"
+		onboarded = "onboarded again"
 		if _, err := c.exec(supersede, k.active); err != nil {
 			return err
 		}
@@ -245,7 +243,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		if _, err := c.exec(renewDevice, k.id, now, now, a.Addr, k.device); err != nil {
 			return err
 		}
-		// It was got by a certificate that has just ended.
+		// The secret was issued for a certificate that has just ended.
 		if _, err := c.exec(deleteSecret, k.device); err != nil {
 			return err
 		}
@@ -296,7 +294,7 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 		Token:  k.token,
 		Addr:   a.Addr,
 		Actor:  "prn:::devices:/" + k.device, ActorName: k.stored.Nick, Means: store.ByCertificate,
-		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + verb + ": TPM " +
+		Message: "Device " + strconv.Quote(k.stored.Nick) + " " + onboarded + ": TPM " +
 			k.manufacturer + " " + k.model + ", join token " + k.token + "." + serial,
 	}
 	tell := appendEvent
@@ -313,13 +311,13 @@ func (k *claim) accept(c *conn, a store.Activation, now int64) error {
 }
 
 var (
-	// The newest first. Their long columns are not read.
+	// Newest first. Their long columns are not read.
 	selectSuperseded = prepared(`WITH RECURSIVE chain (id, previous, number) AS (
 			SELECT id, previous, 1 FROM enrolments WHERE id = ?1
 			UNION ALL
 			SELECT e.id, e.previous, number + 1 FROM chain c JOIN enrolments e ON e.id = c.previous WHERE number < ?2)
 		SELECT id, coalesce(previous, 0) FROM chain ORDER BY number`)
-	// What the AIK registry shows stays.
+	// The columns that the AIK registry returns stay.
 	stripEnrolment = prepared(`UPDATE enrolments SET ek_certificate = x'', idevid_cert = x'', verdict = x'', request = x'',
 		ek_links = x'' WHERE id = ? AND length(request) > 0`)
 	setPrevious     = prepared(`UPDATE enrolments SET previous = nullif(?, 0) WHERE id = ?`)
@@ -327,9 +325,9 @@ var (
 	deleteEnrolment = prepared(`DELETE FROM enrolments WHERE id = ?`)
 )
 
-// forgetSuperseded strips, and in the end removes, what a device activated long
-// ago. newest is the enrolment that was superseded last. Of a chain that is too
-// long by more than one, since an earlier version made it, 16 go at a time.
+// forgetSuperseded removes the evidence of enrolments that a device activated long ago, and removes
+// still older rows. newest is the enrolment that was superseded last. If the chain is too long by
+// more than one row, which an earlier version could cause, each call removes at most 16.
 func forgetSuperseded(c *conn, newest int64) error {
 	const most = store.KeptSuperseded + store.KeptFingerprints
 	chain, err := activated(c, newest, most+16)
@@ -356,15 +354,14 @@ func forgetSuperseded(c *conn, newest int64) error {
 	return nil
 }
 
-// createDevice gives the device the proposed nick, or that nick with the
-// first suffix "-2", "-3", ... that is free. With no nick proposed the id
-// serves as one.
+// createDevice stores a new device with the proposed nick, or with the first free suffix "-2",
+// "-3", ... If no nick is proposed, the id is the nick.
 func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	k.stored.TokenID = k.token
 	k.stored.Created = k.stored.Activated
 	k.userMeta, k.devMeta = k.tokenMeta, "{}"
 	if meta, unreadable := decodeMeta(k.tokenMeta, ""); len(unreadable) > 0 {
-		// A new device has no use for what nobody can be shown.
+		// A new device does not get members that cannot be returned.
 		var err error
 		if k.userMeta, err = store.EncodeMeta(meta); err != nil {
 			return err
@@ -390,10 +387,10 @@ func (k *claim) createDevice(c *conn, a store.Activation, now int64) error {
 	}
 }
 
-// freeNick finds a suffix that makes base free. Its steps double until they
-// pass the taken ones and then halve, so a fleet whose machines all propose
-// the same nick costs each of them the logarithm of its size. Where deleted
-// devices left gaps it may find one of those or the end.
+// freeNick returns base with a suffix that is not in use. Its steps double until they pass the used
+// suffixes, and then halve. So if a whole fleet proposes the same nick, each device needs only a
+// logarithmic number of queries. If deleted devices left gaps, it may return one of those or the
+// end.
 func freeNick(c *conn, owner, base string) (string, error) {
 	with := func(n int) string { return base + "-" + strconv.Itoa(n) }
 	taken := func(n int) (bool, error) {
@@ -426,7 +423,7 @@ func freeNick(c *conn, owner, base string) (string, error) {
 	return with(free), nil
 }
 
-// result is the device as a read would find it now.
+// result returns the device as a read would return it now.
 func (k *claim) result(idevid store.Hash) store.Device {
 	d := k.stored
 	d.ID = k.device
@@ -444,10 +441,11 @@ func (k *claim) result(idevid store.Hash) store.Device {
 	return d
 }
 
-// link is an enrolment and the one that it superseded; 0: none.
+// link is an enrolment and its predecessor, which it superseded; 0: it has none.
 type link struct{ id, previous int64 }
 
-// activated is what a device activated: newest, and at most limit rows in all.
+// activated returns the enrolments that a device activated: newest and its predecessors, at most
+// limit rows.
 func activated(c *conn, newest int64, limit int) (chain []link, err error) {
 	err = c.each(selectSuperseded, func(r row) (bool, error) {
 		chain = append(chain, link{r.int64(), r.int64()})
@@ -465,7 +463,7 @@ func stripAll(c *conn, chain []link) error {
 	return nil
 }
 
-// stripSuperseded leaves the evidence of a device's last enrolment only.
+// stripSuperseded removes the evidence of all enrolments of a device but the last.
 func stripSuperseded(c *conn, last int64) error {
 	chain, err := activated(c, last, 1+store.KeptSuperseded)
 	if err != nil || len(chain) == 0 {

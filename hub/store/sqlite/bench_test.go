@@ -14,7 +14,7 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// harbour opens a store with one account and one token without limit.
+// harbour opens a store with one account and one join token without a limit.
 func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	tb.Helper()
 	s, err := sqlite.Open(context.Background(), path)
@@ -37,7 +37,7 @@ func harbour(tb testing.TB, path string) (*sqlite.Store, store.JoinToken) {
 	return s, token
 }
 
-// cpu is the processor time that the process has used, in user and system.
+// cpu returns the processor time, user and system, that the process has used.
 func cpu(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -46,8 +46,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// concurrently runs work b.N times from many goroutines and reports the
-// processor time an operation, which a slow disk does not change.
+// concurrently runs work b.N times in many goroutines. It reports the processor time of an
+// operation, which does not depend on the disk.
 func concurrently(b *testing.B, s *sqlite.Store, work func(n int) error) {
 	var n atomic.Int64
 	b.SetParallelism(32)
@@ -103,8 +103,7 @@ func BenchmarkActivate(b *testing.B) {
 	})
 }
 
-// BenchmarkOnboard does both halves for each device, one after the other, as
-// a device does.
+// BenchmarkOnboard enrols and activates each device, in that order.
 func BenchmarkOnboard(b *testing.B) {
 	s, token := harbour(b, filepath.Join(b.TempDir(), "hub.db"))
 	all := enrolments(b.N, token)
@@ -135,7 +134,7 @@ func BenchmarkDeviceByCertificate(b *testing.B) {
 	})
 }
 
-// activate brings a machine aboard in both steps.
+// activate enrols and activates a machine.
 func activate(tb testing.TB, s storetest.Engine, e store.Enrolment, nick string) store.Device {
 	tb.Helper()
 	if _, err := s.BeginEnrolment(context.Background(), e, storetest.Epoch); err != nil {

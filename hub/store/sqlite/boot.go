@@ -53,9 +53,9 @@ var (
 	deleteBootDevice = prepared(`DELETE FROM boot_devices WHERE device = ?`)
 )
 
-// aboard is store.ErrNotFound for a device that is gone: what is written of one
-// that was deleted meanwhile would stay for ever.
-func aboard(c *conn, device string) error {
+// deviceExists returns store.ErrNotFound for a device that does not exist or was deleted. Rows
+// written for a deleted device would stay permanently.
+func deviceExists(c *conn, device string) error {
 	_, ok, err := c.one(selectAboard, device)
 	if err == nil && !ok {
 		err = store.ErrNotFound
@@ -67,7 +67,7 @@ func aboard(c *conn, device string) error {
 func (s *Store) PutBoot(ctx context.Context, b store.Boot, reference []byte) (is []byte, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		is = reference
-		if err := aboard(c, b.Device); err != nil {
+		if err := deviceExists(c, b.Device); err != nil {
 			return err
 		}
 		r, ok, err := c.one(selectBootReference, b.Device)
@@ -147,7 +147,7 @@ func (s *Store) BootHistory(ctx context.Context, device string) (list []store.Bo
 // RefuseBoot implements store.Boots.
 func (s *Store) RefuseBoot(ctx context.Context, device string, r store.BootRefusal) (news bool, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
-		if err := aboard(c, device); err != nil {
+		if err := deviceExists(c, device); err != nil {
 			return err
 		}
 		was, err := bootRefusal(c, device)
@@ -227,7 +227,7 @@ func (s *Store) BootReference(ctx context.Context, device string) (ref store.Boo
 // PutBootReference implements store.Boots.
 func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, latest store.Boot) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		if err := aboard(c, r.Device); err != nil {
+		if err := deviceExists(c, r.Device); err != nil {
 			return err
 		}
 		newest, _, err := c.one(selectBootNumber, r.Device)
@@ -260,7 +260,7 @@ func (s *Store) PutBootReference(ctx context.Context, r store.BootReference, lat
 // RequestBoot implements store.Boots.
 func (s *Store) RequestBoot(ctx context.Context, device string) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		if err := aboard(c, device); err != nil {
+		if err := deviceExists(c, device); err != nil {
 			return err
 		}
 		_, err := c.exec(requestBoot, device)

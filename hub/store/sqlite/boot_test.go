@@ -10,8 +10,7 @@ import (
 	"gangway/hub/store"
 )
 
-// What an older hub took for a match is put right: boots in which nothing was
-// measured.
+// The migration corrects boots that an older hub stored as a match although nothing was measured.
 func TestMigrationFindsBootsInWhichNothingWasMeasured(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, _ := harbour(t, path)

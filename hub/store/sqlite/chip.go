@@ -14,7 +14,7 @@ var (
 
 	putMark     = prepared(`INSERT INTO chip_marks (mark, device) VALUES (?, ?) ON CONFLICT (mark, device) DO NOTHING`)
 	deleteMarks = prepared(`DELETE FROM chip_marks WHERE device = ?`)
-	// The earliest first, and no more than a person would read.
+	// Earliest first, and no more than a person would read.
 	sameChip = prepared(`SELECT d.id, d.owner, d.nick FROM chip_marks c JOIN devices d ON d.id = c.device
 		WHERE c.mark = ? AND c.device <> ? AND d.deleted = 0 ORDER BY d.created, d.id LIMIT 8`)
 )
@@ -30,9 +30,9 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 	})
 }
 
-// linkChips stores the marks of a device that activates, and tells the owners
-// of it and of the devices that have an equal one. Another device's owner is told
-// once of each owner: who deletes a device and brings it back tells nobody again.
+// linkChips stores the marks of a device that activates. It tells the device's owner, and the
+// owners of other devices with an equal mark. The owner of another device is told once for each
+// owner, so an owner who deletes a device and onboards it again causes no further event.
 func (k *claim) linkChips(c *conn, a store.Activation) error {
 	told := false
 	linked := map[string]bool{}
@@ -69,7 +69,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			}
 			if fresh {
 				event.Owner, event.Device = d.owner, d.id
-				event.Message = fmt.Sprintf("A device of another owner came aboard whose EK certificate has %s as this device's. It may be the same TPM under another endorsement key: if you did not give this machine away, find out who uses it.", m.What)
+				event.Message = fmt.Sprintf("A device of another owner onboarded. Its EK certificate has %s as this device's. It may be the same TPM under another endorsement key: if you did not give this machine away, find out who uses it.", m.What)
 				if err := appendEvent(c, event); err != nil {
 					return err
 				}

@@ -19,8 +19,8 @@ func (s *Store) ConfigVersion(ctx context.Context) (version int64, err error) {
 	return version, err
 }
 
-// bumpConfig makes readers of settings read them anew. It belongs into the
-// operation that changes one.
+// bumpConfig increments the config version, so that cached settings are read again. Call it in the
+// operation that changes a setting.
 func bumpConfig(c *conn) error {
 	_, err := c.exec(bumpConfigVersion)
 	return err

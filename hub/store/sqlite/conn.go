@@ -35,22 +35,21 @@ func prepared(sql string) *statement {
 	return s
 }
 
-// conn is one connection, on SQLite's own interface as modernc.org/sqlite/lib
-// has it. The driver above that library asks for the name and type of every
-// column at every query and allocates each argument by itself, which was a
-// quarter of the processor time of an activation.
+// conn is one connection, on SQLite's own interface in modernc.org/sqlite/lib. The driver on top of
+// that library asks for the name and type of every column at every query and allocates each
+// argument separately; that took a quarter of an activation's processor time.
 //
-// A conn serves one goroutine at a time, and one statement: nothing may use it
-// while each runs.
+// A conn serves one goroutine and one statement at a time. Nothing else may use it while a
+// statement runs.
 type conn struct {
 	tls   *libc.TLS
 	db    uintptr // sqlite3*
 	stmts []uintptr
 	dest  []any // the row that a query is at
 
-	// arena holds the text and blob arguments of the statement that runs,
-	// outside of Go's memory. What a statement still points to when it has
-	// been reset is never read: it is bound anew first.
+	// arena holds the text and blob arguments of the running statement, outside Go's memory. A
+	// statement that was reset still points into it, but its arguments are bound again before it
+	// reads them.
 	arena     uintptr
 	arenaSize int
 
@@ -59,13 +58,13 @@ type conn struct {
 	wrote bool
 }
 
-// engineError is what SQLite said. code is its extended result code.
+// engineError is an error of SQLite. code is its extended result code.
 type engineError struct {
 	code    int32
 	message string
 }
 
-// Is tells store's errors in what SQLite said.
+// Is maps SQLite's errors to those of package store.
 func (e *engineError) Is(target error) bool {
 	switch e.code & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
@@ -73,7 +72,7 @@ func (e *engineError) Is(target error) bool {
 	case sqlite3.SQLITE_FULL:
 		return target == store.ErrNoSpace
 	}
-	// The file beside the database that its processes share could not grow.
+	// The "-shm" file, which the processes share, could not grow.
 	return e.code == sqlite3.SQLITE_IOERR_SHMSIZE && target == store.ErrNoSpace
 }
 
@@ -134,12 +133,12 @@ func (c *conn) close() error {
 
 const pointerSize = libc.Tsize_t(unsafe.Sizeof(uintptr(0)))
 
-// pointer turns an address outside of Go's memory into a pointer.
+// pointer returns a pointer to an address outside Go's memory.
 func pointer(address uintptr) unsafe.Pointer { return unsafe.Add(nil, address) }
 
 func memory(address uintptr, n int) []byte { return unsafe.Slice((*byte)(pointer(address)), n) }
 
-// failure describes the result code of the call that was made last.
+// failure returns the error of the last call, which returned rc.
 func (c *conn) failure(rc int32) error {
 	if c.db == 0 {
 		return &engineError{code: rc, message: libc.GoString(sqlite3.Xsqlite3_errstr(c.tls, rc))}
@@ -218,9 +217,8 @@ func (c *conn) bound(s *statement, args []any) (uintptr, error) {
 	return st, nil
 }
 
-// reserve makes the arena large enough for all arguments at once, before the
-// first of them is bound to a place in it. It is never nil, for SQLite takes
-// a nil pointer for NULL.
+// reserve makes the arena large enough for all arguments before the first of them is bound. The
+// arena is never nil, because SQLite reads a nil pointer as NULL.
 func (c *conn) reserve(args []any) {
 	size := 1
 	for _, a := range args {
@@ -240,7 +238,7 @@ func (c *conn) reserve(args []any) {
 	c.arenaSize = size
 }
 
-// exec runs a statement that returns no rows and says how many it changed.
+// exec runs a statement that returns no rows, and returns how many it changed.
 func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -249,8 +247,8 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	rc := sqlite3.Xsqlite3_step(c.tls, st)
 	if rc != sqlite3.SQLITE_DONE {
 		err = c.failure(rc)
-		// SQLite undoes a statement that breaks a constraint, and nothing but
-		// that statement. After any other error the state is unknown.
+		// If a statement breaks a constraint, SQLite undoes only that statement. After any other
+		// error the state is unknown.
 		if !isConstraint(err) {
 			c.wrote = true
 		}
@@ -265,7 +263,7 @@ func (c *conn) exec(s *statement, args ...any) (changed int64, err error) {
 	return changed, nil
 }
 
-// control runs BEGIN, COMMIT and their like, which change no row.
+// control runs a statement such as BEGIN or COMMIT, which changes no row.
 func (c *conn) control(s *statement) error {
 	st, err := c.bound(s, nil)
 	if err != nil {
@@ -279,8 +277,8 @@ func (c *conn) control(s *statement) error {
 	return err
 }
 
-// one returns the first row, and whether there is one. The row is valid until
-// the connection's next use; the values read from it are the caller's.
+// one returns the first row, and whether the query has one. The row is valid until the connection's
+// next use; the values read from it stay valid.
 func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	err = c.each(s, func(first row) (more bool, _ error) {
 		r, ok = first, true
@@ -289,8 +287,7 @@ func (c *conn) one(s *statement, args ...any) (r row, ok bool, err error) {
 	return r, ok, err
 }
 
-// each calls f with every row until f says that it needs no more. f must not
-// use the connection.
+// each calls f with every row until f returns false. f must not use the connection.
 func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...any) error {
 	st, err := c.bound(s, args)
 	if err != nil {
@@ -312,7 +309,7 @@ func (c *conn) each(s *statement, f func(row) (more bool, err error), args ...an
 	}
 }
 
-// columns copies the row that st is at.
+// columns returns a copy of the row that st is at.
 func (c *conn) columns(st uintptr) []any {
 	n := int(sqlite3.Xsqlite3_data_count(c.tls, st))
 	c.dest = c.dest[:0]
@@ -337,15 +334,15 @@ func (c *conn) columns(st uintptr) []any {
 	return c.dest
 }
 
-// isConstraint tells an error that says "this breaks a constraint of the
-// schema" from trouble with the disk.
+// isConstraint reports whether SQLite refused a statement because it breaks a constraint of the
+// schema.
 func isConstraint(err error) bool {
 	e, ok := errors.AsType[*engineError](err)
 	return ok && e.code&0xff == sqlite3.SQLITE_CONSTRAINT
 }
 
-// existsOr turns a broken constraint into store.ErrExists. It is for
-// statements whose only constraints that can break are unique ones.
+// existsOr maps a broken constraint to store.ErrExists. Use it for statements that can break only
+// unique constraints.
 func existsOr(err error) error {
 	if err != nil && isConstraint(err) {
 		return fmt.Errorf("%w: %w", store.ErrExists, err)

@@ -7,8 +7,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The last columns, read by readMetas, are the only ones that cost more than
-// a copy.
+// The last columns, which readMetas decodes, cost more to read than the others.
 const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_hash, e.idevid_hash,
 	e.manufacturer, e.model, e.firmware, e.prod_model, e.prod_serial, e.key_algorithm,
 	d.created, d.activated, d.last_seen, d.last_seen_addr, d.public, d.clone, d.user_meta, d.device_meta `
@@ -16,7 +15,7 @@ const deviceColumns = `SELECT d.id, d.nick, d.owner, d.token, e.ek, e.request_ha
 var (
 	selectDevice = prepared(deviceColumns + `FROM devices d LEFT JOIN enrolments e ON e.id = d.enrolment
 		WHERE d.id = ? AND d.deleted = 0`)
-	// CROSS JOIN: SQLite keeps the order, the certificate first.
+	// CROSS JOIN keeps SQLite from changing the order: the certificate's row comes first.
 	selectDeviceByIDevID = prepared(deviceColumns + `FROM enrolments e CROSS JOIN devices d
 		ON d.id = e.device AND d.enrolment = e.id
 		WHERE e.idevid_hash = ? AND e.state = 'a' AND d.deleted = 0`)
@@ -29,7 +28,7 @@ var (
 		WHERE d.id = ? AND d.owner = ? AND d.deleted = 0`)
 	markDeviceDeleted = prepared(`UPDATE devices SET deleted = 1, user_meta = '{}', device_meta = '{}' WHERE id = ?`)
 	revokeEnrolment   = prepared(`UPDATE enrolments SET state = 'r' WHERE id = ?`)
-	// Nobody has proven anything by these: see expire.
+	// Nothing was proven by these rows: see expire.
 	revokePending = prepared(`UPDATE enrolments SET state = 'r', verdict = x'', request = x'', ek_certificate = x'', ek_links = x''
 		WHERE device = ? AND owner = ? AND state = 'p'`)
 	letTPMGo   = prepared(`UPDATE tpms SET owner = '', device = '', generation = generation + 1 WHERE ek = ?`)
@@ -69,7 +68,7 @@ func (s *Store) oneDevice(ctx context.Context, query *statement, args ...any) (d
 	return d, nil
 }
 
-// Devices implements store.Devices. Nicks are in the order of their bytes.
+// Devices implements store.Devices. Nicks are ordered by their bytes.
 func (s *Store) Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error) {
 	return s.manyDevices(ctx, selectDevices, owner, after, pageLimit(limit))
 }
@@ -116,7 +115,7 @@ func readDevice(r *row) store.Device {
 	return d
 }
 
-// setMetas gives a device its metas, as their columns have them.
+// setMetas decodes a device's metas from their columns.
 func setMetas(d *store.Device, user, device string) {
 	var more []string
 	d.UserMeta, d.Unreadable = decodeMeta(user, "/user-meta")
@@ -147,8 +146,8 @@ func (s *Store) RenameDevice(ctx context.Context, owner, id, nick string) error 
 	})
 }
 
-// DeleteDevice implements store.Devices. The time is for engines that keep it;
-// here the caller's event is the record of when.
+// DeleteDevice implements store.Devices. This engine does not store the time: the caller's event
+// records it.
 func (s *Store) DeleteDevice(ctx context.Context, owner, id string, _ time.Time) error {
 	return s.writer.do(ctx, func(c *conn) error {
 		r, ok, err := c.one(selectDeviceForDelete, id, owner)

@@ -9,8 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The letters of the column enrolments.state; see the migration for why they
-// are letters.
+// Values of the column enrolments.state; the migration says why they are letters.
 const (
 	statePending    = "p"
 	stateActive     = "a"
@@ -41,10 +40,9 @@ const enrolmentColumns = `SELECT request_hash, state, device, owner, token, gene
 	iak_public, ek_certificate, iak_cert, idevid_cert, verdict, request, ek_known, ek_links FROM enrolments `
 
 var (
-	// The one statement that answers both questions, is there such a request
-	// and may this one take its place: it changes a row only when yes. A row
-	// that is replaced gets a new id, so that ids are in the order in which the
-	// enrolments began. No other row refers to one that was never activated.
+	// One statement looks for a row with this request and decides whether the new one may replace
+	// it: it changes a row only if yes. A replaced row gets a new id, so ids are in the order in
+	// which enrolments began. No other row refers to an enrolment that was never activated.
 	upsertEnrolment = prepared(`INSERT INTO enrolments (request_hash, state, device, owner, token,
 		generation, ek, iak_name, idevid_name, iak_hash, idevid_hash, created, expires,
 		manufacturer, model, firmware, prod_model, prod_serial, key_algorithm,
@@ -75,16 +73,15 @@ var (
 	countExpired = prepared(`SELECT count(*) FROM enrolments WHERE state = 'x'`)
 )
 
-// expire leaves the fingerprints. No proof was ever given for these rows, so
-// what they claim of a machine and its owner is nobody's to keep.
+// expire removes all columns but the fingerprints. Nothing was ever proven for these rows, so the
+// hub must not keep what they claim about a machine and its owner.
 const expire = `UPDATE enrolments SET state = 'x', manufacturer = '', model = '',
 	firmware = '', prod_model = '', prod_serial = '', key_algorithm = '', iak_public = x'',
 	ek_certificate = x'', iak_cert = x'', idevid_cert = x'', verdict = x'', request = x'',
 	ek_known = 0, ek_links = x'' WHERE `
 
-// BeginEnrolment implements store.Enrolments. Times come back in UTC, cut to
-// microseconds. An IDevID certificate that another request has already is
-// store.ErrExists.
+// BeginEnrolment implements store.Enrolments. Times are returned in UTC, truncated to microseconds.
+// It returns store.ErrExists if another request has the IDevID certificate.
 func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.Time) (store.Enrolment, error) {
 	e.State = store.Pending
 	e.Created = fromMicro(micro(e.Created))
@@ -115,8 +112,8 @@ func (s *Store) BeginEnrolment(ctx context.Context, e store.Enrolment, now time.
 	return result, nil
 }
 
-// makeRoom pushes out pending enrolments of an owner that has too many: in the
-// long run one for each that begins. More at a time would hold up other writers.
+// makeRoom expires the oldest pending enrolments of an owner that has too many: usually one for
+// each that begins. More at once would delay other writers.
 func makeRoom(c *conn, owner string) error {
 	for range 256 {
 		r, ok, err := c.one(selectPendingUsage, owner)
@@ -188,13 +185,13 @@ func oneEnrolment(c *conn, query *statement, key store.Hash) (store.Enrolment, e
 	return e, nil
 }
 
-// ExpireEnrolments implements store.Enrolments. What stays of a row: its hashes,
-// TPM names, ids, generation and times.
+// ExpireEnrolments implements store.Enrolments. A row keeps its hashes, TPM names, ids, generation
+// and times.
 func (s *Store) ExpireEnrolments(ctx context.Context, now time.Time, limit int) (int, error) {
 	return s.expire(ctx, expireEnrolments, now, limit)
 }
 
-// RemoveExpiredEnrolments implements store.Enrolments. No row refers to one that was never
+// RemoveExpiredEnrolments implements store.Enrolments. No row refers to an enrolment that was never
 // activated.
 func (s *Store) RemoveExpiredEnrolments(ctx context.Context, before time.Time, keep, limit int) (removed int, err error) {
 	if limit <= 0 {

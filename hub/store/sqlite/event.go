@@ -13,8 +13,8 @@ import (
 const (
 	eventColumns = `SELECT seq, time, kind, code, owner, device, token, addr, message,
 		actor, actor_name, means, credential, count, last FROM events `
-	// ?1 seq, ?2 limit, ?3 kind, ?4 beginning of kinds as LIKE has it, ?5 since,
-	// ?6 until, ?7 whether routine is left out.
+	// ?1 seq, ?2 limit, ?3 kind, ?4 LIKE pattern of kinds, ?5 since, ?6 until, ?7 whether routine
+	// is left out.
 	eventFilter = `seq < ?1 AND (?3 = '' OR kind = ?3) AND (?4 = '' OR kind LIKE ?4 ESCAPE '\')
 		AND max(time, last) >= ?5 AND time < ?6
 		AND (?7 = 0 OR alike IS NULL OR code <> '') ORDER BY seq DESC LIMIT ?2`
@@ -30,8 +30,8 @@ var (
 	selectEvents         = prepared(eventColumns + `WHERE ` + eventFilter)
 	selectEventsOfOwner  = prepared(eventColumns + `WHERE owner = ?8 AND ` + eventFilter)
 	selectEventsOfDevice = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND ` + eventFilter)
-	// A device has one owner in its life, so the owner is a filter on the
-	// device's events and needs no index of the two.
+	// A device never changes its owner, so the owner filters the device's events and needs no index
+	// of both columns.
 	selectEventsOfBoth = prepared(eventColumns + `WHERE device = ?8 AND device <> '' AND +owner = ?9 AND ` + eventFilter)
 
 	forgetUnproven = prepared(`DELETE FROM events WHERE seq IN
@@ -73,7 +73,7 @@ func (s *Store) AppendCounted(ctx context.Context, events []store.Event) error {
 	})
 }
 
-// alike is the key of the row that an event is counted in.
+// alike returns the key of the row that counts an event.
 func alike(e store.Event) []byte {
 	day := e.Time.UTC().Format(time.DateOnly)
 	fields := []string{day, e.Kind, e.Code, e.Owner, e.Device, e.Token, e.Actor, e.ActorName, e.Means, e.Credential}
@@ -175,8 +175,7 @@ func readEvent(r *row) store.Event {
 	return e
 }
 
-// pageLimit turns a limit as the interface has it into rows: 100 when not
-// given, at most 1000.
+// pageLimit returns the number of rows for a limit of the interface: 100 if it is 0, at most 1000.
 func pageLimit(n int) int64 {
 	if n <= 0 {
 		return 100

@@ -13,8 +13,8 @@ import (
 	"gangway/hub/store/storetest"
 )
 
-// What removes and bounds rows finds them by an index: it costs no more because
-// the fleet is larger.
+// Statements that remove or bound rows find them by an index, so their cost does not grow with the
+// fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(t.Context(), path)
@@ -36,7 +36,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 		for i := range args {
 			args[i] = 1
 		}
-		for n := 9; n > 0; n-- { // numbered ones are given once
+		for n := 9; n > 0; n-- { // numbered parameters are given once
 			if strings.Contains(st.sql, fmt.Sprint("?", n)) {
 				args = args[:n]
 				break
@@ -55,7 +55,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			if st == forgetUnproven && strings.Contains(detail, "events_age") {
 				t.Errorf("strangers' events are looked for among all: %s", detail)
 			}
-			// A partial index is as large as what it is for.
+			// A partial index is only as large as the rows that it is for.
 			if strings.HasPrefix(detail, "SCAN ") && !strings.Contains(detail, "USING COVERING INDEX enrolments_expired") && detail != "SCAN chain" && detail != "SCAN c" {
 				t.Errorf("%s:\n%s", st.sql, detail)
 			}
@@ -64,7 +64,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// SQLite looks for what refers to a row that goes.
+	// When a row is deleted, SQLite looks for rows that refer to it.
 	rows, err := db.Query(`SELECT m.name, f."from" FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
 		WHERE m.type = 'table' AND NOT EXISTS (SELECT 1 FROM pragma_index_list(m.name) i, pragma_index_info(i.name) c
 		WHERE c.seqno = 0 AND c.name = f."from")`)
@@ -81,7 +81,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 	}
 }
 
-// Rows that go leave their room to others: the file grows no more.
+// New rows use the space of removed ones: the file does not grow.
 func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(t.Context(), path)
@@ -134,7 +134,7 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	}
 }
 
-// The bound of devices that are nobody's is kept where they are written.
+// The bound on unclaimed devices is checked in the transaction that writes them.
 func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
 	if err != nil {
@@ -167,7 +167,7 @@ func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
 	if made != 3 {
 		t.Errorf("%d devices were made where there was room for 3", made)
 	}
-	// An owner's need no such room.
+	// The devices of an owner do not count.
 	owner := storetest.Account("ada")
 	if err := s.CreateAccount(t.Context(), owner); err != nil {
 		t.Fatal(err)

@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// onboardForEver prints the number of each machine once its activation is
-// acknowledged. It returns only when something is wrong.
+// onboardForEver prints the number of each machine after its activation is acknowledged. It returns
+// only on an error.
 func onboardForEver(path, round string) error {
 	ctx := context.Background()
 	s, err := sqlite.Open(ctx, path)
@@ -57,7 +57,7 @@ func onboardForEver(path, round string) error {
 					errs <- err
 					return
 				}
-				// One short write: whole or not at all.
+				// One short write: it is written completely or not at all.
 				fmt.Fprintf(os.Stdout, "%d\n", n)
 			}
 		}()

@@ -12,10 +12,10 @@ import (
 	"gangway/hub/store"
 )
 
-// logCost is what each entry counts besides its texts, in bytes.
+// logCost is the overhead of each entry in LogBounds.Bytes, in bytes.
 const logCost = 64
 
-// logColumns, and what follows: an empty list of values lets all pass.
+// logColumns begins a query, and the others continue it. An empty list of values accepts all.
 const (
 	logColumns = `SELECT seq, device, owner, created, sec, nano, level, source, plat, rev, message FROM logs `
 	logFilter  = ` AND (?4 = '[]' OR level IN (SELECT value FROM json_each(?4)))
@@ -40,7 +40,7 @@ var (
 	putLogUsage    = prepared(`INSERT INTO log_usage (device, rows, bytes) VALUES (?, ?, ?)
 		ON CONFLICT (device) DO UPDATE SET rows = excluded.rows, bytes = excluded.bytes`)
 	takeLogUsage = prepared(`UPDATE log_usage SET rows = rows - 1, bytes = bytes - ? WHERE device = ?`)
-	// The oldest of a device, with what each counts.
+	// The oldest entries of a device, each with its size.
 	oldestLogs = prepared(`SELECT seq, length(CAST(level || source || plat || rev || message AS BLOB)) FROM logs
 		WHERE device = ? ORDER BY created, seq`)
 	deleteLog   = prepared(`DELETE FROM logs WHERE seq = ?`)
@@ -54,7 +54,7 @@ func logSize(e store.LogEntry) int64 {
 	return int64(len(e.Level) + len(e.Source) + len(e.Platform) + len(e.Rev) + len(e.Message) + logCost)
 }
 
-// maxLogSkew bounds how far the time of new entries follows earlier ones of a
+// maxLogSkew bounds how far the time of new entries may be set forward to follow entries from a
 // clock that was ahead.
 const maxLogSkew = time.Minute
 
@@ -64,8 +64,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 		return nil
 	}
 	return s.writer.do(ctx, func(c *conn) error {
-		// Who reads on from an entry must find all that come later, so times
-		// grow in the order of the commits, whatever the callers' clocks do.
+		// A reader that continues after an entry must find all later ones. So times grow in the
+		// order of the commits, whatever the callers' clocks do.
 		created := micro(now)
 		r, _, err := c.one(lastLog, owner)
 		if err != nil {
@@ -107,8 +107,8 @@ func (s *Store) AppendLogs(ctx context.Context, device, owner string, entries []
 	})
 }
 
-// Logs implements store.Logs. Several devices are read one after the other
-// and merged, so that each is found by its index.
+// Logs implements store.Logs. Several devices are read one after the other and merged, so that each
+// read uses an index.
 func (s *Store) Logs(ctx context.Context, f store.LogFilter) (list []store.LogEntry, err error) {
 	var lists [4]string
 	for i, values := range [][]string{f.Levels, f.Sources, f.Platforms, f.Revs} {

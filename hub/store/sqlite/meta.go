@@ -12,9 +12,9 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// decodeMeta reads what store.EncodeMeta wrote, now or with the bounds of an older
-// hub. What cannot be shown is left out and named by its JSON Pointer, from that
-// of the whole; too much to name is named as the whole.
+// decodeMeta reads what store.EncodeMeta wrote, now or with the bounds of an older hub. It leaves
+// out members that cannot be returned and names each by its JSON Pointer, which begins with whole.
+// If there are too many to name, it returns only whole.
 func decodeMeta(text, whole string) (m map[string]any, unreadable []string) {
 	m = map[string]any{}
 	if text == "{}" {
@@ -86,8 +86,8 @@ func (s *Store) patchMeta(ctx context.Context, patch map[string]any, update *sta
 	})
 }
 
-// mergeMeta leaves the values of other keys as they are, byte for byte. A stored
-// text that is no JSON object begins again as an empty one.
+// mergeMeta keeps the values of other keys byte for byte. A stored text that is not a JSON object
+// is treated as an empty one.
 func mergeMeta(text, patch string) (string, error) {
 	m, changes := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	if err := json.Unmarshal([]byte(text), &m); err != nil || m == nil {

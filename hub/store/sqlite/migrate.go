@@ -14,16 +14,14 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// ErrNewerSchema reports a database that a newer version of the program made.
+// ErrNewerSchema: a newer version of the program made the database.
 var ErrNewerSchema = errors.New("the database was made by a newer version of gangway: start that version or a later one, or restore a backup that is older than the upgrade")
 
-// migrate brings the schema up to date, on a connection of its own that is
-// closed again before the store opens the ones it works with. A database with
-// a schema of a newer program is left as it is: ErrNewerSchema.
+// migrate brings the schema up to date. It uses its own connection, and closes it before the store
+// opens others. It does not change a database with a newer schema and returns ErrNewerSchema.
 //
-// Migrations may run out of order, because 0009 landed after 0010 and the
-// databases of the commits between have 0010 only. New ones always follow
-// (TestLandedMigrationsStay).
+// Migrations may run out of order: 0009 landed after 0010, so the databases of the commits between
+// them have only 0010. New ones always come last (TestLandedMigrationsStay).
 func migrate(ctx context.Context, path string) (err error) {
 	db, err := sql.Open("sqlite", dsn(path))
 	if err != nil {
@@ -31,8 +29,7 @@ func migrate(ctx context.Context, path string) (err error) {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	// Also the first time that SQLite reads the file: one that is something
-	// else is found out here.
+	// This is the first time that SQLite reads the file, so a file of another format fails here.
 	if _, err := db.ExecContext(ctx, "PRAGMA journal_mode = WAL"); err != nil {
 		return fmt.Errorf("sqlite: open %s: %w", path, err)
 	}

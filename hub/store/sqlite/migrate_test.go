@@ -18,7 +18,7 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// A migration that hubs have run stays as it is, and new ones follow it.
+// A migration that hubs have run never changes, and new ones come after it.
 func TestLandedMigrationsStay(t *testing.T) {
 	list, err := os.Open("migrations/landed.txt")
 	if err != nil {
@@ -53,7 +53,7 @@ func TestLandedMigrationsStay(t *testing.T) {
 	}
 }
 
-// Whatever version made a database, its schema is that of a new one.
+// A database of any older version gets the same schema as a new one.
 func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new.db")
 	harbour(t, path)
@@ -85,7 +85,7 @@ func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
 	}
 }
 
-// extract writes a file of an archive to path.
+// extract copies a file of an archive to path.
 func extract(t *testing.T, archive, name, path string) {
 	t.Helper()
 	f, err := os.Open(archive)
@@ -116,8 +116,8 @@ func extract(t *testing.T, archive, name, path string) {
 	}
 }
 
-// schema is one line for each column and index, sorted: the order of columns
-// depends on that of the migrations.
+// schema returns one sorted line for each column and index, because the order of columns depends on
+// that of the migrations.
 func schema(t *testing.T, path string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -170,7 +170,7 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 	}
 }
 
-// A hub whose usage overflowed counts again what there is.
+// A usage that overflowed is counted again.
 func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hub.db")
 	extract(t, "../../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)

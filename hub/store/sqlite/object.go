@@ -7,20 +7,20 @@ import (
 	"gangway/hub/store"
 )
 
-// recordCost is what each record counts besides its object's size, in bytes.
+// recordCost is what each record counts in addition to its object's size, in bytes.
 const recordCost = 512
 
 const objectColumns = `SELECT o.owner, o.sum, o.size, o.stored, o.name, o.mime, o.created, o.modified FROM `
 
-// expired says of a record that it may go; ?1 and ?2 are ExpireObjects' times.
+// expired is the condition for removing a record; ?1 and ?2 are the times of ExpireObjects.
 const expired = `o.modified < max(?1, ?2) AND o.modified < iif(o.stored, ?2, ?1)
 	AND NOT EXISTS (SELECT 1 FROM step_objects s WHERE s.owner = o.owner AND s.sum = o.sum)`
 
 var (
 	selectObject  = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum = ?`)
 	selectObjects = prepared(objectColumns + `objects o WHERE o.owner = ? AND o.sum > ? AND o.stored = 1 ORDER BY o.sum LIMIT ?`)
-	// CROSS JOIN: SQLite keeps the order, the step first.
-	selectStepObjects = prepared(objectColumns + `step_objects s CROSS JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
+	// CROSS JOIN keeps SQLite from changing the order: the revision's rows come first.
+	selectRevisionObjects = prepared(objectColumns + `step_objects s CROSS JOIN objects o ON o.owner = s.owner AND o.sum = s.sum
 		WHERE s.device = ? AND s.rev = ? ORDER BY o.sum`)
 	upsertObject = prepared(`INSERT INTO objects (owner, sum, size, stored, created, modified, name, mime)
 		VALUES (?, ?, ?, 0, ?, ?, ?, ?)
@@ -70,8 +70,8 @@ func usage(c *conn, owner string) (int64, error) {
 	return r.int64(), nil
 }
 
-// fits says ErrQuota when the owner may not keep so much more. It only reads.
-// more is at most store.MaxObjectSize and a little.
+// fits returns ErrQuota if more bytes would exceed the owner's quota. It only reads. more is at
+// most store.MaxObjectSize and a little.
 func fits(c *conn, owner string, more, quota int64) error {
 	if more <= 0 {
 		return nil
@@ -141,7 +141,7 @@ func (s *Store) Objects(ctx context.Context, owner string, after *store.Hash, li
 
 // RevisionObjects implements store.Objects.
 func (s *Store) RevisionObjects(ctx context.Context, device string, rev int) ([]store.Object, error) {
-	return s.objects(ctx, selectStepObjects, device, int64(rev))
+	return s.objects(ctx, selectRevisionObjects, device, int64(rev))
 }
 
 func (s *Store) objects(ctx context.Context, query *statement, args ...any) (list []store.Object, err error) {
@@ -173,8 +173,8 @@ func (s *Store) FinishUpload(ctx context.Context, owner string, sum store.Hash, 
 	return err
 }
 
-// upload updates a record that is not condemned, if check lets it, and counts
-// the bytes that check returns.
+// upload updates a record whose content is not being removed, if check allows it, and adds the
+// bytes that check returns to the owner's usage.
 func (s *Store) upload(ctx context.Context, update *statement, owner string, sum store.Hash, now time.Time, check func(*conn, store.Object) (int64, error)) (o store.Object, err error) {
 	err = s.writer.do(ctx, func(c *conn) error {
 		if o, err = oneObject(c, owner, sum); err != nil {
@@ -239,8 +239,8 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 	if limit <= 0 {
 		return 0, nil
 	}
-	// Found beside the writer, for there may be many to look at, and looked at
-	// again where nothing comes between.
+	// The readers find the candidates, because there may be many to look at. The writer checks each
+	// again, in its transaction.
 	var found []store.Object
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(expiredObjects, func(r row) (bool, error) {
@@ -289,7 +289,7 @@ func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (condemned boo
 		_, wanted, err = c.one(recordOf, sum[:])
 		return err
 	}
-	// Most contents are wanted: the writer is not bothered for those.
+	// Most contents are in use. Ask the readers first, so that the writer does no work for those.
 	if err := s.readers.do(ctx, ask); err != nil || wanted {
 		return false, err
 	}

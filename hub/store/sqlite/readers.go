@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// readers is a fixed set of connections that cannot write. Each query sees
-// the last commit before it began.
+// readers is a fixed set of connections that cannot write. Each query sees the last commit before
+// it began.
 type readers struct {
 	idle   chan *conn // holds every connection that no call is using
 	size   int
@@ -26,8 +26,7 @@ func openReaders(path string, n int) (*readers, error) {
 	return r, nil
 }
 
-// do lends f a connection. ctx bounds the wait for one, not f: what f does is
-// short.
+// do calls f with a connection. ctx bounds only the wait for the connection, not f, which is short.
 func (r *readers) do(ctx context.Context, f func(*conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err

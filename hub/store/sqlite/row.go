@@ -6,8 +6,8 @@ import (
 	"gangway/hub/store"
 )
 
-// row is read from left to right, each call taking the next column. NULL
-// reads as the zero value, an empty blob as nil.
+// row is read from left to right: each call returns the next column. NULL reads as the zero value,
+// an empty blob as nil.
 type row struct {
 	values []any
 	next   int
@@ -19,7 +19,7 @@ func (r *row) value() any {
 	return v
 }
 
-// null says whether the next column is NULL, and takes none.
+// null reports whether the next column is NULL. It does not move on.
 func (r *row) null() bool { return r.values[r.next] == nil }
 
 func (r *row) text() string {
@@ -48,7 +48,7 @@ func (r *row) hash() (h store.Hash) {
 
 func (r *row) time() time.Time { return fromMicro(r.int64()) }
 
-// fromMicro and micro are the two ways between a time and its column.
+// fromMicro and micro convert between a time and its column, in microseconds.
 func fromMicro(n int64) time.Time { return time.UnixMicro(n).UTC() }
 
 func micro(t time.Time) int64 { return t.UnixMicro() }

@@ -8,19 +8,19 @@ import (
 	"gangway/hub/store"
 )
 
-// flushEvery is how old a sighting may get before it is in the file. A crash
-// forgets the younger ones, and nothing but them.
+// flushEvery is how long a contact may wait before it is written. A crash loses at most the younger
+// ones.
 const flushEvery = time.Second
 
-// flushChunk bounds the updates of one write, so that the sightings of a large
-// fleet do not hold up an activation.
+// flushChunk bounds the updates in one write, so that the contacts of a large fleet do not delay an
+// activation.
 const flushChunk = 128
 
 var updateSeen = prepared(`UPDATE devices SET last_seen = ?, last_seen_addr = ?
 	WHERE id = ? AND last_seen < ? AND deleted = 0`)
 
-// sightings holds each device's latest contact until it is in the file. Reads
-// of a device look here too, so nobody sees the delay.
+// sightings holds each device's latest contact until it is written. Reads of a device look here
+// too, so no reader sees the delay.
 type sightings struct {
 	writer *writer
 	stop   chan struct{}
@@ -47,9 +47,8 @@ func newSightings(w *writer) *sightings {
 	return s
 }
 
-// MarkDeviceSeen implements store.Devices. It waits for no disk. The latest time
-// wins, whatever the order of the calls; a device that is not there is let
-// pass.
+// MarkDeviceSeen implements store.Devices. It does not wait for the disk. The latest time wins,
+// whatever the order of the calls. It ignores a device that does not exist.
 func (s *Store) MarkDeviceSeen(ctx context.Context, id, addr string, now time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -69,8 +68,7 @@ func (s *sightings) record(id string, seen sighting) error {
 	return nil
 }
 
-// overlay puts a sighting that is not in the file yet on a device that was
-// read from it.
+// overlay adds a contact that is not written yet to a device that was read from the file.
 func (s *sightings) overlay(d *store.Device) {
 	s.mu.RLock()
 	seen, ok := s.latest[d.ID]
@@ -87,7 +85,7 @@ func (s *sightings) loop() {
 	for {
 		select {
 		case <-tick.C:
-			// What could not be written is kept and tried again.
+			// Contacts that could not be written are kept, and tried again.
 			_ = s.flush()
 		case <-s.stop:
 			return
@@ -95,9 +93,8 @@ func (s *sightings) loop() {
 	}
 }
 
-// flush writes what is held now. An entry leaves only after its commit and
-// only if no later one took its place, so a reader finds it in the file or
-// here at every moment.
+// flush writes the contacts held now. An entry is removed only after its commit, and only if no
+// later one replaced it. So at every moment a reader finds it in the file or here.
 func (s *sightings) flush() error {
 	type entry struct {
 		id string

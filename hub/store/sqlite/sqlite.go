@@ -1,18 +1,17 @@
-// Package sqlite keeps the hub's memory in one SQLite file: the engine for a
-// hub that runs on one machine. It needs no C compiler and no other service.
+// Package sqlite is the engine of package store for a hub that runs on one machine. It keeps
+// everything in one SQLite file, and needs neither a C compiler nor another service.
 //
-// All writes go through one connection, owned by one goroutine, and share
-// their flushes: what was queued while the last transaction was being flushed
-// makes up the next one. No caller is answered before the flush that covers
-// its write, so the promise of package store holds, at the price of one flush
-// for many devices.
+// All writes go through one connection, owned by one goroutine, and share their flushes: the writes
+// that were queued while the last transaction was flushed form the next one. A caller gets its
+// answer after the flush that covers its write. So the promise of package store holds, and one
+// flush serves many devices.
 //
-// Reads run beside the writer, on connections of their own, and see every
-// write that was acknowledged before they began.
+// Reads run in parallel with the writer, on their own connections. They see every write that was
+// acknowledged before they began.
 //
-// The file has mode 0600. Beside it SQLite keeps two more with the suffixes
-// "-wal" and "-shm", and the store an empty one with ".lock"; a copy of the
-// database while the hub runs needs SQLite's own backup, not cp.
+// The file has mode 0600. SQLite keeps two more files with the suffixes "-wal" and "-shm", and this
+// package an empty one with ".lock". To copy the database while the hub runs, use SQLite's backup,
+// not cp.
 package sqlite
 
 import (
@@ -78,12 +77,11 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return &Store{path: path, writer: w, readers: r, seen: newSightings(w)}, nil
 }
 
-// takeTurn makes processes that open or close the same file take turns, the
-// hub and an operator's command for example: SQLite's own locks do not cover
-// the look at the schema's version and what follows from it, and the last one
-// to close and the first to open meet at the log. The lock is on a file
-// beside the database, because closing another descriptor of the database
-// itself would drop SQLite's locks.
+// takeTurn makes processes that open or close the same file take turns, for example the hub and an
+// operator's command. SQLite's locks do not cover reading the schema version together with the
+// migration that follows, and a process that closes the database last may meet one that opens it at
+// the log. The lock is on another file, because closing a second descriptor of the database would
+// release SQLite's locks.
 func takeTurn(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -96,8 +94,8 @@ func takeTurn(path string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// prepareFile makes the file, so that it never exists with a wider mode than
-// 0600, and returns its absolute path.
+// prepareFile makes the file, so that it never exists with a wider mode than 0600, and returns its
+// absolute path.
 func prepareFile(path string) (string, error) {
 	if path == "" || path == ":memory:" {
 		return "", fmt.Errorf("sqlite: %q is not a file: the store must outlive the process", path)
@@ -126,8 +124,8 @@ func prepareFile(path string) (string, error) {
 	return path, nil
 }
 
-// Close waits for the writes that are queued, makes them and the pending
-// sightings durable, and closes the file. Later calls fail.
+// Close waits for the queued writes, makes them and the pending contacts durable, and closes the
+// file. Later calls fail.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		unlock, err := takeTurn(s.path)
@@ -139,8 +137,8 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// expire runs a statement that removes, or empties, what expired before now, at
-// most limit rows, and returns how many those were.
+// expire runs a statement that removes or empties at most limit rows that expired before now, and
+// returns how many.
 func (s *Store) expire(ctx context.Context, statement *statement, now time.Time, limit int) (int, error) {
 	if limit <= 0 {
 		return 0, nil
@@ -156,7 +154,8 @@ func (s *Store) expire(ctx context.Context, statement *statement, now time.Time,
 	return int(n), nil
 }
 
-// Ping reads one row, and waits for a turn to write, writing nothing.
+// Ping implements store.Health. It reads one row, and waits for its turn in the write queue without
+// writing.
 func (s *Store) Ping(ctx context.Context) error {
 	err := s.readers.do(ctx, func(c *conn) error {
 		_, _, err := c.one(ping)
@@ -176,8 +175,8 @@ type Stats struct {
 	Ops     uint64 // writes asked for, refused ones too
 }
 
-// Stats tells how well writes share their flushes: Ops over Commits is the
-// mean number of writes a flush.
+// Stats reports how well writes share their flushes: Ops divided by Commits is the mean number of
+// writes in a flush.
 func (s *Store) Stats() Stats {
 	return Stats{Commits: s.writer.commits.Load(), Ops: s.writer.ops.Load()}
 }

@@ -170,8 +170,8 @@ func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
 	}
 }
 
-// query runs a line of SQL on the file, outside of the store, and returns the
-// first column of the first row, if any.
+// query runs SQL on the file, without the store, and returns the first column of the first row, if
+// any.
 func query(t *testing.T, path, line string) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
@@ -196,8 +196,7 @@ func query(t *testing.T, path, line string) string {
 	return answer
 }
 
-// Two processes may start on a new file at the same moment: the hub, and the
-// operator's first command.
+// Two processes may open a new file at the same moment: the hub, and the operator's first command.
 func TestSeveralStartOnANewFileAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gangway.db")
 	var wg sync.WaitGroup

@@ -6,7 +6,7 @@ import (
 	"gangway/hub/store"
 )
 
-// A disabled account's tokens are as disabled ones.
+// The tokens of a disabled account count as disabled.
 const tokenColumns = `SELECT id, owner, nick, public_key, expires, max_uses, uses,
 	disabled OR EXISTS (SELECT 1 FROM accounts a WHERE a.id = owner AND a.disabled = 1),
 	default_user_meta, created, auto_hash, pantacor_key`
@@ -30,8 +30,8 @@ var (
 	deleteTokenUses = prepared(`DELETE FROM token_uses WHERE token = ?`)
 )
 
-// CreateJoinToken implements store.JoinTokens. Whether the owner exists is not
-// looked at here: Activate refuses the token of an account that is gone.
+// CreateJoinToken implements store.JoinTokens. It does not check whether the owner exists: Activate
+// refuses the token of a deleted account.
 func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 	meta, err := store.EncodeMeta(t.DefaultUserMeta)
 	if err != nil {
@@ -49,13 +49,13 @@ func (s *Store) CreateJoinToken(ctx context.Context, t store.JoinToken) error {
 			return store.ErrFull
 		}
 		_, err := c.exec(insertToken, t.ID, t.Owner, t.Nick, t.PublicKey, micro(t.Expires),
-			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), autoHash(t), pantacorKey(t))
+			int64(t.MaxUses), int64(t.Uses), flag(t.Disabled), meta, micro(t.Created), secretHash(t), pantacorKey(t))
 		return existsOr(err)
 	})
 }
 
-// autoHash is the column's value, empty for NULL.
-func autoHash(t store.JoinToken) []byte {
+// secretHash is the column's value, empty for NULL.
+func secretHash(t store.JoinToken) []byte {
 	if !t.WithoutTPM {
 		return []byte{}
 	}

@@ -10,9 +10,9 @@ import (
 	"gangway/wire/trail"
 )
 
-// stepCost is what each step counts against the quota besides its state, in
-// bytes: its progress and meta, which the hub bounds, and its rows.
-const stepCost = 128 << 10
+// revisionCost is what each revision counts against the quota in addition to its state, in bytes:
+// its progress and meta, which the hub bounds, and its rows.
+const revisionCost = 128 << 10
 
 const (
 	stepHead = `s.device, s.owner, s.rev, s.status, s.step_time, s.progress_time, s.modified, s.state_sum,
@@ -60,8 +60,8 @@ func readTrail(r *row) store.Trail {
 	return store.Trail{Device: r.text(), Owner: r.text(), Rev: r.int(), Reported: r.int(), Created: r.time(), Touched: r.time()}
 }
 
-// readStepHead reads what stepHead selects.
-func readStepHead(r *row) store.Revision {
+// readRevisionHead reads the columns of stepHead.
+func readRevisionHead(r *row) store.Revision {
 	s := store.Revision{Device: r.text(), Owner: r.text(), Rev: r.int(), Status: trail.Status(r.text()), Posted: r.time()}
 	if at := r.int64(); at != 0 {
 		s.ProgressTime = fromMicro(at)
@@ -75,7 +75,7 @@ func readStepHead(r *row) store.Revision {
 }
 
 func readStep(r *row) store.Revision {
-	s := readStepHead(r)
+	s := readRevisionHead(r)
 	s.Meta = r.blob()
 	s.State = r.blob()
 	return s
@@ -92,7 +92,7 @@ func oneTrail(c *conn, device string) (store.Trail, error) {
 	return readTrail(&r), nil
 }
 
-// haveObjects says MissingObjects unless the owner has all of them, whole.
+// haveObjects returns *store.MissingObjects unless the owner has uploaded all of them.
 func haveObjects(c *conn, owner string, sums []store.Hash) error {
 	var missing store.MissingObjects
 	for _, sum := range sums {
@@ -114,8 +114,8 @@ func haveObjects(c *conn, owner string, sums []store.Hash) error {
 	return nil
 }
 
-// putStep writes a step that was checked to have its place.
-func putStep(c *conn, s store.Revision) error {
+// putRevision writes a revision whose number was checked.
+func putRevision(c *conn, s store.Revision) error {
 	var progressed int64
 	if !s.ProgressTime.IsZero() {
 		progressed = micro(s.ProgressTime)
@@ -127,7 +127,7 @@ func putStep(c *conn, s store.Revision) error {
 	if err := putStepObjects(c, s); err != nil {
 		return err
 	}
-	_, err := c.exec(addUsage, s.Owner, int64(len(s.State)+stepCost))
+	_, err := c.exec(addUsage, s.Owner, int64(len(s.State)+revisionCost))
 	return err
 }
 
@@ -156,7 +156,7 @@ func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int
 		if t, err = oneTrail(c, first.Device); err != store.ErrNotFound {
 			return err
 		}
-		if err := fits(c, first.Owner, int64(len(first.State)+stepCost), quota); err != nil {
+		if err := fits(c, first.Owner, int64(len(first.State)+revisionCost), quota); err != nil {
 			return err
 		}
 		if err := haveObjects(c, first.Owner, first.Objects); err != nil {
@@ -167,7 +167,7 @@ func (s *Store) CreateTrail(ctx context.Context, first store.Revision, quota int
 		if _, err := c.exec(insertTrail, first.Device, first.Owner, micro(now), micro(now)); err != nil {
 			return err
 		}
-		return putStep(c, first)
+		return putRevision(c, first)
 	})
 	if err != nil {
 		return store.Trail{}, false, err
@@ -204,7 +204,7 @@ func (s *Store) TrailSummaries(ctx context.Context, owner, after string, limit i
 func (s *Store) summaries(ctx context.Context, query *statement, args ...any) (list []store.TrailSummary, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
 		return c.each(query, func(r row) (bool, error) {
-			list = append(list, store.TrailSummary{Trail: readTrail(&r), Revision: readStepHead(&r)})
+			list = append(list, store.TrailSummary{Trail: readTrail(&r), Revision: readRevisionHead(&r)})
 			return true, nil
 		}, args...)
 	})
@@ -227,13 +227,13 @@ func (s *Store) AddRevision(ctx context.Context, step store.Revision, quota int6
 		case step.Rev > t.Rev+1:
 			return store.ErrGap
 		}
-		if err := fits(c, step.Owner, int64(len(step.State)+stepCost), quota); err != nil {
+		if err := fits(c, step.Owner, int64(len(step.State)+revisionCost), quota); err != nil {
 			return err
 		}
 		if err := haveObjects(c, step.Owner, step.Objects); err != nil {
 			return err
 		}
-		if err := putStep(c, result); err != nil {
+		if err := putRevision(c, result); err != nil {
 			return err
 		}
 		_, err = c.exec(touchTrail, int64(result.Rev), int64(t.Reported), micro(result.Posted), step.Device)
@@ -290,7 +290,7 @@ func (s *Store) Revisions(ctx context.Context, f store.RevisionFilter) (list []s
 	return list, err
 }
 
-// statusOf returns a step's status, its owner, and the length of its state.
+// statusOf returns a revision's status, its owner, and the length of its state.
 func statusOf(c *conn, device string, rev int) (status trail.Status, owner string, size int64, err error) {
 	r, ok, err := c.one(selectStatus, device, int64(rev))
 	if err == nil && !ok {
@@ -398,7 +398,7 @@ func (s *Store) RemoveDeletedTrails(ctx context.Context, limit int) (dropped int
 		return 0, err
 	}
 	for _, device := range devices {
-		// A deleted device stays deleted, so there is nothing to check again.
+		// A deleted device stays deleted, so this needs no second check.
 		if err := s.writer.do(ctx, func(c *conn) error { return drop(c, device) }); err != nil {
 			return dropped, err
 		}
@@ -414,7 +414,7 @@ func drop(c *conn, device string) error {
 	}
 	if ok {
 		owner, states, steps := r.text(), r.int64(), r.int64()
-		if _, err := c.exec(addUsage, owner, -(states + steps*stepCost)); err != nil {
+		if _, err := c.exec(addUsage, owner, -(states + steps*revisionCost)); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"gangway/hub/store"
 )
 
-// The letters of the column waiting.state.
+// Values of the column waiting.state.
 var waitLetters = map[store.WaitingState]string{store.Undecided: "w", store.Approved: "a", store.Denied: "d"}
 
 const waitingColumns = `SELECT owner, ek, device, token, state, codes, answered, request_hash, manufacturer, model,
@@ -194,7 +194,7 @@ func (s *Store) Decide(ctx context.Context, owner, deviceID string, d store.Deci
 			}
 		} else {
 			w.State, w.Answered, w.Expires = store.Denied, nil, fromMicro(micro(d.Expires))
-			// What was issued on an approval and not activated yet ends too.
+			// Enrolments that were issued after an approval, and are not activated yet, end too.
 			if _, err := c.exec(revokePendingOf, w.EK[:], owner); err != nil {
 				return err
 			}

@@ -12,19 +12,17 @@ import (
 	"gangway/hub/store"
 )
 
-// batchSize bounds a transaction, and so how long a write can wait for its
-// neighbours: 256 activations take about as long as one flush of a slow disk.
+// batchSize bounds a transaction, and so how long a write can wait for the others: 256 activations
+// take about as long as one flush of a slow disk.
 const batchSize = 256
 
-// writer owns the only connection that writes. Its goroutine takes whatever
-// is queued, runs it in one transaction, and answers after the commit.
+// writer owns the only connection that writes. Its goroutine runs all queued operations in one
+// transaction, and answers after the commit.
 //
-// The invariant that makes sharing safe: an operation that returns an error
-// has left no trace in the transaction. Operations check first and write
-// last, so a refusal has written nothing and costs nothing to undo. One that
-// fails after its first write spoils the transaction, which is then rolled
-// back and run again with a savepoint around each operation. So an operation
-// may run twice, and must set its results anew each time.
+// Invariant: an operation that returns an error has changed nothing in the transaction. Operations
+// check first and write last, so a refusal needs no undo. If an operation fails after its first
+// write, the transaction is rolled back and run again, with a savepoint around each operation. So
+// an operation may run twice, and must set its results from scratch each time.
 type writer struct {
 	conn    *conn
 	queue   chan *job
@@ -44,8 +42,8 @@ type job struct {
 	err  error      // of the operation, until the commit decides
 	done chan error // has room for the one answer
 
-	// taken is won either by the writer, which then runs the job, or by its
-	// caller, who has given up on it.
+	// taken decides a race. The writer sets it to run the job; the caller sets it to give up. The
+	// first one wins.
 	taken atomic.Bool
 }
 
@@ -64,8 +62,8 @@ func openWriter(path string) (*writer, error) {
 		"foreign_keys = ON",
 		"cache_size = -16384", // KiB
 		"temp_store = MEMORY",
-		// A page that many commits touch is copied into the database once a
-		// checkpoint: fewer checkpoints, fewer copies. 32 MiB of log.
+		// A checkpoint copies each changed page into the database once, however many commits
+		// changed it. Fewer checkpoints make fewer copies. 8192 pages are 32 MiB of log.
 		"wal_autocheckpoint = 8192",
 		"journal_size_limit = 67108864",
 	)
@@ -77,19 +75,18 @@ func openWriter(path string) (*writer, error) {
 	return w, nil
 }
 
-// writeTimeout is how long an operation waits for its turn, unless its context
-// says otherwise (store.WithWriteTimeout).
+// writeTimeout is how long an operation waits for its turn, unless its context has another limit
+// (store.WithWriteTimeout).
 const writeTimeout = 5 * time.Second
 
-// do queues an operation and waits until it is durable or refused. When ctx or
-// its patience ends before the operation was begun, it never happens; once
-// begun, do waits for the outcome, so that the caller knows it. store.ErrBusy
-// says that nothing was written.
+// do queues an operation, and waits until it is durable or refused. If ctx ends, or the write
+// timeout passes, before the operation began, it never runs. Once it began, do waits for the
+// outcome, so that the caller knows it. store.ErrBusy means that nothing was written.
 func (w *writer) do(ctx context.Context, run func(*conn) error) error {
-	patience := time.Now().Add(store.WriteTimeout(ctx, writeTimeout))
+	deadline := time.Now().Add(store.WriteTimeout(ctx, writeTimeout))
 	for {
-		err := w.try(ctx, patience, run)
-		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(patience) {
+		err := w.try(ctx, deadline, run)
+		if !errors.Is(err, store.ErrBusy) || !time.Now().Before(deadline) {
 			return err
 		}
 		select { // another process has the file: it is not asked without a pause
@@ -121,8 +118,7 @@ func (w *writer) try(ctx context.Context, until time.Time, run func(*conn) error
 	}
 }
 
-// gaveUp is why a context that waited has ended: its caller's own reason, or
-// store.ErrBusy.
+// gaveUp returns why a waiting context ended: the caller's own error, or store.ErrBusy.
 func gaveUp(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause == store.ErrBusy {
 		return cause
@@ -144,7 +140,7 @@ func (w *writer) send(j *job) error {
 	}
 }
 
-// close lets the queue run dry, then closes the connection.
+// close waits until the queue is empty, then closes the connection.
 func (w *writer) close() error {
 	w.mu.Lock()
 	w.closed = true
@@ -158,8 +154,8 @@ func (w *writer) loop() {
 	defer close(w.stopped)
 	batch := make([]*job, 0, batchSize)
 	for first := range w.queue {
-		// The callers that the last commit answered are runnable now: let
-		// them queue their next writes rather than commit one alone.
+		// The callers of the last commit can run again now. Let them queue their next writes, so
+		// that they share a commit.
 		runtime.Gosched()
 		batch = w.fill(batch[:0], first)
 		w.transact(batch)
@@ -170,7 +166,7 @@ func (w *writer) loop() {
 	}
 }
 
-// fill makes the batch: the first job and what waits behind it.
+// fill returns the batch: the first job and the jobs queued behind it.
 func (w *writer) fill(batch []*job, first *job) []*job {
 	if first.take() {
 		batch = append(batch, first)
@@ -191,7 +187,8 @@ func (w *writer) fill(batch []*job, first *job) []*job {
 	return batch
 }
 
-// take claims a job for the writer, unless its caller has given up.
+// take claims a job for the writer, and reports whether it must run: not if its caller has given
+// up.
 func (j *job) take() bool {
 	if !j.taken.CompareAndSwap(false, true) {
 		return false
@@ -203,9 +200,8 @@ func (j *job) take() bool {
 	return true
 }
 
-// transact runs a batch and commits it. When the transaction fails as a
-// whole, every job of it gets that error, refused ones too: a refusal may
-// rest on a write that is undone with the rest.
+// transact runs a batch and commits it. If the transaction fails as a whole, every job gets that
+// error, refused jobs too: a refusal may depend on a write that was undone with the rest.
 func (w *writer) transact(batch []*job) {
 	if len(batch) == 0 {
 		return
@@ -219,10 +215,10 @@ func (w *writer) transact(batch []*job) {
 		err = w.conn.control(commit)
 	}
 	if err != nil {
-		// Fails when SQLite has rolled back by itself already.
+		// This fails if SQLite has already rolled back.
 		_ = w.conn.control(rollback)
 		if errors.Is(err, store.ErrNoSpace) {
-			// Give back what the log holds; its pages may fit the database.
+			// Empty the log: the space that it frees may be enough for its pages in the database.
 			_ = w.conn.pragma("wal_checkpoint(TRUNCATE)")
 		}
 		for _, j := range batch {
@@ -235,8 +231,7 @@ func (w *writer) transact(batch []*job) {
 	}
 }
 
-// together runs the jobs one after the other. It stops, with the transaction
-// rolled back, when one has failed with its work half done.
+// together runs the jobs in order. If one fails after a write, it rolls back and returns spoiled.
 func (w *writer) together(batch []*job) (wrote, spoiled bool, err error) {
 	if err := w.conn.control(begin); err != nil {
 		return false, false, err
@@ -266,7 +261,7 @@ func (w *writer) apart(batch []*job) (wrote bool, err error) {
 		j.err = j.run(w.conn)
 		if j.err != nil {
 			if err := w.conn.control(rollbackTo); err != nil {
-				// No savepoint any more: SQLite has given up the transaction.
+				// The savepoint no longer exists: SQLite has ended the transaction.
 				return false, errors.Join(j.err, err)
 			}
 			w.conn.wrote = false

@@ -28,8 +28,8 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-// hold keeps the writer busy until the returned function is called, so that
-// a test decides what the next batch is.
+// hold keeps the writer busy until the returned function is called, so that a test decides which
+// operations share the next transaction.
 func hold(t *testing.T, s *Store) (letGo func()) {
 	t.Helper()
 	held, release := make(chan struct{}), make(chan struct{})
@@ -50,7 +50,7 @@ func hold(t *testing.T, s *Store) (letGo func()) {
 	}
 }
 
-// queue starts a write and returns when it is in the queue.
+// queue starts a write, and returns when it is in the queue.
 func queue(t *testing.T, s *Store, write func() error) (outcome <-chan error) {
 	t.Helper()
 	before := len(s.writer.queue)
@@ -113,7 +113,7 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 		{writeAnd("a", nil), nil},
 		{account, nil},
 		{writeAnd("b", broken), broken},
-		{account, store.ErrExists}, // sees what the batch did before it
+		{account, store.ErrExists}, // sees what the batch wrote before it
 		{writeAnd("c", nil), nil},
 		{func() error { return s.DisableJoinToken(ctx, "x", "y") }, store.ErrNotFound},
 		{writeAnd("d", broken), broken},
@@ -153,8 +153,8 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 	outcomes := []<-chan error{
 		queue(t, s, func() error { return s.AppendEvent(ctx, event("lost")) }),
 		queue(t, s, func() error { return s.DisableJoinToken(ctx, "x", "y") }),
-		// Ends the transaction behind the writer's back, as SQLite does by
-		// itself when the disk is full: nothing is left to commit.
+		// This ends the transaction without the writer, as SQLite does when the disk is full: there
+		// is nothing left to commit.
 		queue(t, s, func() error {
 			return s.writer.do(ctx, func(c *conn) error { return c.control(rollback) })
 		}),
@@ -235,8 +235,7 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 	s := open(t)
-	// More than one chunk, of devices that are not there: nothing is written,
-	// and nothing is kept.
+	// More than one chunk, of devices that do not exist: nothing is written, and nothing is kept.
 	for i := range 3 * flushChunk {
 		if err := s.seen.record(fmt.Sprint(i), sighting{at: 1}); err != nil {
 			t.Fatal(err)
@@ -267,8 +266,8 @@ func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 	}
 }
 
-// What an older hub took does not stand in the way of what can be read, and can
-// be removed.
+// Members that an older hub stored, and that cannot be returned, do not hide the others and can be
+// removed.
 func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
 	for _, c := range []struct{ text, want, unreadable, patch, after string }{
@@ -291,7 +290,7 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 	}
 }
 
-// The last place goes to one of those who come at once.
+// Of several concurrent calls, only one gets the last place.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
 	s, ctx, now := open(t), context.Background(), time.Now()
 	if err := s.writer.do(ctx, func(c *conn) error {
@@ -336,7 +335,7 @@ func TestLastPlaceIsTakenOnce(t *testing.T) {
 	}
 }
 
-// atOnce runs f 24 times at once and counts its errors.
+// atOnce runs f 24 times concurrently and counts its errors.
 func atOnce(f func(i int) error) map[error]int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

@@ -9,7 +9,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signIn makes a session of the first owner.
+// signIn stores a session of the first owner.
 func (f *fixture) signIn(name string) store.Session {
 	f.Helper()
 	ses := session(f)
@@ -18,7 +18,7 @@ func (f *fixture) signIn(name string) store.Session {
 	return ses
 }
 
-// apiToken is a token that is not stored yet.
+// apiToken returns an API token that is not stored yet.
 func (f *fixture) apiToken(name string) store.APIToken {
 	return store.APIToken{
 		ID: ID("api " + name), Hash: Hash("api " + name), Account: f.owner.ID, Name: name,
@@ -106,7 +106,7 @@ var accountChangeTests = []test{
 		f.must(err)
 		equal(f, "hash", a.PasswordHash, "new")
 		equal(f, "events", f.kinds(), []string{"changed", "made"})
-		// Whoever showed the old password comes too late.
+		// A sign-in that was verified against the old password comes too late.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
 		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: told("reset")}))
@@ -143,7 +143,7 @@ var accountChangeTests = []test{
 		t, err := f.JoinToken(f.ctx, f.token.ID)
 		f.must(err)
 		equal(f, "token disabled", t.Disabled, true)
-		// Its device goes on.
+		// Its device stays active.
 		_, err = f.DeviceByCertificate(f.ctx, d.IDevIDHash)
 		f.must(err)
 
@@ -189,7 +189,7 @@ var accountChangeTests = []test{
 		}
 		equal(f, "newest event", f.kinds()[0], "deleted")
 		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")), store.ErrNotFound)
-		// The other account keeps what is its own.
+		// The other account keeps its rows.
 		_, err = f.Account(f.ctx, f.other.ID)
 		f.must(err)
 	}},
@@ -251,7 +251,7 @@ var accountChangeTests = []test{
 		equal(f, "newest", list[0].TokenHash, Hash(fmt.Sprint("s", store.MaxSessions+2)))
 	}},
 	{"SignInAgainstDisable", func(f *fixture) {
-		// Whatever comes first, no session outlives the disabling.
+		// Whichever of the two comes first, no session outlives the disabling.
 		var racers sync.WaitGroup
 		for i := range 20 {
 			racers.Go(func() {

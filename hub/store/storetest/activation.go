@@ -87,7 +87,7 @@ var activationTests = []test{
 		e := f.begin(Machine{Name: "one"}, once)
 		first, err := f.activate(e)
 		f.must(err)
-		// Neither the token nor the time matters to one that is active.
+		// An active enrolment depends neither on the token nor on the time.
 		f.must(f.DisableJoinToken(f.ctx, f.owner.ID, once.ID))
 		a := proof(e)
 		a.Now = e.Expires.Add(240 * time.Hour)
@@ -131,8 +131,8 @@ var activationTests = []test{
 		equal(f, "firmware in the registry", tpm.Firmware, "7.86")
 		equal(f, "first seen", tpm.FirstSeen, proof(first).Now)
 	}},
-	// A request that is sent again after its enrolment expired begins then, so
-	// it is the newest, whether the sweep saw it in between or not.
+	// A request that is sent again after its enrolment expired begins at that time. So it is the
+	// newest, whether or not the sweep ran in between.
 	{"RequestThatBeginsAgainSupersedes", func(f *fixture) {
 		for _, swept := range []bool{false, true} {
 			machine := fmt.Sprint("swept ", swept)
@@ -170,7 +170,7 @@ var activationTests = []test{
 		f.must(err)
 		_, err = f.DeviceSecret(f.ctx, d.ID, Epoch)
 		f.refused(err, store.ErrNotFound)
-		// Nor does a late request under the old certificate bring it back.
+		// A late request with the old certificate does not bring it back either.
 		f.refused(f.PutDeviceSecret(f.ctx, d.ID, first.IDevIDHash, Hash("secret"), time.Time{}), store.ErrNotFound)
 		f.must(f.PutDeviceSecret(f.ctx, d.ID, second.IDevIDHash, Hash("secret"), time.Time{}))
 	}},
@@ -201,7 +201,7 @@ var activationTests = []test{
 		}
 		equal(f, "nicks", nicks, []string{"otter", "otter-2", "otter-3", "otter-4", "otter-5", "otter-6", "otter-7"})
 
-		// A deleted device's nick is free, and another owner's is no obstacle.
+		// A deleted device's nick is free, and another owner may use the same nick.
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, Machine{Name: "one"}.DeviceID(f.owner.ID), Epoch))
 		equal(f, "nick after a deletion", nick("eight"), "otter")
 		theirs := JoinToken(f.other.ID, "theirs", 0)
@@ -221,8 +221,8 @@ var activationTests = []test{
 	}},
 }
 
-// refusalTests: each story ends with an enrolment that must not come aboard.
-// The test then makes sure that the refusal changed nothing.
+// refusalTests end with an enrolment that must not be activated. Each test then checks that the
+// refusal changed nothing.
 var refusalTests = func() (tests []test) {
 	for _, story := range []struct {
 		name string
@@ -257,13 +257,13 @@ var refusalTests = func() (tests []test) {
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The first device of a TPM, too: no activation came before.
+		// Also the TPM's first device: no activation came before.
 		{"LateActivationOfTheFirstRequest", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			f.onboard(Machine{Name: "one", Request: "newer"}, f.token)
 			return proof(older)
 		}},
-		// The hub's clock went back between the two: the order counts.
+		// The hub's clock went back between the two requests: their order counts.
 		{"LateActivationAfterTheClockWentBack", store.ErrSuperseded, func(f *fixture) store.Activation {
 			older := f.begin(Machine{Name: "one"}, f.token)
 			newer := Machine{Name: "one", Request: "newer"}.Enrolment(f.owner.ID, f.token.ID)
@@ -392,7 +392,7 @@ var refusalTests = func() (tests []test) {
 	return tests
 }()
 
-// snapshot is all that an activation could change.
+// snapshot is everything that an activation could change.
 type snapshot struct {
 	Enrolment store.Enrolment
 	TPM       store.TPM
@@ -404,7 +404,7 @@ type snapshot struct {
 
 func (f *fixture) snapshot(idevid store.Hash) (s snapshot) {
 	f.Helper()
-	// What is not there stays zero: that, too, must stay so.
+	// What does not exist is the zero value, and must stay so.
 	s.Enrolment, _ = f.EnrolmentByCertificate(f.ctx, idevid)
 	s.TPM, _ = f.TPM(f.ctx, s.Enrolment.EK)
 	s.AIK, _ = f.AIK(f.ctx, s.Enrolment.IAKName)

@@ -30,8 +30,8 @@ func firstBootIsLearnt(f *fixture) {
 	ref, err := f.PutBoot(f.ctx, booted(d.ID, 1), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
-	// Two that learn at once: the second is told of the first's, and nothing of
-	// it is stored. So is one that was judged by a reference of before.
+	// Two first measurements at once: the second gets the first one's reference, and nothing of it
+	// is stored. The same holds for a measurement that was judged by a former reference.
 	ref, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("second"))
 	f.must(err)
 	equal(f, "reference", string(ref), "first")
@@ -50,7 +50,7 @@ func firstBootIsLearnt(f *fixture) {
 	states, err = f.BootStates(f.ctx, f.other.ID)
 	f.must(err)
 	equal(f, "the other's states", len(states), 0)
-	// The owner decides on what was seen, and on nothing newer.
+	// The owner's decision is about the measurement that they saw, not about a newer one.
 	given := store.BootReference{Device: d.ID, Text: []byte("given"), Replaces: []byte("first")}
 	f.refused(f.PutBootReference(f.ctx, given, b), store.ErrChanged)
 	f.refused(f.PutBootReference(f.ctx, given, store.Boot{Device: d.ID}), store.ErrChanged)
@@ -59,7 +59,7 @@ func firstBootIsLearnt(f *fixture) {
 	latest.State, latest.Changes = "matches", []byte("[1]")
 	f.refused(f.PutBootReference(f.ctx, store.BootReference{Device: d.ID, Text: []byte("given")}, latest), store.ErrChanged)
 	f.must(f.PutBootReference(f.ctx, given, latest))
-	// Nor on a reference that somebody has changed since.
+	// Nor about a reference that has changed in between.
 	f.refused(f.PutBootReference(f.ctx, given, latest), store.ErrChanged)
 	now, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
@@ -82,7 +82,7 @@ func firstBootIsLearnt(f *fixture) {
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 4), []byte("given"))
 	f.must(err)
 	asked(false)
-	// One that was never measured.
+	// A device that was never measured.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	f.must(f.PutBootReference(f.ctx, store.BootReference{Device: other.ID, Text: []byte("x")}, store.Boot{}))
 }
@@ -122,7 +122,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	states, err := f.BootStates(f.ctx, f.owner.ID)
 	f.must(err)
 	equal(f, "states", states, map[string]string{d.ID: "changed"})
-	// What is not the latest any more is not put in the latest's place.
+	// A measurement that is no longer the latest does not replace the latest.
 	old := booted(d.ID, 4)
 	old.Number = one.Number
 	latest := put(old)
@@ -131,7 +131,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	f.must(err)
 	equal(f, "kept", len(list), 3)
 	equal(f, "the first", string(list[2].Measurement), `{"n":1}`)
-	// Nor is another device's.
+	// Nor does another device's.
 	other := f.onboard(Machine{Name: "buoy"}, f.token)
 	foreign := booted(other.ID, 5)
 	foreign.Number = latest.Number
@@ -141,8 +141,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	equal(f, "latest", string(list[0].Measurement), `{"n":4}`)
 }
 
-// A measurement that is refused leaves no older state to be read, until there is
-// one that holds.
+// After a refused measurement no older state is returned, until the device sends one that holds.
 func bootIsRefused(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	state := func(want string) {
@@ -187,7 +186,7 @@ func bootIsRefused(f *fixture) {
 	refuse(later, false)
 	later.Reason = "Another."
 	refuse(later, true)
-	// What the owner decides is about the latest that holds.
+	// The owner's decision is about the latest measurement that holds.
 	latest, err := f.LatestBoot(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "latest", latest.State, store.BootMatches)
@@ -200,7 +199,7 @@ func bootIsRefused(f *fixture) {
 	state(store.BootMatches)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 	state(store.BootUnmeasured)
-	// What was under way when the device was deleted leaves nothing.
+	// A call that began before the device was deleted leaves nothing.
 	_, err = f.PutBoot(f.ctx, booted(d.ID, 3), []byte("given"))
 	f.refused(err, store.ErrNotFound)
 	_, err = f.RefuseBoot(f.ctx, d.ID, first)
@@ -212,7 +211,7 @@ func bootIsRefused(f *fixture) {
 	state(store.BootUnmeasured)
 }
 
-// A measurement without a reference to learn is kept, and no reference of it.
+// A measurement with an empty reference is stored, and the device gets no reference.
 func bootOfNothing(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	nothing := booted(d.ID, 1)
@@ -228,7 +227,7 @@ func bootOfNothing(f *fixture) {
 	is, err = f.PutBoot(f.ctx, booted(d.ID, 2), []byte("first"))
 	f.must(err)
 	equal(f, "reference", string(is), "first")
-	// With a reference there, nothing is stored unless it was judged by that.
+	// If the device has a reference, nothing is stored unless the measurement was judged by it.
 	is, err = f.PutBoot(f.ctx, nothing, nil)
 	f.must(err)
 	equal(f, "reference", string(is), "first")

@@ -50,14 +50,14 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	barge := f.withMarks(Machine{Name: "barge"}, theirs, "serial", "id")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// Neither a retry nor onboarding again tells them again.
+	// Neither a retry nor another onboarding causes another event.
 	f.withMarks(Machine{Name: "barge"}, theirs, "serial", "id")
 	f.withMarks(Machine{Name: "barge", Request: "again"}, theirs, "serial", "id")
 	f.withMarks(Machine{Name: "raft", Request: "again"}, f.token, "serial", "id")
 	f.withMarks(Machine{Name: "tug"}, f.token, "another serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// A third device tells both owners.
+	// The owners of both are told about a third device.
 	ship := f.withMarks(Machine{Name: "ship"}, f.token, "serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID, ship.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID, barge.ID})
@@ -67,7 +67,7 @@ func pendingEnrolmentLinksNothing(f *fixture) {
 	f.withMarks(Machine{Name: "raft"}, f.token, "serial")
 	f.begin(Machine{Name: "barge"}, f.token)
 	equal(f, "told", len(f.linked(f.owner.ID)), 0)
-	// Nor does an activation that is refused.
+	// A refused activation tells nobody.
 	theirs := JoinToken(f.other.ID, "theirs", 0)
 	f.must(f.CreateJoinToken(f.ctx, theirs))
 	a := proof(f.begin(Machine{Name: "raft"}, theirs))

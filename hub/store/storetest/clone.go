@@ -33,7 +33,7 @@ func clonesAreReplacedByVersion(f *fixture) {
 	f.must(err)
 	equal(f, "the device's state", is2.Clone, "suspected")
 
-	// Of another version: nothing changes, nobody is told.
+	// If the version differs, nothing changes and no event is appended.
 	for _, version := range []int64{0, v + 1} {
 		_, err = f.PutClone(f.ctx, cloned(d.ID, version, "certain", "{2}"), told)
 		f.refused(err, store.ErrChanged)
@@ -86,9 +86,9 @@ func clonedIsRefused(f *fixture) {
 	_, err = f.activate(next)
 	f.refused(err, store.ErrCloned)
 	equal(f, "the enrolment's state", f.state(next), store.Pending)
-	_, err = f.activate(store.Enrolment{IDevIDHash: d.IDevIDHash}) // the active one
+	_, err = f.activate(store.Enrolment{IDevIDHash: d.IDevIDHash}) // the active enrolment
 	f.refused(err, store.ErrCloned)
-	// The decision is taken back.
+	// The owner withdraws the decision.
 	_, err = f.PutClone(f.ctx, cloned(d.ID, v, "", "{}"))
 	f.must(err)
 	_, err = f.activate(next)

@@ -24,7 +24,7 @@ func (f *fixture) keepEK(k store.KeptEKCertificate, now time.Time, limit int) {
 	f.must(f.KeepEKCertificate(f.ctx, k, now, limit))
 }
 
-// keepsEK checks which certificate is kept; empty: none.
+// keepsEK checks which certificate is kept. An empty certificate means none.
 func (f *fixture) keepsEK(name, certificate string, proven bool, now time.Time) {
 	f.Helper()
 	k, err := f.EKCertificate(f.ctx, Hash("ek "+name), now)
@@ -50,12 +50,12 @@ func oneCertificateForAnEK(f *fixture) {
 	got.Expires = micros(got.Expires)
 	first.Expires = first.Expires.UTC()
 	equal(f, "kept", got, first)
-	// Neither another certificate nor an earlier end takes its place.
+	// Neither another certificate nor an earlier expiry replaces it.
 	f.keepEK(kept("raft", "second", until.Add(week)), Epoch, 10)
 	f.keepEK(kept("raft", "first", Epoch.Add(time.Hour)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until.Add(-time.Second))
 	f.keepsEK("raft", "", false, until)
-	// The same one shown again is kept longer; once expired, another may come.
+	// The same certificate again extends its expiry. Once it has expired, another may be kept.
 	f.keepEK(kept("raft", "first", until.Add(week)), Epoch, 10)
 	f.keepsEK("raft", "first", false, until)
 	f.keepEK(kept("raft", "second", until.Add(2*week)), until.Add(week), 10)
@@ -66,7 +66,7 @@ func certificateExpiresUnlessProven(f *fixture) {
 	late := Epoch.Add(week)
 	f.keepEK(kept("barge", "barge's", late), Epoch, 10)
 	f.keepEK(kept("raft", "raft's", late), Epoch, 10)
-	f.onboard(Machine{Name: "raft"}, f.token) // with a certificate that nobody knows
+	f.onboard(Machine{Name: "raft"}, f.token) // with a certificate whose root the hub does not know
 	f.keepsEK("raft", "raft's", true, late)
 	f.keepEK(kept("raft", "another", late.Add(week)), late, 10)
 	f.keepsEK("raft", "raft's", true, late)
@@ -95,8 +95,7 @@ func activationsOwnCertificateIsKept(f *fixture) {
 	f.must(err)
 	equal(f, "known", stored.EKKnown, true)
 	equal(f, "links", string(stored.EKLinks), "links")
-	// A pending enrolment keeps its certificate, for a time; one whose
-	// certificate nobody knows keeps none.
+	// A pending enrolment keeps its certificate for a time, unless the hub does not know its root.
 	barge := Machine{Name: "barge"}.Enrolment(f.owner.ID, f.token.ID)
 	barge.EKKnown = true
 	_, err = f.BeginEnrolment(f.ctx, barge, Epoch)
@@ -114,7 +113,7 @@ func unprovenCertificatesAreBounded(f *fixture) {
 		name := fmt.Sprint("barge ", i)
 		f.keepEK(kept(name, name, Epoch.Add(time.Duration(i+1)*time.Hour)), Epoch, 3)
 	}
-	// Those that expire first made room, and what is proven stays.
+	// Those that expire first are removed, and what is proven stays.
 	for i := range 5 {
 		name := fmt.Sprint("barge ", i)
 		certificate := name

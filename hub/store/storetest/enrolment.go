@@ -10,7 +10,7 @@ var enrolmentTests = []test{
 	{"StoredAsPending", func(f *fixture) {
 		want := Machine{Name: "one"}.Enrolment(f.owner.ID, f.token.ID)
 		e := want
-		e.State = store.Active // is the store's to say
+		e.State = store.Active // the store sets the state
 		got, err := f.BeginEnrolment(f.ctx, e, Epoch)
 		f.must(err)
 		equal(f, "answer", got, want)
@@ -172,8 +172,8 @@ var enrolmentTests = []test{
 	}},
 }
 
-// reissued is the same request judged once more: other certificates, another
-// end.
+// reissued returns the enrolment of the same request, judged again: with other certificates and
+// another expiry.
 func reissued(e store.Enrolment) store.Enrolment {
 	e.State = store.Pending
 	e.IAKCert = append([]byte("reissued "), e.IAKCert...)

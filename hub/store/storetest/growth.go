@@ -8,7 +8,7 @@ import (
 	"gangway/hub/store"
 )
 
-// What is kept of the unproven, and of each device, is bounded.
+// Growth tests: rows that unproven peers cause are bounded, and so are the rows of each device.
 var growthTests = []test{
 	{"EventsAreForgottenByTheirAge", func(f *fixture) {
 		at := func(kind string, hours int, unproven bool) store.Event {
@@ -81,7 +81,7 @@ var growthTests = []test{
 		f.must(err)
 	}},
 	{"PendingEnrolmentsPushOutTheOldest", func(f *fixture) {
-		// A quarter of what is allowed, each.
+		// Each has a quarter of the allowed size.
 		begin := func(owner, token, name string) store.Enrolment {
 			f.Helper()
 			e := Machine{Name: name}.Enrolment(owner, token)
@@ -104,7 +104,7 @@ var growthTests = []test{
 			equal(f, "states", got, want)
 		}
 		states(store.Expired, store.Pending, store.Pending, store.Pending)
-		// One that is activated, or asks again, takes no more room.
+		// An enrolment that is activated, or whose request is sent again, takes no more space.
 		_, err := f.activate(all[1])
 		f.must(err)
 		again, err := f.BeginEnrolment(f.ctx, all[2], Epoch)
@@ -114,7 +114,7 @@ var growthTests = []test{
 		states(store.Expired, store.Active, store.Pending, store.Pending, store.Pending)
 		all = append(all, begin(f.owner.ID, f.token.ID, "5"))
 		states(store.Expired, store.Active, store.Expired, store.Pending, store.Pending, store.Pending)
-		// So does one that expired, or was pushed out, and comes again.
+		// So does one that expired, or was pushed out, and whose request is sent again.
 		all[0], err = f.BeginEnrolment(f.ctx, all[0], Epoch)
 		f.must(err)
 		states(store.Pending, store.Active, store.Expired, store.Expired, store.Pending, store.Pending)
@@ -143,7 +143,7 @@ var growthTests = []test{
 			f.must(err)
 			all = append(all, e)
 		}
-		slices.Reverse(all) // the newest first
+		slices.Reverse(all) // newest first
 		for i, e := range all {
 			got, err := f.Enrolment(f.ctx, e.RequestHash)
 			_, aikErr := f.AIK(f.ctx, e.IAKName)
@@ -169,7 +169,7 @@ var growthTests = []test{
 		got, err := f.Device(f.ctx, d.ID)
 		f.must(err)
 		equal(f, "device", got.Enrolment, all[0].RequestHash)
-		// What is forgotten can begin anew, and is judged as any other.
+		// A removed enrolment can begin again, and is treated as a new one.
 		again, err := f.BeginEnrolment(f.ctx, all[times-1], Epoch)
 		f.must(err)
 		_, err = f.activate(again)
@@ -209,7 +209,7 @@ var growthTests = []test{
 		f.refused(err, store.ErrFull)
 		_, err = f.PutWaiting(f.ctx, w("two", large+1000), 1000)
 		f.refused(err, store.ErrFull)
-		_, err = f.PutWaiting(f.ctx, w("two", 1000), 1000) // one that waits asks again
+		_, err = f.PutWaiting(f.ctx, w("two", 1000), 1000) // a retry of a waiting device
 		f.must(err)
 		_, err = f.PutWaiting(f.ctx, w("three", 1000), 1000)
 		f.must(err)

@@ -11,7 +11,7 @@ import (
 	"gangway/internal/strictjson"
 )
 
-// metaWrites are all the ways by which a meta comes into a store.
+// metaWrites are all the methods that write a meta.
 func (f *fixture) metaWrites(device string) map[string]func(map[string]any) error {
 	made := 0
 	return map[string]func(map[string]any) error{
@@ -35,7 +35,7 @@ func (f *fixture) metaWrites(device string) map[string]func(map[string]any) erro
 	}
 }
 
-// nested is a value with arrays in it, levels deep in all.
+// nested returns nested arrays, levels deep.
 func nested(levels int) any {
 	var v any = []any{}
 	for range levels - 1 {
@@ -85,14 +85,14 @@ func numbersStayAsWritten(f *fixture) {
 	equal(f, "tokens", found, 1)
 }
 
-// half is more than half of the bound.
+// half takes more than half of the bound.
 var half = strings.Repeat("<", store.MaxMeta/2) // as long in the answer as it is here
 
 func metaBound(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": half}))
 	f.refused(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"b": half}), store.ErrTooLarge)
-	// What goes makes room for what comes, in one patch.
+	// In one patch, removed members make room for new ones.
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"a": nil, "b": half}))
 	f.must(f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, map[string]any{"b": half}))
 	d, err := f.Device(f.ctx, d.ID)
@@ -100,7 +100,7 @@ func metaBound(f *fixture) {
 	equal(f, "user-meta", d.UserMeta, map[string]any{"b": half})
 }
 
-// Writes that come at once find room for what is there when they write.
+// Concurrent writes check the bound at the moment when they write.
 func writesOfMetas(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	var mu sync.Mutex
@@ -111,7 +111,7 @@ func writesOfMetas(f *fixture) {
 		for half, write := range map[string]func() error{
 			"device": func() error { return f.PatchDeviceMeta(f.ctx, d.ID, patch) },
 			"user": func() error {
-				if i%3 == 0 { // a replacement fits whatever is there
+				if i%3 == 0 { // a replacement fits whatever was stored before
 					return f.ReplaceUserMeta(f.ctx, f.owner.ID, d.ID, patch)
 				}
 				return f.PatchUserMeta(f.ctx, f.owner.ID, d.ID, patch)

@@ -12,9 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The model is the rules of onboarding over plain maps. Model lets random
-// stories happen to it and to the engine, and wants the same outcome of each
-// step and the same state after it.
+// model has the rules of onboarding, on plain maps. Model runs random sequences of operations on
+// the model and on the engine. After each operation, both must have the same outcome and the same
+// state.
 type model struct {
 	tokens     map[string]*modelToken
 	enrolments map[store.Hash]*modelEnrolment // by request
@@ -153,8 +153,9 @@ func (m *model) expire(now time.Time) (n int) {
 	return n
 }
 
-// Model is the part of the contract beside Run that is told by chance: it runs every story on the one store, each with owners, tokens and
-// machines of its own: an empty store for each would cost a migration.
+// Model is the randomized part of the contract, in addition to Run. It runs every sequence on one
+// store, each with its own owners, tokens and machines: an empty store for each would cost a
+// migration.
 func Model(t *testing.T, s Engine) {
 	ctx := context.Background()
 	story := 0
@@ -162,7 +163,7 @@ func Model(t *testing.T, s Engine) {
 		story++
 		name := func(what string, n int) string { return fmt.Sprintf("%s %d of %d", what, n, story) }
 		m := newModel()
-		now := Epoch.AddDate(story, 0, 0) // expiry must not reach other stories' rows
+		now := Epoch.AddDate(story, 0, 0) // expiry must not reach the rows of other sequences
 		fail := func(err error) {
 			if err != nil {
 				t.Fatal(err)
@@ -205,8 +206,8 @@ func Model(t *testing.T, s Engine) {
 					e.RequestHash = Hash(fmt.Sprintf("foreign %x", e.RequestHash))
 				}
 				e.Created, e.Expires = now, now.Add(20*time.Minute)
-				// The certificate is new each time, so that an answer shows
-				// which request it answers.
+				// The certificate is new each time, so that an answer shows which request it
+				// belongs to.
 				e.IDevIDCert = fmt.Appendf(nil, "%x issued at %d", e.RequestHash, now.UnixNano())
 				e.IDevIDHash = Hash(string(e.IDevIDCert))
 				if m.enrolments[e.RequestHash] == nil {
@@ -260,7 +261,7 @@ func Model(t *testing.T, s Engine) {
 	})
 }
 
-// compare looks at everything that the model knows.
+// compare checks everything that the model knows.
 func (m *model) compare(ctx context.Context, t *rapid.T, s Engine, owners []string, ids map[string]bool) {
 	for request, want := range m.enrolments {
 		got, err := s.Enrolment(ctx, request)

@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store"
 )
 
-// together runs the functions at once and waits for all of them.
+// together runs the functions concurrently and waits for all of them.
 func together(run ...func()) {
 	var done sync.WaitGroup
 	start := make(chan struct{})
@@ -122,7 +122,7 @@ var raceTests = []test{
 				func() { _, errs[0] = f.activate(first) },
 				func() { _, errs[1] = f.activate(second) },
 			)
-			// The one that began later wins, whichever came first.
+			// The enrolment that began later wins, whichever was activated first.
 			f.must(errs[1])
 			equal(f, "second", f.state(second), store.Active)
 			if errs[0] == nil {
@@ -169,7 +169,7 @@ var raceTests = []test{
 			if activated != nil {
 				f.refused(activated, store.ErrRevoked)
 			}
-			// Whichever came first, the deletion has the last word.
+			// Whichever came first, the deletion wins.
 			equal(f, "enrolment", f.state(e), store.Revoked)
 			_, err := f.DeviceByCertificate(f.ctx, e.IDevIDHash)
 			f.refused(err, store.ErrNotFound)
@@ -264,7 +264,7 @@ var raceTests = []test{
 	}},
 }
 
-// check is must for goroutines.
+// check is must for goroutines: it does not end them.
 func (f *fixture) check(err error) {
 	f.Helper()
 	if err != nil {

@@ -10,45 +10,43 @@ import (
 	"gangway/hub/store"
 )
 
-// Epoch is when the samples' stories begin. The suite passes all time in, so
-// it runs the same in any year.
+// Epoch is the time at which the tests begin. The suite passes all times in, so it runs the same in
+// any year.
 var Epoch = time.Date(2026, 3, 14, 9, 26, 53, 589793000, time.UTC)
 
-// ID makes a well-formed id, 24 hexadecimal digits, out of a name.
+// ID returns a well-formed id, 24 hexadecimal digits, derived from a name.
 func ID(name string) string {
 	sum := sha256.Sum256([]byte("id " + name))
 	return hex.EncodeToString(sum[:12])
 }
 
-// Hash makes a hash out of a name.
+// Hash returns a hash of a name.
 func Hash(name string) store.Hash { return sha256.Sum256([]byte(name)) }
 
-// bytesOf makes n bytes that depend on the name.
+// bytesOf returns n bytes derived from a name.
 func bytesOf(name string, n int) []byte {
 	sum := sha256.Sum256([]byte(name))
 	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]
 }
 
-// Machine is a computer with a TPM, as far as a store can see one. Two
-// machines differ in Name.
+// Machine is a computer with a TPM, as far as a store knows it. Two machines differ in Name.
 type Machine struct {
 	Name string
-	// IAK distinguishes the attestation keys of one machine; empty is its
-	// first.
+	// IAK distinguishes the attestation keys of one machine; empty: its first.
 	IAK string
-	// Request distinguishes the requests of one machine; empty is its first.
+	// Request distinguishes the requests of one machine; empty: its first.
 	Request string
-	// Generation is how often the TPM was let go.
+	// Generation is how often the TPM was released.
 	Generation int
 }
 
-// DeviceID is the device that the machine is for owner.
+// DeviceID returns the id of the machine's device at an owner.
 func (m Machine) DeviceID(owner string) string {
 	return ID(fmt.Sprint("device ", m.Name, owner, m.Generation))
 }
 
-// Enrolment is the machine's request with a token of owner, pending for an
-// hour from Epoch, and as large as a real one.
+// Enrolment returns the machine's request with an owner's token. It is pending for an hour from
+// Epoch, and as large as a real one.
 func (m Machine) Enrolment(owner, token string) store.Enrolment {
 	request := fmt.Sprint(m.Name, " ", m.IAK, " ", m.Request, " ", m.Generation, " ", owner, " ", token)
 	name := func(of string) []byte {
@@ -85,7 +83,7 @@ func (m Machine) Enrolment(owner, token string) store.Enrolment {
 	return e
 }
 
-// Account is an account with that nick.
+// Account returns an account with that nick.
 func Account(nick string) store.Account {
 	return store.Account{
 		ID:           ID("account " + nick),
@@ -96,8 +94,8 @@ func Account(nick string) store.Account {
 	}
 }
 
-// JoinToken is a token of owner with that nick, good for a day from Epoch.
-// maxUses 0 is no limit.
+// JoinToken returns an owner's join token with that nick, which expires a day after Epoch. maxUses
+// 0 is no limit.
 func JoinToken(owner, nick string, maxUses int) store.JoinToken {
 	return store.JoinToken{
 		ID:        ID("token " + owner + nick),

@@ -1,11 +1,9 @@
-// Package storetest is what every engine under package store must do, as
-// tests. An engine's own test calls Run; when all of it passes, the engine
-// may serve a hub.
+// Package storetest is the contract of package store's engines, as tests. An engine's test calls
+// Run; when all of it passes, the engine may serve a hub.
 //
-// The suite knows the interface and nothing of an engine. It passes all time
-// in, sleeps nowhere, and leaves an engine free where the interface does: a
-// time may come back cut to microseconds, and a LastSeen that MarkDeviceSeen gave
-// may come back late.
+// The suite knows only the interfaces. It passes all times in, never sleeps, and leaves an engine
+// the freedom that the interfaces leave: a time may be returned truncated to microseconds, and a
+// LastSeen of MarkDeviceSeen may be returned late.
 package storetest
 
 import (
@@ -94,7 +92,7 @@ type test struct {
 	run  func(*fixture)
 }
 
-// fixture is a store with two owners, and a token of the first without limit.
+// fixture is a store with two owners, and a join token of the first one without a limit.
 type fixture struct {
 	*testing.T
 	Engine
@@ -126,7 +124,7 @@ func (f *fixture) must(err error) {
 	}
 }
 
-// refused fails the test unless err is the wanted refusal; nil wants success.
+// refused fails the test unless err is want; a nil want requires success.
 func (f *fixture) refused(err, want error) {
 	f.Helper()
 	if !errors.Is(err, want) {
@@ -141,7 +139,7 @@ func equal[V any](f *fixture, what string, got, want V) {
 	}
 }
 
-// newToken stores another token of the first owner.
+// newToken stores another join token of the first owner.
 func (f *fixture) newToken(nick string, maxUses int) store.JoinToken {
 	f.Helper()
 	t := JoinToken(f.owner.ID, nick, maxUses)
@@ -149,7 +147,7 @@ func (f *fixture) newToken(nick string, maxUses int) store.JoinToken {
 	return t
 }
 
-// begin stores an enrolment of the machine with the token.
+// begin stores a pending enrolment of the machine.
 func (f *fixture) begin(m Machine, t store.JoinToken) store.Enrolment {
 	f.Helper()
 	e, err := f.BeginEnrolment(f.ctx, m.Enrolment(t.Owner, t.ID), Epoch)
@@ -157,7 +155,7 @@ func (f *fixture) begin(m Machine, t store.JoinToken) store.Enrolment {
 	return e
 }
 
-// activate proves the enrolment a minute after Epoch.
+// activate activates an enrolment a minute after Epoch.
 func (f *fixture) activate(e store.Enrolment) (store.Device, error) {
 	return f.Activate(f.ctx, proof(e))
 }
@@ -171,7 +169,7 @@ func proof(e store.Enrolment) store.Activation {
 	}
 }
 
-// onboard does both halves, and must succeed.
+// onboard enrols and activates a machine, which must succeed.
 func (f *fixture) onboard(m Machine, t store.JoinToken) store.Device {
 	f.Helper()
 	d, err := f.activate(f.begin(m, t))

@@ -233,7 +233,7 @@ func finalStepsStayFinal(f *fixture) {
 	open := []trail.Status{trail.StatusQueued, trail.StatusDownloading, trail.StatusSyncing, trail.StatusInProgress, trail.StatusTesting}
 	for _, final := range []trail.Status{trail.StatusDone, trail.StatusUpdated, trail.StatusError, trail.StatusWontGo} {
 		s := f.add(f.step(d))
-		for range 2 { // a device that starts again repeats itself
+		for range 2 { // a device repeats its report after a restart
 			for _, o := range open {
 				f.must(report(s.Rev, o))
 			}
@@ -441,7 +441,7 @@ func recordsAreTheOwnersAlone(f *fixture) {
 	equal(f, "listed", count, 6)
 	before, err := f.Usage(f.ctx, f.owner.ID)
 	f.must(err)
-	for range 2 { // the second time, there is nothing left to give back
+	for range 2 { // the second time there is nothing left to give back
 		f.must(f.MarkContentLost(f.ctx, sum))
 		got, err = f.Object(f.ctx, f.owner.ID, sum)
 		f.must(err)
@@ -479,7 +479,7 @@ func quotaIsKept(f *fixture) {
 	if record < 1 || record > 1000 {
 		f.Fatalf("a record counts %d bytes", record)
 	}
-	// What was announced and not uploaded keeps no room from others.
+	// An object that was announced and not uploaded reserves no space.
 	f.must(announce("b", 1000, record+record+1000))
 	equal(f, "usage of two records", usage(), 2*record)
 	f.refused(announce("a", 1001, 2*record+1000), store.ErrQuota)
@@ -491,7 +491,7 @@ func quotaIsKept(f *fixture) {
 	equal(f, "usage", usage(), 2*record+1000)
 	f.refused(finish("b", 1000, 2*record+1999), store.ErrQuota)
 	f.refused(announce("c", 0, 2*record+1000), store.ErrQuota)
-	// No number overflows, nor makes room.
+	// No number overflows, and none frees space.
 	for _, size := range []int64{1<<63 - 1, 1<<63 - 512, 1<<63 - 513, 1 << 62, store.MaxObjectSize + 1, -1, -1 << 63} {
 		for _, name := range []string{"b", "d"} {
 			f.refused(announce(name, size, 1<<62), store.ErrQuota)
@@ -558,7 +558,7 @@ func unusedRecordsExpire(f *fixture) {
 	f.must(err)
 	o, err := f.Object(f.ctx, f.owner.ID, used)
 	f.must(err)
-	// One step and one object are left of what came.
+	// Only one revision and one object are left.
 	if more := after - before; more <= o.Size+int64(len(s.State)) || more > o.Size+1000+2*before {
 		f.Errorf("the usage grew by %d", more)
 	}
@@ -604,8 +604,8 @@ func wantedContentIsNotCondemned(f *fixture) {
 	equal(f, "condemned", len(list), 0)
 }
 
-// Uploads and collections of the same content at once: a record that is Stored
-// has its bytes.
+// Uploads and removals of the same content run concurrently. A record that is Stored always has its
+// bytes.
 func uploadsRaceWithCondemning(f *fixture) {
 	var mu sync.Mutex
 	bytes := map[store.Hash]bool{} // the folder
@@ -735,8 +735,8 @@ func entriesByFilter(f *fixture) {
 	}
 }
 
-// Who reads on from the last entry it has seen, while devices report, sees
-// each entry once.
+// A reader that continues after the last entry it has read, while devices report, reads each entry
+// once.
 func readingOnMissesNothing(f *fixture) {
 	const devices, batches = 4, 25
 	done := make(chan struct{})
@@ -746,7 +746,7 @@ func readingOnMissesNothing(f *fixture) {
 		for d := range devices {
 			wg.Go(func() {
 				for i := range batches {
-					// Clocks that differ.
+					// The devices' clocks differ.
 					f.AppendLogs(f.ctx, ID(fmt.Sprint(d)), f.owner.ID, []store.LogEntry{{Message: "x"}, {Message: "y"}},
 						store.LogBounds{Rows: 1000, Bytes: 1 << 20}, Epoch.Add(time.Duration(i*7%5)*time.Second))
 				}
@@ -816,7 +816,7 @@ func oldEntriesExpire(f *fixture) {
 		equal(f, "expired", n, want)
 	}
 	equal(f, "left", f.messages(store.LogFilter{}), "4")
-	// What expired counts no more.
+	// Expired entries no longer count.
 	f.must(f.AppendLogs(f.ctx, d, f.owner.ID, []store.LogEntry{{Message: "5"}}, store.LogBounds{Rows: 2, Bytes: 1000}, Epoch.Add(time.Hour)))
 	equal(f, "left", f.messages(store.LogFilter{}), "45")
 }

@@ -10,7 +10,7 @@ import (
 	"gangway/hub/store"
 )
 
-// trusted is the operator's word on a CA certificate of that name.
+// trusted returns the operator's decision on a CA certificate of that name.
 func trusted(name string, kind store.TrustKind) store.TrustedCertificate {
 	der := bytesOf("ca certificate "+name, 900)
 	return store.TrustedCertificate{Fingerprint: sha256.Sum256(der), DER: der, Kind: kind, Source: "file " + name + ".pem", Added: Epoch}
@@ -25,8 +25,7 @@ func (f *fixture) trust() ([]store.TrustedCertificate, int64) {
 	return certs, version
 }
 
-// grown fails the test unless the configuration's version is higher than it
-// was, and returns it.
+// grown fails the test unless the config version is higher than before, and returns it.
 func (f *fixture) grown(before int64) int64 {
 	f.Helper()
 	_, now := f.trust()

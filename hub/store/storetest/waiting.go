@@ -21,7 +21,7 @@ var waitingTests = []test{
 	{"EKLists", ekLists},
 }
 
-// waiting is the machine, waiting since Epoch for a week.
+// waiting returns the machine as a waiting device, which waits since Epoch, for a week.
 func (m Machine) waiting(t store.JoinToken, codes ...string) store.WaitingDevice {
 	e := m.Enrolment(t.Owner, t.ID)
 	return store.WaitingDevice{
@@ -83,7 +83,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
 		f.Fatal("the approval is good for more or for less than was asked")
 	}
-	// A further question is asked by itself, and the first stays answered.
+	// A further question needs another decision, and the first stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
 	equal(f, "state", more.State, store.Undecided)
 	if !more.Approves([]string{"ek-certificate-none"}) {
@@ -91,7 +91,7 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
-	// An approval does not expire, and is no longer on the list.
+	// An approval does not expire, and is not on the list.
 	kept, err := f.WaitingByID(f.ctx, f.owner.ID, w.DeviceID, Epoch.Add(1000*week))
 	f.must(err)
 	equal(f, "kept", kept.State, store.Approved)
@@ -106,7 +106,7 @@ func noRequestUndoesADecision(f *fixture) {
 	again := f.wait(m.waiting(f.token, "ek-certificate-none"))
 	equal(f, "state", again.State, store.Denied)
 	equal(f, "expires", again.Expires, denied.Expires)
-	// A person may think again.
+	// The owner may change the decision.
 	equal(f, "state", f.decide(again, true).State, store.Approved)
 }
 
@@ -157,7 +157,7 @@ func roomIsBounded(f *fixture) {
 	}
 	_, err := f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(f.token, "policy"), 3)
 	f.refused(err, store.ErrFull)
-	// Those inside may knock again, and others' rooms are theirs.
+	// Waiting devices may retry, and other owners have their own bound.
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "raft 0"}.waiting(f.token, "policy"), 3)
 	f.must(err)
 	_, err = f.PutWaiting(f.ctx, Machine{Name: "one more"}.waiting(JoinToken(f.other.ID, "theirs", 0), "policy"), 3)

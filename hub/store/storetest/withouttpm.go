@@ -39,13 +39,13 @@ func plainDevice(f *fixture) {
 	list, err := f.Devices(f.ctx, f.owner.ID, "", 0)
 	f.must(err)
 	equal(f, "devices", len(list), 2)
-	// No certificate is its: not even none.
+	// No certificate finds it, not even the zero hash.
 	_, err = f.DeviceByCertificate(f.ctx, store.Hash{})
 	f.refused(err, store.ErrNotFound)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 	_, err = f.Device(f.ctx, d.ID)
 	f.refused(err, store.ErrNotFound)
-	// Beside those with a TPM.
+	// Devices with a TPM are listed too.
 	f.onboard(Machine{Name: "barge"}, f.token)
 	n, err := f.CountDevices(f.ctx, f.owner.ID)
 	f.must(err)
@@ -130,7 +130,7 @@ func devicesAreFound(f *fixture) {
 	}{
 		{store.DeviceFilter{Owner: f.owner.ID}, "[Gate-1 gate-2 gate_3 mast]"},
 		{store.DeviceFilter{Owner: f.owner.ID, NickPrefix: "GATE"}, "[Gate-1 gate-2 gate_3]"},
-		{store.DeviceFilter{Owner: f.owner.ID, NickPrefix: "gate_"}, "[gate_3]"}, // no pattern
+		{store.DeviceFilter{Owner: f.owner.ID, NickPrefix: "gate_"}, "[gate_3]"}, // the prefix is not a pattern
 		{store.DeviceFilter{Owner: f.owner.ID, NickPrefix: "%"}, "[]"},
 		{store.DeviceFilter{Owner: f.owner.ID, Nick: "mast"}, "[mast]"},
 		{store.DeviceFilter{Owner: f.owner.ID, NotNick: "mast", Limit: 2}, "[Gate-1 gate-2]"},

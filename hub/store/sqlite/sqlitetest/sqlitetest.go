@@ -12,7 +12,7 @@ import (
 	"gangway/hub/store/sqlite"
 )
 
-// empty is a database with today's schema and nothing in it.
+// empty is the file of an empty database with the current schema.
 var empty = sync.OnceValues(func() ([]byte, error) {
 	dir, err := os.MkdirTemp("", "gangway")
 	if err != nil {
@@ -30,9 +30,8 @@ var empty = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// CopyEmpty makes a database at path with today's schema and nothing in it,
-// unless there is a file. Tests make hundreds: each migration runs once for all
-// of them.
+// CopyEmpty makes an empty database with the current schema at path, unless the file exists. Tests
+// make hundreds of databases; this way each migration runs once for all of them.
 func CopyEmpty(path string) error {
 	text, err := empty()
 	if err != nil {
