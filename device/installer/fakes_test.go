@@ -33,8 +33,8 @@ type lab struct {
 	settings  *netfile.Settings
 	badText   error
 	disks     []install.Disk
-	later     []install.Disk                // nil: the disks stay as they are
-	comeAt    time.Duration                 // when later are there
+	later     []install.Disk                // the disks after comeAt; nil: the same
+	comeAt    time.Duration                 // when the disks become later
 	systems   map[string]*install.Installed // by disk
 	unread    map[string]error
 	tpm       error

@@ -27,8 +27,8 @@ const (
 	countdown  = 10 // seconds
 	stickWait  = 60 * time.Second
 	retryWait  = time.Minute             // after a failure, unless a person restarts the machine
-	diskSettle = 1500 * time.Millisecond // after the last change, all disks are there
-	diskReady  = 15 * time.Second        // the same, while a disk is not ready or none is built in
+	diskSettle = 1500 * time.Millisecond // without a change, all disks have come
+	diskReady  = 15 * time.Second        // the same, if a disk is not ready or none is built in
 	diskPoll   = 100 * time.Millisecond
 	diskNews   = 5 * time.Second  // how often to look for other disks while a person chooses
 	keyTime    = 30 * time.Second // how long the recovery key is on the screen
@@ -203,7 +203,7 @@ func (i *Installer) startAgain(s *Stick, system *install.Installed) error {
 	return i.Firmware.Start(system)
 }
 
-// chooseDisk applies the image's rule once all disks are there. If the rule does
+// chooseDisk applies the image's rule once all disks have come. If the rule does
 // not decide, a person does.
 func (i *Installer) chooseDisk(s *Stick) (*install.Disk, error) {
 	for {
@@ -261,8 +261,8 @@ func (i *Installer) settledDisks(s *Stick) ([]install.Disk, error) {
 	}
 }
 
-// settleTime is how long nothing must change until all disks are there. A disk
-// that spins up has no size at first, and a RAID controller is late.
+// settleTime is how long no disk must change until all disks have come. A disk
+// that spins up has no size at first, and the disks of a RAID controller are late.
 func settleTime(disks []install.Disk) time.Duration {
 	builtIn := func(d install.Disk) bool { return d.Unfit == "" && d.External == "" }
 	notReady := func(d install.Disk) bool { return d.Size == 0 }

@@ -37,8 +37,8 @@ func inBubble(t *testing.T, f func(t *testing.T)) {
 func automatic(i *Installer) { i.Automatic(false) }
 func encrypted(i *Installer) { i.Automatic(true) }
 
-// All that can be refused is checked before anything is erased; then there is
-// time to stop it.
+// Every check is made before anything is erased. Then a person has ten seconds to
+// stop the installation.
 func TestStepsOfAnAutomaticInstallation(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme, small, stick)
@@ -66,8 +66,8 @@ func TestEncryptedInstallationShowsTheRecoveryKey(t *testing.T) {
 	})
 }
 
-// What is wrong is on the screen, nothing is erased, and the installer tries
-// again after a minute: a person may have corrected it.
+// If a check fails, the screen shows the reason, nothing is erased, and the
+// installer retries after a minute: a person may have corrected it.
 func TestNothingIsErasedIf(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -104,8 +104,9 @@ func TestNothingIsErasedIf(t *testing.T) {
 	}
 }
 
-// A failure after the disk was touched is said with what to do, and a boot entry
-// that firmware refuses is not one: firmware may find the disk without it.
+// If the installation fails, the screen shows the reason and the remedy. A boot
+// entry that firmware refuses is not a failure: firmware may find the disk
+// without it.
 func TestFailuresOfAnInstallation(t *testing.T) {
 	t.Parallel()
 	for step, says := range map[string]string{
@@ -274,8 +275,8 @@ func TestRecoveryKeyIsInTheFormOfCryptenroll(t *testing.T) {
 	}
 }
 
-// What is there is wiped in an order that may be interrupted: the disks' tables
-// go last, so that the next run finds the rest.
+// A wipe may be interrupted at any step: the partition tables are removed last, so
+// that the next run finds the disks.
 func TestStepsOfAWipe(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		l := newLab(t, nvme, small, stick)
@@ -321,7 +322,8 @@ func TestTPMOfAnotherSystemIsClearedOnlyByAPerson(t *testing.T) {
 	}
 }
 
-// What was not wiped is said, and the machine does not count as wiped.
+// If a part of the machine was not wiped, the screen names it and the reason, and
+// does not say that the machine is wiped.
 func TestNotAllIsWiped(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

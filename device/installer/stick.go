@@ -28,7 +28,7 @@ type Stick struct {
 // stickDir is where the stick's EFI system partition is mounted.
 const stickDir = "/run/stick"
 
-// What Find returns.
+// The errors of Find.
 var (
 	errNoManifest = errors.New("the kernel's command line names no manifest: this system was not started from an installer stick")
 	errNoStick    = errors.New("the stick that this machine was started from is not found; check that it is plugged in")

@@ -236,7 +236,7 @@ func TestWatchdogIsKeptAlive(t *testing.T) {
 	})
 }
 
-// What was written is on the disks before the machine goes off, and the first
+// The kernel writes everything to the disks before the machine goes off. The first
 // process does not end, not even if the machine stays on.
 func TestPowerIsSwitchedOffAfterSync(t *testing.T) {
 	t.Parallel()

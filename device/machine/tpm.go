@@ -18,7 +18,7 @@ const (
 	tpmClass = "/sys/class/tpm/tpm0"
 )
 
-// What CheckTPM finds; the sentences are shown to a person.
+// The errors of CheckTPM, in sentences for a person.
 var (
 	ErrNoTPM  = errors.New("No TPM: switch it on in the firmware's setup (TPM, fTPM or PTT).") //lint:ignore ST1005 shown to a person
 	ErrOldTPM = errors.New("The TPM's version is not 2.0, which Gangway requires.")            //lint:ignore ST1005 shown to a person

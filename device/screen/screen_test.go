@@ -113,7 +113,7 @@ func TestAlarmIsRed(t *testing.T) {
 	}
 }
 
-// What to do is at the end of a long text, so none of it may be cut off.
+// The remedy is at the end of a long text, so the screen shows all of it.
 func TestLongTextIsWrapped(t *testing.T) {
 	t.Parallel()
 	s, tty, _ := newScreen()

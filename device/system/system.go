@@ -358,8 +358,8 @@ type agentStatus struct {
 // removed is the phase of a device that the hub no longer admits.
 const removed = "removed"
 
-// onboarded reports whether the machine has an identity, which the hub may have
-// stopped to admit.
+// onboarded reports whether the machine has a device's identity. The hub may no
+// longer admit it.
 func (a agentStatus) onboarded() bool { return a.Phase == "active" || a.Phase == removed }
 
 // status returns the agent's state, empty if it has none.
@@ -377,7 +377,7 @@ func readStatus(p Paths) (s agentStatus) {
 }
 
 // showDevice shows the machine's owner, or why the hub no longer admits the
-// device, until stop. That a person must act stays on the screen.
+// device, until stop. The reason stays on the screen, since a person must act.
 func (s *System) showDevice(stop <-chan struct{}) {
 	for last := ""; ; {
 		a := s.status()
