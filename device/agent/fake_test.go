@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -420,6 +421,10 @@ func (m *testMachine) agent(cfg Config) *Agent {
 		m.said = append(m.said, p.Name+": "+p.Detail)
 	}
 	a, err := New(cfg)
+	for end := time.Now().Add(5 * time.Second); errors.Is(err, ErrInUse) && time.Now().Before(end); a, err = New(cfg) {
+		// A process that another test has just forked still has the closed lock file.
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err != nil {
 		m.t.Fatal(err)
 	}

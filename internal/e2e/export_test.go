@@ -171,7 +171,7 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 	if after, err := os.ReadFile(filepath.Join(o.state, "state.json")); err != nil || !bytes.Equal(after, before) {
 		t.Errorf("the agent's state changed: %v", err)
 	}
-	if out, err := o.export(t, "--remove", "--out", dir); err != nil || !strings.Contains(out, "out of 1 ") {
+	if out, err := o.export(t, "--remove", "--out", dir); err != nil || !strings.Contains(out, "Removed the key from 1 ") {
 		t.Errorf("%v: %s", err, out)
 	}
 	if files, _ := os.ReadDir(dir); len(files) > 0 {

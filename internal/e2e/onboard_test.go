@@ -273,7 +273,7 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := onboard(t, other, nil, state)
-	if err == nil || !strings.Contains(err.Error(), "of another TPM") {
+	if err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
 		t.Fatalf("onboard: %v", err)
 	}
 	a, err := agent.New(agent.Config{TPM: other.Address(), StateDir: state})
@@ -281,7 +281,7 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "of another TPM") {
+	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
 		t.Fatalf("run: %v", err)
 	}
 }
@@ -313,7 +313,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 	if s, err := agent.ReadState(state); err != nil || s.Phase != agent.PhaseAnswered {
 		t.Fatalf("phase %+v, %v", s, err)
 	}
-	if _, err := onboard(t, other, tok, state); err == nil || !strings.Contains(err.Error(), "of another TPM") {
+	if _, err := onboard(t, other, tok, state); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
 		t.Fatalf("the agent on another TPM: %v", err)
 	}
 	raw, err := os.ReadFile(filepath.Join(state, "reply.json"))

@@ -241,12 +241,12 @@ func (f *Follower) commit(ctx context.Context) error {
 	}
 	j := f.journal
 	rev, step := w.revision, *w
-	step.Phase, step.Outcome, step.Reason, step.Call = ended, done, "Installed, tested and committed.", ""
+	step.Phase, step.Outcome, step.Reason, step.Call = ended, done, "Installed, tested, and made permanent.", ""
 	j.Former, j.Current, j.Step = j.Current, &rev, &step
 	if err := f.save(j); err != nil {
 		return err
 	}
-	f.say("Revision %d is running.", rev.Rev)
+	f.say("Revision %d runs.", rev.Rev)
 	return nil
 }
 

@@ -48,7 +48,7 @@ type verdict struct {
 // refused is the reason for a call that must not ask for a reboot.
 func (v verdict) refused(verb string) string {
 	if v.reboot {
-		return fmt.Sprintf("The hook's %s exited with code %d, which is valid only for install and rollback.", verb, ExitReboot)
+		return fmt.Sprintf("The hook's %s ended with code %d, which is valid only for install and rollback.", verb, ExitReboot)
 	}
 	return v.reason
 }
@@ -97,7 +97,7 @@ func (f *Follower) call(ctx context.Context, verb string) (verdict, error) {
 	case code == ExitReboot:
 		return verdict{ok: true, reboot: true}, nil
 	case code > 0:
-		return verdict{reason: fmt.Sprintf("The hook's %s exited with code %d.%s", verb, code, out.said())}, nil
+		return verdict{reason: fmt.Sprintf("The hook's %s ended with code %d.%s", verb, code, out.said())}, nil
 	}
 	return verdict{reason: fmt.Sprintf("The hook's %s failed: %v.%s", verb, err, out.said())}, nil
 }
@@ -222,7 +222,7 @@ func (o *output) said() string {
 	if len(text) > maxTail {
 		text = "…" + strings.ToValidUTF8(text[len(text)-maxTail:], "")
 	}
-	return " Its last output: " + text
+	return " It said: " + text
 }
 
 func exists(path string) bool {
