@@ -1,9 +1,11 @@
 package qemu_test
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -66,6 +68,32 @@ func TestManualInstallation(t *testing.T) {
 	if l, _, ok := m.Find(regexp.MustCompile(`^device_autojointoken.json`)); ok {
 		t.Errorf("the join token is still on the disk: %s", l.Text)
 	}
+	// On the real /dev/tpmrm0 the README's command is typed as it is written. The TPM is the same, so
+	// the device is too.
+	token, err := json.Marshal(s.token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed(`gangway# `, "cd /tmp && cat > device_autojointoken.json\r")
+	typed("", string(token)+"\r\x04")
+	typed(`gangway# `, readmeCommand(t, "gangway-agent onboard ")+"; echo code $?\r")
+	typed(`^code 0`, "")
 	m.Stop()
 	s.listed(t)
+}
+
+// readmeCommand returns the README's command that begins with these words.
+func readmeCommand(t *testing.T, begins string) string {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(readme)) {
+		if strings.HasPrefix(line, begins) {
+			return strings.TrimSpace(line)
+		}
+	}
+	t.Fatalf("README.md has no command that begins with %q", begins)
+	return ""
 }
