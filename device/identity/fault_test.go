@@ -379,8 +379,12 @@ func TestAnyResponseIsSurvived(t *testing.T) {
 	if err := onboardOnce(t.Context(), plain, blob, enc); err != nil {
 		t.Fatal(err)
 	}
-	failed := 0
-	for seed := range uint64(400) {
+	rounds := uint64(400)
+	if testing.Short() { // fewer random changes; the rule is the same
+		rounds = 100
+	}
+	failed := uint64(0)
+	for seed := range rounds {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		tpm := open(t, s)
 		spyOn(tpm).after = func(_ uint32, _, rsp []byte) ([]byte, error) {
@@ -394,8 +398,8 @@ func TestAnyResponseIsSurvived(t *testing.T) {
 		}
 		tpm.Close()
 	}
-	if failed < 100 {
-		t.Errorf("only %d of 400 failed: the responses were not altered", failed)
+	if failed < rounds/4 {
+		t.Errorf("only %d of %d failed: the responses were not altered", failed, rounds)
 	}
 	last := open(t, s)
 	if err := onboardOnce(t.Context(), last, blob, enc); err != nil {
