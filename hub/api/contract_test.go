@@ -53,7 +53,7 @@ type contract struct {
 	*fleetScene
 	second             *person // ada's other device
 	secondID           string
-	anonymous             *person
+	anonymous          *person
 	secrets            map[string]string // ada's values for the paths
 	routes             []string          // "METHOD /path"
 	expired, forged    string            // access tokens
