@@ -362,10 +362,14 @@ func TestDecisionsRacingWithMeasurementsLeaveATrueState(t *testing.T) {
 	c, _, id := s.connected(t)
 	path := "/devices/" + id + "/boot"
 	booted(t, c, s.victim, usual, 1)
+	boots := 30
+	if testing.Short() {
+		boots = 10
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for n := range 30 {
+		for n := range boots {
 			l := usual
 			if n%2 == 0 {
 				l = another

@@ -255,12 +255,14 @@ func TestContractWrongMethod(t *testing.T) {
 	isProblem(t, "no address", status, body, h, 404)
 }
 
-// Each field with each wrong type: refused, or ignored, and never a 5xx.
+// Each field with each wrong type: refused, or ignored, and never a 5xx. With -short it is
+// every third case, which is each type for some fields.
 func TestContractWrongTypes(t *testing.T) {
 	race.Skip(t)
 	t.Parallel()
 	c := newContract(t)
 	wrong := []string{"null", "true", "[]", "[null]", "{}", `""`, `"\u0000"`, "\"\xff\"", "-1", "1.5", "1e999", "123456789012345678901234567890", `"` + strings.Repeat("x", 5000) + `"`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)}
+	cases := 0
 	c.each(func(method, path string, r row) {
 		if r.limit == 0 || r.text || r.form {
 			return
@@ -283,6 +285,9 @@ func TestContractWrongTypes(t *testing.T) {
 					strings.Replace(body, string(fields[name]), v, 1),
 					`{"` + name + `":` + v + `,` + body[1:], // the field twice
 				} {
+					if cases++; testing.Short() && cases%3 != 0 {
+						continue
+					}
 					status, answer, h := c.caller(r).request(method, c.at(path, values), altered, nil)
 					if status < 400 || status == 409 && h.Get("Pantahub-Object-Type") != "" {
 						continue

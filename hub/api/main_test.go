@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestMain runs eight tests at once and collects garbage less often, unless -parallel or
-// GOGC say otherwise. Most tests wait for the disk, the network or a timeout: one test for
-// each processor leaves the processors idle.
+// TestMain runs eight tests at once, unless -parallel says otherwise: most tests wait for
+// the disk, the network or a timeout, so one test for each processor leaves the processors
+// idle. It also collects garbage less often below 400 MiB, unless GOGC or GOMEMLIMIT is set.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false
@@ -19,8 +19,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(800)
+		debug.SetMemoryLimit(400 << 20)
 	}
 	os.Exit(m.Run())
 }

@@ -48,8 +48,8 @@ type Hub struct {
 	ahead  atomic.Int64 // nanoseconds that the clock is ahead
 }
 
-// DeviceCAKey is the device CA's private key, as a thief of the hub's disk
-// would have it.
+// DeviceCAKey reads the device CA's private key from the data folder, as a thief of the
+// hub's disk could.
 func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(h.dir, "pki", "device-ca.key"))
@@ -64,11 +64,11 @@ func (h *Hub) DeviceCAKey(t testing.TB) crypto.Signer {
 	return key.(crypto.Signer)
 }
 
-// Password is the owner's.
+// Password is the password of the accounts that Account makes.
 const Password = "correct horse battery"
 
-// New starts a hub that trusts the makers' roots, with one owner. It ends with
-// the test.
+// New starts a hub with one owner that trusts these CA certificates of TPM makers. It stops
+// when the test ends.
 func New(t testing.TB, roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewWith(t, nil, roots, intermediates)
@@ -80,7 +80,7 @@ func NewBehind(t testing.TB, proxy *api.Proxy, roots, intermediates []*x509.Cert
 	return NewWith(t, func(c *api.Config) { c.Proxy = proxy }, roots, intermediates)
 }
 
-// NewWith is New for a hub whose configuration change alters.
+// NewWith is New with a configuration that change alters.
 func NewWith(t testing.TB, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	return NewIn(t, t.TempDir(), change, roots, intermediates)
@@ -108,7 +108,7 @@ func MemoryDir(t testing.TB) string {
 	return dir
 }
 
-// NewIn is NewWith for a hub whose data is in a folder of the caller's.
+// NewIn is NewWith with the data in a given folder.
 func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
 	h := Open(t, dir, change, roots, intermediates)
@@ -117,7 +117,7 @@ func NewIn(t testing.TB, dir string, change func(*api.Config), roots, intermedia
 	return h
 }
 
-// Open starts a hub on a data folder, which may be a former hub's. It makes no
+// Open starts a hub on a data folder, which may be that of an earlier hub. It makes no
 // account and no policy. change, unless nil, alters the configuration.
 func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediates []*x509.Certificate) *Hub {
 	t.Helper()
@@ -170,11 +170,10 @@ func Open(t testing.TB, dir string, change func(*api.Config), roots, intermediat
 	return h
 }
 
-// LabPolicy lets in what tests onboard: emulators, by name.
+// LabPolicy accepts the software TPMs that tests onboard.
 const LabPolicy = "version: 1\nsoftware_tpms: [swtpm, FAKE]\n"
 
-// Policy puts a policy into force: an owner's, or the hub's for
-// store.HubWide.
+// Policy stores an owner's policy, or the hub's for store.HubWide.
 func (h *Hub) Policy(t testing.TB, owner, text string) {
 	t.Helper()
 	if err := h.Store.PutPolicy(t.Context(), store.Policy{Owner: owner, Text: text, Updated: h.Now()}); err != nil {
@@ -182,10 +181,10 @@ func (h *Hub) Policy(t testing.TB, owner, text string) {
 	}
 }
 
-// Log is where a test's servers write to: nowhere.
+// Log returns a logger that discards everything.
 func (h *Hub) Log() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// Data is the hub's data folder, as commands on its machine take it.
+// Data returns the hub's data folder, for commands that run on the hub's machine.
 func (h *Hub) Data() string { return h.dir }
 
 // Replica is another copy of the hub's service, with its own connection to the
@@ -206,7 +205,7 @@ func (h *Hub) Replica(t testing.TB) *onboard.Service {
 	return s
 }
 
-// Now is the hub's time.
+// Now returns the hub's time.
 func (h *Hub) Now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 // Advance moves the hub's clock.
@@ -222,8 +221,8 @@ func (h *Hub) Account(t testing.TB, nick string) store.Account {
 	return a
 }
 
-// passwordHash is Password's, by parameters of argon2id that cost nothing: each
-// test signs in, and the race detector makes the real ones take half a second.
+// passwordHash returns a hash of Password with cheap parameters of argon2id. Most tests sign
+// in, and a hash with the real parameters takes half a second under the race detector.
 var passwordHash = sync.OnceValue(func() string {
 	salt := []byte("sixteen bytes ok")
 	key := argon2.IDKey([]byte(Password), salt, 1, 8, 1, 32)
@@ -260,7 +259,7 @@ func (h *Hub) Token(t testing.TB, owner store.Account, change func(*store.JoinTo
 	return file
 }
 
-// Uses says how often a token was used.
+// Uses returns how often a join token was used.
 func (h *Hub) Uses(t testing.TB, tok *wire.TokenFile) int {
 	t.Helper()
 	s, err := h.Store.JoinToken(t.Context(), tok.ID)
