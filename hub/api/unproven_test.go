@@ -314,7 +314,7 @@ func TestTwoStepsProofThatNamesNoHub(t *testing.T) {
 	keys = s.enrolled(t, other).Keys
 	must(fleet.ParseRegistered(s.send(t, "/register", must(other.Registration(s.pan, keys, fleet.RegistrationChange{Sent: old}))(t))))(t)
 	e := want[api.EvidenceView](s.person(t, "ada"), "GET", "/devices/"+s.deviceOf(t, other)+"/evidence", nil, 200)
-	if notes := strings.Join(e.Verdict.Notes, " "); !strings.Contains(notes, "name no hub") {
+	if notes := strings.Join(e.Verdict.Notes, " "); !strings.Contains(notes, "does not name the hub") {
 		t.Errorf("the owner does not see it: %q", notes)
 	}
 }
