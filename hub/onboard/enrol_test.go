@@ -125,6 +125,7 @@ func TestAuditNamesTheActorAndSurvivesItsFailure(t *testing.T) {
 	s.store.failAt = 2 // AppendEvent, after JoinTokenAndGeneration
 	_, err = s.hub.Enrol(s.Context(), body, addr)
 	s.refused(err, onboard.CodeOwnership)
+	s.logged("audit trail")
 }
 
 func TestSameRequestGetsTheSameCertificates(t *testing.T) {
@@ -301,6 +302,9 @@ func TestWarningNeedsAnOwner(t *testing.T) {
 		_, err := s.activate(c)
 		s.refused(err, onboard.CodeOtherOwner)
 		s.store.before, s.store.failAt = nil, 0
+		if method == "AppendEventOnce" {
+			s.logged("audit trail")
+		}
 	}
 	c := s.enrolled(d, marys)
 	s.store.before = func(called string) { // released just after the refusal
@@ -379,6 +383,26 @@ func TestCertificatesTellTheChipTheyAreOf(t *testing.T) {
 			t.Error("the certificate of an unknown maker was believed")
 		}
 	}
+}
+
+// A stored certificate that cannot be read gives no marks, and does not stop the device.
+func TestUnreadableCertificateHasNoMarks(t *testing.T) {
+	s := newScene(t)
+	c := s.enrolled(s.device(), s.token)
+	s.store.byCertificate(c.IDevIDHash()).EKCertificate = []byte("?")
+	_, err := s.activate(c)
+	s.must(err)
+	equal(s, "events", len(s.store.events), 0)
+}
+
+// An id that a device without a TPM has is not given to another: that is an error, and not a refusal.
+func TestDeviceWithoutAnEnrolmentKeepsItsID(t *testing.T) {
+	s := newScene(t)
+	c := s.enrolled(s.device(), s.token)
+	id := c.IDevID.Subject.SerialNumber
+	s.store.devices[id] = store.Device{ID: id, Owner: s.anne.ID}
+	_, err := s.activate(c)
+	equal(s, "error", errors.Is(err, store.ErrExists), true)
 }
 
 func ptr[V any](v V) *V { return &v }

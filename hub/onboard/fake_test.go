@@ -449,7 +449,7 @@ func (s *fake) refusal(e *enrolment, now time.Time) error {
 		return store.ErrRevoked
 	case tpm.Owner != "" && tpm.Owner != e.Owner, known && d.Owner != e.Owner:
 		return store.ErrOtherOwner
-	case known && e.number < s.enrolments[d.Enrolment].number:
+	case known && s.enrolments[d.Enrolment] != nil && e.number < s.enrolments[d.Enrolment].number:
 		return store.ErrSuperseded
 	case aik.Name != nil && aik.EK != e.EK:
 		return store.ErrOtherEK

@@ -1,6 +1,7 @@
 package onboard_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,7 @@ type scene struct {
 	hub   *onboard.Service
 	maker *fleet.Maker
 	now   time.Time
+	log   *bytes.Buffer // what the hub logged
 	anne  store.Account
 	mary  store.Account
 	token *wire.TokenFile
@@ -62,7 +64,7 @@ func newScene(t *testing.T) *scene {
 // newSceneNow is newScene for a test that does not run in parallel.
 func newSceneNow(t *testing.T) *scene {
 	t.Helper()
-	s := &scene{T: t, store: newFake(), now: time.Now().UTC().Truncate(time.Hour).Add(10 * time.Minute)}
+	s := &scene{T: t, store: newFake(), log: new(bytes.Buffer), now: time.Now().UTC().Truncate(time.Hour).Add(10 * time.Minute)}
 	var err error
 	s.maker, err = maker()
 	s.must(err)
@@ -80,7 +82,7 @@ func (s *scene) replica() *onboard.Service {
 	s.Helper()
 	keys, err := ca()
 	s.must(err)
-	hub := &onboard.Service{Store: s.store, CA: keys, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return s.now }, PublicURL: hubURL}
+	hub := &onboard.Service{Store: s.store, CA: keys, Log: slog.New(slog.NewTextHandler(s.log, nil)), Now: func() time.Time { return s.now }, PublicURL: hubURL}
 	hub.SetTrust(trust.NewSet(trust.FromX509("test", s.maker.Roots(), s.maker.Intermediates())...))
 	return hub
 }
@@ -196,6 +198,15 @@ func (s *scene) waits(err error, questions ...string) *onboard.WaitingError {
 	}
 	equal(s, "questions", codes, questions)
 	return w
+}
+
+// logged fails the test unless the hub logged an error of the store, and forgets it.
+func (s *scene) logged(message string) {
+	s.Helper()
+	if text := s.log.String(); !strings.Contains(text, message) || !strings.Contains(text, errBroken.Error()) {
+		s.Errorf("the log is %.300q, want %q", text, message)
+	}
+	s.log.Reset()
 }
 
 // equal compares what prints alike.

@@ -29,11 +29,10 @@ type Object struct {
 
 // Objects keeps the records of objects.
 //
-// A content is removed in three steps, so that no upload can get in between: BeginRemoval it, which
-// fails while any owner has a record of it; remove its bytes; FinishRemoval it. Between the first and the
-// last step BeginUpload fails with ErrBeingRemoved. An upload has its record before its first byte is
-// read, and the record outlives the upload, so a content that is being uploaded cannot be
-// condemned.
+// A content is removed in three steps, so that no upload can get in between: BeginRemoval, which
+// refuses while any owner has a record of the content; removing its bytes; FinishRemoval. Between the
+// first and the last step BeginUpload fails with ErrBeingRemoved. An upload has its record before its
+// first byte is read, and the record outlives the upload, so no removal can begin during an upload.
 type Objects interface {
 	// AnnounceObject makes a record that is not Stored. If the owner has a record, it renews
 	// Modified and, when not Stored, Size. It returns the record. ErrQuota: the content would not

@@ -12,6 +12,7 @@ import (
 
 // The migration corrects boots that an older hub stored as a match although nothing was measured.
 func TestMigrationFindsBootsInWhichNothingWasMeasured(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, _ := harbour(t, path)
 	pcrs := func(first string) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 // Statements that remove or bound rows find them by an index, so their cost does not grow with the
 // fleet.
 func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(t.Context(), path)
 	if err != nil {
@@ -83,6 +85,7 @@ func TestRemovalsCostNoMoreInALargeFleet(t *testing.T) {
 
 // New rows use the space of removed ones: the file does not grow.
 func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(t.Context(), path)
 	if err != nil {
@@ -96,16 +99,20 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 	now := storetest.Epoch
 	var first int64
 	for round := range 4 {
+		var writes sync.WaitGroup
 		for i := range 300 {
-			e := storetest.Machine{Name: fmt.Sprint(round, i)}.Enrolment(owner.ID, "")
-			e.Created, e.Expires = now, now.Add(time.Hour)
-			if _, err := s.BeginEnrolment(t.Context(), e, now); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.AppendEvent(t.Context(), store.Event{Time: now, Kind: "enrolment.refused", Unproven: true, Message: strings.Repeat("m", 200)}); err != nil {
-				t.Fatal(err)
-			}
+			writes.Go(func() { // concurrently, so that they share their flushes
+				e := storetest.Machine{Name: fmt.Sprint(round, i)}.Enrolment(owner.ID, "")
+				e.Created, e.Expires = now, now.Add(time.Hour)
+				if _, err := s.BeginEnrolment(t.Context(), e, now); err != nil {
+					t.Error(err)
+				}
+				if err := s.AppendEvent(t.Context(), store.Event{Time: now, Kind: "enrolment.refused", Unproven: true, Message: strings.Repeat("m", 200)}); err != nil {
+					t.Error(err)
+				}
+			})
 		}
+		writes.Wait()
 		now = now.Add(48 * time.Hour)
 		for what, remove := range map[string]func() (int, error){
 			"pending enrolments": func() (int, error) { return s.ExpireEnrolments(t.Context(), now, 1000) },
@@ -136,6 +143,7 @@ func TestForgottenRowsLeaveTheirRoom(t *testing.T) {
 
 // The bound on unclaimed devices is checked in the transaction that writes them.
 func TestUnclaimedDevicesAreBoundedWhereTheyAreWritten(t *testing.T) {
+	t.Parallel()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
 	if err != nil {
 		t.Fatal(err)

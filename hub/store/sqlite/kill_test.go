@@ -66,6 +66,7 @@ func onboardForEver(path, round string) error {
 }
 
 func TestKilledHubForgetsNothing(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, token := harbour(t, path)
 	if err := s.Close(); err != nil {

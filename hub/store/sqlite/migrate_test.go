@@ -20,6 +20,7 @@ import (
 
 // A migration that hubs have run never changes, and new ones come after it.
 func TestLandedMigrationsStay(t *testing.T) {
+	t.Parallel()
 	list, err := os.Open("migrations/landed.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +56,7 @@ func TestLandedMigrationsStay(t *testing.T) {
 
 // A database of any older version gets the same schema as a new one.
 func TestOldDatabasesGetTheSchemaOfANewOne(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new.db")
 	harbour(t, path)
 	want := schema(t, path)
@@ -150,6 +152,7 @@ func schema(t *testing.T, path string) string {
 }
 
 func TestRefusesASchemaFromTheFuture(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, _ := harbour(t, path)
 	if err := s.Close(); err != nil {
@@ -172,6 +175,7 @@ func TestRefusesASchemaFromTheFuture(t *testing.T) {
 
 // A usage that overflowed is counted again.
 func TestUsageThatOverflowedIsCountedAgain(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	extract(t, "../../../internal/e2e/testdata/hubs/2026-11-26-3900b35.tar.gz", "./hub/gangway.db", path)
 	for _, line := range []string{

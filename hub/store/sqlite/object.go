@@ -34,10 +34,10 @@ var (
 	recordOf       = prepared(`SELECT 1 FROM objects WHERE sum = ? LIMIT 1`)
 	expiredObjects = prepared(`SELECT o.owner, o.sum FROM objects o WHERE ` + expired + ` LIMIT ?3`)
 
-	condemn         = prepared(`INSERT OR IGNORE INTO condemned (sum) VALUES (?)`)
-	selectCondemned = prepared(`SELECT sum FROM condemned`)
-	isCondemned     = prepared(`SELECT 1 FROM condemned WHERE sum = ?`)
-	bury            = prepared(`DELETE FROM condemned WHERE sum = ?`)
+	beginRemoval   = prepared(`INSERT OR IGNORE INTO condemned (sum) VALUES (?)`)
+	selectRemovals = prepared(`SELECT sum FROM condemned`)
+	isBeingRemoved = prepared(`SELECT 1 FROM condemned WHERE sum = ?`)
+	finishRemoval  = prepared(`DELETE FROM condemned WHERE sum = ?`)
 
 	selectUsage = prepared(`SELECT bytes FROM usage WHERE owner = ?`)
 	addUsage    = prepared(`INSERT INTO usage (owner, bytes) VALUES (?, ?)
@@ -184,7 +184,7 @@ func (s *Store) upload(ctx context.Context, update *statement, owner string, sum
 		if err != nil {
 			return err
 		}
-		_, going, err := c.one(isCondemned, sum[:])
+		_, going, err := c.one(isBeingRemoved, sum[:])
 		if err != nil {
 			return err
 		}
@@ -283,7 +283,7 @@ func (s *Store) ExpireObjects(ctx context.Context, pending, unused time.Time, li
 }
 
 // BeginRemoval implements store.Objects.
-func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (condemned bool, err error) {
+func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (begun bool, err error) {
 	wanted := false
 	ask := func(c *conn) error {
 		_, wanted, err = c.one(recordOf, sum[:])
@@ -294,21 +294,21 @@ func (s *Store) BeginRemoval(ctx context.Context, sum store.Hash) (condemned boo
 		return false, err
 	}
 	err = s.writer.do(ctx, func(c *conn) error {
-		condemned = false
+		begun = false
 		if err := ask(c); err != nil || wanted {
 			return err
 		}
-		_, err := c.exec(condemn, sum[:])
-		condemned = err == nil
+		_, err := c.exec(beginRemoval, sum[:])
+		begun = err == nil
 		return err
 	})
-	return condemned, err
+	return begun, err
 }
 
 // UnfinishedRemovals implements store.Objects.
 func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err error) {
 	err = s.readers.do(ctx, func(c *conn) error {
-		return c.each(selectCondemned, func(r row) (bool, error) {
+		return c.each(selectRemovals, func(r row) (bool, error) {
 			sums = append(sums, r.hash())
 			return true, nil
 		})
@@ -319,7 +319,7 @@ func (s *Store) UnfinishedRemovals(ctx context.Context) (sums []store.Hash, err 
 // FinishRemoval implements store.Objects.
 func (s *Store) FinishRemoval(ctx context.Context, sum store.Hash) error {
 	return s.writer.do(ctx, func(c *conn) error {
-		_, err := c.exec(bury, sum[:])
+		_, err := c.exec(finishRemoval, sum[:])
 		return err
 	})
 }

@@ -17,7 +17,8 @@ import (
 
 func TestModel(t *testing.T) {
 	race.Skip(t)
-	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "hub.db"))
+	t.Parallel()
+	s, err := sqlite.Open(t.Context(), filepath.Join(sqlitetest.Folder(t), "hub.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,9 +27,10 @@ func TestModel(t *testing.T) {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	// The path of each store, for reopen. Close is idempotent, so the cleanup
 	// may close what reopen closed.
-	paths := make(map[storetest.Engine]string)
+	var paths sync.Map
 	at := func(t *testing.T, path string) storetest.Engine {
 		if err := sqlitetest.CopyEmpty(path); err != nil {
 			t.Fatal(err)
@@ -37,7 +39,7 @@ func TestSuite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		paths[s] = path
+		paths.Store(s, path)
 		t.Cleanup(func() {
 			if err := s.Close(); err != nil {
 				t.Error(err)
@@ -47,17 +49,19 @@ func TestSuite(t *testing.T) {
 	}
 	storetest.Run(t,
 		func(t *testing.T) storetest.Engine {
-			return at(t, filepath.Join(t.TempDir(), "hub.db"))
+			return at(t, filepath.Join(sqlitetest.Folder(t), "hub.db"))
 		},
 		func(t *testing.T, s storetest.Engine) storetest.Engine {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			return at(t, paths[s])
+			path, _ := paths.Load(s)
+			return at(t, path.(string))
 		})
 }
 
 func TestFilesAreTheOwnersAlone(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -82,6 +86,7 @@ func TestFilesAreTheOwnersAlone(t *testing.T) {
 }
 
 func TestRefusesToOpen(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	file := filepath.Join(folder, "prose")
 	if err := os.WriteFile(file, []byte(strings.Repeat("This is no database. ", 100)), 0o600); err != nil {
@@ -109,6 +114,7 @@ func TestRefusesToOpen(t *testing.T) {
 }
 
 func TestOpensPathsThatLookLikeURIs(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"a?mode=memory", "50%20", "#1", "file:x", "äöü and spaces"} {
 		path := filepath.Join(t.TempDir(), name)
 		harbour(t, path)
@@ -119,6 +125,7 @@ func TestOpensPathsThatLookLikeURIs(t *testing.T) {
 }
 
 func TestJournalAndPragmas(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	harbour(t, path)
 	if mode := query(t, path, `PRAGMA journal_mode`); mode != "wal" {
@@ -127,6 +134,7 @@ func TestJournalAndPragmas(t *testing.T) {
 }
 
 func TestClosedStoreRefuses(t *testing.T) {
+	t.Parallel()
 	s, token := harbour(t, filepath.Join(t.TempDir(), "hub.db"))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -147,6 +155,7 @@ func TestClosedStoreRefuses(t *testing.T) {
 }
 
 func TestSightingsAreReadBeforeTheyAreFlushed(t *testing.T) {
+	t.Parallel()
 	s, token := harbour(t, filepath.Join(t.TempDir(), "hub.db"))
 	e := storetest.Machine{Name: "one"}.Enrolment(token.Owner, token.ID)
 	d := activate(t, s, e, "otter")
@@ -198,6 +207,7 @@ func query(t *testing.T, path, line string) string {
 
 // Two processes may open a new file at the same moment: the hub, and the operator's first command.
 func TestSeveralStartOnANewFileAtOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "gangway.db")
 	var wg sync.WaitGroup
 	for range 8 {

@@ -65,6 +65,7 @@ func queue(t *testing.T, s *Store, write func() error) (outcome <-chan error) {
 func event(kind string) store.Event { return store.Event{Kind: kind, Time: time.Unix(0, 0)} }
 
 func TestQueuedWritesShareOneCommit(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	letGo := hold(t, s)
 	var outcomes []<-chan error
@@ -91,6 +92,7 @@ func TestQueuedWritesShareOneCommit(t *testing.T) {
 }
 
 func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	ctx := context.Background()
 	letGo := hold(t, s)
@@ -147,6 +149,7 @@ func TestHalfDoneOperationLeavesNoTrace(t *testing.T) {
 }
 
 func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	ctx := context.Background()
 	letGo := hold(t, s)
@@ -178,6 +181,7 @@ func TestFailedCommitAnswersEveryWaiter(t *testing.T) {
 }
 
 func TestCancelledInTheQueueNeverHappens(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	letGo := hold(t, s)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -201,6 +205,7 @@ func TestCancelledInTheQueueNeverHappens(t *testing.T) {
 }
 
 func TestCloseAnswersWhatIsQueued(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "hub.db")
 	s, err := Open(context.Background(), path)
 	if err != nil {
@@ -234,6 +239,7 @@ func TestCloseAnswersWhatIsQueued(t *testing.T) {
 }
 
 func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
+	t.Parallel()
 	s := open(t)
 	// More than one chunk, of devices that do not exist: nothing is written, and nothing is kept.
 	for i := range 3 * flushChunk {
@@ -252,6 +258,7 @@ func TestSightingsSurviveAFlushUnchanged(t *testing.T) {
 }
 
 func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
+	t.Parallel()
 	before := `{"big":9007199254740993,"gone":1,"price":0.10}`
 	after, err := mergeMeta(before, `{"gone":null,"new":"<&>","small":-1E-7}`)
 	if err != nil {
@@ -269,6 +276,7 @@ func TestNumbersInAMetaStayAsTheyWereWritten(t *testing.T) {
 // Members that an older hub stored, and that cannot be returned, do not hide the others and can be
 // removed.
 func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
+	t.Parallel()
 	deep := strings.Repeat("[", 9998) + strings.Repeat("]", 9998)
 	for _, c := range []struct{ text, want, unreadable, patch, after string }{
 		{`{"a/b~":` + deep + `,"good":7}`, `{"good":7}`, `[/m/a~1b~0]`, `{"a/b~":null}`, `{"good":7}`},
@@ -292,6 +300,7 @@ func TestStoredMetaThatCannotBeShownIsNamed(t *testing.T) {
 
 // Of several concurrent calls, only one gets the last place.
 func TestLastPlaceIsTakenOnce(t *testing.T) {
+	t.Parallel()
 	s, ctx, now := open(t), context.Background(), time.Now()
 	if err := s.writer.do(ctx, func(c *conn) error {
 		for i := range store.MaxJoinTokens - 1 {

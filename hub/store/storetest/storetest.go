@@ -9,6 +9,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -17,24 +18,24 @@ import (
 	"gangway/hub/store"
 )
 
-// Run tests an engine. open returns an empty store, and closes it when its test ends. reopen closes
-// s, as a hub does that stops, and returns a store with the same data.
+// Run tests an engine, its tests in parallel. open returns an empty store, and closes it when its test
+// ends. reopen closes s, as a hub does that stops, and returns a store with the same data.
 func Run(t *testing.T, open func(t *testing.T) Engine, reopen func(t *testing.T, s Engine) Engine) {
 	for _, group := range groups {
-		t.Run(group.name, func(t *testing.T) {
-			for _, test := range group.tests {
-				t.Run(test.name, func(t *testing.T) { test.run(newFixture(t, open(t))) })
-			}
-		})
-	}
-	t.Run("Durability", func(t *testing.T) {
-		for _, test := range durabilityTests {
-			t.Run(test.name, func(t *testing.T) {
-				f := newFixture(t, open(t))
-				test.run(f, func() { f.Engine = reopen(t, f.Engine) })
+		for _, test := range group.tests {
+			t.Run(group.name+"/"+test.name, func(t *testing.T) {
+				t.Parallel()
+				test.run(newFixture(t, open(t)))
 			})
 		}
-	})
+	}
+	for _, test := range durabilityTests {
+		t.Run("Durability/"+test.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, open(t))
+			test.run(f, func() { f.Engine = reopen(t, f.Engine) })
+		})
+	}
 }
 
 // RunPart runs some tests of the suite, named "group/test", on a store that has a part of an engine's
@@ -135,7 +136,7 @@ func (f *fixture) refused(err, want error) {
 func equal[V any](f *fixture, what string, got, want V) {
 	f.Helper()
 	if !reflect.DeepEqual(got, want) {
-		f.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
+		f.Fatalf("%s:\n got %.600s\nwant %.600s", what, fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want))
 	}
 }
 

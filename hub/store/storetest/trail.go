@@ -566,32 +566,32 @@ func unusedRecordsExpire(f *fixture) {
 
 func wantedContentIsNotCondemned(f *fixture) {
 	sum := f.keep(f.owner.ID, "wanted", 10, Epoch)
-	condemn := func() bool {
+	begins := func() bool {
 		ok, err := f.BeginRemoval(f.ctx, sum)
 		f.must(err)
 		return ok
 	}
-	if condemn() {
-		f.Fatal("condemned while somebody has it")
+	if begins() {
+		f.Fatal("the removal began while an owner has a record")
 	}
 	f.announce(f.other.ID, "wanted", 10, Epoch.Add(time.Hour))
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(time.Minute), Epoch.Add(time.Minute), 10); err != nil || n != 1 {
 		f.Fatal(n, err)
 	}
-	if condemn() {
-		f.Fatal("condemned while somebody may upload it")
+	if begins() {
+		f.Fatal("the removal began while an owner may upload it")
 	}
 	if n, err := f.ExpireObjects(f.ctx, Epoch.Add(2*time.Hour), Epoch, 10); err != nil || n != 1 {
 		f.Fatal(n, err)
 	}
 	for range 2 {
-		if !condemn() {
-			f.Fatal("not condemned, though nobody wants it")
+		if !begins() {
+			f.Fatal("the removal did not begin, though no owner has a record")
 		}
 	}
 	list, err := f.UnfinishedRemovals(f.ctx)
 	f.must(err)
-	equal(f, "condemned", list, []store.Hash{sum})
+	equal(f, "removals", list, []store.Hash{sum})
 	f.announce(f.owner.ID, "wanted", 10, Epoch)
 	_, err = f.BeginUpload(f.ctx, f.owner.ID, sum, Epoch)
 	f.refused(err, store.ErrBeingRemoved)
@@ -601,7 +601,7 @@ func wantedContentIsNotCondemned(f *fixture) {
 	f.keep(f.owner.ID, "wanted", 10, Epoch)
 	list, err = f.UnfinishedRemovals(f.ctx)
 	f.must(err)
-	equal(f, "condemned", len(list), 0)
+	equal(f, "removals", len(list), 0)
 }
 
 // Uploads and removals of the same content run concurrently. A record that is Stored always has its

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"testing"
 
 	"gangway/hub/store/sqlite"
 )
@@ -46,4 +47,23 @@ func CopyEmpty(path string) error {
 	}
 	_, err = f.Write(text)
 	return errors.Join(err, f.Close())
+}
+
+// Folder returns an empty folder for a test's database, as t.TempDir does. In short mode it is in
+// memory, where the system has /dev/shm: most tests need a database and not the wait for a disk.
+func Folder(t testing.TB) string {
+	t.Helper()
+	if !testing.Short() {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "gangway-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
