@@ -30,8 +30,7 @@ func header(n int, alg func(i int) (id, size uint16)) []byte {
 
 // A log whose header names 120,000 algorithms, with one event of as many digests, would keep a
 // careless reader busy for a long time. Any device could send it in one request.
-func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
-	t.Parallel()
+func TestLogsThatCostTooMuchAreNotRead(t *testing.T) { // not parallel: it measures time
 	le := binary.LittleEndian
 	d, e := measured(t, eventlog.Boot(true, "linux 1", "quiet"))
 	small := header(120_000, func(i int) (uint16, uint16) {
@@ -62,8 +61,7 @@ func TestLogsThatCostTooMuchAreNotRead(t *testing.T) {
 }
 
 // 4,000 variables that each claim a size of one megabyte.
-func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) {
-	t.Parallel()
+func TestVariablesThatLieAboutTheirSizeCostLittle(t *testing.T) { // not parallel: it measures time
 	l := eventlog.Boot(true, "linux 1", "quiet")
 	liar := eventlog.Variable("SecureBoot", []byte{1})
 	binary.LittleEndian.PutUint64(liar[24:], 1<<20)

@@ -467,8 +467,7 @@ func TestAsksOnceAndKeepsTheAnswer(t *testing.T) {
 }
 
 // A hanging host of a maker, or a sender with invented addresses, does not delay other requests.
-func TestHangingHostDelaysNobodyElse(t *testing.T) {
-	t.Parallel()
+func TestHangingHostDelaysNobodyElse(t *testing.T) { // not parallel: it measures time
 	s := newSite(t)
 	f := local(t)
 	stuck := make(chan struct{})
