@@ -1,6 +1,7 @@
 package onboard_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -257,8 +258,15 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	d.Serial = "another"
 	s.now = s.now.Add(time.Minute)
 	_, third := s.onboarded(d, s.token)
-	_, _ = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
+	equal(s, "state", s.store.devices[is.ID].Clone, string(clone.Suspected))
 	writes := s.store.count("PutClone")
+	use(second) // the owner knows of a contradiction already
+	equal(s, "writes", s.store.count("PutClone"), writes)
+	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
+	s.must(err)
+	d.Serial = "a third"
+	use(s.enrolled(d, s.token)) // pending, which proves nothing
+	writes = s.store.count("PutClone")
 	use(second)
 	r := s.record(is.ID)
 	if f := r.Unanswered(); len(f) != 1 || f[0].Code != clone.EarlierCertificate || !strings.Contains(f[0].Words, "192.0.2.9") {
@@ -269,7 +277,7 @@ func TestUseOfASupersededCertificateIsRecorded(t *testing.T) {
 	use(first)
 	equal(s, "writes", s.store.count("PutClone"), writes+1)
 	// Answered by the owner, it is not a finding any more.
-	_, err := s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
+	_, err = s.hub.DecideClone(t.Context(), s.anne, is, clone.OneMachine, nil, addr)
 	s.must(err)
 	writes = s.store.count("PutClone")
 	use(second)
@@ -305,6 +313,17 @@ func TestSupersededUseBeginsTheRecord(t *testing.T) {
 	}
 }
 
+func TestSupersededUseOfTheSameMachineWritesNothing(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	is, first := s.onboarded(d, s.token)
+	s.onboarded(d, s.token)
+	delete(s.store.clones, is.ID)
+	writes := s.store.count("PutClone")
+	s.must(s.hub.RecordSupersededUse(t.Context(), first.IDevIDHash(), addr))
+	equal(s, "writes", s.store.count("PutClone"), writes)
+}
+
 func TestClonesReportTheStoresErrors(t *testing.T) {
 	t.Parallel()
 	prepared := func(s *scene) (store.Device, *fleet.Certificates) {
@@ -319,6 +338,17 @@ func TestClonesReportTheStoresErrors(t *testing.T) {
 	breakAtEach(t, func(s *scene) func() error {
 		_, c := prepared(s)
 		return func() error { return s.hub.RecordSupersededUse(s.Context(), c.IDevIDHash(), addr) }
+	})
+	breakAtEach(t, func(s *scene) func() error { // two-step enrolment, which names no serial number
+		d, token := s.device(), s.pantacors()
+		keys := s.first(d).Keys
+		first, err := s.second(d, token, keys, fleet.RegistrationChange{})
+		s.must(err)
+		_, err = s.second(d, token, keys, fleet.RegistrationChange{})
+		s.must(err)
+		return func() error {
+			return s.hub.RecordSupersededUse(s.Context(), sha256.Sum256(first.Certificate), addr)
+		}
 	})
 	breakAtEach(t, func(s *scene) func() error {
 		d, _ := prepared(s)
