@@ -379,7 +379,7 @@ func TestClaimCodeIsOffered(t *testing.T) {
 			l.status(agentStatus{Claim: address, ClaimWords: "ABCD-EFGH-IJKL", Waiting: "an owner"})
 			l.sleep(2 * time.Second)
 			l.status(agentStatus{Claim: address + "2", ClaimWords: "MNOP-QRST-UVWX"})
-			l.sleep(2 * time.Second)
+			l.sleep(2*time.Second - poll/2) // it ends between two looks at its state
 			l.status(agentStatus{Phase: "active"})
 			return 0
 		}
