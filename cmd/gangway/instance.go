@@ -151,7 +151,7 @@ func (i *instance) close() error {
 		errs = append(errs, i.engine.Close())
 	}
 	if i.lock != nil {
-		errs = append(errs, i.lock.Close())
+		errs = append(errs, syscall.Flock(int(i.lock.Fd()), syscall.LOCK_UN), i.lock.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -135,7 +135,11 @@ func openFolder(path string) (*folder, error) {
 	return &folder{path, lock}, nil
 }
 
-func (f *folder) close() error { return f.lock.Close() }
+// close releases the lock explicitly. Closing the file is not enough: a program that is being
+// started at this moment may still hold a copy of the descriptor, and with it the lock.
+func (f *folder) close() error {
+	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
+}
 
 func (f *folder) read() (State, error) {
 	b, err := os.ReadFile(filepath.Join(f.path, stateFile))

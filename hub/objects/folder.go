@@ -202,8 +202,11 @@ func (f *Folder) Ping(context.Context) error {
 	return err
 }
 
-// Close releases the folder for other processes.
-func (f *Folder) Close() error { return f.lock.Close() }
+// Close releases the folder for other processes. It unlocks explicitly, because a program that is
+// being started at this moment may hold a copy of the descriptor.
+func (f *Folder) Close() error {
+	return errors.Join(syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN), f.lock.Close())
+}
 
 // cancellable is a reader that fails when its context is done.
 type cancellable struct {

@@ -224,8 +224,8 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		tok  *wire.TokenFile
 		says string
 	}{
-		"name of the hub, CA of another": {&mine, "another key"},
-		"name of the hub, CAs of both":   {&both, "another key"},
+		"name of the hub, CA of another": {&mine, "a key that does not match"},
+		"name of the hub, CAs of both":   {&both, "a key that does not match"},
 		"another hub":                    {&other, "another hub"},
 	} {
 		if _, err := onboard(t, m.tpm, c.tok, m.state); err == nil || !strings.Contains(err.Error(), c.says) {

@@ -183,7 +183,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	a, err := agent.New(agent.Config{
 		Token: h.Token(t, h.Owner, nil), TPM: tpm.Address(), StateDir: t.TempDir(), Model: "test machine", Serial: "0001",
 		Progress: func(s agent.Progress) {
-			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot be known") {
+			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot find out whether") {
 				waited = true
 				w.set("/root.crl", der)
 				ahead.Store(int64(time.Hour)) // beyond what a failure is kept

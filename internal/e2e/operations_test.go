@@ -246,7 +246,7 @@ func TestOperationsMoving(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.types(strings.Replace(line, "5f0c...", string(name), 1), "--password-stdin < password")
+			o.types(strings.Replace(line, "$HUB_NAME", string(name), 1), "--password-stdin < password")
 		case strings.HasPrefix(line, "gangway-agent onboard"):
 			out := o.types(line, ofMachine(tpm, off))
 			if !strings.Contains(out, "already onboarded") || !strings.Contains(out, o.new) {

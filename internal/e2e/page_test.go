@@ -161,7 +161,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)
 		}
-		see("waiting", "Devices that wait for your decision", stranger.Serial, "The TPM came without an EK certificate", "Approve", "Deny")
+		see("waiting", "Devices that wait for your decision", stranger.Serial, "The request has no EK certificate", "Approve", "Deny")
 		if err := chromedp.Do(ctx, chromedp.Click(`button[value="deny"]`), chromedp.WaitVisible(".state.bad")); err != nil {
 			t.Fatal(err)
 		}
