@@ -82,7 +82,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 		ctx := browser(t, screen.w, screen.h)
 		see := func(what string, want ...string) {
 			t.Helper()
-			text, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS("body")))
+			text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))
 			if err != nil {
 				t.Fatal(err)
 			}
