@@ -11,7 +11,7 @@ import (
 	"gangway/internal/fleet"
 )
 
-// web is an Online that answers what a test wants.
+// web is an Online with answers that a test chooses.
 type web struct {
 	links      []*x509.Certificate
 	linkNotes  []string

@@ -99,7 +99,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	s.policy(store.HubWide, labRules+"rules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(s.device())
 	refused(err, "policy")
-	// While a question is open there is no certificate, and the credential is there all the same.
+	// While a question is open, the answer has the credential and no certificate.
 	s.policy(store.HubWide, labRules)
 	events := len(s.store.events)
 	if e := s.first(s.withoutCertificate()); e.AK != nil || len(e.Keys.Register) == 0 {

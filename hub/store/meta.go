@@ -25,7 +25,7 @@ import (
 // names them in Unreadable. They are removed when they are set, or when the meta is replaced.
 const MaxMeta = 256 << 10
 
-// ErrTooLarge: the value would be larger than its bound.
+// ErrTooLarge reports a value that would be larger than its bound.
 var ErrTooLarge = errors.New("store: larger than the bound")
 
 // MetaError says why a member of a meta cannot be kept.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// ErrBeingRemoved: the content is being removed. It can be uploaded again after that.
+// ErrBeingRemoved reports a content that is being removed. It can be uploaded again after that.
 var ErrBeingRemoved = errors.New("store: the content is being removed")
 
 // MaxObjectSize is the largest size that an object may announce, in bytes. It keeps sums of sizes

@@ -14,7 +14,7 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// ErrNewerSchema: a newer version of the program made the database.
+// ErrNewerSchema reports a database that a newer version of the program made.
 var ErrNewerSchema = errors.New("the database was made by a newer version of gangway: start that version or a later one, or restore a backup that is older than the upgrade")
 
 // migrate brings the schema up to date. It uses its own connection, and closes it before the store

@@ -16,7 +16,7 @@ var trailTests = []test{
 	{"ConcurrentStepsEachGetANumber", concurrentStepsEachGetANumber},
 	{"StateNamesOnlyWhatItsOwnerHas", stateNamesOnlyWhatItsOwnerHas},
 	{"FinalStepsStayFinal", finalStepsStayFinal},
-	{"StateOfANewStepAlone", stateOfANewStepAlone},
+	{"StateOfANewRevisionOnly", stateOfANewRevisionOnly},
 	{"StepsByStatus", stepsByStatus},
 	{"Summaries", summaries},
 	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
@@ -55,7 +55,7 @@ func (f *fixture) trail(device string) {
 	_, made, err := f.CreateTrail(f.ctx, first, plenty)
 	f.must(err)
 	if !made {
-		f.Fatal("the trail was there")
+		f.Fatal("the trail existed already")
 	}
 }
 
@@ -258,7 +258,7 @@ func finalStepsStayFinal(f *fixture) {
 	f.refused(f.ChangeRevisionStatus(f.ctx, d, 99, store.RevisionNew, store.RevisionCancelled, []byte(`{}`), at), store.ErrNotFound)
 }
 
-func stateOfANewStepAlone(f *fixture) {
+func stateOfANewRevisionOnly(f *fixture) {
 	d := ID("raft")
 	f.trail(d)
 	a, b := f.keep(f.owner.ID, "a", 10, Epoch), f.keep(f.owner.ID, "b", 10, Epoch)
