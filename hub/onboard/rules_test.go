@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,6 +114,37 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
+// However many requests find a new version at once, one of them reads the certificates.
+func TestTrustIsReadOnceForAllRequests(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	body := s.request(d, s.token, fleet.RequestChange{})
+	versions := func() int { return s.store.count("ConfigVersion") }
+	var other sync.WaitGroup
+	s.store.before = func(method string) {
+		if method != "TrustedCertificates" || s.store.count(method) > 0 {
+			return
+		}
+		before := versions()
+		other.Go(func() {
+			if _, err := s.hub.Enrol(t.Context(), body, addr); err != nil {
+				t.Error(err)
+			}
+		})
+		for range 1000 { // until it waits for this one
+			if time.Sleep(time.Millisecond); versions() > before {
+				break
+			}
+		}
+	}
+	s.must(s.enrol(d))
+	other.Wait()
+	equal(s, "reads", s.store.count("TrustedCertificates"), 1)
+	before := versions()
+	s.must(s.enrol(d))
+	equal(s, "reads of the version by a later request", versions()-before, 1)
+}
+
 func TestEKLists(t *testing.T) {
 	const unlisted = "ek-unlisted"
 	for name, c := range map[string]struct {
@@ -198,6 +230,7 @@ func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 		"the owner's list lacks it":                      {owner: another},
 		"the hub's list lacks it":                        {hub: another, refused: true},
 		"the hub's list has its serial number only":      {hub: bySerial, owner: another, without: true, refused: true},
+		"both lists have its serial number only":         {hub: bySerial, owner: bySerial, without: true, refused: true},
 		"both lists have another one":                    {hub: another, owner: another, refused: true},
 		"the hub's list has it, the owner's lacks it":    {hub: byKey, owner: another},
 		"the hub's serial number, the certificate known": {hub: bySerial, owner: another},
