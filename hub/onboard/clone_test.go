@@ -56,7 +56,7 @@ func TestOnboardingAgainIsCompared(t *testing.T) {
 	s.onboarded(d, s.token)
 	for _, e := range s.store.events[events:] {
 		if strings.HasPrefix(e.Kind, "device.clone") {
-			t.Errorf("the owner was told again: %s", e.Kind)
+			t.Errorf("the owner got another event: %s", e.Kind)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func TestRecordBeginsOnce(t *testing.T) {
 	equal(s, "boots", len(s.record(is.ID).Boots), 0)
 }
 
-// Only a state that got worse is told.
+// Only a state that gets worse causes an event.
 func TestStateThatImprovesIsNotTold(t *testing.T) {
 	s := newScene(t)
 	is, _ := s.onboarded(s.device(), s.token)
@@ -156,7 +156,7 @@ func TestCertainCloneIsReported(t *testing.T) {
 	}
 	_, known, err := s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.SerialsAlternate))
 	s.must(err)
-	equal(s, "known", known, true) // it is told just now
+	equal(s, "known", known, true) // this call tells the owner
 	_, _, err = s.hub.RecordSighting(t.Context(), is, s.enrolmentOf(is), addr, weigh(clone.BootsInterleave))
 	s.must(err)
 	e := s.lastEvent("device.cloned")
@@ -224,7 +224,7 @@ func TestDecisionIsAboutWhatTheOwnerSaw(t *testing.T) {
 	}
 	equal(s, "state", s.store.devices[is.ID].Clone, string(clone.Suspected))
 	raced := false
-	s.store.before = func(method string) { // a sighting comes in between: the decision is taken again
+	s.store.before = func(method string) { // a sighting comes in between: the decision is stored on a retry
 		if method == "PutClone" && !raced {
 			raced = true
 			s.store.mu.Lock()

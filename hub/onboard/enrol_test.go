@@ -410,7 +410,7 @@ func ptr[V any](v V) *V { return &v }
 func TestNickIsMadeOfTheID(t *testing.T) {
 	t.Parallel()
 	for id, want := range map[string]string{
-		"000000000000000000000000": "able-anchor-0000", "41413fa20000000000000000": "amber-auk-3fa2", "ffff": "ffff", "not hexadecimal": "not hexadecimal",
+		"000000000000000000000000": "able-anchor-0000", "41413fa20000000000000000": "amber-auk-3fa2", "ffff": "ffff", "not hexadecimal": "not hexadecimal", "41413fa2xx": "41413fa2xx",
 	} {
 		if got := onboard.Nick(id); got != want {
 			t.Errorf("%s: %s, want %s", id, got, want)

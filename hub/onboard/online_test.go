@@ -5,13 +5,14 @@ import (
 	"crypto/x509"
 	"strings"
 	"testing"
+	"time"
 
 	"gangway/hub/evidence"
 	"gangway/hub/trust"
 	"gangway/internal/fleet"
 )
 
-// web is an Online that answers what a test wants.
+// web is an Online with answers that a test chooses.
 type web struct {
 	links      []*x509.Certificate
 	linkNotes  []string
@@ -116,6 +117,21 @@ func TestFirstStepLeavesTheChainToTheSecond(t *testing.T) {
 	odd.EK.Public.Raw = odd.EK.Public.Marshal()
 	_, err = s.hub.FirstStep(t.Context(), encoded(odd.EnrollRequest()), addr)
 	s.refused(err, "ek-chain-untrusted")
+}
+
+func TestFirstStepLeavesAnExpiredIntermediateToTheSecond(t *testing.T) {
+	s := newScene(t)
+	old, err := fleet.NewMaker("old", fleet.MakerOptions{IntermediateExpires: time.Now().Add(-time.Hour)})
+	s.must(err)
+	d, err := fleet.New(old, "H-2")
+	s.must(err)
+	s.hub.SetTrust(trust.NewSet(trust.Given("test", old.Roots(), old.Intermediates())...))
+	_, err = s.hub.FirstStep(t.Context(), encoded(d.EnrollRequest()), addr)
+	s.refused(err, evidence.CodeChainExpired)
+	s.hub.Online = &web{}
+	if e := s.first(d); e.AK != nil {
+		t.Error("a certificate was issued")
+	}
 }
 
 func TestRevocationIsLookedUp(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -113,6 +114,37 @@ func TestTrustThatChangesDuringTheReadIsReadAgain(t *testing.T) {
 	s.must(s.enrol(d))
 }
 
+// However many requests find a new version at once, one of them reads the certificates.
+func TestTrustIsReadOnceForAllRequests(t *testing.T) {
+	s := newScene(t)
+	d := s.device()
+	body := s.request(d, s.token, fleet.RequestChange{})
+	versions := func() int { return s.store.count("ConfigVersion") }
+	var other sync.WaitGroup
+	s.store.before = func(method string) {
+		if method != "TrustedCertificates" || s.store.count(method) > 0 {
+			return
+		}
+		before := versions()
+		other.Go(func() {
+			if _, err := s.hub.Enrol(t.Context(), body, addr); err != nil {
+				t.Error(err)
+			}
+		})
+		for range 1000 { // until it waits for this one
+			if time.Sleep(time.Millisecond); versions() > before {
+				break
+			}
+		}
+	}
+	s.must(s.enrol(d))
+	other.Wait()
+	equal(s, "reads", s.store.count("TrustedCertificates"), 1)
+	before := versions()
+	s.must(s.enrol(d))
+	equal(s, "reads of the version by a later request", versions()-before, 1)
+}
+
 func TestEKLists(t *testing.T) {
 	const unlisted = "ek-unlisted"
 	for name, c := range map[string]struct {
@@ -121,23 +153,23 @@ func TestEKLists(t *testing.T) {
 		refusal     string
 		question    string
 	}{
-		"no list":                                          {certificate: true},
-		"the owner's list has the key":                     {owner: byKey, certificate: true},
-		"the owner's list has the serial number":           {owner: bySerial, certificate: true},
-		"the owner's list has another TPM":                 {owner: another, certificate: true, refusal: unlisted},
-		"the hub's list has the key":                       {hub: byKey, certificate: true},
-		"the hub's list has the serial number":             {hub: bySerial, certificate: true},
-		"the hub's list has another TPM":                   {hub: another, certificate: true, refusal: unlisted},
-		"both lists have it":                               {hub: bySerial, owner: byKey, certificate: true},
-		"only the hub's of two lists has it":               {hub: byKey, owner: another, certificate: true, refusal: unlisted},
-		"only the owner's of two lists has it":             {hub: another, owner: byKey, certificate: true, refusal: unlisted},
-		"the owner's list vouches without a certificate":   {owner: byKey},
-		"the hub's list does not":                          {hub: byKey, question: "ek-certificate-none"},
-		"a serial number without a certificate":            {owner: bySerial, refusal: unlisted},
-		"the hub's list does not vouch beside the owner's": {hub: byKey, owner: another, refusal: unlisted},
-		"the owner's list requires a certificate":          {owner: required, refusal: "ek-certificate-required"},
-		"the hub's list requires a certificate":            {hub: required, owner: byKey, refusal: "ek-certificate-required"},
-		"and it is there":                                  {owner: required, certificate: true},
+		"no list":                                               {certificate: true},
+		"the owner's list has the key":                          {owner: byKey, certificate: true},
+		"the owner's list has the serial number":                {owner: bySerial, certificate: true},
+		"the owner's list has another TPM":                      {owner: another, certificate: true, refusal: unlisted},
+		"the hub's list has the key":                            {hub: byKey, certificate: true},
+		"the hub's list has the serial number":                  {hub: bySerial, certificate: true},
+		"the hub's list has another TPM":                        {hub: another, certificate: true, refusal: unlisted},
+		"both lists have it":                                    {hub: bySerial, owner: byKey, certificate: true},
+		"only the hub's of two lists has it":                    {hub: byKey, owner: another, certificate: true, refusal: unlisted},
+		"only the owner's of two lists has it":                  {hub: another, owner: byKey, certificate: true, refusal: unlisted},
+		"the owner's list vouches without a certificate":        {owner: byKey},
+		"the hub's list does not":                               {hub: byKey, question: "ek-certificate-none"},
+		"a serial number without a certificate":                 {owner: bySerial, refusal: unlisted},
+		"the hub's list does not vouch if the owner's lacks it": {hub: byKey, owner: another, refusal: unlisted},
+		"the owner's list requires a certificate":               {owner: required, refusal: "ek-certificate-required"},
+		"the hub's list requires a certificate":                 {hub: required, owner: byKey, refusal: "ek-certificate-required"},
+		"and it is there":                                       {owner: required, certificate: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t)
@@ -198,6 +230,7 @@ func TestUnlistedFollowsTheListThatLacksIt(t *testing.T) {
 		"the owner's list lacks it":                      {owner: another},
 		"the hub's list lacks it":                        {hub: another, refused: true},
 		"the hub's list has its serial number only":      {hub: bySerial, owner: another, without: true, refused: true},
+		"both lists have its serial number only":         {hub: bySerial, owner: bySerial, without: true, refused: true},
 		"both lists have another one":                    {hub: another, owner: another, refused: true},
 		"the hub's list has it, the owner's lacks it":    {hub: byKey, owner: another},
 		"the hub's serial number, the certificate known": {hub: bySerial, owner: another},

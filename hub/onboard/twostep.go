@@ -127,7 +127,7 @@ func (s *Service) akCertificate(ctx context.Context, r *evidence.Request, reside
 		return nil, err
 	}
 	if first {
-		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. Nobody has proven to be that TPM yet.", expires.UTC().Format(time.RFC3339), r.EKHash)})
+		s.unproven(ctx, store.Event{Kind: "aik.issued", Addr: addr, Message: fmt.Sprintf("A first step was answered with an AIK certificate until %s, encrypted to the TPM whose EK has SHA-256 %x. No peer has proven yet that it is that TPM.", expires.UTC().Format(time.RFC3339), r.EKHash)})
 	}
 	return der, nil
 }

@@ -58,6 +58,7 @@ func TestFirstStepRecordsItsCertificate(t *testing.T) {
 	if !strings.Contains(ev.Message, hex.EncodeToString(sum(s.ekHash(d)))) {
 		t.Errorf("the event %q lacks the EK", ev.Message)
 	}
+	equal(s, "EK certificate kept", string(s.store.kept[s.ekHash(d)].Certificate), string(d.EKCert))
 	equal(s, "the same hour", s.first(d).AK.Equal(first.AK), true)
 	equal(s, "records", s.store.count("RecordIssuedAIK"), 1)
 	s.now = s.now.Add(time.Hour)
@@ -99,7 +100,7 @@ func TestFirstStepIsJudged(t *testing.T) {
 	s.policy(store.HubWide, labRules+"rules: [{maker: FAKE, then: refuse, reason: no}]\n")
 	_, err = step(s.device())
 	refused(err, "policy")
-	// While a question is open there is no certificate, and the credential is there all the same.
+	// While a question is open, the answer has the credential and no certificate.
 	s.policy(store.HubWide, labRules)
 	events := len(s.store.events)
 	if e := s.first(s.withoutCertificate()); e.AK != nil || len(e.Keys.Register) == 0 {
@@ -302,6 +303,7 @@ func TestSecondStepFollowsTheTokensState(t *testing.T) {
 		s.store.tokens[token.ID] = row
 		_, err := s.second(d, token, keys, s.ed25519(d, token, form))
 		s.refused(err, onboard.CodeTokenUnusable)
+		equal(s, "enrolments", len(s.store.enrolments), 0)
 		row.Expires = s.now.Add(time.Second)
 		s.store.tokens[token.ID] = row
 		_, err = s.second(d, token, keys, s.ed25519(d, token, form))
@@ -336,6 +338,9 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 		return s.hub.VerifyOwnership(t.Context(), id, owner, name, mac)
 	}
 	s.must(verify(token.ID, token.Owner, "name", mac))
+	asked := s.store.count("JoinToken")
+	s.refused(verify("../..", token.Owner, "name", mac), onboard.CodeOwnership)
+	equal(s, "looks for an id that is none", s.store.count("JoinToken"), asked)
 	var first string
 	for what, err := range map[string]error{
 		"another name":   verify(token.ID, token.Owner, "other", mac),
@@ -355,6 +360,18 @@ func TestOwnershipIsVerifiedForOthers(t *testing.T) {
 	s.store.calls, s.store.failAt, s.store.failure = nil, 1, errBroken
 	equal(s, "broken store", errors.Is(verify(token.ID, token.Owner, "name", mac), errBroken), true)
 	s.store.failAt = 0
+	end := s.store.tokens[token.ID].Expires
+	s.now = end.Add(-time.Second)
+	s.must(verify(token.ID, token.Owner, "name", mac))
+	s.now = end
+	s.refused(verify(token.ID, token.Owner, "name", mac), onboard.CodeTokenUnusable)
+	s.now = end.Add(-time.Second)
+	disabled := s.store.tokens[token.ID]
+	disabled.Disabled = true
+	s.store.tokens[token.ID] = disabled
+	s.refused(verify(token.ID, token.Owner, "name", mac), onboard.CodeTokenUnusable)
+	disabled.Disabled = false
+	s.store.tokens[token.ID] = disabled
 	// A key that does not decrypt is an error of the hub, not a refusal.
 	row := s.store.tokens[token.ID]
 	for _, key := range [][]byte{row.PantacorKey[:5], append(bytes.Clone(row.PantacorKey[:20]), 1), append([]byte{row.PantacorKey[0] ^ 1}, row.PantacorKey[1:]...)} {

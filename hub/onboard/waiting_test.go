@@ -86,7 +86,9 @@ func TestApprovalHoldsForTheQuestionsThatWereAsked(t *testing.T) {
 	if !strings.HasPrefix(e.Message, "anne approved the EK with SHA-256 ") || !strings.Contains(e.Message, ": a machine (") {
 		t.Errorf("the event says %q", e.Message)
 	}
+	writes := s.store.count("PutWaiting")
 	s.must(s.enrol(d))
+	equal(s, "writes of an approved device", s.store.count("PutWaiting"), writes)
 	s.now = s.now.Add(1000 * time.Hour)
 	row2 := s.store.tokens[s.token.ID]
 	row2.Expires = s.now.Add(time.Hour)
@@ -127,6 +129,17 @@ func TestDenialHoldsWhateverIsShownLater(t *testing.T) {
 	s.refused(s.enrol(d), onboard.CodeDenied)
 	s.now = s.now.Add(time.Second)
 	s.must(s.enrol(d))
+}
+
+func TestDenialHoldsForARetryAtOnce(t *testing.T) {
+	s := newScene(t)
+	body := s.request(s.withoutCertificate(), s.token, fleet.RequestChange{})
+	_, err := s.hub.Enrol(t.Context(), body, addr)
+	w := s.waits(err, noCertificate)
+	_, err = s.hub.Decide(t.Context(), s.anne, w.DeviceID, false, nil, addr)
+	s.must(err)
+	_, err = s.hub.Enrol(t.Context(), body, addr)
+	s.refused(err, onboard.CodeDenied)
 }
 
 // An approved row does not expire, and an undecided one does not refuse a device without questions.

@@ -87,8 +87,8 @@ type Accounts interface {
 	// device, and the nick of the account self. It lists only nicks that begin with prefix, without
 	// regard to ASCII case.
 	PublicOwners(ctx context.Context, prefix, self string, limit int) ([]string, error)
-	// ChangePassword ends all sessions but c.Keep. ErrNotFound: the account does not exist.
-	// ErrChanged: c.Was is no longer the account's hash, or the account is disabled and this is not
+	// ChangePassword ends all sessions but c.KeepSession. ErrNotFound: the account does not exist.
+	// ErrChanged: c.VerifiedHash is no longer the account's hash, or the account is disabled and this is not
 	// a reset.
 	ChangePassword(ctx context.Context, c PasswordChange) error
 	// DisableAccount ends the account's sessions and API tokens and makes its join tokens unusable

@@ -69,7 +69,7 @@ type Boots interface {
 	// PutBootReference replaces a device's reference. The caller judged the latest measurement by
 	// it: that measurement gets the State and Changes of latest. latest.Number is 0 if the device was
 	// never measured. A device in state BootRefused stays in it. ErrChanged: another measurement is
-	// now the latest, or the device's reference is not r.Was; nothing was changed.
+	// now the latest, or the device's reference is not r.Replaces; nothing was changed.
 	PutBootReference(ctx context.Context, r BootReference, latest Boot) error
 	// RequestBoot asks the device for another measurement. BootRequested reports whether one was
 	// requested since the last measurement.

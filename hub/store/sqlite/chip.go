@@ -31,7 +31,7 @@ func (s *Store) AppendEventOnce(ctx context.Context, e store.Event, mark store.H
 }
 
 // linkChips stores the marks of a device that activates. It tells the device's owner, and the
-// owners of other devices with an equal mark. The owner of another device is told once for each
+// owners of other devices with an equal mark. The owner of another device gets one event for each
 // owner, so an owner who deletes a device and onboards it again causes no further event.
 func (k *claim) linkChips(c *conn, a store.Activation) error {
 	told := false
@@ -42,7 +42,7 @@ func (k *claim) linkChips(c *conn, a store.Activation) error {
 			return err
 		}
 		if n == 0 {
-			continue // a device that comes again
+			continue // this device, which onboards again
 		}
 		type device struct{ id, owner, nick string }
 		var others []device

@@ -32,7 +32,7 @@ type sightings struct {
 }
 
 type sighting struct {
-	at   int64 // microseconds, as the column has it
+	at   int64 // microseconds, like the column
 	addr string
 }
 

@@ -44,7 +44,7 @@ type Store struct {
 // concurrentReads is how many reads run at once.
 const concurrentReads = 4
 
-// Open opens the database in the file at path, makes it when there is none,
+// Open opens the database in the file at path, makes the file if it does not exist,
 // and brings its schema up to date. The folder must exist already. A file
 // whose schema is newer than this program is refused.
 func Open(ctx context.Context, path string) (*Store, error) {

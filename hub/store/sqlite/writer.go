@@ -28,7 +28,7 @@ type writer struct {
 	queue   chan *job
 	stopped chan struct{} // closed when the goroutine has ended
 
-	mu     sync.RWMutex // held shared while sending to queue, alone to close it
+	mu     sync.RWMutex // read-locked to send to queue, write-locked to close it
 	closed bool
 
 	commits atomic.Uint64

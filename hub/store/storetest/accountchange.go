@@ -50,7 +50,7 @@ func (f *fixture) kinds() []string {
 	return kinds
 }
 
-func told(kind string) store.Event { return store.Event{Time: Epoch, Kind: kind, Message: "m"} }
+func event(kind string) store.Event { return store.Event{Time: Epoch, Kind: kind, Message: "m"} }
 
 var accountChangeTests = []test{
 	{"ListedByNick", func(f *fixture) {
@@ -88,14 +88,14 @@ var accountChangeTests = []test{
 		see("AN", f.other.ID, "anne")
 		see("an_", f.other.ID)
 		see("%", f.other.ID)
-		f.must(f.DisableAccount(f.ctx, f.owner.ID, told("k")))
+		f.must(f.DisableAccount(f.ctx, f.owner.ID, event("k")))
 		see("", f.other.ID, "mary")
 	}},
 	{"PasswordEndsOtherSessions", func(f *fixture) {
 		mine, others, late := f.signIn("mine"), f.signIn("another"), session(f)
 		token := f.apiToken("ci")
-		f.must(f.CreateAPIToken(f.ctx, token, mine.TokenHash, 9, told("made")))
-		change := store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", KeepSession: mine.TokenHash, Event: told("changed")}
+		f.must(f.CreateAPIToken(f.ctx, token, mine.TokenHash, 9, event("made")))
+		change := store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", KeepSession: mine.TokenHash, Event: event("changed")}
 		f.must(f.ChangePassword(f.ctx, change))
 		_, err := f.Session(f.ctx, mine.TokenHash, Epoch)
 		f.must(err)
@@ -109,7 +109,7 @@ var accountChangeTests = []test{
 		// A sign-in that was verified against the old password comes too late.
 		f.refused(f.CreateSession(f.ctx, late, f.owner.PasswordHash), store.ErrChanged)
 		f.refused(f.ChangePassword(f.ctx, change), store.ErrChanged)
-		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: told("reset")}))
+		f.must(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, NewHash: "reset", EndAPITokens: true, Event: event("reset")}))
 		f.noSession(mine)
 		f.noAPIToken(token)
 		change.Account = ID("nobody")
@@ -117,7 +117,7 @@ var accountChangeTests = []test{
 	}},
 	{"DisabledIsShutOut", func(f *fixture) {
 		ses, token := f.signIn("mine"), f.apiToken("ci")
-		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, told("made")))
+		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, event("made")))
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		e := f.begin(Machine{Name: "two"}, f.token)
 		plain := store.Device{ID: ID("plain"), Nick: "plain", Created: Epoch}
@@ -125,7 +125,7 @@ var accountChangeTests = []test{
 		f.must(err)
 		before := len(f.kinds())
 		for range 2 {
-			f.must(f.DisableAccount(f.ctx, f.owner.ID, told("disabled")))
+			f.must(f.DisableAccount(f.ctx, f.owner.ID, event("disabled")))
 		}
 		equal(f, "events", len(f.kinds())-before, 1)
 		a, err := f.Account(f.ctx, f.owner.ID)
@@ -134,8 +134,8 @@ var accountChangeTests = []test{
 		f.noSession(ses)
 		f.noAPIToken(token)
 		f.refused(f.CreateSession(f.ctx, ses, f.owner.PasswordHash), store.ErrChanged)
-		f.refused(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, told("made")), store.ErrNotFound)
-		f.refused(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", Event: told("k")}), store.ErrChanged)
+		f.refused(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, event("made")), store.ErrNotFound)
+		f.refused(f.ChangePassword(f.ctx, store.PasswordChange{Account: f.owner.ID, VerifiedHash: f.owner.PasswordHash, NewHash: "new", Event: event("k")}), store.ErrChanged)
 		_, err = f.activate(e)
 		f.refused(err, store.ErrTokenUnusable)
 		_, err = f.ClaimDevice(f.ctx, plain.ID, f.owner.ID, Epoch)
@@ -148,7 +148,7 @@ var accountChangeTests = []test{
 		f.must(err)
 
 		for range 2 {
-			f.must(f.EnableAccount(f.ctx, f.owner.ID, told("enabled")))
+			f.must(f.EnableAccount(f.ctx, f.owner.ID, event("enabled")))
 		}
 		equal(f, "events", len(f.kinds())-before, 2)
 		f.noSession(ses)
@@ -156,22 +156,22 @@ var accountChangeTests = []test{
 		f.must(f.CreateSession(f.ctx, ses, f.owner.PasswordHash))
 		_, err = f.activate(e)
 		f.must(err)
-		f.refused(f.DisableAccount(f.ctx, ID("nobody"), told("k")), store.ErrNotFound)
-		f.refused(f.EnableAccount(f.ctx, ID("nobody"), told("k")), store.ErrNotFound)
+		f.refused(f.DisableAccount(f.ctx, ID("nobody"), event("k")), store.ErrNotFound)
+		f.refused(f.EnableAccount(f.ctx, ID("nobody"), event("k")), store.ErrNotFound)
 	}},
 	{"DeletedIsGone", func(f *fixture) {
 		ses, token := f.signIn("mine"), f.apiToken("ci")
-		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, told("made")))
+		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, event("made")))
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		e := f.begin(Machine{Name: "two"}, f.token)
 		f.must(f.PutPolicy(f.ctx, store.Policy{Owner: f.owner.ID, Text: "version: 1", Updated: Epoch}))
 		version, err := f.ConfigVersion(f.ctx)
 		f.must(err)
-		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")), store.ErrHasDevices)
+		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")), store.ErrHasDevices)
 		_, err = f.Session(f.ctx, ses.TokenHash, Epoch)
 		f.must(err)
 		f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
-		f.must(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")))
+		f.must(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")))
 		f.noSession(ses)
 		f.noAPIToken(token)
 		_, err = f.Account(f.ctx, f.owner.ID)
@@ -185,16 +185,16 @@ var accountChangeTests = []test{
 		now, err := f.ConfigVersion(f.ctx)
 		f.must(err)
 		if now == version {
-			f.Error("readers of the policy are not told that it is gone")
+			f.Error("the config version has not grown, though the policy is gone")
 		}
 		equal(f, "newest event", f.kinds()[0], "deleted")
-		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")), store.ErrNotFound)
+		f.refused(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")), store.ErrNotFound)
 		// The other account keeps its rows.
 		_, err = f.Account(f.ctx, f.other.ID)
 		f.must(err)
 	}},
 	{"DeletedNickIsReserved", func(f *fixture) {
-		f.must(f.DeleteAccount(f.ctx, f.owner.ID, told("deleted")))
+		f.must(f.DeleteAccount(f.ctx, f.owner.ID, event("deleted")))
 		another := Account("ANNE")
 		another.ID = ID("another")
 		f.refused(f.CreateAccount(f.ctx, another), store.ErrExists)
@@ -221,19 +221,19 @@ var accountChangeTests = []test{
 		f.must(err)
 		equal(f, "expired", len(list), 0)
 
-		f.refused(f.EndSession(f.ctx, f.owner.ID, theirs.ID(), told("k")), store.ErrNotFound)
-		f.refused(f.EndSession(f.ctx, f.owner.ID, "nothing", told("k")), store.ErrNotFound)
-		f.must(f.EndSession(f.ctx, f.owner.ID, all[1].ID(), told("ended")))
+		f.refused(f.EndSession(f.ctx, f.owner.ID, theirs.ID(), event("k")), store.ErrNotFound)
+		f.refused(f.EndSession(f.ctx, f.owner.ID, "nothing", event("k")), store.ErrNotFound)
+		f.must(f.EndSession(f.ctx, f.owner.ID, all[1].ID(), event("ended")))
 		f.noSession(all[1])
-		n, err := f.EndSessions(f.ctx, f.owner.ID, all[0].TokenHash, told("all ended"))
+		n, err := f.EndSessions(f.ctx, f.owner.ID, all[0].TokenHash, event("all ended"))
 		f.must(err)
 		equal(f, "ended", n, 1)
 		f.noSession(all[2])
-		n, err = f.EndSessions(f.ctx, f.owner.ID, all[0].TokenHash, told("all ended"))
+		n, err = f.EndSessions(f.ctx, f.owner.ID, all[0].TokenHash, event("all ended"))
 		f.must(err)
 		equal(f, "ended again", n, 0)
 		equal(f, "events", f.kinds(), []string{"all ended", "ended"})
-		n, err = f.EndSessions(f.ctx, f.owner.ID, store.Hash{}, told("all ended"))
+		n, err = f.EndSessions(f.ctx, f.owner.ID, store.Hash{}, event("all ended"))
 		f.must(err)
 		equal(f, "the last", n, 1)
 		_, err = f.Session(f.ctx, theirs.TokenHash, Epoch)
@@ -262,7 +262,7 @@ var accountChangeTests = []test{
 				}
 			})
 		}
-		f.must(f.DisableAccount(f.ctx, f.owner.ID, told("disabled")))
+		f.must(f.DisableAccount(f.ctx, f.owner.ID, event("disabled")))
 		racers.Wait()
 		list, err := f.Sessions(f.ctx, f.owner.ID, Epoch)
 		f.must(err)
@@ -292,13 +292,13 @@ var accountChangeTests = []test{
 	{"JoinTokenDeletedWhenDisabled", func(f *fixture) {
 		d := f.onboard(Machine{Name: "one"}, f.token)
 		e := f.begin(Machine{Name: "two"}, f.token)
-		f.refused(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, told("k")), store.ErrStatus)
+		f.refused(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, event("k")), store.ErrStatus)
 		f.must(f.DisableJoinToken(f.ctx, f.owner.ID, f.token.ID))
-		f.refused(f.DeleteJoinToken(f.ctx, f.other.ID, f.token.ID, told("k")), store.ErrNotFound)
-		f.must(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, told("token.deleted")))
+		f.refused(f.DeleteJoinToken(f.ctx, f.other.ID, f.token.ID, event("k")), store.ErrNotFound)
+		f.must(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, event("token.deleted")))
 		_, err := f.JoinToken(f.ctx, f.token.ID)
 		f.refused(err, store.ErrNotFound)
-		f.refused(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, told("k")), store.ErrNotFound)
+		f.refused(f.DeleteJoinToken(f.ctx, f.owner.ID, f.token.ID, event("k")), store.ErrNotFound)
 		_, err = f.activate(e)
 		f.refused(err, store.ErrTokenUnusable)
 		back, err := f.DeviceByCertificate(f.ctx, d.IDevIDHash)
@@ -311,7 +311,7 @@ var accountChangeTests = []test{
 var apiTokenTests = []test{
 	{"UntilItExpires", func(f *fixture) {
 		ses, want := f.signIn("mine"), f.apiToken("ci")
-		f.must(f.CreateAPIToken(f.ctx, want, ses.TokenHash, 9, told("made")))
+		f.must(f.CreateAPIToken(f.ctx, want, ses.TokenHash, 9, event("made")))
 		got, err := f.APIToken(f.ctx, want.Hash, want.Expires.Add(-time.Microsecond))
 		f.must(err)
 		equal(f, "token", got, want)
@@ -329,37 +329,37 @@ var apiTokenTests = []test{
 		f.must(err)
 		equal(f, "another's", len(list), 0)
 	}},
-	{"OutOfAnEndedSessionComesNone", func(f *fixture) {
+	{"EndedSessionMakesNone", func(f *fixture) {
 		ses, theirs := f.signIn("mine"), session(f)
 		theirs.TokenHash, theirs.AccountID = Hash("theirs"), f.other.ID
 		f.must(f.CreateSession(f.ctx, theirs, f.other.PasswordHash))
-		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("ci"), theirs.TokenHash, 9, told("made")), store.ErrNotFound)
+		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("ci"), theirs.TokenHash, 9, event("made")), store.ErrNotFound)
 		f.must(f.DeleteSession(f.ctx, ses.TokenHash))
-		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("ci"), ses.TokenHash, 9, told("made")), store.ErrNotFound)
+		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("ci"), ses.TokenHash, 9, event("made")), store.ErrNotFound)
 		equal(f, "events", len(f.kinds()), 0)
 	}},
 	{"NamesAreUniqueAndMany", func(f *fixture) {
 		ses := f.signIn("mine")
-		f.must(f.CreateAPIToken(f.ctx, f.apiToken("one"), ses.TokenHash, 2, told("made")))
+		f.must(f.CreateAPIToken(f.ctx, f.apiToken("one"), ses.TokenHash, 2, event("made")))
 		again := f.apiToken("again")
 		again.Name = "one"
-		f.refused(f.CreateAPIToken(f.ctx, again, ses.TokenHash, 2, told("made")), store.ErrExists)
-		f.must(f.CreateAPIToken(f.ctx, f.apiToken("two"), ses.TokenHash, 2, told("made")))
-		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("three"), ses.TokenHash, 2, told("made")), store.ErrTooMany)
+		f.refused(f.CreateAPIToken(f.ctx, again, ses.TokenHash, 2, event("made")), store.ErrExists)
+		f.must(f.CreateAPIToken(f.ctx, f.apiToken("two"), ses.TokenHash, 2, event("made")))
+		f.refused(f.CreateAPIToken(f.ctx, f.apiToken("three"), ses.TokenHash, 2, event("made")), store.ErrTooMany)
 		late := f.apiToken("late") // when the others have expired
 		late.Created, late.Expires = Epoch.Add(time.Hour), Epoch.Add(2*time.Hour)
-		f.must(f.CreateAPIToken(f.ctx, late, ses.TokenHash, 2, told("made")))
+		f.must(f.CreateAPIToken(f.ctx, late, ses.TokenHash, 2, event("made")))
 		list, err := f.APITokens(f.ctx, f.owner.ID)
 		f.must(err)
 		equal(f, "tokens", list, []store.APIToken{late})
 	}},
 	{"DeletedIsGone", func(f *fixture) {
 		ses, token := f.signIn("mine"), f.apiToken("ci")
-		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, told("made")))
-		f.refused(f.DeleteAPIToken(f.ctx, f.other.ID, token.ID, told("k")), store.ErrNotFound)
-		f.must(f.DeleteAPIToken(f.ctx, f.owner.ID, token.ID, told("revoked")))
+		f.must(f.CreateAPIToken(f.ctx, token, ses.TokenHash, 9, event("made")))
+		f.refused(f.DeleteAPIToken(f.ctx, f.other.ID, token.ID, event("k")), store.ErrNotFound)
+		f.must(f.DeleteAPIToken(f.ctx, f.owner.ID, token.ID, event("revoked")))
 		f.noAPIToken(token)
-		f.refused(f.DeleteAPIToken(f.ctx, f.owner.ID, token.ID, told("k")), store.ErrNotFound)
+		f.refused(f.DeleteAPIToken(f.ctx, f.owner.ID, token.ID, event("k")), store.ErrNotFound)
 		equal(f, "events", f.kinds(), []string{"revoked", "made"})
 	}},
 }

@@ -187,7 +187,7 @@ var activationTests = []test{
 			equal(f, "EK", aik.EK, e.EK)
 		}
 	}},
-	{"TakenNickGetsASuffix", func(f *fixture) {
+	{"UsedNickGetsASuffix", func(f *fixture) {
 		nick := func(name string) string {
 			a := proof(f.begin(Machine{Name: name}, f.token))
 			a.Nick = "otter"
@@ -287,7 +287,7 @@ var refusalTests = func() (tests []test) {
 			f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch))
 			return proof(e)
 		}},
-		{"AnotherOwnersPendingIsOfThePastToo", store.ErrRevoked, func(f *fixture) store.Activation {
+		{"AnotherOwnersPendingIsRefusedToo", store.ErrRevoked, func(f *fixture) store.Activation {
 			d := f.onboard(Machine{Name: "one"}, f.token)
 			theirs := JoinToken(f.other.ID, "theirs", 0)
 			f.must(f.CreateJoinToken(f.ctx, theirs))

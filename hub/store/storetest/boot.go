@@ -8,11 +8,11 @@ import (
 )
 
 var bootTests = []test{
-	{"FirstBootIsLearntOnce", firstBootIsLearnt},
+	{"FirstBootBecomesTheReferenceOnce", firstBootIsLearnt},
 	{"HistoryIsBounded", bootHistoryIsBounded},
 	{"SameBootKeepsItsPlace", sameBootKeepsItsPlace},
-	{"RefusedBootIsNoLongerWhatWasBefore", bootIsRefused},
-	{"BootOfNothingIsLearntByNobody", bootOfNothing},
+	{"RefusalHidesTheFormerState", bootIsRefused},
+	{"EmptyReferenceIsNotStored", bootOfNothing},
 	{"BootsGoWithTheDevice", bootsGo},
 }
 
@@ -126,7 +126,7 @@ func sameBootKeepsItsPlace(f *fixture) {
 	old := booted(d.ID, 4)
 	old.Number = one.Number
 	latest := put(old)
-	equal(f, "a place of its own", latest.Number > two.Number, true)
+	equal(f, "the number is larger", latest.Number > two.Number, true)
 	list, err := f.BootHistory(f.ctx, d.ID)
 	f.must(err)
 	equal(f, "kept", len(list), 3)

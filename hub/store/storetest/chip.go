@@ -26,7 +26,7 @@ func (f *fixture) withMarks(m Machine, t store.JoinToken, marks ...string) store
 	return d
 }
 
-// linked lists the devices that an owner was told about, oldest first.
+// linked lists the devices of an owner's events about the same chip, oldest first.
 func (f *fixture) linked(owner string) (devices []string) {
 	f.Helper()
 	events, err := f.Events(f.ctx, store.EventFilter{Owner: owner, Limit: 1000})
@@ -46,7 +46,7 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	theirs := JoinToken(f.other.ID, "theirs", 0)
 	f.must(f.CreateJoinToken(f.ctx, theirs))
 	raft := f.withMarks(Machine{Name: "raft"}, f.token, "serial", "id")
-	equal(f, "told", len(f.linked(f.owner.ID)), 0)
+	equal(f, "events", len(f.linked(f.owner.ID)), 0)
 	barge := f.withMarks(Machine{Name: "barge"}, theirs, "serial", "id")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
@@ -57,7 +57,7 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 	f.withMarks(Machine{Name: "tug"}, f.token, "another serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID})
-	// The owners of both are told about a third device.
+	// A third device causes an event for the owners of both.
 	ship := f.withMarks(Machine{Name: "ship"}, f.token, "serial")
 	equal(f, "first owner", f.linked(f.owner.ID), []string{raft.ID, ship.ID})
 	equal(f, "second owner", f.linked(f.other.ID), []string{barge.ID, barge.ID})
@@ -66,36 +66,36 @@ func ownersOfOneChipAreToldOnce(f *fixture) {
 func pendingEnrolmentLinksNothing(f *fixture) {
 	f.withMarks(Machine{Name: "raft"}, f.token, "serial")
 	f.begin(Machine{Name: "barge"}, f.token)
-	equal(f, "told", len(f.linked(f.owner.ID)), 0)
-	// A refused activation tells nobody.
+	equal(f, "events", len(f.linked(f.owner.ID)), 0)
+	// A refused activation causes no event.
 	theirs := JoinToken(f.other.ID, "theirs", 0)
 	f.must(f.CreateJoinToken(f.ctx, theirs))
 	a := proof(f.begin(Machine{Name: "raft"}, theirs))
 	a.Marks = []store.ChipMark{{Hash: Hash("serial"), What: "the same serial"}}
 	_, err := f.Activate(f.ctx, a)
 	f.refused(err, store.ErrOtherOwner)
-	equal(f, "told", len(f.linked(f.owner.ID)), 0)
+	equal(f, "events", len(f.linked(f.owner.ID)), 0)
 }
 
 func deletedDeviceIsNotLinked(f *fixture) {
 	d := f.withMarks(Machine{Name: "raft"}, f.token, "serial")
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
 	f.withMarks(Machine{Name: "barge"}, f.token, "serial")
-	equal(f, "told", len(f.linked(f.owner.ID)), 0)
+	equal(f, "events", len(f.linked(f.owner.ID)), 0)
 }
 
 func eventIsAppendedOnce(f *fixture) {
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	tell := func(mark string) {
 		f.Helper()
-		f.must(f.AppendEventOnce(f.ctx, store.Event{Time: Epoch, Kind: "test.told", Owner: f.owner.ID, Device: d.ID}, Hash(mark)))
+		f.must(f.AppendEventOnce(f.ctx, store.Event{Time: Epoch, Kind: "test.once", Owner: f.owner.ID, Device: d.ID}, Hash(mark)))
 	}
-	told := func() (n int) {
+	events := func() (n int) {
 		f.Helper()
 		events, err := f.Events(f.ctx, store.EventFilter{Owner: f.owner.ID, Limit: 1000})
 		f.must(err)
 		for _, e := range events {
-			if e.Kind == "test.told" {
+			if e.Kind == "test.once" {
 				n++
 			}
 		}
@@ -103,10 +103,10 @@ func eventIsAppendedOnce(f *fixture) {
 	}
 	tell("one")
 	tell("one")
-	equal(f, "told", told(), 1)
+	equal(f, "events", events(), 1)
 	tell("another")
-	equal(f, "told", told(), 2)
+	equal(f, "events", events(), 2)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))
 	tell("one")
-	equal(f, "told", told(), 3)
+	equal(f, "events", events(), 3)
 }

@@ -23,8 +23,8 @@ func clonesAreReplacedByVersion(f *fixture) {
 	d := f.onboard(Machine{Name: "one"}, f.token)
 	_, err := f.Clone(f.ctx, d.ID)
 	f.refused(err, store.ErrNotFound)
-	told := store.Event{Time: Epoch, Kind: "device.clone-suspected", Owner: f.owner.ID, Device: d.ID, Message: "told"}
-	v, err := f.PutClone(f.ctx, cloned(d.ID, 0, "suspected", "{1}"), told)
+	event := store.Event{Time: Epoch, Kind: "device.clone-suspected", Owner: f.owner.ID, Device: d.ID, Message: "m"}
+	v, err := f.PutClone(f.ctx, cloned(d.ID, 0, "suspected", "{1}"), event)
 	f.must(err)
 	is, err := f.Clone(f.ctx, d.ID)
 	f.must(err)
@@ -35,7 +35,7 @@ func clonesAreReplacedByVersion(f *fixture) {
 
 	// If the version differs, nothing changes and no event is appended.
 	for _, version := range []int64{0, v + 1} {
-		_, err = f.PutClone(f.ctx, cloned(d.ID, version, "certain", "{2}"), told)
+		_, err = f.PutClone(f.ctx, cloned(d.ID, version, "certain", "{2}"), event)
 		f.refused(err, store.ErrChanged)
 	}
 	again, err := f.PutClone(f.ctx, cloned(d.ID, v, "", "{3}"))
@@ -50,13 +50,13 @@ func clonesAreReplacedByVersion(f *fixture) {
 	f.must(err)
 	count := 0
 	for _, e := range events {
-		if e.Kind == told.Kind {
+		if e.Kind == event.Kind {
 			count++
 		}
 	}
 	equal(f, "events", count, 1)
 
-	_, err = f.PutClone(f.ctx, cloned(ID("nobody"), 0, "suspected", "{}"), told)
+	_, err = f.PutClone(f.ctx, cloned(ID("nobody"), 0, "suspected", "{}"), event)
 	f.refused(err, store.ErrNotFound)
 }
 

@@ -54,7 +54,7 @@ var deviceTests = []test{
 		f.must(err)
 		equal(f, "count", n, 5)
 	}},
-	{"HundredAtATimeWhenNotSaid", func(f *fixture) {
+	{"HundredByDefault", func(f *fixture) {
 		for i := range 103 {
 			f.onboard(Machine{Name: fmt.Sprint(i)}, f.token)
 		}
@@ -82,7 +82,7 @@ var deviceTests = []test{
 		f.refused(f.RenameDevice(f.ctx, f.owner.ID, one.ID, "ghost"), store.ErrNotFound)
 		f.must(f.RenameDevice(f.ctx, f.owner.ID, two.ID, "otter"))
 	}},
-	{"SeenOfNobodyIsLetPass", func(f *fixture) {
+	{"ContactOfAnUnknownDeviceIsIgnored", func(f *fixture) {
 		f.must(f.MarkDeviceSeen(f.ctx, ID("nothing"), "192.0.2.1:1", Epoch))
 		_, err := f.Device(f.ctx, ID("nothing"))
 		f.refused(err, store.ErrNotFound)
@@ -186,7 +186,7 @@ var deletionTests = []test{
 		equal(f, "pending one", f.state(pending), store.Revoked)
 		equal(f, "a stranger's", f.state(stranger), store.Pending)
 	}},
-	{"LetsTheTPMGo", func(f *fixture) {
+	{"ReleasesTheTPM", func(f *fixture) {
 		m := Machine{Name: "one"}
 		d := f.onboard(m, f.token)
 		before, err := f.TPM(f.ctx, d.EK)
@@ -289,7 +289,7 @@ var eventTests = []test{
 			equal(f, fmt.Sprintf("%+v", filter), got, want)
 		}
 	}},
-	{"HundredWhenNotSaidThousandAtMost", func(f *fixture) {
+	{"HundredByDefaultThousandAtMost", func(f *fixture) {
 		const many = 1005
 		errs := make(chan error, many)
 		for range many {

@@ -8,11 +8,11 @@ import (
 )
 
 var ekCertificateTests = []test{
-	{"OneForAnEK", oneCertificateForAnEK},
+	{"OneForEachEK", oneCertificateForAnEK},
 	{"ExpiresUnlessProven", certificateExpiresUnlessProven},
 	{"ActivationsOwnIsKept", activationsOwnCertificateIsKept},
 	{"UnprovenAreBounded", unprovenCertificatesAreBounded},
-	{"SurvivesLettingGo", certificateSurvivesLettingGo},
+	{"SurvivesTheRelease", certificateSurvivesTheRelease},
 }
 
 func kept(name, certificate string, until time.Time) store.KeptEKCertificate {
@@ -125,7 +125,7 @@ func unprovenCertificatesAreBounded(f *fixture) {
 	f.keepsEK("raft", "raft's", true, Epoch)
 }
 
-func certificateSurvivesLettingGo(f *fixture) {
+func certificateSurvivesTheRelease(f *fixture) {
 	f.keepEK(kept("raft", "raft's", Epoch.Add(week)), Epoch, 3)
 	d := f.onboard(Machine{Name: "raft"}, f.token)
 	f.must(f.DeleteDevice(f.ctx, f.owner.ID, d.ID, Epoch.Add(time.Hour)))

@@ -10,7 +10,7 @@ import (
 
 // Growth tests: rows that unproven peers cause are bounded, and so are the rows of each device.
 var growthTests = []test{
-	{"EventsAreForgottenByTheirAge", func(f *fixture) {
+	{"OldEventsAreRemoved", func(f *fixture) {
 		at := func(kind string, hours int, unproven bool) store.Event {
 			return store.Event{Time: Epoch.Add(time.Duration(hours) * time.Hour), Kind: kind, Owner: f.owner.ID, Unproven: unproven}
 		}

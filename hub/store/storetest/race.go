@@ -79,7 +79,7 @@ var raceTests = []test{
 		equal(f, "different nicks", len(nicks), devices)
 		for n := 2; n <= devices; n++ {
 			if nick := fmt.Sprintf("otter-%d", n); !nicks[nick] {
-				f.Errorf("nobody is %s", nick)
+				f.Errorf("no device has the nick %s", nick)
 			}
 		}
 	}},

@@ -17,7 +17,7 @@ var tokenTests = []test{
 		f.must(err)
 		equal(f, "token", got, want)
 	}},
-	{"ForATPMOfAnyGeneration", func(f *fixture) {
+	{"WithTheTPMsGeneration", func(f *fixture) {
 		want := func(ek store.Hash, generation int) {
 			stored, err := f.JoinToken(f.ctx, f.token.ID)
 			f.must(err)

@@ -17,7 +17,7 @@ var trailTests = []test{
 	{"ConcurrentStepsEachGetANumber", concurrentStepsEachGetANumber},
 	{"StateNamesOnlyWhatItsOwnerHas", stateNamesOnlyWhatItsOwnerHas},
 	{"FinalStepsStayFinal", finalStepsStayFinal},
-	{"StateOfANewStepAlone", stateOfANewStepAlone},
+	{"StateOfANewRevisionOnly", stateOfANewRevisionOnly},
 	{"StepsByStatus", stepsByStatus},
 	{"Summaries", summaries},
 	{"TrailOfADeletedDeviceGoes", trailOfADeletedDeviceGoes},
@@ -56,7 +56,7 @@ func (f *fixture) trail(device string) {
 	_, made, err := f.CreateTrail(f.ctx, first, plenty)
 	f.must(err)
 	if !made {
-		f.Fatal("the trail was there")
+		f.Fatal("the trail existed already")
 	}
 }
 
@@ -259,7 +259,7 @@ func finalStepsStayFinal(f *fixture) {
 	f.refused(f.ChangeRevisionStatus(f.ctx, d, 99, trail.StatusNew, trail.StatusCancelled, []byte(`{}`), at), store.ErrNotFound)
 }
 
-func stateOfANewStepAlone(f *fixture) {
+func stateOfANewRevisionOnly(f *fixture) {
 	d := ID("raft")
 	f.trail(d)
 	a, b := f.keep(f.owner.ID, "a", 10, Epoch), f.keep(f.owner.ID, "b", 10, Epoch)

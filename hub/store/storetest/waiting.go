@@ -13,10 +13,10 @@ var waitingTests = []test{
 	{"ApprovalAnswersWhatWasAsked", approvalAnswersWhatWasAsked},
 	{"NoRequestUndoesADecision", noRequestUndoesADecision},
 	{"DecisionAboutWhatHasChanged", decisionAboutWhatHasChanged},
-	{"WaitingIsTheOwnersAlone", waitingIsTheOwnersAlone},
+	{"OnlyTheOwnerSeesItsWaitingDevices", onlyTheOwnerSeesItsWaitingDevices},
 	{"WaitingExpires", waitingExpires},
-	{"RoomIsBounded", roomIsBounded},
-	{"DeletedDeviceIsNoLongerApproved", deletedDeviceIsNoLongerApproved},
+	{"WaitingDevicesAreBounded", roomIsBounded},
+	{"DeletionEndsTheApproval", deletedDeviceIsNoLongerApproved},
 	{"Policies", policies},
 	{"EKLists", ekLists},
 }
@@ -81,13 +81,13 @@ func approvalAnswersWhatWasAsked(f *fixture) {
 	equal(f, "state", w.State, store.Approved)
 	equal(f, "by", w.By, "anne")
 	if !w.Approves([]string{"ek-certificate-none"}) || w.Approves([]string{"ek-certificate-none", "policy"}) || w.Approves(nil) {
-		f.Fatal("the approval is good for more or for less than was asked")
+		f.Fatal("the approval must answer exactly the questions that were asked")
 	}
 	// A further question needs another decision, and the first stays answered.
 	more := f.wait(m.waiting(f.token, "policy"))
 	equal(f, "state", more.State, store.Undecided)
 	if !more.Approves([]string{"ek-certificate-none"}) {
-		f.Fatal("a later question took the approval away")
+		f.Fatal("a later question removed the approval")
 	}
 	both := f.decide(more, true)
 	equal(f, "answered", both.Answered, []string{"ek-certificate-none", "policy"})
@@ -121,7 +121,7 @@ func decisionAboutWhatHasChanged(f *fixture) {
 	equal(f, "state", w.State, store.Undecided)
 }
 
-func waitingIsTheOwnersAlone(f *fixture) {
+func onlyTheOwnerSeesItsWaitingDevices(f *fixture) {
 	m := Machine{Name: "raft"}
 	w := f.wait(m.waiting(f.token, "policy"))
 	_, err := f.WaitingByEK(f.ctx, f.other.ID, w.EK, Epoch)
@@ -183,7 +183,7 @@ func policies(f *fixture) {
 	f.must(err)
 	equal(f, "policy", got, p)
 	if f.version() <= before {
-		f.Fatal("the settings' version has not grown")
+		f.Fatal("the config version has not grown")
 	}
 	_, err = f.Policy(f.ctx, store.HubWide)
 	f.refused(err, store.ErrNotFound)
@@ -192,7 +192,7 @@ func policies(f *fixture) {
 	_, err = f.Policy(f.ctx, f.owner.ID)
 	f.refused(err, store.ErrNotFound)
 	if f.version() <= before {
-		f.Fatal("the settings' version has not grown")
+		f.Fatal("the config version has not grown")
 	}
 }
 
@@ -229,7 +229,7 @@ func ekLists(f *fixture) {
 	list := []store.ListedEK{{Key: &key, Note: "pallet 7"}, {Cert: serial, Note: "pallet 8", CertificateRequired: true}}
 	f.must(f.PutEKList(f.ctx, f.owner.ID, list))
 	if f.version() <= before {
-		f.Fatal("the settings' version has not grown")
+		f.Fatal("the config version has not grown")
 	}
 	kept(f.owner.ID, true)
 	find(f.owner.ID, key, nil, list[0])
