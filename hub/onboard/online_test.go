@@ -125,7 +125,7 @@ func TestFirstStepLeavesAnExpiredIntermediateToTheSecond(t *testing.T) {
 	s.must(err)
 	d, err := fleet.New(old, "H-2")
 	s.must(err)
-	s.hub.SetTrust(trust.NewSet(trust.Given("test", old.Roots(), old.Intermediates())...))
+	s.hub.SetTrust(trust.NewSet(trust.FromX509("test", old.Roots(), old.Intermediates())...))
 	_, err = s.hub.FirstStep(t.Context(), encoded(d.EnrollRequest()), addr)
 	s.refused(err, evidence.CodeChainExpired)
 	s.hub.Online = &web{}
