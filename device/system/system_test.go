@@ -60,7 +60,7 @@ func TestSystemWithoutItsDiskRestarts(t *testing.T) {
 		"a disk that fails":   {func(l *lab) { l.failing["find the disk"] = errBroken }, "alarm it is broken"},
 		"no boot entry":       {func(l *lab) { l.failing["booted from"] = fs.ErrNotExist }, "alarm file does not exist"},
 		"no ESP":              {func(l *lab) { l.failing["mount the ESP"] = errBroken }, "alarm it is broken"},
-		"another TPM":         {func(l *lab) { l.failing["unlock"] = seal.ErrNotReleased }, "alarm The data partition does not open:\nthis TPM does not give out the disk's key"},
+		"another TPM":         {func(l *lab) { l.failing["unlock"] = seal.ErrNotReleased }, "alarm The data partition does not open:\nthis TPM does not release the disk's key"},
 		"a damaged partition": {func(l *lab) { l.failing["mount /dev/dm-0"] = errBroken }, "alarm The data partition cannot be mounted: it is broken\nInstall again from a stick"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,7 +184,7 @@ func TestNetworkSettingsOnTrial(t *testing.T) {
 				t.Fatal(tried, err)
 			}
 			l.run(time.Minute)
-			l.want("log network settings from the hub of 2000-01-01T00:00:00Z were dropped: The machine started again", "network with VLAN 0")
+			l.want("log network settings from the hub of 2000-01-01T00:00:00Z were dropped: The machine restarted before", "network with VLAN 0")
 		})
 	})
 }
