@@ -240,14 +240,19 @@ func (s *scene) ekHash(d *fleet.Device) store.Hash {
 
 // signedFor makes a request whose ownership proof is valid and names another owner or token.
 func (s *scene) signedFor(d *fleet.Device, owner, tokenID string) fleet.RequestChange {
-	secret, err := s.token.Secret()
-	s.must(err)
-	key, err := wire.OwnershipKey(secret, s.token.ID)
-	s.must(err)
 	return fleet.RequestChange{CAData: func(c *wire.CAData) {
-		c.Owner, c.TokenID = owner, tokenID
-		c.Proof = ed25519.Sign(key, wire.OwnershipMessage(s.token.HubName, owner, tokenID, d.IDevID.Name()))
+		c.Owner, c.TokenID, c.Proof = owner, tokenID, s.sign(s.token, d, owner, tokenID)
 	}}
+}
+
+// sign makes an ownership proof with a join token's key.
+func (s *scene) sign(token *wire.TokenFile, d *fleet.Device, owner, tokenID string) []byte {
+	s.Helper()
+	secret, err := token.Secret()
+	s.must(err)
+	key, err := wire.OwnershipKey(secret, token.ID)
+	s.must(err)
+	return ed25519.Sign(key, wire.OwnershipMessage(token.HubName, owner, tokenID, d.IDevID.Name()))
 }
 
 func encoded(v any) []byte {

@@ -180,10 +180,9 @@ func TestSecondStepIsChecked(t *testing.T) {
 			return fleet.RegistrationChange{Extensions: func(e map[int][]byte) { good.Extensions(e); e[wire.ExtOwnership][0] ^= 1 }}
 		}},
 		"an Ed25519 proof, an owner that is too long": {code: onboard.CodeOwnership, change: func(s *scene, d *fleet.Device, token *wire.TokenFile) fleet.RegistrationChange {
-			good := s.ed25519(d, token, true)
+			owner := strings.Repeat("a", wire.MaxOwner+1)
 			return fleet.RegistrationChange{Extensions: func(e map[int][]byte) {
-				good.Extensions(e)
-				e[wire.ExtOwner] = []byte(strings.Repeat("a", wire.MaxOwner+1))
+				e[wire.ExtOwner], e[wire.ExtOwnership] = []byte(owner), s.sign(token, d, owner, token.ID)
 			}}
 		}},
 		"an Ed25519 proof, a token id that is none": {code: onboard.CodeOwnership, change: func(s *scene, d *fleet.Device, token *wire.TokenFile) fleet.RegistrationChange {
