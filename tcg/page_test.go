@@ -54,7 +54,7 @@ func templatesOnThePage() string {
 		say("```")
 	}
 
-	say("\nEndorsement keys, in the order in which a device looks for them:")
+	say("\nThe endorsement keys, in the order in which a device looks for them:")
 	say("\n| EK | key | certificate at NV | often persistent at | policy |\n|---|---|---|---|---|")
 	for _, t := range EKTemplates {
 		policy := "A"
@@ -64,10 +64,10 @@ func templatesOnThePage() string {
 		say("| %s | %s, SHA-%d | %08x | %08x | %s |", t.Name, strings.TrimPrefix(t.Public.Algorithm(), "ECDSA "), 8*len(zero(t.Public.NameAlg)), t.CertificateIndex, t.Handle, policy)
 	}
 	list("Their TPMT_PUBLIC:", EKTemplates)
-	list("The IAK's; its unique field is the text `IAK`, for ECC as x and as y:", IAKTemplates)
-	list("The IDevID key's; its unique field is the text `IDEVID`. The RSA key has no scheme of its own, so that TLS may ask for one:", IDevIDTemplates)
+	list("The IAK templates; the unique field is the text `IAK`, for ECC in both x and y:", IAKTemplates)
+	list("The IDevID key templates; the unique field is the text `IDEVID`. The RSA key has no scheme, so that\nTLS can choose one:", IDevIDTemplates)
 
-	say("\nThe branches of their policies, and the policies:\n\n```")
+	say("\nThe branches of the policies, and the policies:\n\n```")
 	for _, alg := range []AlgID{AlgSHA256, AlgSHA384, AlgSHA512} {
 		index := delegationIndex[alg]
 		a := PolicySecretEndorsement(alg)

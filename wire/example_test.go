@@ -69,27 +69,27 @@ func workedExample(t *testing.T) string {
 	secret := []byte("0123456789abcdefghijklmn")
 	const tokenID, owner = "65f0c1d2e3f4a5b6c7d8e9f0", AccountPRN + "0123456789abcdef01234567"
 	hubName := strings.Repeat("5f", 32)
-	say("\nA token with the id `%s`, of owner `%s`, has the secret (`token` in its file: `%s`)", tokenID, owner, base64.StdEncoding.EncodeToString(secret))
+	say("\nA join token has the id `%s`, the owner\n`%s` and this secret (`token` in its file:\n`%s`):", tokenID, owner, base64.StdEncoding.EncodeToString(secret))
 	dump(secret)
 	key, err := OwnershipKey(secret, tokenID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("from which HKDF makes the Ed25519 seed")
+	say("HKDF derives this Ed25519 seed from the secret:")
 	dump(key.Seed())
-	say("and so the public key that the hub keeps:")
+	say("The hub stores the public key of this seed:")
 	dump(key.Public().(ed25519.PublicKey))
 
 	name := append([]byte{0x00, 0x0B}, bytes.Repeat([]byte{0xA1}, 32)...)
-	say("A device whose IDevID key has the TPM name `000b` followed by 32 bytes `a1`, at the hub `%s…` (32 bytes `5f` in hexadecimal), signs the message", hubName[:8])
+	say("A device has an IDevID key with the TPM name `000b` followed by 32 bytes `a1`. At the hub\n`%s…` (32 bytes `5f` in hexadecimal), the join token's key signs this message:", hubName[:8])
 	message := OwnershipMessage(hubName, owner, tokenID, name)
 	dump(message)
 	proof := ed25519.Sign(key, message)
-	say("and the proof is")
+	say("The proof is:")
 	dump(proof)
 	data := CAData{HubName: hubName, Owner: owner, TokenID: tokenID, EKPublic: []byte("ek-public"), Proof: proof}
 	caData := must(data.Encode())
-	say("With the EK's public area standing as the nine bytes `ek-public` and no chain, prodCaData is")
+	say("With the nine bytes `ek-public` instead of the EK's public area, and no chain, prodCaData is:")
 	dump(caData)
 
 	csr := tcg.CSR{
@@ -97,10 +97,10 @@ func workedExample(t *testing.T) string {
 		AttestPub: []byte("attest-pub"), SigningPub: []byte("signing-pub"), SgnCertifyInfo: []byte("certify-info"), SgnCertifySig: []byte("certify-sig"),
 	}
 	request := must(csr.Encode(tcg.AlgSHA256, func([]byte) ([]byte, error) { return []byte("signature"), nil }))
-	say("and, with texts standing for the structures of the TPM, the request (%d bytes) is", len(request))
+	say("With texts instead of the structures of the TPM, the request (%d bytes) is:", len(request))
 	dump(request)
 	hash := sha256.Sum256(request)
-	say("whose SHA-256, the salt of what follows, is")
+	say("Its SHA-256 is the salt of the next two keys:")
 	dump(hash[:])
 
 	credential := bytes.Repeat([]byte{0xC5}, CredentialSize)
@@ -108,29 +108,29 @@ func workedExample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If TPM2_ActivateCredential gives 32 bytes `c5`, the wrapping key is")
+	say("If TPM2_ActivateCredential returns 32 bytes `c5`, the wrapping key is:")
 	dump(keys.Wrapping)
-	say("and the activation key")
+	say("The activation key is:")
 	dump(keys.Activation)
 	exporter, cert := bytes.Repeat([]byte{0xE7}, ExporterSize), sha256.Sum256([]byte("certificate"))
-	say("On a TLS connection whose exporter is 32 bytes `e7`, for a certificate whose DER is the eleven bytes `certificate`, the activation proof is")
+	say("If the exporter of the TLS connection is 32 bytes `e7`, and the certificate's DER is the eleven\nbytes `certificate`, the activation proof is:")
 	dump(ActivationProof(keys, exporter, cert))
 
 	akName := append([]byte{0, 0x0B}, bytes.Repeat([]byte{0xA2}, 32)...)
-	say("In the two steps, with the same token and key, `name` is the 68 characters `000ba1a1…`, extension .2 is the proof above, and in Pantacor's form")
+	say("In the two-step enrolment, with the same token and key, `name` is the 68 characters `000ba1a1…`.\nExtension .2 is the proof above, or in Pantacor's form:")
 	dump(OwnershipMAC(sha256.Sum256(secret), hex.EncodeToString(name)))
 	steps, err := DeriveStepKeys(credential, akName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	say("If the credential holds 32 bytes `c5` for an AK of the name `000b` followed by 32 bytes `a2`, the keys encryption, mac and register are")
+	say("If the credential holds 32 bytes `c5` for an AK with the name `000b` followed by 32 bytes `a2`, the\nkeys encryption, mac and register are:")
 	dump(slices.Concat(steps.Encryption, steps.MAC, steps.Register))
-	say("and the proof for a CSR whose DER is the three bytes `csr`, at the same hub, is")
+	say("For a CSR whose DER is the three bytes `csr`, at the same hub, the proof is:")
 	dump(steps.Prove(hubName, []byte("csr")))
-	say("and of the old form")
+	say("In the old form the proof is:")
 	dump(steps.ProveUnbound([]byte("csr")))
 	file := CredentialFile([]byte("blob"), []byte("secret"))
-	say("A credential file of the id object `blob` and the encrypted secret `secret`, both as text, is")
+	say("A credential file with the id object `blob` and the encrypted secret `secret`, both as text, is:")
 	dump(file)
 	return b.String()
 }
