@@ -5,4 +5,4 @@
 set -eu
 cd "$(dirname "$0")/.."
 ./scripts/lint.sh
-go test -short -vet=off -timeout 5m ./... | grep -v '\[no test files\]$'
+go run ./internal/testlog -dir build/check -stage check -- go test -json -short -vet=off -timeout 5m ./...

@@ -173,6 +173,9 @@ func (p *printer) ended(e event) error {
 		return err
 	}
 	text := out.Bytes()
+	if e.Action == "skip" {
+		return nil // it has no tests
+	}
 	if e.Action != "fail" {
 		// "ok", the package, the seconds, and perhaps "(cached)".
 		text = bytes.TrimRight(text, "\n")

@@ -22,6 +22,8 @@ const events = `{"Action":"start","Package":"gangway/tcg"}
 {"Action":"output","Package":"gangway/wire","Output":"PASS\n"}
 {"Action":"output","Package":"gangway/wire","Output":"ok  \tgangway/wire\t2s\n"}
 {"Action":"pass","Package":"gangway/wire","Elapsed":2}
+{"Action":"output","Package":"gangway/hub/ui","Output":"?   \tgangway/hub/ui\t[no test files]\n"}
+{"Action":"skip","Package":"gangway/hub/ui","Elapsed":0}
 `
 
 func TestOutputIsShortAndTimesAreKept(t *testing.T) {
