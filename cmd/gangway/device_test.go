@@ -162,7 +162,7 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	}
 	// The test hub's certificate is for 127.0.0.1 alone.
 	_, _, err := run(hubtest.Password, "login", "https://localhost:"+port, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin")
-	if err == nil || !strings.Contains(err.Error(), "does not go by the name") {
+	if err == nil || !strings.Contains(err.Error(), "is not valid for the name") {
 		t.Errorf("another name: %v", err)
 	}
 	other := hubtest.New(t, nil, nil)
@@ -211,7 +211,7 @@ func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
 		{[]string{"device", "cloned", d.Nick, "--two"}, "", "is refused"},
 		{[]string{"device", "ls"}, "refused: cloned", ""},
 		{[]string{"device", "cloned", d.Nick}, "several machines, by ada", ""},
-		{[]string{"device", "cloned", d.Nick, "--undecided"}, "", "taken back"},
+		{[]string{"device", "cloned", d.Nick, "--undecided"}, "", "is withdrawn"},
 		{[]string{"device", "ls"}, "active, cloned?", ""},
 		{[]string{"device", "cloned", d.Nick, "--one"}, "✗", "is one machine"},
 		{[]string{"device", "cloned", d.Nick}, "· ", ""},
