@@ -79,7 +79,7 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "came aboard"} {
+		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "onboarded"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("%q is not shown in:\n%s", want, out)
 			}
@@ -140,7 +140,7 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// Only who types its nick means it.
-	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "lets its TPM go") {
+	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
 		t.Errorf("%v: %s", err, notes)
 	}
 	only(t, h)

@@ -12,10 +12,10 @@ import (
 func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick
-	if _, _, err := run("", "device", "network", nick); err == nil || !strings.Contains(err.Error(), "does not say which network settings it has") {
+	if _, _, err := run("", "device", "network", nick); err == nil || !strings.Contains(err.Error(), "has not reported its network settings") {
 		t.Errorf("got %v", err)
 	}
-	if _, notes, err := run("", "device", "network", nick, "--address", "192.0.2.11/24", "--gateway", "192.0.2.1", "--proxy", "http://ada:hunter2@proxy.example:3128"); err != nil || !strings.Contains(notes, "restarts to try it") {
+	if _, notes, err := run("", "device", "network", nick, "--address", "192.0.2.11/24", "--gateway", "192.0.2.1", "--proxy", "http://ada:hunter2@proxy.example:3128"); err != nil || !strings.Contains(notes, "restarts to try them") {
 		t.Fatal(notes, err)
 	}
 	text, _ := only(t, h).UserMeta["gangway.network"].(string)
@@ -33,7 +33,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 		want string
 	}{
 		"a mistake": {[]string{"--address", "192.0.2.11"}, "has no prefix length"},
-		"too much":  {[]string{"--automatic", "--vlan", "7"}, "no other settings"},
+		"too much":  {[]string{"--automatic", "--vlan", "7"}, "cannot be combined with other settings"},
 	} {
 		if _, _, err := run("", append([]string{"device", "network", nick}, c.arg...)...); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
