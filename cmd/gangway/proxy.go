@@ -11,15 +11,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// proxyFlags are serve's, for a proxy in front of the hub that ends TLS.
+// proxyFlags are serve's flags for a TLS-terminating proxy in front of the hub.
 type proxyFlags struct{ ca, name string }
 
 func (p *proxyFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA, not the hub's, that signed the certificate by which a TLS-terminating proxy authenticates itself (default: there is no proxy)")
+	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA that signed the client certificate of a TLS-terminating proxy; not one of the hub's CAs (default: no proxy)")
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
 }
 
-// proxy is who may send the header Client-Cert, nil if nobody.
+// proxy returns the proxy that may send the header Client-Cert; nil if there is none.
 func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if p.ca == "" && p.name == "" {
 		return nil, nil
