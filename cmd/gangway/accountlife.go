@@ -75,6 +75,8 @@ func (a *app) accountLsCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "ls --data DIR", Short: "List accounts, on the hub's machine", Args: args(),
+		Long: `Ls lists all accounts of a hub, with their number of devices. It needs the hub's data
+folder, so run it on the hub's machine; the hub may be running.`,
 		Example: "  gangway account ls --data /var/lib/gangway\n  gangway account ls --data ./hub --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := existing(c.Context(), data)

@@ -80,6 +80,7 @@ instead of your password (as pvr does), or runs 'gangway login --api-token-stdin
 func (a *app) apiTokenLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List your API tokens", Args: args(),
+		Long:    "Ls lists your API tokens with their scopes, expiry and last use. It shows no secrets.",
 		Example: "  gangway api-token ls\n  gangway api-token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)
@@ -117,7 +118,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke an API token, by its name or id", Args: args("the token's name or id"),
-		Long:    "Revoke ends an API token immediately, with all access tokens that a program got for it.",
+		Long:    "Revoke ends an API token immediately, with all access tokens that programs got for it.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
 			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)

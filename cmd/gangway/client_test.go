@@ -16,7 +16,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signedInTo makes a hub of a handler, and this program signed in to it.
+// signedInTo starts h as a hub, and signs this program in to it.
 func signedInTo(t *testing.T, h http.HandlerFunc) {
 	t.Helper()
 	s := httptest.NewTLSServer(h)
@@ -36,7 +36,7 @@ func signedInTo(t *testing.T, h http.HandlerFunc) {
 	}
 }
 
-// A fleet whose devices have as much metadata as they may have is listed.
+// allDevices lists a fleet whose devices have the most metadata that is allowed.
 func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
 	const devices = 250
 	meta := `{"a":"` + strings.Repeat("x", store.MaxMeta-8) + `"}`
@@ -58,7 +58,7 @@ func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
 	})
 	list, err := allDevices(t.Context())
 	if err != nil || len(list) != devices || list[devices-1].Nick != "d249" {
-		t.Errorf("%d devices, %v", len(list), err)
+		t.Errorf("got %d devices, %v; want %d", len(list), err, devices)
 	}
 }
 
@@ -79,6 +79,6 @@ func TestNumbersInMetadataAreShownAsTheyWereWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := strings.Count(compact.String(), `{"n":`+numbers+`}`); n != 2 {
-		t.Errorf("%s", compact.String())
+		t.Errorf("got %.200s; want the numbers %s twice", compact.String(), numbers)
 	}
 }

@@ -21,7 +21,11 @@ import (
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "Show and manage your devices"}
+	c := &cobra.Command{
+		Use: "device", Short: "Show and manage your devices",
+		Long: `Device shows and manages the devices of your account, and the machines that wait for
+your decision. A device is named by its id or its nick; both are in 'gangway device ls'.`,
+	}
 	ls := &cobra.Command{
 		Use: "ls", Short: "List your devices, and the machines that wait for your decision", Args: args(),
 		Long: `Ls lists first the machines that wait for your decision, then your devices. With
@@ -68,6 +72,7 @@ machine's evidence and the open questions.`,
 	}
 	rename := &cobra.Command{
 		Use: "rename ID|NICK NEW-NICK", Short: "Give a device a new nick", Args: args("the device's id or nick", "the new nick"),
+		Long:    "Rename gives a device a new nick. Its id stays the same.",
 		Example: "  gangway device rename brave-otter-3fa2 oslo-gate-1",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
@@ -121,7 +126,9 @@ software it runs, disable the join token too: 'gangway token disable'.`,
 	del.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	waiting := &cobra.Command{
 		Use: "waiting", Short: "List the machines that wait for your decision", Args: args(),
-		Example: "  gangway device waiting --output json",
+		Long: `Waiting lists the machines whose evidence leaves questions that only you can decide.
+'gangway device show ID' shows them. Then use 'approve' or 'deny'.`,
+		Example: "  gangway device waiting\n  gangway device waiting --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := allWaiting(c.Context())
 			if err != nil {

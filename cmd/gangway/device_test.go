@@ -14,8 +14,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// onboarded starts a hub with one device of ada's, who is signed in, and
-// returns how to run a command as her, with something to type.
+// onboarded starts a hub with one device of ada, and signs ada in. It returns a
+// function that runs a command as ada, with a line on its standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -66,7 +66,7 @@ func only(t *testing.T, h *hubtest.Hub) store.Device {
 	t.Helper()
 	all := h.Devices(t, h.Owner)
 	if len(all) != 1 {
-		t.Fatalf("%d devices", len(all))
+		t.Fatalf("got %d devices, want 1", len(all))
 	}
 	return all[0]
 }
@@ -81,7 +81,7 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 		}
 		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "onboarded"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("%q is not shown in:\n%s", want, out)
+				t.Errorf("device show does not show %q:\n%s", want, out)
 			}
 		}
 		if strings.Contains(out, "✗") {
@@ -99,8 +99,8 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 	}
 }
 
-// A terminal obeys control characters, in 7 bits and in 8, and shows text
-// backwards after an override: a machine must not write to its owner's.
+// A terminal obeys control characters, of 7 and 8 bits, and shows text backwards after
+// an override. A device's data must not control its owner's terminal.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
@@ -139,7 +139,7 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
 		t.Errorf("%v", err)
 	}
-	// Only who types its nick means it.
+	// delete asks for the device's nick.
 	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
 		t.Errorf("%v: %s", err, notes)
 	}
@@ -148,19 +148,19 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 		t.Fatal(err, notes)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices are left", n)
+		t.Errorf("got %d devices after delete, want 0", n)
 	}
 }
 
-// The right CA under another name is not good enough, and the root of another
-// hub is none at all: the password goes to neither.
+// login refuses a hub whose certificate has another name or another root, and sends the
+// password to neither.
 func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
 	if !ok {
 		t.Fatal(h.URL)
 	}
-	// The test hub's certificate is for 127.0.0.1 alone.
+	// The test hub's certificate is only for 127.0.0.1.
 	_, _, err := run(hubtest.Password, "login", "https://localhost:"+port, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "is not valid for the name") {
 		t.Errorf("another name: %v", err)
@@ -178,7 +178,7 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
 		t.Errorf("another hub's name: %v", err)
 	}
-	// What was good before still is.
+	// The earlier sign-in still works.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
 		t.Errorf("%v: %s", err, out)
 	}

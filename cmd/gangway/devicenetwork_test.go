@@ -7,8 +7,8 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner sets a device's network, is told of mistakes before anything is
-// sent, and reads no password.
+// The owner sets a device's network settings. A mistake is an error before the command
+// sends anything, and no command prints a password.
 func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick
@@ -21,7 +21,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	text, _ := only(t, h).UserMeta["gangway.network"].(string)
 	s, err := netfile.Parse([]byte(text))
 	if err != nil || s.Proxy.String() != "http://ada:hunter2@proxy.example:3128" || len(s.Addresses) != 1 {
-		t.Errorf("set is %q, %v", text, err)
+		t.Errorf("the stored settings are %q, %v", text, err)
 	}
 	for _, arg := range [][]string{{"device", "show", nick}, {"device", "ls"}, {"device", "rename", nick, nick}} {
 		if out, notes, err := run("", append(arg, "--output", "json")...); err != nil || strings.Contains(out+notes, "hunter2") || !strings.Contains(out, "ada:********@") {
@@ -40,7 +40,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 		}
 	}
 	if now := only(t, h).UserMeta["gangway.network"]; now != text {
-		t.Errorf("it became %q", now)
+		t.Errorf("the stored settings became %q", now)
 	}
 	d := only(t, h)
 	if err := h.Store.PatchDeviceMeta(t.Context(), d.ID, map[string]any{"gangway.network": "in force: automatic\nlast change: \x1b[2Jfrom the hub, dropped\n"}); err != nil {
@@ -52,13 +52,13 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	}
 	for _, want := range []string{"set      proxy = http://ada:********@proxy.example:3128", "device   in force: automatic", "device   last change: [2Jfrom the hub, dropped"} {
 		if !strings.Contains(out, want+"\n") {
-			t.Errorf("it does not say %q:\n%s", want, out)
+			t.Errorf("device network does not show %q:\n%s", want, out)
 		}
 	}
 	if _, _, err := run("", "device", "network", nick, "--automatic"); err != nil {
 		t.Fatal(err)
 	}
 	if now := only(t, h).UserMeta["gangway.network"]; now != "version = 1\n" {
-		t.Errorf("it became %q", now)
+		t.Errorf("the stored settings became %q", now)
 	}
 }

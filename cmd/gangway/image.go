@@ -24,7 +24,12 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Build and inspect installer images"}
+	c := &cobra.Command{
+		Use: "image", Short: "Build and inspect installer images",
+		Long: `Image builds the images of USB sticks that install Gangway on machines, and the
+systems that update installed machines. Run 'fetch' once before 'build'. See
+docs/image.md.`,
+	}
 	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }

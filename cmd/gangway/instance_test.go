@@ -12,7 +12,7 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Two hubs on one bucket must not take each other's objects for rubbish.
+// Two hubs in one bucket must not remove each other's objects.
 func TestHubsShareABucketButNoKeys(t *testing.T) {
 	backend := s3mem.New()
 	if err := backend.CreateBucket("fleet"); err != nil {
@@ -33,7 +33,7 @@ func TestHubsShareABucketButNoKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := i.objects.Stat(t.Context(), sum); err != objects.ErrNotFound {
-			t.Errorf("hub %d sees another's: %v", n, err)
+			t.Errorf("hub %d finds an object that it did not store: %v", n, err)
 		}
 		if err := i.objects.Put(t.Context(), sum, int64(len(text)), strings.NewReader(text)); err != nil {
 			t.Fatal(err)

@@ -161,6 +161,7 @@ It does not revoke an API token: see 'gangway api-token revoke'.`,
 func (a *app) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show which account is signed in, and at which hub", Args: args(),
+		Long:    "Whoami asks the hub which account your session or API token belongs to.",
 		Example: "  gangway whoami\n  gangway whoami --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()

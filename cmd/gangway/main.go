@@ -67,6 +67,13 @@ runs the hub, builds installer images and manages the devices of an account.
   To try it              demo
 
 The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
+		Example: `  gangway demo
+  gangway serve --data ./hub
+  gangway account create --data ./hub --nick ada
+  gangway login https://127.0.0.1:12443 --data ./hub --nick ada
+  gangway token create -o device_autojointoken.json
+  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
+  gangway device ls`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version.Current.String(),
@@ -110,6 +117,7 @@ func group(c *cobra.Command, arg []string) error {
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show the version, its commit and the commit's date", Args: args(),
+		Long:    "Version prints the version of this program, its commit and the commit's date.",
 		Example: "  gangway version\n  gangway version --output json",
 		RunE: func(*cobra.Command, []string) error {
 			build := version.Current

@@ -43,6 +43,8 @@ have one that is stricter. A change applies to all requests that follow.
 	var data, hubFile string
 	show := &cobra.Command{
 		Use: "show", Short: "Print your policy and the hub's", Args: args(),
+		Long: `Show prints the hub's policy and yours, with warnings about settings of yours that
+have no effect. With --data, it prints only the hub's policy.`,
 		Example: "  gangway policy show\n  gangway policy show --data /var/lib/gangway",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.showPolicy(c.Context(), data) },
 	}
@@ -79,6 +81,7 @@ have one that is stricter. A change applies to all requests that follow.
 	}
 	remove := &cobra.Command{
 		Use: "remove", Short: "Remove your policy", Args: args(),
+		Long:    "Remove removes your policy. Then only the hub's policy applies to your devices.",
 		Example: "  gangway policy remove\n  gangway policy remove --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if data != "" {

@@ -17,7 +17,13 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Manage join tokens, which let devices join your account"}
+	c := &cobra.Command{
+		Use: "token", Short: "Manage join tokens, which let devices join your account",
+		Long: `A join token lets devices join your account. A device needs its token file, which
+'create' writes: put it on the device, or into an installer image.
+
+Programs use API tokens instead: see 'gangway api-token'.`,
+	}
 	var n api.NewJoinToken
 	var life time.Duration
 	var meta []string
@@ -81,6 +87,7 @@ not store it: guard the token file like a key.`,
 
 	ls := &cobra.Command{
 		Use: "ls", Short: "List join tokens", Args: args(),
+		Long:    "Ls lists your join tokens with their use, expiry and state. It shows no secrets.",
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			tokens, err := allTokens(c.Context(), call[[]api.JoinTokenView])
@@ -108,6 +115,8 @@ not store it: guard the token file like a key.`,
 	}
 	disable := &cobra.Command{
 		Use: "disable ID", Short: "Disable a join token; its devices stay", Args: args("the token's id"),
+		Long: `Disable lets no more devices join with a join token. Devices that joined with it stay
+active. A disabled join token cannot be enabled again.`,
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
 			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0]), nil)
@@ -123,6 +132,7 @@ not store it: guard the token file like a key.`,
 	}
 	remove := &cobra.Command{
 		Use: "delete ID", Short: "Delete a disabled join token; its devices stay", Args: args("the token's id"),
+		Long:    "Delete removes a disabled join token from the list. Devices that joined with it stay active.",
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0\n  gangway token delete 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
 			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0])+"?purge=true", nil)
