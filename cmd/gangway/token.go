@@ -132,7 +132,7 @@ active. A disabled join token cannot be enabled again.`,
 	}
 	remove := &cobra.Command{
 		Use: "delete ID", Short: "Delete a disabled join token; its devices stay", Args: args("the token's id"),
-		Long:    "Delete removes a disabled join token from the list. Devices that joined with it stay active.",
+		Long:    "Delete removes a disabled join token. Devices that joined with it stay active.",
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0\n  gangway token delete 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
 			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0])+"?purge=true", nil)
