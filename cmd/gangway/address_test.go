@@ -10,7 +10,7 @@ import (
 
 // The hub reports a URL that does not lead to an address that it listens on, with the
 // reason. The test replaces the machine's addresses and the resolver.
-func TestURLThatLeadsNowhereIsNamed(t *testing.T) {
+func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		url, listens string

@@ -12,7 +12,7 @@ import (
 
 // device boot prints each state of a boot, marks labels that come only from the event
 // log, and prints the remedy of a refusal.
-func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
+func TestDeviceBootShowsEachState(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	shows := func(want ...string) {

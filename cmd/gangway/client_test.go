@@ -37,7 +37,7 @@ func signedInTo(t *testing.T, h http.HandlerFunc) {
 }
 
 // allDevices lists a fleet whose devices have the most metadata that is allowed.
-func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
+func TestDevicesWithTheMostMetadataAreListed(t *testing.T) {
 	const devices = 250
 	meta := `{"a":"` + strings.Repeat("x", store.MaxMeta-8) + `"}`
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +62,7 @@ func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
 	}
 }
 
-func TestNumbersInMetadataAreShownAsTheyWereWritten(t *testing.T) {
+func TestNumbersInMetadataStayAsWritten(t *testing.T) {
 	const numbers = `[9007199254740993,0.10,1E5,-0]`
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `[{"nick":"a","user-meta":{"n":%s},"device-meta":{"n":%[1]s}}]`, numbers)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,7 +96,7 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 		Events   []struct{ Kind string }
 	}
 	if err != nil || json.Unmarshal([]byte(out), &v) != nil || v.Device.ID != d.ID || len(v.Evidence.Request) == 0 || len(v.Events) == 0 {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device show in JSON: %v: %.200s", err, out)
 	}
 }
 
@@ -111,19 +112,19 @@ func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i := strings.IndexAny(out+notes, "\x1b\x07\u009b\u202e"); i >= 0 {
-			t.Errorf("%q prints %q", arg, (out + notes)[i:])
+			t.Errorf("%q prints %q", arg, fmt.Sprintf("%.100s", (out + notes)[i:]))
 		}
 	}
 }
 
-func TestDeviceIsRenamedAndRemoved(t *testing.T) {
+func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	if _, _, err := run("", "device", "rename", d.Nick, "flagship"); err != nil {
 		t.Fatal(err)
 	}
 	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "flagship") || !strings.Contains(out, "active") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device ls after rename: %v: %s", err, out)
 	}
 	for _, c := range []struct {
 		word   string
@@ -133,15 +134,15 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if now, err := h.Store.Device(t.Context(), d.ID); err != nil || now.Public != c.public {
-			t.Errorf("%s: public %v, %v", c.word, now.Public, err)
+			t.Errorf("after %s: public is %v, want %v (%v)", c.word, now.Public, c.public, err)
 		}
 	}
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
-		t.Errorf("%v", err)
+		t.Errorf("rename to a malformed nick: got %v, want nick-form", err)
 	}
 	// delete asks for the device's nick.
 	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
-		t.Errorf("%v: %s", err, notes)
+		t.Errorf("delete with a wrong nick: %v: %s", err, notes)
 	}
 	only(t, h)
 	if _, notes, err := run("flagship", "device", "delete", "flagship"); err != nil || !strings.Contains(notes, "revoked") {
@@ -154,7 +155,7 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 
 // login refuses a hub whose certificate has another name or another root, and sends the
 // password to neither.
-func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
+func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
 	if !ok {
@@ -163,7 +164,7 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	// The test hub's certificate is only for 127.0.0.1.
 	_, _, err := run(hubtest.Password, "login", "https://localhost:"+port, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "is not valid for the name") {
-		t.Errorf("another name: %v", err)
+		t.Errorf("another name: got %v", err)
 	}
 	other := hubtest.New(t, nil, nil)
 	file := filepath.Join(t.TempDir(), "other.pem")
@@ -172,24 +173,24 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	}
 	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-ca", file, "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "another CA") {
-		t.Errorf("another hub's root: %v", err)
+		t.Errorf("another hub's root: got %v", err)
 	}
 	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-name", other.CA.HubName(), "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
-		t.Errorf("another hub's name: %v", err)
+		t.Errorf("another hub's name: got %v", err)
 	}
 	// The earlier sign-in still works.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("whoami after refused sign-ins: %v: %s", err, out)
 	}
 }
 
-func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
+func TestOwnerDecidesAboutAClonedDevice(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	out, _, err := run("", "device", "cloned", d.Nick)
 	if err != nil || !strings.Contains(out, "cloned         no") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device cloned before any finding: %v: %s", err, out)
 	}
 	e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
 	if err != nil {
@@ -219,13 +220,13 @@ func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
 	} {
 		out, notes, err := run("", step.arg...)
 		if err != nil || !strings.Contains(out, step.shows) || !strings.Contains(notes, step.notes) || strings.Contains(out, "\x1b") {
-			t.Errorf("%q: %v\n%s\n%s", step.arg, err, out, notes)
+			t.Errorf("%q: %v\n%.500s\n%.200s", step.arg, err, out, notes)
 		}
 	}
 	if out, _, err := run("", "device", "ls"); err != nil || strings.Contains(out, "cloned") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device ls after --one: %v: %s", err, out)
 	}
 	if _, _, err := run("", "device", "cloned", d.Nick, "--one", "--two"); err == nil || !strings.Contains(err.Error(), "exclude each other") {
-		t.Error(err)
+		t.Errorf("--one with --two: got %v, want an error", err)
 	}
 }

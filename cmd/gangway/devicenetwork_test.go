@@ -13,7 +13,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick
 	if _, _, err := run("", "device", "network", nick); err == nil || !strings.Contains(err.Error(), "has not reported its network settings") {
-		t.Errorf("got %v", err)
+		t.Errorf("without a report: got %v", err)
 	}
 	if _, notes, err := run("", "device", "network", nick, "--address", "192.0.2.11/24", "--gateway", "192.0.2.1", "--proxy", "http://ada:hunter2@proxy.example:3128"); err != nil || !strings.Contains(notes, "restarts to try them") {
 		t.Fatal(notes, err)
@@ -25,7 +25,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	}
 	for _, arg := range [][]string{{"device", "show", nick}, {"device", "ls"}, {"device", "rename", nick, nick}} {
 		if out, notes, err := run("", append(arg, "--output", "json")...); err != nil || strings.Contains(out+notes, "hunter2") || !strings.Contains(out, "ada:********@") {
-			t.Errorf("%q: %s, %v", arg, out, err)
+			t.Errorf("%q prints %.200s, %v", arg, out, err)
 		}
 	}
 	for name, c := range map[string]struct {
@@ -36,7 +36,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 		"too much":  {[]string{"--automatic", "--vlan", "7"}, "cannot be combined with other settings"},
 	} {
 		if _, _, err := run("", append([]string{"device", "network", nick}, c.arg...)...); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
 	if now := only(t, h).UserMeta["gangway.network"]; now != text {
@@ -48,7 +48,7 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	}
 	out, _, err := run("", "device", "network", nick)
 	if err != nil || strings.Contains(out, "hunter2") || strings.Contains(out, "\x1b") {
-		t.Errorf("%q, %v", out, err)
+		t.Errorf("device network prints %q, %v", out, err)
 	}
 	for _, want := range []string{"set      proxy = http://ada:********@proxy.example:3128", "device   in force: automatic", "device   last change: [2Jfrom the hub, dropped"} {
 		if !strings.Contains(out, want+"\n") {

@@ -146,16 +146,16 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	return p, err
 }
 
-// programsFolder returns the folder of gangway-init and gangway-agent. self is the
-// path of this program. The folder is the same after `make build`, and ../lib/gangway
-// where a package installed them.
+// programsFolder returns the folder of gangway-init and gangway-agent. self is the path
+// of this program. After `make build` the folder is that of this program. Packages
+// install the two in ../lib/gangway.
 func programsFolder(self string) string {
-	beside := filepath.Dir(self)
-	installed := filepath.Join(filepath.Dir(beside), "lib/gangway")
-	if !exists(filepath.Join(beside, "gangway-init")) && exists(installed) {
+	own := filepath.Dir(self)
+	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
+	if !exists(filepath.Join(own, "gangway-init")) && exists(installed) {
 		return installed
 	}
-	return beside
+	return own
 }
 
 func readToken(name string) ([]byte, error) {
@@ -193,7 +193,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	token, hub, err := o.whose()
+	token, hub, err := o.tokenOrHubFile()
 	if err != nil {
 		return err
 	}
@@ -264,9 +264,9 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// whose returns the token file or, with --claim, the hub file of the hub that the
+// tokenOrHubFile returns the token file or, with --claim, the hub file of the hub that the
 // user is signed in to.
-func (o *imageOptions) whose() (token, hub []byte, err error) {
+func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn()
 		if err != nil {

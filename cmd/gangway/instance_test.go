@@ -13,7 +13,8 @@ import (
 )
 
 // Two hubs in one bucket must not remove each other's objects.
-func TestHubsShareABucketButNoKeys(t *testing.T) {
+func TestHubsInOneBucketDoNotShareObjects(t *testing.T) {
+	t.Parallel()
 	backend := s3mem.New()
 	if err := backend.CreateBucket("fleet"); err != nil {
 		t.Fatal(err)
@@ -39,11 +40,11 @@ func TestHubsShareABucketButNoKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := i.objects.Stat(t.Context(), sum); err != nil {
-			t.Error(err)
+			t.Errorf("hub %d does not find its object: %v", n, err)
 		}
 	}
 	i := &instance{dir: t.TempDir()}
 	if err := i.openObjects(t.Context(), objects.S3Config{Bucket: "fleet"}); err == nil || !strings.Contains(err.Error(), "belong together") {
-		t.Error(err)
+		t.Errorf("a bucket without an endpoint: got %v, want an error", err)
 	}
 }

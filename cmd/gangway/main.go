@@ -1,4 +1,5 @@
-// Command gangway is the hub and the fleet owner's tool.
+// Command gangway runs the hub. It is also the tool of the hub's operator and of the
+// owners of devices.
 package main
 
 import (

@@ -44,7 +44,7 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 			return nil, err
 		}
 		if len(problems) > 0 {
-			return nil, fmt.Errorf("makers' certificates: %w", problems[0])
+			return nil, fmt.Errorf("read the TPM makers' certificates: %w", problems[0])
 		}
 		for _, c := range certs {
 			// A certificate given as an intermediate is never a trusted root.
@@ -75,7 +75,7 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 			return err
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("makers' certificates: %w", err)
+			return nil, nil, fmt.Errorf("read the TPM makers' certificates: %w", err)
 		}
 	}
 	return certs, problems, nil

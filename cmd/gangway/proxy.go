@@ -29,7 +29,7 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	}
 	text, err := os.ReadFile(p.ca)
 	if err != nil {
-		return nil, fmt.Errorf("the proxy's CA: %w", err)
+		return nil, fmt.Errorf("read --proxy-ca: %w", err)
 	}
 	var certs []*x509.Certificate
 	for {
@@ -39,12 +39,12 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("the proxy's CA: %s: %w", p.ca, err)
+			return nil, fmt.Errorf("read --proxy-ca %s: %w", p.ca, err)
 		}
 		certs = append(certs, c)
 	}
 	if len(certs) == 0 {
-		return nil, fmt.Errorf("the proxy's CA: %s holds no PEM certificate", p.ca)
+		return nil, fmt.Errorf("--proxy-ca %s has no PEM certificate", p.ca)
 	}
 	return &api.Proxy{CAs: certs, Name: p.name}, nil
 }

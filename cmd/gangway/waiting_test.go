@@ -26,16 +26,20 @@ func TestApprovingWithoutACertificateSaysWhatThatMayHide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, err := client.Post(t.Context(), "/onboard", bytes.NewReader(body)); err != nil || a.Status != 202 {
-		t.Fatal(a, err)
+	a, err := client.Post(t.Context(), "/onboard", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Status != 202 {
+		t.Fatalf("POST /onboard: got status %d, want 202", a.Status)
 	}
 	out, _, err := run("", "device", "ls")
 	if err != nil || !strings.Contains(out, "ek-certificate-none") {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("device ls: %v: %s", err, out)
 	}
 	list, err := h.Store.WaitingDevices(t.Context(), h.Owner.ID, h.Now(), 10)
 	if err != nil || len(list) != 1 {
-		t.Fatal(list, err)
+		t.Fatalf("got %d waiting devices, %v; want 1", len(list), err)
 	}
 	for _, command := range []string{"show", "approve"} {
 		out, _, err := run("", "device", command, list[0].DeviceID)
