@@ -87,7 +87,7 @@ func tokenState(t api.JoinTokenView, now time.Time) string {
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return "used up"
 	}
-	return "good"
+	return "valid"
 }
 
 // warnToken warns if the machines of an image cannot onboard with its token file. If
@@ -115,7 +115,7 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 		return
 	}
 	for _, v := range tokens {
-		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "good" {
+		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "valid" {
 			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new one with 'gangway token create'.", v.ID, state)
 		}
 	}
