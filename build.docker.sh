@@ -35,7 +35,7 @@ yesno() { # NAME VALUE
 }
 
 [ $# -eq 1 ] || fail "name one target: ./build.docker.sh x64-uefi-installer"
-[ "$1" = x64-uefi-installer ] || fail "there is no target \"$1\"; there is x64-uefi-installer"
+[ "$1" = x64-uefi-installer ] || fail "unknown target \"$1\"; the only target is x64-uefi-installer"
 yesno PANTAVISOR_TPMACA "${PANTAVISOR_TPMACA:-}"
 yesno PANTAVISOR_DEBUG "${PANTAVISOR_DEBUG:-}"
 [ "${PANTAVISOR_TPMACA:-}" = yes ] || fail "set PANTAVISOR_TPMACA=yes: Gangway's devices have their identity in the TPM"

@@ -20,16 +20,17 @@ import (
 func (a *app) accountCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "account", Short: "Manage accounts: passwords, sessions, disabling, deleting",
-		Long: `With --data, the commands act on any account, on the hub's machine; the hub may
-be running. Without, they act on your own, over the hub's API.`,
+		Long: `With --data, the commands act on any account. Run them on the hub's machine; the
+hub may be running. Without --data, they act on your own account, over the hub's API.`,
 	}
 	var data, nick, email string
 	var fromStdin, generate, reuse bool
 	create := &cobra.Command{
 		Use:   "create --data DIR --nick NAME",
-		Short: "Make an account",
-		Long: `Create makes an account in the hub's database. It needs the data folder, so it
-runs on the hub's machine; the hub may be running.`,
+		Short: "Create an account",
+		Long: `Create adds an account to the hub's database. It needs the data folder, so run it
+on the hub's machine; the hub may be running. It asks for the password, unless
+--password-stdin or --generate is given.`,
 		Example: `  gangway account create --data /var/lib/gangway --nick ada --email ada@example.org
   gangway account create --data ./hub --nick ada --generate`,
 		Args: args(),
@@ -58,12 +59,12 @@ runs on the hub's machine; the hub may be running.`,
 				}
 			}
 			if err := i.store.CreateAccount(c.Context(), account); errors.Is(err, store.ErrExists) {
-				return fmt.Errorf("there is an account with this nick or e-mail already; choose another. The nick of a deleted account is reserved: --reuse-nick takes it")
+				return fmt.Errorf("an account with this nick or e-mail exists already; choose another. The nick of a deleted account is reserved; --reuse-nick allows it")
 			} else if err != nil {
 				return err
 			}
 			by := operator()
-			if err := i.store.AppendEvent(c.Context(), store.Event{Time: account.Created, Kind: "account.created", Owner: account.ID, Message: "The account was made."}.By(&by)); err != nil {
+			if err := i.store.AppendEvent(c.Context(), store.Event{Time: account.Created, Kind: "account.created", Owner: account.ID, Message: "The account was created."}.By(&by)); err != nil {
 				return err
 			}
 			view := struct {
@@ -92,14 +93,14 @@ runs on the hub's machine; the hub may be running.`,
 	f.StringVar(&nick, "nick", "", "name to sign in with (required)")
 	f.StringVar(&email, "email", "", "e-mail address")
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
-	f.BoolVar(&generate, "generate", false, "make up a password and print it")
-	f.BoolVar(&reuse, "reuse-nick", false, "take the nick of a deleted account: the new one may be taken for it")
+	f.BoolVar(&generate, "generate", false, "generate a password and print it")
+	f.BoolVar(&reuse, "reuse-nick", false, "allow the nick of a deleted account; people may mistake the new account for the deleted one")
 	c.AddCommand(create, a.accountLsCommand(), a.accountPasswdCommand(), a.accountDisableCommand(), a.accountEnableCommand(), a.accountDeleteCommand(), a.accountSessionsCommand())
 	return c
 }
 
-// password reads one from a terminal (twice, if it is new) or from standard
-// input.
+// password reads a password from standard input, or from the terminal without an
+// echo: twice if it is new.
 func (a *app) password(fromStdin, fresh bool) (string, error) {
 	if fromStdin {
 		line, err := bufio.NewReader(io.LimitReader(a.stdin, 4096)).ReadString('\n')
@@ -110,7 +111,7 @@ func (a *app) password(fromStdin, fresh bool) (string, error) {
 	}
 	fd := int(a.stdin.Fd())
 	if !term.IsTerminal(fd) {
-		return "", usagef("there is no terminal to ask for the password: use --password-stdin")
+		return "", usagef("cannot ask for the password: standard input is not a terminal; use --password-stdin")
 	}
 	ask := func(prompt string) (string, error) {
 		fmt.Fprint(a.stderr, prompt)
@@ -124,7 +125,7 @@ func (a *app) password(fromStdin, fresh bool) (string, error) {
 	}
 	again, err := ask("Again: ")
 	if err == nil && again != p {
-		err = errors.New("the two are not the same")
+		err = errors.New("the two passwords differ")
 	}
 	return p, err
 }

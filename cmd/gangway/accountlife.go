@@ -23,8 +23,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// operator is who runs a command on the hub's machine: the user, or who became
-// it with sudo.
+// operator returns the person who runs a command on the hub's machine: the
+// current user or, under sudo as root, the user who called sudo.
 func operator() store.Actor {
 	name := strconv.Itoa(os.Getuid())
 	if u, err := user.Current(); err == nil {
@@ -54,14 +54,14 @@ func atHub(ctx context.Context, data, nick string) (*instance, store.Account, er
 	return i, account, nil
 }
 
-// self returns the id and nick of the account that is signed in.
+// self returns the id and nick of the signed-in account.
 func self(ctx context.Context) (who struct{ ID, Nick string }, err error) {
 	return call[struct{ ID, Nick string }](ctx, "GET", "/auth/auth_status", nil)
 }
 
-const dataFlag = "the hub's data folder, on its own machine"
+const dataFlag = "the hub's data folder, on the hub's machine"
 
-// done prints that something was done, in words or as JSON.
+// done reports success: as a note in words, or as JSON on standard output.
 func (a *app) done(status map[string]any, format string, args ...any) error {
 	status["status"] = "OK"
 	if done, err := a.json(status); done {
@@ -75,6 +75,8 @@ func (a *app) accountLsCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "ls --data DIR", Short: "List accounts, on the hub's machine", Args: args(),
+		Long: `Ls lists all accounts of a hub, with their number of devices. It needs the hub's data
+folder, so run it on the hub's machine; the hub may be running.`,
 		Example: "  gangway account ls --data /var/lib/gangway\n  gangway account ls --data ./hub --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := existing(c.Context(), data)
@@ -113,7 +115,7 @@ func (a *app) accountLsCommand() *cobra.Command {
 				return err
 			}
 			if len(views) == 0 {
-				a.note("No account yet: gangway account create --data %s --nick NAME", data)
+				a.note("No account yet. Create one: gangway account create --data %s --nick NAME", data)
 				return nil
 			}
 			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
@@ -138,14 +140,14 @@ func (a *app) accountPasswdCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "passwd [NICK --data DIR]",
 		Short: "Change your password, or reset an account's on the hub's machine",
-		Long: `Passwd changes your own password: it asks for the current one, and ends all your
-other sessions. API tokens stay, unless --end-api-tokens is given.
+		Long: `Passwd changes your own password. It asks for the current password, and ends all
+your other sessions. Your API tokens stay valid, unless --end-api-tokens is given.
 
-With --data it resets the password of the account NICK. Nobody is asked for the
-current one; all of the account's sessions and API tokens end.
+With --data it resets the password of the account NICK, without the current
+password. All sessions and API tokens of the account end.
 
---password-stdin reads the new password from standard input; for your own, the
-current one is read before it, on a line of its own.`,
+--password-stdin reads the new password from standard input. When you change your
+own password, the first line is the current password and the second the new one.`,
 		Example: `  gangway account passwd
   gangway account passwd --end-api-tokens
   gangway account passwd ada --data /var/lib/gangway --generate`,
@@ -155,7 +157,7 @@ current one is read before it, on a line of its own.`,
 				return usagef("--generate and --password-stdin exclude each other")
 			}
 			if (data != "") != (len(arg) == 1) {
-				return usagef("the account's nick and --data belong together; without both, your own password is changed")
+				return usagef("NICK and --data belong together; without both, the command changes your own password")
 			}
 			if data != "" {
 				return a.resetPassword(c.Context(), data, arg[0], fromStdin, generate)
@@ -165,8 +167,8 @@ current one is read before it, on a line of its own.`,
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
-	f.BoolVar(&fromStdin, "password-stdin", false, "read the passwords from standard input, a line each")
-	f.BoolVar(&generate, "generate", false, "make up the new password and print it")
+	f.BoolVar(&fromStdin, "password-stdin", false, "read the passwords from standard input, one per line")
+	f.BoolVar(&generate, "generate", false, "generate the new password and print it")
 	f.BoolVar(&endTokens, "end-api-tokens", false, "revoke your API tokens too (a reset always does)")
 	return c
 }
@@ -199,7 +201,7 @@ func (a *app) resetPassword(ctx context.Context, data, nick string, fromStdin, g
 			a.printf("Password: %s\n", password)
 		}
 	}
-	return a.done(status, "The password of %s is reset, and all sessions and API tokens of the account ended.", account.Nick)
+	return a.done(status, "The password of %s was reset, and all sessions and API tokens of the account were ended.", account.Nick)
 }
 
 func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens bool) error {
@@ -211,7 +213,7 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 			password, err = line(in)
 		}
 	} else {
-		a.note("Your current password, then the new one.")
+		a.note("Enter your current password, then the new one.")
 		if current, err = a.password(false, false); err == nil && !generate {
 			password, err = a.password(false, true)
 		}
@@ -234,12 +236,12 @@ func (a *app) changePassword(ctx context.Context, fromStdin, generate, endTokens
 		}
 	}
 	if changed.APITokens > 0 {
-		a.note("%d API token(s) stay: 'gangway api-token ls' shows them.", changed.APITokens)
+		a.note("%d API token(s) stay valid; 'gangway api-token ls' lists them.", changed.APITokens)
 	}
-	return a.done(status, "Your password is changed, and your other sessions ended.")
+	return a.done(status, "Your password was changed, and your other sessions were ended.")
 }
 
-// line reads a line without its end.
+// line reads a line, and returns it without its line break.
 func line(in *bufio.Reader) (string, error) {
 	text, err := in.ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -253,13 +255,14 @@ func (a *app) accountDisableCommand() *cobra.Command {
 	var fromStdin bool
 	c := &cobra.Command{
 		Use:   "disable NICK [--data DIR]",
-		Short: "Disable an account: nobody signs in to it, and no new device joins",
-		Long: `Disable ends the account's sessions and API tokens, at once and for good, hides
-what it published, and lets no new device in with its join tokens. Its devices
-go on. 'gangway account enable' lets people sign in again.
+		Short: "Disable an account: nobody can sign in to it, and no new device can join",
+		Long: `Disable ends the account's sessions and API tokens, immediately and permanently. It
+hides the trails that the account published. The account's join tokens accept no new
+device; its existing devices keep working. 'gangway account enable' allows sign-in
+again.
 
-Without --data, NICK is your own account and your password is asked for; only
-the hub's operator can enable it again.`,
+Without --data, NICK must be your own account, and the command asks for your
+password. Only the hub's operator can enable the account again.`,
 		Example: "  gangway account disable ada --data /var/lib/gangway\n  gangway account disable ada",
 		Args:    args("the account's nick"),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -287,14 +290,14 @@ the hub's operator can enable it again.`,
 	return c
 }
 
-// endSelf posts to the caller's own account, with its password.
+// endSelf posts a request about the caller's own account, with its password.
 func (a *app) endSelf(ctx context.Context, nick, what string, fromStdin bool, body map[string]any) error {
 	who, err := self(ctx)
 	if err != nil {
 		return err
 	}
 	if !strings.EqualFold(nick, who.Nick) {
-		return usagef("you are signed in as %s, not %s; for another account use --data on the hub's machine", who.Nick, nick)
+		return usagef("you are signed in as %s, not %s; for another account, use --data on the hub's machine", who.Nick, nick)
 	}
 	password, err := a.password(fromStdin, false)
 	if err != nil {
@@ -312,8 +315,8 @@ func (a *app) accountEnableCommand() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "enable NICK --data DIR", Short: "Enable a disabled account, on the hub's machine", Args: args("the account's nick"),
-		Long: `Enable lets people sign in again and devices join. Sessions and API tokens that
-ended when the account was disabled do not come back.`,
+		Long: `Enable allows sign-in to the account again, and new devices with its join tokens.
+Sessions and API tokens that ended when the account was disabled stay ended.`,
 		Example: "  gangway account enable ada --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, account, err := atHub(c.Context(), data, arg[0])
@@ -340,14 +343,15 @@ func (a *app) accountDeleteCommand() *cobra.Command {
 		Use:   "delete NICK [--data DIR]",
 		Short: "Delete an account",
 		Long: `Delete removes an account with its sessions, API tokens, join tokens, policy and
-objects. The audit trail stays. The nick stays reserved, so that nobody is taken
-for its person.
+objects. The audit trail stays. The nick stays reserved, so that nobody can pose as
+its former owner.
 
-An account that has devices is not deleted, unless --with-devices deletes them
-too: their certificates are revoked, and each must onboard again, with another
-account's join token.
+If the account has devices, the command fails, unless --with-devices is given. That
+deletes the devices too: their certificates are revoked, and each must onboard again
+with another account's join token.
 
-Without --data, NICK is your own account and your password is asked for.`,
+Without --data, NICK must be your own account, and the command asks for your
+password.`,
 		Example: `  gangway account delete ada --data /var/lib/gangway
   gangway account delete ada --data /var/lib/gangway --with-devices
   gangway account delete ada`,
@@ -387,18 +391,18 @@ func (a *app) accountSessionsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sessions [NICK --data DIR]",
 		Short: "List sessions, or end them: sign out everywhere",
-		Long: `Sessions lists where you are signed in. --end ends one, --end-others all but the
-one that asks, --end-all all of them.
+		Long: `Sessions lists where you are signed in. --end ends one session, --end-others all
+sessions except this one, and --end-all all sessions.
 
-With --data it is about the account NICK. API tokens are not sessions: see
-'gangway api-token', and 'gangway account disable', which ends both.`,
+With --data it lists or ends the sessions of the account NICK. API tokens are not
+sessions: see 'gangway api-token'. 'gangway account disable' ends both.`,
 		Example: `  gangway account sessions
   gangway account sessions --end-others
   gangway account sessions ada --data /var/lib/gangway --end-all`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if (data != "") != (len(arg) == 1) {
-				return usagef("the account's nick and --data belong together; without both, it is about your own sessions")
+				return usagef("NICK and --data belong together; without both, the command is about your own sessions")
 			}
 			n := 0
 			for _, set := range []bool{end != "", endAll, endOthers} {
@@ -435,7 +439,7 @@ With --data it is about the account NICK. API tokens are not sessions: see
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
 	f.StringVar(&end, "end", "", "end the session with this id")
-	f.BoolVar(&endOthers, "end-others", false, "end all sessions but the one that asks")
+	f.BoolVar(&endOthers, "end-others", false, "end all sessions except this one")
 	f.BoolVar(&endAll, "end-all", false, "end all sessions")
 	return c
 }

@@ -14,16 +14,17 @@ import (
 	"gangway/wire"
 )
 
-// lookupTime bounds how long serve's start may look for the hub's own names.
+// lookupTime is how long serve may take, when it starts, to resolve each of the
+// hub's names.
 const lookupTime = 3 * time.Second
 
-// addresses works out the public URL, the other URLs, and the names in the TLS
-// certificate.
+// addresses returns the hub's URLs, the public one first, and the names for its
+// TLS certificate.
 func addresses(publicURL string, also []string, l net.Addr) (urls, names []string, err error) {
 	if publicURL == "" {
 		tcp := l.(*net.TCPAddr)
 		if !tcp.IP.IsLoopback() {
-			return nil, nil, usagef("--url is needed when the hub listens on another address than loopback: the address that devices and people use, e.g. https://hub.example:12443")
+			return nil, nil, usagef("--url is needed when the hub listens on another address than loopback: the URL that devices and people use, such as https://hub.example:12443")
 		}
 		publicURL = "https://" + tcp.String()
 	}
@@ -53,14 +54,14 @@ func addresses(publicURL string, also []string, l net.Addr) (urls, names []strin
 	return urls, names, nil
 }
 
-// reach says whether a URL can lead to what the hub listens on.
+// reach finds out whether a URL can lead to an address that the hub listens on.
 type reach struct {
 	listens []netip.AddrPort
-	local   []netip.Addr // the machine's own
+	local   []netip.Addr // this machine's addresses
 	lookup  func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// newReach looks at this machine.
+// newReach returns the reach of this machine's addresses and resolver.
 func newReach(listeners []net.Listener) (*reach, error) {
 	r := &reach{lookup: func(ctx context.Context, host string) ([]netip.Addr, error) {
 		return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -80,8 +81,8 @@ func newReach(listeners []net.Listener) (*reach, error) {
 	return r, nil
 }
 
-// missing is why a URL leads to no address that the hub listens on, as far as
-// this machine can tell; empty: it does.
+// missing returns the reason why a URL does not lead to an address that the hub
+// listens on, as far as this machine can tell. It is empty if the URL does.
 func (r *reach) missing(ctx context.Context, address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -91,7 +92,7 @@ func (r *reach) missing(ctx context.Context, address string) string {
 	if port == "" {
 		port = "443"
 	}
-	var open, all []string // the addresses of that port, and all
+	var open, all []string // the addresses with that port, and all addresses
 	var listens []netip.Addr
 	for _, l := range r.listens {
 		all = append(all, l.String())
@@ -125,13 +126,13 @@ func (r *reach) missing(ctx context.Context, address string) string {
 		}
 	}
 	if !slices.ContainsFunc(listens, func(l netip.Addr) bool { return !l.IsLoopback() }) {
-		return fmt.Sprintf("the hub listens on loopback only (%s), which no other machine reaches", strings.Join(open, ", "))
+		return fmt.Sprintf("the hub listens on loopback only (%s), which other machines cannot reach", strings.Join(open, ", "))
 	}
 	return fmt.Sprintf("%s is not an address of this machine that the hub listens on (%s)", host, strings.Join(open, ", "))
 }
 
-// noteAddresses warns of URLs that lead nowhere, and of those that were the hub's
-// at its last start and are not any more. It remembers the present ones.
+// noteAddresses warns of URLs that do not lead to the hub, and of URLs that the
+// hub had at its last start and no longer has. It stores the present ones.
 func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, listeners []net.Listener, behindProxy bool) error {
 	if !behindProxy {
 		r, err := newReach(listeners)
@@ -150,7 +151,7 @@ func (a *app) noteAddresses(ctx context.Context, i *instance, urls []string, lis
 	}
 	for _, u := range before {
 		if !slices.Contains(urls, u) {
-			a.note("Warning: the hub was at %s when it was last started, and is at %s now. Devices wait at the old address until they are told of the new one: add --also-url %s for as long as that address leads here, or give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
+			a.note("Warning: the hub was at %s when it was last started, and is at %s now. Devices keep trying the old address until they learn the new one: add --also-url %s for as long as that address leads here, or give each device a new token file. See 'Moving' in docs/operations.md.", u, urls[0], u)
 		}
 	}
 	if slices.Equal(before, urls) {

@@ -8,14 +8,13 @@ import (
 	"testing"
 )
 
-// A URL that leads to nothing that the hub listens on is named, with the reason.
-// What only this machine can tell, the machine's addresses and its resolver's
-// answers, is given.
-func TestURLThatLeadsNowhereIsNamed(t *testing.T) {
+// The hub reports a URL that does not lead to an address that it listens on, with the
+// reason. The test replaces the machine's addresses and the resolver.
+func TestWarnsOfAURLThatDoesNotLeadToTheHub(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		url, listens string
-		why          string // empty: it leads here
+		why          string // empty: the URL leads to the hub
 	}{
 		"all addresses, by name":       {"https://hub.example:12443", "[::]:12443", ""},
 		"all addresses, by IP":         {"https://192.0.2.7:12443", "0.0.0.0:12443", ""},
@@ -31,7 +30,7 @@ func TestURLThatLeadsNowhereIsNamed(t *testing.T) {
 		"another machine, by IP":       {"https://198.51.100.9:12443", "[::]:12443", "198.51.100.9 is not an address of this machine"},
 		"another machine, by name":     {"https://elsewhere.example:12443", "[::]:12443", "elsewhere.example is not an address of this machine"},
 		"another address of this":      {"https://192.0.2.7:12443", "192.0.2.8:12443", "is not an address of this machine that the hub listens on (192.0.2.8:12443)"},
-		"a name that is not there":     {"https://nowhere.example:12443", "[::]:12443", "cannot be looked up here: no such host"},
+		"an unknown name":              {"https://nowhere.example:12443", "[::]:12443", "cannot be looked up here: no such host"},
 		"the right port, loopback too": {"https://hub.example:12443", "127.0.0.1:12443 192.0.2.7:443", "loopback only"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +54,7 @@ func TestURLThatLeadsNowhereIsNamed(t *testing.T) {
 			}
 			why := r.missing(t.Context(), c.url)
 			if (why == "") != (c.why == "") || !strings.Contains(why, c.why) {
-				t.Errorf("%q, want %q", why, c.why)
+				t.Errorf("got %q, want %q", why, c.why)
 			}
 		})
 	}

@@ -14,10 +14,11 @@ import (
 
 func (a *app) apiTokenCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "api-token", Short: "Manage API tokens, with which programs act for you",
-		Long: `An API token is for programs such as CI: it has a name, scopes and an end, and can
-neither make other tokens nor change your password. Join tokens, which let
-devices in, are another thing: see 'gangway token'.`,
+		Use: "api-token", Short: "Manage API tokens, with which programs act for your account",
+		Long: `An API token is a credential for a program, such as a CI job. It has a name, scopes
+and an expiry time. It cannot create other tokens or change your password.
+
+Join tokens are something else: devices use them. See 'gangway token'.`,
 	}
 	c.AddCommand(a.apiTokenCreateCommand(), a.apiTokenLsCommand(), a.apiTokenRevokeCommand())
 	return c
@@ -29,15 +30,16 @@ func (a *app) apiTokenCreateCommand() *cobra.Command {
 	var out string
 	c := &cobra.Command{
 		Use:   "create NAME --scope SCOPE",
-		Short: "Make an API token",
-		Long: `Create makes an API token and prints it, or writes it to a file that only you can
-read. It is shown this once; the hub keeps its hash.
+		Short: "Create an API token",
+		Long: `Create prints a new API token. With -o, it writes the token to a file that only you
+can read. The token is shown only once: the hub stores only its hash.
 
-Scopes are devices, objects, trails, profile and user, each whole or with
-.readonly, .write or .change; all is everything that an API token may do.
+The scopes are devices, objects, trails, profile and user. Each allows everything of
+its kind, or less with .readonly, .write or .change at its end. The scope all allows
+everything that an API token may do.
 
-A program sends it as 'Authorization: Bearer gwt_...', signs in with it in place
-of your password (pvr does), or uses 'gangway login --api-token-stdin'.`,
+A program sends the token as 'Authorization: Bearer gwt_...', signs in with it
+instead of your password (as pvr does), or runs 'gangway login --api-token-stdin'.`,
 		Example: `  gangway api-token create ci --scope trails --scope objects --scope devices.readonly -o ci.token
   gangway api-token create backup --scope devices.readonly --expires-in 24h`,
 		Args: args("the token's name"),
@@ -62,22 +64,23 @@ of your password (pvr does), or uses 'gangway login --api-token-stdin'.`,
 				err = to.writeLine(t.Secret)
 			}
 			if err != nil {
-				return fmt.Errorf("API token %s was made and cannot be written (revoke it with 'gangway api-token revoke %s'): %w", t.Name, t.Name, err)
+				return fmt.Errorf("API token %s was created but cannot be written (revoke it with 'gangway api-token revoke %s'): %w", t.Name, t.Name, err)
 			}
-			a.note("API token %s (%s), until %s. It is shown this once.", t.Name, strings.Join(n.Scopes, " "), t.ExpireAt.Local().Format(time.DateTime))
+			a.note("API token %s (%s) expires %s. It is shown only once.", t.Name, strings.Join(n.Scopes, " "), t.ExpireAt.Local().Format(time.DateTime))
 			return nil
 		},
 	}
 	f := c.Flags()
 	f.StringSliceVar(&n.Scopes, "scope", nil, "what the token may do, such as devices.readonly (required, repeatable)")
-	f.DurationVar(&life, "expires-in", 90*24*time.Hour, "how long it lives, at most 366 days (8784h)")
-	f.StringVarP(&out, "out", "o", "", "the file to write, which must not exist, for you to read only (default: standard output)")
+	f.DurationVar(&life, "expires-in", 90*24*time.Hour, "how long the token is valid, at most 366 days (8784h)")
+	f.StringVarP(&out, "out", "o", "", "write the token to this new file, readable only by you (default: standard output)")
 	return c
 }
 
 func (a *app) apiTokenLsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ls", Short: "List your API tokens", Args: args(),
+		Long:    "Ls lists your API tokens with their scopes, expiry and last use. It shows no secrets.",
 		Example: "  gangway api-token ls\n  gangway api-token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)
@@ -88,7 +91,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 				return err
 			}
 			if len(list.Items) == 0 {
-				a.note("No API token yet: gangway api-token create NAME --scope devices.readonly")
+				a.note("No API token yet. Create one: gangway api-token create NAME --scope devices.readonly")
 				return nil
 			}
 			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
@@ -115,7 +118,7 @@ func (a *app) apiTokenLsCommand() *cobra.Command {
 func (a *app) apiTokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Revoke an API token, by its name or id", Args: args("the token's name or id"),
-		Long:    "Revoke ends an API token, and whatever a program got with it, at once.",
+		Long:    "Revoke ends an API token immediately, with all access tokens that programs got for it.",
 		Example: "  gangway api-token revoke ci",
 		RunE: func(c *cobra.Command, arg []string) error {
 			list, err := call[api.APITokens](c.Context(), "GET", "/tokens", nil)

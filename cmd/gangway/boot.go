@@ -18,23 +18,24 @@ func (a *app) bootCommand() *cobra.Command {
 	var like string
 	var number int64
 	c := &cobra.Command{
-		Use: "boot ID|NICK", Short: "Show what a device booted, and say what it should", Args: args("the device's id or nick"),
-		Long: `Boot shows what a device's TPM says that it booted, compared with its reference:
-what it booted first, unless you say otherwise. A policy with measured_boot:
-require admits a device to the API only while its boot matches.
+		Use: "boot ID|NICK", Short: "Show what a device booted, and choose its reference", Args: args("the device's id or nick"),
+		Long: `Boot shows what a device booted, as its TPM attests it, and compares it with the
+reference. The reference is the device's first boot, until you choose another. If a
+policy has measured_boot: require, a device may use the API only while its boot
+matches.
 
 The boot is one of:
-  unmeasured        the device never showed one
+  unmeasured        the device has never sent a measurement
   matches           it matches the reference
-  changed           it differs: see what changed, then --accept it or mend the machine
-  nothing-measured  the firmware measured nothing into the TPM; this matches nothing
-  refused           the newest measurement does not hold; the rest is of the one before
+  changed           it differs: see what changed, then --accept it or repair the machine
+  nothing-measured  the firmware measured nothing into the TPM; this never matches
+  refused           the newest measurement is not valid; the rest is of the one before
 
-An event's name follows from what was measured. What the machine's event log
-calls it besides is in brackets: the log's word, which nothing vouches for.
+The name of an event follows from the measured data. Text in brackets comes from the
+machine's event log; nothing verifies it.
 
---accept takes its last boot as the reference, --like that of another device of
-the same model, --lock keeps the reference from being changed by mistake.`,
+--accept makes the last boot the reference. --like copies the reference of another
+device of the same model. --lock protects the reference from changes by mistake.`,
 		Example: `  gangway device boot brave-otter-3fa2
   gangway device boot brave-otter-3fa2 --accept --lock
   gangway device boot brave-otter-3fa2 --accept --measurement 41
@@ -42,10 +43,10 @@ the same model, --lock keeps the reference from being changed by mistake.`,
   gangway device boot brave-otter-3fa2 --again`,
 		RunE: func(c *cobra.Command, arg []string) error {
 			if number != 0 && !accept {
-				return usagef("--measurement goes with --accept")
+				return usagef("--measurement needs --accept")
 			}
 			if accept && like != "" || lock && unlock {
-				return usagef("--accept and --like exclude each other, as --lock and --unlock do")
+				return usagef("--accept and --like exclude each other, and so do --lock and --unlock")
 			}
 			d, err := findDevice(c.Context(), arg[0])
 			if err != nil {
@@ -88,12 +89,12 @@ the same model, --lock keeps the reference from being changed by mistake.`,
 		},
 	}
 	f := c.Flags()
-	f.BoolVar(&accept, "accept", false, "take the last boot as the reference")
-	f.Int64Var(&number, "measurement", 0, "with --accept: only if the last boot is still the measurement of this number")
-	f.StringVar(&like, "like", "", "take the reference of another device of the same model")
-	f.BoolVar(&lock, "lock", false, "keep the reference as it is, until --unlock")
-	f.BoolVar(&unlock, "unlock", false, "let the reference be changed")
-	f.BoolVar(&again, "again", false, "ask the device to measure again")
+	f.BoolVar(&accept, "accept", false, "make the last boot the reference")
+	f.Int64Var(&number, "measurement", 0, "with --accept: fail unless the last boot is still the measurement with this number")
+	f.StringVar(&like, "like", "", "copy the reference of this device (id or nick), of the same model")
+	f.BoolVar(&lock, "lock", false, "lock the reference against changes, until --unlock")
+	f.BoolVar(&unlock, "unlock", false, "allow changes of the reference again")
+	f.BoolVar(&again, "again", false, "ask the device for a new measurement")
 	return c
 }
 
@@ -109,7 +110,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 	a.line("boot", v.State)
 	if no := v.Refusal; no != nil {
 		a.line("refused", fmt.Sprintf("%s: %s (%s)", no.Time.Local().Format(time.DateTime), tcg.Printable(no.Reason), no.Code))
-		a.line("what to do", tcg.Printable(no.Hint))
+		a.line("remedy", tcg.Printable(no.Hint))
 	}
 	if v.Measured != nil {
 		a.line("measured", fmt.Sprintf("%s, number %d", v.Measured.Local().Format(time.DateTime), v.Number))
@@ -124,7 +125,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 			a.line("event log", tcg.Printable(m.LogProblem))
 		}
 		if m.Log && len(m.Unexplained) > 0 {
-			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values, which are compared all the same")
+			a.line("unexplained", "PCR "+strings.Trim(strings.ReplaceAll(fmt.Sprint(m.Unexplained), " ", ", "), "[]")+": the log does not explain their values; the values are still compared")
 		}
 	}
 	if r := v.Reference; r != nil {
@@ -135,7 +136,7 @@ func (a *app) showBoot(ctx context.Context, d api.DeviceView, path string) error
 		a.line("reference", r.From+", of "+r.Since.Local().Format(time.DateTime)+locked)
 	}
 	if v.Requested {
-		a.line("asked", "to measure again")
+		a.line("requested", "a new measurement")
 	}
 	if len(v.Changes) > 0 {
 		a.printf("\nWhat changed\n")

@@ -10,9 +10,9 @@ import (
 	"gangway/hub/store"
 )
 
-// Each state of a boot has words of its own, what the log alone says is marked,
-// and what a person can do is there.
-func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
+// device boot prints each state of a boot, marks labels that come only from the event
+// log, and prints the remedy of a refusal.
+func TestDeviceBootShowsEachState(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	shows := func(want ...string) {
@@ -23,11 +23,11 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 		}
 		for _, w := range want {
 			if !strings.Contains(out, w) {
-				t.Errorf("%q is not shown in:\n%s", w, out)
+				t.Errorf("device boot does not show %q:\n%s", w, out)
 			}
 		}
 		if strings.ContainsAny(out, "\x1b\x07") {
-			t.Errorf("it prints control characters: %q", out)
+			t.Errorf("device boot prints control characters: %q", out)
 		}
 	}
 	encode := func(v any) []byte {
@@ -54,7 +54,7 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 	put(store.BootNothing, boot.Change{PCR: -1, Words: "The firmware measured nothing."})
 	shows("nothing-measured", "✗ The firmware measured nothing.", "The event log ends inside an event.", "PCR 4, 7: the log does not explain", "[log: Linux initrd]")
 	if _, _, err := run("", "device", "boot", d.ID, "--accept"); err == nil || !strings.Contains(err.Error(), "boot-nothing-measured") {
-		t.Errorf("%v", err)
+		t.Errorf("accepting an empty measurement: got %v, want boot-nothing-measured", err)
 	}
 	put(store.BootMatches)
 	shows("matches")
@@ -63,6 +63,6 @@ func TestDeviceBootSaysWhatIsKnownAndWhatIsNot(t *testing.T) {
 	}
 	shows("refused", "The nonce is too old. (boot-nonce)", "Measure [2Jagain.")
 	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "refused") || strings.Contains(out, "matches") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device ls after a refusal: %v: %s", err, out)
 	}
 }

@@ -10,15 +10,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// deviceClaim takes a machine by the address that its screen shows, as a phone
-// does.
+// deviceClaim claims a machine by the address on its screen, as a person does
+// with a phone.
 func (a *app) deviceClaim() *cobra.Command {
 	return &cobra.Command{
 		Use:   "claim ADDRESS",
-		Short: "Take a machine that has no owner, by the address on its screen",
-		Long: `Claim makes a machine yours whose image was built with --claim. Its screen, and its
-serial console, show the address, and letters that are printed here too: compare
-them before you take a machine that you do not see.`,
+		Short: "Claim a machine that has no owner, by the address on its screen",
+		Long: `Claim makes you the owner of a machine whose image was built with --claim. The
+machine shows an address and some letters on its screen and its serial console. This
+command prints the letters of the address: compare them with those of the machine,
+most of all if somebody else sent you the address.`,
 		Example: "  gangway device claim https://hub.example:12443/claim/AbC...",
 		Args:    args("the address on the machine's screen"),
 		RunE: func(c *cobra.Command, arg []string) error {
@@ -28,16 +29,16 @@ them before you take a machine that you do not see.`,
 			}
 			address, err := url.Parse(arg[0])
 			if err != nil {
-				return usagef("%q is no address", arg[0])
+				return usagef("%.100q is not a URL", arg[0])
 			}
 			code, ok := strings.CutPrefix(address.Path, "/claim/")
 			if _, _, err := wire.ParseClaimCode(code); !ok || err != nil {
-				return usagef("%.100q is no address of a machine's screen: https://HUB/claim/CODE", arg[0])
+				return usagef("%.100q is not a claim address: write it as on the machine's screen, https://HUB/claim/CODE", arg[0])
 			}
 			if hub, err := url.Parse(s.Hub); err != nil || hub.Host != address.Host {
-				// The machine knows its hub by another address, or is another
-				// hub's: the code is good at its own alone.
-				a.note("The machine names %s; you are signed in to %s.", address.Host, s.Hub)
+				// The machine has another address of this hub, or another hub. A
+				// claim code works only at the machine's own hub.
+				a.note("Note: the machine's hub is at %s; you are signed in to %s.", address.Host, s.Hub)
 			}
 			var who wire.Claim
 			if err := s.do(c.Context(), http.MethodPost, "/claim/"+code, nil, &who); err != nil {
@@ -46,7 +47,7 @@ them before you take a machine that you do not see.`,
 			if done, err := a.json(map[string]string{"words": wire.ClaimWords(code), "owner": who.Owner, "owner-nick": who.OwnerNick}); done {
 				return err
 			}
-			a.note("The machine that shows %s is yours, %s; it comes to the list by itself.", wire.ClaimWords(code), who.OwnerNick)
+			a.note("The machine that shows %s is yours, %s. It onboards by itself; 'gangway device ls' then lists it.", wire.ClaimWords(code), who.OwnerNick)
 			return nil
 		},
 	}

@@ -23,13 +23,13 @@ import (
 	"gangway/internal/version"
 )
 
-// signIn is the owner's configuration file: which hub, how to know it again,
-// and the session's token. Mode 0600.
+// signIn is the configuration file of a signed-in person or program: the hub, the
+// CA that proves the hub's identity, and the token. Mode 0600.
 type signIn struct {
 	Hub   string `json:"hub"`
 	HubCA string `json:"hub-ca"` // PEM
 	Nick  string `json:"nick"`
-	Token string `json:"token"`
+	Token string `json:"token"` // of the session, or an API token
 }
 
 func configPath() (string, error) {
@@ -47,7 +47,7 @@ func loadSignIn() (*signIn, error) {
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("you are not signed in: 'gangway login' first")
+		return nil, errors.New("you are not signed in: run 'gangway login' first")
 	}
 	if err != nil {
 		return nil, err
@@ -71,12 +71,12 @@ func (s *signIn) save() error {
 	if err != nil {
 		return err
 	}
-	// A new file, mode 0600 from its first byte, whatever lay there before.
+	// CreateTemp makes a new file with mode 0600, whatever the old file's mode was.
 	tmp, err := os.CreateTemp(filepath.Dir(path), "config-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // nothing is left of it once it is renamed
+	defer os.Remove(tmp.Name()) // fails after the rename, which is fine
 	_, err = tmp.Write(b)
 	if err := errors.Join(err, tmp.Close()); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (s *signIn) save() error {
 	return os.Rename(tmp.Name(), path)
 }
 
-// client returns an HTTP client that trusts the hub's CA alone.
+// client returns an HTTP client that trusts only the hub's CA.
 func (s *signIn) client() (*http.Client, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(s.HubCA)) {
@@ -95,11 +95,11 @@ func (s *signIn) client() (*http.Client, error) {
 	}}, nil
 }
 
-// rawBody is sent as it is.
+// rawBody is a request body that do sends as it is, not as JSON.
 type rawBody []byte
 
-// maxAnswer bounds an answer, in bytes. A page of devices or of join tokens is
-// smaller with all the metadata that they may have.
+// maxAnswer bounds an answer, in bytes. A page of devices or join tokens with the
+// most metadata that is allowed is smaller.
 const maxAnswer = 96 << 20
 
 // do sends a request and decodes the answer into out, unless out is nil.
@@ -133,9 +133,9 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		var otherName x509.HostnameError
 		switch {
 		case errors.As(err, &unknown):
-			return fmt.Errorf("what answers at %s is not the hub that is expected: its certificate is by another CA", s.Hub)
+			return fmt.Errorf("the server at %s is not the expected hub: another CA issued its certificate", s.Hub)
 		case errors.As(err, &otherName):
-			return fmt.Errorf("the hub does not go by the name in %s: use the URL that 'gangway serve' prints, or start it with --url", s.Hub)
+			return fmt.Errorf("the hub's certificate is not valid for the name in %s: use the URL that 'gangway serve' prints, or start the hub with --url", s.Hub)
 		}
 		return unreachable(s.Hub, err)
 	}
@@ -145,7 +145,7 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	if len(b) > maxAnswer {
-		return fmt.Errorf("the hub's answer to %s %s has more than %d MiB", method, path, maxAnswer>>20)
+		return fmt.Errorf("the hub's answer to %s %s is larger than %d MiB", method, path, maxAnswer>>20)
 	}
 	if resp.StatusCode != http.StatusOK {
 		p := new(api.Problem)
@@ -158,14 +158,15 @@ func (s *signIn) do(ctx context.Context, method, path string, in, out any) error
 		return nil
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber() // numbers in metadata stay as they were written
+	dec.UseNumber() // keep numbers in metadata as they were written
 	if err := dec.Decode(out); err != nil {
 		return fmt.Errorf("the hub's answer cannot be read: %w", err)
 	}
 	return nil
 }
 
-// unreachable says so without the request's address, which is in it already.
+// unreachable reports that the hub cannot be reached. It leaves out the request's
+// URL, as hubURL is in the message already.
 func unreachable(hubURL string, err error) error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -174,7 +175,7 @@ func unreachable(hubURL string, err error) error {
 	return fmt.Errorf("the hub at %s cannot be reached: %w; is it running, and is the address right?", hubURL, err)
 }
 
-// call is do for a signed-in owner.
+// call sends a request as the signed-in account, and returns the decoded answer.
 func call[T any](ctx context.Context, method, path string, in any) (out T, err error) {
 	s, err := loadSignIn()
 	if err != nil {
@@ -184,12 +185,13 @@ func call[T any](ctx context.Context, method, path string, in any) (out T, err e
 	return out, err
 }
 
-// fetchCA gets a hub's root certificate from the hub itself, believing it only
-// if it has the name that is expected.
+// fetchCA downloads a hub's root certificate from the hub itself. It accepts only
+// a certificate whose key has the expected hub name.
 func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
-		// The answer is verified by its hash, below; nothing is sent.
+		// This is safe: the hash below verifies the answer, and the request has
+		// no secret.
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
 	}}
 	defer c.CloseIdleConnections()
@@ -208,7 +210,7 @@ func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return "", fmt.Errorf("what answers at %s is no Gangway hub", hubURL)
+		return "", fmt.Errorf("the server at %s is not a Gangway hub", hubURL)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
@@ -216,7 +218,7 @@ func fetchCA(ctx context.Context, hubURL, hubName string) (string, error) {
 	}
 	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 	if got := hex.EncodeToString(sum[:]); got != hubName {
-		return "", fmt.Errorf("what answers at %s is not that hub: its name is %s", hubURL, got)
+		return "", fmt.Errorf("the server at %s is not that hub: its name is %s", hubURL, got)
 	}
 	return string(pem.EncodeToMemory(block)), nil
 }

@@ -16,7 +16,7 @@ import (
 	"gangway/hub/store"
 )
 
-// signedInTo makes a hub of a handler, and this program signed in to it.
+// signedInTo starts h as a hub, and signs this program in to it.
 func signedInTo(t *testing.T, h http.HandlerFunc) {
 	t.Helper()
 	s := httptest.NewTLSServer(h)
@@ -36,8 +36,8 @@ func signedInTo(t *testing.T, h http.HandlerFunc) {
 	}
 }
 
-// A fleet whose devices have as much metadata as they may have is listed.
-func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
+// allDevices lists a fleet whose devices have the most metadata that is allowed.
+func TestDevicesWithTheMostMetadataAreListed(t *testing.T) {
 	const devices = 250
 	meta := `{"a":"` + strings.Repeat("x", store.MaxMeta-8) + `"}`
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
@@ -58,11 +58,11 @@ func TestDevicesWithAllTheMetadataTheyMayHaveAreListed(t *testing.T) {
 	})
 	list, err := allDevices(t.Context())
 	if err != nil || len(list) != devices || list[devices-1].Nick != "d249" {
-		t.Errorf("%d devices, %v", len(list), err)
+		t.Errorf("got %d devices, %v; want %d", len(list), err, devices)
 	}
 }
 
-func TestNumbersInMetadataAreShownAsTheyWereWritten(t *testing.T) {
+func TestNumbersInMetadataStayAsWritten(t *testing.T) {
 	const numbers = `[9007199254740993,0.10,1E5,-0]`
 	signedInTo(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `[{"nick":"a","user-meta":{"n":%s},"device-meta":{"n":%[1]s}}]`, numbers)
@@ -79,6 +79,6 @@ func TestNumbersInMetadataAreShownAsTheyWereWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := strings.Count(compact.String(), `{"n":`+numbers+`}`); n != 2 {
-		t.Errorf("%s", compact.String())
+		t.Errorf("got %.200s; want the numbers %s twice", compact.String(), numbers)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// statusOf is a device's status, with what its owner must look at besides.
+// statusOf returns a device's status, and whether the device may be cloned.
 func statusOf(d api.DeviceView) string {
 	switch d.Cloned {
 	case "":
@@ -28,16 +28,15 @@ func (a *app) clonedCommand() *cobra.Command {
 	var one, two, undecided bool
 	c := &cobra.Command{
 		Use: "cloned ID|NICK", Short: "Show whether a device's TPM was cloned, and decide", Args: args("the device's id or nick"),
-		Long: `Cloned shows what does not fit one machine with one TPM: a cloned virtual machine
-has the keys of the first one, so the hub takes it for the same device. What the
-two TPMs attest of their clocks contradicts itself. Nothing is refused until you
-decide.
+		Long: `Cloned shows findings that do not fit one machine with one TPM. A cloned virtual
+machine has the same keys as the original, so both are one device to the hub. But the
+clocks that the two TPMs attest contradict each other. The hub refuses nothing until
+you decide.
 
---one says that it is one machine: what was found so far is answered, for
-example by a snapshot that you restored. --two says that they are several: the
-hub refuses all of them. Give each of them a TPM state of its own (a new vTPM)
-and onboard it again, as a new device; then delete this one. --undecided takes
-either decision back.`,
+--one says that it is one machine, for example after you restored a snapshot: the
+findings so far are settled. --two says that there are several machines: the hub
+refuses all of them. Give each machine a new TPM state (a new vTPM) and onboard it
+again, as a new device; then delete this one. --undecided withdraws your decision.`,
 		Example: `  gangway device cloned brave-otter-3fa2
   gangway device cloned brave-otter-3fa2 --one
   gangway device cloned brave-otter-3fa2 --two
@@ -66,7 +65,7 @@ either decision back.`,
 				change := map[string]any{"decision": decision}
 				if one {
 					if a.output != "json" {
-						a.printCloned(d, v) // what is answered is what was shown here
+						a.printCloned(d, v) // --one settles only the findings that were shown here
 					}
 					change["findings"] = v.Open()
 				}
@@ -79,11 +78,11 @@ either decision back.`,
 			}
 			switch {
 			case one:
-				a.note("%s is one machine. What was found so far is answered.", d.Nick)
+				a.note("%s is one machine. The findings so far are settled.", d.Nick)
 			case two:
-				a.note("%s is refused. Give each machine a TPM state of its own and onboard it again, then delete %s.", d.Nick, d.Nick)
+				a.note("%s is refused. Give each machine a new TPM state and onboard it again, then delete %s.", d.Nick, d.Nick)
 			case undecided:
-				a.note("What was decided about %s is taken back.", d.Nick)
+				a.note("The decision about %s is withdrawn.", d.Nick)
 			default:
 				a.printCloned(d, v)
 			}
@@ -92,15 +91,15 @@ either decision back.`,
 	}
 	f := c.Flags()
 	f.BoolVar(&one, "one", false, "say that it is one machine")
-	f.BoolVar(&two, "two", false, "say that several machines run with the TPM's state, and refuse them")
-	f.BoolVar(&undecided, "undecided", false, "take the last decision back")
+	f.BoolVar(&two, "two", false, "say that several machines use this TPM state, and refuse all of them")
+	f.BoolVar(&undecided, "undecided", false, "withdraw the last decision")
 	return c
 }
 
 func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	a.printf("%s\n", d.Nick)
 	state := map[string]string{
-		"": "no", "suspected": "suspected: something does not fit one machine", "certain": "yes: several machines use its TPM state by turns", "refused": "yes, as you decided: it is refused",
+		"": "no", "suspected": "suspected: some findings do not fit one machine", "certain": "yes: several machines use its TPM state in turn", "refused": "yes, by your decision: the hub refuses it",
 	}[v.State]
 	a.line("cloned", state)
 	if v.Decided != nil {
@@ -109,7 +108,7 @@ func (a *app) printCloned(d api.DeviceView, v api.ClonedView) {
 	if len(v.Findings) == 0 {
 		return
 	}
-	a.printf("\nWhat does not fit one machine\n")
+	a.printf("\nFindings that do not fit one machine\n")
 	for _, f := range v.Findings {
 		mark := "✗"
 		if f.Answered {

@@ -54,17 +54,19 @@ func (a *app) demoCommand() *cobra.Command {
 	var once bool
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "Show all of it on this machine: a hub, software TPMs, and a device on each",
-		Long: `Demo starts a hub on loopback, makes an owner, a join token and some software TPMs
-with certificates by a maker of their own (RSA 2048 and ECC P-384 in turn), and
-lets an agent onboard with each. Everything is in a temporary folder and goes at
-the end. Needs swtpm (apt-get install swtpm swtpm-tools gnutls-bin).`,
+		Short: "Try Gangway on this machine: a hub, software TPMs, and a device on each",
+		Long: `Demo starts a hub on a loopback address, and creates an owner, a join token and some
+software TPMs. The TPMs have EK certificates of the demo's own maker, for keys of RSA
+2048 and ECC P-384 in turn. Then an agent onboards with each TPM. All files are in a
+temporary folder, which demo removes at its end.
+
+It needs swtpm: apt-get install swtpm swtpm-tools gnutls-bin`,
 		Example: `  gangway demo
   gangway demo --devices 5 --once --output json`,
 		Args: args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if devices < 1 || devices > 64 {
-				return usagef("--devices is from 1 to 64")
+				return usagef("--devices must be from 1 to 64, not %d", devices)
 			}
 			d := &demo{app: a, n: devices, colour: a.output == "text" && isTerminal(a.stdout)}
 			defer d.close()
@@ -72,9 +74,9 @@ the end. Needs swtpm (apt-get install swtpm swtpm-tools gnutls-bin).`,
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&devices, "devices", 3, "how many devices")
-	f.BoolVar(&once, "once", false, "end when all are aboard, instead of at Ctrl-C")
-	f.IntVar(&port, "port", 0, "the hub's port on loopback (0: a free one)")
+	f.IntVar(&devices, "devices", 3, "number of devices, 1 to 64")
+	f.BoolVar(&once, "once", false, "end when all devices have onboarded, instead of at Ctrl-C")
+	f.IntVar(&port, "port", 0, "the hub's port on loopback (0: any free port)")
 	return c
 }
 
@@ -94,7 +96,7 @@ type demo struct {
 	owner  store.Account
 	pass   string
 
-	mu    sync.Mutex // guards what is printed
+	mu    sync.Mutex // guards the output
 	start time.Time
 }
 
@@ -110,7 +112,8 @@ func (d *demo) close() {
 	}
 }
 
-// say prints a step. Progress is for people: with JSON it goes to stderr.
+// say prints a step. With --output json, it prints on standard error, as steps
+// are for people.
 func (d *demo) say(who, what, detail string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -132,7 +135,7 @@ func (d *demo) run(ctx context.Context, port int, once bool) error {
 		return errors.New(missing)
 	}
 	var err error
-	if d.dir, err = os.MkdirTemp("", "gw"); err != nil { // short: Unix sockets have short paths
+	if d.dir, err = os.MkdirTemp("", "gw"); err != nil { // a short name: the paths of Unix sockets must be short
 		return err
 	}
 	d.say("", "making software TPMs", fmt.Sprintf("%d, with EK certificates of RSA 2048 and ECC P-384 in turn", d.n))
@@ -193,7 +196,7 @@ func (d *demo) makeTPMs(ctx context.Context) error {
 	})
 }
 
-// each runs f(0) to f(n-1), a few at a time, and joins their errors.
+// each runs f(0) to f(n-1), up to four at once, and joins their errors.
 func each(n int, f func(int) error) error {
 	errs := make([]error, n)
 	slots := make(chan struct{}, 4)
@@ -209,13 +212,13 @@ func each(n int, f func(int) error) error {
 	return errors.Join(errs...)
 }
 
-// startHub starts the hub and returns how to stop it.
+// startHub starts the hub, and returns its URL and a function that stops it.
 func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	var err error
 	if d.hub, err = openInstance(ctx, filepath.Join(d.dir, "hub"), openOptions{Options: pki.Options{Name: "Demo"}}); err != nil {
 		return "", nil, err
 	}
-	// Emulators are refused unless named; here they are all there is.
+	// The demo has only emulators, which a hub refuses unless its policy names them.
 	if err := d.hub.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: "version: 1\nsoftware_tpms: [swtpm]\n", Updated: time.Now()}); err != nil {
 		return "", nil, err
 	}
@@ -231,7 +234,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	if err := d.hub.openObjects(ctx, objects.S3Config{}); err != nil {
 		return "", nil, err
 	}
-	// Their own maker alone: what comes with Gangway is not for emulators.
+	// Trust only the emulators' own maker; the built-in roots do not include it.
 	makers := trust.NewSet(trust.FromX509("demo", d.tpms[0].Roots(), []*x509.Certificate{d.tpms[0].Issuer()})...)
 	server, service, err := d.hub.server(urls, names, makers, log, serverOptions{})
 	if err != nil {
@@ -250,7 +253,7 @@ func (d *demo) startHub(ctx context.Context, port int) (string, func(), error) {
 	}, nil
 }
 
-// observe shows what the hub found and did for a request.
+// observe prints what the hub checked and issued for a request.
 func (d *demo) observe(e store.Enrolment, v *evidence.Verdict) {
 	who := e.ProdSerial
 	for _, s := range v.Checks {
@@ -308,8 +311,10 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 					d.say(name(i), "reply opened", s.Detail)
 				case "activate":
 					d.say(name(i), "first TLS connection", s.Detail)
-				case "waiting", "anew":
-					d.say(name(i), s.Name, s.Detail)
+				case "waiting":
+					d.say(name(i), "waiting", s.Detail)
+				case "anew":
+					d.say(name(i), "starting again", s.Detail)
 				}
 			},
 		})
@@ -323,13 +328,14 @@ func (d *demo) onboardAll(ctx context.Context, tok *wire.TokenFile, agents []*ag
 	})
 }
 
-// result is what the hub knows of the devices, and how it went for each.
+// result returns the devices as the hub has them, with the times that the agents
+// measured.
 func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*demoResult, error) {
 	r := &demoResult{Hub: url}
 	for _, s := range states {
 		v, err := d.hub.store.Device(ctx, s.DeviceID)
 		if err != nil {
-			return nil, fmt.Errorf("device %s is not in the hub's list: %w", s.DeviceID, err)
+			return nil, fmt.Errorf("the hub has no device %s: %w", s.DeviceID, err)
 		}
 		r.Devices = append(r.Devices, demoDevice{
 			ID: v.ID, Nick: v.Nick, Owner: d.owner.Nick, Status: "active",
@@ -337,8 +343,12 @@ func (d *demo) result(ctx context.Context, url string, states []*agent.State) (*
 			Key: v.KeyAlgorithm, OnboardingMS: s.OnboardingMS, RoundTrips: s.RoundTrips,
 		})
 	}
-	if n, err := d.hub.store.CountDevices(ctx, d.owner.ID); err != nil || n != d.n {
-		return nil, fmt.Errorf("%d devices are active, %d were expected (%w)", n, d.n, err)
+	n, err := d.hub.store.CountDevices(ctx, d.owner.ID)
+	if err != nil {
+		return nil, fmt.Errorf("count the active devices: %w", err)
+	}
+	if n != d.n {
+		return nil, fmt.Errorf("the hub has %d active devices, want %d", n, d.n)
 	}
 	return r, nil
 }
@@ -359,11 +369,11 @@ func (d *demo) report(_ context.Context, r *demoResult, once bool) error {
 		return err
 	}
 	fmt.Fprintf(d.stdout, `
-The page:   %s/     (its certificate is by the demo's own CA; let your browser pass)
+The page:   %s/     (the demo's own CA signed its certificate: accept it in your browser)
 Sign in as: captain
 Password:   %s
 
-The same by command, in another terminal:
+The same with commands, in another terminal:
   gangway login %s --hub-name %s --nick captain
   gangway device show %s
 

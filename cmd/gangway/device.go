@@ -21,10 +21,16 @@ import (
 )
 
 func (a *app) deviceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "device", Short: "See and manage your devices"}
+	c := &cobra.Command{
+		Use: "device", Short: "Show and manage your devices",
+		Long: `Device shows and manages the devices of your account, and the machines that wait for
+your decision. A device is named by its id or its nick; both are in 'gangway device ls'.`,
+	}
 	ls := &cobra.Command{
-		Use: "ls", Short: "List your devices, and what waits to be one", Args: args(),
-		Long:    "Ls lists first the machines that wait for your decision, then your devices. With --output json it prints the devices alone; 'waiting' prints what waits.",
+		Use: "ls", Short: "List your devices, and the machines that wait for your decision", Args: args(),
+		Long: `Ls lists first the machines that wait for your decision, then your devices. With
+--output json it prints only the devices: 'gangway device waiting' prints the
+machines that wait.`,
 		Example: "  gangway device ls\n  gangway device ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			devices, err := allDevices(c.Context())
@@ -58,11 +64,15 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	show := &cobra.Command{
 		Use: "show ID|NICK", Short: "Show a device with its whole chain of evidence", Args: args("the device's id or nick"),
+		Long: `Show prints a device's data, the checks of its evidence, its certificates and its
+events. Given the id of a machine that waits for your decision, it prints the
+machine's evidence and the open questions.`,
 		Example: "  gangway device show brave-otter-3fa2\n  gangway device show 65f0c1... --output json",
 		RunE:    func(c *cobra.Command, arg []string) error { return a.showDevice(c.Context(), arg[0]) },
 	}
 	rename := &cobra.Command{
-		Use: "rename ID|NICK NEW-NICK", Short: "Give a device another nick", Args: args("the device's id or nick", "the new nick"),
+		Use: "rename ID|NICK NEW-NICK", Short: "Give a device a new nick", Args: args("the device's id or nick", "the new nick"),
+		Long:    "Rename gives a device a new nick. Its id stays the same.",
 		Example: "  gangway device rename brave-otter-3fa2 oslo-gate-1",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
@@ -83,12 +93,12 @@ func (a *app) deviceCommand() *cobra.Command {
 	}
 	var yes bool
 	del := &cobra.Command{
-		Use: "delete ID|NICK", Short: "Remove a device and let its TPM go", Args: args("the device's id or nick"),
-		Long: `Delete revokes the device's certificates at once and lets its TPM go: with a join
-token it may come back, as another device, of any owner. The agent does not do so
-by itself, though the token's file may still be on the machine: a person must run
-'gangway-agent onboard --again' there. To keep the machine out whatever runs on
-it, disable the token too: 'gangway token disable'.`,
+		Use: "delete ID|NICK", Short: "Delete a device and release its TPM", Args: args("the device's id or nick"),
+		Long: `Delete revokes the device's certificates immediately and releases its TPM: with a
+join token, the machine may onboard again as a new device, of any owner. The agent
+does not do that by itself, even if the token file is still on the machine: a person
+must run 'gangway-agent onboard --again' there. To keep the machine out whatever
+software it runs, disable the join token too: 'gangway token disable'.`,
 		Example: "  gangway device delete brave-otter-3fa2\n  gangway device delete 65f0c1d2e3f4a5b6c7d8e9f0 --yes",
 		RunE: func(c *cobra.Command, arg []string) error {
 			d, err := findDevice(c.Context(), arg[0])
@@ -96,10 +106,10 @@ it, disable the token too: 'gangway token disable'.`,
 				return err
 			}
 			if !yes {
-				fmt.Fprintf(a.stderr, "This revokes %s (%s) and lets its TPM go. Type its nick to go on: ", d.Nick, d.ID)
+				fmt.Fprintf(a.stderr, "This revokes the certificates of %s (%s) and releases its TPM. Type the device's nick to confirm: ", d.Nick, d.ID)
 				line, err := bufio.NewReader(io.LimitReader(a.stdin, 256)).ReadString('\n')
 				if err != nil || strings.TrimSpace(line) != d.Nick {
-					return fmt.Errorf("that is not its nick; nothing was done")
+					return fmt.Errorf("not confirmed: the nick is %q; the device was not deleted", d.Nick)
 				}
 			}
 			gone, err := call[api.DeviceView](c.Context(), "DELETE", "/devices/"+d.ID, nil)
@@ -109,14 +119,16 @@ it, disable the token too: 'gangway token disable'.`,
 			if done, err := a.json(gone); done {
 				return err
 			}
-			a.note("%s is removed; its certificates are revoked and its TPM is let go.", d.Nick)
+			a.note("%s is deleted. Its certificates are revoked, and its TPM is released.", d.Nick)
 			return nil
 		},
 	}
-	del.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	del.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	waiting := &cobra.Command{
 		Use: "waiting", Short: "List the machines that wait for your decision", Args: args(),
-		Example: "  gangway device waiting --output json",
+		Long: `Waiting lists the machines whose evidence leaves questions that only you can decide.
+'gangway device show ID' shows them. Then use 'approve' or 'deny'.`,
+		Example: "  gangway device waiting\n  gangway device waiting --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			list, err := allWaiting(c.Context())
 			if err != nil {
@@ -126,7 +138,7 @@ it, disable the token too: 'gangway token disable'.`,
 				return err
 			}
 			if len(list) == 0 {
-				a.note("Nothing waits for you.")
+				a.note("No machine waits for your decision.")
 				return nil
 			}
 			return a.printWaitingList(list)
@@ -137,11 +149,11 @@ it, disable the token too: 'gangway token disable'.`,
 	return c
 }
 
-// devicePage is how many devices are asked for at once: each may have 512 KiB
-// of metadata.
+// devicePage is the number of devices in a request's answer. A device may have
+// 512 KiB of metadata; maxAnswer must hold them all.
 const devicePage = 100
 
-// allDevices pages through the list.
+// allDevices returns all devices of the account, page by page.
 func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	var all []api.DeviceView
 	for after := ""; ; {
@@ -157,7 +169,7 @@ func allDevices(ctx context.Context) ([]api.DeviceView, error) {
 	}
 }
 
-// findDevice takes an id or a nick.
+// findDevice returns the device with an id or a nick.
 func findDevice(ctx context.Context, which string) (api.DeviceView, error) {
 	if wire.IsID(which) {
 		return call[api.DeviceView](ctx, "GET", "/devices/"+which, nil)
@@ -237,10 +249,10 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	a.line("tpm", fmt.Sprintf("%s %s, firmware %s", d.TPM.Manufacturer, d.TPM.Model, d.TPM.Firmware))
 	a.line("key", d.Key+", in the TPM")
 	a.line("join token", d.TokenID)
-	a.line("came aboard", d.TimeCreated.Local().Format(time.DateTime))
+	a.line("onboarded", d.TimeCreated.Local().Format(time.DateTime))
 	a.line("last seen", ago(d.LastSeen)+" from "+d.RealIP)
 	if len(d.Unreadable) > 0 {
-		a.line("unreadable", tcg.Printable(strings.Join(d.Unreadable, ", "))+": metadata that an older hub kept; replace or delete it")
+		a.line("unreadable", tcg.Printable(strings.Join(d.Unreadable, ", "))+": metadata that an older hub stored; replace or delete it")
 	}
 
 	a.printf("\nChain of evidence, judged %s\n", e.Accepted.Local().Format(time.DateTime))
@@ -252,7 +264,7 @@ func (a *app) showDevice(ctx context.Context, which string) error {
 	} {
 		a.printCertificate(c.name, c.text)
 	}
-	a.printf("\nRequest SHA-256 %s (%d bytes; --output json has it, to be checked again)\n", e.RequestSHA256, len(e.Request))
+	a.printf("\nRequest SHA-256 %s (%d bytes; --output json prints it, so that you can check it again)\n", e.RequestSHA256, len(e.Request))
 	if len(events) > 0 {
 		a.printf("\nEvents\n")
 		printEvents(a.stdout, events)
@@ -271,7 +283,7 @@ func (a *app) printCertificate(name, text string) {
 		a.printf("  %-12s SHA-256 %x\n", name, sum)
 		return
 	}
-	until := "for ever"
+	until := "without expiry"
 	if c.NotAfter.Year() < 9999 {
 		until = "until " + c.NotAfter.Format(time.DateOnly)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,8 +15,8 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// onboarded starts a hub with one device of ada's, who is signed in, and
-// returns how to run a command as her, with something to type.
+// onboarded starts a hub with one device of ada, and signs ada in. It returns a
+// function that runs a command as ada, with a line on its standard input.
 func onboarded(t *testing.T, change func(*fleet.Device)) (*hubtest.Hub, func(typed string, arg ...string) (string, string, error)) {
 	t.Helper()
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
@@ -66,7 +67,7 @@ func only(t *testing.T, h *hubtest.Hub) store.Device {
 	t.Helper()
 	all := h.Devices(t, h.Owner)
 	if len(all) != 1 {
-		t.Fatalf("%d devices", len(all))
+		t.Fatalf("got %d devices, want 1", len(all))
 	}
 	return all[0]
 }
@@ -79,9 +80,9 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "came aboard"} {
+		for _, want := range []string{d.Nick, d.ID, "ada", "FAKE", "✓ ek-chain", "✓ certify", "EK (maker)", "AIK", "IDevID", "hub root", "SHA-256", "onboarded"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("%q is not shown in:\n%s", want, out)
+				t.Errorf("device show does not show %q:\n%s", want, out)
 			}
 		}
 		if strings.Contains(out, "✗") {
@@ -95,12 +96,12 @@ func TestDeviceShowsItsChainOfEvidence(t *testing.T) {
 		Events   []struct{ Kind string }
 	}
 	if err != nil || json.Unmarshal([]byte(out), &v) != nil || v.Device.ID != d.ID || len(v.Evidence.Request) == 0 || len(v.Events) == 0 {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device show in JSON: %v: %.200s", err, out)
 	}
 }
 
-// A terminal obeys control characters, in 7 bits and in 8, and shows text
-// backwards after an override: a machine must not write to its owner's.
+// A terminal obeys control characters, of 7 and 8 bits, and shows text backwards after
+// an override. A device's data must not control its owner's terminal.
 func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 	h, run := onboarded(t, func(d *fleet.Device) {
 		d.Model, d.Serial = "box\x1b]0;owned\x07\u009b31m", "\u202e7-\x1b[2J"
@@ -111,19 +112,19 @@ func TestDeviceShowPrintsNoControlCharacters(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i := strings.IndexAny(out+notes, "\x1b\x07\u009b\u202e"); i >= 0 {
-			t.Errorf("%q prints %q", arg, (out + notes)[i:])
+			t.Errorf("%q prints %q", arg, fmt.Sprintf("%.100s", (out + notes)[i:]))
 		}
 	}
 }
 
-func TestDeviceIsRenamedAndRemoved(t *testing.T) {
+func TestDeviceIsRenamedPublishedAndDeleted(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	if _, _, err := run("", "device", "rename", d.Nick, "flagship"); err != nil {
 		t.Fatal(err)
 	}
 	if out, _, err := run("", "device", "ls"); err != nil || !strings.Contains(out, "flagship") || !strings.Contains(out, "active") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device ls after rename: %v: %s", err, out)
 	}
 	for _, c := range []struct {
 		word   string
@@ -133,37 +134,37 @@ func TestDeviceIsRenamedAndRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if now, err := h.Store.Device(t.Context(), d.ID); err != nil || now.Public != c.public {
-			t.Errorf("%s: public %v, %v", c.word, now.Public, err)
+			t.Errorf("after %s: public is %v, want %v (%v)", c.word, now.Public, c.public, err)
 		}
 	}
 	if _, _, err := run("", "device", "rename", "flagship", "not a nick"); err == nil || !strings.Contains(err.Error(), "nick-form") {
-		t.Errorf("%v", err)
+		t.Errorf("rename to a malformed nick: got %v, want nick-form", err)
 	}
-	// Only who types its nick means it.
-	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "lets its TPM go") {
-		t.Errorf("%v: %s", err, notes)
+	// delete asks for the device's nick.
+	if _, notes, err := run("yes", "device", "delete", "flagship"); err == nil || !strings.Contains(notes, "releases its TPM") {
+		t.Errorf("delete with a wrong nick: %v: %s", err, notes)
 	}
 	only(t, h)
 	if _, notes, err := run("flagship", "device", "delete", "flagship"); err != nil || !strings.Contains(notes, "revoked") {
 		t.Fatal(err, notes)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices are left", n)
+		t.Errorf("got %d devices after delete, want 0", n)
 	}
 }
 
-// The right CA under another name is not good enough, and the root of another
-// hub is none at all: the password goes to neither.
-func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
+// login refuses a hub whose certificate has another name or another root, and sends the
+// password to neither.
+func TestLoginRefusesAnotherHub(t *testing.T) {
 	h, run := onboarded(t, nil)
 	_, port, ok := strings.Cut(strings.TrimPrefix(h.URL, "https://"), ":")
 	if !ok {
 		t.Fatal(h.URL)
 	}
-	// The test hub's certificate is for 127.0.0.1 alone.
+	// The test hub's certificate is only for 127.0.0.1.
 	_, _, err := run(hubtest.Password, "login", "https://localhost:"+port, "--hub-name", h.CA.HubName(), "--nick", "ada", "--password-stdin")
-	if err == nil || !strings.Contains(err.Error(), "does not go by the name") {
-		t.Errorf("another name: %v", err)
+	if err == nil || !strings.Contains(err.Error(), "is not valid for the name") {
+		t.Errorf("another name: got %v", err)
 	}
 	other := hubtest.New(t, nil, nil)
 	file := filepath.Join(t.TempDir(), "other.pem")
@@ -172,24 +173,24 @@ func TestLoginRefusesAHubThatIsNotTheOneMeant(t *testing.T) {
 	}
 	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-ca", file, "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "another CA") {
-		t.Errorf("another hub's root: %v", err)
+		t.Errorf("another hub's root: got %v", err)
 	}
 	_, _, err = run(hubtest.Password, "login", h.URL, "--hub-name", other.CA.HubName(), "--nick", "ada", "--password-stdin")
 	if err == nil || !strings.Contains(err.Error(), "is not that hub") {
-		t.Errorf("another hub's name: %v", err)
+		t.Errorf("another hub's name: got %v", err)
 	}
-	// What was good before still is.
+	// The earlier sign-in still works.
 	if out, _, err := run("", "whoami"); err != nil || !strings.Contains(out, h.URL) {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("whoami after refused sign-ins: %v: %s", err, out)
 	}
 }
 
-func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
+func TestOwnerDecidesAboutAClonedDevice(t *testing.T) {
 	h, run := onboarded(t, nil)
 	d := only(t, h)
 	out, _, err := run("", "device", "cloned", d.Nick)
 	if err != nil || !strings.Contains(out, "cloned         no") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device cloned before any finding: %v: %s", err, out)
 	}
 	e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
 	if err != nil {
@@ -211,7 +212,7 @@ func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
 		{[]string{"device", "cloned", d.Nick, "--two"}, "", "is refused"},
 		{[]string{"device", "ls"}, "refused: cloned", ""},
 		{[]string{"device", "cloned", d.Nick}, "several machines, by ada", ""},
-		{[]string{"device", "cloned", d.Nick, "--undecided"}, "", "taken back"},
+		{[]string{"device", "cloned", d.Nick, "--undecided"}, "", "is withdrawn"},
 		{[]string{"device", "ls"}, "active, cloned?", ""},
 		{[]string{"device", "cloned", d.Nick, "--one"}, "✗", "is one machine"},
 		{[]string{"device", "cloned", d.Nick}, "· ", ""},
@@ -219,13 +220,13 @@ func TestDeviceThatMayBeClonedIsShownAndDecidedOn(t *testing.T) {
 	} {
 		out, notes, err := run("", step.arg...)
 		if err != nil || !strings.Contains(out, step.shows) || !strings.Contains(notes, step.notes) || strings.Contains(out, "\x1b") {
-			t.Errorf("%q: %v\n%s\n%s", step.arg, err, out, notes)
+			t.Errorf("%q: %v\n%.500s\n%.200s", step.arg, err, out, notes)
 		}
 	}
 	if out, _, err := run("", "device", "ls"); err != nil || strings.Contains(out, "cloned") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("device ls after --one: %v: %s", err, out)
 	}
 	if _, _, err := run("", "device", "cloned", d.Nick, "--one", "--two"); err == nil || !strings.Contains(err.Error(), "exclude each other") {
-		t.Error(err)
+		t.Errorf("--one with --two: got %v, want an error", err)
 	}
 }

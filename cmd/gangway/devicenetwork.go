@@ -11,18 +11,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// networkMeta is the key of a device's network settings: in user-meta those that
-// its owner sets, in device-meta what the device says of them.
+// networkMeta is the key of a device's network settings: the owner's settings in
+// user-meta, and the device's report about them in device-meta.
 const networkMeta = "gangway.network"
 
-// deviceNetwork is what device network prints as JSON.
+// deviceNetwork is the JSON output of device network.
 type deviceNetwork struct {
 	Device string `json:"device"`
-	// Set are the settings that the owner has set, a line each, passwords masked;
-	// nil: none. Mistake is what is wrong with them.
+	// Set holds the owner's settings, one per line, with passwords masked; nil if
+	// there are none. Mistake says what is wrong with them.
 	Set     []string `json:"set"`
 	Mistake string   `json:"mistake,omitempty"`
-	Report  string   `json:"report"` // of the device
+	Report  string   `json:"report"` // the device's
 }
 
 func (a *app) deviceNetwork() *cobra.Command {
@@ -31,10 +31,11 @@ func (a *app) deviceNetwork() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "network ID|NICK",
 		Short: "Show or change the network settings of a device that was installed from a stick",
-		Long: `Network shows which network settings a device has, and what became of the last
-change. With settings it changes them: all of them, those that are not named become
-automatic. The device restarts to try them. If it does not reach the hub within ten
-minutes, it goes back to the former ones by itself, and says so here.`,
+		Long: `Network shows the network settings of a device, and the result of the last change.
+
+With settings, it replaces all of them: a setting that you do not name becomes
+automatic. The device restarts to try the new settings. If it does not reach the hub
+within ten minutes, it restores the former settings by itself and reports that here.`,
 		Example: `  gangway device network oslo-gate-1
   gangway device network oslo-gate-1 --address 192.0.2.11/24 --gateway 192.0.2.1 --dns 192.0.2.53
   gangway device network oslo-gate-1 --network-file network.txt
@@ -47,7 +48,7 @@ minutes, it goes back to the former ones by itself, and says so here.`,
 			}
 			if automatic {
 				if settings != nil {
-					return usagef("--automatic has no other settings beside it")
+					return usagef("--automatic cannot be combined with other settings")
 				}
 				settings = &netfile.Settings{}
 			}
@@ -62,7 +63,7 @@ minutes, it goes back to the former ones by itself, and says so here.`,
 			if err != nil {
 				return err
 			}
-			a.note("Set. %s takes it within a minute or so, and restarts to try it; 'gangway device network %s' says how that ends.", d.Nick, d.Nick)
+			a.note("Set. %s gets the settings within about a minute, and restarts to try them. 'gangway device network %s' shows the result.", d.Nick, d.Nick)
 			return nil
 		},
 	}
@@ -92,7 +93,7 @@ func (a *app) showNetwork(d api.DeviceView) error {
 		a.printf("%-8s cannot be used: %s\n", "set", n.Mistake)
 	}
 	if n.Report == "" {
-		return fmt.Errorf("%s does not say which network settings it has: it was not installed from a stick, or by an older one", d.Nick)
+		return fmt.Errorf("%s has not reported its network settings: it was not installed from a stick, or from an older one that does not support them", d.Nick)
 	}
 	for line := range strings.Lines(n.Report) {
 		a.printf("%-8s %s\n", "device", printableLine(line))
@@ -100,8 +101,8 @@ func (a *app) showNetwork(d api.DeviceView) error {
 	return nil
 }
 
-// maskNetworks masks the proxy's password in the network settings that devices'
-// owner has set, before they are printed. What cannot be read is masked whole.
+// maskNetworks masks the proxy's password in the network settings that the owner
+// of devices has set, before they are printed. It masks unreadable settings whole.
 func maskNetworks(devices ...api.DeviceView) {
 	for _, d := range devices {
 		text, ok := d.UserMeta[networkMeta].(string)
@@ -115,8 +116,8 @@ func maskNetworks(devices ...api.DeviceView) {
 	}
 }
 
-// printableLine is a line that a device has sent, without what a terminal would
-// act on.
+// printableLine returns a line that a device sent, without characters that control
+// a terminal.
 func printableLine(line string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -7,25 +7,25 @@ import (
 	"gangway/device/install/netfile"
 )
 
-// The owner sets a device's network, is told of mistakes before anything is
-// sent, and reads no password.
+// The owner sets a device's network settings. A mistake is an error before the command
+// sends anything, and no command prints a password.
 func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	h, run := onboarded(t, nil)
 	nick := only(t, h).Nick
-	if _, _, err := run("", "device", "network", nick); err == nil || !strings.Contains(err.Error(), "does not say which network settings it has") {
-		t.Errorf("got %v", err)
+	if _, _, err := run("", "device", "network", nick); err == nil || !strings.Contains(err.Error(), "has not reported its network settings") {
+		t.Errorf("without a report: got %v", err)
 	}
-	if _, notes, err := run("", "device", "network", nick, "--address", "192.0.2.11/24", "--gateway", "192.0.2.1", "--proxy", "http://ada:hunter2@proxy.example:3128"); err != nil || !strings.Contains(notes, "restarts to try it") {
+	if _, notes, err := run("", "device", "network", nick, "--address", "192.0.2.11/24", "--gateway", "192.0.2.1", "--proxy", "http://ada:hunter2@proxy.example:3128"); err != nil || !strings.Contains(notes, "restarts to try them") {
 		t.Fatal(notes, err)
 	}
 	text, _ := only(t, h).UserMeta["gangway.network"].(string)
 	s, err := netfile.Parse([]byte(text))
 	if err != nil || s.Proxy.String() != "http://ada:hunter2@proxy.example:3128" || len(s.Addresses) != 1 {
-		t.Errorf("set is %q, %v", text, err)
+		t.Errorf("the stored settings are %q, %v", text, err)
 	}
 	for _, arg := range [][]string{{"device", "show", nick}, {"device", "ls"}, {"device", "rename", nick, nick}} {
 		if out, notes, err := run("", append(arg, "--output", "json")...); err != nil || strings.Contains(out+notes, "hunter2") || !strings.Contains(out, "ada:********@") {
-			t.Errorf("%q: %s, %v", arg, out, err)
+			t.Errorf("%q prints %.200s, %v", arg, out, err)
 		}
 	}
 	for name, c := range map[string]struct {
@@ -33,14 +33,14 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 		want string
 	}{
 		"a mistake": {[]string{"--address", "192.0.2.11"}, "has no prefix length"},
-		"too much":  {[]string{"--automatic", "--vlan", "7"}, "no other settings"},
+		"too much":  {[]string{"--automatic", "--vlan", "7"}, "cannot be combined with other settings"},
 	} {
 		if _, _, err := run("", append([]string{"device", "network", nick}, c.arg...)...); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
 	if now := only(t, h).UserMeta["gangway.network"]; now != text {
-		t.Errorf("it became %q", now)
+		t.Errorf("the stored settings became %q", now)
 	}
 	d := only(t, h)
 	if err := h.Store.PatchDeviceMeta(t.Context(), d.ID, map[string]any{"gangway.network": "in force: automatic\nlast change: \x1b[2Jfrom the hub, dropped\n"}); err != nil {
@@ -48,17 +48,17 @@ func TestOwnerSetsADevicesNetwork(t *testing.T) {
 	}
 	out, _, err := run("", "device", "network", nick)
 	if err != nil || strings.Contains(out, "hunter2") || strings.Contains(out, "\x1b") {
-		t.Errorf("%q, %v", out, err)
+		t.Errorf("device network prints %q, %v", out, err)
 	}
 	for _, want := range []string{"set      proxy = http://ada:********@proxy.example:3128", "device   in force: automatic", "device   last change: [2Jfrom the hub, dropped"} {
 		if !strings.Contains(out, want+"\n") {
-			t.Errorf("it does not say %q:\n%s", want, out)
+			t.Errorf("device network does not show %q:\n%s", want, out)
 		}
 	}
 	if _, _, err := run("", "device", "network", nick, "--automatic"); err != nil {
 		t.Fatal(err)
 	}
 	if now := only(t, h).UserMeta["gangway.network"]; now != "version = 1\n" {
-		t.Errorf("it became %q", now)
+		t.Errorf("the stored settings became %q", now)
 	}
 }

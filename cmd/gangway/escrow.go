@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxIdentity bounds an identity's file, in bytes.
+// maxIdentity bounds an age identity file, in bytes.
 const maxIdentity = 64 << 10
 
 func readIdentity(path string) (string, error) {
@@ -23,15 +23,17 @@ func readIdentity(path string) (string, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxIdentity+1))
 	if err == nil && len(b) > maxIdentity {
-		err = fmt.Errorf("%s is no identity file: it is too large", path)
+		err = fmt.Errorf("%s is not an age identity file: it is larger than %d bytes", path, maxIdentity)
 	}
 	return string(b), err
 }
 
-// publicLine is what age-keygen writes above an identity, and so do we.
+// publicLine begins the comment line with the recipient that age-keygen writes
+// above an identity. escrow-key writes it too.
 const publicLine = "# public key: "
 
-// escrowTo is a recipient: itself, or that of an identity's file.
+// escrowTo returns the recipient that --escrow-to names: itself, or by an identity
+// file. It is empty if the option is.
 func escrowTo(what string) (string, error) {
 	if what == "" || strings.HasPrefix(what, "age1") {
 		if what == "" {
@@ -48,18 +50,19 @@ func escrowTo(what string) (string, error) {
 			return r, escrow.CheckRecipient(r)
 		}
 	}
-	return "", fmt.Errorf("%s names no public key; give the recipient itself, which begins with age1", what)
+	return "", fmt.Errorf("%s has no line with a public key; give the recipient itself, which begins with age1", what)
 }
 
 func (a *app) imageEscrowKey() *cobra.Command {
 	return &cobra.Command{
 		Use:   "escrow-key FILE",
-		Short: "Make the key that recovery keys of encrypted disks are kept for",
-		Long: `Escrow-key makes an age identity, as age-keygen does. Images that are built with
---escrow-to have the recovery keys of their encrypted disks kept at the hub, which
-cannot read them: 'gangway device recovery-key' does, with this file.
+		Short: "Create the key that opens the recovery keys of encrypted disks",
+		Long: `Escrow-key creates an age identity, as age-keygen does, and prints its recipient. If
+an image is built with --escrow-to, its machines store the recovery keys of their
+encrypted disks on the hub, encrypted to this recipient. The hub cannot read them.
+'gangway device recovery-key' can, with this file.
 
-Who has the file can open the disks: keep it off line, and do not lose it.`,
+Anyone with the file can open the disks. Keep it offline, and do not lose it.`,
 		Example: "  gangway image escrow-key recovery.key\n  gangway image build x64-uefi-installer --token-file t.json --escrow-to recovery.key -o installer.img",
 		Args:    args("FILE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -67,7 +70,7 @@ Who has the file can open the disks: keep it off line, and do not lose it.`,
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // never over another
+			f, err := os.OpenFile(arg[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // never overwrite a key
 			if err != nil {
 				return err
 			}
@@ -89,13 +92,14 @@ func (a *app) deviceRecoveryKey() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "recovery-key ID|NICK --identity FILE",
 		Short: "Show the recovery key of a device's encrypted disk",
-		Long: `Recovery-key decrypts the recovery key that the device sent to the hub, if its
-image was built with --escrow-to. It opens the disk: cryptsetup open takes it.`,
+		Long: `Recovery-key decrypts and prints the recovery key of a device's encrypted disk. The
+device stored it on the hub, if its image was built with --escrow-to. 'cryptsetup
+open' opens the disk with it.`,
 		Example: "  gangway device recovery-key brave-otter-3fa2 --identity recovery.key",
 		Args:    args("the device's id or nick"),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if identity == "" {
-				return usagef("--identity is needed: the file that 'gangway image escrow-key' made")
+				return usagef("--identity is needed: the file from 'gangway image escrow-key'")
 			}
 			text, err := readIdentity(identity)
 			if err != nil {
@@ -111,7 +115,7 @@ image was built with --escrow-to. It opens the disk: cryptsetup open takes it.`,
 			}
 			sealed, ok := meta[escrow.MetaKey].(string)
 			if !ok {
-				return fmt.Errorf("%s has sent no recovery key: its disk is not encrypted, or its image was built without --escrow-to", d.Nick)
+				return fmt.Errorf("%s has not sent a recovery key: its disk is not encrypted, or its image was built without --escrow-to", d.Nick)
 			}
 			key, err := escrow.Open(text, sealed)
 			if err != nil {
@@ -124,6 +128,6 @@ image was built with --escrow-to. It opens the disk: cryptsetup open takes it.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&identity, "identity", "", "the age identity's file (required)")
+	c.Flags().StringVar(&identity, "identity", "", "file of the age identity (required)")
 	return c
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// eventPage is how many events are read at a time.
+// eventPage is the number of events that are read at once.
 const eventPage = 1000
 
 func (a *app) eventsCommand() *cobra.Command {
@@ -25,15 +25,15 @@ func (a *app) eventsCommand() *cobra.Command {
 	var noRoutine bool
 	c := &cobra.Command{
 		Use: "events", Short: "Show the audit trail, newest first", Args: args(),
-		Long: `Events shows your own trail: what happened, who did it, from which address and by
-what means. On the hub's machine, --data shows the whole hub's, with what was
-refused before it could be told whose it was.
+		Long: `Events shows the audit trail of your account: what happened, who did it, from which
+address and by which means. On the hub's machine, --data shows the audit trail of the
+whole hub, with requests that were refused before their owner was known.
 
-Events that come often, such as sign-ins of devices, are one line a day with
-their number and the time of the last one. --no-routine leaves them out.
+Frequent events, such as sign-ins of devices, take one line per day, with their
+number and the time of the last one. --no-routine leaves them out.
 
---output jsonl prints one JSON object a line, for other programs; with --limit 0
-that is the whole trail.`,
+--output jsonl prints one JSON object per line, for other programs. With --limit 0 it
+prints the whole audit trail.`,
 		Example: `  gangway events
   gangway events --since 24h --kind account.
   gangway events --no-routine
@@ -50,7 +50,7 @@ that is the whole trail.`,
 				return err
 			}
 			if limit < 0 {
-				return usagef("--limit is 0, for all, or the number of events")
+				return usagef("--limit must be a number of events, or 0 for all, not %d", limit)
 			}
 			read, done, err := eventReader(c.Context(), data)
 			if err != nil {
@@ -77,22 +77,22 @@ that is the whole trail.`,
 				return err
 			}
 			if n == 0 && a.output == "text" {
-				a.note("Nothing has happened, or nothing that you ask for.")
+				a.note("No events match.")
 			}
 			return nil
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", dataFlag)
-	f.StringVar(&since, "since", "", "not before this: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
-	f.StringVar(&until, "until", "", "before this, written as for --since")
-	f.StringVar(&kind, "kind", "", `of this kind, such as device.deleted; with a "." at the end, of all kinds that begin so, such as account.`)
-	f.BoolVar(&noRoutine, "no-routine", false, "leave out what is counted by day, unless it was refused")
-	f.IntVar(&limit, "limit", 100, "how many at most; 0: all")
+	f.StringVar(&since, "since", "", "only events since then: a time ago such as 24h, a day such as 2026-11-28, or a time such as 2026-11-28T12:00:00Z")
+	f.StringVar(&until, "until", "", "only events before then, written as for --since")
+	f.StringVar(&kind, "kind", "", `only events of this kind, such as device.deleted; a "." at the end selects all kinds that begin so, such as account.`)
+	f.BoolVar(&noRoutine, "no-routine", false, "leave out events that are counted per day, unless they were refused")
+	f.IntVar(&limit, "limit", 100, "number of events at most; 0: all")
 	return c
 }
 
-// moment reads a time: RFC 3339, a day, which begins at midnight here, or a
+// moment reads a time: RFC 3339, a day (its midnight in the local time zone), or a
 // duration before now.
 func moment(flag, text string, now time.Time) (time.Time, error) {
 	if text == "" {
@@ -110,7 +110,9 @@ func moment(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, usagef("%s %q is not a time: write it like 24h, 2026-11-28 or 2026-11-28T12:00:00Z", flag, text)
 }
 
-// eventReader reads pages of the trail of a data folder, or of who is signed in.
+// eventReader returns functions that read pages of the audit trail and end the
+// reading: the trail of the hub in a data folder or, without one, that of the
+// signed-in account.
 func eventReader(ctx context.Context, data string) (read func(store.EventFilter) ([]api.EventView, error), done func(), err error) {
 	if data != "" {
 		i, err := existing(ctx, data)
@@ -142,7 +144,7 @@ func eventReader(ctx context.Context, data string) (read func(store.EventFilter)
 	}, func() {}, nil
 }
 
-// eachEvent calls show for at most limit events, newest first; 0 is all.
+// eachEvent calls show for at most limit events, newest first; a limit of 0 is all.
 func eachEvent(f store.EventFilter, limit int, read func(store.EventFilter) ([]api.EventView, error), show func(api.EventView) error) error {
 	for left := limit; ; {
 		f.Limit = eventPage
@@ -171,8 +173,8 @@ func printEvents(out io.Writer, events []api.EventView) {
 	}
 }
 
-// aboutEvent is what a line says after an event's message: its code, who did
-// it and how, and how many it stands for.
+// aboutEvent returns the rest of a line after an event's message: its code, who did
+// it and how, and how many events the line counts.
 func aboutEvent(e api.EventView) string {
 	text := ""
 	if e.Code != "" {

@@ -24,7 +24,12 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	c := &cobra.Command{Use: "image", Short: "Make installer images, and look into them"}
+	c := &cobra.Command{
+		Use: "image", Short: "Build and inspect installer images",
+		Long: `Image builds the images of USB sticks that install Gangway on machines, and the
+systems that update installed machines. Run 'fetch' once before 'build'. See
+docs/image.md.`,
+	}
 	c.AddCommand(a.imageBuild(), a.imageSystem(), a.imageInspect(), a.imageFetch(), a.imageKeys(), a.imageEscrowKey())
 	return c
 }
@@ -44,24 +49,25 @@ func (a *app) imageBuild() *cobra.Command {
 	var o imageOptions
 	c := &cobra.Command{
 		Use:   "build TARGET --token-file FILE -o IMAGE",
-		Short: "Make an installer image for a USB stick",
-		Long: `Build makes the image of a stick that installs Gangway on a machine and brings it
-into the fleet of the join token's owner, with no key pressed. The target is
-x64-uefi-installer. It needs no privileges, and the same input gives the same
-image to the byte.
+		Short: "Build an installer image for a USB stick",
+		Long: `Build makes the image of a stick that installs Gangway on a machine, without a key
+press. The machine then onboards as a device of the join token's owner. TARGET is
+x64-uefi-installer. Build needs no privileges. The same input gives the same image,
+byte for byte.
 
-The image holds the join token's secret: guard it, and the sticks, like a key.
-With --claim it holds none: each machine shows a code, and is the device of who
-takes that to the hub.
+The image holds the join token's secret: guard it, and the sticks, like a key. With
+--claim it holds no secret: each machine shows a claim code, and its owner claims it
+with that code at the hub.
 
-With --reset-only the stick installs nothing: it wipes a machine for its next
-owner. What Gangway has on its disks is destroyed, and the TPM is cleared. Its
-endorsement key stays; remove the device from your hub, or it comes back to you.
+With --reset-only the stick installs nothing: it wipes a machine for its next owner.
+It destroys everything of Gangway on the machine's disks, and clears the TPM. The
+TPM's endorsement key stays: delete the device at your hub, or the machine becomes
+your device again when it onboards.
 
-Where the network does not configure its machines, say how: --address and the
-options beside it, or all of it in a file (--network-file). The settings are on
-the stick as network.txt, which any computer can edit, and the installed system
-keeps them. docs/image.md explains them.`,
+If your network does not configure machines, give the settings: with --address and
+the other network options, or in one file (--network-file). They are on the stick as
+network.txt, which you can edit on any computer. The installed system keeps them. See
+docs/image.md.`,
 		Example: `  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --disk 'model:Samsung*' -o installer.img
   gangway image build x64-uefi-installer --token-file t.json --address 192.0.2.10/24 --gateway 192.0.2.1 --dns 192.0.2.53 --vlan 42
@@ -70,7 +76,7 @@ keeps them. docs/image.md explains them.`,
 		Args: args("TARGET"),
 		RunE: func(c *cobra.Command, arg []string) error {
 			if arg[0] != stick.Target {
-				return usagef("there is no target %q; there is %s", arg[0], stick.Target)
+				return usagef("unknown target %q; the only target is %s", arg[0], stick.Target)
 			}
 			if o.reset {
 				for _, other := range append(networkFlags, "token-file", "claim", "disk", "escrow-to", "merge", "debug", "secure-boot-enrol") {
@@ -87,30 +93,30 @@ keeps them. docs/image.md explains them.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.token, "token-file", "", "join token file, device_autojointoken.json (required, or --claim, or --reset-only)")
-	f.BoolVar(&o.claim, "claim", false, "no token: the machines show a code, and are the devices of who takes it to the hub that you are signed in to")
-	f.BoolVar(&o.reset, "reset-only", false, "a stick that wipes machines for their next owners, and installs nothing")
-	f.StringVarP(&o.out, "out", "o", "installer.img", "the image")
-	f.StringVar(&o.disk, "disk", "largest", "which disk auto installs to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; one that is removable or on USB only if it is named")
+	f.StringVar(&o.token, "token-file", "", "token file, device_autojointoken.json (this, --claim or --reset-only is required)")
+	f.BoolVar(&o.claim, "claim", false, "build without a join token; each machine displays a claim code for the hub you are signed in to")
+	f.BoolVar(&o.reset, "reset-only", false, "build a stick that wipes machines for their next owners, and installs nothing")
+	f.StringVarP(&o.out, "out", "o", "installer.img", "the image file to write")
+	f.StringVar(&o.disk, "disk", "largest", "the disk to install to: largest, /dev/NAME, serial:NUMBER or model:PATTERN; removable and USB disks only if you name them")
 	o.partsFlags(f)
-	f.StringVar(&o.enrol, "secure-boot-enrol", "", "have machines whose firmware is in setup mode take the keys of --secure-boot-keys: ask (an entry of the menu) or always (with no key pressed)")
-	f.StringVar(&o.escrow, "escrow-to", "", "keep the recovery keys of encrypted disks at the hub, for who has the identity of this age recipient (age1..., or the file that 'gangway image escrow-key' made)")
-	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub; may be given again, the last one wins")
-	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with a password that is printed")
+	f.StringVar(&o.enrol, "secure-boot-enrol", "", "enrol the keys of --secure-boot-keys on machines whose firmware is in setup mode: ask (a menu entry) or always (without a key press)")
+	f.StringVar(&o.escrow, "escrow-to", "", "store disk recovery keys on the hub, encrypted to this age recipient (age1..., or the file from 'gangway image escrow-key')")
+	f.StringArrayVar(&o.merge, "merge", nil, "merge a pvr source into the devices' first revision: a checkout's folder, a file of 'pvr export', or a trail on your hub (repeatable; the last one wins)")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a console; build prints its password")
 	o.network.flags(f)
 	return c
 }
 
 func (o *imageOptions) partsFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.kernel, "kernel", "", "a folder with vmlinuz, modules/ and busybox (default: what 'gangway image fetch' fetched)")
-	f.StringVar(&o.boot, "boot", "", "the folder of systemd's programs for EFI (default: Debian's, /usr/lib/systemd/boot/efi)")
-	f.StringVar(&o.keys, "secure-boot-keys", "", "sign what firmware starts with the db key of a folder that 'gangway image keys' made, for Secure Boot; needs osslsigncode")
-	f.StringVar(&o.signKey, "secure-boot-key", "", "sign what firmware starts with this key (PEM, without a password), for Secure Boot; needs osslsigncode")
-	f.StringVar(&o.signCert, "secure-boot-cert", "", "the key's certificate (PEM), which is in the machines' db")
-	f.StringVar(&o.programs, "programs", "", "the folder of gangway-init and gangway-agent (default: this program's, or ../lib/gangway beside it)")
+	f.StringVar(&o.kernel, "kernel", "", "folder with vmlinuz, modules/ and busybox (default: that of 'gangway image fetch')")
+	f.StringVar(&o.boot, "boot", "", "folder of systemd's EFI programs (default: Debian's, /usr/lib/systemd/boot/efi)")
+	f.StringVar(&o.keys, "secure-boot-keys", "", "sign the EFI programs for Secure Boot with the db key of this folder, made by 'gangway image keys'; needs osslsigncode")
+	f.StringVar(&o.signKey, "secure-boot-key", "", "sign the EFI programs for Secure Boot with this key (PEM, without a password); needs osslsigncode")
+	f.StringVar(&o.signCert, "secure-boot-cert", "", "certificate (PEM) of --secure-boot-key; it must be in the machines' db")
+	f.StringVar(&o.programs, "programs", "", "folder of gangway-init and gangway-agent (default: this program's folder, or ../lib/gangway)")
 }
 
-// parts loads what images are made of.
+// parts loads the files that images are built from.
 func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	if o.kernel == "" {
 		if o.kernel, err = fetched(); err != nil {
@@ -126,7 +132,7 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	}
 	if o.keys != "" {
 		if o.signKey != "" || o.signCert != "" {
-			return nil, usagef("--secure-boot-keys has the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
+			return nil, usagef("--secure-boot-keys holds the key and the certificate: leave --secure-boot-key and --secure-boot-cert out")
 		}
 		o.signKey, o.signCert = filepath.Join(o.keys, "db.key"), filepath.Join(o.keys, "db.pem")
 	}
@@ -140,15 +146,16 @@ func (o *imageOptions) parts() (_ *stick.Parts, err error) {
 	return p, err
 }
 
-// programsFolder returns the folder of gangway-init and gangway-agent: that of this
-// program, as after `make build`, or ../lib/gangway, where packages install them.
+// programsFolder returns the folder of gangway-init and gangway-agent. self is the path
+// of this program. After `make build` the folder is that of this program. Packages
+// install the two in ../lib/gangway.
 func programsFolder(self string) string {
-	beside := filepath.Dir(self)
-	installed := filepath.Join(filepath.Dir(beside), "lib/gangway")
-	if !exists(filepath.Join(beside, "gangway-init")) && exists(installed) {
+	own := filepath.Dir(self)
+	installed := filepath.Join(filepath.Dir(own), "lib/gangway")
+	if !exists(filepath.Join(own, "gangway-init")) && exists(installed) {
 		return installed
 	}
-	return beside
+	return own
 }
 
 func readToken(name string) ([]byte, error) {
@@ -157,36 +164,36 @@ func readToken(name string) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > wire.MaxTokenFile {
-		return nil, fmt.Errorf("%s is no join token file: it has %d bytes", name, info.Size())
+		return nil, fmt.Errorf("%s is not a token file: it has %d bytes, more than %d", name, info.Size(), wire.MaxTokenFile)
 	}
 	return os.ReadFile(name)
 }
 
-// built is what image build prints as JSON.
+// built is the JSON output of image build.
 type built struct {
 	Image string `json:"image"`
 	Size  int64  `json:"size"`
-	// ConsolePassword is the devices', where they have a console.
+	// ConsolePassword is that of the devices' console, with --debug.
 	ConsolePassword string            `json:"console-password,omitempty"`
 	Manifest        *install.Manifest `json:"manifest"`
 }
 
 func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	if (o.token == "") != o.claim {
-		return usagef("--token-file is needed, the join token file that 'gangway token create' makes; or --claim, for machines that show a code; or --reset-only, to wipe machines")
+		return usagef("give --token-file, the token file from 'gangway token create'; or --claim, for machines that show a claim code; or --reset-only, to wipe machines")
 	}
 	rule, err := install.ParseRule(o.disk)
 	if err != nil {
 		return usageError{err}
 	}
 	if o.claim && o.debug {
-		return usagef("--debug needs --token-file: the console's password follows from the token's secret")
+		return usagef("--debug needs --token-file: the console's password is derived from the join token's secret")
 	}
 	enrol, err := o.enrolled()
 	if err != nil {
 		return err
 	}
-	token, hub, err := o.whose()
+	token, hub, err := o.tokenOrHubFile()
 	if err != nil {
 		return err
 	}
@@ -230,7 +237,7 @@ func (a *app) buildImage(ctx context.Context, o imageOptions) error {
 	return a.built(o.out, password, m)
 }
 
-// buildReset makes the image of a stick that wipes.
+// buildReset builds the image of a stick that wipes machines.
 func (a *app) buildReset(o imageOptions) error {
 	parts, err := o.parts()
 	if err != nil {
@@ -240,11 +247,11 @@ func (a *app) buildReset(o imageOptions) error {
 	if err != nil {
 		return err
 	}
-	a.note("A machine that starts from this stick is WIPED, with no key pressed. Label it.")
+	a.note("A machine that starts from this stick is WIPED, without a key press. Label the stick.")
 	return a.built(o.out, "", m)
 }
 
-// built prints what was made.
+// built prints the result of image build.
 func (a *app) built(image, password string, m *install.Manifest) error {
 	info, err := os.Stat(image)
 	if err != nil {
@@ -257,9 +264,9 @@ func (a *app) built(image, password string, m *install.Manifest) error {
 	return nil
 }
 
-// whose reads the join token's file, or makes the hub's of the hub that the
-// operator is signed in to.
-func (o *imageOptions) whose() (token, hub []byte, err error) {
+// tokenOrHubFile returns the token file or, with --claim, the hub file of the hub that the
+// user is signed in to.
+func (o *imageOptions) tokenOrHubFile() (token, hub []byte, err error) {
 	if o.claim {
 		s, err := loadSignIn()
 		if err != nil {
@@ -272,7 +279,7 @@ func (o *imageOptions) whose() (token, hub []byte, err error) {
 	return token, nil, err
 }
 
-// hubFile says which hub it is, without a secret.
+// hubFile returns the hub file of the hub that the user is signed in to.
 func (s *signIn) hubFile() ([]byte, error) {
 	name := s.hubName()
 	if name == "" {
@@ -281,8 +288,8 @@ func (s *signIn) hubFile() ([]byte, error) {
 	return json.MarshalIndent(wire.HubFile{Hub: s.Hub, HubName: name, HubCA: s.HubCA}, "", "  ")
 }
 
-// hubName is the name of the hub that the operator is signed in to; empty if
-// its CA cannot be read.
+// hubName returns the name of the hub that the user is signed in to. It is empty if
+// the hub's CA cannot be read.
 func (s *signIn) hubName() string {
 	block, _ := pem.Decode([]byte(s.HubCA))
 	if block == nil {
@@ -300,10 +307,10 @@ func (a *app) imageInspect() *cobra.Command {
 	var cert string
 	c := &cobra.Command{
 		Use:   "inspect IMAGE",
-		Short: "Show what an installer image will do, without its secret",
-		Long: `Inspect reads an image, or a stick, checks its parts against their hashes, and
-shows what it installs, or wipes, where to, whose the machine will be, and whether it is
-signed for Secure Boot.`,
+		Short: "Show what an installer image does, without its secret",
+		Long: `Inspect reads an image or a stick, and checks its parts against their hashes. It
+shows what the image installs or wipes, on which disk, who will own the machine, and
+whether the image is signed for Secure Boot.`,
 		Example: "  gangway image inspect installer.img\n  gangway image inspect /dev/sdb --output json",
 		Args:    args("IMAGE"),
 		RunE: func(_ *cobra.Command, arg []string) error {
@@ -322,7 +329,7 @@ signed for Secure Boot.`,
 			}
 			a.printf("%-10s %s\n", "signed", signedWords(c.Signed, cert))
 			if m.Enrol != nil {
-				a.printf("%-10s keys for Secure Boot, where firmware is in setup mode; %s\n", "enrols", unaskedWords(m.Enrol.Unasked))
+				a.printf("%-10s keys for Secure Boot, if the firmware is in setup mode; %s\n", "enrols", unaskedWords(m.Enrol.Unasked))
 				for _, v := range []secureboot.Variable{secureboot.PK, secureboot.KEK, secureboot.DB} {
 					for _, name := range c.Enrols[v] {
 						a.printf("%-10s   %-3s %s\n", "", v, name)
@@ -350,7 +357,7 @@ signed for Secure Boot.`,
 				a.printf("%-10s cannot be used, so nothing is installed: %s\n", "network", c.NetworkMistake)
 			}
 			if m.Token == "" {
-				a.printf("%-10s %s\n%-10s none: the machine shows a code, and is the device of who takes it there\n", "hub", m.Hub, "token")
+				a.printf("%-10s %s\n%-10s none: the machine shows a claim code, with which its owner claims it at the hub\n", "hub", m.Hub, "token")
 				return nil
 			}
 			token, err := json.Marshal(c.Token["token"])
@@ -365,7 +372,7 @@ signed for Secure Boot.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&cert, "secure-boot-cert", "", "check that all that firmware starts is signed by this certificate (PEM); needs osslsigncode")
+	c.Flags().StringVar(&cert, "secure-boot-cert", "", "check that this certificate (PEM) signed all EFI programs; needs osslsigncode")
 	return c
 }
 
@@ -374,16 +381,16 @@ func signedWords(signed bool, cert string) string {
 	case !signed:
 		return "no: it does not start where Secure Boot is on"
 	case cert == "":
-		return "yes; by whom, --secure-boot-cert checks"
+		return "yes; use --secure-boot-cert to check by which certificate"
 	}
 	return "yes, by " + cert
 }
 
 func unaskedWords(unasked bool) string {
 	if unasked {
-		return "with no key pressed"
+		return "without a key press"
 	}
-	return "by an entry of the menu"
+	return "by a menu entry"
 }
 
 func ruleWords(r install.Rule) string {
@@ -398,11 +405,11 @@ func (a *app) imageFetch() *cobra.Command {
 	var update bool
 	c := &cobra.Command{
 		Use:   "fetch",
-		Short: "Fetch from Debian what images are made of: a kernel with its modules, and busybox",
+		Short: "Download the parts of images from Debian: a kernel with its modules, and busybox",
 		Long: `Fetch downloads Debian's packages linux-image-amd64 and busybox-static with apt-get,
-which checks their signatures, and keeps what images need of them. Nothing is
-installed on this system. systemd-boot-efi must be installed.`,
-		Example: "  gangway image fetch",
+which checks their signatures. It keeps the files that images need, and installs
+nothing on this system. The package systemd-boot-efi must be installed.`,
+		Example: "  gangway image fetch\n  gangway image fetch --update",
 		Args:    args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if dir == "" {
@@ -419,8 +426,8 @@ installed on this system. systemd-boot-efi must be installed.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&dir, "dir", "", "where to (default: your cache folder)")
-	c.Flags().BoolVar(&update, "update", false, "fetch anew what is there: today's kernel")
+	c.Flags().StringVar(&dir, "dir", "", "folder for the files (default: in your cache folder)")
+	c.Flags().BoolVar(&update, "update", false, "download again, to get Debian's current kernel")
 	return c
 }
 
@@ -432,14 +439,14 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "gangway", "kernel"), nil
 }
 
-// fetched is the folder that image fetch made.
+// fetched returns the folder with the files of image fetch.
 func fetched() (string, error) {
 	dir, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "vmlinuz")); err != nil {
-		return "", errors.New("there is no kernel yet: run `gangway image fetch`, or name a folder with --kernel")
+		return "", fmt.Errorf("no kernel found in %s: run `gangway image fetch`, or name a folder with --kernel", dir)
 	}
 	return dir, nil
 }

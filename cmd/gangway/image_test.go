@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// After `make build` the programs of an image are beside gangway; packages
+// After `make build`, the programs of an image are in the folder of gangway. Packages
 // install them in another folder.
 func TestProgramsOfImagesAreFound(t *testing.T) {
 	t.Parallel()
@@ -30,7 +30,7 @@ func TestProgramsOfImagesAreFound(t *testing.T) {
 			}
 		}
 		if got, want := programsFolder(filepath.Join(dir, "bin/gangway")), filepath.Join(dir, c.want); got != want {
-			t.Errorf("%s: %s; %s was expected", name, got, want)
+			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}
 }

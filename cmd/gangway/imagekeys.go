@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// What --secure-boot-enrol takes.
+// Values of --secure-boot-enrol.
 const (
 	enrolAsk    = "ask"
 	enrolAlways = "always"
@@ -24,16 +24,18 @@ func (a *app) imageKeys() *cobra.Command {
 	var also []string
 	c := &cobra.Command{
 		Use:   "keys DIR",
-		Short: "Make keys of your own for Secure Boot",
-		Long: `Keys makes the keys with which firmware starts your images alone: PK, KEK and db,
-each with its certificate, and the signed variables that firmware takes in setup
-mode. With --secure-boot-keys images are signed by them, and with
---secure-boot-enrol a stick brings them along.
+		Short: "Create your own keys for Secure Boot",
+		Long: `Keys creates keys for Secure Boot: PK, KEK and db, each with its certificate, and the
+signed variables that firmware accepts in setup mode. Firmware with these keys starts
+only your images. To sign an image with them, build it with --secure-boot-keys; to
+put them on the stick, add --secure-boot-enrol.
 
-Guard the folder: who has db.key makes what your machines start, and who has
-PK.key or KEK.key decides what they start. Builds need db.key alone; keep the
-other two off line. Some cards' drivers are signed by Microsoft: a machine with
-such a card may show nothing without Microsoft's certificate, which --also adds.`,
+Guard the folder. Anyone with db.key can sign programs that your machines start.
+Anyone with PK.key or KEK.key can change which programs they start. Builds need only
+db.key: keep the other two offline.
+
+Microsoft signs the firmware drivers of some cards. A machine with such a card may
+show nothing without Microsoft's certificate, which --also adds.`,
 		Example: `  gangway image keys secure-boot
   gangway image keys secure-boot --name 'Example Ltd' --also MicCorUEFCA2011.crt
   gangway image build x64-uefi-installer --token-file t.json --secure-boot-keys secure-boot --secure-boot-enrol always -o installer.img`,
@@ -41,21 +43,22 @@ such a card may show nothing without Microsoft's certificate, which --also adds.
 		RunE: func(_ *cobra.Command, arg []string) error { return a.makeKeys(arg[0], name, also) },
 	}
 	f := c.Flags()
-	f.StringVar(&name, "name", "Gangway", "whose keys they are, in the certificates")
-	f.StringArrayVar(&also, "also", nil, "a certificate (PEM or DER) of somebody else whose programs shall start too; may be given again")
+	f.StringVar(&name, "name", "Gangway", "name of the keys' owner, for the certificates")
+	f.StringArrayVar(&also, "also", nil, "certificate (PEM or DER) of another signer whose programs may start too (repeatable)")
 	return c
 }
 
-// madeKeys is what image keys prints as JSON.
+// madeKeys is the JSON output of image keys.
 type madeKeys struct {
 	Folder string `json:"folder"`
-	// Certificates are the subjects and SHA-256 of what each variable holds.
+	// Certificates holds, for each variable, the subjects and SHA-256 of its
+	// certificates.
 	Certificates map[secureboot.Variable][]string `json:"certificates"`
 }
 
 func (a *app) makeKeys(dir, name string, also []string) error {
 	if name == "" || len(name) > 50 {
-		return usagef("--name has 1 to 50 bytes")
+		return usagef("--name must have 1 to 50 bytes, not %d", len(name))
 	}
 	var others []*x509.Certificate
 	for _, file := range also {
@@ -86,7 +89,7 @@ func (a *app) makeKeys(dir, name string, also []string) error {
 			a.printf("%-3s %s\n", v, name)
 		}
 	}
-	a.note("The keys are in %s. Builds need db.key; keep PK.key and KEK.key off line.", dir)
+	a.note("The keys are in %s. Builds need db.key; keep PK.key and KEK.key offline.", dir)
 	return nil
 }
 
@@ -101,20 +104,20 @@ func anyCertificate(file string) (*x509.Certificate, error) {
 	}
 	c, err := x509.ParseCertificate(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s is no certificate: %w", file, err)
+		return nil, fmt.Errorf("%s is not a certificate: %w", file, err)
 	}
 	return c, nil
 }
 
-// enrolled are the keys that the image has firmware take.
+// enrolled returns the keys that the image enrols in firmware; nil if it enrols none.
 func (o *imageOptions) enrolled() (*secureboot.Set, error) {
 	switch {
 	case o.enrol == "":
 		return nil, nil
 	case o.enrol != enrolAsk && o.enrol != enrolAlways:
-		return nil, usagef("--secure-boot-enrol is %s or %s, not %q", enrolAsk, enrolAlways, o.enrol)
+		return nil, usagef("--secure-boot-enrol must be %s or %s, not %q", enrolAsk, enrolAlways, o.enrol)
 	case o.keys == "":
-		return nil, usagef("--secure-boot-enrol needs --secure-boot-keys, the folder of the keys that 'gangway image keys' makes")
+		return nil, usagef("--secure-boot-enrol needs --secure-boot-keys, the folder from 'gangway image keys'")
 	}
 	return secureboot.Load(o.keys)
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// networkOptions are the network settings of the machines, in one file or by
-// one option each.
+// networkOptions are the options for the machines' network settings: one file with
+// all settings, or one option for each.
 type networkOptions struct {
 	file                             string
 	iface, vlan, mtu, proxy, proxyCA string
@@ -26,18 +26,18 @@ var networkFlags = []string{"network-file", "interface", "vlan", "mtu", "address
 
 func (o *networkOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.file, "network-file", "", "the machines' network settings, all in one file (network.txt, see docs/image.md); keeps a proxy's password off the command line")
-	f.StringVar(&o.iface, "interface", "", "the network interface: a name, eth0, or a MAC address (default: the first that works)")
+	f.StringVar(&o.iface, "interface", "", "network interface: a name such as eth0, or a MAC address (default: the first that works)")
 	f.StringVar(&o.vlan, "vlan", "", "VLAN id (IEEE 802.1Q), 1 to 4094")
 	f.StringVar(&o.mtu, "mtu", "", "MTU in bytes, 1280 to 9216 (default: the network's)")
-	f.StringArrayVar(&o.addresses, "address", nil, "static address with its prefix length, 192.0.2.10/24; once for IPv4, once for IPv6 (default: automatic)")
+	f.StringArrayVar(&o.addresses, "address", nil, "static address with prefix length, such as 192.0.2.10/24; once for IPv4, once for IPv6 (default: automatic)")
 	f.StringArrayVar(&o.gateways, "gateway", nil, "gateway of a static address; once for IPv4, once for IPv6")
-	f.StringArrayVar(&o.dns, "dns", nil, "name server, by address; up to 3")
-	f.StringArrayVar(&o.ntp, "ntp", nil, "time server (NTP), by name or address; up to 3")
-	f.StringVar(&o.proxy, "proxy", "", "proxy by which the hub is reached: http://proxy.example:3128, or https:// with --proxy-ca")
-	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA (PEM) of a proxy with https://")
+	f.StringArrayVar(&o.dns, "dns", nil, "address of a name server; up to 3")
+	f.StringArrayVar(&o.ntp, "ntp", nil, "name or address of a time server (NTP); up to 3")
+	f.StringVar(&o.proxy, "proxy", "", "proxy on the way to the hub: http://proxy.example:3128, or https:// with --proxy-ca")
+	f.StringVar(&o.proxyCA, "proxy-ca", "", "file of the CA certificate (PEM) of an https:// proxy")
 }
 
-// settings reads the options; nil: there are none.
+// settings returns the settings that the options give; nil if there are none.
 func (o *networkOptions) settings() (*netfile.Settings, error) {
 	var lines []string
 	add := func(key string, values ...string) {
@@ -57,7 +57,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	add("proxy", o.proxy)
 	switch {
 	case o.file != "" && (len(lines) > 0 || o.proxyCA != ""):
-		return nil, usagef("--network-file has all of the network settings: leave the other options of the network out")
+		return nil, usagef("--network-file holds all network settings: leave the other network options out")
 	case o.file != "":
 		f, err := os.Open(o.file)
 		if err != nil {
@@ -74,7 +74,7 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 	}
 	for _, l := range lines {
 		if strings.ContainsAny(l, "\r\n") {
-			return nil, usagef("a network setting has a line break in it")
+			return nil, usagef("a network setting contains a line break")
 		}
 	}
 	text := strings.Join(append([]string{fmt.Sprintf("version = %d", netfile.Version)}, lines...), "\n") + "\n"
@@ -86,13 +86,13 @@ func (o *networkOptions) settings() (*netfile.Settings, error) {
 		text += certificates
 	}
 	s, err := netfile.Parse([]byte(text))
-	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // its lines are of no file
+	if m := (*netfile.Mistake)(nil); errors.As(err, &m) { // leave out its line number, as there is no file
 		return nil, usagef("%s", m.Text)
 	}
 	return s, err
 }
 
-// pemBlocks is what a file has in PEM, without the text around it.
+// pemBlocks returns the PEM blocks of a file, without the text around them.
 func pemBlocks(name string) (string, error) {
 	rest, err := readSome(name, 1<<20)
 	if err != nil {
@@ -103,13 +103,13 @@ func pemBlocks(name string) (string, error) {
 		out.Write(pem.EncodeToMemory(block))
 	}
 	if out.Len() == 0 {
-		return "", fmt.Errorf("%s has no certificate in PEM: convert it with `openssl x509 -inform DER`", name)
+		return "", fmt.Errorf("%s has no certificate in PEM: convert a DER file with `openssl x509 -inform DER`", name)
 	}
 	return out.String(), nil
 }
 
-// readSome reads a file of at most limit bytes; of a longer one it returns
-// limit+1.
+// readSome reads a file, at most limit+1 bytes of it: the caller can tell whether
+// the file is longer than limit.
 func readSome(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {

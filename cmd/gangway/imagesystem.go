@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// system is what image system prints as JSON.
+// system is the JSON output of image system.
 type system struct {
 	System string `json:"system"`
 	Size   int64  `json:"size"`
@@ -23,11 +23,12 @@ func (a *app) imageSystem() *cobra.Command {
 	var o imageOptions
 	c := &cobra.Command{
 		Use:   "system -o FILE",
-		Short: "Make a system to update installed machines with, through a revision",
-		Long: `System makes the file that an installed machine runs: kernel, drivers, init and
-agent in one. As ` + slots.SystemPath + ` in a revision it is written to the machines'
-other slot, tried once, and kept if it reaches the hub. There is nothing of one
-machine in it, and no secret. The same input gives the same file to the byte.`,
+		Short: "Build a system that updates installed machines",
+		Long: `System makes the file that an installed machine starts: kernel, drivers, init and
+agent in one. To update machines, put it into a revision as ` + slots.SystemPath + `.
+Each machine writes it to its other slot, starts it once, and keeps it if it reaches
+the hub. The file holds no data of a single machine, and no secret. The same input
+gives the same file, byte for byte.`,
 		Example: `  gangway image system -o gangway/system.efi
   gangway image system --kernel ./my-kernel -o system.efi
   gangway image system --debug --token-file device_autojointoken.json -o system.efi`,
@@ -35,16 +36,16 @@ machine in it, and no secret. The same input gives the same file to the byte.`,
 		RunE: func(*cobra.Command, []string) error { return a.makeSystem(o) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.out, "out", "o", "system.efi", "the system's file")
+	f.StringVarP(&o.out, "out", "o", "system.efi", "the file to write")
 	o.partsFlags(f)
-	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with the password of the join token's images")
-	f.StringVar(&o.token, "token-file", "", "the join token file of the password, with --debug")
+	f.BoolVar(&o.debug, "debug", false, "give the devices a console, with the same password as the images of the join token")
+	f.StringVar(&o.token, "token-file", "", "with --debug: the token file from which the password is derived")
 	return c
 }
 
 func (a *app) makeSystem(o imageOptions) error {
 	if o.debug != (o.token != "") {
-		return usagef("--debug and --token-file go together: the console's password follows from the token")
+		return usagef("--debug and --token-file go together: the console's password is derived from the join token's secret")
 	}
 	var token []byte
 	if o.debug {
@@ -68,6 +69,6 @@ func (a *app) makeSystem(o imageOptions) error {
 	if done, err := a.json(system{o.out, int64(len(b)), sum, parts.Release}); done {
 		return err
 	}
-	a.note("%s, %d MiB, SHA-256 %s. It goes into a revision as %s.", o.out, len(b)>>20, sum, slots.SystemPath)
+	a.note("%s, %d MiB, SHA-256 %s. Put it into a revision as %s.", o.out, len(b)>>20, sum, slots.SystemPath)
 	return nil
 }

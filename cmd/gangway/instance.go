@@ -23,13 +23,13 @@ import (
 	"gangway/internal/version"
 )
 
-// instance is a hub's data folder, opened.
+// instance is an open data folder of a hub.
 type instance struct {
 	dir    string
 	ca     *pki.Hub
 	store  offlineStore  // the database, as commands use it
 	engine *sqlite.Store // the same database, for the server
-	lock   *os.File      // held by the one server of the folder; nil for other commands
+	lock   *os.File      // held by the folder's only server; nil in other commands
 
 	objects objects.Store // nil until openObjects
 }
@@ -37,9 +37,9 @@ type instance struct {
 // openOptions say how openInstance opens a data folder.
 type openOptions struct {
 	pki.Options
-	// serve holds the folder, so that no second server starts on it.
+	// serve locks the folder, so that no second server starts on it.
 	serve bool
-	// newDatabase allows an empty database beside keys that are there.
+	// newDatabase allows an empty database for existing keys.
 	newDatabase bool
 }
 
@@ -51,9 +51,9 @@ const (
 	serveFile    = "serve.lock" // holds the server's process id
 )
 
-// openInstance opens a data folder, and makes what is not there: the folder,
-// the authorities, the database. It refuses a folder that others may write,
-// a database without its authorities, and authorities without their database.
+// openInstance opens a data folder. It creates the folder, the CAs and the database
+// if all are missing. It refuses a folder that other users may write to, a database
+// without its CAs and, unless o.newDatabase is set, CAs without their database.
 func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, err error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
@@ -66,12 +66,12 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 		return nil, err
 	}
 	if info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("others may write to %s (mode %04o): 'chmod 700 %s' and start again", dir, info.Mode().Perm(), dir)
+		return nil, fmt.Errorf("other users may write to %s (mode %04o): run 'chmod 700 %s' and start again", dir, info.Mode().Perm(), dir)
 	}
 	database, keys := filepath.Join(dir, databaseFile), filepath.Join(dir, pkiFolder)
 	switch hasDatabase, hasKeys := exists(database), exists(keys); {
 	case hasDatabase && !hasKeys:
-		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; without it the hub knows no device of this database", database, keys)
+		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; without it, the hub recognizes no device of this database", database, keys)
 	case hasKeys && !hasDatabase && !o.newDatabase:
 		return nil, fmt.Errorf("%s exists and %s does not: restore it from its backup; to start with an empty database, in which every device must onboard again, use 'gangway serve --new-database'", keys, database)
 	}
@@ -96,15 +96,15 @@ func openInstance(ctx context.Context, dir string, o openOptions) (_ *instance, 
 	return i, nil
 }
 
-// exists reports whether there is something at path. What cannot be looked at
-// is taken to exist: opening it tells why.
+// exists reports whether a file or folder is at path. It returns true if it cannot
+// find out: opening the path then returns the error.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // serveAlone locks a data folder for a server, until the file is closed or the
-// process ends. The lock does not depend on where objects are kept.
+// process ends. The lock holds wherever the hub stores objects.
 func serveAlone(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, serveFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -130,18 +130,18 @@ func serveAlone(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// existing opens a data folder that a hub has been started on before.
+// existing opens a data folder on which a hub was started before.
 func existing(ctx context.Context, dir string) (*instance, error) {
 	if dir == "" {
 		return nil, usagef("--data is needed: the folder of the hub's keys and database")
 	}
 	if _, err := os.Stat(filepath.Join(dir, pkiFolder)); err != nil {
-		return nil, fmt.Errorf("%q is no hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
+		return nil, fmt.Errorf("%q is not a hub's data folder: start the hub on it first with 'gangway serve --data %s'", dir, dir)
 	}
 	return openInstance(ctx, dir, openOptions{})
 }
 
-// close closes what is open.
+// close closes the stores and releases the lock.
 func (i *instance) close() error {
 	var errs []error
 	if i.objects != nil {
@@ -156,8 +156,8 @@ func (i *instance) close() error {
 	return errors.Join(errs...)
 }
 
-// openObjects opens the contents of objects: the data folder's, or, with an
-// endpoint, those of an S3 service. On an error, i.objects stays nil.
+// openObjects opens the object store: a folder in the data folder or, with an
+// endpoint, a bucket of an S3 service. On an error, i.objects stays nil.
 func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	if c.Endpoint == "" && c.Bucket == "" {
 		f, err := objects.OpenFolder(filepath.Join(i.dir, objectFolder))
@@ -171,7 +171,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 		return usagef("--s3-endpoint and --s3-bucket belong together")
 	}
 	if c.Prefix == "" {
-		// What a hub does not know it removes: no two may share their keys.
+		// A hub removes objects that it does not know, so two hubs must not share
+		// a prefix.
 		c.Prefix = "gangway-" + i.ca.HubName()[:16] + "/"
 	}
 	s3, err := objects.OpenS3(ctx, c)
@@ -182,8 +183,8 @@ func (i *instance) openObjects(ctx context.Context, c objects.S3Config) error {
 	return nil
 }
 
-// objectsGone reports whether the data folder should have objects and has
-// none: their folder was not restored, or its disk is not mounted.
+// objectsGone reports whether the folder of the objects is missing, although owners
+// have uploaded objects: it was not restored, or its disk is not mounted.
 func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, error) {
 	if c.Endpoint != "" || exists(filepath.Join(i.dir, objectFolder)) {
 		return false, nil
@@ -191,11 +192,11 @@ func (i *instance) objectsGone(ctx context.Context, c objects.S3Config) (bool, e
 	return i.store.HasContents(ctx)
 }
 
-// serverOptions are what an operator may choose of a server.
+// serverOptions are the operator's options for a server.
 type serverOptions struct {
 	openRegistration, tls12 bool
 	proxy                   *api.Proxy
-	quota                   int64 // each owner's, in bytes; 0: the default
+	quota                   int64 // of each owner, in bytes; 0: the default
 	rates                   api.Rates
 	timeouts                api.Timeouts
 	proxyProtocol           []netip.Prefix
@@ -203,8 +204,8 @@ type serverOptions struct {
 }
 
 // server makes the hub's service and HTTP server. The first of urls is the public
-// one. makers are the makers'
-// certificates before the operator's word in the store.
+// URL. makers are the TPM makers' certificates, without the operator's changes in the
+// trust store.
 func (i *instance) server(urls, names []string, makers *trust.Set, log *slog.Logger, o serverOptions) (*api.Server, *onboard.Service, error) {
 	service := &onboard.Service{Store: i.engine, CA: i.ca, Log: log, Now: time.Now, PublicURL: urls[0]}
 	service.SetTrust(makers)
@@ -219,5 +220,5 @@ func curveOf(name string) (elliptic.Curve, error) {
 	case "P-384":
 		return elliptic.P384(), nil
 	}
-	return nil, usagef("--curve is P-256 or P-384, not %q", name)
+	return nil, usagef("--curve must be P-256 or P-384, not %q", name)
 }

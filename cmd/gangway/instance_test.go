@@ -12,8 +12,9 @@ import (
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 )
 
-// Two hubs on one bucket must not take each other's objects for rubbish.
-func TestHubsShareABucketButNoKeys(t *testing.T) {
+// Two hubs in one bucket must not remove each other's objects.
+func TestHubsInOneBucketDoNotShareObjects(t *testing.T) {
+	t.Parallel()
 	backend := s3mem.New()
 	if err := backend.CreateBucket("fleet"); err != nil {
 		t.Fatal(err)
@@ -33,17 +34,17 @@ func TestHubsShareABucketButNoKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := i.objects.Stat(t.Context(), sum); err != objects.ErrNotFound {
-			t.Errorf("hub %d sees another's: %v", n, err)
+			t.Errorf("hub %d finds an object that it did not store: %v", n, err)
 		}
 		if err := i.objects.Put(t.Context(), sum, int64(len(text)), strings.NewReader(text)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := i.objects.Stat(t.Context(), sum); err != nil {
-			t.Error(err)
+			t.Errorf("hub %d does not find its object: %v", n, err)
 		}
 	}
 	i := &instance{dir: t.TempDir()}
 	if err := i.openObjects(t.Context(), objects.S3Config{Bucket: "fleet"}); err == nil || !strings.Contains(err.Error(), "belong together") {
-		t.Error(err)
+		t.Errorf("a bucket without an endpoint: got %v, want an error", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// limitFlags are serve's, for how much a client may do, and who its clients
-// are.
+// limitFlags are serve's flags that limit its clients, and those that say how old
+// events may be.
 type limitFlags struct {
 	rates    []string
 	proxies  []string
@@ -25,12 +25,12 @@ type limitFlags struct {
 
 func (l *limitFlags) add(f *pflag.FlagSet) {
 	names := strings.Join(slices.Sorted(maps.Keys(api.DefaultRates())), ", ")
-	f.StringArrayVar(&l.rates, "rate", nil, "limit of what one network (account: one account; boot: one device) may send, as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200; may be given again; names: "+names)
-	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies, whose connections must begin with a header of the PROXY protocol, version 2 (default: none)")
-	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take for a request's header (default 10s)")
-	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; uploads and downloads may take that long for each block (default 60s)")
-	f.DurationVar(&l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: for ever")
-	f.DurationVar(&l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long it keeps what peers caused that had proven nothing: refused requests, wrong passwords")
+	f.StringArrayVar(&l.rates, "rate", nil, "rate limit for one network (account: for one account; boot: for one device), as NAME=REQUESTS-PER-SECOND/BURST, such as onboard=50/200 (repeatable); names: "+names)
+	f.StringSliceVar(&l.proxies, "proxy-protocol-from", nil, "addresses or networks of TCP proxies; their connections must begin with a header of the PROXY protocol, version 2 (default: none)")
+	f.DurationVar(&l.timeouts.Header, "header-timeout", 0, "how long a client may take to send a request's header (default 10s)")
+	f.DurationVar(&l.timeouts.Request, "request-timeout", 0, "how long a request may take; for uploads and downloads, how long each block may take (default 60s)")
+	f.DurationVar(&l.eventsAge, "events-age", api.DefaultEventsAge, "how long the audit trail keeps events, such as 8760h for a year; 0: permanently")
+	f.DurationVar(&l.refusalsAge, "refusals-age", api.DefaultUnprovenAge, "how long the audit trail keeps events of unauthenticated clients: refused requests, wrong passwords")
 	f.DurationVar(&l.timeouts.Idle, "idle-timeout", 0, "how long a connection may be idle (default 2m0s)")
 }
 
@@ -57,15 +57,15 @@ func (l *limitFlags) into(o *serverOptions) error {
 		return usagef("--rate: %v", err)
 	}
 	if l.timeouts.Header < 0 || l.timeouts.Request < 0 || l.timeouts.Idle < 0 {
-		return usagef("--header-timeout, --request-timeout and --idle-timeout are more than 0")
+		return usagef("--header-timeout, --request-timeout and --idle-timeout must be more than 0")
 	}
 	switch {
 	case l.eventsAge != 0 && l.eventsAge < 24*time.Hour, l.refusalsAge < 24*time.Hour:
-		return usagef("--events-age and --refusals-age are a day (24h) or more")
+		return usagef("--events-age and --refusals-age must be a day (24h) or more")
 	case l.eventsAge != 0 && l.eventsAge < l.refusalsAge:
 		return usagef("--refusals-age %v is longer than --events-age %v", l.refusalsAge, l.eventsAge)
 	case l.eventsAge == 0:
-		l.eventsAge = -1 // hub.Config's for ever
+		l.eventsAge = -1 // keep events permanently
 	}
 	o.eventsAge, o.unprovenAge = l.eventsAge, l.refusalsAge
 	for _, text := range l.proxies {

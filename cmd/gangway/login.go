@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// hubNameForm: the SHA-256 of the hub's root key.
+// hubNameForm matches a hub name: the SHA-256 of the hub's root key.
 var hubNameForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func (a *app) loginCommand() *cobra.Command {
@@ -19,12 +19,14 @@ func (a *app) loginCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "login [URL]",
 		Short: "Sign in to a hub",
-		Long: `Login signs in and keeps the session in the configuration folder of your user.
+		Long: `Login signs in to a hub and stores the session in your configuration folder.
 
-The hub is never trusted at first sight. Say how to know it: by its name, which
-'gangway serve' and 'gangway account create' print (--hub-name), by its CA file
-(--hub-ca), or, on its own machine, by its data folder (--data). Without a URL
-it signs in again to the hub that you used last, which is known already.`,
+The first time, say how to verify the hub: by its hub name, which 'gangway serve' and
+'gangway account create' print (--hub-name), by its CA certificate (--hub-ca) or, on
+the hub's machine, by its data folder (--data).
+
+Without a URL, login signs in again to the hub that you used last. It then verifies
+the hub as before.`,
 		Example: `  gangway login https://hub.example:12443 --hub-name 5f0c... --nick ada
   gangway login https://127.0.0.1:12443 --data ./hub --nick ada --password-stdin < password
   gangway login https://hub.example:12443 --hub-name 5f0c... --api-token-stdin < ci.token
@@ -39,18 +41,18 @@ it signs in again to the hub that you used last, which is known already.`,
 				if err != nil {
 					return usagef("the hub's URL is missing")
 				}
-				// The root that was believed then is the one to believe now,
-				// unless another way to know the hub is given.
+				// Trust the same root as at the last sign-in, unless a flag names
+				// another one.
 				s.Hub, s.HubCA = last.Hub, last.HubCA
 				if s.Nick == "" {
 					s.Nick = last.Nick
 				}
 			}
 			if !strings.HasPrefix(s.Hub, "https://") {
-				return usagef("the hub's URL begins with https://")
+				return usagef("the hub's URL must begin with https://, not %.100q", s.Hub)
 			}
 			if name = strings.ToLower(name); name != "" && !hubNameForm.MatchString(name) {
-				return usagef("--hub-name is 64 hexadecimal digits, as 'gangway serve' prints them")
+				return usagef("--hub-name must be 64 hexadecimal digits, as 'gangway serve' prints them")
 			}
 			if apiToken && fromStdin {
 				return usagef("--api-token-stdin and --password-stdin exclude each other")
@@ -74,7 +76,7 @@ it signs in again to the hub that you used last, which is known already.`,
 					return err
 				}
 			case s.HubCA == "":
-				return usagef("say how to know the hub: --hub-name, --hub-ca or --data")
+				return usagef("say how to verify the hub: --hub-name, --hub-ca or --data")
 			}
 			use := func() error { return a.useSession(c.Context(), s, fromStdin) }
 			if apiToken {
@@ -91,16 +93,16 @@ it signs in again to the hub that you used last, which is known already.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&nick, "nick", "", "account (required with a URL)")
+	f.StringVar(&nick, "nick", "", "nick or e-mail address of the account (required with a URL, except for an API token)")
 	f.StringVar(&name, "hub-name", "", "the hub's name: SHA-256 of its root key, hexadecimal")
 	f.StringVar(&ca, "hub-ca", "", "file of the hub's CA certificate")
-	f.StringVar(&data, "data", "", "the hub's data folder, on its own machine")
+	f.StringVar(&data, "data", "", dataFlag)
 	f.BoolVar(&fromStdin, "password-stdin", false, "read the password from standard input")
 	f.BoolVar(&apiToken, "api-token-stdin", false, "read an API token from standard input, and use it instead of a session")
 	return c
 }
 
-// useSession signs in with a password.
+// useSession signs in with a password, and stores the session's token in s.
 func (a *app) useSession(ctx context.Context, s *signIn, fromStdin bool) error {
 	password, err := a.password(fromStdin, false)
 	if err != nil {
@@ -116,7 +118,7 @@ func (a *app) useSession(ctx context.Context, s *signIn, fromStdin bool) error {
 	return nil
 }
 
-// useAPIToken tries an API token, which stays as it is.
+// useAPIToken checks an API token at the hub, and stores it in s.
 func (a *app) useAPIToken(ctx context.Context, s *signIn) error {
 	token, err := a.password(true, false)
 	if err != nil {
@@ -135,15 +137,17 @@ func (a *app) useAPIToken(ctx context.Context, s *signIn) error {
 
 func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "logout", Short: "End the session", Args: args(),
+		Use: "logout", Short: "Sign out", Args: args(),
+		Long: `Logout ends your session at the hub, and removes it from your configuration folder.
+It does not revoke an API token: see 'gangway api-token revoke'.`,
 		Example: "  gangway logout",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()
 			if err != nil {
 				return err
 			}
-			// The file goes whatever the hub says: a session that ended by
-			// itself is no error here.
+			// Remove the file whatever the hub answers: the session may have
+			// expired already.
 			_ = s.do(c.Context(), "POST", "/auth/logout", nil, nil)
 			path, err := configPath()
 			if err != nil {
@@ -156,7 +160,8 @@ func (a *app) logoutCommand() *cobra.Command {
 
 func (a *app) whoamiCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "whoami", Short: "Show who is signed in, and where", Args: args(),
+		Use: "whoami", Short: "Show which account is signed in, and at which hub", Args: args(),
+		Long:    "Whoami asks the hub which account your session or API token belongs to.",
 		Example: "  gangway whoami\n  gangway whoami --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := loadSignIn()

@@ -1,4 +1,5 @@
-// Command gangway is the hub and the fleet owner's tool.
+// Command gangway runs the hub. It is also the tool of the hub's operator and of the
+// owners of devices.
 package main
 
 import (
@@ -19,10 +20,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit codes: 0 done; 1 it did not work; 2 wrong usage.
+// Exit codes, besides 0 for success.
 const (
-	exitFailed = 1
-	exitUsage  = 2
+	exitFailed = 1 // the command failed
+	exitUsage  = 2 // unknown command or flag, or wrong arguments
 )
 
 func main() { os.Exit(run()) }
@@ -47,7 +48,7 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// app is what all commands share.
+// app holds what all commands share.
 type app struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
@@ -57,9 +58,23 @@ type app struct {
 func command(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "gangway",
-		Short: "A hub that brings machines with a TPM 2.0 aboard by themselves",
-		Long: `gangway is the hub ('serve', 'account', 'trust') and the fleet owner's tool
-('login', 'api-token', 'token', 'device', 'events'). 'demo' shows all of it on one machine.`,
+		Short: "Run a hub for zero-touch onboarding of machines with a TPM 2.0, and manage your devices",
+		Long: `Gangway is a hub for zero-touch onboarding of machines with a TPM 2.0. This program
+runs the hub, builds installer images and manages the devices of an account.
+
+  On the hub's machine   serve, account, trust
+  From anywhere          login, token, device, policy, events, api-token
+  Installer images       image
+  To try it              demo
+
+The exit code is 0 for success, 1 for a failure and 2 for wrong usage.`,
+		Example: `  gangway demo
+  gangway serve --data ./hub
+  gangway account create --data ./hub --nick ada
+  gangway login https://127.0.0.1:12443 --data ./hub --nick ada
+  gangway token create -o device_autojointoken.json
+  gangway image build x64-uefi-installer --token-file device_autojointoken.json -o installer.img
+  gangway device ls`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version.Current.String(),
@@ -70,14 +85,14 @@ func command(a *app) *cobra.Command {
 			case a.output == "jsonl":
 				return usagef("--output jsonl is for 'gangway events' only; use json")
 			}
-			return usagef("--output is text or json, not %q", a.output)
+			return usagef("--output must be text or json, not %q", a.output)
 		},
 	}
 	root.SetVersionTemplate("gangway {{.Version}}\n")
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentFlags().StringVar(&a.output, "output", "text", "text or json; 'events' also has jsonl")
+	root.PersistentFlags().StringVar(&a.output, "output", "text", "output format: text or json; 'events' also has jsonl")
 	root.AddCommand(a.serveCommand(), a.accountCommand(), a.loginCommand(), a.logoutCommand(), a.whoamiCommand(),
 		a.apiTokenCommand(), a.tokenCommand(), a.deviceCommand(), a.trustCommand(), a.policyCommand(), a.imageCommand(), a.eventsCommand(), a.demoCommand(), a.versionCommand(), manual.Command())
 	for _, c := range append(root.Commands(), root) {
@@ -88,9 +103,8 @@ func command(a *app) *cobra.Command {
 	return root
 }
 
-// group is what a command does that has others below it: explain itself. A
-// word that is none of them is wrong usage, so that a script with a typing
-// error does not pass for one that worked.
+// group runs a command that has subcommands: it prints the help. An unknown
+// subcommand is wrong usage, so that a script with a typing error fails.
 func group(c *cobra.Command, arg []string) error {
 	if len(arg) == 0 {
 		return c.Help()
@@ -104,6 +118,7 @@ func group(c *cobra.Command, arg []string) error {
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show the version, its commit and the commit's date", Args: args(),
+		Long:    "Version prints the version of this program, its commit and the commit's date.",
 		Example: "  gangway version\n  gangway version --output json",
 		RunE: func(*cobra.Command, []string) error {
 			build := version.Current
@@ -116,20 +131,20 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-// args checks how many arguments there are and says which are meant.
+// args checks the number of arguments. names describe them, for the error.
 func args(names ...string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, got []string) error {
 		if len(got) < len(names) {
 			return usagef("%s is missing", names[len(got)])
 		}
 		if len(got) > len(names) {
-			return usagef("%q is not expected", got[len(names)])
+			return usagef("unexpected argument %q", got[len(names)])
 		}
 		return nil
 	}
 }
 
-// json prints v as JSON if that is wanted, and says whether it was.
+// json prints v if the output format is JSON, and reports whether it is.
 func (a *app) json(v any) (bool, error) {
 	if a.output != "json" {
 		return false, nil
@@ -141,6 +156,6 @@ func (a *app) json(v any) (bool, error) {
 
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
 
-// note is for people: it goes to standard error, so that what a command
-// prints can be used by programs.
+// note prints a line for people on standard error. Standard output has only a
+// command's result, for programs to read.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.stderr, format+"\n", args...) }

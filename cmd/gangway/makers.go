@@ -14,21 +14,22 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// makerFlags say which makers' certificates there are besides the operator's
-// word in the store.
+// makerFlags say which TPM makers' certificates the hub has besides those of the
+// trust store.
 type makerFlags struct {
 	roots, links []string
 	noBuiltIn    bool
 }
 
 func (m *makerFlags) add(f *pflag.FlagSet) {
-	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates (repeatable)")
+	f.StringSliceVar(&m.roots, "tpm-roots", nil, "file or folder of TPM makers' CA certificates to trust as well (repeatable)")
 	f.StringSliceVar(&m.links, "tpm-intermediates", nil, "file or folder of CA certificates that only help to build chains (repeatable)")
-	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the makers' certificates that come with Gangway")
+	f.BoolVar(&m.noBuiltIn, "no-builtin-roots", false, "do not trust the built-in certificates of TPM makers")
 }
 
-// set reads the files. One certificate that cannot be used is an error: a hub
-// does not start with less than it was told.
+// set returns the built-in certificates and those of the files. An unusable
+// certificate is an error: a hub must not start with fewer makers than the operator
+// gave.
 func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 	var all []trust.Certificate
 	if !m.noBuiltIn {
@@ -43,10 +44,10 @@ func (m *makerFlags) set(ctx context.Context) (*trust.Set, error) {
 			return nil, err
 		}
 		if len(problems) > 0 {
-			return nil, fmt.Errorf("makers' certificates: %w", problems[0])
+			return nil, fmt.Errorf("read the TPM makers' certificates: %w", problems[0])
 		}
 		for _, c := range certs {
-			// What is given as a link is never trusted by itself.
+			// A certificate given as an intermediate is never a trusted root.
 			c.Root = c.Root && !list.links
 			c.Source = "file " + c.Source
 			all = append(all, c)
@@ -63,7 +64,7 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 				return err
 			}
 			if name != path && !trust.IsCertificateFile(name) && !strings.EqualFold(filepath.Ext(name), ".cab") {
-				return nil // notes and licences lie beside certificates
+				return nil // folders of certificates also hold notes and licences
 			}
 			b, err := readBounded(name)
 			if err != nil {
@@ -74,7 +75,7 @@ func readMakers(ctx context.Context, paths []string) (certs []trust.Certificate,
 			return err
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("makers' certificates: %w", err)
+			return nil, nil, fmt.Errorf("read the TPM makers' certificates: %w", err)
 		}
 	}
 	return certs, problems, nil
@@ -96,12 +97,12 @@ func readBounded(name string) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) > trust.MaxFile {
-		return nil, fmt.Errorf("%s has more than %d bytes, which no list of certificates has", name, trust.MaxFile)
+		return nil, fmt.Errorf("%s is too large for a list of certificates: it has more than %d bytes", name, trust.MaxFile)
 	}
 	return b, nil
 }
 
-// noteMakers says at the start whom the hub trusts.
+// noteMakers prints, when the hub starts, how many certificates it trusts.
 func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) error {
 	rows, err := i.store.TrustedCertificates(ctx)
 	if err != nil {
@@ -114,10 +115,10 @@ func (a *app) noteMakers(ctx context.Context, i *instance, known *trust.Set) err
 	roots, links := set.Count()
 	a.note("TPM makers trusted: %d root(s), %d intermediate(s). 'gangway trust ls --data %s' lists them.", roots, links, i.dir)
 	if roots == 0 {
-		a.note("No device can onboard until there is one: gangway trust import --data %s FILE", i.dir)
+		a.note("No device can onboard until you import a root: gangway trust import --data %s FILE", i.dir)
 	}
 	if old := filepath.Join(i.dir, "tpm-roots"); isFolder(old) {
-		a.note("%s is not read any more. Import it, and remove it: gangway trust import --data %s %s", old, i.dir, old)
+		a.note("%s is not read any more. Import it, then remove it: gangway trust import --data %s %s", old, i.dir, old)
 	}
 	return nil
 }

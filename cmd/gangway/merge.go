@@ -14,8 +14,8 @@ import (
 	"gangway/image/factory"
 )
 
-// firstRevision merges sources into a folder, which remove removes. Without a
-// source there is no first revision.
+// firstRevision merges sources into the first revision, in a temporary folder that
+// remove deletes. Without sources, the revision is nil.
 func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.Revision, remove func(), err error) {
 	if len(sources) == 0 {
 		return nil, func() {}, nil
@@ -33,7 +33,7 @@ func (a *app) firstRevision(ctx context.Context, sources []string) (r *factory.R
 	return r, remove, nil
 }
 
-// printable are names as a terminal may show them.
+// printable returns names that are safe to print on a terminal.
 func printable(names []string) []string {
 	out := make([]string, len(names))
 	for i, n := range names {
@@ -44,10 +44,11 @@ func printable(names []string) []string {
 	return out
 }
 
-// trails are those of the hub that the operator is signed in to.
+// trails are the trails of the hub that the user is signed in to.
 type trails struct{}
 
-// Trail takes https://HUB/trails/ID, the same with /steps/REV, and OWNER/NICK.
+// Trail finds a trail by https://HUB/trails/ID, the same with /steps/REV, or
+// OWNER/NICK.
 func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 	s, err := loadSignIn()
 	if err != nil {
@@ -68,12 +69,12 @@ func (trails) Trail(ctx context.Context, name string) (factory.Trail, error) {
 		rev = path.Base(remote.Step)
 	}
 	if rev == "" || len(rev) > 10 || strings.Trim(rev, "0123456789") != "" {
-		return nil, fmt.Errorf("%.20q is no revision's number", rev)
+		return nil, fmt.Errorf("%.20q is not a revision number", rev)
 	}
 	return &trail{s, at + "/steps/" + rev, "revision " + rev + " of a trail"}, nil
 }
 
-// locate finds a trail's device, and the revision where one is named.
+// locate returns the id of a trail's device, and the revision if the name has one.
 func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err error) {
 	if rest, ok := strings.CutPrefix(name, "https://"); ok {
 		hub, err := url.Parse(s.Hub)
@@ -81,8 +82,8 @@ func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err e
 			return "", "", err
 		}
 		host, at, _ := strings.Cut(rest, "/")
-		if host != hub.Host { // whoever that is, it does not get the operator's token
-			return "", "", fmt.Errorf("you are signed in to %s, and this is of another hub: 'gangway login' there first", s.Hub)
+		if host != hub.Host { // never send the token to another hub
+			return "", "", fmt.Errorf("you are signed in to %s, but this trail is on another hub: run 'gangway login' there first", s.Hub)
 		}
 		words := strings.Split(strings.TrimSuffix(at, "/"), "/")
 		switch {
@@ -104,11 +105,11 @@ func (s *signIn) locate(ctx context.Context, name string) (id, rev string, err e
 	return device.ID, "", err
 }
 
-// trail is a step on the hub.
+// trail is a revision on the hub.
 type trail struct {
 	s    *signIn
-	path string
-	name string
+	path string // of the revision, at the hub
+	name string // for people
 }
 
 func (t *trail) String() string { return t.name }
@@ -119,7 +120,7 @@ func (t *trail) State(ctx context.Context) ([]byte, error) {
 	return text, err
 }
 
-// rawAnswer is kept as it came.
+// rawAnswer is an answer's JSON text, unchanged.
 type rawAnswer []byte
 
 // UnmarshalJSON keeps the text.
@@ -128,7 +129,8 @@ func (r *rawAnswer) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Object asks for the object's address, whose path is its own permission.
+// Object downloads an object. The path of its download URL is itself the
+// permission, so the request carries no token.
 func (t *trail) Object(ctx context.Context, sum string) (io.ReadCloser, error) {
 	var record struct {
 		URL string `json:"signed-geturl"`
@@ -138,13 +140,13 @@ func (t *trail) Object(ctx context.Context, sum string) (io.ReadCloser, error) {
 	}
 	address, err := url.Parse(record.URL)
 	if err != nil || !strings.HasPrefix(address.Path, "/local-s3/") {
-		return nil, errors.New("the hub gives no address of its content")
+		return nil, fmt.Errorf("the hub returned no download URL for object %.64q", sum)
 	}
 	c, err := t.s.client()
 	if err != nil {
 		return nil, err
 	}
-	c.Timeout = 0 // ends with ctx: how long it takes depends on its size
+	c.Timeout = 0 // only ctx ends the download: its time depends on the size
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.s.Hub+address.Path, nil)
 	if err != nil {
 		return nil, err

@@ -17,14 +17,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const hubsData = "the hub's data folder, on its own machine: for the hub's instead of yours"
+const hubsData = dataFlag + ": for the hub's policy or list instead of yours"
 
 func (a *app) policyCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "policy", Short: "Say which TPMs you let in",
-		Long: `Policy is a YAML document that says which TPMs are let in, refused, or left to a
-person. The hub's operator has one for all, each owner one that tightens it. A
-change holds for the next device that asks.
+		Use: "policy", Short: "Manage policies: the rules about which TPMs are accepted",
+		Long: `A policy is a YAML document. It says which TPMs are accepted, refused, or left to a
+person's decision. The hub's operator has a policy for all devices. Each owner can
+have one that is stricter. A change applies to all requests that follow.
 
   version: 1
   no_ek_certificate: ask          # or refuse
@@ -32,10 +32,10 @@ change holds for the next device that asks.
   expired_ek_certificate: accept  # or ask, refuse
   unlisted_ek: refuse             # or ask, accept: EKs that are not on your list
   software_tpms: []               # emulators and virtual TPMs, by model or maker
-  ek_kinds: {IFX: [L-2]}          # EKs that bind, by maker; none: without certificate
+  ek_kinds: {IFX: [L-2]}          # allowed kinds of EK, by maker; none: no certificate
   measured_boot: report           # or require
   without_tpm: refuse             # or accept: devices that show no TPM at all
-  rules:                          # the first that fits decides
+  rules:                          # the first rule that matches decides
     - {maker: IFX, firmware_below: "7.85", then: refuse, reason: "known weaknesses"}
     - {maker: IFX, then: accept}
     - {then: ask}`,
@@ -43,12 +43,14 @@ change holds for the next device that asks.
 	var data, hubFile string
 	show := &cobra.Command{
 		Use: "show", Short: "Print your policy and the hub's", Args: args(),
+		Long: `Show prints the hub's policy and yours, with warnings about settings of yours that
+have no effect. With --data, it prints only the hub's policy.`,
 		Example: "  gangway policy show\n  gangway policy show --data /var/lib/gangway",
 		RunE:    func(c *cobra.Command, _ []string) error { return a.showPolicy(c.Context(), data) },
 	}
 	set := &cobra.Command{
-		Use: "set FILE", Short: "Put a policy into force", Args: args("the policy's file ('-': standard input)"),
-		Long:    "Set replaces the whole policy. A document with a mistake in it is refused, and what was in force still is.",
+		Use: "set FILE", Short: "Replace your policy", Args: args("the policy's file ('-': standard input)"),
+		Long:    "Set replaces the whole policy. If the document has a mistake, the old policy stays in\nforce.",
 		Example: "  gangway policy set policy.yaml\n  gangway policy set hub-policy.yaml --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, arg []string) error {
 			text, err := a.read(arg[0], policy.MaxSize)
@@ -73,12 +75,13 @@ change holds for the next device that asks.
 				warnings = policy.Warnings(d, nil, false)
 			}
 			a.warnPolicy(warnings)
-			a.note("The policy is in force for the next device that asks.")
+			a.note("The policy is in force, from the next device's request.")
 			return nil
 		},
 	}
 	remove := &cobra.Command{
 		Use: "remove", Short: "Remove your policy", Args: args(),
+		Long:    "Remove removes your policy. Then only the hub's policy applies to your devices.",
 		Example: "  gangway policy remove\n  gangway policy remove --data /var/lib/gangway",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if data != "" {
@@ -89,10 +92,10 @@ change holds for the next device that asks.
 		},
 	}
 	check := &cobra.Command{
-		Use: "check FILE", Short: "Say whether a policy can be read, and what in it has no effect", Args: args("the policy's file ('-': standard input)"),
-		Long: `Check reads a policy and puts nothing into force. It names what has no effect:
-makers that no TPM has, rules that another rule hides and, with the hub's policy
-in --hub-policy, what is looser than that in an owner's.`,
+		Use: "check FILE", Short: "Check a policy file, and list settings that have no effect", Args: args("the policy's file ('-': standard input)"),
+		Long: `Check reads a policy file, and changes nothing at a hub. It lists settings that have
+no effect: unknown TPM makers and rules that an earlier rule hides. With --hub-policy,
+it also lists settings that are looser than those of the hub's policy.`,
 		Example: "  gangway policy check policy.yaml\n  gangway policy check --hub-policy hub-policy.yaml policy.yaml",
 		RunE: func(_ *cobra.Command, arg []string) error {
 			text, err := a.read(arg[0], policy.MaxSize)
@@ -118,14 +121,14 @@ in --hub-policy, what is looser than that in an owner's.`,
 				return err
 			}
 			a.warnPolicy(warnings)
-			a.printf("It can be read: %d rule(s).\n", len(d.Rules))
+			a.printf("The policy is valid: %d rule(s).\n", len(d.Rules))
 			return nil
 		},
 	}
 	for _, sub := range []*cobra.Command{show, set, remove} {
 		sub.Flags().StringVar(&data, "data", "", hubsData)
 	}
-	check.Flags().StringVar(&hubFile, "hub-policy", "", "the hub's policy: judge FILE as an owner's below it")
+	check.Flags().StringVar(&hubFile, "hub-policy", "", "file of the hub's policy: check FILE as an owner's policy under it")
 	c.AddCommand(show, set, remove, check, a.ekListCommand())
 	return c
 }
@@ -197,11 +200,11 @@ func putHubPolicy(ctx context.Context, data, text string) error {
 	if err := i.store.PutPolicy(ctx, store.Policy{Owner: store.HubWide, Text: text, Updated: now}); err != nil {
 		return err
 	}
-	return i.told(ctx, "policy", "The hub's policy", text == "", now)
+	return i.recordChange(ctx, "policy", "The hub's policy", text == "", now)
 }
 
-// told appends to the trail that something of the hub's was changed or removed.
-func (i *instance) told(ctx context.Context, kind, what string, removed bool, now time.Time) error {
+// recordChange appends an event: the hub's policy or EK list was changed or removed.
+func (i *instance) recordChange(ctx context.Context, kind, what string, removed bool, now time.Time) error {
 	verb := "changed"
 	if removed {
 		verb = "removed"
@@ -214,23 +217,25 @@ func (a *app) ekListCommand() *cobra.Command {
 	var data string
 	var remove bool
 	c := &cobra.Command{
-		Use: "ek-list [FILE]", Short: "Let in only the TPMs on a list",
-		Long: `Ek-list replaces your list of expected TPMs by a CSV or JSON file, or prints it.
-While there is one, a TPM that is not on it is refused (or as unlisted_ek says).
+		Use: "ek-list [FILE]", Short: "Accept only the TPMs on a list",
+		Long: `Ek-list prints your EK list, the list of expected TPMs, or replaces it with a CSV or
+JSON file. While you have a list, a TPM that is not on it is refused, unless
+unlisted_ek in your policy says otherwise.
 
-CSV: columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or serial (of
-the EK certificate), both hexadecimal, note, and certificate. JSON: an array of
-such objects. A line with ek_sha256 on an owner's list approves that EK, also
-when the TPM comes without an EK certificate or with one of an unknown maker. A
-missing certificate may hide an emulator, a maker that is not trusted, or a TPM
-that is revoked or another owner's device: write "required" in the column
-certificate to refuse the TPM without a trusted one. What the hub knows of a
-certificate is judged in any case. A serial number counts only in a certificate
-that leads to a trusted root.`,
+A CSV file has the columns ek_sha256 (SHA-256 of the EK's SubjectPublicKeyInfo) or
+serial (serial number of the EK certificate), both hexadecimal, note, and
+certificate. A JSON file is an array of objects with these names.
+
+A line with ek_sha256 on an owner's list approves that EK, even if the TPM has no EK
+certificate or one of an unknown maker. A missing certificate may hide an emulator, a
+maker that is not trusted, or a TPM that is revoked or another owner's device. To
+refuse the TPM without a trusted certificate, write "required" in the column
+certificate. If the hub knows a certificate of the EK, it checks that in any case. A
+serial number counts only in a certificate that chains to a trusted root.`,
 		Example: "  gangway policy ek-list bought.csv\n  gangway policy ek-list\n  gangway policy ek-list --remove",
 		Args: func(_ *cobra.Command, arg []string) error {
 			if len(arg) > 1 || len(arg) == 1 && remove {
-				return usagef("one file, or --remove, is expected")
+				return usagef("give one file, or --remove")
 			}
 			return nil
 		},
@@ -255,7 +260,7 @@ that leads to a trusted root.`,
 			}
 			a.note("%d TPM(s) are expected now, and no others.", len(list))
 			if n := withoutCertificate(list); n > 0 && data == "" {
-				a.note("%d line(s) also approve a TPM that comes without an EK certificate; 'required' in the column certificate demands one.", n)
+				a.note("%d line(s) also approve a TPM without an EK certificate; write 'required' in the column certificate to demand one.", n)
 			}
 			return nil
 		},
@@ -284,7 +289,7 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 		return err
 	}
 	if len(list) == 0 {
-		a.note("There is no list: any TPM that the policy lets in is expected.")
+		a.note("There is no list: any TPM that the policy accepts is expected.")
 		return nil
 	}
 	a.printf("ek_sha256,serial,note,certificate\n")
@@ -294,7 +299,8 @@ func (a *app) printEKList(ctx context.Context, lists ekLists) error {
 	return nil
 }
 
-// ekLists reaches an owner's list by the API, or the hub's in its data folder.
+// ekLists reads and writes the EK list of the signed-in owner, over the API, or that
+// of the hub with this data folder.
 type ekLists struct{ data string }
 
 func (l ekLists) get(ctx context.Context) (list []policy.ListEntry, err error) {
@@ -337,10 +343,10 @@ func (l ekLists) put(ctx context.Context, text []byte) error {
 	if err := i.store.PutEKList(ctx, store.HubWide, list); err != nil {
 		return err
 	}
-	return i.told(ctx, "ek-list", "The hub's list of expected TPMs", text == nil, time.Now())
+	return i.recordChange(ctx, "ek-list", "The hub's list of expected TPMs", text == nil, time.Now())
 }
 
-// read reads a file, or standard input for "-", of at most max bytes.
+// read reads a file of at most max bytes, or standard input for "-".
 func (a *app) read(name string, max int64) ([]byte, error) {
 	var in io.Reader = a.stdin
 	if name != "-" {

@@ -11,15 +11,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// proxyFlags are serve's, for a proxy in front of the hub that ends TLS.
+// proxyFlags are serve's flags for a TLS-terminating proxy in front of the hub.
 type proxyFlags struct{ ca, name string }
 
 func (p *proxyFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA, not the hub's, that signed the certificate by which a TLS-terminating proxy authenticates itself (default: there is no proxy)")
+	f.StringVar(&p.ca, "proxy-ca", "", "file of the CA that signed the client certificate of a TLS-terminating proxy; not one of the hub's CAs (default: no proxy)")
 	f.StringVar(&p.name, "proxy-name", "", "DNS name or IP address in that certificate")
 }
 
-// proxy is who may send the header Client-Cert, nil if nobody.
+// proxy returns the proxy that may send the header Client-Cert; nil if there is none.
 func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	if p.ca == "" && p.name == "" {
 		return nil, nil
@@ -29,7 +29,7 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 	}
 	text, err := os.ReadFile(p.ca)
 	if err != nil {
-		return nil, fmt.Errorf("the proxy's CA: %w", err)
+		return nil, fmt.Errorf("read --proxy-ca: %w", err)
 	}
 	var certs []*x509.Certificate
 	for {
@@ -39,12 +39,12 @@ func (p *proxyFlags) proxy() (*api.Proxy, error) {
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("the proxy's CA: %s: %w", p.ca, err)
+			return nil, fmt.Errorf("read --proxy-ca %s: %w", p.ca, err)
 		}
 		certs = append(certs, c)
 	}
 	if len(certs) == 0 {
-		return nil, fmt.Errorf("the proxy's CA: %s holds no PEM certificate", p.ca)
+		return nil, fmt.Errorf("--proxy-ca %s has no PEM certificate", p.ca)
 	}
 	return &api.Proxy{CAs: certs, Name: p.name}, nil
 }

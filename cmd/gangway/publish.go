@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// publishCommands share a device's states, and end it.
+// publishCommands returns publish and unpublish.
 func (a *app) publishCommands() []*cobra.Command {
 	command := func(use, short, long, method, done string) *cobra.Command {
 		return &cobra.Command{
@@ -33,13 +33,14 @@ func (a *app) publishCommands() []*cobra.Command {
 		}
 	}
 	return []*cobra.Command{
-		command("publish", "Let everybody with an account here read a device's states",
-			`Publish lets everybody who has an account on the hub read the device's trail: its
-revisions, their states and the objects that they name, as 'pvr clone' does. Its
-logs, metadata, addresses and TPM stay yours, and nobody else changes anything.`,
+		command("publish", "Let all accounts of the hub read a device's states",
+			`Publish lets every account of the hub read the device's trail: its revisions, their
+states and the objects that they name, as 'pvr clone' does. The device's logs,
+metadata, addresses and TPM stay private, and only you can change anything.`,
 			"PUT", "%s is public: others can read its revisions with 'pvr clone'."),
-		command("unpublish", "Keep a device's states to yourself again",
-			`Unpublish ends what publish allowed, also for addresses that were given out.`,
+		command("unpublish", "Make a device's states private again",
+			`Unpublish ends the access that publish gave, also by download URLs that are already
+in use.`,
 			"DELETE", "%s is no longer public."),
 	}
 }

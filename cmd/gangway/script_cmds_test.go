@@ -23,14 +23,14 @@ import (
 // served waits until a hub serves on a port: served PORT.
 func served(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		// Whether it is the right hub is what the commands check.
+		// Any server will do here: the commands check that it is the right hub.
 		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Second}, "tcp", "127.0.0.1:"+args[0], &tls.Config{InsecureSkipVerify: true})
 		if err == nil {
 			c.Close()
 			return
 		}
 	}
-	ts.Fatalf("no hub serves on port %s", args[0])
+	ts.Fatalf("no hub serves on port %s after 20 s", args[0])
 }
 
 // wordOf sets a variable to a field of the last command's JSON: wordof NAME FIELD.
@@ -39,14 +39,15 @@ func wordOf(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
 	word, ok := v[args[1]]
 	if !ok {
-		ts.Fatalf("no field %q in %v", args[1], v)
+		ts.Fatalf("no field %q in %.200s", args[1], fmt.Sprint(v))
 	}
 	ts.Setenv(args[0], strings.TrimSpace(fmt.Sprint(word)))
 }
 
-// maker makes a maker's certificates in a folder, and a TPM's EK certificate
-// beside it, DIR-ek.crt, and one of a key that no TPM has by any template,
-// DIR-weak.crt: maker DIR. The SHA-256 of its root and its intermediate are in $ROOT and $LINK.
+// maker makes the CA certificates of a TPM maker in a folder: maker DIR. It also makes
+// DIR-ek.crt, the EK certificate of a TPM, and DIR-weak.crt, an EK certificate for a
+// key that no EK template gives. It sets $ROOT and $LINK to the SHA-256 of the root and
+// of the intermediate.
 func maker(ts *testscript.TestScript, _ bool, args []string) {
 	m, err := fleet.NewMaker(filepath.Base(args[0]), fleet.MakerOptions{})
 	ts.Check(err)
@@ -57,7 +58,7 @@ func maker(ts *testscript.TestScript, _ bool, args []string) {
 	for name, der := range map[string][]byte{"root.pem": m.Root.Raw, "link.pem": m.Intermediate.Raw} {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	}
-	// As it comes out of an NV index.
+	// An NV index holds the certificate with padding.
 	ts.Check(os.WriteFile(dir+"-ek.crt", append(d.EKCert, make([]byte, 100)...), 0o600))
 	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	ts.Check(err)

@@ -15,8 +15,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"gangway": func() { os.Exit(run()) }})
 }
 
-// The scripts in testdata read like a session at a terminal. Each has free
-// loopback ports in $PORT and $METRICS, and its own configuration folder.
+// The scripts in testdata read like terminal sessions. Each has free loopback ports in
+// $PORT and $METRICS, and its own configuration folder.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -36,9 +36,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// freePort finds a loopback port below the range that systems give to outgoing
-// connections and to listeners on port 0: from within it, another test might
-// take the port before the script's hub does.
+// freePort returns a free loopback port. The port is below the range of outgoing
+// connections and of listeners on port 0: another test might take a port in that range
+// before the script's hub does.
 func freePort() (string, error) {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(10000))

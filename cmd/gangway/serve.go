@@ -32,15 +32,17 @@ func (a *app) serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
-		Long: `Serve runs the hub in one process with one database file. The first start makes
-the hub's keys (DIR/pki) and its database (DIR/gangway.db). Keep a backup of
-both: without the keys, no device is known again. What owners upload is kept in
-DIR/objects, or with --s3-endpoint and --s3-bucket in a bucket, with the keys in
-AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+		Long: `Serve runs the hub in one process with one database file. The first start creates
+the hub's keys (DIR/pki) and its database (DIR/gangway.db). Back up both: without the
+keys, the hub recognizes no device.
 
-Devices are let in by their TPM maker's certificate. Gangway knows some makers;
-'gangway trust' shows and changes which, also while the hub runs. What
---tpm-roots and --tpm-intermediates give is trusted besides, until the next start.`,
+Owners' objects are in DIR/objects. With --s3-endpoint and --s3-bucket they are in a
+bucket; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are its credentials.
+
+The hub accepts devices by the certificates of their TPM makers. Gangway has some
+built in. 'gangway trust' shows and changes them, also while the hub runs.
+Certificates of --tpm-roots and --tpm-intermediates are trusted as well, for as long
+as this process runs.`,
 		Example: `  gangway serve --data /var/lib/gangway --listen :12443 --url https://hub.example:12443
   gangway serve --data /var/lib/gangway --listen :443 --listen :12443 --url https://new.example --also-url https://hub.example:12443
   gangway serve --data ./hub --tpm-roots ./makers.pem`,
@@ -53,7 +55,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 			}
 			perOwner, err := humanize.ParseBytes(quota)
 			if err != nil || perOwner == 0 || perOwner > 1<<60 {
-				return usagef("--object-quota %q is not written like 64GiB", quota)
+				return usagef("--object-quota %q is not a size such as 64GiB", quota)
 			}
 			options.quota = int64(perOwner)
 			if options.proxy, err = proxy.proxy(); err != nil {
@@ -103,7 +105,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return err
 			}
 			if gone {
-				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore it from its backup; or owners upload their objects again.", filepath.Join(data, objectFolder))
+				a.note("Warning: %s does not exist, but owners have uploaded objects. Stop the hub and restore the folder from its backup, or ask owners to upload their objects again.", filepath.Join(data, objectFolder))
 			}
 			if err := i.openObjects(ctx, s3); err != nil {
 				return err
@@ -122,8 +124,8 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return err
 			}
 			if i.ca.Created() {
-				a.note("First start: made the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
-				a.note("Back up both; the keys cannot be made again.")
+				a.note("First start: created the hub's keys in %s and its database %s.", filepath.Join(data, pkiFolder), filepath.Join(data, databaseFile))
+				a.note("Back up both; the keys cannot be created again.")
 			} else if c.Flags().Changed("curve") || c.Flags().Changed("name") {
 				a.note("The hub's keys exist already: --curve and --name change nothing.")
 			}
@@ -136,7 +138,7 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 				return err
 			}
 			if accounts == 0 {
-				a.note("There is no account yet. Make the first one, on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
+				a.note("There is no account yet. Create the first one on this machine:\n  gangway account create --data %s --nick YOUR-NAME", data)
 			}
 			return serveAll(ctx, server, listeners, private)
 		},
@@ -145,28 +147,28 @@ Devices are let in by their TPM maker's certificate. Gangway knows some makers;
 	f.StringVar(&data, "data", "", "folder of the hub's keys and database (required)")
 	f.StringSliceVar(&listen, "listen", []string{"127.0.0.1:12443"}, "address and port to listen on; \":12443\" is all addresses of this machine (repeatable)")
 	f.StringVar(&url, "url", "", "https URL that devices and people use (default: of --listen, if that is loopback)")
-	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads here, such as the one before the hub moved; devices are told all of them (repeatable)")
+	f.StringSliceVar(&also, "also-url", nil, "another https URL that leads to this hub, such as the one before the hub moved; devices learn all of them (repeatable)")
 	f.StringVar(&name, "name", "", `name in the hub's CA certificates, at the first start (default "Gangway")`)
 	f.StringVar(&curve, "curve", "P-256", "curve of the CA keys, at the first start: P-256 or P-384")
-	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database where the keys exist and the database does not; every device must onboard again")
+	f.BoolVar(&newDatabase, "new-database", false, "start with an empty database if the keys exist and the database does not; every device must onboard again")
 	makers.add(f)
-	f.BoolVar(&options.openRegistration, "open-registration", false, "let whoever reaches the hub make an account ('pvr register')")
-	f.BoolVar(&options.tls12, "allow-tls12", false, "also speak TLS 1.2, for devices whose Pantavisor has no other")
+	f.BoolVar(&options.openRegistration, "open-registration", false, "let anyone who can reach the hub create an account ('pvr register')")
+	f.BoolVar(&options.tls12, "allow-tls12", false, "also accept TLS 1.2, for devices whose Pantavisor has nothing newer")
 	web.add(f)
 	proxy.add(f)
 	limits.add(f)
-	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444, which outsiders must not reach (default: none)")
-	f.StringVar(&quota, "object-quota", "64GiB", "how much an owner may keep in objects and states")
-	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service to keep objects in, instead of DIR/objects")
-	f.StringVar(&s3.Bucket, "s3-bucket", "", "its bucket, which must exist")
-	f.StringVar(&s3.Region, "s3-region", "", "its region, where the service does not say")
-	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of all keys, of this hub alone (default "gangway-" and part of the hub's name)`)
-	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	f.StringVar(&metrics, "metrics-listen", "", "address and port for GET /metrics over plain HTTP, such as 127.0.0.1:12444; it must not be reachable from outside (default: none)")
+	f.StringVar(&quota, "object-quota", "64GiB", "how much each owner may store in objects and states")
+	f.StringVar(&s3.Endpoint, "s3-endpoint", "", "https URL of an S3 service that stores the objects, instead of DIR/objects")
+	f.StringVar(&s3.Bucket, "s3-bucket", "", "bucket for the objects; it must exist")
+	f.StringVar(&s3.Region, "s3-region", "", "region of the bucket, if the service does not report it")
+	f.StringVar(&s3.Prefix, "s3-prefix", "", `prefix of the objects' keys; no other hub may use it (default: "gangway-" and the beginning of the hub name)`)
+	f.StringVar(&logFormat, "log-format", "text", "format of the log: text or json")
 	return c
 }
 
-// serveAll serves devices and people, and on another listener, if there is
-// one, the operator's metrics, until ctx ends or one of them fails.
+// serveAll serves devices and people and, if private is not nil, the operator's
+// metrics on it, until ctx ends or a server fails.
 func serveAll(ctx context.Context, server *api.Server, listeners []net.Listener, private net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listeners...) })
@@ -183,5 +185,5 @@ func (a *app) logger(format string) (*slog.Logger, error) {
 	case "json":
 		return slog.New(slog.NewJSONHandler(a.stderr, nil)), nil
 	}
-	return nil, usagef("--log-format is text or json, not %q", format)
+	return nil, usagef("--log-format must be text or json, not %q", format)
 }

@@ -7,8 +7,8 @@ import (
 	"gangway/hub/store"
 )
 
-// offlineStore is what the commands that open a hub's data folder (--data) read and write in its
-// database. Package store says what each method promises.
+// offlineStore is the part of the database that commands with a hub's data folder
+// (--data) use. Package store documents the methods.
 type offlineStore interface {
 	// gangway account
 	CountAccounts(ctx context.Context) (int, error)
@@ -24,7 +24,7 @@ type offlineStore interface {
 	EndSession(ctx context.Context, account, id string, e store.Event) error
 	EndSessions(ctx context.Context, account string, keep store.Hash, e store.Event) (int, error)
 
-	// The devices that go with a deleted account, and those of the demo.
+	// gangway account delete --with-devices, and gangway demo
 	Device(ctx context.Context, id string) (store.Device, error)
 	Devices(ctx context.Context, owner, after string, limit int) ([]store.Device, error)
 	CountDevices(ctx context.Context, owner string) (int, error)

@@ -17,18 +17,26 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Manage join tokens, which let devices into your fleet"}
+	c := &cobra.Command{
+		Use: "token", Short: "Manage join tokens, which let devices join your account",
+		Long: `A join token lets devices join your account. A device needs its token file, which
+'create' writes: put it on the device, or into an installer image.
+
+Programs use API tokens instead: see 'gangway api-token'.`,
+	}
 	var n api.NewJoinToken
 	var life time.Duration
 	var meta []string
 	var out string
 	create := &cobra.Command{
 		Use:   "create",
-		Short: "Make a join token and its file",
-		Long: `Create makes a join token and writes its file, or prints it. It is all that a
-device needs: where the hub is, how to know it, whose the device will be, and a
-secret. The secret is shown this once and the hub does not keep it: guard the
-file like a key. With -o only you can read it, and no other file is overwritten.`,
+		Short: "Create a join token and its token file",
+		Long: `Create makes a join token, and prints its token file. With -o, it writes a new file
+that only you can read; it never overwrites a file.
+
+The token file is all that a device needs: the hub's addresses, name and CA, the
+owner, and the join token's secret. The secret is shown only once, and the hub does
+not store it: guard the token file like a key.`,
 		Example: `  gangway token create -o device_autojointoken.json
   gangway token create --nick spring-batch --max-uses 50 --expires-in 720h --meta site=oslo -o t.json
   gangway token create | ssh device 'cat > /etc/gangway/device_autojointoken.json'`,
@@ -55,10 +63,10 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 				return err
 			}
 			if f, ok := a.stdout.(*os.File); ok && out == "" && term.IsTerminal(int(f.Fd())) {
-				a.note("This is a secret, shown once. Save it with: gangway token create -o device_autojointoken.json")
+				a.note("The output is a secret, shown only once. To write it to a file: gangway token create -o device_autojointoken.json")
 			}
 			if err := to.write(t); err != nil {
-				return fmt.Errorf("join token %s was made, and its file cannot be written (disable it with 'gangway token disable %s'): %w", t.ID, t.ID, err)
+				return fmt.Errorf("join token %s was created, but its token file cannot be written (disable it with 'gangway token disable %s'): %w", t.ID, t.ID, err)
 			}
 			uses := "any number of devices"
 			if t.MaxUses > 0 {
@@ -69,16 +77,17 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		},
 	}
 	f := create.Flags()
-	f.StringVarP(&out, "out", "o", "", "the file to write, which must not exist, for you to read only (default: standard output)")
-	f.StringVar(&n.Nick, "nick", "", "a name, for you")
-	f.IntVar(&n.MaxUses, "max-uses", 0, "how many devices may join with it (0: any number)")
-	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long it is good for")
-	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "devices may show it that show no TPM (Pantavisor's auto-join), where the policy's without_tpm accepts them")
-	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's proofs in the two steps: they name no hub, so a relay can use them; the hub keeps, encrypted, what they are checked with")
-	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, KEY=VALUE (repeatable)")
+	f.StringVarP(&out, "out", "o", "", "write the token file to this new file, readable only by you (default: standard output)")
+	f.StringVar(&n.Nick, "nick", "", "name of the join token, for you")
+	f.IntVar(&n.MaxUses, "max-uses", 0, "number of devices that may join with it (0: any number)")
+	f.DurationVar(&life, "expires-in", 720*time.Hour, "how long the join token is valid")
+	f.BoolVar(&n.WithoutTPM, "without-tpm", false, "also accept devices that show no TPM (Pantavisor's auto-join), if the policy has without_tpm: accept")
+	f.BoolVar(&n.ForPantacor, "for-pantacor", false, "also accept Pantacor's ownership proofs in two-step enrolment; they do not name the hub, so a relay can use them; the hub stores the key that checks them, encrypted")
+	f.StringSliceVar(&meta, "meta", nil, "user-meta that its devices start with, as KEY=VALUE (repeatable)")
 
 	ls := &cobra.Command{
 		Use: "ls", Short: "List join tokens", Args: args(),
+		Long:    "Ls lists your join tokens with their use, expiry and state. It shows no secrets.",
 		Example: "  gangway token ls\n  gangway token ls --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			tokens, err := allTokens(c.Context(), call[[]api.JoinTokenView])
@@ -89,7 +98,7 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 				return err
 			}
 			if len(tokens) == 0 {
-				a.note("No join token yet: gangway token create -o device_autojointoken.json")
+				a.note("No join token yet. Create one: gangway token create -o device_autojointoken.json")
 				return nil
 			}
 			w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
@@ -105,7 +114,9 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		},
 	}
 	disable := &cobra.Command{
-		Use: "disable ID", Short: "Disable a join token; devices that joined with it stay", Args: args("the token's id"),
+		Use: "disable ID", Short: "Disable a join token; its devices stay", Args: args("the token's id"),
+		Long: `Disable lets no more devices join with a join token. Devices that joined with it stay
+active. A disabled join token cannot be enabled again.`,
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
 			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0]), nil)
@@ -120,7 +131,8 @@ file like a key. With -o only you can read it, and no other file is overwritten.
 		},
 	}
 	remove := &cobra.Command{
-		Use: "delete ID", Short: "Delete a join token that is disabled; devices that joined with it stay", Args: args("the token's id"),
+		Use: "delete ID", Short: "Delete a disabled join token; its devices stay", Args: args("the token's id"),
+		Long:    "Delete removes a disabled join token. Devices that joined with it stay active.",
 		Example: "  gangway token disable 65f0c1d2e3f4a5b6c7d8e9f0\n  gangway token delete 65f0c1d2e3f4a5b6c7d8e9f0",
 		RunE: func(c *cobra.Command, arg []string) error {
 			answer, err := call[map[string]any](c.Context(), "DELETE", "/devices/tokens/"+url.PathEscape(arg[0])+"?purge=true", nil)

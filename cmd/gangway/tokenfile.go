@@ -16,23 +16,23 @@ import (
 	"gangway/wire"
 )
 
-// tokenFile is where a join token is written to: a file of mode 0600, or
-// standard output.
+// tokenFile is the output for a secret, such as a join token's file: a new file of
+// mode 0600, or standard output.
 type tokenFile struct {
 	w    io.Writer
 	file *os.File // nil for standard output, and after write
 }
 
-// newTokenFile makes the file before there is a token, so that no secret is
-// lost to a folder that cannot be written. It overwrites nothing. An empty
-// path is standard output.
+// newTokenFile creates the file, and does not overwrite one. Call it before the
+// token is created, so that no secret is lost if the folder is not writable. An
+// empty path is standard output.
 func newTokenFile(stdout io.Writer, path string) (*tokenFile, error) {
 	if path == "" {
 		return &tokenFile{w: stdout}, nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s exists already: choose another name, for it may hold a join token", path)
+		return nil, fmt.Errorf("%s exists already and may hold a join token: choose another name", path)
 	}
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func (t *tokenFile) writeLine(text string) error {
 	return t.finish()
 }
 
-// finish makes what was written durable.
+// finish syncs and closes the file.
 func (t *tokenFile) finish() error {
 	if t.file == nil {
 		return nil
@@ -69,7 +69,7 @@ func (t *tokenFile) finish() error {
 	return err
 }
 
-// discard removes a file that was not written.
+// discard removes the file, unless it was written completely.
 func (t *tokenFile) discard() {
 	if t.file != nil {
 		t.file.Close()
@@ -77,7 +77,7 @@ func (t *tokenFile) discard() {
 	}
 }
 
-// tokenState says in a word whether a join token still lets devices in.
+// tokenState returns a word for whether devices can still join with a join token.
 func tokenState(t api.JoinTokenView, now time.Time) string {
 	switch {
 	case t.Disabled:
@@ -87,19 +87,19 @@ func tokenState(t api.JoinTokenView, now time.Time) string {
 	case t.MaxUses > 0 && t.Uses >= t.MaxUses:
 		return "used up"
 	}
-	return "good"
+	return "valid"
 }
 
-// warnToken says what will keep the machines of an image from coming aboard.
-// It asks the hub about the token if this account is signed in to that hub.
+// warnToken warns if the machines of an image cannot onboard with its token file. If
+// the user is signed in to the token's hub, it asks the hub about the join token.
 func (a *app) warnToken(ctx context.Context, file []byte) {
 	t, err := wire.ParseTokenFile(file)
 	if err != nil {
-		return // the build says so
+		return // the build returns this error
 	}
 	if u, err := url.Parse(t.Hub); err == nil {
 		if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
-			a.note("Warning: the join token's hub is %s, which each machine takes for itself. Start the hub with --url https://ADDRESS that machines can reach, and make a new token.", t.Hub)
+			a.note("Warning: the join token's hub is %s, an address by which each machine reaches only itself. Start the hub with --url https://ADDRESS that machines can reach, and create a new join token.", t.Hub)
 		}
 	}
 	s, err := loadSignIn()
@@ -115,8 +115,8 @@ func (a *app) warnToken(ctx context.Context, file []byte) {
 		return
 	}
 	for _, v := range tokens {
-		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "good" {
-			a.note("Warning: the join token %s is %s: no machine can come aboard with it. Make a new one with 'gangway token create'.", v.ID, state)
+		if state := tokenState(v, time.Now()); v.ID == t.ID && state != "valid" {
+			a.note("Warning: the join token %s is %s: no machine can onboard with it. Create a new one with 'gangway token create'.", v.ID, state)
 		}
 	}
 }

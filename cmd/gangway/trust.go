@@ -20,16 +20,17 @@ import (
 
 func (a *app) trustCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "trust", Short: "See and change which TPM makers are trusted",
-		Long: `Trust shows and changes whose TPMs are let in. It works on the hub's data folder,
-so it runs on the hub's machine; the hub may be running, and obeys from the next
-request on. docs/trust.md explains it.`,
+		Use: "trust", Short: "Show and change which TPM makers are trusted",
+		Long: `Trust shows and changes the trust store: the CA certificates of the TPM makers whose
+devices may onboard. It works on the hub's data folder, so run it on the hub's
+machine. If the hub is running, a change applies from the next request on. See
+docs/trust.md.`,
 	}
 	c.AddCommand(a.trustLs(), a.trustImport(), a.trustRemove(), a.trustRestore(), a.trustCheck())
 	return c
 }
 
-// trustView is a certificate for people and programs.
+// trustView is a certificate as trust ls and the other commands print it.
 type trustView struct {
 	SHA256    string     `json:"sha256"`
 	Maker     string     `json:"maker"`
@@ -41,7 +42,7 @@ type trustView struct {
 	BuiltIn   bool       `json:"built-in"`
 	NotBefore time.Time  `json:"not-before"`
 	NotAfter  time.Time  `json:"not-after"`
-	Changed   *time.Time `json:"changed,omitempty"` // when the operator said something of it
+	Changed   *time.Time `json:"changed,omitempty"` // by the operator
 	Quirks    []string   `json:"quirks,omitempty"`
 }
 
@@ -64,7 +65,8 @@ func viewTrust(e trust.Entry) trustView {
 	return v
 }
 
-// openTrust opens a data folder, and returns what its hub trusts by itself.
+// openTrust opens a data folder, and returns its trust store: the built-in
+// certificates with the operator's changes.
 func openTrust(ctx context.Context, data string) (*instance, *trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -84,9 +86,11 @@ func (a *app) trustLs() *cobra.Command {
 	var data string
 	c := &cobra.Command{
 		Use: "ls [--data DIR]", Short: "List the makers' certificates", Args: args(),
-		Long: `Ls lists the certificates that come with Gangway and, with --data, what was said
-of them and others on that hub. A root is trusted; a link only helps to build
-chains; a distrusted one is in no chain, wherever it comes from.`,
+		Long: `Ls lists the built-in certificates. With --data, it lists the trust store of that
+hub: the built-in certificates with the operator's changes, and those imported.
+
+The kind is root (a trusted root), link (an intermediate CA, which only helps to build
+chains) or distrusted (no chain may contain it, whatever its source).`,
 		Example: "  gangway trust ls\n  gangway trust ls --data /var/lib/gangway --output json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			set := trust.NewSet(trust.BuiltIn()...)
@@ -113,7 +117,7 @@ chains; a distrusted one is in no chain, wherever it comes from.`,
 			return nil
 		},
 	}
-	c.Flags().StringVar(&data, "data", "", "the hub's data folder, on its own machine")
+	c.Flags().StringVar(&data, "data", "", dataFlag)
 	return c
 }
 
@@ -135,10 +139,12 @@ func (a *app) trustRemove() *cobra.Command {
 	var distrust bool
 	c := &cobra.Command{
 		Use: "remove --data DIR SHA-256", Short: "Stop trusting a maker's certificate", Args: args("the certificate's SHA-256"),
-		Long: `Remove takes a certificate away; its SHA-256 may be cut to 8 digits or more. One
-that comes with Gangway is marked as distrusted. With --distrust one that was
-imported is marked too: it is then in no chain any more, also where a device sends
-it. Devices that are aboard stay: 'gangway device delete' is for them.`,
+		Long: `Remove stops trusting a certificate. Give its SHA-256, or at least the first 8 digits
+of it. A built-in certificate is marked as distrusted. An imported certificate is
+removed; with --distrust it is marked as distrusted instead, and then no chain may
+contain it, even if a device sends it.
+
+Devices that have onboarded stay active. To remove one, use 'gangway device delete'.`,
 		Example: "  gangway trust remove --data /var/lib/gangway 3784884ec83a8d7e\n  gangway trust remove --data ./hub --distrust cd8185ff",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
@@ -151,7 +157,7 @@ it. Devices that are aboard stay: 'gangway device delete' is for them.`,
 				return err
 			}
 			if e.Distrusted {
-				return fmt.Errorf("%q is distrusted already; 'gangway trust restore' brings it back", e.Name())
+				return fmt.Errorf("%q is distrusted already; 'gangway trust restore' trusts it again", e.Name())
 			}
 			now := time.Now()
 			change := store.TrustChange{Remove: []store.Hash{e.Fingerprint}}
@@ -167,7 +173,7 @@ it. Devices that are aboard stay: 'gangway device delete' is for them.`,
 			if done, err := a.json(viewTrust(e)); done {
 				return err
 			}
-			a.note("%s %s. Devices that are aboard stay.", described(e.Certificate), did)
+			a.note("%s %s. Devices that have onboarded stay active.", described(e.Certificate), did)
 			for _, other := range set.Entries() {
 				if other.Fingerprint != e.Fingerprint && !other.Distrusted && string(other.Cert.RawSubjectPublicKeyInfo) == string(e.Cert.RawSubjectPublicKeyInfo) {
 					a.note("Another certificate of the same key is still trusted: %x", other.Fingerprint)
@@ -177,14 +183,16 @@ it. Devices that are aboard stay: 'gangway device delete' is for them.`,
 		},
 	}
 	c.Flags().StringVar(&data, "data", "", "the hub's data folder (required)")
-	c.Flags().BoolVar(&distrust, "distrust", false, "bar it from all chains, also if a device sends it")
+	c.Flags().BoolVar(&distrust, "distrust", false, "mark it as distrusted: no chain may contain it, even if a device sends it")
 	return c
 }
 
 func (a *app) trustRestore() *cobra.Command {
 	var data string
 	c := &cobra.Command{
-		Use: "restore --data DIR SHA-256", Short: "Trust again what was distrusted", Args: args("the certificate's SHA-256"),
+		Use: "restore --data DIR SHA-256", Short: "Trust a distrusted certificate again", Args: args("the certificate's SHA-256"),
+		Long: `Restore removes the mark "distrusted" from a certificate. The certificate is then a
+root or a link, as before. Give its SHA-256, or at least the first 8 digits of it.`,
 		Example: "  gangway trust restore --data /var/lib/gangway 3784884ec83a8d7e",
 		RunE: func(c *cobra.Command, arg []string) error {
 			i, set, err := openTrust(c.Context(), data)
@@ -222,12 +230,12 @@ func (a *app) trustRestore() *cobra.Command {
 
 var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
 
-// findTrusted finds a certificate by the beginning of its SHA-256, written as
-// people and OpenSSL write it.
+// findTrusted returns the certificate whose SHA-256 begins with which. It accepts
+// upper case and colons, as OpenSSL prints it.
 func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	print := strings.ToLower(strings.TrimSuffix(strings.ReplaceAll(which, ":", ""), "…"))
 	if !fingerprintForm.MatchString(print) {
-		return trust.Entry{}, usagef("%q is no SHA-256 of a certificate: give 8 to 64 hexadecimal digits, as 'gangway trust ls' shows them", which)
+		return trust.Entry{}, usagef("%.100q is not the SHA-256 of a certificate: give 8 to 64 hexadecimal digits, as 'gangway trust ls' shows them", which)
 	}
 	var found []trust.Entry
 	for _, e := range set.Entries() {
@@ -237,7 +245,7 @@ func findTrusted(set *trust.Set, which string) (trust.Entry, error) {
 	}
 	switch len(found) {
 	case 0:
-		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists them. Those given to 'gangway serve' as files are not there: they go with the flag", print)
+		return trust.Entry{}, fmt.Errorf("there is no certificate %s; 'gangway trust ls' lists them. Certificates of 'gangway serve --tpm-roots' are not in the list: to remove them, leave the flag out", print)
 	case 1:
 		return found[0], nil
 	}
@@ -255,7 +263,7 @@ func row(c trust.Certificate, kind store.TrustKind, source string, now time.Time
 	return store.TrustedCertificate{Fingerprint: c.Fingerprint, DER: c.Cert.Raw, Kind: kind, Source: source, Added: now}
 }
 
-// described names a certificate in the trail.
+// described names a certificate, for the audit trail.
 func described(c trust.Certificate) string {
 	return fmt.Sprintf("%q of %s (SHA-256 %x…)", c.Name(), c.Maker, c.Fingerprint[:8])
 }

@@ -18,14 +18,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxChain bounds what --chain gives.
+// maxChain bounds the number of certificates of --chain.
 const maxChain = 64
 
-// checkResult is what check prints as JSON.
+// checkResult is the JSON output of trust check.
 type checkResult struct {
 	Trusted      bool              `json:"trusted"`
 	SHA256       string            `json:"sha256"`       // of the certificate
-	EKSHA256     string            `json:"ek-sha256"`    // of its key (SubjectPublicKeyInfo), as EK lists have it
+	EKSHA256     string            `json:"ek-sha256"`    // of its key (SubjectPublicKeyInfo), as in EK lists
 	Manufacturer string            `json:"manufacturer"` // as in the certificate
 	Model        string            `json:"model"`
 	Version      string            `json:"version"`
@@ -34,7 +34,7 @@ type checkResult struct {
 	Issuer       string            `json:"issuer"`
 	NotBefore    time.Time         `json:"not-before"`
 	NotAfter     time.Time         `json:"not-after"`
-	Verdict      *evidence.Verdict `json:"verdict"` // as a hub would judge
+	Verdict      *evidence.Verdict `json:"verdict"` // the same as a hub would give
 	Signature    string            `json:"signature"`
 }
 
@@ -43,12 +43,14 @@ func (a *app) trustCheck() *cobra.Command {
 	var chain []string
 	var makers makerFlags
 	c := &cobra.Command{
-		Use: "check EK.crt", Short: "Judge one EK certificate as a hub would, without a hub", Args: args("the EK certificate's file"),
-		Long: `Check reads an EK certificate as it comes out of a TPM's NV index (padded or
-wrapped) or as PEM, and says what a hub would say of it: who made the TPM, which
-root it leads to and where that is from, and what was odd. The file - is standard
-input. It ends with 0 only if the certificate is trusted. With --data the operator's
-word on that hub counts too. That the key is in a TPM is shown by onboarding alone.`,
+		Use: "check EK.crt", Short: "Check an EK certificate as a hub does, without a hub", Args: args("the EK certificate's file"),
+		Long: `Check reads an EK certificate, in PEM or as a TPM's NV index holds it (padded or
+wrapped), and prints the verdict of a hub: the maker of the TPM, the root that the
+certificate chains to with the root's source, and anything odd. The file name - means
+standard input. With --data, it uses the trust store of that hub.
+
+The exit code is 0 only if the certificate is trusted. Check cannot tell whether the
+key is in a TPM; onboarding proves that.`,
 		Example: `  gangway trust check ek.crt
   tpm2_nvread 0x01c00002 | gangway trust check - --chain intel-odca.p7b
   gangway trust check ek.crt --data /var/lib/gangway --output json`,
@@ -81,13 +83,13 @@ word on that hub counts too. That the key is in a TPM is shown by onboarding alo
 		},
 	}
 	f := c.Flags()
-	f.StringSliceVar(&chain, "chain", nil, "file of CA certificates that come with it: links at most (repeatable)")
-	f.StringVar(&data, "data", "", "a hub's data folder, whose operator's word counts")
+	f.StringSliceVar(&chain, "chain", nil, "file of intermediate CA certificates that come with the EK certificate; none of them is trusted as a root (repeatable)")
+	f.StringVar(&data, "data", "", dataFlag+": use its trust store")
 	makers.add(f)
 	return c
 }
 
-// withStored adds the word of a hub's operator.
+// withStored returns set with the operator's changes in a hub's trust store.
 func withStored(ctx context.Context, data string, set *trust.Set) (*trust.Set, error) {
 	i, err := existing(ctx, data)
 	if err != nil {
@@ -112,7 +114,7 @@ func readEK(name string) (*tcg.EKCertificate, error) {
 			return nil, err
 		}
 		if len(parts) > 1 {
-			return nil, fmt.Errorf("%s holds %d certificates: give the EK certificate alone, and the others with --chain", name, len(parts))
+			return nil, fmt.Errorf("%s holds %d certificates: give only the EK certificate, and the others with --chain", name, len(parts))
 		}
 		if err := parts[0].Err(); err != nil {
 			return nil, err

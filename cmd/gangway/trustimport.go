@@ -12,10 +12,10 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxListed bounds what is listed one by one on a screen.
+// maxListed bounds the lines of a list on the terminal.
 const maxListed = 20
 
-// importResult is what import prints as JSON.
+// importResult is the JSON output of trust import.
 type importResult struct {
 	Imported []trustView     `json:"imported"`
 	Known    int             `json:"known"` // trusted already, unchanged
@@ -32,12 +32,15 @@ func (a *app) trustImport() *cobra.Command {
 	var skipBad, asRoot bool
 	c := &cobra.Command{
 		Use:   "import --data DIR FILE|FOLDER|CABINET...",
-		Short: "Trust makers' certificates from files",
-		Long: `Import reads CA certificates: PEM with anything between, DER, PKCS #7 (.p7b),
-folders of such files, and Microsoft's TrustedTpm.cab (with cabextract). Those that
-are signed by their own key become trusted roots, the others links, which only help
-to build chains. One that cannot be used is named, and nothing is imported unless
---skip-bad says to go on without it. What was distrusted is trusted again.`,
+		Short: "Import TPM makers' certificates from files, and trust them",
+		Long: `Import reads CA certificates from files: PEM (other text in the file is ignored),
+DER, PKCS #7 (.p7b) and Microsoft's TrustedTpm.cab, for which it needs cabextract. It
+also reads folders of these files.
+
+A self-signed certificate becomes a trusted root. Another certificate becomes a link,
+which only helps to build chains. If a certificate cannot be used, import names it and
+imports nothing; with --skip-bad it imports the others. A distrusted certificate
+becomes trusted again.`,
 		Example: `  gangway trust import --data /var/lib/gangway TrustedTpm.cab
   gangway trust import --data ./hub makers.pem ./more-makers
   gangway trust import --data ./hub --as-root maker-issuing-ca.crt`,
@@ -94,19 +97,19 @@ to build chains. One that cannot be used is named, and nothing is imported unles
 	}
 	f := c.Flags()
 	f.StringVar(&data, "data", "", "the hub's data folder (required)")
-	f.BoolVar(&skipBad, "skip-bad", false, "go on without certificates that cannot be used")
-	f.BoolVar(&asRoot, "as-root", false, "trust them as roots even if another CA issued them")
+	f.BoolVar(&skipBad, "skip-bad", false, "skip certificates that cannot be used, and import the others")
+	f.BoolVar(&asRoot, "as-root", false, "trust the certificates as roots, even if another CA issued them")
 	return c
 }
 
-// changeOf is the change that makes the set trust the certificates, without
-// those that it trusts already, and what it brings.
+// changeOf returns the change that makes the set trust the certificates, without
+// those that it trusts already, and the certificates that the change adds.
 func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.Time) (change store.TrustChange, imported []trust.Entry) {
 	for _, e := range trust.NewSet(certs...).Entries() {
 		e.Root = e.Root || asRoot
 		had, there := set.Entry(e.Fingerprint)
-		// One that is built in gets a row as well, so that it is trusted where
-		// the hub runs with --no-builtin-roots.
+		// Store a built-in certificate too, so that a hub with
+		// --no-builtin-roots trusts it.
 		if there && had.Stored && !had.Distrusted && (had.Root || !e.Root) {
 			continue
 		}
@@ -118,7 +121,7 @@ func changeOf(set *trust.Set, certs []trust.Certificate, asRoot bool, now time.T
 	return change, imported
 }
 
-// shortened keeps a source fit for a screen and for the store.
+// shortened returns a source without control characters, cut to 200 characters.
 func shortened(source string) string {
 	source = tcg.Printable(source)
 	if r := []rune(source); len(r) > 200 {
@@ -127,7 +130,7 @@ func shortened(source string) string {
 	return source
 }
 
-// printRoots lists the new roots: whom the operator trusts from now on.
+// printRoots lists the new trusted roots.
 func (a *app) printRoots(imported []trust.Entry) {
 	n := 0
 	for _, e := range imported {

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// decideCommand is approve or deny.
+// decideCommand returns approve or deny.
 func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " ID", Short: short, Long: long,
@@ -26,7 +26,8 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			// What is decided about is what was shown here, or nothing.
+			// The request names the questions that were shown here, so that the
+			// decision is about no others.
 			if a.output != "json" {
 				a.printWaiting(w)
 			}
@@ -44,21 +45,22 @@ func (a *app) decideCommand(verb, short, long, done string) *cobra.Command {
 }
 
 func (a *app) approveCommand() *cobra.Command {
-	return a.decideCommand("approve", "Let a machine in that waits for you",
-		`Approve says that the EK of a machine that waits is a TPM's of yours. Compare its
-SHA-256 with the machine's own first ('gangway-agent status' shows it there). The
-agent goes on by itself. Only the TPM with this EK gets in.
+	return a.decideCommand("approve", "Approve a machine that waits for your decision",
+		`Approve accepts the EK of a machine that waits for your decision. First compare the
+EK's SHA-256 with the one that 'gangway-agent status' shows on the machine. The agent
+retries by itself. Only the TPM with this EK is accepted.
 
-A TPM that comes without an EK certificate may hide what the certificate would
-say: an emulator, a maker that is not trusted, firmware that a rule refuses, or a
-TPM that is revoked or another owner's device. Approve only a machine that you know.`,
-		"Approved. The machine comes aboard when it asks again, within some minutes, and has an id of its own then.")
+A TPM without an EK certificate may hide what the certificate would show: an emulator,
+a maker that is not trusted, firmware that a rule refuses, or a TPM that is revoked or
+another owner's device. Approve only a machine that you know.`,
+		"Approved. The machine retries within a few minutes and onboards, as a device with a new id.")
 }
 
 func (a *app) denyCommand() *cobra.Command {
-	return a.decideCommand("deny", "Keep a machine out that waits for you",
-		`Deny refuses a machine that waits, now and when it comes again. You can still
-approve it later. A device that is aboard already is removed by 'delete'.`,
+	return a.decideCommand("deny", "Deny a machine that waits for your decision",
+		`Deny refuses a machine that waits for your decision, now and when it retries. You can
+still approve it later. To remove a device that has onboarded, use 'gangway device
+delete'.`,
 		"Denied.")
 }
 
@@ -68,7 +70,7 @@ func allWaiting(ctx context.Context) ([]api.WaitingView, error) {
 
 func findWaiting(ctx context.Context, id string) (api.WaitingView, error) {
 	if !wire.IsID(id) {
-		return api.WaitingView{}, usagef("%q is no device id: 24 hexadecimal digits", id)
+		return api.WaitingView{}, usagef("%.100q is not a device id: 24 hexadecimal digits, as 'gangway device waiting' lists them", id)
 	}
 	list, err := allWaiting(ctx)
 	if err != nil {
@@ -79,7 +81,7 @@ func findWaiting(ctx context.Context, id string) (api.WaitingView, error) {
 			return w, nil
 		}
 	}
-	return api.WaitingView{}, fmt.Errorf("no machine with id %s waits for you; 'gangway device ls' lists those that do", id)
+	return api.WaitingView{}, fmt.Errorf("no machine with the id %s waits for your decision; 'gangway device waiting' lists the machines that do", id)
 }
 
 func (a *app) printWaitingList(list []api.WaitingView) error {
@@ -95,7 +97,7 @@ func (a *app) printWaitingList(list []api.WaitingView) error {
 
 func orNot(s string) string {
 	if s == "" {
-		return "not told"
+		return "unknown"
 	}
 	return s
 }
@@ -108,11 +110,11 @@ func (a *app) printWaiting(w api.WaitingView) {
 	a.line("tpm", fmt.Sprintf("%s, firmware %s", orNot(strings.TrimSpace(w.TPM.Manufacturer+" "+w.TPM.Model)), w.TPM.Firmware))
 	a.line("key", w.Key+", in the TPM")
 	a.line("join token", w.TokenID)
-	a.line("came", w.Since.Local().Format(time.DateTime)+", last seen "+ago(w.LastSeen)+" from "+w.RealIP)
+	a.line("first seen", w.Since.Local().Format(time.DateTime)+", last seen "+ago(w.LastSeen)+" from "+w.RealIP)
 	if w.DecidedBy != "" {
 		a.line("decided by", w.DecidedBy)
 	}
-	a.printf("\nEvidence, and what is left to you\n")
+	a.printf("\nEvidence, and the questions for you\n")
 	a.printVerdict(w.Verdict)
 }
 
@@ -131,8 +133,8 @@ func (a *app) printVerdict(v evidence.Verdict) {
 	}
 }
 
-// markOf is a step's result in one character: it passed, is left to a person, had
-// nothing to examine, or failed.
+// markOf returns a check's result in one character: passed, a question for a person,
+// skipped, or failed.
 func markOf(s evidence.Check) string {
 	switch {
 	case s.OK:

@@ -1,5 +1,5 @@
-// Package manual writes the man pages and shell completions of a command from
-// its declarations. Packages ship them; nothing of it is kept in Git.
+// Package manual generates the man pages and shell completions of a command from its
+// declarations. Packages ship them; they are not in Git.
 package manual
 
 import (
@@ -31,9 +31,9 @@ func Command() *cobra.Command {
 	}
 }
 
-// Write writes the man page of each command below root, and completions of bash, zsh
-// and fish, to their folders below dir, which stands for /usr/share. The same commands
-// and build give the same bytes.
+// Write writes the man pages of root and the commands below it, and the completions for
+// bash, zsh and fish. Their folders are below dir, which stands for /usr/share. The same
+// commands and build give the same bytes.
 func Write(dir string, root *cobra.Command, build version.Build) error {
 	name := root.Name()
 	completions := map[string]func(io.Writer) error{
@@ -76,8 +76,8 @@ func writeFile(path string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-// documented returns the commands below c that have pages. cobra's own, help and
-// completion, have none.
+// documented returns the commands below c that have pages. cobra's own commands, help
+// and completion, have none.
 func documented(c *cobra.Command) []*cobra.Command {
 	var list []*cobra.Command
 	for _, child := range c.Commands() {
@@ -156,8 +156,8 @@ func options(b *strings.Builder, title string, flags *pflag.FlagSet) {
 	})
 }
 
-// paragraphs returns a command's description. Indented lines, and lines that
-// are parts of lists, stay as they are; the others are filled.
+// paragraphs returns a command's description in roff. Indented lines keep their line
+// breaks; man fills the others.
 func paragraphs(s string) string {
 	var b strings.Builder
 	var indented []string
@@ -181,8 +181,8 @@ func paragraphs(s string) string {
 	return b.String()
 }
 
-// verbatim returns lines that are not filled, without their common indentation of
-// two spaces.
+// verbatim returns lines that keep their line breaks, without their indentation of two
+// spaces.
 func verbatim(lines []string) string {
 	if len(lines) == 0 {
 		return ""
@@ -196,7 +196,8 @@ func verbatim(lines []string) string {
 	return b.String()
 }
 
-// text returns a line of text that roff does not take for a request.
+// text returns a line escaped for roff. A leading period or quote does not make it a
+// request.
 func text(s string) string {
 	s = escape(s)
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
@@ -205,8 +206,8 @@ func text(s string) string {
 	return s
 }
 
-// escape returns s with what means something to roff inside a line escaped.
-// Hyphens are written as minus signs, so that a command can be copied.
+// escape returns s with roff's special characters escaped. It turns hyphens into minus
+// signs, so that people can copy commands from the page.
 func escape(s string) string {
 	return strings.NewReplacer(`\`, `\e`, "-", `\-`, `"`, `\(dq`, "\n", " ").Replace(s)
 }

@@ -109,6 +109,6 @@ func TestFilesOfACommand(t *testing.T) {
 		"zsh/vendor-completions/_boat",
 	}
 	if !slices.Equal(got, want) {
-		t.Errorf("%q; %q was expected", got, want)
+		t.Errorf("got files %q, want %q", got, want)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -37,7 +38,7 @@ func main() {
 	}
 }
 
-// session is a shell session that is recorded.
+// session is a recorded shell session.
 type session struct {
 	dir   string
 	env   []string
@@ -48,7 +49,7 @@ type session struct {
 	r  cast.Recording // guarded by mu
 }
 
-// Time that a person takes to type a character, and to read the output.
+// The times that a person takes to type a character and to read the output.
 const (
 	typing  = 35 * time.Millisecond
 	reading = 1200 * time.Millisecond
@@ -147,7 +148,7 @@ func record(programs, kernel, out string) error {
 			break
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the hub does not listen after 30 s: %w", err)
+			return fmt.Errorf("the hub does not listen on %s after 30 s: %w", address, err)
 		}
 	}
 	time.Sleep(300 * time.Millisecond) // wait for the hub's first messages
@@ -183,7 +184,7 @@ func (s *session) save(out string) error {
 		return err
 	}
 	if !json.Valid(b.Bytes()[:bytes.IndexByte(b.Bytes(), '\n')]) {
-		return fmt.Errorf("the header is not JSON")
+		return errors.New("the recording's header is not JSON")
 	}
 	return os.WriteFile(out, b.Bytes(), 0o644)
 }
