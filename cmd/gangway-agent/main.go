@@ -114,7 +114,6 @@ Start with 'gangway-agent run --token-file device_autojointoken.json'.`,
 		SilenceErrors: true,
 		Version:       version.Current.String(),
 	}
-	root.SetVersionTemplate("gangway-agent {{.Version}}\n")
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
