@@ -110,6 +110,7 @@ func chipWithChain(t *testing.T) (tpm *swtpm.TPM, root *x509.Certificate, chain 
 // A chip that brings its maker's chain in NV onboards at a hub that has
 // nothing but the root, however the chain lies there.
 func TestChainInTheChipInEveryLayout(t *testing.T) {
+	t.Parallel()
 	tpm, root, c := chipWithChain(t)
 	h := hubtest.New(t, []*x509.Certificate{root}, nil)
 	stream := slices.Concat(c...)
@@ -176,6 +177,7 @@ func strangers(t *testing.T, n int) (stream []byte) {
 
 // A chip cannot bring its own root.
 func TestRootInTheChipIsNotTrusted(t *testing.T) {
+	t.Parallel()
 	tpm, root, c := chipWithChain(t)
 	h := hubtest.New(t, []*x509.Certificate{newAuthority(t, "root", nil).cert}, nil)
 	if err := tpm.WriteNV(0x01C00100, slices.Concat(slices.Concat(c...), root.Raw)); err != nil {

@@ -136,6 +136,7 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 // What is exported is the key in the TPM and public files: no secret, no other
 // key's place, and nothing of another machine.
 func TestExportGivesNoSecretAway(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "identity")
@@ -180,6 +181,7 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 }
 
 func TestExportRefusesACopiedState(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	other := newTPM(t, swtpm.RSA2048)
 	_, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: o.state, Dir: t.TempDir()})

@@ -94,6 +94,7 @@ func TestFirstRevisionOfTheImageIsTheTrailsFirst(t *testing.T) {
 
 // The real pvr clones a device that has nothing but what its image brought.
 func TestPVRClonesTheFirstRevision(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	tool := needPVR(t, m.hub).with(m.ada.token)
 	files := map[string]string{"app/root": "root", "bsp/kernel": strings.Repeat("k", 1<<20)}

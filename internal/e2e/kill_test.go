@@ -85,6 +85,7 @@ func (h *hubProcess) run(stdin string, args ...string) []byte {
 // started again: every device ends active, none twice, every certificate that
 // a device holds is in the database, and the token has 200 uses.
 func TestKilledHubForgetsNothing(t *testing.T) {
+	needFullRun(t)
 	const devices = 200
 	dir := t.TempDir()
 	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}

@@ -155,6 +155,7 @@ func (l *local) ask(t testing.TB, method, path string, body io.Reader, header ..
 // What programs do: curl as the docs say, an old client, an object up and down;
 // with the agent at work on the same TPM.
 func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	at := socket(t)
 	l := o.proxy(t, "--unix", at)
@@ -238,6 +239,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 }
 
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	l := o.proxy(t, "--unix", socket(t))
 	var reached atomic.Int64
@@ -271,6 +273,7 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 }
 
 func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	l := o.proxy(t, "--unix", socket(t))
 	other := strings.Repeat("ab", 12)
@@ -316,6 +319,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 // Sign-ins of people, words about who asks, and headers for the next hop stay
 // here: the hub would judge by them.
 func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	l := o.proxy(t, "--unix", socket(t))
 	for _, header := range [][]string{
@@ -335,6 +339,7 @@ func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 }
 
 func TestWebPageCannotUseTheProxy(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	l := o.proxy(t, "--tcp", "127.0.0.1:0")
 	if !strings.Contains(l.said, "every user of this machine") {
@@ -370,6 +375,7 @@ func TestWebPageCannotUseTheProxy(t *testing.T) {
 }
 
 func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("old, for all to read"), 0o644); err != nil {
@@ -410,6 +416,7 @@ func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 }
 
 func TestProxySocketIsItsOwnersAlone(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	at := socket(t)
 	mode := func() (os.FileMode, uint32) {
@@ -465,6 +472,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 }
 
 func TestProxyListensOnThisMachineAlone(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "localhost.example:80", "127.0.0.1", "example.org:80"} {
 		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, TCP: addr})
@@ -481,6 +489,7 @@ func TestProxyListensOnThisMachineAlone(t *testing.T) {
 }
 
 func TestProxyBoundsWhatProgramsSend(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	l := o.proxy(t, "--unix", socket(t), "--max-body", "1000")
 	path := "/devices/" + o.id + "/device-meta"
@@ -587,6 +596,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 }
 
 func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	other := newTPM(t, swtpm.RSA2048)
 	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socket(t)})
@@ -606,6 +616,7 @@ func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 
 // Who answers at the hub's address and is not the hub gets nothing.
 func TestProxyTrustsNoOtherHub(t *testing.T) {
+	t.Parallel()
 	o := newOnboarded(t, "")
 	other := hubtest.New(t, nil, nil)
 	file := filepath.Join(o.state, "state.json")

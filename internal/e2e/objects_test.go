@@ -32,6 +32,7 @@ const piece = 4 << 20
 // storeHub is a real `gangway serve` with an owner, who is signed in.
 func storeHub(t *testing.T) (*hubProcess, *uploader) {
 	t.Helper()
+	needFullRun(t)
 	dir := t.TempDir()
 	h := &hubProcess{t: t, bin: filepath.Join(dir, "gangway"), data: filepath.Join(dir, "hub")}
 	if out, err := exec.Command("go", "build", "-o", h.bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {

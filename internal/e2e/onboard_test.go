@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -40,6 +41,7 @@ var makers string
 var agentBinary string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "gw")
 		if err != nil {
@@ -49,6 +51,9 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		makers = filepath.Join(dir, "maker")
 		agentBinary = filepath.Join(dir, "gangway-agent")
+		if testing.Short() {
+			return m.Run() // needFullRun skips the tests that run the binary
+		}
 		build := exec.Command("go", "build", "-o", agentBinary, "gangway/cmd/gangway-agent")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v: %s", err, out)
@@ -58,7 +63,24 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// needFullRun skips a test that takes more than about two seconds, in -short mode.
+func needFullRun(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it runs real parts: run go test without -short")
+	}
+}
+
+// newTPM starts a software TPM. It skips the test in -short mode, since most tests
+// with a TPM take some seconds.
 func newTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
+	t.Helper()
+	needFullRun(t)
+	return startTPM(t, ek)
+}
+
+// startTPM starts a software TPM, also in -short mode.
+func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	t.Helper()
 	if missing := swtpm.Missing(); missing != "" {
 		t.Skip(missing)
@@ -104,7 +126,7 @@ func TestRealTPMsOnboard(t *testing.T) {
 	for name, ek := range map[string]swtpm.EK{"RSA 2048": swtpm.RSA2048, "ECC P-384": swtpm.P384} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tpm := newTPM(t, ek)
+			tpm := startTPM(t, ek)
 			h := newHub(t, tpm)
 			tok := h.Token(t, h.Owner, nil)
 			s, err := onboard(t, tpm, tok, t.TempDir())

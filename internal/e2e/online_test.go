@@ -78,6 +78,7 @@ func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 // An EK certificate whose chain nobody brought: fetched from the maker, where
 // the operator allows it, and from nowhere else.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
+	t.Parallel()
 	w := newWeb(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "intermediate", root, nil)
@@ -117,6 +118,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 }
 
 func TestRevokedTPMIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWeb(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "issuing", root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
@@ -166,6 +168,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 // With --check-crls hard, a device waits while its maker's host is away, and
 // comes aboard by itself when the list is there.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
+	t.Parallel()
 	w := newWeb(t)
 	root := newAuthority(t, "root", nil)
 	tpm, _ := chipOf(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })

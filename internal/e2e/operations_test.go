@@ -297,6 +297,7 @@ func TestOperationsRestoring(t *testing.T) {
 // The chapter "Upgrading", from a hub of an earlier commit, and back by the
 // backup that it has made first.
 func TestOperationsUpgrading(t *testing.T) {
+	needFullRun(t)
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
 	if err != nil || len(archives) == 0 {

@@ -17,6 +17,7 @@ import (
 // which of the EKs bind. Where it allows both, nothing in the TPM links them
 // (docs/security.md, "Known limits").
 func TestTwoOwnersOfOneTPM(t *testing.T) {
+	t.Parallel()
 	tpm := newTPM(t, swtpm.P384) // RSA 2048 (L-1) and P-384 (H-3)
 	h := newHub(t, tpm)
 	mallory := h.Account(t, "mallory")

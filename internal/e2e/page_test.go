@@ -70,6 +70,7 @@ func deviceOf(t *testing.T, h *hubtest.Hub, serial string) string {
 // A person signs in with a real browser, with and without a device, on a desk
 // and on a phone; the page is usable with JavaScript off, since it has none.
 func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
+	needFullRun(t)
 	maker, err := fleet.NewMaker("good", fleet.MakerOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -261,6 +261,7 @@ func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 // Sections 5 and 6 of what is known of Pantavisor, for what comes after its
 // registration.
 func TestPantavisorsSequence(t *testing.T) {
+	t.Parallel()
 	h, p := pantavisorHub(t)
 	kernel := bytes.Repeat([]byte("kernel\n"), 200_000)
 	p.firstSync(map[string][]byte{"bsp/kernel": kernel, "bsp/modules": []byte("modules")})
@@ -300,6 +301,7 @@ func TestPantavisorsSequence(t *testing.T) {
 
 // A state as large as may be fits into what a device reads.
 func TestLargestStateFitsADevice(t *testing.T) {
+	t.Parallel()
 	h, p := pantavisorHub(t)
 	p.firstSync(nil)
 	owner := signIn(t, h)

@@ -44,6 +44,7 @@ func (s *countingSigner) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) (
 // The configuration of docs/operations.md, with names and files filled in, lets
 // a device in through HAProxy, and lets nobody say what only HAProxy may.
 func TestHAProxyPassesDevices(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Skipf("%v: scripts/install.sh installs it", err)
 	}

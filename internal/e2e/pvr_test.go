@@ -87,6 +87,8 @@ func (p *pvr) run(dir string, args ...string) string {
 
 // An account clones the device that another account has published.
 func TestPVRClonesAnothersPublicDevice(t *testing.T) {
+	t.Parallel()
+	needFullRun(t)
 	h, device := pantavisorHub(t)
 	tool := needPVR(t, h)
 	device.firstSync(map[string][]byte{"app/root": []byte("to be shared")})
@@ -107,6 +109,7 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 // The real pvr clones a device, changes a file and posts; the device takes it;
 // pvr sees that it is done, gets it elsewhere, and reads the device's log.
 func TestPVRSession(t *testing.T) {
+	needFullRun(t)
 	h, device := pantavisorHub(t)
 	tool := needPVR(t, h)
 	device.firstSync(map[string][]byte{"app/root": []byte("the first root"), "bsp/kernel": bytes.Repeat([]byte("k"), 3<<20)})

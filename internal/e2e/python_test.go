@@ -239,6 +239,7 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 // certificate for.
 func TestPythonTemplates(t *testing.T) {
 	needPython(t)
+	t.Parallel()
 	out, err := exec.Command(python, "-B", "-c", `
 import sys
 sys.path.insert(0, "../../examples")

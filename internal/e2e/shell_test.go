@@ -305,6 +305,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 
 // What the shell's device cannot do, it says, and leaves nothing behind.
 func TestShellSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	needShell(t)
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
@@ -367,6 +368,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 
 // The public parts of the protocol in shell are held to the shell's rules.
 func TestShellIsClean(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("shellcheck"); err != nil {
 		t.Skip("shellcheck is not installed: scripts/install.sh installs it")
 	}

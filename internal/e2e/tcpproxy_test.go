@@ -47,6 +47,7 @@ func visitor(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Cl
 // clients are: each has its own limits, events name them, and nobody else can
 // say so.
 func TestTCPProxyNamesItsClients(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		t.Skip("haproxy is not installed: apt-get install haproxy")
 	}

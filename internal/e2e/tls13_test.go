@@ -58,6 +58,7 @@ type server struct {
 // and to no other: not to an impostor, nor to one that was altered on its way.
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
+	needFullRun(t)
 	other := func(t *testing.T) *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t) }
 	for name, c := range map[string]struct {
 		change func(*testing.T, *server)

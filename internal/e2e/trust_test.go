@@ -19,6 +19,7 @@ import (
 // imports the maker on the command line, while the hub runs, and it is let in;
 // they remove the maker, and the next TPM is refused. Who is aboard stays.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
+	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := hubtest.New(t, nil, nil)
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")

@@ -21,6 +21,7 @@ import (
 // certificate that it got then, the owner's new token finds the same device,
 // and a new device comes aboard.
 func TestOldHubsStartWithTheirDevices(t *testing.T) {
+	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
 	if err != nil || len(archives) < 6 {
 		t.Fatalf("%d old hubs, %v", len(archives), err)
