@@ -59,7 +59,7 @@ func newHooks(t *testing.T) *hooks {
 	h.write("# settings\ntpm="+tpm.Address()+"\nstate="+h.path("state")+"\ntoken-file="+h.path("btools", "token.json")+
 		"\nconfig="+h.path("phconfig", "pantahub.config")+"\ncontrol="+h.path("pv-ctrl")+"\n", "btools", "ext-gangway.conf")
 	h.write("PH_CREDS_TYPE=ext-gangway\nPH_CREDS_HOST=api.pantahub.com\nPH_CREDS_PORT=443\nPH_FACTORY_AUTOTOK=a-secret-of-the-owners\nPH_UPDATER_INTERVAL=5\n", "phconfig", "unclaimed.config")
-	t.Cleanup(h.endRest)
+	t.Cleanup(h.killLeftovers)
 	return h
 }
 
@@ -76,7 +76,7 @@ func (h *hooks) write(content string, name ...string) {
 
 // endRest ends what the hooks left running: this test's agents alone, by their
 // state folder.
-func (h *hooks) endRest() {
+func (h *hooks) killLeftovers() {
 	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		h.t.Error(err)
@@ -126,7 +126,7 @@ func (h *hooks) config() map[string]string {
 
 // restarted serves the control socket, as Pantavisor does once its hook has
 // ended, until it is told to start the machine anew.
-func (h *hooks) restarted(l net.Listener) {
+func (h *hooks) waitForReboot(l net.Listener) {
 	h.t.Helper()
 	asked := make(chan string, 10)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -152,7 +152,7 @@ func (h *hooks) restarted(l net.Listener) {
 // client is Pantavisor after its restart, signed in with what is in its file.
 func (h *hooks) client() *pantavisor {
 	h.t.Helper()
-	device := &pantavisor{t: h.t, tls: newRoots(h.t, h.hub)}
+	device := &pantavisor{t: h.t, tls: hubRoots(h.t, h.hub)}
 	c := h.config()
 	device.host, device.id = c["PH_CREDS_HOST"]+":"+c["PH_CREDS_PORT"], c["PH_CREDS_ID"]
 	return device
@@ -203,7 +203,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
 		t.Errorf("%d devices", n)
 	}
-	h.restarted(l)
+	h.waitForReboot(l)
 
 	p := h.client()
 	if status := h.signIn(p); status != 200 {
@@ -343,8 +343,8 @@ func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 	}
 }
 
-// newRoots trusts the hub's root, and shows no certificate.
-func newRoots(t *testing.T, h *hubtest.Hub) *tls.Config {
+// hubRoots trusts the hub's root, and shows no certificate.
+func hubRoots(t *testing.T, h *hubtest.Hub) *tls.Config {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(h.CA.RootPEM())

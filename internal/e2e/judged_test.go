@@ -99,7 +99,7 @@ func (o *owner) events() string {
 	return strings.Join(words, "\n")
 }
 
-func says(t testing.TB, text string, sentences ...string) {
+func wantSentences(t testing.TB, text string, sentences ...string) {
 	t.Helper()
 	for _, s := range sentences {
 		if !strings.Contains(text, s) {
@@ -108,8 +108,8 @@ func says(t testing.TB, text string, sentences ...string) {
 	}
 }
 
-// ekOf asks the TPM for the EK of a template.
-func ekOf(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
+// ekKey asks the TPM for the EK of a template.
+func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	t.Helper()
 	conn, err := identity.Open(tpm.Address())
 	if err != nil {
@@ -128,8 +128,8 @@ func ekOf(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	return key
 }
 
-// makerOf makes a TPM maker's CAs, each issued by the one before.
-func makerOf(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
+// newMakerCAs makes a TPM maker's CAs, each issued by the one before.
+func newMakerCAs(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
 	t.Helper()
 	for i := range levels {
 		key, err := fleet.NewKey(tcg.IDevIDTemplates[1], nil)
@@ -187,7 +187,7 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			says(t, signIn(t, h).evidence(s.DeviceID), append(c.sentences, "EK certificate of ", "swtpm", "The IAK certifies that the IDevID key is in the same TPM.")...)
+			wantSentences(t, signIn(t, h).evidence(s.DeviceID), append(c.sentences, "EK certificate of ", "swtpm", "The IAK certifies that the IDevID key is in the same TPM.")...)
 		})
 	}
 }
@@ -196,8 +196,8 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, signer := makerOf(t, 3)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[2], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+	cas, signer := newMakerCAs(t, 3)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, tpm, "H-3"), cas[2], signer, time.Now().AddDate(10, 0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	if err := tpm.WriteNV(tcg.ChainFirst, append(bytes.Clone(cas[2].Raw), cas[1].Raw...)); err != nil {
@@ -208,13 +208,13 @@ func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
+	wantSentences(t, signIn(t, h).evidence(s.DeviceID), `Signed by "CN=FAKE TPM CA 2", up to the trusted root "CN=FAKE TPM CA 0"`)
 }
 
 func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, _ := makerOf(t, 1)
+	cas, _ := newMakerCAs(t, 1)
 	h := hubtest.New(t, cas, nil)
 	ada := signIn(t, h)
 	state := t.TempDir()
@@ -259,8 +259,8 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if on.EKSHA256 != list[0].EK || !strings.Contains(words, list[0].EK) || !strings.Contains(words, "gangway device approve "+list[0].ID) {
 		t.Errorf("the machine shows %q and %q, the hub %q", on.EKSHA256, words, list[0].EK)
 	}
-	says(t, list[0].Verdict.Checks[1].Detail, "The request has no EK certificate, so the TPM's maker is not known.")
-	says(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
+	wantSentences(t, list[0].Verdict.Checks[1].Detail, "The request has no EK certificate, so the TPM's maker is not known.")
+	wantSentences(t, ada.events(), "A machine (test machine, serial 0001) waits for your decision.")
 	var decided api.WaitingView
 	ada.call("POST", "/devices/"+list[0].ID+"/approve", map[string][]string{"questions": list[0].Questions}, &decided)
 	if err := <-done; err != nil {
@@ -270,14 +270,14 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	if len(devices) != 1 || devices[0].ID == list[0].ID {
 		t.Fatalf("%+v", devices)
 	}
-	says(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
+	wantSentences(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
 }
 
 func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	t.Parallel()
 	tpm, other := newTPM(t, swtpm.None), newTPM(t, swtpm.P384)
-	cas, signer := makerOf(t, 1)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, other, "H-3"), cas[0], signer, time.Now().AddDate(10, 0, 0))); err != nil {
+	cas, signer := newMakerCAs(t, 1)
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, other, "H-3"), cas[0], signer, time.Now().AddDate(10, 0, 0))); err != nil {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, cas, nil)
@@ -285,7 +285,7 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
 		t.Fatalf("error %v", err)
 	}
-	says(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
+	wantSentences(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
 		t.Errorf("%d devices", n)
 	}
@@ -294,9 +294,9 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 func TestTPMWithAnExpiredCertificate(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
-	cas, signer := makerOf(t, 1)
+	cas, signer := newMakerCAs(t, 1)
 	expired := time.Now().AddDate(0, 0, -3)
-	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekOf(t, tpm, "H-3"), cas[0], signer, expired)); err != nil {
+	if err := tpm.WriteNV(0x01C00016, certifyEK(t, ekKey(t, tpm, "H-3"), cas[0], signer, expired)); err != nil {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, cas, nil)
@@ -307,11 +307,11 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	day := expired.UTC().Format(time.DateOnly)
-	says(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
+	wantSentences(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")
 	h.Policy(t, h.Owner.ID, "")
 	s, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "default"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
+	wantSentences(t, ada.evidence(s.DeviceID), "the EK certificate expired on "+day)
 }

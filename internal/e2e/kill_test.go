@@ -138,7 +138,7 @@ func TestKilledHubForgetsNothing(t *testing.T) {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			id, hashes, err := persist(ctx, d, tok)
+			id, hashes, err := onboardUntilActive(ctx, d, tok)
 			if err != nil {
 				t.Errorf("a device gave up: %v", err)
 				return
@@ -209,10 +209,10 @@ killing:
 	}
 }
 
-// persist onboards as the agent does: the same request until it is answered,
+// onboardUntilActive onboards as the agent does: the same request until it is answered,
 // then the same activation until that is. It returns the device's id and the
 // hashes of all certificates that it was ever given.
-func persist(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
+func onboardUntilActive(ctx context.Context, d *fleet.Device, tok *wire.TokenFile) (id string, given [][32]byte, err error) {
 	request, err := d.Request(tok, fleet.RequestChange{})
 	if err != nil {
 		return "", nil, err

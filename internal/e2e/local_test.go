@@ -30,15 +30,15 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// local is a running gangway-agent proxy.
-type local struct {
+// proxyProcess is a running gangway-agent proxy.
+type proxyProcess struct {
 	network, addr string
 	said          string // until it listened
 	proc          *process.Process
 }
 
 // proxy starts the real command. It ends with the test, or by stop.
-func (o onboarded) proxy(t testing.TB, args ...string) *local {
+func (o *onboardedDevice) startProxy(t testing.TB, args ...string) *proxyProcess {
 	t.Helper()
 	c := exec.Command(agentBinary, append([]string{"proxy", "--tpm", o.tpm.Address(), "--state", o.state}, args...)...)
 	var said lockedBuffer
@@ -50,7 +50,7 @@ func (o onboarded) proxy(t testing.TB, args ...string) *local {
 	t.Cleanup(func() { p.Stop(10 * time.Second) })
 	for range 1000 {
 		if _, addr, ok := strings.Cut(said.String(), "Listening on "); ok && strings.HasSuffix(addr, "\n") {
-			l := &local{network: "tcp", addr: strings.TrimSpace(addr), said: said.String(), proc: p}
+			l := &proxyProcess{network: "tcp", addr: strings.TrimSpace(addr), said: said.String(), proc: p}
 			if strings.HasPrefix(l.addr, "/") {
 				l.network = "unix"
 			}
@@ -66,8 +66,8 @@ func (o onboarded) proxy(t testing.TB, args ...string) *local {
 	return nil
 }
 
-// socket is a short path for a Unix socket.
-func socket(t testing.TB) string {
+// socketPath is a short path for a Unix socket.
+func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "px")
 	if err != nil {
@@ -77,9 +77,9 @@ func socket(t testing.TB) string {
 	return filepath.Join(dir, "hub.sock")
 }
 
-func (l *local) stop() { l.proc.Stop(10 * time.Second) }
+func (l *proxyProcess) stop() { l.proc.Stop(10 * time.Second) }
 
-func (l *local) dial(t testing.TB) net.Conn {
+func (l *proxyProcess) dial(t testing.TB) net.Conn {
 	t.Helper()
 	c, err := net.Dial(l.network, l.addr)
 	if err != nil {
@@ -91,7 +91,7 @@ func (l *local) dial(t testing.TB) net.Conn {
 }
 
 // raw sends bytes on a connection of their own, and reads the answer.
-func (l *local) raw(t testing.TB, request string) (int, string) {
+func (l *proxyProcess) sendRaw(t testing.TB, request string) (int, string) {
 	t.Helper()
 	c := l.dial(t)
 	if _, err := io.WriteString(c, request); err != nil {
@@ -110,7 +110,7 @@ func (l *local) raw(t testing.TB, request string) (int, string) {
 }
 
 // client is an HTTP client through the proxy.
-func (l *local) client() *http.Client {
+func (l *proxyProcess) client() *http.Client {
 	return &http.Client{
 		Timeout:       time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -121,7 +121,7 @@ func (l *local) client() *http.Client {
 }
 
 // ask sends one request and returns the answer's status, error code and body.
-func (l *local) ask(t testing.TB, method, path string, body io.Reader, header ...string) (int, string, []byte) {
+func (l *proxyProcess) ask(t testing.TB, method, path string, body io.Reader, header ...string) (int, string, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, body)
 	if err != nil {
@@ -156,10 +156,10 @@ func (l *local) ask(t testing.TB, method, path string, body io.Reader, header ..
 // with the agent at work on the same TPM.
 func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	at := socket(t)
-	l := o.proxy(t, "--unix", at)
-	stop := running(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	at := socketPath(t)
+	l := o.startProxy(t, "--unix", at)
+	stop := runAgent(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	defer stop()
 
 	if _, err := exec.LookPath("curl"); err != nil {
@@ -167,7 +167,7 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 	} else if out, err := exec.CommandContext(t.Context(), "curl", "-q", "-sS", "--unix-socket", at, "http://localhost/device").CombinedOutput(); err != nil || !o.isRecord(out) {
 		t.Errorf("curl: %v: %s", err, out)
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("HTTP/1.0: %d %s", code, body)
 	}
 	if code, _, body := l.ask(t, "PATCH", "/devices/"+o.id+"/device-meta", strings.NewReader(`{"from":"a local program"}`), "Content-Type", "application/json"); code != 200 {
@@ -240,8 +240,8 @@ func TestLocalProgramsUseTheHubWithoutAKey(t *testing.T) {
 
 func TestProxyIsNoWayToElsewhere(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	var reached atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
 	defer elsewhere.Close()
@@ -254,19 +254,19 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 		"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"GET @" + host + "/device HTTP/1.1\r\nHost: localhost\r\n\r\n",
 	} {
-		if code, body := l.raw(t, request); code < 400 || code > 499 {
+		if code, body := l.sendRaw(t, request); code < 400 || code > 499 {
 			t.Errorf("%q: %d %s", request, code, body)
 		}
 	}
 	// The name that a request is for does not choose where it goes, nor what the
 	// hub is told.
-	if code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n"); code != 200 || !o.isRecord([]byte(body)) {
 		t.Errorf("%d %s", code, body)
 	}
 	if n := reached.Load(); n != 0 {
 		t.Errorf("%d requests went elsewhere", n)
 	}
-	code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+	code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
 	if code != 400 || !strings.Contains(body, "proxy-upgrade") {
 		t.Errorf("upgrade: %d %s", code, body)
 	}
@@ -274,8 +274,8 @@ func TestProxyIsNoWayToElsewhere(t *testing.T) {
 
 func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	other := strings.Repeat("ab", 12)
 	for _, c := range []struct{ method, path string }{
 		{"POST", "/onboard"}, {"POST", "/onboard/activate"}, {"GET", "/device/boot"}, {"POST", "/device/boot"},
@@ -295,13 +295,13 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 		"/trails/" + o.id + "/../../auth/login", "/trails/" + o.id + "/%2e%2e/%2e%2e/device/secret", "/trails/" + o.id + "//steps",
 	} {
 		for _, method := range []string{"GET", "POST"} {
-			if code, body := l.raw(t, method+" "+path+" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); code != 400 || !strings.Contains(body, "proxy-path") {
+			if code, body := l.sendRaw(t, method+" "+path+" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"); code != 400 || !strings.Contains(body, "proxy-path") {
 				t.Errorf("%s %s: %d %s", method, path, code, body)
 			}
 		}
 	}
 	l.stop()
-	l = o.proxy(t, "--unix", socket(t), "--allow", "POST /device/secret")
+	l = o.startProxy(t, "--unix", socketPath(t), "--allow", "POST /device/secret")
 	if code, _, body := l.ask(t, "POST", "/device/secret", nil); code != 200 || !strings.Contains(string(body), `"secret"`) {
 		t.Errorf("allowed: %d %s", code, body)
 	}
@@ -309,7 +309,7 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 		t.Errorf("not allowed: %d %s", code, name)
 	}
 	for _, allow := range []string{"/device", "POST", "get /device", "POST device", "CONNECT /", "POST /{", "GET  x"} {
-		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: socket(t), Allow: []string{allow}})
+		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: socketPath(t), Allow: []string{allow}})
 		if err == nil || !strings.Contains(err.Error(), "the route") {
 			t.Errorf("--allow %q: %v", allow, err)
 		}
@@ -320,8 +320,8 @@ func TestProxyLetsTheDevicesOwnAPIThroughAlone(t *testing.T) {
 // here: the hub would judge by them.
 func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t))
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t))
 	for _, header := range [][]string{
 		{"Client-Cert", ":AAAA:"}, {"Client-Cert-Chain", ":AAAA:"}, {"Authorization", "Bearer nobody"}, {"Authorization", "Basic bm9ib2R5"},
 		{"Cookie", "gangway=nobody; session=nobody"}, {"Cookie", "__Host-gangway=x"}, {"X-Forwarded-For", "192.0.2.1"}, {"Forwarded", "for=192.0.2.1"},
@@ -340,8 +340,8 @@ func TestProxyPassesNobodysWordButTheDevices(t *testing.T) {
 
 func TestWebPageCannotUseTheProxy(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--tcp", "127.0.0.1:0")
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--tcp", "127.0.0.1:0")
 	if !strings.Contains(l.said, "every user of this machine") {
 		t.Errorf("it does not warn: %q", l.said)
 	}
@@ -361,7 +361,7 @@ func TestWebPageCannotUseTheProxy(t *testing.T) {
 			}
 		}
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.1\r\nHost:\r\n\r\n"); code != 403 {
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.1\r\nHost:\r\n\r\n"); code != 403 {
 		t.Errorf("without a host: %d %s", code, body)
 	}
 	for _, host := range []string{"localhost:" + port, "LOCALHOST", "127.0.0.1:" + port, "[::1]:" + port} {
@@ -369,21 +369,21 @@ func TestWebPageCannotUseTheProxy(t *testing.T) {
 			t.Errorf("Host %s: %d %s", host, code, body)
 		}
 	}
-	if code, body := l.raw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 {
+	if code, body := l.sendRaw(t, "GET /device HTTP/1.0\r\n\r\n"); code != 200 {
 		t.Errorf("HTTP/1.0: %d %s", code, body)
 	}
 }
 
 func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("old, for all to read"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var before string
 	for range 2 {
-		l := o.proxy(t, "--tcp", "127.0.0.1:0", "--token-file", file)
+		l := o.startProxy(t, "--tcp", "127.0.0.1:0", "--token-file", file)
 		info, err := os.Stat(file)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Fatalf("%v, %v", info, err)
@@ -417,8 +417,8 @@ func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 
 func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	at := socket(t)
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	at := socketPath(t)
 	mode := func() (os.FileMode, uint32) {
 		t.Helper()
 		info, err := os.Lstat(at)
@@ -436,7 +436,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 		t.Errorf("a file: %v", err)
 	}
 	os.Remove(at)
-	l := o.proxy(t, "--unix", at)
+	l := o.startProxy(t, "--unix", at)
 	if perm, _ := mode(); perm != 0o600 {
 		t.Errorf("mode %o", perm)
 	}
@@ -461,7 +461,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	if os.Getuid() != 0 {
 		return // a group that this user is not in cannot be given
 	}
-	l = o.proxy(t, "--unix", at, "--group", "nogroup")
+	l = o.startProxy(t, "--unix", at, "--group", "nogroup")
 	if perm, gid := mode(); perm != 0o660 || gid != 65534 {
 		t.Errorf("mode %o, group %d", perm, gid)
 	}
@@ -473,14 +473,14 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 
 func TestProxyListensOnThisMachineAlone(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "localhost.example:80", "127.0.0.1", "example.org:80"} {
 		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, TCP: addr})
 		if err == nil || !strings.Contains(err.Error(), "not a loopback address") {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}
-	for _, cfg := range []agent.ProxyConfig{{}, {TCP: "127.0.0.1:0", Unix: socket(t)}, {TCP: "127.0.0.1:0", Group: "nogroup"}} {
+	for _, cfg := range []agent.ProxyConfig{{}, {TCP: "127.0.0.1:0", Unix: socketPath(t)}, {TCP: "127.0.0.1:0", Group: "nogroup"}} {
 		cfg.TPM, cfg.StateDir = o.tpm.Address(), o.state
 		if err := agent.Proxy(t.Context(), cfg); err == nil {
 			t.Errorf("%+v", cfg)
@@ -490,8 +490,8 @@ func TestProxyListensOnThisMachineAlone(t *testing.T) {
 
 func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
-	l := o.proxy(t, "--unix", socket(t), "--max-body", "1000")
+	o := newOnboarded(t, swtpm.RSA2048, "")
+	l := o.startProxy(t, "--unix", socketPath(t), "--max-body", "1000")
 	path := "/devices/" + o.id + "/device-meta"
 	long := `{"a":"` + strings.Repeat("x", 2000) + `"}`
 	if code, name, body := l.ask(t, "PATCH", path, strings.NewReader(long)); code != 413 || name != "proxy-body" {
@@ -519,7 +519,7 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
 		"PATCH " + path + " HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\nContent-Length: 2\r\n\r\n{}",
 	} {
-		if code, body := l.raw(t, request); code != 400 && code != 501 {
+		if code, body := l.sendRaw(t, request); code != 400 && code != 501 {
 			t.Errorf("%q: %d %s", request, code, body)
 		}
 	}
@@ -528,7 +528,7 @@ func TestProxyBoundsWhatProgramsSend(t *testing.T) {
 // Where the owner's policy asks for it, each of the proxy's connections shows what
 // was booted; what does not match stays out.
 func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
-	o := newOnboarded(t, "")
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil { // something is measured
 		t.Fatal(err)
 	}
@@ -537,7 +537,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 		return err == nil && len(b.State) > 0
 	}
 	path := "/devices/" + o.id
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || measured() {
 		t.Fatalf("without a policy: %d %s, measured: %v", code, body, measured())
 	}
@@ -552,7 +552,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	l.stop()
 	// From the start, and many connections at once, with bodies that cannot be
 	// sent twice.
-	l = o.proxy(t, "--unix", socket(t))
+	l = o.startProxy(t, "--unix", socketPath(t))
 	var wg sync.WaitGroup
 	for range 12 {
 		wg.Go(func() {
@@ -566,7 +566,7 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	if err := o.tpm.ExtendPCR(4, make([]byte, 32)); err != nil {
 		t.Fatal(err)
 	}
-	l = o.proxy(t, "--unix", socket(t))
+	l = o.startProxy(t, "--unix", socketPath(t))
 	if code, name, body := l.ask(t, "GET", path, nil); code != 403 || name != "boot-changed" {
 		t.Errorf("another boot: %d %s", code, body)
 	}
@@ -597,13 +597,13 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 
 func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	other := newTPM(t, swtpm.RSA2048)
-	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socket(t)})
+	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socketPath(t)})
 	if err == nil || !strings.Contains(err.Error(), "another TPM") {
 		t.Errorf("%v", err)
 	}
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {
 		t.Fatalf("%d %s", code, body)
 	}
@@ -617,7 +617,7 @@ func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 // Who answers at the hub's address and is not the hub gets nothing.
 func TestProxyTrustsNoOtherHub(t *testing.T) {
 	t.Parallel()
-	o := newOnboarded(t, "")
+	o := newOnboarded(t, swtpm.RSA2048, "")
 	other := hubtest.New(t, nil, nil)
 	file := filepath.Join(o.state, "state.json")
 	text, err := os.ReadFile(file)
@@ -627,7 +627,7 @@ func TestProxyTrustsNoOtherHub(t *testing.T) {
 	if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte(o.hub.URL), []byte(other.URL)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := o.proxy(t, "--unix", socket(t))
+	l := o.startProxy(t, "--unix", socketPath(t))
 	for range 2 {
 		if code, name, body := l.ask(t, "GET", "/healthz", nil); code != 502 || name != "proxy-hub" {
 			t.Errorf("%d %s", code, body)
@@ -637,7 +637,7 @@ func TestProxyTrustsNoOtherHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.stop()
-	if code, _, body := o.proxy(t, "--unix", socket(t)).ask(t, "GET", "/healthz", nil); code != 200 {
+	if code, _, body := o.startProxy(t, "--unix", socketPath(t)).ask(t, "GET", "/healthz", nil); code != 200 {
 		t.Errorf("the hub itself: %d %s", code, body)
 	}
 }

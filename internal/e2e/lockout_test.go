@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// runUntilSeen runs the agent until the hub has taken a report.
-func runUntilSeen(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
+// runUntilReport runs the agent until the hub has taken a report.
+func runUntilReport(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	t.Helper()
 	before, err := agent.ReadState(cfg.StateDir)
 	if err != nil {
@@ -55,7 +55,7 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 { // swtpm locks at three
-		runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
+		runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
 		if err := tpm.PowerCut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -65,9 +65,9 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	}
 }
 
-// guarded gives the EK certificate's index attributes with which lockout hides
+// hideCertificateInLockout gives the EK certificate's index attributes with which lockout hides
 // it: its own password, protected from guessing.
-func guarded(t *testing.T, tpm *swtpm.TPM) {
+func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	t.Helper()
 	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()
 	if err != nil {
@@ -85,7 +85,7 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	guarded(t, tpm)
+	hideCertificateInLockout(t, tpm)
 	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	guarded(t, tpm)
+	hideCertificateInLockout(t, tpm)
 	if err := tpm.SetPassword(tpm2.TPMRHLockout, "theirs"); err != nil {
 		t.Fatal(err)
 	}

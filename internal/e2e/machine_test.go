@@ -67,12 +67,12 @@ func newMachine(t *testing.T) *machine {
 	// The hub names the wire as its address: a device must not find another way
 	// to it.
 	h := hubtest.NewWith(t, func(c *api.Config) { c.PublicURL = "https://" + w.addr() }, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
-	w.leadsTo(strings.TrimPrefix(h.URL, "https://"))
-	return machineOf(t, tpm, h, w, h.Owner)
+	w.setTarget(strings.TrimPrefix(h.URL, "https://"))
+	return newMachineAt(t, tpm, h, w, h.Owner)
 }
 
-// machineOf is newMachine for another owner, at a hub that there is.
-func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner store.Account) *machine {
+// newMachineAt is newMachine for another owner, at a hub that there is.
+func newMachineAt(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner store.Account) *machine {
 	t.Helper()
 	m := &machine{t: t, tpm: tpm, hub: h, dir: t.TempDir(), log: new(lockedBuffer)}
 	m.ada = signInAs(t, h, owner.Nick)
@@ -88,7 +88,7 @@ func machineOf(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, w *link, owner stor
 	if err := os.WriteFile(m.path("hook"), []byte(hookScript), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m.starts("first")
+	m.setBootID("first")
 	m.args = []string{"--hook", m.path("hook"), "--poll", "100ms", "--report-every", "300ms", "--boot-id", m.path("boot-id")}
 	return m
 }
@@ -98,7 +98,7 @@ func (m *machine) path(name ...string) string {
 }
 
 // starts is a start of the machine, by its kernel's boot id.
-func (m *machine) starts(id string) {
+func (m *machine) setBootID(id string) {
 	m.t.Helper()
 	if err := os.WriteFile(m.path("boot-id"), []byte(id+"\n"), 0o600); err != nil {
 		m.t.Fatal(err)
@@ -195,7 +195,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 }
 
 // becomes waits for a step's status.
-func (m *machine) becomes(rev int, status string) progress {
+func (m *machine) waitForStatus(rev int, status string) progress {
 	m.t.Helper()
 	var p progress
 	eventually(m.t, fmt.Sprintf("step %d is %s", rev, status), func() bool {
@@ -209,7 +209,7 @@ func (m *machine) becomes(rev int, status string) progress {
 }
 
 // begun waits until the device has a trail.
-func (m *machine) begun() {
+func (m *machine) waitForTrail() {
 	m.t.Helper()
 	eventually(m.t, "the trail begins", func() bool {
 		_, err := m.hub.Store.Trail(m.t.Context(), m.id)
@@ -275,21 +275,21 @@ func newLink(t *testing.T, to string) *link {
 	}
 	w := &link{l: l, to: to}
 	go w.serve()
-	t.Cleanup(func() { l.Close(); w.away(true) })
+	t.Cleanup(func() { l.Close(); w.setCut(true) })
 	return w
 }
 
 func (w *link) addr() string { return w.l.Addr().String() }
 
 // leadsTo sets the address that the wire carries connections to.
-func (w *link) leadsTo(to string) {
+func (w *link) setTarget(to string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.to = to
 }
 
 // away cuts the wire, or mends it.
-func (w *link) away(cut bool) {
+func (w *link) setCut(cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cut = cut
@@ -300,7 +300,7 @@ func (w *link) away(cut bool) {
 }
 
 // breaksAfter lets one connection break after so many bytes to the device.
-func (w *link) breaksAfter(n int64) {
+func (w *link) breakOnceAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = n
@@ -308,7 +308,7 @@ func (w *link) breaksAfter(n int64) {
 
 // stalls lets every connection stop after so many bytes to the device more, or
 // go on.
-func (w *link) stalls(n int64) {
+func (w *link) stallAfter(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.stall = n
@@ -318,7 +318,7 @@ func (w *link) stalls(n int64) {
 }
 
 // stalled waits while the wire is.
-func (w *link) stalled(c net.Conn) {
+func (w *link) waitWhileStalled(c net.Conn) {
 	for {
 		w.mu.Lock()
 		still := w.stall > 0 && w.carried.Load() >= w.stall && slices.Contains(w.open, c)
@@ -364,10 +364,10 @@ func (w *link) carry(c net.Conn) {
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := far.Read(buf)
-		if n > 0 && w.breaks(int64(n)) {
+		if n > 0 && w.countBytes(int64(n)) {
 			return
 		}
-		w.stalled(c)
+		w.waitWhileStalled(c)
 		w.carried.Add(int64(n))
 		if _, e := c.Write(buf[:n]); e != nil || err != nil {
 			return
@@ -376,7 +376,7 @@ func (w *link) carry(c net.Conn) {
 }
 
 // breaks counts bytes to the device.
-func (w *link) breaks(n int64) bool {
+func (w *link) countBytes(n int64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.limit == 0 {

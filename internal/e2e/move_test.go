@@ -25,14 +25,14 @@ import (
 	"gangway/wire"
 )
 
-// address is a TCP address that leads to a hub until it is closed.
-type address struct {
+// forwarder is a TCP address that leads to a hub until it is closed.
+type forwarder struct {
 	URL   string
 	close func()
 }
 
-// leadingTo makes an address of a hub.
-func leadingTo(t *testing.T, to string) *address {
+// forwardTo makes an address of a hub.
+func forwardTo(t *testing.T, to string) *forwarder {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -59,7 +59,7 @@ func leadingTo(t *testing.T, to string) *address {
 			done.Go(func() { io.Copy(c, up); c.Close() })
 		}
 	})
-	a := &address{URL: "https://" + l.Addr().String()}
+	a := &forwarder{URL: "https://" + l.Addr().String()}
 	a.close = sync.OnceFunc(func() {
 		l.Close()
 		mu.Lock()
@@ -73,36 +73,37 @@ func leadingTo(t *testing.T, to string) *address {
 	return a
 }
 
-// moving is a hub with an old address, which it names or not, and a device that
+// movedHub is a hub with an old address, which it names or not, and a device that
 // came aboard there.
-type moving struct {
-	*fleetOfOne
-	old *address
+type movedHub struct {
+	*onboardedDevice
+	old *forwarder
 }
 
-func aboardAtOldAddress(t *testing.T, named bool) *moving {
+func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	t.Helper()
-	m := &moving{fleetOfOne: &fleetOfOne{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
-	m.h = hubtest.NewWith(t, func(c *api.Config) {
-		m.old = leadingTo(t, c.PublicURL)
+	m := &movedHub{onboardedDevice: &onboardedDevice{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
+	m.hub = hubtest.NewWith(t, func(c *api.Config) {
+		m.old = forwardTo(t, c.PublicURL)
 		if named {
 			c.AlsoURLs = []string{m.old.URL}
 		} else {
 			c.PublicURL = m.old.URL
 		}
 	}, m.tpm.Roots(), []*x509.Certificate{m.tpm.Issuer()})
-	m.tok = m.h.Token(t, m.h.Owner, nil)
+	m.tok = m.hub.Token(t, m.hub.Owner, nil)
 	m.tok.Hub = m.old.URL
-	var err error
-	if m.first, err = onboard(t, m.tpm, m.tok, m.state); err != nil {
+	s, err := onboard(t, m.tpm, m.tok, m.state)
+	if err != nil {
 		t.Fatal(err)
 	}
+	m.id = s.DeviceID
 	return m
 }
 
 // reports checks that a running agent reports to the hub from now on, and that it
 // says so of an address.
-func (m *moving) reports(t *testing.T, at string) {
+func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
 	time.Sleep(time.Until(start.Add(time.Second))) // last-report has whole seconds
@@ -116,9 +117,9 @@ func (m *moving) reports(t *testing.T, at string) {
 	t.Fatalf("the agent does not report at %s: %+v, %v", at, s, err)
 }
 
-func (m *moving) noReplacement(t *testing.T) {
+func (m *movedHub) wantOneDeviceOneUse(t *testing.T) {
 	t.Helper()
-	if n, uses := len(m.h.Devices(t, m.h.Owner)), m.h.Uses(t, m.tok); n != 1 || uses != 1 {
+	if n, uses := len(m.hub.Devices(t, m.hub.Owner)), m.hub.Uses(t, m.tok); n != 1 || uses != 1 {
 		t.Errorf("%d devices, %d uses of the token", n, uses)
 	}
 }
@@ -128,24 +129,24 @@ func (m *moving) noReplacement(t *testing.T) {
 // address does not take it back.
 func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
-	stop := running(t, agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
+	m := onboardAtOldAddress(t, true)
+	stop := runAgent(t, agent.Config{TPM: m.tpm.Address(), StateDir: m.state})
 	defer stop()
-	m.reports(t, m.old.URL)
+	m.waitForReportAt(t, m.old.URL)
 	m.old.close()
-	m.reports(t, m.h.URL)
+	m.waitForReportAt(t, m.hub.URL)
 	stop()
-	stopAgain := staying(t, agent.Config{Token: m.tok, TPM: m.tpm.Address(), StateDir: m.state})
-	m.reports(t, m.h.URL)
+	stopAgain := onboardAndRun(t, agent.Config{Token: m.tok, TPM: m.tpm.Address(), StateDir: m.state})
+	m.waitForReportAt(t, m.hub.URL)
 	stopAgain()
-	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.h.URL {
+	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.hub.URL {
 		t.Errorf("at %s, %v", s.Hub, err)
 	}
-	m.noReplacement(t)
+	m.wantOneDeviceOneUse(t)
 }
 
-// staying is what 'gangway-agent run' does.
-func staying(t *testing.T, cfg agent.Config) (stop func()) {
+// onboardAndRun is what 'gangway-agent run' does.
+func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
 	cfg.Progress = func(s agent.Progress) { t.Logf("%-9s %s", s.Name, s.Detail) }
@@ -153,7 +154,7 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := cancellable(t)
+	ctx, cancel := withCancel(t)
 	done := make(chan error, 1)
 	go func() { done <- a.OnboardAndRun(ctx) }()
 	return sync.OnceFunc(func() {
@@ -168,31 +169,31 @@ func staying(t *testing.T, cfg agent.Config) (stop func()) {
 // A machine that missed the move gets the new address from a token of the same
 // hub; it stays the same device, and the token is not used.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
-	for name, move := range map[string]func(*moving, *wire.TokenFile){
-		"onboard": func(m *moving, tok *wire.TokenFile) {
+	for name, move := range map[string]func(*movedHub, *wire.TokenFile){
+		"onboard": func(m *movedHub, tok *wire.TokenFile) {
 			s, err := onboard(t, m.tpm, tok, m.state)
-			if err != nil || s.Hub != m.h.URL || s.DeviceID != m.first.DeviceID {
+			if err != nil || s.Hub != m.hub.URL || s.DeviceID != m.id {
 				t.Errorf("%+v, %v", s, err)
 			}
 		},
-		"run":      func(*moving, *wire.TokenFile) {},
-		"hub file": func(*moving, *wire.TokenFile) {},
+		"run":      func(*movedHub, *wire.TokenFile) {},
+		"hub file": func(*movedHub, *wire.TokenFile) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := aboardAtOldAddress(t, false)
+			m := onboardAtOldAddress(t, false)
 			m.old.close()
-			tok := m.h.Token(t, m.h.Owner, nil)
+			tok := m.hub.Token(t, m.hub.Owner, nil)
 			move(m, tok)
 			cfg := agent.Config{Token: tok, TPM: m.tpm.Address(), StateDir: m.state}
 			if name == "hub file" {
 				cfg.Token, cfg.Hub = nil, &wire.HubFile{Hub: tok.Hub, HubName: tok.HubName, HubCA: tok.HubCA}
 			}
-			stop := staying(t, cfg)
+			stop := onboardAndRun(t, cfg)
 			defer stop()
-			m.reports(t, m.h.URL)
-			m.noReplacement(t)
-			if n := m.h.Uses(t, tok); n != 0 {
+			m.waitForReportAt(t, m.hub.URL)
+			m.wantOneDeviceOneUse(t)
+			if n := m.hub.Uses(t, tok); n != 0 {
 				t.Errorf("%d uses of the new token", n)
 			}
 		})
@@ -203,7 +204,7 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 // hub's name leads a device nowhere else, and does not keep it from its hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, false)
+	m := onboardAtOldAddress(t, false)
 	evil := newHub(t, m.tpm)
 	var asked atomic.Int32
 	thief := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -213,7 +214,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	thief.TLS = &tls.Config{GetCertificate: evil.CA.TLSCertificate(time.Now, []string{"127.0.0.1"}), ClientAuth: tls.RequestClientCert}
 	thief.StartTLS()
 	defer thief.Close()
-	before := stateOf(t, m.state)
+	before := readState(t, m.state)
 
 	mine := *m.tok
 	mine.HubCA, mine.Hub = string(evil.CA.RootPEM()), thief.URL
@@ -231,10 +232,10 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		if _, err := onboard(t, m.tpm, c.tok, m.state); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
-		stop := staying(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
-		m.reports(t, m.old.URL)
+		stop := onboardAndRun(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
+		m.waitForReportAt(t, m.old.URL)
 		stop()
-		after := stateOf(t, m.state)
+		after := readState(t, m.state)
 		if after.HubCA != before.HubCA || after.HubName != before.HubName || slices.ContainsFunc(after.Addresses.URLs, func(u string) bool { return u == thief.URL || u == evil.URL }) {
 			t.Errorf("%s: the state is %+v", name, after)
 		}
@@ -242,19 +243,19 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	// The right CA, and an address where somebody else answers.
 	address := *m.tok
 	address.Hub = thief.URL
-	stop := staying(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
+	stop := onboardAndRun(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
 	defer stop()
-	m.reports(t, m.old.URL)
+	m.waitForReportAt(t, m.old.URL)
 	if n := asked.Load(); n != 0 {
 		t.Errorf("%d requests reached the other server", n)
 	}
 	if n := len(evil.Devices(t, evil.Owner)); n != 0 {
 		t.Errorf("%d devices at the other hub", n)
 	}
-	m.noReplacement(t)
+	m.wantOneDeviceOneUse(t)
 }
 
-func stateOf(t *testing.T, dir string) *agent.State {
+func readState(t *testing.T, dir string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)
 	if err != nil {
@@ -270,11 +271,11 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	h := newHub(t, tpm)
 	tok := h.Token(t, h.Owner, nil)
 	old := *tok
-	gone := leadingTo(t, h.URL)
+	gone := forwardTo(t, h.URL)
 	gone.close()
 	old.Hub = gone.URL
 	state := t.TempDir()
-	ctx, cancel := cancellable(t)
+	ctx, cancel := withCancel(t)
 	a, err := agent.New(agent.Config{Token: &old, TPM: tpm.Address(), StateDir: state, Progress: func(s agent.Progress) {
 		if s.Name == "waiting" {
 			cancel()
@@ -288,8 +289,8 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	}
 	a.Close()
 	request, err := os.ReadFile(filepath.Join(state, "request.bin"))
-	if err != nil || stateOf(t, state).Phase != agent.PhaseRequested {
-		t.Fatalf("%v, %v", stateOf(t, state).Phase, err)
+	if err != nil || readState(t, state).Phase != agent.PhaseRequested {
+		t.Fatalf("%v, %v", readState(t, state).Phase, err)
 	}
 	s, err := onboard(t, tpm, tok, state)
 	if err != nil {
@@ -303,8 +304,8 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 // The proxy and Pantavisor's file go to the new address too.
 func TestProxyFollowsAHubThatMoves(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
-	ctx, cancel := cancellable(t)
+	m := onboardAtOldAddress(t, true)
+	ctx, cancel := withCancel(t)
 	defer cancel()
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
@@ -321,17 +322,17 @@ func TestProxyFollowsAHubThatMoves(t *testing.T) {
 		json.NewDecoder(resp.Body).Decode(&d)
 		return d.ID
 	}
-	if id := get(); id != m.first.DeviceID {
+	if id := get(); id != m.id {
 		t.Fatalf("before: %q", id)
 	}
 	m.old.close()
 	id := ""
 	for range 5 { // the connections that break cost their requests
-		if id = get(); id == m.first.DeviceID {
+		if id = get(); id == m.id {
 			break
 		}
 	}
-	if id != m.first.DeviceID {
+	if id != m.id {
 		t.Error("the proxy does not reach the hub at its new address")
 	}
 	cancel()
@@ -342,7 +343,7 @@ func TestProxyFollowsAHubThatMoves(t *testing.T) {
 
 func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	t.Parallel()
-	m := aboardAtOldAddress(t, true)
+	m := onboardAtOldAddress(t, true)
 	p := agent.Pantavisor{Config: filepath.Join(t.TempDir(), "pantahub.config")}
 	with := func(do func(*agent.Agent) (bool, error)) bool {
 		t.Helper()
@@ -375,7 +376,7 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 		t.Error("Pantavisor is restarted for nothing")
 	}
 	m.old.close()
-	if !with(keep) || !has(port(m.h.URL)) || has(port(m.old.URL)) {
+	if !with(keep) || !has(port(m.hub.URL)) || has(port(m.old.URL)) {
 		t.Error("the new address is not in the file, or Pantavisor is not restarted to read it")
 	}
 	if with(keep) {
@@ -383,7 +384,7 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 }
 
-func cancellable(t *testing.T) (context.Context, context.CancelFunc) {
+func withCancel(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)

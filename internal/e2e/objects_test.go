@@ -26,11 +26,11 @@ import (
 	"time"
 )
 
-// piece is how large each object of these tests is, in bytes.
-const piece = 4 << 20
+// objectSize is how large each object of these tests is, in bytes.
+const objectSize = 4 << 20
 
-// storeHub is a real `gangway serve` with an owner, who is signed in.
-func storeHub(t *testing.T) (*hubProcess, *uploader) {
+// startHubProcess is a real `gangway serve` with an owner, who is signed in.
+func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	t.Helper()
 	needFullRun(t)
 	dir := t.TempDir()
@@ -96,7 +96,7 @@ func (u *uploader) call(ctx context.Context, method, path string, body []byte) (
 func content(n int) ([]byte, [32]byte) {
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[:], uint64(n))
-	b := make([]byte, piece)
+	b := make([]byte, objectSize)
 	rand.NewChaCha8(seed).Read(b)
 	return b, sha256.Sum256(b)
 }
@@ -143,8 +143,8 @@ func (u *uploader) download(ctx context.Context, sum [32]byte) (status int, err 
 	return status, err
 }
 
-// memory is what /proc says of a process, in KiB.
-func memory(t *testing.T, pid int, field string) int {
+// processMemory is what /proc says of a process, in KiB.
+func processMemory(t *testing.T, pid int, field string) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -174,14 +174,14 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		}
 		total = n
 	}
-	h, u := storeHub(t)
+	h, u := startHubProcess(t)
 	pid := h.cmd.Process.Pid
 	// The peak counts from here: signing in takes 64 MiB for the password.
-	before := memory(t, pid, "VmRSS")
+	before := processMemory(t, pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
 		t.Skipf("this system does not let a peak be reset: %v", err)
 	}
-	pieces := total << 20 / piece
+	pieces := total << 20 / objectSize
 	each := func(what string, f func(n int) error) {
 		t.Helper()
 		start := time.Now()
@@ -199,7 +199,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		wg.Wait()
 		took := time.Since(start)
 		t.Logf("%s: %d MiB in %.1f s, %.0f MiB/s; resident %d MiB, peak %d MiB", what, total, took.Seconds(), float64(total)/took.Seconds(),
-			memory(t, pid, "VmRSS")>>10, memory(t, pid, "VmHWM")>>10)
+			processMemory(t, pid, "VmRSS")>>10, processMemory(t, pid, "VmHWM")>>10)
 	}
 	each("upload", func(n int) error {
 		b, sum := content(n)
@@ -213,7 +213,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		}
 		return err
 	})
-	if peak := memory(t, pid, "VmHWM") >> 10; peak >= 100 {
+	if peak := processMemory(t, pid, "VmHWM") >> 10; peak >= 100 {
 		t.Errorf("the hub took %d MiB, from %d MiB before", peak, before>>10)
 	}
 }
@@ -222,7 +222,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 // started again: what it acknowledged is there, whole; what it did not is there
 // whole or not at all.
 func TestKilledHubLosesNoObject(t *testing.T) {
-	h, u := storeHub(t)
+	h, u := startHubProcess(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	const enough = 4
@@ -249,7 +249,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
 		h.kill()
 		kills.Add(1)
-		whole(t, h.data)
+		checkObjects(t, h.data)
 		h.start()
 	}
 	wg.Wait()
@@ -269,8 +269,8 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 	}
 }
 
-// whole checks that each file that has an object's name is that object.
-func whole(t *testing.T, data string) {
+// checkObjects checks that each file that has an object's name is that object.
+func checkObjects(t *testing.T, data string) {
 	t.Helper()
 	dir := filepath.Join(data, "objects")
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

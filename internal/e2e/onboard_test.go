@@ -418,10 +418,10 @@ func TestAgentSurvivesAKillAtAnyInstant(t *testing.T) {
 		t.Errorf("after %d kills: phase %s, %d devices, %d uses", kills, s.Phase, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
 	}
 	t.Logf("%d kills", kills)
-	secretNowhere(t, state, tok.Token)
+	wantNoSecretIn(t, state, tok.Token)
 }
 
-func secretNowhere(t *testing.T, dir, secret string) {
+func wantNoSecretIn(t *testing.T, dir, secret string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

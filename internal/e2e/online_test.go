@@ -23,17 +23,17 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// web is a maker's web site on loopback, under the name localhost.
-type web struct {
+// makerSite is a maker's web site on loopback, under the name localhost.
+type makerSite struct {
 	url   string
 	asked atomic.Int32
 	mu    sync.Mutex
 	pages map[string][]byte
 }
 
-func newWeb(t *testing.T) *web {
+func newMakerSite(t *testing.T) *makerSite {
 	t.Helper()
-	w := &web{pages: map[string][]byte{}}
+	w := &makerSite{pages: map[string][]byte{}}
 	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.asked.Add(1)
 		w.mu.Lock()
@@ -53,7 +53,7 @@ func newWeb(t *testing.T) *web {
 	return w
 }
 
-func (w *web) set(path string, page []byte) {
+func (w *makerSite) set(path string, page []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pages[path] = page
@@ -79,13 +79,13 @@ func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 // the operator allows it, and from nowhere else.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
-	w := newWeb(t)
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "intermediate", root, nil)
 	w.set("/one", one.cert.Raw)
 	two := newAuthorityWith(t, "issuing", one, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/one"} })
 	w.set("/two", two.cert.Raw)
-	tpm, _ := chipOf(t, two, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/two"} })
+	tpm, _ := tpmCertifiedBy(t, two, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{w.url + "/two"} })
 
 	for name, o := range map[string]fetch.Options{
 		"no host named":       {},
@@ -119,10 +119,10 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 
 func TestRevokedTPMIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWeb(t)
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
 	one := newAuthorityWith(t, "issuing", root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
-	tpm, leaf := chipOf(t, one, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/one.crl"} })
+	tpm, leaf := tpmCertifiedBy(t, one, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/one.crl"} })
 	list := func(by *authority, serials ...*big.Int) []byte {
 		l := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
 		for _, s := range serials {
@@ -169,9 +169,9 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 // comes aboard by itself when the list is there.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	t.Parallel()
-	w := newWeb(t)
+	w := newMakerSite(t)
 	root := newAuthority(t, "root", nil)
-	tpm, _ := chipOf(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
+	tpm, _ := tpmCertifiedBy(t, root, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{w.url + "/root.crl"} })
 	var ahead atomic.Int64
 	h, _ := onlineHub(t, root, fetch.Options{
 		CRLHosts: []string{"localhost"}, CRLs: fetch.CRLsHard, AllowAddress: loopback,

@@ -204,19 +204,19 @@ func ofMachine(tpm *swtpm.TPM, state string) string {
 }
 
 // reports checks that the hub takes a report of the device at an address.
-func (o *operator) reports(tpm *swtpm.TPM, state, at string) {
+func (o *operator) waitForReportAt(tpm *swtpm.TPM, state, at string) {
 	o.t.Helper()
-	before := stateOf(o.t, state).LastSeen
+	before := readState(o.t, state).LastSeen
 	time.Sleep(time.Until(before.Add(time.Second))) // it has whole seconds
-	stop := staying(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
+	stop := onboardAndRun(o.t, agent.Config{TPM: tpm.Address(), StateDir: state})
 	defer stop()
 	for range 400 {
-		if s := stateOf(o.t, state); s.LastSeen.After(before) && s.Hub == at {
+		if s := readState(o.t, state); s.LastSeen.After(before) && s.Hub == at {
 			return
 		}
 		time.Sleep(25 * time.Millisecond)
 	}
-	o.t.Fatalf("no report at %s: %+v", at, stateOf(o.t, state))
+	o.t.Fatalf("no report at %s: %+v", at, readState(o.t, state))
 }
 
 // The chapter "Moving", as it is typed: a device follows, one that was off gets
@@ -239,7 +239,7 @@ func TestOperationsMoving(t *testing.T) {
 		case strings.HasPrefix(line, "gangway serve"):
 			o.types(line)
 			at := []string{o.old, o.new}[serves]
-			o.reports(tpm, state, at)
+			o.waitForReportAt(tpm, state, at)
 			serves++
 		case strings.HasPrefix(line, "gangway login"):
 			name, err := os.ReadFile(o.at("hub-name"))
@@ -259,7 +259,7 @@ func TestOperationsMoving(t *testing.T) {
 	if serves != 2 {
 		t.Errorf("the chapter starts %d hubs", serves)
 	}
-	o.reports(tpm, off, o.new)
+	o.waitForReportAt(tpm, off, o.new)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 1 {
 		t.Errorf("%d devices", n)
 	}
@@ -283,12 +283,12 @@ func TestOperationsRestoring(t *testing.T) {
 	for _, line := range chapter(t, "Restoring") {
 		o.types(line)
 	}
-	o.reports(tpm, o.at("state"), o.old)
+	o.waitForReportAt(tpm, o.at("state"), o.old)
 	if out := o.types("gangway-agent status --ask", ofMachine(later, o.at("later"))); !strings.Contains(out, "does not know this machine's certificate") {
 		t.Errorf("%s", out)
 	}
 	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
-	o.reports(later, o.at("later"), o.old)
+	o.waitForReportAt(later, o.at("later"), o.old)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 2 {
 		t.Errorf("%d devices", n)
 	}
@@ -319,9 +319,9 @@ func TestOperationsUpgrading(t *testing.T) {
 	if err := os.MkdirAll(o.at("hub/objects"), 0o700); err != nil { // some had none yet
 		t.Fatal(err)
 	}
-	chmod(t, o.at("hub"))
+	makePrivate(t, o.at("hub"))
 	state := filepath.Join(old, "device")
-	moved(t, state, o.old)
+	setHubAddress(t, state, o.old)
 	for _, line := range chapter(t, "Backup") {
 		o.types(line)
 	}
@@ -332,7 +332,7 @@ func TestOperationsUpgrading(t *testing.T) {
 		for _, line := range chapter(t, "Upgrading") {
 			o.types(line)
 		}
-		o.reports(tpm, state, o.old)
+		o.waitForReportAt(tpm, state, o.old)
 		o.end()
 		for _, line := range chapter(t, "Restoring") {
 			if !strings.HasPrefix(line, "gangway serve") {
@@ -342,8 +342,8 @@ func TestOperationsUpgrading(t *testing.T) {
 	}
 }
 
-// chmod takes from others what a copy gave them.
-func chmod(t *testing.T, dir string) {
+// makePrivate takes from others what a copy gave them.
+func makePrivate(t *testing.T, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil {

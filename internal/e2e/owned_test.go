@@ -19,18 +19,18 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// program calls gangway-agent on a TPM, with files.
-type program struct {
+// agentCommand runs gangway-agent on a TPM, with files.
+type agentCommand struct {
 	t          *testing.T
 	tpm        *swtpm.TPM
 	dir, state string
 }
 
-func newProgram(t *testing.T, tpm *swtpm.TPM) *program {
-	return &program{t, tpm, t.TempDir(), filepath.Join(t.TempDir(), "state")}
+func newAgentCommand(t *testing.T, tpm *swtpm.TPM) *agentCommand {
+	return &agentCommand{t, tpm, t.TempDir(), filepath.Join(t.TempDir(), "state")}
 }
 
-func (p *program) file(name string, content []byte) string {
+func (p *agentCommand) file(name string, content []byte) string {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -39,7 +39,7 @@ func (p *program) file(name string, content []byte) string {
 	return path
 }
 
-func (p *program) token(tok *wire.TokenFile) string {
+func (p *agentCommand) token(tok *wire.TokenFile) string {
 	p.t.Helper()
 	b, err := json.Marshal(tok)
 	if err != nil {
@@ -48,14 +48,14 @@ func (p *program) token(tok *wire.TokenFile) string {
 	return p.file("token.json", b)
 }
 
-func (p *program) start(args ...string) (*exec.Cmd, *strings.Builder) {
+func (p *agentCommand) start(args ...string) (*exec.Cmd, *strings.Builder) {
 	said := new(strings.Builder)
 	c := exec.CommandContext(p.t.Context(), agentBinary, append(args, "--tpm", p.tpm.Address(), "--state", p.state)...)
 	c.Stdout, c.Stderr = said, said
 	return c, said
 }
 
-func (p *program) call(args ...string) (said string, code int) {
+func (p *agentCommand) call(args ...string) (said string, code int) {
 	c, out := p.start(args...)
 	_ = c.Run() // the code says it
 	return out.String(), c.ProcessState.ExitCode()
@@ -71,7 +71,7 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	if err := tpm.SetPassword(tpm2.TPMRHEndorsement, password); err != nil {
 		t.Fatal(err)
 	}
-	p := newProgram(t, tpm)
+	p := newAgentCommand(t, tpm)
 	token, auth := p.token(h.Token(t, h.Owner, nil)), p.file("auth", []byte(password+"\n"))
 	for _, args := range [][]string{
 		{"onboard", "--token-file", token},
@@ -97,11 +97,11 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	if said, code := p.call("export", "--out", filepath.Join(p.dir, "out"), "--endorsement-auth-file", auth); code != 0 {
 		t.Errorf("export: code %d\n%s", code, said)
 	}
-	runUntilSeen(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
+	runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
 }
 
-// waitingOf is the one machine that waits for the hub's owner.
-func waitingOf(t *testing.T, h *hubtest.Hub) api.WaitingView {
+// onlyWaitingDevice is the one machine that waits for the hub's owner.
+func onlyWaitingDevice(t *testing.T, h *hubtest.Hub) api.WaitingView {
 	t.Helper()
 	ada := signIn(t, h)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -137,14 +137,14 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			if err := c.spoil(tpm); err != nil {
 				t.Fatal(err)
 			}
-			p := newProgram(t, tpm)
+			p := newAgentCommand(t, tpm)
 			args := []string{"onboard", "--token-file", p.token(h.Token(t, h.Owner, nil))}
 			if c.refused != "" {
 				said, code := p.call(args...)
 				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
 					t.Fatalf("code %d\n%s", code, said)
 				}
-				says(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
+				wantSentences(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
 			}
 			if c.option != "" {
 				args = append(args, c.option)
@@ -153,15 +153,15 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			w := waitingOf(t, h)
-			says(t, w.Verdict.Checks[1].Detail, c.words)
-			says(t, signIn(t, h).events(), c.words)
+			w := onlyWaitingDevice(t, h)
+			wantSentences(t, w.Verdict.Checks[1].Detail, c.words)
+			wantSentences(t, signIn(t, h).events(), c.words)
 			var decided api.WaitingView
 			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)
 			if err := cmd.Wait(); err != nil {
 				t.Fatalf("%v\n%s", err, said)
 			}
-			says(t, said.String(), c.words)
+			wantSentences(t, said.String(), c.words)
 			if d := h.Devices(t, h.Owner); len(d) != 1 || fmt.Sprintf("%x", d[0].EK) != w.EK {
 				t.Errorf("%+v", d)
 			}

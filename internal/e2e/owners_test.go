@@ -51,14 +51,14 @@ func TestTwoOwnersOfOneTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told []string
+	var codes []string
 	for _, e := range events {
 		if e.Kind == "device.other-owner-tried" {
-			told = append(told, e.Code)
+			codes = append(codes, e.Code)
 		}
 	}
-	if strings.Join(told, " ") != hubside.CodeOtherEK+" "+hubside.CodeOtherOwner {
-		t.Errorf("the first owner was told %q", told)
+	if strings.Join(codes, " ") != hubside.CodeOtherEK+" "+hubside.CodeOtherOwner {
+		t.Errorf("the first owner was told %q", codes)
 	}
 	want("the other EK with another IAK", try(mallory, "H-3", "P-384"), "")
 }

@@ -40,8 +40,8 @@ func browser(t *testing.T, width, height int) context.Context {
 	return ctx
 }
 
-// shot keeps a picture of the page where GANGWAY_SHOTS says.
-func shot(t *testing.T, ctx context.Context, name string) {
+// screenshot saves a picture of the page where GANGWAY_SHOTS says.
+func screenshot(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("GANGWAY_SHOTS")
 	if dir == "" {
@@ -99,7 +99,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			if scroll {
 				t.Errorf("%s, %s: the page is wider than the screen", screen.name, what)
 			}
-			shot(t, ctx, screen.name+"-"+what)
+			screenshot(t, ctx, screen.name+"-"+what)
 		}
 		signIn := func(nick, password string) {
 			t.Helper()

@@ -33,8 +33,8 @@ type pantavisor struct {
 	token string // of a sign-in; empty: the certificate speaks
 }
 
-// boardPantavisor onboards an emulated device and gives it this client.
-func boardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavisor {
+// onboardPantavisor onboards an emulated device and gives it this client.
+func onboardPantavisor(t *testing.T, h *hubtest.Hub, maker *fleet.Maker) *pantavisor {
 	t.Helper()
 	tok := h.Token(t, h.Owner, nil)
 	client, err := fleet.NewHub(tok)
@@ -255,7 +255,7 @@ func pantavisorHub(t *testing.T) (*hubtest.Hub, *pantavisor) {
 		t.Fatal(err)
 	}
 	h := hubtest.New(t, maker.Roots(), maker.Intermediates())
-	return h, boardPantavisor(t, h, maker)
+	return h, onboardPantavisor(t, h, maker)
 }
 
 // Sections 5 and 6 of what is known of Pantavisor, for what comes after its

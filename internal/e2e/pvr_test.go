@@ -38,14 +38,14 @@ func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	return p
 }
 
-// with is a pvr that is given the token.
-func (p pvr) with(token string) *pvr {
+// withToken is a pvr that is given the token.
+func (p pvr) withToken(token string) *pvr {
 	p.args = []string{"-a", token}
 	return &p
 }
 
-// remember makes pvr find the token where it stores its logins.
-func (p pvr) remember(token string) *pvr {
+// withStoredLogin makes pvr find the token where it stores its logins.
+func (p pvr) withStoredLogin(token string) *pvr {
 	p.t.Helper()
 	auth, err := json.Marshal(map[string]any{"spec": "1", "tokens": map[string]any{
 		p.h.URL + "/auth realm=pantahub services": map[string]string{"Name": "", "access-token": token, "refresh-token": token},
@@ -94,7 +94,7 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	device.firstSync(map[string][]byte{"app/root": []byte("to be shared")})
 	ada := signIn(t, h)
 	h.Account(t, "grace")
-	grace := tool.with(signInAs(t, h, "grace").token)
+	grace := tool.withToken(signInAs(t, h, "grace").token)
 	work, url := t.TempDir(), h.URL+"/trails/"+device.id
 	if out, err := grace.command(t.Context(), work, "clone", url, "private").CombinedOutput(); err == nil {
 		t.Fatalf("a device that is not public was cloned: %s", out)
@@ -118,8 +118,8 @@ func TestPVRSession(t *testing.T) {
 		name string
 		pvr  *pvr
 	}{
-		{"token", tool.with(token)},
-		{"stored login", tool.remember(token)},
+		{"token", tool.withToken(token)},
+		{"stored login", tool.withStoredLogin(token)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := *c.pvr
@@ -217,8 +217,8 @@ func TestPVRSession(t *testing.T) {
 				t.Errorf("imported: %q", files["app/root"])
 			}
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
-			p.follows(work, "a line for "+c.name, "device", "logs", device.id)
-			p.follows(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
+			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id)
+			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
 			// What is not there is said to be, not taken for empty.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -230,7 +230,7 @@ func TestPVRSession(t *testing.T) {
 }
 
 // follows runs a command that goes on for ever until it prints the line.
-func (p *pvr) follows(dir, line string, args ...string) {
+func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
 	defer cancel()

@@ -92,7 +92,7 @@ func TestPythonOnboards(t *testing.T) {
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
 			tok := h.Token(t, h.Owner, nil)
-			before := persistent(t, tpm)
+			before := persistentHandles(t, tpm)
 			state := filepath.Join(t.TempDir(), "state")
 			var activated time.Time
 			for run := range 2 { // the second time it has its identity
@@ -116,8 +116,8 @@ func TestPythonOnboards(t *testing.T) {
 				}
 				activated = devices[0].Activated
 			}
-			secretNowhere(t, state, tok.Token)
-			if after := persistent(t, tpm); after != before {
+			wantNoSecretIn(t, state, tok.Token)
+			if after := persistentHandles(t, tpm); after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
 			b, err := os.ReadFile(filepath.Join(state, "aik.pem"))
@@ -129,7 +129,7 @@ func TestPythonOnboards(t *testing.T) {
 				t.Errorf("aik.pem: %v", err)
 			}
 			if c.key == "ECDSA P-256" {
-				sameKeysAsTheAgent(t, tpm, h, h.Devices(t, h.Owner)[0].Enrolment)
+				wantAgentKeys(t, tpm, h, h.Devices(t, h.Owner)[0].Enrolment)
 			}
 		})
 	}

@@ -22,16 +22,16 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	good := m.post(map[string]string{"app/root": "one", "app/same": "shared"})
-	if p := m.becomes(good, "DONE"); p.Progress != 100 {
+	if p := m.waitForStatus(good, "DONE"); p.Progress != 100 {
 		t.Errorf("%+v", p)
 	}
 	if got := m.installed("app/root"); got != "one" {
 		t.Errorf("installed: %q", got)
 	}
 	bad := m.post(map[string]string{"app/root": "two", "app/same": "shared", "hook/test.sh": "echo the pump does not start; exit 7\n"})
-	p := m.becomes(bad, "ERROR")
+	p := m.waitForStatus(bad, "ERROR")
 	if !strings.Contains(p.Message, "code 7") || !strings.Contains(p.Message, "the pump does not start") {
 		t.Errorf("the owner reads %q", p.Message)
 	}
@@ -39,7 +39,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 		t.Errorf("installed after rolling back: %q", got)
 	}
 	third := m.post(map[string]string{"app/root": "three"})
-	m.becomes(third, "DONE")
+	m.waitForStatus(third, "DONE")
 	status, err := exec.Command(agentBinary, "status", "--state", m.path("state")).Output()
 	if err != nil || !regexp.MustCompile(`(?m)^revision +3$`).Match(status) {
 		t.Errorf("status: %s %v", status, err)
@@ -64,8 +64,8 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	hang := func(verb string) string {
 		return fmt.Sprintf("if [ \"$GANGWAY_TRY\" = 1 ]; then echo here >%s-%s; sleep 600 & wait; fi\n", verb, "$GANGWAY_REV")
 	}
@@ -85,7 +85,7 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			})
 			m.kill()
 			m.run()
-			p := m.becomes(rev, c.end)
+			p := m.waitForStatus(rev, c.end)
 			want := "new " + c.verb
 			if c.now == "before" {
 				want = before
@@ -97,15 +97,15 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 				t.Errorf("%d calls: %v", n, m.calls())
 			}
 			// What the killed agent had started is not beside what the new one did.
-			if left := sleepers(t, m.dir); len(left) > 0 {
+			if left := leftProcesses(t, m.dir); len(left) > 0 {
 				t.Errorf("left over: %v", left)
 			}
 		})
 	}
 }
 
-// sleepers are the processes that the hook left in its folder.
-func sleepers(t *testing.T, dir string) (found []string) {
+// leftProcesses are the processes that the hook left in its folder.
+func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")
 	if err != nil {
@@ -124,8 +124,8 @@ func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "deadly", "hook/test.sh": "echo x >>deaths; sleep 600\n"})
 	for n := 1; n <= 3; n++ {
 		eventually(t, "the test begins", func() bool {
@@ -135,7 +135,7 @@ func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 		m.kill()
 		m.run()
 	}
-	if p := m.becomes(rev, "ERROR"); !strings.Contains(p.Message, "stopped 3 times") {
+	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "stopped 3 times") {
 		t.Errorf("%q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
@@ -149,8 +149,8 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	reboots := "ln -sfn \"$2\" installed; exit 10\n"
 	rev := m.post(map[string]string{"app/root": "kernel", "hook/install.sh": reboots, "hook/reboot.sh": "echo x >>reboots\n"})
 	called := func(n int) func() bool {
@@ -169,16 +169,16 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 		t.Fatalf("tested before the reboot: %v", calls)
 	}
 	m.kill()
-	m.starts("second")
+	m.setBootID("second")
 	m.run()
-	m.becomes(rev, "DONE")
+	m.waitForStatus(rev, "DONE")
 	// And back: rolling back may need one too.
 	bad := m.post(map[string]string{"app/root": "broken", "hook/test.sh": "exit 3\n", "hook/rollback.sh": "ln -sfn \"$GANGWAY_FORMER\" installed; exit 10\n", "hook/reboot.sh": "echo x >>reboots\n"})
 	eventually(t, "the hook is told to reboot", called(3))
 	m.kill()
-	m.starts("third")
+	m.setBootID("third")
 	m.run()
-	if p := m.becomes(bad, "ERROR"); !strings.Contains(p.Message, "code 3") {
+	if p := m.waitForStatus(bad, "ERROR"); !strings.Contains(p.Message, "code 3") {
 		t.Errorf("%q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "kernel" {
@@ -192,9 +192,9 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	large := strings.Repeat("0123456789abcdef", 1<<20) // 16 MiB
-	m.wire.breaksAfter(9 << 20)
+	m.wire.breakOnceAfter(9 << 20)
 	rev := m.post(map[string]string{"app/root": large, "hook/test.sh": "echo x >testing; while [ ! -e away ]; do sleep 0.05; done\n"})
 	eventually(t, "the test begins", func() bool {
 		_, err := os.Stat(m.path("testing"))
@@ -203,7 +203,7 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	if !strings.Contains(m.log.String(), "broke after") {
 		t.Error("the download did not break")
 	}
-	m.wire.away(true)
+	m.wire.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -211,8 +211,8 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	if slices.Contains(m.calls(), fmt.Sprintf("commit %d", rev)) {
 		t.Error("it was made permanent though the hub was not reached with it")
 	}
-	m.wire.away(false)
-	m.becomes(rev, "DONE")
+	m.wire.setCut(false)
+	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
 		t.Error("installed is something else")
 	}
@@ -225,11 +225,11 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	m := newMachine(t)
 	m.args = append(m.args, "--revisions", m.path("data"))
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	large := strings.Repeat("fedcba9876543210", 1<<20) // 16 MiB
 	sum := m.object(large)
 	part := m.path("data", "incoming", sum)
-	m.wire.stalls(10 << 20)
+	m.wire.stallAfter(10 << 20)
 	rev := m.post(map[string]string{"app/root": large})
 	var had int64
 	eventually(t, "the download stalls in its middle", func() bool {
@@ -241,10 +241,10 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 		return true
 	})
 	m.kill()
-	m.wire.stalls(0)
+	m.wire.stallAfter(0)
 	before := m.wire.carried.Load()
 	m.run()
-	m.becomes(rev, "DONE")
+	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
 		t.Error("installed is something else")
 	}
@@ -259,20 +259,20 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	m := newMachine(t)
 	m.args = append(m.args, "--hub-within", "2s")
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "lonely", "hook/test.sh": "echo x >testing; while [ ! -e away ]; do sleep 0.05; done\n"})
 	eventually(t, "the test begins", func() bool {
 		_, err := os.Stat(m.path("testing"))
 		return err == nil
 	})
-	m.wire.away(true)
+	m.wire.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
-	m.wire.away(false)
-	if p := m.becomes(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
+	m.wire.setCut(false)
+	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
 		t.Errorf("%q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
@@ -286,8 +286,8 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/a": "0", "app/b": "0"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/a": "0", "app/b": "0"}), "DONE")
 	m.kill()
 	installed := "0"
 	kills := 0
@@ -333,8 +333,8 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	m.run()
-	m.begun()
-	m.becomes(m.post(map[string]string{"app/root": "base"}), "DONE")
+	m.waitForTrail()
+	m.waitForStatus(m.post(map[string]string{"app/root": "base"}), "DONE")
 	rev := m.post(map[string]string{"app/root": "unwanted", "hook/install.sh": "echo x >installing; while [ ! -e givenup ]; do sleep 0.05; done\n"})
 	eventually(t, "the installation begins", func() bool {
 		_, err := os.Stat(m.path("installing"))
@@ -350,13 +350,13 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	evil := m.post(map[string]string{"../../../escaped": "x"})
-	if p := m.becomes(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
+	if p := m.waitForStatus(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
 		t.Errorf("%q", p.Message)
 	}
 	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {
 		t.Error("it was installed")
 	}
-	m.becomes(m.post(map[string]string{"app/root": "next"}), "DONE")
+	m.waitForStatus(m.post(map[string]string{"app/root": "next"}), "DONE")
 }
 
 // What the owner sets reaches the device's hook, also after it failed once;
@@ -365,7 +365,7 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	hook := "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nif [ ! -e once ]; then touch once; exit 1; fi\ncp \"$2\" told\n"
+	hook := "#!/bin/sh\ncd \"$(dirname \"$0\")\"\nif [ ! -e once ]; then touch once; exit 1; fi\ncp \"$2\" received\n"
 	if err := os.WriteFile(m.path("meta-hook"), []byte(hook), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -377,17 +377,17 @@ func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	m.args = append(m.args, "--user-meta-hook", m.path("meta-hook"), "--log-socket", filepath.Join(sockets, "s"))
 	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"speed": 3, "gone": 1}, new(any))
 	m.run()
-	m.begun()
-	told := func(want string) {
+	m.waitForTrail()
+	wantReceived := func(want string) {
 		t.Helper()
 		eventually(t, "the hook is told "+want, func() bool {
-			b, _ := os.ReadFile(m.path("told"))
+			b, _ := os.ReadFile(m.path("received"))
 			return strings.TrimSpace(string(b)) == want
 		})
 	}
-	told(`{"gone":1,"speed":3}`)
+	wantReceived(`{"gone":1,"speed":3}`)
 	m.ada.call("PATCH", "/devices/"+m.id+"/user-meta", map[string]any{"gone": nil}, new(any))
-	told(`{"speed":3}`)
+	wantReceived(`{"speed":3}`)
 
 	conn, err := net.Dial("unixgram", filepath.Join(sockets, "s"))
 	if err != nil {

@@ -60,7 +60,7 @@ func (s *shell) runs(lines ...string) (all string) {
 			s.t.Fatalf("%s: %v\n%s", line, err, out)
 		}
 		all += string(out)
-		fmt.Fprintf(&s.text, "$ %s\n%s", line, shown(out))
+		fmt.Fprintf(&s.text, "$ %s\n%s", line, onScreen(out))
 	}
 	s.text.WriteString("```\n")
 	return all
@@ -97,7 +97,7 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 	if err != nil {
 		s.t.Fatalf("%s: %v\n%s", line, err, seen)
 	}
-	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, shown([]byte(seen.String())))
+	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, onScreen([]byte(seen.String())))
 }
 
 // terminal is a pair of a new pseudo-terminal.
@@ -121,8 +121,8 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// shown is an output as it stays on the screen.
-func shown(out []byte) string {
+// onScreen is an output as it stays on the screen.
+func onScreen(out []byte) string {
 	var b strings.Builder
 	last := ""
 	for line := range strings.Lines(strings.ReplaceAll(string(out), "\r\n", "\n")) {
@@ -147,7 +147,7 @@ var (
 )
 
 // settle makes what differs from run to run the same.
-func (s *shell) settle(replace ...string) string {
+func (s *shell) stableText(replace ...string) string {
 	text := strings.NewReplacer(replace...).Replace(s.text.String())
 	for _, r := range []struct{ pattern, by string }{
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| ?[+-]\d\d:?\d\d)?( \w+)?`, "2026-01-02T03:04:05Z"},
@@ -189,7 +189,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := machineOf(t, tpm, h, newLink(t, strings.TrimPrefix(h.URL, "https://")), grace)
+	m := newMachineAt(t, tpm, h, newLink(t, strings.TrimPrefix(h.URL, "https://")), grace)
 	lines := m.path("pump.log")
 	if err := os.WriteFile(lines, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -198,13 +198,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	m.ada.call("PATCH", "/devices/"+m.id, map[string]string{"nick": m.nick}, new(any))
 	m.args = append(m.args, "--log-file", lines)
 	m.run()
-	m.begun()
+	m.waitForTrail()
 	s.say("A device comes aboard with a join token of grace's, and its agent runs with an installer hook ([agent.md](agent.md)).")
 	if out := s.runs("pvr ps"); !strings.Contains(out, m.id[:8]) || !strings.Contains(out, "DONE") {
 		t.Errorf("%s", out)
 	}
 
-	other, challenge := unclaimedDevice(t, h)
+	other, challenge := deviceToClaim(t, h)
 	s.say("Another one, without a TPM, which the hub's policy accepts here, shows a challenge. Whoever reads it claims the device.")
 	s.runs("pvr claim -c " + challenge + " $PVR_BASEURL/devices/" + other)
 	if d, err := h.Store.Device(t.Context(), other); err != nil || d.Owner != grace.ID {
@@ -229,7 +229,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	url := "$PVR_BASEURL/trails/" + m.id
 	s.say("The device's state is cloned, gets a file, and is posted.")
 	s.runs("pvr clone "+url+" pump", "mkdir pump/app && echo 'speed limit 5' >pump/app/pump.conf", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'limit the speed'")
-	m.becomes(1, "DONE")
+	m.waitForStatus(1, "DONE")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
 		t.Errorf("installed: %q", got)
 	}
@@ -240,7 +240,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 
 	s.say("A revision whose test fails is rolled back, and the owner reads why. Here the revision brings its own test, which the hook runs.")
 	s.runs("mkdir pump/hook && echo 'echo the pump does not start; exit 7' >pump/hook/test.sh", "cd pump && pvr add . && pvr commit", "cd pump && pvr post -m 'a bad one'")
-	m.becomes(2, "ERROR")
+	m.waitForStatus(2, "ERROR")
 	if got := m.installed("app/pump.conf"); got != "speed limit 5\n" {
 		t.Errorf("installed after rolling back: %q", got)
 	}
@@ -257,7 +257,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.say("The device's lines: the agent's own, its hook's, and those of files that it follows.")
-	s.follows("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
+	s.readUntil("pvr device logs "+m.nick, "pump: 1450 rpm", "Revision 1 runs.", "the pump does not start", "pump: 1450 rpm")
 	m.stop()
 
 	// What `gangway device publish` does.
@@ -272,7 +272,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 
-	text := s.settle(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
+	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
 		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
 	// The list is in the order of the ids, which were not these.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
@@ -281,7 +281,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 
 // follows runs a command that goes on for ever until it has printed a line, and
 // writes down those with one of the words in them.
-func (s *shell) follows(line, last string, words ...string) {
+func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
@@ -301,7 +301,7 @@ func (s *shell) follows(line, last string, words ...string) {
 	fmt.Fprintf(&s.text, "\n```\n$ %s\n", line)
 	for _, word := range words {
 		found := ""
-		for l := range strings.Lines(shown([]byte(seen.String()))) {
+		for l := range strings.Lines(onScreen([]byte(seen.String()))) {
 			if strings.Contains(l, word) {
 				found = l
 				break
@@ -315,8 +315,8 @@ func (s *shell) follows(line, last string, words ...string) {
 	s.text.WriteString("...\n```\n")
 }
 
-// unclaimedDevice joins as a device that shows no TPM and no token.
-func unclaimedDevice(t *testing.T, h *hubtest.Hub) (id, challenge string) {
+// deviceToClaim joins as a device that shows no TPM and no token.
+func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	t.Helper()
 	client := signIn(t, h).client
 	resp, err := client.Post(h.URL+"/devices/", "application/json", strings.NewReader("{}"))
@@ -331,9 +331,9 @@ func unclaimedDevice(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	return find(body, "id"), find(body, "challenge")
 }
 
-// even leaves out of a table's line what a slow machine changes: how long ago
+// normalized leaves out of a table's line what a slow machine changes: how long ago
 // something was, and with it the width of its column.
-func even(line string) string {
+func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }
 
@@ -359,7 +359,7 @@ func compareTranscript(t *testing.T, text string) {
 	}
 	old, now := strings.Split(had, "\n"), strings.Split(text, "\n")
 	for i := range min(len(old), len(now)) {
-		if even(old[i]) != even(now[i]) {
+		if normalized(old[i]) != normalized(now[i]) {
 			t.Fatalf("docs/pvr.md shows another session: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
 		}
 	}

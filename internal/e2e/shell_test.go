@@ -88,9 +88,9 @@ func onboardByShellIn(t testing.TB, ctx context.Context, temp string, tpm *swtpm
 	return stderr.String(), out, err
 }
 
-// persistent lists the persistent handles of a TPM, and checks that no session is
+// persistentHandles lists the persistentHandles handles of a TPM, and checks that no session is
 // left in it.
-func persistent(t testing.TB, tpm *swtpm.TPM) string {
+func persistentHandles(t testing.TB, tpm *swtpm.TPM) string {
 	t.Helper()
 	for _, kind := range []string{"handles-loaded-session", "handles-saved-session", "handles-transient"} {
 		if left := handles(t, tpm, kind); left != "" {
@@ -137,7 +137,7 @@ func TestShellOnboards(t *testing.T) {
 			steps := slices.Contains(c.args, "--two-steps")
 			// A token made for Pantacor's proofs takes Gangway's too.
 			tok := h.Token(t, h.Owner, func(t *store.JoinToken) { t.ForPantacor = steps && c.ek == swtpm.P384 })
-			before := persistent(t, tpm)
+			before := persistentHandles(t, tpm)
 			start := time.Now()
 			said, out, err := onboardByShell(t, tpm, tok, c.args...)
 			t.Logf("%s\n%s", time.Since(start), said)
@@ -172,15 +172,15 @@ func TestShellOnboards(t *testing.T) {
 			if err != nil || cert.CheckSignatureFrom(h.CA.ACA()) != nil || cert.Subject.SerialNumber != record.ID {
 				t.Errorf("AIK certificate: %v, %v", err, cert.Subject)
 			}
-			secretNowhere(t, out, tok.Token)
-			after := strings.Replace(persistent(t, tpm), "- 0x81020007\n", "", 1)
-			if kept := after != persistent(t, tpm); kept != slices.Contains(c.args, "--keep") {
-				t.Errorf("left in the TPM: %s", persistent(t, tpm))
+			wantNoSecretIn(t, out, tok.Token)
+			after := strings.Replace(persistentHandles(t, tpm), "- 0x81020007\n", "", 1)
+			if kept := after != persistentHandles(t, tpm); kept != slices.Contains(c.args, "--keep") {
+				t.Errorf("left in the TPM: %s", persistentHandles(t, tpm))
 			}
 			if after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
-			sameKeysAsTheAgent(t, tpm, h, devices[0].Enrolment)
+			wantAgentKeys(t, tpm, h, devices[0].Enrolment)
 		})
 	}
 }
@@ -309,7 +309,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 	needShell(t)
 	tpm := newTPM(t, swtpm.RSA2048)
 	h := newHub(t, tpm)
-	before := persistent(t, tpm)
+	before := persistentHandles(t, tpm)
 	good := h.Token(t, h.Owner, nil)
 	for name, c := range map[string]struct {
 		tok  *wire.TokenFile
@@ -337,7 +337,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 			if _, err := os.Stat(out); err == nil {
 				t.Error("it left an output folder")
 			}
-			if after := persistent(t, tpm); after != before {
+			if after := persistentHandles(t, tpm); after != before {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 0 {
@@ -361,7 +361,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 	if said, _, err := onboardByShellIn(t, ctx, t.TempDir(), tpm, waiting.Token(t, waiting.Owner, nil)); err == nil {
 		t.Errorf("it does not end: %s", said)
 	}
-	if after := persistent(t, tpm); after != before {
+	if after := persistentHandles(t, tpm); after != before {
 		t.Errorf("left in the TPM: %s, before: %s", after, before)
 	}
 }
@@ -377,9 +377,9 @@ func TestShellIsClean(t *testing.T) {
 	}
 }
 
-// sameKeysAsTheAgent compares the keys of an enrolment with those that package
+// wantAgentKeys compares the keys of an enrolment with those that package
 // identity makes.
-func sameKeysAsTheAgent(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
+func wantAgentKeys(t *testing.T, tpm *swtpm.TPM, h *hubtest.Hub, enrolment store.Hash) {
 	t.Helper()
 	link, err := identity.Open(tpm.Address())
 	if err != nil {

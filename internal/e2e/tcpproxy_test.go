@@ -23,8 +23,8 @@ import (
 	"gangway/internal/process"
 )
 
-// visitor is a client with an address of its own on loopback.
-func visitor(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
+// clientFrom is a client with an address of its own on loopback.
+func clientFrom(t *testing.T, h *hubtest.Hub, from string, preface []byte) *http.Client {
 	t.Helper()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(h.CA.RootPEM())
@@ -103,7 +103,7 @@ listen hub
 			t.Errorf("%s: %d, %v; %d was expected", what, status, err, want)
 		}
 	}
-	attacker, person := visitor(t, h, "127.0.0.2", nil), visitor(t, h, "127.0.0.3", nil)
+	attacker, person := clientFrom(t, h, "127.0.0.2", nil), clientFrom(t, h, "127.0.0.3", nil)
 	for range 10 {
 		expect("a wrong password", attacker, front, "a wrong password", 401)
 	}
@@ -122,19 +122,19 @@ listen hub
 	}
 
 	// Without the proxy, and with its header in another's mouth.
-	expect("directly", visitor(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
+	expect("directly", clientFrom(t, h, "127.0.0.4", nil), h.URL, hubtest.Password, 200)
 	header := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), 0x21, 0x11, 0, 12, 127, 0, 0, 5, 127, 0, 0, 1, 0x30, 0x39, 0x30, 0x39)
 	for what, c := range map[string]*http.Client{
-		"a header from an address that is no proxy's": visitor(t, h, "127.0.0.5", header),
-		"a proxy that sends no header":                visitor(t, h, proxyAddr, nil),
-		"a proxy that speaks version 1":               visitor(t, h, proxyAddr, []byte("PROXY TCP4 127.0.0.6 127.0.0.1 12345 12345\r\n")),
-		"a proxy whose header ends in the middle":     visitor(t, h, proxyAddr, bytes.Clone(header[:20])),
+		"a header from an address that is no proxy's": clientFrom(t, h, "127.0.0.5", header),
+		"a proxy that sends no header":                clientFrom(t, h, proxyAddr, nil),
+		"a proxy that speaks version 1":               clientFrom(t, h, proxyAddr, []byte("PROXY TCP4 127.0.0.6 127.0.0.1 12345 12345\r\n")),
+		"a proxy whose header ends in the middle":     clientFrom(t, h, proxyAddr, bytes.Clone(header[:20])),
 	} {
 		if status, err := signIn(c, h.URL, hubtest.Password); err == nil {
 			t.Errorf("%s: %d", what, status)
 		}
 	}
-	expect("a proxy's header, as HAProxy sends it", visitor(t, h, proxyAddr, header), h.URL, hubtest.Password, 200)
+	expect("a proxy's header, as HAProxy sends it", clientFrom(t, h, proxyAddr, header), h.URL, hubtest.Password, 200)
 
 	// What is the operator's only is on no listener of the hub's.
 	for _, at := range []string{front, h.URL} {

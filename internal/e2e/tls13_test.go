@@ -85,16 +85,16 @@ func TestStudyTLSClient(t *testing.T) {
 		"TLS 1.2":              {func(_ *testing.T, s *server) { s.config.MaxVersion = tls.VersionTLS12 }, "alert 70"},
 		"another group":        {func(_ *testing.T, s *server) { s.config.CurvePreferences = []tls.CurveID{tls.CurveP384} }, "alert 40"},
 		"another protocol":     {func(_ *testing.T, s *server) { s.config.NextProtos = []string{"another"} }, "alert 120"},
-		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flips(30) }, "altered"}, // in its random
-		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flips(400) }, "altered"},
-		"cut off":              {func(_ *testing.T, s *server) { s.wire = cuts(2000) }, "ended without a word"},
+		"an altered hello":     {func(_ *testing.T, s *server) { s.wire = flipBit(30) }, "altered"}, // in its random
+		"an altered handshake": {func(_ *testing.T, s *server) { s.wire = flipBit(400) }, "altered"},
+		"cut off":              {func(_ *testing.T, s *server) { s.wire = cutAfter(2000) }, "ended without a word"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
 			if c.change != nil {
 				c.change(t, s)
 			}
-			exporter, said := s.meet(t)
+			exporter, said := s.connectOnce(t)
 			if c.want != "" {
 				if !strings.Contains(said, "refused: ") || !strings.Contains(said, c.want) {
 					t.Errorf("it says %q, and %q was expected", said, c.want)
@@ -130,7 +130,7 @@ func (s *server) issue(t *testing.T, caKey *ecdsa.PrivateKey) tls.Certificate {
 
 // meet lets one client connect, and returns the server's exporter and what the
 // client says.
-func (s *server) meet(t *testing.T) (exporter []byte, said string) {
+func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	t.Helper()
 	ca := must(x509.CreateCertificate(rand.Reader, &s.ca, &s.ca, s.caKey.Public(), s.caKey))(t)
 	roots := filepath.Join(t.TempDir(), "ca.pem")
@@ -198,8 +198,8 @@ func (a *altered) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// flips flips a bit of the byte at an offset of all that the server sends.
-func flips(offset int) func(net.Conn) net.Conn {
+// flipBit flipBit a bit of the byte at an offset of all that the server sends.
+func flipBit(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
 			b = bytes.Clone(b)
@@ -211,8 +211,8 @@ func flips(offset int) func(net.Conn) net.Conn {
 	}
 }
 
-// cuts ends the connection in the middle, without a word of TLS.
-func cuts(offset int) func(net.Conn) net.Conn {
+// cutAfter ends the connection in the middle, without a word of TLS.
+func cutAfter(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
 			if i := offset - a.at; i < len(b) {

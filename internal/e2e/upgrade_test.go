@@ -45,10 +45,10 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 			if len(before) != 2 {
 				t.Fatalf("%d devices, want 2", len(before))
 			}
-			state := moved(t, at("device"), h.URL)
+			state := setHubAddress(t, at("device"), h.URL)
 
 			start := time.Now().Add(-time.Second)
-			stop := running(t, agent.Config{TPM: tpm.Address(), StateDir: at("device")})
+			stop := runAgent(t, agent.Config{TPM: tpm.Address(), StateDir: at("device")})
 			seen := func() bool {
 				d, err := h.Store.Device(t.Context(), state.DeviceID)
 				return err == nil && d.LastSeen.After(start)
@@ -97,8 +97,8 @@ func unpack(t *testing.T, archive string) string {
 	return dir
 }
 
-// moved writes the hub's new address into a state folder.
-func moved(t *testing.T, dir, url string) *agent.State {
+// setHubAddress writes the hub's new address into a state folder.
+func setHubAddress(t *testing.T, dir, url string) *agent.State {
 	t.Helper()
 	s, err := agent.ReadState(dir)
 	if err != nil {
