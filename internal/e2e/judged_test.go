@@ -17,13 +17,14 @@ import (
 	"gangway/device/agent"
 	"gangway/device/identity"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/fleet"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/tcg"
 )
 
-// owner is a person at the API.
+// owner is a client of the hub's API that is signed in as a device's owner.
 type owner struct {
 	t      testing.TB
 	url    string
@@ -31,6 +32,7 @@ type owner struct {
 	token  string
 }
 
+// signIn signs in as the hub's first account.
 func signIn(t testing.TB, h *hubtest.Hub) *owner {
 	t.Helper()
 	return signInAs(t, h, h.Owner.Nick)
@@ -49,6 +51,7 @@ func signInAs(t testing.TB, h *hubtest.Hub, nick string) *owner {
 	return o
 }
 
+// call sends a request with a JSON body, requires 200, and decodes the reply into out.
 func (o *owner) call(method, path string, in, out any) {
 	o.t.Helper()
 	b, err := json.Marshal(in)
@@ -69,14 +72,14 @@ func (o *owner) call(method, path string, in, out any) {
 	defer resp.Body.Close()
 	b, err = io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		o.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, b, err)
+		o.t.Fatalf("%s %s: %s %s %v", method, path, resp.Status, brief.Of(b), err)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		o.t.Fatal(err)
 	}
 }
 
-// evidence is all that the owner reads of how a device was judged.
+// evidence returns all checks and notes of a device's verdict, as its owner reads them.
 func (o *owner) evidence(id string) string {
 	o.t.Helper()
 	var e api.EvidenceView
@@ -88,6 +91,7 @@ func (o *owner) evidence(id string) string {
 	return strings.Join(append(words, e.Verdict.Notes...), "\n")
 }
 
+// events returns the messages of the owner's events.
 func (o *owner) events() string {
 	o.t.Helper()
 	var events []api.EventView
@@ -99,16 +103,17 @@ func (o *owner) events() string {
 	return strings.Join(words, "\n")
 }
 
+// wantSentences checks that a text contains each of the sentences.
 func wantSentences(t testing.TB, text string, sentences ...string) {
 	t.Helper()
 	for _, s := range sentences {
 		if !strings.Contains(text, s) {
-			t.Errorf("the owner does not read %q in:\n%s", s, text)
+			t.Errorf("%q is missing from:\n%s", s, text)
 		}
 	}
 }
 
-// ekKey asks the TPM for the EK of a template.
+// ekKey returns the public key of the TPM's EK of a template.
 func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	t.Helper()
 	conn, err := identity.Open(tpm.Address())
@@ -128,7 +133,8 @@ func ekKey(t testing.TB, tpm *swtpm.TPM, template string) crypto.PublicKey {
 	return key
 }
 
-// newMakerCAs makes a TPM maker's CAs, each issued by the one before.
+// newMakerCAs makes a chain of a TPM maker's CAs, the root first, and returns the key of the
+// last.
 func newMakerCAs(t testing.TB, levels int) (certs []*x509.Certificate, last crypto.Signer) {
 	t.Helper()
 	for i := range levels {
@@ -192,7 +198,7 @@ func TestOwnerReadsHowARealTPMWasJudged(t *testing.T) {
 	}
 }
 
-// The hub trusts the root alone; what lies between is in the chip.
+// The hub trusts only the root. The intermediate CAs are in the TPM's NV.
 func TestTPMWithAThreeLevelChainInItsNVOnboards(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.None)
@@ -244,14 +250,14 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	select {
 	case words = <-waiting:
 	case err := <-done:
-		t.Fatalf("it does not wait: %v", err)
+		t.Fatalf("onboarding ended without waiting for the owner: %v", err)
 	}
 	var list []api.WaitingView
 	ada.call("GET", "/devices/waiting", nil, &list)
 	if len(list) != 1 {
-		t.Fatalf("%d wait", len(list))
+		t.Fatalf("%d devices wait, want 1", len(list))
 	}
-	// The machine shows what the owner is to compare.
+	// The machine shows the EK's hash, which the owner compares with the hub's.
 	on, err := agent.ReadState(state)
 	if err != nil {
 		t.Fatal(err)
@@ -268,7 +274,7 @@ func TestTPMWithoutCertificateWaitsAndGoesOnByItself(t *testing.T) {
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 || devices[0].ID == list[0].ID {
-		t.Fatalf("%+v", devices)
+		t.Fatalf("devices %s", brief.Of(devices))
 	}
 	wantSentences(t, ada.evidence(devices[0].ID), "approval: ada approved this EK on ")
 }
@@ -283,7 +289,7 @@ func TestTPMWithTheCertificateOfAnotherIsRefusedAndItsOwnerTold(t *testing.T) {
 	h := hubtest.New(t, cas, nil)
 	_, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "ek-key-mismatch") {
-		t.Fatalf("error %v", err)
+		t.Fatalf("got the error %v, want ek-key-mismatch", err)
 	}
 	wantSentences(t, signIn(t, h).events(), "The request's EK is not the key of the EK certificate: the certificate belongs to another TPM, or this TPM's endorsement seed was changed since the certificate was issued.")
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
@@ -304,7 +310,7 @@ func TestTPMWithAnExpiredCertificate(t *testing.T) {
 	dir := t.TempDir()
 	h.Policy(t, h.Owner.ID, "version: 1\nexpired_ek_certificate: refuse\n")
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), filepath.Join(dir, "strict")); err == nil || !strings.Contains(err.Error(), "ek-certificate-expired") {
-		t.Fatalf("error %v", err)
+		t.Fatalf("got the error %v, want ek-certificate-expired", err)
 	}
 	day := expired.UTC().Format(time.DateOnly)
 	wantSentences(t, ada.events(), "The EK certificate expired on "+day+", and the policy does not accept expired ones.")

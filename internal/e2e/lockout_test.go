@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"gangway/device/agent"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 
 	"github.com/google/go-tpm/tpm2"
 )
 
-// runUntilReport runs the agent until the hub has taken a report.
+// runUntilReport runs the agent until the hub has accepted a report.
 func runUntilReport(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	t.Helper()
 	before, err := agent.ReadState(cfg.StateDir)
@@ -45,7 +46,7 @@ func runUntilReport(t *testing.T, h *hubtest.Hub, cfg agent.Config) {
 	}
 }
 
-// A machine whose plug is pulled while the agent runs.
+// Power cuts while the agent runs do not put the TPM into lockout.
 func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -54,19 +55,19 @@ func TestPowerCutsDoNotKeepTheAgentOut(t *testing.T) {
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), state); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 { // swtpm locks at three
+	for range 5 { // swtpm enters lockout after three failures
 		runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: state, ReportEvery: 50 * time.Millisecond})
 		if err := tpm.PowerCut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n, err := tpm.FailedTries(); n != 0 || err != nil {
-		t.Errorf("the TPM counts %d guesses (%v)", n, err)
+		t.Errorf("the TPM counts %d failed tries (%v), want none", n, err)
 	}
 }
 
-// hideCertificateInLockout gives the EK certificate's index attributes with which lockout hides
-// it: its own password, protected from guessing.
+// hideCertificateInLockout gives the NV index of the EK certificate a password of its own, with
+// dictionary attack protection: in lockout the TPM refuses to read the index.
 func hideCertificateInLockout(t *testing.T, tpm *swtpm.TPM) {
 	t.Helper()
 	out, err := exec.Command("tpm2_nvread", "-T", tpm.TCTI(), "-C", "o", "0x01C00002").Output()
@@ -94,7 +95,7 @@ func TestAgentLiftsALockoutThatHasNoPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.TPM.Manufacturer == "" {
-		t.Error("it came aboard without the certificate that lockout hid")
+		t.Error("the device onboarded without the EK certificate that lockout had hidden")
 	}
 }
 
@@ -128,9 +129,9 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	}
 	all := strings.Join(said, "\n")
 	if !strings.Contains(all, "waiting: The TPM is in lockout") || !strings.Contains(all, "ends by itself within 3s") {
-		t.Errorf("it said:\n%s", all)
+		t.Errorf("the agent did not report when the lockout ends:\n%s", all)
 	}
 	if s.TPM.Manufacturer == "" || s.Waiting != "" {
-		t.Errorf("%+v", s)
+		t.Errorf("state %s", brief.Of(s))
 	}
 }

@@ -20,18 +20,19 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
 
-// forwarder is a TCP address that leads to a hub until it is closed.
+// forwarder is a second address of a hub: it forwards TCP connections until it is closed.
 type forwarder struct {
 	URL   string
 	close func()
 }
 
-// forwardTo makes an address of a hub.
+// forwardTo starts a forwarder to a hub's URL.
 func forwardTo(t *testing.T, to string) *forwarder {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -73,13 +74,15 @@ func forwardTo(t *testing.T, to string) *forwarder {
 	return a
 }
 
-// movedHub is a hub with an old address, which it names or not, and a device that
-// came aboard there.
+// movedHub is a hub with an old and a new address, and a device that onboarded at the old
+// one.
 type movedHub struct {
 	*onboardedDevice
 	old *forwarder
 }
 
+// onboardAtOldAddress onboards a device at a hub's old address. If named, the hub names both
+// addresses to the device; otherwise only the old one.
 func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	t.Helper()
 	m := &movedHub{onboardedDevice: &onboardedDevice{tpm: newTPM(t, swtpm.P384), state: filepath.Join(t.TempDir(), "state")}}
@@ -101,12 +104,12 @@ func onboardAtOldAddress(t *testing.T, named bool) *movedHub {
 	return m
 }
 
-// reports checks that a running agent reports to the hub from now on, and that it
-// says so of an address.
+// waitForReportAt waits until the running agent has reported to the hub once more, and its
+// state names this address.
 func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Helper()
 	start := time.Now().Truncate(time.Second)
-	time.Sleep(time.Until(start.Add(time.Second))) // last-report has whole seconds
+	time.Sleep(time.Until(start.Add(time.Second))) // the time of the last report has whole seconds
 	for range 400 {
 		if s, err := agent.ReadState(m.state); err == nil && s.LastSeen.After(start) && s.Hub == at {
 			return
@@ -114,9 +117,11 @@ func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 		time.Sleep(25 * time.Millisecond)
 	}
 	s, err := agent.ReadState(m.state)
-	t.Fatalf("the agent does not report at %s: %+v, %v", at, s, err)
+	t.Fatalf("the agent does not report at %s: %s, %v", at, brief.Of(s), err)
 }
 
+// wantOneDeviceOneUse checks that the move made no second device, and did not use the join
+// token again.
 func (m *movedHub) wantOneDeviceOneUse(t *testing.T) {
 	t.Helper()
 	if n, uses := len(m.hub.Devices(t, m.hub.Owner)), m.hub.Uses(t, m.tok); n != 1 || uses != 1 {
@@ -124,9 +129,9 @@ func (m *movedHub) wantOneDeviceOneUse(t *testing.T) {
 	}
 }
 
-// A hub names its addresses, and a device goes to another one when its own no
-// longer leads to the hub: while it runs, and after a restart. A file of the old
-// address does not take it back.
+// A hub names its addresses. When the device's address no longer reaches the hub, the device
+// uses another one, while it runs and after a restart. A token file with the old address does
+// not change it back.
 func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, true)
@@ -145,7 +150,7 @@ func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	m.wantOneDeviceOneUse(t)
 }
 
-// onboardAndRun is what 'gangway-agent run' does.
+// onboardAndRun does what 'gangway-agent run' does, and returns how to stop it.
 func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	t.Helper()
 	cfg.ReportEvery = 50 * time.Millisecond
@@ -166,14 +171,14 @@ func onboardAndRun(t *testing.T, cfg agent.Config) (stop func()) {
 	})
 }
 
-// A machine that missed the move gets the new address from a token of the same
-// hub; it stays the same device, and the token is not used.
+// A machine that was off during the move gets the new address from a token file or a hub file
+// of the same hub. It stays the same device, and the new join token is not used.
 func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	for name, move := range map[string]func(*movedHub, *wire.TokenFile){
 		"onboard": func(m *movedHub, tok *wire.TokenFile) {
 			s, err := onboard(t, m.tpm, tok, m.state)
 			if err != nil || s.Hub != m.hub.URL || s.DeviceID != m.id {
-				t.Errorf("%+v, %v", s, err)
+				t.Errorf("%s, %v", brief.Of(s), err)
 			}
 		},
 		"run":      func(*movedHub, *wire.TokenFile) {},
@@ -200,8 +205,8 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 	}
 }
 
-// A token file is no proof of who answers at its address. One that says the
-// hub's name leads a device nowhere else, and does not keep it from its hub.
+// A forged token file with the hub's name does not move a device to another hub, and does not
+// keep the device from its own hub.
 func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, false)
@@ -237,10 +242,10 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		stop()
 		after := readState(t, m.state)
 		if after.HubCA != before.HubCA || after.HubName != before.HubName || slices.ContainsFunc(after.Addresses.URLs, func(u string) bool { return u == thief.URL || u == evil.URL }) {
-			t.Errorf("%s: the state is %+v", name, after)
+			t.Errorf("%s: the state is %s", name, brief.Of(after))
 		}
 	}
-	// The right CA, and an address where somebody else answers.
+	// The CA is right, but another server answers at the address.
 	address := *m.tok
 	address.Hub = thief.URL
 	stop := onboardAndRun(t, agent.Config{Token: &address, TPM: m.tpm.Address(), StateDir: m.state})
@@ -264,7 +269,7 @@ func readState(t *testing.T, dir string) *agent.State {
 	return s
 }
 
-// What was begun at an old address goes on at the new one.
+// An onboarding that began at the old address continues at the new one, with the same request.
 func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -285,7 +290,7 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := a.Onboard(ctx); err == nil {
-		t.Fatal("it is aboard at an address that leads nowhere")
+		t.Fatal("the device onboarded at an address that reaches no hub")
 	}
 	a.Close()
 	request, err := os.ReadFile(filepath.Join(state, "request.bin"))
@@ -297,11 +302,11 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.Hub != h.URL || s.TokenID != tok.ID || len(request) == 0 || h.Uses(t, tok) != 1 {
-		t.Errorf("%+v", s)
+		t.Errorf("%s", brief.Of(s))
 	}
 }
 
-// The proxy and Pantavisor's file go to the new address too.
+// The proxy follows the hub to its new address too.
 func TestProxyFollowsAHubThatMoves(t *testing.T) {
 	t.Parallel()
 	m := onboardAtOldAddress(t, true)
@@ -323,11 +328,11 @@ func TestProxyFollowsAHubThatMoves(t *testing.T) {
 		return d.ID
 	}
 	if id := get(); id != m.id {
-		t.Fatalf("before: %q", id)
+		t.Fatalf("before the move: device %q, want %q", id, m.id)
 	}
 	m.old.close()
 	id := ""
-	for range 5 { // the connections that break cost their requests
+	for range 5 { // requests on the broken connections fail
 		if id = get(); id == m.id {
 			break
 		}
@@ -373,7 +378,7 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 	keep := func(a *agent.Agent) (bool, error) { return a.KeepPantavisor(t.Context(), p) }
 	if with(keep) {
-		t.Error("Pantavisor is restarted for nothing")
+		t.Error("Pantavisor is restarted although the address is the same")
 	}
 	m.old.close()
 	if !with(keep) || !has(port(m.hub.URL)) || has(port(m.old.URL)) {
@@ -384,6 +389,7 @@ func TestPantavisorGetsTheNewAddress(t *testing.T) {
 	}
 }
 
+// withCancel returns a context that ends with the test, or by cancel.
 func withCancel(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -194,7 +194,7 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	m.run()
 	m.waitForTrail()
 	large := strings.Repeat("0123456789abcdef", 1<<20) // 16 MiB
-	m.wire.breakOnceAfter(9 << 20)
+	m.link.breakOnceAfter(9 << 20)
 	rev := m.post(map[string]string{"app/root": large, "hook/test.sh": "echo x >testing; while [ ! -e away ]; do sleep 0.05; done\n"})
 	eventually(t, "the test begins", func() bool {
 		_, err := os.Stat(m.path("testing"))
@@ -203,7 +203,7 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	if !strings.Contains(m.log.String(), "broke after") {
 		t.Error("the download did not break")
 	}
-	m.wire.setCut(true)
+	m.link.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	if slices.Contains(m.calls(), fmt.Sprintf("commit %d", rev)) {
 		t.Error("it was made permanent though the hub was not reached with it")
 	}
-	m.wire.setCut(false)
+	m.link.setCut(false)
 	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
 		t.Error("installed is something else")
@@ -229,7 +229,7 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	large := strings.Repeat("fedcba9876543210", 1<<20) // 16 MiB
 	sum := m.object(large)
 	part := m.path("data", "incoming", sum)
-	m.wire.stallAfter(10 << 20)
+	m.link.stallAfter(10 << 20)
 	rev := m.post(map[string]string{"app/root": large})
 	var had int64
 	eventually(t, "the download stalls in its middle", func() bool {
@@ -241,14 +241,14 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 		return true
 	})
 	m.kill()
-	m.wire.stallAfter(0)
-	before := m.wire.carried.Load()
+	m.link.stallAfter(0)
+	before := m.link.carried.Load()
 	m.run()
 	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
 		t.Error("installed is something else")
 	}
-	if again := m.wire.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
+	if again := m.link.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
 		t.Errorf("%d bytes came after the kill, though %d of %d were there", again, had, len(large))
 	}
 }
@@ -266,12 +266,12 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 		_, err := os.Stat(m.path("testing"))
 		return err == nil
 	})
-	m.wire.setCut(true)
+	m.link.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
-	m.wire.setCut(false)
+	m.link.setCut(false)
 	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
 		t.Errorf("%q", p.Message)
 	}
