@@ -24,12 +24,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"gangway/internal/brief"
 )
 
-// objectSize is how large each object of these tests is, in bytes.
+// objectSize is the size of each object in these tests, in bytes.
 const objectSize = 4 << 20
 
-// startHubProcess is a real `gangway serve` with an owner, who is signed in.
+// startHubProcess starts a real `gangway serve`, and returns it with a client that is signed in
+// as its only account.
 func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	t.Helper()
 	needFullRun(t)
@@ -58,13 +61,13 @@ func startHubProcess(t *testing.T) (*hubProcess, *uploader) {
 	status, answer, err := u.call(t.Context(), "POST", "/auth/login", []byte(`{"username":"ada","password":"correct horse battery"}`))
 	var session struct{ Token string }
 	if err != nil || status != 200 || json.Unmarshal(answer, &session) != nil {
-		t.Fatalf("%d %s %v", status, answer, err)
+		t.Fatalf("signing in: %d %s %v", status, brief.Of(answer), err)
 	}
 	u.token = session.Token
 	return h, u
 }
 
-// uploader is the owner's client.
+// uploader is an owner's client for objects.
 type uploader struct {
 	url    string
 	client *http.Client
@@ -92,7 +95,7 @@ func (u *uploader) call(ctx context.Context, method, path string, body []byte) (
 	return resp.StatusCode, b, err
 }
 
-// content is the n-th object.
+// content returns the n-th object and its SHA-256. The bytes depend only on n.
 func content(n int) ([]byte, [32]byte) {
 	var seed [32]byte
 	binary.BigEndian.PutUint64(seed[:], uint64(n))
@@ -116,13 +119,13 @@ func (u *uploader) upload(ctx context.Context, b []byte, sum [32]byte) error {
 	}
 	var a access
 	if err := json.Unmarshal(answer, &a); status != 200 || err != nil {
-		return fmt.Errorf("POST: %d %s", status, answer)
+		return fmt.Errorf("POST /objects/: %d %s", status, brief.Of(answer))
 	}
 	if status, answer, err = u.call(ctx, "PUT", a.PutURL, b); err != nil {
 		return err
 	}
 	if status != 200 {
-		return fmt.Errorf("PUT: %d %s", status, answer)
+		return fmt.Errorf("PUT: %d %s", status, brief.Of(answer))
 	}
 	return nil
 }
@@ -138,12 +141,12 @@ func (u *uploader) download(ctx context.Context, sum [32]byte) (status int, err 
 	}
 	status, b, err := u.call(ctx, "GET", a.GetURL, nil)
 	if err == nil && status == 200 && sha256.Sum256(b) != sum {
-		err = fmt.Errorf("what came is not what was uploaded: %d bytes", len(b))
+		err = fmt.Errorf("the download has another SHA-256 than the upload: %d bytes", len(b))
 	}
 	return status, err
 }
 
-// processMemory is what /proc says of a process, in KiB.
+// processMemory returns a field of /proc/PID/status, in KiB.
 func processMemory(t *testing.T, pid int, field string) int {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -163,23 +166,24 @@ func processMemory(t *testing.T, pid int, field string) int {
 	return 0
 }
 
-// Many objects go up and come down through a hub whose memory stays small.
-// GANGWAY_LOAD_MIB says how many MiB; `make load-objects` sends 10 GiB.
+// The hub's memory stays below 100 MiB while many objects are uploaded and downloaded.
+// GANGWAY_LOAD_MIB sets how many MiB; `make load-objects` sends 10 GiB. Not parallel: it
+// measures throughput.
 func TestObjectsGoThroughLittleMemory(t *testing.T) {
 	total := 64
 	if v := os.Getenv("GANGWAY_LOAD_MIB"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 4 {
-			t.Fatalf("GANGWAY_LOAD_MIB=%q is no number of MiB", v)
+			t.Fatalf("GANGWAY_LOAD_MIB=%q is not a number of MiB from 4 on", v)
 		}
 		total = n
 	}
 	h, u := startHubProcess(t)
 	pid := h.cmd.Process.Pid
-	// The peak counts from here: signing in takes 64 MiB for the password.
+	// The peak counts from here: hashing the password for the sign-in uses 64 MiB.
 	before := processMemory(t, pid, "VmRSS")
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
-		t.Skipf("this system does not let a peak be reset: %v", err)
+		t.Skipf("this system cannot reset the peak of a process's memory: %v", err)
 	}
 	pieces := total << 20 / objectSize
 	each := func(what string, f func(n int) error) {
@@ -191,7 +195,7 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 			wg.Go(func() {
 				for n := int(next.Add(1)) - 1; n < pieces && !t.Failed(); n = int(next.Add(1)) - 1 {
 					if err := f(n); err != nil {
-						t.Errorf("%s of piece %d: %v", what, n, err)
+						t.Errorf("%s of object %d: %v", what, n, err)
 					}
 				}
 			})
@@ -214,13 +218,13 @@ func TestObjectsGoThroughLittleMemory(t *testing.T) {
 		return err
 	})
 	if peak := processMemory(t, pid, "VmHWM") >> 10; peak >= 100 {
-		t.Errorf("the hub took %d MiB, from %d MiB before", peak, before>>10)
+		t.Errorf("the hub's memory peaked at %d MiB, from %d MiB before; want below 100 MiB", peak, before>>10)
 	}
 }
 
-// The hub is killed (SIGKILL) at random moments while objects are uploaded, and
-// started again: what it acknowledged is there, whole; what it did not is there
-// whole or not at all.
+// The hub is killed (SIGKILL) at random moments during uploads, and started again. Every
+// acknowledged object is stored completely. An object that was not acknowledged is stored
+// completely or not at all. Not parallel: the hub must make progress between two kills.
 func TestKilledHubLosesNoObject(t *testing.T) {
 	h, u := startHubProcess(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -236,7 +240,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 				for u.upload(ctx, b, sum) != nil {
 					broken.Add(1)
 					if ctx.Err() != nil {
-						t.Errorf("piece %d never went up", n)
+						t.Errorf("object %d could not be uploaded", n)
 						return
 					}
 					time.Sleep(20 * time.Millisecond)
@@ -244,7 +248,7 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 			}
 		})
 	}
-	// The last kill's uploads are broken too: the workers end after them.
+	// The last kill interrupts uploads too: the workers retry them before they end.
 	for kills.Load() < enough {
 		time.Sleep(100*time.Millisecond + rand.N(300*time.Millisecond))
 		h.kill()
@@ -254,22 +258,22 @@ func TestKilledHubLosesNoObject(t *testing.T) {
 	}
 	wg.Wait()
 	pieces := int(next.Load())
-	t.Logf("%d pieces, %d uploads broken", pieces, broken.Load())
+	t.Logf("%d objects, %d interrupted uploads", pieces, broken.Load())
 	if pieces < enough || broken.Load() == 0 {
-		t.Errorf("%d pieces, %d uploads broken: the test was too gentle", pieces, broken.Load())
+		t.Errorf("%d objects, %d interrupted uploads: want at least %d and 1", pieces, broken.Load(), enough)
 	}
 	for n := range pieces {
 		_, sum := content(n)
 		if status, err := u.download(ctx, sum); err != nil || status != 200 {
-			t.Errorf("piece %d was acknowledged: %d, %v", n, status, err)
+			t.Errorf("download of the acknowledged object %d: status %d, %v", n, status, err)
 		}
 	}
 	if left, err := os.ReadDir(filepath.Join(h.data, "objects", "incoming")); err != nil || len(left) != 0 {
-		t.Errorf("%d halves are left, %v", len(left), err)
+		t.Errorf("%d partial uploads are left, %v", len(left), err)
 	}
 }
 
-// checkObjects checks that each file that has an object's name is that object.
+// checkObjects checks that each file with an object's name has the content of that name.
 func checkObjects(t *testing.T, data string) {
 	t.Helper()
 	dir := filepath.Join(data, "objects")
@@ -283,14 +287,14 @@ func checkObjects(t *testing.T, data string) {
 		}
 		sum, err := hex.DecodeString(strings.ReplaceAll(name, string(filepath.Separator), ""))
 		if err != nil || len(sum) != 32 {
-			return nil // the lock, or what came in
+			return nil // the lock file, or a partial upload
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
 		if sha256.Sum256(b) != [32]byte(sum) {
-			t.Errorf("%s is not whole: %d bytes", name, len(b))
+			t.Errorf("object %s has another SHA-256: %d bytes", name, len(b))
 		}
 		return nil
 	})

@@ -23,7 +23,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// makerSite is a maker's web site on loopback, under the name localhost.
+// makerSite is a TPM maker's web site on loopback, under the name localhost.
 type makerSite struct {
 	url   string
 	asked atomic.Int32
@@ -59,6 +59,8 @@ func (w *makerSite) set(path string, page []byte) {
 	w.pages[path] = page
 }
 
+// onlineHub starts a hub that trusts the root and fetches by the options. It returns the verdict
+// on the latest enrolment too.
 func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *atomic.Pointer[evidence.Verdict]) {
 	t.Helper()
 	h := hubtest.New(t, []*x509.Certificate{root.cert}, nil)
@@ -75,8 +77,8 @@ func onlineHub(t *testing.T, root *authority, o fetch.Options) (*hubtest.Hub, *a
 
 func loopback(a netip.AddrPort) bool { return a.Addr().IsLoopback() }
 
-// An EK certificate whose chain nobody brought: fetched from the maker, where
-// the operator allows it, and from nowhere else.
+// Neither the TPM nor the trust store has the intermediate CAs of an EK certificate. The hub
+// fetches them from the maker's site, but only if the operator allows that host.
 func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -98,7 +100,7 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 		}
 	}
 	if n := w.asked.Load(); n != 0 {
-		t.Fatalf("the host was asked %d times", n)
+		t.Fatalf("the hub sent %d requests to a host that is not allowed", n)
 	}
 	allowed := fetch.Options{IssuerHosts: []string{"localhost"}, AllowAddress: loopback}
 	h, verdict := onlineHub(t, root, allowed)
@@ -106,9 +108,9 @@ func TestIntermediatesAreFetchedFromTheHostsThatTheOperatorNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	if notes := strings.Join(verdict.Load().Notes, "\n"); strings.Count(notes, "was fetched from localhost") != 2 {
-		t.Errorf("the verdict does not say what was fetched: %s", notes)
+		t.Errorf("the verdict does not name both fetched certificates: %s", notes)
 	}
-	// What is fetched is never a root.
+	// A fetched certificate is never trusted as a root.
 	w.set("/one", root.cert.Raw)
 	stranger := newAuthority(t, "root", nil)
 	h, _ = onlineHub(t, stranger, allowed)
@@ -136,16 +138,16 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 	try := func(mode fetch.CRLMode) (string, *evidence.Verdict) {
 		h, verdict := onlineHub(t, root, fetch.Options{CRLHosts: []string{"localhost"}, CRLs: mode, AllowAddress: loopback})
-		// The root alone is known, and the issuing CA.
+		// The trust store has only the root and the issuing CA.
 		h.Service.SetTrust(trust.NewSet(trust.FromX509("test", []*x509.Certificate{root.cert}, []*x509.Certificate{one.cert})...))
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 			return err.Error(), nil
 		}
 		return "", verdict.Load()
 	}
-	// No list can be had.
+	// The maker's site has no revocation list.
 	if refused, v := try(fetch.CRLsSoft); refused != "" || !strings.Contains(strings.Join(v.Notes, " "), "it is not known whether the EK certificate is revoked") {
-		t.Errorf("softly: %q", refused)
+		t.Errorf("without a list, soft mode: %q", refused)
 	}
 	w.set("/root.crl", list(root))
 	w.set("/one.crl", list(one))
@@ -165,8 +167,8 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	}
 }
 
-// With --check-crls hard, a device waits while its maker's host is away, and
-// comes aboard by itself when the list is there.
+// With --check-crls hard, a device waits while its maker's host has no revocation list, and
+// onboards by itself when the list is there.
 func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	t.Parallel()
 	w := newMakerSite(t)
@@ -189,7 +191,7 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 			if s.Name == "waiting" && strings.Contains(s.Detail, "cannot be known") {
 				waited = true
 				w.set("/root.crl", der)
-				ahead.Store(int64(time.Hour)) // beyond what a failure is kept
+				ahead.Store(int64(time.Hour)) // later than the hub caches a failure
 			}
 		},
 	})
@@ -200,6 +202,6 @@ func TestDeviceWaitsForTheRevocationList(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := a.Onboard(ctx); err != nil || !waited {
-		t.Errorf("waited: %v; %v", waited, err)
+		t.Errorf("the device waited: %v; error %v", waited, err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"gangway/device/agent"
 	"gangway/hub/api"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
@@ -19,7 +20,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// agentCommand runs gangway-agent on a TPM, with files.
+// agentCommand runs gangway-agent with one TPM, one state folder and a folder for its files.
 type agentCommand struct {
 	t          *testing.T
 	tpm        *swtpm.TPM
@@ -57,12 +58,12 @@ func (p *agentCommand) start(args ...string) (*exec.Cmd, *strings.Builder) {
 
 func (p *agentCommand) call(args ...string) (said string, code int) {
 	c, out := p.start(args...)
-	_ = c.Run() // the code says it
+	_ = c.Run() // the exit code is returned
 	return out.String(), c.ProcessState.ExitCode()
 }
 
-// An endorsement hierarchy with a password: a cause, a remedy, and an option on
-// every command that uses the keys.
+// The TPM's endorsement hierarchy has a password. The agent reports the cause and the remedy,
+// and every command that uses the keys has an option for the password.
 func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.P384)
@@ -100,7 +101,7 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
 }
 
-// onlyWaitingDevice is the one machine that waits for the hub's owner.
+// onlyWaitingDevice waits until exactly one device waits for the hub's owner, and returns it.
 func onlyWaitingDevice(t *testing.T, h *hubtest.Hub) api.WaitingView {
 	t.Helper()
 	ada := signIn(t, h)
@@ -111,18 +112,18 @@ func onlyWaitingDevice(t *testing.T, h *hubtest.Hub) api.WaitingView {
 			return list[0]
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d machines wait", len(list))
+			t.Fatalf("%d devices wait for the owner, want 1", len(list))
 		}
 	}
 }
 
-// What keeps a certificate away is said to the owner in the words that the
-// machine has; the machine comes aboard when they approve it.
+// The owner and the machine show the same words about why the EK certificate is missing. The
+// machine onboards after the owner approves it.
 func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spoil func(*swtpm.TPM) error
-		// refused is what the hub says unless the option is given; "": it asks.
+		// refused is the hub's code without the option; "": the hub asks the owner.
 		option, refused, words string
 	}{
 		{"new endorsement seed", (*swtpm.TPM).ChangeEPS, "--without-ek-certificate", "ek-key-mismatch",
@@ -163,7 +164,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			}
 			wantSentences(t, said.String(), c.words)
 			if d := h.Devices(t, h.Owner); len(d) != 1 || fmt.Sprintf("%x", d[0].EK) != w.EK {
-				t.Errorf("%+v", d)
+				t.Errorf("devices %s, want one with the EK %s", brief.Of(d), w.EK)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 	"gangway/internal/hubtest"
 )
 
-// pvr is the real program, of which GANGWAY_PVR has the path.
+// pvr is the real pvr program, at the path in GANGWAY_PVR.
 type pvr struct {
 	t    *testing.T
 	bin  string
@@ -25,12 +25,12 @@ type pvr struct {
 	args []string // before each command
 }
 
-// needPVR skips the test where there is none.
+// needPVR skips the test if GANGWAY_PVR is not set.
 func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	t.Helper()
 	p := &pvr{t: t, bin: os.Getenv("GANGWAY_PVR"), home: t.TempDir(), h: h}
 	if p.bin == "" {
-		t.Skip("GANGWAY_PVR has no path of a pvr program: the real client is not tried")
+		t.Skip("GANGWAY_PVR is not set to the path of a pvr program")
 	}
 	if err := os.WriteFile(filepath.Join(p.home, "ca.pem"), h.CA.RootPEM(), 0o600); err != nil {
 		t.Fatal(err)
@@ -38,13 +38,13 @@ func needPVR(t *testing.T, h *hubtest.Hub) *pvr {
 	return p
 }
 
-// withToken is a pvr that is given the token.
+// withToken returns a pvr that gets the access token as an argument.
 func (p pvr) withToken(token string) *pvr {
 	p.args = []string{"-a", token}
 	return &p
 }
 
-// withStoredLogin makes pvr find the token where it stores its logins.
+// withStoredLogin returns a pvr that finds the access token in its file of logins.
 func (p pvr) withStoredLogin(token string) *pvr {
 	p.t.Helper()
 	auth, err := json.Marshal(map[string]any{"spec": "1", "tokens": map[string]any{
@@ -67,13 +67,12 @@ func (p pvr) withStoredLogin(token string) *pvr {
 func (p *pvr) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, p.bin, append(append([]string{"-b", p.h.URL, "--http-proxy=no"}, p.args...), args...)...)
 	c.Dir = dir
-	// Nothing but the hub's own root is trusted, and nothing of this machine's
-	// settings is read.
+	// pvr trusts only the hub's root and reads none of this machine's settings.
 	c.Env = []string{"HOME=" + p.home, "PATH=" + os.Getenv("PATH"), "SSL_CERT_FILE=" + filepath.Join(p.home, "ca.pem"), "SSL_CERT_DIR=" + p.home, "PVR_DISABLE_SELF_UPGRADE=1"}
 	return c
 }
 
-// run must succeed, and returns both outputs.
+// run runs a command that must succeed, and returns its standard output and errors.
 func (p *pvr) run(dir string, args ...string) string {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
@@ -85,7 +84,7 @@ func (p *pvr) run(dir string, args ...string) string {
 	return string(out)
 }
 
-// An account clones the device that another account has published.
+// An account clones a public device of another account.
 func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	t.Parallel()
 	needFullRun(t)
@@ -97,7 +96,7 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	grace := tool.withToken(signInAs(t, h, "grace").token)
 	work, url := t.TempDir(), h.URL+"/trails/"+device.id
 	if out, err := grace.command(t.Context(), work, "clone", url, "private").CombinedOutput(); err == nil {
-		t.Fatalf("a device that is not public was cloned: %s", out)
+		t.Fatalf("cloning a device that is not public succeeded: %s", out)
 	}
 	ada.call("PUT", "/devices/"+device.id+"/public", nil, new(any))
 	grace.run(work, "clone", url, "boat")
@@ -106,8 +105,8 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	}
 }
 
-// The real pvr clones a device, changes a file and posts; the device takes it;
-// pvr sees that it is done, gets it elsewhere, and reads the device's log.
+// The real pvr clones a device, changes a file and posts the revision. The device applies it.
+// pvr then shows it as done, clones it to another folder, and reads the device's log.
 func TestPVRSession(t *testing.T) {
 	needFullRun(t)
 	h, device := pantavisorHub(t)
@@ -157,7 +156,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(boat, "stepinfo", url); !strings.Contains(out, `a change \u003c\u0026\u003e`) {
 				t.Errorf("stepinfo: %s", out)
 			}
-			// Another step, given up by the device.
+			// Another revision, which fails on the device.
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("bad, "+c.name), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -168,7 +167,7 @@ func TestPVRSession(t *testing.T) {
 			if out := p.run(work, "ps"); !strings.Contains(out, "ERROR") {
 				t.Errorf("ps: %s", out)
 			}
-			// The good one, elsewhere.
+			// The good revision, cloned to another folder.
 			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
 			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("%q, %v", got, err)
@@ -178,7 +177,7 @@ func TestPVRSession(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
 				t.Errorf("%q, %v", got, err)
 			}
-			// Exchanged before the device has taken it.
+			// A revision that is replaced before the device applies it.
 			p.run(boat, "post", "-m", "twice", "-f", url)
 			if err := os.WriteFile(filepath.Join(boat, "app", "root"), []byte("put by "+c.name), 0o600); err != nil {
 				t.Fatal(err)
@@ -189,13 +188,13 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
 				t.Errorf("%q", files["app/root"])
 			}
-			// A revision of before, copied to the device without a checkout.
+			// An earlier revision, copied to the device without a checkout.
 			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
 				t.Errorf("fastcopy: %s", out)
 			}
-			// The develop branch of April 2023 takes source and destination of a
-			// whole state the other way around (libpvr.RemoteCopy), and posts what
-			// the device has. The device gets what was posted.
+			// The develop branch of April 2023 exchanges source and destination of a
+			// whole state (libpvr.RemoteCopy), and posts the device's own state. The
+			// device gets the posted state.
 			copied := changed
 			if strings.Contains(p.run(work, "--help"), "pvr version") {
 				copied = "put by " + c.name
@@ -203,7 +202,7 @@ func TestPVRSession(t *testing.T) {
 			if _, files := device.update("DONE"); string(files["app/root"]) != copied {
 				t.Errorf("copied: %q", files["app/root"])
 			}
-			// What was exported is imported elsewhere, and posted from there.
+			// An export is imported in another folder, and posted from there.
 			p.run(boat, "export", filepath.Join(work, "boat.tgz"))
 			other := filepath.Join(work, "other")
 			if err := os.Mkdir(other, 0o755); err != nil {
@@ -219,17 +218,17 @@ func TestPVRSession(t *testing.T) {
 			device.must("POST", "/logs/", `[{"tsec":1,"tnano":0,"lvl":"INFO","src":"/pantavisor.log","plat":"pantavisor","rev":"1","msg":"a line for `+c.name+`"}]`)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id)
 			p.readUntil(work, "a line for "+c.name, "device", "logs", device.id+"/pantavisor.log")
-			// What is not there is said to be, not taken for empty.
+			// An unknown trail is an error, not an empty trail.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if out, err := p.command(ctx, work, "clone", h.URL+"/trails/0123456789abcdef01234567", "none").CombinedOutput(); err == nil || !strings.Contains(string(out), "404") {
-				t.Errorf("a clone of nothing: %v %s", err, out)
+				t.Errorf("cloning an unknown trail: %v %s", err, out)
 			}
 		})
 	}
 }
 
-// follows runs a command that goes on for ever until it prints the line.
+// readUntil runs a command that does not end by itself, until it prints the line.
 func (p *pvr) readUntil(dir, line string, args ...string) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
