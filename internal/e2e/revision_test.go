@@ -16,8 +16,8 @@ import (
 	"gangway/hub/store"
 )
 
-// A revision is downloaded, installed, tested, made permanent, and reported;
-// one whose test fails is rolled back, and the owner reads why.
+// The agent downloads, installs, tests and commits a revision, and reports it. It rolls back a
+// revision whose test fails, and the owner reads the reason.
 func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -25,7 +25,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.waitForTrail()
 	good := m.post(map[string]string{"app/root": "one", "app/same": "shared"})
 	if p := m.waitForStatus(good, "DONE"); p.Progress != 100 {
-		t.Errorf("%+v", p)
+		t.Errorf("progress %+v", p)
 	}
 	if got := m.installed("app/root"); got != "one" {
 		t.Errorf("installed: %q", got)
@@ -33,7 +33,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	bad := m.post(map[string]string{"app/root": "two", "app/same": "shared", "hook/test.sh": "echo the pump does not start; exit 7\n"})
 	p := m.waitForStatus(bad, "ERROR")
 	if !strings.Contains(p.Message, "code 7") || !strings.Contains(p.Message, "the pump does not start") {
-		t.Errorf("the owner reads %q", p.Message)
+		t.Errorf("the progress message is %q, want the exit code and the output of the test", p.Message)
 	}
 	if got := m.installed("app/root"); got != "one" {
 		t.Errorf("installed after rolling back: %q", got)
@@ -48,7 +48,7 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	if got := m.calls(); !slices.Equal(got, want) {
 		t.Errorf("calls: %v", got)
 	}
-	// The current revision, the former, and their objects are kept alone.
+	// The agent keeps only the current revision, the former one, and their objects.
 	eventually(t, "old revisions and objects are removed", func() bool {
 		folders, _ := os.ReadDir(m.path("state", "trail", "revisions"))
 		objects, _ := filepath.Glob(m.path("state", "trail", "objects", "*", "*"))
@@ -58,8 +58,8 @@ func TestAgentAppliesRevisionsAndRollsBackBadOnes(t *testing.T) {
 	m.stop()
 }
 
-// The agent is killed in the middle of each call of the hook, at its first
-// try, and started again: each revision comes to its right end.
+// The agent is killed in the middle of the first call of each verb of the hook, and started
+// again. Each revision ends with the right status.
 func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -96,15 +96,16 @@ func TestKilledAgentComesToTheRightEnd(t *testing.T) {
 			if n := strings.Count(strings.Join(m.calls(), "\n"), fmt.Sprintf("%s %d", c.verb, rev)); n != 2 {
 				t.Errorf("%d calls: %v", n, m.calls())
 			}
-			// What the killed agent had started is not beside what the new one did.
+			// The process that the killed agent started does not run at the same time as the
+			// new agent's.
 			if left := leftProcesses(t, m.dir); len(left) > 0 {
-				t.Errorf("left over: %v", left)
+				t.Errorf("processes of the killed agent still run: %v", left)
 			}
 		})
 	}
 }
 
-// leftProcesses are the processes that the hook left in its folder.
+// leftProcesses returns the processes whose working folder is the hook's.
 func leftProcesses(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	list, err := filepath.Glob("/proc/[0-9]*/cwd")
@@ -119,7 +120,7 @@ func leftProcesses(t *testing.T, dir string) (found []string) {
 	return found
 }
 
-// A revision that takes the machine down each time is given up.
+// A revision that stops the machine each time is rolled back after three tries.
 func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -136,15 +137,15 @@ func TestRevisionThatStopsTheMachineIsRolledBack(t *testing.T) {
 		m.run()
 	}
 	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "stopped 3 times") {
-		t.Errorf("%q", p.Message)
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The hook asks for a reboot: the machine starts anew, and the test comes
-// after it.
+// The hook asks for a reboot. The agent tests the revision only after the machine has
+// restarted.
 func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -159,12 +160,12 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 			return len(b) == 2*n
 		}
 	}
-	eventually(t, "the hook is told to reboot", called(1))
-	// The agent alone was started anew: it is the same start of the machine,
-	// and the hook is told again.
+	eventually(t, "the agent calls the hook to reboot", called(1))
+	// Only the agent restarts, and the boot id stays the same: the agent calls the hook to
+	// reboot again.
 	m.kill()
 	m.run()
-	eventually(t, "the hook is told again", called(2))
+	eventually(t, "the agent calls the hook to reboot again", called(2))
 	if calls := m.calls(); slices.Contains(calls, fmt.Sprintf("test %d", rev)) {
 		t.Fatalf("tested before the reboot: %v", calls)
 	}
@@ -172,22 +173,22 @@ func TestRevisionThatNeedsARebootIsTestedAfterIt(t *testing.T) {
 	m.setBootID("second")
 	m.run()
 	m.waitForStatus(rev, "DONE")
-	// And back: rolling back may need one too.
+	// Rolling back may need a reboot too.
 	bad := m.post(map[string]string{"app/root": "broken", "hook/test.sh": "exit 3\n", "hook/rollback.sh": "ln -sfn \"$GANGWAY_FORMER\" installed; exit 10\n", "hook/reboot.sh": "echo x >>reboots\n"})
-	eventually(t, "the hook is told to reboot", called(3))
+	eventually(t, "the agent calls the hook to reboot for the rollback", called(3))
 	m.kill()
 	m.setBootID("third")
 	m.run()
 	if p := m.waitForStatus(bad, "ERROR"); !strings.Contains(p.Message, "code 3") {
-		t.Errorf("%q", p.Message)
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "kernel" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The hub goes away during the download, which is gone on with where it broke,
-// and during the test, which waits for it.
+// The connection to the hub breaks during the download, which continues where it stopped. It
+// breaks again during the test, and the agent waits for the hub before it commits.
 func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -201,7 +202,7 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 		return err == nil
 	})
 	if !strings.Contains(m.log.String(), "broke after") {
-		t.Error("the download did not break")
+		t.Error("the download was not interrupted")
 	}
 	m.link.setCut(true)
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
@@ -209,17 +210,17 @@ func TestAgentOutlivesAHubThatIsAway(t *testing.T) {
 	}
 	eventually(t, "the agent waits", func() bool { return strings.Contains(m.log.String(), "Waiting for the hub") })
 	if slices.Contains(m.calls(), fmt.Sprintf("commit %d", rev)) {
-		t.Error("it was made permanent though the hub was not reached with it")
+		t.Error("the revision was committed although it did not reach the hub")
 	}
 	m.link.setCut(false)
 	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
-		t.Error("installed is something else")
+		t.Error("another content is installed")
 	}
 }
 
-// The agent is killed in the middle of a download: the next one goes on from
-// there, and does not begin again.
+// The agent is killed in the middle of a download. After a restart it continues the download,
+// and does not begin again.
 func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -246,14 +247,14 @@ func TestKilledDownloadIsGoneOnWith(t *testing.T) {
 	m.run()
 	m.waitForStatus(rev, "DONE")
 	if m.installed("app/root") != large {
-		t.Error("installed is something else")
+		t.Error("another content is installed")
 	}
 	if again := m.link.carried.Load() - before; again > int64(len(large))-had+(1<<20) {
-		t.Errorf("%d bytes came after the kill, though %d of %d were there", again, had, len(large))
+		t.Errorf("%d bytes were downloaded after the kill, although %d of %d were there", again, had, len(large))
 	}
 }
 
-// A revision with which the hub cannot be reached is no good.
+// A revision that cannot reach the hub is rolled back.
 func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -270,18 +271,18 @@ func TestRevisionThatCutsTheMachineOffIsRolledBack(t *testing.T) {
 	if err := os.WriteFile(m.path("away"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
+	eventually(t, "the revision is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
 	m.link.setCut(false)
 	if p := m.waitForStatus(rev, "ERROR"); !strings.Contains(p.Message, "the hub could not be reached") {
-		t.Errorf("%q", p.Message)
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if got := m.installed("app/root"); got != "base" {
 		t.Errorf("installed: %q", got)
 	}
 }
 
-// The agent is killed at random instants all the time: what is installed in the
-// end is what the hub was told, and never half of it.
+// The agent is killed at random instants. The installed revision is always the one that the hub
+// shows as done, and it is complete.
 func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -301,7 +302,7 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		var p progress
 		for tries := 1; ; tries++ {
 			m.run()
-			// The longer it takes, the more time it gets: a slow machine ends too.
+			// Each try gets more time, so that a slow machine finishes too.
 			time.Sleep(time.Duration(40+rand.IntN(100*(2+tries))) * time.Millisecond)
 			m.kill()
 			kills++
@@ -314,11 +315,11 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 		}
 		switch {
 		case p.Status == "DONE" && n%3 == 0:
-			t.Fatalf("a bad revision is done")
+			t.Fatalf("revision %d is DONE although its test fails", rev)
 		case p.Status == "DONE":
 			installed = value
 		case n%3 != 0 && !strings.Contains(p.Message, "stopped 3 times"):
-			t.Fatalf("a good revision failed: %+v", p)
+			t.Fatalf("revision %d failed although its test passes: %+v", rev, p)
 		}
 		if a, b := m.installed("app/a"), m.installed("app/b"); a != installed || b != installed {
 			t.Fatalf("revision %d is %s (%s), and %q and %q are installed", rev, p.Status, p.Message, a, b)
@@ -327,8 +328,8 @@ func TestAgentKilledAtAnyInstantTellsTheTruth(t *testing.T) {
 	t.Logf("%d kills", kills)
 }
 
-// What an owner gives up while it is being installed is rolled back; what was
-// taken back before is not begun; what leads out of its folder is refused.
+// A revision that its owner cancels during the installation is rolled back. A state with a path
+// outside the revision's folder is refused.
 func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -344,24 +345,23 @@ func TestAgentObeysItsOwnerAndNoBadState(t *testing.T) {
 	if err := os.WriteFile(m.path("givenup"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
-	eventually(t, "what ran before runs", func() bool { return m.installed("app/root") == "base" })
+	eventually(t, "the revision is rolled back", func() bool { return slices.Contains(m.calls(), fmt.Sprintf("rollback %d", rev)) })
+	eventually(t, "the revision before is installed", func() bool { return m.installed("app/root") == "base" })
 	if p := m.progress(rev); p.Status != "WONTGO" {
-		t.Errorf("%+v", p)
+		t.Errorf("progress %+v", p)
 	}
 	evil := m.post(map[string]string{"../../../escaped": "x"})
 	if p := m.waitForStatus(evil, "WONTGO"); !strings.Contains(p.Message, "is not a file's path inside") {
-		t.Errorf("%q", p.Message)
+		t.Errorf("the progress message is %q", p.Message)
 	}
 	if slices.Contains(m.calls(), fmt.Sprintf("install %d", evil)) {
-		t.Error("it was installed")
+		t.Error("the hook installed the refused revision")
 	}
 	m.waitForStatus(m.post(map[string]string{"app/root": "next"}), "DONE")
 }
 
-// What the owner sets reaches the device's hook, also after it failed once;
-// lines come from a socket, a file and standard input; and what the device says
-// of itself has Pantavisor's keys.
+// The owner's user-meta reaches the device's hook, also after the hook failed once. Log lines
+// from a socket reach the hub. The device's report has Pantavisor's keys.
 func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -380,7 +380,7 @@ func TestAgentReportsSendsLinesAndTakesUserMeta(t *testing.T) {
 	m.waitForTrail()
 	wantReceived := func(want string) {
 		t.Helper()
-		eventually(t, "the hook is told "+want, func() bool {
+		eventually(t, "the hook receives "+want, func() bool {
 			b, _ := os.ReadFile(m.path("received"))
 			return strings.TrimSpace(string(b)) == want
 		})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"gangway/hub/store"
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 
@@ -28,8 +29,8 @@ var update = flag.Bool("update", false, "write the transcript of pvr's session i
 
 const transcriptHeading = "## A session\n"
 
-// shell runs commands as a person types them, with the real pvr in the PATH,
-// and writes down what they print.
+// shell runs commands as a person types them, with the real pvr in PATH, and records their
+// output in a transcript.
 type shell struct {
 	t    *testing.T
 	pvr  *pvr
@@ -44,11 +45,10 @@ func (s *shell) command(ctx context.Context, line string) *exec.Cmd {
 	return c
 }
 
-// say writes prose.
+// say adds prose to the transcript.
 func (s *shell) say(format string, args ...any) { fmt.Fprintf(&s.text, "\n"+format+"\n", args...) }
 
-// runs runs lines, which must succeed, and writes down each with what it
-// prints.
+// runs runs lines, which must succeed, and adds each with its output to the transcript.
 func (s *shell) runs(lines ...string) (all string) {
 	s.t.Helper()
 	s.text.WriteString("\n```\n")
@@ -66,8 +66,7 @@ func (s *shell) runs(lines ...string) (all string) {
 	return all
 }
 
-// types runs a line on a terminal and types answers, each when its prompt is
-// there.
+// types runs a line on a terminal, and types each answer when its prompt appears.
 func (s *shell) types(line string, dialogue ...[2]string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -100,7 +99,7 @@ func (s *shell) types(line string, dialogue ...[2]string) {
 	fmt.Fprintf(&s.text, "\n```\n$ %s\n%s```\n", line, onScreen([]byte(seen.String())))
 }
 
-// terminal is a pair of a new pseudo-terminal.
+// terminal opens a new pseudo-terminal.
 func terminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -121,7 +120,8 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// onScreen is an output as it stays on the screen.
+// onScreen returns an output as it remains on the screen: without escape sequences and
+// overwritten text.
 func onScreen(out []byte) string {
 	var b strings.Builder
 	last := ""
@@ -132,7 +132,7 @@ func onScreen(out []byte) string {
 		}
 		line = strings.TrimRight(escapes.ReplaceAllString(line, ""), " ")
 		line = took.ReplaceAllString(line, "  0s [OK]")
-		// How often progress is redrawn depends on how fast the machine is.
+		// How often a program redraws its progress depends on the machine's speed.
 		if line != last || !strings.HasSuffix(line, "[OK]") {
 			b.WriteString(line + "\n")
 		}
@@ -146,7 +146,8 @@ var (
 	took    = regexp.MustCompile(` +\d+m?s \[OK\]$`)
 )
 
-// settle makes what differs from run to run the same.
+// stableText returns the transcript with fixed values for times, ids and addresses, which differ
+// from run to run.
 func (s *shell) stableText(replace ...string) string {
 	text := strings.NewReplacer(replace...).Replace(s.text.String())
 	for _, r := range []struct{ pattern, by string }{
@@ -274,13 +275,13 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 
 	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",
 		challenge, "J4QK-7NDM-W2XR", grace.ID, "0123456789abcdef01234567", joan.ID, "0123456789abcdef89abcdef", lines, "/var/log/pump.log", s.dir, "/home/grace")
-	// The list is in the order of the ids, which were not these.
+	// The list is sorted by the real ids, so put the replaced ids in order.
 	text = regexp.MustCompile(`(  70a1b2c3[^\n]*\n)(  65f0c1d2[^\n]*\n(?: {20,}[^\n]*\n)*)`).ReplaceAllString(text, "$2$1")
 	compareTranscript(t, text)
 }
 
-// follows runs a command that goes on for ever until it has printed a line, and
-// writes down those with one of the words in them.
+// readUntil runs a command that does not end by itself, until it has printed a line. It adds
+// the first line with each of the words to the transcript.
 func (s *shell) readUntil(line, last string, words ...string) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
@@ -294,7 +295,7 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	defer c.Wait()
 	defer c.Process.Kill()
 	eventually(s.t, "the log has "+last, func() bool { return strings.Contains(seen.String(), last) })
-	time.Sleep(4 * time.Second) // the program asks again each second, while nothing is new
+	time.Sleep(4 * time.Second) // pvr polls each second while there is no new line
 	if n := strings.Count(seen.String(), last); n != 1 {
 		s.t.Errorf("%q was shown %d times:\n%s", last, n, seen.String())
 	}
@@ -315,7 +316,8 @@ func (s *shell) readUntil(line, last string, words ...string) {
 	s.text.WriteString("...\n```\n")
 }
 
-// deviceToClaim joins as a device that shows no TPM and no token.
+// deviceToClaim registers a device without a TPM and without a join token. It returns the id, and
+// the challenge with which an owner claims the device.
 func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	t.Helper()
 	client := signIn(t, h).client
@@ -326,20 +328,20 @@ func deviceToClaim(t *testing.T, h *hubtest.Hub) (id, challenge string) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s %v", resp.Status, body, err)
+		t.Fatalf("POST /devices/: %s %s %v", resp.Status, brief.Of(body), err)
 	}
 	return find(body, "id"), find(body, "challenge")
 }
 
-// normalized leaves out of a table's line what a slow machine changes: how long ago
-// something was, and with it the width of its column.
+// normalized removes from a table's line what depends on the machine's speed: how long ago
+// something happened, and the width of that column.
 func normalized(line string) string {
 	return strings.Join(strings.Fields(ago.ReplaceAllString(line, "ago")), " ")
 }
 
 var ago = regexp.MustCompile(`(less than a minute|about a minute|\d+ minutes?) ago`)
 
-// compareTranscript compares, or writes.
+// compareTranscript compares the transcript with docs/pvr.md, or with -update writes it there.
 func compareTranscript(t *testing.T, text string) {
 	t.Helper()
 	path := filepath.Join("..", "..", "docs", "pvr.md")
@@ -360,10 +362,10 @@ func compareTranscript(t *testing.T, text string) {
 	old, now := strings.Split(had, "\n"), strings.Split(text, "\n")
 	for i := range min(len(old), len(now)) {
 		if normalized(old[i]) != normalized(now[i]) {
-			t.Fatalf("docs/pvr.md shows another session: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
+			t.Fatalf("docs/pvr.md differs from this session; write it with: go test ./internal/e2e -run SessionWithTheRealAgent -update\nwas: %q\nis:  %q", old[i], now[i])
 		}
 	}
 	if len(old) != len(now) {
-		t.Errorf("docs/pvr.md shows %d lines of the session, and it has %d now", len(old), len(now))
+		t.Errorf("docs/pvr.md has %d lines of the session, want %d", len(old), len(now))
 	}
 }

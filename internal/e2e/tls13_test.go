@@ -21,10 +21,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"gangway/internal/brief"
 )
 
-// tls13Client connects with examples/tls13.py, sends "ping", and prints the
-// exporter and what comes back.
+// tls13Client connects with examples/tls13.py, sends "ping" 10,000 times, and prints the exporter
+// and the reply.
 const tls13Client = `
 import sys
 sys.path.insert(0, "../../examples")
@@ -49,20 +51,20 @@ type server struct {
 	caKey    *ecdsa.PrivateKey
 	key      crypto.Signer
 	config   tls.Config
-	// shows changes the identity that is shown, wire the bytes that go to the client.
+	// shows changes the certificate that the server sends, wire the bytes to the client.
 	shows func(*tls.Certificate)
 	wire  func(net.Conn) net.Conn
 }
 
-// The study client talks to a good server, in both ways and with its exporter,
-// and to no other: not to an impostor, nor to one that was altered on its way.
+// The example TLS client connects to a valid server, exchanges data, and has the same exporter.
+// It refuses an impostor, and a handshake that was altered on the network.
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
 	needFullRun(t)
 	other := func(t *testing.T) *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t) }
 	for name, c := range map[string]struct {
 		change func(*testing.T, *server)
-		want   string // what it says; "": it connects
+		want   string // part of the client's error; "": it connects
 	}{
 		"a good one":                         {nil, ""},
 		"a CA on P-384":                      {func(t *testing.T, s *server) { s.caKey = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))(t) }, ""},
@@ -97,12 +99,12 @@ func TestStudyTLSClient(t *testing.T) {
 			exporter, said := s.connectOnce(t)
 			if c.want != "" {
 				if !strings.Contains(said, "refused: ") || !strings.Contains(said, c.want) {
-					t.Errorf("it says %q, and %q was expected", said, c.want)
+					t.Errorf("the client printed %q, want %q", brief.Of(said), c.want)
 				}
 				return
 			}
 			if want := hex.EncodeToString(exporter) + "\n40000 pongpong\n"; said != want {
-				t.Errorf("it says %q, and %q was expected", said, want)
+				t.Errorf("the client printed %q, want %q", brief.Of(said), want)
 			}
 		})
 	}
@@ -121,15 +123,14 @@ func newServer(t *testing.T) *server {
 	}
 }
 
-// issue makes the server's certificate with a CA's key.
+// issue issues the server's certificate with a CA's key.
 func (s *server) issue(t *testing.T, caKey *ecdsa.PrivateKey) tls.Certificate {
 	t.Helper()
 	der := must(x509.CreateCertificate(rand.Reader, &s.leaf, &s.ca, s.key.Public(), caKey))(t)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: s.key}
 }
 
-// meet lets one client connect, and returns the server's exporter and what the
-// client says.
+// connectOnce runs the client once, and returns the server's exporter and the client's output.
 func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	t.Helper()
 	ca := must(x509.CreateCertificate(rand.Reader, &s.ca, &s.ca, s.caKey.Public(), s.caKey))(t)
@@ -155,7 +156,7 @@ func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	return <-done, string(out)
 }
 
-// serve answers 40,000 bytes with as many, on one connection.
+// serve accepts one connection, reads 40,000 bytes and answers with as many.
 func (s *server) serve(l net.Listener) (exporter []byte) {
 	raw, err := l.Accept()
 	if err != nil {
@@ -169,7 +170,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	}
 	c := tls.Server(wire, &s.config)
 	if c.Handshake() != nil {
-		io.Copy(io.Discard, raw) // else what it sent would be lost with a reset
+		io.Copy(io.Discard, raw) // without this, a reset would discard the alert
 		return nil
 	}
 	state := c.ConnectionState()
@@ -185,7 +186,7 @@ func (s *server) serve(l net.Listener) (exporter []byte) {
 	return exporter
 }
 
-// altered is a connection whose written bytes go through change.
+// altered is a connection that passes each write to change.
 type altered struct {
 	net.Conn
 	at     int
@@ -198,7 +199,7 @@ func (a *altered) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// flipBit flipBit a bit of the byte at an offset of all that the server sends.
+// flipBit flips one bit of the byte at this offset of the server's output.
 func flipBit(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {
@@ -211,7 +212,7 @@ func flipBit(offset int) func(net.Conn) net.Conn {
 	}
 }
 
-// cutAfter ends the connection in the middle, without a word of TLS.
+// cutAfter closes the connection after this many bytes, without a TLS alert.
 func cutAfter(offset int) func(net.Conn) net.Conn {
 	return func(c net.Conn) net.Conn {
 		return &altered{Conn: c, change: func(a *altered, b []byte) (int, error) {

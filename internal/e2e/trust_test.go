@@ -11,13 +11,14 @@ import (
 	"strings"
 	"testing"
 
+	"gangway/internal/brief"
 	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 )
 
-// A real TPM of a maker that the hub does not know is refused; the operator
-// imports the maker on the command line, while the hub runs, and it is let in;
-// they remove the maker, and the next TPM is refused. Who is aboard stays.
+// The hub refuses a real TPM of an unknown maker. The operator imports the maker's CA on the
+// command line while the hub runs, and the device onboards. The operator removes the CA, and
+// the hub refuses the next TPM. The active device stays.
 func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	t.Parallel()
 	tpm := newTPM(t, swtpm.RSA2048)
@@ -34,7 +35,7 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	refused := func(tpm *swtpm.TPM) {
 		t.Helper()
 		if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker that this hub trusts") {
-			t.Fatalf("onboarding a stranger: %v", err)
+			t.Fatalf("onboarding a TPM of an unknown maker: %v", err)
 		}
 	}
 	refused(tpm)
@@ -62,7 +63,7 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(e.Verdict), "The root's source: import of "+makers) {
-		t.Errorf("the verdict does not say where the root is from: %s", e.Verdict)
+		t.Errorf("the verdict does not name the root's source: %s", brief.Of(e.Verdict))
 	}
 
 	ek := filepath.Join(t.TempDir(), "ek.crt")
@@ -73,7 +74,7 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	if out, err := exec.Command(bin, "trust", "check", ek).CombinedOutput(); err == nil {
-		t.Errorf("trusted without its maker: %s", out)
+		t.Errorf("trust check without the hub's data folder succeeded: %s", out)
 	}
 
 	if out, err := gangway("remove", fmt.Sprintf("%x", sha256.Sum256(tpm.Roots()[0].Raw))); err != nil {
@@ -81,9 +82,9 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	}
 	refused(newTPM(t, swtpm.P384))
 	if out, err := gangway("check", ek); err == nil {
-		t.Errorf("trusted without its root: %s", out)
+		t.Errorf("trust check after the root was removed succeeded: %s", out)
 	}
 	if _, err := h.Store.DeviceByCertificate(t.Context(), devices[0].IDevIDHash); err != nil {
-		t.Errorf("the device that was aboard: %v", err)
+		t.Errorf("the active device: %v", err)
 	}
 }

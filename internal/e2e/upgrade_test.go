@@ -16,10 +16,9 @@ import (
 	"gangway/internal/swtpm"
 )
 
-// Data folders of earlier commits, each with a device and its software TPM
-// (testdata/hubs), start under the hub of today: the device connects with the
-// certificate that it got then, the owner's new token finds the same device,
-// and a new device comes aboard.
+// The current hub starts with data folders of earlier commits, each with a device and its
+// software TPM (testdata/hubs). The device connects with its old certificate, a new join token
+// finds the same device again, and a new device onboards.
 func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
@@ -61,16 +60,16 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 			}
 			stop()
 			if !seen() {
-				t.Fatal("the device did not come back")
+				t.Fatal("the device did not report to the upgraded hub")
 			}
 
-			h.Policy(t, store.HubWide, hubtest.LabPolicy) // the earliest hubs had none
+			h.Policy(t, store.HubWide, hubtest.LabPolicy) // the earliest hubs had no policy
 			again, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			if again.DeviceID != state.DeviceID {
-				t.Errorf("the TPM is device %s, was %s", again.DeviceID, state.DeviceID)
+				t.Errorf("the TPM onboarded again as device %s, want %s", again.DeviceID, state.DeviceID)
 			}
 			if _, err := onboard(t, another, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 				t.Fatal(err)
@@ -82,8 +81,7 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	}
 }
 
-// unpack unpacks an archive into a folder whose path is short enough for
-// sockets.
+// unpack unpacks an archive into a folder whose path is short enough for Unix sockets.
 func unpack(t *testing.T, archive string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "old")
