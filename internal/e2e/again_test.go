@@ -58,6 +58,14 @@ func (o *onboardedDevice) deleteDevice(t *testing.T, id string) {
 	}
 }
 
+// wantDevicesAndUses checks how many devices the owner has, and how often the join token was used.
+func (o *onboardedDevice) wantDevicesAndUses(t *testing.T, devices, uses int) {
+	t.Helper()
+	if n, used := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != devices || used != uses {
+		t.Errorf("%d devices, %d uses of the join token; want %d and %d", n, used, devices, uses)
+	}
+}
+
 // onboardAgain does what 'gangway-agent onboard --again' does.
 func (o *onboardedDevice) onboardAgain(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
@@ -93,9 +101,7 @@ func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 		_, err := onboard(t, o.tpm, o.tok, o.state)
 		wantRemoved(t, err, "revoked", "certificate-not-active")
 	}
-	if n, uses := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != 0 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 0, 1)
 	s, err := agent.ReadState(o.state)
 	if err != nil || s.Phase != agent.PhaseRemoved || s.Removed != "revoked" || s.RemovedAt.IsZero() || !strings.Contains(s.Waiting, "--again") {
 		t.Errorf("status: %s (%v)", brief.Of(s), err)
@@ -107,9 +113,7 @@ func TestDeletedDeviceStaysOutUntilAPersonBringsItBack(t *testing.T) {
 	if back.DeviceID == o.id || back.Removed != "" || back.Waiting != "" {
 		t.Errorf("onboarded again as %s", brief.Of(back))
 	}
-	if n, uses := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != 1 || uses != 2 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 1, 2)
 }
 
 // The command onboard prints success only after it asked the hub, and status reports
@@ -140,7 +144,7 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 		t.Errorf("onboarding an active device: exit code %d\n%s", code, said)
 	}
 	if out, _, code := call("status", "--ask"); code != 0 || !strings.Contains(out, "The hub accepts the device.") {
-		t.Errorf("status --ask: code %d\n%s", code, out)
+		t.Errorf("status --ask: exit code %d\n%s", code, out)
 	}
 	o.deleteDevice(t, o.id)
 	if out, _, _ := call("status", "--ask"); !strings.Contains(out, "The owner deleted this device") {
@@ -153,7 +157,7 @@ func TestCommandsTellTheTruthAboutADeletedDevice(t *testing.T) {
 		t.Errorf("status:\n%s", out)
 	}
 	if out, said, code := call("onboard", "--again", "--token-file", file); code != 0 || !strings.Contains(out, "phase      active") {
-		t.Errorf("--again: code %d\n%s%s", code, out, said)
+		t.Errorf("--again: exit code %d\n%s%s", code, out, said)
 	}
 }
 
@@ -169,7 +173,7 @@ func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 	}
 	s, err := onboard(t, o.tpm, o.tok, backup)
 	if err != nil || s.DeviceID != o.id || s.Returned.IsZero() {
-		t.Fatalf("%s, %v", brief.Of(s), err)
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
 	if _, err := onboard(t, o.tpm, o.tok, o.state); err != nil { // the state folder that was not restored
 		t.Fatal(err)
@@ -178,9 +182,7 @@ func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 		_, err = onboard(t, o.tpm, o.tok, backup)
 		wantRemoved(t, err, "superseded", "certificate-not-active")
 	}
-	if n, uses := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 1, 1)
 	// Without a join token, the error names the remedy.
 	_, err = onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: backup})
 	wantRemoved(t, err, "superseded", "certificate-not-active")
@@ -226,9 +228,7 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 			_, err = onboard(t, o.tpm, o.tok, backup)
 			wantRemoved(t, err, "revoked", "device-revoked")
 		}
-		if n, uses := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != 0 || uses != 1 {
-			t.Errorf("%d devices, %d uses of the token", n, uses)
-		}
+		o.wantDevicesAndUses(t, 0, 1)
 		if _, err := o.onboardAgain(t, o.tok, backup); err != nil {
 			t.Error(err)
 		}
@@ -298,7 +298,7 @@ func TestRefusedOnboardingAgainLosesNothing(t *testing.T) {
 	}
 	s, err := agent.ReadState(o.state)
 	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.TokenID != o.tok.ID {
-		t.Fatalf("%s, %v", brief.Of(s), err)
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 
@@ -335,7 +335,7 @@ func TestStoppedOnboardingAgainLosesNothing(t *testing.T) {
 	// continue the interrupted onboarding.
 	s, err := onboardWith(t, agent.Config{TPM: o.tpm.Address(), StateDir: o.state})
 	if err != nil || s.Phase != agent.PhaseActive || s.DeviceID != o.id || s.Former != nil {
-		t.Fatalf("%s, %v", brief.Of(s), err)
+		t.Fatalf("state %s, error %v", brief.Of(s), err)
 	}
 	runUntilReport(t, o.hub, agent.Config{TPM: o.tpm.Address(), StateDir: o.state, ReportEvery: 50 * time.Millisecond})
 }
@@ -392,7 +392,5 @@ func TestDeviceComesBackToAHubRestoredFromABackup(t *testing.T) {
 	if s.DeviceID != o.id || s.Returned.IsZero() {
 		t.Errorf("onboarded again as %s", brief.Of(s))
 	}
-	if n, uses := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
+	o.wantDevicesAndUses(t, 1, 1)
 }

@@ -185,6 +185,6 @@ func TestRootInTheChipIsNotTrusted(t *testing.T) {
 	}
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err == nil || !strings.Contains(err.Error(), "does not chain to a TPM maker") {
-		t.Errorf("%v", err)
+		t.Errorf("onboarding with the maker's root in NV: %v", err)
 	}
 }

@@ -80,7 +80,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	code := u.nextCode(first)
 	ada.claim(code)
 	if err := u.proc.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, u.log.String())
+		t.Fatalf("gangway-agent onboard: %v: %s", err, u.log.String())
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 {
@@ -88,7 +88,7 @@ func TestMachineWithoutATokenIsClaimedByItsCode(t *testing.T) {
 	}
 	s, err := agent.ReadState(u.state)
 	if err != nil || s.Phase != agent.PhaseActive || s.Claim != "" || s.OwnerNick != h.Owner.Nick {
-		t.Errorf("%s, %v", brief.Of(s), err)
+		t.Errorf("state %s, error %v", brief.Of(s), err)
 	}
 	// The machine and the hub's page show the same words, for the owner to compare.
 	page, err := ada.client.Get(h.URL + "/claim/" + code)

@@ -166,7 +166,7 @@ func TestClonedMachinesOnboardByTurns(t *testing.T) {
 		t.Errorf("events for the owner: %q", got)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 }
 

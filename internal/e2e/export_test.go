@@ -63,7 +63,7 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 			o := newOnboarded(t, swtpm.RSA2048, key)
 			dir := filepath.Join(t.TempDir(), "identity")
 			if out, err := o.export(t, "--out", dir); err != nil || !strings.Contains(out, "handle:0x81020000") {
-				t.Fatalf("%v: %s", err, out)
+				t.Fatalf("export: %v: %s", err, out)
 			}
 			broker, err := o.tpm.Broker(t.Context())
 			if err != nil {
@@ -97,7 +97,7 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 					"-cert", file(agent.ExportChain), "-cert_chain", file(agent.ExportChain), "-key", strings.TrimSpace(string(uri)))
 				_, body, found := bytes.Cut(out, []byte("\r\n\r\n"))
 				if line, _, _ := bytes.Cut(body, []byte("\n")); !found || !o.isRecord(bytes.TrimSuffix(line, []byte("closed"))) {
-					t.Errorf("%s\n%s", out, said)
+					t.Errorf("the reply is not the device's record: %s\n%s", brief.Of(out), said)
 				}
 			})
 			t.Run("curl", func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestExportedKeyOpensTheHubForCurlAndOpenSSL(t *testing.T) {
 				out, said := run("", curl, "-q", "-sS", "--engine", "tpm2:?tpm2.signature=yes", "--key-type", "PROV", "--key", strings.TrimSpace(string(uri)),
 					"--cert", file(agent.ExportChain), "--cacert", file(agent.ExportCA), o.hub.URL+"/device")
 				if !o.isRecord(out) {
-					t.Errorf("%s %s", out, said)
+					t.Errorf("the reply is not the device's record: %s %s", brief.Of(out), said)
 				}
 			})
 		})
@@ -130,7 +130,7 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 	defer a.Close()
 	for range 2 {
 		if out, err := o.export(t, "--out", dir); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("export: %v: %s", err, out)
 		}
 	}
 	files, err := os.ReadDir(dir)
@@ -152,10 +152,10 @@ func TestExportGivesNoSecretAway(t *testing.T) {
 		t.Errorf("the agent's state changed: %v", err)
 	}
 	if out, err := o.export(t, "--remove", "--out", dir); err != nil || !strings.Contains(out, "Removed the key from 1 ") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("export: %v: %s", err, out)
 	}
 	if files, _ := os.ReadDir(dir); len(files) > 0 {
-		t.Errorf("%d files are left", len(files))
+		t.Errorf("export --remove left %d files", len(files))
 	}
 }
 
@@ -165,10 +165,10 @@ func TestExportRefusesACopiedState(t *testing.T) {
 	other := newTPM(t, swtpm.RSA2048)
 	_, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: o.state, Dir: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "another TPM") {
-		t.Errorf("%v", err)
+		t.Errorf("exporting with another TPM: %v", err)
 	}
 	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: other.Address(), StateDir: t.TempDir(), Dir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "not onboarded") {
-		t.Errorf("%v", err)
+		t.Errorf("exporting an empty state folder: %v", err)
 	}
 	if _, err := agent.Export(t.Context(), agent.ExportConfig{TPM: o.tpm.Address(), StateDir: o.state, Dir: t.TempDir(), Handle: 0x81010001}); err == nil || errors.Is(err, identity.ErrHandleTaken) {
 		t.Errorf("exporting to a handle outside the identities' range: %v", err)

@@ -126,9 +126,7 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 	m.waitForStatus(0, "DONE")
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "gangway")
-	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, bin)
 	put := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -192,19 +190,19 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 			args = append(args, "--merge", s)
 		}
 		if out, err := gangway(args...); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("image build: %v: %s", err, out)
 		}
 		out, err := gangway("image", "inspect", "installer.img", "--output", "json")
 		var shown struct{ Manifest struct{ First install.First } }
 		if err != nil || json.Unmarshal(out, &shown) != nil {
-			t.Fatalf("%v: %s", err, out)
+			t.Fatalf("image inspect: %v: %s", err, out)
 		}
 		return shown.Manifest
 	}
 	byID, byNick := m.hub.URL+"/trails/"+m.id, m.hub.Owner.Nick+"/"+m.nick
 	all := image("checkout", "export.tar", byID).First
 	if got := strings.Join(all.Parts, " "); got != "app bsp more web" || all.Objects != 4 {
-		t.Errorf("%s, %d objects", got, all.Objects)
+		t.Errorf("the image has the parts %s and %d objects, want app bsp more web and 4", got, all.Objects)
 	}
 	for _, same := range []string{byNick, m.hub.URL + "/" + byNick, byID + "/steps/0"} {
 		if got := image("checkout", "export.tar", same).First; got.SHA256 != all.SHA256 {
@@ -216,7 +214,7 @@ func TestImageOfACheckoutAnExportAndATrail(t *testing.T) {
 	}
 	text, err := gangway("image", "inspect", "installer.img")
 	if err != nil || !strings.Contains(string(text), "app, bsp, web; 3 object(s)") {
-		t.Errorf("%v: %s", err, text)
+		t.Errorf("image inspect: %v: %s", err, text)
 	}
 	if _, err := gangway("image", "build", "x64-uefi-installer", "--token-file", token, "--kernel", "kernel", "-o", "none.img", "--merge", m.hub.URL+"/trails/0123456789abcdef01234567"); err == nil {
 		t.Error("building an image with an unknown trail succeeded")

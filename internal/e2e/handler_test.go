@@ -193,7 +193,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(h.path("phconfig", "pantahub.config")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("%v %v", info, err)
+		t.Errorf("pantahub.config: %v %v, want mode 0600", info, err)
 	}
 	// Pantavisor calls the hook again before it reboots: the credentials stay the same.
 	h.call("register")
@@ -201,7 +201,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 		t.Error("a second call made other credentials")
 	}
 	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 	h.waitForReboot(l)
 
@@ -227,7 +227,7 @@ func TestPantavisorsCredentialHandler(t *testing.T) {
 	token, found := strings.CutPrefix(out, `{"token":"`)
 	token, end := strings.CutSuffix(token, `"}`)
 	if !found || !end || strings.ContainsAny(token, "\"\n ") || len(token) > 1016 {
-		t.Fatalf("it prints %q", out)
+		t.Fatalf("the login hook prints %q", out)
 	}
 	p.token = token
 	if id := find(p.must("GET", "/devices/"+p.id, ""), "id"); id != p.id {
@@ -277,7 +277,7 @@ func TestRegisterHookIsKilledAtAnyInstant(t *testing.T) {
 	}
 	h.call("register")
 	if n := len(h.hub.Devices(t, h.hub.Owner)); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 	if status := h.signIn(h.client()); status != 200 {
 		t.Errorf("signing in: status %d, want 200", status)
@@ -310,7 +310,7 @@ func TestLoginHookOfADeletedDevicePrintsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := h.call("login"); out != "" {
-		t.Errorf("it prints %q", out)
+		t.Errorf("the login hook prints %q", out)
 	}
 	p := h.client()
 	if status := h.signIn(p); status != 401 {
@@ -336,7 +336,7 @@ func TestCopiedPantavisorConfigEndsWithItsTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := h.call("login"); out != "" {
-		t.Errorf("it prints %q", out)
+		t.Errorf("the login hook prints %q", out)
 	}
 	if status := h.signIn(h.client()); status != 401 {
 		t.Errorf("signing in with the expired secret: status %d, want 401", status)

@@ -387,7 +387,7 @@ func TestProxyTokenKeepsOtherUsersOut(t *testing.T) {
 		l := o.startProxy(t, "--tcp", "127.0.0.1:0", "--token-file", file)
 		info, err := os.Stat(file)
 		if err != nil || info.Mode().Perm() != 0o600 {
-			t.Fatalf("%v, %v", info, err)
+			t.Fatalf("the token file: %v, %v; want mode 0600", info, err)
 		}
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -434,15 +434,15 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	}
 	cfg := agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, Unix: at}
 	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "is not a socket") {
-		t.Errorf("a file: %v", err)
+		t.Errorf("listening where a file is: %v", err)
 	}
 	os.Remove(at)
 	l := o.startProxy(t, "--unix", at)
 	if perm, _ := mode(); perm != 0o600 {
-		t.Errorf("mode %o", perm)
+		t.Errorf("the socket has mode %o, want 600", perm)
 	}
 	if err := agent.Proxy(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "another program listens") {
-		t.Errorf("a live socket: %v", err)
+		t.Errorf("listening where another proxy listens: %v", err)
 	}
 	if os.Getuid() == 0 {
 		if err := os.Chmod(filepath.Dir(at), 0o755); err != nil {
@@ -464,7 +464,7 @@ func TestProxySocketIsItsOwnersAlone(t *testing.T) {
 	}
 	l = o.startProxy(t, "--unix", at, "--group", "nogroup")
 	if perm, gid := mode(); perm != 0o660 || gid != 65534 {
-		t.Errorf("mode %o, group %d", perm, gid)
+		t.Errorf("the socket has mode %o and group %d, want 660 and 65534", perm, gid)
 	}
 	l.stop()
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(at), ".gw*")); len(left) > 0 {
@@ -478,13 +478,13 @@ func TestProxyListensOnThisMachineAlone(t *testing.T) {
 	for _, addr := range []string{"0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "localhost.example:80", "127.0.0.1", "example.org:80"} {
 		err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: o.tpm.Address(), StateDir: o.state, TCP: addr})
 		if err == nil || !strings.Contains(err.Error(), "not a loopback address") {
-			t.Errorf("%s: %v", addr, err)
+			t.Errorf("listening on %s: %v", addr, err)
 		}
 	}
 	for _, cfg := range []agent.ProxyConfig{{}, {TCP: "127.0.0.1:0", Unix: socketPath(t)}, {TCP: "127.0.0.1:0", Group: "nogroup"}} {
 		cfg.TPM, cfg.StateDir = o.tpm.Address(), o.state
 		if err := agent.Proxy(t.Context(), cfg); err == nil {
-			t.Errorf("%+v", cfg)
+			t.Errorf("the proxy accepted the configuration %+v", cfg)
 		}
 	}
 }
@@ -541,12 +541,12 @@ func TestProxyShowsTheBootWhereThePolicyAsksForIt(t *testing.T) {
 	path := "/devices/" + o.id
 	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || measured() {
-		t.Fatalf("without a policy: %d %s, measured: %v", code, body, measured())
+		t.Fatalf("without a policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
 	// The policy changes under an open connection.
 	o.hub.Policy(t, o.hub.Owner.ID, "version: 1\nmeasured_boot: require\n")
 	if code, _, body := l.ask(t, "GET", path, nil); code != 200 || !measured() {
-		t.Fatalf("under the policy: %d %s, measured: %v", code, body, measured())
+		t.Fatalf("under the policy: %d %s, measured: %v", code, brief.Of(body), measured())
 	}
 	if code, _, body := l.ask(t, "PATCH", path+"/device-meta", strings.NewReader(`{"a":1}`)); code != 200 {
 		t.Errorf("status %d: %s", code, brief.Of(body))
@@ -603,7 +603,7 @@ func TestProxyOfARevokedOrCopiedDeviceOpensNothing(t *testing.T) {
 	other := newTPM(t, swtpm.RSA2048)
 	err := agent.Proxy(t.Context(), agent.ProxyConfig{TPM: other.Address(), StateDir: o.state, Unix: socketPath(t)})
 	if err == nil || !strings.Contains(err.Error(), "another TPM") {
-		t.Errorf("%v", err)
+		t.Errorf("the proxy with another TPM: %v", err)
 	}
 	l := o.startProxy(t, "--unix", socketPath(t))
 	if code, _, body := l.ask(t, "GET", "/device", nil); code != 200 {

@@ -109,7 +109,7 @@ func TestAgentWaitsUntilALockoutEnds(t *testing.T) {
 	}
 	out, err := exec.Command("tpm2_dictionarylockout", "-T", tpm.TCTI(), "--setup-parameters", "--max-tries=3", "--recovery-time=3", "--lockout-recovery-time=3", "--auth=theirs").CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("tpm2_dictionarylockout: %v\n%s", err, out)
 	}
 	if err := tpm.EnterLockout(); err != nil {
 		t.Fatal(err)

@@ -120,15 +120,6 @@ func (m *movedHub) waitForReportAt(t *testing.T, at string) {
 	t.Fatalf("the agent does not report at %s: %s, %v", at, brief.Of(s), err)
 }
 
-// wantOneDeviceOneUse checks that the move made no second device, and did not use the join
-// token again.
-func (m *movedHub) wantOneDeviceOneUse(t *testing.T) {
-	t.Helper()
-	if n, uses := len(m.hub.Devices(t, m.hub.Owner)), m.hub.Uses(t, m.tok); n != 1 || uses != 1 {
-		t.Errorf("%d devices, %d uses of the token", n, uses)
-	}
-}
-
 // A hub names its addresses. When the device's address no longer reaches the hub, the device
 // uses another one, while it runs and after a restart. A token file with the old address does
 // not change it back.
@@ -145,9 +136,9 @@ func TestDeviceFollowsAHubThatNamesItsNewAddress(t *testing.T) {
 	m.waitForReportAt(t, m.hub.URL)
 	stopAgain()
 	if s, err := onboard(t, m.tpm, m.tok, m.state); err != nil || s.Hub != m.hub.URL {
-		t.Errorf("at %s, %v", s.Hub, err)
+		t.Errorf("onboarding with the old address in the token file: %v", err)
 	}
-	m.wantOneDeviceOneUse(t)
+	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
 // onboardAndRun does what 'gangway-agent run' does, and returns how to stop it.
@@ -178,7 +169,7 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 		"onboard": func(m *movedHub, tok *wire.TokenFile) {
 			s, err := onboard(t, m.tpm, tok, m.state)
 			if err != nil || s.Hub != m.hub.URL || s.DeviceID != m.id {
-				t.Errorf("%s, %v", brief.Of(s), err)
+				t.Errorf("state %s, error %v", brief.Of(s), err)
 			}
 		},
 		"run":      func(*movedHub, *wire.TokenFile) {},
@@ -197,9 +188,9 @@ func TestTokenOfTheSameHubMovesADevice(t *testing.T) {
 			stop := onboardAndRun(t, cfg)
 			defer stop()
 			m.waitForReportAt(t, m.hub.URL)
-			m.wantOneDeviceOneUse(t)
+			m.wantDevicesAndUses(t, 1, 1) // no second device
 			if n := m.hub.Uses(t, tok); n != 0 {
-				t.Errorf("%d uses of the new token", n)
+				t.Errorf("%d uses of the new join token, want none", n)
 			}
 		})
 	}
@@ -255,9 +246,9 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		t.Errorf("%d requests reached the other server", n)
 	}
 	if n := len(evil.Devices(t, evil.Owner)); n != 0 {
-		t.Errorf("%d devices at the other hub", n)
+		t.Errorf("%d devices at the other hub, want 0", n)
 	}
-	m.wantOneDeviceOneUse(t)
+	m.wantDevicesAndUses(t, 1, 1) // no second device
 }
 
 func readState(t *testing.T, dir string) *agent.State {
@@ -295,14 +286,14 @@ func TestRequestGoesOnAtANewAddress(t *testing.T) {
 	a.Close()
 	request, err := os.ReadFile(filepath.Join(state, "request.bin"))
 	if err != nil || readState(t, state).Phase != agent.PhaseRequested {
-		t.Fatalf("%v, %v", readState(t, state).Phase, err)
+		t.Fatalf("phase %v, error %v", readState(t, state).Phase, err)
 	}
 	s, err := onboard(t, tpm, tok, state)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Hub != h.URL || s.TokenID != tok.ID || len(request) == 0 || h.Uses(t, tok) != 1 {
-		t.Errorf("%s", brief.Of(s))
+		t.Errorf("state %s, %d uses of the join token", brief.Of(s), h.Uses(t, tok))
 	}
 }
 

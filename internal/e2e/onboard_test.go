@@ -67,7 +67,7 @@ func TestMain(m *testing.M) {
 func needFullRun(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it runs real parts: run go test without -short")
+		t.Skip("the test runs real parts: run go test without -short")
 	}
 }
 
@@ -98,16 +98,27 @@ func startTPM(t testing.TB, ek swtpm.EK) *swtpm.TPM {
 	return tpm
 }
 
+// buildGangway builds the gangway command at a path.
+func buildGangway(t testing.TB, path string) {
+	t.Helper()
+	if out, err := exec.Command("go", "build", "-o", path, "gangway/cmd/gangway").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+}
+
+// newHub starts a hub that trusts a TPM's maker.
 func newHub(t testing.TB, tpm *swtpm.TPM) *hubtest.Hub {
 	t.Helper()
 	return hubtest.New(t, tpm.Roots(), []*x509.Certificate{tpm.Issuer()})
 }
 
+// onboard onboards a TPM with the agent, in this process.
 func onboard(t testing.TB, tpm *swtpm.TPM, tok *wire.TokenFile, state string) (*agent.State, error) {
 	t.Helper()
 	return onboardWith(t, agent.Config{Token: tok, TPM: tpm.Address(), StateDir: state})
 }
 
+// onboardWith is onboard with a whole configuration of the agent. It logs the agent's progress.
 func onboardWith(t testing.TB, cfg agent.Config) (*agent.State, error) {
 	t.Helper()
 	cfg.Model, cfg.Serial = "test machine", "0001"
@@ -138,7 +149,7 @@ func TestRealTPMsOnboard(t *testing.T) {
 				t.Fatalf("state %s, devices %s", brief.Of(s), brief.Of(devices))
 			}
 			if h.Uses(t, tok) != 1 {
-				t.Errorf("%d uses of the token", h.Uses(t, tok))
+				t.Errorf("%d uses of the join token, want 1", h.Uses(t, tok))
 			}
 		})
 	}
@@ -286,7 +297,7 @@ func TestSameTPMIsTheSameDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	if first.DeviceID != second.DeviceID || len(h.Devices(t, h.Owner)) != 1 || h.Uses(t, tok) != 1 {
-		t.Errorf("%s and %s, %d devices, %d uses", first.DeviceID, second.DeviceID, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
+		t.Errorf("onboarded as %s and %s, %d devices, %d uses; want one device and one use", first.DeviceID, second.DeviceID, len(h.Devices(t, h.Owner)), h.Uses(t, tok))
 	}
 }
 
@@ -300,7 +311,7 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 	_, err := onboard(t, other, nil, state)
 	if err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
-		t.Fatalf("onboard: %v", err)
+		t.Fatalf("onboarding with another TPM: %v", err)
 	}
 	a, err := agent.New(agent.Config{TPM: other.Address(), StateDir: state})
 	if err != nil {
@@ -308,7 +319,7 @@ func TestCopiedStateOnAnotherTPMGetsNowhere(t *testing.T) {
 	}
 	defer a.Close()
 	if err := a.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "belongs to another TPM") {
-		t.Fatalf("run: %v", err)
+		t.Fatalf("running with another TPM: %v", err)
 	}
 }
 
@@ -356,7 +367,7 @@ func TestReplyOpenedByAnotherTPMFails(t *testing.T) {
 		t.Fatalf("opening the reply with the device's TPM: %v", err)
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 0", n)
 	}
 }
 

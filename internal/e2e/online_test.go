@@ -157,7 +157,7 @@ func TestRevokedTPMIsRefused(t *testing.T) {
 	w.set("/one.crl", list(one, leaf.SerialNumber))
 	for _, mode := range []fetch.CRLMode{fetch.CRLsSoft, fetch.CRLsHard} {
 		if refused, _ := try(mode); !strings.Contains(refused, "has revoked its EK certificate") {
-			t.Errorf("revoked: %q", refused)
+			t.Errorf("revoked, mode %v: %q", mode, refused)
 		}
 	}
 	w.set("/one.crl", list(one))

@@ -48,9 +48,7 @@ func newOperator(t *testing.T) *operator {
 			t.Fatal(err)
 		}
 	}
-	if out, err := exec.Command("go", "build", "-o", o.at("build/gangway"), "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, o.at("build/gangway"))
 	for from, to := range map[string]string{o.at("build/gangway"): o.at("bin/gangway"), agentBinary: o.at("bin/gangway-agent")} {
 		if err := os.Symlink(from, to); err != nil {
 			t.Fatal(err)
@@ -251,7 +249,7 @@ func TestOperationsMoving(t *testing.T) {
 		case strings.HasPrefix(line, "gangway-agent onboard"):
 			out := o.types(line, ofMachine(tpm, off))
 			if !strings.Contains(out, "already onboarded") || !strings.Contains(out, o.new) {
-				t.Errorf("%s", out)
+				t.Errorf("the agent does not report its new address: %s", out)
 			}
 		default:
 			o.types(line)
@@ -262,7 +260,7 @@ func TestOperationsMoving(t *testing.T) {
 	}
 	o.waitForReportAt(tpm, off, o.new)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 1 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 1", n)
 	}
 }
 
@@ -286,12 +284,12 @@ func TestOperationsRestoring(t *testing.T) {
 	}
 	o.waitForReportAt(tpm, o.at("state"), o.old)
 	if out := o.types("gangway-agent status --ask", ofMachine(later, o.at("later"))); !strings.Contains(out, "does not know this machine's certificate") {
-		t.Errorf("%s", out)
+		t.Errorf("status --ask: %s", out)
 	}
 	o.types("gangway-agent onboard --token-file token.json", ofMachine(later, o.at("later")))
 	o.waitForReportAt(later, o.at("later"), o.old)
 	if n := strings.Count(o.types("gangway device ls", "--output json"), `"owner-nick"`); n != 2 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 2", n)
 	}
 }
 

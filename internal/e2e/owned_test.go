@@ -80,23 +80,23 @@ func TestTPMWithAnEndorsementPassword(t *testing.T) {
 	} {
 		said, code := p.call(args...)
 		if code != 1 || !strings.Contains(said, "has a password.") || !strings.Contains(said, "--endorsement-auth-file") || !strings.Contains(said, "tpm-endorsement-password") {
-			t.Errorf("%s: code %d\n%s", args[0], code, said)
+			t.Errorf("%s: exit code %d\n%s", args[0], code, said)
 		}
 	}
 	if said, _ := p.call("status"); !strings.Contains(said, "waiting    ") || !strings.Contains(said, "--endorsement-auth-file") {
 		t.Errorf("status:\n%s", said)
 	}
 	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", p.file("wrong", []byte("mine"))); code != 1 || !strings.Contains(said, "tpm-endorsement-password-wrong") {
-		t.Errorf("code %d\n%s", code, said)
+		t.Errorf("exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("onboard", "--token-file", token, "--endorsement-auth-file", auth); code != 0 || strings.Contains(said, password) {
-		t.Fatalf("code %d\n%s", code, said)
+		t.Fatalf("exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("status", "--ask", "--endorsement-auth-file", auth); code != 0 || !strings.Contains(said, "The hub accepts the device.") {
-		t.Errorf("status --ask: code %d\n%s", code, said)
+		t.Errorf("status --ask: exit code %d\n%s", code, said)
 	}
 	if said, code := p.call("export", "--out", filepath.Join(p.dir, "out"), "--endorsement-auth-file", auth); code != 0 {
-		t.Errorf("export: code %d\n%s", code, said)
+		t.Errorf("export: exit code %d\n%s", code, said)
 	}
 	runUntilReport(t, h, agent.Config{TPM: tpm.Address(), StateDir: p.state, EndorsementAuth: []byte(password), ReportEvery: 50 * time.Millisecond})
 }
@@ -143,7 +143,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			if c.refused != "" {
 				said, code := p.call(args...)
 				if code != 3 || !strings.Contains(said, c.refused) || !strings.Contains(said, c.option) {
-					t.Fatalf("code %d\n%s", code, said)
+					t.Fatalf("exit code %d\n%s", code, said)
 				}
 				wantSentences(t, signIn(t, h).events(), "this TPM's endorsement seed was changed since the certificate was issued")
 			}
@@ -160,7 +160,7 @@ func TestOwnerIsToldWhyTheCertificateIsMissing(t *testing.T) {
 			var decided api.WaitingView
 			signIn(t, h).call("POST", "/devices/"+w.ID+"/approve", map[string][]string{"questions": w.Questions}, &decided)
 			if err := cmd.Wait(); err != nil {
-				t.Fatalf("%v\n%s", err, said)
+				t.Fatalf("gangway-agent onboard: %v\n%s", err, said)
 			}
 			wantSentences(t, said.String(), c.words)
 			if d := h.Devices(t, h.Owner); len(d) != 1 || fmt.Sprintf("%x", d[0].EK) != w.EK {

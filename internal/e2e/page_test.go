@@ -159,7 +159,7 @@ func TestPersonSeesTheirDevicesInABrowser(t *testing.T) {
 			t.Fatal(err)
 		}
 		if a, err := hub.Post(t.Context(), "/onboard", bytes.NewReader(body)); err != nil || a.Status != 202 {
-			t.Fatalf("%v: %s", err, brief.Of(a))
+			t.Fatalf("POST /onboard: %v: %s, want status 202", err, brief.Of(a))
 		}
 		if err := chromedp.Do(ctx, chromedp.Reload()); err != nil {
 			t.Fatal(err)

@@ -293,7 +293,7 @@ func TestPantavisorsSequence(t *testing.T) {
 	}
 	status, answer := p.send(p.tls, p.host, "HTTP/1.0", "POST", "/logs/", []byte("["+strings.Join(lines, ",")+"]"))
 	if status != 200 || find(answer, "status") != "ok" {
-		t.Errorf("%d %s", status, brief.Of(answer))
+		t.Errorf("POST /logs/: %d %s", status, brief.Of(answer))
 	}
 	// Without a certificate or a token, the hub answers 401 to every request.
 	if status, _ := p.send(p.anonymous(), p.host, "HTTP/1.1", "GET", "/trails/", nil); status != 401 {

@@ -142,7 +142,7 @@ func TestHAProxyPassesDevices(t *testing.T) {
 		return resp.StatusCode, string(body)
 	}
 	if status, body := get(nil, "GET", "/healthz", nil); status != 200 {
-		t.Fatalf("%d %s: %s", status, body, p.Tail())
+		t.Fatalf("GET /healthz: %d %s: %s", status, brief.Of(body), p.Tail())
 	}
 
 	tok := h.Token(t, h.Owner, nil)

@@ -101,7 +101,7 @@ func TestPVRClonesAnothersPublicDevice(t *testing.T) {
 	ada.call("PUT", "/devices/"+device.id+"/public", nil, new(any))
 	grace.run(work, "clone", url, "boat")
 	if got, err := os.ReadFile(filepath.Join(work, "boat", "app", "root")); err != nil || string(got) != "to be shared" {
-		t.Errorf("%q, %v", got, err)
+		t.Errorf("the cloned file is %q, %v", got, err)
 	}
 }
 
@@ -144,7 +144,7 @@ func TestPVRSession(t *testing.T) {
 			p.run(boat, "commit")
 			out := p.run(boat, "post", "-m", "a change <&>", url)
 			if !strings.Contains(out, "Successfully posted") {
-				t.Fatalf("%s", out)
+				t.Fatalf("post: %s", out)
 			}
 			rev, files := device.update("DONE")
 			if string(files["app/root"]) != changed || string(files["app/new&<>"]) != "new of "+c.name || files["app/empty.bin"] == nil || len(files["app/empty.bin"]) != 0 || len(files) != 4 {
@@ -170,12 +170,12 @@ func TestPVRSession(t *testing.T) {
 			// The good revision, cloned to another folder.
 			p.run(work, "clone", fmt.Sprintf("%s/steps/%d", url, rev), "again")
 			if got, err := os.ReadFile(filepath.Join(work, "again", "app", "root")); err != nil || string(got) != changed {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("the cloned file is %q, %v", got, err)
 			}
 			p.run(boat, "get", fmt.Sprintf("%s/steps/%d", url, rev))
 			p.run(boat, "checkout")
 			if got, err := os.ReadFile(filepath.Join(boat, "app", "root")); err != nil || string(got) != changed {
-				t.Errorf("%q, %v", got, err)
+				t.Errorf("the cloned file is %q, %v", got, err)
 			}
 			// A revision that is replaced before the device applies it.
 			p.run(boat, "post", "-m", "twice", "-f", url)
@@ -186,7 +186,7 @@ func TestPVRSession(t *testing.T) {
 			p.run(boat, "commit")
 			p.run(boat, "put", url)
 			if _, files := device.update("UPDATED"); string(files["app/root"]) != "put by "+c.name {
-				t.Errorf("%q", files["app/root"])
+				t.Errorf("put: the device has %q", files["app/root"])
 			}
 			// An earlier revision, copied to the device without a checkout.
 			if out := p.run(work, "fastcopy", "-m", "back", fmt.Sprintf("%s/steps/%d", url, rev), url); !strings.Contains(out, "Successfully posted") {
@@ -252,5 +252,5 @@ func (p *pvr) readUntil(dir, line string, args ...string) {
 			return
 		}
 	}
-	p.t.Errorf("pvr %s never printed %q: %q %s", strings.Join(args, " "), line, seen, stderr.Bytes())
+	p.t.Errorf("pvr %s did not print %q: %q %s", strings.Join(args, " "), line, seen, stderr.Bytes())
 }

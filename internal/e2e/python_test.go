@@ -88,7 +88,7 @@ func TestPythonOnboards(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tpm := newTPM(t, c.ek)
-			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the chip has its maker's chain
+			if err := tpm.WriteNV(0x01C00100, tpm.Issuer().Raw); err != nil { // the TPM's NV has its maker's chain
 				t.Fatal(err)
 			}
 			h := hubtest.New(t, tpm.Roots(), nil)
@@ -99,14 +99,14 @@ func TestPythonOnboards(t *testing.T) {
 			for run := range 2 { // the second run has the identity already
 				record, said, err := onboardByPython(t, t.Context(), tpm, tok, state, c.args...)
 				if err != nil {
-					t.Fatalf("%v: %s", err, said)
+					t.Fatalf("device.py: %v: %s", err, said)
 				}
 				if first := strings.Contains(said, "Endorsement key "+c.want+", with its certificate."); first != (run == 0) {
-					t.Errorf("run %d: it says %q", run, said)
+					t.Errorf("run %d: the messages are %q", run, said)
 				}
 				devices := h.Devices(t, h.Owner)
 				if len(devices) != 1 || h.Uses(t, tok) != 1 {
-					t.Fatalf("%d devices, %d uses of the token", len(devices), h.Uses(t, tok))
+					t.Fatalf("%d devices, %d uses of the join token; want 1 and 1", len(devices), h.Uses(t, tok))
 				}
 				var shown struct{ ID, Key string }
 				if err := json.Unmarshal(record, &shown); err != nil || shown.ID != devices[0].ID || shown.Key != c.key {
@@ -177,10 +177,10 @@ func TestPythonWaitsForItsOwner(t *testing.T) {
 	record, said, err := onboardByPython(t, t.Context(), tpm, tok, state)
 	d := h.Devices(t, h.Owner)
 	if len(d) != 1 {
-		t.Fatalf("%d devices", len(d))
+		t.Fatalf("%d devices, want 1", len(d))
 	}
 	if err != nil || !bytes.Contains(record, []byte(d[0].ID)) {
-		t.Fatalf("%v: %s", err, said)
+		t.Fatalf("device.py: %v: %s", err, said)
 	}
 	if e, err := h.Store.Enrolment(t.Context(), d[0].Enrolment); err != nil || !bytes.Equal(e.Request, request) {
 		t.Errorf("the device made another request: %v", err)
@@ -208,18 +208,18 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	} {
 		_, said, err := onboardByPython(t, t.Context(), tpm, c.tok, t.TempDir())
 		if err == nil || !strings.Contains(said, c.want) || strings.Contains(said, "Traceback") {
-			t.Errorf("%s: %v, and it says %q", name, err, said)
+			t.Errorf("%s: error %v, messages %q", name, err, said)
 		}
 	}
 	if n := len(h.Devices(t, h.Owner)); n != 0 {
-		t.Errorf("%d devices", n)
+		t.Errorf("%d devices, want 0", n)
 	}
 
 	// The owner deletes the device after the request, and the device sends the same request
 	// again.
 	tok, state := h.Token(t, h.Owner, nil), t.TempDir()
 	if _, said, err := onboardByPython(t, t.Context(), tpm, tok, state); err != nil {
-		t.Fatalf("%v: %s", err, said)
+		t.Fatalf("device.py: %v: %s", err, said)
 	}
 	d := h.Devices(t, h.Owner)[0]
 	e, err := h.Store.Enrolment(t.Context(), d.Enrolment)
@@ -229,10 +229,10 @@ func TestPythonSaysWhatIsWrong(t *testing.T) {
 	}
 	_, said, err := onboardByPython(t, t.Context(), tpm, tok, state)
 	if err != nil || !strings.Contains(said, "(device-revoked)") || !strings.Contains(said, "A new request is made.") {
-		t.Errorf("%v: %s", err, said)
+		t.Errorf("device.py: %v: %s", err, said)
 	}
 	if again := h.Devices(t, h.Owner); len(again) != 1 || again[0].ID == d.ID {
-		t.Errorf("%+v", again)
+		t.Errorf("devices %s, want one with a new id", brief.Of(again))
 	}
 }
 
@@ -250,7 +250,7 @@ for t in tpm.EKS + [f(n) for f in (tpm.iak_template, tpm.idevid_template) for n 
     print(t.name, t.public.hex(), "%08x" % (t.certificate or 0), *[b.hex() for b in t.branches or []])
 `).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("printing the templates: %v: %s", err, out)
 	}
 	var want strings.Builder
 	for _, template := range slices.Concat(tcg.EKTemplates, tcg.IAKTemplates, tcg.IDevIDTemplates) {

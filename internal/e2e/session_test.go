@@ -202,7 +202,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	m.waitForTrail()
 	s.say("A device comes aboard with a join token of grace's, and its agent runs with an installer hook ([agent.md](agent.md)).")
 	if out := s.runs("pvr ps"); !strings.Contains(out, m.id[:8]) || !strings.Contains(out, "DONE") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	other, challenge := deviceToClaim(t, h)
@@ -213,7 +213,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	}
 	m.ada.call("PATCH", "/devices/"+other, map[string]string{"nick": "level-pier-84f3"}, new(any))
 	if out := s.runs("pvr device ps"); !strings.Contains(out, other[:8]) {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	eventually(t, "the device says that it runs revision 0", func() bool {
@@ -236,7 +236,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	}
 	s.say("The agent downloads it, has its hook install and test it, and reports.")
 	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8] + `.* 1 +DONE`).MatchString(out) {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	s.say("A revision whose test fails is rolled back, and the owner reads why. Here the revision brings its own test, which the hook runs.")
@@ -246,7 +246,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 		t.Errorf("installed after rolling back: %q", got)
 	}
 	if out := s.runs("pvr device ps"); !regexp.MustCompile(m.id[:8]+`.*ERROR`).MatchString(out) || !strings.Contains(out, "code 7") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	f, err := os.OpenFile(lines, os.O_APPEND|os.O_WRONLY, 0)
@@ -270,7 +270,7 @@ func TestPVRSessionWithTheRealAgent(t *testing.T) {
 	}
 	s.types("pvr login", [2]string{"Username:", "joan"}, [2]string{"Password:", hubtest.Password})
 	if out := s.runs("pvr clone "+url+"/steps/1 shared", "cat shared/app/pump.conf"); !strings.Contains(out, "speed limit 5") {
-		t.Errorf("%s", out)
+		t.Errorf("the output is %s", out)
 	}
 
 	text := s.stableText(m.id, "65f0c1d2e3f4a5b6c7d8e9f0", m.id[:10], "65f0c1d2e3", m.id[:8], "65f0c1d2", other, "70a1b2c3d4e5f60718293a4b", other[:8], "70a1b2c3",

@@ -92,7 +92,7 @@ func persistentHandles(t testing.TB, tpm *swtpm.TPM) string {
 	t.Helper()
 	for _, kind := range []string{"handles-loaded-session", "handles-saved-session", "handles-transient"} {
 		if left := handles(t, tpm, kind); left != "" {
-			t.Errorf("%s: %s", kind, left)
+			t.Errorf("the TPM still has %s: %s", kind, left)
 		}
 	}
 	return handles(t, tpm, "handles-persistent")
@@ -147,7 +147,7 @@ func TestShellOnboards(t *testing.T) {
 			}
 			devices := h.Devices(t, h.Owner)
 			if len(devices) != 1 || h.Uses(t, tok) != 1 {
-				t.Fatalf("%d devices, %d uses of the token", len(devices), h.Uses(t, tok))
+				t.Fatalf("%d devices, %d uses of the join token; want 1 and 1", len(devices), h.Uses(t, tok))
 			}
 			read := func(name string) []byte {
 				t.Helper()
@@ -221,13 +221,13 @@ func TestShellWaitsForItsOwner(t *testing.T) {
 			said, out, err := onboardByShell(t, tpm, tok, args...)
 			cancel()
 			if !<-approved || err != nil || !strings.Contains(said, "Approve with: gangway device approve") {
-				t.Fatalf("%v: %s", err, said)
+				t.Fatalf("onboard.sh: %v: %s", err, said)
 			}
 			if _, err := os.Stat(filepath.Join(out, "aik.pem")); err != nil {
 				t.Error(err)
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 1 {
-				t.Errorf("%d devices", n)
+				t.Errorf("%d devices, want 1", n)
 			}
 		})
 	}
@@ -293,7 +293,7 @@ func TestShellKeepsSecretsInPipes(t *testing.T) {
 			close(stop)
 			looked := <-done
 			if err != nil {
-				t.Fatalf("%v: %s", err, said)
+				t.Fatalf("onboard.sh: %v: %s", err, said)
 			}
 			if looked < 20 {
 				t.Errorf("the search read %d temporary files, want at least 20", looked)
@@ -340,7 +340,7 @@ func TestShellSaysWhatIsWrong(t *testing.T) {
 				t.Errorf("left in the TPM: %s, before: %s", after, before)
 			}
 			if n := len(h.Devices(t, h.Owner)); n != 0 {
-				t.Errorf("%d devices", n)
+				t.Errorf("%d devices, want 0", n)
 			}
 		})
 	}
@@ -372,7 +372,7 @@ func TestShellIsClean(t *testing.T) {
 		t.Skip("shellcheck is not installed: scripts/install.sh installs it")
 	}
 	if out, err := exec.Command("shellcheck", "../../examples/onboard.sh").CombinedOutput(); err != nil {
-		t.Errorf("%v\n%s", err, out)
+		t.Errorf("shellcheck: %v\n%s", err, out)
 	}
 }
 

@@ -150,7 +150,7 @@ func (s *server) connectOnce(t *testing.T) (exporter []byte, said string) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	out, err := exec.Command(python, "-B", "-c", tls13Client, "127.0.0.1", port, roots).CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("the client: %v: %s", err, out)
 	}
 	l.Close()
 	return <-done, string(out)

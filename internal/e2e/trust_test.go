@@ -25,9 +25,7 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 	h := hubtest.New(t, nil, nil)
 	h.Policy(t, h.Owner.ID, "version: 1\nunknown_maker: refuse\n")
 	bin := filepath.Join(t.TempDir(), "gangway")
-	if out, err := exec.Command("go", "build", "-o", bin, "gangway/cmd/gangway").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	buildGangway(t, bin)
 	gangway := func(args ...string) (string, error) {
 		out, err := exec.Command(bin, append([]string{"trust"}, append(args, "--data", h.Data())...)...).CombinedOutput()
 		return string(out), err
@@ -49,14 +47,14 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := gangway("import", makers); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("trust import: %v: %s", err, out)
 	}
 	if _, err := onboard(t, tpm, h.Token(t, h.Owner, nil), t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	devices := h.Devices(t, h.Owner)
 	if len(devices) != 1 {
-		t.Fatalf("%d devices", len(devices))
+		t.Fatalf("%d devices, want 1", len(devices))
 	}
 	e, err := h.Store.Enrolment(t.Context(), devices[0].Enrolment)
 	if err != nil {
@@ -71,14 +69,14 @@ func TestDevicesAboardStayWhenTheirMakerIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := gangway("check", ek); err != nil || !strings.HasSuffix(out, "\nTrusted.\n") {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("trust check: %v: %s", err, out)
 	}
 	if out, err := exec.Command(bin, "trust", "check", ek).CombinedOutput(); err == nil {
 		t.Errorf("trust check without the hub's data folder succeeded: %s", out)
 	}
 
 	if out, err := gangway("remove", fmt.Sprintf("%x", sha256.Sum256(tpm.Roots()[0].Raw))); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("trust remove: %v: %s", err, out)
 	}
 	refused(newTPM(t, swtpm.P384))
 	if out, err := gangway("check", ek); err == nil {

@@ -23,7 +23,7 @@ func TestOldHubsStartWithTheirDevices(t *testing.T) {
 	needFullRun(t)
 	archives, err := filepath.Glob("testdata/hubs/*.tar.gz")
 	if err != nil || len(archives) < 6 {
-		t.Fatalf("%d old hubs, %v", len(archives), err)
+		t.Fatalf("testdata has %d old hubs, want at least 6: %v", len(archives), err)
 	}
 	for _, archive := range archives {
 		t.Run(strings.TrimSuffix(filepath.Base(archive), ".tar.gz"), func(t *testing.T) {
@@ -90,7 +90,7 @@ func unpack(t *testing.T, archive string) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if out, err := exec.Command("tar", "-xzf", archive, "--no-same-owner", "-C", dir).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("tar: %v: %s", err, out)
 	}
 	return dir
 }
