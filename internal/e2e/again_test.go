@@ -192,6 +192,7 @@ func TestRestoredStateFolderComesBackOnceADay(t *testing.T) {
 func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 	t.Parallel()
 	t.Run("of an earlier certificate", func(t *testing.T) {
+		t.Parallel()
 		o := newOnboarded(t, swtpm.P384, "")
 		backup := copyState(t, o.state)
 		if _, err := o.onboardAgain(t, o.tok, o.state); err != nil {
@@ -202,6 +203,7 @@ func TestRestoredStateFolderOfADeletedDeviceStaysOut(t *testing.T) {
 		wantRemoved(t, err, "revoked", "certificate-not-active")
 	})
 	t.Run("in the middle of onboarding", func(t *testing.T) {
+		t.Parallel()
 		o := newDevice(t, swtpm.P384)
 		ctx, cancel := context.WithCancel(t.Context())
 		a, err := agent.New(agent.Config{Token: o.tok, TPM: o.tpm.Address(), StateDir: o.state, Progress: func(s agent.Progress) {

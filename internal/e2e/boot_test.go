@@ -191,6 +191,7 @@ func TestDeviceStaysOnTheHubWithoutItsEventLog(t *testing.T) {
 	t.Parallel()
 	for _, c := range []string{"a folder", "too large", "no log"} {
 		t.Run(c, func(t *testing.T) {
+			t.Parallel()
 			tpm := newTPM(t, swtpm.P384)
 			h := newHub(t, tpm)
 			ada := signIn(t, h)

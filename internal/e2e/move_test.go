@@ -226,7 +226,7 @@ func TestTokenFileLeadsNoDeviceToAnotherHub(t *testing.T) {
 		"another hub":                    {&other, "another hub"},
 	} {
 		if _, err := onboard(t, m.tpm, c.tok, m.state); err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got %v, want %q", name, err, c.says)
 		}
 		stop := onboardAndRun(t, agent.Config{Token: c.tok, TPM: m.tpm.Address(), StateDir: m.state})
 		m.waitForReportAt(t, m.old.URL)

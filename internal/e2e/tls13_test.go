@@ -61,6 +61,7 @@ type server struct {
 func TestStudyTLSClient(t *testing.T) {
 	needPython(t)
 	needFullRun(t)
+	t.Parallel()
 	other := func(t *testing.T) *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t) }
 	for name, c := range map[string]struct {
 		change func(*testing.T, *server)
@@ -92,6 +93,7 @@ func TestStudyTLSClient(t *testing.T) {
 		"cut off":              {func(_ *testing.T, s *server) { s.wire = cutAfter(2000) }, "ended without a word"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newServer(t)
 			if c.change != nil {
 				c.change(t, s)
