@@ -16,55 +16,9 @@ import (
 	"gangway/device/agent"
 	"gangway/hub/store"
 	"gangway/internal/brief"
-	"gangway/internal/hubtest"
 	"gangway/internal/swtpm"
 	"gangway/wire"
 )
-
-// onboardedDevice is a device on a hub of its own: its TPM, its state folder and its id.
-type onboardedDevice struct {
-	hub   *hubtest.Hub
-	tpm   *swtpm.TPM
-	tok   *wire.TokenFile
-	state string
-	id    string
-}
-
-// newDevice returns a device that has not onboarded yet.
-func newDevice(t testing.TB, ek swtpm.EK) *onboardedDevice {
-	t.Helper()
-	tpm := newTPM(t, ek)
-	h := newHub(t, tpm)
-	return &onboardedDevice{hub: h, tpm: tpm, tok: h.Token(t, h.Owner, nil), state: filepath.Join(t.TempDir(), "state")}
-}
-
-// newOnboarded onboards a device. key is the algorithm of its identity key; "" is the
-// agent's default.
-func newOnboarded(t testing.TB, ek swtpm.EK, key string) *onboardedDevice {
-	t.Helper()
-	o := newDevice(t, ek)
-	s, err := onboardWith(t, agent.Config{Token: o.tok, TPM: o.tpm.Address(), StateDir: o.state, Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.id = s.DeviceID
-	return o
-}
-
-func (o *onboardedDevice) deleteDevice(t *testing.T, id string) {
-	t.Helper()
-	if err := o.hub.Store.DeleteDevice(t.Context(), o.hub.Owner.ID, id, o.hub.Now()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// wantDevicesAndUses checks how many devices the owner has, and how often the join token was used.
-func (o *onboardedDevice) wantDevicesAndUses(t *testing.T, devices, uses int) {
-	t.Helper()
-	if n, used := len(o.hub.Devices(t, o.hub.Owner)), o.hub.Uses(t, o.tok); n != devices || used != uses {
-		t.Errorf("%d devices, %d uses of the join token; want %d and %d", n, used, devices, uses)
-	}
-}
 
 // onboardAgain does what 'gangway-agent onboard --again' does.
 func (o *onboardedDevice) onboardAgain(t *testing.T, tok *wire.TokenFile, state string) (*agent.State, error) {
